@@ -1,0 +1,57 @@
+# `make` alone prints this help.                                     Everything runs inside .venv, which `make` creates.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CONFIG ?=
+DATASET ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo smoke test pretrain finetune bench format clean
+
+help:  ## print this help
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@echo
+	@echo 'examples:'
+	@echo '  make demo'
+	@echo '  make pretrain CONFIG=configs/pretrain/mae_resenc_l.yaml ARGS="--trainer.devices 8"'
+	@echo '  make finetune DATASET=openkbp ARGS="--model.init_from runs/openkbp/mae/encoder"'
+
+.venv/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip  # pip below 25.1 knows no dependency groups
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+install: .venv/installed  ## create .venv and install everything at the pinned versions
+
+demo: .venv/installed  ## the whole chain on a synthetic phantom: pretrain, fine-tune twice, report (15 minutes)
+	$(BIN)/medpretrain3d study configs/study/demo.yaml
+
+smoke: .venv/installed  ## the same chain at toy size (2 minutes)
+	$(BIN)/medpretrain3d study configs/study/smoke.yaml
+
+test: .venv/installed  ## lint, types and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2
+
+pretrain: .venv/installed  ## stage 1: CONFIG=configs/pretrain/<recipe>.yaml ARGS="--key value ..."
+	@test -n "$(CONFIG)" || { echo 'error: say which recipe, as in make pretrain CONFIG=configs/pretrain/mae_resenc_l.yaml' >&2; exit 2; }
+	$(BIN)/python -m pretrain fit --config $(CONFIG) $(ARGS)
+
+finetune: .venv/installed  ## stage 2: CONFIG=configs/finetune/<recipe>.yaml or DATASET=<recipe> ARGS="--key value ..."
+	@test -n "$(CONFIG)$(DATASET)" || { echo 'error: say which recipe, as in make finetune DATASET=openkbp' >&2; exit 2; }
+	$(BIN)/python -m finetune fit --config $(or $(CONFIG),configs/finetune/$(DATASET).yaml) $(ARGS)
+
+bench: .venv/installed  ## speed and memory side by side with other libraries
+	$(BIN)/python -m benchmarks
+
+format: .venv/installed  ## format and fix the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and build products; runs/ and .venv/ stay
+	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""`python -m finetune fit --config configs/finetune/<recipe>.yaml [--model.init_from runs/.../encoder]`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune.closing import close_run
+from finetune.datamodule import FinetuneData
+from finetune.module import FinetuneModule
+from medpretrain3d.engine.stage import StageCLI, run_stage
+
+
+class FinetuneCLI(StageCLI):
+    """Stage 2 from the command line."""
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then write the bundle and test it on the test split."""
+        super().fit(**kwargs)
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.config_text())
+
+
+def main(args: list[str] | None = None) -> None:
+    """Parse the command line and train."""
+    FinetuneCLI(FinetuneModule, FinetuneData, job_type="finetune", args=args)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,124 @@
+"""The end of a fine-tuning run: the detector bundle, and its test on volumes it has never seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+
+from finetune.datamodule import FinetuneData
+from finetune.module import FinetuneModule
+from finetune.scoring import WATCHED, CaseResult
+from medpretrain3d.atomic import write_text
+from medpretrain3d.boxes import Detections
+from medpretrain3d.data.crops import CaseRef
+from medpretrain3d.data.targets import targets_json
+from medpretrain3d.engine.box_pictures import boxes_on_slices
+from medpretrain3d.engine.pictures import save_png
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from medpretrain3d.evaluation import evaluate
+from medpretrain3d.inference import Prediction, Preprocessing, save_bundle, write_predictions
+
+MAX_PICTURES = 40
+
+
+def close_run(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, config: str) -> None:
+    """Write `bundle/` and `test/` into the run's folder and say in `run.json` that the run is finished.
+
+    Every process detects in its share of the test volumes; the first one writes.
+
+    Args:
+        trainer: has just finished fitting.
+        module: with the final weights.
+        data: its test split may be empty; then only the bundle is written.
+        run: where the run belongs.
+        config: the whole configuration as text.
+    """
+    if trainer.is_global_zero:
+        _save_bundle(trainer, module, data, run, config)
+    if data.test_cases:
+        trainer.test(module, data, verbose=False)
+    if not trainer.is_global_zero:
+        return
+    file = RunFile(run.folder)
+    file.update(steps=trainer.global_step, **module.facts(), **data.facts())
+    if data.test_cases:
+        _write_test(run.folder / "test", module.results, data, trainer)
+    file.update(finished=True)
+    print(f"detector bundle: {run.folder / 'bundle'}")
+
+
+def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, config: str) -> None:
+    provenance = {
+        "git_commit": git_sha(),
+        "encoder_sha256": module.facts()["checkpoint_sha256"],
+        "training": {
+            "run": f"{run.group}/{run.name}",
+            "steps": trainer.global_step,
+            "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        },
+        "data_fingerprint": data.corpus.fingerprint,
+    }
+    preprocessing = Preprocessing(
+        patch=data.patch,
+        spacing_mm=data.corpus.spacing_mm,
+        window=data.window,
+        num_channels=module.detector.backbone.in_channels,
+    )
+    save_bundle(
+        run.folder / "bundle", module.detector, data.classes, preprocessing, module.inference, provenance, replace=True
+    )
+
+
+def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData, trainer: L.Trainer) -> None:
+    refs = {ref.case_id: ref for ref in data.test_cases}
+    ordered = [results[case_id] for case_id in refs]
+    write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
+    truth = targets_json(data.store, list(refs))
+    write_text(folder / "targets.json", json.dumps(truth) + "\n")
+    metrics = evaluate([r.predicted for r in ordered], [r.target for r in ordered], data.classes)
+    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    for logger in trainer.loggers:
+        logger.log_metrics({f"test/{name}": metrics[key] for name, key in WATCHED.items()}, step=trainer.global_step)
+        logger.save()
+    pictures = _draw(folder / "pictures", refs, ordered[:MAX_PICTURES], data)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("test/boxes", pictures[:8], step=trainer.global_step)
+    low, high = metrics["intervals"][WATCHED["mAP"]]
+    print(f"test, {len(ordered)} volumes: mAP {metrics[WATCHED['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
+    print(f", AP at IoU 0.5 {metrics[WATCHED['AP50']]:.3f}")
+
+
+def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
+    import torch
+
+    case, found = ref.open(), result.predicted
+    detections = Detections(
+        torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels)
+    )
+    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file)
+
+
+def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult], data: FinetuneData) -> list[Any]:
+    pictures = []
+    for result in results:
+        case = refs[result.target.case].open()
+        picture = boxes_on_slices(
+            data.window(case.read_image())[0],
+            case.grid.spacing_mm,
+            result.target.boxes,
+            result.target.labels,
+            result.predicted.boxes,
+            result.predicted.scores,
+            result.predicted.labels,
+            data.classes,
+        )
+        save_png(folder / f"{case.id}.png", picture)
+        pictures.append(picture)
+    return pictures

@@ -1,0 +1,141 @@
+"""Crops with objects for training, whole volumes for validation and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
+from medpretrain3d.data.batches import PositionBatches
+from medpretrain3d.data.corpus import Corpus, nested_order
+from medpretrain3d.data.crops import CaseRef, ObjectCrops, collate_objects
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.store import Case
+from medpretrain3d.description import describe
+from medpretrain3d.engine.loader import batches_done, make_loader
+from medpretrain3d.errors import UserError
+
+
+class FinetuneData(L.LightningDataModule):
+    """A labelled store, split into train, val and test.
+
+    Args:
+        store: a store written by `medpretrain3d prepare`.
+        patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
+        batch_size: crops per process and step.
+        window: HU range that is mapped to [-1, 1].
+        augment: rotation, zoom, mirroring.
+        intensity: noise, blur, brightness, contrast, gamma.
+        object_share: share of crops placed on an object.
+        num_train_cases: label budget; the first n of a fixed random order, so small budgets nest in large ones.
+        num_workers: processes that read crops.
+        seed: set by `seed_everything`.
+
+    Raises:
+        UserError: the store holds no classes, or fewer training cases than asked for.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        patch: tuple[int, int, int],
+        batch_size: int,
+        window: Window = Window(),  # noqa: B008  immutable
+        augment: SpatialAugment | None = None,
+        intensity: IntensityAugment | None = None,
+        object_share: float = 0.5,
+        num_train_cases: int | None = None,
+        num_workers: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.corpus = Corpus([Path(store)])
+        self.store = self.corpus.stores[0]
+        self.classes = self.store.classes
+        if not self.classes:
+            raise UserError(f"{store}: holds no classes, so nothing to detect; prepare a labelled data set")
+        self.patch = tuple(patch)
+        self.batch_size = batch_size
+        self.window = window
+        self.augment = augment
+        self.intensity = intensity
+        self.object_share = object_share
+        self.num_workers = num_workers
+        self.seed = seed
+        self.train_cases = _budget(self.corpus.cases("train"), num_train_cases)
+        self.label_fraction = len(self.train_cases) / len(self.corpus.cases("train"))
+        self.val_cases = self.corpus.cases("val")
+        self.test_cases = self.corpus.cases("test") if self.store.splits.get("test") else []
+
+    def facts(self) -> dict[str, Any]:
+        """What a dashboard filters by."""
+        return {
+            "dataset": self.corpus.name,
+            "fold": 0,
+            "label_fraction": round(self.label_fraction, 4),
+            "num_train_cases": len(self.train_cases),
+            "data_fingerprint": self.corpus.fingerprint,
+        }
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What prediction has to do alike."""
+        return {
+            "spacing_mm": self.corpus.spacing_mm,
+            "window": describe(self.window),
+            "num_channels": self.val_cases[0].open().num_channels,
+            "patch": list(self.patch),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """All batches of the run, from the one the run continues with."""
+        crops = ObjectCrops(
+            self.train_cases, self.patch, self.window, self.seed, self.object_share, self.augment, self.intensity
+        )
+        batches = PositionBatches(
+            self.batch_size,
+            self.trainer.max_steps * self.trainer.accumulate_grad_batches,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+            batches_done(self.trainer),
+        )
+        return make_loader(crops, batches, self.num_workers, collate_objects)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Whole validation volumes, dealt out to the processes."""
+        return self._volumes(self.val_cases)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Whole test volumes, dealt out to the processes."""
+        return self._volumes(self.test_cases)
+
+    def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any]:
+        own = cases[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(_Cases(own), batch_size=None, collate_fn=_first)
+
+
+class _Cases(Dataset[Case]):
+    """Cases in order; their voxels are read by whoever needs them."""
+
+    def __init__(self, cases: list[CaseRef]) -> None:
+        self.cases = cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> Case:
+        return self.cases[index].open()
+
+
+def _first(case: Case) -> Case:
+    return case
+
+
+def _budget(cases: list[CaseRef], count: int | None) -> list[CaseRef]:
+    if count is None:
+        return cases
+    if not 1 <= count <= len(cases):
+        raise UserError(f"data.num_train_cases {count}: the store has {len(cases)} training cases; give 1 to {len(cases)}")
+    return [cases[index] for index in sorted(nested_order(len(cases))[:count])]

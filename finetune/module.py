@@ -1,0 +1,139 @@
+"""Trains any Detector; validates and tests on whole volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from finetune.scoring import CaseResult, evaluate_results
+from medpretrain3d.backbones import EncoderFile, check_patch, load_encoder, read_encoder
+from medpretrain3d.boxes import Targets
+from medpretrain3d.data.store import Case
+from medpretrain3d.detection import Detector
+from medpretrain3d.engine.distributed import gather_by_case
+from medpretrain3d.engine.optimiser import OptimConfig, configure
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference import InferenceConfig, detect_volume
+
+
+class FinetuneModule(L.LightningModule):
+    """Wiring between a detector and the trainer.
+
+    Args:
+        detector: the network, with the backbone inside.
+        init_from: folder of an encoder file for the backbone; random initialisation when absent.
+        optim: how weights are updated.
+        inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
+
+    Raises:
+        UserError: the encoder file is unreadable or of another architecture.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        init_from: str | None = None,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
+        inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.optim = optim
+        self.inference = inference
+        self.encoder = read_encoder(Path(init_from)) if init_from else None
+        if self.encoder is not None:
+            rank_zero_info(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
+        self.results: dict[str, CaseResult] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """What a dashboard filters by."""
+        pretraining = self.encoder.card.get("pretraining", {}) if self.encoder else {}
+        return {
+            "paradigm": pretraining.get("paradigm", "unknown") if self.encoder else "scratch",
+            "corpus": pretraining.get("corpus"),
+            "num_pretrain_volumes": pretraining.get("num_pretrain_volumes", 0),
+            "pretrain_run": pretraining.get("run"),
+            "checkpoint_sha256": self.encoder.sha256 if self.encoder else None,
+            "detector": type(self.detector).__name__,
+            "backbone": self.detector.backbone.name,
+            "params": sum(parameter.numel() for parameter in self.detector.parameters()),
+        }
+
+    def setup(self, stage: str) -> None:
+        """Check that detector and data fit together before any time is spent."""
+        data = self.trainer.datamodule
+        check_patch(data.patch, self.detector.backbone.levels[-1].stride)
+        if self.detector.num_classes != len(data.classes):
+            raise UserError(
+                f"detector.num_classes is {self.detector.num_classes}, but the store has {len(data.classes)} classes "
+                f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
+            )
+        if self.encoder is not None:
+            _compare_preprocessing(self.encoder, data.preprocessing())
+
+    def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
+        """Sum of the detector's losses on one batch."""
+        image, targets = batch
+        losses = self.detector.losses(image, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(image))
+        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
+        return loss
+
+    def validation_step(self, case: Case, batch_idx: int) -> None:
+        """Detect in one whole volume."""
+        self._detect(case)
+
+    def test_step(self, case: Case, batch_idx: int) -> None:
+        """Detect in one whole volume."""
+        self._detect(case)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier results."""
+        self.results = {}
+
+    def on_test_epoch_start(self) -> None:
+        """Forget earlier results."""
+        self.results = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Metrics over all volumes of all processes, the same on each."""
+        self.results = gather_by_case(self.results)
+        metrics = evaluate_results(self.results, self.trainer.datamodule.classes)
+        self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, rank_zero_only=False)
+
+    def on_test_epoch_end(self) -> None:
+        """Collect what the closing callback writes down."""
+        self.results = gather_by_case(self.results)
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser and schedule."""
+        return configure(self.detector, self.optim, self.trainer.max_steps)
+
+    def _detect(self, case: Case) -> None:
+        data = self.trainer.datamodule
+        image = torch.from_numpy(data.window(case.read_image())).to(self.device)
+        found = detect_volume(self.detector, image, data.patch, self.inference)
+        self.results[case.id] = CaseResult.of(case, found)
+
+
+def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
+    theirs = encoder.card.get("preprocessing", {})
+    for name in ("spacing_mm", "window"):
+        if name in theirs and _plain(theirs[name]) != _plain(ours[name]):
+            rank_zero_warn(
+                f"{name} of the encoder's pretraining is {_plain(theirs[name])}, of this data {_plain(ours[name])}; "
+                "features were learned on other intensities or sizes"
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _plain(value.get("init_args", value))
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,40 @@
+"""From whole-volume detections to numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from medpretrain3d.boxes import Detections
+from medpretrain3d.data.store import Case
+from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+
+WATCHED = {
+    "mAP": "mAP_IoU_0.10_0.50_0.05_MaxDet_100",
+    "AP10": "AP_IoU_0.10_MaxDet_100",
+    "AP50": "AP_IoU_0.50_MaxDet_100",
+    "FROC10": "FROC_score_IoU_0.10",
+}
+"""What is logged after each validation, by the key of the evaluation."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What was found and what was there in one volume, in voxels of its store."""
+
+    predicted: PredictedCase
+    target: TargetCase
+
+    @staticmethod
+    def of(case: Case, found: Detections) -> CaseResult:
+        """Pair a case with its detections; plain arrays, so that processes can send it to each other."""
+        predicted = PredictedCase(case.id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
+        return CaseResult(predicted, TargetCase(case.id, case.boxes, case.labels))
+
+
+def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) -> dict[str, float]:
+    """The watched metrics over all volumes."""
+    predicted = [result.predicted for result in results.values()]
+    targets = [result.target for result in results.values()]
+    metrics = evaluate(predicted, targets, classes, num_bootstrap=0)
+    return {name: float(metrics[key]) for name, key in WATCHED.items()}

@@ -1,0 +1,57 @@
+"""Trains any Objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from medpretrain3d.backbones import check_patch
+from medpretrain3d.engine.optimiser import OptimConfig, configure
+from medpretrain3d.objectives import Batch, Objective
+
+
+class PretrainModule(L.LightningModule):
+    """Wiring between an objective and the trainer.
+
+    Args:
+        objective: the task, with the backbone inside.
+        optim: how weights are updated.
+    """
+
+    def __init__(self, objective: Objective, optim: OptimConfig = OptimConfig()) -> None:  # noqa: B008  frozen
+        super().__init__()
+        self.objective = objective
+        self.optim = optim
+
+    def facts(self) -> dict[str, Any]:
+        """What a dashboard filters by."""
+        return {
+            "paradigm": type(self.objective).__name__.lower(),
+            "backbone": self.objective.backbone.name,
+            "params": self.objective.backbone.num_parameters(),
+        }
+
+    def setup(self, stage: str) -> None:
+        """Check that the patch suits the pyramid and the task before any time is spent."""
+        check_patch(self.trainer.datamodule.patch, self.objective.patch_stride)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        out = self.objective(batch)
+        self.log("train/loss", out.loss, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return out.loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Loss on crops that are the same every time, and something to look at."""
+        out = self.objective(batch)
+        self.log("val/loss", out.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
+        return {"preview": out.preview}
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser and schedule."""
+        return configure(self.objective, self.optim, self.trainer.max_steps)
+

@@ -1,0 +1,71 @@
+"""The contract of the zoo: what any objective and any detector may expect of a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from medpretrain3d.description import Described
+from medpretrain3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class Level:
+    """One feature map of the pyramid: its channels and its stride in input voxels (D, H, W)."""
+
+    channels: int
+    stride: tuple[int, int, int]
+
+
+class Backbone(Described, nn.Module):
+    """A 3D encoder. Subclasses set `levels` (finest first) and return one tensor per level.
+
+    `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples of
+    the coarsest stride.
+    """
+
+    levels: tuple[Level, ...]
+    in_channels: int
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """One feature map per level, finest first."""
+        raise NotImplementedError("a Backbone subclass implements forward")
+
+    @property
+    def name(self) -> str:
+        """Class and preset, as in `ResEnc-L`."""
+        preset = self._init_args.get("preset")
+        return f"{type(self).__name__}-{preset}" if preset else type(self).__name__
+
+    def num_parameters(self) -> int:
+        """How many trainable numbers the encoder has."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def check_input(self, image: Tensor) -> None:
+        """Refuse an image that the pyramid cannot divide.
+
+        Raises:
+            UserError: wrong number of axes or channels, or a size that is no multiple of the coarsest stride.
+        """
+        if image.ndim != 5 or image.shape[1] != self.in_channels:
+            raise UserError(
+                f"{type(self).__name__}: got an image of shape {tuple(image.shape)}, "
+                f"wanted (B, {self.in_channels}, D, H, W); set in_channels to the channels of the data"
+            )
+        check_patch(tuple(image.shape[2:]), self.levels[-1].stride)
+
+
+def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:
+    """Refuse a patch (D, H, W) that is no multiple of the coarsest stride, and name the sizes that would do.
+
+    Raises:
+        UserError: with the axis, its size, and the next smaller and larger multiple.
+    """
+    for axis, size, step in zip("DHW", patch, stride, strict=True):
+        if size % step or size < step:
+            smaller, larger = size // step * step, (size // step + 1) * step
+            choices = f"{smaller} or {larger}" if smaller else f"{larger}"
+            raise UserError(
+                f"patch {tuple(patch)}: {axis} is {size}, must be a multiple of the coarsest stride {step}; use {choices}"
+            )

@@ -1,0 +1,60 @@
+"""`medpretrain3d <command>`: everything but training, which is `python -m pretrain` and `python -m finetune`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from medpretrain3d import __version__
+from medpretrain3d.errors import UserError
+
+# A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
+COMMANDS = {
+    "phantom": "write synthetic chest CTs with nodules, as NIfTI files with masks and boxes",
+    "prepare": "read raw volumes and labels into a store",
+    "plan": "propose anchors, patch and levels for a labelled store",
+    "targets": "write the true boxes of a store's split as JSON",
+    "predict": "find boxes in scans with a detector bundle",
+    "evaluate": "score predictions against targets, with intervals",
+    "compare": "test the difference between two prediction files",
+    "study": "run every program of a study whose product is missing",
+    "report": "make one HTML page from run folders",
+    "inspect": "tell what an encoder file, bundle or store holds",
+    "doctor": "check that the installed libraries work together",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 when some inputs were left out, 2 on bad input."""
+    args = list(sys.argv[1:] if args is None else args)
+    parser = argparse.ArgumentParser(
+        "medpretrain3d",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(args[:1] if args else ["--help"])
+    command = importlib.import_module(f"medpretrain3d.commands.{chosen.command}")
+    subparser = argparse.ArgumentParser(
+        f"medpretrain3d {chosen.command}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(subparser)
+    try:
+        return int(command.run(subparser.parse_args(args[1:])))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, call again to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""One thin module per command: arguments, a call into the library, what is printed."""

@@ -1,0 +1,57 @@
+"""Test whether two prediction files differ by more than the choice of scans: paired bootstrap over scans of B - A."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.commands.evaluate import add_resampling_arguments
+from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Two sets of predictions and what they looked for."""
+    parser.add_argument("a", type=Path, help="JSON file with predictions, the reference")
+    parser.add_argument("b", type=Path, help="JSON file with predictions of the same scans, the challenger")
+    parser.add_argument("--targets", type=Path, required=True, help="JSON file with what was to be found")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    add_resampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, write, print."""
+    a, b, targets = read_predictions(args.a), read_predictions(args.b), read_targets(args.targets)
+    result = compare(
+        pair(a, targets),
+        pair(b, targets),
+        targets.cases,
+        targets.classes,
+        num_bootstrap=args.bootstrap,
+        seed=args.seed,
+        confidence=args.confidence,
+    )
+    if args.output is not None:
+        write_text(args.output, json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    if args.output is not None:
+        print(f"all numbers: {args.output}")
+    return 0
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """One line per metric: A, B, B - A with its interval, p."""
+    width = max(len(name) for name in result["differences"])
+    lines = [
+        f"{result['num_cases']} scans; {result['confidence']:.0%} intervals and two-sided p from "
+        f"{result['num_bootstrap']} paired resamplings of the scans",
+        f"{'':<{width}}  {'A':>6}  {'B':>6}  {'B - A':<24}  p",
+    ]
+    for name, row in result["differences"].items():
+        low, high = row["interval"]
+        difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"{name:<{width}}  {row['a']:>6.3f}  {row['b']:>6.3f}  {difference:<24}  {row['p_value']:.4f}")
+    return "\n".join(lines)

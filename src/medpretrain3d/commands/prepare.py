@@ -1,0 +1,47 @@
+"""Read raw volumes and labels into a store.
+
+RAW is a folder in the layout of nnU-Net or the Medical Segmentation Decathlon, or any folder of .nii/.nii.gz volumes
+without labels. Several RAW folders make one store. Finished cases are kept, so an interrupted call continues.
+Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from medpretrain3d.data.prepare import PrepareOptions, prepare
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Folders and options."""
+    parser.add_argument("raw", type=Path, nargs="+", metavar="RAW")
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument(
+        "--spacing-mm", type=float, nargs=3, metavar=("D", "H", "W"), help="resample to this; default: each scan's own"
+    )
+    parser.add_argument(
+        "--objects",
+        choices=("components", "labels", "instances"),
+        help="what is one object: a connected component, a label value, or an instance id; default: as dataset.json says, "
+        "else components",
+    )
+    parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
+    parser.add_argument("--fold", type=int, default=0, help="fold of splits.json")
+    parser.add_argument("--workers", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare, then say what happened."""
+    options = PrepareOptions(
+        tuple(args.spacing_mm) if args.spacing_mm else None, args.objects, args.min_voxels, args.fold
+    )
+    summary = prepare(args.raw, args.store, options, args.workers)
+    for skipped in summary.skipped:
+        print(f"skipped {skipped['case']}: {skipped['reason']}", file=sys.stderr)
+    splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
+    print(
+        f"{args.store}: {summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped; cases: {splits}"
+    )
+    return int(bool(summary.skipped))

@@ -1,0 +1,28 @@
+"""Make one HTML page from run folders: what was compared, what came out, and how sure that is.
+
+Folders are searched for runs at any depth, so `medpretrain3d report runs/demo -o report.html` covers a whole group.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.run import find_runs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Folders in, a page out."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="a run, or a folder above runs")
+    parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
+    parser.add_argument("--title", default="Does pretraining help?", help="heading of the page (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page and print its numbers."""
+    runs = find_runs(args.folders)
+    report = make_report(runs, args.title)
+    write_report(report, args.out)
+    print(f"{report}\n\n{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")
+    return 0

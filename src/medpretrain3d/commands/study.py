@@ -1,0 +1,27 @@
+"""Run a study: every program of a document from configs/study/ whose product does not exist yet.
+
+Interrupt it at any time; the next call goes on, and an interrupted training run continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from medpretrain3d.study.chain import read_chain, run_chain
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The document."""
+    parser.add_argument("document", type=Path, help="such as configs/study/demo.yaml")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing."""
+    started = time.monotonic()
+    steps = read_chain(args.document)
+    run_chain(steps)
+    print(f"{args.document}: all {len(steps)} steps done ({(time.monotonic() - started) / 60:.1f} min now)")
+    print(f"open {steps[-1].product}")
+    return 0

@@ -1,0 +1,27 @@
+"""Write the true boxes of a store's split as JSON, in LPS millimetres, for `medpretrain3d evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.data.corpus import Corpus
+from medpretrain3d.data.targets import targets_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Store, split, output."""
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--split", default="test", help="train, val, test or all")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file."""
+    corpus = Corpus([args.store])
+    document = targets_json(corpus.stores[0], [ref.case_id for ref in corpus.cases(args.split)])
+    write_text(args.output, json.dumps(document) + "\n")
+    print(f"{args.output}: {sum(len(entry['labels']) for entry in document['targets'])} boxes of {len(document['targets'])} cases")
+    return 0

@@ -1,0 +1,201 @@
+"""One case of a store: voxels read crop by crop, and a sidecar that says where they lie and what is in them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.atomic import finished_folder
+from medpretrain3d.data.arrays import array_shape, read_crop, write_array
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.errors import UserError
+
+IMAGE, MASK, SIDECAR = "image.b2nd", "mask.b2nd", "case.json"
+AIR_HU = -1024
+"""Lowest value of an image and what surrounds it: CT's air, below which scanners only write padding."""
+
+
+@dataclass(frozen=True)
+class CaseContent:
+    """Everything that is written about a case."""
+
+    id: str
+    image: np.ndarray
+    """(C, D, H, W) int16, HU for CT."""
+    grid: Grid
+    """Of `image`."""
+    source_grid: Grid
+    """Of the file it came from, in the file's own array order."""
+    source_file: str
+    """Name of that file, without folders."""
+    boxes: np.ndarray
+    """(N, 6) float64 in voxels of `grid`, half-open."""
+    labels: np.ndarray
+    """(N,) class indices from 0."""
+    instance_ids: np.ndarray
+    """(N,) value of each object in `instances`; 0 for an object without a voxel there."""
+    instances: np.ndarray | None = None
+    """(D, H, W) uint16, or None where there is no mask."""
+    patient: str | None = None
+    """Pseudonym under which several cases belong together."""
+    made_from: str = ""
+    """Fingerprint of source files and options, by which `prepare` knows a finished case again."""
+
+
+def write_case(folder: Path, content: CaseContent) -> Case:
+    """Write a case completely or not at all, in place of an older one.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    sidecar = {
+        "id": content.id,
+        "source_file": content.source_file,
+        "patient": content.patient,
+        "num_channels": len(content.image),
+        "has_mask": content.instances is not None,
+        "pad_hu": AIR_HU,
+        "grid": content.grid.to_json(),
+        "source_grid": content.source_grid.to_json(),
+        "instances": [
+            {"id": int(number), "label": int(label), "box_vox": [float(edge) for edge in box]}
+            for number, label, box in zip(content.instance_ids, content.labels, content.boxes, strict=True)
+        ],
+        "made_from": content.made_from,
+    }
+    sidecar["sha256"] = content_sha256(sidecar, content.image, content.instances)
+    with finished_folder(folder, replace=True) as unfinished:
+        write_array(unfinished / IMAGE, content.image)
+        if content.instances is not None:
+            write_array(unfinished / MASK, content.instances)
+        sidecar["bytes"] = sum(file.stat().st_size for file in unfinished.iterdir())
+        (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n")
+    return Case(folder, sidecar)
+
+
+def content_sha256(sidecar: dict[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:
+    """Hash of what training sees: geometry, objects and voxels, not names or dates."""
+    seen = {key: sidecar[key] for key in ("grid", "source_grid", "instances", "pad_hu")}
+    digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
+    for array in (image, instances):
+        if array is not None:
+            digest.update(str((array.shape, array.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class Case:
+    """A case of a store. Opening it reads the sidecar; voxels stay on disk until asked for.
+
+    Args:
+        folder: `STORE/cases/<id>`.
+        sidecar: what `case.json` says.
+    """
+
+    def __init__(self, folder: Path, sidecar: dict[str, Any]) -> None:
+        self.folder = folder
+        self.sidecar = sidecar
+        self.id: str = sidecar["id"]
+        self.num_channels: int = sidecar["num_channels"]
+        self.has_mask: bool = sidecar["has_mask"]
+        self.pad_hu: int = sidecar["pad_hu"]
+
+    @staticmethod
+    def open(folder: Path) -> Case:
+        """Read the sidecar of a case.
+
+        Raises:
+            UserError: the folder is missing or its sidecar is damaged.
+        """
+        path = folder / SIDECAR
+        try:
+            return Case(folder, json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise UserError(f"case {folder.name}: {path} is missing; prepare the case again") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"case {folder.name}: {path} is damaged ({error}); delete its folder and prepare the case again"
+            ) from error
+
+    @functools.cached_property
+    def grid(self) -> Grid:
+        """Of the stored voxels."""
+        return Grid.from_json(self.sidecar["grid"])
+
+    @functools.cached_property
+    def source_grid(self) -> Grid:
+        """Of the file the case came from: `grid.map_boxes(boxes, source_grid)` gives voxels of that file."""
+        return Grid.from_json(self.sidecar["source_grid"])
+
+    @functools.cached_property
+    def boxes(self) -> np.ndarray:
+        """(N, 6) float32 in voxels of `grid`."""
+        boxes = [instance["box_vox"] for instance in self.sidecar["instances"]]
+        return np.array(boxes, dtype=np.float32).reshape(-1, 6)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64 class indices from 0."""
+        return np.array([instance["label"] for instance in self.sidecar["instances"]], dtype=np.int64)
+
+    @functools.cached_property
+    def instance_ids(self) -> np.ndarray:
+        """(N,) int64: value of each object in the mask; 0 for one that is too small to have a voxel there."""
+        return np.array([instance["id"] for instance in self.sidecar["instances"]], dtype=np.int64)
+
+    @functools.cached_property
+    def label_of_instance(self) -> np.ndarray:
+        """(max id + 1,) int64: 0 for background and unused ids, `label + 1` for the id of an object."""
+        table = np.zeros(int(self.instance_ids.max(initial=0)) + 1, dtype=np.int64)
+        table[self.instance_ids] = self.labels + 1
+        table[0] = 0
+        return table
+
+    def read_image(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
+        """A crop (C, d, h, w) int16; `pad_hu` outside the volume. `start` may be negative.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return read_crop(self.folder / IMAGE, start, size, self.pad_hu)
+
+    def read_instances(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
+        """A crop (d, h, w) uint16 of instance ids; 0 is background and outside.
+
+        Raises:
+            UserError: the case has no mask, or its file is missing or damaged.
+        """
+        if not self.has_mask:
+            raise UserError(f"case {self.id} has no mask; ask `has_mask` first, or prepare it with a label file")
+        return read_crop(self.folder / MASK, start, size)
+
+    def read_label_map(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
+        """A crop (d, h, w) uint8: 0 is background and outside, `label + 1` inside objects.
+
+        Raises:
+            UserError: the case has no mask, or its file is missing or damaged.
+        """
+        return self.label_of_instance.astype(np.uint8)[self.read_instances(start, size)]
+
+    def verify(self) -> None:
+        """Read everything and compare it with the hash taken when it was written.
+
+        Raises:
+            UserError: a file is missing, or a bit of it changed; decompressing alone does not notice all changes.
+        """
+        instances = self.read_instances() if self.has_mask else None
+        stored = array_shape(self.folder / IMAGE)
+        if stored != (self.num_channels, *self.grid.shape) or (
+            content_sha256(self.sidecar, self.read_image(), instances) != self.sidecar["sha256"]
+        ):
+            raise UserError(
+                f"case {self.id}: {self.folder} is not what was written (sha256 differs); "
+                "delete it and prepare the case again"
+            )

@@ -1,0 +1,143 @@
+"""Where voxels lie in the patient: the one place that converts between voxels and millimetres.
+
+World coordinates are LPS millimetres (x to the patient's Left, y to Posterior, z to Superior), as in DICOM. Voxel
+centres lie at integer indices; the edge `e` of a half-open box therefore lies at index coordinate `e - 0.5`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+ROUNDING_VOX = 1e-3
+"""A resampled edge this close to a voxel border counts as lying on it: headers store spacing as float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular grid of voxels in the patient.
+
+    Args:
+        shape: number of voxels along the array's three axes.
+        affine_lps: (4, 4) float64, from voxel index along the array's axes to LPS mm (x, y, z).
+
+    Raises:
+        ValueError: the shape is not three positive numbers, or the affine is not finite and invertible.
+    """
+
+    shape: Shape
+    affine_lps: np.ndarray
+
+    def __post_init__(self) -> None:
+        affine = np.array(self.affine_lps, dtype=np.float64)
+        affine.flags.writeable = False
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ValueError(f"grid of shape {tuple(self.shape)}: wanted three positive numbers")
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+            raise ValueError(f"affine {affine.tolist()}: wanted a finite, invertible 4 x 4 matrix")
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        object.__setattr__(self, "affine_lps", affine)
+
+    @property
+    def spacing_mm(self) -> Spacing:
+        """Distance of neighbouring voxel centres along each array axis."""
+        d, h, w = (float(length) for length in np.linalg.norm(self.affine_lps[:3, :3], axis=0))
+        return (d, h, w)
+
+    def map_boxes(self, boxes_vox: np.ndarray, to: Grid) -> np.ndarray:
+        """Boxes (N, 6) of this grid in voxels of another: exact where the axes are parallel, else the hull."""
+        return _hull(boxes_vox, _EDGE_FROM_INDEX @ np.linalg.inv(to.affine_lps) @ self.affine_lps @ _INDEX_FROM_EDGE)
+
+    def boxes_to_lps_mm(self, boxes_vox: np.ndarray) -> np.ndarray:
+        """Boxes (N, 6) as `(x0, y0, z0, x1, y1, z1)` in LPS mm; the hull where the grid is oblique."""
+        return _hull(boxes_vox, self.affine_lps @ _INDEX_FROM_EDGE)
+
+    def boxes_from_lps_mm(self, boxes_lps_mm: np.ndarray) -> np.ndarray:
+        """World boxes (N, 6) in voxels of this grid; the hull where the grid is oblique."""
+        return _hull(boxes_lps_mm, _EDGE_FROM_INDEX @ np.linalg.inv(self.affine_lps))
+
+    def crop(self, start: Sequence[int], size: Sequence[int]) -> Grid:
+        """The part of `size` voxels whose lowest voxel is `start` (which may lie outside)."""
+        return Grid(_three(size), self.affine_lps @ _translation(start))
+
+    def resampled(self, spacing_mm: Sequence[float]) -> Grid:
+        """The same region at another spacing: the low corner stays, so `box_new = box_old * old / new` per axis.
+
+        The last voxel may reach over the old region's end, never fall short of it.
+        """
+        ratio = np.array(self.spacing_mm) / np.array(spacing_mm, dtype=np.float64)
+        shape = np.maximum(np.ceil(np.array(self.shape) * ratio - ROUNDING_VOX), 1).astype(int)
+        scale = np.diag([*(1 / ratio), 1.0])
+        return Grid(_three(shape), self.affine_lps @ _INDEX_FROM_EDGE @ scale @ _EDGE_FROM_INDEX)
+
+    def canonical(self) -> tuple[Grid, tuple[int, int, int], tuple[int, ...]]:
+        """The grid with its axes permuted and mirrored so that they run nearest to (Superior, Posterior, Left).
+
+        Returns:
+            The grid, the order of the old axes, and the new axes that are mirrored:
+            `np.flip(array.transpose(order), mirrored)` is the array on the new grid.
+        """
+        from nibabel.orientations import io_orientation
+
+        orientation = io_orientation(self.affine_lps)  # row per array axis: world axis it runs along, and direction
+        order = np.argsort(-orientation[:, 0])  # z, y, x
+        directions = orientation[order, 1]
+        shape = np.array(self.shape)[order]
+        to_old = np.zeros((4, 4))
+        to_old[3, 3] = 1
+        for new_axis, (old_axis, direction) in enumerate(zip(order, directions, strict=True)):
+            to_old[old_axis, new_axis] = direction
+            to_old[old_axis, 3] = 0 if direction > 0 else shape[new_axis] - 1
+        mirrored = tuple(int(axis) for axis in np.flatnonzero(directions < 0))
+        return Grid(_three(shape), self.affine_lps @ to_old), _three(order), mirrored
+
+    def is_close_to(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether two grids have one shape and affines that differ nowhere by more than the tolerance."""
+        return self.shape == other.shape and bool(np.abs(self.affine_lps - other.affine_lps).max() <= tolerance_mm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"shape": list(self.shape), "affine_lps": self.affine_lps.tolist()}
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Grid:
+        """Read what `to_json` gave."""
+        return Grid(_three(document["shape"]), np.array(document["affine_lps"], dtype=np.float64))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Grid) and self.shape == other.shape and np.array_equal(self.affine_lps, other.affine_lps)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.shape, self.affine_lps.tobytes()))
+
+
+def _translation(offset: Sequence[float]) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+_INDEX_FROM_EDGE = _translation((-0.5, -0.5, -0.5))
+_EDGE_FROM_INDEX = _translation((0.5, 0.5, 0.5))
+
+
+def _hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Hull (N, 6) of the eight mapped corners of every box, float64."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 6)
+    picks = np.array(list(itertools.product((0, 3), (1, 4), (2, 5))))  # (8, 3): which corner coordinate
+    corners = boxes[:, picks] @ matrix[:3, :3].T + matrix[:3, 3]  # (N, 8, 3)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _three(values: Sequence[int] | np.ndarray) -> Shape:
+    a, b, c = (int(value) for value in values)
+    return (a, b, c)

@@ -1,0 +1,192 @@
+"""The store: prepared cases on disk, indexed, split, and fingerprinted.
+
+STORE/store.json                 index: classes, spacing, fingerprint, a few facts per case
+STORE/splits.json                {"train": [...], "val": [...], "test": [...]}
+STORE/skipped.json               [{"case", "file", "reason"}]
+STORE/cases/<id>/image.b2nd      (C, D, H, W) int16
+STORE/cases/<id>/mask.b2nd       (D, H, W) uint16 instance ids, where there is a mask
+STORE/cases/<id>/case.json       geometry, objects, hash
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.data.case import Case
+from medpretrain3d.data.grid import Spacing
+from medpretrain3d.errors import UserError
+
+FORMAT, VERSION = "medpretrain3d-store", 1
+INDEX, SPLITS, SKIPPED, CASES = "store.json", "splits.json", "skipped.json", "cases"
+
+
+class Store:
+    """A folder written by `medpretrain3d prepare`. Opening it reads the index; cases are opened one by one.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        UserError: the folder is no store, an unfinished one, or one written by a newer version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        index = _read_index(self.path)
+        spacing_mm = index["spacing_mm"]
+        self.classes: tuple[str, ...] = tuple(index["classes"])
+        self.channel_names: tuple[str, ...] = tuple(index["channel_names"])
+        self.spacing_mm: Spacing | None = None if spacing_mm is None else (spacing_mm[0], spacing_mm[1], spacing_mm[2])
+        """Along (D, H, W); None where every case keeps its own."""
+        self.fingerprint: str = index["fingerprint"]
+        """Changes when any voxel, box or class of any case does."""
+        self.entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in index["cases"]}
+        """Per case: id, shape, num_objects, counts per class, has_mask, bytes."""
+        for case_id in self.entries:
+            check_case_id(case_id)
+        self.splits: dict[str, tuple[str, ...]] = _read_splits(self.path, self.entries)
+
+    @property
+    def case_ids(self) -> tuple[str, ...]:
+        """Every case of the store, in the order of the index."""
+        return tuple(self.entries)
+
+    def case(self, case_id: str) -> Case:
+        """Open a case.
+
+        Raises:
+            UserError: the store has no such case, or its sidecar is missing or damaged.
+        """
+        if case_id not in self.entries:
+            known = ", ".join(list(self.entries)[:3])
+            raise UserError(f"{self.path}: has no case '{case_id}'; it has {len(self)}: {known} ...")
+        return Case.open(self.path / CASES / case_id)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, case_id: str) -> bool:
+        return case_id in self.entries
+
+
+def write_index(
+    path: Path,
+    classes: Sequence[str],
+    spacing_mm: Sequence[float] | None,
+    channel_names: Sequence[str],
+    sidecars: Sequence[Mapping[str, Any]],
+    splits: Mapping[str, Sequence[str]],
+    skipped: Sequence[Mapping[str, str]] = (),
+) -> Store:
+    """Make a store of cases already written; the index comes last, so a store with an index is complete.
+
+    Args:
+        path: the store's folder.
+        classes: names, in the order of the labels.
+        spacing_mm: along (D, H, W) where all cases share it.
+        channel_names: one per channel.
+        sidecars: of every case, as `Case.sidecar` has them.
+        splits: cases per split; the rest is listed under `train`.
+        skipped: cases left out: `case`, `file`, `reason`.
+    """
+    sidecars = sorted(sidecars, key=lambda sidecar: sidecar["id"])
+    listed = {case_id for ids in splits.values() for case_id in ids}
+    unlisted = [sidecar["id"] for sidecar in sidecars if sidecar["id"] not in listed]
+    all_splits = {name: sorted(ids) for name, ids in splits.items()}
+    all_splits["train"] = sorted([*all_splits.get("train", []), *unlisted])
+    index = {
+        "format": FORMAT,
+        "version": VERSION,
+        "classes": list(classes),
+        "spacing_mm": None if spacing_mm is None else [float(value) for value in spacing_mm],
+        "channel_names": list(channel_names),
+        "num_cases": len(sidecars),
+        "fingerprint": fingerprint(classes, sidecars),
+        "cases": [_entry(sidecar, len(classes)) for sidecar in sidecars],
+    }
+    write_text(path / SKIPPED, json.dumps(list(skipped), indent=1) + "\n")
+    write_text(path / SPLITS, json.dumps(dict(sorted(all_splits.items())), indent=1) + "\n")
+    write_text(path / INDEX, json.dumps(index) + "\n")
+    return Store(path)
+
+
+def fingerprint(classes: Sequence[str], sidecars: Sequence[Mapping[str, Any]]) -> str:
+    """sha256 over the class names and the content hash of every case, whatever their order."""
+    lines = [json.dumps(list(classes)), *sorted(f"{sidecar['id']} {sidecar['sha256']}" for sidecar in sidecars)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_case_id(case_id: str) -> None:
+    """Refuse an id that cannot be a folder's name inside the store.
+
+    Raises:
+        UserError: it is empty, begins with a dot, or holds a slash or a control character.
+    """
+    if not case_id or case_id[0] == "." or not case_id.isprintable() or "/" in case_id or "\\" in case_id:
+        raise UserError(f"case id {case_id!r}: wanted a plain folder name that does not begin with a dot")
+
+
+def _entry(sidecar: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    labels = np.array([instance["label"] for instance in sidecar["instances"]], dtype=np.int64)
+    return {
+        "id": sidecar["id"],
+        "shape": sidecar["grid"]["shape"],
+        "num_objects": len(labels),
+        "counts": np.bincount(labels, minlength=num_classes).tolist(),
+        "has_mask": sidecar["has_mask"],
+        "bytes": sidecar["bytes"],
+    }
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    file = path / INDEX
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; wanted a store, written by `medpretrain3d prepare RAW {path}`")
+    if not file.is_file() and (path / CASES).is_dir():
+        raise UserError(f"{path}: its preparation did not finish; call `medpretrain3d prepare` again, it goes on")
+    if not file.is_file():
+        raise UserError(f"{path}: has no {INDEX}, so it is no store; make one with `medpretrain3d prepare RAW STORE`")
+    index = _read_json(file)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise UserError(f"{file}: is not the index of a store (wanted format '{FORMAT}'); give another folder")
+    if index.get("version") != VERSION:
+        raise UserError(
+            f"{file}: store of version {index.get('version')}, this medpretrain3d reads version {VERSION}; "
+            "update medpretrain3d or prepare the store again"
+        )
+    missing = [key for key in ("classes", "spacing_mm", "channel_names", "fingerprint", "cases") if key not in index]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}; prepare the store again")
+    return index
+
+
+def _read_splits(path: Path, known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    file = path / SPLITS
+    named = _read_json(file) if file.is_file() else {}
+    splits = {name: tuple(ids) for name, ids in named.items()}
+    strangers = [case_id for ids in splits.values() for case_id in ids if case_id not in known]
+    if strangers:
+        raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
+    home: dict[str, str] = {}
+    for name, ids in splits.items():
+        for case_id in ids:
+            if home.setdefault(case_id, name) != name:
+                raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
+    unlisted = tuple(case_id for case_id in known if case_id not in home)
+    if unlisted or "train" not in splits:
+        splits["train"] = (*splits.get("train", ()), *unlisted)
+    return splits
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error

@@ -1,0 +1,102 @@
+"""Objects that remember how they were built, so that a file can hold the recipe of the network inside it.
+
+A description is plain data: `{"class_path": "medpretrain3d.backbones.ResEnc", "init_args": {"preset": "L"}}`, the same
+form that a YAML recipe uses, nested where an argument is itself described.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from medpretrain3d.errors import UserError
+
+Description = dict[str, Any]
+
+
+class Described:
+    """Mixin: records the arguments of the constructor call, defaults included."""
+
+    _init_args: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Described:
+        """Allocate the object and note the arguments that `__init__` is about to receive."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:
+            return self  # unpickling and deepcopy allocate without arguments; a wrong call fails in __init__ itself
+        bound.apply_defaults()
+        object.__setattr__(self, "_init_args", _named(bound))
+        return self
+
+
+def describe(part: Described) -> Description:
+    """The description from which `build` makes a part of the same structure (weights not included)."""
+    cls = type(part)
+    return {
+        "class_path": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": {name: _plain(value) for name, value in part._init_args.items()},
+    }
+
+
+def build(description: Mapping[str, Any]) -> Any:
+    """Make the object a description speaks of.
+
+    Raises:
+        UserError: the class is outside `medpretrain3d` (a file must not choose what code runs), unknown, or does not
+            take the arguments given.
+    """
+    path = str(description["class_path"])
+    module_name, _, class_name = path.rpartition(".")
+    if module_name.partition(".")[0] != "medpretrain3d":
+        raise UserError(
+            f"class_path '{path}': a file may only name classes of medpretrain3d; build the object in Python and load "
+            "the weights into it"
+        )
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"class_path '{path}' does not exist in this version of medpretrain3d ({error})") from error
+    if not (isinstance(cls, type) and issubclass(cls, Described)):
+        raise UserError(f"class_path '{path}' is not a class that can be built from a file")
+    arguments = {name: _built(value) for name, value in description.get("init_args", {}).items()}
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise UserError(f"class_path '{path}': {error}; the file was written by another version") from error
+
+
+def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """The arguments by name, without `self`; a class without a constructor of its own has none."""
+    arguments: dict[str, Any] = {}
+    for parameter in list(bound.signature.parameters.values())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= bound.arguments[parameter.name]
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            arguments[parameter.name] = bound.arguments[parameter.name]
+    return arguments
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Described):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be described as plain data; derive it from Described")
+
+
+def _built(value: Any) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return build(value)
+    if isinstance(value, Mapping):
+        return {key: _built(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_built(item) for item in value)
+    return value

@@ -1,0 +1,63 @@
+"""The contract of a detector: two verbs around a backbone."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.description import Described
+from medpretrain3d.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Detector(Described, nn.Module):
+    """A network that finds boxes. Subclasses set `backbone` and `num_classes` and implement the two verbs.
+
+    Every trainable parameter receives a gradient from `losses`, also when no image holds an object: distributed
+    training then needs no search for unused parameters.
+    """
+
+    backbone: Backbone
+    num_classes: int
+    num_invalid_boxes: int = 0
+    """Target boxes dropped so far because they had no extent or were not finite; worth logging."""
+
+    def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""
+        raise NotImplementedError("a Detector subclass implements losses")
+
+    def detect(self, image: Tensor) -> list[Detections]:
+        """What is found in each image of (B, C, D, H, W); boxes in voxels of that image, best score first."""
+        raise NotImplementedError("a Detector subclass implements detect")
+
+    def valid_targets(self, targets: list[Targets]) -> list[Targets]:
+        """The targets with float32 boxes, without those that are empty or not finite (counted, with a warning).
+
+        Raises:
+            UserError: a label is outside `0 .. num_classes - 1`.
+        """
+        valid = []
+        for target in targets:
+            boxes, labels = target.boxes.float().reshape(-1, 6), target.labels.long()
+            keep = torch.isfinite(boxes).all(dim=1) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+            num_invalid = len(keep) - int(keep.sum())
+            if num_invalid:
+                self.num_invalid_boxes += num_invalid
+                logger.warning(
+                    "dropped %d target boxes without extent or not finite (%d so far)",
+                    num_invalid,
+                    self.num_invalid_boxes,
+                )
+                boxes, labels = boxes[keep], labels[keep]
+            if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+                raise UserError(
+                    f"labels {sorted(set(labels.tolist()))}: a detector of {self.num_classes} classes takes labels "
+                    f"0 .. {self.num_classes - 1}; set num_classes to the number of classes of the data"
+                )
+            valid.append(Targets(boxes, labels, target.mask))
+        return valid

@@ -1,0 +1,48 @@
+"""Boxes as offsets from anchors, and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.description import Described
+
+
+class BoxCoder(Described):
+    """Deltas in units of the anchor (Girshick et al., 2014): `t = w (c - c_a) / e_a` and `t = w ln(e / e_a)`.
+
+    Computes in float32 whatever comes in: bf16 turns 160.5 into 160.
+
+    Args:
+        weights: factors `w` of the six deltas: centre (d, h, w), then extent (d, h, w).
+        max_ratio: largest extent ratio that decoding can produce; keeps `exp` finite early in training.
+    """
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0), max_ratio: float = 1000 / 16) -> None:
+        self.weights = tuple(float(weight) for weight in weights)
+        self.max_log_ratio = math.log(max_ratio)
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Deltas (N, 6) that take each anchor (N, 6) to its box (N, 6)."""
+        center, extent = _center_extent(boxes)
+        anchor_center, anchor_extent = _center_extent(anchors)
+        shift = (center - anchor_center) / anchor_extent
+        log_ratio = torch.log(extent / anchor_extent)
+        return torch.cat([shift, log_ratio], dim=1) * shift.new_tensor(self.weights)
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (N, 6) float32 that the deltas (N, 6) make of the anchors (N, 6)."""
+        deltas = deltas.float()
+        deltas = deltas / deltas.new_tensor(self.weights)
+        anchor_center, anchor_extent = _center_extent(anchors)
+        center = anchor_center + deltas[:, :3] * anchor_extent
+        extent = anchor_extent * torch.exp(deltas[:, 3:].clamp(max=self.max_log_ratio))
+        return torch.cat([center - extent / 2, center + extent / 2], dim=1)
+
+
+def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = boxes.float().split(3, dim=1)
+    return (low + high) / 2, high - low

@@ -1,0 +1,56 @@
+"""The formulas of detection losses. Each is a function; weights and sampling live elsewhere."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
+    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    p_true = torch.exp(-ce)  # probability given to the right answer
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * (1 - p_true) ** gamma * ce
+
+
+def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """`1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
+    boxes, targets = boxes.float(), targets.float()
+    low, high = boxes.split(3, dim=1)
+    target_low, target_high = targets.split(3, dim=1)
+    volume = (high - low).clamp(min=0).prod(dim=1)
+    target_volume = (target_high - target_low).prod(dim=1)
+    overlap = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0)
+    intersection = overlap.prod(dim=1)
+    union = volume + target_volume - intersection
+    hull = (torch.maximum(high, target_high) - torch.minimum(low, target_low)).prod(dim=1)
+    return 1 - (intersection / union - (hull - union) / hull)
+
+
+def l1_loss(deltas: Tensor, targets: Tensor) -> Tensor:
+    """Sum over the six deltas of `|x - y|`: (N, 6), (N, 6) -> (N,) float32."""
+    return (deltas.float() - targets.float()).abs().sum(dim=1)
+
+
+def smooth_l1_loss(deltas: Tensor, targets: Tensor, beta: float = 1.0) -> Tensor:
+    """Sum over the six deltas of the Huber-like loss (Girshick, 2015, eq. 3, with the knee at `beta`): (N,) float32."""
+    return F.smooth_l1_loss(deltas.float(), targets.float(), reduction="none", beta=beta).sum(dim=1)
+
+
+def soft_dice_loss(probabilities: Tensor, labels: Tensor, smooth: float = 1e-5) -> Tensor:
+    """`1 - Dice`, mean over the foreground classes, each pooled over the batch (Milletari et al., 2016, eq. 1).
+
+    Args:
+        probabilities: (B, K + 1, D, H, W) float32, class 0 is background.
+        labels: (B, D, H, W) int64 in `0 .. K`.
+        smooth: added above and below the fraction: a class that is neither present nor predicted has Dice 1.
+    """
+    dice = []
+    for label in range(1, probabilities.shape[1]):
+        truth = (labels == label).to(probabilities.dtype)
+        predicted = probabilities[:, label]
+        overlap = (predicted * truth).sum()
+        dice.append((2 * overlap + smooth) / (predicted.sum() + truth.sum() + smooth))
+    return 1 - torch.stack(dice).mean()

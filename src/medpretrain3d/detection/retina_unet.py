@@ -1,0 +1,79 @@
+"""Retina U-Net: RetinaNet that also learns from masks, at full resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medpretrain3d.boxes import Targets
+from medpretrain3d.detection.fpn import FPN
+from medpretrain3d.detection.losses import soft_dice_loss
+from medpretrain3d.detection.retinanet import RetinaNet
+from medpretrain3d.errors import UserError
+
+CROSS_ENTROPY_WEIGHT = 0.5
+DICE_WEIGHT = 0.5
+
+
+class RetinaUNet(RetinaNet):
+    """RetinaNet with a segmentation branch (Jaeger et al., 2020), as nnDetection trains it.
+
+    The pyramid goes on to full resolution, halving its width per level below `first_level` (128, 64, 32), and a 1x1x1
+    convolution classifies every voxel as background or one of the K classes. Images without a mask take part in the
+    box losses only. The constructor is that of `RetinaNet`.
+
+    Raises:
+        UserError: the backbone's finest level does not have the resolution of the image.
+    """
+
+    def _build_neck(self, detection_levels: range, channels: int) -> None:
+        levels = self.backbone.levels
+        if levels[0].stride != (1, 1, 1):
+            raise UserError(
+                f"RetinaUNet segments at full resolution, but the finest level of {type(self.backbone).__name__} has "
+                f"stride {levels[0].stride}; use RetinaNet"
+            )
+        finer = [max(1, channels // 2 ** (detection_levels.start - index)) for index in range(detection_levels.start)]
+        widths = finer + [channels] * (len(levels) - len(finer))
+        self._has_own_output = detection_levels.start > 0  # else level 0 serves both branches
+        outputs = [0, *detection_levels] if self._has_own_output else list(detection_levels)
+        self.fpn = FPN(levels, widths, outputs)
+        self.segmenter = nn.Conv3d(widths[0], self.num_classes + 1, 1)
+
+    def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
+        full, pyramid = self._split(self._fpn_outputs(image))
+        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(self.segmenter(full), targets)
+
+    @torch.no_grad()
+    def segment(self, image: Tensor) -> Tensor:
+        """Probability of background and of each class at every voxel: (B, K + 1, D, H, W) float32."""
+        full, _ = self._split(self._fpn_outputs(image))
+        return self.segmenter(full).float().softmax(dim=1)
+
+    def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
+        return self._split(self._fpn_outputs(image))[1]
+
+    def _split(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        return outputs[0], outputs[1:] if self._has_own_output else outputs
+
+    def _mask_losses(self, logits: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        masked = [index for index, target in enumerate(targets) if target.mask is not None]
+        masks = [target.mask.long() for target in targets if target.mask is not None]
+        for mask in masks:
+            if mask.shape != logits.shape[2:]:
+                raise UserError(
+                    f"mask of shape {tuple(mask.shape)} for an image of shape {tuple(logits.shape[2:])}; "
+                    "both must be the same crop"
+                )
+        # With no mask in the batch both losses are sums over nothing: 0, with gradients of 0 for the whole branch.
+        logits = logits[masked].float()
+        labels = torch.stack(masks).to(logits.device) if masks else logits.new_zeros((0, *logits.shape[2:])).long()
+        cross_entropy = F.cross_entropy(logits, labels, reduction="sum") / max(1, labels.numel())
+        return {
+            "cross_entropy": CROSS_ENTROPY_WEIGHT * cross_entropy,
+            "dice": DICE_WEIGHT * soft_dice_loss(logits.softmax(dim=1), labels),
+        }

@@ -1,0 +1,167 @@
+"""RetinaNet in 3D: a backbone, a feature pyramid, and dense heads over anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.boxes import Detections, Targets, classwise_nms, clip_boxes
+from medpretrain3d.detection.anchors import AnchorGrid, Shape
+from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.coder import BoxCoder
+from medpretrain3d.detection.fpn import FPN
+from medpretrain3d.detection.heads import BoxHead, ClassificationHead
+from medpretrain3d.detection.losses import giou_loss, l1_loss, smooth_l1_loss
+from medpretrain3d.detection.matching import ATSSMatcher, Matcher
+from medpretrain3d.detection.sampling import BACKGROUND, ClassificationLoss, HardNegativeBCE
+from medpretrain3d.errors import UserError
+
+
+class RetinaNet(Detector):
+    """One-stage detector over anchors (Lin et al., 2017) with the training recipe of nnDetection (Baumgartner, 2021).
+
+    Args:
+        backbone: any backbone.
+        num_classes: foreground classes; background is not one of them.
+        anchors: sizes per detection level; their number of levels is the number of detection levels.
+        first_level: index into `backbone.levels` of the finest detection level. The pyramid always starts from the
+            backbone's coarsest level.
+        fpn_channels: width of the pyramid and the heads.
+        head_convs: convolutions in each head before its output convolution.
+        coder: boxes to deltas and back; `None` is `BoxCoder()`.
+        matcher: objects to anchors; `None` is `ATSSMatcher()`.
+        classification: loss over anchors; `None` is `HardNegativeBCE()`.
+        box_loss: on decoded boxes (`giou`) or on deltas (`l1`, `smooth_l1`); mean over positive anchors.
+        box_weight: factor of the box loss.
+        score_threshold: detections below it are not returned.
+        nms_iou: overlap within a class above which the lower score goes.
+        candidates_per_image: best anchor-class pairs that are decoded and compared.
+        detections_per_image: detections returned at most.
+
+    Raises:
+        UserError: the backbone does not have the levels that `first_level` and `anchors` ask for.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        anchors: AnchorGrid,
+        first_level: int = 2,
+        fpn_channels: int = 128,
+        head_convs: int = 2,
+        coder: BoxCoder | None = None,
+        matcher: Matcher | None = None,
+        classification: ClassificationLoss | None = None,
+        box_loss: Literal["giou", "l1", "smooth_l1"] = "giou",
+        box_weight: float = 1.0,
+        score_threshold: float = 0.0,
+        nms_iou: float = 0.6,
+        candidates_per_image: int = 1000,
+        detections_per_image: int = 100,
+    ) -> None:
+        super().__init__()
+        num_levels = len(backbone.levels)
+        if not 0 <= first_level <= num_levels - anchors.num_levels:
+            raise UserError(
+                f"anchors for {anchors.num_levels} levels from level {first_level} on, but the backbone has "
+                f"{num_levels} levels; give fewer levels of anchors or a smaller first_level"
+            )
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.anchors = anchors
+        self.coder = coder or BoxCoder()
+        self.matcher = matcher or ATSSMatcher()
+        self.classification = classification or HardNegativeBCE()
+        self.box_loss = box_loss
+        self.box_weight = box_weight
+        self.score_threshold = score_threshold
+        self.nms_iou = nms_iou
+        self.candidates_per_image = candidates_per_image
+        self.detections_per_image = detections_per_image
+
+        detection_levels = range(first_level, first_level + anchors.num_levels)
+        self.strides = [backbone.levels[index].stride for index in detection_levels]
+        self._build_neck(detection_levels, fpn_channels)
+        self.classification_head = ClassificationHead(fpn_channels, anchors.per_cell, num_classes, head_convs)
+        self.box_head = BoxHead(fpn_channels, anchors.per_cell, anchors.num_levels, head_convs)
+
+    def _build_neck(self, detection_levels: range, channels: int) -> None:
+        """The pyramid from the coarsest level down to the finest detection level, and nothing finer."""
+        start = detection_levels.start
+        levels = self.backbone.levels[start:]
+        self.fpn = FPN(levels, [channels] * len(levels), [index - start for index in detection_levels])
+
+    def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        """`classification` and `boxes`, weighted scalars, for images (B, C, D, H, W)."""
+        return self._box_losses(self._pyramid(image), self.valid_targets(targets))
+
+    @torch.no_grad()
+    def detect(self, image: Tensor) -> list[Detections]:
+        """Detections of each image (B, C, D, H, W), clipped to it, suppressed within classes, best score first."""
+        d, h, w = image.shape[2:]
+        return self._detections(self._pyramid(image), (d, h, w))
+
+    def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
+        """Features (B, C, d, h, w) of the detection levels, finest first."""
+        return self._fpn_outputs(image)
+
+    def _fpn_outputs(self, image: Tensor) -> list[Tensor]:
+        features = self.backbone(image)
+        return self.fpn(features[len(features) - len(self.fpn.lateral) :])
+
+    def _box_losses(self, pyramid: Sequence[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
+        logits, deltas = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, 6)
+        shapes = _shapes(pyramid)
+        anchors = self.anchors(shapes, self.strides, deltas.device)
+        per_level = self.anchors.per_level(shapes)
+
+        labels, positive_deltas, positive_anchors, positive_boxes = [], [], [], []
+        for index, target in enumerate(targets):
+            boxes, classes = target.boxes.to(anchors.device), target.labels.to(anchors.device)
+            matched = self.matcher(boxes, anchors, per_level, self.anchors.per_cell)  # (A,)
+            positive = torch.nonzero(matched >= 0)[:, 0]
+            of_anchor = matched.clamp(max=BACKGROUND)  # objects become -1 here and their class below; -2 stays
+            of_anchor[positive] = classes[matched[positive]]
+            labels.append(of_anchor)
+            positive_deltas.append(deltas[index, positive])
+            positive_anchors.append(anchors[positive])
+            positive_boxes.append(boxes[matched[positive]])
+        box_loss = self._box_loss(
+            torch.cat(positive_deltas).float(), torch.cat(positive_anchors), torch.cat(positive_boxes)
+        )
+        return {
+            "classification": self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets)),
+            # The sum over no positives is 0 with a gradient of 0, so the box head takes part in every step.
+            "boxes": self.box_weight * box_loss.sum() / max(1, len(box_loss)),
+        }
+
+    def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """Loss of each positive anchor (P,) float32."""
+        if self.box_loss == "giou":
+            return giou_loss(self.coder.decode(deltas, anchors), boxes)
+        formula = {"l1": l1_loss, "smooth_l1": smooth_l1_loss}[self.box_loss]
+        return formula(deltas, self.coder.encode(boxes, anchors))
+
+    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
+        logits, deltas = self.classification_head(pyramid).float(), self.box_head(pyramid)
+        anchors = self.anchors(_shapes(pyramid), self.strides, deltas.device)
+        return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, deltas, strict=True)]
+
+    def _of_image(self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:
+        # Top-k before decoding: most anchors are background, and decoding is what costs.
+        best = logits.flatten().topk(min(self.candidates_per_image, logits.numel()))
+        scores = best.values.sigmoid()
+        anchor, label = best.indices // self.num_classes, best.indices % self.num_classes
+        boxes = clip_boxes(self.coder.decode(deltas[anchor], anchors[anchor]), image_shape)
+        keep = (scores >= self.score_threshold) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+        found = Detections(boxes, scores, label)[torch.nonzero(keep)[:, 0]]
+        return classwise_nms(found, self.nms_iou)[: self.detections_per_image]
+
+
+def _shapes(pyramid: Sequence[Tensor]) -> list[Shape]:
+    return [(level.shape[2], level.shape[3], level.shape[4]) for level in pyramid]

@@ -1,0 +1,103 @@
+"""Classification losses over very many anchors of which few hold an object: which count, and how much."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medpretrain3d.description import Described
+from medpretrain3d.detection.losses import sigmoid_focal_loss
+
+IGNORED = -2
+BACKGROUND = -1
+
+
+class ClassificationLoss(Described):
+    """Anchors' logits and labels of a batch in, one weighted scalar out. Subclasses implement the call."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
+        """`logits` (N, K) and `labels` (N,) over the anchors of `num_images` images; BACKGROUND and IGNORED apply."""
+        raise NotImplementedError("a ClassificationLoss subclass implements the call")
+
+
+class HardNegativeBCE(ClassificationLoss):
+    """Binary cross-entropy on a sample of anchors with hard negatives, pooled over the batch (as nnDetection).
+
+    Positives are drawn at random up to their share of the sample; negatives at random from the `pool` times as many
+    hardest ones, as many as keep the share.
+
+    Args:
+        anchors_per_image: largest size of the sample.
+        positive_fraction: share of positives.
+        pool: how many times more of the hardest negatives are candidates than are drawn.
+        min_negatives_per_image: drawn also where the share would allow fewer: two negatives (nnDetection's number for
+            any batch without objects) teach little about scans in which nothing is to be found.
+        weight: factor of the loss.
+    """
+
+    def __init__(
+        self,
+        anchors_per_image: int = 32,
+        positive_fraction: float = 1 / 3,
+        pool: int = 20,
+        min_negatives_per_image: int = 8,
+        weight: float = 1.0,
+    ) -> None:
+        self.anchors_per_image = anchors_per_image
+        self.positive_fraction = positive_fraction
+        self.pool = pool
+        self.min_negatives_per_image = min_negatives_per_image
+        self.weight = weight
+
+    def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
+        """Mean over the sampled anchors and classes; see `ClassificationLoss`."""
+        sampled = self.sample(logits.detach().float(), labels, num_images)
+        logits = logits[sampled].float()
+        return self.weight * F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits))
+
+    def sample(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
+        """Indices of the sampled anchors: positives, then negatives."""
+        positives = torch.nonzero(labels >= 0)[:, 0]
+        num_positives = min(len(positives), round(self.anchors_per_image * num_images * self.positive_fraction))
+        positives = positives[_random_order(len(positives), logits)[:num_positives]]
+
+        hardness = torch.where(labels == BACKGROUND, logits.amax(dim=1), -torch.inf)
+        num_background = int((labels == BACKGROUND).sum())
+        num_negatives = max(
+            round(num_positives * (1 / self.positive_fraction - 1)), self.min_negatives_per_image * num_images
+        )
+        num_negatives = min(num_negatives, num_background)
+        hardest = hardness.topk(min(self.pool * num_negatives, num_background)).indices
+        return torch.cat([positives, hardest[_random_order(len(hardest), logits)[:num_negatives]]])
+
+
+class FocalLoss(ClassificationLoss):
+    """Focal loss over all anchors, divided by the number of positives (Lin et al., 2017).
+
+    Args:
+        alpha: weight of the positives; `1 - alpha` of the negatives.
+        gamma: how fast easy anchors fade.
+        weight: factor of the loss.
+    """
+
+    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, weight: float = 1.0) -> None:
+        self.alpha = alpha
+        self.gamma = gamma
+        self.weight = weight
+
+    def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
+        """Sum over anchors and classes per positive anchor; see `ClassificationLoss`."""
+        counted = labels != IGNORED
+        logits, labels = logits[counted].float(), labels[counted]
+        loss = sigmoid_focal_loss(logits, _one_hot(labels, logits), self.alpha, self.gamma).sum()
+        return self.weight * loss / (labels >= 0).sum().clamp(min=1)
+
+
+def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
+    """(N, K) with a 1 at the label; a row of zeros for background."""
+    return (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
+
+
+def _random_order(count: int, like: Tensor) -> Tensor:
+    return torch.randperm(count, device=like.device)

@@ -1,0 +1,1 @@
+"""What both stages share with Lightning: command line, run folder, optimisers, curves, tracking."""

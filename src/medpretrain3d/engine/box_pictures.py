@@ -1,0 +1,249 @@
+"""Boxes on slices of a volume: the truth and what was found.
+
+The volume is (D, H, W), canonical: D grows to superior, H to posterior, W to the patient's left. Shown the
+radiologist's way: anterior or superior on top, the patient's right on the left of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from medpretrain3d.engine.drawing import (
+    BACKGROUND,
+    DETECTION,
+    LETTERS_PX,
+    TEXT,
+    TRUTH,
+    VIEWS,
+    Colour,
+    Rgb,
+    font,
+    grey,
+    outlined,
+)
+
+LEFT_EDGE = ("R", "R", "A")  # what lies on the left of each view
+Volume = NDArray[np.floating[Any]]
+Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+def boxes_on_slices(
+    image: Volume,
+    spacing_mm: Sequence[float],
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    det_boxes: NDArray[Any],
+    det_scores: NDArray[Any],
+    det_labels: NDArray[Any],
+    classes: Sequence[str],
+    max_panels: int = 6,
+    panel_px: int = 320,
+) -> Rgb:
+    """Slices through the objects and the best detections: truth in solid blue, detections in dashed orange.
+
+    Up to `max_panels - 2` axial slices are chosen so that together they cut as many objects as possible, then as many
+    detections; closely framed, and listed from head to foot. Then one coronal and one sagittal slice of the whole.
+    Of the detections, the best `N + 3` are drawn, N being the number of objects; a score stands alone where the
+    detection meets an object of its class.
+
+    Args:
+        image: (D, H, W) in [-1, 1].
+        spacing_mm: along (D, H, W); panels have the patient's proportions.
+        boxes: (N, 6) true boxes in voxels, half-open.
+        labels: (N,) index into `classes`.
+        det_boxes: (M, 6) detections in voxels.
+        det_scores: (M,) in [0, 1].
+        det_labels: (M,) index into `classes`.
+        classes: names.
+        max_panels: at least 1; fewer than 3 leaves out the coronal and sagittal slices.
+        panel_px: pixels of a panel's longer edge.
+    """
+    marks = _marks(boxes, labels, det_boxes, det_scores, det_labels, classes)
+    num_axial = max_panels - 2 if max_panels >= 3 else max_panels
+    cuts = [(0, index) for index in sorted(_covering_slices(marks, 0, image.shape[0], num_axial), reverse=True)]
+    if max_panels >= 3:
+        cuts += [(axis, _covering_slices(marks, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
+    panels = [_panel(image, spacing_mm, marks, axis, index, panel_px) for axis, index in cuts]
+    return _sheet(panels, legend="solid: truth      dashed: detection, with its score")
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A box to draw, in voxels (6,), with its text; `score` is None for an object."""
+
+    box: NDArray[np.float64]
+    text: str
+    score: float | None = None
+
+    @property
+    def is_truth(self) -> bool:
+        return self.score is None
+
+    def is_cut(self, axis: int, index: int) -> bool:
+        return bool(self.box[axis] <= index + 0.5 < self.box[axis + 3])
+
+    def meets(self, box: NDArray[Any]) -> bool:
+        return bool((self.box[:3] < box[3:]).all() and (box[:3] < self.box[3:]).all())
+
+
+def _marks(
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    det_boxes: NDArray[Any],
+    det_scores: NDArray[Any],
+    det_labels: NDArray[Any],
+    classes: Sequence[str],
+) -> list[_Mark]:
+    marks = [_Mark(np.asarray(box, np.float64), classes[int(label)]) for box, label in zip(boxes, labels, strict=True)]
+    truths = list(zip(marks, labels, strict=True))
+    for i in np.argsort(-np.asarray(det_scores), kind="stable")[: len(truths) + 3]:
+        label, score = int(det_labels[i]), float(det_scores[i])
+        is_clear = any(truth.meets(det_boxes[i]) and int(other) == label for truth, other in truths)
+        text = f"{score:.2f}" if is_clear else f"{classes[label]} {score:.2f}"
+        marks.append(_Mark(np.asarray(det_boxes[i], np.float64), text, score))
+    return marks
+
+
+def _covering_slices(marks: list[_Mark], axis: int, size: int, count: int) -> list[int]:
+    """At most `count` slices that cut as many marks as possible, greedily; the middle one where there are none.
+
+    Objects choose first, so that pictures of one case from different detectors show the same slices.
+    """
+    chosen: list[int] = []
+    for wanted in ([m for m in marks if m.is_truth], [m for m in marks if not m.is_truth]):
+        missing = [mark for mark in wanted if not any(mark.is_cut(axis, index) for index in chosen)]
+        centres = sorted({int(np.clip((m.box[axis] + m.box[axis + 3]) / 2, 0, size - 1)) for m in missing})
+        while missing and len(chosen) < count:
+            gains = [sum(m.score or 1.0 for m in missing if m.is_cut(axis, index)) for index in centres]
+            if max(gains) == 0:
+                break  # what is left lies outside the volume
+            chosen.append(centres[int(np.argmax(gains))])
+            missing = [mark for mark in missing if not mark.is_cut(axis, chosen[-1])]
+    return chosen or [size // 2]
+
+
+def _panel(
+    image: Volume, spacing_mm: Sequence[float], marks: list[_Mark], axis: int, index: int, panel_px: int
+) -> tuple[str, Image.Image]:
+    rows, columns = (edge for edge in range(3) if edge != axis)
+    cut = [mark for mark in marks if mark.is_cut(axis, index)]
+    low, high = [0.0, 0.0], [float(image.shape[rows]), float(image.shape[columns])]
+    if axis == 0 and cut:
+        low, high = _frame(cut, (rows, columns), image.shape, spacing_mm)
+    size_mm = [(high[0] - low[0]) * spacing_mm[rows], (high[1] - low[1]) * spacing_mm[columns]]
+    px_per_mm = panel_px / max(size_mm)
+    window = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    plane = np.take(image, index, axis=axis)[window]
+    size = max(1, round(size_mm[1] * px_per_mm)), max(1, round(size_mm[0] * px_per_mm))
+    picture = Image.fromarray(grey(plane)).resize(size, Image.Resampling.BILINEAR)
+    is_flipped = axis != 0  # D grows upwards in the patient, rows grow downwards in the picture
+    if is_flipped:
+        picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    rectangles = []
+    for mark in cut:
+        top, bottom = ((mark.box[rows + side] - low[0]) * spacing_mm[rows] * px_per_mm for side in (0, 3))
+        left, right = ((mark.box[columns + side] - low[1]) * spacing_mm[columns] * px_per_mm for side in (0, 3))
+        if is_flipped:
+            top, bottom = size[1] - bottom, size[1] - top
+        rectangles.append((mark, (float(left), float(top), float(right), float(bottom))))
+    draw = ImageDraw.Draw(picture)
+    _draw_boxes(draw, rectangles, size)
+    outlined(draw, (5, size[1] / 2), LEFT_EDGE[axis], TEXT, anchor="lm")
+    _draw_scale(draw, size, px_per_mm)
+    return f"{VIEWS[axis]}, slice {index} of {image.shape[axis]}", picture
+
+
+def _frame(
+    marks: list[_Mark], axes: tuple[int, int], shape: Sequence[int], spacing_mm: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """What an axial panel shows: the marks with 30 mm around them, at least 160 mm, square where the slice allows."""
+    # 160 mm on 320 pixels: a nodule of 6 mm still has a box of 12 pixels.
+    hulls = [(min(m.box[a] for m in marks), max(m.box[a + 3] for m in marks)) for a in axes]
+    edge_mm = max(160.0, *((b - a) * spacing_mm[axis] + 60 for (a, b), axis in zip(hulls, axes, strict=True)))
+    low, high = [], []
+    for (a, b), axis in zip(hulls, axes, strict=True):
+        extent = min(float(np.ceil(edge_mm / spacing_mm[axis])), float(shape[axis]))
+        start = float(np.clip(np.floor((a + b - extent) / 2), 0, shape[axis] - extent))
+        low.append(start)
+        high.append(start + extent)
+    return low, high
+
+
+def _draw_boxes(
+    draw: ImageDraw.ImageDraw,
+    rectangles: list[tuple[_Mark, Rectangle]],
+    size: tuple[int, int],
+) -> None:
+    for mark, rectangle in rectangles:
+        if mark.is_truth:
+            draw.rectangle(rectangle, outline=TRUTH, width=2)
+    for mark, rectangle in rectangles:
+        if not mark.is_truth:
+            _dashed(draw, rectangle, DETECTION)
+    taken = [(size[0] - 120.0, size[1] - 24.0, float(size[0]), float(size[1]))]  # the scale bar
+    for mark, (left, top, right, bottom) in rectangles:
+        width, height = draw.textlength(mark.text, font(LETTERS_PX)), LETTERS_PX + 2
+        above, below = (left, top - height - 1), (left, bottom + 1)
+        beside = (right + 3, (top + bottom - height) / 2), (left - width - 3, (top + bottom - height) / 2)
+        wanted = [above, below, *beside] if mark.is_truth else [below, above, *beside]
+        inside = [
+            (float(np.clip(x, 1, max(1, size[0] - width - 1))), float(np.clip(y, 1, max(1, size[1] - height - 1))))
+            for x, y in wanted
+        ]
+        areas = [(x, y, x + width, y + height) for x, y in inside]
+        area = next((area for area in areas if not any(_overlap(area, other) for other in taken)), None)
+        if area is None and not mark.is_truth:
+            continue  # a crowd of labels is unreadable; the dashed box itself stays
+        area = area or areas[0]
+        taken.append(area)
+        outlined(draw, area[:2], mark.text, TRUTH if mark.is_truth else DETECTION)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _dashed(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Colour, dash_px: int = 6) -> None:
+    left, top, right, bottom = rectangle
+    for y in (top, bottom):
+        for x in np.arange(left, right, 2 * dash_px):
+            draw.line((x, y, min(x + dash_px, right), y), fill=colour, width=2)
+    for x in (left, right):
+        for y in np.arange(top, bottom, 2 * dash_px):
+            draw.line((x, y, x, min(y + dash_px, bottom)), fill=colour, width=2)
+
+
+def _draw_scale(draw: ImageDraw.ImageDraw, size: tuple[int, int], px_per_mm: float) -> None:
+    length_mm = next((mm for mm in (100, 50, 20, 10, 5) if mm * px_per_mm < size[0] / 3), 1)
+    right, bottom = size[0] - 8, size[1] - 8
+    draw.line((right - length_mm * px_per_mm, bottom, right, bottom), fill=TEXT, width=2)
+    outlined(draw, (right, bottom - 3), f"{length_mm} mm", TEXT, anchor="rs")
+
+
+def _sheet(panels: list[tuple[str, Image.Image]], legend: str) -> Rgb:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    gap, header, footer = 6, 20, 24
+    cell_width = max(panel.width for _, panel in panels) + gap
+    heights = [max(panel.height for _, panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
+    size = (columns * cell_width + gap, sum(heights) + rows * (header + gap) + footer)
+    canvas = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    top = 0
+    for row in range(rows):
+        for column, (title, panel) in enumerate(panels[row * columns : (row + 1) * columns]):
+            left = gap + column * cell_width + (cell_width - gap - panel.width) // 2
+            draw.text((left + 2, top + header / 2), title, TEXT, font(12), anchor="lm")
+            canvas.paste(panel, (left, top + header))
+        top += heights[row] + header + gap
+    solid, dashed = legend.split("      ")
+    y = top + footer / 2 - gap / 2
+    draw.text((gap + 2, y), solid, TRUTH, font(12), anchor="lm")
+    draw.text((gap + 22 + draw.textlength(solid, font(12)), y), dashed, DETECTION, font(12), anchor="lm")
+    return np.asarray(canvas)

@@ -1,0 +1,102 @@
+"""What is watched while a stage trains."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import WandbLogger
+
+from medpretrain3d.engine.pictures import reconstruction_strip, save_png
+
+
+class Throughput(L.Callback):
+    """Logs samples per second, the share of time spent waiting for data, and peak memory.
+
+    Args:
+        window: steps over which the figures are averaged.
+    """
+
+    def __init__(self, window: int = 10) -> None:
+        self.window = window
+        self._last_end: float | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waited = self._busy = 0.0
+        self._samples = self._steps = 0
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """The time since the last step ended was spent waiting for this batch."""
+        self._start = time.perf_counter()
+        if self._last_end is not None:
+            self._waited += self._start - self._last_end
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log when the window is full."""
+        self._last_end = time.perf_counter()
+        self._busy += self._last_end - self._start
+        self._samples += _batch_size(batch) * trainer.world_size
+        self._steps += 1
+        if self._steps == self.window:
+            elapsed = self._waited + self._busy
+            module.log_dict(
+                {
+                    "perf/samples_per_s": self._samples / elapsed,
+                    "perf/data_wait_share": self._waited / elapsed,
+                    "perf/peak_memory_gb": _peak_memory_gb(module.device),
+                }
+            )
+            self._reset()
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Validation is not waiting for data."""
+        self._last_end = None
+
+
+class Previews(L.Callback):
+    """Saves a strip of pictures (input, masked, restored, error) of the first validation crop, always the same one.
+
+    Args:
+        folder: where `step_0000500.png` and the like go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draw once per validation, on the first process."""
+        preview = outputs.get("preview") if isinstance(outputs, dict) else None
+        if batch_idx or not preview or not trainer.is_global_zero:
+            return
+        volumes = {name: volume.float().cpu().numpy() for name, volume in preview.items()}
+        picture = reconstruction_strip(volumes["input"], volumes["masked"], volumes["restored"])
+        save_png(self.folder / f"step_{trainer.global_step:07d}.png", picture)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("val/reconstruction", [picture], step=trainer.global_step)
+
+
+def _batch_size(batch: Any) -> int:
+    first = batch["image"] if isinstance(batch, dict) else batch[0]
+    return int(first.shape[0])
+
+
+def _peak_memory_gb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB

@@ -1,0 +1,53 @@
+"""What every picture is drawn with: colours, grey levels, heat colours, letters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Rgb = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+# Blue and orange stay apart for every kind of colour blindness (Okabe and Ito, 2008); dashes survive a grey print.
+TRUTH: Colour = (86, 180, 233)
+DETECTION: Colour = (255, 170, 40)
+BACKGROUND: Colour = (17, 19, 22)
+TEXT: Colour = (225, 228, 232)
+HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
+LETTERS_PX = 13  # still read at half size, two pictures side by side on a page
+VIEWS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
+
+
+def grey(plane: NDArray[Any]) -> Rgb:
+    """Grey levels (H, W, 3) of values in [-1, 1]; what lies outside is cut off."""
+    level = np.nan_to_num((plane.astype(np.float64) + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
+    return np.repeat(level[..., None], 3, axis=2)
+
+
+def heat(share: NDArray[np.float64]) -> Rgb:
+    """Colour of values in [0, 1]: black over purple and orange to pale yellow."""
+    place = np.nan_to_num(share, nan=1.0).clip(0, 1) * (len(HEAT) - 1)
+    steps = np.arange(len(HEAT))
+    return np.stack([np.interp(place, steps, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+
+
+def font(size_px: int) -> Any:
+    """The letters that come with Pillow."""
+    return ImageFont.load_default(size_px)
+
+
+def upright(text: str) -> Image.Image:
+    """A label that reads from bottom to top."""
+    label = Image.new("RGB", (60, 16), BACKGROUND)
+    ImageDraw.Draw(label).text((30, 8), text, TEXT, font(12), anchor="mm")
+    return label.transpose(Image.Transpose.ROTATE_90)
+
+
+def outlined(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, anchor: str = "la"
+) -> None:
+    """Letters with a black rim, readable on bone and on air."""
+    draw.text(place, text, colour, font(LETTERS_PX), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))

@@ -1,0 +1,92 @@
+"""A run: its name, its folder, and the facts that are written about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medpretrain3d.atomic import write_text
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run belongs. Its folder is `<root>/<group>/<name>`."""
+
+    name: str = "run"
+    group: str = "default"
+    """One experiment; its runs are compared with each other."""
+    root: str = "runs"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto`: online when WANDB_API_KEY is set, offline otherwise."""
+    share_machine: bool = False
+    """Whether host name, paths and command line may go to wandb."""
+    restart: bool = False
+    """Throw away an earlier run in this folder instead of continuing it."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.root) / self.group / self.name
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state an interrupted run continues from."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+class RunFile:
+    """`run.json`: flat facts, written when a run starts and completed when it ends.
+
+    Minutes add up over resumes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = Path(folder) / "run.json"
+        self._started = time.monotonic()
+        self._earlier_minutes = float(self.read().get("minutes", 0.0))
+
+    def read(self) -> dict[str, Any]:
+        """The facts so far; empty before the first write."""
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def update(self, **facts: Any) -> None:
+        """Add or replace facts; the file is complete at any moment."""
+        minutes = self._earlier_minutes + (time.monotonic() - self._started) / 60
+        merged = {**self.read(), **facts, "minutes": round(minutes, 2)}
+        write_text(self.path, json.dumps(merged, indent=2) + "\n")
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run ended well."""
+    return bool(RunFile(folder).read().get("finished", False))
+
+
+def git_sha() -> str:
+    """Commit of the checkout, with `+changes` when files differ from it; `unknown` outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        sha = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{sha}+changes" if status.stdout.strip() else sha
+
+
+def machine() -> str:
+    """What computed, in the words of a results table: cores or GPUs, never a host name."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {platform.machine()}, no GPU"

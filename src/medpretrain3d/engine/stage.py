@@ -1,0 +1,214 @@
+"""The command line both stages share: LightningCLI, a run folder, curves, tracking, checkpoints, resume."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # read when jsonargparse is imported
+
+import difflib
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers.logger import Logger
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.engine.callbacks import Throughput
+from medpretrain3d.engine.curves import CurveLogger
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
+from medpretrain3d.engine.tracking import wandb_logger
+from medpretrain3d.errors import UserError
+
+
+class OneLineParser(LightningArgumentParser):
+    """Says what is wrong with a configuration in one line and names the nearest key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]  # never returns
+        """Raise the message, shortened to its cause."""
+        raise UserError(_one_line(str(ex or message), self))
+
+
+class StageCLI(LightningCLI):
+    """LightningCLI with the conventions of this project.
+
+    Args:
+        model_class: the stage's LightningModule.
+        datamodule_class: the stage's LightningDataModule.
+        job_type: `pretrain` or `finetune`.
+        args: command line, default `sys.argv`.
+    """
+
+    def __init__(
+        self,
+        model_class: type[L.LightningModule],
+        datamodule_class: type[L.LightningDataModule],
+        job_type: str,
+        args: Sequence[str] | None = None,
+    ) -> None:
+        self.job_type = job_type
+        super().__init__(
+            model_class,
+            datamodule_class,
+            parser_class=OneLineParser,
+            save_config_callback=None,  # written into the run's own folder below
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # bundles and encoder files carry descriptions instead
+            trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+            args=list(args) if args is not None else None,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only `fit`; testing closes a fine-tuning run by itself."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run's place, and one seed for everything."""
+        parser.add_class_arguments(RunConfig, "run")
+        parser.link_arguments("seed_everything", "data.seed")
+
+    @property
+    def run(self) -> RunConfig:
+        """Where this run belongs."""
+        return self._get(self.config_init, "run")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer, with loggers, checkpoints and a precision that suits the hardware."""
+        run, asked = self.run, self._get(self.config_init, "trainer")
+        self._open_folder()
+        facts = self.facts()
+        loggers: list[Logger] = [CurveLogger(run.folder)]
+        tracker = wandb_logger(run, run.folder, self.job_type, facts)
+        if tracker is not None:
+            loggers.append(tracker)
+        interval = asked.get("val_check_interval")
+        checkpoints = ModelCheckpoint(
+            dirpath=run.folder / "checkpoints",
+            filename=run.checkpoint.stem,
+            every_n_train_steps=interval if isinstance(interval, int) else 100,
+            enable_version_counter=False,
+            save_on_exception=True,
+        )
+        kwargs.setdefault("logger", loggers)
+        kwargs.setdefault("default_root_dir", str(run.folder))
+        kwargs.setdefault("use_distributed_sampler", False)  # batches are a function of the position, rank included
+        kwargs.setdefault("enable_model_summary", False)
+        if asked.get("precision") is None:
+            kwargs.setdefault("precision", default_precision())
+        if asked.get("max_steps", -1) < 1:
+            raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.extend([checkpoints, Throughput()])
+        return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, continuing an interrupted run of the same name and configuration."""
+        run = self.run
+        resume = str(run.checkpoint) if run.checkpoint.exists() else None
+        if self.trainer.is_global_zero:
+            if resume:
+                print(f"{run.folder}: continuing an interrupted run from {run.checkpoint}")
+            RunFile(run.folder).update(**self.facts())
+        self.trainer.fit(**kwargs, ckpt_path=resume)
+        if self.trainer.interrupted:
+            raise SystemExit(130)
+
+    def facts(self) -> dict[str, Any]:
+        """Flat facts about the run: names that dashboards and the report filter by."""
+        run = self.run
+        trainer = self._get(self.config_init, "trainer")
+        return {
+            "stage": self.job_type,
+            "name": run.name,
+            "group": run.group,
+            "seed": self._get(self.config, "seed_everything"),
+            "budget_steps": trainer.get("max_steps"),
+            "git_sha": git_sha(),
+            "machine": machine(),
+            "finished": False,
+            **self.datamodule.facts(),
+            **self.model.facts(),
+        }
+
+    def _open_folder(self) -> None:
+        """Make the run's folder, or agree with what is in it.
+
+        Raises:
+            UserError: a finished run is there, or one with another configuration.
+        """
+        run = self.run
+        if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("SLURM_LOCALID", "0") != "0":
+            return  # the first process of the node has done it
+        config = self.config_text()
+        path = run.folder / "config.yaml"
+        if run.restart and run.folder.exists():
+            shutil.rmtree(run.folder)
+        if is_finished(run.folder):
+            raise UserError(f"{run.folder}: this run is finished; give another run.name, or run.restart=true to repeat it")
+        if path.exists() and run.checkpoint.exists() and _comparable(path.read_text()) != _comparable(config):
+            raise UserError(
+                f"{run.folder}: holds an interrupted run with another configuration; give another run.name, "
+                "or run.restart=true to throw it away"
+            )
+        write_text(path, config)
+
+    def config_text(self) -> str:
+        """The whole configuration, defaults included, as YAML."""
+        config = self.config.get(str(self.subcommand), self.config)
+        return self._parser(self.subcommand).dump(config, skip_none=False)
+
+
+def default_precision() -> str:
+    """bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
+    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage's program: bad input ends it with one line and exit code 2."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _comparable(config: str) -> str:
+    """The configuration without what may change on resuming."""
+    return re.sub(r"(?m)^  restart: .*\n|^#.*\n", "", config)
+
+
+def _one_line(message: str, parser: LightningArgumentParser) -> str:
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    text = re.sub(r"\s+", " ", " ".join(lines))
+    unknown = re.search(r"[Kk]ey '([\w.]+)' is not expected|Unrecognized arguments: --([\w.]+)", text)
+    if unknown:
+        key = (unknown.group(1) or unknown.group(2)).rpartition(".")[2]
+        known = {action.dest.rpartition(".")[2] for action in parser._actions}
+        close = difflib.get_close_matches(key, sorted(known | _constructor_names()), n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"configuration: unknown key '{key}'{hint} ({text[:300]})"
+    return f"configuration: {text[:600]}"
+
+
+def _constructor_names() -> set[str]:
+    """Argument names of every described class that is imported: what a nested key may have meant."""
+    from inspect import signature
+
+    from medpretrain3d.description import Described
+
+    def below(cls: type) -> set[type]:
+        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+
+    return {name for cls in below(Described) for name in signature(cls.__init__).parameters}

@@ -1,0 +1,75 @@
+"""Weights & Biases, with nothing leaving the machine that was not asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import WandbLogger
+
+from medpretrain3d.engine.run import RunConfig
+
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+PROJECT = "medpretrain3d"
+
+
+def wandb_mode(asked: WandbMode) -> Literal["online", "offline", "disabled"]:
+    """`auto` is online when an API key is set and offline otherwise; `WANDB_MODE` in the environment wins."""
+    from_environment = os.environ.get("WANDB_MODE")
+    if from_environment in ("online", "offline", "disabled"):
+        return from_environment  # type: ignore[return-value]  # narrowed by the line above
+    if asked == "auto":
+        return "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    return asked
+
+
+def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str, Any]) -> WandbLogger | None:
+    """A logger whose run carries the names the study compares by; None when tracking is off.
+
+    By default the run holds metrics, pictures and `facts`, but no host name, path, command line, code or package list
+    (`run.share_machine=true` sends them).
+
+    Args:
+        run: where the run belongs.
+        folder: the run's folder; wandb's files go below it.
+        job_type: `pretrain` or `finetune`.
+        facts: flat configuration of the run.
+    """
+    mode = wandb_mode(run.wandb)
+    if mode == "disabled":
+        return None
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    private = {
+        "x_disable_meta": True,
+        "x_disable_machine_info": True,
+        "x_disable_stats": True,
+        "x_save_requirements": False,
+        "disable_git": True,
+        "disable_code": True,
+        "console": "off",
+        "host": "redacted",
+    }
+    settings = wandb.Settings(init_timeout=30, **({} if run.share_machine else private))
+    arguments: dict[str, Any] = {
+        "project": PROJECT,
+        "group": run.group,
+        "job_type": job_type,
+        "name": run.name,
+        "tags": [str(facts[key]) for key in ("paradigm", "corpus", "backbone", "dataset") if facts.get(key)],
+        "config": dict(facts),
+        "settings": settings,
+        "dir": str(folder),
+    }
+    logger = WandbLogger(save_dir=str(folder), offline=mode == "offline", **arguments)
+    if mode == "online":
+        try:
+            _ = logger.experiment
+        except Exception as error:  # wandb raises many kinds when the network is away; training goes on without it
+            print(f"wandb: cannot reach the server ({type(error).__name__}); this run is kept offline, see wandb sync")
+            logger = WandbLogger(save_dir=str(folder), offline=True, **arguments)
+    return logger

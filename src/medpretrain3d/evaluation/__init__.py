@@ -1,0 +1,18 @@
+"""Scores of detections: AP and mAP, FROC, bootstrap intervals over scans, paired comparison."""
+
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.comparison import compare
+from medpretrain3d.evaluation.detection import evaluate
+from medpretrain3d.evaluation.files import PredictionFile, TargetFile, pair, read_predictions, read_targets
+
+__all__ = [
+    "PredictedCase",
+    "PredictionFile",
+    "TargetCase",
+    "TargetFile",
+    "compare",
+    "evaluate",
+    "pair",
+    "read_predictions",
+    "read_targets",
+]

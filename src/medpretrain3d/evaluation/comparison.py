@@ -1,0 +1,84 @@
+"""Is the difference of two sets of predictions more than the choice of scans?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.evaluation.bootstrap import (
+    CONFIDENCE,
+    NUM_BOOTSTRAP,
+    check_resampling,
+    percentile_interval,
+    two_sided_p,
+)
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.detection import (
+    MAP_KEY,
+    ap_key,
+    bootstrap_metrics,
+    froc_score_key,
+    match_data_set,
+    metrics,
+)
+
+COMPARED = (MAP_KEY, ap_key(0.1), ap_key(0.5), froc_score_key(0.1))
+"""The metrics a comparison reports."""
+
+
+def compare(
+    predictions_a: Sequence[PredictedCase | Detections],
+    predictions_b: Sequence[PredictedCase | Detections],
+    targets: Sequence[TargetCase | Targets],
+    classes: Sequence[str],
+    num_bootstrap: int = NUM_BOOTSTRAP,
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Any]:
+    """Paired bootstrap over scans of the differences B - A.
+
+    Both sets are scored on the same resampled scans, so that what makes a scan hard cancels. A FROC score without any
+    hit counts as 0 here.
+
+    Args:
+        predictions_a: detections of each scan, the reference.
+        predictions_b: detections of each scan, the challenger.
+        targets: objects of each scan.
+        classes: name of each label.
+        num_bootstrap: replicates.
+        seed: of the resampling.
+        confidence: of the intervals.
+
+    Returns:
+        `differences`: per key of `COMPARED` a dict `a`, `b`, `difference` (b - a), `interval`, `p_value` (see
+        `two_sided_p`); and `num_cases`, `num_bootstrap`, `seed`, `confidence`.
+
+    Raises:
+        UserError: as `evaluate`, or no replicates.
+    """
+    check_resampling(num_bootstrap, seed, confidence, at_least=1)
+    a = match_data_set(predictions_a, targets, classes)
+    b = match_data_set(predictions_b, targets, classes)
+    once = np.ones((1, a.num_scans))
+    value_a, value_b = metrics(a, once), metrics(b, once)
+    replicates_a, replicates_b = bootstrap_metrics(a, num_bootstrap, seed), bootstrap_metrics(b, num_bootstrap, seed)
+    differences = {}
+    for key in COMPARED:
+        replicates = replicates_b[key] - replicates_a[key]
+        differences[key] = {
+            "a": float(value_a[key][0]),
+            "b": float(value_b[key][0]),
+            "difference": float(value_b[key][0] - value_a[key][0]),
+            "interval": percentile_interval(replicates[:, None], confidence)[:, 0].tolist(),
+            "p_value": two_sided_p(replicates),
+        }
+    return {
+        "differences": differences,
+        "num_cases": a.num_scans,
+        "num_bootstrap": num_bootstrap,
+        "seed": seed,
+        "confidence": confidence,
+    }

@@ -1,0 +1,187 @@
+"""Prediction and target files: JSON with the classes and one entry per scan.
+
+    {"classes": ["nodule"], "frame": "lps_mm",
+     "predictions": [{"case": "a", "boxes": [[x0, y0, z0, x1, y1, z1]], "scores": [0.9], "labels": [0]}]}
+
+A target file has `targets` in place of `predictions` and no scores. `format`, `frame`, `axes` and `case` are optional;
+other keys are ignored. Entries are paired by `case` where both files name their cases, else by order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, predicted_case, target_case
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """The detections of several scans. `frame` and `axes` are None where the file does not state them."""
+
+    path: Path
+    classes: tuple[str, ...]
+    frame: str | None
+    axes: str | None
+    has_names: bool
+    cases: tuple[PredictedCase, ...]
+
+
+@dataclass(frozen=True)
+class TargetFile:
+    """The objects of several scans. `frame` and `axes` are None where the file does not state them."""
+
+    path: Path
+    classes: tuple[str, ...]
+    frame: str | None
+    axes: str | None
+    has_names: bool
+    cases: tuple[TargetCase, ...]
+
+
+def read_predictions(path: Path | str) -> PredictionFile:
+    """Read what was found.
+
+    Raises:
+        UserError: the file is missing or not JSON, a key is missing, a box, score or label is wrong, a case is there
+            twice; names the file, the case and the index.
+    """
+    header = _read(Path(path), "predictions")
+    cases = tuple(
+        _named(header.path, predicted_case, name, entry["boxes"], entry["scores"], entry["labels"], header.classes)
+        for name, entry in header.entries("boxes", "scores", "labels")
+    )
+    return PredictionFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
+
+
+def read_targets(path: Path | str) -> TargetFile:
+    """Read what was to be found. Raises as `read_predictions`."""
+    header = _read(Path(path), "targets")
+    cases = tuple(
+        _named(header.path, target_case, name, entry["boxes"], entry["labels"], header.classes)
+        for name, entry in header.entries("boxes", "labels")
+    )
+    return TargetFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
+
+
+def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase]:
+    """The predicted cases in the order of the target cases.
+
+    A scan that one of the files does not list is an error, in both directions: leaving it out would change the score
+    without a word. A scan in which nothing was found is an entry with empty lists.
+
+    Raises:
+        UserError: classes, frames or axes differ, or a case has no partner.
+    """
+    if predictions.classes != targets.classes:
+        unknown = [name for name in predictions.classes if name not in targets.classes]
+        raise UserError(
+            f"{predictions.path}: classes {list(predictions.classes)} differ from {list(targets.classes)} of "
+            f"{targets.path}{f', unknown: {unknown}' if unknown else ''}; both files must list the same in one order"
+        )
+    for what in ("frame", "axes"):
+        ours, theirs = getattr(predictions, what), getattr(targets, what)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise UserError(
+                f"{predictions.path}: {what} is '{ours}' but '{theirs}' in {targets.path}; both must have the same"
+            )
+    if not (predictions.has_names and targets.has_names):
+        if len(predictions.cases) != len(targets.cases):
+            raise UserError(
+                f"{predictions.path}: {len(predictions.cases)} entries but {len(targets.cases)} in {targets.path}; "
+                "give one entry per scan, or name the scans by `case` in both files"
+            )
+        return [
+            PredictedCase(target.case, found.boxes, found.scores, found.labels)
+            for found, target in zip(predictions.cases, targets.cases, strict=True)
+        ]
+    by_name = {found.case: found for found in predictions.cases}
+    missing = [target.case for target in targets.cases if target.case not in by_name]
+    if missing:
+        raise UserError(
+            f"{predictions.path}: no entry for {_some(missing)} of {targets.path}; "
+            "list a scan without detections with empty boxes, scores and labels"
+        )
+    extra = sorted(by_name.keys() - {target.case for target in targets.cases})
+    if extra:
+        raise UserError(
+            f"{predictions.path}: {_some(extra)} not in {targets.path}; "
+            "list a scan without objects with empty boxes and labels, or remove the entry"
+        )
+    return [by_name[target.case] for target in targets.cases]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A file whose frame is checked and whose entries are not."""
+
+    path: Path
+    key: str
+    classes: tuple[str, ...]
+    frame: str | None
+    axes: str | None
+    content: list[Mapping[str, Any]]
+
+    @property
+    def has_names(self) -> bool:
+        return bool(self.content) and all("case" in entry for entry in self.content)
+
+    def entries(self, *keys: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """Name and content of every entry, once it is known to have the keys."""
+        named = []
+        for index, entry in enumerate(self.content):
+            missing = [key for key in keys if key not in entry]
+            if missing:
+                raise UserError(
+                    f"{self.path}: entry {index} of '{self.key}' has no '{missing[0]}'; it needs {list(keys)}"
+                )
+            named.append((str(entry.get("case", index)), entry))
+        return named
+
+
+def _read(path: Path, key: str) -> _Header:
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"{path}: no such file; give the JSON file with the {key}") from error
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read (permission denied)") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); give the JSON file with the {key}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, must be an object with 'classes' and '{key}'")
+    for needed in ("classes", key):
+        if needed not in content:
+            raise UserError(f"{path}: has no '{needed}'; a {key} file needs 'classes' and '{key}'")
+        if not isinstance(content[needed], list) or not content[needed]:
+            raise UserError(f"{path}: '{needed}' must be a list with at least one entry")
+    classes = tuple(map(str, content["classes"]))
+    if len(set(classes)) != len(classes):
+        raise UserError(f"{path}: classes {list(classes)} name one class twice; each label needs a name of its own")
+    wrong = [index for index, entry in enumerate(content[key]) if not isinstance(entry, dict)]
+    if wrong:
+        raise UserError(f"{path}: entry {wrong[0]} of '{key}' must be an object with boxes and labels")
+    names = [str(entry["case"]) for entry in content[key] if "case" in entry]
+    if names and len(names) != len(content[key]):
+        raise UserError(f"{path}: {len(names)} of {len(content[key])} entries have a 'case'; name all of them or none")
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
+    if twice:
+        raise UserError(f"{path}: case '{twice[0]}' is listed twice; give one entry per scan")
+    return _Header(path, key, classes, content.get("frame"), content.get("axes"), content[key])
+
+
+def _named(path: Path, make: Any, *arguments: Any) -> Any:
+    try:
+        return make(*arguments)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:limit])
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{'case' if len(names) == 1 else f'{len(names)} cases:'} {shown}{rest}"

@@ -1,0 +1,30 @@
+"""From a scan to boxes: tiles, mirrored views, merging, the detector bundle and what is written out of it."""
+
+from __future__ import annotations
+
+from medpretrain3d.inference.bundle import Bundle, Preprocessing, load_bundle, save_bundle
+from medpretrain3d.inference.clustering import weighted_box_clustering
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.merging import Sightings, merge_sightings
+from medpretrain3d.inference.predictor import Predictor
+from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes
+from medpretrain3d.inference.tiles import tile_starts
+from medpretrain3d.inference.writers import Prediction, predictions_json, write_predictions
+
+__all__ = [
+    "Bundle",
+    "InferenceConfig",
+    "Prediction",
+    "Predictor",
+    "Preprocessing",
+    "Sightings",
+    "detect_volume",
+    "load_bundle",
+    "merge_sightings",
+    "mirror_boxes",
+    "predictions_json",
+    "save_bundle",
+    "tile_starts",
+    "weighted_box_clustering",
+    "write_predictions",
+]

@@ -1,0 +1,219 @@
+"""The detector bundle: a folder with weights and everything that prediction needs to know, and no training code.
+
+`detector.safetensors` holds the weights, `bundle.json` the description of the network, its classes, the preprocessing
+of its images, how inference is done and where it all came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medpretrain3d import __version__
+from medpretrain3d.atomic import finished_folder
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.description import build, describe
+from medpretrain3d.detection.base import Detector
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.config import InferenceConfig
+
+FORMAT = "medpretrain3d-bundle"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What is done to a scan before the network sees it.
+
+    Args:
+        patch: (D, H, W) of the tiles, as in training.
+        spacing_mm: along (D, H, W), to which scans are resampled; `None` keeps each scan's own.
+        window: from HU to the network's input.
+        num_channels: of the image.
+        pad_hu: fills a tile behind the end of a scan smaller than the patch.
+    """
+
+    patch: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+    window: Window = Window()  # noqa: RUF009 (immutable)
+    num_channels: int = 1
+    pad_hu: int = -1024
+
+    @property
+    def pad_value(self) -> float:
+        """`pad_hu` as the network sees it."""
+        return float(self.window(np.array([self.pad_hu], dtype=np.int16))[0])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the window as its description."""
+        spacing_mm = None if self.spacing_mm is None else list(self.spacing_mm)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return own | {"patch": list(self.patch), "spacing_mm": spacing_mm, "window": describe(self.window)}
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any]) -> Preprocessing:
+        """Inverse of `to_json`; what has a default may be absent."""
+        known = dict(document) | {"patch": tuple(document["patch"])}
+        if document.get("spacing_mm") is not None:
+            known["spacing_mm"] = tuple(document["spacing_mm"])
+        if "window" in document:
+            known["window"] = build(document["window"])
+        return Preprocessing(**known)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A detector with all that is needed to use it."""
+
+    detector: Detector
+    """In evaluation mode, on the CPU."""
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    inference: InferenceConfig
+    provenance: dict[str, Any]
+    """Where it came from: commit, encoder, training, data, licence."""
+    sha256: str
+    """Of `bundle.json`, which holds the sha256 of the weights: two bundles with the same one predict the same."""
+
+
+def save_bundle(
+    folder: Path,
+    detector: Detector,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    inference: InferenceConfig | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> str:
+    """Write a bundle, complete or not at all.
+
+    Args:
+        folder: where it goes.
+        detector: any detector of this package, built from described parts.
+        classes: names, in the order of the labels.
+        preprocessing: of its training images.
+        inference: `None` is `InferenceConfig()`.
+        provenance: plain data; by custom `git_commit`, `encoder_sha256` (or None), `training` (configuration hash and
+            steps), `data_fingerprint`, `licence`. The version of this package is added.
+        replace: whether an existing folder gives way once the new one is complete.
+
+    Returns:
+        The bundle's sha256, by which predictions refer to it.
+
+    Raises:
+        UserError: the number of classes is not the detector's, or `folder` exists and `replace` is False.
+    """
+    from safetensors.torch import save
+
+    _check_classes(classes, detector)
+    # safetensors refuses tensors that share memory, hence the clones.
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in detector.state_dict().items()}
+    payload = save(weights)
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "detector": describe(detector),
+        "weights_sha256": hashlib.sha256(payload).hexdigest(),
+        "classes": list(classes),
+        "preprocessing": preprocessing.to_json(),
+        "inference": asdict(inference or InferenceConfig()),
+        "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
+    }
+    text = (json.dumps(document, indent=2) + "\n").encode()
+    with finished_folder(folder, replace=replace) as unfinished:
+        (unfinished / "detector.safetensors").write_bytes(payload)
+        (unfinished / "bundle.json").write_bytes(text)
+    return hashlib.sha256(text).hexdigest()
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle and build its detector.
+
+    Raises:
+        UserError: the folder is missing or no bundle, was written by a newer version, its weights are not the ones
+            `bundle.json` speaks of, or they do not fit the network it describes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    document, text = _read_document(folder)
+    weights_path = folder / "detector.safetensors"
+    payload = weights_path.read_bytes()
+    if hashlib.sha256(payload).hexdigest() != document.get("weights_sha256"):
+        raise UserError(
+            f"{weights_path}: its sha256 differs from the one in bundle.json; copy the folder again or export the "
+            "bundle again"
+        )
+    try:
+        weights = load(payload)
+    except SafetensorError as error:
+        raise UserError(f"{weights_path}: not a safetensors file ({error}); copy the folder again") from error
+    try:
+        detector = build(document["detector"])
+        preprocessing = Preprocessing.from_json(document["preprocessing"])
+        inference = InferenceConfig(**document["inference"])
+        classes, provenance = tuple(document["classes"]), dict(document["provenance"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / 'bundle.json'}: incomplete or damaged ({error!r}); export the bundle again"
+        ) from error
+    if not isinstance(detector, Detector):
+        raise UserError(f"{folder / 'bundle.json'}: describes a {type(detector).__name__}, wanted a detector")
+    _check_classes(classes, detector)
+    _load_weights(detector, weights, weights_path)
+    sha256 = hashlib.sha256(text).hexdigest()
+    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256)
+
+
+def _read_document(folder: Path) -> tuple[dict[str, Any], bytes]:
+    path = folder / "bundle.json"
+    if not path.is_file() or not (folder / "detector.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no detector bundle here, wanted a folder with bundle.json and detector.safetensors as a "
+            "fine-tuning run writes it"
+        )
+    text = path.read_bytes()
+    try:
+        document = json.loads(text)
+        found = (document["format"], int(document["version"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable as a bundle ({error!r}); export the bundle again") from error
+    if found[0] != FORMAT or found[1] > VERSION:
+        raise UserError(
+            f"{path}: got {found[0]} version {found[1]}, wanted {FORMAT} up to version {VERSION}; update medpretrain3d "
+            "or export the bundle again"
+        )
+    return document, text
+
+
+def _check_classes(classes: Sequence[str], detector: Detector) -> None:
+    if len(classes) != detector.num_classes:
+        raise UserError(
+            f"{len(classes)} class names for a detector of {detector.num_classes} classes; give one name per class"
+        )
+
+
+def _load_weights(detector: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Every tensor of the network from the file and nothing left over, or an error that names the first that fails."""
+    wanted = detector.state_dict()
+    faults = {
+        "missing": sorted(wanted.keys() - weights.keys()),
+        "unused": sorted(weights.keys() - wanted.keys()),
+        "of another shape": sorted(
+            f"{name}: file {tuple(weights[name].shape)}, network {tuple(wanted[name].shape)}"
+            for name in wanted.keys() & weights.keys()
+            if wanted[name].shape != weights[name].shape
+        ),
+    }
+    told = [f"{len(names)} tensors {fault} ({names[0]})" for fault, names in faults.items() if names]
+    if told:
+        raise UserError(f"{path}: does not fit the network of bundle.json: {'; '.join(told)}; export the bundle again")
+    detector.load_state_dict(weights)

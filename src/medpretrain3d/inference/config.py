@@ -1,0 +1,58 @@
+"""How a volume is looked at and how what is seen becomes one list of boxes: the choices of prediction."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from medpretrain3d.errors import UserError
+
+Merge = Literal["nms", "wbc"]
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How tiles and views are laid out and merged.
+
+    Args:
+        overlap: least fraction of a tile that it shares with its neighbour. From 0.5 on, every object up to half a
+            patch is seen whole by some tile.
+        merge: `nms` keeps the best box of an object, `wbc` makes a weighted mean (weighted box clustering).
+        nms_iou: overlap within a class above which two boxes are one object, for either way of merging.
+        score_threshold: detections below it are left out, before and after merging. The default keeps what curves of
+            precision or sensitivity need; raise it to read boxes by eye, set 0 for all of them.
+        mirror_axes: axes (0 = D, 1 = H, 2 = W) along which mirrored views are seen too, in all combinations: three axes
+            cost eight times as much. Leave an axis out if classes differ by side.
+        max_per_class: detections returned per class at most.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    overlap: float = 0.5
+    merge: Merge = "nms"
+    nms_iou: float = 0.3
+    score_threshold: float = 0.02
+    mirror_axes: tuple[int, ...] = ()
+    max_per_class: int = 100
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mirror_axes", tuple(self.mirror_axes))  # a list where it comes from JSON
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"overlap {self.overlap}: must be at least 0 and below 1; 0.5 is usual")
+        if self.merge not in get_args(Merge):
+            raise UserError(f"merge '{self.merge}': must be one of {', '.join(get_args(Merge))}")
+        for name in ("nms_iou", "score_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}: must lie in 0 .. 1")
+        if len(set(self.mirror_axes)) != len(self.mirror_axes) or not set(self.mirror_axes) <= {0, 1, 2}:
+            raise UserError(f"mirror_axes {self.mirror_axes}: must be different axes out of 0 (D), 1 (H) and 2 (W)")
+        if self.max_per_class < 1:
+            raise UserError(f"max_per_class {self.max_per_class}: must be at least 1")
+
+    @property
+    def views(self) -> list[tuple[int, ...]]:
+        """The axes mirrored in each view, the plain view first."""
+        axes = sorted(self.mirror_axes)
+        return [view for count in range(len(axes) + 1) for view in itertools.combinations(axes, count)]

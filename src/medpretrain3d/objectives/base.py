@@ -1,0 +1,48 @@
+"""The contract of every pretraining task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from medpretrain3d.backbones import Backbone
+from medpretrain3d.description import Described
+
+Batch = Mapping[str, Tensor]
+"""What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample."""
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """What one step of a task returns."""
+
+    loss: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    """Named scalars for the curves, detached."""
+    preview: dict[str, Tensor] = field(default_factory=dict)
+    """Named volumes (D, H, W) of the first sample to look at, detached; empty where there is nothing to see."""
+
+
+class Objective(Described, nn.Module):
+    """A pretraining task around a backbone: batch in, loss and named scalars out.
+
+    Whatever is thrown away after pretraining (decoders, projectors) lives here, never in the backbone. Random choices
+    come from `batch["seed"]` alone, so a run can be repeated and resumed.
+    """
+
+    backbone: Backbone
+    patch_stride: tuple[int, int, int]
+    """The patch (D, H, W) must be a multiple of this."""
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """Loss, scalars and pictures of one batch."""
+        raise NotImplementedError("an Objective subclass implements forward")
+
+
+def common_stride(*strides: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Least common multiple of several strides, axis by axis."""
+    d, h, w = (math.lcm(*along_axis) for along_axis in zip(*strides, strict=True))
+    return (d, h, w)

@@ -1,0 +1,1 @@
+"""From finished runs to an answer: reading run folders, paired differences, one HTML report."""

@@ -1,0 +1,92 @@
+"""What pretraining changes: each run against the one from scratch that is like it in everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import TargetFile, compare, pair, read_predictions, read_targets
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.study.run import AP50, Run
+from medpretrain3d.study.table import Estimate
+
+BASELINE = "scratch"
+NOT_DISTINGUISHABLE = "not distinguishable"
+MATCHED_FACTS = ("dataset", "fold", "num_train_cases", "seed", "backbone", "detector")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Run minus baseline on the same test cases, with intervals of the paired difference."""
+
+    run: Run
+    baseline: Run
+    mean_ap: Estimate
+    ap50: Estimate
+    num_cases: int
+
+    @property
+    def verdict(self) -> str:
+        """`higher`, `lower` or `not distinguishable`, judged by the interval of mAP."""
+        if not self.mean_ap.excludes_zero:
+            return NOT_DISTINGUISHABLE
+        return "higher" if self.mean_ap.low > 0 else "lower"  # type: ignore[operator]  # excludes_zero has an interval
+
+    @property
+    def has_equal_budget(self) -> bool:
+        """Whether both were trained for the same number of steps."""
+        return self.run.facts.get("budget_steps") == self.baseline.facts.get("budget_steps")
+
+
+def paired_differences(runs: Sequence[Run]) -> tuple[list[Difference], list[str]]:
+    """The differences of all tested runs, and a sentence for each run where there is none."""
+    tested = [run for run in runs if run.is_tested]
+    found, missing = [], []
+    for run in tested:
+        if run.paradigm == BASELINE:
+            continue
+        baseline = _baseline_of(run, tested)
+        if baseline is None:
+            missing.append(f"{run.name}: no tested run from scratch with the same data, labels, seed and network")
+            continue
+        try:
+            found.append(difference(run, baseline))
+        except UserError as error:
+            missing.append(f"{run.name}: no paired difference from {baseline.name}: {error}")
+    return found, missing
+
+
+def difference(run: Run, baseline: Run) -> Difference:
+    """Test one run against another.
+
+    Raises:
+        UserError: predictions or targets are missing, or were made for different cases.
+    """
+    targets = read_targets(run.folder / "test" / "targets.json")
+    if not _same_targets(targets, read_targets(baseline.folder / "test" / "targets.json")):
+        raise UserError("they were tested on different cases or boxes; prepare the data once and test both on it")
+    before, after = (
+        pair(read_predictions(one.folder / "test" / "predictions.json"), targets) for one in (baseline, run)
+    )
+    result = compare(before, after, targets.cases, targets.classes)
+    estimates = {
+        key: Estimate(entry["difference"], entry["interval"][0], entry["interval"][1], is_signed=True)
+        for key, entry in result["differences"].items()
+    }
+    return Difference(run, baseline, estimates[MAP_KEY], estimates[AP50], result["num_cases"])
+
+
+def _same_targets(a: TargetFile, b: TargetFile) -> bool:
+    of_a, of_b = ({one.case: (one.boxes.tolist(), one.labels.tolist()) for one in file.cases} for file in (a, b))
+    return a.classes == b.classes and of_a == of_b
+
+
+def _baseline_of(run: Run, candidates: Sequence[Run]) -> Run | None:
+    alike = [
+        other
+        for other in candidates
+        if other.paradigm == BASELINE and all(other.facts.get(fact) == run.facts.get(fact) for fact in MATCHED_FACTS)
+    ]
+    same_budget = [other for other in alike if other.facts.get("budget_steps") == run.facts.get("budget_steps")]
+    return next(iter(same_budget or alike), None)

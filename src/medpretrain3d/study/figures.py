@@ -1,0 +1,115 @@
+"""The plots of a report: learning curves, FROC, and what labels are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN
+from medpretrain3d.study.plot import Axis, Series, line_plot
+from medpretrain3d.study.run import FROC_CURVE, Run
+
+FALSE_POSITIVE_TICKS = [(rate, str(Fraction(rate))) for rate in FALSE_POSITIVES_PER_SCAN]
+MAX_POINTS = 160
+MAX_BANDS = 4  # more bands on top of each other hide the lines
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot and its heading; the legend is shared by all plots of a page."""
+
+    title: str
+    svg: str
+
+
+def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], column: str, label: str) -> Figure | None:
+    """One column of `metrics.csv` by step, a line per run; None where no run has it."""
+    series = []
+    for run in runs:
+        if column in run.curves:
+            curve = run.curves[column].binned(MAX_POINTS)
+            series.append(Series(run.name, colours[run], curve.steps, curve.values, has_dots=len(curve) <= 25))
+    if not series:
+        return None
+    is_share = column.startswith("val/") and "AP" in column
+    y = Axis(label, low=0.0) if is_share else Axis(label)
+    return Figure(title, line_plot(series, Axis("optimiser steps", low=0.0, max_slack=0.05), y))
+
+
+def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> Figure | None:
+    """Sensitivity by false positives per scan, None where no run was tested; intervals are bands, in small groups."""
+    series = []
+    for run in runs:
+        sensitivity = run.metrics.get(FROC_CURVE)
+        if sensitivity and len(sensitivity) == len(FALSE_POSITIVES_PER_SCAN):
+            interval = run.metrics.get("intervals", {}).get(FROC_CURVE) or []
+            low, high = zip(*map(_finite_pair, interval), strict=True) if interval else (None, None)
+            series.append(
+                Series(
+                    run.name,
+                    colours[run],
+                    FALSE_POSITIVES_PER_SCAN,
+                    [_or_nan(value) for value in sensitivity],
+                    low,
+                    high,
+                )
+            )
+    if not series:
+        return None
+    if len(series) > MAX_BANDS:
+        series = [replace(one, low=None, high=None) for one in series]
+    x = Axis("false positives per scan", 1 / 8, 8, FALSE_POSITIVE_TICKS, is_log2=True)
+    return Figure(title, line_plot(series, x, Axis("sensitivity", 0.0, 1.0)))
+
+
+def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colours: Mapping[Run, int]) -> Figure | None:
+    """Mean AP by number of labelled cases: a line through the mean of each arm, every run a dot with its interval.
+
+    None where all runs have the same number of labels.
+    """
+    tested = [run for run in runs if run.is_tested and run.setting[1] > 0]
+    counts = sorted({run.setting[1] for run in tested})
+    if len(counts) < 2:
+        return None
+    series = []
+    names = list(dict.fromkeys(arms[run] for run in tested))
+    for place, name in enumerate(names):
+        members = [run for run in tested if arms[run] == name]
+        # Bars of different arms stand beside each other, a hundredth of the axis apart.
+        shift = (counts[-1] / counts[0]) ** (0.012 * (place - (len(names) - 1) / 2))
+        seen = sorted({run.setting[1] for run in members})
+        means = [_mean([_or_nan(run.metrics[MAP_KEY]) for run in members if run.setting[1] == n]) for n in seen]
+        colour = colours[members[0]]
+        series.append(Series(name, colour, [n * shift for n in seen], means))
+        estimates = [run.estimate(MAP_KEY) for run in members]
+        series.append(
+            Series(
+                name,
+                colour,
+                [run.setting[1] * shift for run in members],
+                [_or_nan(one.value) for one in estimates],
+                [_or_nan(one.low) for one in estimates],
+                [_or_nan(one.high) for one in estimates],
+                has_line=False,
+                has_dots=True,
+            )
+        )
+    x = Axis(
+        "labelled training cases", counts[0] / 1.15, counts[-1] * 1.15, [(n, str(n)) for n in counts], is_log2=True
+    )
+    return Figure(title, line_plot(series, x, Axis("mAP", low=0.0)))
+
+
+def _finite_pair(pair: Sequence[float | None] | None) -> tuple[float, float]:
+    low, high = pair or (None, None)
+    return _or_nan(low), _or_nan(high)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

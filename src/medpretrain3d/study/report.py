@@ -1,0 +1,180 @@
+"""One HTML page about a group of runs: what was compared, what came out, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.study.differences import Difference, paired_differences
+from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
+from medpretrain3d.study.gallery import Comparison, Picture, data_uri, restorations, telling_cases
+from medpretrain3d.study.run import Run, arm_names
+from medpretrain3d.study.summary import Verdict, question, verdicts
+from medpretrain3d.study.table import Table
+from medpretrain3d.study.tables import class_table, difference_table, facts_table, result_table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the page says, in the order it says it."""
+
+    title: str
+    question: str
+    confidence_percent: str
+    verdicts: list[Verdict]
+    notes: list[str]
+    legend: list[tuple[str, int]]
+    results: Table
+    differences: Table
+    classes: list[tuple[str, Table]]
+    label_figures: list[Figure]
+    froc_figures: list[Figure]
+    pretrain_figures: list[Figure]
+    finetune_figures: list[Figure]
+    restorations: list[Comparison]
+    cases: list[Comparison]
+    facts: Table
+
+    def __str__(self) -> str:
+        """What a terminal shows: the sentence, the verdicts and the two tables of numbers."""
+        parts = [self.question, str(self.results)]
+        if self.differences.rows:
+            parts.append("Difference from scratch, paired by test case:\n" + str(self.differences))
+        parts.append("\n".join(map(str, self.verdicts)))
+        parts.append("\n".join(f"note: {note}" for note in self.notes))
+        return "\n\n".join(part for part in parts if part)
+
+
+def make_report(runs: Sequence[Run], title: str) -> Report:
+    """Read, compare and draw.
+
+    Raises:
+        UserError: a file of a run is damaged. What is merely missing is said in the report's notes.
+    """
+    pretraining = [run for run in runs if run.facts["stage"] == "pretrain"]
+    finetuning = [run for run in runs if run.facts["stage"] == "finetune"]
+    arms = arm_names(finetuning)
+    colours = _colours(finetuning, pretraining, arms)
+    differences, unpaired = paired_differences(finetuning)
+    return Report(
+        title=title,
+        question=question(finetuning, pretraining, arms),
+        confidence_percent=" or ".join(
+            sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
+        ),
+        verdicts=verdicts(differences, arms),
+        notes=[*_missing(pretraining, finetuning), *unpaired, *_unequal(differences)],
+        legend=list(dict.fromkeys((arms[run], colours[run]) for run in finetuning)),
+        results=result_table(finetuning, arms),
+        differences=difference_table(differences, arms),
+        classes=[(name, class_table(members, arms)) for name, members in _by_dataset(finetuning).items()],
+        label_figures=_drawn(
+            label_figure(name, members, arms, colours) for name, members in _by_dataset(finetuning).items()
+        ),
+        froc_figures=_drawn(froc_figure(name, members, colours) for name, members in by_setting(finetuning).items()),
+        pretrain_figures=_drawn(
+            curve_figure(f"Pretraining: {label}", pretraining, colours, column, label)
+            for column, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
+        ),
+        finetune_figures=_drawn(
+            curve_figure(f"{name}: {label}", members, colours, column, label)
+            for name, members in by_setting(finetuning).items()
+            for column, label in (("train/loss", "training loss"), ("val/mAP", "validation mAP"))
+        ),
+        restorations=restorations(pretraining),
+        cases=_cases(finetuning, arms),
+        facts=facts_table(runs),
+    )
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the page: one file that needs no other and asks no network.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    environment = Environment(loader=PackageLoader("medpretrain3d", "study"), autoescape=True, trim_blocks=True)
+    environment.lstrip_blocks = True
+    environment.filters["drawing"] = Markup  # our own SVG, whose texts are escaped where it is made
+    template = environment.get_template("report.html.jinja")
+    write_text(Path(path), template.render({field.name: getattr(report, field.name) for field in fields(report)}))
+
+
+def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that are plotted beside each other, by the words for what they share."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        dataset, num_cases = run.setting
+        groups.setdefault(f"{dataset}, {num_cases} labelled cases", []).append(run)
+    return groups
+
+
+def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.setting[0], []).append(run)
+    return {name: members for name, members in groups.items() if any(run.is_tested for run in members)}
+
+
+def _colours(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> dict[Run, int]:
+    names = list(dict.fromkeys(arms.values()))
+    names.sort(key=lambda name: not name.startswith("scratch"))
+    colours = {run: names.index(arms[run]) for run in finetuning}
+    # A pretraining run has the colour of the runs that grew from it.
+    grown = {run.paradigm: colours[run] for run in finetuning}
+    grown |= {str(run.facts.get("pretrain_run")): colours[run] for run in finetuning}
+    return colours | {
+        run: grown.get(run.name, grown.get(run.paradigm, len(names) + place)) for place, run in enumerate(pretraining)
+    }
+
+
+def _cases(runs: Sequence[Run], arms: Mapping[Run, str]) -> list[Comparison]:
+    shown = []
+    groups = {name: [run for run in members if run.is_tested] for name, members in by_setting(runs).items()}
+    settings = [name for name, members in groups.items() if members]
+    for setting in dict.fromkeys([*settings[:1], *settings[-1:]]):  # more would make a page of many megabytes
+        one_per_arm = list({arms[run]: run for run in reversed(groups[setting])}.values())[::-1]
+        for case, why in telling_cases(one_per_arm).items():
+            pictures = [
+                Picture(data_uri(run.pictures[case]), f"{arms[run]}: score {run.case_scores[case]:.3f}")
+                for run in one_per_arm
+            ]
+            shown.append(Comparison(f"{setting}: case {case}, {why}", pictures))
+    return shown
+
+
+def _drawn(figures: Iterable[Figure | None]) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
+
+
+def _missing(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]:
+    notes = []
+    if not pretraining:
+        notes.append("No pretraining run in these folders: its curves and restorations are not shown.")
+    if not finetuning:
+        notes.append("No fine-tuning run in these folders: there is nothing to compare yet.")
+    for run in (*pretraining, *finetuning):
+        if not run.is_finished:
+            notes.append(f"{run.name}: is not finished; shown as far as it got.")
+        elif run in finetuning and not run.is_tested:
+            notes.append(f"{run.name}: was not tested (no {MAP_KEY} in test/metrics.json).")
+        if run.is_tested and not run.pictures:
+            notes.append(f"{run.name}: has no pictures of test cases (test/pictures is missing or empty).")
+        if not run.curves:
+            notes.append(f"{run.name}: has no curves (metrics.csv is missing or empty).")
+    return notes
+
+
+def _unequal(differences: Sequence[Difference]) -> list[str]:
+    return [
+        f"{one.run.name}: trained for {one.run.facts.get('budget_steps')} steps, {one.baseline.name} for "
+        f"{one.baseline.facts.get('budget_steps')}; their difference is not one of pretraining alone."
+        for one in differences
+        if not one.has_equal_budget
+    ]

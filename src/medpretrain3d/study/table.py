@@ -1,0 +1,77 @@
+"""Tables that are printed on a terminal and shown on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured number and its interval; None or not-a-number where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    is_signed: bool = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a value."""
+        return _is_finite(self.value)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether there is an interval."""
+        return _is_finite(self.low) and _is_finite(self.high)
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.has_interval and not self.low <= 0 <= self.high  # type: ignore[operator]  # has_interval saw to it
+
+    @property
+    def value_text(self) -> str:
+        """Three decimals, or a dash."""
+        return self._number(self.value) if self.is_known else "-"
+
+    @property
+    def interval_text(self) -> str:
+        """`[low, high]`, or nothing."""
+        return f"[{self._number(self.low)}, {self._number(self.high)}]" if self.has_interval else ""
+
+    def __str__(self) -> str:
+        return f"{self.value_text} {self.interval_text}".rstrip()
+
+    def _number(self, value: float | None) -> str:
+        return f"{value:+.3f}" if self.is_signed else f"{value:.3f}"
+
+
+Cell = str | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """A header and rows of texts and estimates; the first `num_text_columns` are read, the rest are compared."""
+
+    header: Sequence[str]
+    rows: list[Sequence[Cell]] = field(default_factory=list)
+    num_text_columns: int = 1
+
+    def __str__(self) -> str:
+        """Columns aligned for a terminal: words to the left, numbers to the right."""
+        lines = [list(self.header), *([str(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
+        lines.insert(1, ["-" * width for width in widths])
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if column < self.num_text_columns else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -1,0 +1,99 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.study.differences import Difference
+from medpretrain3d.study.run import AP10, AP50, FROC_SCORE, Run
+from medpretrain3d.study.table import Cell, Table
+
+FACTS = (
+    "stage",
+    "paradigm",
+    "backbone",
+    "params",
+    "corpus",
+    "num_pretrain_volumes",
+    "pretrain_run",
+    "dataset",
+    "seed",
+    "fold",
+    "steps",
+    "minutes",
+    "compute_hours",
+    "machine",
+    "git_sha",
+    "data_fingerprint",
+    "checkpoint_sha256",
+)
+
+
+def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
+    """One row per fine-tuning run, with intervals."""
+    header = ["run", "started from", "labels", "seed", "steps", "mAP", "AP10", "AP50", "FROC", "minutes"]
+    table = Table(header, num_text_columns=2)
+    for run in runs:
+        estimates = [run.estimate(key) for key in (MAP_KEY, AP10, AP50, FROC_SCORE)]
+        before = [run.name, arms[run], _labels(run), _fact(run, "seed"), _steps(run)]
+        table.rows.append([*before, *estimates, _fact(run, "minutes")])
+    return table
+
+
+def difference_table(differences: Sequence[Difference], arms: Mapping[Run, str]) -> Table:
+    """One row per pair: run minus scratch."""
+    table = Table(["run", "minus", "labels", "seed", "mAP", "AP50", "on mAP"], num_text_columns=2)
+    for one in differences:
+        middle: list[Cell] = [_labels(one.run), _fact(one.run, "seed"), one.mean_ap, one.ap50]
+        table.rows.append([one.run.name, one.baseline.name, *middle, one.verdict])
+    return table
+
+
+def class_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
+    """AP at IoU 0.5 of each class; classes go down where they are many."""
+    tested = [run for run in runs if run.is_tested]
+    estimates = {run: run.class_estimates() for run in tested}
+    classes = list(dict.fromkeys(name for run in tested for name in estimates[run]))
+    if len(classes) > 6 and len(tested) <= 6:
+        rows: list[Sequence[Cell]] = [[name, *(estimates[run].get(name, "-") for run in tested)] for name in classes]
+        return Table(["class", *(run.name for run in tested)], rows)
+    rows = [[run.name, *(estimates[run].get(name, "-") for name in classes)] for run in tested]
+    return Table(["run", *classes], rows)
+
+
+def facts_table(runs: Sequence[Run]) -> Table:
+    """What is needed to say where each number comes from."""
+    shown = [name for name in FACTS if any(run.facts.get(name) is not None for run in runs)]
+    rows: list[Sequence[Cell]] = [[run.name, *(_fact(run, name) for name in shown)] for run in runs]
+    return Table(["run", *(name.replace("_", " ") for name in shown)], rows, num_text_columns=1 + len(shown))
+
+
+def _labels(run: Run) -> str:
+    fraction = run.facts.get("label_fraction")
+    share = "" if fraction is None else f" ({100 * fraction:.3g} %)"
+    return f"{_fact(run, 'num_train_cases')}{share}"
+
+
+def _steps(run: Run) -> str:
+    done, budget = run.facts.get("steps"), run.facts.get("budget_steps")
+    if run.is_finished or budget is None:
+        return _text(done if done is not None else budget)
+    return f"{_text(done)} of {_text(budget)}" if done is not None else "unfinished"
+
+
+def _fact(run: Run, name: str) -> str:
+    return _text(run.facts.get(name), shorten=name.endswith(("sha256", "fingerprint")))
+
+
+def _text(value: Any, shorten: bool = False) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and abs(value) >= 10_000:
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)[:12] if shorten else str(value)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medpretrain3d.data.batches import PositionBatches, generator_at, shuffled
+
+
+def test_batches_written_out():
+    assert list(PositionBatches(2, 3)) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_two_processes_share_what_one_process_sees():
+    one = list(PositionBatches(4, 3))
+    two = [list(PositionBatches(2, 3, rank, 2)) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*two, strict=True)] == one
+
+
+def test_resuming_goes_on_where_it_stopped_and_keeps_the_length():
+    whole = list(PositionBatches(3, 5))
+    rest = PositionBatches(3, 5, first_batch=2)
+    assert list(rest) == whole[2:]
+    assert len(rest) == 5
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_every_pass_visits_every_item_once_in_another_order(count):
+    passes = [[shuffled(5, start * count + i, count) for i in range(count)] for start in range(6)]
+    assert all(sorted(visited) == list(range(count)) for visited in passes)
+    assert count < 7 or len({tuple(visited) for visited in passes}) == 6
+
+
+def test_random_numbers_are_a_function_of_seed_and_position():
+    a, b = generator_at(1, 10).random(4), generator_at(1, 10).random(4)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, generator_at(1, 11).random(4))
+    assert not np.array_equal(a, generator_at(2, 10).random(4))

@@ -1,0 +1,166 @@
+"""What every detector promises, asked of each."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from medpretrain3d.backbones import ResEnc
+from medpretrain3d.boxes import Targets
+from medpretrain3d.description import build, describe
+from medpretrain3d.detection import AnchorGrid, Detector, FocalLoss, HardNegativeBCE, IoUMatcher, RetinaNet, RetinaUNet
+from medpretrain3d.errors import UserError
+
+EVERY_DETECTOR = [RetinaNet, RetinaUNet]
+# Three cells along D on the coarsest level: torch 2.14's bf16 weight gradient on CPU is random where there are two.
+SHAPE = (24, 16, 32)
+ISOTROPIC = [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
+ANISOTROPIC = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
+
+
+def make(detector: type[RetinaNet], strides=None, num_classes=2, **options) -> RetinaNet:
+    torch.manual_seed(0)
+    anchors = AnchorGrid([[(6, 6, 6), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])
+    return detector(ResEnc("XXS", strides=strides), num_classes, anchors, fpn_channels=16, **options)
+
+
+def image(batch=2):
+    return torch.randn(batch, 1, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def with_object(mask=True):
+    label_map = torch.zeros(SHAPE, dtype=torch.long)
+    label_map[4:10, 6:14, 8:15] = 2
+    return Targets(torch.tensor([[4.0, 6, 8, 10, 14, 15]]), torch.tensor([1]), label_map if mask else None)
+
+
+def without_object():
+    return Targets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
+
+
+BATCHES = {
+    "objects with masks": lambda: [with_object(), with_object()],
+    "objects without masks": lambda: [with_object(mask=False), with_object(mask=False)],
+    "a mixed batch": lambda: [with_object(), without_object()],
+    "no object at all": lambda: [without_object(), without_object()],
+}
+
+
+@pytest.mark.parametrize("strides", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "anisotropic"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_every_parameter_gets_a_gradient(detector, batch, strides):
+    model = make(detector, strides)
+    losses = model.losses(image(), BATCHES[batch]())
+    assert all(loss.shape == () and loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"classification": FocalLoss(alpha=0.75, gamma=1.0), "matcher": IoUMatcher()},
+        {"box_loss": "l1"},
+        {"box_loss": "smooth_l1", "head_convs": 1, "first_level": 1},
+        {"first_level": 0},
+    ],
+    ids=lambda options: ", ".join(options),
+)
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_every_option_trains_every_parameter(detector, options):
+    model = make(detector, **options)
+    for batch in ("a mixed batch", "no object at all"):
+        model.zero_grad()
+        sum(model.losses(image(), BATCHES[batch]()).values()).backward()
+        assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_detections_are_inside_sorted_and_limited(detector):
+    model = make(detector, detections_per_image=7)
+    found = model.detect(image())
+    assert len(found) == 2
+    for detections in found:
+        assert 0 < len(detections) <= 7
+        assert detections.boxes.dtype == torch.float32
+        assert (detections.boxes >= 0).all()
+        assert (detections.boxes[:, 3:] <= torch.tensor(SHAPE)).all()
+        assert (detections.boxes[:, 3:] > detections.boxes[:, :3]).all()
+        assert detections.scores.tolist() == sorted(detections.scores.tolist(), reverse=True)
+        assert set(detections.labels.tolist()) <= {0, 1}
+    assert not any(len(detections) for detections in make(detector, score_threshold=0.99).detect(image()))
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_an_image_is_detected_alone_as_in_a_batch(detector):
+    model = make(detector).eval()
+    torch.testing.assert_close(model.detect(image())[1].boxes, model.detect(image()[1:])[0].boxes, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_autocast_keeps_boxes_and_losses_in_float32(detector):
+    model = make(detector)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.losses(image(), BATCHES["a mixed batch"]())
+        found = model.detect(image())
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert all(detections.boxes.dtype == torch.float32 for detections in found)
+    assert (found[0].boxes != found[0].boxes.bfloat16().float()).any()  # more digits than bf16 has
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_description_and_weights_rebuild_the_detector(detector):
+    model = make(detector, ANISOTROPIC, classification=HardNegativeBCE(anchors_per_image=8), nms_iou=0.3)
+    rebuilt = build(describe(model))
+    rebuilt.load_state_dict(model.state_dict())
+    assert type(rebuilt) is detector
+    assert rebuilt.anchors.sizes == model.anchors.sizes
+    assert (rebuilt.classification.anchors_per_image, rebuilt.nms_iou) == (8, 0.3)
+    one, two = model.detect(image())[0], rebuilt.detect(image())[0]
+    assert one.boxes.equal(two.boxes)
+    assert one.scores.equal(two.scores)
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_boxes_that_are_no_boxes_are_dropped_and_counted(detector, caplog):
+    model = make(detector)
+    good = with_object()
+    bad = torch.tensor(
+        [[5.0, 5, 5, 5, 9, 9], [0, 0, 0, torch.nan, 1, 1], [9, 9, 9, 1, 1, 1], [0, 0, 0, 1, 1, torch.inf]]
+    )
+    spoilt = Targets(torch.cat([bad, good.boxes]), torch.tensor([0, 0, 0, 0, 1]), good.mask)
+    with caplog.at_level(logging.WARNING):
+        torch.manual_seed(3)
+        losses = model.losses(image(1), [spoilt])
+    torch.manual_seed(3)
+    expected = model.losses(image(1), [good])
+    assert model.num_invalid_boxes == 4
+    assert "dropped 4 target boxes" in caplog.text
+    assert all(losses[name].item() == pytest.approx(expected[name].item()) for name in expected)
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_labels_of_another_data_set_are_refused(detector):
+    wrong = Targets(with_object().boxes, torch.tensor([2]))
+    with pytest.raises(UserError, match=r"labels \[2\].*0 \.\. 1"):
+        make(detector).losses(image(1), [wrong])
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_levels_that_the_backbone_lacks_are_refused(detector):
+    with pytest.raises(UserError, match="4 levels; give fewer"):
+        make(detector, first_level=3)
+
+
+def test_a_detector_is_described_with_its_defaults():
+    arguments = describe(make(RetinaUNet))["init_args"]
+    assert arguments["backbone"]["init_args"]["preset"] == "XXS"
+    assert arguments["matcher"] is None
+    assert arguments["detections_per_image"] == 100
+    assert isinstance(make(RetinaUNet), Detector)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medpretrain3d.boxes import box_iou
+from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher
+
+FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "atss_matching.json"
+
+
+def matched_by(matcher, targets, grid, shapes, strides):
+    anchors = grid(shapes, strides, "cpu")
+    return matcher(torch.as_tensor(targets), anchors, grid.per_level(shapes), grid.per_cell), anchors
+
+
+@pytest.mark.skipif(not FIXTURE.exists(), reason="shared/fixtures/atss_matching.json is not beside the repository")
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_nndetection_rule_reproduces_nndetection(index):
+    case = json.loads(FIXTURE.read_text())[index]
+    targets, anchors = torch.tensor(case["gt"]), torch.tensor(case["anchors"])
+    expected = {int(anchor): target for anchor, target in case["matched"].items()}
+    arguments = (targets, anchors, case["anchors_per_level"], case["anchors_per_location"])
+    published = ATSSMatcher(case["num_candidates"], rule="nndetection")(*arguments)
+    assert {a: t for a, t in enumerate(published.tolist()) if t >= 0} == expected
+
+    house = ATSSMatcher(case["num_candidates"])(*arguments)
+    changed = torch.nonzero(house != published)[:, 0]
+    left_out = set(range(len(targets))) - set(expected.values())
+    assert sorted(house[changed].tolist()) == sorted(left_out)  # one anchor each for the objects that had none
+
+
+def test_threshold_by_hand():
+    # Six cells in a row, anchors 2 long. Candidates of [0, 2) are cells 0 to 3: IoU 1, 0, 0, 0, so the threshold is
+    # 0.25 + 0.5 and only the first is positive.
+    grid = AnchorGrid([[(2, 2, 2)]])
+    matched, _ = matched_by(ATSSMatcher(4), [[0.0, 0, 0, 2, 2, 2]], grid, [(6, 1, 1)], [(2, 2, 2)])
+    assert matched.tolist() == [0, -1, -1, -1, -1, -1]
+
+
+def test_an_anchor_wanted_by_two_goes_to_the_higher_iou():
+    grid = AnchorGrid([[(4, 4, 4)]])
+    targets = [[0.0, 0, 0, 3, 4, 4], [0, 0, 0, 4, 4, 4]]
+    for rule in ("nndetection", "house"):
+        matched, _ = matched_by(ATSSMatcher(1, rule), targets, grid, [(1, 1, 1)], [(4, 4, 4)])
+        assert matched.tolist() == [1]
+
+
+def test_equal_claims_go_to_the_first_object():
+    grid = AnchorGrid([[(4, 4, 4)]])
+    targets = [[0.0, 0, 0, 4, 4, 4]] * 3
+    matched, _ = matched_by(ATSSMatcher(1), targets, grid, [(1, 1, 1)], [(4, 4, 4)])
+    assert matched.tolist() == [0]
+
+
+def test_an_object_that_lost_its_anchor_gets_the_next_best():
+    grid = AnchorGrid([[(4, 4, 4), (8, 4, 4)]])
+    targets = [[0.0, 0, 0, 4, 4, 4], [0, 0, 0, 3, 4, 4]]
+    anchors = grid([(1, 1, 1)], [(4, 4, 4)], "cpu")
+    assert box_iou(torch.tensor(targets), anchors).tolist() == [[1, 0.5], [0.75, 0.375]]
+    published, _ = matched_by(ATSSMatcher(1, rule="nndetection"), targets, grid, [(1, 1, 1)], [(4, 4, 4)])
+    assert published.tolist() == [-1, -1]  # of two candidates none exceeds mean + unbiased deviation
+    house, _ = matched_by(ATSSMatcher(1), targets, grid, [(1, 1, 1)], [(4, 4, 4)])
+    assert house.tolist() == [0, 1]
+
+
+def test_an_object_between_anchors():
+    # Anchors of 1 voxel at the centres of cells of 8: the object at the corner of four cells touches none of them.
+    grid = AnchorGrid([[(1, 1, 1)]])
+    targets = [[7.5, 7.5, 3.5, 8.7, 8.7, 4.5]]
+    shapes, strides = [(4, 4, 1)], [(8, 8, 8)]
+    published, anchors = matched_by(ATSSMatcher(4, rule="nndetection"), targets, grid, shapes, strides)
+    assert box_iou(torch.tensor(targets), anchors).max() == 0
+    assert (published == 0).sum() == 4  # all candidates, none of which touches the object
+    house, _ = matched_by(ATSSMatcher(4), targets, grid, shapes, strides)
+    assert torch.nonzero(house == 0).tolist() == [[5]]  # the nearest: its centre is (12, 12, 4)
+
+
+def test_an_object_whose_candidates_stay_below_the_threshold_gets_the_best():
+    # Half of the candidates have IoU 1/3, half 0: mean 1/6, unbiased deviation 0.19, threshold 0.36 > 1/3.
+    grid = AnchorGrid([[(2, 2, 2)]])
+    target = [[3.0, 0, 0, 5, 2, 2]]
+    published, _ = matched_by(ATSSMatcher(4, rule="nndetection"), target, grid, [(4, 1, 1)], [(2, 2, 2)])
+    assert published.tolist() == [-1] * 4
+    house, _ = matched_by(ATSSMatcher(4), target, grid, [(4, 1, 1)], [(2, 2, 2)])
+    assert house.tolist() in ([-1, 0, -1, -1], [-1, -1, 0, -1])
+
+
+corner, size = st.integers(0, 26), st.integers(1, 20)
+boxes = st.lists(st.tuples(corner, corner, corner, size, size, size), min_size=1, max_size=6)
+
+
+@given(boxes)
+@settings(max_examples=50, deadline=None)
+def test_every_object_is_served_and_anchors_that_do_not_touch_are_rare(numbers):
+    targets = torch.tensor([[d, h, w, d + a, h + b, w + c] for d, h, w, a, b, c in numbers], dtype=torch.float32)
+    grid = AnchorGrid([[(4, 4, 4), (6, 6, 6)], [(10, 10, 10), (16, 16, 16)]])
+    matched, anchors = matched_by(ATSSMatcher(), targets, grid, [(12, 12, 12), (6, 6, 6)], [(4, 4, 4), (8, 8, 8)])
+    positive = torch.nonzero(matched >= 0)[:, 0]
+    assert set(matched[positive].tolist()) == set(range(len(targets)))
+    overlap = box_iou(targets, anchors)
+    touches = overlap[matched[positive], positive] > 0
+    assert touches.all()  # the anchors of this grid cover the volume without gaps
+
+
+def test_no_objects_is_all_background():
+    grid = AnchorGrid([[(4, 4, 4)]])
+    for matcher in (ATSSMatcher(), IoUMatcher()):
+        matched, _ = matched_by(matcher, torch.zeros(0, 6), grid, [(2, 2, 2)], [(4, 4, 4)])
+        assert matched.tolist() == [-1] * 8
+
+
+def test_iou_thresholds_by_hand():
+    anchors = torch.tensor([[0.0, 0, 0, 10, 1, 1], [0, 0, 0, 5, 1, 1], [0, 0, 0, 4.5, 1, 1], [0, 0, 0, 3, 1, 1]])
+    target = torch.tensor([[0.0, 0, 0, 10, 1, 1]])  # IoU 1, 0.5, 0.45, 0.3
+    assert IoUMatcher()(target, anchors, [4], 1).tolist() == [0, 0, -2, -1]
+
+
+def test_the_best_of_poor_anchors_counts_only_when_allowed():
+    anchors = torch.tensor([[0.0, 0, 0, 3, 1, 1], [0, 0, 0, 2, 1, 1]])
+    targets = torch.tensor([[0.0, 0, 0, 10, 1, 1], [50, 50, 50, 60, 60, 60]])  # the second touches nothing
+    assert IoUMatcher()(targets, anchors, [2], 1).tolist() == [0, -1]
+    assert IoUMatcher(allow_low_quality=False)(targets, anchors, [2], 1).tolist() == [-1, -1]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.base import Backbone, Level
+from medpretrain3d.boxes import Targets, box_iou
+from medpretrain3d.detection import AnchorGrid, RetinaNet
+
+
+class Pooling(Backbone):
+    """Levels of strides 1, 2, 4: cheap, and fit for sizes that the strides do not divide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels = 1
+        self.convs = nn.ModuleList(nn.Conv3d(c, 8, 3, padding=1) for c in (1, 8, 8))
+        self.levels = tuple(Level(8, (s, s, s)) for s in (1, 2, 4))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = [torch.relu(self.convs[0](image))]
+        for conv in self.convs[1:]:
+            pooled = nn.functional.max_pool3d(features[-1], 2, ceil_mode=True)
+            features.append(torch.relu(conv(pooled)))
+        return features
+
+
+def make(**options) -> RetinaNet:
+    torch.manual_seed(0)
+    return RetinaNet(Pooling(), 1, AnchorGrid([[(5, 5, 5)], [(8, 8, 8)]]), first_level=1, fpn_channels=16, **options)
+
+
+def test_learns_one_object():
+    model = make(nms_iou=0.3)
+    image = torch.randn(1, 1, 16, 16, 16) * 0.1
+    image[:, :, 4:10, 6:11, 3:9] += 1
+    box = torch.tensor([[4.0, 6, 3, 10, 11, 9]])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        sum(model.losses(image, [Targets(box, torch.tensor([0]))]).values()).backward()
+        optimiser.step()
+    found = model.detect(image)[0]
+    assert box_iou(found.boxes[:1], box).item() > 0.7
+    assert found.scores[0] > 2 * found.scores[1]
+
+
+def test_every_anchor_starts_near_the_prior():
+    model = make()
+    assert model.classification_head.output.bias.tolist() == pytest.approx([-math.log(99)])
+    scores = model.detect(torch.zeros(1, 1, 8, 8, 8))[0].scores
+    assert 0.005 < scores.min() <= scores.max() < 0.03
+
+
+def test_sizes_that_the_stride_does_not_divide():
+    model = make()
+    image = torch.randn(1, 1, 9, 11, 13)
+    sum(model.losses(image, [Targets(torch.tensor([[1.0, 1, 1, 6, 6, 6]]), torch.tensor([0]))]).values()).backward()
+    assert (model.detect(image)[0].boxes[:, 3:] <= torch.tensor([9, 11, 13])).all()
+
+
+def test_owns_nothing_finer_than_its_detection_levels():
+    assert [module.in_channels for module in make().fpn.lateral] == [8, 8]
+    assert sorted(make().fpn.output) == ["0", "1"]
+
+
+def test_boxes_are_decoded_at_their_anchor():
+    # Deltas are pinned to 0 and one logit is raised: the best box must be the anchor of that cell.
+    model = make()
+    nn.init.zeros_(model.box_head.output.weight)
+    nn.init.zeros_(model.classification_head.output.weight)
+    image = torch.zeros(1, 1, 8, 8, 16)
+    pyramid = [torch.zeros(1, 16, 4, 4, 8), torch.zeros(1, 16, 2, 2, 4)]
+    logits, anchor = torch.full((4 * 4 * 8 + 2 * 2 * 4, 1), -9.0), 4 * 4 * 8 + 1 * 2 * 4 + 0 * 4 + 2
+    logits[anchor] = 2.0
+    model.classification_head.forward = lambda _: logits[None]
+    found = model._detections(pyramid, tuple(image.shape[2:]))[0]
+    assert found.scores[0].item() == pytest.approx(1 / (1 + 2.718281828**-2))
+    # Cell (1, 0, 2) of stride 4 has its centre at (6, 2, 10); the anchor of 8 voxels is cut at the image.
+    assert found.boxes[0].tolist() == [2, 0, 6, 8, 6, 14]

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import subprocess
+
+import pytest
+
+from medpretrain3d.atomic import finished_file, finished_folder
+from medpretrain3d.engine.curves import CurveLogger
+from medpretrain3d.engine.distributed import gather_by_case
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished
+from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
+from medpretrain3d.errors import UserError
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_curves_gather_a_step_in_one_row_and_grow_columns(tmp_path):
+    logger = CurveLogger(tmp_path)
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.save()
+    logger.log_metrics({"val/mAP": 0.5}, step=0)
+    logger.log_metrics({"train/loss": 0.5}, step=10)
+    logger.finalize("success")
+    first, second = rows(tmp_path / "metrics.csv")
+    assert (first["step"], first["train/loss"], first["val/mAP"]) == ("0", "1.0", "0.5")
+    assert (second["step"], second["train/loss"], second["val/mAP"]) == ("10", "0.5", "")
+
+
+def test_a_resumed_run_keeps_earlier_rows_and_drops_those_it_repeats(tmp_path):
+    first = CurveLogger(tmp_path)
+    for step in (0, 10, 20):
+        first.log_metrics({"loss": step}, step=step)
+    first.finalize("interrupted")
+    second = CurveLogger(tmp_path)
+    second.log_metrics({"loss": 99}, step=20)
+    second.finalize("success")
+    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "metrics.csv")] == [
+        ("0", "0"),
+        ("10", "10"),
+        ("20", "99"),
+    ]
+
+
+def test_run_file_adds_facts_and_minutes(tmp_path):
+    RunFile(tmp_path).update(name="a", finished=False)
+    assert not is_finished(tmp_path)
+    again = RunFile(tmp_path)
+    again.update(finished=True)
+    facts = again.read()
+    assert facts["name"] == "a"
+    assert facts["minutes"] >= 0
+    assert is_finished(tmp_path)
+
+
+def test_git_sha_is_that_of_the_checkout():
+    sha = git_sha().removesuffix("+changes")
+    expected = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    assert sha == (expected.stdout.strip() if expected.returncode == 0 else "unknown")
+
+
+def test_results_of_one_process_come_back_in_the_order_of_their_ids():
+    assert list(gather_by_case({"b": 1, "a": 2}).items()) == [("a", 2), ("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "key", "environment", "expected"),
+    [
+        ("auto", "", "", "offline"),
+        ("auto", "secret", "", "online"),
+        ("offline", "secret", "", "offline"),
+        ("online", "", "disabled", "disabled"),
+        ("disabled", "secret", "", "disabled"),
+    ],
+)
+def test_wandb_mode(monkeypatch, asked, key, environment, expected):
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_MODE", environment)
+    assert wandb_mode(asked) == expected
+
+
+def test_an_offline_wandb_run_holds_the_facts_and_nothing_of_the_machine(monkeypatch, tmp_path):
+    import socket
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunConfig(name="r", group="g")
+    logger = wandb_logger(run, tmp_path, "pretrain", {"paradigm": "mae", "corpus": "phantom"})
+    assert logger is not None
+    experiment = logger.experiment
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    assert experiment.group == "g"
+    assert experiment.job_type == "pretrain"
+    assert dict(experiment.config) == {"paradigm": "mae", "corpus": "phantom"}
+    assert set(experiment.tags) == {"mae", "phantom"}
+    experiment.finish()
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*.wandb"))
+    assert b"mae" in written
+    assert socket.gethostname().encode() not in written
+
+
+def test_a_folder_or_file_is_there_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), finished_folder(tmp_path / "a") as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError("killed")
+    with pytest.raises(RuntimeError), finished_file(tmp_path / "b") as file:
+        file.write_text("x")
+        raise RuntimeError("killed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"the disk is full \([\d,]+ bytes free\); nothing was written"),
+        finished_folder(tmp_path / "a"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_not_overwritten_unasked(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match="exists already"), finished_folder(tmp_path / "a"):
+        pass

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key
+
+FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "detection_metrics.json"
+CLASSES = ["a", "b"]
+
+
+def random_data_set(seed, num_scans=6, num_classes=2):
+    """Objects, and detections scattered around some of them and around nothing; scores differ."""
+    rng = np.random.default_rng(seed)
+    predictions, targets = [], []
+    for scan in range(num_scans):
+        corner = rng.uniform(0, 50, (rng.integers(0, 4), 3))
+        boxes = np.concatenate([corner, corner + rng.uniform(4, 12, corner.shape)], axis=1)
+        labels = rng.integers(0, num_classes, len(boxes))
+        targets.append(TargetCase(str(scan), boxes, labels))
+        shifted = boxes + rng.normal(0, 1, (len(boxes), 1))
+        corner = rng.uniform(0, 50, (3, 3))
+        found = np.concatenate([shifted, np.concatenate([corner, corner + 6], axis=1)])
+        predictions.append(
+            PredictedCase(
+                str(scan),
+                found,
+                rng.uniform(0.01, 1, len(found)),
+                np.concatenate([labels, rng.integers(0, num_classes, 3)]),
+            )
+        )
+    return predictions, targets
+
+
+def scores_of(result):
+    """The numbers by key, without what depends on the order of the cases."""
+    return {key: value for key, value in result.items() if "_IoU_" in key}
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], atol=1e-9, err_msg=key)
+
+
+@pytest.mark.skipif(
+    not FIXTURE.exists(), reason="the folder `shared` with nnDetection's numbers is not beside the repo"
+)
+@pytest.mark.parametrize("index", range(8))
+def test_the_numbers_of_nndetection(index):
+    data = json.loads(FIXTURE.read_text())[index]
+    predictions = [PredictedCase("", **one) for one in data["predictions"]]
+    targets = [TargetCase("", **one) for one in data["targets"]]
+    result = evaluate(predictions, targets, data["classes"], num_bootstrap=0)
+    for key, expected in (data["expected"] | data["expected_froc"]).items():
+        np.testing.assert_allclose(result[key], expected, rtol=0, atol=1e-6, err_msg=key)
+    assert set(data["expected"]) | set(data["expected_froc"]) == set(scores_of(result))
+
+
+def test_perfect_predictions_score_1_everywhere():
+    _, targets = random_data_set(0)
+    found = [PredictedCase(one.case, one.boxes, np.full(len(one.labels), 0.9), one.labels) for one in targets]
+    result = evaluate(found, targets, CLASSES, num_bootstrap=20)
+    for key, value in scores_of(result).items():
+        assert np.all(np.array(value) == pytest.approx(1)), key
+        assert np.all(np.array(result["intervals"][key]) == pytest.approx(1)), key
+    assert {one["score"] for one in result["per_case"]} == {1.0}
+
+
+def test_tensors_of_a_detector_are_scored_as_cases():
+    predictions, targets = random_data_set(1)
+    found = [Detections(torch.tensor(p.boxes), torch.tensor(p.scores), torch.tensor(p.labels)) for p in predictions]
+    wanted = [Targets(torch.tensor(t.boxes), torch.tensor(t.labels)) for t in targets]
+    same(
+        scores_of(evaluate(found, wanted, CLASSES, num_bootstrap=0)),
+        scores_of(evaluate(predictions, targets, CLASSES, num_bootstrap=0)),
+    )
+
+
+def test_a_class_without_objects_is_left_out_of_the_mean_and_named():
+    predictions, targets = random_data_set(2)
+    result = evaluate(predictions, targets, CLASSES, num_bootstrap=10)
+    padded = evaluate(predictions, targets, [*CLASSES, "absent"], num_bootstrap=10)
+    assert padded["classes_without_targets"] == ["absent"]
+    assert padded["num_targets"]["absent"] == 0
+    assert padded[MAP_KEY] == result[MAP_KEY]
+    assert padded["intervals"][MAP_KEY] == result["intervals"][MAP_KEY]
+    assert np.isnan(padded[f"absent_{MAP_KEY}"])
+    assert np.isnan(padded["intervals"][f"absent_{MAP_KEY}"]).all()
+
+
+def test_nndetection_counts_a_class_without_objects_as_minus_1():
+    predictions, targets = random_data_set(2)
+    result = evaluate(predictions, targets, CLASSES, num_bootstrap=0)
+    padded = evaluate(predictions, targets, [*CLASSES, "absent"], num_bootstrap=0, compat="nndetection")
+    assert padded[f"absent_{ap_key(0.5)}"] == -1
+    assert padded[MAP_KEY] == pytest.approx((2 * result[MAP_KEY] - 1) / 3)
+
+
+def test_froc_is_nan_where_nothing_hits_and_0_where_nothing_was_found():
+    target = [TargetCase("s", np.array([[0.0, 0, 0, 2, 2, 2]]), np.array([0]))]
+    miss = [PredictedCase("s", np.array([[8.0, 8, 8, 9, 9, 9]]), np.array([0.5]), np.array([0]))]
+    none = [PredictedCase("s", np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))]
+    missed = evaluate(miss, target, ["a"], num_bootstrap=5)
+    assert np.isnan(missed[froc_score_key(0.1)])
+    assert np.isnan(missed[froc_curve_key(0.1)]).all()
+    assert np.isnan(missed["intervals"][froc_score_key(0.1)]).all()
+    empty = evaluate(none, target, ["a"], num_bootstrap=5)
+    assert empty[froc_score_key(0.1)] == empty[MAP_KEY] == 0
+    assert empty[froc_curve_key(0.1)] == [0.0] * 7
+
+
+def test_score_of_each_case():
+    box = np.array([[0.0, 0, 0, 4, 4, 4]])
+    targets = [
+        TargetCase("found", box, np.array([0])),
+        TargetCase("after a false positive", box, np.array([0])),
+        TargetCase("missed", box, np.array([0])),
+        TargetCase("clean", np.zeros((0, 6)), np.zeros(0, int)),
+        TargetCase("alarm", np.zeros((0, 6)), np.zeros(0, int)),
+    ]
+    far = box + 50
+    found = [
+        PredictedCase("found", box, np.array([0.9]), np.array([0])),
+        PredictedCase("after a false positive", np.concatenate([far, box]), np.array([0.9, 0.8]), np.array([0, 0])),
+        PredictedCase("missed", far, np.array([0.9]), np.array([0])),
+        PredictedCase("clean", np.zeros((0, 6)), np.zeros(0), np.zeros(0, int)),
+        PredictedCase("alarm", np.concatenate([far, box]), np.array([0.3, 0.7]), np.array([0, 0])),
+    ]
+    per_case = evaluate(found, targets, ["a"], num_bootstrap=0)["per_case"]
+    assert [one["score"] for one in per_case] == pytest.approx([1, 1 / 2, 0, 1, 0.3])
+    assert [one["num_hits"] for one in per_case] == [1, 1, 0, 0, 0]
+    assert [one["num_targets"] for one in per_case] == [1, 1, 1, 0, 0]
+    assert [one["case"] for one in per_case] == [one.case for one in targets]
+
+
+def test_intervals_hold_the_estimate_and_collapse_where_all_scans_are_alike():
+    predictions, targets = random_data_set(3, num_scans=20)
+    result = evaluate(predictions, targets, CLASSES, num_bootstrap=200)
+    assert set(result["intervals"]) == set(scores_of(result))
+    for key in (MAP_KEY, ap_key(0.1), f"a_{ap_key(0.5)}", froc_score_key(0.1)):
+        low, high = result["intervals"][key]
+        assert low < result[key] < high
+    curve, points = result[froc_curve_key(0.1)], result["intervals"][froc_curve_key(0.1)]
+    assert len(curve) == len(points) == 7
+    assert all(low <= value <= high for value, (low, high) in zip(curve, points, strict=True))
+
+    single = evaluate(predictions[:1] * 3, targets[:1] * 3, CLASSES, num_bootstrap=10)
+    assert single["intervals"][MAP_KEY] == pytest.approx([single[MAP_KEY]] * 2, nan_ok=True)
+
+
+def test_the_seed_decides_the_intervals():
+    predictions, targets = random_data_set(4)
+    intervals = [evaluate(predictions, targets, CLASSES, 50, seed=seed)["intervals"] for seed in (1, 1, 2)]
+    np.testing.assert_equal(intervals[0], intervals[1])
+    assert intervals[0][MAP_KEY] != intervals[2][MAP_KEY]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.randoms())
+def test_the_order_of_the_cases_changes_nothing(seed, random):
+    predictions, targets = random_data_set(seed)
+    order = list(range(len(targets)))
+    random.shuffle(order)
+    same(
+        scores_of(evaluate(predictions, targets, CLASSES, num_bootstrap=0)),
+        scores_of(evaluate([predictions[i] for i in order], [targets[i] for i in order], CLASSES, num_bootstrap=0)),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 5), st.integers(0, 1))
+def test_a_false_positive_of_lowest_score_never_raises_a_score(seed, scan, label):
+    predictions, targets = random_data_set(seed)
+    before = scores_of(evaluate(predictions, targets, CLASSES, num_bootstrap=0))
+    one = predictions[scan]
+    predictions[scan] = PredictedCase(
+        one.case,
+        np.concatenate([one.boxes, [[200.0, 200, 200, 209, 209, 209]]]),
+        np.append(one.scores, 0.001),
+        np.append(one.labels, label),
+    )
+    after = scores_of(evaluate(predictions, targets, CLASSES, num_bootstrap=0))
+    for key, value in before.items():
+        worse = np.array(after[key]) <= np.array(value) + 1e-12
+        assert np.all(worse | np.isnan(value)), key
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.tuples(*[st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0])] * 3))
+def test_scores_do_not_depend_on_the_spacing(seed, spacing):
+    # Powers of two scale exactly, so no overlap crosses a threshold by rounding.
+    predictions, targets = random_data_set(seed)
+    scale = np.array([*spacing, *spacing])
+    same(
+        scores_of(evaluate(predictions, targets, CLASSES, num_bootstrap=0)),
+        scores_of(
+            evaluate(
+                [PredictedCase(p.case, p.boxes * scale, p.scores, p.labels) for p in predictions],
+                [TargetCase(t.case, t.boxes * scale, t.labels) for t in targets],
+                CLASSES,
+                num_bootstrap=0,
+            )
+        ),
+    )
+
+
+def test_lengths_that_differ_and_no_case_are_errors():
+    predictions, targets = random_data_set(5)
+    with pytest.raises(UserError, match="5 predicted cases but 6 target cases"):
+        evaluate(predictions[:-1], targets, CLASSES)
+    with pytest.raises(UserError, match="no case"):
+        evaluate([], [], CLASSES)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import pair, read_predictions, read_targets
+
+BOX = [0.0, 0, 0, 2, 2, 2]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of entries under `key` and return its path."""
+
+    def to(name, key, entries, **header):
+        path = tmp_path / name
+        path.write_text(json.dumps({"classes": ["a", "b"], key: entries, **header}))
+        return path
+
+    return to
+
+
+def found(case=None, **more):
+    named = {} if case is None else {"case": case}
+    return {**named, "boxes": [BOX], "scores": [0.5], "labels": [1], **more}
+
+
+def wanted(case=None, **more):
+    named = {} if case is None else {"case": case}
+    return {**named, "boxes": [BOX], "labels": [1], **more}
+
+
+def test_named_cases_are_paired_by_name(write):
+    predictions = read_predictions(write("p.json", "predictions", [found("x", scores=[0.1]), found("y")]))
+    targets = read_targets(write("t.json", "targets", [wanted("y"), wanted("x")]))
+    assert [(one.case, one.scores[0]) for one in pair(predictions, targets)] == [("y", 0.5), ("x", 0.1)]
+
+
+def test_unnamed_cases_are_paired_by_order(write):
+    predictions = read_predictions(write("p.json", "predictions", [found(scores=[0.1]), found()]))
+    targets = read_targets(write("t.json", "targets", [wanted("y"), wanted("x")]))
+    assert [(one.case, one.scores[0]) for one in pair(predictions, targets)] == [("y", 0.1), ("x", 0.5)]
+
+
+def test_what_a_file_states_beyond_the_need_is_read_or_ignored(write):
+    entries = [found("x", boxes_vox=[[0, 0, 0, 1, 1, 1]])]
+    file = read_predictions(write("p.json", "predictions", entries, frame="lps_mm", axes="x0,y0", version=1))
+    assert (file.frame, file.axes, file.classes) == ("lps_mm", "x0,y0", ("a", "b"))
+    assert file.cases[0].boxes.tolist() == [BOX]
+
+
+@pytest.mark.parametrize(
+    ("entries", "header", "said"),
+    [
+        ([{"boxes": [], "labels": []}], {}, "p.json: entry 0 of 'predictions' has no 'scores'"),
+        ([found("x"), found("x")], {}, "case 'x' is listed twice"),
+        ([found("x"), found()], {}, "1 of 2 entries have a 'case'"),
+        ([found("x", boxes=[[2, 0, 0, 1, 2, 2]])], {}, "p.json: predictions of case 'x': box 0 .*min corner"),
+        ([found("x", labels=[2])], {}, "label 0 is 2"),
+        ([found("x", scores=[float("nan")])], {}, "score 0 is nan"),
+        ([[1]], {}, "entry 0 of 'predictions' must be an object"),
+        ([], {}, "'predictions' must be a list with at least one entry"),
+        ([found()], {"classes": []}, "'classes' must be a list with at least one entry"),
+        ([found()], {"classes": ["a", "a"]}, "name one class twice"),
+    ],
+)
+def test_a_wrong_entry_is_named(write, entries, header, said):
+    with pytest.raises(UserError, match=said):
+        read_predictions(write("p.json", "predictions", entries, **header))
+
+
+def test_a_file_that_is_not_there_not_json_or_of_the_other_kind(write, tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_predictions(tmp_path / "nowhere.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_predictions(tmp_path)
+    (tmp_path / "text.json").write_text("{")
+    with pytest.raises(UserError, match="not a JSON file"):
+        read_targets(tmp_path / "text.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match="holds a list"):
+        read_targets(tmp_path / "list.json")
+    with pytest.raises(UserError, match="has no 'targets'"):
+        read_targets(write("p.json", "predictions", [found()]))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "targets", "said"),
+    [
+        (([found("x")], {"classes": ["a", "c"]}), ([wanted("x")], {}), r"unknown: \['c'\]"),
+        (([found("x")], {"classes": ["b", "a"]}), ([wanted("x")], {}), "the same in one order"),
+        (([found("x")], {"frame": "lps_mm"}), ([wanted("x")], {"frame": "voxels"}), "frame is 'lps_mm' but 'voxels'"),
+        (([found("x")], {"axes": "x,y,z"}), ([wanted("x")], {"axes": "z,y,x"}), "axes is 'x,y,z'"),
+        (([found("x")], {}), ([wanted("x"), wanted("y")], {}), "no entry for case 'y'.*empty boxes"),
+        (([found("x"), found("y")], {}), ([wanted("x")], {}), "case 'y' not in .*t.json"),
+        (([found(), found()], {}), ([wanted("x")], {}), "2 entries but 1"),
+    ],
+)
+def test_two_files_that_do_not_fit_are_refused(write, predictions, targets, said):
+    p = read_predictions(write("p.json", "predictions", predictions[0], **predictions[1]))
+    t = read_targets(write("t.json", "targets", targets[0], **targets[1]))
+    with pytest.raises(UserError, match=said):
+        pair(p, t)
+
+
+def test_a_frame_that_only_one_file_states_is_trusted(write):
+    p = read_predictions(write("p.json", "predictions", [found("x")], frame="lps_mm"))
+    t = read_targets(write("t.json", "targets", [wanted("x")]))
+    assert len(pair(p, t)) == 1

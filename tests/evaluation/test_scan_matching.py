@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+
+from medpretrain3d.evaluation import PredictedCase, TargetCase
+from medpretrain3d.evaluation.matching import Matches, match_boxes, match_scans, pool_classes
+
+IOUS = np.array([0.1, 0.5])
+
+
+def along_w(*intervals):
+    """Boxes of cross-section 1 whose IoU is that of their intervals along W."""
+    return np.array([[0, 0, low, 1, 1, high] for low, high in intervals], dtype=float)
+
+
+def test_each_object_is_hit_once_by_its_best_scored_detection():
+    found = along_w((0, 4), (0, 4), (10, 12))
+    assert match_boxes(found, along_w((0, 4)), IOUS).tolist() == [[True, False, False]] * 2
+
+
+def test_a_detection_whose_object_is_taken_falls_back_on_the_next_best():
+    # IoU of the second detection: 1 with the first object (taken), 2/6 with the second.
+    found = along_w((0, 4), (0, 4))
+    assert match_boxes(found, along_w((0, 4), (2, 6)), IOUS).tolist() == [[True, True], [True, False]]
+
+
+def test_an_iou_equal_to_the_threshold_is_a_hit():
+    # 1 shared voxel of 2; 1 of 10.
+    assert match_boxes(along_w((0, 1)), along_w((0, 2)), IOUS)[1].all()
+    assert match_boxes(along_w((0, 1)), along_w((0, 10)), IOUS)[0].all()
+    assert not match_boxes(along_w((0, 1)), along_w((0, 10.1)), IOUS).any()
+
+
+def test_thin_boxes_far_from_the_origin_keep_their_overlap():
+    # In float32 an interval of 1e-4 at 1500 vanishes.
+    assert match_boxes(along_w((1500, 1500.0001)), along_w((1500, 1500.0001)), np.array([0.99])).all()
+
+
+def test_a_hit_needs_the_class():
+    box = along_w((0, 4))
+    wanted = [TargetCase("a", box, np.array([0]))]
+    found = [PredictedCase("a", np.repeat(box, 2, 0), np.array([0.9, 0.4]), np.array([1, 0]))]
+    first, second = match_scans(found, wanted, 2, IOUS)
+    assert first.is_hit.tolist() == [[True]] * 2
+    assert second.is_hit.tolist() == [[False]] * 2
+    pooled = pool_classes([first, second])
+    assert pooled.num_targets.tolist() == [1]
+    assert pooled.is_hit.sum() == 2
+
+
+def test_only_the_best_detections_per_class_count():
+    wanted = [TargetCase("a", along_w((0, 4)), np.array([0]))]
+    found = [PredictedCase("a", along_w((8, 9), (8, 9), (0, 4)), np.array([0.9, 0.8, 0.7]), np.zeros(3, int))]
+    assert not match_scans(found, wanted, 1, IOUS, max_detections=2)[0].is_hit.any()
+    assert match_scans(found, wanted, 1, IOUS, max_detections=3)[0].is_hit.any()
+
+
+def test_counts_before_each_position():
+    matches = Matches(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1]), np.zeros((1, 3), bool), np.array([0, 0, 0]))
+    assert matches.counts_before(np.array([0, 1, 2, 3])).tolist() == [[0, 0, 1, 1], [0, 1, 1, 2], [0, 0, 0, 0]]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medpretrain3d.boxes import Detections
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.merging import BORDER_WEIGHT, Sightings, center_weights, merge_sightings
+
+PATCH, SHAPE = (10, 10, 10), (30, 10, 10)
+
+
+def detections(boxes, scores, labels=None):
+    labels = [0] * len(scores) if labels is None else labels
+    return Detections(
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 6), torch.tensor(scores), torch.tensor(labels)
+    )
+
+
+def merged(sightings, **config):
+    num_expected = torch.ones(len(sightings.weights))
+    return merge_sightings(sightings, num_expected, InferenceConfig(**config))
+
+
+def test_weight_falls_to_the_faces_inside_the_volume_only():
+    # A tile at D = 10 .. 20 of 30: both its D faces are inside, its H and W faces are the volume's own ends.
+    boxes = torch.tensor(
+        [[14.0, 0, 0, 16, 2, 2], [11.5, 4, 4, 13.5, 6, 6], [9, 4, 4, 11, 6, 6]]
+    )  # D centres 15, 12.5, 10
+    weights = center_weights(boxes, (10, 0, 0), PATCH, SHAPE)
+    half = BORDER_WEIGHT + (1 - BORDER_WEIGHT) / 2
+    assert weights.tolist() == pytest.approx([1.0, half, BORDER_WEIGHT])
+
+
+def test_a_tile_reports_in_voxels_of_the_volume_and_says_what_is_cut():
+    seen = Sightings.in_tile(
+        detections([[0, 0, 0, 3, 4, 5], [4, 4, 4, 6, 10, 10]], [0.9, 0.8]), (10, 0, 0), PATCH, SHAPE
+    )
+    assert seen.detections.boxes.tolist() == [[10, 0, 0, 13, 4, 5], [14, 4, 4, 16, 10, 10]]
+    assert seen.is_cut.tolist() == [True, False]  # the second ends where the volume does
+
+
+def test_a_whole_box_beats_its_cut_copy_of_higher_score():
+    whole = Sightings.in_tile(detections([[3, 2, 2, 8, 7, 7]], [0.8]), (5, 0, 0), PATCH, SHAPE)  # D 8 .. 13
+    cut = Sightings.in_tile(detections([[8, 2, 2, 10, 7, 7]], [0.9]), (0, 0, 0), PATCH, SHAPE)  # D 8 .. 10
+    found = merged(Sightings.cat([cut, whole]))  # IoU 2 / 5 is above 0.3, so ranks decide
+    assert found.boxes.tolist() == [[8, 2, 2, 13, 7, 7]]
+    assert found.scores.tolist() == pytest.approx([0.8])
+
+
+def test_a_cut_copy_goes_even_if_it_hardly_overlaps():
+    whole = Sightings.in_tile(detections([[3, 2, 2, 9, 7, 7]], [0.8]), (6, 0, 0), PATCH, SHAPE)  # D 9 .. 15
+    cut = Sightings.in_tile(detections([[9, 2, 2, 10, 7, 7]], [0.9]), (0, 0, 0), PATCH, SHAPE)  # D 9 .. 10, IoU 1/6
+    assert merged(Sightings.cat([cut, whole])).boxes.tolist() == [[9, 2, 2, 15, 7, 7]]
+
+
+def test_the_larger_of_two_cut_halves_is_kept_of_an_object_that_fits_no_tile():
+    # The object fills D = 2 .. 14; tiles at 0 and 5 of size 10 see 2 .. 10 and 5 .. 14, with IoU 5 / 12.
+    first = Sightings.in_tile(detections([[2, 2, 2, 10, 7, 7]], [0.8]), (0, 0, 0), PATCH, SHAPE)
+    second = Sightings.in_tile(detections([[0, 2, 2, 9, 7, 7]], [0.8]), (5, 0, 0), PATCH, SHAPE)
+    assert merged(Sightings.cat([first, second]), nms_iou=0.9).boxes.tolist() == [[5, 2, 2, 14, 7, 7]]
+
+
+def test_an_object_nobody_saw_whole_is_kept():
+    cut = Sightings.in_tile(detections([[9, 2, 2, 10, 7, 7]], [0.9]), (0, 0, 0), PATCH, SHAPE)
+    assert len(merged(cut)) == 1
+
+
+def test_a_weak_whole_box_does_not_remove_a_strong_cut_one():
+    noise = Sightings.in_tile(detections([[1, 1, 1, 9, 9, 9]], [0.05]), (6, 0, 0), PATCH, SHAPE)
+    cut = Sightings.in_tile(detections([[7, 2, 2, 10, 7, 7]], [0.9]), (0, 0, 0), PATCH, SHAPE)
+    assert len(merged(Sightings.cat([noise, cut]))) == 2
+
+
+def test_classes_are_merged_apart():
+    box = [3, 2, 2, 8, 7, 7]
+    seen = Sightings.in_tile(detections([box, box, box], [0.9, 0.8, 0.7], [0, 1, 0]), (0, 0, 0), PATCH, SHAPE)
+    found = merged(seen)
+    assert found.labels.tolist() == [0, 1]
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8])
+
+
+def test_the_best_of_each_class_are_returned():
+    boxes = [[2 * i, 0, 0, 2 * i + 1, 1, 1] for i in range(5)] * 2
+    scores = [0.5, 0.6, 0.7, 0.8, 0.9, 0.45, 0.4, 0.35, 0.3, 0.25]
+    seen = Sightings.in_tile(detections(boxes, scores, [0] * 5 + [1] * 5), (0, 0, 0), SHAPE, SHAPE)
+    found = merged(seen, max_per_class=2)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.8, 0.45, 0.4])
+    assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_boxes_that_are_not_finite_or_empty_disappear():
+    seen = Sightings.in_tile(
+        detections([[float("nan")] * 6, [3, 3, 3, 3, 5, 5], [1, 1, 1, 2, 2, 2]], [0.9, 0.9, 0.9]),
+        (0, 0, 0),
+        PATCH,
+        SHAPE,
+    )
+    assert seen.detections.boxes.tolist() == [[1, 1, 1, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"overlap": 1.0},
+        {"merge": "mean"},
+        {"nms_iou": 1.5},
+        {"score_threshold": -0.1},
+        {"mirror_axes": (0, 0)},
+        {"mirror_axes": (3,)},
+        {"max_per_class": 0},
+    ],
+)
+def test_choices_out_of_range_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        InferenceConfig(**wrong)
+
+
+def test_views_are_all_combinations_of_the_axes():
+    assert InferenceConfig(mirror_axes=[2, 0]).views == [(), (0,), (2,), (0, 2)]

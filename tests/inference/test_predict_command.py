@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.backbones import ResEnc
+from medpretrain3d.cli import main
+from medpretrain3d.detection import AnchorGrid, RetinaNet
+from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(0)
+    detector = RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)
+    folder = tmp_path_factory.mktemp("bundle") / "detector"
+    config = InferenceConfig(score_threshold=0.0, max_per_class=5)
+    save_bundle(folder, detector, ["nodule"], Preprocessing((16, 16, 16), spacing_mm=(2, 2, 2)), config)
+    return folder
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Three scans, the second of which is no NIfTI file."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for name in ("a_0000.nii.gz", "c.nii.gz"):
+        array = random.integers(-1000, 500, (12, 14, 10)).astype(np.int16)
+        nib.save(nib.Nifti1Image(array, np.diag([-2.0, -2, 3, 1])), folder / name)
+    (folder / "b.nii.gz").write_bytes(b"this is no scan")
+    (folder / "._a_0000.nii.gz").write_bytes(b"left over by another system")
+    return folder
+
+
+def predict(bundle, out, *args):
+    return main(["predict", str(bundle), *map(str, args), "-o", str(out), "--device", "cpu"])
+
+
+def cases(out):
+    return {entry["case"]: entry for entry in json.loads((out / "predictions.json").read_text())["predictions"]}
+
+
+def test_a_scan_that_cannot_be_read_leaves_the_others(bundle, scans, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert predict(bundle, out, scans) == 1
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "b.nii.gz" in errors[0]
+    assert "1 of 3 scans could not be predicted" in captured.err
+    assert {case: len(entry["boxes"]) for case, entry in cases(out).items()} == {"a": 5, "c": 5}
+    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + 10
+    assert sorted(path.name for path in out.rglob("*.json")) == ["a.json", "c.json", "predictions.json"]
+
+
+def test_boxes_lie_inside_the_scan(bundle, scans, tmp_path):
+    predict(bundle, tmp_path / "out", scans / "c.nii.gz")
+    entry = cases(tmp_path / "out")["c"]
+    boxes_vox = np.array(entry["boxes_vox"])
+    assert (boxes_vox >= 0).all()
+    assert (boxes_vox <= [12, 14, 10] * 2).all()
+    # Affine diag(-2, -2, 3) in RAS is diag(2, 2, 3) in LPS, so millimetres follow voxel by voxel.
+    np.testing.assert_allclose(entry["boxes"], (boxes_vox - 0.5) * [2, 2, 3, 2, 2, 3], atol=1e-3)
+
+
+def test_finished_cases_are_taken_over_unless_an_option_changed(bundle, scans, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert predict(bundle, out, scans / "a_0000.nii.gz") == 0
+    first = (out / "cases" / "a.json").stat().st_mtime_ns
+    assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 0
+    assert "1 of 2 scans taken from" in capsys.readouterr().out
+    assert (out / "cases" / "a.json").stat().st_mtime_ns == first
+    assert set(cases(out)) == {"a", "c"}
+    assert predict(bundle, out, scans / "a_0000.nii.gz", "--mirror", "2") == 0
+    assert "taken from" not in capsys.readouterr().out
+    assert (out / "cases" / "a.json").stat().st_mtime_ns > first
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(bundle, scans, tmp_path, capsys, monkeypatch):
+    out, predict_file = tmp_path / "out", Predictor.predict_file
+
+    def interrupted_at_c(self, path, progress=None):
+        if path.name == "c.nii.gz":
+            raise KeyboardInterrupt
+        return predict_file(self, path, progress)
+
+    monkeypatch.setattr(Predictor, "predict_file", interrupted_at_c)
+    assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 130
+    assert [path.name for path in out.rglob("*.*")] == ["a.json"]
+    monkeypatch.setattr(Predictor, "predict_file", predict_file)
+    assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 0
+    assert "1 of 2 scans taken from" in capsys.readouterr().out
+    assert set(cases(out)) == {"a", "c"}
+
+
+def test_options_reach_the_result(bundle, scans, tmp_path):
+    assert predict(bundle, tmp_path / "out", scans / "c.nii.gz", "--score-threshold", "1.0", "--overlap", "0.2") == 0
+    assert cases(tmp_path / "out")["c"]["boxes"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{scans}/c.nii.gz", "--overlap", "1.5"], "overlap 1.5"),
+        (["{scans}/c.nii.gz", "--device", "nonsense"], "device 'nonsense'"),
+        (["{empty}"], "holds no .nii.gz or .nii file"),
+        (["{scans}/c.nii.gz", "{scans}/../scans/c.nii.gz"], "both have the case id 'c'"),
+    ],
+)
+def test_bad_requests_end_in_one_line_and_code_2(bundle, scans, tmp_path, capsys, arguments, message):
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(scans=scans, empty=tmp_path / "empty") for argument in arguments]
+    assert main(["predict", str(bundle), "-o", str(tmp_path / "out"), *filled]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_bundle(scans, tmp_path, capsys):
+    assert predict(tmp_path, tmp_path / "out", scans) == 2
+    assert "no detector bundle here" in capsys.readouterr().err

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medpretrain3d import cli
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets
+from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.run import find_runs
+
+NUM_CASES = 4
+OBJECT = [10.0, 10, 10, 20, 20, 20]
+
+
+def write_run(
+    root: Path, name: str, rows: list[dict[str, float]] | None = None, finished: bool = True, **facts: Any
+) -> Path:
+    folder = root / "demo" / name
+    folder.mkdir(parents=True)
+    known = {"name": name, "group": "demo", "seed": 0, "backbone": "tiny", "budget_steps": 20, "minutes": 1.5}
+    (folder / "run.json").write_text(json.dumps({**known, "finished": finished, "git_sha": f"sha-{name}", **facts}))
+    if rows is not None:
+        columns = ["epoch", "step", *sorted({key for row in rows for key in row} - {"step"})]
+        with (folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
+
+
+def write_picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(path)
+
+
+def write_test(folder: Path, shift: float, case_prefix: str = "case") -> dict[str, Any]:
+    """Test files of a detector whose boxes are all `shift` voxels beside the objects."""
+    cases = [f"{case_prefix}{i}" for i in range(NUM_CASES)]
+    targets = [{"case": case, "boxes": [OBJECT], "labels": [0]} for case in cases]
+    found = [
+        {
+            "case": case,
+            "boxes": [[OBJECT[0] + shift, *OBJECT[1:3], OBJECT[3] + shift, *OBJECT[4:]]],
+            "scores": [0.5 + i / 10],
+        }
+        for i, case in enumerate(cases)
+    ]
+    test = folder / "test"
+    test.mkdir()
+    (test / "targets.json").write_text(json.dumps({"classes": ["node<b>"], "targets": targets}))
+    (test / "predictions.json").write_text(
+        json.dumps({"classes": ["node<b>"], "predictions": [{**one, "labels": [0]} for one in found]})
+    )
+    wanted = read_targets(test / "targets.json")
+    metrics = evaluate(pair(read_predictions(test / "predictions.json"), wanted), wanted.cases, wanted.classes, 50)
+    (test / "metrics.json").write_text(json.dumps(metrics))
+    for case in cases:
+        write_picture(test / "pictures" / f"{case}.png")
+    return metrics
+
+
+def write_finetuning(root: Path, name: str, paradigm: str, shift: float, num_cases: int = 8, **facts: Any) -> Path:
+    rows = [{"step": step, "train/loss": 1 / (step + 1)} for step in range(20)] + [{"step": 19, "val/mAP": 0.3}]
+    known = {"dataset": "d", "fold": 0, "num_train_cases": num_cases, "label_fraction": num_cases / 8}
+    folder = write_run(root, name, rows, stage="finetune", paradigm=paradigm, **{**known, **facts})
+    write_test(folder, shift)
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A pretraining run, and scratch and mae with 4 and 8 labels; scratch is 5 voxels off (IoU 1/3), mae is exact."""
+    root = tmp_path / "runs"
+    rows = [{"step": step, "train/loss": 1.0, "val/loss": 0.5} for step in (5, 10)]
+    pretraining = write_run(root, "pre", rows, stage="pretrain", paradigm="mae", corpus="c", num_pretrain_volumes=3)
+    write_picture(pretraining / "previews" / "step_0000005.png")
+    write_picture(pretraining / "previews" / "step_0000010.png")
+    for labels in (4, 8):
+        write_finetuning(root, f"scratch_{labels}", "scratch", 5.0, labels)
+        write_finetuning(root, f"mae_{labels}", "mae", 0.0, labels)
+    return root
+
+
+def page_of(root: Path) -> str:
+    path = root.parent / "report.html"
+    write_report(make_report(find_runs([root]), "Title"), path)
+    return path.read_text()
+
+
+def test_page_is_one_file_that_loads_nothing(study: Path):
+    page = page_of(study)
+    addresses = re.findall(r"(?:src|href|action|srcset)\s*=\s*[\"']?([^\"'\s>]*)|url\(([^)]*)\)", page)
+    assert len(addresses) == 2 + 2 * 2 * 1  # previews, and one telling case of two arms at two budgets
+    assert all(first.startswith("data:image/") for first, _ in addresses)
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert page.count("<html") == page.count("</html>") == 1
+
+
+def test_every_run_appears_with_its_facts(study: Path):
+    page = page_of(study)
+    for name in ("pre", "scratch_4", "mae_4", "scratch_8", "mae_8"):
+        assert f"demo/{name}" in page
+        assert f"sha-{name}" in page
+
+
+def test_numbers_and_intervals_are_those_of_metrics_json(study: Path):
+    report = make_report(find_runs([study]), "Title")
+    metrics = json.loads((study / "demo" / "scratch_8" / "test" / "metrics.json").read_text())
+    key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
+    low, high = metrics["intervals"][key]
+    row = next(row for row in report.results.rows if row[0] == "demo/scratch_8")
+    estimate = row[list(report.results.header).index("mAP")]
+    assert str(estimate) == f"{metrics[key]:.3f} [{low:.3f}, {high:.3f}]"
+    assert f'{metrics[key]:.3f} <span class="interval">[{low:.3f}, {high:.3f}]</span>' in page_of(study)
+    # IoU 1/3 hits at 0.10 .. 0.30, which are 5 of the 9 thresholds of the mAP.
+    assert metrics[key] == pytest.approx(5 / 9)
+
+
+def test_difference_is_run_minus_scratch_and_its_verdict_is_plain(study: Path):
+    report = make_report(find_runs([study]), "Title")
+    assert [row[:2] for row in report.differences.rows] == [
+        ["demo/mae_4", "demo/scratch_4"],
+        ["demo/mae_8", "demo/scratch_8"],
+    ]
+    for row in report.differences.rows:
+        assert [str(cell) for cell in row[4:]] == ["+0.444 [+0.444, +0.444]", "+1.000 [+1.000, +1.000]", "higher"]
+    assert [verdict.gist for verdict in report.verdicts] == ["higher", "higher"]
+    assert "d, 4 labelled cases: mae is better than scratch on 4 test cases." in page_of(study)
+
+
+def test_equal_detectors_are_not_distinguishable(tmp_path: Path):
+    write_finetuning(tmp_path / "runs", "a", "scratch", 1.0)
+    write_finetuning(tmp_path / "runs", "b", "mae", 1.0)
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert [verdict.gist for verdict in report.verdicts] == ["not distinguishable"]
+    assert "No pretraining run in these folders" in report.notes[0]
+
+
+def test_seeds_are_summed_up_in_one_verdict(tmp_path: Path):
+    root = tmp_path / "runs"
+    for seed in (0, 1):
+        write_finetuning(root, f"scratch_{seed}", "scratch", 5.0, seed=seed)
+        write_finetuning(root, f"mae_{seed}", "mae", 5.0 * seed, seed=seed)  # exact, then as bad as scratch
+    (verdict,) = make_report(find_runs([root]), "Title").verdicts
+    assert verdict.gist == "not distinguishable"
+    assert verdict.numbers == (
+        "mAP +0.222 on average over 2 pairs (+0.000 to +0.444); the interval lies above zero in 1 of them, below in 0."
+    )
+
+
+def test_texts_are_escaped(tmp_path: Path):
+    evil = '<img src="x" onerror=alert(1)> & "more"'
+    write_finetuning(tmp_path / "runs", "a", evil, 0.0, dataset=evil)
+    write_finetuning(tmp_path / "runs", "b", "scratch", 0.0, dataset=evil)
+    path = tmp_path / "report.html"
+    write_report(make_report(find_runs([tmp_path / "runs"]), evil), path)
+    page = path.read_text()
+    assert '<img src="x"' not in page
+    assert "node<b>" not in page  # the class's name
+    assert escape(evil, quote=False).replace('"', "&#34;") in page
+
+
+def test_figures_for_labels_froc_and_curves(study: Path):
+    report = make_report(find_runs([study]), "Title")
+    assert [figure.title for figure in report.label_figures] == ["d"]
+    assert [figure.title for figure in report.froc_figures] == ["d, 4 labelled cases", "d, 8 labelled cases"]
+    assert len(report.pretrain_figures) == 2
+    assert len(report.finetune_figures) == 4
+    assert [picture.caption for one in report.restorations for picture in one.pictures] == ["step 5", "step 10"]
+    assert [len(one.pictures) for one in report.cases] == [2] * len(report.cases)
+
+
+def test_missing_parts_are_said_and_do_not_stop_the_report(study: Path):
+    write_run(
+        study, "just_started", None, finished=False, stage="finetune", paradigm="mae", dataset="d", num_train_cases=8
+    )
+    write_run(study, "untested", [], stage="finetune", paradigm="mae", dataset="d", num_train_cases=8, seed=1)
+    (study / "demo" / "mae_8" / "test" / "pictures" / "case0.png").write_bytes(b"no picture")
+    (study / "demo" / "mae_4" / "test" / "targets.json").unlink()
+    page = page_of(study)
+    assert "demo/just_started: is not finished" in page
+    assert "demo/untested: was not tested" in page
+    assert "demo/mae_4: no paired difference from demo/scratch_4" in page
+    assert "demo/mae_8" in page
+
+
+def test_runs_tested_on_other_cases_are_not_compared(tmp_path: Path):
+    write_finetuning(tmp_path / "runs", "a", "scratch", 1.0)
+    other = write_run(
+        tmp_path / "runs", "b", [], stage="finetune", paradigm="mae", dataset="d", fold=0, num_train_cases=8
+    )
+    write_test(other, 0.0, case_prefix="other")
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert report.differences.rows == []
+    assert any("different cases" in note for note in report.notes)
+
+
+def test_only_pretraining_or_only_one_arm(tmp_path: Path):
+    write_run(tmp_path / "one", "pre", [], stage="pretrain", paradigm="mae")
+    assert "no fine-tuning run to compare" in page_of(tmp_path / "one")
+    write_finetuning(tmp_path / "two" / "runs", "a", "mae", 0.0)
+    assert "no tested run from scratch" in page_of(tmp_path / "two" / "runs")
+
+
+def test_unequal_budgets_are_said(tmp_path: Path):
+    write_finetuning(tmp_path / "runs", "a", "scratch", 1.0, budget_steps=10)
+    write_finetuning(tmp_path / "runs", "b", "mae", 1.0, budget_steps=20)
+    assert "trained for 20 steps, demo/a for 10" in page_of(tmp_path / "runs")
+
+
+def test_fifty_runs(tmp_path: Path):
+    for index in range(25):
+        for arm in ("scratch", "mae"):
+            labels = {"num_train_cases": 2 ** (index % 5), "seed": index // 5}
+            rows = [{"step": step, "train/loss": 1.0} for step in range(3)]
+            write_run(tmp_path / "runs", f"{arm}{index}", rows, stage="finetune", paradigm=arm, dataset="d", **labels)
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert len(report.results.rows) == 50
+    assert len(report.finetune_figures) == 5
+
+
+def test_command_writes_the_page_and_prints_aligned_tables(study: Path, capsys: pytest.CaptureFixture[str]):
+    out = study.parent / "deep" / "page.html"
+    assert cli.main(["report", str(study), "-o", str(out), "--title", "A & B"]) == 0
+    assert "<h1>A &amp; B</h1>" in out.read_text()
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("run "))
+    assert len({len(line) for line in lines[start : start + 6]}) == 1
+    assert lines[-1].startswith(f"{out}: 5 runs")
+
+
+def test_no_run_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(UserError, match=r"no run found.*python -m finetune"):
+        find_runs([tmp_path])
+    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="not readable JSON"):
+        find_runs([tmp_path])

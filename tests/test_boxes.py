@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medpretrain3d.boxes import (
+    Detections,
+    Targets,
+    box_iou,
+    box_volume,
+    classwise_nms,
+    clip_boxes,
+    generalized_box_iou,
+    nms,
+)
+
+FIXTURE = Path(__file__).resolve().parents[1] / ".." / "shared" / "fixtures" / "box_ops.json"
+needs_fixture = pytest.mark.skipif(
+    not FIXTURE.exists(), reason="the folder `shared` with nnDetection's numbers is not beside the repo"
+)
+
+
+def box(*corners):
+    return torch.tensor([corners], dtype=torch.float32)
+
+
+@st.composite
+def box_lists(draw, max_size=12):
+    """(N, 6) boxes with whole-number corners, edges of at least one voxel."""
+    count = draw(st.integers(1, max_size))
+    low = draw(st.lists(st.tuples(*[st.integers(-8, 8)] * 3), min_size=count, max_size=count))
+    edge = draw(st.lists(st.tuples(*[st.integers(1, 8)] * 3), min_size=count, max_size=count))
+    low, edge = torch.tensor(low), torch.tensor(edge)
+    return torch.cat([low, low + edge], dim=1).float()
+
+
+def test_a_cube_of_three_voxels_has_volume_27():
+    assert box_volume(box(1, 1, 1, 4, 4, 4)).tolist() == [27]
+
+
+def test_a_box_with_swapped_corners_has_no_volume():
+    assert box_volume(box(0, 5, 0, 2, 3, 2)).tolist() == [0]
+
+
+def test_volumes_of_half_precision_boxes_are_computed_in_float32():
+    # 301 is no bf16 number: the subtraction 300 - (-1) would give 300.
+    assert box_volume(box(-1, 0, 0, 300, 1, 1).bfloat16()).tolist() == [301]
+
+
+def test_iou_of_cubes_shifted_by_half_their_edge():
+    cube = box(0, 0, 0, 2, 2, 2)
+    assert box_iou(cube, cube + 1).item() == pytest.approx(1 / 15)  # 1 shared voxel of 8 + 8 - 1
+
+
+def test_boxes_that_touch_share_nothing():
+    assert box_iou(box(0, 0, 0, 2, 2, 2), box(0, 0, 2, 2, 2, 4)).item() == 0
+
+
+def test_iou_of_empty_boxes_and_of_none():
+    point = box(1, 1, 1, 1, 1, 1)
+    assert box_iou(point, point).item() == 0
+    assert box_iou(torch.zeros(0, 6), point).shape == (0, 1)
+    assert generalized_box_iou(point, torch.zeros(0, 6)).shape == (1, 0)
+
+
+def test_generalized_iou_of_separate_cubes_is_minus_the_gap():
+    # Union 2, hull 3: 0 - (3 - 2) / 3.
+    assert generalized_box_iou(box(0, 0, 0, 1, 1, 1), box(0, 0, 2, 1, 1, 3)).item() == pytest.approx(-1 / 3)
+
+
+def test_float64_boxes_keep_their_precision():
+    thin = box(0, 0, 1500, 1, 1, 1500).double()
+    thin[0, 5] += 1e-6
+    assert box_iou(thin, thin).dtype == torch.float64
+    assert box_iou(thin, thin).item() == pytest.approx(1)
+    assert box_volume(thin).item() == pytest.approx(1e-6, rel=1e-5)
+
+
+@settings(deadline=None)
+@given(box_lists(), box_lists())
+def test_iou_is_symmetric_within_0_and_1_and_1_with_itself(a, b):
+    iou = box_iou(a, b)
+    assert torch.equal(iou, box_iou(b, a).T)
+    assert (iou >= 0).all()
+    assert (iou <= 1).all()
+    assert torch.equal(box_iou(a, a).diagonal(), torch.ones(len(a)))
+
+
+@settings(deadline=None)
+@given(box_lists(), box_lists(), st.tuples(*[st.sampled_from([0.25, 0.5, 1.0, 2.0, 8.0])] * 3), st.integers(-50, 50))
+def test_iou_does_not_depend_on_spacing_and_origin(a, b, spacing, shift):
+    scale = torch.tensor([*spacing, *spacing])
+    torch.testing.assert_close(box_iou(a * scale + shift, b * scale + shift), box_iou(a, b))
+    torch.testing.assert_close(generalized_box_iou(a * scale, b * scale), generalized_box_iou(a, b))
+
+
+@settings(deadline=None)
+@given(box_lists(), box_lists())
+def test_generalized_iou_is_at_most_iou_and_above_minus_1(a, b):
+    giou = generalized_box_iou(a, b)
+    assert (giou <= box_iou(a, b) + 1e-6).all()
+    assert (giou > -1).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(box_lists(max_size=25), st.integers(1, 30), st.sampled_from([0.0, 0.1, 0.3, 0.6]), st.randoms())
+def test_nms_keeps_the_best_and_drops_only_what_overlaps_something_better(boxes, block, threshold, random):
+    scores = torch.tensor(random.sample(range(len(boxes)), len(boxes))) / len(boxes)
+    kept: list[int] = []
+    for index in scores.argsort(descending=True).tolist():
+        if all(box_iou(boxes[index : index + 1], boxes[k : k + 1]).item() <= threshold for k in kept):
+            kept.append(index)
+    assert nms(boxes, scores, threshold, block=block).tolist() == kept
+
+
+def test_nms_of_nothing():
+    assert nms(torch.zeros(0, 6), torch.zeros(0), 0.5).tolist() == []
+    assert len(classwise_nms(Detections.cat([]), 0.5)) == 0
+
+
+def test_nms_within_classes_leaves_other_classes_alone():
+    cube = box(0, 0, 0, 2, 2, 2)
+    found = Detections(cube.repeat(3, 1), torch.tensor([0.2, 0.9, 0.4]), torch.tensor([1, 1, 0]))
+    kept = classwise_nms(found, 0.5)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.4])
+    assert kept.labels.tolist() == [1, 0]
+
+
+def test_boxes_are_cut_to_the_volume():
+    assert clip_boxes(box(-2, 1, 1, 3, 9, 3), (4, 5, 6)).tolist() == [[0, 1, 1, 3, 5, 3]]
+
+
+def test_joined_detections_fall_in_score():
+    cube = box(0, 0, 0, 2, 2, 2)
+    one = Detections(cube, torch.tensor([0.3]), torch.tensor([0]))
+    two = Detections(cube + 1, torch.tensor([0.7]), torch.tensor([1]))
+    joined = Detections.cat([one, two])
+    assert joined.scores.tolist() == pytest.approx([0.7, 0.3])
+    assert joined.labels.tolist() == [1, 0]
+    assert joined.boxes[0].tolist() == [1, 1, 1, 3, 3, 3]
+    assert len(joined[:1]) == 1
+    assert joined[torch.tensor([1])].labels.tolist() == [0]
+
+
+def test_moving_targets_keeps_what_they_hold():
+    targets = Targets(box(0, 0, 0, 1, 1, 1), torch.tensor([2]), torch.zeros(1, 1, 1, dtype=torch.long))
+    moved = targets.to("meta")
+    assert (moved.boxes.device.type, moved.labels.device.type) == ("meta", "meta")
+    assert moved.mask is not None
+    assert moved.mask.device.type == "meta"
+    assert Targets(targets.boxes, targets.labels).to("cpu").mask is None
+
+
+@needs_fixture
+@pytest.mark.parametrize("index", range(5))
+def test_the_numbers_of_nndetection(index):
+    data = json.loads(FIXTURE.read_text())[index]
+    first, second = torch.tensor(data["boxes1"]), torch.tensor(data["boxes2"])
+    torch.testing.assert_close(box_iou(first, second), torch.tensor(data["iou"]), rtol=0, atol=2e-6)
+    torch.testing.assert_close(generalized_box_iou(first, second), torch.tensor(data["giou"]), rtol=0, atol=2e-6)
+    kept = nms(first, torch.tensor(data["scores1"]), data["nms_threshold"])
+    assert kept.tolist() == data["nms_keep"]

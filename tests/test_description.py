@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from dataclasses import dataclass
+
+import pytest
+from torch import nn
+
+from medpretrain3d import description
+from medpretrain3d.description import Described, build, describe
+from medpretrain3d.errors import UserError
+
+
+class Inner(Described):
+    def __init__(self, size=(1, 2, 3), name="a"):
+        self.size, self.name = size, name
+
+
+class Outer(Described, nn.Module):
+    def __init__(self, inner, parts=(), gain=0.5):
+        super().__init__()
+        self.inner, self.parts, self.gain = inner, parts, gain
+
+
+@dataclass(frozen=True)
+class Range(Described):
+    low: float = 0.0
+    high: float = 1.0
+
+
+@pytest.fixture(autouse=True)
+def inside_the_package(monkeypatch):
+    """The three classes as if they were part of the package: a file may name no others."""
+    for cls in (Inner, Outer, Range):
+        monkeypatch.setattr(cls, "__module__", description.__name__)
+        monkeypatch.setattr(description, cls.__name__, cls, raising=False)
+
+
+def test_defaults_are_part_of_the_description():
+    assert describe(Inner(name="b")) == {
+        "class_path": "medpretrain3d.description.Inner",
+        "init_args": {"size": [1, 2, 3], "name": "b"},
+    }
+
+
+def test_what_is_described_can_be_written_and_built_again():
+    outer = Outer(Inner((4, 5, 6)), parts=[Inner(), Range(high=2.0)])
+    text = json.dumps(describe(outer))
+    built = build(json.loads(text))
+    assert isinstance(built, Outer)
+    assert built.inner.size == (4, 5, 6)
+    assert [type(part) for part in built.parts] == [Inner, Range]
+    assert built.parts[1] == Range(0.0, 2.0)
+    assert json.dumps(describe(built)) == text
+
+
+def test_the_arguments_are_those_of_the_call_even_when_the_object_changed():
+    inner = Inner()
+    inner.name = "changed"
+    assert describe(inner)["init_args"]["name"] == "a"
+
+
+def test_a_wrong_call_fails_as_always():
+    with pytest.raises(TypeError, match="unknown"):
+        Inner(unknown=1)
+
+
+def test_copies_are_described_alike():
+    outer = Outer(Inner(name="b"))
+    assert describe(copy.deepcopy(outer)) == describe(outer)
+
+
+def test_pickles_are_described_alike(monkeypatch):
+    inner = Inner(name="b")
+    assert describe(pickle.loads(pickle.dumps(inner))) == describe(inner)
+
+
+def test_what_is_not_plain_data_cannot_be_described():
+    with pytest.raises(TypeError, match="object cannot be described"):
+        describe(Inner(name=object()))
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "said"),
+    [
+        ("os.system", {}, "may only name classes of medpretrain3d"),
+        ("medpretrain3d_evil.Inner", {}, "may only name classes of medpretrain3d"),
+        ("medpretrain3d.nowhere.Inner", {}, "does not exist"),
+        ("medpretrain3d.description.Nothing", {}, "does not exist"),
+        ("medpretrain3d.description.build", {}, "not a class that can be built"),
+        ("medpretrain3d.description.UserError", {}, "not a class that can be built"),
+        ("medpretrain3d.description.Inner", {"colour": 1}, "written by another version"),
+    ],
+)
+def test_a_file_cannot_name_just_anything(path, arguments, said):
+    with pytest.raises(UserError, match=said):
+        build({"class_path": path, "init_args": arguments})
