@@ -27,7 +27,9 @@ from medpretrain3d.inference import Prediction, Preprocessing, save_bundle, writ
 MAX_PICTURES = 40
 
 
-def close_run(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, config: str) -> None:
+def close_run(
+    trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, run_file: RunFile, config: str
+) -> None:
     """Write `bundle/` and `test/` into the run's folder and say in `run.json` that the run is finished.
 
     Every process detects in its share of the test volumes; the first one writes.
@@ -37,6 +39,7 @@ def close_run(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, ru
         module: with the final weights.
         data: its test split may be empty; then only the bundle is written.
         run: where the run belongs.
+        run_file: its `run.json`.
         config: the whole configuration as text.
     """
     if trainer.is_global_zero:
@@ -45,11 +48,10 @@ def close_run(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, ru
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
         return
-    file = RunFile(run.folder)
-    file.update(steps=trainer.global_step, **module.facts(), **data.facts())
+    run_file.update(steps=trainer.global_step, **module.facts(), **data.facts())
     if data.test_cases:
         _write_test(run.folder / "test", module.results, data, trainer)
-    file.update(finished=True)
+    run_file.update(finished=True)
     print(f"detector bundle: {run.folder / 'bundle'}")
 
 
@@ -102,7 +104,7 @@ def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
     detections = Detections(
         torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels)
     )
-    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file)
+    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.sidecar["source_file"])
 
 
 def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult], data: FinetuneData) -> list[Any]:

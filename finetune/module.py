@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
 from finetune.scoring import CaseResult, evaluate_results
@@ -47,7 +47,7 @@ class FinetuneModule(L.LightningModule):
         self.inference = inference
         self.encoder = read_encoder(Path(init_from)) if init_from else None
         if self.encoder is not None:
-            rank_zero_info(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
+            _say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
         self.results: dict[str, CaseResult] = {}
 
     def facts(self) -> dict[str, Any]:
@@ -121,6 +121,11 @@ class FinetuneModule(L.LightningModule):
         image = torch.from_numpy(data.window(case.read_image())).to(self.device)
         found = detect_volume(self.detector, image, data.patch, self.inference)
         self.results[case.id] = CaseResult.of(case, found)
+
+
+@rank_zero_only
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:

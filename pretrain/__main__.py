@@ -15,7 +15,7 @@ class PretrainCLI(StageCLI):
     def before_fit(self) -> None:
         """Pictures while it trains, the encoder file at its end."""
         previews = Previews(self.run.folder / "previews")
-        export = ExportEncoder(self.run, self.config_text())
+        export = ExportEncoder(self.run, self.run_file, self.config_text())
         self.trainer.callbacks.extend([previews, export])
 
 

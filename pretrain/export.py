@@ -17,11 +17,13 @@ class ExportEncoder(L.Callback):
 
     Args:
         run: where the run belongs.
+        run_file: its `run.json`.
         config: the whole configuration as text.
     """
 
-    def __init__(self, run: RunConfig, config: str) -> None:
+    def __init__(self, run: RunConfig, run_file: RunFile, config: str) -> None:
         self.run = run
+        self.run_file = run_file
         self.config = config
 
     def on_fit_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -31,7 +33,7 @@ class ExportEncoder(L.Callback):
         data: Any = trainer.datamodule
         folder = self.run.folder / "encoder"
         sha256 = save_encoder(folder, module.objective.backbone, self._card(trainer, module, data))
-        RunFile(self.run.folder).update(
+        self.run_file.update(
             finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **module.facts(), **data.facts()
         )
         print(f"encoder file: {folder}")
@@ -46,7 +48,7 @@ class ExportEncoder(L.Callback):
                 "steps": trainer.global_step,
                 "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
                 "seed": data.seed,
-                "minutes": RunFile(self.run.folder).read().get("minutes"),
+                "minutes": self.run_file.minutes,
                 **data.facts(),
             },
             "git_commit": git_sha(),

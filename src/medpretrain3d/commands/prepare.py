@@ -1,7 +1,8 @@
 """Read raw volumes and labels into a store.
 
 RAW is a folder in the layout of nnU-Net or the Medical Segmentation Decathlon, or any folder of .nii/.nii.gz volumes
-without labels. Several RAW folders make one store. Finished cases are kept, so an interrupted call continues.
+without labels. Several RAW folders make one store; their case ids must differ. Finished cases are kept as long as their
+files and the options stay the same, so an interrupted call continues.
 Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
 """
 
@@ -23,13 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objects",
-        choices=("components", "labels", "instances"),
-        help="what is one object: a connected component, a label value, or an instance id; default: as dataset.json says, "
-        "else components",
+        choices=("components", "labels"),
+        help="one object is a connected component or a label value; default: as dataset.json says, else components",
     )
     parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
     parser.add_argument("--fold", type=int, default=0, help="fold of splits.json")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="cases at a time; each needs ten bytes per voxel")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,11 +37,10 @@ def run(args: argparse.Namespace) -> int:
     options = PrepareOptions(
         tuple(args.spacing_mm) if args.spacing_mm else None, args.objects, args.min_voxels, args.fold
     )
-    summary = prepare(args.raw, args.store, options, args.workers)
+    summary = prepare(args.raw, args.store, options, args.workers, progress=True)
     for skipped in summary.skipped:
         print(f"skipped {skipped['case']}: {skipped['reason']}", file=sys.stderr)
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
-    print(
-        f"{args.store}: {summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped; cases: {splits}"
-    )
+    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped"
+    print(f"{args.store}: {done}; cases: {splits}")
     return int(bool(summary.skipped))

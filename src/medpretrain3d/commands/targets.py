@@ -23,5 +23,6 @@ def run(args: argparse.Namespace) -> int:
     corpus = Corpus([args.store])
     document = targets_json(corpus.stores[0], [ref.case_id for ref in corpus.cases(args.split)])
     write_text(args.output, json.dumps(document) + "\n")
-    print(f"{args.output}: {sum(len(entry['labels']) for entry in document['targets'])} boxes of {len(document['targets'])} cases")
+    num_boxes = sum(len(entry["labels"]) for entry in document["targets"])
+    print(f"{args.output}: {num_boxes} boxes of {len(document['targets'])} cases")
     return 0

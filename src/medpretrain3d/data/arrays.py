@@ -72,16 +72,13 @@ def read_crop(
     begin = np.zeros(3, dtype=int) if start is None else np.array(start, dtype=int)
     end = np.maximum(shape, begin) if size is None else begin + np.array(size, dtype=int)
     low, high = np.clip(begin, 0, shape), np.clip(end, 0, shape)
-    inside: tuple[slice, ...] = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    inside = _region(low, high)
     try:
         if (low == begin).all() and (high == end).all():
-            return stored[(..., *inside)]
+            return stored[inside]
         crop: np.ndarray = np.full((*stored.shape[:-3], *(end - begin).tolist()), fill, dtype=stored.dtype)
         if (high > low).all():
-            place: tuple[slice, ...] = tuple(
-                slice(int(a), int(b)) for a, b in zip(low - begin, high - begin, strict=True)
-            )
-            crop[(..., *place)] = stored[(..., *inside)]
+            crop[_region(low - begin, high - begin)] = stored[inside]
         return crop
     except (RuntimeError, ValueError, OSError) as error:
         raise _damaged(path, error) from error
@@ -94,6 +91,10 @@ def _blosc2() -> ModuleType:
     # With more than one thread a worker forked after the first read waits forever for its parent's threads.
     blosc2.set_nthreads(1)
     return blosc2
+
+
+def _region(low: np.ndarray, high: np.ndarray) -> tuple[Any, ...]:
+    return (..., *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
 
 
 def _open(path: Path) -> Any:  # blosc2.NDArray

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,25 @@ from medpretrain3d.data.arrays import array_shape, read_crop, write_array
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.errors import UserError
 
-IMAGE, MASK, SIDECAR = "image.b2nd", "mask.b2nd", "case.json"
+CASES, IMAGE, MASK, SIDECAR = "cases", "image.b2nd", "mask.b2nd", "case.json"
 AIR_HU = -1024
 """Lowest value of an image and what surrounds it: CT's air, below which scanners only write padding."""
 
 
 @dataclass(frozen=True)
-class CaseContent:
+class Object:
+    """One object: its value in the mask (0 where it has no voxel there), class from 0, box (6,) in voxels."""
+
+    id: int
+    label: int
+    box_vox: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Content:
     """Everything that is written about a case."""
 
-    id: str
+    case_id: str
     image: np.ndarray
     """(C, D, H, W) int16, HU for CT."""
     grid: Grid
@@ -35,52 +44,73 @@ class CaseContent:
     """Of the file it came from, in the file's own array order."""
     source_file: str
     """Name of that file, without folders."""
-    boxes: np.ndarray
-    """(N, 6) float64 in voxels of `grid`, half-open."""
-    labels: np.ndarray
-    """(N,) class indices from 0."""
-    instance_ids: np.ndarray
-    """(N,) value of each object in `instances`; 0 for an object without a voxel there."""
-    instances: np.ndarray | None = None
-    """(D, H, W) uint16, or None where there is no mask."""
+    objects: Sequence[Object] = ()
+    """Boxes half-open, in voxels of `grid`."""
+    mask: np.ndarray | None = None
+    """(D, H, W) uint16 object ids, or None where there is no mask."""
     patient: str | None = None
     """Pseudonym under which several cases belong together."""
-    made_from: str = ""
-    """Fingerprint of source files and options, by which `prepare` knows a finished case again."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Source files and options, by which `prepare` knows a finished case again."""
 
 
-def write_case(folder: Path, content: CaseContent) -> Case:
-    """Write a case completely or not at all, in place of an older one.
+def case_folder(store: Path, case_id: str) -> Path:
+    """Where a case of a store lies.
+
+    Raises:
+        UserError: the id cannot be a folder's name inside the store.
+    """
+    if not case_id or case_id[0] == "." or not case_id.isprintable() or "/" in case_id or "\\" in case_id:
+        raise UserError(f"case id {case_id!r}: wanted a plain folder name that does not begin with a dot")
+    return Path(store) / CASES / case_id
+
+
+def write_case(store: Path, content: Content) -> dict[str, Any]:
+    """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     sidecar = {
-        "id": content.id,
+        "id": content.case_id,
         "source_file": content.source_file,
         "patient": content.patient,
         "num_channels": len(content.image),
-        "has_mask": content.instances is not None,
+        "has_mask": content.mask is not None,
         "pad_hu": AIR_HU,
         "grid": content.grid.to_json(),
         "source_grid": content.source_grid.to_json(),
         "instances": [
-            {"id": int(number), "label": int(label), "box_vox": [float(edge) for edge in box]}
-            for number, label, box in zip(content.instance_ids, content.labels, content.boxes, strict=True)
+            {"id": one.id, "label": one.label, "box_vox": [float(edge) for edge in one.box_vox]}
+            for one in content.objects
         ],
-        "made_from": content.made_from,
+        **content.facts,
     }
-    sidecar["sha256"] = content_sha256(sidecar, content.image, content.instances)
-    with finished_folder(folder, replace=True) as unfinished:
+    sidecar["sha256"] = content_sha256(sidecar, content.image, content.mask)
+    with finished_folder(case_folder(store, content.case_id), replace=True) as unfinished:
         write_array(unfinished / IMAGE, content.image)
-        if content.instances is not None:
-            write_array(unfinished / MASK, content.instances)
+        if content.mask is not None:
+            write_array(unfinished / MASK, content.mask)
         sidecar["bytes"] = sum(file.stat().st_size for file in unfinished.iterdir())
         (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n")
-    return Case(folder, sidecar)
+    return index_row(sidecar)
 
 
-def content_sha256(sidecar: dict[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:
+def index_row(sidecar: Mapping[str, Any]) -> dict[str, Any]:
+    """What the store's index says about a case; `counts` has the objects of each class up to the last one present."""
+    labels = np.array([instance["label"] for instance in sidecar["instances"]], dtype=np.int64)
+    return {
+        "id": sidecar["id"],
+        "shape": sidecar["grid"]["shape"],
+        "num_objects": len(labels),
+        "counts": np.bincount(labels).tolist(),
+        "has_mask": sidecar["has_mask"],
+        "bytes": sidecar["bytes"],
+        "sha256": sidecar["sha256"],
+    }
+
+
+def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:
     """Hash of what training sees: geometry, objects and voxels, not names or dates."""
     seen = {key: sidecar[key] for key in ("grid", "source_grid", "instances", "pad_hu")}
     digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Shape = tuple[int, int, int]
+Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 ROUNDING_VOX = 1e-3
@@ -32,7 +32,7 @@ class Grid:
         ValueError: the shape is not three positive numbers, or the affine is not finite and invertible.
     """
 
-    shape: Shape
+    shape: Triple
     affine_lps: np.ndarray
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class Grid:
         mirrored = tuple(int(axis) for axis in np.flatnonzero(directions < 0))
         return Grid(_three(shape), self.affine_lps @ to_old), _three(order), mirrored
 
-    def is_close_to(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+    def is_close(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
         """Whether two grids have one shape and affines that differ nowhere by more than the tolerance."""
         return self.shape == other.shape and bool(np.abs(self.affine_lps - other.affine_lps).max() <= tolerance_mm)
 
@@ -138,6 +138,6 @@ def _hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-def _three(values: Sequence[int] | np.ndarray) -> Shape:
+def _three(values: Sequence[int] | np.ndarray) -> Triple:
     a, b, c = (int(value) for value in values)
     return (a, b, c)

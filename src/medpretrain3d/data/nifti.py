@@ -9,7 +9,7 @@ import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -48,8 +48,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: is empty; copy or export it again")
     try:
-        opened: Any = gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
-        with opened as file:
+        with _opened(path) as file:
             header = _read_header(path, file)
             shape, dtype, affine_ras = _shape(path, header), _dtype(path, header), _affine(path, header)
             offset = _offset(path, header)
@@ -65,6 +64,10 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return _scaled(path, header, voxels), affine_ras
 
 
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
 def _read_header(path: Path, file: BinaryIO) -> Any:
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
@@ -77,9 +80,7 @@ def _read_header(path: Path, file: BinaryIO) -> Any:
             header = kind(start[:num_bytes], check=False)
             if bytes(header["magic"])[:3] == magic:
                 return header
-    raise UserError(
-        f"{path}: is not a NIfTI file (no NIfTI header in its first bytes); convert it with dcm2niix or nibabel"
-    )
+    raise UserError(f"{path}: is not a NIfTI file (no NIfTI header in its first bytes); convert it, e.g. by dcm2niix")
 
 
 def _shape(path: Path, header: Any) -> tuple[int, int, int]:
@@ -100,8 +101,8 @@ def _dtype(path: Path, header: Any) -> np.dtype:
 
     try:
         dtype = np.dtype(header.get_data_dtype())
-    except HeaderDataError as error:
-        raise UserError(f"{path}: unknown voxel type ({error}); export it again") from error
+    except (HeaderDataError, KeyError) as error:
+        raise UserError(f"{path}: unknown voxel type {int(header['datatype'])}; export it again") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UserError(f"{path}: voxels are {dtype}, wanted whole or floating-point numbers")
     return dtype
@@ -132,9 +133,7 @@ def _offset(path: Path, header: Any) -> int:
     if offset == 0:
         return smallest
     if not (math.isfinite(offset) and smallest <= offset <= MAX_BYTES):
-        raise UserError(
-            f"{path}: header puts the voxels at byte {offset:g}, wanted {smallest} or more; export it again"
-        )
+        raise UserError(f"{path}: header puts voxels at byte {offset:g}, wanted {smallest} or more; export it again")
     return int(offset)
 
 
@@ -176,7 +175,5 @@ def _scaled(path: Path, header: Any, voxels: np.ndarray) -> np.ndarray:
     if voxels.dtype.kind == "f":
         num_bad = voxels.size - int(np.isfinite(voxels).sum())
         if num_bad:
-            raise UserError(
-                f"{path}: {num_bad:,} of {voxels.size:,} voxels are NaN or infinite; replace them by air, -1024"
-            )
+            raise UserError(f"{path}: {num_bad:,} of {voxels.size:,} voxels are NaN or infinite; replace them by -1024")
     return voxels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,45 +35,43 @@ def find_objects(
         The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids.
 
     Raises:
-        UserError: a value without a class, or more objects than ids.
+        UserError: a value without a class, an instance without a voxel, or more objects than ids.
     """
-    values = np.unique(labels)
-    unknown = [int(value) for value in values if value and int(value) not in class_of_value]
+    values = {int(value) for value in np.unique(labels)} - {0}
+    unknown = sorted(values - set(class_of_value))
     if unknown:
-        raise UserError(
-            f"label values {unknown[:5]} are not in the table of classes {dict(class_of_value)}; correct either"
-        )
+        raise UserError(f"label values {_some(unknown)} stand for no class; known are {_some(sorted(class_of_value))}")
+    missing = sorted(set(class_of_value) - values) if rule == "instances" else []
+    if missing:
+        raise UserError(f"instances {_some(missing)} of the table have no voxel in the mask; correct either")
     instances = np.zeros(labels.shape, dtype=np.uint16)
     objects: list[Instance] = []
-    for value in (int(value) for value in values if value):
-        for mask, corner in _parts(labels, value, rule):
-            if int(mask.sum()) < min_voxels:
-                continue
-            if len(objects) == np.iinfo(np.uint16).max:
-                raise UserError(
-                    f"more than {len(objects)} objects in one case; raise --min-voxels or use --objects labels"
-                )
-            number = len(objects) + 1
-            box = tuple(corner) + tuple(start + size for start, size in zip(corner, mask.shape, strict=True))
-            region = tuple(slice(box[axis], box[axis + 3]) for axis in range(3))
-            instances[region][mask] = number
-            objects.append(Instance(number, class_of_value[value], box))
+    for value, region, part in sorted(_parts(labels, rule), key=lambda found: found[0]):
+        if np.count_nonzero(part) < min_voxels:
+            continue
+        if len(objects) == np.iinfo(np.uint16).max:
+            raise UserError(f"more than {len(objects)} objects; raise --min-voxels or use --objects labels")
+        number = len(objects) + 1
+        instances[region][part] = number
+        box = (*(axis.start for axis in region), *(axis.stop for axis in region))
+        objects.append(Instance(number, class_of_value[value], box))
     return instances, objects
 
 
-def _parts(labels: np.ndarray, value: int, rule: ObjectRule) -> list[tuple[np.ndarray, list[int]]]:
-    """Each part of a value as a mask cut to its hull, with the hull's min corner."""
+def _parts(labels: np.ndarray, rule: ObjectRule) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
+    """Value, hull and mask inside the hull of every part of a label map."""
     from scipy.ndimage import find_objects as hulls
 
-    whole = labels == value
+    numbered = labels.astype(np.int32)
     if rule == "components":
         import cc3d
 
-        numbered = cc3d.connected_components(whole, connectivity=26)
-    else:
-        numbered = whole.astype(np.int32)
-    parts = []
+        numbered = cc3d.connected_components(labels, connectivity=26).astype(np.int32)  # never joins two values
     for number, region in enumerate(hulls(numbered), start=1):
         if region is not None:
-            parts.append((numbered[region] == number, [axis.start for axis in region]))
-    return parts
+            part = numbered[region] == number
+            yield int(labels[region][part][0]), region, part
+
+
+def _some(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,20 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.data.case import CASES, Case, Content, Object, case_folder, index_row, write_case
+from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.importers import ObjectRule, RawCase, RawDataset, read_raw
 from medpretrain3d.data.objects import find_objects
-from medpretrain3d.data.store import Content, Object, case_folder, index_row, write_case, write_index
-from medpretrain3d.data.volume import Volume, read_labels, read_volume, resample, resample_labels
+from medpretrain3d.data.store import INDEX, SKIPPED, write_index
+from medpretrain3d.data.volume import (
+    Volume,
+    check_same_place,
+    check_spacing,
+    read_channels,
+    read_labels,
+    resample,
+    resample_labels,
+)
 from medpretrain3d.errors import UserError
 
 
@@ -45,164 +56,232 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class _Job:
+    case: RawCase
+    rule: ObjectRule
+    store: Path
+    options: PrepareOptions
+    num_channels: int
+
+
+@dataclass(frozen=True)
 class _Outcome:
-    case_id: str
+    case: RawCase
     row: dict[str, Any] | None
     reused: bool = False
     reason: str = ""
 
 
 def prepare(
-    raws: Sequence[Path],
+    raws: Path | Sequence[Path],
     store: Path,
-    options: PrepareOptions = PrepareOptions(),  # noqa: B008  frozen
+    options: PrepareOptions = PrepareOptions(),
     workers: int = 1,
-    progress: bool = True,
+    progress: bool = False,
 ) -> Summary:
     """Prepare one or more raw folders into one store.
 
-    A case that is already there with the same source file and options is kept, so an interrupted call continues. The
+    A case that is already there with the same source files and options is kept, so an interrupted call continues. The
     same input gives the same bytes, whatever the number of workers. A case that cannot be used is left out and noted in
-    `skipped.json`; the others go on.
+    `skipped.json`; the others go on. Where labelled and unlabelled folders meet, the unlabelled cases go to the split
+    `unlabelled`: nobody looked for objects there, so they are no negatives.
+
+    Args:
+        raws: folders that an importer knows.
+        store: folder to write; may hold an earlier preparation of the same cases.
+        options: what decides the content.
+        workers: processes.
+        progress: whether to show a bar.
 
     Raises:
-        UserError: an unknown layout, data sets of different classes, one case id twice, no usable case, or a full disk.
+        UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
+            usable case, or a full disk.
     """
-    datasets = [read_raw(Path(raw), options.fold) for raw in raws]
+    raws = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)]
+    if options.spacing_mm is not None:
+        check_spacing(options.spacing_mm)
+    datasets = [read_raw(raw, options.fold) for raw in raws]
     classes = _common_classes(raws, datasets)
-    jobs = _jobs(raws, datasets, options)
-    outcomes: list[_Outcome] = []
-    with closing(_outcomes(jobs, store, options, workers)) as running:
-        for outcome in _with_progress(running, len(jobs), progress):
-            outcomes.append(outcome)
-    outcomes.sort(key=lambda outcome: outcome.case_id)
-    case_of = {case.id: case for case, _ in jobs}
+    channel_names = _channel_names(datasets)
+    jobs = _jobs(raws, datasets, Path(store), options, len(channel_names), bool(classes))
+    _make_room(Path(store), {job.case.id for job in jobs})
+    with closing(_outcomes(jobs, workers)) as running:
+        outcomes = sorted(_with_bar(running, len(jobs), progress), key=lambda outcome: outcome.case.id)
     skipped = tuple(
-        {"case": outcome.case_id, "file": case_of[outcome.case_id].image.name, "reason": outcome.reason}
+        {
+            "case": outcome.case.id,
+            "file": outcome.case.images[0].name if outcome.case.images else "",
+            "reason": outcome.reason,
+        }
         for outcome in outcomes
         if outcome.row is None
     )
-    write_text(store / "skipped.json", json.dumps(skipped, indent=1) + "\n")
+    write_text(Path(store) / SKIPPED, json.dumps(skipped, indent=1) + "\n")
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
     if not rows:
-        raise UserError(f"{store}: none of {len(jobs)} cases could be used; the first: {skipped[0]['reason']}")
+        raise UserError(
+            f"{store}: none of the {len(jobs)} cases can be used, see {SKIPPED}; first: {skipped[0]['reason']}"
+        )
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for row in rows:
-        splits.setdefault(case_of[row["id"]].split, []).append(row["id"])
-    write_index(store, classes, options.spacing_mm, rows, splits)
+    for outcome in outcomes:
+        if outcome.row is not None:
+            splits.setdefault(outcome.case.split, []).append(outcome.case.id)
+    write_index(Path(store), classes, options.spacing_mm, rows, splits, channel_names)
     reused = sum(outcome.reused for outcome in outcomes)
     return Summary(len(rows) - reused, reused, skipped, {name: len(ids) for name, ids in splits.items() if ids})
 
 
 def _common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
-    labelled = {dataset.classes for dataset in datasets if dataset.classes}
+    labelled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
     if len(labelled) > 1:
-        raise UserError(
-            f"{', '.join(map(str, raws))}: different classes {sorted(labelled)}; prepare them into different stores"
-        )
-    return labelled.pop() if labelled else ()
+        told = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labelled.items())
+        raise UserError(f"data sets of different classes ({told}); prepare them into different stores")
+    return next(iter(labelled), ())
+
+
+def _channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
+    named = [dataset.channel_names for dataset in datasets if dataset.channel_names]
+    if named:
+        return named[0]
+    most = max(len(case.images) for dataset in datasets for case in dataset.cases)
+    return tuple(f"channel {number}" for number in range(max(most, 1)))
 
 
 def _jobs(
-    raws: Sequence[Path], datasets: Sequence[RawDataset], options: PrepareOptions
-) -> list[tuple[RawCase, ObjectRule]]:
-    jobs: dict[str, tuple[RawCase, ObjectRule]] = {}
+    raws: Sequence[Path],
+    datasets: Sequence[RawDataset],
+    store: Path,
+    options: PrepareOptions,
+    num_channels: int,
+    is_labelled: bool,
+) -> list[_Job]:
+    home: dict[str, Path] = {}
+    jobs = []
     for raw, dataset in zip(raws, datasets, strict=True):
         for case in dataset.cases:
-            if case.id in jobs:
+            if case.id in home:
                 raise UserError(
-                    f"{raw}: case '{case.id}' is there twice ({case.image} and {jobs[case.id][0].image}); rename one"
+                    f"case '{case.id}' is in {home[case.id]} and in {raw}; rename one, or prepare them into two stores "
+                    "(pretraining takes several)"
                 )
-            jobs[case.id] = (case, options.objects or dataset.objects)
-    return list(jobs.values())
+            home[case.id] = raw
+            case_folder(store, case.id)
+            if is_labelled and not dataset.classes:
+                case = replace(case, split="unlabelled")
+            jobs.append(_Job(case, options.objects or dataset.objects, store, options, num_channels))
+    return jobs
 
 
-def _outcomes(
-    jobs: Sequence[tuple[RawCase, ObjectRule]], store: Path, options: PrepareOptions, workers: int
-) -> Iterator[_Outcome]:
+def _make_room(store: Path, case_ids: set[str]) -> None:
+    """Refuse a folder of other content; take away the index, which holds again once every case is there."""
+    cases = store / CASES
+    if store.is_dir() and not cases.is_dir() and any(store.iterdir()):
+        raise UserError(f"{store}: is neither empty nor a store; choose another folder")
+    there = {path.name for path in cases.iterdir() if path.name[0] != "."} if cases.is_dir() else set()
+    strangers = sorted(there - case_ids)
+    if strangers:
+        raise UserError(
+            f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}'; "
+            "choose another folder, or give all raw folders in one call"
+        )
+    (store / INDEX).unlink(missing_ok=True)
+
+
+def _outcomes(jobs: Sequence[_Job], workers: int) -> Generator[_Outcome, None, None]:
     if workers <= 1:
-        for case, rule in jobs:
-            yield _prepare_case(case, rule, store, options)
+        yield from map(_prepare_case, jobs)
         return
+    # spawn: a forked child may inherit locks that threads of the parent hold.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_prepare_case, case, rule, store, options) for case, rule in jobs]
+        futures = [pool.submit(_prepare_case, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker died, most likely for want of memory; use fewer --workers, finished cases are kept"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _with_progress(outcomes: Iterator[_Outcome], total: int, show: bool) -> Iterator[_Outcome]:
+def _with_bar(outcomes: Iterator[_Outcome], total: int, show: bool) -> Iterator[_Outcome]:
     from tqdm import tqdm
 
     return iter(tqdm(outcomes, total=total, desc="prepare", unit="case", disable=not show))
 
 
-def _prepare_case(case: RawCase, rule: ObjectRule, store: Path, options: PrepareOptions) -> _Outcome:
-    facts = {"prepared_from": _fingerprint(case), "options": {**asdict(options), "objects": rule}}
-    known = _finished(store, case.id, facts)
-    if known is not None:
-        return _Outcome(case.id, known, reused=True)
+def _prepare_case(job: _Job) -> _Outcome:
+    case, folder = job.case, case_folder(job.store, job.case.id)
+    facts: dict[str, Any] = {}
     try:
-        content = _content(case, rule, options, facts)
+        if case.problem:
+            raise UserError(case.problem)
+        facts = _facts(job)
+        known = _finished(folder, facts)
+        if known is not None:
+            return _Outcome(case, known, reused=True)
+        content = _content(job, facts)
     except UserError as error:
-        return _Outcome(case.id, None, reason=str(error))
-    return _Outcome(case.id, write_case(store, content))
+        return _Outcome(case, None, reason=str(error))
+    return _Outcome(case, write_case(job.store, content))
 
 
-def _content(case: RawCase, rule: ObjectRule, options: PrepareOptions, facts: dict[str, Any]) -> Content:
-    image = read_volume(case.image)
-    mask, objects = None, []
-    if case.labels is not None:
-        labels = read_labels(case.labels)
-        if not labels.grid.is_close(image.grid):
-            raise UserError(
-                f"{case.labels}: geometry differs from the image: shape {labels.grid.shape} and spacing "
-                f"{_rounded(labels.grid.spacing_mm)} mm, wanted {image.grid.shape} and {_rounded(image.grid.spacing_mm)} mm "
-                "at the same place; export the mask on the image's grid"
-            )
-        try:
-            instances, found = find_objects(labels.array[0], case.class_of_value, rule, options.min_voxels)
-        except UserError as error:
-            raise UserError(f"{case.labels}: {error}") from error
-        target = image.grid.resampled(options.spacing_mm) if options.spacing_mm else image.grid
-        # Boxes come from the mask as drawn, not from the resampled one, which may lose a voxel or a whole object.
-        native = np.array([one.box_vox for one in found], dtype=np.float64).reshape(-1, 6)
-        boxes = image.grid.map_boxes(native, target)
-        objects = [Object(one.id, one.label, tuple(box.tolist())) for one, box in zip(found, boxes, strict=True)]
-        mask = Volume(instances[None], labels.grid, labels.source_grid)
-    if options.spacing_mm:
-        image = resample(image, options.spacing_mm)
-        mask = None if mask is None else resample_labels(mask, options.spacing_mm)
-    return Content(
-        case_id=case.id,
-        image=image.array,
-        mask=None if mask is None else mask.array[0],
-        grid=image.grid,
-        source_grid=image.source_grid,
-        objects=objects,
-        source_file=case.image.name,
-        facts=facts,
-    )
+def _content(job: _Job, facts: dict[str, Any]) -> Content:
+    case, spacing_mm = job.case, job.options.spacing_mm
+    if len(case.images) != job.num_channels:
+        raise UserError(f"has {len(case.images)} channels, wanted {job.num_channels}")
+    image = read_channels(case.images)
+    target = image.grid.resampled(spacing_mm) if spacing_mm else image.grid
+    mask, objects = _objects(job, image, target) if case.labels is not None else (None, [])
+    if spacing_mm:
+        image = resample(image, spacing_mm)
+    return Content(case.id, image.array, image.grid, image.source_grid, case.images[0].name, objects, mask, facts=facts)
 
 
-def _finished(store: Path, case_id: str, facts: dict[str, Any]) -> dict[str, Any] | None:
-    """The index row of a case that is already there, made from the same files with the same options."""
-    path = case_folder(store, case_id) / "case.json"
+def _objects(job: _Job, image: Volume, target: Grid) -> tuple[np.ndarray, list[Object]]:
+    path = job.case.labels
+    assert path is not None
+    labels = read_labels(path)
+    check_same_place(path, labels.grid, job.case.images[0], image.grid)
     try:
-        document = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+        instances, found = find_objects(labels.array[0], job.case.class_of_value, job.rule, job.options.min_voxels)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    mask = Volume(instances[None], labels.grid, labels.source_grid)
+    if job.options.spacing_mm:
+        mask = resample_labels(mask, job.options.spacing_mm)
+    # Boxes come from the mask as drawn, not from the resampled one, which may lose a voxel or a whole object.
+    native = np.array([one.box_vox for one in found], dtype=np.float64).reshape(-1, 6)
+    boxes = native if target == image.grid else image.grid.map_boxes(native, target)
+    visible = set(np.unique(mask.array).tolist())
+    objects = [
+        Object(one.id if one.id in visible else 0, one.label, tuple(box.tolist()))
+        for one, box in zip(found, boxes, strict=True)
+    ]
+    return mask.array[0], objects
+
+
+def _finished(folder: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The index row of a case that is already there, made from the same files with the same options."""
+    try:
+        sidecar = Case.open(folder).sidecar
+        same = all(sidecar.get(name) == json.loads(json.dumps(value)) for name, value in facts.items())
+        return index_row(sidecar) if same else None
+    except (UserError, KeyError):
         return None
-    same = all(document.get(name) == json.loads(json.dumps(value)) for name, value in facts.items())
-    return index_row(document) if same else None
 
 
-def _fingerprint(case: RawCase) -> dict[str, list[int]]:
-    files = {"image": case.image, "labels": case.labels}
-    stats = {name: path.stat() for name, path in files.items() if path is not None}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]
+def _facts(job: _Job) -> dict[str, Any]:
+    """What decides a case's content: its files by size and time of change, the classes of its values, the options."""
+    files = [*job.case.images, *([job.case.labels] if job.case.labels else [])]
+    stats = [(path.name, path.stat()) for path in files]
+    return {
+        "prepared_from": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+        "options": {
+            "spacing_mm": job.options.spacing_mm,
+            "objects": job.rule,
+            "min_voxels": job.options.min_voxels,
+            "class_of_value": {str(value): label for value, label in sorted(job.case.class_of_value.items())},
+        },
+    }

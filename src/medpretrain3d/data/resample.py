@@ -14,8 +14,8 @@ import numpy as np
 def resample_linear(array: np.ndarray, steps: Sequence[float], shape: tuple[int, int, int]) -> np.ndarray:
     """Resample an image (C, d, h, w) to (C, *shape).
 
-    Each voxel is a mean under a triangle as wide as the larger voxel of the two, which is linear interpolation where
-    voxels shrink and suppresses aliasing where they grow. Integers are rounded back to their type.
+    Linear interpolation; where voxels grow, the interpolated image is averaged over the new voxel, which suppresses
+    aliasing. Constants and, inside, linear ramps stay what they are. Integers are rounded back to their type.
 
     Args:
         array: any real type.
@@ -23,9 +23,7 @@ def resample_linear(array: np.ndarray, steps: Sequence[float], shape: tuple[int,
         shape: of the result (D, H, W).
     """
     taps = [_taps(*axis) for axis in zip(array.shape[1:], shape, steps, strict=True)]
-    if all(
-        len(weights) == 1 and size == old for (_, weights), size, old in zip(taps, shape, array.shape[1:], strict=True)
-    ):
+    if array.shape[1:] == shape and all(len(weights) == 1 for _, weights in taps):
         return array.copy()
     result = np.empty((len(array), *shape), dtype=array.dtype if array.dtype.kind in "iu" else np.float32)
     (index_d, weights_d), rows, columns = taps
@@ -50,10 +48,12 @@ def resample_nearest(array: np.ndarray, steps: Sequence[float], shape: tuple[int
 def _taps(old_size: int, size: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Old indices and float32 weights (T, size) of the voxels that each new one is a mean of; weights sum to 1."""
     centre = (np.arange(size) + 0.5) * step - 0.5
-    reach = max(step, 1.0)
-    first = np.ceil(centre - reach).astype(int)
-    index = first + np.arange(int(np.ceil(2 * reach)) + 1)[:, None]
-    weights = np.maximum(1 - np.abs(index - centre) / reach, 0)
+    # A voxel is a mean over its width, of variance 1/12 in old voxels. The new one lacks (step^2 - 1) / 12, which a
+    # mean over this width adds; it vanishes as the steps become equal, so that nothing is blurred without need.
+    width = np.sqrt(max(step**2 - 1, 0.0))
+    first = np.ceil(centre - 1 - width / 2).astype(int)
+    index = first + np.arange(int(np.ceil(2 + width)) + 1)[:, None]
+    weights = _mean_of_hat(centre - index, width)
     weights[(index < 0) | (index >= old_size)] = 0
     index = index.clip(0, old_size - 1)
     # A last voxel that reaches over the end may be centred beyond the last old one: it takes that one's value.
@@ -62,3 +62,18 @@ def _taps(old_size: int, size: int, step: float) -> tuple[np.ndarray, np.ndarray
     weights /= weights.sum(axis=0)
     used = (weights > 1e-6).any(axis=1)
     return index[used], weights[used].astype(np.float32)
+
+
+def _mean_of_hat(distance: np.ndarray, width: float) -> np.ndarray:
+    """Mean of the hat `max(1 - |t|, 0)` over `distance - width / 2 .. distance + width / 2`.
+
+    Exact integrals make ramps come out exact; a sampled and normalised triangle is off by up to 0.03 voxels.
+    """
+    if width < 1e-3:
+        return np.maximum(1 - np.abs(distance), 0)
+
+    def integral(t: np.ndarray) -> np.ndarray:
+        t = t.clip(-1, 1)
+        return np.where(t < 0, (1 + t) ** 2 / 2, 1 - (1 - t) ** 2 / 2)
+
+    return (integral(distance + width / 2) - integral(distance - width / 2)) / width

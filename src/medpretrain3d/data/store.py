@@ -16,15 +16,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medpretrain3d.atomic import write_text
-from medpretrain3d.data.case import Case
+from medpretrain3d.data.case import CASES, Case, Content, Object, case_folder, index_row, write_case
 from medpretrain3d.data.grid import Spacing
 from medpretrain3d.errors import UserError
 
 FORMAT, VERSION = "medpretrain3d-store", 1
-INDEX, SPLITS, SKIPPED, CASES = "store.json", "splits.json", "skipped.json", "cases"
+INDEX, SPLITS, SKIPPED = "store.json", "splits.json", "skipped.json"
+
+__all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
 
 
 class Store:
@@ -48,9 +48,9 @@ class Store:
         self.fingerprint: str = index["fingerprint"]
         """Changes when any voxel, box or class of any case does."""
         self.entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in index["cases"]}
-        """Per case: id, shape, num_objects, counts per class, has_mask, bytes."""
+        """Per case: id, shape, num_objects, counts per class, has_mask, bytes, sha256."""
         for case_id in self.entries:
-            check_case_id(case_id)
+            case_folder(self.path, case_id)  # refuses ids that lead out of the store
         self.splits: dict[str, tuple[str, ...]] = _read_splits(self.path, self.entries)
 
     @property
@@ -67,7 +67,7 @@ class Store:
         if case_id not in self.entries:
             known = ", ".join(list(self.entries)[:3])
             raise UserError(f"{self.path}: has no case '{case_id}'; it has {len(self)}: {known} ...")
-        return Case.open(self.path / CASES / case_id)
+        return Case.open(case_folder(self.path, case_id))
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -80,69 +80,42 @@ def write_index(
     path: Path,
     classes: Sequence[str],
     spacing_mm: Sequence[float] | None,
-    channel_names: Sequence[str],
-    sidecars: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     splits: Mapping[str, Sequence[str]],
-    skipped: Sequence[Mapping[str, str]] = (),
-) -> Store:
-    """Make a store of cases already written; the index comes last, so a store with an index is complete.
+    channel_names: Sequence[str] = ("CT",),
+) -> None:
+    """Make a store of cases already written. The index comes last, so a store that has one is complete.
 
     Args:
         path: the store's folder.
         classes: names, in the order of the labels.
         spacing_mm: along (D, H, W) where all cases share it.
+        rows: of every case, as `write_case` gives them.
+        splits: cases per split; cases of none are listed under `train`.
         channel_names: one per channel.
-        sidecars: of every case, as `Case.sidecar` has them.
-        splits: cases per split; the rest is listed under `train`.
-        skipped: cases left out: `case`, `file`, `reason`.
     """
-    sidecars = sorted(sidecars, key=lambda sidecar: sidecar["id"])
+    rows = sorted(rows, key=lambda row: row["id"])
     listed = {case_id for ids in splits.values() for case_id in ids}
-    unlisted = [sidecar["id"] for sidecar in sidecars if sidecar["id"] not in listed]
-    all_splits = {name: sorted(ids) for name, ids in splits.items()}
-    all_splits["train"] = sorted([*all_splits.get("train", []), *unlisted])
+    all_splits = {name: sorted(ids) for name, ids in sorted(splits.items())}
+    all_splits["train"] = sorted([*all_splits.get("train", []), *(r["id"] for r in rows if r["id"] not in listed)])
     index = {
         "format": FORMAT,
         "version": VERSION,
         "classes": list(classes),
         "spacing_mm": None if spacing_mm is None else [float(value) for value in spacing_mm],
         "channel_names": list(channel_names),
-        "num_cases": len(sidecars),
-        "fingerprint": fingerprint(classes, sidecars),
-        "cases": [_entry(sidecar, len(classes)) for sidecar in sidecars],
+        "num_cases": len(rows),
+        "fingerprint": fingerprint(classes, rows),
+        "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
-    write_text(path / SKIPPED, json.dumps(list(skipped), indent=1) + "\n")
-    write_text(path / SPLITS, json.dumps(dict(sorted(all_splits.items())), indent=1) + "\n")
+    write_text(path / SPLITS, json.dumps(all_splits, indent=1) + "\n")
     write_text(path / INDEX, json.dumps(index) + "\n")
-    return Store(path)
 
 
-def fingerprint(classes: Sequence[str], sidecars: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     """sha256 over the class names and the content hash of every case, whatever their order."""
-    lines = [json.dumps(list(classes)), *sorted(f"{sidecar['id']} {sidecar['sha256']}" for sidecar in sidecars)]
+    lines = [json.dumps(list(classes)), *sorted(f"{row['id']} {row['sha256']}" for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def check_case_id(case_id: str) -> None:
-    """Refuse an id that cannot be a folder's name inside the store.
-
-    Raises:
-        UserError: it is empty, begins with a dot, or holds a slash or a control character.
-    """
-    if not case_id or case_id[0] == "." or not case_id.isprintable() or "/" in case_id or "\\" in case_id:
-        raise UserError(f"case id {case_id!r}: wanted a plain folder name that does not begin with a dot")
-
-
-def _entry(sidecar: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    labels = np.array([instance["label"] for instance in sidecar["instances"]], dtype=np.int64)
-    return {
-        "id": sidecar["id"],
-        "shape": sidecar["grid"]["shape"],
-        "num_objects": len(labels),
-        "counts": np.bincount(labels, minlength=num_classes).tolist(),
-        "has_mask": sidecar["has_mask"],
-        "bytes": sidecar["bytes"],
-    }
 
 
 def _read_index(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Volume:
 def read_volume(path: Path) -> Volume:
     """Read an image of one channel from NIfTI, in any orientation.
 
-    Values are rounded to whole HU; padding below -1024 (often -3024 or -2000, outside the scanner's circle) becomes air.
+    Values are rounded to whole HU; padding below -1024 (often -3024 or -2000 outside the scan circle) becomes air.
 
     Raises:
         UserError: whatever `read_nifti` refuses, and values that cannot be HU: outside int16, or a normalised image.
@@ -84,7 +84,7 @@ def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Gr
     """
     if grid.shape != reference.shape:
         raise UserError(f"{path}: shape {grid.shape}, {reference_path.name} has {reference.shape} (axes S, P, L)")
-    if not grid.is_close_to(reference):
+    if not grid.is_close(reference):
         distance_mm = float(np.abs(grid.affine_lps - reference.affine_lps).max())
         raise UserError(f"{path}: affine differs from that of {reference_path.name} by {distance_mm:.3g} mm")
 

@@ -43,7 +43,7 @@ class RunConfig:
 class RunFile:
     """`run.json`: flat facts, written when a run starts and completed when it ends.
 
-    Minutes add up over resumes.
+    Keep one object for the whole run: it measures the minutes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,10 +55,14 @@ class RunFile:
         """The facts so far; empty before the first write."""
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
+    @property
+    def minutes(self) -> float:
+        """Wall-clock minutes of this run so far, earlier sittings included."""
+        return round(self._earlier_minutes + (time.monotonic() - self._started) / 60, 2)
+
     def update(self, **facts: Any) -> None:
         """Add or replace facts; the file is complete at any moment."""
-        minutes = self._earlier_minutes + (time.monotonic() - self._started) / 60
-        merged = {**self.read(), **facts, "minutes": round(minutes, 2)}
+        merged = {**self.read(), **facts, "minutes": self.minutes}
         write_text(self.path, json.dumps(merged, indent=2) + "\n")
 
 

@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # read when jsonargparse is imported
 
 import difflib
+import logging
 import re
 import shutil
 import sys
@@ -39,6 +40,8 @@ class OneLineParser(LightningArgumentParser):
 class StageCLI(LightningCLI):
     """LightningCLI with the conventions of this project.
 
+    `run_file` is the run's `run.json`, from the moment the trainer exists.
+
     Args:
         model_class: the stage's LightningModule.
         datamodule_class: the stage's LightningDataModule.
@@ -54,6 +57,7 @@ class StageCLI(LightningCLI):
         args: Sequence[str] | None = None,
     ) -> None:
         self.job_type = job_type
+        self.run_file: RunFile
         super().__init__(
             model_class,
             datamodule_class,
@@ -69,7 +73,7 @@ class StageCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Only `fit`; testing closes a fine-tuning run by itself."""
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's place, and one seed for everything."""
@@ -85,6 +89,7 @@ class StageCLI(LightningCLI):
         """The trainer, with loggers, checkpoints and a precision that suits the hardware."""
         run, asked = self.run, self._get(self.config_init, "trainer")
         self._open_folder()
+        self.run_file = RunFile(run.folder)
         facts = self.facts()
         loggers: list[Logger] = [CurveLogger(run.folder)]
         tracker = wandb_logger(run, run.folder, self.job_type, facts)
@@ -98,6 +103,7 @@ class StageCLI(LightningCLI):
             enable_version_counter=False,
             save_on_exception=True,
         )
+        kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), checkpoints, Throughput()])
         kwargs.setdefault("logger", loggers)
         kwargs.setdefault("default_root_dir", str(run.folder))
         kwargs.setdefault("use_distributed_sampler", False)  # batches are a function of the position, rank included
@@ -106,9 +112,7 @@ class StageCLI(LightningCLI):
             kwargs.setdefault("precision", default_precision())
         if asked.get("max_steps", -1) < 1:
             raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.extend([checkpoints, Throughput()])
-        return trainer
+        return super().instantiate_trainer(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
@@ -117,8 +121,8 @@ class StageCLI(LightningCLI):
         if self.trainer.is_global_zero:
             if resume:
                 print(f"{run.folder}: continuing an interrupted run from {run.checkpoint}")
-            RunFile(run.folder).update(**self.facts())
-        self.trainer.fit(**kwargs, ckpt_path=resume)
+            self.run_file.update(**self.facts())
+        self.trainer.fit(**kwargs, ckpt_path=resume, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
 
@@ -174,6 +178,7 @@ def default_precision() -> str:
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's program: bad input ends it with one line and exit code 2."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips name other products
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

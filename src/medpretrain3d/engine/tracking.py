@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
 
@@ -54,7 +55,7 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
         "console": "off",
         "host": "redacted",
     }
-    settings = wandb.Settings(init_timeout=30, **({} if run.share_machine else private))
+    settings = wandb.Settings(init_timeout=30, silent=True, **({} if run.share_machine else private))
     arguments: dict[str, Any] = {
         "project": PROJECT,
         "group": run.group,
@@ -65,11 +66,17 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
         "settings": settings,
         "dir": str(folder),
     }
-    logger = WandbLogger(save_dir=str(folder), offline=mode == "offline", **arguments)
-    if mode == "online":
-        try:
-            _ = logger.experiment
-        except Exception as error:  # wandb raises many kinds when the network is away; training goes on without it
-            print(f"wandb: cannot reach the server ({type(error).__name__}); this run is kept offline, see wandb sync")
-            logger = WandbLogger(save_dir=str(folder), offline=True, **arguments)
-    return logger
+    return WandbLogger(save_dir=str(folder), experiment=_open_run(mode, arguments))
+
+
+@rank_zero_only
+def _open_run(mode: str, arguments: Mapping[str, Any]) -> Any:
+    import wandb
+
+    try:
+        return wandb.init(mode=mode, **arguments)
+    except Exception as error:  # wandb raises many kinds when the network is away; training goes on without it
+        if mode == "offline":
+            raise
+        print(f"wandb: cannot reach the server ({type(error).__name__}); this run is kept offline, send it with wandb sync")
+        return wandb.init(mode="offline", **arguments)

@@ -12,6 +12,11 @@ from medpretrain3d.errors import UserError
 __all__ = ["ObjectRule", "RawCase", "RawDataset", "read_raw"]
 
 
+LAYOUTS = """wanted one of
+  RAW/dataset.json, RAW/imagesTr/<id>_0000.nii.gz, RAW/labelsTr/<id>.nii.gz   (nnU-Net, MSD)
+  RAW/**/*.nii.gz or *.nii                                                    (volumes without labels)"""
+
+
 def read_raw(raw: Path, fold: int = 0) -> RawDataset:
     """Recognise the layout of a raw folder and list its cases.
 
@@ -21,11 +26,16 @@ def read_raw(raw: Path, fold: int = 0) -> RawDataset:
     raw = Path(raw)
     if not raw.is_dir():
         raise UserError(f"{raw}: no such folder; give the folder that holds the raw data")
-    dataset = read_nnunet(raw, fold) or read_folder(raw)
+    dataset = read_nnunet(raw, fold)
+    if dataset is None and (raw / "dataset.json").is_file():
+        raise UserError(f"{raw}: has dataset.json but no imagesTr beside it; found {_content(raw)}; {LAYOUTS}")
+    dataset = dataset or read_folder(raw)
     if dataset is None or not dataset.cases:
-        held = ", ".join(sorted(path.name for path in raw.iterdir())[:8]) or "nothing"
-        raise UserError(
-            f"{raw}: holds {held}; wanted either dataset.json with imagesTr/<id>_0000.nii.gz and labelsTr/<id>.nii.gz, "
-            "or .nii/.nii.gz volumes at any depth"
-        )
+        raise UserError(f"{raw}: no volumes; found {_content(raw)}; {LAYOUTS}")
     return dataset
+
+
+def _content(folder: Path) -> str:
+    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return (", ".join(names[:8]) or "an empty folder") + more

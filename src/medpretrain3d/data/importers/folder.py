@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.base import RawCase, RawDataset, channel_files, nifti_files
 
 
 def read_folder(raw: Path) -> RawDataset | None:
-    """Every .nii and .nii.gz below a folder as a case without labels; None where there is none."""
-    files = sorted(path for path in raw.rglob("*") if path.name.endswith((".nii", ".nii.gz")) and path.is_file())
-    if not files:
-        return None
-    return RawDataset((), tuple(RawCase(_case_id(path.relative_to(raw)), path) for path in files))
+    """Every .nii and .nii.gz below a folder as a case without labels; None where there is none.
 
-
-def _case_id(path: Path) -> str:
-    name = path.as_posix().removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
-    return name.replace("/", "__")
+    The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped.
+    """
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in nifti_files(raw, recursive=True):
+        by_folder[path.parent].append(path)
+    cases = [
+        RawCase("__".join([*folder.relative_to(raw).parts, name]), images)
+        for folder, files in by_folder.items()
+        for name, images in channel_files(files).items()
+    ]
+    return RawDataset((), tuple(sorted(cases, key=lambda case: case.id))) if cases else None

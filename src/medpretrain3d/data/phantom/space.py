@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medpretrain3d.data.grid import Shape, Spacing
-
 Slices = tuple[slice, slice, slice]
 OpenGrid = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -23,8 +21,8 @@ class Space:
             the base of the lungs.
     """
 
-    shape: Shape
-    spacing_mm: Spacing
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
     first_mm: tuple[float, float, float]
 
     @property
@@ -61,9 +59,15 @@ class Space:
         z, y, x = offsets
         return (slices[0], slices[1], slices[2]), (z[:, None, None], y[None, :, None], x[None, None, :])
 
+    def part(self, slices: Slices) -> Space:
+        """The room of `array[slices]`."""
+        d, h, w = (part.stop - part.start for part in slices)
+        z, y, x = self.voxel_center_mm(np.array([part.start for part in slices])).tolist()
+        return Space((d, h, w), self.spacing_mm, (z, y, x))
+
     def is_inside(self, mask: np.ndarray, points_mm: np.ndarray) -> np.ndarray:
         """Whether the voxel nearest to each point (N, 3) is set in `mask` (D, H, W): (N,) bool; outside is False."""
         index = self.nearest_voxel(points_mm)
-        within = ((index >= 0) & (index < np.array(self.shape))).all(axis=-1)
-        index = np.where(within[..., None], index, 0)
+        within = np.all((index >= 0) & (index < np.array(self.shape)), axis=-1)
+        index = np.where(np.expand_dims(within, -1), index, 0)
         return within & mask[index[..., 0], index[..., 1], index[..., 2]]

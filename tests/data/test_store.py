@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from medpretrain3d.data.arrays import read_crop, write_array
+from medpretrain3d.data.case import AIR_HU, Content, Object, case_folder, write_case
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.store import Store, write_index
+from medpretrain3d.errors import UserError
+
+GRID = Grid((20, 30, 40), np.eye(4)[[2, 1, 0, 3]])
+
+
+def content(case_id="a", seed=0, mask=True):
+    image = np.random.default_rng(seed).integers(-1024, 3000, (1, *GRID.shape)).astype(np.int16)
+    instances = np.zeros(GRID.shape, np.uint16)
+    instances[2:5, 6:9, 1:4] = 1
+    instances[10:12, 6:9, 1:4] = 3
+    objects = [
+        Object(1, 1, (2.0, 6.0, 1.0, 5.0, 9.0, 4.0)),
+        Object(3, 0, (10.0, 6.0, 1.0, 12.0, 9.0, 4.0)),
+        Object(0, 1, (15.2, 6.0, 1.0, 15.4, 6.5, 1.5)),  # too small for a voxel
+    ]
+    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", objects, instances if mask else None)
+
+
+@pytest.fixture
+def store(tmp_path):
+    rows = [write_case(tmp_path, content(case_id, seed)) for seed, case_id in enumerate("cab")]
+    write_index(tmp_path, ["nodule", "mass", "cyst"], None, rows, {"test": ["b"]})
+    return Store(tmp_path)
+
+
+def test_a_case_comes_back_as_it_was_written(store):
+    case, written = store.case("c"), content("c", 0)
+    np.testing.assert_array_equal(case.read_image(), written.image)
+    np.testing.assert_array_equal(case.read_instances(), written.mask)
+    assert case.boxes.dtype == np.float32
+    assert case.boxes.tolist()[:2] == [[2, 6, 1, 5, 9, 4], [10, 6, 1, 12, 9, 4]]
+    assert case.labels.tolist() == [1, 0, 1]
+    assert case.instance_ids.tolist() == [1, 3, 0]
+    assert (case.grid, case.source_grid, case.num_channels, case.has_mask) == (GRID, GRID, 1, True)
+    case.verify()
+
+
+def test_the_label_map_has_zero_for_background_and_label_plus_one_in_objects(store):
+    label_map = store.case("a").read_label_map()
+    assert label_map.dtype == np.uint8
+    assert label_map[3, 7, 2] == 2  # instance 1 is of label 1
+    assert label_map[10, 7, 2] == 1  # instance 3 is of label 0
+    assert np.count_nonzero(label_map) == 27 + 18
+    assert store.case("a").label_of_instance.tolist() == [0, 2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("start", "size"),
+    [((3, 4, 5), (6, 7, 8)), ((-2, -3, -4), (5, 6, 7)), ((15, 25, 35), (9, 9, 9)), ((-5, 0, 60), (3, 3, 3))],
+)
+def test_a_crop_is_the_part_of_the_padded_whole(store, start, size):
+    case = store.case("a")
+    whole = np.pad(case.read_image(), [(0, 0)] + [(80, 80)] * 3, constant_values=AIR_HU)
+    expected = whole[(slice(None), *(slice(s + 80, s + 80 + n) for s, n in zip(start, size, strict=True)))]
+    np.testing.assert_array_equal(case.read_image(start, size), expected)
+    assert case.read_instances(start, size).shape == size
+
+
+def test_the_index_tells_cases_counts_and_splits(store):
+    assert store.case_ids == ("a", "b", "c")
+    assert len(store) == 3
+    assert "a" in store
+    assert "z" not in store
+    assert store.splits == {"test": ("b",), "train": ("a", "c")}
+    assert store.classes == ("nodule", "mass", "cyst")
+    assert store.spacing_mm is None
+    entry = store.entries["a"]
+    assert (entry["shape"], entry["num_objects"], entry["counts"], entry["has_mask"]) == (
+        [20, 30, 40],
+        3,
+        [1, 2, 0],
+        True,
+    )
+
+
+def test_the_fingerprint_follows_content_and_not_order_or_place(store, tmp_path):
+    def fingerprint(folder, **changes):
+        rows = [
+            write_case(tmp_path / folder, content(case_id, changes.get(case_id, seed)))
+            for seed, case_id in enumerate("cab")
+        ]
+        write_index(tmp_path / folder, changes.get("classes", ["nodule", "mass", "cyst"]), None, rows[::-1], {})
+        return Store(tmp_path / folder).fingerprint
+
+    assert fingerprint("same") == store.fingerprint
+    assert fingerprint("other_voxels", a=9) != store.fingerprint
+    assert fingerprint("other_names", classes=["x", "y", "z"]) != store.fingerprint
+
+
+def test_the_same_array_gives_the_same_bytes(tmp_path):
+    array = np.random.default_rng(0).integers(0, 99, (1, 140, 33, 20)).astype(np.int16)
+    write_array(tmp_path / "a", array)
+    write_array(tmp_path / "b", array.copy(order="F"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    np.testing.assert_array_equal(read_crop(tmp_path / "a"), array)
+
+
+def test_a_case_without_mask_says_so(tmp_path):
+    write_index(tmp_path, ["x", "y"], (1, 1, 1), [write_case(tmp_path, content(mask=False))], {})
+    store = Store(tmp_path)
+    assert store.spacing_mm == (1.0, 1.0, 1.0)
+    assert not store.case("a").has_mask
+    with pytest.raises(UserError, match="has no mask"):
+        store.case("a").read_label_map()
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def no_space(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", no_space)
+    with pytest.raises(UserError, match="disk is full"):
+        write_case(tmp_path, content())
+    assert not any((tmp_path / "cases").iterdir())
+
+
+def test_writing_again_replaces_the_case(tmp_path):
+    write_case(tmp_path, content(seed=0))
+    row = write_case(tmp_path, content(seed=1, mask=False))
+    write_index(tmp_path, ["x", "y"], None, [row], {})
+    case = Store(tmp_path).case("a")
+    case.verify()
+    assert sorted(os.listdir(case.folder)) == ["case.json", "image.b2nd"]
+
+
+@pytest.mark.parametrize("keep", [0, 100, -10])
+def test_a_cut_file_is_an_error_that_names_the_case(store, keep):
+    file = store.path / "cases" / "a" / "image.b2nd"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"^a: .*image.b2nd is damaged"):
+        store.case("a").read_image()
+
+
+def test_verify_notices_a_flipped_bit(store):
+    file = store.path / "cases" / "a" / "image.b2nd"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"case a: .*not what was written|a: .*damaged"):
+        store.case("a").verify()
+
+
+def change_index(store, **changes):
+    path = store.path / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_what_is_no_store_is_refused(store, tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        Store(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="it is no store"):
+        Store(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"has no case 'z'; it has 3: a, b, c"):
+        store.case("z")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "version 2, this medpretrain3d reads version 1"),
+        ({"format": "other"}, "not the index of a store"),
+        ({"cases": [{"id": "../../secret"}]}, "plain folder name"),
+    ],
+)
+def test_an_index_of_another_kind_is_refused(store, changes, message):
+    change_index(store, **changes)
+    with pytest.raises(UserError, match=message):
+        Store(store.path)
+
+
+def test_unfinished_and_damaged_stores_are_told_apart(store):
+    (store.path / "cases" / "b" / "case.json").write_text("{")
+    with pytest.raises(UserError, match=r"case b: .* is damaged"):
+        store.case("b")
+    (store.path / "cases" / "b" / "case.json").unlink()
+    with pytest.raises(UserError, match=r"case b: .* is missing"):
+        store.case("b")
+    (store.path / "store.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        Store(store.path)
+    (store.path / "store.json").unlink()
+    with pytest.raises(UserError, match="did not finish"):
+        Store(store.path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [({"val": ["z"]}, "first 'z'"), ({"val": ["a"], "test": ["a"]}, "'a' is in 'val' and in 'test'")],
+)
+def test_splits_that_contradict_the_index_are_refused(store, splits, message):
+    (store.path / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(UserError, match=message):
+        Store(store.path)
+
+
+@pytest.mark.parametrize("case_id", ["", ".", "../up", "a/b", "a\\b", "a\nb"])
+def test_an_id_that_is_no_folder_name_is_refused(tmp_path, case_id):
+    with pytest.raises(UserError, match="plain folder name"):
+        case_folder(tmp_path, case_id)
