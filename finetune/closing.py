@@ -101,10 +101,8 @@ def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
     import torch
 
     case, found = ref.open(), result.predicted
-    detections = Detections(
-        torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels)
-    )
-    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.sidecar["source_file"])
+    detections = Detections(torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels))
+    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file)
 
 
 def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult], data: FinetuneData) -> list[Any]:

@@ -15,7 +15,7 @@ from medpretrain3d.data.crops import CaseRef, ObjectCrops, collate_objects
 from medpretrain3d.data.intensity import Window
 from medpretrain3d.data.store import Case
 from medpretrain3d.description import describe
-from medpretrain3d.engine.loader import batches_done, make_loader
+from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 
 
@@ -57,7 +57,7 @@ class FinetuneData(L.LightningDataModule):
         self.classes = self.store.classes
         if not self.classes:
             raise UserError(f"{store}: holds no classes, so nothing to detect; prepare a labelled data set")
-        self.patch = tuple(patch)
+        self.patch = patch
         self.batch_size = batch_size
         self.window = window
         self.augment = augment
@@ -94,13 +94,7 @@ class FinetuneData(L.LightningDataModule):
         crops = ObjectCrops(
             self.train_cases, self.patch, self.window, self.seed, self.object_share, self.augment, self.intensity
         )
-        batches = PositionBatches(
-            self.batch_size,
-            self.trainer.max_steps * self.trainer.accumulate_grad_batches,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            batches_done(self.trainer),
-        )
+        batches = PositionBatches(self.batch_size, **run_position(self.trainer))
         return make_loader(crops, batches, self.num_workers, collate_objects)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -112,8 +106,9 @@ class FinetuneData(L.LightningDataModule):
         return self._volumes(self.test_cases)
 
     def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any]:
-        own = cases[self.trainer.global_rank :: self.trainer.world_size]
-        return DataLoader(_Cases(own), batch_size=None, collate_fn=_first)
+        place = run_position(self.trainer)
+        own = cases[place["rank"] :: place["world_size"]]
+        return DataLoader(_Cases(own), batch_size=None, collate_fn=_as_it_is)
 
 
 class _Cases(Dataset[Case]):
@@ -129,7 +124,7 @@ class _Cases(Dataset[Case]):
         return self.cases[index].open()
 
 
-def _first(case: Case) -> Case:
+def _as_it_is(case: Any) -> Any:
     return case
 
 
@@ -137,5 +132,7 @@ def _budget(cases: list[CaseRef], count: int | None) -> list[CaseRef]:
     if count is None:
         return cases
     if not 1 <= count <= len(cases):
-        raise UserError(f"data.num_train_cases {count}: the store has {len(cases)} training cases; give 1 to {len(cases)}")
+        raise UserError(
+            f"data.num_train_cases {count}: the store has {len(cases)} training cases; give 1 to {len(cases)}"
+        )
     return [cases[index] for index in sorted(nested_order(len(cases))[:count])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
+from finetune.datamodule import FinetuneData
 from finetune.scoring import CaseResult, evaluate_results
 from medpretrain3d.backbones import EncoderFile, check_patch, load_encoder, read_encoder
 from medpretrain3d.boxes import Targets
@@ -64,9 +66,14 @@ class FinetuneModule(L.LightningModule):
             "params": sum(parameter.numel() for parameter in self.detector.parameters()),
         }
 
+    @property
+    def data(self) -> FinetuneData:
+        """The data module that the trainer was given."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+
     def setup(self, stage: str) -> None:
         """Check that detector and data fit together before any time is spent."""
-        data = self.trainer.datamodule
+        data = self.data
         check_patch(data.patch, self.detector.backbone.levels[-1].stride)
         if self.detector.num_classes != len(data.classes):
             raise UserError(
@@ -105,7 +112,7 @@ class FinetuneModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics over all volumes of all processes, the same on each."""
         self.results = gather_by_case(self.results)
-        metrics = evaluate_results(self.results, self.trainer.datamodule.classes)
+        metrics = evaluate_results(self.results, self.data.classes)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:
@@ -117,7 +124,7 @@ class FinetuneModule(L.LightningModule):
         return configure(self.detector, self.optim, self.trainer.max_steps)
 
     def _detect(self, case: Case) -> None:
-        data = self.trainer.datamodule
+        data = self.data
         image = torch.from_numpy(data.window(case.read_image())).to(self.device)
         found = detect_volume(self.detector, image, data.patch, self.inference)
         self.results[case.id] = CaseResult.of(case, found)
@@ -130,15 +137,10 @@ def _say(text: str) -> None:
 
 def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
     theirs = encoder.card.get("preprocessing", {})
+    ours = json.loads(json.dumps(ours))  # as the card would hold it
     for name in ("spacing_mm", "window"):
-        if name in theirs and _plain(theirs[name]) != _plain(ours[name]):
+        if name in theirs and theirs[name] != ours[name]:
             rank_zero_warn(
-                f"{name} of the encoder's pretraining is {_plain(theirs[name])}, of this data {_plain(ours[name])}; "
-                "features were learned on other intensities or sizes"
+                f"{name} of the encoder's pretraining is {theirs[name]}, of this data {ours[name]}; "
+                "its features were learned on other intensities or sizes"
             )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _plain(value.get("init_args", value))
-    return list(value) if isinstance(value, tuple) else value

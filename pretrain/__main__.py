@@ -16,7 +16,7 @@ class PretrainCLI(StageCLI):
         """Pictures while it trains, the encoder file at its end."""
         previews = Previews(self.run.folder / "previews")
         export = ExportEncoder(self.run, self.run_file, self.config_text())
-        self.trainer.callbacks.extend([previews, export])
+        self.trainer.callbacks += [previews, export]  # type: ignore[attr-defined]  # Lightning sets it in a helper
 
 
 def main(args: list[str] | None = None) -> None:

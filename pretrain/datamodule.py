@@ -13,7 +13,7 @@ from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.crops import ImageCrops
 from medpretrain3d.data.intensity import Window
-from medpretrain3d.engine.loader import batches_done, make_loader
+from medpretrain3d.engine.loader import make_loader, run_position
 
 
 class PretrainData(L.LightningDataModule):
@@ -45,7 +45,7 @@ class PretrainData(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.corpus = Corpus([Path(path) for path in ([store] if isinstance(store, str) else store)])
-        self.patch = tuple(patch)
+        self.patch = patch
         self.batch_size = batch_size
         self.window = window
         self.augment = augment
@@ -70,13 +70,7 @@ class PretrainData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""
         crops = ImageCrops(self.train_cases, self.patch, self.window, self.seed, self.augment)
-        batches = PositionBatches(
-            self.batch_size,
-            self.trainer.max_steps * self.trainer.accumulate_grad_batches,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            batches_done(self.trainer),
-        )
+        batches = PositionBatches(self.batch_size, **run_position(self.trainer))
         return make_loader(crops, batches, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -84,6 +78,7 @@ class PretrainData(L.LightningDataModule):
         if not self.val_cases:
             return []
         crops = ImageCrops(self.val_cases, self.patch, self.window, self.seed)
-        per_process = -(-len(self.val_cases) // self.trainer.world_size)
-        batches = PositionBatches(1, per_process, self.trainer.global_rank, self.trainer.world_size)
+        place = run_position(self.trainer)
+        per_process = -(-len(self.val_cases) // place["world_size"])
+        batches = PositionBatches(1, per_process, place["rank"], place["world_size"])
         return make_loader(crops, batches, num_workers=0)

@@ -10,6 +10,8 @@ from medpretrain3d import __version__
 from medpretrain3d.backbones import save_encoder
 from medpretrain3d.description import describe
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from pretrain.datamodule import PretrainData
+from pretrain.module import PretrainModule
 
 
 class ExportEncoder(L.Callback):
@@ -30,7 +32,8 @@ class ExportEncoder(L.Callback):
         """On the first process, unless training was interrupted."""
         if not trainer.is_global_zero or trainer.interrupted:
             return
-        data: Any = trainer.datamodule
+        assert isinstance(module, PretrainModule)
+        data = module.data
         folder = self.run.folder / "encoder"
         sha256 = save_encoder(folder, module.objective.backbone, self._card(trainer, module, data))
         self.run_file.update(
@@ -38,7 +41,7 @@ class ExportEncoder(L.Callback):
         )
         print(f"encoder file: {folder}")
 
-    def _card(self, trainer: L.Trainer, module: L.LightningModule, data: Any) -> dict[str, Any]:
+    def _card(self, trainer: L.Trainer, module: PretrainModule, data: PretrainData) -> dict[str, Any]:
         return {
             "preprocessing": data.preprocessing(),
             "pretraining": {

@@ -10,6 +10,7 @@ from torch import Tensor
 from medpretrain3d.backbones import check_patch
 from medpretrain3d.engine.optimiser import OptimConfig, configure
 from medpretrain3d.objectives import Batch, Objective
+from pretrain.datamodule import PretrainData
 
 
 class PretrainModule(L.LightningModule):
@@ -33,9 +34,14 @@ class PretrainModule(L.LightningModule):
             "params": self.objective.backbone.num_parameters(),
         }
 
+    @property
+    def data(self) -> PretrainData:
+        """The data module that the trainer was given."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+
     def setup(self, stage: str) -> None:
         """Check that the patch suits the pyramid and the task before any time is spent."""
-        check_patch(self.trainer.datamodule.patch, self.objective.patch_stride)
+        check_patch(self.data.patch, self.objective.patch_stride)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -54,4 +60,3 @@ class PretrainModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""
         return configure(self.objective, self.optim, self.trainer.max_steps)
-

@@ -74,7 +74,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             free = shutil.disk_usage(_existing(path)).free
-            raise UserError(f"{path}: the disk is full ({free:,} bytes free); nothing was written, free some space") from error
+            raise UserError(
+                f"{path}: the disk is full ({free:,} bytes free); nothing was written, free some space"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
         raise

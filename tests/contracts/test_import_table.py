@@ -52,7 +52,9 @@ def layer(path: Path) -> str:
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_imports_run_one_way(path):
     own = layer(path)
-    used = {name.split(".")[1] for name in imports(path) if name.startswith("medpretrain3d.") and "__version__" not in name}
+    used = {
+        name.split(".")[1] for name in imports(path) if name.startswith("medpretrain3d.") and "__version__" not in name
+    }
     assert used - MAY_IMPORT[own] - GROUND - {own} == set()
 
 

@@ -22,13 +22,13 @@ def test_recipes_say_data_hardware_expectation_and_command(path):
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name != "study"], ids=lambda path: path.stem)
 def test_recipes_parse_into_their_classes(path):
+    from lightning.pytorch.cli import LightningArgumentParser
+
     from finetune.datamodule import FinetuneData
     from finetune.module import FinetuneModule
-    from lightning.pytorch.cli import LightningArgumentParser
+    from medpretrain3d.engine.run import RunConfig
     from pretrain.datamodule import PretrainData
     from pretrain.module import PretrainModule
-
-    from medpretrain3d.engine.run import RunConfig
 
     module, data = (PretrainModule, PretrainData) if path.parent.name == "pretrain" else (FinetuneModule, FinetuneData)
     parser = LightningArgumentParser()

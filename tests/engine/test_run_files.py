@@ -102,12 +102,15 @@ def test_an_offline_wandb_run_holds_the_facts_and_nothing_of_the_machine(monkeyp
 
 
 def test_a_folder_or_file_is_there_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), finished_folder(tmp_path / "a") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError("killed")
-    with pytest.raises(RuntimeError), finished_file(tmp_path / "b") as file:
-        file.write_text("x")
-        raise RuntimeError("killed")
+    def killed_halfway(folder: bool) -> None:
+        with finished_folder(tmp_path / "a") if folder else finished_file(tmp_path / "b") as unfinished:
+            (unfinished / "half" if folder else unfinished).write_text("x")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        killed_halfway(folder=True)
+    with pytest.raises(RuntimeError):
+        killed_halfway(folder=False)
     assert list(tmp_path.iterdir()) == []
 
 

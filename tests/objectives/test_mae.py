@@ -121,7 +121,7 @@ def test_decoder_upsamples_anisotropic_pyramids():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(UserError, match="mask_ratio 1.5"):
+    with pytest.raises(UserError, match=r"mask_ratio 1\.5"):
         MAE(ResEnc("XXS"), mask_ratio=1.5)
     with pytest.raises(UserError, match="no multiple of the mask block"):
         random_block_mask(torch.tensor([0]), (16, 20, 16), (8, 8, 8), 0.75)

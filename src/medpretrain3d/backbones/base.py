@@ -21,8 +21,8 @@ class Level:
 class Backbone(Described, nn.Module):
     """A 3D encoder. Subclasses set `levels` (finest first) and return one tensor per level.
 
-    `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples of
-    the coarsest stride.
+    `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples
+    of the coarsest stride.
     """
 
     levels: tuple[Level, ...]
@@ -67,5 +67,6 @@ def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:
             smaller, larger = size // step * step, (size // step + 1) * step
             choices = f"{smaller} or {larger}" if smaller else f"{larger}"
             raise UserError(
-                f"patch {tuple(patch)}: {axis} is {size}, must be a multiple of the coarsest stride {step}; use {choices}"
+                f"patch {tuple(patch)}: {axis} is {size}, must be a multiple of the coarsest stride {step}; "
+                f"use {choices}"
             )

@@ -1,4 +1,4 @@
-"""The encoder file: a folder with the weights (`encoder.safetensors`) and everything to know about them (`encoder.json`)."""
+"""The encoder file: a folder of weights (`encoder.safetensors`) and all there is to know of them (`encoder.json`)."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ def read_encoder(folder: Path) -> EncoderFile:
     card_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
     if not card_path.is_file() or not weights_path.is_file():
         raise UserError(
-            f"{folder}: no encoder file here, wanted a folder with encoder.json and encoder.safetensors as a pretraining "
-            "run writes it (runs/<group>/<name>/encoder)"
+            f"{folder}: no encoder file here, wanted a folder with encoder.json and encoder.safetensors as a "
+            "pretraining run writes it (runs/<group>/<name>/encoder)"
         )
     try:
         card = json.loads(card_path.read_text())
         is_ours = card["format"] == FORMAT
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{card_path}: not readable as an encoder card ({error!r}); export the encoder again") from error
+        raise UserError(f"{card_path}: no encoder card ({error!r}); export the encoder again") from error
     if not is_ours or card["version"] > VERSION:
         raise UserError(
             f"{card_path}: got {card['format']} version {card['version']}, wanted {FORMAT} up to version {VERSION}; "
@@ -142,7 +142,8 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
                 f"model {tuple(ours[first].shape)})"
             )
         raise UserError(
-            f"encoder of another architecture: got {_short(encoder.architecture)}, wanted {_short(describe(backbone))}; "
+            f"encoder of another architecture: got {_short(encoder.architecture)}, wanted "
+            f"{_short(describe(backbone))}; "
             f"{'; '.join(details)}; choose the backbone of the encoder file or another encoder"
         )
     backbone.load_state_dict(theirs)

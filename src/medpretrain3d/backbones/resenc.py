@@ -97,10 +97,16 @@ class _ConvNormAct(nn.Module):
     """Convolution, instance norm and, unless it closes a residual branch, LeakyReLU."""
 
     def __init__(
-        self, channels_in: int, channels: int, kernel: Triple, stride: Triple = (1, 1, 1), bias: bool = True, act: bool = True
+        self,
+        channels_in: int,
+        channels: int,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        bias: bool = True,
+        act: bool = True,
     ) -> None:
         super().__init__()
-        padding = tuple(k // 2 for k in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.conv = nn.Conv3d(channels_in, channels, kernel, stride, padding, bias=bias)
         self.norm = instance_norm(channels)
         self.act = nn.LeakyReLU(0.01, inplace=True) if act else nn.Identity()

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
     parser.add_argument("--fold", type=int, default=0, help="fold of splits.json")
-    parser.add_argument("--workers", type=int, default=1, help="cases at a time; each needs ten bytes per voxel")
+    parser.add_argument("--workers", type=int, default=1, help="cases at a time, each in a process of its own")
 
 
 def run(args: argparse.Namespace) -> int:

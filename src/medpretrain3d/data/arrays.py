@@ -13,7 +13,7 @@ import numpy as np
 from medpretrain3d.errors import UserError
 
 CHUNK_VOX = 128
-"""Edge of a chunk. With blocks of 32, LZ4 and bit shuffling a random 96^3 crop reads in 3 ms at 0.37 of the size."""
+"""Edge of a chunk. With blocks of 32, LZ4 and bit shuffling a random 96^3 crop of a CT at 1 mm reads in 4 ms."""
 BLOCK_VOX = 32
 """Edge of a block, the smallest part that is decompressed."""
 

@@ -145,7 +145,7 @@ def place(crop: np.ndarray, placement: Placement, patch: Patch, nearest: bool = 
         placed = F.grid_sample(source, grid, mode=mode, padding_mode="border", align_corners=False)
         crop = placed[0].numpy().astype(crop.dtype)
     if placement.flips:
-        crop = np.flip(crop, [axis + 1 for axis in placement.flips])
+        crop = np.flip(crop, tuple(axis + 1 for axis in placement.flips))
     return np.ascontiguousarray(crop)
 
 

@@ -133,6 +133,7 @@ class Case:
         self.folder = folder
         self.sidecar = sidecar
         self.id: str = sidecar["id"]
+        self.source_file: str = sidecar["source_file"]
         self.num_channels: int = sidecar["num_channels"]
         self.has_mask: bool = sidecar["has_mask"]
         self.pad_hu: int = sidecar["pad_hu"]

@@ -77,5 +77,5 @@ class Corpus:
 
 
 def nested_order(count: int, seed: int = 0) -> list[int]:
-    """A fixed random order: the first n of it are part of the first n + 1, so small label budgets nest in large ones."""
+    """A fixed random order: its first n are part of its first n + 1, so small label budgets nest in large ones."""
     return [int(index) for index in np.random.Generator(np.random.Philox(seed)).permutation(count)]

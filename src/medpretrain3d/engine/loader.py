@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import lightning as L
 import torch
@@ -27,6 +27,24 @@ def make_loader(
     )
 
 
-def batches_done(trainer: L.Trainer) -> int:
-    """Micro-batches that this run has trained on before; above 0 when it continues from a checkpoint."""
-    return int(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+class RunPosition(TypedDict):
+    """Where in the run this process is, in the words of a batch sampler."""
+
+    num_batches: int
+    rank: int
+    world_size: int
+    first_batch: int
+
+
+def run_position(trainer: L.Trainer | None) -> RunPosition:
+    """Number of micro-batches per process in the whole run, and how many were trained on before this sitting.
+
+    A batch that was begun when the run was interrupted is not done: it is trained on again.
+    """
+    assert trainer is not None, "the data module belongs to a trainer"
+    return {
+        "num_batches": trainer.max_steps * trainer.accumulate_grad_batches,
+        "rank": trainer.global_rank,
+        "world_size": trainer.world_size,
+        "first_batch": int(trainer.fit_loop.epoch_loop.batch_progress.current.completed),
+    }

@@ -157,7 +157,9 @@ class StageCLI(LightningCLI):
         if run.restart and run.folder.exists():
             shutil.rmtree(run.folder)
         if is_finished(run.folder):
-            raise UserError(f"{run.folder}: this run is finished; give another run.name, or run.restart=true to repeat it")
+            raise UserError(
+                f"{run.folder}: this run is finished; give another run.name, or run.restart=true to repeat it"
+            )
         if path.exists() and run.checkpoint.exists() and _comparable(path.read_text()) != _comparable(config):
             raise UserError(
                 f"{run.folder}: holds an interrupted run with another configuration; give another run.name, "
@@ -195,16 +197,25 @@ def _comparable(config: str) -> str:
 
 
 def _one_line(message: str, parser: LightningArgumentParser) -> str:
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    text = re.sub(r"\s+", " ", " ".join(lines))
-    unknown = re.search(r"[Kk]ey '([\w.]+)' is not expected|Unrecognized arguments: --([\w.]+)", text)
+    text = " ".join(message.split())
+    unknown = re.search(r"(?:[Kk]ey|does not accept option) '([\w.]+)'|Unrecognized arguments: --([\w.]+)", text)
     if unknown:
         key = (unknown.group(1) or unknown.group(2)).rpartition(".")[2]
-        known = {action.dest.rpartition(".")[2] for action in parser._actions}
-        close = difflib.get_close_matches(key, sorted(known | _constructor_names()), n=1)
+        close = difflib.get_close_matches(key, sorted(_known_keys(parser) | _constructor_names()), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         return f"configuration: unknown key '{key}'{hint} ({text[:300]})"
     return f"configuration: {text[:600]}"
+
+
+def _known_keys(parser: LightningArgumentParser) -> set[str]:
+    """Last words of all options of the parser and its subcommands."""
+    keys: set[str] = set()
+    for action in parser._actions:
+        keys.add(str(action.dest).rpartition(".")[2])
+        children: Any = action.choices
+        if isinstance(children, dict):
+            keys |= {key for subparser in children.values() for key in _known_keys(subparser)}
+    return keys
 
 
 def _constructor_names() -> set[str]:
@@ -216,4 +227,4 @@ def _constructor_names() -> set[str]:
     def below(cls: type) -> set[type]:
         return {cls}.union(*(below(child) for child in cls.__subclasses__()))
 
-    return {name for cls in below(Described) for name in signature(cls.__init__).parameters}
+    return {name for cls in below(Described) for name in signature(cls).parameters}

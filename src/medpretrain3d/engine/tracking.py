@@ -12,12 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
 
-WandbMode = Literal["auto", "online", "offline", "disabled"]
+Mode = Literal["online", "offline", "disabled"]
 
 PROJECT = "medpretrain3d"
 
 
-def wandb_mode(asked: WandbMode) -> Literal["online", "offline", "disabled"]:
+def wandb_mode(asked: Mode | Literal["auto"]) -> Mode:
     """`auto` is online when an API key is set and offline otherwise; `WANDB_MODE` in the environment wins."""
     from_environment = os.environ.get("WANDB_MODE")
     if from_environment in ("online", "offline", "disabled"):
@@ -45,7 +45,7 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    private = {
+    private: dict[str, Any] = {
         "x_disable_meta": True,
         "x_disable_machine_info": True,
         "x_disable_stats": True,
@@ -70,7 +70,7 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
 
 
 @rank_zero_only
-def _open_run(mode: str, arguments: Mapping[str, Any]) -> Any:
+def _open_run(mode: Mode, arguments: Mapping[str, Any]) -> Any:
     import wandb
 
     try:
@@ -78,5 +78,5 @@ def _open_run(mode: str, arguments: Mapping[str, Any]) -> Any:
     except Exception as error:  # wandb raises many kinds when the network is away; training goes on without it
         if mode == "offline":
             raise
-        print(f"wandb: cannot reach the server ({type(error).__name__}); this run is kept offline, send it with wandb sync")
+        print(f"wandb: no connection ({type(error).__name__}); this run is kept offline, send it later with wandb sync")
         return wandb.init(mode="offline", **arguments)

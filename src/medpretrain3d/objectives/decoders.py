@@ -22,8 +22,8 @@ class UNetDecoder(nn.Module):
         self.upsample = nn.ModuleList()
         self.fuse = nn.ModuleList()
         for coarse, fine in zip(levels[:0:-1], levels[-2::-1], strict=True):
-            step = tuple(c // f for c, f in zip(coarse.stride, fine.stride, strict=True))
-            self.upsample.append(nn.ConvTranspose3d(coarse.channels, fine.channels, step, step))
+            d, h, w = (c // f for c, f in zip(coarse.stride, fine.stride, strict=True))
+            self.upsample.append(nn.ConvTranspose3d(coarse.channels, fine.channels, (d, h, w), (d, h, w)))
             self.fuse.append(
                 nn.Sequential(
                     nn.Conv3d(2 * fine.channels, fine.channels, 3, padding=1),

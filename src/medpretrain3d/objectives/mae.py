@@ -39,14 +39,15 @@ class MAE(Objective):
             )
         self.backbone = backbone
         self.mask_ratio = mask_ratio
-        self.mask_block = tuple(mask_block)
+        self.mask_block = mask_block
         self.patch_stride = common_stride(backbone.levels[-1].stride, self.mask_block)
         self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
-        hidden_blocks = random_block_mask(batch["seed"], tuple(image.shape[2:]), self.mask_block, self.mask_ratio)
+        d, h, w = image.shape[2:]
+        hidden_blocks = random_block_mask(batch["seed"], (d, h, w), self.mask_block, self.mask_ratio)
         hidden = expand_blocks(hidden_blocks, self.mask_block)  # (B, 1, D, H, W)
         masked = image.masked_fill(hidden, 0.0)
         restored = self.decoder(self.backbone(masked))

@@ -9,9 +9,7 @@ from torch import Tensor
 from medpretrain3d.errors import UserError
 
 
-def random_block_mask(
-    seed: Tensor, shape: tuple[int, int, int], block: tuple[int, int, int], ratio: float
-) -> Tensor:
+def random_block_mask(seed: Tensor, shape: tuple[int, int, int], block: tuple[int, int, int], ratio: float) -> Tensor:
     """Hide the same number of blocks in every sample, at places drawn from its seed.
 
     Args:

@@ -24,6 +24,8 @@ SHARE_RIGHT = 0.54
 PLACE_RIGHT = ((0.547, 0.173), (0.550, 0.148), (0.285, 0.086))
 PLACE_LEFT = ((0.547, 0.187), (0.568, 0.132), (0.730, 0.088))
 """Mean and standard deviation of a nodule's place along (D, H, W), as fractions of a field of view square in plane."""
+RISING_INWARD = {"right": 0.30, "left": -0.36}
+"""Correlation of the places along D and W: upper nodules lie nearer to the middle."""
 
 SHARE_PART_SOLID = 0.13
 """LIDC nodules with a mean texture rating below 4 (5 is solid)."""
@@ -45,7 +47,14 @@ def draw_diameters_mm(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_places(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Wished places as fractions of the field of view along (D, H, W): (size, 3); some lie outside the lungs."""
-    is_right = rng.random(size) < SHARE_RIGHT
-    mean, std = np.moveaxis(np.where(is_right[:, None, None], np.array(PLACE_RIGHT), np.array(PLACE_LEFT)), -1, 0)
-    return mean + std * rng.standard_normal((size, 3))
+    """Wished places of one nodule as fractions of the field of view along (D, H, W): (size, 3), all in one lung.
+
+    Some lie outside the lungs. One side per call: the heart rejects more places on the left, which must not make more
+    nodules right.
+    """
+    is_right = rng.random() < SHARE_RIGHT
+    mean, std = np.array(PLACE_RIGHT if is_right else PLACE_LEFT).T
+    correlation = RISING_INWARD["right" if is_right else "left"]
+    normal = rng.standard_normal((size, 3))
+    normal[:, 2] = correlation * normal[:, 0] + np.sqrt(1 - correlation**2) * normal[:, 2]
+    return mean + std * normal

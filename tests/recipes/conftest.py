@@ -1,0 +1,63 @@
+"""A store of bright cubes, small enough to train on in a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medpretrain3d.data.case import Content, Object, write_case
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.store import write_index
+
+ROOT = Path(__file__).resolve().parents[2]
+SPLITS = {"train": 4, "val": 2, "test": 2}
+
+TINY_PRETRAIN = [
+    *("--config", "configs/pretrain/demo.yaml", "--config", "configs/pretrain/smoke.yaml"),
+    *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
+]
+TINY_FINETUNE = [
+    *("--config", "configs/finetune/demo.yaml", "--config", "configs/finetune/smoke.yaml"),
+    *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
+]
+
+
+@pytest.fixture(scope="session")
+def cube_store(tmp_path_factory) -> Path:
+    """8 volumes of 24^3 with one bright cube each."""
+    store = tmp_path_factory.mktemp("stores") / "cubes"
+    rows, splits = [], {}
+    for split, count in SPLITS.items():
+        splits[split] = [f"{split}_{number}" for number in range(count)]
+        rows += [write_case(store, _cube(case_id)) for case_id in splits[split]]
+    write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, splits)
+    return store
+
+
+def _cube(case_id: str) -> Content:
+    random = np.random.default_rng(sum(case_id.encode()))
+    image = random.normal(-800, 30, (1, 24, 24, 24)).astype(np.int16)
+    start = random.integers(2, 14, size=3)
+    region = tuple(slice(int(s), int(s) + 8) for s in start)
+    image[(0, *region)] += 900
+    instances = np.zeros((24, 24, 24), np.uint16)
+    instances[region] = 1
+    affine = np.array([[0, 0, 2.0, 5], [0, 2.0, 0, 6], [2.0, 0, 0, 7], [0, 0, 0, 1]])
+    grid = Grid((24, 24, 24), affine)
+    box = tuple(float(edge) for edge in (*start, *(start + 8)))
+    return Content(case_id, image, grid, grid, f"{case_id}.nii.gz", [Object(1, 0, box)], instances)
+
+
+def run_program(stage: str, *arguments: str, expect: int = 0) -> str:
+    """Run `python -m <stage> fit ...` as a user does; returns what it printed."""
+    command = [sys.executable, "-m", stage, "fit", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    printed = done.stdout + done.stderr
+    assert done.returncode == expect, printed[-3000:]
+    return printed

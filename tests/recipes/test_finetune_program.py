@@ -1,0 +1,123 @@
+"""Stage 2 through its real entry point."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from finetune import __main__ as program
+from medpretrain3d import cli
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference import load_bundle
+from pretrain import __main__ as pretrain_program
+
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN, run_program
+
+
+@pytest.fixture
+def fit(cube_store, tmp_path):
+    def run(*arguments: str, name: str = "run"):
+        place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", name]
+        program.main(["fit", *TINY_FINETUNE, *place, *arguments])
+        return tmp_path / "g" / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoder(cube_store, tmp_path_factory):
+    root = tmp_path_factory.mktemp("encoder")
+    pretrain_program.main(["fit", *TINY_PRETRAIN, "--data.store", str(cube_store), "--run.root", str(root)])
+    return root / "smoke" / "mae" / "encoder"
+
+
+def test_a_run_ends_with_a_bundle_and_its_test(fit, cube_store):
+    folder = fit()
+    assert load_bundle(folder / "bundle").classes == ("cube",)
+    metrics = json.loads((folder / "test" / "metrics.json").read_text())
+    assert metrics["num_cases"] == 2
+    assert metrics["num_targets"] == {"cube": 2}
+    assert len(list((folder / "test" / "pictures").glob("*.png"))) == 2
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
+    torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_metrics_in_voxels_and_in_millimetres_agree(fit, tmp_path):
+    folder = fit()
+    out = tmp_path / "again.json"
+    files = [
+        "--predictions",
+        str(folder / "test" / "predictions.json"),
+        "--targets",
+        str(folder / "test" / "targets.json"),
+    ]
+    assert cli.main(["evaluate", *files, "-o", str(out)]) == 0
+    again, first = json.loads(out.read_text()), json.loads((folder / "test" / "metrics.json").read_text())
+    key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
+    assert again[key] == pytest.approx(first[key], abs=1e-6)
+
+
+def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
+    folder = fit("--model.init_from", str(encoder))
+    printed = capsys.readouterr().out
+    assert "backbone tensors matched; fresh: fpn" in printed
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["paradigm"] == "mae"
+    assert facts["pretrain_run"] == "smoke/mae"
+    assert json.loads((folder / "bundle" / "bundle.json").read_text())["provenance"]["encoder_sha256"]
+
+
+def test_an_encoder_of_another_architecture_is_refused(fit, encoder):
+    with pytest.raises(UserError, match="encoder of another architecture"):
+        fit(
+            *("--model.init_from", str(encoder)),
+            *("--model.detector.init_args.backbone.init_args.preset", "XS"),
+        )
+
+
+def test_a_label_budget_is_nested_and_checked(cube_store):
+    from finetune.datamodule import FinetuneData
+
+    def ids(count):
+        data = FinetuneData(str(cube_store), (16, 16, 16), 1, num_train_cases=count)
+        return {case.case_id for case in data.train_cases}
+
+    assert ids(1) < ids(2) < ids(3) < ids(None)
+    with pytest.raises(UserError, match="num_train_cases 9: the store has 4 training cases"):
+        ids(9)
+
+
+def test_wrong_number_of_classes_is_named(fit):
+    with pytest.raises(UserError, match=r"num_classes is 3, but the store has 1 classes \(cube\)"):
+        fit("--model.detector.init_args.num_classes", "3")
+
+
+def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
+    def arguments(name):
+        return [*TINY_FINETUNE, "--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", name]
+
+    run_program("finetune", *arguments("one"), "--data.batch_size", "2", "--model.optim.lr", "0.0")
+    two = [
+        "--data.batch_size",
+        "1",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    run_program("finetune", *arguments("two"), *two, "--model.optim.lr", "0.0")
+    one, other = (
+        json.loads((tmp_path / "smoke" / name / "test" / "metrics.json").read_text()) for name in ("one", "two")
+    )
+    assert one["num_cases"] == other["num_cases"] == 2
+    # The learning rate is 0, so both test the same weights, and any difference is one of bookkeeping.
+    assert json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    curves = [(tmp_path / "smoke" / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    column = curves[0][0].split(",").index("val/mAP")
+    values = [[row.split(",")[column] for row in text[1:]] for text in curves]
+    assert values[0] == values[1]

@@ -1,0 +1,133 @@
+"""Stage 1 through its real entry point."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medpretrain3d.backbones import read_encoder
+from medpretrain3d.description import build
+from medpretrain3d.errors import UserError
+from pretrain import __main__ as program
+from pretrain.module import PretrainModule
+
+from .conftest import TINY_PRETRAIN, run_program
+
+
+@pytest.fixture
+def fit(cube_store, tmp_path):
+    def run(*arguments: str, name: str = "run"):
+        place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", name]
+        program.main(["fit", *TINY_PRETRAIN, *place, *arguments])
+        return tmp_path / "g" / name
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "encoder" / "encoder.safetensors")
+
+
+def test_two_steps_end_with_an_encoder_file_curves_and_pictures(fit, cube_store):
+    folder = fit()
+    encoder = read_encoder(folder / "encoder")
+    backbone = build(encoder.architecture)
+    backbone.load_state_dict(encoder.weights)
+    card = encoder.card
+    assert card["pretraining"]["steps"] == 6
+    assert card["pretraining"]["paradigm"] == "mae"
+    assert card["preprocessing"]["spacing_mm"] == [2.0, 2.0, 2.0]
+    assert card["preprocessing"]["window"]["init_args"] == {"low_hu": -1024.0, "high_hu": 1024.0}
+    assert "mask_block" in card["config"]
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["finished"] is True
+    assert facts["num_pretrain_volumes"] == 3  # 4 training cases, 1 held out
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"train/loss", "val/loss", "lr"} <= set(rows[0])
+    assert len(list((folder / "previews").glob("step_*.png"))) == 2
+
+
+def test_checkpoints_hold_plain_data_only(fit):
+    folder = fit()
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+
+
+def test_an_interrupted_run_continues_and_ends_with_the_same_weights(fit, monkeypatch, capsys):
+    uninterrupted = weights(fit(name="whole"))
+    step = PretrainModule.training_step
+    seen = []
+
+    def interrupted_step(self, batch, batch_idx):
+        seen.append(batch["seed"].tolist())
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainModule, "training_step", interrupted_step)
+    with pytest.raises(SystemExit):
+        fit(name="cut")
+    monkeypatch.setattr(PretrainModule, "training_step", step)
+    resumed = weights(fit(name="cut"))
+    assert "continuing an interrupted run" in capsys.readouterr().out
+    assert all(torch.equal(value, resumed[name]) for name, value in uninterrupted.items())
+
+
+def test_a_finished_run_is_not_overwritten_unasked(fit):
+    fit()
+    with pytest.raises(UserError, match="this run is finished"):
+        fit()
+    fit("--run.restart", "true")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model.objective.init_args.mask_rato", "0.5"], "mask_rat"),
+        (["--data.patch", "[16,20,16]"], r"H is 20, must be a multiple of the coarsest stride 8; use 16 or 24"),
+        (["--data.store", "nowhere"], "nowhere: no such folder"),
+        (["--data.num_val_cases", "99"], "leaves none of the 4 cases"),
+        (["--model.optim.lr", "high"], "lr"),
+    ],
+)
+def test_bad_settings_end_with_one_line(fit, arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        fit(*arguments)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("encoder*"))
+
+
+def test_a_misspelt_key_names_the_nearest_one(cube_store, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {optim: {warmup_step: 3}}\n")
+    printed = run_program("pretrain", *TINY_PRETRAIN, "--config", str(recipe), expect=2)
+    assert "unknown key 'warmup_step'; did you mean 'warmup_steps'?" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
+
+
+def test_two_processes_learn_what_one_learns(cube_store, tmp_path):
+    def arguments(name):
+        return [*TINY_PRETRAIN, "--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", name]
+
+    # SGD: AdamW divides by the size of the gradient, which makes steps out of rounding where the gradient is 0.
+    sgd = ["--model.optim.name", "sgd", "--model.optim.lr", "0.01"]
+    run_program("pretrain", *arguments("one"), *sgd, "--data.batch_size", "2")
+    two = [
+        "--data.batch_size",
+        "1",
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        "ddp",
+        "--trainer.accelerator",
+        "cpu",
+    ]
+    run_program("pretrain", *arguments("two"), *sgd, *two)
+    one, two_ = (weights(tmp_path / "smoke" / name) for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two_[name], value, atol=1e-5, rtol=1e-4)
