@@ -69,8 +69,9 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
     """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written.
+        UserError: a box is empty or outside the volume, the disk is full, or the folder cannot be written.
     """
+    _check_boxes(content)
     sidecar = {
         "id": content.case_id,
         "source_file": content.source_file,
@@ -108,6 +109,18 @@ def index_row(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": sidecar["bytes"],
         "sha256": sidecar["sha256"],
     }
+
+
+def _check_boxes(content: Content) -> None:
+    for one in content.objects:
+        low, high = np.array(one.box_vox[:3]), np.array(one.box_vox[3:])
+        # A resampled volume may end up to half a voxel before the file's last face.
+        inside = (low >= -0.5).all() and (high <= np.array(content.grid.shape) + 0.5).all()
+        if not (np.isfinite([low, high]).all() and (low < high).all() and inside):
+            raise UserError(
+                f"case {content.case_id}: box {[round(edge, 2) for edge in one.box_vox]} of object {one.id} is empty or "
+                f"outside the volume of {content.grid.shape} voxels; correct the annotation, min corner first"
+            )
 
 
 def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:

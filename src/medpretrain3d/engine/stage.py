@@ -225,6 +225,7 @@ def _constructor_names() -> set[str]:
     from medpretrain3d.description import Described
 
     def below(cls: type) -> set[type]:
-        return {cls}.union(*(below(child) for child in cls.__subclasses__()))
+        children: list[type] = type.__subclasses__(cls)
+        return {cls}.union(*(below(child) for child in children))
 
     return {name for cls in below(Described) for name in signature(cls).parameters}

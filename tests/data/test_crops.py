@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
+from medpretrain3d.data.case import Content, Object, write_case
+from medpretrain3d.data.corpus import Corpus, nested_order
+from medpretrain3d.data.crops import ImageCrops, ObjectCrops, collate_objects, object_start, uniform_start
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.store import write_index
+from medpretrain3d.errors import UserError
+
+SHAPE = (20, 24, 28)
+GRID = Grid(SHAPE, np.diag([1.0, 1, 1, 1])[[2, 1, 0, 3]])
+WINDOW = Window(0, 1000)
+
+
+def content(case_id: str, objects=((1, 0, (4, 5, 6, 10, 12, 16)),), with_mask: bool = True) -> Content:
+    """The image counts along W, objects fill their boxes."""
+    image = np.broadcast_to(np.arange(SHAPE[2], dtype=np.int16) * 10, (1, *SHAPE)).copy()
+    mask = np.zeros(SHAPE, np.uint16)
+    for number, _, (d0, h0, w0, d1, h1, w1) in objects:
+        mask[d0:d1, h0:h1, w0:w1] = number
+    listed = [Object(number, label, tuple(map(float, box))) for number, label, box in objects]
+    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", listed, mask if with_mask else None)
+
+
+def make_store(folder, *contents: Content) -> Corpus:
+    rows = [write_case(folder, one) for one in contents]
+    write_index(folder, ["a", "b"], (1.0, 1.0, 1.0), rows, {})
+    return Corpus([folder])
+
+
+def test_image_crops_are_a_function_of_seed_and_position(tmp_path):
+    cases = make_store(tmp_path, content("x"), content("y")).cases("all")
+    crops = ImageCrops(cases, (8, 8, 8), WINDOW, seed=3, spatial=SpatialAugment(rotation_p=1))
+    again = ImageCrops(cases, (8, 8, 8), WINDOW, seed=3, spatial=SpatialAugment(rotation_p=1))
+    assert torch.equal(crops[7]["image"], again[7]["image"])
+    assert crops[7]["seed"] == again[7]["seed"] != crops[8]["seed"]
+    assert crops[7]["image"].shape == (1, 8, 8, 8)
+    assert crops[7]["image"].dtype == torch.float32
+
+
+def test_a_crop_shows_the_voxels_of_its_place(tmp_path):
+    cases = make_store(tmp_path, content("x")).cases("all")
+    image = ImageCrops(cases, (4, 4, 6), WINDOW, seed=0)[0]["image"][0, 0, 0]
+    # The image rises by 10 HU per voxel along W; the window maps 1000 HU to 2.
+    torch.testing.assert_close(image.diff(), torch.full((5,), 0.02), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_targets_are_the_hull_of_what_is_visible(tmp_path, with_mask):
+    cases = make_store(tmp_path, content("x", with_mask=with_mask)).cases("all")
+    crops = ObjectCrops(cases, (10, 10, 10), WINDOW, seed=1, object_share=1.0)
+    for position in range(20):
+        image, targets = crops[position]
+        # The crop's start can be read off its first voxel along W; compare W extents with the object's 6..16.
+        start_w = round(float((image[0, 0, 0, 0] + 1) * 50))
+        assert len(targets.boxes) <= 1
+        for box in targets.boxes:
+            assert box[2] == max(0, 6 - start_w)
+            assert box[5] == min(10, 16 - start_w)
+        if with_mask and len(targets.boxes):
+            assert targets.mask is not None
+            index = torch.nonzero(targets.mask)
+            assert targets.boxes[0].tolist() == [*index.amin(0).tolist(), *(index.amax(0) + 1).tolist()]
+            assert set(targets.mask.unique().tolist()) <= {0, 1}
+
+
+def test_objects_seen_for_less_than_the_share_are_no_targets(tmp_path):
+    cases = make_store(tmp_path, content("x")).cases("all")
+    strict = ObjectCrops(cases, (6, 6, 6), WINDOW, seed=1, object_share=1.0, min_visible=0.9)
+    assert sum(len(strict[position][1].boxes) for position in range(10)) == 0  # 6^3 voxels cannot hold the object
+
+
+def test_object_crops_hold_an_object_and_every_class_gets_its_turn(tmp_path):
+    both = content("x", objects=((1, 0, (1, 1, 1, 5, 5, 5)), (2, 1, (14, 18, 22, 18, 22, 26))))
+    cases = make_store(tmp_path, both).cases("all")
+    crops = ObjectCrops(cases, (8, 8, 8), WINDOW, seed=0, object_share=1.0)
+    seen = [set(crops[position][1].labels.tolist()) for position in range(40)]
+    assert all(seen)
+    assert sum(0 in labels for labels in seen) > 8
+    assert sum(1 in labels for labels in seen) > 8
+
+
+def test_a_case_without_objects_gives_empty_targets(tmp_path):
+    cases = make_store(tmp_path, content("x", objects=())).cases("all")
+    spatial, intensity = SpatialAugment(rotation_p=1, zoom_p=1), IntensityAugment()
+    _, targets = ObjectCrops(cases, (8, 8, 8), WINDOW, 0, 1.0, spatial, intensity)[0]
+    assert targets.boxes.shape == (0, 6)
+    assert targets.labels.shape == (0,)
+    assert targets.mask is not None
+    assert int(targets.mask.sum()) == 0
+
+
+def test_augmented_boxes_stay_the_hull_of_the_augmented_mask(tmp_path):
+    cases = make_store(tmp_path, content("x")).cases("all")
+    spatial = SpatialAugment(rotation_p=1, zoom_p=1)
+    crops = ObjectCrops(cases, (16, 16, 16), WINDOW, seed=4, object_share=1.0, spatial=spatial)
+    for position in range(10):
+        _, targets = crops[position]
+        for box in targets.boxes:
+            assert targets.mask is not None
+            index = torch.nonzero(targets.mask)
+            assert box.tolist() == [*index.amin(0).tolist(), *(index.amax(0) + 1).tolist()]
+
+
+def test_starts_stay_in_the_volume_or_cover_it(tmp_path):
+    random = np.random.default_rng(0)
+    case = make_store(tmp_path, content("x")).cases("all")[0].open()
+    for patch in ((8, 8, 8), (32, 24, 8)):
+        for start in [uniform_start(SHAPE, patch, random) for _ in range(50)] + [
+            object_start(case, patch, random) for _ in range(50)
+        ]:
+            for first, size, edge in zip(start, SHAPE, patch, strict=True):
+                assert min(0, size - edge) <= first <= max(0, size - edge)
+
+
+def test_collate_stacks_images_and_lists_targets(tmp_path):
+    cases = make_store(tmp_path, content("x")).cases("all")
+    crops = ObjectCrops(cases, (8, 8, 8), WINDOW, seed=0)
+    images, targets = collate_objects([crops[0], crops[1]])
+    assert images.shape == (2, 1, 8, 8, 8)
+    assert len(targets) == 2
+
+
+def test_small_budgets_are_part_of_large_ones():
+    order = nested_order(20)
+    assert sorted(order) == list(range(20))
+    assert order == nested_order(20)
+    assert order != list(range(20))
+
+
+def test_a_corpus_of_two_stores_and_what_it_refuses(tmp_path):
+    make_store(tmp_path / "one", content("x"))
+    make_store(tmp_path / "two", content("y"), content("z"))
+    corpus = Corpus([tmp_path / "one", tmp_path / "two"])
+    assert corpus.name == "one+two"
+    assert [ref.case_id for ref in corpus.cases("train")] == ["x", "y", "z"]
+    train, held_out = corpus.hold_out("all", 1)
+    assert len(train) == 2
+    assert len(held_out) == 1
+    with pytest.raises(UserError, match="split 'test' has no case in one\\+two; splits with cases: train"):
+        corpus.cases("test")
+    with pytest.raises(UserError, match="num_val_cases 3 leaves none of the 3 cases"):
+        corpus.hold_out("all", 3)
+    rows = [write_case(tmp_path / "three", content("w"))]
+    write_index(tmp_path / "three", [], (2.0, 2.0, 2.0), rows, {})
+    with pytest.raises(UserError, match="stores of different spacing"):
+        Corpus([tmp_path / "one", tmp_path / "three"])
+
+
+@pytest.mark.parametrize("box", [(4, 4, 4, 3, 8, 8), (0, 0, 0, 30, 8, 8), (-3, 0, 0, 4, 4, 4), (0, 0, 0, 4, 4, np.nan)])
+def test_a_box_that_is_empty_or_outside_is_refused_and_nothing_is_written(tmp_path, box):
+    bad = Content("x", np.zeros((1, *SHAPE), np.int16), GRID, GRID, "x.nii", [Object(0, 0, tuple(map(float, box)))])
+    with pytest.raises(UserError, match=r"object 0 is empty or outside the volume of \(20, 24, 28\) voxels"):
+        write_case(tmp_path, bad)
+    assert not list(tmp_path.iterdir())
