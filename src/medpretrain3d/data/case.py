@@ -117,8 +117,9 @@ def _check_boxes(content: Content) -> None:
         # A resampled volume may end up to half a voxel before the file's last face.
         inside = (low >= -0.5).all() and (high <= np.array(content.grid.shape) + 0.5).all()
         if not (np.isfinite([low, high]).all() and (low < high).all() and inside):
+            box = [round(edge, 2) for edge in one.box_vox]
             raise UserError(
-                f"case {content.case_id}: box {[round(edge, 2) for edge in one.box_vox]} of object {one.id} is empty or "
+                f"case {content.case_id}: box {box} of object {one.id} is empty or "
                 f"outside the volume of {content.grid.shape} voxels; correct the annotation, min corner first"
             )
 
