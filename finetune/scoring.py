@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from medpretrain3d.boxes import Detections
 from medpretrain3d.data.store import Case
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
@@ -37,4 +39,5 @@ def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) 
     predicted = [result.predicted for result in results.values()]
     targets = [result.target for result in results.values()]
     metrics = evaluate(predicted, targets, classes, num_bootstrap=0)
-    return {name: float(metrics[key]) for name, key in WATCHED.items()}
+    # nan means that nothing was hit; a curve shows it as 0.
+    return {name: float(np.nan_to_num(metrics[key])) for name, key in WATCHED.items()}

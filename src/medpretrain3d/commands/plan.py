@@ -34,9 +34,8 @@ def run(args: argparse.Namespace) -> int:
     choice = optimise_anchor_sizes(
         boxes[:, 3:] - boxes[:, :3], [(stride,) * 3 for stride in args.strides], args.anchors_per_level
     )
-    print(
-        f"# {len(boxes)} boxes of {len(cases)} training cases; median volume {np.median(shapes, axis=0).astype(int)} voxels"
-    )
+    median = " x ".join(f"{size:.0f}" for size in np.median(shapes, axis=0))
+    print(f"# {len(boxes)} boxes of {len(cases)} training cases; median volume {median} voxels")
     print(f"# mean best IoU {choice.mean_best_iou:.3f}, of the worst tenth {choice.worst_tenth_iou:.3f}")
     print("anchors:")
     print("  class_path: medpretrain3d.detection.AnchorGrid")

@@ -1,0 +1,42 @@
+"""Two ways of doing the same work, timed in turn."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: medians in milliseconds."""
+
+    work: str
+    peer: str
+    peer_ms: float
+    ours_ms: float
+
+    def __str__(self) -> str:
+        ratio = self.peer_ms / self.ours_ms
+        return f"{self.work:<58}{self.peer:<26}{self.peer_ms:>10.2f}{self.ours_ms:>10.2f}{ratio:>9.1f}"
+
+
+HEADER = f"{'work':<58}{'peer':<26}{'peer ms':>10}{'ours ms':>10}{'ratio':>9}"
+
+
+def race(work: str, peer: str, peer_run: Callable[[], object], our_run: Callable[[], object], rounds: int = 5) -> Row:
+    """Run both once to warm up, then in turn, so that a drifting machine hits both alike; medians count."""
+    peer_run()
+    our_run()
+    peer_ms, ours_ms = [], []
+    for _ in range(rounds):
+        peer_ms.append(_milliseconds(peer_run))
+        ours_ms.append(_milliseconds(our_run))
+    return Row(work, peer, statistics.median(peer_ms), statistics.median(ours_ms))
+
+
+def _milliseconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
