@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,6 +13,21 @@ from medpretrain3d.study.chain import read_chain
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*/*.yaml"))
+
+
+def merged(path: Path) -> dict[str, Any]:
+    """A recipe as it is run: one that says "What ... changes of x.yaml" lies over that one."""
+    recipe = yaml.safe_load(path.read_text())
+    base = re.search(r"^# What .* changes? of (\w+\.yaml)", path.read_text())
+    return overlay(merged(path.with_name(base.group(1))), recipe) if base else recipe
+
+
+def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = overlay(result[key], value) if both else value
+    return result
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -35,7 +52,7 @@ def test_recipes_parse_into_their_classes(path):
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(data, "data")
     parser.add_class_arguments(RunConfig, "run")
-    recipe = yaml.safe_load(path.read_text())
+    recipe = merged(path)
     trainer = recipe.pop("trainer")
     parsed = parser.parse_object(recipe)
     assert trainer["max_steps"] > 0

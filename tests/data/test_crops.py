@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,22 @@ def test_a_case_without_objects_gives_empty_targets(tmp_path):
     assert int(targets.mask.sum()) == 0
 
 
-def test_augmented_boxes_stay_the_hull_of_the_augmented_mask(tmp_path):
+def test_a_whole_object_keeps_its_exact_box_and_a_cut_one_gets_the_hull_of_its_mask(tmp_path):
+    # The mask at the store's spacing is a voxel smaller on each side than the box from the file's own spacing.
+    one = content("x", objects=((1, 0, (5, 6, 7, 9, 11, 15)),))
+    exact = Object(1, 0, (4.25, 5.5, 6.5, 9.75, 12.0, 15.5))
+    cases = make_store(tmp_path, replace(one, objects=[exact])).cases("all")
+    whole = ObjectCrops(cases, SHAPE, WINDOW, seed=0)[0][1]
+    assert whole.boxes.tolist() == [list(exact.box_vox)]
+    cut = ObjectCrops(cases, (20, 24, 12), WINDOW, seed=0, min_visible=0.0)
+    for position in range(20):
+        image, targets = cut[position]
+        start_w = round(float((image[0, 0, 0, 0] + 1) * 50))
+        if start_w + 12 < 15.5:
+            assert targets.boxes[:, 5].tolist() == [min(12, 15 - start_w)]
+
+
+def test_rotated_boxes_are_the_hull_of_the_rotated_mask(tmp_path):
     cases = make_store(tmp_path, content("x")).cases("all")
     spatial = SpatialAugment(rotation_p=1, zoom_p=1)
     crops = ObjectCrops(cases, (16, 16, 16), WINDOW, seed=4, object_share=1.0, spatial=spatial)

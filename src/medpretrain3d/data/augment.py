@@ -28,6 +28,11 @@ class Placement:
         """Whether nothing has to be interpolated."""
         return bool(np.array_equal(self.matrix, np.eye(3)))
 
+    @property
+    def is_rotated(self) -> bool:
+        """Whether axes are mixed; without that, boxes are carried exactly."""
+        return bool(np.any(self.matrix - np.diag(np.diag(self.matrix))))
+
     def source_size(self, patch: Patch) -> Patch:
         """Size (D, H, W) of the crop to read so that the whole patch is covered, interpolation margin included."""
         if self.is_plain:
