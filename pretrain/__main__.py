@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import lightning as L
+
 from medpretrain3d.engine.callbacks import Previews
 from medpretrain3d.engine.stage import StageCLI, run_stage
+from pretrain.closing import close_run
 from pretrain.datamodule import PretrainData
-from pretrain.export import ExportEncoder
 from pretrain.module import PretrainModule
 
 
 class PretrainCLI(StageCLI):
     """Stage 1 from the command line."""
 
-    def before_fit(self) -> None:
-        """Pictures while it trains, the encoder file at its end."""
-        previews = Previews(self.run.folder / "previews")
-        export = ExportEncoder(self.run, self.run_file, self.config_text())
-        self.trainer.callbacks += [previews, export]  # type: ignore[attr-defined]  # Lightning sets it in a helper
+    def callbacks(self) -> list[L.Callback]:
+        """Pictures while it trains."""
+        return [*super().callbacks(), Previews(self.run.folder / "previews")]
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then write the encoder file."""
+        super().fit(**kwargs)
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text())
 
 
 def main(args: list[str] | None = None) -> None:

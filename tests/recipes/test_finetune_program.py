@@ -90,6 +90,20 @@ def test_a_label_budget_is_nested_and_checked(cube_store):
         ids(9)
 
 
+def test_a_run_killed_before_its_test_closes_with_the_averaged_weights(fit, monkeypatch):
+    whole = load_bundle(fit(name="whole") / "bundle").detector.state_dict()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "close_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(name="cut")
+    monkeypatch.undo()
+    resumed = load_bundle(fit(name="cut") / "bundle").detector.state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
 def test_wrong_number_of_classes_is_named(fit):
     with pytest.raises(UserError, match=r"num_classes is 3, but the store has 1 classes \(cube\)"):
         fit("--model.detector.init_args.num_classes", "3")

@@ -13,6 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -95,15 +96,7 @@ class StageCLI(LightningCLI):
         tracker = wandb_logger(run, run.folder, self.job_type, facts)
         if tracker is not None:
             loggers.append(tracker)
-        interval = asked.get("val_check_interval")
-        checkpoints = ModelCheckpoint(
-            dirpath=run.folder / "checkpoints",
-            filename=run.checkpoint.stem,
-            every_n_train_steps=interval if isinstance(interval, int) else 100,
-            enable_version_counter=False,
-            save_on_exception=True,
-        )
-        kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), checkpoints, Throughput()])
+        kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
         kwargs.setdefault("logger", loggers)
         kwargs.setdefault("default_root_dir", str(run.folder))
         kwargs.setdefault("use_distributed_sampler", False)  # batches are a function of the position, rank included
@@ -113,6 +106,18 @@ class StageCLI(LightningCLI):
         if asked.get("max_steps", -1) < 1:
             raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
         return super().instantiate_trainer(**kwargs)
+
+    def callbacks(self) -> list[L.Callback]:
+        """What every run of this stage has beside the callbacks of its recipe."""
+        interval = self._get(self.config_init, "trainer").get("val_check_interval")
+        checkpoints = ModelCheckpoint(
+            dirpath=self.run.checkpoint.parent,
+            filename=self.run.checkpoint.stem,
+            every_n_train_steps=interval if isinstance(interval, int) else 100,
+            enable_version_counter=False,
+            save_on_exception=True,
+        )
+        return [checkpoints, Throughput()]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
@@ -125,6 +130,18 @@ class StageCLI(LightningCLI):
         self.trainer.fit(**kwargs, ckpt_path=resume, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
+        if resume:
+            self._finish_weights(Path(resume))
+
+    def _finish_weights(self, checkpoint: Path) -> None:
+        """Take the final weights of a run that had trained all its steps before it was interrupted.
+
+        Lightning then trains nothing and skips the hook in which averaged weights replace the last ones; in the
+        checkpoint they are in place already.
+        """
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        if state["global_step"] >= self.trainer.max_steps:
+            self.model.load_state_dict(state["state_dict"])
 
     def facts(self) -> dict[str, Any]:
         """Flat facts about the run: names that dashboards and the report filter by."""

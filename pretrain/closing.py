@@ -1,0 +1,51 @@
+"""The end of a pretraining run: the encoder file."""
+
+from __future__ import annotations
+
+import lightning as L
+
+from medpretrain3d import __version__
+from medpretrain3d.backbones import save_encoder
+from medpretrain3d.description import describe
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from pretrain.datamodule import PretrainData
+from pretrain.module import PretrainModule
+
+
+def close_run(
+    trainer: L.Trainer, module: PretrainModule, data: PretrainData, run: RunConfig, run_file: RunFile, config: str
+) -> None:
+    """Write `encoder/` into the run's folder and say in `run.json` that the run is finished; the first process does.
+
+    Args:
+        trainer: has just finished fitting.
+        module: with the final weights.
+        data: what it was trained on.
+        run: where the run belongs.
+        run_file: its `run.json`.
+        config: the whole configuration as text.
+    """
+    if not trainer.is_global_zero:
+        return
+    facts = {**module.facts(), **data.facts()}
+    pretraining = {
+        "objective": describe(module.objective),
+        "paradigm": facts["paradigm"],
+        "run": f"{run.group}/{run.name}",
+        "steps": trainer.global_step,
+        "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+        "seed": data.seed,
+        "minutes": run_file.minutes,
+        **data.facts(),
+    }
+    card = {
+        "preprocessing": data.preprocessing(),
+        "pretraining": pretraining,
+        "git_commit": git_sha(),
+        "medpretrain3d": __version__,
+        "config": config,
+    }
+    folder = run.folder / "encoder"
+    sha256 = save_encoder(folder, module.objective.backbone, card)
+    run_file.update(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **facts)
+    print(f"encoder file: {folder}")
