@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--score-threshold", type=float, help="leave out boxes below this score (default: the bundle's)"
     )
     parser.add_argument("--overlap", type=float, help="least overlap of neighbouring tiles (default: the bundle's)")
+    parser.add_argument("--merge", choices=("nms", "wbc"), help="how boxes become one (default: the bundle's)")
+    parser.add_argument("--nms-iou", type=float, help="overlap above which two boxes are one (default: the bundle's)")
     parser.add_argument(
         "--mirror",
         type=int,
@@ -51,7 +53,13 @@ def run(args: argparse.Namespace) -> int:
 
     scans = find_scans(args.scans)
     bundle = load_bundle(args.bundle)
-    chosen = {"score_threshold": args.score_threshold, "overlap": args.overlap, "mirror_axes": args.mirror}
+    chosen = {
+        "score_threshold": args.score_threshold,
+        "overlap": args.overlap,
+        "merge": args.merge,
+        "nms_iou": args.nms_iou,
+        "mirror_axes": args.mirror,
+    }
     config = dataclasses.replace(bundle.inference, **{key: value for key, value in chosen.items() if value is not None})
     predictor = Predictor(bundle, args.device, config, args.batch_size)
     finished = FinishedCases(args.out / "cases", {"bundle_sha256": bundle.sha256, **dataclasses.asdict(config)})
