@@ -141,9 +141,9 @@ class ObjectCrops(Dataset[tuple[Tensor, Targets]]):
                 np.int64
             )
             hulls = _hulls(instances, case.instance_ids, visible)
-            # The hull of a resampled mask is rounded to whole voxels: on OpenKBP at 4 mm its faces are off by 0.26 voxels
-            # on average and its IoU with the exact box is 0.87. A whole object therefore keeps its exact box; a cut or
-            # rotated one has only its mask to go by.
+            # The hull of a resampled mask is rounded to whole voxels: on OpenKBP at 4 mm its faces are 0.26 voxels off
+            # on average and its IoU with the exact box is 0.87. So a whole object keeps its exact box; a cut or rotated
+            # one has only its mask to go by.
             is_whole = (visible == boxes).all(axis=1) & (not placement.is_rotated)
             visible = np.where(is_whole[:, None], boxes, hulls)
             mask = torch.from_numpy(case.label_of_instance[instances])
