@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
-from finetune.scoring import WATCHED, CaseResult
+from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
 from medpretrain3d.boxes import Detections
 from medpretrain3d.data.crops import CaseRef
@@ -22,7 +23,7 @@ from medpretrain3d.engine.box_pictures import boxes_on_slices
 from medpretrain3d.engine.pictures import save_png
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate
-from medpretrain3d.inference import Prediction, Preprocessing, save_bundle, write_predictions
+from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 
 MAX_PICTURES = 40
 
@@ -66,15 +67,8 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
         },
         "data_fingerprint": data.corpus.fingerprint,
     }
-    preprocessing = Preprocessing(
-        patch=data.patch,
-        spacing_mm=data.corpus.spacing_mm,
-        window=data.window,
-        num_channels=module.detector.backbone.in_channels,
-    )
-    save_bundle(
-        run.folder / "bundle", module.detector, data.classes, preprocessing, module.inference, provenance, replace=True
-    )
+    folder, how = run.folder / "bundle", data.preprocessing()
+    save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
 
 
 def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData, trainer: L.Trainer) -> None:
@@ -86,7 +80,7 @@ def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData
     metrics = evaluate([r.predicted for r in ordered], [r.target for r in ordered], data.classes)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     for logger in trainer.loggers:
-        logger.log_metrics({f"test/{name}": metrics[key] for name, key in WATCHED.items()}, step=trainer.global_step)
+        logger.log_metrics({f"test/{name}": value for name, value in watched(metrics).items()}, trainer.global_step)
         logger.save()
     pictures = _draw(folder / "pictures", refs, ordered[:MAX_PICTURES], data)
     for logger in trainer.loggers:
@@ -98,8 +92,6 @@ def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData
 
 
 def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
-    import torch
-
     case, found = ref.open(), result.predicted
     detections = Detections(torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels))
     return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file)

@@ -14,9 +14,9 @@ from medpretrain3d.data.corpus import Corpus, nested_order
 from medpretrain3d.data.crops import CaseRef, ObjectCrops, collate_objects
 from medpretrain3d.data.intensity import Window
 from medpretrain3d.data.store import Case
-from medpretrain3d.description import describe
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference import Preprocessing
 
 
 class FinetuneData(L.LightningDataModule):
@@ -80,14 +80,10 @@ class FinetuneData(L.LightningDataModule):
             "data_fingerprint": self.corpus.fingerprint,
         }
 
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> Preprocessing:
         """What prediction has to do alike."""
-        return {
-            "spacing_mm": self.corpus.spacing_mm,
-            "window": describe(self.window),
-            "num_channels": self.val_cases[0].open().num_channels,
-            "patch": list(self.patch),
-        }
+        num_channels = self.train_cases[0].open().num_channels
+        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""

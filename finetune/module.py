@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ class FinetuneModule(L.LightningModule):
                 f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
             )
         if self.encoder is not None:
-            _compare_preprocessing(self.encoder, data.preprocessing())
+            _compare_preprocessing(self.encoder, data.preprocessing().to_json())
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
         """Sum of the detector's losses on one batch."""
@@ -137,7 +136,6 @@ def _say(text: str) -> None:
 
 def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
     theirs = encoder.card.get("preprocessing", {})
-    ours = json.loads(json.dumps(ours))  # as the card would hold it
     for name in ("spacing_mm", "window"):
         if name in theirs and theirs[name] != ours[name]:
             rank_zero_warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,10 @@ def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) 
     """The watched metrics over all volumes."""
     predicted = [result.predicted for result in results.values()]
     targets = [result.target for result in results.values()]
-    metrics = evaluate(predicted, targets, classes, num_bootstrap=0)
+    return watched(evaluate(predicted, targets, classes, num_bootstrap=0))
+
+
+def watched(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The watched numbers of an evaluation by their short names."""
     # nan means that nothing was hit; a curve shows it as 0.
     return {name: float(np.nan_to_num(metrics[key])) for name, key in WATCHED.items()}

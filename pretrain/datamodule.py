@@ -13,6 +13,7 @@ from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.crops import ImageCrops
 from medpretrain3d.data.intensity import Window
+from medpretrain3d.description import describe
 from medpretrain3d.engine.loader import make_loader, run_position
 
 
@@ -63,8 +64,6 @@ class PretrainData(L.LightningDataModule):
 
     def preprocessing(self) -> dict[str, Any]:
         """What fine-tuning has to do alike: spacing and window."""
-        from medpretrain3d.description import describe
-
         return {"spacing_mm": self.corpus.spacing_mm, "window": describe(self.window), "patch": self.patch}
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -172,7 +172,7 @@ def test_a_corpus_of_two_stores_and_what_it_refuses(tmp_path):
 
 @pytest.mark.parametrize("box", [(4, 4, 4, 3, 8, 8), (0, 0, 0, 30, 8, 8), (-3, 0, 0, 4, 4, 4), (0, 0, 0, 4, 4, np.nan)])
 def test_a_box_that_is_empty_or_outside_is_refused_and_nothing_is_written(tmp_path, box):
-    bad = Content("x", np.zeros((1, *SHAPE), np.int16), GRID, GRID, "x.nii", [Object(0, 0, tuple(map(float, box)))])
+    image, objects = np.zeros((1, *SHAPE), np.int16), [Object(0, 0, tuple(map(float, box)))]
     with pytest.raises(UserError, match=r"object 0 is empty or outside the volume of \(20, 24, 28\) voxels"):
-        write_case(tmp_path, bad)
+        write_case(tmp_path, Content("x", image, GRID, GRID, "x.nii", objects))
     assert not list(tmp_path.iterdir())

@@ -25,6 +25,9 @@ TINY_FINETUNE = [
     *("--config", "configs/finetune/demo.yaml", "--config", "configs/finetune/smoke.yaml"),
     *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
 ]
+TWO_PROCESSES = [
+    *("--data.batch_size", "1", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"),
+]
 
 
 @pytest.fixture(scope="session")

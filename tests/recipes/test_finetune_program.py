@@ -13,7 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
 from pretrain import __main__ as pretrain_program
 
-from .conftest import TINY_FINETUNE, TINY_PRETRAIN, run_program
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program
 
 
 @pytest.fixture
@@ -114,17 +114,7 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
         return [*TINY_FINETUNE, "--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", name]
 
     run_program("finetune", *arguments("one"), "--data.batch_size", "2", "--model.optim.lr", "0.0")
-    two = [
-        "--data.batch_size",
-        "1",
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    run_program("finetune", *arguments("two"), *two, "--model.optim.lr", "0.0")
+    run_program("finetune", *arguments("two"), *TWO_PROCESSES, "--model.optim.lr", "0.0")
     one, other = (
         json.loads((tmp_path / "smoke" / name / "test" / "metrics.json").read_text()) for name in ("one", "two")
     )

@@ -15,7 +15,7 @@ from medpretrain3d.errors import UserError
 from pretrain import __main__ as program
 from pretrain.module import PretrainModule
 
-from .conftest import TINY_PRETRAIN, run_program
+from .conftest import TINY_PRETRAIN, TWO_PROCESSES, run_program
 
 
 @pytest.fixture
@@ -117,17 +117,7 @@ def test_two_processes_learn_what_one_learns(cube_store, tmp_path):
     # SGD: AdamW divides by the size of the gradient, which makes steps out of rounding where the gradient is 0.
     sgd = ["--model.optim.name", "sgd", "--model.optim.lr", "0.01"]
     run_program("pretrain", *arguments("one"), *sgd, "--data.batch_size", "2")
-    two = [
-        "--data.batch_size",
-        "1",
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    run_program("pretrain", *arguments("two"), *sgd, *two)
+    run_program("pretrain", *arguments("two"), *sgd, *TWO_PROCESSES)
     one, two_ = (weights(tmp_path / "smoke" / name) for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two_[name], value, atol=1e-5, rtol=1e-4)

@@ -33,7 +33,11 @@ class Object:
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that is written about a case."""
+    """Everything that is written about a case.
+
+    Raises:
+        UserError: a box is empty or outside the volume.
+    """
 
     case_id: str
     image: np.ndarray
@@ -53,6 +57,10 @@ class Content:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
 
+    def __post_init__(self) -> None:
+        """Refuse boxes that are empty or outside the volume, before anything is written."""
+        _check_boxes(self)
+
 
 def case_folder(store: Path, case_id: str) -> Path:
     """Where a case of a store lies.
@@ -69,9 +77,8 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
     """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Raises:
-        UserError: a box is empty or outside the volume, the disk is full, or the folder cannot be written.
+        UserError: the disk is full or the folder cannot be written.
     """
-    _check_boxes(content)
     sidecar = {
         "id": content.case_id,
         "source_file": content.source_file,

@@ -44,7 +44,6 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
         return None
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     private: dict[str, Any] = {
         "x_disable_meta": True,
         "x_disable_machine_info": True,

@@ -33,7 +33,7 @@ class Space:
     def coordinates(self) -> OpenGrid:
         """Body coordinates z (D, 1, 1), y (1, H, 1), x (1, 1, W) of the voxel centres in mm, float32."""
         z, y, x = np.ogrid[tuple(slice(size) for size in self.shape)]
-        return tuple(  # type: ignore[return-value]
+        return tuple(  # type: ignore[return-value]  # three axes make three arrays
             (first + step * index).astype(np.float32)
             for first, step, index in zip(self.first_mm, self.spacing_mm, (z, y, x), strict=True)
         )
