@@ -45,8 +45,12 @@ finetune: .venv/installed  ## stage 2: CONFIG=configs/finetune/<recipe>.yaml or 
 	@test -n "$(CONFIG)$(DATASET)" || { echo 'error: say which recipe, as in make finetune DATASET=openkbp' >&2; exit 2; }
 	$(BIN)/python -m finetune fit --config $(or $(CONFIG),configs/finetune/$(DATASET).yaml) $(ARGS)
 
-bench: .venv/installed  ## speed and memory side by side with other libraries
-	$(BIN)/python -m benchmarks
+bench: .bench/installed  ## speed and memory side by side with other libraries; ARGS="boxes crops" for some
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.bench/installed: .venv/installed benchmarks/peers.txt
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .bench --requirement benchmarks/peers.txt
+	@touch $@
 
 format: .venv/installed  ## format and fix the code
 	$(BIN)/ruff check --fix .
