@@ -18,17 +18,20 @@ from torch import Tensor
 class Targets:
     """What is to be found in one image: boxes (N, 6) float32, labels (N,) int64 from 0, and optionally a label map.
 
-    `mask` is (D, H, W) int64 with 0 for background and `label + 1` inside objects; None where no masks exist.
+    `mask` is (D, H, W) int64 with 0 for background and `label + 1` inside objects; None where no masks exist. `ignore`
+    is (M, 6) float32: regions in which finding something is neither right nor wrong; None is the same as no region.
     """
 
     boxes: Tensor
     labels: Tensor
     mask: Tensor | None = None
+    ignore: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device."""
         mask = None if self.mask is None else self.mask.to(device)
-        return Targets(self.boxes.to(device), self.labels.to(device), mask)
+        ignore = None if self.ignore is None else self.ignore.to(device)
+        return Targets(self.boxes.to(device), self.labels.to(device), mask, ignore)
 
 
 @dataclass

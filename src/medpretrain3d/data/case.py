@@ -52,6 +52,8 @@ class Content:
     """Boxes half-open, in voxels of `grid`."""
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids, or None where there is no mask."""
+    ignore_boxes: Sequence[tuple[float, ...]] = ()
+    """Regions (6,) in which finding something is neither right nor wrong; half-open, in voxels of `grid`."""
     patient: str | None = None
     """Pseudonym under which several cases belong together."""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +94,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
             {"id": one.id, "label": one.label, "box_vox": [float(edge) for edge in one.box_vox]}
             for one in content.objects
         ],
+        "ignore_boxes_vox": [[float(edge) for edge in box] for box in content.ignore_boxes],
         **content.facts,
     }
     sidecar["sha256"] = content_sha256(sidecar, content.image, content.mask)
@@ -133,7 +136,7 @@ def _check_boxes(content: Content) -> None:
 
 def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:
     """Hash of what training sees: geometry, objects and voxels, not names or dates."""
-    seen = {key: sidecar[key] for key in ("grid", "source_grid", "instances", "pad_hu")}
+    seen = {key: sidecar[key] for key in ("grid", "source_grid", "instances", "ignore_boxes_vox", "pad_hu")}
     digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
     for array in (image, instances):
         if array is not None:
@@ -191,6 +194,11 @@ class Case:
         """(N, 6) float32 in voxels of `grid`."""
         boxes = [instance["box_vox"] for instance in self.sidecar["instances"]]
         return np.array(boxes, dtype=np.float32).reshape(-1, 6)
+
+    @functools.cached_property
+    def ignore_boxes(self) -> np.ndarray:
+        """(M, 6) float32 in voxels of `grid`: regions in which finding something is neither right nor wrong."""
+        return np.array(self.sidecar["ignore_boxes_vox"], dtype=np.float32).reshape(-1, 6)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

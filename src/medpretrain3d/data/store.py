@@ -21,7 +21,7 @@ from medpretrain3d.data.case import CASES, Case, Content, Object, case_folder, i
 from medpretrain3d.data.grid import Spacing
 from medpretrain3d.errors import UserError
 
-FORMAT, VERSION = "medpretrain3d-store", 1
+FORMAT, VERSION = "medpretrain3d-store", 2
 INDEX, SPLITS, SKIPPED = "store.json", "splits.json", "skipped.json"
 
 __all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]

@@ -18,11 +18,15 @@ SCORE_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class TargetCase:
-    """The objects of one scan: boxes (N, 6) float64 in any one frame, half-open, labels (N,) int64 from 0."""
+    """The objects of one scan: boxes (N, 6) float64 in any one frame, half-open, labels (N,) int64 from 0.
+
+    `ignore` is (M, 6) float64: regions in which finding something is neither right nor wrong; None is no region.
+    """
 
     case: str
     boxes: np.ndarray
     labels: np.ndarray
+    ignore: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
