@@ -170,7 +170,7 @@ def test_what_is_no_store_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "version 2, this medpretrain3d reads version 1"),
+        ({"version": 3}, "version 3, this medpretrain3d reads version 2"),
         ({"format": "other"}, "not the index of a store"),
         ({"cases": [{"id": "../../secret"}]}, "plain folder name"),
     ],
