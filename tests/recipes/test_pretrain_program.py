@@ -110,6 +110,15 @@ def test_a_misspelt_key_names_the_nearest_one(cube_store, tmp_path):
     assert "Traceback" not in printed
 
 
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [("--model.optim.warmup_step=1", "warmup_steps"), ("--optm.lr=1", "model.optim.lr")],
+)
+def test_a_misspelt_argument_is_no_abbreviation(cube_store, argument, meant):
+    printed = run_program("pretrain", *TINY_PRETRAIN, "--data.store", str(cube_store), argument, expect=2)
+    assert f"did you mean '{meant}'?" in printed.splitlines()[-1]
+
+
 def test_two_processes_learn_what_one_learns(cube_store, tmp_path):
     def arguments(name):
         return [*TINY_PRETRAIN, "--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", name]

@@ -33,6 +33,10 @@ from medpretrain3d.errors import UserError
 class OneLineParser(LightningArgumentParser):
     """Says what is wrong with a configuration in one line and names the nearest key."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # argparse would take `--model.optim.warmup_step` for `warmup_steps`, in silence.
+        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]  # never returns
         """Raise the message, shortened to its cause."""
         raise UserError(_one_line(str(ex or message), self))
@@ -215,20 +219,24 @@ def _comparable(config: str) -> str:
 
 def _one_line(message: str, parser: LightningArgumentParser) -> str:
     text = " ".join(message.split())
-    unknown = re.search(r"(?:[Kk]ey|does not accept option) '([\w.]+)'|Unrecognized arguments: --([\w.]+)", text)
+    unknown = re.search(r"(?:[Kk]ey|does not accept option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)", text)
     if unknown:
-        key = (unknown.group(1) or unknown.group(2)).rpartition(".")[2]
-        close = difflib.get_close_matches(key, sorted(_known_keys(parser) | _constructor_names()), n=1)
+        key = unknown.group(1) or unknown.group(2)
+        word = key.rpartition(".")[2]
+        known = _known_keys(parser)
+        words = {name.rpartition(".")[2] for name in known} | _constructor_names()
+        # A last word that exists means that what stands before it is wrong: then whole keys are compared.
+        close = difflib.get_close_matches(*((key, sorted(known)) if word in words else (word, sorted(words))), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"configuration: unknown key '{key}'{hint} ({text[:300]})"
+        return f"configuration: unknown key '{key if word in words else word}'{hint} ({text[:300]})"
     return f"configuration: {text[:600]}"
 
 
 def _known_keys(parser: LightningArgumentParser) -> set[str]:
-    """Last words of all options of the parser and its subcommands."""
+    """All options of the parser and its subcommands, dots included."""
     keys: set[str] = set()
     for action in parser._actions:
-        keys.add(str(action.dest).rpartition(".")[2])
+        keys.add(str(action.dest))
         children: Any = action.choices
         if isinstance(children, dict):
             keys |= {key for subparser in children.values() for key in _known_keys(subparser)}
