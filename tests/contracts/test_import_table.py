@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
-GROUND = {"errors", "description", "atomic"}
+GROUND = {"errors", "description", "atomic", "memory"}
 MAY_IMPORT = {
     "boxes": set(),
     "backbones": set(),
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "errors": set(),
     "description": set(),
     "atomic": set(),
+    "memory": set(),
     "__init__": set(),
 }
 LIGHTNING_ALLOWED = {"engine"}

@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference import Predictor, load_bundle, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
     from medpretrain3d.inference.predictor import case_id
+    from medpretrain3d.memory import keep_freed_memory
 
+    keep_freed_memory()
     scans = find_scans(args.scans)
     bundle = load_bundle(args.bundle)
     chosen = {

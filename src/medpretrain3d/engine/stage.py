@@ -28,6 +28,7 @@ from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
+from medpretrain3d.memory import keep_freed_memory
 
 
 class OneLineParser(LightningArgumentParser):
@@ -205,6 +206,8 @@ def run_stage(main: Callable[[], None]) -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its batch sampler is
+    keep_freed_memory()
     try:
         main()
     except UserError as error:

