@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from medpretrain3d.backbones import ResEnc, load_encoder, read_encoder, save_encoder
+from medpretrain3d.backbones import ResEnc, TokenPyramid, ViT, load_encoder, read_encoder, save_encoder
 from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
 
@@ -35,6 +35,16 @@ def test_report_names_what_stays_random(encoder_folder):
     report = load_encoder(model["backbone"], read_encoder(encoder_folder), model)
     assert report.fresh == {"heads": 2}
     assert "fresh: heads (2); unused: none" in str(report)
+
+
+def test_a_pyramid_is_filled_with_its_transformer_or_whole(tmp_path):
+    save_encoder(tmp_path / "vit", ViT("XXS"), {})
+    pyramid = TokenPyramid(ViT("XXS"), num_finer=1)
+    report = load_encoder(pyramid, read_encoder(tmp_path / "vit"), torch.nn.ModuleDict({"backbone": pyramid}))
+    assert report.matched == len(pyramid.encoder.state_dict())
+    assert report.fresh == {"backbone": 4}  # weight and bias of one transposed convolution and its norm
+    save_encoder(tmp_path / "pyramid", pyramid, {})
+    assert load_encoder(pyramid, read_encoder(tmp_path / "pyramid")).matched == report.matched + 4
 
 
 def test_another_architecture_is_refused_and_nothing_is_loaded(encoder_folder):

@@ -3,6 +3,9 @@
 from medpretrain3d.backbones.base import Backbone, Level, check_patch
 from medpretrain3d.backbones.checkpoint import EncoderFile, LoadReport, load_encoder, read_encoder, save_encoder
 from medpretrain3d.backbones.resenc import ResEnc
+from medpretrain3d.backbones.token_pyramid import TokenPyramid
+from medpretrain3d.backbones.tokens import TokenBackbone
+from medpretrain3d.backbones.vit import ViT
 
 __all__ = [
     "Backbone",
@@ -10,6 +13,9 @@ __all__ = [
     "Level",
     "LoadReport",
     "ResEnc",
+    "TokenBackbone",
+    "TokenPyramid",
+    "ViT",
     "check_patch",
     "load_encoder",
     "read_encoder",

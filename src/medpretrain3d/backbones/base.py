@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+
+Triple = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,10 @@ class Backbone(Described, nn.Module):
 
     levels: tuple[Level, ...]
     in_channels: int
+    checkpointing: bool = False
+    """Whether activations are computed again in the backward pass instead of kept."""
+    citation: ClassVar[str] = ""
+    """Paper of the architecture: authors, year, identifier."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """One feature map per level, finest first."""
@@ -41,6 +51,30 @@ class Backbone(Described, nn.Module):
     def num_parameters(self) -> int:
         """How many trainable numbers the encoder has."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def encoder(self) -> Backbone:
+        """The part that pretraining trains and an encoder file fills: all of it, unless a subclass wraps another."""
+        return self
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Every parameter once, in groups from the input to the output: what layer-wise rates and freezing count by.
+
+        A child module is one group, a child `ModuleList` one group per entry; parameters that no child owns are of the
+        first group. Subclasses whose children are not in the order of the computation override this.
+        """
+        groups: list[list[nn.Parameter]] = []
+        for child in self.children():
+            parts = list(child) if isinstance(child, nn.ModuleList) else [child]
+            groups += [parameters for part in parts if (parameters := list(part.parameters()))]
+        groups[0] = [*self.parameters(recurse=False), *groups[0]]
+        return groups
+
+    def run_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """The block's output; with `checkpointing`, its inner activations are not kept."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def check_input(self, image: Tensor) -> None:
         """Refuse an image that the pyramid cannot divide.

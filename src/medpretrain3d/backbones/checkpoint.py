@@ -122,13 +122,15 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
     """Put the weights of an encoder file into a backbone, all of them or none.
 
     Args:
-        backbone: receives the weights.
+        backbone: receives the weights; of a backbone around another, the inner one where the file holds only that.
         encoder: what `read_encoder` gave.
         model: the detector around the backbone, only to report which of its parts stay random.
 
     Raises:
         UserError: the architectures differ, or a tensor is missing, left over or of another shape.
     """
+    if encoder.architecture["class_path"] != describe(backbone)["class_path"]:
+        backbone = backbone.encoder
     ours, theirs = backbone.state_dict(), encoder.weights
     missing, unused = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     shapes = [name for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,10 +47,13 @@ class ResEnc(Backbone):
         in_channels: channels of the image.
         strides: stride of each stage along (D, H, W); default 1 for the first, 2 for the others.
         kernel_sizes: kernel of each stage; default 3 everywhere.
+        checkpointing: compute each block's activations again in the backward pass instead of keeping them.
 
     Raises:
         UserError: an unknown preset, or strides or kernels that do not count one per stage.
     """
+
+    citation = "Isensee et al., 2024, arXiv:2404.09556"
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class ResEnc(Backbone):
         in_channels: int = 1,
         strides: Sequence[Triple] | None = None,
         kernel_sizes: Sequence[Triple] | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -68,6 +72,7 @@ class ResEnc(Backbone):
         stage_kernels = _per_stage("kernel_sizes", kernel_sizes, [(3, 3, 3)] * num_stages)
 
         self.in_channels = in_channels
+        self.checkpointing = checkpointing
         self.stem = _Stem(in_channels, width.channels[0], stage_kernels[0])
         self.stages = nn.ModuleList()
         levels = []
@@ -88,7 +93,7 @@ class ResEnc(Backbone):
         features = []
         x = self.stem(image)
         for stage in self.stages:
-            x = stage(x)
+            x = stage(x, self.run_block)
             features.append(x)
         return features
 
@@ -151,9 +156,9 @@ class _Stage(nn.Module):
             for i in range(num_blocks)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, run_block: Callable[..., Tensor]) -> Tensor:
         for block in self.blocks:
-            x = block(x)
+            x = run_block(block, x)
         return x
 
 

@@ -1,0 +1,97 @@
+"""The feature pyramid of a single-scale transformer (ViTDet: Li et al., 2022)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.base import Backbone, Level, Triple
+from medpretrain3d.backbones.norm import instance_norm
+from medpretrain3d.backbones.tokens import TokenBackbone
+from medpretrain3d.errors import UserError
+
+
+class TokenPyramid(Backbone):
+    """A transformer's one map, carried to finer and coarser levels by parallel branches: what a detector looks at.
+
+    A finer level is reached by transposed convolutions that double the resolution and halve the channels, a coarser one
+    by max pooling. The branches are fresh when detection begins: pretraining trains, and an encoder file fills, the
+    transformer inside (`encoder`) alone.
+
+    Args:
+        backbone: the transformer.
+        num_finer: levels finer than the patch; ask for those the detector uses (`first_level: 0`), so that every branch
+            is trained. A patch of 8 reaches full resolution with 3.
+        num_coarser: levels coarser than the patch.
+
+    Raises:
+        UserError: more finer levels than the patch can be halved.
+    """
+
+    citation: ClassVar[str] = "Li et al., 2022, arXiv:2203.16527"
+
+    def __init__(self, backbone: TokenBackbone, num_finer: int = 2, num_coarser: int = 1) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.in_channels = backbone.in_channels
+        self.finer = nn.ModuleList()
+        levels = list(backbone.levels)
+        steps: list[Triple] = []
+        for _ in range(num_finer):
+            step = _halving(levels[0].stride, num_finer)
+            steps.append(step)
+            d, h, w = (stride // factor for stride, factor in zip(levels[0].stride, step, strict=True))
+            levels.insert(0, Level(levels[0].channels // 2, (d, h, w)))
+            self.finer.insert(0, _upsampling(backbone.width, steps))
+        for _ in range(num_coarser):
+            d, h, w = levels[-1].stride
+            levels.append(Level(backbone.width, (2 * d, 2 * h, 2 * w)))
+        self.num_coarser = num_coarser
+        self.levels = tuple(levels)
+
+    @property
+    def encoder(self) -> Backbone:
+        """The transformer."""
+        return self.backbone
+
+    @property
+    def name(self) -> str:
+        """The transformer's name and what was put on it, as in `ViT-B+pyramid`."""
+        return f"{self.backbone.name}+pyramid"
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Image (B, C, D, H, W) to one map per level, finest first."""
+        self.check_input(image)
+        (x,) = self.backbone(image)
+        maps = [branch(x) for branch in self.finer] + [x]
+        for _ in range(self.num_coarser):
+            maps.append(nn.functional.max_pool3d(maps[-1], 2))
+        return maps
+
+    def depth_groups(self) -> list[list[nn.Parameter]]:
+        """Those of the transformer, then the branches."""
+        branches = list(self.finer.parameters())
+        return [*self.backbone.depth_groups(), *([branches] if branches else [])]
+
+
+def _halving(stride: Triple, num_finer: int) -> Triple:
+    """Factor along each axis that leads one level finer: 2 until the axis is at full resolution."""
+    if any(edge > 1 and edge % 2 for edge in stride) or stride == (1, 1, 1):
+        raise UserError(
+            f"TokenPyramid: got num_finer {num_finer}, but a level of stride {stride} has no finer one by halving; "
+            "lower num_finer or choose a patch_size of powers of two"
+        )
+    d, h, w = (2 if edge > 1 else 1 for edge in stride)
+    return (d, h, w)
+
+
+def _upsampling(width: int, steps: list[Triple]) -> nn.Sequential:
+    """Transposed convolutions that each halve the channels; norm and GELU stand between them, a norm at the end."""
+    layers: list[nn.Module] = []
+    for index, step in enumerate(steps):
+        if index:
+            layers.append(nn.GELU())
+        layers += [nn.ConvTranspose3d(width, width // 2, step, step), instance_norm(width // 2)]
+        width //= 2
+    return nn.Sequential(*layers)

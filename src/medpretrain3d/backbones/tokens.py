@@ -1,0 +1,69 @@
+"""The contract of transformers over one grid of patches, whose tokens an objective may hide."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Backbone, Triple
+
+
+class TokenBackbone(Backbone):
+    """A transformer without pooling: one token per patch, one level at the stride of the patch.
+
+    Tokens are in the order (d h w), W fastest. Hiding tokens is the objective's affair, in one of two ways: hand
+    `encode` the index of those that stay, or replace some of what `embed` gave by a mask token.
+    """
+
+    patch_size: Triple
+    width: int
+    """Channels of a token."""
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Image (B, C, D, H, W) to patch tokens (B, N, width), each a function of its own voxels, without position."""
+        raise NotImplementedError("a TokenBackbone subclass implements embed")
+
+    def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
+        """Add positions, drop what is not kept, and run the blocks.
+
+        Args:
+            tokens: (B, N, width) of `embed`, all of them.
+            grid: tokens along (D, H, W), of `grid`.
+            keep_index: (B, N_keep) int64; the other tokens are never computed with. `None` keeps all.
+
+        Returns:
+            (B, N_keep, width) in the order of `keep_index`; class or register tokens are not among them.
+        """
+        raise NotImplementedError("a TokenBackbone subclass implements encode")
+
+    def grid(self, shape: tuple[int, ...]) -> Triple:
+        """How many tokens an image (D, H, W) has along each axis."""
+        d, h, w = (size // edge for size, edge in zip(shape, self.patch_size, strict=True))
+        return (d, h, w)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Image (B, C, D, H, W) to one map (B, width, D / p_d, H / p_h, W / p_w)."""
+        self.check_input(image)
+        grid = self.grid(tuple(image.shape[2:]))
+        tokens = self.encode(self.embed(image), grid)
+        return [tokens_to_map(tokens, grid)]
+
+
+def tokens_to_map(tokens: Tensor, grid: Triple) -> Tensor:
+    """Tokens (B, N, C) in the order (d h w) to a map (B, C, d, h, w)."""
+    return rearrange(tokens, "b (d h w) c -> b c d h w", d=grid[0], h=grid[1], w=grid[2])
+
+
+def keep_tokens(tokens: Tensor, keep_index: Tensor) -> Tensor:
+    """Of tokens (B, N, C) those at `keep_index` (B, N_keep), in its order."""
+    return tokens.gather(1, keep_index[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def resize_positions(table: Tensor, grid: Triple, new_grid: Triple) -> Tensor:
+    """A position table (1, N, C) of one grid for another, trilinear between cell centres; the same table if equal."""
+    if grid == new_grid:
+        return table
+    volume = rearrange(table, "1 (d h w) c -> 1 c d h w", d=grid[0], h=grid[1], w=grid[2])
+    resized = F.interpolate(volume, size=new_grid, mode="trilinear", align_corners=False)
+    return rearrange(resized, "1 c d h w -> 1 (d h w) c")
