@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medpretrain3d.backbones import Backbone, ResEnc, TokenPyramid, ViT
+from medpretrain3d.backbones import Backbone, PlainConv, Primus, ResEnc, TokenPyramid, ViT
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ ANISOTROPIC = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
 TINY_BACKBONES: dict[str, Tiny] = {
     "ResEnc": Tiny(lambda **options: ResEnc("XXS", **options), (32, 16, 24)),
     "ResEnc anisotropic": Tiny(lambda **options: ResEnc("XXS", strides=ANISOTROPIC, **options), (8, 16, 24), True),
+    "PlainConv": Tiny(lambda **options: PlainConv("XXS", **options), (16, 8, 24)),
+    "Primus": Tiny(
+        lambda **options: Primus("XXS", position_grid=(2, 2, 2), num_register_tokens=1, **options), (16, 8, 24)
+    ),
     "ViT": Tiny(lambda **options: ViT("XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2), **options), (16, 8, 24)),
     "ViT anisotropic": Tiny(lambda **options: ViT("XXS", patch_size=(4, 8, 8), **options), (8, 16, 24), True),
     "TokenPyramid": Tiny(lambda **options: TokenPyramid(ViT("XXS", patch_size=(8, 8, 8), **options)), (32, 16, 48)),

@@ -1,7 +1,16 @@
 """The zoo: 3D encoders behind one contract, and the file that carries their weights from one stage to the next."""
 
 from medpretrain3d.backbones.base import Backbone, Level, check_patch
-from medpretrain3d.backbones.checkpoint import EncoderFile, LoadReport, load_encoder, read_encoder, save_encoder
+from medpretrain3d.backbones.checkpoints import (
+    EncoderFile,
+    LoadReport,
+    ReadOptions,
+    load_encoder,
+    read_encoder,
+    save_encoder,
+)
+from medpretrain3d.backbones.plain_conv import PlainConv
+from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
 from medpretrain3d.backbones.token_pyramid import TokenPyramid
 from medpretrain3d.backbones.tokens import TokenBackbone
@@ -12,6 +21,9 @@ __all__ = [
     "EncoderFile",
     "Level",
     "LoadReport",
+    "PlainConv",
+    "Primus",
+    "ReadOptions",
     "ResEnc",
     "TokenBackbone",
     "TokenPyramid",

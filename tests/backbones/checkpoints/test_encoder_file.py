@@ -64,7 +64,7 @@ def test_saving_again_replaces_and_leaves_nothing_behind(encoder_folder):
 
 
 def test_damaged_files_are_refused(encoder_folder, tmp_path):
-    with pytest.raises(UserError, match="no encoder file here"):
+    with pytest.raises(UserError, match="no such file or folder"):
         read_encoder(tmp_path / "nowhere")
     weights = encoder_folder / "encoder.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")

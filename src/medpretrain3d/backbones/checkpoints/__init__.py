@@ -1,0 +1,67 @@
+"""Reading encoders: our own files, and the checkpoints of others, each format in a file of its own.
+
+A reader is a function from an opened checkpoint to an `EncoderFile`, or None when the file is not of its kind. A new
+format is a new file and an entry in `READERS`; the first reader that knows a file reads it, so strict ones come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
+from medpretrain3d.backbones.checkpoints.completeness import check_complete
+from medpretrain3d.backbones.checkpoints.encoder_file import (
+    EncoderFile,
+    read_encoder_folder,
+    save_encoder,
+    write_encoder,
+)
+from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
+from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
+from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
+from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions, open_checkpoint
+from medpretrain3d.backbones.checkpoints.source import locate
+from medpretrain3d.errors import UserError
+
+__all__ = [
+    "EncoderFile",
+    "LoadReport",
+    "RawCheckpoint",
+    "ReadOptions",
+    "load_encoder",
+    "read_encoder",
+    "save_encoder",
+    "write_encoder",
+]
+
+READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] = (read_nnssl, read_nnunet)
+
+
+def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> EncoderFile:  # noqa: B008  frozen
+    """Find out what a checkpoint is and read the encoder in it.
+
+    Args:
+        source: an encoder file or detector bundle of this package, a checkpoint of any format in `READERS`, a folder
+            that holds one, or `owner/name[/file]` of a hub.
+        options: choices that a format leaves open.
+
+    Raises:
+        UserError: nothing there, unreadable without running its code, of no known format, or not what it says it is.
+    """
+    path = locate(source)
+    if path.is_dir():
+        return read_bundle_backbone(path) if (path / "bundle.json").is_file() else read_encoder_folder(path)
+    raw = open_checkpoint(path)
+    for reader in READERS:
+        encoder = reader(raw, options)
+        if encoder is not None:
+            check_complete(path, encoder)
+            return encoder
+    names = sorted(raw.weights)
+    held = f"{len(names)} tensors ({', '.join(names[:3])}, ...)" if names else f"no tensors ({', '.join(raw.content)})"
+    known = ", ".join(reader.__name__.removeprefix("read_") for reader in READERS)
+    raise UserError(
+        f"{path}: of no known format: holds {held}; known are {known} and our own encoder files; where its "
+        "architecture is one of medpretrain3d.backbones, load the weights in Python and write them with save_encoder"
+    )

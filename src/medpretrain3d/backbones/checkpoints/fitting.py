@@ -1,0 +1,85 @@
+"""Tensors of one size made to serve a network of another, where there is a way that keeps what they mean."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.tokens import resize_positions
+from medpretrain3d.description import describe
+
+POSITION_TABLE = "pos_embed"
+
+
+def fit(encoder: EncoderFile, receiver: Backbone) -> tuple[dict[str, Tensor], list[str]]:
+    """The file's tensors in the receiver's shapes where that is possible, and what was done, in words.
+
+    What cannot be fitted is returned as it is; comparing shapes is the caller's affair.
+    """
+    wanted = receiver.state_dict()
+    theirs, ours = encoder.architecture["init_args"], describe(receiver)["init_args"]
+    fitted, changed = dict(encoder.weights), dict[str, int]()
+    for name in wanted.keys() & fitted.keys():
+        tensor, shape = fitted[name], tuple(wanted[name].shape)
+        if tuple(tensor.shape) == shape:
+            continue
+        if name.rpartition(".")[2] == POSITION_TABLE and tensor.ndim == 3:
+            fitted[name] = fit_positions(tensor, shape, theirs.get("position_grid"), ours.get("position_grid"))
+            how = "positions resized trilinearly"
+        elif tensor.ndim == len(shape) == 5:
+            fitted[name] = fit_kernel(fit_channels(tensor, shape[1]), shape[2:])
+            how = _how(tuple(tensor.shape), shape)
+        else:
+            continue
+        if tuple(fitted[name].shape) == shape:
+            changed[how] = changed.get(how, 0) + 1
+    return fitted, [f"{how} in {count} tensor{'s' if count > 1 else ''}" for how, count in sorted(changed.items())]
+
+
+def fit_channels(weight: Tensor, in_channels: int) -> Tensor:
+    """A convolution weight (out, in, kd, kh, kw) for another number of image channels; as it is where none follows.
+
+    An image whose channels are all alike gives the features that one channel gave before: weights are repeated and
+    divided, or, for one channel instead of several, added.
+    """
+    before = weight.shape[1]
+    if in_channels % before == 0:
+        times = in_channels // before
+        return weight.repeat(1, times, 1, 1, 1) / times
+    return weight.sum(dim=1, keepdim=True) if in_channels == 1 else weight
+
+
+def fit_kernel(weight: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """A convolution weight (out, in, kd, kh, kw) with the mean over each axis along which the kernel shall be 1."""
+    for axis, (before, after) in enumerate(zip(weight.shape[2:], kernel, strict=True), start=2):
+        if after == 1 and before > 1:
+            weight = weight.mean(dim=axis, keepdim=True)
+    return weight
+
+
+def fit_positions(
+    table: Tensor, shape: tuple[int, ...], grid: tuple[int, ...] | None, new_grid: tuple[int, ...] | None
+) -> Tensor:
+    """A position table (1, R + N, C), R rows for tokens without a place first, for another grid of N' tokens."""
+    if grid is None or new_grid is None:
+        return table
+    num_places, num_new = prod(grid), prod(new_grid)
+    placeless = table.shape[1] - num_places
+    if placeless < 0 or (1, placeless + num_new, table.shape[2]) != shape:
+        return table
+    (d, h, w), (new_d, new_h, new_w) = grid, new_grid
+    resized = resize_positions(table[:, placeless:].float(), (d, h, w), (new_d, new_h, new_w)).to(table.dtype)
+    return torch.cat([table[:, :placeless], resized], dim=1)
+
+
+def _how(before: tuple[int, ...], after: tuple[int, ...]) -> str:
+    told = []
+    if before[1] != after[1]:
+        told.append(f"input channels {before[1]} to {after[1]}")
+    if before[2:] != after[2:]:
+        told.append(f"kernel {'x'.join(map(str, before[2:]))} to {'x'.join(map(str, after[2:]))} by the mean")
+    return ", ".join(told)

@@ -1,0 +1,160 @@
+"""Putting an encoder's weights into a backbone: an event with a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.fitting import fit
+from medpretrain3d.description import Description, describe
+from medpretrain3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did, tensor by tensor."""
+
+    matched: int
+    total: int
+    fresh: dict[str, int]
+    """Tensors of the receiving model that keep their random values, counted by part."""
+    sha256: str
+    unused: dict[str, int] = field(default_factory=dict)
+    """Tensors of the file that went nowhere, counted by part."""
+    notes: tuple[str, ...] = ()
+    """What was changed on the way, and what the file's reader had to say."""
+    source: str = ""
+    licence: str | None = None
+    citations: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = [
+            f"{self.matched} of {self.total} backbone tensors matched; fresh: {_counted(self.fresh)}; "
+            f"unused: {_counted(self.unused)}"
+        ]
+        told += [f"  note: {note}" for note in self.notes]
+        told += [f"  source: {self.source}; licence: {self.licence or 'not stated in the file'}"]
+        told += [f"  cite: {citation}" for citation in self.citations]
+        return "\n".join(told)
+
+
+def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | None = None) -> LoadReport:
+    """Put the weights of an encoder file into a backbone, all that fit or none.
+
+    A backbone may differ from the file's in four ways, each of which the report tells: other input channels, 1 instead
+    of 3 along a kernel's axis, another grid of positions, more or fewer stages at the coarse end.
+
+    Args:
+        backbone: receives the weights.
+        encoder: what `read_encoder` gave.
+        model: the detector around the backbone, only to report which of its parts stay random.
+
+    Raises:
+        UserError: the architectures differ in another way, or a tensor is missing, left over or of another shape.
+    """
+    receiver = backbone
+    if encoder.architecture["class_path"] != describe(backbone)["class_path"]:
+        receiver = backbone.encoder
+    ours = receiver.state_dict()
+    theirs, notes = fit(encoder, receiver)
+    missing, unused = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    fresh_stages, unused_stages = _whole_stages(missing, theirs), _whole_stages(unused, ours)
+    missing = [name for name in missing if _stage(name) not in fresh_stages]
+    unused = [name for name in unused if _stage(name) not in unused_stages]
+    shapes = [name for name in sorted(ours.keys() & theirs.keys()) if ours[name].shape != theirs[name].shape]
+    if encoder.architecture["class_path"] != describe(receiver)["class_path"] or missing or unused or shapes:
+        raise _mismatch(encoder, receiver, missing, unused, shapes, theirs)
+    kept = {name: value for name, value in theirs.items() if name in ours}
+    receiver.load_state_dict(kept, strict=False)
+    notes += [*encoder.notes, *_other_arguments(encoder.architecture, describe(receiver))]
+    loaded = {id(parameter) for name, parameter in receiver.named_parameters() if name in kept}
+    return LoadReport(
+        matched=len(kept),
+        total=len(ours),
+        fresh=_by_stage(backbone, loaded) if model is None else _by_part(model, loaded),
+        sha256=encoder.sha256,
+        unused=encoder.unused | {f"encoder.{stage}": count for stage, count in unused_stages.items()},
+        notes=tuple(notes),
+        source=encoder.format,
+        licence=encoder.card.get("licence"),
+        citations=tuple(encoder.card.get("citations", ())),
+    )
+
+
+def _stage(name: str) -> str:
+    """`stages.4` of `stages.4.blocks.0.conv1.conv.weight`; empty for a tensor that belongs to no stage."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] == "stages" else ""
+
+
+def _whole_stages(names: Iterable[str], other_side: Iterable[str]) -> dict[str, int]:
+    """Stages among the names of which the other side has nothing at all, with their number of tensors."""
+    known = {_stage(name) for name in other_side}
+    return dict(Counter(stage for name in names if (stage := _stage(name)) and stage not in known))
+
+
+def _by_part(model: nn.Module, loaded: set[int]) -> dict[str, int]:
+    names = [name for name, parameter in model.named_parameters() if id(parameter) not in loaded]
+    return dict(Counter(name.partition(".")[0] for name in names))
+
+
+def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
+    names = [name for name, parameter in backbone.named_parameters() if id(parameter) not in loaded]
+    return dict(Counter(_stage(name) or name.partition(".")[0] for name in names))
+
+
+# Arguments that change shapes or names, and so are checked tensor by tensor, or that change no feature.
+_CHECKED_BY_SHAPE = {
+    *("preset", "in_channels", "channels", "blocks", "kernel_sizes", "width", "depth", "position_grid"),
+    *("checkpointing", "drop_path"),
+}
+
+
+def _other_arguments(theirs: Description, ours: Description) -> list[str]:
+    """Differences that no shape shows, such as strides: the weights fit, the features will be others."""
+    a, b = theirs["init_args"], ours["init_args"]
+    names = sorted((a.keys() & b.keys()) - _CHECKED_BY_SHAPE)
+    return [
+        f"{name} is {b[name]}, in the file {a[name]}: features differ until fine-tuned"
+        for name in names
+        if _plain(a[name]) != _plain(b[name])
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _mismatch(
+    encoder: EncoderFile,
+    receiver: Backbone,
+    missing: list[str],
+    unused: list[str],
+    shapes: list[str],
+    theirs: dict[str, Tensor],
+) -> UserError:
+    details = [f"{len(missing)} missing ({missing[0]})"] if missing else []
+    details += [f"{len(unused)} unused ({unused[0]})"] if unused else []
+    if shapes:
+        first = shapes[0]
+        shape = tuple(receiver.state_dict()[first].shape)
+        details.append(f"{len(shapes)} of another shape ({first}: file {tuple(theirs[first].shape)}, model {shape})")
+    return UserError(
+        f"encoder of another architecture: got {_short(encoder.architecture)}, wanted {_short(describe(receiver))}; "
+        f"{'; '.join(details)}; choose the backbone of the encoder file or another encoder"
+    )
+
+
+def _counted(parts: dict[str, int]) -> str:
+    return ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
+
+
+def _short(description: Description) -> str:
+    arguments = ", ".join(f"{name}={value}" for name, value in description["init_args"].items() if value is not None)
+    return f"{description['class_path'].rpartition('.')[2]}({arguments})"

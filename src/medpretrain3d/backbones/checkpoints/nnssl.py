@@ -1,0 +1,184 @@
+"""Checkpoints of nnssl and its family: MissingPiece, OpenMind, nnFoundation, SSL3D (Wald et al., 2025).
+
+A dictionary with `network_weights` and `nnssl_adaptation_plan`, which says where in the state dict the encoder, its
+stem and its table of positions are. The plan's class name is not relied on: a file that calls itself ResEncL or 102M
+may be another size. Architectures are told from the tensors; the plan is asked for what they do not show.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from medpretrain3d.backbones.checkpoints.aliases import without_aliases
+from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.primus_layout import primus_architecture, swap_first_axes
+from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
+from medpretrain3d.description import Description
+from medpretrain3d.errors import UserError
+
+TOKEN_ORDER = "hwd"
+"""nnssl flattens tokens so to this day; only nnU-Net's copy of Primus was changed, in June 2025."""
+
+
+def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
+    """The encoder of an nnssl checkpoint; None for other files.
+
+    Raises:
+        UserError: parts that the plan speaks of are not in the file, or of a variant that is not known here.
+    """
+    plan = raw.content.get("nnssl_adaptation_plan") or raw.sidecars.get("adaptation_plan.json")
+    if not isinstance(plan, Mapping) or "key_to_encoder" not in plan:
+        return None
+    where = str(raw.path)
+    weights, notes = without_aliases(raw.weights)
+    is_transformer = "eva" in str(plan["key_to_encoder"]).split(".")
+    if is_transformer:
+        names = _primus_names(where, weights, plan)
+        own, architecture, more = _primus(where, _renamed(weights, names), plan, raw.content, options)
+    else:
+        names, told = _conv_names(where, weights, plan, options)
+        own = _renamed(weights, names)
+        architecture, more = conv_architecture(where, own, _architecture_plans(plan).get("arch_kwargs"))
+        notes += told
+    unused = dict(Counter(_part(name) for name in sorted(weights.keys() - names.values())))
+    return EncoderFile(architecture, own, _card(raw, plan), raw.sha256, "nnssl checkpoint", unused, (*notes, *more))
+
+
+Names = dict[str, str]
+"""Our name of a tensor to the file's."""
+
+
+def _conv_names(
+    where: str, weights: Mapping[str, Tensor], plan: Mapping[str, Any], options: ReadOptions
+) -> tuple[Names, list[str]]:
+    encoder, stem = str(plan["key_to_encoder"]), str(plan.get("key_to_stem") or "")
+    if "stages" in _children(weights, encoder):  # the plan names the encoder as a whole
+        encoder = f"{encoder}.stages"
+    names, notes = _below(where, weights, encoder, "stages"), list[str]()
+    if not stem.startswith(f"{encoder}."):  # the stem of a plain encoder is its first stage
+        stem, notes = _stem(where, weights, stem, options.stem)
+        names |= _below(where, weights, stem, "stem")
+    return names, notes
+
+
+def _stem(where: str, weights: Mapping[str, Tensor], default: str, wanted: str | None) -> tuple[str, list[str]]:
+    """The prefix of the stem: the plan's, or of a network with one per data set the one that was asked for."""
+    parent, _, name = default.rpartition(".")
+    if (below := _children(weights, default)) and "convs" not in below:  # the plan names all stems at once
+        parent, name = default, below[0]
+    choices = _children(weights, parent) if parent.rpartition(".")[2] == "stem" else []
+    if wanted is not None and wanted not in choices:
+        raise UserError(f"{where}: got stem '{wanted}', wanted one of {', '.join(choices) or 'none: it has only one'}")
+    if len(choices) < 2:
+        return default, []
+    how, name = ("as asked", wanted) if wanted else ("the file's default", name)
+    others = ", ".join(choice for choice in choices if choice != name)
+    return f"{parent}.{name}", [f"{len(choices)} stems, one per data set: read with '{name}', {how}; others: {others}"]
+
+
+def _children(weights: Mapping[str, Tensor], prefix: str) -> list[str]:
+    depth = prefix.count(".") + 1
+    return sorted({name.split(".")[depth] for name in weights if name.startswith(f"{prefix}.")})
+
+
+def _primus_names(where: str, weights: Mapping[str, Tensor], plan: Mapping[str, Any]) -> Names:
+    encoder, stem, positions = (str(plan.get(key) or "") for key in ("key_to_encoder", "key_to_stem", "key_to_lpe"))
+    names = _below(where, weights, encoder, "eva") | _below(where, weights, stem, "down_projection")
+    registers = f"{encoder.removesuffix('eva')}register_tokens"
+    apart = {"eva.pos_embed": positions, "register_tokens": registers}
+    return names | {new: old for new, old in apart.items() if old in weights}
+
+
+def _primus(
+    where: str, own: dict[str, Tensor], plan: Mapping[str, Any], content: Mapping[str, Any], options: ReadOptions
+) -> tuple[dict[str, Tensor], Description, list[str]]:
+    kwargs = _architecture_plans(plan).get("arch_kwargs") or {}
+    patches = (kwargs.get("input_shape"), _configuration(plan, content).get("patch_size"))
+    architecture, notes = primus_architecture(where, own, kwargs, patches)
+    order = options.token_order or plan.get("token_order") or TOKEN_ORDER
+    if order == "whd":
+        return own, architecture, [*notes, "tokens flattened (w h d): positions read as they are"]
+    d, h, w = architecture["init_args"]["position_grid"]
+    if d != h:
+        raise UserError(
+            f"{where}: its tokens lie on a grid of {d} x {h} x {w}, and flattened (h w d) its rotary positions were "
+            "scrambled in training, so no network of this package has its features; pass token_order whd if it was "
+            "trained with code that flattens (w h d)"
+        )
+    notes.append(
+        "tokens flattened (h w d): positions transposed, and query and key channels exchanged to match; "
+        "token_order whd reads them as they are"
+    )
+    return swap_first_axes(own, architecture), architecture, notes
+
+
+def _below(where: str, weights: Mapping[str, Tensor], prefix: str, new_prefix: str) -> Names:
+    """The names below a prefix, which ends at a dot, under another one."""
+    found = {f"{new_prefix}{name.removeprefix(prefix)}": name for name in weights if name.startswith(f"{prefix}.")}
+    if not found:
+        parts = sorted({".".join(name.split(".")[:2]) for name in weights})
+        raise UserError(
+            f"{where}: its plan speaks of '{prefix}', the file holds {', '.join(parts[:8])}; they belong apart"
+        )
+    return found
+
+
+def _renamed(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
+    return {new: weights[old] for new, old in names.items()}
+
+
+def _part(name: str) -> str:
+    """`decoder` of `decoder.stages.0...`, `encoder.stem.004` of a stem that was not chosen."""
+    parts = name.split(".")
+    return ".".join(parts[: 3 if parts[1:2] == ["stem"] else 2 if parts[0] == "encoder" else 1])
+
+
+def _architecture_plans(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    return plan.get("architecture_plans") or {}
+
+
+def _configuration(plan: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the images were made like: the configuration that was trained, or the plan's only one."""
+    configurations = (plan.get("pretrain_plan") or {}).get("configurations") or {}
+    name = (content.get("init_args") or {}).get("configuration_name")
+    if name not in configurations:
+        name = next(iter(configurations), None)
+    return configurations.get(name) or {}
+
+
+def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
+    configuration, pretrain = _configuration(plan, raw.content), plan.get("pretrain_plan") or {}
+    trainer = raw.content.get("trainer_name") or plan.get("trainer_name")
+    return {
+        "preprocessing": {
+            "spacing_mm": configuration.get("spacing"),
+            "patch": configuration.get("patch_size"),
+            "normalisation": configuration.get("normalization_schemes"),
+            "recommended_patch": plan.get("recommended_downstream_patchsize"),
+        },
+        "pretraining": {
+            "paradigm": trainer,
+            "corpus": pretrain.get("dataset_name"),
+            "network": _architecture_plans(plan).get("arch_class_name"),
+        },
+        "licence": raw.content.get("license") or raw.content.get("licence") or raw.licence,
+        "citations": cited(raw.content.get("citations") or plan.get("citations")),
+    }
+
+
+def cited(citations: Any) -> list[str]:
+    """One line per citation of a file's list, in which each entry has a type, a name and texts."""
+    lines = []
+    for entry in citations if isinstance(citations, list | tuple) else []:
+        if isinstance(entry, Mapping):
+            texts = entry.get("apa_citations") or entry.get("bibtex_citations") or []
+            head = ": ".join(str(entry[key]) for key in ("type", "name") if entry.get(key))
+            lines += [f"{head}: {text}" for text in ([texts] if isinstance(texts, str) else texts)] or [head]
+        else:
+            lines.append(str(entry))
+    return lines

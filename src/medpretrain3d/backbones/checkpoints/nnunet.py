@@ -1,0 +1,86 @@
+"""Segmentation networks trained with nnU-Net v2 (Isensee et al., 2021): the encoder of a residual or plain U-Net."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from medpretrain3d.backbones.checkpoints.aliases import without_aliases
+from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
+from medpretrain3d.errors import UserError
+
+CITATION = (
+    "Isensee, F., Jaeger, P. F., Kohl, S. A. A., Petersen, J., & Maier-Hein, K. H. (2021). nnU-Net: a self-configuring "
+    "method for deep learning-based biomedical image segmentation. Nature Methods, 18(2), 203-211."
+)
+
+
+def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
+    """The encoder of an nnU-Net checkpoint; None for other files.
+
+    Raises:
+        UserError: no plans in the file, or a network that is not known here.
+    """
+    init_args = raw.content.get("init_args")
+    if not isinstance(init_args, Mapping) or "network_weights" not in raw.content or "plans" not in init_args:
+        return None
+    where, plans = str(raw.path), init_args["plans"]
+    name, configuration = _configuration(where, plans, init_args.get("configuration"))
+    weights, notes = without_aliases(raw.weights)
+    own = {
+        key.removeprefix("encoder."): value
+        for key, value in weights.items()
+        if key.startswith(("encoder.stem.", "encoder.stages."))
+    }
+    if not own:
+        parts = ", ".join(sorted({key.partition(".")[0] for key in weights}))
+        raise UserError(f"{where}: an nnU-Net checkpoint of parts {parts}, wanted one with an 'encoder' of stages")
+    architecture, more = conv_architecture(where, own, _arch_kwargs(configuration))
+    unused = Counter(
+        key.partition(".")[0] for key in weights if not key.startswith(("encoder.stem.", "encoder.stages."))
+    )
+    dataset = init_args.get("dataset_json") or {}
+    card = {
+        "preprocessing": {
+            "spacing_mm": configuration.get("spacing"),
+            "patch": configuration.get("patch_size"),
+            "normalisation": configuration.get("normalization_schemes"),
+            "intensity": plans.get("foreground_intensity_properties_per_channel"),
+            "channel_names": dataset.get("channel_names"),
+        },
+        "pretraining": {
+            "paradigm": "supervised segmentation",
+            "trainer": raw.content.get("trainer_name"),
+            "corpus": plans.get("dataset_name"),
+            "configuration": name,
+            "fold": init_args.get("fold"),
+            "labels": dataset.get("labels"),
+        },
+        "licence": dataset.get("licence") or dataset.get("license") or raw.licence,
+        "citations": [CITATION],
+    }
+    return EncoderFile(architecture, own, card, raw.sha256, "nnU-Net checkpoint", dict(unused), (*notes, *more))
+
+
+def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tuple[str, dict[str, Any]]:
+    """A configuration with all that it inherits."""
+    known = plans.get("configurations") or {}
+    if name not in known:
+        raise UserError(f"{where}: trained as '{name}', its plans know {', '.join(known) or 'no configuration'}")
+    found: dict[str, Any] = {}
+    following: str | None = name
+    for _ in known:  # at most once each, so that a circle ends
+        if following in known:
+            found = {**known[following], **found}
+            following = known[following].get("inherits_from")
+    return str(name), found
+
+
+def _arch_kwargs(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """`arch_kwargs` of plans since nnU-Net 2.4, or the same from the flat keys of older ones."""
+    if "architecture" in configuration:
+        return dict(configuration["architecture"].get("arch_kwargs") or {})
+    return {"strides": configuration.get("pool_op_kernel_sizes")}

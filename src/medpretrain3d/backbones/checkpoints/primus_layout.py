@@ -1,0 +1,122 @@
+"""Primus, told from its tensors, and its weights brought into this package's order of axes and tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from medpretrain3d.backbones.primus import PRESETS, Primus, Size
+from medpretrain3d.description import Description
+from medpretrain3d.errors import UserError
+
+
+def primus_architecture(
+    where: str, weights: dict[str, Tensor], kwargs: Mapping[str, Any] | None, patches: Iterable[Sequence[int] | None]
+) -> tuple[Description, list[str]]:
+    """Describe the transformer whose tensors these are, in our names; a position table that it lacks is added as zeros.
+
+    Args:
+        where: names the file in errors.
+        weights: `down_projection.*`, `eva.*` and, where there are any, `register_tokens`; completed in place.
+        kwargs: `arch_kwargs` of the plan, which may be absent.
+        patches: sizes in voxels that the plan speaks of; the first that counts as many tokens as the table is believed.
+
+    Raises:
+        UserError: another patch embedding, no way to know the heads or the grid, or no rotary positions.
+    """
+    plan, notes = dict(kwargs or {}), []
+    embedding = weights.get("down_projection.proj.weight")
+    if embedding is None:
+        raise UserError(f"{where}: a Primus whose patch embedding is no single convolution (V2 or V3), not known here")
+    if plan.get("use_rot_pos_emb") is False:
+        raise UserError(f"{where}: a Primus without rotary positions, which is not known here")
+    width, patch_size = len(embedding), tuple(embedding.shape[2:])
+    depth = len({match[1] for name in weights if (match := re.match(r"eva\.blocks\.(\d+)\.", name))})
+    stated_depth = plan.get("encoder_eva_depth", plan.get("eva_depth", depth))
+    if stated_depth != depth:
+        notes.append(f"its plan speaks of {stated_depth} blocks, the file holds {depth}: those of the file are read")
+    published = {(size.width, size.depth): (name, size.heads) for name, size in PRESETS.items()}
+    preset, published_heads = published.get((width, depth), (None, None))
+    heads = plan.get("encoder_eva_numheads", plan.get("eva_numheads", published_heads))
+    if heads is None:
+        raise UserError(
+            f"{where}: a Primus of width {width} and depth {depth} whose plan states no number of heads, and no tensor "
+            f"shows it; published are {', '.join(f'{name} {tuple(size)}' for name, size in PRESETS.items())}"
+        )
+    if heads != published_heads:
+        preset = None
+    registers = weights["register_tokens"].shape[1] if "register_tokens" in weights else 0
+    grid = _grid(where, weights.get("eva.pos_embed"), registers, patch_size, patches)
+    if "eva.pos_embed" not in weights:
+        weights["eva.pos_embed"] = torch.zeros(1, registers + prod(grid), width)
+        notes.append("no learned positions in the file: a table of zeros stands in, which changes nothing")
+    init_values = plan.get("init_values")
+    has_scale, has_norm = "eva.blocks.0.gamma_1" in weights, "eva.blocks.0.attn.norm.weight" in weights
+    if plan and bool(init_values) != has_scale:
+        notes.append(f"its plan says init_values={init_values}, the file has {'a' if has_scale else 'no'} layer scale")
+    if plan and bool(plan.get("scale_attn_inner")) != has_norm:
+        notes.append(f"the file has {'a' if has_norm else 'no'} norm after attention, its plan says otherwise")
+    size = Size(width, depth, int(heads))
+    own = dict.fromkeys(Size._fields) if preset else size._asdict()
+    init_args = {
+        "preset": preset,
+        "in_channels": embedding.shape[1],
+        "patch_size": list(patch_size),
+        "position_grid": list(grid),
+        "num_register_tokens": registers,
+        "layer_scale": float(init_values or 0.1) if has_scale else None,
+        "attention_norm": has_norm,
+        **own,
+    }
+    return {"class_path": f"{Primus.__module__}.{Primus.__qualname__}", "init_args": init_args}, notes
+
+
+def swap_first_axes(weights: dict[str, Tensor], architecture: Description) -> dict[str, Tensor]:
+    """Weights of a network whose tokens are flattened (h w d), in nnssl's letters, for tokens (w h d), and back.
+
+    The table of positions is transposed. The rotation needs the same care: it is told a token's place by its number, so
+    in such a network the first third of a head's channels turns with the second axis and the second third with the
+    first. Exchanging these thirds in the query and key projections gives the same features with each third at its axis.
+    """
+    arguments = architecture["init_args"]
+    registers, (a, b, c) = arguments["num_register_tokens"], arguments["position_grid"]
+    heads = arguments["heads"] or PRESETS[arguments["preset"]].heads
+    swapped = dict(weights)
+    table = weights["eva.pos_embed"]
+    places = rearrange(table[:, registers:], "1 (b a c) width -> 1 (a b c) width", a=a, b=b, c=c)
+    swapped["eva.pos_embed"] = torch.cat([table[:, :registers], places], dim=1)
+    for name, value in weights.items():
+        if re.search(r"\.attn\.[qk]_proj\.", name):
+            thirds = value.unflatten(0, (heads, 3, -1))  # (heads, axis, channels of one axis, ...)
+            swapped[name] = thirds[:, [1, 0, 2]].flatten(0, 2).contiguous()
+    return swapped
+
+
+def _grid(
+    where: str,
+    table: Tensor | None,
+    registers: int,
+    patch_size: tuple[int, ...],
+    patches: Iterable[Sequence[int] | None],
+) -> tuple[int, ...]:
+    """Tokens along each axis: as the plan's patch counts them where that agrees with the table, else a cube."""
+    stated = [tuple(int(p) // e for p, e in zip(patch, patch_size, strict=True)) for patch in patches if patch]
+    if table is None:
+        return stated[0] if stated else (1, 1, 1)
+    count = table.shape[1] - registers
+    for grid in stated:
+        if prod(grid) == count:
+            return grid
+    edge = round(count ** (1 / 3))
+    if edge**3 == count:
+        return (edge, edge, edge)
+    raise UserError(
+        f"{where}: {count} positions in its table, which is neither a cube nor a patch of its plan ({stated}); "
+        "the plan belongs to another file"
+    )

@@ -1,0 +1,65 @@
+"""From what a user names (file, folder, hub id) to the one file of weights that is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medpretrain3d.backbones.checkpoints.hub import fetch, is_hub_id
+from medpretrain3d.backbones.checkpoints.raw import PREFERRED, SUFFIXES
+from medpretrain3d.errors import UserError
+
+OWN_CARDS = ("encoder.json", "bundle.json")
+"""A folder with one of these is one of ours, and is read as a whole."""
+
+
+def locate(source: str | Path) -> Path:
+    """The file of weights, or the folder where it is an encoder file or a detector bundle of this package.
+
+    Raises:
+        UserError: nothing there, no weights in the folder, or several files none of which is preferred.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if not is_hub_id(str(source)):
+            raise UserError(
+                f"{source}: no such file or folder, and not of the form owner/name of a hub; wanted an encoder file "
+                f"(runs/<group>/<name>/encoder), a checkpoint ({', '.join(SUFFIXES)}) or a folder that holds one"
+            )
+        path = fetch(str(source))
+    if path.is_file():
+        is_part_of_ours = path.suffix in (".json", ".safetensors") and _is_ours(path.parent)
+        return path.parent if is_part_of_ours else path
+    return path if _is_ours(path) else choose(path)
+
+
+def choose(folder: Path) -> Path:
+    """The file of weights in a folder, or in its only subfolder that holds one (nnU-Net's `fold_0`).
+
+    Raises:
+        UserError: none, or several without a preferred one.
+    """
+    files = _weights_in(folder)
+    if not files:
+        below = [files for child in sorted(folder.iterdir()) if child.is_dir() and (files := _weights_in(child))]
+        if len(below) > 1:
+            names = ", ".join(files[0].parent.name for files in below)
+            raise UserError(f"{folder}: {len(below)} of its folders hold checkpoints ({names}); name one of them")
+        files = below[0] if below else []
+    if not files:
+        raise UserError(f"{folder}: no checkpoint here, wanted a file that ends with {', '.join(SUFFIXES)}")
+    for name in PREFERRED:
+        if matching := [file for file in files if file.name == name]:
+            return matching[0]
+    if len(files) > 1:
+        raise UserError(
+            f"{folder}: {len(files)} checkpoints ({', '.join(f.name for f in files[:5])}); name one of them"
+        )
+    return files[0]
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in SUFFIXES)
+
+
+def _is_ours(folder: Path) -> bool:
+    return any((folder / card).is_file() for card in OWN_CARDS)

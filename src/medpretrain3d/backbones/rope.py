@@ -1,0 +1,36 @@
+"""Rotary positions along three axes (Su et al., 2021; axial as in EVA-02: Fang et al., 2023)."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Triple
+
+
+def axial_rotation(grid: Triple, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sine and cosine of every token's angles, each (N, head_width) float32, tokens in the order (d h w).
+
+    The channels of a head fall into three equal groups, for D, H and W; a pair of channels within a group turns by
+    position * 10000^(-i / n), i = 0 .. n - 1, with n = head_width / 6.
+    """
+    num_bands = head_width // 6
+    bands = 10000.0 ** -(torch.arange(num_bands, device=device, dtype=torch.float32) / num_bands)
+    places = [torch.arange(size, device=device, dtype=torch.float32) for size in grid]
+    position = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1)  # (d, h, w, 3)
+    angle = rearrange(position[..., None] * bands, "d h w group band -> (d h w) (group band)")
+    angle = angle.repeat_interleave(2, dim=-1)
+    return angle.sin(), angle.cos()
+
+
+def rotate(x: Tensor, sine: Tensor, cosine: Tensor) -> Tensor:
+    """Turn each pair of channels of the last N tokens of (B, heads, R + N, head_width); the first R have no place.
+
+    `sine` and `cosine` are (B or 1, N, head_width).
+    """
+    num_placeless = x.shape[2] - sine.shape[1]
+    placeless, placed = x[:, :, :num_placeless], x[:, :, num_placeless:]
+    quarter_turn = torch.stack([-placed[..., 1::2], placed[..., ::2]], dim=-1).flatten(-2)
+    turned = (placed * cosine[:, None] + quarter_turn * sine[:, None]).to(x.dtype)
+    return torch.cat([placeless, turned], dim=2) if num_placeless else turned
