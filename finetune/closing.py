@@ -16,6 +16,7 @@ from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
 from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
+from medpretrain3d.backbones import origin
 from medpretrain3d.boxes import Detections
 from medpretrain3d.data.crops import CaseRef
 from medpretrain3d.data.targets import targets_json
@@ -60,6 +61,7 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
     provenance = {
         "git_commit": git_sha(),
         "encoder_sha256": module.facts()["checkpoint_sha256"],
+        **({"encoder": origin(module.encoder)} if module.encoder else {}),
         "training": {
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,

@@ -26,7 +26,7 @@ class FinetuneData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: HU range that is mapped to [-1, 1].
+        window: HU range that is mapped to [-1, 1]; when absent that of the encoder's pretraining, or `Window()`.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
@@ -43,7 +43,7 @@ class FinetuneData(L.LightningDataModule):
         store: str,
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Window = Window(),  # noqa: B008  immutable
+        window: Window | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         object_share: float = 0.5,
@@ -59,7 +59,8 @@ class FinetuneData(L.LightningDataModule):
             raise UserError(f"{store}: holds no classes, so nothing to detect; prepare a labelled data set")
         self.patch = patch
         self.batch_size = batch_size
-        self.window = window
+        self.window = window or Window()
+        self.window_is_given = window is not None
         self.augment = augment
         self.intensity = intensity
         self.object_share = object_share

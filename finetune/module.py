@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from finetune.datamodule import FinetuneData
 from finetune.scoring import CaseResult, evaluate_results
-from medpretrain3d.backbones import EncoderFile, check_patch, load_encoder, read_encoder
+from medpretrain3d.backbones import EncoderFile, ReadOptions, check_patch, load_encoder, read_encoder
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
+from medpretrain3d.description import build
 from medpretrain3d.detection import Detector
-from medpretrain3d.engine.distributed import gather_by_case
+from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, detect_volume
@@ -27,18 +27,21 @@ class FinetuneModule(L.LightningModule):
 
     Args:
         detector: the network, with the backbone inside.
-        init_from: folder of an encoder file for the backbone; random initialisation when absent.
+        init_from: weights for the backbone: an encoder file or detector bundle of this package, a checkpoint of any
+            format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
+        init_options: choices that some of these formats leave open.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
 
     Raises:
-        UserError: the encoder file is unreadable or of another architecture.
+        UserError: the checkpoint is unreadable or of another architecture.
     """
 
     def __init__(
         self,
         detector: Detector,
         init_from: str | None = None,
+        init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
     ) -> None:
@@ -46,9 +49,9 @@ class FinetuneModule(L.LightningModule):
         self.detector = detector
         self.optim = optim
         self.inference = inference
-        self.encoder = read_encoder(Path(init_from)) if init_from else None
+        self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
-            _say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
+            say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
         self.results: dict[str, CaseResult] = {}
 
     def facts(self) -> dict[str, Any]:
@@ -80,6 +83,7 @@ class FinetuneModule(L.LightningModule):
                 f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
             )
         if self.encoder is not None:
+            _take_window(self.encoder, data)
             _compare_preprocessing(self.encoder, data.preprocessing().to_json())
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
@@ -129,9 +133,12 @@ class FinetuneModule(L.LightningModule):
         self.results[case.id] = CaseResult.of(case, found)
 
 
-@rank_zero_only
-def _say(text: str) -> None:
-    print(text, flush=True)
+def _take_window(encoder: EncoderFile, data: FinetuneData) -> None:
+    """Show the detector the intensities that its backbone was pretrained on, unless the recipe says which it sees."""
+    theirs = encoder.card.get("preprocessing", {}).get("window")
+    if theirs and not data.window_is_given:
+        data.window = build(theirs)
+        say(f"window of the encoder's pretraining: {data.window}")
 
 
 def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
@@ -142,3 +149,9 @@ def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
                 f"{name} of the encoder's pretraining is {theirs[name]}, of this data {ours[name]}; "
                 "its features were learned on other intensities or sizes"
             )
+    schemes = theirs.get("normalisation")
+    if schemes and "window" not in theirs:
+        rank_zero_warn(
+            f"the encoder was pretrained on images normalised by {schemes}, this data is mapped by {ours['window']}; "
+            "no window can be taken from the file"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lightning as L
 
 from medpretrain3d import __version__
-from medpretrain3d.backbones import save_encoder
+from medpretrain3d.backbones import origin, save_encoder
 from medpretrain3d.description import describe
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from pretrain.datamodule import PretrainData
@@ -38,12 +38,14 @@ def close_run(
         "minutes": run_file.minutes,
         **data.facts(),
     }
+    start = {"continued_from": origin(module.encoder)} if module.encoder else {}
     card = {
         "preprocessing": data.preprocessing(),
         "pretraining": pretraining,
         "git_commit": git_sha(),
         "medpretrain3d": __version__,
         "config": config,
+        **start,
     }
     folder = run.folder / "encoder"
     sha256 = save_encoder(folder, module.objective.backbone, card)

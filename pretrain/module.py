@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from medpretrain3d.backbones import check_patch
+from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
+from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.optimiser import OptimConfig, configure
 from medpretrain3d.objectives import Batch, Objective
 from pretrain.datamodule import PretrainData
@@ -19,12 +20,26 @@ class PretrainModule(L.LightningModule):
     Args:
         objective: the task, with the backbone inside.
         optim: how weights are updated.
+        init_from: weights to go on from: an encoder file, or a checkpoint of any format of docs/checkpoints.md.
+        init_options: choices that some of these formats leave open.
+
+    Raises:
+        UserError: the checkpoint is unreadable or of another architecture.
     """
 
-    def __init__(self, objective: Objective, optim: OptimConfig = OptimConfig()) -> None:  # noqa: B008  frozen
+    def __init__(
+        self,
+        objective: Objective,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
+        init_from: str | None = None,
+        init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+    ) -> None:
         super().__init__()
         self.objective = objective
         self.optim = optim
+        self.encoder = read_encoder(init_from, init_options) if init_from else None
+        if self.encoder is not None:
+            say(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""

@@ -8,7 +8,6 @@ import pytest
 
 from medpretrain3d import cli
 from medpretrain3d.backbones import ResEnc, save_encoder
-from medpretrain3d.errors import UserError
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -57,8 +56,9 @@ def test_inspect_tells_what_a_folder_holds(tmp_path, capsys):
     assert "encoder file" in printed
     assert '"preset": "XXS"' in printed
     assert '"steps": 7' in printed
-    with pytest.raises(UserError, match=r"holds none of encoder\.json, bundle\.json, store\.json"):
-        importlib.import_module("medpretrain3d.commands.inspect").run(type("Args", (), {"folder": tmp_path})())
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["inspect", str(tmp_path / "empty")]) == 2
+    assert "no checkpoint here" in capsys.readouterr().err
 
 
 def test_doctor_names_a_broken_library_and_fails(monkeypatch, capsys):

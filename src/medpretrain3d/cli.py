@@ -21,7 +21,8 @@ COMMANDS = {
     "compare": "test the difference between two prediction files",
     "study": "run every program of a study whose product is missing",
     "report": "make one HTML page from run folders",
-    "inspect": "tell what an encoder file, bundle or store holds",
+    "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
+    "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
     "doctor": "check that the installed libraries work together",
 }
 

@@ -6,6 +6,7 @@ from medpretrain3d.backbones.checkpoints import (
     LoadReport,
     ReadOptions,
     load_encoder,
+    origin,
     read_encoder,
     save_encoder,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ViT",
     "check_patch",
     "load_encoder",
+    "origin",
     "read_encoder",
     "save_encoder",
 ]

@@ -1,29 +1,49 @@
-"""Tell what an encoder file, a detector bundle or a store holds."""
+"""Tell what a file holds: an encoder, a checkpoint of any known format, a detector bundle or a store."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-
-from medpretrain3d.errors import UserError
+from typing import Any
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The folder."""
-    parser.add_argument("folder", type=Path, help="folder written by pretraining, fine-tuning or prepare")
+    """The file or folder."""
+    parser.add_argument("file", help="file or folder of this package, checkpoint of another project, or hub id")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the card without its longest entries."""
-    found = [args.folder / name for name in CARDS if (args.folder / name).is_file()]
-    if not found:
-        raise UserError(f"{args.folder}: holds none of {', '.join(CARDS)}; give the folder that does")
-    card = json.loads(found[0].read_text())
-    print(f"{args.folder}: {CARDS[found[0].name]}")
+    """Print the card of what is ours without its longest entries; of other checkpoints what the reader found."""
+    folder = Path(args.file)
+    found = [folder / name for name in CARDS if (folder / name).is_file()]
+    if found:
+        print(f"{folder}: {CARDS[found[0].name]}")
+        _print(json.loads(found[0].read_text()))
+        return 0
+    from medpretrain3d.backbones.checkpoints import read_encoder
+
+    encoder = read_encoder(args.file)
+    print(f"{args.file}: {encoder.format}")
+    _print(
+        {
+            "architecture": encoder.architecture,
+            "num_parameters": sum(value.numel() for value in encoder.weights.values()),
+            **{key: encoder.card.get(key) for key in ("preprocessing", "pretraining")},
+            "licence": encoder.card.get("licence") or "not stated in the file",
+            "citations": encoder.card.get("citations"),
+            "unused tensors": encoder.unused,
+            "sha256": encoder.sha256,
+        }
+    )
+    for note in encoder.notes:
+        print(f"  note: {note}")
+    return 0
+
+
+def _print(card: dict[str, Any]) -> None:
     for key, value in card.items():
         text = json.dumps(value)
-        print(f"  {key}: {text if len(text) <= 300 else text[:297] + '...'}")
-    return 0
+        print(f"  {key}: {text if len(text) <= 400 else text[:397] + '...'}")

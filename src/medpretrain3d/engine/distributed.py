@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
 
 Value = TypeVar("Value")
 
@@ -20,3 +21,9 @@ def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
         dist.all_gather_object(parts, results)
     merged = {case: value for part in parts if part is not None for case, value in part.items()}
     return dict(sorted(merged.items()))
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print on the first process only."""
+    print(text, flush=True)

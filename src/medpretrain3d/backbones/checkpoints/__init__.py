@@ -13,6 +13,7 @@ from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
 from medpretrain3d.backbones.checkpoints.encoder_file import (
     EncoderFile,
+    origin,
     read_encoder_folder,
     save_encoder,
     write_encoder,
@@ -30,6 +31,7 @@ __all__ = [
     "RawCheckpoint",
     "ReadOptions",
     "load_encoder",
+    "origin",
     "read_encoder",
     "save_encoder",
     "write_encoder",

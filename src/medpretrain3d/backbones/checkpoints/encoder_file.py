@@ -43,6 +43,18 @@ class EncoderFile:
     """What a user must know to trust the weights: stale copies, transposed tables, choices made by default."""
 
 
+def stated(**facts: Any) -> dict[str, Any]:
+    """Those facts that a file states."""
+    return {name: fact for name, fact in facts.items() if fact is not None}
+
+
+def origin(encoder: EncoderFile) -> dict[str, Any]:
+    """What must be known of an encoder wherever its weights go on to: plain data for the card of what comes of it."""
+    known = ("licence", "citations", "continued_from")
+    kept = {key: encoder.card[key] for key in known if encoder.card.get(key)}
+    return {"sha256": encoder.sha256, "format": encoder.format, **kept}
+
+
 def save_encoder(folder: Path, backbone: Backbone, card: Mapping[str, Any]) -> str:
     """Write an encoder file; an existing one is replaced only once the new one is complete.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
-from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
 from medpretrain3d.backbones.checkpoints.primus_layout import primus_architecture, swap_first_axes
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.description import Description
@@ -155,17 +155,18 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
     configuration, pretrain = _configuration(plan, raw.content), plan.get("pretrain_plan") or {}
     trainer = raw.content.get("trainer_name") or plan.get("trainer_name")
     return {
-        "preprocessing": {
-            "spacing_mm": configuration.get("spacing"),
-            "patch": configuration.get("patch_size"),
-            "normalisation": configuration.get("normalization_schemes"),
-            "recommended_patch": plan.get("recommended_downstream_patchsize"),
-        },
-        "pretraining": {
-            "paradigm": trainer,
-            "corpus": pretrain.get("dataset_name"),
-            "network": _architecture_plans(plan).get("arch_class_name"),
-        },
+        "preprocessing": stated(
+            spacing_mm=configuration.get("spacing"),
+            patch=configuration.get("patch_size"),
+            normalisation=configuration.get("normalization_schemes"),
+            window=raw.content.get("window"),  # no key of nnssl: our export adds it
+            recommended_patch=plan.get("recommended_downstream_patchsize"),
+        ),
+        "pretraining": stated(
+            paradigm=trainer,
+            corpus=pretrain.get("dataset_name"),
+            network=_architecture_plans(plan).get("arch_class_name"),
+        ),
         "licence": raw.content.get("license") or raw.content.get("licence") or raw.licence,
         "citations": cited(raw.content.get("citations") or plan.get("citations")),
     }

@@ -91,11 +91,12 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_numpy_data()):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        unknown = re.search(r"GLOBAL (\S+)", str(error))
+        refused = re.search(r"GLOBAL (\S+)|Trying to call reduce for (.+)", str(error))
+        if refused is None:
+            raise UserError(f"{path}: not readable as a PyTorch checkpoint; download it again") from error
         raise UserError(
-            f"{path}: refused, because it holds more than tensors and plain data "
-            f"({unknown[1] if unknown else str(error).splitlines()[0]}), and to read that would run code that the file "
-            "chooses; ask its author for a safetensors file or a plain state dict"
+            f"{path}: refused, because it holds more than tensors and plain data ({refused[1] or refused[2]}), and to "
+            "read that would run code of its choice; ask its author for a safetensors file or a plain state dict"
         ) from error
     except Exception as error:  # a damaged pickle fails in as many ways as it has bytes
         reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]

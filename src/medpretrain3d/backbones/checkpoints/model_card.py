@@ -1,0 +1,63 @@
+"""The page that goes with an exported encoder, as hubs show it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.description import Description
+
+UNKNOWN = "not stated in the encoder's card"
+
+
+def model_card(encoder: EncoderFile, name: str, licence: str | None = None, results: str | None = None) -> str:
+    """Markdown with front matter: architecture, data, recipe, licence, results, citations, how to use it.
+
+    Args:
+        encoder: what is exported.
+        name: of the folder it goes to.
+        licence: identifier such as `cc-by-4.0`; by default what the encoder's card states.
+        results: a paragraph about what it was measured to be good for; by default it says that nothing was handed over.
+    """
+    card = encoder.card
+    stated = licence or card.get("licence")
+    origin = card.get("continued_from", {})
+    sections = {
+        "Architecture": _architecture(encoder),
+        "Data": _facts(card.get("pretraining", {}), ("corpus", "num_pretrain_volumes", "data_fingerprint", "classes")),
+        "Preprocessing": _facts(card.get("preprocessing", {})),
+        "Recipe": _facts(
+            {key: value for key, value in card.get("pretraining", {}).items() if key not in _DATA}
+            | {key: card[key] for key in ("git_commit", "medpretrain3d") if card.get(key)}
+        ),
+        "Origin": _facts({"format": encoder.format, "sha256": encoder.sha256} | ({"from": origin} if origin else {})),
+        "Licence": (stated or UNKNOWN)
+        + (f"; weights it was continued from: {origin['licence']}" if origin.get("licence") else ""),
+        "Results": results or "None were handed over at export.",
+        "Notes": "\n".join(f"- {note}" for note in encoder.notes),
+        "Citations": "\n".join(f"- {line}" for line in [*card.get("citations", []), *origin.get("citations", [])]),
+        "Use": f"```\npython -m finetune fit --config RECIPE --model.init_from {name}\n```",
+    }
+    head = "\n".join(["---", f"license: {stated or 'unknown'}", "tags: [medical, computed-tomography, 3d]", "---"])
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return f"{head}\n\n# {name}\n\n{body}\n"
+
+
+_DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes"}
+
+
+def _architecture(encoder: EncoderFile) -> str:
+    architecture: Description = encoder.architecture
+    count = sum(value.numel() for value in encoder.weights.values())
+    arguments = ", ".join(f"{key}={value}" for key, value in architecture["init_args"].items() if value is not None)
+    return f"`{architecture['class_path']}({arguments})`, {count:,} parameters."
+
+
+def _facts(facts: Mapping[str, Any], only: tuple[str, ...] | None = None) -> str:
+    shown = {
+        key: value for key, value in facts.items() if (only is None or key in only) and value not in (None, [], {})
+    }
+    lines = [f"- {key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in shown.items()]
+    return "\n".join(lines) or UNKNOWN

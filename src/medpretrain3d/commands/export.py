@@ -1,0 +1,49 @@
+"""Write an encoder for others: as safetensors with its card, or as an nnssl checkpoint; both with a model card.
+
+ENCODER is whatever --model.init_from takes: an encoder file, a checkpoint of another project, a hub id.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medpretrain3d.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to export, how and where."""
+    parser.add_argument("encoder", help="encoder file, checkpoint, folder or hub id")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--format", choices=["safetensors", "nnssl"], default="safetensors", help="default: safetensors"
+    )
+    parser.add_argument(
+        "--licence", help="for the model card, such as cc-by-4.0; default: what the encoder's card states"
+    )
+    parser.add_argument("--results", type=Path, help="Markdown file with measured results, for the model card")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the folder."""
+    from medpretrain3d.atomic import finished_folder
+    from medpretrain3d.backbones.checkpoints import read_encoder, write_encoder
+    from medpretrain3d.backbones.checkpoints.model_card import model_card
+    from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
+
+    if args.output.exists():
+        raise UserError(f"{args.output}: is there already; choose another folder or remove it")
+    if args.results and not args.results.is_file():
+        raise UserError(f"{args.results}: no such file; --results wants a Markdown file")
+    encoder = read_encoder(args.encoder)
+    results = args.results.read_text() if args.results else None
+    page = model_card(encoder, args.output.name, args.licence, results)
+    if args.format == "safetensors":
+        card = encoder.card | ({"licence": args.licence} if args.licence else {})
+        write_encoder(args.output, encoder.architecture, encoder.weights, card, {"README.md": page})
+    else:
+        with finished_folder(args.output, replace=False) as unfinished:
+            write_nnssl(unfinished / "checkpoint_final.pth", encoder)
+            (unfinished / "README.md").write_text(page)
+    print(f"{args.output}: {args.format}, {', '.join(sorted(path.name for path in args.output.iterdir()))}")
+    return 0

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medpretrain3d.backbones import EncoderFile, Primus, ResEnc, TokenPyramid, load_encoder
+from medpretrain3d.backbones.checkpoints.fitting import fit_channels, fit_kernel
+from medpretrain3d.description import describe
+from medpretrain3d.errors import UserError
+
+
+def encoder_of(backbone) -> EncoderFile:
+    return EncoderFile(describe(backbone), backbone.state_dict(), {}, "0" * 64)
+
+
+def test_channels_are_repeated_and_divided_or_added():
+    weight = torch.randn(2, 1, 3, 3, 3)
+    assert torch.equal(fit_channels(weight, 4), weight.repeat(1, 4, 1, 1, 1) / 4)
+    three = torch.randn(2, 3, 3, 3, 3)
+    assert torch.equal(fit_channels(three, 1), three.sum(dim=1, keepdim=True))
+    assert torch.equal(fit_channels(three, 2), three)  # no way to do it: left for the comparison of shapes
+
+
+def test_a_kernel_of_one_is_the_mean_over_its_axis():
+    weight = torch.arange(27.0).reshape(1, 1, 3, 3, 3)
+    fitted = fit_kernel(weight, (1, 3, 3))
+    assert fitted.shape == (1, 1, 1, 3, 3)
+    assert fitted[0, 0, 0, 0, 0] == 9.0  # mean of 0, 9, 18
+    assert torch.equal(fit_kernel(weight, (3, 3, 3)), weight)
+
+
+def test_a_flat_kernel_sees_a_volume_without_change_along_d_as_the_full_one_does():
+    torch.manual_seed(0)
+    flat = [(1, 3, 3)] * 4
+    strides = [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)]
+    full, thin = ResEnc("XXS", strides=strides).eval(), ResEnc("XXS", strides=strides, kernel_sizes=flat).eval()
+    report = load_encoder(thin, encoder_of(full))
+    assert report.notes == ("kernel 3x3x3 to 1x3x3 by the mean in 9 tensors",)
+    # Sum and mean of a kernel differ by 3, which the next instance norm takes away from all but the biases, here 0.
+    slice_ = torch.randn(1, 1, 1, 16, 16).expand(1, 1, 24, 16, 16)
+    with torch.no_grad():
+        a, b = full.stem(slice_)[:, :, 12], thin.stem(slice_)[:, :, 12]
+    assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
+
+
+def test_more_and_fewer_stages_are_told():
+    short = ResEnc(None, channels=(8, 16, 32), blocks=(1, 1, 1))
+    long = ResEnc("XXS")
+    report = load_encoder(long, encoder_of(short))
+    assert report.fresh == {"stages.3": 11}
+    assert report.matched == len(short.state_dict())
+    report = load_encoder(short, encoder_of(long))
+    assert report.unused == {"encoder.stages.3": 11}
+    assert report.matched == report.total
+    assert torch.equal(short.stem.convs[0].conv.weight, long.stem.convs[0].conv.weight)
+
+
+def test_strides_that_differ_are_told_since_no_shape_shows_them():
+    report = load_encoder(
+        ResEnc("XXS", strides=[(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)]), encoder_of(ResEnc("XXS"))
+    )
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("strides is")
+
+
+def test_a_pyramid_takes_the_weights_of_its_transformer():
+    transformer = Primus("XXS", position_grid=(2, 2, 2))
+    pyramid = TokenPyramid(Primus("XXS", position_grid=(4, 2, 2)))
+    report = load_encoder(pyramid, encoder_of(transformer))
+    assert report.notes == ("positions resized trilinearly in 1 tensor",)
+    assert report.matched == report.total == len(transformer.state_dict())
+
+
+def test_a_wrong_shape_is_an_error_and_nothing_is_loaded():
+    receiver = ResEnc("XXS")
+    before = {name: value.clone() for name, value in receiver.state_dict().items()}
+    wider = ResEnc(None, channels=(8, 16, 32, 64), blocks=(1, 1, 1, 1))
+    with pytest.raises(UserError, match=r"of another shape \(stages\.3\.blocks\.0\.conv1\.conv\.bias: file \(64,\)"):
+        load_encoder(receiver, encoder_of(wider))
+    assert all(torch.equal(value, before[name]) for name, value in receiver.state_dict().items())

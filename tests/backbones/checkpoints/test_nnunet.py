@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.backbones import read_encoder
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.description import build
+from medpretrain3d.errors import UserError
+from tests.backbones.checkpoints.reference import CHECKPOINTS, assert_reference_features, reference_image
+
+INTENSITIES = {"0": {"mean": 90.0, "std": 120.0, "percentile_00_5": -750.0, "percentile_99_5": 600.0}}
+
+
+def plans(architecture):
+    return {
+        "dataset_name": "Dataset001_Test",
+        "foreground_intensity_properties_per_channel": INTENSITIES,
+        "configurations": {
+            "3d_fullres": {
+                "spacing": [2.5, 0.8, 0.8],
+                "patch_size": [32, 32, 32],
+                "normalization_schemes": ["CTNormalization"],
+                **architecture,
+            },
+            "3d_cascade_fullres": {"inherits_from": "3d_fullres"},
+        },
+    }
+
+
+@pytest.fixture
+def write(shared, tmp_path):
+    """A checkpoint as nnU-Net writes it, with the weights of one of the fixtures."""
+
+    def write(name, architecture, configuration="3d_fullres"):
+        source = torch.load(shared / CHECKPOINTS / name / "checkpoint_final.pth", weights_only=True)
+        content = {
+            "network_weights": source["network_weights"],
+            "optimizer_state": {"state": {}, "param_groups": [{"lr": 0.01}]},
+            "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": [np.float32(0.01)]},
+            "_best_ema": np.float64(0.6),
+            "current_epoch": 1000,
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+            "init_args": {
+                "plans": plans(architecture),
+                "configuration": configuration,
+                "fold": 0,
+                "dataset_json": {"labels": {"background": 0, "liver": 1}, "channel_names": {"0": "CT"}},
+                "device": torch.device("cpu"),
+            },
+        }
+        folder = tmp_path / "fold_0"
+        folder.mkdir()
+        torch.save(content, folder / "checkpoint_final.pth")
+        return tmp_path
+
+    return write
+
+
+def residual(shared):
+    import json
+
+    plan = json.loads((shared / CHECKPOINTS / "resenc_mae" / "adaptation_plan.json").read_text())
+    name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+    return {"architecture": {"network_class_name": name, "arch_kwargs": plan["architecture_plans"]["arch_kwargs"]}}
+
+
+@pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres"])
+def test_the_encoder_of_a_residual_u_net(shared, write, configuration):
+    encoder = read_encoder(write("resenc_mae", residual(shared), configuration))
+    backbone = build(encoder.architecture).eval()
+    backbone.load_state_dict(encoder.weights)
+    with torch.no_grad():
+        assert_reference_features(shared, backbone(reference_image((32, 32, 32))), "resenc/encoder", 1e-5)
+    assert encoder.format == "nnU-Net checkpoint"
+    assert encoder.unused == {"decoder": 24}
+    assert encoder.card["preprocessing"]["spacing_mm"] == [2.5, 0.8, 0.8]
+    assert build(encoder.card["preprocessing"]["window"]) == Window(-750.0, 600.0)
+    assert encoder.card["pretraining"]["labels"] == {"background": 0, "liver": 1}
+    assert "nnU-Net" in encoder.card["citations"][0]
+
+
+def test_the_encoder_of_a_plain_u_net_with_plans_of_older_versions(shared, write):
+    flat = {"UNet_class_name": "PlainConvUNet", "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
+    encoder = read_encoder(write("plainconv", flat))
+    backbone = build(encoder.architecture).eval()
+    backbone.load_state_dict(encoder.weights)
+    with torch.no_grad():
+        assert_reference_features(shared, backbone(reference_image((32, 32, 32))), "plainconv/encoder", 1e-5)
+
+
+def test_an_unknown_configuration_is_named(shared, write):
+    with pytest.raises(UserError, match="trained as '2d', its plans know 3d_fullres"):
+        read_encoder(write("resenc_mae", residual(shared), "2d"))
