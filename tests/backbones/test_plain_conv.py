@@ -11,11 +11,7 @@ from medpretrain3d.errors import UserError
 
 def test_nndetections_encoder_is_counted_by_hand():
     channels = (1, 32, 64, 128, 256, 320, 320)
-    convs = [
-        (a, b)
-        for before, after in zip(channels, channels[1:], strict=False)
-        for a, b in ((before, after), (after, after))
-    ]
+    convs = [pair for before, after in pairwise(channels) for pair in ((before, after), (after, after))]
     expected = sum(27 * a * b + b + 2 * b for a, b in convs)  # weights, bias, scale and shift of the norm
     with torch.device("meta"):
         backbone = PlainConv()

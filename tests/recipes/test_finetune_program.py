@@ -9,6 +9,9 @@ import torch
 
 from finetune import __main__ as program
 from medpretrain3d import cli
+from medpretrain3d.backbones import ResEnc, save_encoder
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.description import describe
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
 from pretrain import __main__ as pretrain_program
@@ -68,6 +71,32 @@ def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
     assert facts["paradigm"] == "mae"
     assert facts["pretrain_run"] == "smoke/mae"
     assert json.loads((folder / "bundle" / "bundle.json").read_text())["provenance"]["encoder_sha256"]
+
+
+def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit, tmp_path):
+    window = describe(Window(-900, 500))
+    card = {"preprocessing": {"window": window, "spacing_mm": [1.0, 1.0, 1.0]}, "licence": "cc-by-4.0"}
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), card)
+    start = ("--model.init_from", str(tmp_path / "encoder"), "--trainer.max_steps", "3")
+    with pytest.warns(
+        UserWarning, match=r"spacing_mm of the encoder's pretraining is \[1\.0, 1\.0, 1\.0\], of this data"
+    ):
+        taken = fit(*start, name="taken")
+    with pytest.warns(UserWarning, match="window of the encoder's pretraining is"):
+        kept = fit(*start, "--data.window", '{"low_hu": -1000, "high_hu": 800}', name="kept")
+    bundles = [json.loads((folder / "bundle" / "bundle.json").read_text()) for folder in (taken, kept)]
+    assert [bundle["preprocessing"]["window"]["init_args"]["low_hu"] for bundle in bundles] == [-900, -1000]
+    assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"
+
+
+def test_a_detector_s_bundle_serves_as_pretraining(fit, capsys):
+    bundle = fit(name="first") / "bundle"
+    capsys.readouterr()
+    folder = fit("--model.init_from", str(bundle), name="second")
+    printed = capsys.readouterr().out
+    assert "unused: fpn" in printed
+    assert "source: medpretrain3d detector bundle" in printed
+    assert json.loads((folder / "run.json").read_text())["paradigm"] == "detection"
 
 
 def test_an_encoder_of_another_architecture_is_refused(fit, encoder):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medpretrain3d.backbones import read_encoder
+from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
 from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
 from pretrain import __main__ as program
@@ -50,6 +50,16 @@ def test_two_steps_end_with_an_encoder_file_curves_and_pictures(fit, cube_store)
         rows = list(csv.DictReader(file))
     assert {"train/loss", "val/loss", "lr"} <= set(rows[0])
     assert len(list((folder / "previews").glob("step_*.png"))) == 2
+
+
+def test_pretraining_goes_on_from_an_encoder_and_says_so(fit, tmp_path, capsys):
+    save_encoder(tmp_path / "start", ResEnc("XXS"), {"licence": "cc-by-4.0", "citations": ["A paper."]})
+    start = load_file(tmp_path / "start" / "encoder.safetensors")
+    folder = fit("--model.init_from", str(tmp_path / "start"), "--model.optim.lr", "0.0")
+    assert "backbone tensors matched; fresh: decoder" in capsys.readouterr().out
+    assert all(torch.equal(value, start[name]) for name, value in weights(folder).items())
+    origin = read_encoder(folder / "encoder").card["continued_from"]
+    assert (origin["licence"], origin["citations"]) == ("cc-by-4.0", ["A paper."])
 
 
 def test_checkpoints_hold_plain_data_only(fit):
