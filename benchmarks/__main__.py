@@ -15,7 +15,7 @@ import torch
 from benchmarks.timing import HEADER
 from medpretrain3d.engine.run import git_sha, machine
 
-SCAFFOLD = {"__init__", "__main__", "timing", "peers"}
+SCAFFOLD = {"__init__", "__main__", "timing", "memory", "peers"}
 
 if __name__ == "__main__":
     names = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - SCAFFOLD)

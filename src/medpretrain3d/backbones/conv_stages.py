@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -80,7 +80,7 @@ class ConvStack(nn.Module):
 
 def stage_widths(
     family: str,
-    presets: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    presets: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
     preset: str | None,
     *own: Sequence[int] | None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:

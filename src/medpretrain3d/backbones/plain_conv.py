@@ -60,11 +60,12 @@ class PlainConv(Backbone):
         negative_slope: float = 0.0,
     ) -> None:
         super().__init__()
-        widths, depths = stage_widths("PlainConv", dict(PRESETS), preset, channels, convs)
+        widths, depths = stage_widths("PlainConv", PRESETS, preset, channels, convs)
         stage_strides = per_stage("PlainConv", "strides", strides, halving_strides(len(widths)))
         stage_kernels = per_stage("PlainConv", "kernel_sizes", kernel_sizes, [(3, 3, 3)] * len(widths))
         self.in_channels = in_channels
         self.checkpointing = checkpointing
+        self.depths = depths
         self.levels = stage_levels(widths, stage_strides)
         # Each stack stands in a sequence of its own because the published names count it: `stages.0.0.convs`.
         self.stages = nn.ModuleList(

@@ -49,7 +49,8 @@ class Primus(TokenBackbone):
         num_register_tokens: tokens without a place that take part in attention and are left out of the features.
         layer_scale: first value of the learned factor on each branch; None for branches without one.
         attention_norm: whether a layer norm stands between attention and its output projection.
-        drop_path: probability with which the last block's branches are left out in training; falls to 0 at the first.
+        drop_path: probability with which the last block's branches are left out in training; falls to 0 at the
+            first. Drawn from PyTorch's generator, so a run that is resumed draws others.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         width: channels of a token, a multiple of six times `heads`.
         depth: number of blocks.

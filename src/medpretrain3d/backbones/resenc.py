@@ -74,11 +74,12 @@ class ResEnc(Backbone):
         negative_slope: float = 0.01,
     ) -> None:
         super().__init__()
-        widths, depths = stage_widths("ResEnc", dict(PRESETS), preset, channels, blocks)
+        widths, depths = stage_widths("ResEnc", PRESETS, preset, channels, blocks)
         stage_strides = per_stage("ResEnc", "strides", strides, halving_strides(len(widths)))
         stage_kernels = per_stage("ResEnc", "kernel_sizes", kernel_sizes, [(3, 3, 3)] * len(widths))
         self.in_channels = in_channels
         self.checkpointing = checkpointing
+        self.depths = depths
         self.levels = stage_levels(widths, stage_strides)
         self.stem = ConvStack(in_channels, widths[0], 1, stage_kernels[0], negative_slope=negative_slope)
         self.stages = nn.ModuleList(

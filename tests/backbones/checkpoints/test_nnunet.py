@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.backbones import read_encoder
+from medpretrain3d.backbones import ReadOptions, primus, read_encoder
 from medpretrain3d.data.intensity import Window
 from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
@@ -60,8 +62,6 @@ def write(shared, tmp_path):
 
 
 def residual(shared):
-    import json
-
     plan = json.loads((shared / CHECKPOINTS / "resenc_mae" / "adaptation_plan.json").read_text())
     name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
     return {"architecture": {"network_class_name": name, "arch_kwargs": plan["architecture_plans"]["arch_kwargs"]}}
@@ -89,6 +89,18 @@ def test_the_encoder_of_a_plain_u_net_with_plans_of_older_versions(shared, write
     backbone.load_state_dict(encoder.weights)
     with torch.no_grad():
         assert_reference_features(shared, backbone(reference_image((32, 32, 32))), "plainconv/encoder", 1e-5)
+
+
+@pytest.mark.parametrize(("order", "key"), [(None, "primus/tokens_whd"), ("hwd", "primus/tokens_hwd(nnssl order)")])
+def test_a_primus_of_nnu_net_is_read_in_its_later_order(shared, write, monkeypatch, order, key):
+    # No plan of nnU-Net states the heads: those of the published sizes are known by their width and depth.
+    monkeypatch.setitem(primus.PRESETS, "fixture", primus.Size(96, 2, 4))
+    encoder = read_encoder(write("primus_evamae", {}), ReadOptions(token_order=order))
+    backbone = build(encoder.architecture).eval()
+    backbone.load_state_dict(encoder.weights)
+    with torch.no_grad():
+        assert_reference_features(shared, backbone(reference_image((32, 32, 32))), key, 1e-5)
+    assert encoder.unused == {"decoder": 26, "mask_token": 1, "up_projection": 10}
 
 
 def test_an_unknown_configuration_is_named(shared, write):

@@ -16,9 +16,8 @@ from torch import Tensor
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
-from medpretrain3d.backbones.checkpoints.primus_layout import primus_architecture, swap_first_axes
+from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.description import Description
 from medpretrain3d.errors import UserError
 
 TOKEN_ORDER = "hwd"
@@ -39,7 +38,10 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     is_transformer = "eva" in str(plan["key_to_encoder"]).split(".")
     if is_transformer:
         names = _primus_names(where, weights, plan)
-        own, architecture, more = _primus(where, _renamed(weights, names), plan, raw.content, options)
+        kwargs = _architecture_plans(plan).get("arch_kwargs") or {}
+        patches = (kwargs.get("input_shape"), _configuration(plan, raw.content).get("patch_size"))
+        order = options.token_order or plan.get("token_order") or TOKEN_ORDER
+        own, architecture, more = read_primus(where, _renamed(weights, names), kwargs, patches, order)
     else:
         names, told = _conv_names(where, weights, plan, options)
         own = _renamed(weights, names)
@@ -92,29 +94,6 @@ def _primus_names(where: str, weights: Mapping[str, Tensor], plan: Mapping[str, 
     registers = f"{encoder.removesuffix('eva')}register_tokens"
     apart = {"eva.pos_embed": positions, "register_tokens": registers}
     return names | {new: old for new, old in apart.items() if old in weights}
-
-
-def _primus(
-    where: str, own: dict[str, Tensor], plan: Mapping[str, Any], content: Mapping[str, Any], options: ReadOptions
-) -> tuple[dict[str, Tensor], Description, list[str]]:
-    kwargs = _architecture_plans(plan).get("arch_kwargs") or {}
-    patches = (kwargs.get("input_shape"), _configuration(plan, content).get("patch_size"))
-    architecture, notes = primus_architecture(where, own, kwargs, patches)
-    order = options.token_order or plan.get("token_order") or TOKEN_ORDER
-    if order == "whd":
-        return own, architecture, [*notes, "tokens flattened (w h d): positions read as they are"]
-    d, h, w = architecture["init_args"]["position_grid"]
-    if d != h:
-        raise UserError(
-            f"{where}: its tokens lie on a grid of {d} x {h} x {w}, and flattened (h w d) its rotary positions were "
-            "scrambled in training, so no network of this package has its features; pass token_order whd if it was "
-            "trained with code that flattens (w h d)"
-        )
-    notes.append(
-        "tokens flattened (h w d): positions transposed, and query and key channels exchanged to match; "
-        "token_order whd reads them as they are"
-    )
-    return swap_first_axes(own, architecture), architecture, notes
 
 
 def _below(where: str, weights: Mapping[str, Tensor], prefix: str, new_prefix: str) -> Names:

@@ -17,7 +17,7 @@ from medpretrain3d.backbones.checkpoints.primus_layout import swap_first_axes
 from medpretrain3d.backbones.plain_conv import PlainConv
 from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
-from medpretrain3d.description import build
+from medpretrain3d.description import build, describe
 from medpretrain3d.errors import UserError
 
 CONFIGURATION = "medpretrain3d"
@@ -40,9 +40,9 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         backbone = build(encoder.architecture)
     assert isinstance(backbone, Backbone)
     if isinstance(backbone, Primus):
-        weights, keys, architecture = _primus(backbone, encoder)
+        weights, keys, architecture = _primus(backbone, encoder.weights)
     elif isinstance(backbone, ResEnc | PlainConv):
-        weights, keys, architecture = _convolutional(backbone, encoder)
+        weights, keys, architecture = _convolutional(backbone, encoder.weights)
     else:
         raise UserError(
             f"{backbone.name}: nnssl has no such network, only ResEnc, PlainConv and Primus; export with "
@@ -82,17 +82,16 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
 Export = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]
 
 
-def _convolutional(backbone: ResEnc | PlainConv, encoder: EncoderFile) -> Export:
+def _convolutional(backbone: ResEnc | PlainConv, own: Mapping[str, Tensor]) -> Export:
     weights = {}
-    for name, value in encoder.weights.items():
+    for name, value in own.items():
         weights[f"encoder.{name}"] = value
-        for own, alias in ((".conv.", ".all_modules.0."), (".norm.", ".all_modules.1.")):
-            if own in name:
-                weights["encoder." + alias.join(name.rsplit(own, 1))] = value
-    arguments = encoder.architecture["init_args"]
+        for short, alias in ((".conv.", ".all_modules.0."), (".norm.", ".all_modules.1.")):
+            if short in name:
+                weights["encoder." + alias.join(name.rsplit(short, 1))] = value
+    arguments = describe(backbone)["init_args"]
     channels = [level.channels for level in backbone.levels]
     is_residual = isinstance(backbone, ResEnc)
-    depths = [len(stage.blocks if is_residual else stage[0].convs) for stage in backbone.stages]  # type: ignore[union-attr, arg-type, index]
     first = "encoder.stem.convs.0" if is_residual else "encoder.stages.0.0.convs.0"
     reached = [(1, 1, 1), *(level.stride for level in backbone.levels)]
     strides = [[b // a for a, b in zip(*pair, strict=True)] for pair in pairwise(reached)]
@@ -102,7 +101,7 @@ def _convolutional(backbone: ResEnc | PlainConv, encoder: EncoderFile) -> Export
         "conv_op": "torch.nn.modules.conv.Conv3d",
         "kernel_sizes": arguments.get("kernel_sizes") or [[3, 3, 3]] * len(channels),
         "strides": strides,
-        "n_blocks_per_stage" if is_residual else "n_conv_per_stage": depths,
+        "n_blocks_per_stage" if is_residual else "n_conv_per_stage": list(backbone.depths),
         "n_conv_per_stage_decoder": [1 if is_residual else 2] * (len(channels) - 1),
         "conv_bias": True,
         "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
@@ -121,14 +120,14 @@ def _convolutional(backbone: ResEnc | PlainConv, encoder: EncoderFile) -> Export
     return weights, keys, _plans("ResidualEncoderUNet" if is_residual else "PlainConvUNet", arch_kwargs, is_conv=True)
 
 
-def _primus(backbone: Primus, encoder: EncoderFile) -> Export:
+def _primus(backbone: Primus, own: Mapping[str, Tensor]) -> Export:
     d, h, _ = grid = backbone.position_grid
     if d != h:
         raise UserError(
             f"{backbone.name}: its positions lie on a grid of {grid}, and tokens flattened (h w d), as nnssl does, "
             "have the right rotary positions only where D and H are alike; export with --format safetensors"
         )
-    arguments = encoder.architecture["init_args"]
+    arguments = describe(backbone)["init_args"]
     arch_kwargs = {
         "input_channels": backbone.in_channels,
         "embed_dim": backbone.width,
@@ -147,7 +146,7 @@ def _primus(backbone: Primus, encoder: EncoderFile) -> Export:
         "key_to_lpe": "eva.pos_embed",
         "token_order": "hwd",
     }
-    return swap_first_axes(encoder.weights, encoder.architecture), keys, _plans("Primus", arch_kwargs, is_conv=False)
+    return swap_first_axes(own, describe(backbone)), keys, _plans("Primus", arch_kwargs, is_conv=False)
 
 
 def _plans(name: str, arch_kwargs: Mapping[str, Any], is_conv: bool) -> dict[str, Any]:

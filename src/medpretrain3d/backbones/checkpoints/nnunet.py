@@ -1,4 +1,4 @@
-"""Segmentation networks trained with nnU-Net v2 (Isensee et al., 2021): the encoder of a residual or plain U-Net."""
+"""Segmentation networks of nnU-Net v2 (Isensee et al., 2021): the encoder of a residual or plain U-Net, or a Primus."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
+from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.description import Description
 from medpretrain3d.errors import UserError
@@ -17,6 +18,9 @@ CITATION = (
     "Isensee, F., Jaeger, P. F., Kohl, S. A. A., Petersen, J., & Maier-Hein, K. H. (2021). nnU-Net: a self-configuring "
     "method for deep learning-based biomedical image segmentation. Nature Methods, 18(2), 203-211."
 )
+
+TOKEN_ORDER = "whd"
+"""How nnU-Net's Primus flattens tokens since June 2025; before that it was (h w d), and no file says which."""
 
 
 def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
@@ -29,20 +33,21 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     if not isinstance(init_args, Mapping) or "network_weights" not in raw.content or "plans" not in init_args:
         return None
     where, plans = str(raw.path), init_args["plans"]
-    name, configuration = _configuration(where, plans, init_args.get("configuration"))
+    configuration_name, configuration = _configuration(where, plans, init_args.get("configuration"))
     weights, notes = without_aliases(raw.weights)
-    own = {
-        key.removeprefix("encoder."): value
-        for key, value in weights.items()
-        if key.startswith(("encoder.stem.", "encoder.stages."))
-    }
-    if not own:
-        parts = ", ".join(sorted({key.partition(".")[0] for key in weights}))
-        raise UserError(f"{where}: an nnU-Net checkpoint of parts {parts}, wanted one with an 'encoder' of stages")
-    architecture, more = conv_architecture(where, own, _arch_kwargs(configuration))
-    unused = Counter(
-        key.partition(".")[0] for key in weights if not key.startswith(("encoder.stem.", "encoder.stages."))
-    )
+    if "eva.pos_embed" in weights:
+        names = [name for name in weights if name.startswith(("eva.", "down_projection.", "register_tokens"))]
+        own = {name: weights[name] for name in names}
+        order = options.token_order or TOKEN_ORDER
+        own, architecture, more = read_primus(where, own, None, [configuration.get("patch_size")], order)
+    else:
+        names = [name for name in weights if name.startswith(("encoder.stem.", "encoder.stages."))]
+        own = {name.removeprefix("encoder."): weights[name] for name in names}
+        if not own:
+            parts = ", ".join(sorted({name.partition(".")[0] for name in weights}))
+            raise UserError(f"{where}: an nnU-Net checkpoint of parts {parts}, wanted an encoder of stages or a Primus")
+        architecture, more = conv_architecture(where, own, _arch_kwargs(configuration))
+    unused = Counter(name.partition(".")[0] for name in sorted(weights.keys() - set(names)))
     dataset = init_args.get("dataset_json") or {}
     card = {
         "preprocessing": stated(
@@ -57,7 +62,7 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
             paradigm="supervised segmentation",
             trainer=raw.content.get("trainer_name"),
             corpus=plans.get("dataset_name"),
-            configuration=name,
+            configuration=configuration_name,
             fold=init_args.get("fold"),
             labels=dataset.get("labels"),
         ),

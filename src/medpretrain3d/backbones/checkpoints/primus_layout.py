@@ -16,20 +16,48 @@ from medpretrain3d.description import Description
 from medpretrain3d.errors import UserError
 
 
-def primus_architecture(
-    where: str, weights: dict[str, Tensor], kwargs: Mapping[str, Any] | None, patches: Iterable[Sequence[int] | None]
-) -> tuple[Description, list[str]]:
-    """Describe the transformer whose tensors these are, in our names; a position table that it lacks is added as zeros.
+def read_primus(
+    where: str,
+    weights: dict[str, Tensor],
+    kwargs: Mapping[str, Any] | None,
+    patches: Iterable[Sequence[int] | None],
+    token_order: str,
+) -> tuple[dict[str, Tensor], Description, list[str]]:
+    """Weights in our order of axes and tokens, the network's description, and notes.
 
     Args:
         where: names the file in errors.
-        weights: `down_projection.*`, `eva.*` and, where there are any, `register_tokens`; completed in place.
+        weights: `down_projection.*`, `eva.*` and, where there are any, `register_tokens`.
         kwargs: `arch_kwargs` of the plan, which may be absent.
         patches: sizes in voxels that the plan speaks of; the first that counts as many tokens as the table is believed.
+        token_order: `whd` or `hwd`, as the network was trained to flatten its patches.
 
     Raises:
-        UserError: another patch embedding, no way to know the heads or the grid, or no rotary positions.
+        UserError: another patch embedding, no way to know the heads or the grid, no rotary positions, or tokens in the
+            order `hwd` on a grid whose first two axes differ.
     """
+    own = dict(weights)
+    architecture, notes = primus_architecture(where, own, kwargs, patches)
+    if token_order == "whd":
+        return own, architecture, [*notes, "tokens flattened (w h d): positions read as they are"]
+    d, h, w = architecture["init_args"]["position_grid"]
+    if d != h:
+        raise UserError(
+            f"{where}: its tokens lie on a grid of {d} x {h} x {w}, and flattened (h w d) its rotary positions were "
+            "scrambled in training, so no network of this package has its features; pass token_order whd if it was "
+            "trained with code that flattens (w h d)"
+        )
+    notes.append(
+        "tokens flattened (h w d): positions transposed, and query and key channels exchanged to match; "
+        "token_order whd reads them as they are"
+    )
+    return swap_first_axes(own, architecture), architecture, notes
+
+
+def primus_architecture(
+    where: str, weights: dict[str, Tensor], kwargs: Mapping[str, Any] | None, patches: Iterable[Sequence[int] | None]
+) -> tuple[Description, list[str]]:
+    """Describe the transformer whose tensors these are; a position table that it lacks is added to them as zeros."""
     plan, notes = dict(kwargs or {}), []
     embedding = weights.get("down_projection.proj.weight")
     if embedding is None:
@@ -77,7 +105,7 @@ def primus_architecture(
     return {"class_path": f"{Primus.__module__}.{Primus.__qualname__}", "init_args": init_args}, notes
 
 
-def swap_first_axes(weights: dict[str, Tensor], architecture: Description) -> dict[str, Tensor]:
+def swap_first_axes(weights: Mapping[str, Tensor], architecture: Description) -> dict[str, Tensor]:
     """Weights of a network whose tokens are flattened (h w d), in nnssl's letters, for tokens (w h d), and back.
 
     The table of positions is transposed. The rotation needs the same care: it is told a token's place by its number, so
