@@ -89,6 +89,19 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
     assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"
 
 
+@pytest.mark.parametrize("name", ["resenc_s3d_stale", "plainconv"])
+def test_a_released_checkpoint_is_fine_tuned_by_what_inspect_prints(fit, shared, capsys, name):
+    checkpoint = str(shared / "fixtures" / "nnssl_checkpoints" / name)
+    assert cli.main(["inspect", checkpoint]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  architecture: "))
+    backbone = line.removeprefix("  architecture: ")
+    with pytest.warns(UserWarning, match="no window can be taken from the file"):
+        fit("--model.init_from", checkpoint, "--model.detector.init_args.backbone", backbone)
+    printed = capsys.readouterr().out
+    assert "unused: decoder (24)" in printed
+    assert "cite: Pretraining Method: oracle" in printed
+
+
 def test_a_detector_s_bundle_serves_as_pretraining(fit, capsys):
     bundle = fit(name="first") / "bundle"
     capsys.readouterr()

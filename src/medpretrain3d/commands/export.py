@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from medpretrain3d.commands.read_options import add_read_options, read_options
 from medpretrain3d.errors import UserError
 
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--licence", help="for the model card, such as cc-by-4.0; default: what the encoder's card states"
     )
     parser.add_argument("--results", type=Path, help="Markdown file with measured results, for the model card")
+    add_read_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.output}: is there already; choose another folder or remove it")
     if args.results and not args.results.is_file():
         raise UserError(f"{args.results}: no such file; --results wants a Markdown file")
-    encoder = read_encoder(args.encoder)
+    encoder = read_encoder(args.encoder, read_options(args))
     results = args.results.read_text() if args.results else None
     page = model_card(encoder, args.output.name, args.licence, results)
     if args.format == "safetensors":

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medpretrain3d.commands.read_options import add_read_options, read_options
+
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file or folder."""
     parser.add_argument("file", help="file or folder of this package, checkpoint of another project, or hub id")
+    add_read_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder
 
-    encoder = read_encoder(args.file)
+    encoder = read_encoder(args.file, read_options(args))
     print(f"{args.file}: {encoder.format}")
     _print(
         {

@@ -79,6 +79,14 @@ def test_offline_a_hub_id_says_what_to_download_and_where_to_put_it(tmp_path, mo
     assert read_encoder("someone/resenc").architecture["init_args"]["preset"] == "XXS"
 
 
+def test_a_misspelt_path_is_not_taken_for_a_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for source in ("runs/mae", "nowhere/mae/encoder", "mae", "/nowhere/mae"):
+        with pytest.raises(UserError, match="no such file or folder, and not of the form owner/name"):
+            read_encoder(source)
+
+
 def test_online_the_checkpoint_and_the_texts_beside_it_are_fetched(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     import huggingface_hub

@@ -15,8 +15,11 @@ _TEXTS = (".json", ".md")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it has the form `owner/name` or `owner/name/file/in/it`."""
-    return _HUB_ID.fullmatch(source) is not None
+    """Whether it has the form `owner/name` or `owner/name/file.pth` and is not below a folder that is here."""
+    owner, *rest = source.split("/")
+    names_a_file = len(rest) > 1
+    has_form = _HUB_ID.fullmatch(source) is not None and not Path(owner).exists()
+    return has_form and (PurePosixPath(source).suffix in SUFFIXES or not names_a_file)
 
 
 def fetch(hub_id: str) -> Path:
@@ -77,9 +80,9 @@ def _only_checkpoint(hub_id: str, files: list[str]) -> str:
 
 def _by_hand(hub_id: str, wanted: str, reason: str) -> UserError:
     owner, name = hub_id.split("/")[:2]
-    file = wanted or "checkpoint_final.pth"
+    place = (SHELF / owner / name).absolute()
     return UserError(
-        f"{hub_id}: not on this machine, and the hub could not be asked ({reason[:160]}); on a machine with network "
-        f"download '{file}' and the .json files beside it from the hub's repository {owner}/{name} and put them into "
-        f"{(SHELF / owner / name).absolute()}, where they are found next time; or name your own file"
+        f"{hub_id}: no such file or folder, and as a hub's repository it could not be fetched ({reason[:120]}); on a "
+        f"machine with network download '{wanted or PREFERRED[0]}' and the .json files beside it from the hub's "
+        f"repository {owner}/{name} and put them into {place}, where they are found next time"
     )

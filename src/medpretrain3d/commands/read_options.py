@@ -1,0 +1,24 @@
+"""The choices that some checkpoints leave open, as arguments of every command that reads one."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medpretrain3d.backbones import ReadOptions
+
+
+def add_read_options(parser: argparse.ArgumentParser) -> None:
+    """`--stem` and `--token-order`."""
+    parser.add_argument("--stem", help="of a network with one stem per data set, which one; default: the file's own")
+    parser.add_argument(
+        "--token-order", choices=["whd", "hwd"], help="how a Primus flattened its patches; default: as its source does"
+    )
+
+
+def read_options(args: argparse.Namespace) -> ReadOptions:
+    """What was chosen."""
+    from medpretrain3d.backbones import ReadOptions
+
+    return ReadOptions(stem=args.stem, token_order=args.token_order)
