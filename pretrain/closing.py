@@ -42,6 +42,7 @@ def close_run(
     card = {
         "preprocessing": data.preprocessing(),
         "pretraining": pretraining,
+        "citations": [module.objective.backbone.citation],
         "git_commit": git_sha(),
         "medpretrain3d": __version__,
         "config": config,

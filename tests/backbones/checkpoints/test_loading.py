@@ -60,7 +60,11 @@ def test_strides_that_differ_are_told_since_no_shape_shows_them():
         ResEnc("XXS", strides=[(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)]), encoder_of(ResEnc("XXS"))
     )
     assert len(report.notes) == 1
-    assert report.notes[0].startswith("strides is")
+    assert report.notes[0].startswith("levels have strides [(1, 1, 1), (1, 2, 2)")
+    halving = ResEnc("XXS", strides=[(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)])
+    assert load_encoder(halving, encoder_of(ResEnc("XXS"))).notes == ()
+    relu = load_encoder(ResEnc("XXS", negative_slope=0.0), encoder_of(ResEnc("XXS")))
+    assert relu.notes == ("negative_slope is 0.0, in the file 0.01: features differ until fine-tuned",)
 
 
 def test_a_pyramid_takes_the_weights_of_its_transformer():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,54 +34,66 @@ def conv_architecture(
     """
     plan = dict(kwargs or {})
     _refuse_variants(where, weights, plan)
-    is_residual = "stages.0.blocks.0.conv1.conv.weight" in weights
-    pattern = (
-        r"stages\.(\d+)\.blocks\.(\d+)\.conv1\.conv\.weight"
-        if is_residual
-        else r"stages\.(\d+)\.0\.convs\.(\d+)\.conv\.weight"
-    )
-    stages: dict[int, list[int]] = {}
-    for name in weights:
-        if match := re.fullmatch(pattern, name):
-            stages.setdefault(int(match[1]), []).append(int(match[2]))
-    if not stages or sorted(stages) != list(range(len(stages))):
-        raise UserError(
-            f"{where}: stages {sorted(stages)} in the file, wanted 0, 1, ... without a gap; it is incomplete"
-        )
-    needed = [_first_conv(is_residual, index) for index in range(len(stages))] + [
-        "stem.convs.0.conv.weight"
-    ] * is_residual
-    if absent := [name for name in needed if name not in weights]:
-        raise UserError(f"{where}: {absent[0]} is not in the file; it is incomplete")
-    firsts = [weights[_first_conv(is_residual, index)] for index in range(len(stages))]
-    channels, depths = tuple(len(first) for first in firsts), tuple(len(stages[index]) for index in range(len(stages)))
-    kernels = [tuple(first.shape[2:]) for first in firsts]
-    strides, notes = _strides(plan, len(stages))
+    family = _RESIDUAL if any(".blocks." in name for name in weights) else _PLAIN
+    channels, depths, kernels = _stages(where, weights, family)
+    strides, notes = _strides(plan, len(channels))
     slope, more = _negative_slope(where, plan)
     added = _add_zero_biases(weights)
     notes += more + ([f"{added} convolutions without bias: zeros stand in, which changes nothing"] if added else [])
-    first_conv = weights["stem.convs.0.conv.weight" if is_residual else _first_conv(False, 0)]
-    family, presets, what = (
-        (resenc.ResEnc, dict(resenc.PRESETS), "blocks")
-        if is_residual
-        else (plain_conv.PlainConv, dict(plain_conv.PRESETS), "convs")
-    )
-    preset = next((name for name, width in presets.items() if tuple(width) == (channels, depths)), None)
-    is_halving = [tuple(stride) for stride in strides] == halving_strides(len(stages))
+    preset = next((name for name, width in family.presets.items() if tuple(width) == (channels, depths)), None)
     init_args = {
         "preset": preset,
-        "in_channels": first_conv.shape[1],
-        "strides": None if is_halving else [list(stride) for stride in strides],
+        "in_channels": weights[family.input_weight].shape[1],
+        "strides": None if strides == halving_strides(len(channels)) else [list(stride) for stride in strides],
         "kernel_sizes": None if set(kernels) == {(3, 3, 3)} else [list(kernel) for kernel in kernels],
         "channels": None if preset else list(channels),
-        what: None if preset else list(depths),
+        family.depth_argument: None if preset else list(depths),
         "negative_slope": slope,
     }
-    return {"class_path": f"{family.__module__}.{family.__qualname__}", "init_args": init_args}, notes
+    return {"class_path": family.class_path, "init_args": init_args}, notes
 
 
-def _first_conv(is_residual: bool, stage: int) -> str:
-    return f"stages.{stage}.blocks.0.conv1.conv.weight" if is_residual else f"stages.{stage}.0.convs.0.conv.weight"
+class _Family(NamedTuple):
+    class_path: str
+    presets: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    depth_argument: str
+    unit_weight: str
+    """First convolution of each unit that its depth counts."""
+    input_weight: str
+
+
+_RESIDUAL = _Family(
+    "medpretrain3d.backbones.resenc.ResEnc",
+    resenc.PRESETS,
+    "blocks",
+    "stages.{}.blocks.{}.conv1.conv.weight",
+    "stem.convs.0.conv.weight",
+)
+_PLAIN = _Family(
+    "medpretrain3d.backbones.plain_conv.PlainConv",
+    plain_conv.PRESETS,
+    "convs",
+    "stages.{}.0.convs.{}.conv.weight",
+    "stages.0.0.convs.0.conv.weight",
+)
+
+
+def _stages(
+    where: str, weights: Mapping[str, Tensor], family: _Family
+) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]:
+    """Channels, depth and kernel of each stage."""
+    pattern = family.unit_weight.replace(".", r"\.").replace("{}", r"(\d+)")
+    units = [match.groups() for name in weights if (match := re.fullmatch(pattern, name))]
+    depth = Counter(int(stage) for stage, _ in units)
+    if not depth or sorted(depth) != list(range(len(depth))):
+        found = sorted(depth)
+        raise UserError(f"{where}: stages {found} in the file, wanted 0, 1, ... without a gap; it is incomplete")
+    needed = [family.input_weight, *(family.unit_weight.format(stage, 0) for stage in sorted(depth))]
+    if absent := [name for name in needed if name not in weights]:
+        raise UserError(f"{where}: {absent[0]} is not in the file; it is incomplete")
+    firsts = [weights[name] for name in needed[1:]]
+    depths = tuple(depth[stage] for stage in sorted(depth))
+    return tuple(len(first) for first in firsts), depths, [tuple(first.shape[2:]) for first in firsts]
 
 
 def _refuse_variants(where: str, weights: Mapping[str, Tensor], plan: Mapping[str, Any]) -> None:

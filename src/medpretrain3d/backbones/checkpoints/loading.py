@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.fitting import fit
-from medpretrain3d.description import Description, describe
+from medpretrain3d.description import Description, build, describe
 from medpretrain3d.errors import UserError
 
 
@@ -72,7 +73,7 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
         raise _mismatch(encoder, receiver, missing, unused, shapes, theirs)
     kept = {name: value for name, value in theirs.items() if name in ours}
     receiver.load_state_dict(kept, strict=False)
-    notes += [*encoder.notes, *_other_arguments(encoder.architecture, describe(receiver))]
+    notes += [*encoder.notes, *_invisible_differences(encoder, receiver)]
     loaded = {id(parameter) for name, parameter in receiver.named_parameters() if name in kept}
     return LoadReport(
         matched=len(kept),
@@ -109,22 +110,30 @@ def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
     return dict(Counter(_stage(name) or name.partition(".")[0] for name in names))
 
 
-# Arguments that change shapes or names, and so are checked tensor by tensor, or that change no feature.
-_CHECKED_BY_SHAPE = {
-    *("preset", "in_channels", "channels", "blocks", "kernel_sizes", "width", "depth", "position_grid"),
+# Arguments that change shapes or names, and so are checked tensor by tensor; that change no feature; or that show in
+# the pyramid.
+_SEEN_ELSEWHERE = {
+    *("preset", "in_channels", "channels", "blocks", "convs", "kernel_sizes", "width", "depth", "position_grid"),
     *("checkpointing", "drop_path"),
+    "strides",
 }
 
 
-def _other_arguments(theirs: Description, ours: Description) -> list[str]:
-    """Differences that no shape shows, such as strides: the weights fit, the features will be others."""
-    a, b = theirs["init_args"], ours["init_args"]
-    names = sorted((a.keys() & b.keys()) - _CHECKED_BY_SHAPE)
-    return [
-        f"{name} is {b[name]}, in the file {a[name]}: features differ until fine-tuned"
-        for name in names
-        if _plain(a[name]) != _plain(b[name])
-    ]
+def _invisible_differences(encoder: EncoderFile, receiver: Backbone) -> list[str]:
+    """What no shape shows, such as strides: the weights fit, the features will be others."""
+    with torch.device("meta"):
+        twin = build(encoder.architecture)
+    theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]
+    shared = min(len(theirs), len(ours))
+    told = []
+    if theirs[:shared] != ours[:shared]:
+        told.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
+    a, b = describe(twin)["init_args"], describe(receiver)["init_args"]
+    for name in sorted((a.keys() & b.keys()) - _SEEN_ELSEWHERE):
+        # None is what a preset says.
+        if None not in (a[name], b[name]) and _plain(a[name]) != _plain(b[name]):
+            told.append(f"{name} is {b[name]}, in the file {a[name]}")
+    return [f"{difference}: features differ until fine-tuned" for difference in told]
 
 
 def _plain(value: Any) -> Any:

@@ -84,12 +84,13 @@ def primus_architecture(
     if "eva.pos_embed" not in weights:
         weights["eva.pos_embed"] = torch.zeros(1, registers + prod(grid), width)
         notes.append("no learned positions in the file: a table of zeros stands in, which changes nothing")
-    init_values = plan.get("init_values")
     has_scale, has_norm = "eva.blocks.0.gamma_1" in weights, "eva.blocks.0.attn.norm.weight" in weights
-    if plan and bool(init_values) != has_scale:
-        notes.append(f"its plan says init_values={init_values}, the file has {'a' if has_scale else 'no'} layer scale")
-    if plan and bool(plan.get("scale_attn_inner")) != has_norm:
-        notes.append(f"the file has {'a' if has_norm else 'no'} norm after attention, its plan says otherwise")
+    for key, is_there, what in (
+        ("init_values", has_scale, "layer scale"),
+        ("scale_attn_inner", has_norm, "attention norm"),
+    ):
+        if key in plan and bool(plan[key]) != is_there:
+            notes.append(f"its plan says {key}={plan[key]}, the file has {'a' if is_there else 'no'} {what}: so built")
     size = Size(width, depth, int(heads))
     own = dict.fromkeys(Size._fields) if preset else size._asdict()
     init_args = {
@@ -98,7 +99,7 @@ def primus_architecture(
         "patch_size": list(patch_size),
         "position_grid": list(grid),
         "num_register_tokens": registers,
-        "layer_scale": float(init_values or 0.1) if has_scale else None,
+        "layer_scale": float(plan.get("init_values") or 0.1) if has_scale else None,
         "attention_norm": has_norm,
         **own,
     }
