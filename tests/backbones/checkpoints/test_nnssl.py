@@ -136,6 +136,15 @@ def test_the_tensors_are_believed_rather_than_the_plan(changed, shared):
     assert any("speaks of 12 blocks, the file holds 2" in note for note in encoder.notes)
 
 
+def test_a_plan_may_name_the_encoder_and_the_stems_as_a_whole(changed, shared):
+    def whole(weights, plan):
+        plan |= {"key_to_encoder": "encoder", "key_to_stem": "encoder.stem"}
+
+    encoder = read_encoder(changed("resenc_multistem", whole), ReadOptions(stem="351_0"))
+    assert_reference_features(shared, features(encoder), "resenc/encoder", EXACT)
+    assert_reference_features(shared, features(read_encoder(changed("resenc_mae", whole))), "resenc/encoder", EXACT)
+
+
 def test_names_below_wrappers_and_half_precision_are_read(changed, shared):
     def wrap(weights, plan):
         for name in list(weights):

@@ -60,6 +60,7 @@ def test_the_file_that_is_meant_is_found(tmp_path):
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
     for name in ("", "encoder.json", "encoder.safetensors"):
         assert locate(tmp_path / "encoder" / name) == tmp_path / "encoder"
+    assert locate(tmp_path) == tmp_path / "encoder"  # the folder of a run
 
 
 def test_offline_a_hub_id_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch):

@@ -76,9 +76,9 @@ def _stem(where: str, weights: Mapping[str, Tensor], default: str, wanted: str |
     choices = _children(weights, parent) if parent.rpartition(".")[2] == "stem" else []
     if wanted is not None and wanted not in choices:
         raise UserError(f"{where}: got stem '{wanted}', wanted one of {', '.join(choices) or 'none: it has only one'}")
-    if len(choices) < 2:
-        return default, []
     how, name = ("as asked", wanted) if wanted else ("the file's default", name)
+    if len(choices) < 2:
+        return f"{parent}.{name}", []
     others = ", ".join(choice for choice in choices if choice != name)
     return f"{parent}.{name}", [f"{len(choices)} stems, one per data set: read with '{name}', {how}; others: {others}"]
 

@@ -10,6 +10,8 @@ from medpretrain3d.errors import UserError
 
 OWN_CARDS = ("encoder.json", "bundle.json")
 """A folder with one of these is one of ours, and is read as a whole."""
+RUN_PRODUCTS = ("encoder", "bundle")
+"""What the folder of a run is meant by: stage 1 writes the one, stage 2 the other."""
 
 
 def locate(source: str | Path) -> Path:
@@ -29,7 +31,10 @@ def locate(source: str | Path) -> Path:
     if path.is_file():
         is_part_of_ours = path.suffix in (".json", ".safetensors") and _is_ours(path.parent)
         return path.parent if is_part_of_ours else path
-    return path if _is_ours(path) else choose(path)
+    for ours in (path, *(path / name for name in RUN_PRODUCTS)):
+        if _is_ours(ours):
+            return ours
+    return choose(path)
 
 
 def choose(folder: Path) -> Path:
