@@ -191,6 +191,14 @@ def test_incomplete_and_unknown_networks_are_refused(changed):
     with pytest.raises(UserError, match="states no number of heads"):
         read_encoder(changed("primus_evamae", without_heads))
 
+    def with_strides_of_two_axes(weights, plan):
+        plan["architecture_plans"]["arch_kwargs"]["strides"] = [[1, 1]] * 4
+
+    with pytest.raises(
+        UserError, match="looks like a checkpoint of nnssl, but its plan or tensors are not of that form"
+    ):
+        read_encoder(changed("resenc_mae", with_strides_of_two_axes))
+
     def stretched(weights, plan):
         plan["architecture_plans"]["arch_kwargs"]["input_shape"] = [64, 32, 16]
 

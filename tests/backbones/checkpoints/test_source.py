@@ -21,7 +21,7 @@ def test_a_file_that_needs_code_is_refused_with_the_reason(tmp_path, capsys):
     torch.save({"network_weights": {"a": torch.ones(1)}, "extra": Evil()}, path)
     with pytest.raises(UserError, match=r"refused, because it holds more.*\((builtins\.)?print\)"):
         read_encoder(path)
-    path.write_bytes(pickle.dumps(Evil()))
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
     with pytest.raises(UserError, match=r"refused|not readable"):
         read_encoder(path)
     assert "code of the file ran" not in capsys.readouterr().out

@@ -56,7 +56,16 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
         return read_bundle_backbone(path) if (path / "bundle.json").is_file() else read_encoder_folder(path)
     raw = open_checkpoint(path)
     for reader in READERS:
-        encoder = reader(raw, options)
+        try:
+            encoder = reader(raw, options)
+        except UserError:
+            raise
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            name = reader.__name__.removeprefix("read_")
+            raise UserError(
+                f"{path}: looks like a checkpoint of {name}, but its plan or tensors are not of that form ({error!r}); "
+                "the file is damaged or of another version"
+            ) from error
         if encoder is not None:
             check_complete(path, encoder)
             return encoder
