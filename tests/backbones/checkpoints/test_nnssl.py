@@ -194,9 +194,7 @@ def test_incomplete_and_unknown_networks_are_refused(changed):
     def with_strides_of_two_axes(weights, plan):
         plan["architecture_plans"]["arch_kwargs"]["strides"] = [[1, 1]] * 4
 
-    with pytest.raises(
-        UserError, match="looks like a checkpoint of nnssl, but its plan"
-    ):
+    with pytest.raises(UserError, match="looks like a checkpoint of nnssl, but its plan"):
         read_encoder(changed("resenc_mae", with_strides_of_two_axes))
 
     def stretched(weights, plan):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
@@ -34,11 +35,8 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
     if sha256 != expected:
         raise UserError(f"{folder}: the sha256 of its weights differs from the one in bundle.json; copy it again")
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
-    unused: dict[str, int] = {}
-    for name in weights:
-        if not name.startswith(PREFIX):
-            part = name.partition(".")[0]
-            unused[part] = unused.get(part, 0) + 1
+    # Sorted, since safetensors hands out tensors in an order that changes from call to call.
+    unused = dict(Counter(name.partition(".")[0] for name in sorted(weights) if not name.startswith(PREFIX)))
     training = provenance.get("training", {})
     card = {
         "preprocessing": preprocessing,
