@@ -69,5 +69,5 @@ def rows() -> Iterator[Row | MemoryRow]:
     with torch.no_grad():
         for a, b in zip(ours(image), other(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    yield race(WORK, PEER, step(other), step(ours))
+    yield race(WORK, PEER, step(other), step(ours), rounds=9)
     yield compare_memory("ResEnc-S at (1, 1, 64, 64, 64), peak memory", PEER, their_step, our_step)
