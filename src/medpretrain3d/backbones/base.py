@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class Backbone(Described, nn.Module):
     """Whether activations are computed again in the backward pass instead of kept."""
     citation: ClassVar[str] = ""
     """Paper of the architecture: authors, year, identifier."""
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Constructor arguments of the sizes worth listing: the published ones and those of ours for small machines."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """One feature map per level, finest first."""
@@ -73,7 +76,9 @@ class Backbone(Described, nn.Module):
     def run_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """The block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
+            return checkpoint(
+                block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _recomputing(block))
+            )
         return block(*inputs)
 
     def check_input(self, image: Tensor) -> None:
@@ -88,6 +93,20 @@ class Backbone(Described, nn.Module):
                 f"wanted (B, {self.in_channels}, D, H, W); set in_channels to the channels of the data"
             )
         check_patch(tuple(image.shape[2:]), self.levels[-1].stride)
+
+
+@contextmanager
+def _recomputing(block: Callable[..., Tensor]) -> Iterator[None]:
+    """Batch norms leave their running statistics alone: the first pass has moved them once already."""
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d)] if isinstance(block, nn.Module) else []
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:
