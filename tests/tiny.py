@@ -13,6 +13,7 @@ from medpretrain3d.backbones import Backbone, PlainConv, Primus, ResEnc, TokenPy
 from medpretrain3d.backbones import (
     Backbone,
     GenesisUNet,
+    InflatedCNN,
     MedNeXt,
     ResEnc,
     ResNet3D,
@@ -51,6 +52,10 @@ TINY_BACKBONES: dict[str, Tiny] = {
     "GenesisUNet": Tiny(lambda **options: GenesisUNet(width=8, **options), (32, 16, 24)),
     "GenesisUNet anisotropic": Tiny(
         lambda **options: GenesisUNet(strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2)], width=8, **options), (8, 24, 16), True
+    ),
+    "InflatedCNN": Tiny(lambda **options: InflatedCNN("test_resnet", **options), (128, 32, 64)),
+    "InflatedCNN anisotropic": Tiny(
+        lambda **options: InflatedCNN("test_efficientnet", num_flat=2, **options), (32, 64, 32), True
     ),
     "SegResNet": Tiny(lambda **options: SegResNet(8, **options), (32, 16, 24)),
     "SegResNet anisotropic": Tiny(

@@ -11,6 +11,7 @@ from medpretrain3d.backbones.checkpoints import (
     save_encoder,
 )
 from medpretrain3d.backbones.genesis_unet import GenesisUNet
+from medpretrain3d.backbones.inflated import InflatedCNN
 from medpretrain3d.backbones.mednext import MedNeXt
 from medpretrain3d.backbones.plain_conv import PlainConv
 from medpretrain3d.backbones.primus import Primus
@@ -26,6 +27,7 @@ __all__ = [
     "Backbone",
     "EncoderFile",
     "GenesisUNet",
+    "InflatedCNN",
     "Level",
     "LoadReport",
     "MedNeXt",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from medpretrain3d.description import Described
@@ -73,7 +74,7 @@ class Backbone(Described, nn.Module):
         groups[0] = [*self.parameters(recurse=False), *groups[0]]
         return groups
 
-    def run_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def run_block(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
         """The block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
             return checkpoint(
@@ -98,7 +99,7 @@ class Backbone(Described, nn.Module):
 @contextmanager
 def _recomputing(block: Callable[..., Tensor]) -> Iterator[None]:
     """Batch norms leave their running statistics alone: the first pass has moved them once already."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm3d)] if isinstance(block, nn.Module) else []
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)] if isinstance(block, nn.Module) else []
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
