@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-<<<<<<< HEAD
-from medpretrain3d.backbones import Backbone, PlainConv, Primus, ResEnc, TokenPyramid, ViT
-=======
 from medpretrain3d.backbones import (
     Backbone,
     GenesisUNet,
     InflatedCNN,
     MedNeXt,
+    PlainConv,
+    Primus,
     ResEnc,
     ResNet3D,
     SegResNet,
@@ -22,7 +21,6 @@ from medpretrain3d.backbones import (
     TokenPyramid,
     ViT,
 )
->>>>>>> 8afa344 (ResNet3D, MedNeXt, SwinUNETR, SegResNet and the U-Net of Models Genesis)
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,10 @@ ANISOTROPIC = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
 TINY_BACKBONES: dict[str, Tiny] = {
     "ResEnc": Tiny(lambda **options: ResEnc("XXS", **options), (32, 16, 24)),
     "ResEnc anisotropic": Tiny(lambda **options: ResEnc("XXS", strides=ANISOTROPIC, **options), (8, 16, 24), True),
-<<<<<<< HEAD
     "PlainConv": Tiny(lambda **options: PlainConv("XXS", **options), (16, 8, 24)),
     "Primus": Tiny(
         lambda **options: Primus("XXS", position_grid=(2, 2, 2), num_register_tokens=1, **options), (16, 8, 24)
-=======
+    ),
     "GenesisUNet": Tiny(lambda **options: GenesisUNet(width=8, **options), (32, 16, 24)),
     "GenesisUNet anisotropic": Tiny(
         lambda **options: GenesisUNet(strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2)], width=8, **options), (8, 24, 16), True
@@ -81,9 +78,8 @@ TINY_BACKBONES: dict[str, Tiny] = {
     "SwinUNETR": Tiny(lambda **options: SwinUNETR(12, window_size=(3, 3, 3), **options), (64, 32, 32)),
     "SwinUNETR-V2 anisotropic": Tiny(
         lambda **options: SwinUNETR(12, patch_size=(1, 2, 2), window_size=(3, 3, 3), is_v2=True, **options),
-        (64, 32, 64),
+        (16, 32, 64),
         True,
->>>>>>> 8afa344 (ResNet3D, MedNeXt, SwinUNETR, SegResNet and the U-Net of Models Genesis)
     ),
     "ViT": Tiny(lambda **options: ViT("XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2), **options), (16, 8, 24)),
     "ViT anisotropic": Tiny(lambda **options: ViT("XXS", patch_size=(4, 8, 8), **options), (8, 16, 24), True),
