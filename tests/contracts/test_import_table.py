@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "detection": {"boxes", "backbones"},
     "data": {"boxes"},
     "inference": {"boxes", "detection", "backbones", "data"},
-    "evaluation": {"boxes"},
+    "evaluation": {"boxes", "data"},
     "engine": {"backbones"},
     "study": {"evaluation"},
     "commands": {"boxes", "backbones", "objectives", "detection", "data", "inference", "evaluation", "study"},

@@ -108,7 +108,11 @@ def test_boxes_of_a_predictions_file_are_marks_at_their_centres(tmp_path):
     document = {"classes": ["nodule"], "frame": "lps_mm", "predictions": [entry]}
     (tmp_path / "p.json").write_text(json.dumps(document))
     marks = read_marks(tmp_path / "p.json")
-    assert (marks.series.tolist(), marks.center_lps_mm.tolist(), marks.value.tolist()) == (["1.3.6.1"], [[-2, 2, 5]], [0.7])
+    assert (marks.series.tolist(), marks.center_lps_mm.tolist(), marks.value.tolist()) == (
+        ["1.3.6.1"],
+        [[-2, 2, 5]],
+        [0.7],
+    )
     for change, said in (({"frame": "voxels"}, "must be 'lps_mm'"), ({"classes": ["a", "b"]}, "2 classes")):
         (tmp_path / "bad.json").write_text(json.dumps(document | change))
         with pytest.raises(UserError, match=said):

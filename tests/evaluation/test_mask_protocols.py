@@ -111,9 +111,13 @@ def test_picai_by_hand():
 
 
 @settings(max_examples=60)
-@given(arrays.arrays(float, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.sampled_from([0, 0.05, 0.1, 0.4, 0.7])))
+@given(
+    arrays.arrays(
+        float, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.sampled_from([0, 0.05, 0.1, 0.4, 0.7])
+    )
+)
 def test_picai_pairs_as_many_as_possible(iou):
-    num_findings, num_lesions = iou.shape
+    num_findings = len(iou)
     hits = match(ScanOverlap("s", np.full(num_findings, 0.5), iou)).is_hit.sum()
     padded = np.concatenate([iou, np.zeros((num_findings, num_findings))], axis=1)
     places = itertools.permutations(range(padded.shape[1]), num_findings)

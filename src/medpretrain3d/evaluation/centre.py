@@ -24,6 +24,8 @@ from medpretrain3d.evaluation.matching import Closeness
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
 
 Criterion = str | float
+JUST_INSIDE = float(np.nextafter(0, 1))
+"""The least closeness of a hit: above 0, since all criteria are strict."""
 
 
 def closeness(criterion: Criterion) -> Closeness:
@@ -76,8 +78,7 @@ def centre(
         UserError: as `evaluate`, or no such criterion.
     """
     resampling = resampling or Resampling()
-    just_inside = float(np.nextafter(0, 1))
-    scans = match_data_set(predictions, targets, classes, [just_inside], closeness(criterion))
+    scans = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion))
     values, intervals = resampling.estimate(lambda weights: _metrics(scans, weights), scans.num_scans)
     return {
         **values,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,8 @@ def compare(
     b = match_data_set(predictions_b, targets, classes, IOU_THRESHOLDS)
     once = np.ones((1, a.num_scans))
     value_a, value_b = metrics(a, once), metrics(b, once)
-    resampled_a, resampled_b = (
-        replicates(lambda weights, one=one: metrics(one, weights), a.num_scans, num_bootstrap, seed) for one in (a, b)
-    )
+    resampled_a = replicates(partial(metrics, a), a.num_scans, num_bootstrap, seed)
+    resampled_b = replicates(partial(metrics, b), b.num_scans, num_bootstrap, seed)
     differences = {}
     for key in COMPARED:
         resampled = resampled_b[key] - resampled_a[key]

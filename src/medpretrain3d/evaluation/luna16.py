@@ -72,9 +72,7 @@ def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: 
     if not matches.num_targets.any():
         raise UserError(f"none of the {len(series)} scans of the list has an annotated nodule; check the seriesuids")
     elsewhere = marks.num_outside(series)
-    return MarkedScans(
-        series, matches, len(marks.value) - elsewhere, over_limit, on_excluded, double, elsewhere
-    )
+    return MarkedScans(series, matches, len(marks.value) - elsewhere, over_limit, on_excluded, double, elsewhere)
 
 
 def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:

@@ -52,7 +52,12 @@ def ribfrac(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, A
         "num_predictions": sum(len(one.scores) for one in scans),
         **resampling.facts(),
         "per_case": [
-            {"case": one.case, "num_targets": one.num_targets, "num_predictions": len(one.scores), "num_hits": int(found)}
+            {
+                "case": one.case,
+                "num_targets": one.num_targets,
+                "num_predictions": len(one.scores),
+                "num_hits": int(found),
+            }
             for one, found in zip(scans, hits, strict=True)
         ],
     }
