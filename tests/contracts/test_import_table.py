@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": {"boxes"},
     "planning": {"boxes", "backbones", "detection", "data"},
     "inference": {"boxes", "detection", "backbones", "data"},
-    "evaluation": {"boxes"},
+    "evaluation": {"boxes", "data"},
     "engine": {"backbones"},
     "study": {"evaluation"},
     "commands": {

@@ -119,3 +119,83 @@ def test_compare_refuses_files_of_different_scans(files, tmp_path):
     (tmp_path / "short.json").write_text(json.dumps({"classes": ["nodule"], "predictions": [one]}))
     with pytest.raises(UserError, match="no entry for case 'y'"):
         call(compare, files["good"], tmp_path / "short.json", "--targets", files["targets"])
+
+
+def test_more_is_written_on_demand(files, tmp_path, capsys):
+    arguments = ("--predictions", files["bad"], "--targets", files["targets"], "--bootstrap", 5)
+    more = ("--csv", tmp_path / "cases.csv", "--plots", tmp_path / "plots", "--size-bins-mm", 1, 3)
+    assert call(evaluate, *arguments, *more) == 0
+    rows = (tmp_path / "cases.csv").read_text().splitlines()
+    assert rows[0] == "case,num_targets,num_predictions,num_hits,max_score,score"
+    assert rows[1].startswith("x,1,2,1,0.9,0.5")
+    assert len(rows) == 3
+    names = {"froc", "precision_recall", "scores", "size", "reliability"}
+    pictures = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert pictures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    assert (tmp_path / "plots" / "froc.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in (tmp_path / "plots" / "froc.svg").read_text()
+    printed = capsys.readouterr().out
+    assert "diameter 1 to 3 mm" in printed
+    assert "expected calibration error" in printed
+
+
+@pytest.mark.parametrize(
+    ("protocol", "key", "shown"),
+    [
+        ("case-level", "case_level", "scans with objects (2)"),
+        ("operating-points", "operating_points", "at IoU 0.1"),
+        ("calibration", "calibration", "expected calibration error"),
+        ("centre", "FROC_curve", "by 'radius'"),
+        ("ribfrac", "froc_score", "FROC at IoU > 0.2 of boxes"),
+        ("picai", "auroc", "IoU of boxes at least 0.1"),
+    ],
+)
+def test_every_protocol_of_boxes_runs(files, protocol, key, shown, capsys):
+    arguments = ("--predictions", files["bad"], "--targets", files["targets"], "-o", files["out"], "--bootstrap", 5)
+    assert call(evaluate, "--protocol", protocol, *arguments) == 0
+    assert shown in capsys.readouterr().out
+    with open(files["out"]) as file:
+        result = json.load(file)
+    assert key in result
+    assert result["protocol"] == protocol
+
+
+def test_luna16_on_the_files_of_the_public_script(shared, tmp_path, capsys):
+    folder = shared / "fixtures" / "luna16"
+    inputs = {"annotations": "annotations", "excluded": "annotations_excluded", "series": "seriesuids"}
+    inputs["predictions"] = "predictions"
+    arguments = [part for name, file in inputs.items() for part in (f"--{name}", folder / "set001" / f"{file}.csv")]
+    output = ("--bootstrap", 20, "-o", tmp_path / "out.json", "--plots", tmp_path / "plots")
+    assert call(evaluate, "--protocol", "luna16", *arguments, *output) == 0
+    expected = json.loads((folder / "expected.json").read_text())["set001"]
+    assert json.loads((tmp_path / "out.json").read_text())["cpm"] == pytest.approx(expected["cpm"], abs=1e-6)
+    assert "0.780000" in capsys.readouterr().out
+    assert (tmp_path / "plots" / "froc.svg").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--protocol", "luna16"), "protocol luna16 needs --annotations"),
+        (("--protocol", "centre", "--hit", "near"), "hit criterion 'near'"),
+        (("--protocol", "calibration", "--iou", 0), "--iou is 0"),
+        (("--scores", 2), "operating point at score 2"),
+        (("--size-bins-mm", 3, 1), "must rise"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(files, arguments, said):
+    with pytest.raises(UserError, match=said):
+        call(evaluate, "--predictions", files["good"], "--targets", files["targets"], "-o", files["out"], *arguments)
+
+
+def test_the_convention_of_the_boxes_can_be_chosen(files, tmp_path):
+    for name, key in (("p", "predictions"), ("t", "targets")):
+        box = [0, 0, 0, 1, 1, 3] if name == "p" else [0, 0, 0, 1, 1, 1]
+        entry = {"case": "x", "boxes": [box], "labels": [0], **({"scores": [0.5]} if name == "p" else {})}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": ["a"], key: [entry]}))
+    arguments = ("--predictions", tmp_path / "p.json", "--targets", tmp_path / "t.json", "-o", files["out"])
+    # Half-open 1 of 3 voxels, inclusive 8 of 16.
+    for convention, at_half in (("half-open", 0), ("inclusive", 1)):
+        assert call(evaluate, *arguments, "--bootstrap", 0, "--boxes", convention) == 0
+        with open(files["out"]) as file:
+            assert json.load(file)["AP_IoU_0.50_MaxDet_100"] == at_half

@@ -109,3 +109,30 @@ def test_a_frame_that_only_one_file_states_is_trusted(write):
     p = read_predictions(write("p.json", "predictions", [found("x")], frame="lps_mm"))
     t = read_targets(write("t.json", "targets", [wanted("x")]))
     assert len(pair(p, t)) == 1
+
+
+def test_ignore_regions_are_read_and_checked(write):
+    region = [4, 4, 4, 8, 8, 8]
+    file = read_targets(write("t.json", "targets", [wanted("x", ignore=[region]), wanted("y")]))
+    assert file.cases[0].ignore.tolist() == [region]
+    assert file.cases[1].ignore is None
+    with pytest.raises(UserError, match=r"case 'x', ignore regions: box 0 .*max corner lies below"):
+        read_targets(write("t.json", "targets", [wanted("x", ignore=[[4, 4, 4, 8, 8, 3]])]))
+
+
+def test_inclusive_boxes_get_their_last_voxel(write):
+    one_voxel = [5, 5, 5, 5, 5, 5]
+    p = read_predictions(write("p.json", "predictions", [found("x", boxes=[one_voxel])]), "inclusive")
+    t = read_targets(write("t.json", "targets", [wanted("x", boxes=[one_voxel], ignore=[BOX])]), "inclusive")
+    assert p.cases[0].boxes.tolist() == t.cases[0].boxes.tolist() == [[5, 5, 5, 6, 6, 6]]
+    assert t.cases[0].ignore.tolist() == [[0, 0, 0, 3, 3, 3]]
+    with pytest.raises(UserError, match="inclusive, but the frame is 'lps_mm'"):
+        read_predictions(write("p.json", "predictions", [found("x")], frame="lps_mm"), "inclusive")
+
+
+def test_a_file_without_predictions_is_refused(write, tmp_path):
+    with pytest.raises(UserError, match="'predictions' must be a list with at least one entry"):
+        read_predictions(write("p.json", "predictions", []))
+    (tmp_path / "empty.json").write_text("")
+    with pytest.raises(UserError, match="not a JSON file"):
+        read_predictions(tmp_path / "empty.json")

@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 
 from medpretrain3d.evaluation import PredictedCase, TargetCase
-from medpretrain3d.evaluation.matching import Matches, match_boxes, match_scans, pool_classes
+from medpretrain3d.evaluation.matching import (
+    Matches,
+    greedy_match,
+    intersection_over_union,
+    lies_in_any,
+    match_scans,
+    pool_classes,
+)
 
 IOUS = np.array([0.1, 0.5])
 
@@ -11,6 +18,10 @@ IOUS = np.array([0.1, 0.5])
 def along_w(*intervals):
     """Boxes of cross-section 1 whose IoU is that of their intervals along W."""
     return np.array([[0, 0, low, 1, 1, high] for low, high in intervals], dtype=float)
+
+
+def match_boxes(found, wanted, ious):
+    return greedy_match(intersection_over_union(found, wanted), ious) >= 0
 
 
 def test_each_object_is_hit_once_by_its_best_scored_detection():
@@ -58,3 +69,18 @@ def test_only_the_best_detections_per_class_count():
 def test_counts_before_each_position():
     matches = Matches(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1]), np.zeros((1, 3), bool), np.array([0, 0, 0]))
     assert matches.counts_before(np.array([0, 1, 2, 3])).tolist() == [[0, 0, 1, 1], [0, 1, 1, 2], [0, 0, 0, 0]]
+
+
+def test_the_object_that_is_hit_is_known():
+    wanted = [TargetCase("a", along_w((0, 4), (10, 14), (20, 24)), np.array([1, 0, 1]))]
+    found = [PredictedCase("a", along_w((20, 24), (0, 4), (10, 14)), np.array([0.3, 0.9, 0.8]), np.array([1, 1, 1]))]
+    (_, second) = match_scans(found, wanted, 2, IOUS)
+    assert second.detection.tolist() == [1, 2, 0]  # by falling score
+    assert second.target.tolist() == [[0, -1, 2]] * 2
+
+
+def test_a_box_lies_in_a_region_when_its_centre_does():
+    region = along_w((4, 8))
+    assert lies_in_any(along_w((2, 6), (5, 20), (5.5, 6.5), (1, 6)), region).tolist() == [True, False, True, False]
+    assert not lies_in_any(along_w((4, 8)), None).any()
+    assert not lies_in_any(along_w((4, 8)), np.zeros((0, 6))).any()

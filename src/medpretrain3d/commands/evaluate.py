@@ -1,38 +1,99 @@
-"""Score predictions against targets: AP, mAP and FROC, with bootstrap intervals over scans.
+"""Score predictions against targets, by the rules of a field, with bootstrap intervals over scans.
 
-Both files are JSON with `classes` and one entry per scan (see docs/data.md). The table goes to the terminal, everything
-to the output file.
+  detection         boxes by IoU: AP, mAP, AR, FROC, by class and size       JSON files (docs/data.md)
+  centre            boxes by the distance of their centres                   JSON files
+  case-level        AUROC and AUPRC of the highest score of each scan        JSON files
+  operating-points  sensitivity, precision, false positives at chosen scores JSON files
+  calibration       reliability of the scores                                JSON files
+  luna16            CPM                                                      CSV files, or JSON as predictions
+  ribfrac           sensitivity at IoU > 0.2                                 folders of masks and a CSV, or JSON files
+  picai             AP and AUROC                                             folders of maps and masks, or JSON files
+
+Every protocol is defined in docs/evaluation.md. The table goes to the terminal, everything to the output file.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets
-from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP
-from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, froc_curve_key, froc_score_key
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
+from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
+from medpretrain3d.evaluation.calibration import calibration
+from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.cases import PredictedCase
+from medpretrain3d.evaluation.centre import JUST_INSIDE, centre, closeness
+from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.detection import Compat
+from medpretrain3d.evaluation.files import BoxConvention, TargetFile
+from medpretrain3d.evaluation.luna16 import luna16, mark_scans
+from medpretrain3d.evaluation.marks import read_marks, read_nodules, read_series
+from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
+from medpretrain3d.evaluation.matching import Matches, join_scans
+from medpretrain3d.evaluation.operating_points import SCORES, operating_points
+from medpretrain3d.evaluation.overlap import ScanOverlap, of_boxes
+from medpretrain3d.evaluation.picai import match as match_picai
+from medpretrain3d.evaluation.picai import picai
+from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
+from medpretrain3d.evaluation.ribfrac import ribfrac
+from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 
-SHOWN_IOUS = (0.1, 0.3, 0.5)
-FROC_IOUS = (0.1, 0.5)
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a protocol found: its result, the result as text, and the matches behind its curves by name."""
+
+    result: dict[str, Any]
+    table: list[str]
+    curves: dict[str, Matches]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Two files in, one out."""
-    parser.add_argument("--predictions", type=Path, required=True, help="JSON file with what was found")
-    parser.add_argument("--targets", type=Path, required=True, help="JSON file with what was to be found")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
+    """The protocol, its inputs, what to write, and how."""
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="detection", help="default: %(default)s")
+    parser.add_argument("--predictions", type=Path, required=True, help="what was found: JSON, CSV or folder")
+    parser.add_argument("--targets", type=Path, help="what was to be found: JSON or folder (not for luna16)")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("--csv", type=Path, help="CSV file to write, one row per scan")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="folder for pictures, each as PNG and SVG")
     add_resampling_arguments(parser)
     parser.add_argument(
         "--compat",
         choices=get_args(Compat),
         default="none",
-        help="nndetection: a class without objects has AP -1 and enters the means (default: it is left out)",
+        help="detection: a class without objects has AP -1 and enters the means, as there (default: it is left out)",
     )
+    parser.add_argument(
+        "--boxes",
+        choices=get_args(BoxConvention),
+        default="half-open",
+        help="inclusive: the max corner is the last voxel inside (+1); for voxel boxes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size-bins-mm",
+        type=float,
+        nargs="*",
+        metavar="MM",
+        help=f"detection: diameters between the size strata (default: {' '.join(f'{d:g}' for d in DIAMETERS_MM)} "
+        "where the files are in lps_mm, else none)",
+    )
+    parser.add_argument("--iou", type=float, default=0.1, help="single sections: least IoU of a hit (default: 0.1)")
+    parser.add_argument("--hit", default="radius", help="centre: radius, box, or a distance in mm (default: radius)")
+    parser.add_argument(
+        "--scores", type=float, nargs="+", default=SCORES, help="operating points (default: 0.1 ... 0.9)"
+    )
+    parser.add_argument("--annotations", type=Path, help="luna16: CSV of nodules")
+    parser.add_argument("--excluded", type=Path, help="luna16: CSV of findings that are neither right nor wrong")
+    parser.add_argument("--series", type=Path, help="luna16: the scans that count, one per line")
+    parser.add_argument("--instance-scores", type=Path, metavar="CSV", help="ribfrac with masks: score per instance")
 
 
 def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,53 +105,152 @@ def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write, print."""
-    predictions, targets = read_predictions(args.predictions), read_targets(args.targets)
-    result = evaluate(
-        pair(predictions, targets),
-        targets.cases,
-        targets.classes,
-        num_bootstrap=args.bootstrap,
-        seed=args.seed,
-        confidence=args.confidence,
-        compat=args.compat,
-    )
-    write_text(args.output, json.dumps(result, indent=1) + "\n")
-    print(table(result))
-    print(f"all numbers: {args.output}")
+    resampling = Resampling(args.bootstrap, args.seed, args.confidence)
+    outcome = PROTOCOLS[args.protocol](args, resampling)
+    result = {"protocol": args.protocol, **outcome.result}
+    if args.output is not None:
+        write_text(args.output, json.dumps(result, indent=1) + "\n")
+    if args.csv is not None:
+        write_text(args.csv, per_case_csv(result["per_case"]))
+    print("\n".join(outcome.table))
+    if args.plots is not None:
+        from medpretrain3d.evaluation.plots import draw
+
+        names = draw(args.plots, outcome.curves, resampling, result)
+        print(f"pictures: {args.plots} ({', '.join(names)}; png and svg)")
+    for what, path in (("all numbers", args.output), ("per scan", args.csv)):
+        if path is not None:
+            print(f"{what}: {path}")
     return 0
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """mAP and AP per class, then the FROC curves, as lines of text."""
-    num_targets = result["num_targets"]
-    lines = [
-        f"{result['num_cases']} scans, {sum(num_targets.values())} objects, {result['num_predictions']} detections"
-    ]
-    if result["num_bootstrap"]:
-        lines[0] += f"; {result['confidence']:.0%} intervals from {result['num_bootstrap']} resamplings of the scans"
-    columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS}
-    rows = [("all classes", sum(num_targets.values()), "")]
-    if len(num_targets) > 1:
-        rows += [(name, count, f"{name}_") for name, count in num_targets.items()]
-    width = max(len(name) for name, _, _ in rows)
-    lines.append(f"{'':<{width}}  objects  " + "  ".join(f"{name:<21}" for name in columns).rstrip())
-    for name, count, prefix in rows:
-        cells = [_cell(result, prefix + key) for key in columns.values()]
-        lines.append(f"{name:<{width}}  {count:>7}  " + "  ".join(f"{cell:<21}" for cell in cells).rstrip())
-    rates = "  ".join(f"{rate:>5g}" for rate in result["false_positives_per_scan"])
-    lines.append(f"sensitivity at false positives per scan:  {rates}  mean")
-    for iou in FROC_IOUS:
-        curve = "  ".join(f"{value:>5.3f}" for value in result[froc_curve_key(iou)])
-        lines.append(f"{f'  FROC at IoU {iou:.1f}':<42}{curve}  {_cell(result, froc_score_key(iou))}")
-    if result["classes_without_targets"]:
-        names = ", ".join(result["classes_without_targets"])
-        how = "AP -1, counted in the means" if result["compat"] == "nndetection" else "left out of the means"
-        lines.append(f"classes without objects, {how}: {names}")
-    return "\n".join(lines)
+def per_case_csv(rows: list[Mapping[str, Any]]) -> str:
+    """One row per scan under the names of its numbers."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue()
 
 
-def _cell(result: Mapping[str, Any], key: str) -> str:
-    if key not in result["intervals"]:
-        return f"{result[key]:.3f}"
-    low, high = result["intervals"][key]
-    return f"{result[key]:.3f} [{low:.3f}, {high:.3f}]"
+def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    found, targets = _read(args)
+    edges_mm = args.size_bins_mm
+    if edges_mm is None:
+        edges_mm = DIAMETERS_MM if targets.frame == "lps_mm" else ()
+    elif edges_mm and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', size bins are in mm; leave --size-bins-mm out")
+    settings = resampling.facts()
+    result = evaluate(
+        found,
+        targets.cases,
+        targets.classes,
+        compat=args.compat,
+        size_edges_mm=edges_mm,
+        scores=args.scores,
+        **settings,
+    )
+    scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
+    curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
+    return Outcome(result, tables.detection_table(result), curves)
+
+
+def _centre(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    found, targets = _read(args)
+    criterion = _criterion(args.hit)
+    if isinstance(criterion, float) and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {criterion:g} is in mm")
+    result = centre(found, targets.cases, targets.classes, criterion, resampling, args.scores)
+    scans = match_data_set(found, targets.cases, targets.classes, [JUST_INSIDE], closeness(criterion))
+    return Outcome(result, tables.centre_table(result), {f"hit by {args.hit}": scans.pooled})
+
+
+def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "annotations", "series")
+    scans = mark_scans(
+        read_series(args.series),
+        read_nodules(args.annotations),
+        read_marks(args.predictions),
+        None if args.excluded is None else read_nodules(args.excluded),
+    )
+    result = luna16(scans, resampling)
+    return Outcome(result, tables.luna16_table(result), {"nodules": scans.matches})
+
+
+def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "targets")
+    if args.predictions.is_dir():
+        _need(args, "instance_scores")
+        scans, overlap = instance_scans(args.predictions, args.targets, args.instance_scores), "masks"
+    else:
+        scans, overlap = _box_overlaps(args), "boxes"
+    result = {"overlap": overlap, **ribfrac(scans, resampling)}
+    return Outcome(result, tables.ribfrac_table(result), {"fractures": match_ribfrac(scans)})
+
+
+def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "targets")
+    if args.predictions.is_dir():
+        scans, overlap = detection_map_scans(args.predictions, args.targets), "masks"
+    else:
+        scans, overlap = _box_overlaps(args), "boxes"
+    result = {"overlap": overlap, **picai(scans, resampling)}
+    return Outcome(result, tables.picai_table(result), {"lesions": join_scans([match_picai(one) for one in scans])})
+
+
+def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
+    """A protocol that is one section of `detection`, at the IoU asked for."""
+
+    def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+        found, targets = _read(args)
+        if not 0 < args.iou <= 1:
+            raise UserError(f"--iou is {args.iou:g}, must be above 0 and at most 1; 0.1 is usual")
+        scans = match_data_set(found, targets.cases, targets.classes, (args.iou,))
+        section = make(scans, resampling, args)
+        result = {
+            **{name: section, "iou": args.iou, **scans.facts(), **resampling.facts()},
+            "per_case": scans.case_scores([0]),
+        }
+        return Outcome(result, tables.section_table(result), {f"IoU {args.iou:g}": scans.pooled})
+
+    return protocol
+
+
+def _read(args: argparse.Namespace) -> tuple[list[PredictedCase], TargetFile]:
+    _need(args, "targets")
+    predictions = read_predictions(args.predictions, args.boxes)
+    targets = read_targets(args.targets, args.boxes)
+    return pair(predictions, targets), targets
+
+
+def _box_overlaps(args: argparse.Namespace) -> list[ScanOverlap]:
+    found, targets = _read(args)
+    return of_boxes(found, targets.cases, targets.classes)
+
+
+def _criterion(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _need(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) is None:
+            raise UserError(f"protocol {args.protocol} needs --{name.replace('_', '-')}; see --help")
+
+
+Protocol = Callable[[argparse.Namespace, Resampling], Outcome]
+PROTOCOLS: dict[str, Protocol] = {
+    "detection": _detection,
+    "centre": _centre,
+    "case-level": _section("case_level", lambda scans, how, _: case_level(scans.pooled, how)),
+    "operating-points": _section(
+        "operating_points", lambda scans, how, args: operating_points(scans.pooled, how, args.scores)
+    ),
+    "calibration": _section("calibration", lambda scans, how, _: calibration(scans.pooled, how)),
+    "luna16": _luna16,
+    "ribfrac": _ribfrac,
+    "picai": _picai,
+}

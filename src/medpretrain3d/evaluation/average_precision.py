@@ -21,26 +21,44 @@ def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     Returns:
         (R, T); nan in a replicate without objects.
     """
+    result = np.zeros((len(weights), len(matches.is_hit)))
+    for row, (envelope, levels_reached) in enumerate(_curves(matches, weights)):
+        new_levels = np.diff(levels_reached, axis=1, prepend=0)
+        result[:, row] = (envelope * new_levels).sum(axis=1) / len(RECALL_LEVELS)
+    result[weights @ matches.num_targets == 0] = np.nan
+    return result
+
+
+def precision_at_recall(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """The curve behind `average_precision`: best precision at each of the 101 recall levels or beyond, (R, T, 101)."""
+    curve = np.zeros((len(weights), len(matches.is_hit), len(RECALL_LEVELS)))
+    for row, (envelope, levels_reached) in enumerate(_curves(matches, weights)):
+        for replicate, (height, reached) in enumerate(zip(envelope, levels_reached, strict=True)):
+            at = np.searchsorted(reached, np.arange(len(RECALL_LEVELS)), side="right")
+            curve[replicate, row] = np.append(height, 0.0)[at]
+    curve[weights @ matches.num_targets == 0] = np.nan
+    return curve
+
+
+def _curves(matches: Matches, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Per threshold, at each hit: the best precision from there on, and how many recall levels are reached, (R, P)."""
     ranked = matches.ranked()
     num_targets = weights @ ranked.num_targets  # (R,)
     # Precision falls at every detection that is no hit, so the envelope only needs the positions of the hits.
     at = np.nonzero(ranked.is_hit.any(axis=0))[0]  # (P,)
-    num_detections = weights @ ranked.counts_before(at + 1)  # (R, P)
+    num_always = weights @ ranked.counts_before(at + 1)  # (R, P)
     weight_of_hit = weights[:, ranked.scan[at]]  # (R, P)
-    result = np.zeros((len(weights), len(ranked.is_hit)))
-    for row, is_hit in enumerate(ranked.is_hit[:, at]):
+    only_as_hit = ~ranked.counts_always[at]  # (P,)
+    curves = []
+    for is_hit in ranked.is_hit[:, at]:
         num_hits = np.cumsum(weight_of_hit * is_hit, axis=1)
-        result[:, row] = _area(num_hits, num_detections, num_targets)
-    result[num_targets == 0] = np.nan
-    return result
-
-
-def _area(num_hits: np.ndarray, num_detections: np.ndarray, num_targets: np.ndarray) -> np.ndarray:
-    precision = num_hits / np.maximum(num_detections, 1)  # (R, P)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # nnDetection divides in float32, where 1 of 25 objects does not reach the recall level 0.04 and float64 does: one
-    # level of 101, so up to 0.01 of AP.
-    recall = num_hits.astype(np.float32) / np.maximum(num_targets, 1).astype(np.float32)[:, None]
-    levels_reached = np.searchsorted(RECALL_LEVELS, recall, side="right")
-    new_levels = np.diff(levels_reached, axis=1, prepend=0)
-    return (envelope * new_levels).sum(axis=1) / len(RECALL_LEVELS)
+        num_detections = num_always
+        if only_as_hit.any():
+            num_detections = num_always + np.cumsum(weight_of_hit * (is_hit & only_as_hit), axis=1)
+        precision = num_hits / np.maximum(num_detections, 1)
+        envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # nnDetection divides in float32, where 1 of 25 objects does not reach the recall level 0.04 and float64 does:
+        # one level of 101, so up to 0.01 of AP.
+        recall = num_hits.astype(np.float32) / np.maximum(num_targets, 1).astype(np.float32)[:, None]
+        curves.append((envelope, np.searchsorted(RECALL_LEVELS, recall, side="right")))
+    return curves

@@ -2,12 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from medpretrain3d.errors import UserError
 
 NUM_BOOTSTRAP = 1000
 CONFIDENCE = 0.95
+
+Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""From weights of the scans (R, S) to metrics by name, (R,) for a scalar and (R, K) for a curve."""
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: replicates (0 for none), seed, confidence.
+
+    Raises:
+        UserError: as `check_resampling`.
+    """
+
+    num_bootstrap: int = NUM_BOOTSTRAP
+    seed: int = 0
+    confidence: float = CONFIDENCE
+
+    def __post_init__(self) -> None:
+        check_resampling(self.num_bootstrap, self.seed, self.confidence)
+
+    def estimate(self, metrics: Metrics, num_scans: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
+
+        A metric that is nan has the interval (nan, nan); without replicates there are no intervals.
+        """
+        values = {name: value[0].tolist() for name, value in metrics(np.ones((1, num_scans))).items()}
+        intervals: dict[str, Any] = {}
+        if self.num_bootstrap:
+            for name, value in replicates(metrics, num_scans, self.num_bootstrap, self.seed).items():
+                interval = percentile_interval(value.reshape(self.num_bootstrap, -1), self.confidence)
+                interval[:, np.isnan(np.atleast_1d(values[name]))] = np.nan
+                intervals[name] = interval[:, 0].tolist() if value.ndim == 1 else interval.T.tolist()
+        return values, intervals
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says about its intervals."""
+        return {"num_bootstrap": self.num_bootstrap, "seed": self.seed, "confidence": self.confidence}
+
+
+def replicates(metrics: Metrics, num_scans: int, num_bootstrap: int, seed: int) -> dict[str, np.ndarray]:
+    """Every metric on each of `num_bootstrap` resampled sets of scans, shapes as `metrics` gives them."""
+    weights = scan_weights(num_scans, num_bootstrap, seed)
+    # 500 at a time: 10,000 replicates of 5,000 hits would need 400 MB per temporary.
+    parts = [metrics(weights[start : start + 500]) for start in range(0, num_bootstrap, 500)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def scan_weights(num_scans: int, num_bootstrap: int, seed: int) -> np.ndarray:

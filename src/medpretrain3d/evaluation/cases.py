@@ -39,15 +39,16 @@ class PredictedCase:
     labels: np.ndarray
 
 
-def target_case(case: str, boxes: Any, labels: Any, classes: Sequence[str]) -> TargetCase:
-    """Check the objects of one scan.
+def target_case(case: str, boxes: Any, labels: Any, classes: Sequence[str], ignore: Any = None) -> TargetCase:
+    """Check the objects and ignore regions of one scan.
 
     Raises:
         UserError: boxes not (N, 6) or not finite, swapped corners, lengths that differ, a label outside `classes`.
     """
     where = f"targets of case '{case}'"
     checked = _boxes(boxes, where)
-    return TargetCase(case, checked, _labels(labels, len(checked), classes, where))
+    regions = None if ignore is None else _boxes(ignore, f"{where}, ignore regions")
+    return TargetCase(case, checked, _labels(labels, len(checked), classes, where), regions)
 
 
 def predicted_case(case: str, boxes: Any, scores: Any, labels: Any, classes: Sequence[str]) -> PredictedCase:
@@ -82,7 +83,7 @@ def as_predicted_cases(
 def as_target_cases(targets: Sequence[TargetCase | Targets], classes: Sequence[str]) -> tuple[TargetCase, ...]:
     """Checked cases from cases or from `Targets`; a case without a name is called by its position."""
     return tuple(
-        target_case(getattr(one, "case", str(index)), one.boxes, one.labels, classes)
+        target_case(getattr(one, "case", str(index)), one.boxes, one.labels, classes, one.ignore)
         for index, one in enumerate(targets)
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,25 @@ from medpretrain3d.evaluation.bootstrap import (
     NUM_BOOTSTRAP,
     check_resampling,
     percentile_interval,
+    replicates,
     two_sided_p,
 )
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.data_set import match_data_set
 from medpretrain3d.evaluation.detection import (
+    IOU_THRESHOLDS,
     MAP_KEY,
     ap_key,
-    bootstrap_metrics,
     froc_score_key,
-    match_data_set,
+    mean_ar_key,
     metrics,
 )
+from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 
-COMPARED = (MAP_KEY, ap_key(0.1), ap_key(0.5), froc_score_key(0.1))
+COMPARED = (
+    *(MAP_KEY, ap_key(0.1), ap_key(0.3), ap_key(0.5)),
+    *(mean_ar_key(MAX_DETECTIONS), froc_score_key(0.1), froc_score_key(0.5)),
+)
 """The metrics a comparison reports."""
 
 
@@ -60,20 +67,21 @@ def compare(
         UserError: as `evaluate`, or no replicates.
     """
     check_resampling(num_bootstrap, seed, confidence, at_least=1)
-    a = match_data_set(predictions_a, targets, classes)
-    b = match_data_set(predictions_b, targets, classes)
+    a = match_data_set(predictions_a, targets, classes, IOU_THRESHOLDS)
+    b = match_data_set(predictions_b, targets, classes, IOU_THRESHOLDS)
     once = np.ones((1, a.num_scans))
     value_a, value_b = metrics(a, once), metrics(b, once)
-    replicates_a, replicates_b = bootstrap_metrics(a, num_bootstrap, seed), bootstrap_metrics(b, num_bootstrap, seed)
+    resampled_a = replicates(partial(metrics, a), a.num_scans, num_bootstrap, seed)
+    resampled_b = replicates(partial(metrics, b), b.num_scans, num_bootstrap, seed)
     differences = {}
     for key in COMPARED:
-        replicates = replicates_b[key] - replicates_a[key]
+        resampled = resampled_b[key] - resampled_a[key]
         differences[key] = {
             "a": float(value_a[key][0]),
             "b": float(value_b[key][0]),
             "difference": float(value_b[key][0] - value_a[key][0]),
-            "interval": percentile_interval(replicates[:, None], confidence)[:, 0].tolist(),
-            "p_value": two_sided_p(replicates),
+            "interval": percentile_interval(resampled[:, None], confidence)[:, 0].tolist(),
+            "p_value": two_sided_p(resampled),
         }
     return {
         "differences": differences,

@@ -1,39 +1,47 @@
-"""The scores of a set of predictions: AP per class and IoU, mAP, FROC, each with a bootstrap interval over scans.
+"""Boxes by overlap: AP and mAP, AR, FROC, each with a bootstrap interval over scans.
 
-Keys and numbers are those of nnDetection v0.1, with one exception: a class without any object has no AP (nan) and is
-left out of the means, where nnDetection counts it as -1. `compat="nndetection"` does the same as nnDetection.
+Keys and numbers are those of nnDetection v0.1 and of MONAI, with one exception: a class without any object has no AP
+(nan) and is left out of the means, where both count it as -1. `compat` names the one to follow; then the mean recall
+`mAR_IoU_0.10_0.50_0.05` is, as there, over all IoUs of the program's list and not over those in its name.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.average_precision import average_precision
-from medpretrain3d.evaluation.bootstrap import (
-    CONFIDENCE,
-    NUM_BOOTSTRAP,
-    check_resampling,
-    percentile_interval,
-    scan_weights,
-)
-from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
+from medpretrain3d.evaluation.average_recall import recall
+from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
+from medpretrain3d.evaluation.calibration import calibration
+from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
-from medpretrain3d.evaluation.matching import MAX_DETECTIONS, Matches, match_scans, pool_classes
+from medpretrain3d.evaluation.matching import MAX_DETECTIONS
+from medpretrain3d.evaluation.operating_points import SCORES, operating_points
+from medpretrain3d.evaluation.size_strata import size_strata
 
-Compat = Literal["none", "nndetection"]
+Compat = Literal["none", "nndetection", "monai"]
 
-IOU_THRESHOLDS = tuple(step / 100 for step in (10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 80, 90))
-AP_IOUS = tuple(step / 10 for step in range(1, 10))
+IOU_THRESHOLDS = tuple(step / 100 for step in (10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 75, 80, 90))
+AP_IOUS = tuple(step / 100 for step in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90))
 """IoU thresholds reported one by one."""
 MAP_IOUS = tuple(iou for iou in IOU_THRESHOLDS if iou <= 0.5)
-"""IoU thresholds the mAP is averaged over, 0.1:0.05:0.5."""
+"""IoU thresholds the means are taken over, 0.1:0.05:0.5."""
+MEAN_AR_IOUS: dict[str, tuple[float, ...]] = {
+    "none": MAP_IOUS,
+    "nndetection": tuple(iou for iou in IOU_THRESHOLDS if iou != 0.75),
+    "monai": (*MAP_IOUS, 0.75),
+}
+FROC_IOUS = tuple(iou for iou in AP_IOUS if iou != 0.75)
+STRATA_IOUS = (0.1, 0.5)
+AR_MAX_DETECTIONS = (1, 5, 100)
+"""Detections per scan and class that may hit in the average recall (MONAI's list)."""
 
 MAP_KEY = f"mAP_IoU_0.10_0.50_0.05_MaxDet_{MAX_DETECTIONS}"
 
@@ -41,6 +49,16 @@ MAP_KEY = f"mAP_IoU_0.10_0.50_0.05_MaxDet_{MAX_DETECTIONS}"
 def ap_key(iou: float) -> str:
     """The key of the average precision at one IoU."""
     return f"AP_IoU_{iou:.2f}_MaxDet_{MAX_DETECTIONS}"
+
+
+def ar_key(iou: float) -> str:
+    """The key of the recall at one IoU."""
+    return f"AR_IoU_{iou:.2f}_MaxDet_{MAX_DETECTIONS}"
+
+
+def mean_ar_key(max_detections: int) -> str:
+    """The key of the recall averaged over the IoUs of the mAP."""
+    return f"mAR_IoU_0.10_0.50_0.05_MaxDet_{max_detections}"
 
 
 def froc_score_key(iou: float) -> str:
@@ -61,8 +79,12 @@ def evaluate(
     seed: int = 0,
     confidence: float = CONFIDENCE,
     compat: Compat = "none",
+    size_edges_mm: Sequence[float] = (),
+    scores: Sequence[float] = SCORES,
 ) -> dict[str, Any]:
     """Score the detections of whole scans.
+
+    A detection that hits no object but whose centre lies in an ignore region of its scan is neither right nor wrong.
 
     Args:
         predictions: one entry per scan.
@@ -71,96 +93,53 @@ def evaluate(
         num_bootstrap: replicates behind each interval; 0 for none.
         seed: of the resampling.
         confidence: of the intervals.
-        compat: "nndetection" gives a class without objects an AP of -1 and lets it enter the means.
+        compat: "nndetection" and "monai" give a class without objects -1 and let it enter the means of AP.
+        size_edges_mm: diameters between the size strata, for boxes in mm; none for no strata.
+        scores: of the operating points.
 
     Returns:
-        The metrics by nnDetection's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`, `FROC_score_...`,
-        `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair per point of a curve),
-        `classes_without_targets`, `num_cases`, `num_targets`, `num_predictions`, `num_bootstrap`, `seed`, `confidence`,
-        `false_positives_per_scan`, `per_case`. A FROC entry is nan where detections exist but none of them hits, as in
-        nnDetection; the sensitivity is then 0. `per_case` is explained at `case_scores`.
+        The metrics by nnDetection's and MONAI's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`,
+        `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
+        per point of a curve), what `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`,
+        `per_case` (see `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`;
+        `size_strata` where edges are given. A FROC entry is nan where detections exist but none of them hits, as in
+        nnDetection; the sensitivity is then 0.
 
     Raises:
         UserError: the lengths differ, there is no scan, a case is malformed, or the resampling settings make no sense.
     """
-    check_resampling(num_bootstrap, seed, confidence)
-    scans = match_data_set(predictions, targets, classes)
-    estimate = metrics(scans, np.ones((1, scans.num_scans)), compat)
-    values: dict[str, Any] = {name: value[0].tolist() for name, value in estimate.items()}
-    for iou in scans.ious_without_hit():
-        values[froc_score_key(iou)] = float("nan")
-        values[froc_curve_key(iou)] = [float("nan")] * len(FALSE_POSITIVES_PER_SCAN)
-
-    intervals: dict[str, Any] = {}
-    if num_bootstrap:
-        replicates = bootstrap_metrics(scans, num_bootstrap, seed, compat)
-        for name, value in replicates.items():
-            interval = percentile_interval(value.reshape(num_bootstrap, -1), confidence)  # (2, 1) or (2, rates)
-            interval[:, np.isnan(np.atleast_1d(values[name]))] = np.nan
-            intervals[name] = interval[:, 0].tolist() if value.ndim == 1 else interval.T.tolist()
+    resampling = Resampling(num_bootstrap, seed, confidence)
+    scans = match_data_set(predictions, targets, classes, IOU_THRESHOLDS)
+    values, intervals = resampling.estimate(lambda weights: metrics(scans, weights, compat), scans.num_scans)
+    for iou in ious_without_hit(scans):
+        score, curve, num_rates = froc_score_key(iou), froc_curve_key(iou), len(FALSE_POSITIVES_PER_SCAN)
+        values |= {score: np.nan, curve: [np.nan] * num_rates}
+        if intervals:
+            intervals |= {score: [np.nan] * 2, curve: [[np.nan] * 2] * num_rates}
+    rows = {iou: IOU_THRESHOLDS.index(iou) for iou in STRATA_IOUS}
+    strata = {"size_strata": size_strata(scans, resampling, rows, size_edges_mm)} if size_edges_mm else {}
     return {
         **values,
-        "classes": list(classes),
-        "classes_without_targets": [
-            name for name, one in zip(classes, scans.classes, strict=True) if not one.num_targets.any()
-        ],
-        "num_cases": scans.num_scans,
-        "num_targets": {name: int(one.num_targets.sum()) for name, one in zip(classes, scans.classes, strict=True)},
-        "num_predictions": sum(len(found.scores) for found in scans.predictions),
+        **scans.facts(),
         "false_positives_per_scan": list(FALSE_POSITIVES_PER_SCAN),
         "compat": compat,
-        "num_bootstrap": num_bootstrap,
-        "seed": seed,
-        "confidence": confidence,
+        **resampling.facts(),
         "intervals": intervals,
-        "per_case": case_scores(scans),
+        **strata,
+        "case_level": case_level(scans.pooled, resampling),
+        "operating_points": operating_points(scans.pooled, resampling, scores),
+        "calibration": calibration(scans.pooled, resampling),
+        "per_case": scans.case_scores(_rows(MAP_IOUS)),
     }
 
 
-@dataclass(frozen=True)
-class MatchedScans:
-    """A data set whose detections have met its objects; everything else is counting."""
-
-    predictions: Sequence[PredictedCase]
-    targets: Sequence[TargetCase]
-    names: Sequence[str]
-    classes: list[Matches]
-    pooled: Matches
-
-    @property
-    def num_scans(self) -> int:
-        """Scans, with and without objects."""
-        return len(self.targets)
-
-    def ious_without_hit(self) -> list[float]:
-        """The reported IoU thresholds at which detections exist and none of them hits."""
-        if not len(self.pooled.scores):
-            return []
-        is_hit = self.pooled.is_hit[_rows(AP_IOUS)]
-        return [iou for iou, of_iou in zip(AP_IOUS, is_hit, strict=True) if not of_iou.any()]
-
-
-def match_data_set(
-    predictions: Sequence[PredictedCase | Detections],
-    targets: Sequence[TargetCase | Targets],
-    classes: Sequence[str],
-) -> MatchedScans:
-    """Check the cases and match every scan once.
-
-    Raises:
-        UserError: the lengths differ, there is no scan, or a case is malformed.
-    """
-    if len(predictions) != len(targets):
-        raise UserError(f"{len(predictions)} predicted cases but {len(targets)} target cases; give one per scan")
-    if not targets:
-        raise UserError("no case to evaluate; give at least one scan")
-    found, wanted = as_predicted_cases(predictions, classes), as_target_cases(targets, classes)
-    matches = match_scans(found, wanted, len(classes), np.array(IOU_THRESHOLDS))
-    return MatchedScans(found, wanted, classes, matches, pool_classes(matches))
-
-
 def metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -> dict[str, np.ndarray]:
-    """Every metric under each weighting of the scans.
+    """Every metric under each weighting of the scans: `coco_metrics` and `froc_metrics`."""
+    return {**coco_metrics(scans, weights, compat), **froc_metrics(scans, weights)}
+
+
+def coco_metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -> dict[str, np.ndarray]:
+    """AP, mAP, AR and mAR, over all classes and of each.
 
     Args:
         scans: the matched data set of S scans.
@@ -168,65 +147,57 @@ def metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -
         compat: see `evaluate`.
 
     Returns:
-        By key, (R,) for a scalar and (R, 7) for a FROC curve; nan where a replicate leaves the metric undefined. A
-        replicate without objects of a class leaves this class out of its means.
+        By key (R,), nan where a replicate leaves the metric undefined. A replicate without objects of a class leaves
+        this class out of its means.
     """
-    per_class = np.stack([average_precision(one, weights) for one in scans.classes])  # (K, R, T)
-    if compat == "nndetection":
-        per_class[[not one.num_targets.any() for one in scans.classes]] = -1.0
-    over_classes = _mean(per_class, axis=0)  # (R, T)
-    result = {MAP_KEY: over_classes[:, _rows(MAP_IOUS)].mean(axis=1)}
-    for name, ap in zip(scans.names, per_class, strict=True):
-        result[f"{name}_{MAP_KEY}"] = ap[:, _rows(MAP_IOUS)].mean(axis=1)
+    is_absent = [not one.num_targets.any() for one in scans.classes]
+    ap = np.stack([average_precision(one, weights) for one in scans.classes])  # (K, R, T)
+    if compat != "none":
+        ap[is_absent] = -1.0
+    result: dict[str, np.ndarray] = {}
+
+    def report(key: str, per_class: np.ndarray, mean: np.ndarray) -> None:
+        result[key] = np.full_like(mean, -1.0) if all(is_absent) and compat != "none" else mean
+        for name, value, absent in zip(scans.names, per_class, is_absent, strict=True):
+            result[f"{name}_{key}"] = np.full_like(value, -1.0) if absent and compat != "none" else value
+
+    over_classes = _mean(ap)  # (R, T)
+    report(MAP_KEY, ap[:, :, _rows(MAP_IOUS)].mean(axis=2), over_classes[:, _rows(MAP_IOUS)].mean(axis=1))
     for iou, row in zip(AP_IOUS, _rows(AP_IOUS), strict=True):
-        result[ap_key(iou)] = over_classes[:, row]
-        for name, ap in zip(scans.names, per_class, strict=True):
-            result[f"{name}_{ap_key(iou)}"] = ap[:, row]
-    pooled = scans.pooled
-    reported = Matches(pooled.scores, pooled.scan, pooled.is_hit[_rows(AP_IOUS)], pooled.num_targets)
-    curves = froc_curve(reported, weights)  # (R, T, rates)
-    for row, iou in enumerate(AP_IOUS):
+        report(ap_key(iou), ap[:, :, row], over_classes[:, row])
+    for max_detections in AR_MAX_DETECTIONS:
+        ar = np.stack([recall(one, weights, max_detections) for one in scans.classes])  # (K, R, T)
+        mean_ar = ar[:, :, _rows(MEAN_AR_IOUS[compat])].mean(axis=2)
+        report(mean_ar_key(max_detections), mean_ar, _mean(mean_ar))
+    for iou, row in zip(AP_IOUS, _rows(AP_IOUS), strict=True):
+        report(ar_key(iou), ar[:, :, row], _mean(ar[:, :, row]))
+    return result
+
+
+def froc_metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean sensitivity (R,) and the seven sensitivities (R, 7) at each IoU, all classes pooled."""
+    result: dict[str, np.ndarray] = {}
+    curves = froc_curve(scans.pooled.rows(_rows(FROC_IOUS)), weights)  # (R, T, rates)
+    for row, iou in enumerate(FROC_IOUS):
         result[froc_score_key(iou)] = curves[:, row].mean(axis=1)
         result[froc_curve_key(iou)] = curves[:, row]
     return result
 
 
-def bootstrap_metrics(
-    scans: MatchedScans, num_bootstrap: int, seed: int, compat: Compat = "none"
-) -> dict[str, np.ndarray]:
-    """Every metric on each of `num_bootstrap` resampled sets of scans, keys and shapes as in `metrics`."""
-    weights = scan_weights(scans.num_scans, num_bootstrap, seed)
-    # 500 at a time: 10,000 replicates of 5,000 hits would need 400 MB per temporary.
-    parts = [metrics(scans, weights[start : start + 500], compat) for start in range(0, num_bootstrap, 500)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def case_scores(scans: MatchedScans) -> list[dict[str, Any]]:
-    """One entry per scan: `case`, `num_targets`, `num_predictions`, `num_hits` at IoU 0.1, and `score` in [0, 1].
-
-    The score of a scan with objects is the average precision of this scan alone, all classes pooled, averaged over the
-    IoUs of the mAP. The score of a scan without objects is 1 minus its highest detection score: 1 where nothing was
-    found, 0 where something was found with certainty.
-    """
-    ap = average_precision(scans.pooled, np.eye(scans.num_scans))[:, _rows(MAP_IOUS)].mean(axis=1)  # (S,)
-    hits = np.bincount(scans.pooled.scan[scans.pooled.is_hit[0]], minlength=scans.num_scans)
-    return [
-        {
-            "case": found.case,
-            "num_targets": len(wanted.labels),
-            "num_predictions": len(found.scores),
-            "num_hits": int(num_hits),
-            "score": float(score) if len(wanted.labels) else 1.0 - float(found.scores.max(initial=0.0)),
-        }
-        for found, wanted, score, num_hits in zip(scans.predictions, scans.targets, ap, hits, strict=True)
-    ]
+def ious_without_hit(scans: MatchedScans) -> list[float]:
+    """The IoU thresholds of the FROC at which detections exist and none of them hits."""
+    if not len(scans.pooled.scores):
+        return []
+    is_hit = scans.pooled.is_hit[_rows(FROC_IOUS)]
+    return [iou for iou, of_iou in zip(FROC_IOUS, is_hit, strict=True) if not of_iou.any()]
 
 
 def _rows(ious: Sequence[float]) -> list[int]:
     return [IOU_THRESHOLDS.index(iou) for iou in ious]
 
 
-def _mean(values: np.ndarray, axis: int) -> np.ndarray:
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the classes, axis 0, without those that are nan."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no class has objects: the mean is nan, as it should be
-        return np.asarray(np.nanmean(values, axis=axis))
+        return np.asarray(np.nanmean(values, axis=0))

@@ -3,8 +3,9 @@
     {"classes": ["nodule"], "frame": "lps_mm",
      "predictions": [{"case": "a", "boxes": [[x0, y0, z0, x1, y1, z1]], "scores": [0.9], "labels": [0]}]}
 
-A target file has `targets` in place of `predictions` and no scores. `format`, `frame`, `axes` and `case` are optional;
-other keys are ignored. Entries are paired by `case` where both files name their cases, else by order.
+A target file has `targets` in place of `predictions` and no scores; an entry may list regions to `ignore` (M, 6), in
+which finding something is neither right nor wrong. `format`, `frame`, `axes` and `case` are optional; other
+keys are not read. Entries are paired by `case` where both files name their cases, else by order.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, predicted_case, target_case
+
+BoxConvention = Literal["half-open", "inclusive"]
 
 
 @dataclass(frozen=True)
@@ -43,27 +48,39 @@ class TargetFile:
     cases: tuple[TargetCase, ...]
 
 
-def read_predictions(path: Path | str) -> PredictionFile:
+def read_predictions(path: Path | str, convention: BoxConvention = "half-open") -> PredictionFile:
     """Read what was found.
+
+    Args:
+        path: the JSON file.
+        convention: "inclusive" where the max corner is the last voxel inside, which then gets the missing voxel (+1).
 
     Raises:
         UserError: the file is missing or not JSON, a key is missing, a box, score or label is wrong, a case is there
-            twice; names the file, the case and the index.
+            twice, or inclusive boxes in millimetres; names the file, the case and the index.
     """
     header = _read(Path(path), "predictions")
+    grown = _extent_of_last_voxel(header, convention)
     cases = tuple(
-        _named(header.path, predicted_case, name, entry["boxes"], entry["scores"], entry["labels"], header.classes)
+        PredictedCase(one.case, one.boxes + grown, one.scores, one.labels)
         for name, entry in header.entries("boxes", "scores", "labels")
+        for one in [
+            _named(header.path, predicted_case, name, entry["boxes"], entry["scores"], entry["labels"], header.classes)
+        ]
     )
     return PredictionFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
 
 
-def read_targets(path: Path | str) -> TargetFile:
-    """Read what was to be found. Raises as `read_predictions`."""
+def read_targets(path: Path | str, convention: BoxConvention = "half-open") -> TargetFile:
+    """Read what was to be found. Arguments and errors as `read_predictions`."""
     header = _read(Path(path), "targets")
+    grown = _extent_of_last_voxel(header, convention)
     cases = tuple(
-        _named(header.path, target_case, name, entry["boxes"], entry["labels"], header.classes)
+        TargetCase(one.case, one.boxes + grown, one.labels, None if one.ignore is None else one.ignore + grown)
         for name, entry in header.entries("boxes", "labels")
+        for one in [
+            _named(header.path, target_case, name, entry["boxes"], entry["labels"], header.classes, entry.get("ignore"))
+        ]
     )
     return TargetFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
 
@@ -172,6 +189,18 @@ def _read(path: Path, key: str) -> _Header:
     if twice:
         raise UserError(f"{path}: case '{twice[0]}' is listed twice; give one entry per scan")
     return _Header(path, key, classes, content.get("frame"), content.get("axes"), content[key])
+
+
+def _extent_of_last_voxel(header: _Header, convention: BoxConvention) -> np.ndarray:
+    """What turns the file's boxes into half-open ones, (6,)."""
+    if convention == "half-open":
+        return np.zeros(6)
+    if header.frame is not None and header.frame.endswith("_mm"):
+        raise UserError(
+            f"{header.path}: boxes are inclusive, but the frame is '{header.frame}'; a last voxel exists only in "
+            "voxels: leave the option out, or give voxel boxes"
+        )
+    return np.repeat([0.0, 1.0], 3)
 
 
 def _named(path: Path, make: Any, *arguments: Any) -> Any:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 
 from medpretrain3d.evaluation.matching import Matches
 
 FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
+PointReading = Literal["nearest", "last_below", "first_above"]
+"""How a curve of points is read where it has none: the nearest point, the last at or below, the first at or above."""
 
-def froc_curve(
-    matches: Matches, weights: np.ndarray, rates: tuple[float, ...] = FALSE_POSITIVES_PER_SCAN
-) -> np.ndarray:
+
+def froc_curve(matches: Matches, weights: np.ndarray, rates: Sequence[float] = FALSE_POSITIVES_PER_SCAN) -> np.ndarray:
     """Sensitivity at each rate of false positives per scan, over all scans, also those without objects.
 
     Lowering the score threshold draws the curve; detections of equal score enter together, and between two thresholds
@@ -28,26 +32,77 @@ def froc_curve(
     ranked = matches.ranked()
     num_scans = weights.sum(axis=1, keepdims=True)  # (R, 1)
     num_targets = weights @ ranked.num_targets  # (R,)
-    _, first, group = np.unique(-ranked.scores, return_index=True, return_inverse=True)
-    end = np.append(first[1:], len(group))
+    group, first, end = _groups(ranked.scores)
     at = np.unique(group[ranked.is_hit.any(axis=0)])  # groups of equal score that hold a hit, (P,)
     num_before = weights @ ranked.counts_before(first[at])  # (R, P)
     num_after = weights @ ranked.counts_before(end[at])
     num_all = weights @ ranked.counts_before(np.array([len(group)]))  # (R, 1)
 
+    def in_groups(chosen: np.ndarray) -> np.ndarray:
+        """Weighted number of the chosen detections in each group with a hit: (R, P)."""
+        per_scan = np.zeros((weights.shape[1], len(at)))
+        np.add.at(per_scan, (ranked.scan[chosen], np.searchsorted(at, group[chosen])), 1)
+        return weights @ per_scan
+
     curve = np.zeros((len(weights), len(ranked.is_hit), len(rates)))
     for row, is_hit in enumerate(ranked.is_hit):
-        hits_per_scan = np.zeros((weights.shape[1], len(at)))
-        np.add.at(hits_per_scan, (ranked.scan[is_hit], np.searchsorted(at, group[is_hit])), 1)
-        hits = weights @ hits_per_scan  # (R, P)
-        hits_after = np.cumsum(hits, axis=1)
-        num_false = num_all - hits.sum(axis=1, keepdims=True)
-        rate_before = _per_scan(num_before - (hits_after - hits), num_false, num_scans)
-        rate_after = _per_scan(num_after - hits_after, num_false, num_scans)
+        hits = in_groups(is_hit)
+        right = hits if ranked.is_ignorable is None else in_groups(is_hit & ranked.counts_always)
+        right_after = np.cumsum(right, axis=1)
+        num_false = num_all - right.sum(axis=1, keepdims=True)
+        rate_before = _per_scan(num_before - (right_after - right), num_false, num_scans)
+        rate_after = _per_scan(num_after - right_after, num_false, num_scans)
         for column, rate in enumerate(rates):
             curve[:, row, column] = (hits * _share_reached(rate, rate_before, rate_after)).sum(axis=1)
     with np.errstate(invalid="ignore"):
         return curve / np.where(num_targets > 0, num_targets, np.nan)[:, None, None]
+
+
+def froc_points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The operating points themselves, one per distinct score and (0, 0) before them.
+
+    Args:
+        matches: one threshold, S scans.
+        weights: (R, S).
+
+    Returns:
+        False positives per scan and sensitivity, both (R, P), the highest score first.
+    """
+    ranked = matches.ranked()
+    _, _, end = _groups(ranked.scores)
+    weight = weights[:, ranked.scan]  # (R, N)
+    is_hit = ranked.is_hit[0]
+    num_hits = np.cumsum(weight * is_hit, axis=1)[:, end - 1]
+    num_false = np.cumsum(weight * (~is_hit & ranked.counts_always), axis=1)[:, end - 1]
+    num_targets = (weights @ ranked.num_targets)[:, None]
+    rate = _per_scan(num_false, num_false[:, -1:], weights.sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity = np.where(num_targets > 0, num_hits / num_targets, np.nan)
+    start = np.where(num_targets > 0, 0.0, np.nan)
+    return np.pad(rate, ((0, 0), (1, 0))), np.concatenate([start, sensitivity], axis=1)
+
+
+def read_points(rate: np.ndarray, sensitivity: np.ndarray, at: Sequence[float], how: PointReading) -> np.ndarray:
+    """Sensitivity at the rates `at`, taken from one of the points (R, P) without interpolation: (R, len(at)).
+
+    Of equally near points, and of the points at or above a rate, the one of the highest score threshold counts; of
+    those at or below, the one of the lowest. Beyond the last point `first_above` takes the last one.
+    """
+    index = np.zeros((len(rate), len(at)), dtype=np.int64)
+    for column, x in enumerate(at):
+        if how == "nearest":
+            index[:, column] = np.abs(rate - x).argmin(axis=1)
+        elif how == "last_below":
+            index[:, column] = (rate <= x).sum(axis=1) - 1
+        else:
+            index[:, column] = np.minimum((rate < x).sum(axis=1), rate.shape[1] - 1)
+    return np.take_along_axis(sensitivity, index, axis=1)
+
+
+def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of ranked scores: the group of equal scores each belongs to (N,), where groups begin and end (P,)."""
+    _, first, group = np.unique(-scores, return_index=True, return_inverse=True)
+    return group, first, np.append(first[1:], len(group))[: len(first)]
 
 
 def _per_scan(num_false: np.ndarray, num_false_in_all: np.ndarray, num_scans: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ counting, with one weight per scan.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 MAX_DETECTIONS = 100
 """Detections that count per scan and class, the best scores first (nnDetection's MaxDet)."""
 
+Closeness = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From boxes (N, 6) and objects (G, 6) to how well each pair fits, (N, G), the higher the better."""
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -28,74 +31,124 @@ class Matches:
     scan: np.ndarray
     """(N,) int64, position of the scan each detection belongs to."""
     is_hit: np.ndarray
-    """(T, N) bool, one row per IoU threshold."""
+    """(T, N) bool, one row per threshold."""
     num_targets: np.ndarray
     """(S,) int64, objects in each scan."""
+    is_ignorable: np.ndarray | None = None
+    """(N,) bool, detections in an ignore region: they count only where they hit. None: there is none."""
+    detection: np.ndarray | None = None
+    """(N,) int64, position among the detections of its scan; None where nobody asks."""
+    target: np.ndarray | None = None
+    """(T, N) int64, position of the object hit among the objects of its scan, -1 without; None where nobody asks."""
+
+    @property
+    def counts_always(self) -> np.ndarray:
+        """(N,) bool, the detections outside all ignore regions."""
+        return np.ones(len(self.scores), dtype=bool) if self.is_ignorable is None else ~self.is_ignorable
+
+    def __getitem__(self, index: np.ndarray) -> Matches:
+        """Some of the detections, in the order of `index`; the objects stay."""
+        return Matches(
+            self.scores[index],
+            self.scan[index],
+            self.is_hit[:, index],
+            self.num_targets,
+            None if self.is_ignorable is None else self.is_ignorable[index],
+            None if self.detection is None else self.detection[index],
+            None if self.target is None else self.target[:, index],
+        )
+
+    def rows(self, rows: Sequence[int]) -> Matches:
+        """Some of the thresholds."""
+        target = None if self.target is None else self.target[rows]
+        return Matches(
+            self.scores, self.scan, self.is_hit[rows], self.num_targets, self.is_ignorable, self.detection, target
+        )
 
     def ranked(self) -> Matches:
         """Best score first; equal scores keep the order of the scans, as in the COCO evaluator."""
-        order = np.argsort(-self.scores, kind="stable")
-        return Matches(self.scores[order], self.scan[order], self.is_hit[:, order], self.num_targets)
+        return self[np.argsort(-self.scores, kind="stable")]
 
     def counts_before(self, positions: np.ndarray) -> np.ndarray:
-        """How many of each scan's detections stand before each position: (S, P) float64."""
-        counts = np.zeros((len(self.num_targets), len(positions)))
-        order = np.argsort(self.scan, kind="stable")
-        starts = np.searchsorted(self.scan[order], np.arange(len(self.num_targets) + 1))
-        for scan in np.unique(self.scan):
-            counts[scan] = np.searchsorted(order[starts[scan] : starts[scan + 1]], positions, side="left")
-        return counts
+        """How many of each scan's detections that always count stand before each position: (S, P) float64."""
+        counting = np.nonzero(self.counts_always)[0]
+        width = len(self.scores) + 1
+        # Scan and place in one number, so that one sorted search answers for all scans.
+        number = np.sort(self.scan[counting] * width + counting)
+        first = np.arange(len(self.num_targets))[:, None] * width  # (S, 1)
+        return (np.searchsorted(number, first + positions) - np.searchsorted(number, first)).astype(float)
 
 
-def match_boxes(boxes: np.ndarray, target_boxes: np.ndarray, iou_thresholds: np.ndarray) -> np.ndarray:
-    """Which detections of one class hit an object of one scan: (T, N) bool.
+def intersection_over_union(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
+    """IoU of every pair in float64: (N, G)."""
+    return box_iou(torch.from_numpy(boxes), torch.from_numpy(target_boxes)).numpy()
 
-    In falling score each detection takes the object of highest IoU that no better detection holds, provided the IoU is
+
+def greedy_match(closeness: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Which object each detection of one class and scan hits, -1 for none: (T, N) int64.
+
+    In falling score each detection takes the closest object that no better detection holds, provided the closeness is
     at least the threshold (Lin et al., 2014; the COCO evaluator).
 
     Args:
-        boxes: (N, 6), best score first.
-        target_boxes: (G, 6).
-        iou_thresholds: (T,).
+        closeness: (N, G), best score first.
+        thresholds: (T,).
     """
-    is_hit = np.zeros((len(iou_thresholds), len(boxes)), dtype=bool)
-    if not len(boxes) or not len(target_boxes):
-        return is_hit
-    iou = box_iou(torch.from_numpy(boxes), torch.from_numpy(target_boxes)).numpy()  # (N, G)
-    is_free = np.ones((len(iou_thresholds), len(target_boxes)), dtype=bool)
-    rows = np.arange(len(iou_thresholds))
-    for index in np.nonzero(iou.max(axis=1) >= iou_thresholds.min())[0]:
-        # Of equal overlaps the COCO evaluator takes the object listed last.
-        free = np.where(is_free, iou[index], -1.0)[:, ::-1]  # (T, G)
-        best = len(target_boxes) - 1 - free.argmax(axis=1)
-        is_hit[:, index] = free.max(axis=1) >= iou_thresholds
-        is_free[rows[is_hit[:, index]], best[is_hit[:, index]]] = False
-    return is_hit
+    detection, target = np.nonzero(closeness >= thresholds.min())
+    value = closeness[detection, target]
+    # Of equally close objects the COCO evaluator takes the one listed last.
+    order = np.lexsort((-target, -value, detection))
+    pairs = list(zip(detection[order].tolist(), target[order].tolist(), value[order].tolist(), strict=True))
+    hit = np.full((len(thresholds), len(closeness)), -1)
+    for row, threshold in enumerate(thresholds.tolist()):
+        # Plain sets: a scan has few pairs, and numpy costs 10 us per detection where this costs 1.
+        found: dict[int, int] = {}
+        held: set[int] = set()
+        for one, wanted, how_close in pairs:
+            if how_close >= threshold and one not in found and wanted not in held:
+                found[one] = wanted
+                held.add(wanted)
+        hit[row, list(found)] = list(found.values())
+    return hit
+
+
+def lies_in_any(boxes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
+    """Whether the centre of each box (N, 6) lies in one of the regions (M, 6), borders included: (N,) bool."""
+    if regions is None or not len(regions):
+        return np.zeros(len(boxes), dtype=bool)
+    center = (boxes[:, None, :3] + boxes[:, None, 3:]) / 2  # (N, 1, 3)
+    return ((center >= regions[:, :3]) & (center <= regions[:, 3:])).all(axis=2).any(axis=1)
 
 
 def match_scans(
     predictions: Sequence[PredictedCase],
     targets: Sequence[TargetCase],
     num_classes: int,
-    iou_thresholds: np.ndarray,
+    thresholds: np.ndarray,
+    closeness: Closeness = intersection_over_union,
     max_detections: int = MAX_DETECTIONS,
 ) -> list[Matches]:
     """The matches of every class over all scans; `predictions[i]` and `targets[i]` are of the same scan."""
-    classes = []
-    for label in range(num_classes):
-        scores, scan, is_hit, num_targets = [], [], [], []
-        for position, (found, wanted) in enumerate(zip(predictions, targets, strict=True)):
-            mine = np.nonzero(found.labels == label)[0]
-            mine = mine[np.argsort(-found.scores[mine], kind="stable")][:max_detections]
-            objects = wanted.boxes[wanted.labels == label]
-            scores.append(found.scores[mine])
-            scan.append(np.full(len(mine), position))
-            is_hit.append(match_boxes(found.boxes[mine], objects, iou_thresholds))
-            num_targets.append(len(objects))
-        classes.append(
-            Matches(np.concatenate(scores), np.concatenate(scan), np.concatenate(is_hit, axis=1), np.array(num_targets))
+    return [
+        join_scans(
+            [
+                _match_scan(found, wanted, label, thresholds, closeness, max_detections)
+                for found, wanted in zip(predictions, targets, strict=True)
+            ]
         )
-    return classes
+        for label in range(num_classes)
+    ]
+
+
+def join_scans(scans: Sequence[Matches]) -> Matches:
+    """Matches of single scans, each numbered 0 in its own, as those of a data set."""
+    return Matches(
+        np.concatenate([one.scores for one in scans]),
+        np.repeat(np.arange(len(scans)), [len(one.scores) for one in scans]),
+        np.concatenate([one.is_hit for one in scans], axis=1),
+        np.concatenate([one.num_targets for one in scans]),
+        *_joined(scans),
+    )
 
 
 def pool_classes(classes: Sequence[Matches]) -> Matches:
@@ -105,4 +158,42 @@ def pool_classes(classes: Sequence[Matches]) -> Matches:
         np.concatenate([one.scan for one in classes]),
         np.concatenate([one.is_hit for one in classes], axis=1),
         np.sum([one.num_targets for one in classes], axis=0),
+        *_joined(classes),
+    )
+
+
+def _match_scan(
+    found: PredictedCase,
+    wanted: TargetCase,
+    label: int,
+    thresholds: np.ndarray,
+    closeness: Closeness,
+    max_detections: int,
+) -> Matches:
+    mine = np.nonzero(found.labels == label)[0]
+    mine = mine[np.argsort(-found.scores[mine], kind="stable")][:max_detections]
+    objects = np.nonzero(wanted.labels == label)[0]
+    hit = np.full((len(thresholds), len(mine)), -1)
+    if len(mine) and len(objects):
+        local = greedy_match(closeness(found.boxes[mine], wanted.boxes[objects]), thresholds)
+        hit = np.where(local >= 0, objects[local], -1)
+    return Matches(
+        found.scores[mine],
+        np.zeros(len(mine), dtype=np.int64),
+        hit >= 0,
+        np.array([len(objects)]),
+        lies_in_any(found.boxes[mine], wanted.ignore),
+        mine,
+        hit,
+    )
+
+
+def _joined(parts: Sequence[Matches]) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    ignorable = [one.is_ignorable for one in parts if one.is_ignorable is not None]
+    detection = [one.detection for one in parts if one.detection is not None]
+    target = [one.target for one in parts if one.target is not None]
+    return (
+        np.concatenate(ignorable) if len(ignorable) == len(parts) else None,
+        np.concatenate(detection) if len(detection) == len(parts) else None,
+        np.concatenate(target, axis=1) if len(target) == len(parts) else None,
     )

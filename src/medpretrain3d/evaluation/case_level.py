@@ -1,0 +1,90 @@
+"""Telling scans with objects from scans without: the highest score of a scan as its score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.matching import Matches
+
+
+def case_level(matches: Matches, resampling: Resampling) -> dict[str, Any]:
+    """AUROC and AUPRC of the highest score per scan; a scan is positive when it holds an object.
+
+    A scan without detections has score 0. A detection in an ignore region that hits nothing does not count.
+
+    Args:
+        matches: all classes pooled; the first threshold decides what is a hit.
+        resampling: of the intervals.
+
+    Returns:
+        `auroc` (nan unless there are scans of both kinds), `auprc` (nan without a positive scan), `intervals`,
+        `num_positive`, `num_negative`.
+    """
+    score = case_scores(matches)
+    is_positive = matches.num_targets > 0
+
+    def metrics(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "auroc": area_under_roc(score, is_positive, weights),
+            "auprc": area_under_precision_recall(score, is_positive, weights),
+        }
+
+    values, intervals = resampling.estimate(metrics, len(score))
+    counts = {"num_positive": int(is_positive.sum()), "num_negative": int((~is_positive).sum())}
+    return {**values, "intervals": intervals, **counts}
+
+
+def case_scores(matches: Matches) -> np.ndarray:
+    """Highest score of the detections that count, per scan; 0 without any: (S,)."""
+    score = np.zeros(len(matches.num_targets))
+    counts = matches.is_hit[0] | matches.counts_always
+    np.maximum.at(score, matches.scan[counts], matches.scores[counts])
+    return score
+
+
+def area_under_roc(score: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Probability that a positive scores above a negative, ties half (Hanley & McNeil, 1982).
+
+    Args:
+        score: (S,).
+        is_positive: (S,) bool.
+        weights: (R, S).
+
+    Returns:
+        (R,); nan where a replicate lacks positives or negatives.
+    """
+    positive, negative = score[is_positive][:, None], score[~is_positive][None, :]
+    is_above = (positive > negative) + 0.5 * (positive == negative)  # (P, N)
+    of_positive, of_negative = weights[:, is_positive], weights[:, ~is_positive]
+    pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return ((of_positive @ is_above) * of_negative).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+
+
+def area_under_precision_recall(
+    score: np.ndarray, is_positive: np.ndarray, weights: np.ndarray, num_missed: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Sum over the scores, falling, of precision times gain in recall: the step function, without interpolation.
+
+    Args:
+        score: (N,).
+        is_positive: (N,) bool.
+        weights: (R, N).
+        num_missed: (R,), positives without any score, which no threshold finds.
+
+    Returns:
+        (R,); nan where a replicate has no positive.
+    """
+    order = np.argsort(-score, kind="stable")
+    weight, hit = weights[:, order], is_positive[order]
+    ends = np.nonzero(np.diff(score[order], append=-np.inf))[0]  # last of each group of equal scores
+    num_hits = np.cumsum(weight * hit, axis=1)[:, ends]
+    num_all = np.cumsum(weight, axis=1)[:, ends]
+    num_positive = (weight * hit).sum(axis=1) + num_missed
+    gain = np.diff(num_hits, axis=1, prepend=0)
+    area = (gain * num_hits / np.maximum(num_all, 1)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return area / np.where(num_positive > 0, num_positive, np.nan)

@@ -1,0 +1,111 @@
+"""Boxes by the distance of their centres, for lesions whose borders nobody agrees on.
+
+Three criteria: `radius`, the centres are closer than half the object's longest edge (LUNA16's rule for boxes); `box`,
+the detection's centre lies inside the object's box; a number, the centres are closer than so many mm. All are strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.average_precision import average_precision
+from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.calibration import calibration
+from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
+from medpretrain3d.evaluation.matching import Closeness
+from medpretrain3d.evaluation.operating_points import SCORES, operating_points
+
+Criterion = str | float
+JUST_INSIDE = float(np.nextafter(0, 1))
+"""The least closeness of a hit: above 0, since all criteria are strict."""
+
+
+def closeness(criterion: Criterion) -> Closeness:
+    """How close each pair is: 1 for one centre, falling to 0 where the criterion is just missed.
+
+    Raises:
+        UserError: no such criterion, or a distance that is not above 0.
+    """
+    if criterion not in ("radius", "box") and not (isinstance(criterion, float) and criterion > 0):
+        raise UserError(f"hit criterion '{criterion}': must be 'radius', 'box' or a distance in mm above 0, e.g. 5")
+
+    def close(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
+        offset = _center(boxes)[:, None] - _center(target_boxes)[None]  # (N, G, 3)
+        half_extent = (target_boxes[:, 3:] - target_boxes[:, :3]) / 2  # (G, 3)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if criterion == "box":
+                share = (np.abs(offset) / half_extent).max(axis=2)
+            else:
+                limit = half_extent.max(axis=1) if criterion == "radius" else float(criterion)
+                share = np.linalg.norm(offset, axis=2) / limit
+        return 1 - np.nan_to_num(share, nan=np.inf, posinf=np.inf)  # an object without extent is never hit
+
+    return close
+
+
+def centre(
+    predictions: Sequence[PredictedCase | Detections],
+    targets: Sequence[TargetCase | Targets],
+    classes: Sequence[str],
+    criterion: Criterion = "radius",
+    resampling: Resampling | None = None,
+    scores: Sequence[float] = SCORES,
+) -> dict[str, Any]:
+    """AP and FROC where a hit is a matter of distance; in falling score each detection takes the closest free object.
+
+    Args:
+        predictions: one entry per scan, boxes in mm.
+        targets: the objects of the same scans in the same order.
+        classes: name of each label.
+        criterion: "radius", "box", or a distance in mm.
+        resampling: of the intervals.
+        scores: of the operating points.
+
+    Returns:
+        `AP` (mean over the classes with objects), `<class>_AP`, `FROC_score`, `FROC_curve` (all classes pooled, linear
+        between two thresholds), `intervals`, `case_level`, `operating_points`, `calibration`, `per_case`, and what was
+        counted.
+
+    Raises:
+        UserError: as `evaluate`, or no such criterion.
+    """
+    resampling = resampling or Resampling()
+    scans = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion))
+    values, intervals = resampling.estimate(lambda weights: _metrics(scans, weights), scans.num_scans)
+    return {
+        **values,
+        **scans.facts(),
+        "criterion": criterion,
+        "false_positives_per_scan": list(FALSE_POSITIVES_PER_SCAN),
+        **resampling.facts(),
+        "intervals": intervals,
+        "case_level": case_level(scans.pooled, resampling),
+        "operating_points": operating_points(scans.pooled, resampling, scores),
+        "calibration": calibration(scans.pooled, resampling),
+        "per_case": scans.case_scores([0]),
+    }
+
+
+def _metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
+    ap = {name: average_precision(one, weights)[:, 0] for name, one in zip(scans.names, scans.classes, strict=True)}
+    stacked = np.stack(list(ap.values()))
+    number = (~np.isnan(stacked)).sum(axis=0)
+    curve = froc_curve(scans.pooled, weights)[:, 0]
+    return {
+        "AP": np.nansum(stacked, axis=0) / np.where(number > 0, number, np.nan),
+        **{f"{name}_AP": value for name, value in ap.items()},
+        "FROC_score": curve.mean(axis=1),
+        "FROC_curve": curve,
+    }
+
+
+def _center(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, :3] + boxes[:, 3:]) / 2

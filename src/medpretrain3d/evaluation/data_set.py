@@ -1,0 +1,97 @@
+"""A data set whose detections have met its objects; every metric on it is counting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.average_precision import average_precision
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
+from medpretrain3d.evaluation.matching import (
+    Closeness,
+    Matches,
+    intersection_over_union,
+    match_scans,
+    pool_classes,
+)
+
+
+@dataclass(frozen=True)
+class MatchedScans:
+    """Detections and objects of S scans, and which of them belong together at each of T thresholds."""
+
+    predictions: Sequence[PredictedCase]
+    targets: Sequence[TargetCase]
+    names: Sequence[str]
+    classes: list[Matches]
+    pooled: Matches
+
+    @property
+    def num_scans(self) -> int:
+        """Scans, with and without objects."""
+        return len(self.targets)
+
+    @property
+    def classes_without_targets(self) -> list[str]:
+        """Classes that no scan holds an object of."""
+        return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
+
+    def facts(self) -> dict[str, Any]:
+        """What was counted."""
+        return {
+            "classes": list(self.names),
+            "classes_without_targets": self.classes_without_targets,
+            "num_cases": self.num_scans,
+            "num_targets": {
+                name: int(one.num_targets.sum()) for name, one in zip(self.names, self.classes, strict=True)
+            },
+            "num_predictions": sum(len(found.scores) for found in self.predictions),
+            "num_ignore_regions": sum(0 if wanted.ignore is None else len(wanted.ignore) for wanted in self.targets),
+        }
+
+    def case_scores(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """One entry per scan: `case`, `num_targets`, `num_predictions`, `num_hits`, `max_score`, and `score` in [0, 1].
+
+        The score of a scan with objects is the average precision of this scan alone, all classes pooled, averaged over
+        the thresholds `rows`. The score of a scan without objects is 1 minus its highest detection score: 1 where
+        nothing was found, 0 where something was found with certainty. Hits are those at the first threshold.
+        """
+        ap = average_precision(self.pooled.rows(rows), np.eye(self.num_scans)).mean(axis=1)  # (S,)
+        hits = np.bincount(self.pooled.scan[self.pooled.is_hit[0]], minlength=self.num_scans)
+        return [
+            {
+                "case": found.case,
+                "num_targets": len(wanted.labels),
+                "num_predictions": len(found.scores),
+                "num_hits": int(num_hits),
+                "max_score": float(found.scores.max(initial=0.0)),
+                "score": float(score) if len(wanted.labels) else 1.0 - float(found.scores.max(initial=0.0)),
+            }
+            for found, wanted, score, num_hits in zip(self.predictions, self.targets, ap, hits, strict=True)
+        ]
+
+
+def match_data_set(
+    predictions: Sequence[PredictedCase | Detections],
+    targets: Sequence[TargetCase | Targets],
+    classes: Sequence[str],
+    thresholds: Sequence[float],
+    closeness: Closeness = intersection_over_union,
+) -> MatchedScans:
+    """Check the cases and match every scan once.
+
+    Raises:
+        UserError: the lengths differ, there is no scan, or a case is malformed.
+    """
+    if len(predictions) != len(targets):
+        raise UserError(f"{len(predictions)} predicted cases but {len(targets)} target cases; give one per scan")
+    if not targets:
+        raise UserError("no case to evaluate; give at least one scan")
+    found, wanted = as_predicted_cases(predictions, classes), as_target_cases(targets, classes)
+    matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness)
+    return MatchedScans(found, wanted, classes, matches, pool_classes(matches))

@@ -1,0 +1,103 @@
+"""Folders of NIfTI masks: what was found beside what was there, paired by file name."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.overlap import ScanOverlap, of_detection_map, of_instances
+
+TOLERANCE_MM = 1e-3
+SCORE_COLUMNS = ("public_id", "label_id", "confidence")
+
+
+def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]:
+    """Instance maps and the confidence of their values, as in RibFrac.
+
+    Args:
+        found: folder of instance maps, `<case>.nii.gz` or `<case>-label.nii.gz`, 0 for background.
+        wanted: folder of instance maps of the objects, under the same names.
+        scores: CSV with the columns public_id, label_id (the value in the map) and confidence.
+
+    Raises:
+        UserError: a scan without a partner, masks that are unreadable or not on one grid, or scores that do not fit.
+    """
+    by_case = _read_scores(scores)
+    overlaps = [of_instances(case, there, by_case.pop(case, {}), truth) for case, there, truth in _pairs(found, wanted)]
+    if by_case:
+        raise UserError(f"{scores}: scores of case '{next(iter(by_case))}', which has no mask in {found}")
+    return overlaps
+
+
+def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
+    """Detection maps (one confidence per finding, 0 elsewhere) and lesion masks, as in PI-CAI.
+
+    Raises:
+        UserError: a scan without a partner, or maps that are unreadable, not on one grid, or no detection maps.
+    """
+    return [of_detection_map(*pair) for pair in _pairs(found, wanted)]
+
+
+def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Case, what was found and what was there, one scan at a time."""
+    from medpretrain3d.data.nifti import read_nifti
+
+    there, truth = _files(found), _files(wanted)
+    for folder, other, missing in (
+        (found, wanted, truth.keys() - there.keys()),
+        (wanted, found, there.keys() - truth.keys()),
+    ):
+        if missing:
+            raise UserError(
+                f"{folder}: no mask of case '{min(missing)}', which {other} has; a scan without anything is a mask of 0"
+            )
+    for case in sorted(truth):
+        voxels, affine = read_nifti(there[case])
+        true_voxels, true_affine = read_nifti(truth[case])
+        if voxels.shape == true_voxels.shape and np.abs(affine - true_affine).max() > TOLERANCE_MM:
+            raise UserError(f"{there[case]}: lies elsewhere in the world than {truth[case]}; write both on one grid")
+        yield case, voxels, true_voxels
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    from medpretrain3d.data.nifti import ENDINGS
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder of NIfTI masks, one per scan")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("[!.]*")):
+        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
+        if ending is not None:
+            case = path.name.removesuffix(ending).removesuffix("-label")
+            if case in files:
+                raise UserError(f"{files[case]} and {path} are both of case '{case}'; keep one")
+            files[case] = path
+    if not files:
+        raise UserError(f"{folder}: holds no {' or '.join(ENDINGS)} file; give a folder of NIfTI masks, one per scan")
+    return files
+
+
+def _read_scores(path: Path) -> dict[str, dict[int, float]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in SCORE_COLUMNS if name not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{path}: has no column '{missing[0]}'; it needs {', '.join(SCORE_COLUMNS)}")
+            rows = [(row["public_id"], int(row["label_id"]), float(row["confidence"])) for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the CSV of the instances' scores") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: a row without whole label_id and number confidence ({error}); correct it") from error
+    scores: dict[str, dict[int, float]] = {}
+    for case, value, score in rows:
+        of_case = scores.setdefault(case, {})
+        if value in of_case:
+            raise UserError(f"{path}: instance {value} of case '{case}' is listed twice; give every instance one row")
+        if value != 0:  # RibFrac lists the background, too
+            of_case[value] = score
+    return scores

@@ -1,0 +1,157 @@
+"""Results as lines of text, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key, mean_ar_key
+
+SHOWN_IOUS = (0.1, 0.3, 0.5)
+FROC_IOUS = (0.1, 0.5)
+
+
+def detection_table(result: Mapping[str, Any]) -> list[str]:
+    """mAP, AP and recall per class, then the FROC curves and every section."""
+    columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS}
+    columns |= {"mAR .1:.5": mean_ar_key(100)}
+    curves = {f"FROC at IoU {iou:.1f}": (froc_curve_key(iou), froc_score_key(iou)) for iou in FROC_IOUS}
+    return [
+        *_heading(result),
+        *_class_rows(result, columns),
+        *_curve_rows(result, result["false_positives_per_scan"], curves),
+        *_sections(result, "at IoU 0.1"),
+        *_absent_classes(result),
+    ]
+
+
+def centre_table(result: Mapping[str, Any]) -> list[str]:
+    """AP per class, the FROC curve and every section."""
+    return [
+        *_heading(result),
+        *_class_rows(result, {"AP": "AP"}),
+        *_curve_rows(result, result["false_positives_per_scan"], {"FROC": ("FROC_curve", "FROC_score")}),
+        *_sections(result, f"by '{result['criterion']}'"),
+        *_absent_classes(result),
+    ]
+
+
+def luna16_table(result: Mapping[str, Any]) -> list[str]:
+    """The curve by each read-out, and what became of the marks."""
+    rates = "  ".join(f"{rate:>5g}" for rate in result["fp_per_scan"])
+    lines = [
+        f"{result['num_cases']} scans, {result['num_targets']} nodules, {result['num_marks']} marks"
+        f"{_resampled(result)}",
+        f"{'sensitivity at false positives per scan:':<42}{rates}  CPM",
+    ]
+    for name, one in result["readouts"].items():
+        curve = "  ".join(f"{value:>5.3f}" for value in one["sensitivity"])
+        lines.append(f"  {name:<40}{curve}  {one['cpm']:.6f}{_interval(one, 'cpm')}")
+    dropped = {
+        "on excluded findings": result["num_marks_on_excluded"],
+        "doubled on a nodule": result["num_double_marks"],
+        "beyond the 100 best of a scan": result["num_marks_over_limit"],
+        "of scans that are not in the list": result["num_marks_of_unlisted_scans"],
+    }
+    counts = "; ".join(f"{number} {what}" for what, number in dropped.items() if number)
+    return [*lines, f"marks that count neither as right nor wrong: {counts}"] if counts else lines
+
+
+def ribfrac_table(result: Mapping[str, Any]) -> list[str]:
+    """The curve and its mean."""
+    rows = {f"FROC at IoU > 0.2 of {result['overlap']}": ("sensitivity", "froc_score")}
+    return [*_heading(result), *_curve_rows(result, result["fp_per_scan"], rows)]
+
+
+def picai_table(result: Mapping[str, Any]) -> list[str]:
+    """AP, AUROC and their mean."""
+    names = {"AP of lesions": "AP", "AUROC of scans": "auroc", "score": "score"}
+    return [
+        *_heading(result),
+        f"IoU of {result['overlap']} at least 0.1; {result['num_positive_cases']} scans with lesions",
+        *(f"{name:<16}{cell(result, key)}" for name, key in names.items()),
+    ]
+
+
+def section_table(result: Mapping[str, Any]) -> list[str]:
+    """One section alone."""
+    return [*_heading(result), *_sections(result, f"at IoU {result['iou']:g}"), *_absent_classes(result)]
+
+
+def cell(result: Mapping[str, Any], key: str) -> str:
+    """A number and its interval."""
+    return f"{result[key]:.3f}{_interval(result, key)}"
+
+
+def _heading(result: Mapping[str, Any]) -> list[str]:
+    counts = result["num_targets"]
+    total = sum(counts.values()) if isinstance(counts, dict) else counts
+    return [f"{result['num_cases']} scans, {total} objects, {result['num_predictions']} detections{_resampled(result)}"]
+
+
+def _resampled(result: Mapping[str, Any]) -> str:
+    if not result["num_bootstrap"]:
+        return ""
+    return f"; {result['confidence']:.0%} intervals from {result['num_bootstrap']} resamplings of the scans"
+
+
+def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+    num_targets = result["num_targets"]
+    rows = [("all classes", sum(num_targets.values()), "")]
+    if len(num_targets) > 1:
+        rows += [(name, count, f"{name}_") for name, count in num_targets.items()]
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'':<{width}}  objects  " + "  ".join(f"{name:<21}" for name in columns).rstrip()]
+    for name, count, prefix in rows:
+        cells = [cell(result, prefix + key) for key in columns.values()]
+        lines.append(f"{name:<{width}}  {count:>7}  " + "  ".join(f"{text:<21}" for text in cells).rstrip())
+    return lines
+
+
+def _curve_rows(result: Mapping[str, Any], rates: Sequence[float], curves: Mapping[str, tuple[str, str]]) -> list[str]:
+    lines = [f"{'sensitivity at false positives per scan:':<42}{'  '.join(f'{rate:>5g}' for rate in rates)}  mean"]
+    for name, (curve, score) in curves.items():
+        values = "  ".join(f"{value:>5.3f}" for value in result[curve])
+        lines.append(f"  {name:<40}{values}  {cell(result, score)}")
+    return lines
+
+
+def _sections(result: Mapping[str, Any], hit: str) -> list[str]:
+    lines = []
+    for stratum in result.get("size_strata", []):
+        upper = "" if stratum["to_mm"] is None else f"{stratum['to_mm']:g}"
+        bounds = f"{stratum['from_mm']:g} to {upper} mm" if upper else f"{stratum['from_mm']:g} mm and over"
+        columns = "  ".join(f"{name} {cell(stratum, name + '_IoU_0.10')}" for name in ("AP", "recall"))
+        lines.append(f"  diameter {bounds:<20}{stratum['num_targets']:>5} objects  {columns}")
+    if lines:
+        lines.insert(0, "by size, IoU 0.1:")
+    if "case_level" in result:
+        case = result["case_level"]
+        lines.append(
+            f"scans with objects ({case['num_positive']}) against scans without ({case['num_negative']}): "
+            f"AUROC {cell(case, 'auroc')}, AUPRC {cell(case, 'auprc')}"
+        )
+    if "operating_points" in result:
+        lines.append(f"score >=  {'sensitivity':<21}  {'precision':<21}  false positives per scan   ({hit})")
+        names = ("sensitivity", "precision", "false_positives_per_scan")
+        for point in result["operating_points"]:
+            cells = "  ".join(f"{cell(point, name):<21}" for name in names)
+            lines.append(f"  {point['score']:<6.3g}  {cells}".rstrip())
+    if "calibration" in result:
+        lines.append(f"expected calibration error: {cell(result['calibration'], 'expected_calibration_error')}")
+    return lines
+
+
+def _absent_classes(result: Mapping[str, Any]) -> list[str]:
+    names = result["classes_without_targets"]
+    if not names:
+        return []
+    how = "left out of the means" if result.get("compat", "none") == "none" else "AP -1, counted in the means"
+    return [f"classes without objects, {how}: {', '.join(names)}"]
+
+
+def _interval(result: Mapping[str, Any], key: str) -> str:
+    if key not in result["intervals"]:
+        return ""
+    low, high = result["intervals"][key]
+    return f" [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+
+from medpretrain3d import cli
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
+
+
+def write(path, values, affine=None):
+    path.parent.mkdir(exist_ok=True)
+    voxels = np.array(values).reshape(1, 1, -1)
+    dtype = np.float32 if voxels.dtype.kind == "f" else np.int16
+    nibabel.save(nibabel.Nifti1Image(voxels.astype(dtype), np.eye(4) if affine is None else affine), path)
+
+
+@pytest.fixture
+def fractures(tmp_path):
+    """Two scans: one fracture found and a false positive, and nothing found where nothing is."""
+    write(tmp_path / "found" / "RibFrac1.nii.gz", [1, 1, 0, 0, 2, 2])
+    write(tmp_path / "found" / "RibFrac2.nii.gz", [0, 0, 0, 0, 0, 0])
+    write(tmp_path / "wanted" / "RibFrac1-label.nii.gz", [0, 1, 0, 0, 0, 0])
+    write(tmp_path / "wanted" / "RibFrac2-label.nii.gz", [0, 0, 0, 0, 0, 0])
+    (tmp_path / "scores.csv").write_text(
+        "public_id,label_id,confidence,label_code\nRibFrac1,0,1,0\nRibFrac1,1,0.9,1\nRibFrac1,2,0.4,1\n"
+    )
+    return tmp_path
+
+
+def test_instances_and_their_scores_are_paired_by_case(fractures):
+    first, second = instance_scans(fractures / "found", fractures / "wanted", fractures / "scores.csv")
+    assert (first.case, second.case) == ("RibFrac1", "RibFrac2")
+    assert first.scores.tolist() == [0.9, 0.4]
+    assert first.iou[:, 0].tolist() == [0.5, 0]
+    assert second.iou.shape == (0, 0)
+
+
+def test_ribfrac_from_masks_on_the_command_line(fractures, capsys):
+    folders = ["--predictions", str(fractures / "found"), "--targets", str(fractures / "wanted"), "--bootstrap", "0"]
+    assert cli.main(["evaluate", "--protocol", "ribfrac", *folders]) == 2
+    assert "needs --instance-scores" in capsys.readouterr().err
+    scores = ["--instance-scores", str(fractures / "scores.csv")]
+    assert cli.main(["evaluate", "--protocol", "ribfrac", *folders, *scores]) == 0
+    assert "FROC at IoU > 0.2 of masks              1.000" in capsys.readouterr().out
+
+
+def test_picai_from_detection_maps_on_the_command_line(tmp_path, capsys):
+    write(tmp_path / "found" / "a.nii.gz", [0.8, 0.8, 0.0, 0.3])
+    write(tmp_path / "found" / "b.nii.gz", [0.0, 0.5, 0.0, 0.0])
+    write(tmp_path / "wanted" / "a.nii.gz", [1, 1, 0, 0])
+    write(tmp_path / "wanted" / "b.nii.gz", [0, 0, 0, 0])
+    first, _ = detection_map_scans(tmp_path / "found", tmp_path / "wanted")
+    assert first.scores.tolist() == pytest.approx([0.8, 0.3])
+    folders = ["--predictions", str(tmp_path / "found"), "--targets", str(tmp_path / "wanted"), "--bootstrap", "0"]
+    assert cli.main(["evaluate", "--protocol", "picai", *folders]) == 0
+    assert "score           1.000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("public_id,label_id\nRibFrac1,1\n", "has no column 'confidence'"),
+        ("public_id,label_id,confidence\nRibFrac1,1,high\n", "without whole label_id"),
+        ("public_id,label_id,confidence\nRibFrac1,1,0.5\nRibFrac1,1,0.6\n", "instance 1 .* is listed twice"),
+        ("public_id,label_id,confidence\nRibFrac1,1,0.5\n", "instance 2 of the mask has no score"),
+        ("public_id,label_id,confidence\nRibFrac1,1,1\nRibFrac1,2,1\nX,1,1\n", "case 'X', which has no mask"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(fractures, text, said):
+    (fractures / "scores.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        instance_scans(fractures / "found", fractures / "wanted", fractures / "scores.csv")
+
+
+def test_masks_without_a_partner_or_on_another_grid_are_refused(fractures):
+    arguments = fractures / "found", fractures / "wanted", fractures / "scores.csv"
+    write(fractures / "found" / "RibFrac3.nii.gz", [0, 1])
+    with pytest.raises(UserError, match="wanted: no mask of case 'RibFrac3'"):
+        instance_scans(*arguments)
+    (fractures / "found" / "RibFrac3.nii.gz").unlink()
+    write(fractures / "found" / "RibFrac2.nii.gz", [0, 0, 0, 0, 0, 0], np.diag([2.0, 1, 1, 1]))
+    with pytest.raises(UserError, match="lies elsewhere in the world"):
+        instance_scans(*arguments)
+    (fractures / "found" / "RibFrac2.nii.gz").unlink()
+    with pytest.raises(UserError, match="found: no mask of case 'RibFrac2'"):
+        instance_scans(*arguments)
+    with pytest.raises(UserError, match="no such folder"):
+        instance_scans(fractures / "nowhere", *arguments[1:])
