@@ -11,11 +11,17 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.boxes import box_iou, generalized_box_iou
+from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired_iou
 from medpretrain3d.description import Described
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
+from medpretrain3d.errors import UserError
+
+PART = 2**15
+"""Distances held at once while the nearest cells are sought: they stay in a core's cache, and torch wakes no other
+thread for so few."""
 
 
 class Matcher(Described):
@@ -42,6 +48,9 @@ class ATSSMatcher(Matcher):
             whose candidates all went to others, is never learnt. `"house"` closes both: an anchor that does not touch
             the object is not positive, and an object left without anchor gets its best candidate alone (the nearest
             if it touches none).
+
+    Raises:
+        UserError: when called with levels that do not add up to the anchors.
     """
 
     def __init__(self, num_candidates: int = 4, rule: Literal["house", "nndetection"] = "house") -> None:
@@ -52,12 +61,17 @@ class ATSSMatcher(Matcher):
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
         """Index of the matched target per anchor: (A,) int64, -1 for background."""
+        if sum(anchors_per_level) != len(anchors):
+            raise UserError(
+                f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors on "
+                "each level, all anchors of a cell counted"
+            )
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         if len(targets) == 0:
             return matched
         targets, anchors = targets.float(), anchors.float()
         candidates = self._candidates(targets, anchors, anchors_per_level, anchors_per_location)  # (N, M)
-        iou = _candidate_iou(targets, anchors, candidates)  # (N, M)
+        iou = paired_iou(targets[:, None], anchors[candidates])  # (N, M); the full (N, A) matrix is never built
         deviation = iou.std(dim=1, correction=min(1, iou.shape[1] - 1), keepdim=True)  # a single candidate has none
         positive = iou >= iou.mean(dim=1, keepdim=True) + deviation
         if self.rule == "house":
@@ -65,14 +79,16 @@ class ATSSMatcher(Matcher):
 
         objects, columns = torch.nonzero(positive, as_tuple=True)
         for_anchor, claim = candidates[objects, columns], iou[objects, columns]
-        best = torch.full((len(anchors),), -1.0, device=anchors.device)
-        best.scatter_reduce_(0, for_anchor, claim, "amax")
-        wins = claim == best[for_anchor]
-        matched.scatter_reduce_(
-            0, for_anchor[wins], objects[wins], "amin", include_self=False
-        )  # equal: the first object
+        # By anchor, then falling IoU, then object: the first of each anchor has it.
+        order = claim.argsort(descending=True, stable=True)
+        order = order[for_anchor[order].argsort(stable=True)]
+        objects, for_anchor = objects[order], for_anchor[order]
+        wins = torch.ones_like(for_anchor, dtype=torch.bool)
+        wins[1:] = for_anchor[1:] != for_anchor[:-1]
+        matched[for_anchor[wins]] = objects[wins]
         if self.rule == "house":
-            self._serve_the_unmatched(matched, targets, anchors, candidates, iou)
+            counts = torch.bincount(objects[wins], minlength=len(targets)).tolist()
+            self._serve_the_unmatched(matched, counts, targets, anchors, candidates, iou)
         return matched
 
     def _candidates(
@@ -81,28 +97,20 @@ class ATSSMatcher(Matcher):
         """Anchors of the nearest cells of every level: (N, M) int64. Looks at cells, not at their many anchors."""
         target_center = (targets[:, :3] + targets[:, 3:]) / 2
         cells = anchors[::anchors_per_location]
-        cell_center = (cells[:, :3] + cells[:, 3:]) / 2
         of_cell = torch.arange(anchors_per_location, device=anchors.device)
         candidates, start = [], 0
         for num_anchors in anchors_per_level:
-            num_cells = num_anchors // anchors_per_location
-            # Differences, not the product form of cdist: that one loses the order of near ties at large coordinates.
-            distance_vox = torch.cdist(
-                target_center,
-                cell_center[start : start + num_cells],
-                compute_mode="donot_use_mm_for_euclid_dist",
-            )
-            nearest = distance_vox.topk(min(self.num_candidates, num_cells), largest=False).indices + start
+            end = start + num_anchors // anchors_per_location
+            nearest = nearest_cells(target_center, cells[start:end], self.num_candidates) + start
             candidates.append((nearest[:, :, None] * anchors_per_location + of_cell).flatten(1))
-            start += num_cells
+            start = end
         return torch.cat(candidates, dim=1)
 
     @staticmethod
     def _serve_the_unmatched(
-        matched: Tensor, targets: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor
+        matched: Tensor, counts: list[int], targets: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor
     ) -> None:
         """Give each object without anchor its best candidate, unless that is another object's only one."""
-        counts = torch.bincount(matched[matched >= 0], minlength=len(targets)).tolist()
         unmatched = [index for index, count in enumerate(counts) if count == 0]
         for index in sorted(unmatched, key=iou.amax(dim=1).tolist().__getitem__, reverse=True):
             choice, closeness = candidates[index], iou[index]
@@ -153,6 +161,63 @@ class IoUMatcher(Matcher):
         return torch.where((low_quality >= 0) & (matched < 0), low_quality, matched)
 
 
-def _candidate_iou(targets: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
-    """IoU of each target (N, 6) with its own candidates (N, M): (N, M). The full (N, A) matrix is never built."""
-    return torch.cat([box_iou(target[None], anchors[row]) for target, row in zip(targets, candidates, strict=True)])
+def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
+    """The `count` cells nearest to each centre, nearest first, the first of equals: (N, count) int64.
+
+    All distances are computed once, a part of `PART` at a time, and only the minimum of each block of cells is kept:
+    the nearest cells lie in the blocks with the smallest minima, and only those are looked at again.
+
+    Args:
+        centers_vox: (N, 3).
+        cells: boxes (A, 6) around the cells' centres.
+        count: at most A are returned.
+        block: cells per block.
+    """
+    step = max(1, PART // (len(centers_vox) * block)) * block
+    minima = []
+    for part in cells.split(step):
+        squared = F.pad(_squared_distance(centers_vox, part[None]), (0, -len(part) % block), value=torch.inf)
+        minima.append(squared.unflatten(1, (-1, block)).amin(dim=2))
+    blocks = torch.cat(minima, dim=1).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values  # (N, count)
+    among = (blocks[:, :, None] * block + torch.arange(block, device=cells.device)).flatten(1)
+    squared = _squared_distance(centers_vox, cells[among.clamp(max=len(cells) - 1)])
+    squared[among >= len(cells)] = torch.inf
+    order = squared.argsort(dim=1, stable=True)[:, : min(count, len(cells))]
+    return among.gather(1, order)
+
+
+def _squared_distance(centers_vox: Tensor, cells: Tensor) -> Tensor:
+    """Four times that of centres (N, 3) from the centres of boxes (N or 1, M, 6): (N, M)."""
+    squared = centers_vox.new_zeros(len(centers_vox), cells.shape[1])
+    for axis in range(3):  # the product form of cdist loses the order of near ties at large coordinates
+        offset = cells[:, :, axis] + cells[:, :, axis + 3] - 2 * centers_vox[:, axis, None]
+        squared.addcmul_(offset, offset)
+    return squared
+
+
+def ignore_background(
+    matched: Tensor, anchors: Tensor, regions: Tensor, as_objects: Tensor, min_share: float = 0.5
+) -> Tensor:
+    """`matched` (A,) with the background anchors that speak of an ignore region set to `IGNORED`.
+
+    The rule: an anchor matched to an object stays so. A background anchor is neither right nor wrong if its centre lies
+    in a region, or at least `min_share` of its volume does (the IoF of COCO's crowds), or if the matcher would have
+    given it to the region as to an object: regions smaller than a cell may hold no centre at all.
+
+    Args:
+        matched: (A,) from the matcher.
+        anchors: (A, 6).
+        regions: (M, 6).
+        as_objects: (A,) what the matcher says of the regions.
+        min_share: of an anchor's volume.
+    """
+    center, volume = (anchors[:, :3] + anchors[:, 3:]) / 2, box_volume(anchors)
+    ignored = as_objects >= 0
+    for region in regions.float():  # one at a time: a row of the (M, A) matrix is all that is needed
+        inside = ((center >= region[:3]) & (center < region[3:])).all(dim=1)
+        shared = torch.ones_like(volume)
+        for axis in range(3):
+            edge = anchors[:, axis + 3].clamp(max=region[axis + 3]) - anchors[:, axis].clamp(min=region[axis])
+            shared *= edge.clamp(min=0)
+        ignored |= inside | (shared >= min_share * volume)
+    return torch.where(ignored & (matched == BACKGROUND), IGNORED, matched)
