@@ -63,8 +63,8 @@ class ATSSMatcher(Matcher):
         """Index of the matched target per anchor: (A,) int64, -1 for background."""
         if sum(anchors_per_level) != len(anchors):
             raise UserError(
-                f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors on "
-                "each level, all anchors of a cell counted"
+                f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors "
+                "on each level, all anchors of a cell counted"
             )
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         if len(targets) == 0:
