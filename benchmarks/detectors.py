@@ -37,22 +37,11 @@ def rows() -> Iterator[Row]:
         ("FCOS", FCOS(ResEnc("XS"), 1)),
         ("Deformable DETR", DeformableDETR(ResEnc("XS"), 1, num_levels=3)),
     ):
-        yield race(f"step at 64^3, {name}, both with their defaults", peer, default, _step(ours, image), rounds=3)
-    equal = "monai, 4 convs of 128"
-    yield race(
-        "step at 64^3, Retina U-Net, 4 convs of 128",
-        equal,
-        _monai_step(128, image),
-        _step(detector(RetinaUNet, 128, 4), image),
-        rounds=3,
-    )
-    yield race(
-        "step at 64^3, RetinaNet, 4 convs of 128",
-        equal,
-        _monai_step(128, image),
-        _step(detector(RetinaNet, 128, 4), image),
-        rounds=3,
-    )
+        yield race(f"step at 64^3, {name}, all defaults", peer, default, _step(ours, image), rounds=3)
+    equal = _monai_step(128, image)
+    for name, cls in (("RetinaNet", RetinaNet), ("Retina U-Net, which also segments", RetinaUNet)):
+        ours = _step(detector(cls, 128, 4), image)
+        yield race(f"step at 64^3, {name}", "monai, both 4 convs of 128", equal, ours, rounds=3)
 
 
 def _step(detector: Detector, image: Tensor) -> Callable[[], None]:
