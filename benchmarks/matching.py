@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,6 +42,7 @@ def rows() -> Iterator[Row]:
 
 def peak_mb(run: Callable[[], object]) -> float:
     """How far the resident memory of this process rises while `run` works."""
+    ctypes.CDLL(None).malloc_trim(0)  # memory kept from earlier calls would hide what this one takes
     base, peak, done = resident_mb(), 0.0, threading.Event()
 
     def watch() -> None:

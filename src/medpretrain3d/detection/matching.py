@@ -11,17 +11,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired_iou
 from medpretrain3d.description import Described
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.errors import UserError
-
-PART = 2**15
-"""Distances held at once while the nearest cells are sought: they stay in a core's cache, and torch wakes no other
-thread for so few."""
 
 
 class Matcher(Described):
@@ -164,8 +159,8 @@ class IoUMatcher(Matcher):
 def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
     """The `count` cells nearest to each centre, nearest first, the first of equals: (N, count) int64.
 
-    All distances are computed once, a part of `PART` at a time, and only the minimum of each block of cells is kept:
-    the nearest cells lie in the blocks with the smallest minima, and only those are looked at again.
+    Cells that follow each other lie close together, so a block of them has a small hull, and the distance to the hull
+    bounds the distances to its cells: of 300,000 cells each centre looks at about a thousand.
 
     Args:
         centers_vox: (N, 3).
@@ -173,25 +168,42 @@ def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 1
         count: at most A are returned.
         block: cells per block.
     """
-    step = max(1, PART // (len(centers_vox) * block)) * block
-    minima = []
-    for part in cells.split(step):
-        squared = F.pad(_squared_distance(centers_vox, part[None]), (0, -len(part) % block), value=torch.inf)
-        minima.append(squared.unflatten(1, (-1, block)).amin(dim=2))
-    blocks = torch.cat(minima, dim=1).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values  # (N, count)
-    among = (blocks[:, :, None] * block + torch.arange(block, device=cells.device)).flatten(1)
-    squared = _squared_distance(centers_vox, cells[among.clamp(max=len(cells) - 1)])
-    squared[among >= len(cells)] = torch.inf
-    order = squared.argsort(dim=1, stable=True)[:, : min(count, len(cells))]
-    return among.gather(1, order)
+    count = min(count, len(cells))
+    bounds = _squared_distance_to_hulls(centers_vox, cells, block)  # (N, blocks)
+    within = torch.arange(block, device=cells.device)
+
+    def nearest_in(num_blocks: int) -> tuple[Tensor, Tensor]:
+        """The nearest cells in as many blocks with the smallest bounds, and their distances: (N, count), (N, count)."""
+        blocks = bounds.topk(min(num_blocks, bounds.shape[1]), dim=1, largest=False).indices.sort(dim=1).values
+        among = (blocks[:, :, None] * block + within).flatten(1)
+        squared = _squared_distance(centers_vox, cells[among.clamp(max=len(cells) - 1)])
+        squared, order = squared.masked_fill_(among >= len(cells), torch.inf).sort(dim=1, stable=True)
+        return among.gather(1, order[:, :count]), squared[:, :count]
+
+    # Enough blocks to hold `count` cells, even if one is the last and not full, give a radius; then all within it.
+    radius = nearest_in(1 + -(-count // block))[1][:, -1:]
+    return nearest_in(int((bounds <= radius * (1 + 1e-5)).sum(dim=1).max()))[0]  # rounding may lift a bound
 
 
 def _squared_distance(centers_vox: Tensor, cells: Tensor) -> Tensor:
-    """Four times that of centres (N, 3) from the centres of boxes (N or 1, M, 6): (N, M)."""
-    squared = centers_vox.new_zeros(len(centers_vox), cells.shape[1])
-    for axis in range(3):  # the product form of cdist loses the order of near ties at large coordinates
-        offset = cells[:, :, axis] + cells[:, :, axis + 3] - 2 * centers_vox[:, axis, None]
-        squared.addcmul_(offset, offset)
+    """Four times that of centres (N, 3) from the centres of boxes (N, M, 6): (N, M)."""
+    # By axis, and not the product form of cdist: that one loses the order of near ties at large coordinates.
+    twice = 2 * centers_vox
+    d, h, w = (cells[:, :, axis] + cells[:, :, axis + 3] - twice[:, axis, None] for axis in range(3))
+    return d.square_().addcmul_(h, h).addcmul_(w, w)
+
+
+def _squared_distance_to_hulls(centers_vox: Tensor, cells: Tensor, block: int) -> Tensor:
+    """Four times that of centres (N, 3) from the hull of the centres of each block of boxes (A, 6): (N, A / block)."""
+    missing = -len(cells) % block
+    squared = centers_vox.new_zeros(len(centers_vox), -(-len(cells) // block))
+    for axis in range(3):
+        center = cells[:, axis] + cells[:, axis + 3]
+        center = torch.cat([center, center[-1:].expand(missing)]).view(-1, block)
+        low, high = center.amin(dim=1), center.amax(dim=1)  # aminmax takes ten times as long
+        twice = 2 * centers_vox[:, axis, None]
+        gap = torch.maximum(low - twice, twice - high).clamp_(min=0)
+        squared.addcmul_(gap, gap)
     return squared
 
 
