@@ -38,7 +38,7 @@ def test_learns_one_object():
     image = torch.randn(1, 1, 16, 16, 16) * 0.1
     image[:, :, 4:10, 6:11, 3:9] += 1
     box = torch.tensor([[4.0, 6, 3, 10, 11, 9]])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(100):
         optimiser.zero_grad()
         sum(model.losses(image, [Targets(box, torch.tensor([0]))]).values()).backward()
