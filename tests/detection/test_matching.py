@@ -83,6 +83,14 @@ def test_an_object_between_anchors():
     assert torch.nonzero(house == 0).tolist() == [[5]]  # the nearest: its centre is (12, 12, 4)
 
 
+def test_an_object_that_touches_no_candidate_gets_the_best_of_all_anchors():
+    # Two small anchors pass the object by; a long one whose centre is farther away holds it.
+    anchors = torch.tensor([[0.0, 0, 0, 2, 2, 2], [4, 0, 0, 6, 2, 2], [2.0, 0, 0, 22, 2, 2]])
+    target = torch.tensor([[2.2, 0.5, 0.5, 3.4, 1.5, 1.5]])  # centre 2.8: 1 and 5 are nearer than 12
+    assert ATSSMatcher(2, rule="nndetection")(target, anchors, [3], 1).tolist() == [0, 0, -1]
+    assert ATSSMatcher(2)(target, anchors, [3], 1).tolist() == [-1, -1, 0]
+
+
 def test_an_object_whose_candidates_stay_below_the_threshold_gets_the_best():
     # Half of the candidates have IoU 1/3, half 0: mean 1/6, unbiased deviation 0.19, threshold 0.36 > 1/3.
     grid = AnchorGrid([[(2, 2, 2)]])

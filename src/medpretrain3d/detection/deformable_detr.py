@@ -148,37 +148,36 @@ class DeformableDETR(Detector):
         anything = [UnitTargets(target.boxes, torch.zeros_like(target.labels)) for target in unit]
         proposals = self._loss(_Output(memory.objectness, memory.boxes), anything, ignore)
 
-        references, content, position = self._proposed(memory, self.num_queries)
-        sizes = [references.shape[1]]
-        answers: list[Tensor] | None = None
-        if isinstance(self.auxiliary, OneToMany):
-            wanted = self.num_queries + self.auxiliary.num_queries
-            references, content, position = self._proposed(memory, wanted)
-            sizes.append(references.shape[1] - sizes[0])
-        elif isinstance(self.auxiliary, Denoising) and any(len(target.labels) for target in unit):
-            spoilt, labels, answers = self.auxiliary.spoil(unit, self.num_classes)
+        wanted = self.num_queries + (self.auxiliary.num_queries if isinstance(self.auxiliary, OneToMany) else 0)
+        references, content, position = self._proposed(memory, wanted)
+        num_found = min(self.num_queries, references.shape[1])
+        sizes, answers = [num_found, references.shape[1] - num_found], None
+        if isinstance(self.auxiliary, Denoising) and any(len(target.labels) for target in unit):
             assert self.label_content is not None
+            spoilt, labels, answers = self.auxiliary.spoil(unit, self.num_classes)
             references = torch.cat([references, spoilt], dim=1)
             content = torch.cat([content, self.label_content(labels).to(content.dtype)], dim=1)
             position = torch.cat([position, self._query_of(spoilt)[1].to(position.dtype)], dim=1)
             sizes += [spoilt.shape[1] // self.auxiliary.groups] * self.auxiliary.groups
         outputs = self._decode(memory, references, content, position, groups_apart(sizes, image.device))
 
-        found, further = slice(0, sizes[0]), slice(sizes[0], None)
-        *earlier, last = [self._loss(output.of(found), unit, ignore) for output in outputs]
+        *earlier, last = [self._loss(output.of(slice(0, num_found)), unit, ignore) for output in outputs]
         losses = last | {"proposals": _total(proposals)}
         if earlier:
             losses["earlier_layers"] = torch.stack([_total(layer) for layer in earlier]).sum()
+        further = [output.of(slice(num_found, None)) for output in outputs]
         if isinstance(self.auxiliary, OneToMany):
             repeated = [self.auxiliary.repeat(target) for target in unit]
-            of_layers = [_total(self._loss(output.of(further), repeated, ignore)) for output in outputs]
+            of_layers = [_total(self._loss(output, repeated, ignore)) for output in further]
             losses["one_to_many"] = self.auxiliary.weight * torch.stack(of_layers).sum()
         elif isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
             restored = 0 * self.label_content.weight.sum()  # takes part in every step, also without objects
             if answers is not None:
-                repeats = [_total(self._loss(output.of(further), unit, ignore, answers)) for output in outputs]
-                restored = restored + torch.stack(repeats).sum()
+                restored = (
+                    restored
+                    + torch.stack([_total(self._loss(output, unit, ignore, answers)) for output in further]).sum()
+                )
             losses["denoising"] = self.auxiliary.weight * restored
         return losses
 

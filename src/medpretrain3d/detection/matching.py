@@ -41,8 +41,8 @@ class ATSSMatcher(Matcher):
         rule: `"nndetection"` stops there, which has two gaps. An object that touches none of its candidates makes all
             of them positive, because the threshold is 0. An object none of whose candidates reaches the threshold, or
             whose candidates all went to others, is never learnt. `"house"` closes both: an anchor that does not touch
-            the object is not positive, and an object left without anchor gets its best candidate alone (the nearest
-            if it touches none).
+            the object is not positive, and an object left without anchor gets its best candidate alone; if it touches
+            no candidate, the best of all anchors, and only if it touches no anchor at all, the nearest candidate.
 
     Raises:
         UserError: when called with levels that do not add up to the anchors.
@@ -109,9 +109,13 @@ class ATSSMatcher(Matcher):
         unmatched = [index for index, count in enumerate(counts) if count == 0]
         for index in sorted(unmatched, key=iou.amax(dim=1).tolist().__getitem__, reverse=True):
             choice, closeness = candidates[index], iou[index]
+            if not bool((closeness > 0).any()):  # perhaps it touches others
+                choice = torch.arange(len(anchors), device=anchors.device)
+                closeness = box_iou(targets[index : index + 1], anchors)[0]
             if bool((closeness > 0).any()):
                 choice, closeness = choice[closeness > 0], closeness[closeness > 0]
-            else:  # it touches none of them; GIoU still tells near from far
+            else:  # it touches none at all; GIoU still tells near from far
+                choice = candidates[index]
                 closeness = generalized_box_iou(targets[index : index + 1], anchors[choice])[0]
             for anchor in choice[closeness.argsort(descending=True, stable=True)].tolist():
                 owner = int(matched[anchor])
