@@ -97,7 +97,8 @@ class DeformableDETR(Detector):
     ) -> None:
         super().__init__()
         if not 1 <= num_levels <= len(backbone.levels):
-            raise UserError(f"num_levels {num_levels}: the backbone has {len(backbone.levels)} levels; give 1 to that")
+            most = len(backbone.levels)
+            raise UserError(f"num_levels {num_levels}: the backbone has {most} levels; give 1 to {most}")
         if channels % (2 * num_heads):
             raise UserError(f"channels {channels}: must be a multiple of twice num_heads, {2 * num_heads}")
         self.backbone = backbone
@@ -172,13 +173,11 @@ class DeformableDETR(Detector):
             losses["one_to_many"] = self.auxiliary.weight * torch.stack(of_layers).sum()
         elif isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            restored = 0 * self.label_content.weight.sum()  # takes part in every step, also without objects
-            if answers is not None:
-                restored = (
-                    restored
-                    + torch.stack([_total(self._loss(output, unit, ignore, answers)) for output in further]).sum()
-                )
-            losses["denoising"] = self.auxiliary.weight * restored
+            of_layers = [_total(self._loss(output, unit, ignore, answers)) for output in further if answers is not None]
+            nothing = (
+                0 * self.label_content.weight.sum()
+            )  # the embedding takes part in every step, also without objects
+            losses["denoising"] = self.auxiliary.weight * torch.stack([nothing, *of_layers]).sum()
         return losses
 
     @torch.no_grad()
