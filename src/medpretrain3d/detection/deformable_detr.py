@@ -173,11 +173,10 @@ class DeformableDETR(Detector):
             losses["one_to_many"] = self.auxiliary.weight * torch.stack(of_layers).sum()
         elif isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            of_layers = [_total(self._loss(output, unit, ignore, answers)) for output in further if answers is not None]
-            nothing = (
-                0 * self.label_content.weight.sum()
-            )  # the embedding takes part in every step, also without objects
-            losses["denoising"] = self.auxiliary.weight * torch.stack([nothing, *of_layers]).sum()
+            of_layers = [0 * self.label_content.weight.sum()]  # takes part in every step, also without objects
+            if answers is not None:
+                of_layers += [_total(self._loss(output, unit, ignore, answers)) for output in further]
+            losses["denoising"] = self.auxiliary.weight * torch.stack(of_layers).sum()
         return losses
 
     @torch.no_grad()
