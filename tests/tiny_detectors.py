@@ -11,7 +11,7 @@ from medpretrain3d.backbones import ResEnc
 from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, Detector, RetinaNet, RetinaUNet
 
 ANCHORS = AnchorGrid([[(6, 6, 6), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])
-TINY: dict[type[Detector], Any] = {
+TINY_DETECTORS: dict[type[Detector], Any] = {
     RetinaNet: partial(RetinaNet, anchors=ANCHORS, fpn_channels=16),
     RetinaUNet: partial(RetinaUNet, anchors=ANCHORS, fpn_channels=16),
     FCOS: partial(FCOS, fpn_channels=16, head_convs=2),
@@ -33,4 +33,4 @@ TINY: dict[type[Detector], Any] = {
 def tiny_detector(cls: type[Detector], num_classes: int = 2, strides: Any = None, **options: Any) -> Any:
     """The example of a class, the same at every call."""
     torch.manual_seed(0)
-    return TINY[cls](ResEnc("XXS", strides=strides), num_classes, **options)
+    return TINY_DETECTORS[cls](ResEnc("XXS", strides=strides), num_classes, **options)

@@ -15,7 +15,7 @@ from medpretrain3d.description import build, describe
 from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
 from tests.tiny import TINY_BACKBONES, tiny_backbone
-from tests.tiny_detectors import TINY, tiny_detector
+from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
 
 
 def exported(package, base):
@@ -28,7 +28,7 @@ DETECTORS = exported(detection, Detector)
 
 
 def test_every_detector_has_its_tiny_example():
-    assert set(TINY) == set(DETECTORS)
+    assert set(TINY_DETECTORS) == set(DETECTORS)
 
 
 def image(count: int = 2) -> torch.Tensor:

@@ -24,10 +24,10 @@ from medpretrain3d.detection import (
     SetLoss,
 )
 from medpretrain3d.errors import UserError
-from tests.tiny_detectors import TINY
+from tests.tiny_detectors import TINY_DETECTORS
 from tests.tiny_detectors import tiny_detector as make
 
-EVERY_DETECTOR = list(TINY)
+EVERY_DETECTOR = list(TINY_DETECTORS)
 # Three cells along D on the coarsest level: torch 2.14's bf16 weight gradient on CPU is random where there are two.
 SHAPE = (24, 16, 32)
 ISOTROPIC = [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
