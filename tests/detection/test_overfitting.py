@@ -31,8 +31,8 @@ def case():
     [
         (RetinaNet, {"classification": FocalLoss()}, 60, 5e-3),
         (RetinaUNet, {"classification": FocalLoss()}, 60, 5e-3),
-        (FCOS, {"first_level": 1}, 60, 5e-3),
-        (DeformableDETR, {"auxiliary": Denoising(groups=3)}, 150, 4e-3),
+        (FCOS, {"first_level": 1}, 80, 5e-3),
+        (DeformableDETR, {"auxiliary": Denoising(groups=3)}, 120, 4e-3),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
