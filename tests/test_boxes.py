@@ -17,7 +17,11 @@ from medpretrain3d.boxes import (
     clip_boxes,
     generalized_box_iou,
     nms,
+    overlap,
+    paired_iou,
 )
+from medpretrain3d.boxes.suppression import blocked_nms
+from medpretrain3d.errors import UserError
 
 FIXTURE = Path(__file__).resolve().parents[1] / ".." / "shared" / "fixtures" / "box_ops.json"
 needs_fixture = pytest.mark.skipif(
@@ -113,9 +117,83 @@ def test_nms_keeps_the_best_and_drops_only_what_overlaps_something_better(boxes,
     scores = torch.tensor(random.sample(range(len(boxes)), len(boxes))) / len(boxes)
     kept: list[int] = []
     for index in scores.argsort(descending=True).tolist():
-        if all(box_iou(boxes[index : index + 1], boxes[k : k + 1]).item() <= threshold for k in kept):
+        if not (box_iou(boxes[index : index + 1], boxes[kept]) > threshold).any():
             kept.append(index)
-    assert nms(boxes, scores, threshold, block=block).tolist() == kept
+    assert nms(boxes, scores, threshold).tolist() == kept
+    assert blocked_nms(boxes, scores, threshold, block=block).tolist() == kept
+
+
+def random_boxes(count, seed, space_vox=60.0, mixed=False):
+    """Boxes 1 to 21 voxels long; `mixed` adds a few huge, flat, swapped and NaN ones."""
+    random = torch.Generator().manual_seed(seed)
+    low = torch.rand(count, 3, generator=random) * space_vox
+    boxes = torch.cat([low, low + 1 + torch.rand(count, 3, generator=random) * 20], dim=1)
+    if mixed:
+        boxes[::50, 3:] += 300
+        boxes[7::90, 3] = boxes[7::90, 0]
+        boxes[8::90] = boxes[8::90].flip(1)
+        boxes[9::90, 2] = torch.nan
+    return boxes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fused_loops_give_the_bits_of_torch(dtype, monkeypatch):
+    a, b = random_boxes(300, 0, mixed=True).to(dtype), random_boxes(200, 1, mixed=True).to(dtype)
+    fused = box_iou(a, b), generalized_box_iou(a, b)
+    monkeypatch.setattr(overlap, "MIN_FUSED_PAIRS", 10**9)
+    plain = box_iou(a, b), generalized_box_iou(a, b)
+    for one, other in zip(fused, plain, strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(paired_iou(a[:, None], b[None]), plain[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 0.6])
+@pytest.mark.parametrize("space_vox", [0.0, 60.0, 5000.0])
+def test_the_grid_keeps_what_the_blocks_keep(threshold, space_vox):
+    boxes = random_boxes(900, 2, space_vox, mixed=True)
+    scores = torch.rand(900, generator=torch.Generator().manual_seed(3))
+    assert nms(boxes, scores, threshold).tolist() == blocked_nms(boxes, scores, threshold).tolist()
+
+
+def test_overlaps_of_boxes_that_train_have_gradients():
+    boxes = random_boxes(100, 4).requires_grad_()
+    generalized_box_iou(boxes, random_boxes(100, 5)).sum().backward()
+    assert boxes.grad.isfinite().all()
+
+
+def test_a_thousand_random_cases_as_in_monai():
+    from monai.data import box_utils
+
+    random = torch.Generator().manual_seed(6)
+    for seed in range(1000):
+        n, m = torch.randint(1, 90, (2,), generator=random).tolist()
+        a, b = random_boxes(n, seed, 30), random_boxes(m, seed + 5000, 30)
+        torch.testing.assert_close(box_iou(a, b), box_utils.box_iou(a, b), rtol=0, atol=1e-6)
+        torch.testing.assert_close(generalized_box_iou(a, b), box_utils.box_giou(a, b), rtol=0, atol=2e-6)
+        scores = torch.rand(n, generator=random)
+        assert nms(a, scores, 0.3).tolist() == box_utils.non_max_suppression(a, scores, 0.3).tolist()
+
+
+def test_a_read_only_installation_compiles_without_a_cache(monkeypatch):
+    import numba
+
+    from medpretrain3d.boxes import kernels
+
+    real = numba.njit
+
+    def njit(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernels.compiled(lambda x: x + 1)(2) == 3
+
+
+def test_a_negative_threshold_is_refused():
+    with pytest.raises(UserError, match="at least 0"):
+        nms(box(0, 0, 0, 1, 1, 1), torch.ones(1), -0.1)
 
 
 def test_nms_of_nothing():

@@ -24,6 +24,12 @@ class Outer(Described, nn.Module):
         self.inner, self.parts, self.gain = inner, parts, gain
 
 
+class Wider(Outer):
+    def __init__(self, inner, width=2, **options):
+        super().__init__(inner, **options)
+        self.width = width
+
+
 @dataclass(frozen=True)
 class Range(Described):
     low: float = 0.0
@@ -32,8 +38,8 @@ class Range(Described):
 
 @pytest.fixture(autouse=True)
 def inside_the_package(monkeypatch):
-    """The three classes as if they were part of the package: a file may name no others."""
-    for cls in (Inner, Outer, Range):
+    """The classes as if they were part of the package: a file may name no others."""
+    for cls in (Inner, Outer, Wider, Range):
         monkeypatch.setattr(cls, "__module__", description.__name__)
         monkeypatch.setattr(description, cls.__name__, cls, raising=False)
 
@@ -43,6 +49,13 @@ def test_defaults_are_part_of_the_description():
         "class_path": "medpretrain3d.description.Inner",
         "init_args": {"size": [1, 2, 3], "name": "b"},
     }
+
+
+def test_options_handed_on_to_the_base_class_are_described_with_its_defaults():
+    arguments = describe(Wider(Inner(), gain=2.0))["init_args"]
+    assert list(arguments) == ["inner", "width", "parts", "gain"]
+    assert (arguments["width"], arguments["parts"], arguments["gain"]) == (2, [], 2.0)
+    assert build(describe(Wider(Inner(), gain=2.0))).gain == 2.0
 
 
 def test_what_is_described_can_be_written_and_built_again():

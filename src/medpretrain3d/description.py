@@ -25,7 +25,7 @@ class Described:
         """Allocate the object and note the arguments that `__init__` is about to receive."""
         self = super().__new__(cls)
         try:
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound = _signature(cls).bind(self, *args, **kwargs)
         except TypeError:
             return self  # unpickling and deepcopy allocate without arguments; a wrong call fails in __init__ itself
         bound.apply_defaults()
@@ -67,6 +67,18 @@ def build(description: Mapping[str, Any]) -> Any:
         return cls(**arguments)
     except TypeError as error:
         raise UserError(f"class_path '{path}': {error}; the file was written by another version") from error
+
+
+def _signature(cls: type) -> inspect.Signature:
+    """Of the constructor; `**options` that it hands on to its base class are the parameters of that class."""
+    own = inspect.signature(cls.__init__)  # type: ignore[misc]
+    parameters = list(own.parameters.values())
+    bases = [base for base in cls.__mro__[1:] if "__init__" in vars(base) and issubclass(base, Described)]
+    if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD or not bases:
+        return own
+    inherited = [each for name, each in _signature(bases[0]).parameters.items() if name not in own.parameters]
+    keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in inherited if each.kind is not each.VAR_KEYWORD]
+    return own.replace(parameters=[*parameters[:-1], *keywords])
 
 
 def _named(bound: inspect.BoundArguments) -> dict[str, Any]:

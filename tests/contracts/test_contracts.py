@@ -12,9 +12,10 @@ import torch
 from medpretrain3d import detection, objectives
 from medpretrain3d.boxes import Targets
 from medpretrain3d.description import build, describe
-from medpretrain3d.detection import AnchorGrid, Detector
+from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
 from tests.tiny import TINY_BACKBONES, tiny_backbone
+from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
 
 
 def exported(package, base):
@@ -26,10 +27,8 @@ OBJECTIVES = exported(objectives, Objective)
 DETECTORS = exported(detection, Detector)
 
 
-def tiny_detector(cls) -> Detector:
-    return cls(
-        tiny_backbone(), 2, AnchorGrid([[(4.0, 4.0, 4.0)], [(8.0, 8.0, 8.0)]]), fpn_channels=16, score_threshold=0.0
-    )
+def test_every_detector_has_its_tiny_example():
+    assert set(TINY_DETECTORS) == set(DETECTORS)
 
 
 def image(count: int = 2) -> torch.Tensor:

@@ -89,8 +89,14 @@ def test_stages_import_their_half_of_the_library_only(stage, forbidden):
 def test_importing_the_package_stays_light():
     code = (
         "import sys, medpretrain3d\n"
-        "heavy = {'timm', 'torchvision', 'wandb', 'matplotlib', 'lightning', 'monai', 'torch'} & set(sys.modules)\n"
-        "print(sorted(heavy))"
+        "heavy = {'timm', 'torchvision', 'wandb', 'matplotlib', 'lightning', 'monai', 'torch', 'numba'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_boxes_and_detectors_import_numba_only_when_they_need_it():
+    code = "import sys, medpretrain3d.boxes, medpretrain3d.detection\nprint('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -7,23 +7,31 @@ import logging
 import pytest
 import torch
 
-from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Targets
 from medpretrain3d.description import build, describe
-from medpretrain3d.detection import AnchorGrid, Detector, FocalLoss, HardNegativeBCE, IoUMatcher, RetinaNet, RetinaUNet
+from medpretrain3d.detection import (
+    FCOS,
+    DeformableDETR,
+    Denoising,
+    Detector,
+    FocalLoss,
+    HardNegativeBCE,
+    IoUMatcher,
+    NearestPoints,
+    OneToMany,
+    RetinaNet,
+    RetinaUNet,
+    SetLoss,
+)
 from medpretrain3d.errors import UserError
+from tests.tiny_detectors import TINY_DETECTORS
+from tests.tiny_detectors import tiny_detector as make
 
-EVERY_DETECTOR = [RetinaNet, RetinaUNet]
+EVERY_DETECTOR = list(TINY_DETECTORS)
 # Three cells along D on the coarsest level: torch 2.14's bf16 weight gradient on CPU is random where there are two.
 SHAPE = (24, 16, 32)
 ISOTROPIC = [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
 ANISOTROPIC = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
-
-
-def make(detector: type[RetinaNet], strides=None, num_classes=2, **options) -> RetinaNet:
-    torch.manual_seed(0)
-    anchors = AnchorGrid([[(6, 6, 6), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])
-    return detector(ResEnc("XXS", strides=strides), num_classes, anchors, fpn_channels=16, **options)
 
 
 def image(batch=2):
@@ -52,7 +60,7 @@ BATCHES = {
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)
 def test_every_parameter_gets_a_gradient(detector, batch, strides):
-    model = make(detector, strides)
+    model = make(detector, strides=strides)
     losses = model.losses(image(), BATCHES[batch]())
     assert all(loss.shape == () and loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
@@ -60,23 +68,64 @@ def test_every_parameter_gets_a_gradient(detector, batch, strides):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"classification": FocalLoss(alpha=0.75, gamma=1.0), "matcher": IoUMatcher()},
-        {"box_loss": "l1"},
-        {"box_loss": "smooth_l1", "head_convs": 1, "first_level": 1},
-        {"first_level": 0},
+OPTIONS = [
+    *[
+        (detector, options)
+        for detector in (RetinaNet, RetinaUNet)
+        for options in (
+            {"classification": FocalLoss(alpha=0.75, gamma=1.0), "matcher": IoUMatcher()},
+            {"box_loss": "l1"},
+            {"box_loss": "diou"},
+            {"box_loss": "smooth_l1", "head_convs": 1, "first_level": 1},
+            {"first_level": 0},
+        )
     ],
-    ids=lambda options: ", ".join(options),
+    (RetinaUNet, {"segmentation": "foreground"}),
+    (FCOS, {"num_levels": 1, "matcher": NearestPoints(ignore_ratio=3), "box_loss": "diou"}),
+    (FCOS, {"first_level": 1, "classification": HardNegativeBCE()}),
+    (DeformableDETR, {"auxiliary": Denoising(groups=2)}),
+    (DeformableDETR, {"auxiliary": OneToMany(num_queries=8, repeats=2)}),
+    (DeformableDETR, {"num_levels": 1, "decoder_layers": 1, "criterion": SetLoss(l1_weight=1.0)}),
+]
+
+
+@pytest.mark.parametrize(
+    ("detector", "options"), OPTIONS, ids=lambda value: ", ".join(value) if isinstance(value, dict) else value.__name__
 )
-@pytest.mark.parametrize("detector", EVERY_DETECTOR)
 def test_every_option_trains_every_parameter(detector, options):
     model = make(detector, **options)
     for batch in ("a mixed batch", "no object at all"):
         model.zero_grad()
         sum(model.losses(image(), BATCHES[batch]()).values()).backward()
         assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_an_ignore_region_quietens_the_classification(detector):
+    everywhere = torch.tensor([[0.0, 0, 0, *SHAPE]])
+    model = make(detector).eval()
+    losses = model.losses(image(1), [Targets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), ignore=everywhere)])
+    assert losses["classification"].item() == 0
+    assert model.losses(image(1), [without_object()])["classification"].item() > 0
+    found = [Targets(target.boxes, target.labels, ignore=everywhere) for target in [with_object()]]
+    assert model.losses(image(1), found)["classification"].item() > 0  # objects in a region are still to be found
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_predictions_that_are_not_finite_end_nothing(detector, caplog):
+    model = make(detector).eval()
+    spoilt = image()
+    spoilt[0, 0, 0, 0, 0] = torch.nan  # instance norm spreads it over the first image; the second stays whole
+    with caplog.at_level(logging.WARNING):
+        found = model.detect(spoilt)
+    assert len(found[0]) == 0
+    assert len(found[1]) > 0
+    assert "not finite" in caplog.text
+    counted = model.num_invalid_predictions
+    assert counted > 0
+    losses = model.losses(spoilt, [with_object(mask=False), with_object(mask=False)])
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert model.num_invalid_predictions > counted
 
 
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)
@@ -116,12 +165,16 @@ def test_autocast_keeps_boxes_and_losses_in_float32(detector):
 
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)
 def test_description_and_weights_rebuild_the_detector(detector):
-    model = make(detector, ANISOTROPIC, classification=HardNegativeBCE(anchors_per_image=8), nms_iou=0.3)
+    options = {
+        RetinaUNet: {"classification": HardNegativeBCE(anchors_per_image=8), "nms_iou": 0.3},
+        FCOS: {"matcher": NearestPoints(num_points=3)},
+        DeformableDETR: {"auxiliary": Denoising(groups=2), "criterion": SetLoss(class_cost=1.0)},
+    }.get(detector, {})
+    model = make(detector, strides=ANISOTROPIC, **options)
     rebuilt = build(describe(model))
     rebuilt.load_state_dict(model.state_dict())
     assert type(rebuilt) is detector
-    assert rebuilt.anchors.sizes == model.anchors.sizes
-    assert (rebuilt.classification.anchors_per_image, rebuilt.nms_iou) == (8, 0.3)
+    assert describe(rebuilt) == describe(model)
     one, two = model.detect(image())[0], rebuilt.detect(image())[0]
     assert one.boxes.equal(two.boxes)
     assert one.scores.equal(two.scores)
@@ -154,8 +207,9 @@ def test_labels_of_another_data_set_are_refused(detector):
 
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)
 def test_levels_that_the_backbone_lacks_are_refused(detector):
-    with pytest.raises(UserError, match="4 levels; give fewer"):
-        make(detector, first_level=3)
+    too_many = {"num_levels": 5} if detector is DeformableDETR else {"first_level": 3 if detector is not FCOS else 4}
+    with pytest.raises(UserError, match="4 levels; give"):
+        make(detector, **too_many)
 
 
 def test_a_detector_is_described_with_its_defaults():

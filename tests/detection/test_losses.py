@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from medpretrain3d.detection.losses import giou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss, soft_dice_loss
+from medpretrain3d.detection.losses import (
+    diou_loss,
+    giou_loss,
+    l1_loss,
+    sigmoid_focal_loss,
+    smooth_l1_loss,
+    soft_dice_loss,
+)
 
 
 def test_focal_loss_of_an_undecided_logit():
@@ -27,6 +34,22 @@ def test_giou_loss_by_hand():
     # Apart by one edge along D: nothing shared, 16 in the union, 24 in the hull.
     apart = cube + torch.tensor([4.0, 0, 0, 4, 0, 0])
     assert giou_loss(cube, apart).item() == pytest.approx(1 + 8 / 24)
+
+
+def test_diou_loss_by_hand():
+    cube = torch.tensor([[0.0, 0, 0, 2, 2, 2]])
+    assert diou_loss(cube, cube).item() == 0
+    # Shifted by half an edge: IoU 1/15; centres sqrt(3) apart, the hull's diagonal is sqrt(27).
+    assert diou_loss(cube, cube + 1).item() == pytest.approx(1 - 1 / 15 + 3 / 27)
+
+
+@pytest.mark.parametrize("formula", [giou_loss, diou_loss])
+def test_box_losses_see_float32_in_half_precision(formula):
+    box = torch.tensor([[160.5, 0, 0, 164.5, 4, 4]])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = formula(box, torch.tensor([[160.0, 0, 0, 164, 4, 4]]))
+    assert loss.dtype == torch.float32
+    assert loss.item() > 0  # bf16 has no 160.5
 
 
 def test_giou_loss_is_finite_for_a_box_that_shrank_to_a_point():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from medpretrain3d.boxes import box_iou
 from medpretrain3d.detection.anchors import AnchorGrid
-from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher
+from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, ignore_background, nearest_cells
+from medpretrain3d.errors import UserError
 
 FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "atss_matching.json"
 
@@ -82,6 +83,14 @@ def test_an_object_between_anchors():
     assert torch.nonzero(house == 0).tolist() == [[5]]  # the nearest: its centre is (12, 12, 4)
 
 
+def test_an_object_that_touches_no_candidate_gets_the_best_of_all_anchors():
+    # Two small anchors pass the object by; a long one whose centre is farther away holds it.
+    anchors = torch.tensor([[0.0, 0, 0, 2, 2, 2], [4, 0, 0, 6, 2, 2], [2.0, 0, 0, 22, 2, 2]])
+    target = torch.tensor([[2.2, 0.5, 0.5, 3.4, 1.5, 1.5]])  # centre 2.8: 1 and 5 are nearer than 12
+    assert ATSSMatcher(2, rule="nndetection")(target, anchors, [3], 1).tolist() == [0, 0, -1]
+    assert ATSSMatcher(2)(target, anchors, [3], 1).tolist() == [-1, -1, 0]
+
+
 def test_an_object_whose_candidates_stay_below_the_threshold_gets_the_best():
     # Half of the candidates have IoU 1/3, half 0: mean 1/6, unbiased deviation 0.19, threshold 0.36 > 1/3.
     grid = AnchorGrid([[(2, 2, 2)]])
@@ -127,3 +136,35 @@ def test_the_best_of_poor_anchors_counts_only_when_allowed():
     targets = torch.tensor([[0.0, 0, 0, 10, 1, 1], [50, 50, 50, 60, 60, 60]])  # the second touches nothing
     assert IoUMatcher()(targets, anchors, [2], 1).tolist() == [0, -1]
     assert IoUMatcher(allow_low_quality=False)(targets, anchors, [2], 1).tolist() == [-1, -1]
+
+
+def test_ignored_are_background_anchors_with_their_centre_or_half_of_them_in_a_region():
+    anchors = torch.tensor(
+        [
+            [0.0, 0, 0, 4, 4, 4],  # centre inside, a quarter of it
+            [2, 0, 0, 10, 1, 1],  # half of it, its centre on the far side
+            [3, 0, 0, 11, 1, 1],  # three of eight
+            [0, 0, 0, 6, 2, 1],  # inside, but an object's own
+            [50, 50, 50, 60, 60, 60],  # far away, but the matcher would give it to the region
+        ]
+    )
+    matched, as_objects = torch.tensor([-1, -1, -1, 0, -1]), torch.tensor([-1, -1, -1, -1, 0])
+    region = torch.tensor([[0.0, 0, 0, 6, 3, 3]])
+    assert ignore_background(matched, anchors, region, as_objects).tolist() == [-2, -2, -1, 0, -2]
+
+
+def test_nearest_cells_agree_with_sorting_all_distances():
+    random = torch.Generator().manual_seed(0)
+    cells = AnchorGrid([[(4, 4, 4)]])([(9, 11, 13)], [(4, 4, 4)], "cpu")
+    centers = torch.rand(70, 3, generator=random) * 50
+    centers[0] = torch.tensor([8.0, 8, 8])  # eight cells are equally near: the first come first
+    distance = ((cells[None, :, :3] + cells[None, :, 3:]) / 2 - centers[:, None]).square().sum(dim=2)
+    for count in (1, 4, 27):
+        expected = distance.argsort(dim=1, stable=True)[:, :count]
+        assert nearest_cells(centers, cells, count, block=32).tolist() == expected.tolist()
+    assert nearest_cells(centers, cells[:3], 5).shape == (70, 3)
+
+
+def test_levels_that_do_not_add_up_are_refused():
+    with pytest.raises(UserError, match="8 anchors: give the number of anchors on each level"):
+        ATSSMatcher()(torch.zeros(0, 6), torch.zeros(8, 6), [4], 2)

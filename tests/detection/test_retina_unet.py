@@ -48,6 +48,18 @@ def test_mask_losses_of_an_undecided_network():
     assert losses["dice"].item() == pytest.approx(0.5 * (1 - 2 * (1 / 6) / (1 / 3 + 1 / 2)), rel=1e-4)
 
 
+def test_the_foreground_alone_can_be_segmented():
+    torch.manual_seed(0)
+    model = RetinaUNet(ResEnc("XXS"), 2, AnchorGrid([[(6, 6, 6)]]), segmentation="foreground", fpn_channels=16)
+    nn.init.zeros_(model.segmenter.weight)
+    nn.init.zeros_(model.segmenter.bias)
+    mask = torch.full(SHAPE, 2)
+    mask[:8] = 0
+    assert model.segment(torch.randn(1, 1, *SHAPE)).shape == (1, 2, *SHAPE)
+    losses = model.losses(torch.randn(1, 1, *SHAPE), [target(mask)])
+    assert losses["cross_entropy"].item() == pytest.approx(0.5 * math.log(2))
+
+
 def test_images_without_a_mask_do_not_count():
     model = make().eval()
     image = torch.randn(2, 1, *SHAPE)

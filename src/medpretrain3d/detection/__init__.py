@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.anchors_search import AnchorChoice, optimise_anchor_sizes
+from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany
 from medpretrain3d.detection.base import Detector
-from medpretrain3d.detection.coder import BoxCoder
+from medpretrain3d.detection.coder import BoxCoder, DistanceCoder
+from medpretrain3d.detection.deformable_detr import DeformableDETR
+from medpretrain3d.detection.fcos import FCOS
 from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, Matcher
+from medpretrain3d.detection.point_matching import CenterSampling, NearestPoints
 from medpretrain3d.detection.retina_unet import RetinaUNet
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss, HardNegativeBCE
+from medpretrain3d.detection.set_loss import SetLoss
 
 __all__ = [
+    "FCOS",
     "ATSSMatcher",
     "AnchorChoice",
     "AnchorGrid",
     "BoxCoder",
+    "CenterSampling",
     "ClassificationLoss",
+    "DeformableDETR",
+    "Denoising",
     "Detector",
+    "DistanceCoder",
     "FocalLoss",
     "HardNegativeBCE",
     "IoUMatcher",
     "Matcher",
+    "NearestPoints",
+    "OneToMany",
     "RetinaNet",
     "RetinaUNet",
+    "SetLoss",
     "optimise_anchor_sizes",
 ]

@@ -26,6 +26,8 @@ class Detector(Described, nn.Module):
     num_classes: int
     num_invalid_boxes: int = 0
     """Target boxes dropped so far because they had no extent or were not finite; worth logging."""
+    num_invalid_predictions: int = 0
+    """Predictions that were not finite, left out of a loss or of what was found; worth logging."""
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""
@@ -36,7 +38,7 @@ class Detector(Described, nn.Module):
         raise NotImplementedError("a Detector subclass implements detect")
 
     def valid_targets(self, targets: list[Targets]) -> list[Targets]:
-        """The targets with float32 boxes, without those that are empty or not finite (counted, with a warning).
+        """The targets with float32 boxes and regions, without those that are empty or not finite (counted, reported).
 
         Raises:
             UserError: a label is outside `0 .. num_classes - 1`.
@@ -44,7 +46,7 @@ class Detector(Described, nn.Module):
         valid = []
         for target in targets:
             boxes, labels = target.boxes.float().reshape(-1, 6), target.labels.long()
-            keep = torch.isfinite(boxes).all(dim=1) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+            keep = _is_box(boxes)
             num_invalid = len(keep) - int(keep.sum())
             if num_invalid:
                 self.num_invalid_boxes += num_invalid
@@ -59,5 +61,23 @@ class Detector(Described, nn.Module):
                     f"labels {sorted(set(labels.tolist()))}: a detector of {self.num_classes} classes takes labels "
                     f"0 .. {self.num_classes - 1}; set num_classes to the number of classes of the data"
                 )
-            valid.append(Targets(boxes, labels, target.mask))
+            regions = boxes.new_zeros(0, 6) if target.ignore is None else target.ignore.to(boxes).reshape(-1, 6)
+            valid.append(Targets(boxes, labels, target.mask, regions[_is_box(regions)]))
         return valid
+
+    def finite_predictions(self, *predictions: Tensor) -> Tensor:
+        """Which rows of the tensors (N, ...) are finite in all of them: (N,) bool; the others are counted, reported."""
+        finite = torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
+        num_invalid = len(finite) - int(finite.sum())
+        if num_invalid:
+            self.num_invalid_predictions += num_invalid
+            logger.warning(
+                "left out %d predictions that are not finite (%d so far); if this goes on, lower the learning rate",
+                num_invalid,
+                self.num_invalid_predictions,
+            )
+        return finite
+
+
+def _is_box(boxes: Tensor) -> Tensor:
+    return torch.isfinite(boxes).all(dim=1) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)

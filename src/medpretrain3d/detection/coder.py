@@ -43,6 +43,22 @@ class BoxCoder(Described):
         return torch.cat([center - extent / 2, center + extent / 2], dim=1)
 
 
+class DistanceCoder(BoxCoder):
+    """Logarithms of the distances from a cell's centre to the six sides, in cells (Tian et al., 2019, eq. 1)."""
+
+    def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """Deltas (N, 6) of boxes (N, 6) around the centres of cells (N, 6); a side behind the centre counts as near."""
+        low, high = boxes.float().split(3, dim=1)
+        center, stride = _center_extent(anchors)
+        return torch.cat([(center - low) / stride, (high - center) / stride], dim=1).clamp(min=0.01).log()
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (N, 6) float32 around the centres of cells (N, 6)."""
+        center, stride = _center_extent(anchors)
+        before, after = deltas.float().clamp(max=self.max_log_ratio).exp().split(3, dim=1)
+        return torch.cat([center - before * stride, center + after * stride], dim=1)
+
+
 def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
     low, high = boxes.float().split(3, dim=1)
     return (low + high) / 2, high - low

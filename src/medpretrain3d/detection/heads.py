@@ -55,6 +55,22 @@ class BoxHead(nn.Module):
         return torch.cat(deltas, dim=1)
 
 
+class PointHead(BoxHead):
+    """Six distances and the logit of the centre-ness per point, from one tower (Tian et al., 2022, sec. 3.3)."""
+
+    def __init__(self, channels: int, num_levels: int, num_convs: int) -> None:
+        super().__init__(channels, 1, num_levels, num_convs)
+        self.centerness = _output_conv(channels, 1)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Pyramid levels (B, C, d, h, w) -> distances and centre-ness (B, A, 7)."""
+        points = []
+        for level, scale in zip(pyramid, self.scale, strict=True):
+            features = self.tower(level)
+            points.append(_by_anchor(torch.cat([self.output(features) * scale, self.centerness(features)], dim=1), 7))
+        return torch.cat(points, dim=1)
+
+
 def _tower(channels: int, num_convs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):

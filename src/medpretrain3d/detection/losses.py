@@ -17,16 +17,31 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """`1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
+    iou, union, hull = _iou_union_hull(boxes.float(), targets.float())
+    hull_volume = hull.prod(dim=1)
+    return 1 - (iou - (hull_volume - union) / hull_volume)
+
+
+def diou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """`1 - IoU + d^2 / c^2`: (N, 6), (N, 6) -> (N,) in [0, 2) (Zheng et al., 2020, eq. 7).
+
+    `d` is the distance of the centres, `c` the diagonal of the hull.
+    """
     boxes, targets = boxes.float(), targets.float()
+    iou, _, hull = _iou_union_hull(boxes, targets)
+    offset = (boxes[:, :3] + boxes[:, 3:] - targets[:, :3] - targets[:, 3:]) / 2
+    return 1 - iou + offset.square().sum(dim=1) / hull.square().sum(dim=1)
+
+
+def _iou_union_hull(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """IoU (N,), volume of the union (N,) and extents of the hull (N, 3); targets have a volume, boxes may have none."""
     low, high = boxes.split(3, dim=1)
     target_low, target_high = targets.split(3, dim=1)
     volume = (high - low).clamp(min=0).prod(dim=1)
     target_volume = (target_high - target_low).prod(dim=1)
-    overlap = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0)
-    intersection = overlap.prod(dim=1)
+    intersection = (torch.minimum(high, target_high) - torch.maximum(low, target_low)).clamp(min=0).prod(dim=1)
     union = volume + target_volume - intersection
-    hull = (torch.maximum(high, target_high) - torch.minimum(low, target_low)).prod(dim=1)
-    return 1 - (intersection / union - (hull - union) / hull)
+    return intersection / union, union, torch.maximum(high, target_high) - torch.minimum(low, target_low)
 
 
 def l1_loss(deltas: Tensor, targets: Tensor) -> Tensor:

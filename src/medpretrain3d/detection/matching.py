@@ -13,9 +13,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import box_iou, generalized_box_iou
+from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired_iou
 from medpretrain3d.description import Described
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
+from medpretrain3d.errors import UserError
 
 
 class Matcher(Described):
@@ -40,8 +41,11 @@ class ATSSMatcher(Matcher):
         rule: `"nndetection"` stops there, which has two gaps. An object that touches none of its candidates makes all
             of them positive, because the threshold is 0. An object none of whose candidates reaches the threshold, or
             whose candidates all went to others, is never learnt. `"house"` closes both: an anchor that does not touch
-            the object is not positive, and an object left without anchor gets its best candidate alone (the nearest
-            if it touches none).
+            the object is not positive, and an object left without anchor gets its best candidate alone; if it touches
+            no candidate, the best of all anchors, and only if it touches no anchor at all, the nearest candidate.
+
+    Raises:
+        UserError: when called with levels that do not add up to the anchors.
     """
 
     def __init__(self, num_candidates: int = 4, rule: Literal["house", "nndetection"] = "house") -> None:
@@ -52,12 +56,17 @@ class ATSSMatcher(Matcher):
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
         """Index of the matched target per anchor: (A,) int64, -1 for background."""
+        if sum(anchors_per_level) != len(anchors):
+            raise UserError(
+                f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors "
+                "on each level, all anchors of a cell counted"
+            )
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         if len(targets) == 0:
             return matched
         targets, anchors = targets.float(), anchors.float()
         candidates = self._candidates(targets, anchors, anchors_per_level, anchors_per_location)  # (N, M)
-        iou = _candidate_iou(targets, anchors, candidates)  # (N, M)
+        iou = paired_iou(targets[:, None], anchors[candidates])  # (N, M); the full (N, A) matrix is never built
         deviation = iou.std(dim=1, correction=min(1, iou.shape[1] - 1), keepdim=True)  # a single candidate has none
         positive = iou >= iou.mean(dim=1, keepdim=True) + deviation
         if self.rule == "house":
@@ -65,14 +74,16 @@ class ATSSMatcher(Matcher):
 
         objects, columns = torch.nonzero(positive, as_tuple=True)
         for_anchor, claim = candidates[objects, columns], iou[objects, columns]
-        best = torch.full((len(anchors),), -1.0, device=anchors.device)
-        best.scatter_reduce_(0, for_anchor, claim, "amax")
-        wins = claim == best[for_anchor]
-        matched.scatter_reduce_(
-            0, for_anchor[wins], objects[wins], "amin", include_self=False
-        )  # equal: the first object
+        # By anchor, then falling IoU, then object: the first of each anchor has it.
+        order = claim.argsort(descending=True, stable=True)
+        order = order[for_anchor[order].argsort(stable=True)]
+        objects, for_anchor = objects[order], for_anchor[order]
+        wins = torch.ones_like(for_anchor, dtype=torch.bool)
+        wins[1:] = for_anchor[1:] != for_anchor[:-1]
+        matched[for_anchor[wins]] = objects[wins]
         if self.rule == "house":
-            self._serve_the_unmatched(matched, targets, anchors, candidates, iou)
+            counts = torch.bincount(objects[wins], minlength=len(targets)).tolist()
+            self._serve_the_unmatched(matched, counts, targets, anchors, candidates, iou)
         return matched
 
     def _candidates(
@@ -81,34 +92,30 @@ class ATSSMatcher(Matcher):
         """Anchors of the nearest cells of every level: (N, M) int64. Looks at cells, not at their many anchors."""
         target_center = (targets[:, :3] + targets[:, 3:]) / 2
         cells = anchors[::anchors_per_location]
-        cell_center = (cells[:, :3] + cells[:, 3:]) / 2
         of_cell = torch.arange(anchors_per_location, device=anchors.device)
         candidates, start = [], 0
         for num_anchors in anchors_per_level:
-            num_cells = num_anchors // anchors_per_location
-            # Differences, not the product form of cdist: that one loses the order of near ties at large coordinates.
-            distance_vox = torch.cdist(
-                target_center,
-                cell_center[start : start + num_cells],
-                compute_mode="donot_use_mm_for_euclid_dist",
-            )
-            nearest = distance_vox.topk(min(self.num_candidates, num_cells), largest=False).indices + start
+            end = start + num_anchors // anchors_per_location
+            nearest = nearest_cells(target_center, cells[start:end], self.num_candidates) + start
             candidates.append((nearest[:, :, None] * anchors_per_location + of_cell).flatten(1))
-            start += num_cells
+            start = end
         return torch.cat(candidates, dim=1)
 
     @staticmethod
     def _serve_the_unmatched(
-        matched: Tensor, targets: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor
+        matched: Tensor, counts: list[int], targets: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor
     ) -> None:
         """Give each object without anchor its best candidate, unless that is another object's only one."""
-        counts = torch.bincount(matched[matched >= 0], minlength=len(targets)).tolist()
         unmatched = [index for index, count in enumerate(counts) if count == 0]
         for index in sorted(unmatched, key=iou.amax(dim=1).tolist().__getitem__, reverse=True):
             choice, closeness = candidates[index], iou[index]
+            if not bool((closeness > 0).any()):  # perhaps it touches others
+                choice = torch.arange(len(anchors), device=anchors.device)
+                closeness = box_iou(targets[index : index + 1], anchors)[0]
             if bool((closeness > 0).any()):
                 choice, closeness = choice[closeness > 0], closeness[closeness > 0]
-            else:  # it touches none of them; GIoU still tells near from far
+            else:  # it touches none at all; GIoU still tells near from far
+                choice = candidates[index]
                 closeness = generalized_box_iou(targets[index : index + 1], anchors[choice])[0]
             for anchor in choice[closeness.argsort(descending=True, stable=True)].tolist():
                 owner = int(matched[anchor])
@@ -153,6 +160,80 @@ class IoUMatcher(Matcher):
         return torch.where((low_quality >= 0) & (matched < 0), low_quality, matched)
 
 
-def _candidate_iou(targets: Tensor, anchors: Tensor, candidates: Tensor) -> Tensor:
-    """IoU of each target (N, 6) with its own candidates (N, M): (N, M). The full (N, A) matrix is never built."""
-    return torch.cat([box_iou(target[None], anchors[row]) for target, row in zip(targets, candidates, strict=True)])
+def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
+    """The `count` cells nearest to each centre, nearest first, the first of equals: (N, count) int64.
+
+    Cells that follow each other lie close together, so a block of them has a small hull, and the distance to the hull
+    bounds the distances to its cells: of 300,000 cells each centre looks at about a thousand.
+
+    Args:
+        centers_vox: (N, 3).
+        cells: boxes (A, 6) around the cells' centres.
+        count: at most A are returned.
+        block: cells per block.
+    """
+    count = min(count, len(cells))
+    bounds = _squared_distance_to_hulls(centers_vox, cells, block)  # (N, blocks)
+    within = torch.arange(block, device=cells.device)
+
+    def nearest_in(num_blocks: int) -> tuple[Tensor, Tensor]:
+        """The nearest cells in as many blocks with the smallest bounds, and their distances: (N, count), (N, count)."""
+        blocks = bounds.topk(min(num_blocks, bounds.shape[1]), dim=1, largest=False).indices.sort(dim=1).values
+        among = (blocks[:, :, None] * block + within).flatten(1)
+        squared = _squared_distance(centers_vox, cells[among.clamp(max=len(cells) - 1)])
+        squared, order = squared.masked_fill_(among >= len(cells), torch.inf).sort(dim=1, stable=True)
+        return among.gather(1, order[:, :count]), squared[:, :count]
+
+    # Enough blocks to hold `count` cells, even if one is the last and not full, give a radius; then all within it.
+    radius = nearest_in(1 + -(-count // block))[1][:, -1:]
+    return nearest_in(int((bounds <= radius * (1 + 1e-5)).sum(dim=1).max()))[0]  # rounding may lift a bound
+
+
+def _squared_distance(centers_vox: Tensor, cells: Tensor) -> Tensor:
+    """Four times that of centres (N, 3) from the centres of boxes (N, M, 6): (N, M)."""
+    # By axis, and not the product form of cdist: that one loses the order of near ties at large coordinates.
+    twice = 2 * centers_vox
+    d, h, w = (cells[:, :, axis] + cells[:, :, axis + 3] - twice[:, axis, None] for axis in range(3))
+    return d.square_().addcmul_(h, h).addcmul_(w, w)
+
+
+def _squared_distance_to_hulls(centers_vox: Tensor, cells: Tensor, block: int) -> Tensor:
+    """Four times that of centres (N, 3) from the hull of the centres of each block of boxes (A, 6): (N, A / block)."""
+    missing = -len(cells) % block
+    squared = centers_vox.new_zeros(len(centers_vox), -(-len(cells) // block))
+    for axis in range(3):
+        center = cells[:, axis] + cells[:, axis + 3]
+        center = torch.cat([center, center[-1:].expand(missing)]).view(-1, block)
+        low, high = center.amin(dim=1), center.amax(dim=1)  # aminmax takes ten times as long
+        twice = 2 * centers_vox[:, axis, None]
+        gap = torch.maximum(low - twice, twice - high).clamp_(min=0)
+        squared.addcmul_(gap, gap)
+    return squared
+
+
+def ignore_background(
+    matched: Tensor, anchors: Tensor, regions: Tensor, as_objects: Tensor, min_share: float = 0.5
+) -> Tensor:
+    """`matched` (A,) with the background anchors that speak of an ignore region set to `IGNORED`.
+
+    The rule: an anchor matched to an object stays so. A background anchor is neither right nor wrong if its centre lies
+    in a region, or at least `min_share` of its volume does (the IoF of COCO's crowds), or if the matcher would have
+    given it to the region as to an object: regions smaller than a cell may hold no centre at all.
+
+    Args:
+        matched: (A,) from the matcher.
+        anchors: (A, 6).
+        regions: (M, 6).
+        as_objects: (A,) what the matcher says of the regions.
+        min_share: of an anchor's volume.
+    """
+    center, volume = (anchors[:, :3] + anchors[:, 3:]) / 2, box_volume(anchors)
+    ignored = as_objects >= 0
+    for region in regions.float():  # one at a time: a row of the (M, A) matrix is all that is needed
+        inside = ((center >= region[:3]) & (center < region[3:])).all(dim=1)
+        shared = torch.ones_like(volume)
+        for axis in range(3):
+            edge = anchors[:, axis + 3].clamp(max=region[axis + 3]) - anchors[:, axis].clamp(min=region[axis])
+            shared *= edge.clamp(min=0)
+        ignored |= inside | (shared >= min_share * volume)
+    return torch.where(ignored & (matched == BACKGROUND), IGNORED, matched)

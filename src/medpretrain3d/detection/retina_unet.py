@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Targets
+from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.losses import soft_dice_loss
 from medpretrain3d.detection.retinanet import RetinaNet
@@ -22,12 +25,33 @@ class RetinaUNet(RetinaNet):
     """RetinaNet with a segmentation branch (Jaeger et al., 2020), as nnDetection trains it.
 
     The pyramid goes on to full resolution, halving its width per level below `first_level` (128, 64, 32), and a 1x1x1
-    convolution classifies every voxel as background or one of the K classes. Images without a mask take part in the
-    box losses only. The constructor is that of `RetinaNet`.
+    convolution classifies every voxel. Images without a mask take part in the
+    box losses only.
+
+    Args:
+        backbone: any backbone whose finest level has the resolution of the image.
+        num_classes: as in `RetinaNet`.
+        anchors: as in `RetinaNet`.
+        segmentation: `classes` tells them apart voxel by voxel, `foreground` only objects from background, as
+            nnDetection does.
+        options: all others of `RetinaNet`.
 
     Raises:
         UserError: the backbone's finest level does not have the resolution of the image.
     """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        anchors: AnchorGrid,
+        segmentation: Literal["classes", "foreground"] = "classes",
+        **options: Any,
+    ) -> None:
+        super().__init__(backbone, num_classes, anchors, **options)
+        self.segmentation = segmentation
+        num_outputs = num_classes + 1 if segmentation == "classes" else 2
+        self.segmenter = nn.Conv3d(self._full_channels, num_outputs, 1)
 
     def _build_neck(self, detection_levels: range, channels: int) -> None:
         levels = self.backbone.levels
@@ -39,9 +63,9 @@ class RetinaUNet(RetinaNet):
         finer = [max(1, channels // 2 ** (detection_levels.start - index)) for index in range(detection_levels.start)]
         widths = finer + [channels] * (len(levels) - len(finer))
         self._has_own_output = detection_levels.start > 0  # else level 0 serves both branches
+        self._full_channels = widths[0]
         outputs = [0, *detection_levels] if self._has_own_output else list(detection_levels)
         self.fpn = FPN(levels, widths, outputs)
-        self.segmenter = nn.Conv3d(widths[0], self.num_classes + 1, 1)
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
@@ -50,7 +74,7 @@ class RetinaUNet(RetinaNet):
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
-        """Probability of background and of each class at every voxel: (B, K + 1, D, H, W) float32."""
+        """Probability of background and of each class (or of any object) at every voxel: (B, 1 + ..., D, H, W) fp32."""
         full, _ = self._split(self._fpn_outputs(image))
         return self.segmenter(full).float().softmax(dim=1)
 
@@ -72,6 +96,8 @@ class RetinaUNet(RetinaNet):
         # With no mask in the batch both losses are sums over nothing: 0, with gradients of 0 for the whole branch.
         logits = logits[masked].float()
         labels = torch.stack(masks).to(logits.device) if masks else logits.new_zeros((0, *logits.shape[2:])).long()
+        if self.segmentation == "foreground":
+            labels = labels.clamp(max=1)
         cross_entropy = F.cross_entropy(logits, labels, reduction="sum") / max(1, labels.numel())
         return {
             "cross_entropy": CROSS_ENTROPY_WEIGHT * cross_entropy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -15,10 +15,17 @@ from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.coder import BoxCoder
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.heads import BoxHead, ClassificationHead
-from medpretrain3d.detection.losses import giou_loss, l1_loss, smooth_l1_loss
-from medpretrain3d.detection.matching import ATSSMatcher, Matcher
-from medpretrain3d.detection.sampling import BACKGROUND, ClassificationLoss, HardNegativeBCE
+from medpretrain3d.detection.losses import diou_loss, giou_loss, l1_loss, smooth_l1_loss
+from medpretrain3d.detection.matching import ATSSMatcher, Matcher, ignore_background
+from medpretrain3d.detection.sampling import BACKGROUND, IGNORED, ClassificationLoss, HardNegativeBCE
 from medpretrain3d.errors import UserError
+
+BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "giou": giou_loss,
+    "diou": diou_loss,
+    "l1": l1_loss,
+    "smooth_l1": smooth_l1_loss,
+}
 
 
 class RetinaNet(Detector):
@@ -35,7 +42,7 @@ class RetinaNet(Detector):
         coder: boxes to deltas and back; `None` is `BoxCoder()`.
         matcher: objects to anchors; `None` is `ATSSMatcher()`.
         classification: loss over anchors; `None` is `HardNegativeBCE()`.
-        box_loss: on decoded boxes (`giou`) or on deltas (`l1`, `smooth_l1`); mean over positive anchors.
+        box_loss: on decoded boxes (`giou`, `diou`) or on deltas (`l1`, `smooth_l1`); mean over positive anchors.
         box_weight: factor of the box loss.
         score_threshold: detections below it are not returned.
         nms_iou: overlap within a class above which the lower score goes.
@@ -57,7 +64,7 @@ class RetinaNet(Detector):
         coder: BoxCoder | None = None,
         matcher: Matcher | None = None,
         classification: ClassificationLoss | None = None,
-        box_loss: Literal["giou", "l1", "smooth_l1"] = "giou",
+        box_loss: Literal["giou", "diou", "l1", "smooth_l1"] = "giou",
         box_weight: float = 1.0,
         score_threshold: float = 0.0,
         nms_iou: float = 0.6,
@@ -115,51 +122,67 @@ class RetinaNet(Detector):
         return self.fpn(features[len(features) - len(self.fpn.lateral) :])
 
     def _box_losses(self, pyramid: Sequence[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
-        logits, deltas = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, 6)
+        logits, outputs = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, 6)
         shapes = _shapes(pyramid)
-        anchors = self.anchors(shapes, self.strides, deltas.device)
+        anchors = self.anchors(shapes, self.strides, outputs.device)
         per_level = self.anchors.per_level(shapes)
 
-        labels, positive_deltas, positive_anchors, positive_boxes = [], [], [], []
+        labels, positive_outputs, positive_anchors, positive_boxes = [], [], [], []
         for index, target in enumerate(targets):
             boxes, classes = target.boxes.to(anchors.device), target.labels.to(anchors.device)
-            matched = self.matcher(boxes, anchors, per_level, self.anchors.per_cell)  # (A,)
+            matched = self._matched(boxes, target.ignore, anchors, per_level)  # (A,)
+            matched = matched.masked_fill(~self.finite_predictions(logits[index], outputs[index]), IGNORED)
             positive = torch.nonzero(matched >= 0)[:, 0]
             of_anchor = matched.clamp(max=BACKGROUND)  # objects become -1 here and their class below; -2 stays
             of_anchor[positive] = classes[matched[positive]]
             labels.append(of_anchor)
-            positive_deltas.append(deltas[index, positive])
+            positive_outputs.append(outputs[index, positive])
             positive_anchors.append(anchors[positive])
             positive_boxes.append(boxes[matched[positive]])
-        box_loss = self._box_loss(
-            torch.cat(positive_deltas).float(), torch.cat(positive_anchors), torch.cat(positive_boxes)
+        classification = self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets))
+        return {"classification": classification} | self._regression_losses(
+            torch.cat(positive_outputs).float(), torch.cat(positive_anchors), torch.cat(positive_boxes)
         )
-        return {
-            "classification": self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets)),
-            # The sum over no positives is 0 with a gradient of 0, so the box head takes part in every step.
-            "boxes": self.box_weight * box_loss.sum() / max(1, len(box_loss)),
-        }
+
+    def _matched(self, boxes: Tensor, ignore: Tensor | None, anchors: Tensor, per_level: list[int]) -> Tensor:
+        matched = self.matcher(boxes, anchors, per_level, self.anchors.per_cell)
+        if ignore is None or not len(ignore):
+            return matched
+        regions = ignore.to(anchors.device)
+        as_objects = self.matcher(regions, anchors, per_level, self.anchors.per_cell)
+        return ignore_background(matched, anchors, regions, as_objects)
+
+    def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+        """Named scalars of the positive anchors (P, 6) float32."""
+        # The sum over no positives is 0 with a gradient of 0, so the box head takes part in every step.
+        loss = self._box_loss(outputs, anchors, boxes).sum() / max(1, len(boxes))
+        return {"boxes": self.box_weight * loss}
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Loss of each positive anchor (P,) float32."""
-        if self.box_loss == "giou":
-            return giou_loss(self.coder.decode(deltas, anchors), boxes)
-        formula = {"l1": l1_loss, "smooth_l1": smooth_l1_loss}[self.box_loss]
+        formula = BOX_LOSSES[self.box_loss]
+        if formula in (giou_loss, diou_loss):
+            return formula(self.coder.decode(deltas, anchors), boxes)
         return formula(deltas, self.coder.encode(boxes, anchors))
 
-    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
-        logits, deltas = self.classification_head(pyramid).float(), self.box_head(pyramid)
-        anchors = self.anchors(_shapes(pyramid), self.strides, deltas.device)
-        return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, deltas, strict=True)]
+    def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
+        """Score of each class at each anchor (A, K) float32, of the heads' outputs (A, K) and (A, 6)."""
+        return logits.sigmoid()
 
-    def _of_image(self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:
+    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
+        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
+        anchors = self.anchors(_shapes(pyramid), self.strides, outputs.device)
+        return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, outputs, strict=True)]
+
+    def _of_image(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:
+        finite = self.finite_predictions(logits, outputs)
+        scores = self._scores(logits, outputs).masked_fill(~finite[:, None], -1.0)
         # Top-k before decoding: most anchors are background, and decoding is what costs.
-        best = logits.flatten().topk(min(self.candidates_per_image, logits.numel()))
-        scores = best.values.sigmoid()
+        best = scores.flatten().topk(min(self.candidates_per_image, scores.numel()))
         anchor, label = best.indices // self.num_classes, best.indices % self.num_classes
-        boxes = clip_boxes(self.coder.decode(deltas[anchor], anchors[anchor]), image_shape)
-        keep = (scores >= self.score_threshold) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
-        found = Detections(boxes, scores, label)[torch.nonzero(keep)[:, 0]]
+        boxes = clip_boxes(self.coder.decode(outputs[anchor, :6], anchors[anchor]), image_shape)
+        keep = (best.values >= max(0.0, self.score_threshold)) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+        found = Detections(boxes, best.values, label)[torch.nonzero(keep)[:, 0]]
         return classwise_nms(found, self.nms_iou)[: self.detections_per_image]
 
 

@@ -54,7 +54,8 @@ class HardNegativeBCE(ClassificationLoss):
         """Mean over the sampled anchors and classes; see `ClassificationLoss`."""
         sampled = self.sample(logits.detach().float(), labels, num_images)
         logits = logits[sampled].float()
-        return self.weight * F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits))
+        loss = F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits), reduction="sum")
+        return self.weight * loss / max(1, logits.numel())  # no anchor at all where everything is to be ignored
 
     def sample(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
         """Indices of the sampled anchors: positives, then negatives."""

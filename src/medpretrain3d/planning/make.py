@@ -109,7 +109,7 @@ def _traced(
         if levels is None or first_level is None:
             return encoder
         anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * levels[1]] * levels[0])  # sizes take no memory
-        return RetinaUNet(encoder, num_classes, anchors, first_level)
+        return RetinaUNet(encoder, num_classes, anchors, first_level=first_level)
 
     return estimate_memory(network, training_forward, (num_channels, *patch))
 

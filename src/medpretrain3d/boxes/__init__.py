@@ -1,0 +1,19 @@
+"""The ground floor: the box convention of the whole project, and the arithmetic on boxes."""
+
+from __future__ import annotations
+
+from medpretrain3d.boxes.convention import Detections, Targets, box_volume, clip_boxes
+from medpretrain3d.boxes.overlap import box_iou, generalized_box_iou, paired_iou
+from medpretrain3d.boxes.suppression import classwise_nms, nms
+
+__all__ = [
+    "Detections",
+    "Targets",
+    "box_iou",
+    "box_volume",
+    "classwise_nms",
+    "clip_boxes",
+    "generalized_box_iou",
+    "nms",
+    "paired_iou",
+]

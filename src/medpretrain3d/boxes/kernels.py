@@ -1,0 +1,148 @@
+"""The loops over boxes that torch cannot fuse, compiled by numba when first used.
+
+Import this module only where one of them is called: numba takes half a second to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CELLS_PER_AXIS = 64
+"""Of the grid of `suppress`: 64^3 list heads are 1 MB."""
+LARGE = 4.0
+"""A box longer than this many mean extents is not put into the grid; every box is compared with it."""
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as machine code, kept beside this file or in the user's cache.
+
+    Where neither can be written, as in a read-only container, each process compiles anew (about a second a kernel).
+    """
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "no locator available": no folder to write to
+        return numba.njit(nogil=True)(function)
+
+
+@compiled
+def iou_matrix(
+    a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write into `out` (N, M) the IoU of boxes (N, 6) with boxes by coordinate (6, M), given the volumes of both."""
+    zero = a.dtype.type(0)
+    tiny = np.finfo(a.dtype).tiny
+    for i in range(a.shape[0]):
+        d0, h0, w0, d1, h1, w1 = a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5]
+        volume = volume_a[i]
+        for j in range(b.shape[1]):
+            d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
+            h = (h1 if h1 < b[4, j] else b[4, j]) - (h0 if h0 > b[1, j] else b[1, j])
+            w = (w1 if w1 < b[5, j] else b[5, j]) - (w0 if w0 > b[2, j] else b[2, j])
+            intersection = (d if d > zero else zero) * (h if h > zero else zero) * (w if w > zero else zero)
+            union = volume + volume_b[j] - intersection
+            ratio = intersection / (union if union > tiny else tiny)
+            out[i, j] = ratio if union > zero else zero
+
+
+@compiled
+def giou_matrix(
+    a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
+) -> None:
+    """Write the generalized IoU into `out`; arguments as in `iou_matrix`."""
+    zero = a.dtype.type(0)
+    tiny = np.finfo(a.dtype).tiny
+    for i in range(a.shape[0]):
+        d0, h0, w0, d1, h1, w1 = a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5]
+        volume = volume_a[i]
+        for j in range(b.shape[1]):
+            d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
+            h = (h1 if h1 < b[4, j] else b[4, j]) - (h0 if h0 > b[1, j] else b[1, j])
+            w = (w1 if w1 < b[5, j] else b[5, j]) - (w0 if w0 > b[2, j] else b[2, j])
+            intersection = (d if d > zero else zero) * (h if h > zero else zero) * (w if w > zero else zero)
+            union = volume + volume_b[j] - intersection
+            hull_d = (d1 if d1 > b[3, j] else b[3, j]) - (d0 if d0 < b[0, j] else b[0, j])
+            hull_h = (h1 if h1 > b[4, j] else b[4, j]) - (h0 if h0 < b[1, j] else b[1, j])
+            hull_w = (w1 if w1 > b[5, j] else b[5, j]) - (w0 if w0 < b[2, j] else b[2, j])
+            hull = hull_d * hull_h * hull_w
+            # `tiny if x < tiny` rather than its mirror image: NaN stays NaN, as in torch.
+            overlap = intersection / (tiny if union < tiny else union)
+            out[i, j] = overlap - (hull - union) / (tiny if hull < tiny else hull)
+
+
+@compiled
+def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
+    intersection = boxes.dtype.type(1)
+    for axis in range(3):
+        edge = min(boxes[i, axis + 3], boxes[j, axis + 3]) - max(boxes[i, axis], boxes[j, axis])
+        intersection *= max(edge, boxes.dtype.type(0))
+    return intersection / (volumes[i] + volumes[j] - intersection)
+
+
+@compiled
+def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float) -> NDArray[np.bool_]:
+    """Which boxes (N, 6), best first, finite and with volume, survive suppression: (N,) bool.
+
+    Kept boxes hang in the cells of a grid by their centre. Boxes that overlap are no farther apart than half the sum of
+    their extents, so a box looks only into the cells within that reach; the few boxes much longer than the others would
+    stretch it for all, and stand in a list of their own.
+    """
+    count = boxes.shape[0]
+    center = np.empty((count, 3))
+    extent = np.empty((count, 3))
+    for axis in range(3):
+        center[:, axis] = 0.5 * boxes[:, axis] + 0.5 * boxes[:, axis + 3]
+        extent[:, axis] = boxes[:, axis + 3] - boxes[:, axis]
+    low, mean_extent, reach = np.empty(3), np.empty(3), np.zeros(3)
+    edge = np.empty(3)
+    cells = np.empty(3, np.int64)
+    large = np.zeros(count, np.bool_)
+    for axis in range(3):
+        low[axis] = center[:, axis].min()
+        span = center[:, axis].max() - low[axis]
+        mean_extent[axis] = extent[:, axis].mean()
+        edge[axis] = max(mean_extent[axis], span / (MAX_CELLS_PER_AXIS - 1))
+        cells[axis] = int(span / edge[axis]) + 1
+        large |= extent[:, axis] > LARGE * mean_extent[axis]
+    for axis in range(3):
+        for i in range(count):
+            if not large[i] and extent[i, axis] > reach[axis]:
+                reach[axis] = extent[i, axis]
+
+    head = np.full((cells[0], cells[1], cells[2]), -1)
+    following = np.full(count, -1)  # the next kept box of the same cell
+    large_kept = np.empty(count, np.int64)
+    num_large = 0
+    keep = np.ones(count, np.bool_)
+    first, last = np.empty(3, np.int64), np.empty(3, np.int64)
+    for i in range(count):
+        for axis in range(3):
+            radius = (extent[i, axis] + reach[axis]) / 2
+            place = center[i, axis] - low[axis]
+            first[axis] = int(max(0.0, (place - radius) / edge[axis] - 1e-6))
+            last[axis] = int(min(cells[axis] - 1.0, (place + radius) / edge[axis] + 1e-6))
+        for k in range(num_large):
+            if _iou(boxes, volumes, i, large_kept[k]) > iou_threshold:
+                keep[i] = False
+                break
+        for d in range(first[0], last[0] + 1):
+            for h in range(first[1], last[1] + 1):
+                for w in range(first[2], last[2] + 1):
+                    other = head[d, h, w]
+                    while keep[i] and other >= 0:
+                        keep[i] = not _iou(boxes, volumes, i, other) > iou_threshold
+                        other = following[other]
+        if keep[i] and large[i]:
+            large_kept[num_large] = i
+            num_large += 1
+        elif keep[i]:
+            d = int((center[i, 0] - low[0]) / edge[0])
+            h = int((center[i, 1] - low[1]) / edge[1])
+            w = int((center[i, 2] - low[2]) / edge[2])
+            following[i] = head[d, h, w]
+            head[d, h, w] = i
+    return keep

@@ -1,0 +1,82 @@
+"""Further queries that only training asks: they teach the decoder faster than one query per object can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.description import Described
+from medpretrain3d.detection.set_loss import UnitTargets
+
+
+class Denoising(Described):
+    """Queries that start at spoilt objects and are to restore them (Li et al., DN-DETR, 2022).
+
+    Each group holds every object of an image once. Groups see neither each other nor the queries of detection, which
+    must not see the answers.
+
+    Args:
+        groups: copies of the objects.
+        label_noise: share of the labels that are replaced by a random class.
+        box_noise: centres move up to this part of half the extent, extents change up to this part.
+        weight: factor of the losses.
+    """
+
+    def __init__(self, groups: int = 5, label_noise: float = 0.2, box_noise: float = 0.4, weight: float = 1.0) -> None:
+        self.groups = groups
+        self.label_noise = label_noise
+        self.box_noise = box_noise
+        self.weight = weight
+
+    def spoil(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore, M the most of an image.
+
+        Images with fewer than M objects are filled up with queries that do not count: their object is -2.
+        """
+        most = max(len(target.labels) for target in targets)
+        boxes, labels, given = [], [], []
+        for target in targets:
+            count = len(target.labels)
+            box = target.boxes.new_tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(most, 1)
+            box[:count] = target.boxes
+            label = torch.zeros(most, dtype=torch.long, device=box.device)
+            label[:count] = target.labels
+            box, label = box.repeat(self.groups, 1), label.repeat(self.groups)
+            noise = (torch.rand_like(box) * 2 - 1) * self.box_noise
+            center = box[:, :3] + noise[:, :3] * box[:, 3:] / 2
+            boxes.append(torch.cat([center, box[:, 3:] * (1 + noise[:, 3:])], dim=1).clamp(1e-3, 1 - 1e-3))
+            replaced = torch.rand(len(label), device=box.device) < self.label_noise
+            labels.append(torch.where(replaced, torch.randint_like(label, num_classes), label))
+            index = torch.arange(most, device=box.device)
+            given.append(index.masked_fill(index >= count, -2).repeat(self.groups))
+        return torch.stack(boxes), torch.stack(labels), given
+
+
+class OneToMany(Described):
+    """Further proposals as queries, several of which are given to each object (Jia et al., H-DETR, 2023).
+
+    Args:
+        num_queries: proposals after those of detection.
+        repeats: queries given to each object.
+        weight: factor of the losses.
+    """
+
+    def __init__(self, num_queries: int = 1500, repeats: int = 6, weight: float = 1.0) -> None:
+        self.num_queries = num_queries
+        self.repeats = repeats
+        self.weight = weight
+
+    def repeat(self, target: UnitTargets) -> UnitTargets:
+        """Every object `repeats` times."""
+        return UnitTargets(target.boxes.repeat(self.repeats, 1), target.labels.repeat(self.repeats))
+
+
+def groups_apart(sizes: Sequence[int], device: torch.device | str) -> Tensor | None:
+    """(Q, Q) bool, True between queries of different groups of these sizes; None for a single group."""
+    sizes = [size for size in sizes if size]
+    if len(sizes) < 2:
+        return None
+    group = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    return group[:, None] != group[None]

@@ -1,0 +1,108 @@
+"""FCOS in 3D: a detector without anchors, from the points of a pyramid to the sides of boxes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.coder import DistanceCoder
+from medpretrain3d.detection.heads import PointHead
+from medpretrain3d.detection.matching import Matcher
+from medpretrain3d.detection.point_matching import CenterSampling
+from medpretrain3d.detection.retinanet import RetinaNet
+from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss
+from medpretrain3d.errors import UserError
+
+
+class FCOS(RetinaNet):
+    """Every cell of the pyramid predicts classes, the distances to six sides, and its centre-ness (Tian et al., 2019).
+
+    No anchor sizes to choose, and one prediction per cell: fit for small lesions on a fine level. The network is that
+    of `RetinaNet`; the cell takes the place of the anchor. Scores are `sqrt(class * centre-ness)` (Tian et al., 2022).
+
+    Args:
+        backbone: any backbone.
+        num_classes: foreground classes; background is not one of them.
+        first_level: index into `backbone.levels` of the finest detection level.
+        num_levels: detection levels; `None` is all from `first_level` on. 1 with `NearestPoints` as the matcher is
+            CPM-Net (Song et al., 2020).
+        fpn_channels: width of the pyramid and the heads.
+        head_convs: convolutions in each head before its output convolution.
+        matcher: objects to points; `None` is `CenterSampling()`.
+        classification: loss over points; `None` is `FocalLoss()`.
+        box_loss: on boxes; mean over the positive points, weighted by their centre-ness.
+        box_weight: factor of the box loss.
+        score_threshold: detections below it are not returned.
+        nms_iou: overlap within a class above which the lower score goes.
+        candidates_per_image: best point-class pairs that are decoded and compared.
+        detections_per_image: detections returned at most.
+
+    Raises:
+        UserError: the backbone does not have the levels asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        first_level: int = 2,
+        num_levels: int | None = None,
+        fpn_channels: int = 128,
+        head_convs: int = 4,
+        matcher: Matcher | None = None,
+        classification: ClassificationLoss | None = None,
+        box_loss: Literal["giou", "diou"] = "giou",
+        box_weight: float = 1.0,
+        score_threshold: float = 0.0,
+        nms_iou: float = 0.6,
+        candidates_per_image: int = 1000,
+        detections_per_image: int = 100,
+    ) -> None:
+        strides = [level.stride for level in backbone.levels[first_level:]]
+        if not 1 <= (num_levels or len(strides)) <= len(strides):
+            raise UserError(
+                f"{num_levels or 'all'} levels from level {first_level} on, but the backbone has "
+                f"{len(backbone.levels)} levels; give fewer levels or a smaller first_level"
+            )
+        super().__init__(
+            backbone,
+            num_classes,
+            AnchorGrid([[stride] for stride in strides[:num_levels]]),
+            first_level=first_level,
+            fpn_channels=fpn_channels,
+            head_convs=head_convs,
+            coder=DistanceCoder(),
+            matcher=matcher or CenterSampling(),
+            classification=classification or FocalLoss(),
+            box_loss=box_loss,
+            box_weight=box_weight,
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            candidates_per_image=candidates_per_image,
+            detections_per_image=detections_per_image,
+        )
+        self.box_head = PointHead(fpn_channels, self.anchors.num_levels, head_convs)
+
+    def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
+        truth = centerness((anchors[:, :3] + anchors[:, 3:]) / 2, boxes)  # (P,)
+        of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum() / truth.sum().clamp(min=1e-6)
+        of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum") / max(1, len(truth))
+        return {"boxes": self.box_weight * of_boxes, "centerness": of_centers}
+
+    def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
+        return (logits.sigmoid() * outputs[:, 6:].sigmoid()).sqrt()
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """How near points (N, 3) are to the centres of boxes (N, 6): (N,), 1 in the centre, 0 on a side and outside.
+
+    The geometric mean over axes of nearer by farther side (Tian et al., 2019, eq. 3, with three axes).
+    """
+    before, after = points - boxes[:, :3], boxes[:, 3:] - points
+    ratio = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after)
+    return ratio.prod(dim=1).pow(1 / 3)

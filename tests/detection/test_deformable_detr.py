@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medpretrain3d.backbones import ResEnc
+from medpretrain3d.boxes import Targets
+from medpretrain3d.detection import DeformableDETR, Denoising, OneToMany, SetLoss
+from medpretrain3d.detection.auxiliary_queries import groups_apart
+from medpretrain3d.detection.deformable_attention import DeformableAttention, sample_levels
+from medpretrain3d.detection.deformable_layers import cell_centers, sine_encoding
+from medpretrain3d.detection.set_loss import UnitTargets, from_unit, to_unit
+from medpretrain3d.errors import UserError
+from tests.tiny_detectors import tiny_detector
+
+
+def naive_sample(values, location):
+    """Trilinear value (C,) of (C, D, H, W) at (d, h, w) in [0, 1], corner by corner; 0 outside."""
+    total = torch.zeros(values.shape[0])
+    place = [location[axis].item() * values.shape[axis + 1] - 0.5 for axis in range(3)]
+    for corner in torch.cartesian_prod(*[torch.tensor([0, 1])] * 3).tolist():
+        index = [math.floor(place[axis]) + corner[axis] for axis in range(3)]
+        weight = math.prod(1 - abs(place[axis] - index[axis]) for axis in range(3))
+        if all(0 <= index[axis] < values.shape[axis + 1] for axis in range(3)):
+            total += weight * values[:, index[0], index[1], index[2]]
+    return total
+
+
+def test_sampling_agrees_with_a_loop_over_points():
+    torch.manual_seed(0)
+    levels = [torch.randn(2, 2, 3, 4, 5, 6), torch.randn(2, 2, 3, 2, 3, 3)]  # (B, heads, C, D, H, W), D != H != W
+    locations = torch.rand(2, 5, 2, 2, 3, 3) * 1.2 - 0.1
+    weights = torch.rand(2, 5, 2, 2, 3)
+    expected = torch.zeros(2, 5, 2, 3)
+    for b, q, n, level, p in torch.cartesian_prod(*[torch.arange(size) for size in (2, 5, 2, 2, 3)]).tolist():
+        expected[b, q, n] += weights[b, q, n, level, p] * naive_sample(
+            levels[level][b, n], locations[b, q, n, level, p]
+        )
+    torch.testing.assert_close(sample_levels(levels, locations, weights), expected.flatten(2), rtol=1e-4, atol=1e-5)
+
+
+def test_a_ramp_is_read_where_the_offsets_point():
+    # Channels hold the coordinates (d, h, w) of the cells' centres, so reading a place gives the place.
+    shape = (6, 10, 14)
+    memory = cell_centers([shape], "cpu")[None]
+    attention = DeformableAttention(3, num_levels=1, num_heads=1, num_points=1)
+    with torch.no_grad():
+        for layer in (attention.value, attention.output):
+            layer.weight.copy_(torch.eye(3))
+        attention.offsets.bias.copy_(torch.tensor([1.0, 2.0, -3.0]))
+        query = torch.zeros(1, 1, 3)
+        point = torch.tensor([[[0.4, 0.5, 0.6]]])
+        read = attention(query, point, memory, [shape])[0, 0].tolist()
+        assert read == pytest.approx([0.4 + 1 / 6, 0.5 + 2 / 10, 0.6 - 3 / 14], abs=1e-5)  # offsets in cells
+        box = torch.tensor([[[0.4, 0.5, 0.6, 0.2, 0.1, 0.1]]])
+        read = attention(query, box, memory, [shape])[0, 0].tolist()
+        assert read == pytest.approx([0.4 + 0.1, 0.5 + 2 * 0.05, 0.6 - 3 * 0.05], abs=1e-5)  # in half extents
+
+
+def test_sines_by_hand():
+    code = sine_encoding(torch.tensor([[0.25, 0.5]]), 2)
+    assert code[0].tolist() == pytest.approx([1, 0, 0, -1], abs=1e-6)  # sin and cos of pi / 2 and of pi
+    assert sine_encoding(torch.rand(4, 3), 44).shape == (4, 132)
+
+
+def test_unit_boxes_go_there_and_back():
+    boxes = torch.tensor([[2.0, 3, 4, 6, 9, 12]])
+    assert to_unit(boxes, (8, 12, 16))[0].tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    torch.testing.assert_close(from_unit(to_unit(boxes, (7, 11, 13)), (7, 11, 13)), boxes)
+
+
+TARGETS = UnitTargets(
+    torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.2, 0.2], [0.7, 0.7, 0.7, 0.2, 0.2, 0.2]]), torch.tensor([1, 0])
+)
+
+
+def test_each_object_is_given_to_the_best_prediction():
+    boxes = torch.cat([TARGETS.boxes.flip(0), TARGETS.boxes[:1]])
+    logits = torch.zeros(3, 2)
+    logits[2, 1] = 3.0  # the third says class 1 where the first object is; the second says nothing there
+    assert SetLoss().match(logits, boxes, TARGETS).tolist() == [1, -1, 0]
+    assert SetLoss().match(logits, boxes, UnitTargets(TARGETS.boxes[:0], TARGETS.labels[:0])).tolist() == [-1] * 3
+    boxes[0] = torch.nan  # the box that fitted the second object
+    assert SetLoss().match(logits, boxes, TARGETS).tolist() == [-1, 1, 0]
+
+
+def test_set_losses_by_hand():
+    boxes = TARGETS.boxes[None].clone()
+    boxes[0, 0, 0] += 0.1  # half an extent: 1/3 IoU, and the hull is the union
+    finite = torch.ones(1, 2, dtype=torch.bool)
+    losses = SetLoss()(torch.zeros(1, 2, 2), boxes, finite, [TARGETS], [torch.tensor([0, 1])])
+    assert losses["l1"].item() == pytest.approx(5 * 0.1 / 2)
+    assert losses["giou"].item() == pytest.approx(2 * (2 / 3) / 2, rel=1e-4)
+    # Each object has one right class at alpha and one wrong at 1 - alpha, all with p = 1/2.
+    assert losses["classification"].item() == pytest.approx(0.25 * math.log(2))
+    left_out = SetLoss()(torch.zeros(1, 2, 2), boxes, ~finite, [TARGETS], [torch.tensor([0, 1])])
+    assert [loss.item() for loss in left_out.values()] == [0, 0, 0]
+
+
+def test_spoilt_objects_stay_near_and_know_what_to_restore():
+    torch.manual_seed(0)
+    nothing = UnitTargets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
+    boxes, labels, given = Denoising(groups=3, label_noise=0.0, box_noise=0.4).spoil([TARGETS, nothing], 2)
+    assert (boxes.shape, labels.tolist()[0]) == ((2, 6, 6), [1, 0] * 3)
+    assert [each.tolist() for each in given] == [[0, 1] * 3, [-2] * 6]
+    change = (boxes[0] - TARGETS.boxes.repeat(3, 1)).abs()
+    assert change[:, :3].max() <= 0.4 * 0.1 + 1e-6
+    assert change[:, 3:].max() <= 0.4 * 0.2 + 1e-6
+    assert change.min() > 0
+    exact, _, _ = Denoising(groups=1, box_noise=0.0).spoil([TARGETS], 2)
+    torch.testing.assert_close(exact[0], TARGETS.boxes)
+
+
+def test_groups_do_not_see_each_other():
+    assert groups_apart([4], "cpu") is None
+    assert groups_apart([2, 1], "cpu").tolist() == [[False, False, True], [False, False, True], [True, True, False]]
+
+
+@pytest.mark.parametrize("auxiliary", [Denoising(groups=2), OneToMany(num_queries=6, repeats=2)])
+def test_queries_of_training_do_not_change_what_detection_says(auxiliary):
+    image = torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
+    target = Targets(torch.tensor([[4.0, 6, 8, 10, 14, 15]]), torch.tensor([1]))
+    plain, taught = tiny_detector(DeformableDETR), tiny_detector(DeformableDETR, auxiliary=auxiliary)
+    taught.load_state_dict(plain.state_dict(), strict=False)
+    expected, losses = plain.losses(image, [target]), taught.losses(image, [target])
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-4)
+    assert len(losses) == len(expected) + 1
+
+
+def test_the_published_recipe_is_the_default():
+    model = DeformableDETR(ResEnc("XXS"), 1)
+    assert (model.channels, len(model.encoder), len(model.decoder), model.num_levels) == (128, 3, 6, 4)
+    attention = model.decoder[0].attention
+    assert (attention.num_heads, attention.num_points) == (8, 4)
+    # Every head starts in another corner of a cube, its points one to four cells away.
+    start = attention.offsets.bias.view(8, 4, 4, 3)
+    assert len({tuple(corner) for corner in start[:, 0, 0].tolist()}) == 8
+    assert start[0, 0].abs().tolist() == [[step] * 3 for step in (1, 2, 3, 4)]
+
+
+def test_channels_that_heads_do_not_divide_are_refused():
+    with pytest.raises(UserError, match="channels 30"):
+        tiny_detector(DeformableDETR, channels=30)
