@@ -7,7 +7,20 @@ from dataclasses import dataclass
 
 import torch
 
-from medpretrain3d.backbones import Backbone, PlainConv, Primus, ResEnc, TokenPyramid, ViT
+from medpretrain3d.backbones import (
+    Backbone,
+    GenesisUNet,
+    InflatedCNN,
+    MedNeXt,
+    PlainConv,
+    Primus,
+    ResEnc,
+    ResNet3D,
+    SegResNet,
+    SwinUNETR,
+    TokenPyramid,
+    ViT,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,41 @@ TINY_BACKBONES: dict[str, Tiny] = {
     "PlainConv": Tiny(lambda **options: PlainConv("XXS", **options), (16, 8, 24)),
     "Primus": Tiny(
         lambda **options: Primus("XXS", position_grid=(2, 2, 2), num_register_tokens=1, **options), (16, 8, 24)
+    ),
+    "GenesisUNet": Tiny(lambda **options: GenesisUNet(width=8, **options), (32, 16, 24)),
+    "GenesisUNet anisotropic": Tiny(
+        lambda **options: GenesisUNet(strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2)], width=8, **options), (8, 24, 16), True
+    ),
+    "InflatedCNN": Tiny(lambda **options: InflatedCNN("test_resnet", **options), (128, 32, 64)),
+    "InflatedCNN anisotropic": Tiny(
+        lambda **options: InflatedCNN("test_efficientnet", num_flat=2, **options), (32, 64, 32), True
+    ),
+    "SegResNet": Tiny(lambda **options: SegResNet(8, **options), (32, 16, 24)),
+    "SegResNet anisotropic": Tiny(
+        lambda **options: SegResNet(8, strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2)], **options), (8, 24, 16), True
+    ),
+    "ResNet3D": Tiny(lambda **options: ResNet3D(18, width=8, **options), (128, 32, 64)),
+    "ResNet3D bottlenecks, dilated": Tiny(
+        lambda **options: ResNet3D(50, is_dilated=True, width=4, **options), (32, 16, 24)
+    ),
+    "ResNet3D anisotropic, instance norm": Tiny(
+        lambda **options: ResNet3D(
+            10, strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2), (1, 2, 2), (2, 2, 2)], norm="instance", width=8, **options
+        ),
+        (16, 64, 32),
+        True,
+    ),
+    "MedNeXt": Tiny(lambda **options: MedNeXt("XXS", **options), (64, 32, 48)),
+    "MedNeXt anisotropic, kernel 5": Tiny(
+        lambda **options: MedNeXt("XXS", kernel_size=5, strides=[*ANISOTROPIC[1:], (1, 2, 2)], **options),
+        (8, 48, 32),
+        True,
+    ),
+    "SwinUNETR": Tiny(lambda **options: SwinUNETR(12, window_size=(3, 3, 3), **options), (64, 32, 32)),
+    "SwinUNETR-V2 anisotropic": Tiny(
+        lambda **options: SwinUNETR(12, patch_size=(1, 2, 2), window_size=(3, 3, 3), is_v2=True, **options),
+        (16, 32, 64),
+        True,
     ),
     "ViT": Tiny(lambda **options: ViT("XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2), **options), (16, 8, 24)),
     "ViT anisotropic": Tiny(lambda **options: ViT("XXS", patch_size=(4, 8, 8), **options), (8, 16, 24), True),

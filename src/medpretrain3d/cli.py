@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "make one HTML page from run folders",
     "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
+    "backbones": "list the encoders: levels, parameters, arithmetic, memory, paper",
     "doctor": "check that the installed libraries work together",
 }
 
@@ -34,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
         "medpretrain3d",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")

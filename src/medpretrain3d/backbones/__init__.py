@@ -10,9 +10,15 @@ from medpretrain3d.backbones.checkpoints import (
     read_encoder,
     save_encoder,
 )
+from medpretrain3d.backbones.genesis_unet import GenesisUNet
+from medpretrain3d.backbones.inflated import InflatedCNN
+from medpretrain3d.backbones.mednext import MedNeXt
 from medpretrain3d.backbones.plain_conv import PlainConv
 from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
+from medpretrain3d.backbones.resnet import ResNet3D
+from medpretrain3d.backbones.segresnet import SegResNet
+from medpretrain3d.backbones.swin_unetr import SwinUNETR
 from medpretrain3d.backbones.token_pyramid import TokenPyramid
 from medpretrain3d.backbones.tokens import TokenBackbone
 from medpretrain3d.backbones.vit import ViT
@@ -20,12 +26,18 @@ from medpretrain3d.backbones.vit import ViT
 __all__ = [
     "Backbone",
     "EncoderFile",
+    "GenesisUNet",
+    "InflatedCNN",
     "Level",
     "LoadReport",
+    "MedNeXt",
     "PlainConv",
     "Primus",
     "ReadOptions",
     "ResEnc",
+    "ResNet3D",
+    "SegResNet",
+    "SwinUNETR",
     "TokenBackbone",
     "TokenPyramid",
     "ViT",

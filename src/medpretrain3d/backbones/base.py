@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from medpretrain3d.description import Described
@@ -37,6 +39,8 @@ class Backbone(Described, nn.Module):
     """Whether activations are computed again in the backward pass instead of kept."""
     citation: ClassVar[str] = ""
     """Paper of the architecture: authors, year, identifier."""
+    sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Constructor arguments of the sizes worth listing: the published ones and those of ours for small machines."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """One feature map per level, finest first."""
@@ -70,10 +74,12 @@ class Backbone(Described, nn.Module):
         groups[0] = [*self.parameters(recurse=False), *groups[0]]
         return groups
 
-    def run_block(self, block: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    def run_block(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
         """The block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
+            return checkpoint(
+                block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _recomputing(block))
+            )
         return block(*inputs)
 
     def check_input(self, image: Tensor) -> None:
@@ -88,6 +94,20 @@ class Backbone(Described, nn.Module):
                 f"wanted (B, {self.in_channels}, D, H, W); set in_channels to the channels of the data"
             )
         check_patch(tuple(image.shape[2:]), self.levels[-1].stride)
+
+
+@contextmanager
+def _recomputing(block: Callable[..., Tensor]) -> Iterator[None]:
+    """Batch norms leave their running statistics alone: the first pass has moved them once already."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)] if isinstance(block, nn.Module) else []
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:

@@ -47,6 +47,7 @@ class PlainConv(Backbone):
     """
 
     citation = "Baumgartner et al., 2021, arXiv:2106.00817"
+    sizes = tuple({"preset": preset} for preset in PRESETS)
 
     def __init__(
         self,

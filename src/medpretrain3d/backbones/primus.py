@@ -61,6 +61,7 @@ class Primus(TokenBackbone):
     """
 
     citation = "Wald et al., 2025, arXiv:2503.01835"
+    sizes = tuple({"preset": preset} for preset in PRESETS)
 
     def __init__(
         self,

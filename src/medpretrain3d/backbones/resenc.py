@@ -61,6 +61,7 @@ class ResEnc(Backbone):
     """
 
     citation = "Isensee et al., 2024, arXiv:2404.09556"
+    sizes = tuple({"preset": preset} for preset in PRESETS)
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class ViT(TokenBackbone):
     """
 
     citation = "Dosovitskiy et al., 2021, arXiv:2010.11929"
+    sizes = tuple({"preset": preset} for preset in PRESETS)
 
     def __init__(
         self,

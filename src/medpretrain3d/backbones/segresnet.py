@@ -1,0 +1,101 @@
+"""SegResNet's encoder (Myronenko, 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.base import Backbone, Level, Triple
+from medpretrain3d.errors import UserError
+
+BLOCKS = (1, 2, 2, 4)
+NUM_GROUPS = 8
+
+
+class SegResNet(Backbone):
+    """Pre-activation residual blocks with group norm, strided convolutions between four stages; full resolution first.
+
+    Parameter names are those of MONAI's `SegResNet`, which SuPreM's checkpoints follow.
+
+    Args:
+        width: channels of the first stage, a multiple of 8; doubled per stage.
+        in_channels: channels of the image.
+        strides: of the three steps down along (D, H, W); default 2 everywhere.
+        checkpointing: compute each block's activations again in the backward pass instead of keeping them.
+
+    Raises:
+        UserError: a width that the groups do not divide, or not three strides.
+    """
+
+    citation = "Myronenko, 2018, arXiv:1810.11654"
+    sizes = ({"width": 16}, {"width": 32})
+
+    def __init__(
+        self,
+        width: int = 16,
+        in_channels: int = 1,
+        strides: Sequence[Triple] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if width % NUM_GROUPS:
+            raise UserError(f"SegResNet: got width {width}, wanted a multiple of {NUM_GROUPS} such as 16 or 32")
+        steps: list[Triple] = [(2, 2, 2)] * 3 if strides is None else [(int(d), int(h), int(w)) for d, h, w in strides]
+        if len(steps) != 3:
+            raise UserError(f"SegResNet: got {len(steps)} strides, wanted one for each of the three steps down")
+        self.width = width
+        self.in_channels = in_channels
+        self.checkpointing = checkpointing
+        self.convInit = _Conv(in_channels, width)
+        self.down_layers = nn.ModuleList()
+        levels: list[Level] = []
+        for index, num_blocks in enumerate(BLOCKS):
+            channels = width * 2**index
+            down: nn.Module = nn.Identity() if not index else _Conv(channels // 2, channels, steps[index - 1])
+            self.down_layers.append(nn.Sequential(down, *(_Block(channels) for _ in range(num_blocks))))
+            before = levels[-1].stride if levels else (1, 1, 1)
+            d, h, w = (a * b for a, b in zip(before, steps[index - 1] if index else (1, 1, 1), strict=True))
+            levels.append(Level(channels, (d, h, w)))
+        self.levels = tuple(levels)
+
+    @property
+    def name(self) -> str:
+        """As in `SegResNet-16`."""
+        return f"SegResNet-{self.width}"
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        self.check_input(image)
+        x = self.convInit(image)
+        features = []
+        for stage in self.down_layers:
+            for block in stage.children():
+                x = self.run_block(block, x)
+            features.append(x)
+        return features
+
+
+class _Conv(nn.Module):
+    """MONAI keeps a bare convolution under the name `conv`."""
+
+    def __init__(self, channels_in: int, channels: int, stride: Triple = (1, 1, 1)) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels_in, channels, 3, stride, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class _Block(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(NUM_GROUPS, channels)
+        self.norm2 = nn.GroupNorm(NUM_GROUPS, channels)
+        self.conv1 = _Conv(channels, channels)
+        self.conv2 = _Conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(residual)))

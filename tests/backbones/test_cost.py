@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medpretrain3d.backbones import SegResNet, ViT
+from medpretrain3d.backbones.cost import cost
+from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
+
+
+def test_arithmetic_of_a_convolutional_encoder_by_hand():
+    with torch.device("meta"):
+        backbone = SegResNet(8)
+    # Multiply-adds of a 3x3x3 convolution: voxels x 27 x channels in x channels out; two operations each.
+    widths, blocks, voxels = (8, 16, 32, 64), (1, 2, 2, 4), (8**3, 4**3, 2**3, 1)
+    total = voxels[0] * 1 * 8 + sum(v * 2 * n * w * w for w, n, v in zip(widths, blocks, voxels, strict=True))
+    total += sum(v * (w // 2) * w for w, v in zip(widths[1:], voxels[1:], strict=True))
+    assert cost(backbone, (8, 8, 8)).flop == 2 * 27 * total
+
+
+def test_twice_the_voxels_keep_twice_the_activations():
+    with torch.device("meta"):
+        backbone = SegResNet(8)
+    small, large = (cost(backbone, (8, 8, width)).activation_bytes for width in (8, 16))
+    assert large == pytest.approx(2 * small, rel=0.01)
+    assert small > 4 * 8 * 8**3  # at least the first map
+    with pytest.raises(UserError, match="D is 9"):
+        cost(backbone, (9, 8, 8))
+
+
+def test_checkpointing_keeps_less():
+    with torch.device("meta"):
+        plain, saving = ViT("XS"), ViT("XS", checkpointing=True)
+    assert cost(saving, (96, 96, 96)).activation_bytes < 0.5 * cost(plain, (96, 96, 96)).activation_bytes
+
+
+def test_the_command_lists_every_size_of_a_family(capsys):
+    assert main(["backbones", "SegResNet", "ViT", "--patch", "64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["SegResNet-16", "SegResNet-32"] + [f"ViT-{s}" for s in VIT_SIZES]
+    assert "GFLOP/64^3" in lines[0]
+    assert "16/1 32/2 64/4 128/8" in lines[1]
+    assert lines[1].endswith("arXiv:1810.11654")
+    assert main(["backbones", "VGG"]) == 2
+    assert "no backbone family VGG; known are" in capsys.readouterr().err
+
+
+VIT_SIZES = ("XXS", "XS", "S", "B", "L")
