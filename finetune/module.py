@@ -17,7 +17,7 @@ from medpretrain3d.data.store import Case
 from medpretrain3d.description import build
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, say
-from medpretrain3d.engine.optimiser import OptimConfig, configure
+from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, detect_volume
 
@@ -76,6 +76,7 @@ class FinetuneModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that detector and data fit together before any time is spent."""
         data = self.data
+        freeze(self.detector, self.optim)
         check_patch(data.patch, self.detector.backbone.levels[-1].stride)
         if self.detector.num_classes != len(data.classes):
             raise UserError(

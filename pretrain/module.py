@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
 from medpretrain3d.engine.distributed import say
-from medpretrain3d.engine.optimiser import OptimConfig, configure
+from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
 from medpretrain3d.objectives import Batch, Objective
 from pretrain.datamodule import PretrainData
 
@@ -57,6 +57,7 @@ class PretrainModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check that the patch suits the pyramid and the task before any time is spent."""
         check_patch(self.data.patch, self.objective.patch_stride)
+        freeze(self.objective, self.optim)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""

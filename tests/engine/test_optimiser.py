@@ -2,17 +2,38 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from medpretrain3d.engine.optimiser import OptimConfig, configure, lr_factor
+from medpretrain3d.backbones import Backbone, Level
+from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze, lr_factor
 from medpretrain3d.errors import UserError
+
+
+class Encoder(Backbone):
+    """Three depth groups: a stem and two blocks."""
+
+    levels = (Level(2, (1, 1, 1)),)
+    in_channels = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(2, 2)
+        self.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.blocks[1](self.blocks[0](self.stem(image)))]
 
 
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = nn.Linear(2, 2)
+        self.backbone = Encoder()
         self.head = nn.Linear(2, 2)
+
+
+def rates(optimiser: torch.optim.Optimizer) -> dict[int, float]:
+    """The learning rate of each parameter now."""
+    return {id(parameter): group["lr"] for group in optimiser.param_groups for parameter in group["params"]}
 
 
 def test_poly_with_warm_up_by_hand():
@@ -21,6 +42,34 @@ def test_poly_with_warm_up_by_hand():
     assert lr_factor(4, config, 14) == 1.0
     assert lr_factor(9, config, 14) == pytest.approx(0.5**0.9)
     assert lr_factor(14, config, 14) == 0.0
+
+
+def test_the_published_ramp_begins_at_a_millionth():
+    config = OptimConfig(lr=1e-2, warmup_steps=4000, warmup_lr=1e-6)
+    at = [config.lr * lr_factor(step, config, 125_000) for step in (0, 2000, 4000, 64_500)]
+    assert at == pytest.approx([1e-6, (1e-2 + 1e-6) / 2, 1e-2, 1e-2 * 0.5**0.9])
+
+
+def test_sawtooth_ramps_the_head_first_and_then_all():
+    config = OptimConfig(sawtooth_steps=2, warmup_steps=4)
+    head = [lr_factor(step, config, 16) for step in range(7)]
+    encoder = [lr_factor(step, config, 16, is_encoder=True) for step in range(7)]
+    assert head == [0.5, 1.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert encoder == [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert lr_factor(11, config, 16) == pytest.approx(0.5**0.9)
+
+
+def test_sawtooth_leaves_the_encoder_as_it_is_until_its_turn():
+    model = Model()
+    made = configure(model, OptimConfig(sawtooth_steps=1, warmup_steps=1), 10)
+    before = [parameter.clone() for parameter in model.parameters()]
+    moved = []
+    for _ in range(2):
+        model.head(model.backbone(torch.ones(1, 2))[0]).sum().backward()
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+        moved.append([not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)])
+    assert moved == [[False] * 6 + [True] * 2, [True] * 8]
 
 
 def test_cosine_by_hand():
@@ -34,6 +83,23 @@ def test_groups_scale_the_backbone_and_spare_biases_from_decay():
     assert rows == [(0.01, 0.0), (0.01, 0.5), (0.1, 0.0), (0.1, 0.5)]
 
 
+def test_layer_decay_halves_the_rate_from_group_to_group_towards_the_input():
+    model = Model()
+    of = rates(configure(model, OptimConfig(lr=0.8, layer_decay=0.5), 10)["optimizer"])
+    modules = [model.head, model.backbone.blocks[1], model.backbone.blocks[0], model.backbone.stem]
+    assert [of[id(module.weight)] for module in modules] == pytest.approx([0.8, 0.4, 0.2, 0.1])
+
+
+def test_frozen_groups_are_the_first_ones_and_are_not_in_the_optimiser():
+    model, config = Model(), OptimConfig(frozen_groups=2)
+    freeze(model, config)
+    trained = rates(configure(model, config, 10)["optimizer"])
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in trained]
+    assert names == ["backbone.blocks.1.weight", "backbone.blocks.1.bias", "head.weight", "head.bias"]
+    with pytest.raises(UserError, match=r"frozen_groups 3: the encoder has 3 depth groups; freeze 0 \.\. 2"):
+        freeze(Model(), OptimConfig(frozen_groups=3))
+
+
 def test_one_plain_sgd_step_by_hand():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     model = nn.ParameterList([parameter])
@@ -45,6 +111,37 @@ def test_one_plain_sgd_step_by_hand():
     assert parameter.item() == pytest.approx(1 - 0.5 * (2 + 0.9 * 2))
 
 
+@pytest.mark.parametrize(("nesterov", "second"), [(False, 2.9), (True, 2.9 * 0.9 + 1)])
+def test_momentum_with_and_without_nesterov_by_hand(nesterov, second):
+    parameter = nn.Parameter(torch.tensor([[0.0]]))
+    settings = OptimConfig(lr=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0, schedule="constant")
+    optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
+    where = []
+    for gradient in (2.111111, 1.0):  # momentum: v = 2.11, then 0.9 * 2.11 + 1 = 2.9
+        parameter.grad = torch.tensor([[gradient]])
+        optimiser.step()
+        where.append(parameter.item())
+    assert where[0] - where[1] == pytest.approx(second, abs=1e-4)
+
+
+def test_adamw_divides_by_the_root_of_the_gradient_plus_eps():
+    parameter = nn.Parameter(torch.tensor([[1.0]]))
+    settings = OptimConfig(name="adamw", lr=0.1, weight_decay=0.0, eps=1.0, amsgrad=True)
+    optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
+    parameter.grad = torch.tensor([[3.0]])
+    optimiser.step()
+    # With bias correction the first step is lr * g / (|g| + eps).
+    assert parameter.item() == pytest.approx(1 - 0.1 * 3 / (3 + 1))
+    assert "max_exp_avg_sq" in optimiser.state[parameter]
+
+
 def test_a_warm_up_longer_than_the_run_is_refused():
     with pytest.raises(UserError, match=r"warmup_steps 10 and trainer.max_steps 10"):
         configure(Model(), OptimConfig(warmup_steps=10), 10)
+    with pytest.raises(UserError, match=r"warmup_steps 6 after sawtooth_steps 4 and trainer.max_steps 10"):
+        configure(Model(), OptimConfig(warmup_steps=6, sawtooth_steps=4), 10)
+
+
+def test_options_for_an_encoder_need_one():
+    with pytest.raises(UserError, match="for a model without a backbone"):
+        configure(nn.Linear(2, 2), OptimConfig(layer_decay=0.7), 10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +104,27 @@ def plane_network(model: str, in_channels: int) -> Any:
         f"InflatedCNN: timm makes no stages of '{model}' ({reason or 'of another kind'}); choose a convolutional "
         "network from timm.list_models(), such as resnet50"
     )
+
+
+def inflated_weights(whole: Mapping[str, Tensor], backbone: InflatedCNN) -> dict[str, Tensor]:
+    """The state dict that gives a backbone the features of timm's network for planes.
+
+    Args:
+        whole: the state dict of that network, classifier and all.
+        backbone: of the same model and number of channels.
+    """
+    plane = plane_network(backbone.model, backbone.in_channels)
+    # Cut into stages, `stages.0.blocks` is called `stages_0.blocks`.
+    flat = {name.replace(".", "_"): value for name, value in whole.items()}
+    weights = {}
+    for index, (stage_name, stage) in enumerate(plane.items()):
+        for name in stage.state_dict():
+            weights[f"stages.{index}.net.{name}"] = flat[f"{stage_name}.{name}".replace(".", "_")]
+    shapes = {name: value.shape for name, value in backbone.state_dict().items()}
+    return {
+        name: inflate(value, shapes[name][2]).clone() if len(shapes[name]) == value.ndim + 1 else value
+        for name, value in weights.items()
+    }
 
 
 def inflate(weight: Tensor, kernel_depth: int) -> Tensor:

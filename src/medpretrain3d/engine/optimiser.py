@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How weights are updated. The defaults are the CNN recipe: SGD with Nesterov momentum and polynomial decay."""
+    """How weights are updated. The defaults are the CNN recipe: SGD with Nesterov momentum and polynomial decay.
+
+    Two published ways of fine-tuning: *ramp* is `warmup_steps` for all layers at once; *sawtooth* ramps up what lies
+    outside the encoder alone for `sawtooth_steps`, then all layers over `warmup_steps`.
+    """
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 1e-2
@@ -22,45 +29,99 @@ class OptimConfig:
     weight_decay: float = 3e-5
     momentum: float = 0.99
     """Of SGD."""
+    nesterov: bool = True
+    """Of SGD."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Of AdamW."""
+    eps: float = 1e-8
+    """Of AdamW."""
+    amsgrad: bool = False
+    """Of AdamW: divide by the largest second moment so far."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
+    """After the warm-up."""
     warmup_steps: int = 0
-    """Linear ramp from 0 to the peak."""
+    """Linear ramp to the peak."""
+    warmup_lr: float = 0.0
+    """Where ramps begin; a ramp from 0 leaves out the step of rate 0."""
+    sawtooth_steps: int = 0
+    """Steps before the warm-up in which the encoder rests and the other parts ramp up."""
     backbone_lr_scale: float = 1.0
-    """Factor on the learning rate of the backbone; below 1 it moves more slowly than the freshly initialised parts."""
+    """Factor on the learning rate of the encoder; below 1 it moves more slowly than the freshly initialised parts."""
+    layer_decay: float = 1.0
+    """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
+    frozen_groups: int = 0
+    """Depth groups of the encoder, counted from its input, that keep their weights."""
 
 
 def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str, Any]:
     """Optimiser and per-step schedule in the form Lightning expects of `configure_optimizers`.
 
     Args:
-        model: trainable module; parameters below a child named `backbone` take `backbone_lr_scale`.
+        model: trainable module; the encoder inside its `backbone` takes the options that speak of an encoder.
         config: the recipe.
         num_steps: optimiser steps of the whole run.
 
     Raises:
-        UserError: more warm-up than steps.
+        UserError: more warm-up than steps, or options for an encoder where there is none.
     """
-    if not 0 <= config.warmup_steps < num_steps:
+    before_decay = config.sawtooth_steps + config.warmup_steps
+    if min(config.sawtooth_steps, config.warmup_steps) < 0 or before_decay >= num_steps:
+        asked = f"optim.warmup_steps {config.warmup_steps}"
+        asked += f" after sawtooth_steps {config.sawtooth_steps}" if config.sawtooth_steps else ""
         raise UserError(
-            f"optim.warmup_steps {config.warmup_steps} and trainer.max_steps {num_steps}: the warm-up must be shorter "
-            "than the run; lower warmup_steps or train longer"
+            f"{asked} and trainer.max_steps {num_steps}: the warm-up must be shorter "
+            "than the run; lower it or train longer"
         )
-    groups = _groups(model, config)
+    places = _places(model, config)
+    groups = [
+        {
+            "params": parameters,
+            "lr": config.lr * place.lr_scale,
+            "weight_decay": config.weight_decay if place.is_decayed else 0.0,
+        }
+        for place, parameters in places.items()
+    ]
     optimiser: torch.optim.Optimizer
     if config.name == "sgd":
-        optimiser = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+        nesterov = config.nesterov and config.momentum > 0
+        optimiser = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
     else:
-        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: lr_factor(step, config, num_steps))
+        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
+    factors: list[Callable[[int], float]] = [
+        partial(lr_factor, config=config, num_steps=num_steps, is_encoder=place.is_encoder) for place in places
+    ]
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def lr_factor(step: int, config: OptimConfig, num_steps: int) -> float:
+def freeze(model: nn.Module, config: OptimConfig) -> None:
+    """Take the first `frozen_groups` depth groups of the encoder out of training.
+
+    To be called before the model is wrapped for several processes, which otherwise wait for these gradients.
+
+    Raises:
+        UserError: no encoder, or nothing of it would be left to train.
+    """
+    if not config.frozen_groups:
+        return
+    groups = _encoder_groups(model)
+    if not 0 < config.frozen_groups < len(groups):
+        raise UserError(
+            f"optim.frozen_groups {config.frozen_groups}: the encoder has {len(groups)} depth groups; "
+            f"{f'freeze 0 .. {len(groups) - 1}' if groups else 'the model holds no backbone'}"
+        )
+    for group in groups[: config.frozen_groups]:
+        for parameter in group:
+            parameter.requires_grad_(False)
+
+
+def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool = False) -> float:
     """Share of the peak learning rate at an optimiser step."""
+    if step < config.sawtooth_steps:
+        return 0.0 if is_encoder else _ramp(step, config.sawtooth_steps, config)
+    step, num_steps = step - config.sawtooth_steps, num_steps - config.sawtooth_steps
     if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+        return _ramp(step, config.warmup_steps, config)
     if config.schedule == "constant":
         return 1.0
     progress = min(1.0, (step - config.warmup_steps) / (num_steps - config.warmup_steps))
@@ -69,18 +130,40 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int) -> float:
     return (1 - progress) ** 0.9
 
 
-def _groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+def _ramp(step: int, num_steps: int, config: OptimConfig) -> float:
+    start = config.warmup_lr / config.lr
+    return start + (1 - start) * (step if start else step + 1) / num_steps
+
+
+class _Place(NamedTuple):
+    """What the parameters of one optimiser group have in common."""
+
+    is_encoder: bool
+    lr_scale: float
+    is_decayed: bool
+
+
+def _places(model: nn.Module, config: OptimConfig) -> dict[_Place, list[nn.Parameter]]:
+    groups = _encoder_groups(model)
+    if not groups and (config.sawtooth_steps or config.layer_decay != 1.0):
+        raise UserError(
+            "optim: got sawtooth_steps or layer_decay for a model without a backbone; leave them out, they speak of one"
+        )
+    scales = {
+        id(parameter): config.backbone_lr_scale * config.layer_decay ** (len(groups) - index)
+        for index, group in enumerate(groups)
+        for parameter in group
+    }
+    places: dict[_Place, list[nn.Parameter]] = {}
+    for parameter in model.parameters():
         if parameter.requires_grad:
             # Norms and biases are not decayed: pulling a scale to zero regularises nothing.
-            key = ("backbone" in name.split("."), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": config.lr * (config.backbone_lr_scale if in_backbone else 1.0),
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for (in_backbone, decayed), parameters in groups.items()
-    ]
+            is_encoder = id(parameter) in scales
+            place = _Place(is_encoder, scales.get(id(parameter), 1.0), parameter.ndim > 1)
+            places.setdefault(place, []).append(parameter)
+    return places
+
+
+def _encoder_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    backbone = getattr(model, "backbone", None)
+    return backbone.encoder.depth_groups() if isinstance(backbone, Backbone) else []

@@ -18,11 +18,16 @@ from medpretrain3d.backbones.checkpoints.encoder_file import (
     save_encoder,
     write_encoder,
 )
+from medpretrain3d.backbones.checkpoints.genesis import read_genesis
 from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
+from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
 from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
 from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions, open_checkpoint
 from medpretrain3d.backbones.checkpoints.source import locate
+from medpretrain3d.backbones.checkpoints.suprem import read_suprem
+from medpretrain3d.backbones.checkpoints.swin_unetr import read_swin_unetr
+from medpretrain3d.backbones.checkpoints.timm_network import read_timm
 from medpretrain3d.errors import UserError
 
 __all__ = [
@@ -37,7 +42,15 @@ __all__ = [
     "write_encoder",
 ]
 
-READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] = (read_nnssl, read_nnunet)
+READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] = (
+    read_nnssl,
+    read_nnunet,
+    read_suprem,
+    read_swin_unetr,
+    read_genesis,
+    read_medicalnet,
+    read_timm,
+)
 
 
 def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> EncoderFile:  # noqa: B008  frozen
