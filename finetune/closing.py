@@ -17,7 +17,7 @@ from finetune.module import FinetuneModule
 from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.crops import CaseRef
+from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.targets import targets_json
 from medpretrain3d.engine.box_pictures import boxes_on_slices
 from medpretrain3d.engine.pictures import save_png

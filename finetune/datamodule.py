@@ -10,9 +10,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
-from medpretrain3d.data.corpus import Corpus, nested_order
-from medpretrain3d.data.crops import CaseRef, ObjectCrops, collate_objects
+from medpretrain3d.data.corpus import CaseRef, Corpus, nested_order
+from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
+from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.store import Case
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
@@ -30,6 +32,9 @@ class FinetuneData(L.LightningDataModule):
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
+        foreground_share: share of crops placed on tissue; what is left of both is placed anywhere.
+        balance_classes: crops on objects show every class of the set alike, however rare.
+        augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         num_train_cases: label budget; the first n of a fixed random order, so small budgets nest in large ones.
         num_workers: processes that read crops.
         seed: set by `seed_everything`.
@@ -47,6 +52,9 @@ class FinetuneData(L.LightningDataModule):
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         object_share: float = 0.5,
+        foreground_share: float = 0.0,
+        balance_classes: bool = False,
+        augment_on: AugmentOn = "workers",
         num_train_cases: int | None = None,
         num_workers: int = 1,
         seed: int = 0,
@@ -62,7 +70,9 @@ class FinetuneData(L.LightningDataModule):
         self.window = window
         self.augment = augment
         self.intensity = intensity
-        self.object_share = object_share
+        self.sites = Sites(object_share, foreground_share)
+        self.balance_classes = balance_classes
+        self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
         self.seed = seed
         self.train_cases = _budget(self.corpus.cases("train"), num_train_cases)
@@ -87,11 +97,15 @@ class FinetuneData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""
-        crops = ObjectCrops(
-            self.train_cases, self.patch, self.window, self.seed, self.object_share, self.augment, self.intensity
-        )
+        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
+        order = CaseOrder(self.train_cases, self.seed)
+        crops = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))
-        return make_loader(crops, batches, self.num_workers, collate_objects)
+        return make_loader(crops, batches, self.num_workers, crops.collate)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What was left to be done on the device."""
+        return finish_objects(batch)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Whole validation volumes, dealt out to the processes."""

@@ -8,11 +8,14 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from medpretrain3d.data.augment import SpatialAugment
+from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.crops import ImageCrops
+from medpretrain3d.data.crops import AugmentOn, CropReader
+from medpretrain3d.data.image_crops import ImageCrops, finish_batch
 from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.sampling import CaseOrder, Sites
+from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
 from medpretrain3d.engine.loader import make_loader, run_position
 
@@ -25,7 +28,12 @@ class PretrainData(L.LightningDataModule):
         patch: crop (D, H, W) in voxels.
         batch_size: crops per process and step.
         window: HU range that is mapped to [-1, 1].
-        augment: rotation, zoom, mirroring; reconstruction recipes use no intensity augmentation.
+        views: what the objective asks to see of each sample; one crop by default.
+        augment: rotation, zoom, mirroring.
+        intensity: noise, blur, brightness, contrast, gamma; reconstruction recipes use none.
+        sites: where crops are placed; anywhere by default.
+        dataset_balance: 0 shows every case alike, 0.5 cases of a store of n with 1/sqrt(n), 1 every store alike.
+        augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         num_val_cases: cases kept out of training, to see the loss on unseen volumes.
         split: which split of the stores to use; `all` for every case.
         num_workers: processes that read crops.
@@ -38,7 +46,12 @@ class PretrainData(L.LightningDataModule):
         patch: tuple[int, int, int],
         batch_size: int,
         window: Window = Window(),  # noqa: B008  immutable
+        views: Views | None = None,
         augment: SpatialAugment | None = None,
+        intensity: IntensityAugment | None = None,
+        sites: Sites = Sites(),  # noqa: B008  immutable
+        dataset_balance: float = 0.0,
+        augment_on: AugmentOn = "workers",
         num_val_cases: int = 4,
         split: str = "all",
         num_workers: int = 1,
@@ -49,7 +62,12 @@ class PretrainData(L.LightningDataModule):
         self.patch = patch
         self.batch_size = batch_size
         self.window = window
+        self.views = views or OneView()
         self.augment = augment
+        self.intensity = intensity
+        self.sites = sites
+        self.dataset_balance = dataset_balance
+        self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
         self.seed = seed
         self.train_cases, self.val_cases = self.corpus.hold_out(split, num_val_cases)
@@ -68,16 +86,23 @@ class PretrainData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""
-        crops = ImageCrops(self.train_cases, self.patch, self.window, self.seed, self.augment)
+        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
+        order = CaseOrder(self.train_cases, self.seed, self.dataset_balance)
+        crops = ImageCrops(order, reader, self.views, self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))
-        return make_loader(crops, batches, self.num_workers)
+        return make_loader(crops, batches, self.num_workers, crops.collate)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """One crop of every held-out case."""
         if not self.val_cases:
             return []
-        crops = ImageCrops(self.val_cases, self.patch, self.window, self.seed)
+        reader = CropReader(self.patch, self.window, sites=self.sites)
+        crops = ImageCrops(CaseOrder(self.val_cases, self.seed), reader, self.views)
         place = run_position(self.trainer)
         per_process = -(-len(self.val_cases) // place["world_size"])
         batches = PositionBatches(1, per_process, place["rank"], place["world_size"])
-        return make_loader(crops, batches, num_workers=0)
+        return make_loader(crops, batches, 0, crops.collate)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What was left to be done on the device."""
+        return finish_batch(batch, self.views)

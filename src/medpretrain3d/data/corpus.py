@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.data.crops import CaseRef
-from medpretrain3d.data.store import Store
+from medpretrain3d.data.store import Case, Store
 from medpretrain3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A case of one of the stores in use."""
+
+    store: Store
+    case_id: str
+    dataset: int = 0
+    """Which of the corpus' stores it is of."""
+
+    def open(self) -> Case:
+        """Read the sidecar; voxels stay on disk."""
+        return self.store.case(self.case_id)
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Objects of each class, from the index."""
+        counts: Sequence[int] = self.store.entries[self.case_id]["counts"]
+        return counts
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the case has a mask, from the index."""
+        return bool(self.store.entries[self.case_id]["has_mask"])
 
 
 class Corpus:
@@ -41,6 +66,11 @@ class Corpus:
         return "+".join(store.path.name for store in self.stores)
 
     @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """Class names of each store; labels of different stores have nothing to do with each other."""
+        return tuple(store.classes for store in self.stores)
+
+    @property
     def fingerprint(self) -> str:
         """Changes when any voxel or label of any case does."""
         joined = "\n".join(store.fingerprint for store in self.stores)
@@ -53,8 +83,8 @@ class Corpus:
             UserError: none of the stores has such a split, or it is empty.
         """
         found = [
-            CaseRef(store, case_id)
-            for store in self.stores
+            CaseRef(store, case_id, dataset)
+            for dataset, store in enumerate(self.stores)
             for case_id in (store.case_ids if split == "all" else store.splits.get(split, ()))
         ]
         if not found:

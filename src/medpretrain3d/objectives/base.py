@@ -12,7 +12,10 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.description import Described
 
 Batch = Mapping[str, Tensor]
-"""What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample."""
+"""What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample.
+
+A recipe's `data.views` may ask for more than one crop of each sample; `medpretrain3d.data.views` says what is in it then.
+"""
 
 
 @dataclass(frozen=True)
