@@ -1,7 +1,9 @@
-"""Propose anchors for the boxes of a labelled store, ready to be pasted into a recipe.
+"""Plan training on a store, or check a plan that was edited.
 
-Anchor sizes are searched on the training boxes so that the mean best IoU is high; each object counts on the level whose
-stride suits its size.
+Given a STORE: spacing, patch, batch, strides, kernels, detection levels and anchors for the memory of one device, as
+JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from the plan:
+`medpretrain3d plan plan.json > plan.yaml`, then `python -m finetune fit --config RECIPE --config plan.yaml`.
+Plan a store of native spacing first, then prepare the data again at the spacing that the plan names.
 """
 
 from __future__ import annotations
@@ -9,39 +11,36 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
+import yaml
 
+from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.errors import UserError
+from medpretrain3d.planning import Plan, make_plan, read_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Store and levels."""
-    parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument("--strides", type=int, nargs="+", default=[4, 8], help="stride of each detection level")
-    parser.add_argument("--anchors-per-level", type=int, default=4)
+    """Store or plan, and what is at hand."""
+    parser.add_argument("source", type=Path, metavar="STORE|PLAN.json")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB of one device")
+    parser.add_argument("--preset", choices=list(PRESETS), default="L", help="size of the ResEnc backbone")
+    parser.add_argument("--anchors-per-level", type=int, default=9)
+    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Search, then print."""
-    from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
-
-    cases = [ref.open() for ref in Corpus([args.store]).cases("train")]
-    boxes = np.concatenate([case.boxes for case in cases])
-    if len(boxes) == 0:
-        raise UserError(f"{args.store}: no training case holds an object; prepare a labelled data set")
-    shapes = np.array([case.grid.shape for case in cases])
-    choice = optimise_anchor_sizes(
-        boxes[:, 3:] - boxes[:, :3], [(stride,) * 3 for stride in args.strides], args.anchors_per_level
-    )
-    median = " x ".join(f"{size:.0f}" for size in np.median(shapes, axis=0))
-    print(f"# {len(boxes)} boxes of {len(cases)} training cases; median volume {median} voxels")
-    print(f"# mean best IoU {choice.mean_best_iou:.3f}, of the worst tenth {choice.worst_tenth_iou:.3f}")
-    print("anchors:")
-    print("  class_path: medpretrain3d.detection.AnchorGrid")
-    print("  init_args:")
-    print("    sizes:")
-    for stride, level, count in zip(args.strides, choice.sizes, choice.objects_per_level, strict=True):
-        sizes = ", ".join("[" + ", ".join(f"{edge:g}" for edge in size) + "]" for size in level)
-        print(f"      - [{sizes}]  # stride {stride}, {count} objects")
+    """Plan or check, then print."""
+    if args.source.is_file():
+        plan = read_plan(args.source)
+    else:
+        plan = make_plan(Corpus([args.source]), args.memory, args.preset, args.anchors_per_level)
+    if args.output:
+        plan.write(args.output)
+    print(_as_recipe(plan), end="")
     return 0
+
+
+def _as_recipe(plan: Plan) -> str:
+    facts = [f"# {name}: {value}" for name, value in plan.report.items()]
+    spacing = " ".join(f"{edge:g}" for edge in plan.spacing_mm)
+    recipe = yaml.safe_dump(plan.recipe(), sort_keys=False, default_flow_style=None, width=110)
+    return "\n".join([*facts, f"# prepare with --spacing-mm {spacing}", recipe])

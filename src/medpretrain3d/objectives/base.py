@@ -14,7 +14,7 @@ from medpretrain3d.description import Described
 Batch = Mapping[str, Tensor]
 """What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample.
 
-A recipe's `data.views` may ask for more than one crop of each sample; `medpretrain3d.data.views` says what is in it then.
+A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.data.views`.
 """
 
 

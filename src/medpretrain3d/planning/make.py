@@ -1,0 +1,203 @@
+"""From the cases of a store to a plan."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
+from medpretrain3d.data.case import Case
+from medpretrain3d.data.corpus import Corpus
+from medpretrain3d.detection import AnchorGrid, RetinaUNet
+from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
+from medpretrain3d.errors import UserError
+from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
+from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.spacing import Spacing, target_spacing_mm
+from medpretrain3d.planning.topology import SMALLEST_MAP, Topology, Triple, plan_topology
+
+FIRST_PATCH_VOX = 256**3
+"""Volume of the patch that the search starts from, before it is cut to the scans."""
+BATCH_SHARE = 0.05
+"""A batch shows at most this share of the data set's voxels (nnU-Net)."""
+CELLS_PER_OBJECT = 2.0
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the cases say, along (D, H, W)."""
+
+    spacings_mm: np.ndarray
+    """(N, 3)."""
+    shapes: np.ndarray
+    """(N, 3) voxels."""
+    extents_mm: np.ndarray
+    """(boxes, 3)."""
+    num_classes: int
+    num_channels: int
+
+
+def make_plan(
+    corpus: Corpus, memory_gib: float, preset: Preset = "L", anchors_per_level: int = 9, min_batch_size: int = 2
+) -> Plan:
+    """Plan training on the cases of a corpus; reads sidecars, no voxel.
+
+    A corpus whose stores have one spacing keeps it. The patch starts as a cube in millimetres, is cut to the median
+    scan, and then shrinks along the axis on which it shows most of a scan, until `min_batch_size` samples fit. Where
+    the whole median scan fits, the batch grows instead.
+
+    Args:
+        corpus: labelled or not; without objects the plan is for pretraining and estimates the encoder alone.
+        memory_gib: of one device.
+        preset: of ResEnc.
+        anchors_per_level: anchors of each cell.
+        min_batch_size: samples that have to fit.
+
+    Raises:
+        UserError: the smallest patch does not fit.
+    """
+    facts = _facts([ref.open() for ref in corpus.cases("all" if not corpus.classes[0] else "train")], corpus)
+    spacing_mm = corpus.spacing_mm or target_spacing_mm(facts.spacings_mm, facts.shapes)
+    median_scan = np.ceil(np.median(facts.shapes * facts.spacings_mm / np.array(spacing_mm), axis=0)).astype(int)
+    plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
+    plan, memory, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level)
+    if shows_all:
+        voxels = float((facts.shapes * facts.spacings_mm / np.array(spacing_mm)).prod(axis=1).sum())
+        most = max(min_batch_size, int(BATCH_SHARE * voxels / np.prod(plan.patch)))
+        plan = replace(plan, batch_size=min(memory.largest_batch(memory_gib), most))
+    if plan.anchors is not None:
+        plan = _with_anchors(plan, facts, anchors_per_level)
+    report = {
+        "stores": corpus.name,
+        "num_cases": len(facts.shapes),
+        "median_scan": median_scan.tolist(),
+        "memory_gib": memory_gib,
+        "estimated_gib": round(memory.gib(plan.batch_size), 2),
+        "num_boxes": len(facts.extents_mm),
+    }
+    return replace(plan, report={**report, **plan.report})
+
+
+def estimate(plan: Plan, num_classes: int = 1, num_channels: int = 1) -> MemoryEstimate:
+    """Memory of training a Retina U-Net as planned, or of the encoder alone where nothing is detected."""
+    levels = None if plan.anchors is None else (len(plan.anchors), len(plan.anchors[0]))
+    # Every map grows with the patch, so a small one tells all.
+    d, h, w = plan.topology.reached[-1]
+    patch: Triple = (2 * d, 2 * h, 2 * w)
+    traced = _traced(plan.preset, plan.topology, plan.first_level, levels, num_classes, num_channels, patch)
+    return replace(traced, per_sample=int(traced.per_sample * np.prod(plan.patch) / np.prod(patch)))
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(
+    preset: str,
+    topology: Topology,
+    first_level: int | None,
+    levels: tuple[int, int] | None,
+    num_classes: int,
+    num_channels: int,
+    patch: Triple,
+) -> MemoryEstimate:
+    def network() -> nn.Module:
+        encoder = ResEnc(cast(Preset, preset), num_channels, topology.strides, topology.kernel_sizes)
+        if levels is None or first_level is None:
+            return encoder
+        anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * levels[1]] * levels[0])  # sizes take no memory
+        return RetinaUNet(encoder, num_classes, anchors, first_level)
+
+    return estimate_memory(network, training_forward, (num_channels, *patch))
+
+
+def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
+    """What a step runs before its losses."""
+    if not isinstance(network, RetinaUNet):
+        return list(network(image))
+    maps = network.fpn(network.backbone(image))
+    pyramid = maps[-network.box_head.scale.numel() :]
+    return [network.segmenter(maps[0]), network.classification_head(pyramid), network.box_head(pyramid)]
+
+
+def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
+    spacings_mm = np.array([case.grid.spacing_mm for case in cases])
+    extents = [(case.boxes[:, 3:] - case.boxes[:, :3]) * case.grid.spacing_mm for case in cases]
+    return _Facts(
+        spacings_mm,
+        np.array([case.grid.shape for case in cases]),
+        np.concatenate(extents).astype(np.float64),
+        max(len(corpus.classes[0]), 1),
+        cases[0].num_channels,
+    )
+
+
+def _plain(preset: Preset) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
+    """No strides and no kernels, until a patch is found."""
+    ones: tuple[Triple, ...] = ((1, 1, 1),) * len(PRESETS[preset].channels)
+    return ones, ones
+
+
+def _with_levels(plan: Plan, facts: _Facts, anchors_per_level: int) -> Plan:
+    """Detection levels for all but the smallest and the largest twentieth of the objects; anchors are still to come."""
+    num_stages = len(plan.strides)
+    stage_edges = np.log(np.array(plan.topology.reached)).mean(axis=1)  # (stages,)
+    object_edges = np.log(facts.extents_mm / np.array(plan.spacing_mm) / CELLS_PER_OBJECT).mean(axis=1)
+    nearest = np.sort(np.abs(object_edges[:, None] - stage_edges).argmin(axis=1))
+    twentieth = len(nearest) // 20
+    # Full resolution has too many cells for anchors; one level above the first catches the larger objects.
+    first = min(max(int(nearest[twentieth]), 1), num_stages - 2)
+    last = min(max(int(nearest[-1 - twentieth]), first + 1), num_stages - 1)
+    any_size = ((1.0, 1.0, 1.0),) * anchors_per_level
+    return replace(plan, first_level=first, anchors=(any_size,) * (last - first + 1))
+
+
+def _with_anchors(plan: Plan, facts: _Facts, anchors_per_level: int) -> Plan:
+    assert plan.anchors is not None
+    assert plan.first_level is not None
+    strides = plan.topology.reached[plan.first_level : plan.first_level + len(plan.anchors)]
+    extents_vox = torch.from_numpy(facts.extents_mm / np.array(plan.spacing_mm))
+    choice = optimise_anchor_sizes(extents_vox, strides, anchors_per_level, CELLS_PER_OBJECT)
+    report = {
+        "mean_best_iou": round(choice.mean_best_iou, 4),
+        "worst_tenth_iou": round(choice.worst_tenth_iou, 4),
+        "boxes_per_level": list(choice.objects_per_level),
+    }
+    return replace(plan, anchors=choice.sizes, report=report)
+
+
+def _first_patch(spacing_mm: Spacing, median_scan: np.ndarray) -> np.ndarray:
+    edge = np.array(spacing_mm) ** -1.0
+    edge *= (FIRST_PATCH_VOX / edge.prod()) ** (1 / 3)
+    return np.minimum(np.rint(edge), median_scan).astype(int)
+
+
+def _fit_patch(
+    plan: Plan, facts: _Facts, median_scan: np.ndarray, memory_gib: float, anchors_per_level: int
+) -> tuple[Plan, MemoryEstimate, bool]:
+    """The plan with the largest patch that fits, its memory, and whether the first patch already did."""
+    patch, shrunk = _first_patch(plan.spacing_mm, median_scan), False
+    while True:
+        d, h, w = (int(size) for size in patch)
+        topology = plan_topology(plan.spacing_mm, (d, h, w), len(plan.strides))
+        step = np.array(topology.reached[-1])
+        d, h, w = (int(size) for size in np.maximum(-(-patch // step) * step, step))
+        plan = replace(plan, patch=(d, h, w), strides=topology.strides, kernel_sizes=topology.kernel_sizes)
+        if len(facts.extents_mm):
+            plan = _with_levels(plan, facts, anchors_per_level)
+        memory = estimate(plan, facts.num_classes, facts.num_channels)
+        if memory.gib(plan.batch_size) <= memory_gib:
+            return plan, memory, not shrunk
+        share = np.array(plan.patch) / median_scan
+        share[np.array(plan.patch) - step < 2 * SMALLEST_MAP] = 0
+        if not share.any():
+            raise UserError(
+                f"memory {memory_gib:g} GiB: a batch of {plan.batch_size} patches of {plan.patch} voxels with ResEnc-"
+                f"{plan.preset} takes {memory.gib(plan.batch_size):.1f} GiB; choose a smaller preset or more memory"
+            )
+        axis = int(share.argmax())
+        patch, shrunk = np.array(plan.patch), True
+        patch[axis] -= step[axis]
