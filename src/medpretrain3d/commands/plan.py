@@ -1,7 +1,7 @@
 """Plan training on a store, or check a plan that was edited.
 
 Given a STORE: spacing, patch, batch, strides, kernels, detection levels and anchors for the memory of one device, as
-JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from the plan:
+JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from it:
 `medpretrain3d plan plan.json > plan.yaml`, then `python -m finetune fit --config RECIPE --config plan.yaml`.
 Plan a store of native spacing first, then prepare the data again at the spacing that the plan names.
 """

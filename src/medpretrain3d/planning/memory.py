@@ -8,8 +8,8 @@ The network is traced on the meta device, where tensors have shapes and no value
 - and 1 GiB for the context and workspaces of the device.
 
 The count is taken to hold under mixed precision as well: convolutions then keep half the bytes, but norms are computed
-in fp32 and keep a copy of their own. It has been compared with what PyTorch allocates on the CPU (within 10 %), not with
-a GPU; losses and matching are not part of it.
+in fp32 and keep a copy of their own. It has been compared with what PyTorch allocates on the CPU (within 10 %), not
+with a GPU; losses and matching are not part of it.
 """
 
 from __future__ import annotations

@@ -116,9 +116,7 @@ def read_plan(path: Path) -> Plan:
     try:
         document = json.loads(Path(path).read_text())
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); write one with `medpretrain3d plan STORE -o`"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make one with `plan STORE -o`") from error
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
@@ -145,9 +143,8 @@ def _check_numbers(name: str, triple: Any, kind: type) -> None:
     numbers = isinstance(triple, tuple) and len(triple) == 3
     if not numbers or not all(type(value) in accepted and value > 0 for value in triple):
         shown = list(triple) if isinstance(triple, tuple) else triple
-        raise UserError(
-            f"{name}: got {shown!r}, wanted three positive {'whole ' if kind is int else ''}numbers (D, H, W)"
-        )
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"{name}: got {shown!r}, wanted three positive {wanted} (D, H, W)")
 
 
 def _tuples(value: Any) -> Any:
