@@ -14,7 +14,7 @@ from medpretrain3d.errors import UserError
 COMMANDS = {
     "phantom": "write synthetic chest CTs with nodules, as NIfTI files with masks and boxes",
     "prepare": "read raw volumes and labels into a store",
-    "plan": "propose anchors, patch and levels for a labelled store",
+    "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",
     "targets": "write the true boxes of a store's split as JSON",
     "predict": "find boxes in scans with a detector bundle",
     "evaluate": "score predictions against targets, with intervals",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.data.batches import PositionBatches, generator_at, shuffled
 
@@ -35,3 +36,23 @@ def test_random_numbers_are_a_function_of_seed_and_position():
     assert np.array_equal(a, b)
     assert not np.array_equal(a, generator_at(1, 11).random(4))
     assert not np.array_equal(a, generator_at(2, 10).random(4))
+
+
+class _Drawn(Dataset):
+    """Items that draw from (seed, position) as crops do."""
+
+    def __getitem__(self, position: int) -> float:
+        return float(generator_at(7, position).random())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_resumed_in_the_middle_of_a_pass_sees_what_an_uninterrupted_one_sees(world_size, num_workers):
+    def seen(rank: int, first_batch: int, workers: int) -> list[list[float]]:
+        batches = PositionBatches(2, 6, rank, world_size, first_batch)
+        return [batch.tolist() for batch in DataLoader(_Drawn(), batch_sampler=batches, num_workers=workers)]
+
+    for rank in range(world_size):
+        whole = seen(rank, 0, workers=0)
+        assert len(whole) == 6
+        assert seen(rank, 4, num_workers) == whole[4:]  # 4 of 6 batches were done

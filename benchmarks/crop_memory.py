@@ -1,0 +1,56 @@
+"""Peak memory of a worker while it turns and shrinks a 96^3 crop, above the finished crop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from benchmarks.timing import Row
+from medpretrain3d.data.augment import SpatialAugment
+from medpretrain3d.data.batches import generator_at
+from medpretrain3d.data.crops import SourceCrop
+from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.placement import Placement
+
+PATCH = (96, 96, 96)
+
+
+def rows() -> Iterator[Row]:
+    crop_mib, peak_mib = _peak_memory()
+    yield Row("MiB of a worker above its batch, turned 96^3 crop", "crop with margin, fp32", crop_mib, peak_mib)
+
+
+def _peak_memory() -> tuple[float, float]:
+    """MiB of the crop with margin as floats, and of what a process takes at most above the finished crop."""
+    told = subprocess.run([sys.executable, "-m", "benchmarks.crop_memory"], capture_output=True, text=True, check=True)
+    crop_mib, peak_mib = (float(word) for word in told.stdout.split())
+    return crop_mib, peak_mib
+
+
+def _one_large_crop() -> None:
+    """Prints both numbers, from a process in which nothing else has been large."""
+    turn = SpatialAugment(rotation_p=1, zoom_p=0).draw(generator_at(0, 3)).matrix / 0.7
+
+    def crop(patch: tuple[int, int, int]) -> tuple[tuple[int, ...], torch.Tensor]:
+        placement = Placement(turn, (0,))
+        size = placement.source_size(patch)
+        source = SourceCrop(torch.zeros((1, *size), dtype=torch.int16), placement, patch, Window())
+        return size, source.finish()
+
+    crop((16, 16, 16))  # everything is imported and compiled
+    before = _status_mib("VmRSS")
+    size, finished = crop(PATCH)
+    print(np.prod(size) * 4 / 2**20, _status_mib("VmHWM") - before - finished.nbytes / 2**20)
+
+
+def _status_mib(name: str) -> float:
+    with open("/proc/self/status") as file:
+        return next(float(line.split()[1]) / 1024 for line in file if line.startswith(name))
+
+
+if __name__ == "__main__":
+    _one_large_crop()
