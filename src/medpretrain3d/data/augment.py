@@ -180,7 +180,7 @@ def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
 
 def _along_axes(image: Tensor, matrices: list[np.ndarray]) -> Tensor:
     """An image (C, D, H, W) with a matrix (n, n) applied along each of D, H and W."""
-    # A separable filter as three matrix products: 10 ms at 96^3, 40 ms as scipy's gaussian_filter.
+    # A separable filter as three matrix products runs on any device, and serves blurring and coarse grids alike.
     along_d, along_h, along_w = (torch.from_numpy(matrix).to(image.device, image.dtype) for matrix in matrices)
     image = image @ along_w.T
     image = along_h @ image

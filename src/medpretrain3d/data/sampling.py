@@ -158,7 +158,7 @@ def foreground_start(
 ) -> Patch:
     """Lowest corner of a crop whose centre lies in a stored block with tissue; the best of a dozen where none does.
 
-    One try decompresses one block of 32^3 voxels, so a scan that is half air costs a millisecond more than anywhere.
+    One try decompresses one block of 32^3 voxels, and never more of the volume.
     """
     best, best_share = (0, 0, 0), -1.0
     for _ in range(TRIES):
