@@ -41,6 +41,20 @@ class BlobFinder(Detector):
         return Detections.cat([Detections(torch.tensor(boxes).float(), scores, (scores > 0.75).long())])
 
 
+class BlobSegmenter(BlobFinder):
+    """Also says which voxels are dim (1) or bright (2)."""
+
+    def segment(self, image: Tensor) -> Tensor:
+        classes = (image[:, 0] > 0).long() + (image[:, 0] > 0.75)
+        return torch.nn.functional.one_hot(classes, 3).movedim(-1, 1).float()
+
+
+@pytest.fixture
+def blob_segmenter():
+    """A fresh `BlobSegmenter`."""
+    return BlobSegmenter()
+
+
 @pytest.fixture
 def blob_finder():
     """A fresh `BlobFinder`, which counts the images it has seen."""

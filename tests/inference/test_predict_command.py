@@ -82,17 +82,17 @@ def test_finished_cases_are_taken_over_unless_an_option_changed(bundle, scans, t
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(bundle, scans, tmp_path, capsys, monkeypatch):
-    out, predict_file = tmp_path / "out", Predictor.predict_file
+    out, predict_scan = tmp_path / "out", Predictor.predict
 
-    def interrupted_at_c(self, path, progress=None):
-        if path.name == "c.nii.gz":
+    def interrupted_at_c(self, scan, case, *others):
+        if case == "c":
             raise KeyboardInterrupt
-        return predict_file(self, path, progress)
+        return predict_scan(self, scan, case, *others)
 
-    monkeypatch.setattr(Predictor, "predict_file", interrupted_at_c)
+    monkeypatch.setattr(Predictor, "predict", interrupted_at_c)
     assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 130
     assert [path.name for path in out.rglob("*.*")] == ["a.json"]
-    monkeypatch.setattr(Predictor, "predict_file", predict_file)
+    monkeypatch.setattr(Predictor, "predict", predict_scan)
     assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 0
     assert "1 of 2 scans taken from" in capsys.readouterr().out
     assert set(cases(out)) == {"a", "c"}
