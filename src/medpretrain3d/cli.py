@@ -17,6 +17,7 @@ COMMANDS = {
     "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",
     "targets": "write the true boxes of a store's split as JSON",
     "predict": "find boxes in scans with a detector bundle",
+    "tune": "choose how a bundle merges boxes, by its validation scans",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",
     "study": "run every program of a study whose product is missing",

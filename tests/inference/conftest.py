@@ -8,7 +8,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Detections
+from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.detection.base import Detector
 
 
@@ -59,3 +61,10 @@ def blob_segmenter():
 def blob_finder():
     """A fresh `BlobFinder`, which counts the images it has seen."""
     return BlobFinder()
+
+
+@pytest.fixture(scope="session")
+def tiny_detector():
+    """A network of one class, for patches of 16, with the weights it starts with."""
+    torch.manual_seed(0)
+    return RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16).eval()

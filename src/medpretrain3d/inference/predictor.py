@@ -64,15 +64,15 @@ class Predictor:
         return self.configs[0]
 
     @property
-    def segmenter(self) -> int:
-        """The first member with a segmentation head.
+    def segmenter(self) -> tuple[int, Segmenter]:
+        """The first member with a segmentation head, and which one it is.
 
         Raises:
             UserError: there is none.
         """
         for member, bundle in enumerate(self.bundles):
             if isinstance(bundle.detector, Segmenter):
-                return member
+                return member, bundle.detector
         names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
         raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet")
 
@@ -98,13 +98,19 @@ class Predictor:
             UserError: the scan does not have the number of channels a member was trained with, or masks are asked for
                 and no member has a segmentation head.
         """
-        for bundle in self.bundles:
-            _check_channels(scan, bundle, file or case)
-        readers = [ScanTiles(scan, bundle.preprocessing) for bundle in self.bundles]
+        readers = self._readers(scan, file or case)
         sightings = self._see(readers, scan.grid, progress)
         detections = merge_sightings(sightings, self.config, scan.grid.spacing_mm)
         prediction = Prediction.of(case, detections, scan.grid, scan.source_grid, file)
         return self._with_masks(prediction, readers) if with_masks else prediction
+
+    def see(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> Sightings:
+        """What all members see in a scan, not merged, in voxels of the scan.
+
+        Raises:
+            UserError: the scan does not have the number of channels a member was trained with.
+        """
+        return self._see(self._readers(scan, case), scan.grid, progress)
 
     def predict_file(self, path: Path, progress: Progress | None = None) -> Prediction:
         """Boxes in a file; the case id is its name without its ending and without nnU-Net's `_0000`.
@@ -115,8 +121,12 @@ class Predictor:
         scan = ScanPath(Path(path))
         return self.predict(scan.open(), scan.case, scan.file, progress)
 
+    def _readers(self, scan: VoxelReader, name: str) -> list[ScanTiles]:
+        for bundle in self.bundles:
+            _check_channels(scan, bundle, name)
+        return [ScanTiles(scan, bundle.preprocessing) for bundle in self.bundles]
+
     def _see(self, readers: Sequence[ScanTiles], grid: Grid, progress: Progress | None) -> Sightings:
-        """What all members see, in voxels of `grid`."""
         members = list(zip(self.bundles, self.configs, readers, strict=True))
         counts = [
             len(tile_starts(tiles.shape, bundle.preprocessing.patch, config.overlap))
@@ -144,14 +154,14 @@ class Predictor:
         return sightings
 
     def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
-        member = self.segmenter
-        tiles, bundle = readers[member], self.bundles[member]
+        member, segmenter = self.segmenter
+        tiles, patch = readers[member], self.bundles[member].preprocessing.patch
         instances = instance_map(
-            bundle.detector,
+            segmenter,
             tiles,
             prediction.grid.map_boxes(prediction.boxes_vox, tiles.grid),
             prediction.labels,
-            bundle.preprocessing.patch,
+            patch,
             self.configs[member].overlap,
         )
         return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))

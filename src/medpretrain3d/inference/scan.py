@@ -17,7 +17,7 @@ from medpretrain3d.inference.bundle import Preprocessing
 from medpretrain3d.inference.tiles import Triple
 
 AIR_HU = -900.0
-"""A block of voxels with a mean up to this is air: lung lies above it, and noise of 80 HU leaves a block's mean below."""
+"""A block of voxels with a mean up to this is air: lung lies above it, and noise of 80 HU moves a mean by 10 HU."""
 AIR_BLOCK_VOX = 4
 """Edge of the blocks. One voxel of soft tissue in eight lifts a block out of air."""
 
