@@ -43,12 +43,13 @@ def instance_map(
     """
     import cc3d
 
-    classes = segment_volume(detector, tiles, boxes, patch, overlap)
+    classes, num_classes = segment_volume(detector, tiles, boxes, patch, overlap)
     instances = np.zeros(tiles.shape, dtype=np.uint16)
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True), start=1):
         low, high = np.floor(box[:3]).astype(int).clip(min=0), np.ceil(box[3:]).astype(int)
         region = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
-        is_object = (classes[region] == label + 1) & (instances[region] == 0)
+        wanted = min(label + 1, num_classes)  # a segmentation of foreground alone has one class
+        is_object = (classes[region] == wanted) & (instances[region] == 0)
         if is_object.any():
             instances[region][cc3d.largest_k(is_object, k=1, connectivity=26) > 0] = number
     return instances
@@ -56,8 +57,8 @@ def instance_map(
 
 def segment_volume(
     detector: Segmenter, tiles: TileReader, boxes: np.ndarray, patch: Triple, overlap: float
-) -> np.ndarray:
-    """The likeliest class of every voxel near the boxes: (D, H, W) uint8, `label + 1`, 0 for background.
+) -> tuple[np.ndarray, int]:
+    """The likeliest class of every voxel near the boxes: (D, H, W) uint8, `label + 1`, 0 for background; and how many.
 
     Only tiles that meet a box are run. Their probabilities are summed with a weight that falls towards the tile's
     border. In memory are the sums over one tile's depth; slices that no later tile reaches are settled.
@@ -78,7 +79,7 @@ def segment_volume(
             if tile is not None:
                 probability = detector.segment(tile[None].to(device))[0].float().cpu()  # (K + 1, *patch)
                 blend.add(start, probability * weight)
-    return blend.finish()
+    return blend.finish(), max(len(blend.sums) - 1, 1)
 
 
 class _Blend:
