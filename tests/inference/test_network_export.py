@@ -73,7 +73,7 @@ def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch):
 
 def test_a_detector_of_another_kind_is_refused(blob_finder, tmp_path):
     other = Bundle(blob_finder, ("a", "b"), Preprocessing(PATCH), InferenceConfig(), {}, "")
-    with pytest.raises(UserError, match="BlobFinder: only detectors over anchors"):
+    with pytest.raises(UserError, match="BlobFinder cannot be exported, RetinaNet and RetinaUNet can"):
         export.export_network(other, tmp_path / "out", "torch")
 
 

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.description import describe
-from medpretrain3d.detection import RetinaNet
+from medpretrain3d.detection import RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 
 ExportFormat = Literal["onnx", "torch"]
+EXPORTED = (RetinaNet, RetinaUNet)
+"""Detectors whose outputs docs/prediction.md tells how to decode; not what is derived from them."""
 FILES = {"onnx": "network.onnx", "torch": "network.pt2"}
 TOLERANCE = 1e-3
 """Largest difference to eager, relative to the largest output: other runtimes sum in another order."""
@@ -50,7 +52,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
     """Write the network of a bundle, once its outputs are known to be those of eager execution.
 
     Args:
-        bundle: its detector must be one over anchors: RetinaNet, Retina U-Net.
+        bundle: its detector must be one of `EXPORTED`.
         folder: receives the network, `anchors.npy` and `export.json`; complete or not at all.
         export_format: `onnx`, or `torch` for a file that `torch.export.load` reads.
 
@@ -61,8 +63,9 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
         UserError: another kind of detector, the libraries of ONNX are missing, the outputs differ, or `folder` exists.
     """
     detector = bundle.detector
-    if not isinstance(detector, RetinaNet):
-        raise UserError(f"{type(detector).__name__}: only detectors over anchors (RetinaNet, RetinaUNet) are exported")
+    if not isinstance(detector, RetinaNet) or type(detector) not in EXPORTED:
+        names = " and ".join(one.__name__ for one in EXPORTED)
+        raise UserError(f"{type(detector).__name__} cannot be exported, {names} can; predict with the bundle itself")
     how = bundle.preprocessing
     network = DenseHeads(detector.cpu()).eval()
     tile = torch.rand(1, how.num_channels, *how.patch, generator=torch.Generator().manual_seed(0)) * 2 - 1
