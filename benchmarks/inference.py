@@ -22,6 +22,7 @@ from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.volume import Volume
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing, tile_starts
+from medpretrain3d.memory import keep_freed_memory
 
 PATCH = (128, 128, 128)
 OVERLAPS = (0.25, 0.5, 0.6)
@@ -78,7 +79,7 @@ def monai_tiles(shape: tuple[int, int, int], overlap: float) -> int:
 
 def measure(name: str) -> Measured:
     """Predict one volume and look at this process's peak."""
-    torch.set_num_threads(1)
+    keep_freed_memory()  # as `medpretrain3d predict` does
     shape, spacing_mm = VOLUMES[name]
     predictor = Predictor(tiny_bundle(spacing_mm), "cpu")
     volume = chest(shape)
