@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.crops import CaseRef
+from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.store import INDEX
 from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
