@@ -21,10 +21,12 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.targets import targets_json
 from medpretrain3d.engine.box_pictures import boxes_on_slices
+from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.pictures import save_png
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
+from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 
 MAX_PICTURES = 40
 
@@ -46,6 +48,7 @@ def close_run(
     """
     if trainer.is_global_zero:
         _save_bundle(trainer, module, data, run, config)
+    _keep_sightings(run.folder / "validation" / "sightings.safetensors", trainer, module, data)
     if data.test_cases:
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
@@ -71,6 +74,15 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
     }
     folder, how = run.folder / "bundle", data.preprocessing()
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
+
+
+def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data: FinetuneData) -> None:
+    """Keep what the final weights see in the validation volumes, for `medpretrain3d tune`."""
+    module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
+    opened = (ref.open() for ref in data.val_cases[trainer.global_rank :: trainer.world_size])
+    seen = gather_by_case({case.id: SeenCase.of(case, module.see(case)) for case in opened})
+    if trainer.is_global_zero:
+        SeenCases(data.classes, module.inference, tuple(seen.values())).save(path)
 
 
 def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData, trainer: L.Trainer) -> None:

@@ -19,7 +19,7 @@ from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, detect_volume
+from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, merge_sightings, see_volume
 
 
 class FinetuneModule(L.LightningModule):
@@ -127,10 +127,12 @@ class FinetuneModule(L.LightningModule):
         """The recipe's optimiser and schedule."""
         return configure(self.detector, self.optim, self.trainer.max_steps)
 
+    def see(self, case: Case) -> Sightings:
+        """What the detector sees in one whole volume, not merged."""
+        return see_volume(self.detector, ScanTiles(case, self.data.preprocessing()), self.data.patch, self.inference)
+
     def _detect(self, case: Case) -> None:
-        data = self.data
-        image = torch.from_numpy(data.window(case.read_image())).to(self.device)
-        found = detect_volume(self.detector, image, data.patch, self.inference)
+        found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
 
 

@@ -12,7 +12,7 @@ from medpretrain3d.backbones import ResEnc, save_encoder
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_listed_is_there_and_explains_itself(name, capsys):
-    module = importlib.import_module(f"medpretrain3d.commands.{name}")
+    module = importlib.import_module(f"medpretrain3d.commands.{name.replace('-', '_')}")
     assert module.__doc__
     with pytest.raises(SystemExit) as ended:
         cli.main([name, "--help"])

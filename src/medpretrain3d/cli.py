@@ -17,12 +17,14 @@ COMMANDS = {
     "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",
     "targets": "write the true boxes of a store's split as JSON",
     "predict": "find boxes in scans with a detector bundle",
+    "tune": "choose how a bundle merges boxes, by its validation scans",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",
     "study": "run every program of a study whose product is missing",
     "report": "make one HTML page from run folders",
     "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
+    "export-detector": "write the network of a bundle as ONNX or for torch.export",
     "backbones": "list the encoders: levels, parameters, arithmetic, memory, paper",
     "doctor": "check that the installed libraries work together",
 }
@@ -35,13 +37,13 @@ def main(args: Sequence[str] | None = None) -> int:
         "medpretrain3d",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:<17}{text}" for name, text in COMMANDS.items()),
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     chosen = parser.parse_args(args[:1] if args else ["--help"])
-    command = importlib.import_module(f"medpretrain3d.commands.{chosen.command}")
+    command = importlib.import_module(f"medpretrain3d.commands.{chosen.command.replace('-', '_')}")
     subparser = argparse.ArgumentParser(
         f"medpretrain3d {chosen.command}",
         description=command.__doc__,

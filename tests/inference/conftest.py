@@ -8,7 +8,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Detections
+from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.detection.base import Detector
 
 
@@ -41,7 +43,28 @@ class BlobFinder(Detector):
         return Detections.cat([Detections(torch.tensor(boxes).float(), scores, (scores > 0.75).long())])
 
 
+class BlobSegmenter(BlobFinder):
+    """Also says which voxels are dim (1) or bright (2)."""
+
+    def segment(self, image: Tensor) -> Tensor:
+        classes = (image[:, 0] > 0).long() + (image[:, 0] > 0.75)
+        return torch.nn.functional.one_hot(classes, 3).movedim(-1, 1).float()
+
+
+@pytest.fixture
+def blob_segmenter():
+    """A fresh `BlobSegmenter`."""
+    return BlobSegmenter()
+
+
 @pytest.fixture
 def blob_finder():
     """A fresh `BlobFinder`, which counts the images it has seen."""
     return BlobFinder()
+
+
+@pytest.fixture(scope="session")
+def tiny_detector():
+    """A network of one class, for patches of 16, with the weights it starts with."""
+    torch.manual_seed(0)
+    return RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16).eval()

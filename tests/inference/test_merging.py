@@ -6,7 +6,8 @@ import torch
 from medpretrain3d.boxes import Detections
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import BORDER_WEIGHT, Sightings, center_weights, merge_sightings
+from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.sightings import Sightings, center_depth
 
 PATCH, SHAPE = (10, 10, 10), (30, 10, 10)
 
@@ -19,18 +20,32 @@ def detections(boxes, scores, labels=None):
 
 
 def merged(sightings, **config):
-    num_expected = torch.ones(len(sightings.weights))
-    return merge_sightings(sightings, num_expected, InferenceConfig(**config))
+    return merge_sightings(sightings, InferenceConfig(**config))
 
 
-def test_weight_falls_to_the_faces_inside_the_volume_only():
+def test_depth_falls_to_the_faces_inside_the_volume_only():
     # A tile at D = 10 .. 20 of 30: both its D faces are inside, its H and W faces are the volume's own ends.
     boxes = torch.tensor(
         [[14.0, 0, 0, 16, 2, 2], [11.5, 4, 4, 13.5, 6, 6], [9, 4, 4, 11, 6, 6]]
     )  # D centres 15, 12.5, 10
-    weights = center_weights(boxes, (10, 0, 0), PATCH, SHAPE)
-    half = BORDER_WEIGHT + (1 - BORDER_WEIGHT) / 2
-    assert weights.tolist() == pytest.approx([1.0, half, BORDER_WEIGHT])
+    assert center_depth(boxes, (10, 0, 0), PATCH, SHAPE).tolist() == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_the_border_weight_decides_between_a_deep_box_and_a_confident_one():
+    # The same object at depth 1 with score 0.5 and at depth 0.2 with score 0.9; IoU 6 / 9.
+    deep = Sightings.in_tile(detections([[2, 2, 2, 8, 8, 8]], [0.5]), (10, 0, 0), PATCH, SHAPE)
+    shallow = Sightings.in_tile(detections([[6, 2, 2, 12, 8, 8]], [0.9]), (5, 0, 0), (16, 10, 10), SHAPE)
+    both = Sightings.cat([deep, shallow])
+    both.depth = torch.tensor([1.0, 0.2])
+    assert merged(both, border_weight=0.1).scores.tolist() == pytest.approx([0.5])  # 0.5 against 0.9 * 0.28
+    assert merged(both, border_weight=1.0).scores.tolist() == pytest.approx([0.9])
+
+
+def test_small_boxes_are_left_out_by_their_longest_edge_in_millimetres():
+    boxes = [[0, 0, 0, 2, 1, 1], [4, 0, 0, 5, 3, 1], [8, 0, 0, 9, 1, 2]]  # at (3, 1, 2) mm: longest 6, 3 and 4 mm
+    seen = Sightings.in_tile(detections(boxes, [0.9, 0.8, 0.7]), (0, 0, 0), SHAPE, SHAPE)
+    found = merge_sightings(seen, InferenceConfig(min_size_mm=4), spacing_mm=(3, 1, 2))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
 def test_a_tile_reports_in_voxels_of_the_volume_and_says_what_is_cut():
@@ -110,6 +125,8 @@ def test_boxes_that_are_not_finite_or_empty_disappear():
         {"mirror_axes": (0, 0)},
         {"mirror_axes": (3,)},
         {"max_per_class": 0},
+        {"border_weight": 0.0},
+        {"min_size_mm": -1.0},
     ],
 )
 def test_choices_out_of_range_are_refused(wrong):

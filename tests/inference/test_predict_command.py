@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -9,8 +10,10 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
-from medpretrain3d.detection import AnchorGrid, RetinaNet
+from medpretrain3d.data.prepare import prepare
+from medpretrain3d.detection import AnchorGrid, RetinaNet, RetinaUNet
 from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
+from medpretrain3d.inference.writers import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +85,17 @@ def test_finished_cases_are_taken_over_unless_an_option_changed(bundle, scans, t
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(bundle, scans, tmp_path, capsys, monkeypatch):
-    out, predict_file = tmp_path / "out", Predictor.predict_file
+    out, predict_scan = tmp_path / "out", Predictor.predict
 
-    def interrupted_at_c(self, path, progress=None):
-        if path.name == "c.nii.gz":
+    def interrupted_at_c(self, scan, case, *others):
+        if case == "c":
             raise KeyboardInterrupt
-        return predict_file(self, path, progress)
+        return predict_scan(self, scan, case, *others)
 
-    monkeypatch.setattr(Predictor, "predict_file", interrupted_at_c)
+    monkeypatch.setattr(Predictor, "predict", interrupted_at_c)
     assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 130
     assert [path.name for path in out.rglob("*.*")] == ["a.json"]
-    monkeypatch.setattr(Predictor, "predict_file", predict_file)
+    monkeypatch.setattr(Predictor, "predict", predict_scan)
     assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 0
     assert "1 of 2 scans taken from" in capsys.readouterr().out
     assert set(cases(out)) == {"a", "c"}
@@ -120,6 +123,60 @@ def test_bad_requests_end_in_one_line_and_code_2(bundle, scans, tmp_path, capsys
     assert line.startswith("error: ")
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsys):
+    torch.manual_seed(0)
+    detector = RetinaUNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)
+    bundle, out = tmp_path / "segmenting", tmp_path / "out"
+    config = InferenceConfig(score_threshold=0.0, max_per_class=5)
+    save_bundle(bundle, detector, ["nodule"], Preprocessing((16, 16, 16)), config)
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", *FORMATS) == 0
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
+    assert files == [
+        "cases/c.json",
+        "masks/c.nii.gz",
+        "nifti/c.nii.gz",
+        "predictions.coco.json",
+        "predictions.csv",
+        "predictions.json",
+        "slicer/c.mrk.json",
+    ]
+    for folder in ("masks", "nifti"):
+        assert nib.load(out / folder / "c.nii.gz").shape == (12, 14, 10)
+    assert len(json.loads((out / "slicer" / "c.mrk.json").read_text())["markups"]) == 5
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", "masks") == 0
+    assert "taken from" in capsys.readouterr().out
+    (out / "masks" / "c.nii.gz").unlink()
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", "masks") == 0
+    assert (out / "masks" / "c.nii.gz").is_file()
+
+
+def test_masks_of_a_detector_without_them_are_refused_before_anything_is_read(bundle, scans, tmp_path, capsys):
+    assert predict(bundle, tmp_path / "out", scans, "--format", "masks") == 2
+    assert "RetinaNet has no segmentation head" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bundles_before_the_scans_are_an_ensemble(bundle, scans, tmp_path, capsys):
+    again = shutil.copytree(bundle, tmp_path / "again")
+    args = ["predict", str(bundle), str(again), str(scans / "c.nii.gz"), "--device", "cpu"]
+    assert main([*args, "-o", str(tmp_path / "both")]) == 0
+    assert predict(bundle, tmp_path / "one", scans / "c.nii.gz") == 0
+    assert cases(tmp_path / "both") == cases(tmp_path / "one")  # twins agree on everything
+    assert main(["predict", str(bundle), str(again), "-o", str(tmp_path / "none")]) == 2
+    assert "wanted scans behind the bundles" in capsys.readouterr().err
+
+
+def test_a_store_gives_the_boxes_of_its_files(bundle, scans, tmp_path):
+    (scans / "b.nii.gz").unlink()
+    assert predict(bundle, tmp_path / "files", scans) == 0
+    prepare([scans], tmp_path / "store", progress=False)
+    assert predict(bundle, tmp_path / "stored", tmp_path / "store", "--split", "all") == 0
+    of_store = {case.removesuffix("_0000"): entry for case, entry in cases(tmp_path / "stored").items()}
+    for case, entry in cases(tmp_path / "files").items():
+        np.testing.assert_allclose(of_store[case]["boxes"], entry["boxes"], atol=1e-3)
+        np.testing.assert_allclose(of_store[case]["boxes_vox"], entry["boxes_vox"], atol=1e-3)
 
 
 def test_a_folder_that_is_no_bundle(scans, tmp_path, capsys):

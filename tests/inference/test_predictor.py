@@ -1,19 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+import itertools
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing
-from medpretrain3d.inference.predictor import case_id
 
 AIR_HU, BLOB_HU = -1000, 512
+PICKS = tuple(itertools.product((True, False), repeat=3))
 BOXES = ((3, 4, 5, 7, 9, 8), (12, 15, 1, 17, 20, 6))  # in the file's array order, half-open
 
 
@@ -107,11 +109,6 @@ def test_a_result_names_case_and_file_and_not_the_folder(blob_finder, tmp_path):
     assert (prediction.case, prediction.file) == ("lung_7", "lung_7_0000.nii.gz")
 
 
-def test_case_ids():
-    names = ["a.nii.gz", "a.nii", "a_0000.nii.gz", "a.b.nii.gz", "a_0001.nii.gz"]
-    assert [case_id(Path("folder") / name) for name in names] == ["a", "a", "a", "a.b", "a_0001"]
-
-
 def test_a_wrong_number_of_channels_is_refused(blob_finder, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"])
     with pytest.raises(UserError, match="has 1 channels, the bundle was trained on 2"):
@@ -121,8 +118,7 @@ def test_a_wrong_number_of_channels_is_refused(blob_finder, tmp_path):
 def test_choices_of_the_caller_come_before_the_bundle(blob_finder, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"])
     bundle = bundle_of(blob_finder)
-    config = dataclasses.replace(bundle.inference, score_threshold=0.9)
-    assert len(Predictor(bundle, config=config).predict_file(scan)) == 0
+    assert len(Predictor(bundle, changes={"score_threshold": 0.9}).predict_file(scan)) == 0
     assert len(Predictor(bundle).predict_file(scan)) == 2
 
 
@@ -130,3 +126,90 @@ def test_a_device_that_is_not_here(blob_finder):
     name = "nonsense" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"device '{name}' cannot be used here"):
         Predictor(bundle_of(blob_finder), device=name)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_boxes_come_back_exactly_whatever_the_scan_and_the_training_spacing(blob_finder, tmp_path, data):
+    """Any order and direction of axes, any spacing, any tilt; resampled to half the spacing along any axes."""
+    order = data.draw(st.permutations(range(3)))
+    signs = [data.draw(st.sampled_from([-1, 1])) for _ in range(3)]
+    spacing_mm = [data.draw(st.floats(0.4, 4)) for _ in range(3)]
+    tilt = turn(data.draw(st.integers(0, 2)), data.draw(st.floats(-15, 15)))
+    affine = affine_ras(tilt @ np.eye(3)[:, order] @ np.diag(np.array(signs) * spacing_mm))
+    # Not as dark as air: a single voxel stays bright where its three faces are interpolated, 0.75^3 of the way.
+    array = np.full((9, 10, 11), -300, np.int16)
+    low = [data.draw(st.integers(0, size - 2)) for size in array.shape]
+    high = [data.draw(st.integers(first + 1, size)) for first, size in zip(low, array.shape, strict=True)]
+    array[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = BLOB_HU
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "scan.nii")
+    volume = read_volume(tmp_path / "scan.nii")
+    halved = [data.draw(st.booleans()) for _ in range(3)]
+    wanted_mm = tuple(mm / (2 if half else 1) for mm, half in zip(volume.grid.spacing_mm, halved, strict=True))
+    predictor = Predictor(bundle_of(blob_finder, spacing_mm=wanted_mm, patch=(32, 32, 32)))
+    prediction = predictor.predict(volume, "a")
+    np.testing.assert_allclose(prediction.boxes_vox, [[*low, *high]], atol=1e-4)
+    corners = np.array([[low[axis] if first else high[axis] for axis, first in enumerate(pick)] for pick in PICKS])
+    world = (corners - 0.5) @ affine[:3, :3].T + affine[:3, 3]
+    world = world * [-1, -1, 1]  # RAS to LPS
+    np.testing.assert_allclose(prediction.boxes_lps_mm[0], [*world.min(axis=0), *world.max(axis=0)], atol=1e-3)
+
+
+def test_members_of_other_spacing_and_patch_agree_on_the_same_box(blob_finder, tmp_path):
+    scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["oblique"])
+    spacing_mm = tuple(value / 2 for value in read_volume(scan).grid.spacing_mm)
+    fine = bundle_of(blob_finder, spacing_mm=spacing_mm, patch=(32, 32, 24))
+    for merge in ("nms", "wbc"):
+        ensemble = Predictor([bundle_of(blob_finder), fine], changes={"merge": merge})
+        told = []
+        volume = read_volume(scan)
+        prediction = ensemble.predict(volume, "a", progress=lambda done, total, told=told: told.append((done, total)))
+        assert found(prediction) == BOXES
+        assert told == sorted(told)
+        assert told[-1][0] == told[-1][1]
+
+
+def test_a_member_that_sees_nothing_lowers_the_score_of_a_cluster(blob_finder, tmp_path):
+    class Blind(type(blob_finder)):
+        def detect(self, image):
+            return [one[:0] for one in super().detect(image)]
+
+    scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"], boxes=[BOXES[0]], shape=(12, 12, 12))
+    alone = Predictor(bundle_of(blob_finder), changes={"merge": "wbc"}).predict_file(scan)
+    ensemble = Predictor([bundle_of(blob_finder), bundle_of(Blind())], changes={"merge": "wbc"})
+    # One tile each: of two expected sightings one is missing.
+    assert ensemble.predict_file(scan).scores.tolist() == pytest.approx([alone.scores[0] / 2])
+
+
+def test_members_of_other_classes_are_refused(blob_finder):
+    other = dataclasses.replace(bundle_of(blob_finder), classes=("bright", "dim"))
+    with pytest.raises(UserError, match="bundles of different classes: dim, bright and bright, dim"):
+        Predictor([bundle_of(blob_finder), other])
+    with pytest.raises(UserError, match="no detector bundle"):
+        Predictor([])
+
+
+@pytest.mark.parametrize("name", AFFINES)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_masks_are_the_blobs_in_the_voxels_of_the_file(blob_segmenter, tmp_path, name, factor):
+    scan = read_volume(write_scan(tmp_path / "scan.nii.gz", AFFINES[name]))
+    spacing_mm = tuple(value / factor for value in scan.grid.spacing_mm)
+    bundle = bundle_of(blob_segmenter, spacing_mm=spacing_mm, patch=(16 * factor,) * 3)
+    prediction = Predictor(bundle).predict(scan, "a", with_masks=True)
+    expected = np.zeros((22, 24, 11), np.uint16)
+    inner = np.zeros_like(expected)
+    for number, (i0, j0, k0, i1, j1, k1) in enumerate(prediction.boxes_vox.round().astype(int), start=1):
+        expected[i0:i1, j0:j1, k0:k1] = number
+        inner[i0 + 1 : i1 - 1, j0 + 1 : j1 - 1, k0 + 1 : k1 - 1] = number
+    assert expected.max() == len(BOXES)
+    if factor == 1:
+        np.testing.assert_array_equal(prediction.instances, expected)
+    # Interpolation darkens corners, so at half the spacing the outer voxels may be missing, none elsewhere.
+    assert (prediction.instances[inner > 0] == inner[inner > 0]).all()
+    assert (np.where(prediction.instances > 0, expected, 0) == prediction.instances).all()
+
+
+def test_masks_without_a_segmentation_head_are_refused(blob_finder, tmp_path):
+    scan = read_volume(write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"]))
+    with pytest.raises(UserError, match="BlobFinder has no segmentation head"):
+        Predictor(bundle_of(blob_finder)).predict(scan, "a", with_masks=True)

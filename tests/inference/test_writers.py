@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -10,18 +12,21 @@ import torch
 from medpretrain3d.boxes import Detections
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference.finished_cases import FinishedCases
-from medpretrain3d.inference.writers import Prediction, predictions_json, write_predictions
+from medpretrain3d.inference.writers import Prediction, predictions_json, write_case, write_predictions
+from medpretrain3d.inference.writers.coco import predictions_coco
+from medpretrain3d.inference.writers.overlay import box_map
+from medpretrain3d.inference.writers.slicer import markups_json
 
 CLASSES = ("nodule", "node")
+# The centre of voxel (i, j, k) lies at (2 i - 4, j + 8.75, k + 2.5) mm.
+GRID = Grid((4, 5, 8), np.array([[2.0, 0, 0, -4], [0, 1, 0, 8.75], [0, 0, 1, 2.5], [0, 0, 0, 1]]))
 
 
 def prediction(case="a", boxes=1):
     box_mm = np.array([[-3.0, 10.25, 5, -1, 12.25, 9]]).repeat(boxes, axis=0)
     box_vox = np.array([[1.0, 2, 3, 2, 4, 7]]).repeat(boxes, axis=0)
-    return Prediction(
-        case, box_mm, box_vox, np.full(boxes, 0.1, np.float32), np.ones(boxes, np.int64), f"{case}.nii.gz"
-    )
+    scores, labels = np.full(boxes, 0.1, np.float32), np.ones(boxes, np.int64)
+    return Prediction(case, GRID, box_vox, box_mm, scores, labels, f"{case}.nii.gz")
 
 
 def test_the_document_written_out():
@@ -38,6 +43,7 @@ def test_the_document_written_out():
                 "scores": [0.100000001],  # the float32 nearest to 0.1
                 "labels": [1],
                 "boxes_vox": [[1.0, 2.0, 3.0, 2.0, 4.0, 7.0]],
+                "grid": {"shape": [4, 5, 8], "affine_lps": GRID.affine_lps.tolist()},
             }
         ],
     }
@@ -48,7 +54,8 @@ def test_an_entry_read_back_is_the_prediction():
     again = Prediction.from_json(json.loads(json.dumps(first.to_json())), first.file)
     for name in ("boxes_lps_mm", "boxes_vox", "scores", "labels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
-    assert (again.case, again.file) == (first.case, first.file)
+    assert (again.case, again.file, again.grid) == (first.case, first.file, GRID)
+    np.testing.assert_allclose(GRID.boxes_to_lps_mm(first.boxes_vox), first.boxes_lps_mm)
 
 
 def test_a_case_without_boxes_is_an_entry_too():
@@ -97,24 +104,73 @@ def test_boxes_are_cut_to_the_file_and_dropped_outside():
     assert result.labels.tolist() == [0]
 
 
-def test_a_finished_case_is_reused_for_the_same_scan_and_choices_only(tmp_path):
-    scan = tmp_path / "a.nii.gz"
-    scan.write_bytes(b"one")
-    finished = FinishedCases(tmp_path / "cases", {"bundle_sha256": "1", "mirror_axes": (0, 1)})
-    assert finished.load("a", scan) is None
-    finished.save(prediction(), scan)
-    same = FinishedCases(tmp_path / "cases", {"bundle_sha256": "1", "mirror_axes": (0, 1)})
-    assert same.load("a", scan).to_json() == prediction().to_json()
-    assert same.load("a", scan).file == "a.nii.gz"
-    assert FinishedCases(tmp_path / "cases", {"bundle_sha256": "1", "mirror_axes": ()}).load("a", scan) is None
-    assert FinishedCases(tmp_path / "cases", {"bundle_sha256": "2", "mirror_axes": (0, 1)}).load("a", scan) is None
-    scan.write_bytes(b"two")
-    assert same.load("a", scan) is None
+def oblique_grid(mirrored=False):
+    """Turned 30 degrees about z, spacing (2, 1, 3) mm; left-handed where `mirrored`."""
+    cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    axes = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, -1.0 if mirrored else 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = axes * [2, 1, 3], (10, -20, 30)
+    return Grid((8, 9, 10), affine)
 
 
-def test_a_damaged_finished_case_counts_as_none(tmp_path):
-    scan = tmp_path / "a.nii.gz"
-    scan.write_bytes(b"one")
-    finished = FinishedCases(tmp_path, {})
-    (tmp_path / "a.json").write_text('{"identity": {}')
-    assert finished.load("a", scan) is None
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_slicer_roi_has_the_corners_of_the_voxel_box(mirrored):
+    grid = oblique_grid(mirrored)
+    box = np.array([[1.0, 2, 3, 4, 4, 8]])
+    one = Prediction("a", grid, box, grid.boxes_to_lps_mm(box), np.array([0.875]), np.array([1]))
+    (roi,) = markups_json(CLASSES, one)["markups"]
+    axes = np.array(roi["orientation"]).reshape(3, 3)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(axes) == pytest.approx(1)
+    assert roi["size"] == [6.0, 2.0, 15.0]
+    assert (roi["type"], roi["roiType"], roi["coordinateSystem"]) == ("ROI", "Box", "LPS")
+    assert roi["name"] == "node 0.88"
+    signs = np.array([[a, b, c] for a in (-0.5, 0.5) for b in (-0.5, 0.5) for c in (-0.5, 0.5)])
+    of_roi = np.array(roi["center"]) + signs * roi["size"] @ axes.T
+    picks = np.array([[i, j, k] for i in (1, 4) for j in (2, 4) for k in (3, 8)]) - 0.5
+    of_box = picks @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
+    order = [tuple(np.round(corner, 3)) for corner in of_roi], [tuple(np.round(corner, 3)) for corner in of_box]
+    assert set(order[0]) == set(order[1])
+
+
+def test_the_overlay_fills_the_voxels_whose_centres_lie_in_a_box():
+    boxes = np.array([[0.4, 1, 2, 1.6, 3, 4], [0, 0, 0, 4, 2, 3]])
+    both = Prediction("a", GRID, boxes, GRID.boxes_to_lps_mm(boxes), np.array([0.9, 0.8]), np.array([1, 0]))
+    expected = np.zeros(GRID.shape, np.uint8)
+    expected[0:4, 0:2, 0:3] = 1
+    expected[0:2, 1:3, 2:4] = 2  # 0.4 .. 1.6 holds the centres 0.5 and 1.5; the better box lies on top
+    np.testing.assert_array_equal(box_map(both), expected)
+
+
+def test_the_coco_document_written_out():
+    document = predictions_coco(CLASSES, [prediction(boxes=0), prediction("b")])
+    assert [image["id"] for image in document["images"]] == [1, 2]
+    assert [document["images"][1][axis] for axis in ("width", "height", "depth")] == [4, 5, 8]
+    assert document["categories"] == [{"id": 1, "name": "nodule"}, {"id": 2, "name": "node"}]
+    assert document["annotations"] == [
+        {
+            "id": 1,
+            "image_id": 2,
+            "category_id": 2,
+            "bbox": [1.0, 2.0, 3.0, 1.0, 2.0, 4.0],
+            "area": 8.0,
+            "iscrowd": 0,
+            "score": 0.100000001,
+        }
+    ]
+
+
+def test_files_of_a_scan_lie_in_its_own_grid(tmp_path):
+    instances = np.zeros(GRID.shape, np.uint16)
+    instances[1, 2:4, 3:7] = 1
+    write_case(tmp_path, CLASSES, dataclasses.replace(prediction(), instances=instances), ["json", "nifti", "masks"])
+    for folder, inside in {"nifti": 2, "masks": 1}.items():
+        image = nibabel.load(tmp_path / folder / "a.nii.gz")
+        np.testing.assert_allclose(image.affine, np.diag([-1, -1, 1, 1]) @ GRID.affine_lps)
+        np.testing.assert_array_equal(np.asarray(image.dataobj), instances * inside)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "nifti"]  # json is a file of the whole run
+
+
+def test_only_the_formats_asked_for_are_written(tmp_path):
+    write_predictions(tmp_path / "new", CLASSES, [prediction()], ["coco", "slicer"])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.coco.json"]

@@ -15,6 +15,7 @@ from medpretrain3d.data.intensity import Window
 from medpretrain3d.description import describe
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
+from medpretrain3d.inference.seen_cases import SeenCases
 from pretrain import __main__ as pretrain_program
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program
@@ -37,7 +38,7 @@ def encoder(cube_store, tmp_path_factory):
     return root / "smoke" / "mae" / "encoder"
 
 
-def test_a_run_ends_with_a_bundle_and_its_test(fit, cube_store):
+def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store, capsys):
     folder = fit()
     assert load_bundle(folder / "bundle").classes == ("cube",)
     metrics = json.loads((folder / "test" / "metrics.json").read_text())
@@ -47,6 +48,11 @@ def test_a_run_ends_with_a_bundle_and_its_test(fit, cube_store):
     facts = json.loads((folder / "run.json").read_text())
     assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
     torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    seen = SeenCases.load(folder / "validation" / "sightings.safetensors")
+    assert [len(case.targets.labels) for case in seen.cases] == [1, 1]
+    assert cli.main(["tune", str(folder / "bundle")]) == 0
+    assert "2 scans: mAP" in capsys.readouterr().out
+    assert "tuning" in load_bundle(folder / "bundle").provenance
 
 
 def test_metrics_in_voxels_and_in_millimetres_agree(fit, tmp_path):

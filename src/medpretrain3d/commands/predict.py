@@ -1,7 +1,9 @@
-"""Find boxes in scans with a detector bundle; needs neither training data nor training code.
+"""Find boxes in scans with a detector bundle, or with several as an ensemble; needs no training data or code.
 
-OUT receives predictions.json (boxes in LPS mm and in the file's own voxels), predictions.csv (the same as a table) and
-cases/, from which an interrupted run goes on.
+Scans are NIfTI files, folders of them, folders of DICOM series, text files that list any of these, or stores.
+
+OUT receives predictions.json (boxes in LPS mm and in the file's own voxels), predictions.csv (the same as a table),
+what else --format asks for, and cases/, from which an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -9,17 +11,34 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from medpretrain3d.errors import UserError
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Bundle, scans, place of the results, and what to do unlike the bundle says."""
+    """Bundles, scans, place of the results, and what to do unlike the bundles say."""
+    from medpretrain3d.inference.writers import FORMATS
+
     parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
-    parser.add_argument("scans", type=Path, nargs="+", help="NIfTI files, or folders of them")
+    parser.add_argument(
+        "scans", type=Path, nargs="+", metavar="[BUNDLE ...] SCAN", help="more bundles for an ensemble, then the scans"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
+    parser.add_argument("--split", default="all", help="cases of stores: train, val, test or all (default: all)")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=["json", "csv"],
+        help="files to write: json, csv and coco for all scans; slicer (ROIs), nifti (boxes as label map) and masks "
+        "(objects, if the detector segments) for each (default: json csv)",
+    )
     parser.add_argument(
         "--score-threshold", type=float, help="leave out boxes below this score (default: the bundle's)"
     )
@@ -49,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
 
     from medpretrain3d.inference import Predictor, load_bundle, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
-    from medpretrain3d.inference.predictor import case_id
+    from medpretrain3d.inference.inputs import find_scans
+    from medpretrain3d.inference.writers import mask_path, write_case
     from medpretrain3d.memory import keep_freed_memory
 
     keep_freed_memory()
-    scans = find_scans(args.scans)
-    bundle = load_bundle(args.bundle)
+    members, paths = split_bundles(args.bundle, args.scans)
+    scans = find_scans(paths, args.split)
+    bundles = [load_bundle(folder) for folder in members]
     chosen = {
         "score_threshold": args.score_threshold,
         "overlap": args.overlap,
@@ -62,54 +83,61 @@ def run(args: argparse.Namespace) -> int:
         "nms_iou": args.nms_iou,
         "mirror_axes": args.mirror,
     }
-    config = dataclasses.replace(bundle.inference, **{key: value for key, value in chosen.items() if value is not None})
-    predictor = Predictor(bundle, args.device, config, args.batch_size)
-    finished = FinishedCases(args.out / "cases", {"bundle_sha256": bundle.sha256, **dataclasses.asdict(config)})
+    changes = {key: value for key, value in chosen.items() if value is not None}
+    predictor = Predictor(bundles, args.device, changes, args.batch_size)
+    with_masks = "masks" in args.format
+    if with_masks:
+        _ = predictor.segmenter  # refuses before any time is spent
+    identity = {
+        "bundle_sha256": [bundle.sha256 for bundle in bundles],
+        "inference": [dataclasses.asdict(config) for config in predictor.configs],
+    }
+    finished = FinishedCases(args.out / "cases", identity)
 
     predictions, num_reused, failures = [], 0, []
     for scan in tqdm(scans, desc="predict", unit="scan", disable=None):
-        prediction = finished.load(case_id(scan), scan)
+        prediction = finished.load(scan)
+        if prediction is not None and with_masks and not mask_path(args.out, scan.case).is_file():
+            prediction = None
         num_reused += prediction is not None
         if prediction is None:
             try:
-                prediction = predictor.predict_file(scan)
+                with tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
+                    prediction = predictor.predict(scan.open(), scan.case, scan.file, _shown_on(bar), with_masks)
             except UserError as error:
                 failures.append(scan)
                 tqdm.write(f"error: {error}", file=sys.stderr)
                 continue
+            write_case(args.out, bundles[0].classes, prediction, ["masks"])
+            prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
             finished.save(prediction, scan)
+        write_case(args.out, bundles[0].classes, prediction, args.format)
         predictions.append(prediction)
-    write_predictions(args.out, bundle.classes, predictions)
+    write_predictions(args.out, bundles[0].classes, predictions, args.format)
     if num_reused:
         print(f"{num_reused} of {len(scans)} scans taken from {args.out / 'cases'} (same bundle, options and file)")
     num_boxes = sum(len(prediction) for prediction in predictions)
-    print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out / 'predictions.json'}, predictions.csv")
+    print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
     if failures:
         print(f"{len(failures)} of {len(scans)} scans could not be predicted, see above", file=sys.stderr)
     return 1 if failures else 0
 
 
-def find_scans(paths: Sequence[Path]) -> list[Path]:
-    """The scans named, folders replaced by the NIfTI files directly inside them, in the order of their names.
+def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The bundles and the scans among what was named: bundles come first and hold a `bundle.json`.
 
     Raises:
-        UserError: a folder without NIfTI files, or two scans with the same case id.
+        UserError: only bundles were named.
     """
-    from medpretrain3d.inference.predictor import ENDINGS, case_id
+    num_more = next((i for i, path in enumerate(others) if not (path / "bundle.json").is_file()), len(others))
+    if num_more == len(others):
+        raise UserError(f"{others[-1]}: is a bundle, wanted scans behind the bundles; name files, folders or stores")
+    return [first, *others[:num_more]], list(others[num_more:])
 
-    scans: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            scans.append(path)
-            continue
-        # Hidden files are leftovers of other programs, such as the `._scan.nii.gz` of macOS.
-        inside = sorted(file for file in path.glob("[!.]*") if file.name.endswith(ENDINGS))
-        if not inside:
-            raise UserError(f"{path}: holds no {' or '.join(ENDINGS)} file; name the folder with the scans themselves")
-        scans += inside
-    by_case: dict[str, Path] = {}
-    for scan in scans:
-        other = by_case.setdefault(case_id(scan), scan)
-        if other is not scan:
-            raise UserError(f"{other} and {scan} both have the case id '{case_id(scan)}'; rename one of them")
-    return scans
+
+def _shown_on(bar: tqdm[NoReturn]) -> Callable[[int, int], None]:
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return show

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def resample_linear(array: np.ndarray, steps: Sequence[float], shape: tuple[int, int, int]) -> np.ndarray:
-    """Resample an image (C, d, h, w) to (C, *shape).
+def resample_linear(
+    array: np.ndarray, steps: Sequence[float], shape: tuple[int, int, int], slices: range | None = None
+) -> np.ndarray:
+    """Resample an image (C, d, h, w) to (C, *shape), or to some consecutive slices of that along D.
 
     Linear interpolation; where voxels grow, the interpolated image is averaged over the new voxel, which suppresses
     aliasing. Constants and, inside, linear ramps stay what they are. Integers are rounded back to their type.
@@ -21,19 +23,23 @@ def resample_linear(array: np.ndarray, steps: Sequence[float], shape: tuple[int,
         array: any real type.
         steps: new spacing over old spacing, along D, H, W.
         shape: of the result (D, H, W).
+        slices: which slices along D of the result to compute; `None` is all of them.
     """
+    slices = slices if slices is not None else range(shape[0])
     taps = [_taps(*axis) for axis in zip(array.shape[1:], shape, steps, strict=True)]
     if array.shape[1:] == shape and all(len(weights) == 1 for _, weights in taps):
-        return array.copy()
-    result = np.empty((len(array), *shape), dtype=array.dtype if array.dtype.kind in "iu" else np.float32)
+        return array[:, slices.start : slices.stop].copy()
+    result = np.empty(
+        (len(array), len(slices), *shape[1:]), dtype=array.dtype if array.dtype.kind in "iu" else np.float32
+    )
     (index_d, weights_d), rows, columns = taps
     # Slice by slice: a slice of 512 x 512 stays in the cache, and the only large array is the result.
     for channel, out in zip(array, result, strict=True):
-        for d in range(shape[0]):
+        for position, d in enumerate(slices):
             plane = sum(w * channel[i].astype(np.float32) for i, w in zip(index_d[:, d], weights_d[:, d], strict=True))
             plane = sum(w[:, None] * plane[i] for i, w in zip(*rows, strict=True))
             plane = sum(w * plane.take(i, axis=1) for i, w in zip(*columns, strict=True))
-            out[d] = np.rint(plane) if result.dtype.kind in "iu" else plane
+            out[position] = np.rint(plane) if result.dtype.kind in "iu" else plane
     return result
 
 

@@ -33,6 +33,16 @@ class Volume:
     grid: Grid
     source_grid: Grid
 
+    @property
+    def num_channels(self) -> int:
+        """Of `array`."""
+        return len(self.array)
+
+    def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        """A view (C, d, h, w) of the region of `size` voxels from `start` on, which ends where the volume does."""
+        d, h, w = (slice(first, first + count) for first, count in zip(start, size, strict=True))
+        return self.array[:, d, h, w]
+
 
 def read_volume(path: Path) -> Volume:
     """Read an image of one channel from NIfTI, in any orientation.

@@ -113,6 +113,15 @@ class RetinaNet(Detector):
         d, h, w = image.shape[2:]
         return self._detections(self._pyramid(image), (d, h, w))
 
+    def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What the heads say of (B, C, D, H, W), not decoded: logits (B, A, K) and deltas (B, A, 6)."""
+        pyramid = self._pyramid(image)
+        return self.classification_head(pyramid), self.box_head(pyramid)
+
+    def anchors_of(self, image: Tensor) -> Tensor:
+        """The anchors (A, 6) that the outputs of an image of this size belong to."""
+        return self.anchors(_shapes(self._pyramid(image)), self.strides, image.device)
+
     def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
         """Features (B, C, d, h, w) of the detection levels, finest first."""
         return self._fpn_outputs(image)

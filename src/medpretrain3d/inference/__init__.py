@@ -5,11 +5,14 @@ from __future__ import annotations
 from medpretrain3d.inference.bundle import Bundle, Preprocessing, load_bundle, save_bundle
 from medpretrain3d.inference.clustering import weighted_box_clustering
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import Sightings, merge_sightings
+from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.predictor import Predictor
-from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes
+from medpretrain3d.inference.scan import ScanTiles
+from medpretrain3d.inference.sightings import Sightings
+from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes, see_volume
 from medpretrain3d.inference.tiles import tile_starts
-from medpretrain3d.inference.writers import Prediction, predictions_json, write_predictions
+from medpretrain3d.inference.writers import predictions_json, write_predictions
 
 __all__ = [
     "Bundle",
@@ -17,6 +20,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Preprocessing",
+    "ScanTiles",
     "Sightings",
     "detect_volume",
     "load_bundle",
@@ -24,6 +28,7 @@ __all__ = [
     "mirror_boxes",
     "predictions_json",
     "save_bundle",
+    "see_volume",
     "tile_starts",
     "weighted_box_clustering",
     "write_predictions",

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import finished_folder
+from medpretrain3d.atomic import finished_folder, write_text
 from medpretrain3d.data.intensity import Window
 from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
@@ -131,6 +131,23 @@ def save_bundle(
         (unfinished / "detector.safetensors").write_bytes(payload)
         (unfinished / "bundle.json").write_bytes(text)
     return hashlib.sha256(text).hexdigest()
+
+
+def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, Any]) -> None:
+    """Give a bundle another way of inference; the weights stay.
+
+    Args:
+        folder: the bundle.
+        inference: stored in place of the bundle's own.
+        facts: plain data on where the choice came from, stored as `tuning` in the provenance.
+
+    Raises:
+        UserError: no bundle there, or it cannot be written.
+    """
+    document, _ = _read_document(Path(folder))
+    document["inference"] = asdict(inference)
+    document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
+    write_text(Path(folder) / "bundle.json", json.dumps(document, indent=2) + "\n")
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -25,6 +25,9 @@ class InferenceConfig:
         mirror_axes: axes (0 = D, 1 = H, 2 = W) along which mirrored views are seen too, in all combinations: three axes
             cost eight times as much. Leave an axis out if classes differ by side.
         max_per_class: detections returned per class at most.
+        border_weight: what a box centred on a tile's border counts when boxes are merged, against 1 in the tile's
+            middle. Above 0, so that a box which one tile alone saw, right at its border, still has a weighted mean.
+        min_size_mm: merged boxes whose longest edge is shorter are left out.
 
     Raises:
         UserError: a value outside its range.
@@ -36,6 +39,8 @@ class InferenceConfig:
     score_threshold: float = 0.02
     mirror_axes: tuple[int, ...] = ()
     max_per_class: int = 100
+    border_weight: float = 0.1
+    min_size_mm: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mirror_axes", tuple(self.mirror_axes))  # a list where it comes from JSON
@@ -50,6 +55,10 @@ class InferenceConfig:
             raise UserError(f"mirror_axes {self.mirror_axes}: must be different axes out of 0 (D), 1 (H) and 2 (W)")
         if self.max_per_class < 1:
             raise UserError(f"max_per_class {self.max_per_class}: must be at least 1")
+        if not 0 < self.border_weight <= 1:
+            raise UserError(f"border_weight {self.border_weight}: must be above 0 and at most 1; 1 is no weighting")
+        if not self.min_size_mm >= 0:
+            raise UserError(f"min_size_mm {self.min_size_mm}: must be at least 0")
 
     @property
     def views(self) -> list[tuple[int, ...]]:

@@ -1,90 +1,202 @@
-"""A detector bundle at work: a scan in, boxes in the scan's own coordinates out."""
+"""Detector bundles at work: a scan in, boxes in the scan's own coordinates out."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from medpretrain3d.data.volume import Volume, read_volume, resample
+from medpretrain3d.data.grid import Grid
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.sliding_window import Progress, detect_volume
-from medpretrain3d.inference.writers import Prediction
-
-ENDINGS = (".nii.gz", ".nii")
+from medpretrain3d.inference.inputs import ScanPath
+from medpretrain3d.inference.instances import Segmenter, instance_map, to_file_order
+from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.scan import ScanTiles, VoxelReader
+from medpretrain3d.inference.sightings import Sightings
+from medpretrain3d.inference.sliding_window import Progress, num_expected, see_volume
+from medpretrain3d.inference.tiles import tile_starts
 
 
 class Predictor:
-    """Finds boxes in scans: resample as the bundle says, window, slide, and back to the scan's own grid.
+    """Finds boxes in scans with one bundle, or with several as an ensemble.
+
+    Each member reads the scan at its own spacing, window and patch and in its own views. What all of them saw is merged
+    in the scan's own grid as if it were one detector's, in the way of the first member: an object that some members
+    miss loses score where boxes are clustered (`wbc`).
 
     Args:
-        bundle: what `load_bundle` gave; its detector moves to `device`.
+        bundles: what `load_bundle` gave, any number: folds, seeds, other detectors. They move to `device`.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ...
-        config: `None` is the bundle's own; `dataclasses.replace(bundle.inference, overlap=0.25)` changes a part of it.
+        changes: fields of `InferenceConfig` in which every member shall differ from its bundle.
         batch_size: tiles per forward pass.
 
     Raises:
-        UserError: a device that does not exist here.
+        UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
     """
 
     def __init__(
-        self, bundle: Bundle, device: str = "auto", config: InferenceConfig | None = None, batch_size: int = 1
+        self,
+        bundles: Bundle | Sequence[Bundle],
+        device: str = "auto",
+        changes: Mapping[str, Any] | None = None,
+        batch_size: int = 1,
     ) -> None:
-        self.bundle = bundle
-        self.config = config or bundle.inference
+        self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
+        _check_members(self.bundles)
+        self.classes = self.bundles[0].classes
+        self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
         self.device = _device(device)
-        self.detector = bundle.detector.to(self.device).eval()
+        for bundle in self.bundles:
+            bundle.detector.to(self.device).eval()
 
-    def predict(self, volume: Volume, case: str, file: str = "", progress: Progress | None = None) -> Prediction:
-        """Boxes in a volume, in voxels of its file and in LPS millimetres, best score first.
+    @property
+    def config(self) -> InferenceConfig:
+        """How boxes are merged: the first member's."""
+        return self.configs[0]
 
-        Args:
-            volume: as `read_volume` gives it; intensities in the unit of the training data (HU for CT).
-            case: id of the scan in the result.
-            file: name of the scan's file in the result.
-            progress: called with (tiles done, tiles in all).
+    @property
+    def segmenter(self) -> tuple[int, Segmenter]:
+        """The first member with a segmentation head, and which one it is.
 
         Raises:
-            UserError: the volume does not have the number of channels the detector was trained with.
+            UserError: there is none.
         """
-        wanted = self.bundle.preprocessing
-        if len(volume.array) != wanted.num_channels:
-            raise UserError(
-                f"{file or case}: has {len(volume.array)} channels, the bundle was trained on {wanted.num_channels}; "
-                "give scans with the channels of the training data"
-            )
-        if wanted.spacing_mm is not None:
-            volume = resample(volume, wanted.spacing_mm)
-        detections = detect_volume(
-            self.detector,
-            torch.from_numpy(wanted.window(volume.array)),
-            wanted.patch,
-            self.config,
-            batch_size=self.batch_size,
-            pad_value=wanted.pad_value,
-            progress=progress,
-        )
-        return Prediction.of(case, detections, volume.grid, volume.source_grid, file)
+        for member, bundle in enumerate(self.bundles):
+            if isinstance(bundle.detector, Segmenter):
+                return member, bundle.detector
+        names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
+        raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet")
+
+    def predict(
+        self,
+        scan: VoxelReader,
+        case: str,
+        file: str = "",
+        progress: Progress | None = None,
+        with_masks: bool = False,
+    ) -> Prediction:
+        """Boxes in a scan, in voxels of its file and in LPS millimetres, best score first.
+
+        Args:
+            scan: a `Volume` as `read_volume` gives it, or a `Case` of a store; intensities in the unit of the training
+                data (HU for CT).
+            case: id of the scan in the result.
+            file: name of the scan's file in the result.
+            progress: called with (tiles done, tiles in all), over all members.
+            with_masks: whether the objects are segmented too, by the first member that can.
+
+        Raises:
+            UserError: the scan does not have the number of channels a member was trained with, or masks are asked for
+                and no member has a segmentation head.
+        """
+        readers = self._readers(scan, file or case)
+        sightings = self._see(readers, scan.grid, progress)
+        detections = merge_sightings(sightings, self.config, scan.grid.spacing_mm)
+        prediction = Prediction.of(case, detections, scan.grid, scan.source_grid, file)
+        return self._with_masks(prediction, readers) if with_masks else prediction
+
+    def see(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> Sightings:
+        """What all members see in a scan, not merged, in voxels of the scan.
+
+        Raises:
+            UserError: the scan does not have the number of channels a member was trained with.
+        """
+        return self._see(self._readers(scan, case), scan.grid, progress)
 
     def predict_file(self, path: Path, progress: Progress | None = None) -> Prediction:
-        """Boxes in a NIfTI file; the case id is the file's name without its ending and without nnU-Net's `_0000`.
+        """Boxes in a file; the case id is its name without its ending and without nnU-Net's `_0000`.
 
         Raises:
             UserError: the file cannot be read, or has other channels than the training data.
         """
-        path = Path(path)
-        return self.predict(read_volume(path), case_id(path), path.name, progress)
+        scan = ScanPath(Path(path))
+        return self.predict(scan.open(), scan.case, scan.file, progress)
+
+    def _readers(self, scan: VoxelReader, name: str) -> list[ScanTiles]:
+        for bundle in self.bundles:
+            _check_channels(scan, bundle, name)
+        return [ScanTiles(scan, bundle.preprocessing) for bundle in self.bundles]
+
+    def _see(self, readers: Sequence[ScanTiles], grid: Grid, progress: Progress | None) -> Sightings:
+        members = list(zip(self.bundles, self.configs, readers, strict=True))
+        counts = [
+            len(tile_starts(tiles.shape, bundle.preprocessing.patch, config.overlap))
+            for bundle, config, tiles in members
+        ]
+        parts = []
+        for index, (bundle, config, tiles) in enumerate(members):
+            told = None if progress is None else _after(progress, sum(counts[:index]), sum(counts))
+            patch = bundle.preprocessing.patch
+            seen = see_volume(bundle.detector, tiles, patch, config, self.batch_size, told)
+            seen.detections.boxes = _mapped(seen.detections.boxes, tiles.grid, grid)
+            parts.append(seen)
+        sightings = Sightings.cat(parts)
+        sightings.num_expected = torch.stack(
+            [
+                num_expected(
+                    _mapped(sightings.detections.boxes, grid, tiles.grid),
+                    tiles.shape,
+                    bundle.preprocessing.patch,
+                    config,
+                )
+                for bundle, config, tiles in members
+            ]
+        ).sum(dim=0)
+        return sightings
+
+    def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
+        member, segmenter = self.segmenter
+        tiles, patch = readers[member], self.bundles[member].preprocessing.patch
+        instances = instance_map(
+            segmenter,
+            tiles,
+            prediction.grid.map_boxes(prediction.boxes_vox, tiles.grid),
+            prediction.labels,
+            patch,
+            self.configs[member].overlap,
+        )
+        return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))
 
 
-def case_id(path: Path) -> str:
-    """Id of the case in a scan's file: its name without `.nii.gz` or `.nii` and without nnU-Net's channel `_0000`."""
-    name = Path(path).name
-    for ending in ENDINGS:
-        name = name.removesuffix(ending)
-    return name.removesuffix("_0000")
+def _check_members(bundles: Sequence[Bundle]) -> None:
+    if not bundles:
+        raise UserError("no detector bundle; give at least one")
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise UserError(
+                f"bundles of different classes: {', '.join(bundles[0].classes)} and {', '.join(bundle.classes)}; "
+                "the members of an ensemble must have the same, in the same order"
+            )
+
+
+def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
+    wanted = bundle.preprocessing.num_channels
+    if scan.num_channels != wanted:
+        raise UserError(
+            f"{name}: has {scan.num_channels} channels, the bundle was trained on {wanted}; "
+            "give scans with the channels of the training data"
+        )
+
+
+def _mapped(boxes: Tensor, grid: Grid, to: Grid) -> Tensor:
+    """Boxes (N, 6) of one grid in voxels of another, float32."""
+    if grid == to:
+        return boxes
+    return torch.from_numpy(grid.map_boxes(boxes.double().numpy(), to).astype(np.float32))
+
+
+def _after(progress: Progress, before: int, total: int) -> Progress:
+    """Progress of one member as part of all."""
+    return lambda done, _: progress(before + done, total)
 
 
 def _device(name: str) -> torch.device:

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import Sightings, merge_sightings
+from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.scan import TensorTiles, TileReader
+from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.tiles import Triple, tile_starts
 
 Progress = Callable[[int, int], None]
@@ -34,7 +35,7 @@ class View:
 
 def detect_volume(
     detector: Detector,
-    image: Tensor,
+    image: Tensor | TileReader,
     patch: Triple,
     config: InferenceConfig | None = None,
     batch_size: int = 1,
@@ -43,40 +44,64 @@ def detect_volume(
 ) -> Detections:
     """What a detector finds in a whole volume: boxes in its voxels, clipped to it, best score first, on the CPU.
 
-    Boxes are merged, not logits, so beside the volume only one batch of tiles is in memory. Tiles in which every
-    channel is constant hold nothing to find and are not run.
-
     Args:
         detector: in evaluation mode; tiles are moved to its device, the volume stays where it is.
-        image: (C, D, H, W), normalised as in training.
+        image: (C, D, H, W), normalised as in training; or a reader of tiles, so that no volume need be in memory.
         patch: (D, H, W) of a tile, as in training.
         config: `None` is `InferenceConfig()`.
         batch_size: tiles and mirrored views per forward pass.
-        pad_value: fills a tile behind the end of a volume that is smaller than the patch; -1 is air after `Window`.
+        pad_value: fills a tile of a tensor behind the end of a volume that is smaller than the patch; -1 is air after
+            `Window`.
         progress: called with (tiles done, tiles in all) after every batch.
 
     Raises:
         UserError: a patch with an axis below 1 voxel.
     """
     config = config or InferenceConfig()
-    shape: Triple = (image.shape[1], image.shape[2], image.shape[3])
-    starts = tile_starts(shape, patch, config.overlap)
-    device = next((parameter.device for parameter in detector.parameters()), image.device)
+    tiles = TensorTiles(image, pad_value) if isinstance(image, Tensor) else image
+    return merge_sightings(see_volume(detector, tiles, patch, config, batch_size, progress), config, tiles.spacing_mm)
+
+
+def see_volume(
+    detector: Detector,
+    tiles: TileReader,
+    patch: Triple,
+    config: InferenceConfig,
+    batch_size: int = 1,
+    progress: Progress | None = None,
+) -> Sightings:
+    """What all tiles and views of a volume show, not yet merged, in voxels of the volume.
+
+    Boxes are merged later, not logits, so only one batch of tiles is in memory. Empty tiles are not run.
+
+    Args:
+        detector: in evaluation mode; tiles are moved to its device.
+        tiles: the volume.
+        patch: (D, H, W) of a tile, as in training.
+        config: overlap, mirrored views, and the score below which nothing is kept.
+        batch_size: tiles and mirrored views per forward pass.
+        progress: called with (tiles done, tiles in all) after every batch.
+
+    Raises:
+        UserError: a patch with an axis below 1 voxel.
+    """
+    starts = tile_starts(tiles.shape, patch, config.overlap)
+    device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     seen: list[Sightings] = []
-    with torch.inference_mode(), _autocast(device):
-        for batch in _batches(_views(image, starts, patch, config.views, pad_value), batch_size):
+    with torch.inference_mode(), autocast(device):
+        for batch in _batches(_views(tiles, starts, patch, config.views), batch_size):
             found = detector.detect(torch.stack([view.image for view in batch]).to(device))
             for view, of_view in zip(batch, found, strict=True):
                 detections = of_view[of_view.scores >= config.score_threshold].to("cpu")
                 detections.boxes = mirror_boxes(detections.boxes, patch, view.mirrored)
-                seen.append(Sightings.in_tile(detections, starts[view.tile], patch, shape))
+                seen.append(Sightings.in_tile(detections, starts[view.tile], patch, tiles.shape))
             if progress is not None:
                 progress(batch[-1].tile, len(starts))
     if progress is not None:
         progress(len(starts), len(starts))
     sightings = Sightings.cat(seen)
-    num_expected = tiles_covering(sightings.detections.boxes, starts, patch) * len(config.views)
-    return merge_sightings(sightings, num_expected, config)
+    sightings.num_expected = num_expected(sightings.detections.boxes, tiles.shape, patch, config)
+    return sightings
 
 
 def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
@@ -91,6 +116,11 @@ def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
     return mirrored
 
 
+def num_expected(boxes: Tensor, shape: Triple, patch: Triple, config: InferenceConfig) -> Tensor:
+    """How many tiles and views of a volume show each box's centre: (N,)."""
+    return tiles_covering(boxes, tile_starts(shape, patch, config.overlap), patch) * len(config.views)
+
+
 def tiles_covering(boxes: Tensor, starts: Sequence[Triple], patch: Triple) -> Tensor:
     """How many tiles hold each box's centre: (N,). The tiles form a grid, so the counts along the axes multiply."""
     center = (boxes[:, :3] + boxes[:, 3:]) / 2
@@ -102,16 +132,22 @@ def tiles_covering(boxes: Tensor, starts: Sequence[Triple], patch: Triple) -> Te
     return count
 
 
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Half precision where it helps: on a GPU, bf16 if it has it."""
+    if device.type != "cuda":
+        return nullcontext()  # bf16 convolutions on a CPU are slower and less exact than fp32
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.autocast("cuda", dtype=dtype)
+
+
 def _views(
-    image: Tensor, starts: Sequence[Triple], patch: Triple, views: Sequence[tuple[int, ...]], pad_value: float
+    tiles: TileReader, starts: Sequence[Triple], patch: Triple, views: Sequence[tuple[int, ...]]
 ) -> Iterator[View]:
-    """Every tile that is not constant, in every view."""
-    for index, (d, h, w) in enumerate(starts):
-        tile = image[:, d : d + patch[0], h : h + patch[1], w : w + patch[2]]
-        if bool((tile.amin(dim=(1, 2, 3)) == tile.amax(dim=(1, 2, 3))).all()):
+    """Every tile that is not empty, in every view."""
+    for index, start in enumerate(starts):
+        tile = tiles.read(start, patch)
+        if tile is None:
             continue
-        missing = [size - have for size, have in zip(patch, tile.shape[1:], strict=True)]
-        tile = F.pad(tile, [0, missing[2], 0, missing[1], 0, missing[0]], value=pad_value)  # F.pad: last axis first
         for mirrored in views:
             yield View(index, mirrored, tile.flip([axis + 1 for axis in mirrored]))
 
@@ -119,10 +155,3 @@ def _views(
 def _batches(views: Iterator[View], size: int) -> Iterator[list[View]]:
     while batch := list(itertools.islice(views, size)):
         yield batch
-
-
-def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    if device.type != "cuda":
-        return nullcontext()  # bf16 convolutions on a CPU are slower and less exact than fp32
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast("cuda", dtype=dtype)

@@ -1,0 +1,97 @@
+"""Choose how a detector bundle merges boxes by its mAP on validation scans, and store the choice in the bundle.
+
+A fine-tuning run keeps what its detector saw in the validation scans, so this takes seconds and no GPU. For a bundle
+without that file name a labelled store; what the detector sees there is kept for the next time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medpretrain3d.inference.bundle import Bundle
+    from medpretrain3d.inference.seen_cases import SeenCases
+    from medpretrain3d.inference.sweep import Score
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Bundle, and where the validation scans are."""
+    parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
+    parser.add_argument(
+        "--sightings", type=Path, metavar="FILE", help="default: validation/sightings.safetensors beside the bundle"
+    )
+    parser.add_argument("--store", type=Path, help="look at these labelled scans first, and write FILE")
+    parser.add_argument("--split", default="val", help="cases of the store: train, val, test or all (default: val)")
+    parser.add_argument("--device", default="auto", help="for --store: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument("--dry-run", action="store_true", help="print the choice, leave the bundle as it is")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Sweep, print, store.
+
+    Raises:
+        UserError: no bundle, no sightings, other classes, or no object to choose by.
+    """
+    from medpretrain3d.errors import UserError
+    from medpretrain3d.inference.bundle import load_bundle, set_inference
+    from medpretrain3d.inference.seen_cases import SeenCases
+    from medpretrain3d.inference.sweep import best, sweep
+
+    bundle = load_bundle(args.bundle)
+    path = args.sightings or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+    if args.store is not None:
+        look(bundle, args.store, args.split, args.device).save(path)
+    seen = SeenCases.load(path)
+    if seen.classes != bundle.classes:
+        raise UserError(
+            f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
+            "sightings of this bundle"
+        )
+    trials = sweep(seen.cases, seen.inference, mean_average_precision(seen.classes))
+    chosen = best(trials)
+    print(f"{len(trials)} ways of merging, {len(seen.cases)} scans: mAP {trials[0].score:.3f} -> {chosen.score:.3f}")
+    for field in dataclasses.fields(chosen.config):
+        before, after = getattr(trials[0].config, field.name), getattr(chosen.config, field.name)
+        if before != after:
+            print(f"  {field.name}: {before} -> {after}")
+    if not args.dry_run:
+        facts = {"mAP": chosen.score, "mAP_before": trials[0].score, "cases": len(seen.cases), "trials": len(trials)}
+        set_inference(args.bundle, chosen.config, facts)
+        print(f"stored in {args.bundle / 'bundle.json'}")
+    return 0
+
+
+def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenCases:
+    """What a bundle's detector sees in the cases of a labelled store, in the bundle's own way.
+
+    Raises:
+        UserError: no store, no such split, or other classes.
+    """
+    from tqdm import tqdm
+
+    from medpretrain3d.data.corpus import Corpus
+    from medpretrain3d.errors import UserError
+    from medpretrain3d.inference.predictor import Predictor
+    from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+
+    corpus, predictor = Corpus([store]), Predictor(bundle, device)
+    if corpus.stores[0].classes != bundle.classes:
+        raise UserError(
+            f"{store}: is of classes {', '.join(corpus.stores[0].classes)}, the bundle of {', '.join(bundle.classes)}; "
+            "give a store of its classes"
+        )
+    refs = tqdm(corpus.cases(split), desc="look", unit="scan", disable=None)
+    opened = (ref.open() for ref in refs)
+    seen = tuple(SeenCase.of(case, predictor.see(case, case.id)) for case in opened)
+    return SeenCases(bundle.classes, bundle.inference, seen)
+
+
+def mean_average_precision(classes: tuple[str, ...]) -> Score:
+    """The score that is swept for: mAP over IoU 0.1:0.05:0.5."""
+    from medpretrain3d.evaluation import evaluate
+    from medpretrain3d.evaluation.detection import MAP_KEY
+
+    return lambda found, targets: float(evaluate(found, targets, classes, num_bootstrap=0)[MAP_KEY])

@@ -1,0 +1,175 @@
+"""The scans that a prediction is asked for: files, folders, lists, stores and DICOM series."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from medpretrain3d.data.corpus import CaseRef, Corpus
+from medpretrain3d.data.store import INDEX
+from medpretrain3d.data.volume import read_volume
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.scan import VoxelReader
+
+ENDINGS = (".nii.gz", ".nii")
+
+
+class ScanInput(Protocol):
+    """A scan that has not been read yet."""
+
+    @property
+    def case(self) -> str:
+        """Id in the results."""
+
+    @property
+    def file(self) -> str:
+        """Name of the scan's file or folder, without the folders above it."""
+
+    def open(self) -> VoxelReader:
+        """Read what is needed. Raises UserError where the scan is damaged."""
+
+    def sha256(self) -> str:
+        """Changes when the scan does."""
+
+
+@dataclass(frozen=True)
+class ScanPath:
+    """A NIfTI file, or the folder of a DICOM series."""
+
+    path: Path
+
+    @property
+    def case(self) -> str:
+        """The name without `.nii.gz` or `.nii` and without nnU-Net's channel `_0000`."""
+        name = self.path.name
+        for ending in ENDINGS:
+            name = name.removesuffix(ending)
+        return name.removesuffix("_0000")
+
+    @property
+    def file(self) -> str:
+        """The name."""
+        return self.path.name
+
+    def open(self) -> VoxelReader:
+        """Read the scan. Raises UserError where it is damaged."""
+        return read_volume(self.path)
+
+    def sha256(self) -> str:
+        """Of the file, or of all slices."""
+        digest = hashlib.sha256()
+        for path in _slices(self.path) if self.path.is_dir() else [self.path]:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class StoredScan:
+    """A case of a store."""
+
+    ref: CaseRef
+
+    @property
+    def case(self) -> str:
+        """The case's id in the store."""
+        return self.ref.case_id
+
+    @property
+    def file(self) -> str:
+        """Name of the file the case was prepared from."""
+        return self.ref.open().source_file
+
+    def open(self) -> VoxelReader:
+        """Open the case; its voxels are read tile by tile. Raises UserError where it is damaged."""
+        return self.ref.open()
+
+    def sha256(self) -> str:
+        """As taken when the case was prepared."""
+        return str(self.ref.open().sidecar["sha256"])
+
+
+def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
+    """The scans behind what was named, in that order.
+
+    A path may be a NIfTI file; a folder with NIfTI files directly inside, in the order of their names; the folder of a
+    DICOM series, or a folder of such folders; a text file with one path per line, relative to the text file, where
+    empty lines and lines that begin with # do not count; or a store.
+
+    Args:
+        paths: as named.
+        split: of stores: `train`, `val`, `test`, or `all` cases.
+
+    Raises:
+        UserError: a folder without scans, a list that is empty or cannot be read, or two scans with the same case id.
+    """
+    by_case: dict[str, ScanInput] = {}
+    for path in paths:
+        for scan in _behind(path, split):
+            if scan.case in by_case:
+                names = f"{_name(by_case[scan.case])} and {_name(scan)}"
+                raise UserError(f"{names} both have the case id '{scan.case}'; rename one of them")
+            by_case[scan.case] = scan
+    return list(by_case.values())
+
+
+def _behind(path: Path, split: str) -> Iterator[ScanInput]:
+    if path.suffix == ".txt":
+        for listed in _listed(path):
+            yield from _behind(listed, split)
+    elif (path / INDEX).is_file():
+        for ref in Corpus([path]).cases(split):
+            yield StoredScan(ref)
+    elif path.is_dir():
+        yield from map(ScanPath, _inside(path))
+    else:
+        yield ScanPath(path)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """NIfTI files of a folder, or itself where it is a DICOM series, or the series directly inside."""
+    # Hidden files are leftovers of other programs, such as the `._scan.nii.gz` of macOS.
+    volumes = sorted(file for file in folder.glob("[!.]*") if file.name.endswith(ENDINGS))
+    if volumes:
+        return volumes
+    if _slices(folder):
+        return [folder]
+    series = sorted(inner for inner in folder.glob("[!.]*") if inner.is_dir() and _slices(inner))
+    if not series:
+        raise UserError(
+            f"{folder}: holds no {' or '.join(ENDINGS)} file and no DICOM series; name the folder with the scans "
+            "themselves"
+        )
+    return series
+
+
+def _slices(folder: Path) -> list[Path]:
+    """The DICOM files directly in a folder, known by `.dcm` or by what DICOM files begin with."""
+    return sorted(file for file in folder.glob("[!.]*") if file.is_file() and _is_dicom(file))
+
+
+def _is_dicom(file: Path) -> bool:
+    if file.suffix.lower() == ".dcm":
+        return True
+    with file.open("rb") as content:
+        return content.read(132)[128:] == b"DICM"
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of scans ({error}); give one path per line") from error
+    listed = [path.parent / line for line in lines if line and not line.startswith("#")]
+    if not listed:
+        raise UserError(f"{path}: names no scan; give one path per line")
+    if nested := [inner for inner in listed if inner.suffix == ".txt"]:
+        raise UserError(f"{path}: names the list {nested[0].name}; a list may not name lists")
+    return listed
+
+
+def _name(scan: ScanInput) -> str:
+    return str(scan.path) if isinstance(scan, ScanPath) else f"case {scan.case} of a store"

@@ -1,0 +1,146 @@
+"""Masks of the objects found, from a detector that also segments: tiles blended, one component per box."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.inference.scan import TileReader
+from medpretrain3d.inference.sliding_window import autocast
+from medpretrain3d.inference.tiles import Triple, tile_starts
+
+LEAST_WEIGHT = 0.1
+"""Of a voxel at a tile's border, against 1 in its middle."""
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A detector with a segmentation head."""
+
+    def segment(self, image: Tensor) -> Tensor:
+        """Probability of background and of each class at every voxel: (B, K + 1, D, H, W)."""
+
+
+def instance_map(
+    detector: Segmenter, tiles: TileReader, boxes: np.ndarray, labels: np.ndarray, patch: Triple, overlap: float
+) -> np.ndarray:
+    """Which voxels belong to the object of which box: (D, H, W) uint16, `n + 1` for box `n`, 0 for none.
+
+    An object is the largest connected component of its class inside its box. Voxels of two boxes go to the first. A box
+    in which the segmentation sees nothing of its class has no voxel.
+
+    Args:
+        detector: in evaluation mode.
+        tiles: the volume.
+        boxes: (N, 6) in voxels of the volume, best score first.
+        labels: (N,) classes from 0.
+        patch: (D, H, W) of a tile, as in training.
+        overlap: least fraction of a tile that it shares with its neighbour.
+    """
+    import cc3d
+
+    classes, num_classes = segment_volume(detector, tiles, boxes, patch, overlap)
+    instances = np.zeros(tiles.shape, dtype=np.uint16)
+    for number, (box, label) in enumerate(zip(boxes, labels, strict=True), start=1):
+        low, high = np.floor(box[:3]).astype(int).clip(min=0), np.ceil(box[3:]).astype(int)
+        region = tuple(slice(first, last) for first, last in zip(low, high, strict=True))
+        wanted = min(label + 1, num_classes)  # a segmentation of foreground alone has one class
+        is_object = (classes[region] == wanted) & (instances[region] == 0)
+        if is_object.any():
+            instances[region][cc3d.largest_k(is_object, k=1, connectivity=26) > 0] = number
+    return instances
+
+
+def segment_volume(
+    detector: Segmenter, tiles: TileReader, boxes: np.ndarray, patch: Triple, overlap: float
+) -> tuple[np.ndarray, int]:
+    """The likeliest class of every voxel near the boxes: (D, H, W) uint8, `label + 1`, 0 for background; and how many.
+
+    Only tiles that meet a box are run. Their probabilities are summed with a weight that falls towards the tile's
+    border. In memory are the sums over one tile's depth; slices that no later tile reaches are settled.
+
+    Args:
+        detector: in evaluation mode.
+        tiles: the volume.
+        boxes: (N, 6) in voxels of the volume.
+        patch: (D, H, W) of a tile.
+        overlap: least fraction of a tile that it shares with its neighbour.
+    """
+    weight = _tent(patch)
+    blend = _Blend(tiles.shape, patch[0])
+    device = next((p.device for p in detector.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
+    with torch.inference_mode(), autocast(device):
+        for start in tile_starts(tiles.shape, patch, overlap):
+            tile = tiles.read(start, patch) if _meets(boxes, start, patch) else None
+            if tile is not None:
+                probability = detector.segment(tile[None].to(device))[0].float().cpu()  # (K + 1, *patch)
+                blend.add(start, probability * weight)
+    return blend.finish(), max(len(blend.sums) - 1, 1)
+
+
+class _Blend:
+    """Weighted probabilities of tiles that come front to back: slices that no later tile reaches are decided."""
+
+    def __init__(self, shape: Triple, depth: int) -> None:
+        self.classes = np.zeros(shape, dtype=np.uint8)
+        self.depth = depth
+        self.first = 0
+        self.sums = torch.zeros(0)
+        """(K + 1, depth, H, W) of the slices from `first` on."""
+
+    def add(self, start: Triple, weighted: Tensor) -> None:
+        """Add a tile (K + 1, d, h, w), which may reach over the volume's end."""
+        if not len(self.sums):
+            self.sums = torch.zeros(len(weighted), self.depth, *self.classes.shape[1:])
+        self._decide(start[0])
+        h, w = (slice(first, first + size) for first, size in zip(start[1:], weighted.shape[2:], strict=True))
+        place = self.sums[:, :, h, w]
+        place += weighted[:, :, : place.shape[2], : place.shape[3]]
+
+    def finish(self) -> np.ndarray:
+        """The likeliest class of every voxel (D, H, W) uint8."""
+        if len(self.sums):
+            self._decide(self.first + self.depth)
+        return self.classes
+
+    def _decide(self, until: int) -> None:
+        count = min(until - self.first, self.depth)
+        decided = self.classes[self.first : self.first + count]
+        decided[:] = self.sums[:, : len(decided)].argmax(dim=0).numpy()
+        self.sums = torch.cat([self.sums[:, count:], torch.zeros_like(self.sums[:, :count])], dim=1)
+        self.first = until
+
+
+def to_file_order(instances: np.ndarray, grid: Grid, source_grid: Grid) -> np.ndarray:
+    """A map (D, H, W) on `grid` as the voxels (i, j, k) of the file: each takes the value at its centre.
+
+    Args:
+        instances: on `grid`.
+        grid: resampled and reoriented from the file's, so its axes are parallel to the file's.
+        source_grid: of the file, in its own array order.
+    """
+    canonical, order, mirrored = source_grid.canonical()
+    index_from_index = np.linalg.inv(grid.affine_lps) @ canonical.affine_lps
+    for axis, size in enumerate(canonical.shape):
+        centre = index_from_index[axis, axis] * np.arange(size) + index_from_index[axis, 3]
+        index = np.floor(centre + 0.5).astype(int)  # rint would round ties now up, now down
+        is_inside = (index >= 0) & (index < instances.shape[axis])
+        instances = instances.take(index.clip(0, instances.shape[axis] - 1), axis=axis)
+        instances[(slice(None),) * axis + (~is_inside,)] = 0
+    return np.flip(instances, mirrored).transpose(np.argsort(order))
+
+
+def _tent(patch: Triple) -> Tensor:
+    """Weights of a tile's voxels (D, H, W): 1 in the middle, falling linearly to `LEAST_WEIGHT` at the nearest face."""
+    axes = [1 - (2 * (torch.arange(edge) + 0.5) / edge - 1).abs() for edge in patch]
+    d, h, w = torch.meshgrid(*axes, indexing="ij")
+    return LEAST_WEIGHT + (1 - LEAST_WEIGHT) * torch.minimum(torch.minimum(d, h), w)
+
+
+def _meets(boxes: np.ndarray, start: Triple, patch: Triple) -> bool:
+    low, high = np.array(start), np.array(start) + patch
+    return bool(((boxes[:, :3] < high) & (boxes[:, 3:] > low)).all(axis=1).any())

@@ -1,0 +1,86 @@
+"""What was found in one scan, in the scan's own voxels and in millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.boxes import Detections
+from medpretrain3d.data.grid import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What was found in one scan, best score first."""
+
+    case: str
+    grid: Grid
+    """Of the scan's file, in its own array order."""
+    boxes_vox: np.ndarray
+    """(N, 6) float64 (i0, j0, k0, i1, j1, k1) in the file's own array order, half-open."""
+    boxes_lps_mm: np.ndarray
+    """(N, 6) float64 (x0, y0, z0, x1, y1, z1): x grows to the patient's left, y to posterior, z to superior."""
+    scores: np.ndarray
+    """(N,) in [0, 1]."""
+    labels: np.ndarray
+    """(N,) int64, index into the classes."""
+    file: str = ""
+    """Name of the scan's file, without folders."""
+    instances: np.ndarray | None = None
+    """(i, j, k) uint16 in the file's own array order: `n + 1` where the object of box `n` is; None without masks."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @staticmethod
+    def of(case: str, detections: Detections, grid: Grid, source_grid: Grid, file: str = "") -> Prediction:
+        """Take detections from the grid they were found on to the scan's file, cut to its extent.
+
+        Args:
+            case: id of the scan.
+            detections: in voxels of `grid`.
+            grid: of the resampled, reoriented volume.
+            source_grid: of the file, in its own array order.
+            file: name of the scan's file.
+        """
+        boxes_vox = grid.map_boxes(detections.boxes.cpu().numpy().astype(np.float64), source_grid)
+        # A resampled grid may end a fraction of a voxel behind the file's last voxel.
+        boxes_vox = np.clip(boxes_vox, 0, np.tile(source_grid.shape, 2))
+        kept = (boxes_vox[:, 3:] > boxes_vox[:, :3]).all(axis=1)
+        boxes_vox = boxes_vox[kept]
+        return Prediction(
+            case,
+            source_grid,
+            boxes_vox,
+            source_grid.boxes_to_lps_mm(boxes_vox),
+            detections.scores.cpu().numpy()[kept],
+            detections.labels.cpu().numpy()[kept],
+            file,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The case's entry in a predictions file: millimetres and voxels to 4 decimals, scores as stored in float32."""
+        return {
+            "case": self.case,
+            "boxes": np.round(self.boxes_lps_mm, 4).tolist(),
+            "scores": [float(f"{score:.9g}") for score in self.scores],  # 9 digits tell every float32 apart
+            "labels": [int(label) for label in self.labels],
+            "boxes_vox": np.round(self.boxes_vox, 4).tolist(),
+            "grid": self.grid.to_json(),
+        }
+
+    @staticmethod
+    def from_json(entry: Mapping[str, Any], file: str = "") -> Prediction:
+        """Inverse of `to_json`, up to its rounding."""
+        return Prediction(
+            entry["case"],
+            Grid.from_json(entry["grid"]),
+            np.asarray(entry["boxes_vox"], dtype=np.float64).reshape(-1, 6),
+            np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 6),
+            np.asarray(entry["scores"], dtype=np.float32),
+            np.asarray(entry["labels"], dtype=np.int64),
+            file,
+        )

@@ -1,0 +1,145 @@
+"""What a detector saw in labelled scans, kept in one file, so that ways of merging are compared without the network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.atomic import finished_file
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.data.case import Case
+from medpretrain3d.data.grid import Spacing
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.sightings import Sightings
+
+FORMAT = "medpretrain3d-sightings"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SeenCase:
+    """One scan: what tiles and views saw, not merged, and what there was; both in the same voxels."""
+
+    case: str
+    spacing_mm: Spacing
+    sightings: Sightings
+    targets: Targets
+    """Boxes, labels and ignore regions; no mask."""
+
+    @staticmethod
+    def of(case: Case, sightings: Sightings) -> SeenCase:
+        """Pair what was seen in a case of a store with its objects."""
+        ignore = torch.from_numpy(case.ignore_boxes)
+        targets = Targets(torch.from_numpy(case.boxes), torch.from_numpy(case.labels), ignore=ignore)
+        return SeenCase(case.id, case.grid.spacing_mm, sightings, targets)
+
+
+@dataclass(frozen=True)
+class SeenCases:
+    """Several scans, looked at by one detector in one way."""
+
+    classes: tuple[str, ...]
+    inference: InferenceConfig
+    """How they were looked at: overlap, mirrored views, and the score below which nothing was kept."""
+    cases: tuple[SeenCase, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the file, completely or not at all.
+
+        Raises:
+            UserError: the disk is full or the folder cannot be written.
+        """
+        from safetensors.torch import save
+
+        tensors = _tensors(self.cases)
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "classes": list(self.classes),
+            "inference": asdict(self.inference),
+            "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
+        }
+        with finished_file(path) as unfinished:
+            unfinished.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
+
+    @staticmethod
+    def load(path: Path) -> SeenCases:
+        """Read the file.
+
+        Raises:
+            UserError: it is missing, damaged, or of another format or a newer version.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; a fine-tuning run keeps what it saw in its validation cases there, or name a "
+                "labelled store with --store"
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["about"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            if about["format"] != FORMAT or about["version"] > VERSION:
+                raise UserError(
+                    f"{path}: got {about['format']} version {about['version']}, wanted {FORMAT} up to {VERSION}; "
+                    "update medpretrain3d"
+                )
+            spacings = [tuple(entry["spacing_mm"]) for entry in about["cases"]]
+            names = [entry["case"] for entry in about["cases"]]
+            config = InferenceConfig(**about["inference"])
+            return SeenCases(tuple(about["classes"]), config, tuple(_cases(names, spacings, tensors)))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not readable as sightings ({error!r}); make the file again") from error
+
+
+def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
+    """All cases behind each other; `counts` (cases, 3) says how many sightings, targets and ignore regions each has."""
+    seen = Sightings.cat([one.sightings for one in cases])
+    ignore = [_ignore(one.targets) for one in cases]
+    counts = [[len(one.sightings), len(one.targets.labels), len(i)] for one, i in zip(cases, ignore, strict=True)]
+    tensors = {
+        "boxes": seen.detections.boxes,
+        "scores": seen.detections.scores,
+        "labels": seen.detections.labels,
+        "depth": seen.depth,
+        "is_cut": seen.is_cut,
+        "num_expected": seen.num_expected,
+        "target_boxes": torch.cat([torch.zeros(0, 6), *(one.targets.boxes for one in cases)]),
+        "target_labels": torch.cat([torch.zeros(0, dtype=torch.long), *(one.targets.labels for one in cases)]),
+        "ignore_boxes": torch.cat([torch.zeros(0, 6), *ignore]),
+        "counts": torch.tensor(counts, dtype=torch.long).reshape(-1, 3),
+    }
+    return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # no two share memory
+
+
+def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str, Tensor]) -> list[SeenCase]:
+    num_seen, num_targets, num_ignored = tensors["counts"].T.tolist()
+
+    def split(name: str, counts: list[int]) -> tuple[Tensor, ...]:
+        return tensors[name].split(counts)
+
+    boxes, scores, labels = (split(name, num_seen) for name in ("boxes", "scores", "labels"))
+    depth, is_cut, expected = (split(name, num_seen) for name in ("depth", "is_cut", "num_expected"))
+    target_boxes, target_labels = split("target_boxes", num_targets), split("target_labels", num_targets)
+    ignore = split("ignore_boxes", num_ignored)
+    return [
+        SeenCase(
+            name,
+            spacings[i],
+            Sightings(Detections(boxes[i], scores[i], labels[i]), depth[i], is_cut[i], expected[i]),
+            Targets(target_boxes[i], target_labels[i], ignore=ignore[i]),
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+def _ignore(targets: Targets) -> Tensor:
+    return torch.zeros(0, 6) if targets.ignore is None else targets.ignore

@@ -1,0 +1,80 @@
+"""The best way to merge what was seen in the validation scans: choices tried one after the other, in seconds.
+
+The network does not run: the sightings of the validation scans were kept. Predicting needs no sweep; without one the
+recipe's values are used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.seen_cases import SeenCase
+
+Score = Callable[[list[Detections], list[Targets]], float]
+
+STEPS: tuple[Mapping[str, tuple[Any, ...]], ...] = (
+    {"merge": ("nms", "wbc"), "nms_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
+    {"border_weight": (0.1, 0.3, 1.0)},
+    {"score_threshold": (0.02, 0.05, 0.1, 0.2)},
+    {"min_size_mm": (0.0, 2.0, 3.0, 5.0)},
+)
+"""Choices that are tried together, in the order of their weight; each step keeps the best of the steps before."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way of merging and its score on the validation scans."""
+
+    config: InferenceConfig
+    score: float
+
+
+def sweep(
+    cases: Sequence[SeenCase],
+    start: InferenceConfig,
+    score: Score,
+    steps: Sequence[Mapping[str, tuple[Any, ...]]] = STEPS,
+) -> list[Trial]:
+    """Try ways of merging; the first trial is `start`, the best one is `best(trials)`.
+
+    Args:
+        cases: what was seen in the validation scans, and what there was.
+        start: how they were looked at; what is not tried stays as it is here.
+        score: of all scans' detections against their targets; higher is better.
+        steps: values of fields of `InferenceConfig`, tried in all combinations within a step. Score thresholds below
+            that of `start` are not tried: what lies below was not kept.
+
+    Raises:
+        UserError: there is no scan, or no object in any of them.
+    """
+    if not any(len(case.targets.labels) for case in cases):
+        raise UserError(f"{len(cases)} validation scans without a single object: nothing to choose by; label some")
+    targets = [case.targets for case in cases]
+
+    def trial(config: InferenceConfig) -> Trial:
+        found = [merge_sightings(case.sightings, config, case.spacing_mm) for case in cases]
+        value = score(found, targets)
+        return Trial(config, value if math.isfinite(value) else 0.0)
+
+    trials = [trial(start)]
+    for step in steps:
+        base, tried = best(trials).config, {one.config for one in trials}
+        for values in itertools.product(*step.values()):
+            config = dataclasses.replace(base, **dict(zip(step, values, strict=True)))
+            if config not in tried and config.score_threshold >= start.score_threshold:
+                trials.append(trial(config))
+    return trials
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The trial of the highest score; of equal ones the first, so nothing is changed without a gain."""
+    return max(trials, key=lambda one: one.score)

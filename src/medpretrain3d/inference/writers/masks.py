@@ -1,0 +1,24 @@
+"""masks/<case>.nii.gz: the segmented objects as an instance map in the scan's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medpretrain3d.data.phantom.files import write_nifti
+from medpretrain3d.inference.prediction import Prediction
+
+
+def mask_path(folder: Path, case: str) -> Path:
+    """Where the instance map of a case lies."""
+    return folder / "masks" / f"{case}.nii.gz"
+
+
+def write_masks(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:
+    """Write `masks/<case>.nii.gz`, if the prediction has masks: value `n` is the object of the case's n-th box.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if prediction.instances is not None:
+        write_nifti(mask_path(folder, prediction.case), prediction.instances, prediction.grid)

@@ -1,0 +1,31 @@
+"""nifti/<case>.nii.gz: the boxes as a label map in the scan's own grid, to lay over it in any viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.data.phantom.files import write_nifti
+from medpretrain3d.inference.prediction import Prediction
+
+
+def box_map(prediction: Prediction) -> np.ndarray:
+    """(i, j, k) uint8: `label + 1` in every voxel whose centre lies in a box, of the best-scored box if in several."""
+    labels = np.zeros(prediction.grid.shape, dtype=np.uint8)
+    for box, label in zip(prediction.boxes_vox[::-1], prediction.labels[::-1], strict=True):
+        # The centre of voxel v lies at v + 0.5, inside [low, high) from ceil(low - 0.5) to ceil(high - 0.5).
+        low, high = np.ceil(box[:3] - 0.5).astype(int), np.ceil(box[3:] - 0.5).astype(int)
+        labels[low[0] : high[0], low[1] : high[1], low[2] : high[2]] = label + 1
+    return labels
+
+
+def write_overlay(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:
+    """Write `nifti/<case>.nii.gz`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = folder / "nifti" / f"{prediction.case}.nii.gz"
+    write_nifti(path, box_map(prediction), prediction.grid)

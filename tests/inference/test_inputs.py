@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medpretrain3d.data.prepare import prepare
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.inputs import ScanPath, find_scans
+
+
+def write_scan(path, value=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.full((6, 5, 4), value, np.int16)
+    array[0, 0, 0] = 100
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([-1.0, -1, 1, 1])), path)
+    return path
+
+
+def write_series(folder):
+    folder.mkdir(parents=True)
+    for index in range(2):
+        (folder / f"IM{index}").write_bytes(b"\0" * 128 + b"DICM" + bytes([index]))
+    (folder / "notes.txt.bak").write_text("not a slice")
+    return folder
+
+
+def test_folders_files_and_lists_in_the_order_named(tmp_path):
+    for name in ("in/b.nii.gz", "in/a_0000.nii", "in/._a.nii.gz", "in/notes.md", "one/c.nii.gz"):
+        write_scan(tmp_path / name) if "nii" in name else (tmp_path / name).write_text("")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "scans.txt").write_text("# two\n../one/c.nii.gz\n\n  ../in \n")
+    assert [scan.case for scan in find_scans([tmp_path / "lists" / "scans.txt"])] == ["c", "a", "b"]
+    assert [scan.case for scan in find_scans([tmp_path / "in", tmp_path / "one" / "c.nii.gz"])] == ["a", "b", "c"]
+
+
+def test_a_dicom_series_is_a_folder(tmp_path):
+    series = write_series(tmp_path / "study" / "chest")
+    write_series(tmp_path / "study" / "abdomen")
+    assert find_scans([series]) == [ScanPath(series)]
+    assert [scan.case for scan in find_scans([tmp_path / "study"])] == ["abdomen", "chest"]
+    before = ScanPath(series).sha256()
+    (series / "IM1").write_bytes(b"\0" * 128 + b"DICM" + b"other")
+    assert ScanPath(series).sha256() != before
+
+
+def test_a_store_gives_the_cases_of_a_split(tmp_path):
+    for name in ("a", "b", "c"):
+        write_scan(tmp_path / "raw" / f"{name}.nii.gz")
+    prepare([tmp_path / "raw"], tmp_path / "store", progress=False)
+    scans = find_scans([tmp_path / "store"])
+    assert [scan.case for scan in scans] == ["a", "b", "c"]
+    assert scans[0].file == "a.nii.gz"
+    opened = scans[0].open()
+    np.testing.assert_array_equal(
+        opened.read_image((0, 0, 0), (4, 5, 6)), ScanPath(tmp_path / "raw" / "a.nii.gz").open().array
+    )
+    with pytest.raises(UserError, match="test"):
+        find_scans([tmp_path / "store"], "test")
+
+
+def test_case_ids_must_differ_wherever_the_scans_come_from(tmp_path):
+    write_scan(tmp_path / "raw" / "a.nii.gz")
+    prepare([tmp_path / "raw"], tmp_path / "store", progress=False)
+    with pytest.raises(UserError, match=r"case a of a store and .*a\.nii\.gz both have the case id 'a'"):
+        find_scans([tmp_path / "store", tmp_path / "raw"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "names no scan"), ("other.txt\n", "may not name lists"), (None, "cannot be read")]
+)
+def test_a_list_without_scans_is_refused(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_scans([tmp_path / "list.txt"])
+
+
+def test_case_ids():
+    names = ["a.nii.gz", "a.nii", "a_0000.nii.gz", "a.b.nii.gz", "a_0001.nii.gz"]
+    assert [ScanPath(Path("folder") / name).case for name in names] == ["a", "a", "a", "a.b", "a_0001"]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.backbones import ResEnc
+from medpretrain3d.cli import main
+from medpretrain3d.detection import AnchorGrid, RetinaUNet
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference import Bundle, InferenceConfig, Preprocessing, save_bundle
+from medpretrain3d.inference import network_export as export
+
+PATCH = (32, 16, 16)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    torch.manual_seed(0)
+    anchors = AnchorGrid([[(4, 4, 4), (4, 6, 6)], [(8, 8, 8), (8, 12, 12)]])
+    detector = RetinaUNet(ResEnc("XXS"), 2, anchors, first_level=2, fpn_channels=16, head_convs=1).eval()
+    return Bundle(detector, ("a", "b"), Preprocessing(PATCH), InferenceConfig(), {}, "0" * 64)
+
+
+def runs(folder):
+    """Both formats behind one face: image in, logits and deltas out, as arrays."""
+    if (folder / "network.pt2").is_file():
+        module = torch.export.load(folder / "network.pt2").module()
+        return lambda image: [output.detach().numpy() for output in module(torch.from_numpy(image))]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
+    return lambda image: session.run(["logits", "deltas"], {"image": image})
+
+
+@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+def test_boxes_decoded_from_the_files_alone_are_those_of_the_detector(bundle, tmp_path, export_format):
+    assert export.export_network(bundle, tmp_path / "out", export_format) < 1e-4
+    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    anchors = np.load(tmp_path / "out" / "anchors.npy")
+    image = np.random.default_rng(0).uniform(-1, 1, (3, 1, *PATCH)).astype(np.float32)  # another batch size
+    logits, deltas = runs(tmp_path / "out")(image)
+    assert ["B", *logits.shape[1:]] == about["logits"]
+    assert logits.shape[1] == deltas.shape[1] == len(anchors)
+    detections = bundle.detector.detect(torch.from_numpy(image))
+    for of_image, logit, delta in zip(detections, logits, deltas, strict=True):
+        anchor, label = np.unravel_index(logit.argmax(), logit.shape)
+        size = anchors[anchor, 3:] - anchors[anchor, :3]
+        center = (anchors[anchor, :3] + anchors[anchor, 3:]) / 2 + delta[anchor, :3] * size
+        half = size * np.exp(delta[anchor, 3:]) / 2
+        box = np.clip(np.concatenate([center - half, center + half]), 0, np.tile(PATCH, 2))
+        np.testing.assert_allclose(of_image.boxes[0], box, atol=1e-3)
+        assert int(of_image.labels[0]) == label
+        assert float(of_image.scores[0]) == pytest.approx(1 / (1 + np.exp(-logit.max())), abs=1e-5)
+
+
+def test_a_network_that_came_out_wrong_is_not_written(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_to_torch", lambda network, tile, path: lambda image: [x + 1 for x in network(image)])
+    with pytest.raises(UserError, match="outputs differ from eager"):
+        export.export_network(bundle, tmp_path / "out", "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UserError, match=r"ONNX needs 'onnxruntime'; install medpretrain3d\[onnx\]"):
+        export.export_network(bundle, tmp_path / "out", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_of_another_kind_is_refused(blob_finder, tmp_path):
+    other = Bundle(blob_finder, ("a", "b"), Preprocessing(PATCH), InferenceConfig(), {}, "")
+    with pytest.raises(UserError, match="BlobFinder cannot be exported, RetinaNet and RetinaUNet can"):
+        export.export_network(other, tmp_path / "out", "torch")
+
+
+def test_the_command(tiny_detector, tmp_path, capsys):
+    save_bundle(tmp_path / "bundle", tiny_detector, ["a"], Preprocessing((16, 16, 16)))
+    assert main(["export-detector", str(tmp_path / "bundle"), "-o", str(tmp_path / "out"), "--format", "torch"]) == 0
+    assert "differs from eager by" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["anchors.npy", "export.json", "network.pt2"]
+    assert main(["export-detector", str(tmp_path / "bundle"), "-o", str(tmp_path / "out")]) == 2
+    assert "exists already" in capsys.readouterr().err

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.volume import Volume, resample
+from medpretrain3d.inference import Preprocessing
+from medpretrain3d.inference.scan import ResampledScan, ScanTiles, TensorTiles, is_air
+from medpretrain3d.inference.tiles import tile_starts
+
+PATCH = (8, 8, 8)
+
+
+def volume(shape=(20, 11, 9), spacing_mm=(1.0, 1.0, 1.0), seed=0):
+    array = np.random.default_rng(seed).integers(-1024, 1024, (1, *shape)).astype(np.int16)
+    grid = Grid(shape, np.diag([*spacing_mm, 1.0]))
+    return Volume(array, grid, grid)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.floats(0.6, 2.2)] * 3), st.integers(0, 2**31))
+def test_slabs_of_a_resampled_scan_are_the_resampled_volume(spacing_mm, seed):
+    whole = resample(volume(), spacing_mm)
+    slabs = ResampledScan(volume(), spacing_mm)
+    assert slabs.grid == whole.grid
+    random = np.random.default_rng(seed)
+    for _ in range(6):  # anywhere, also backwards
+        start = [int(random.integers(0, size)) for size in whole.grid.shape]
+        size = [int(random.integers(1, 9)) for _ in range(3)]
+        np.testing.assert_array_equal(slabs.read_image(start, size), whole.read_image(start, size))
+
+
+def test_tiles_read_front_to_back_have_every_slice_resampled_once(monkeypatch):
+    scan, computed = ResampledScan(volume(), (0.5, 1.0, 1.0)), []
+    resample_slices = scan._resample
+    monkeypatch.setattr(scan, "_resample", lambda slices: computed.extend(slices) or resample_slices(slices))
+    for start in tile_starts(scan.grid.shape, PATCH, 0.5):
+        scan.read_image(start, PATCH)
+        assert scan._slab.shape[1] <= PATCH[0]
+    assert computed == list(range(40))
+
+
+def test_tiles_of_a_scan_are_what_the_network_was_trained_on():
+    preprocessing = Preprocessing(PATCH, spacing_mm=(2.0, 1.5, 1.0))
+    tiles = ScanTiles(volume(), preprocessing)
+    whole = resample(volume(), (2.0, 1.5, 1.0))
+    reference = TensorTiles(torch.from_numpy(preprocessing.window(whole.array)), preprocessing.pad_value)
+    assert tiles.shape == (10, 8, 9)
+    assert tiles.spacing_mm == (2.0, 1.5, 1.0)
+    for start in tile_starts(tiles.shape, PATCH, 0.5):
+        assert torch.equal(tiles.read(start, PATCH), reference.read(start, PATCH))
+
+
+@pytest.mark.parametrize("spacing_mm", [None, (1.0, 1.0, 1.0), (1.0000001, 1.0, 1.0)])
+def test_a_scan_of_the_right_spacing_is_not_resampled(spacing_mm):
+    scan = volume()
+    assert ScanTiles(scan, Preprocessing(PATCH, spacing_mm)).scan is scan
+
+
+def test_air_with_noise_is_air():
+    noise = np.random.default_rng(0).normal(-1000, 60, (1, 32, 32, 32)).astype(np.int16)
+    assert noise.max() > -800  # a rule on single voxels would look at this tile
+    assert is_air(noise)
+
+
+def test_a_small_lesion_in_air_is_not_air():
+    tile = np.full((1, 16, 16, 16), -1000, np.int16)
+    tile[0, 4:6, 4:6, 4:6] = 40  # 8 of the 64 voxels of a block: -1000 + 1040 / 8 = -870
+    assert not is_air(tile)
+    tile[0, 4:6, 4:6, 5] = -1000  # 4 of 64: -935
+    assert is_air(tile)
+
+
+def test_one_channel_above_air_is_enough():
+    tile = np.full((2, 6, 6, 6), -1000, np.int16)
+    assert is_air(tile)
+    tile[1] = 0
+    assert not is_air(tile)
+
+
+def test_a_tile_smaller_than_a_block_is_judged_by_what_it_has():
+    assert is_air(np.full((1, 2, 3, 5), -1000, np.int16))
+    assert not is_air(np.full((1, 2, 3, 5), -800, np.int16))
+
+
+def test_empty_tiles_are_none_and_others_padded_with_air():
+    scan = volume((5, 8, 8))
+    scan.array[:] = -1000
+    tiles = ScanTiles(scan, Preprocessing(PATCH))
+    assert tiles.read((0, 0, 0), PATCH) is None
+    scan.array[:] = 300  # constant
+    assert tiles.read((0, 0, 0), PATCH) is None
+    scan.array[0, 0] = 0
+    tile = tiles.read((0, 0, 0), PATCH)
+    assert tile.shape == (1, *PATCH)
+    assert (tile[:, 5:] == -1).all()
