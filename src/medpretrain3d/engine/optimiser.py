@@ -131,7 +131,7 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool =
 
 
 def _ramp(step: int, num_steps: int, config: OptimConfig) -> float:
-    start = config.warmup_lr / config.lr
+    start = config.warmup_lr / config.lr if config.warmup_lr else 0.0  # a rate of 0 freezes everything
     return start + (1 - start) * (step if start else step + 1) / num_steps
 
 
