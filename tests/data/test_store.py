@@ -170,7 +170,7 @@ def test_what_is_no_store_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "version 3, this medpretrain3d reads version 2"),
+        ({"version": 4}, "version 4, this medpretrain3d reads version 3"),
         ({"format": "other"}, "not the index of a store"),
         ({"cases": [{"id": "../../secret"}]}, "plain folder name"),
     ],

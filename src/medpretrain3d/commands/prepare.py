@@ -1,8 +1,8 @@
 """Read raw volumes and labels into a store.
 
-RAW is a folder in the layout of nnU-Net or the Medical Segmentation Decathlon, or any folder of .nii/.nii.gz volumes
-without labels. Several RAW folders make one store; their case ids must differ. Finished cases are kept as long as their
-files and the options stay the same, so an interrupted call continues.
+RAW is a folder in the layout of nnU-Net or the Medical Segmentation Decathlon, or any folder of volumes without labels.
+Several RAW folders make one store; their case ids must differ. Finished cases are kept as long as their
+files and the options stay the same, so a killed call continues.
 Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from medpretrain3d.data.prepare import PrepareOptions, prepare
@@ -29,18 +30,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
     parser.add_argument("--fold", type=int, default=0, help="fold of splits.json")
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", "any"),
+        help="any: values have no unit, as in MR, and are stretched where they do not fit; default: hu, unless the "
+        "data set names its channels and none of them is CT",
+    )
     parser.add_argument("--workers", type=int, default=1, help="cases at a time, each in a process of its own")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="i/n",
+        help="prepare every n-th case only, i from 1 to n, as tasks of a job array do; the last one makes the index",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, then say what happened."""
     options = PrepareOptions(
-        tuple(args.spacing_mm) if args.spacing_mm else None, args.objects, args.min_voxels, args.fold
+        tuple(args.spacing_mm) if args.spacing_mm else None, args.objects, args.min_voxels, args.fold, args.intensity
     )
-    summary = prepare(args.raw, args.store, options, args.workers, progress=True)
+    summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard)
     for skipped in summary.skipped:
-        print(f"skipped {skipped['case']}: {skipped['reason']}", file=sys.stderr)
+        print(f"skipped {skipped['case']}: {skipped['kind']}: {skipped['reason']}", file=sys.stderr)
+    kinds = Counter(skipped["kind"] for skipped in summary.skipped)
+    told = f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
+    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped{told}"
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
-    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped"
-    print(f"{args.store}: {done}; cases: {splits}")
+    rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
+    print(f"{args.store}: {done}; {rest}")
     return int(bool(summary.skipped))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted i/n, as 1/4")
+    return int(number), int(count)

@@ -1,10 +1,17 @@
-"""Why a case cannot be used: a kind that a program can count, and a sentence that says what to do."""
+"""Why a case cannot be used: a kind that a program can count, a sentence that says what to do, and a note on disk."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from medpretrain3d.atomic import write_text
 from medpretrain3d.errors import UserError
+
+NOTES = "skipped"
+"""Folder of a store with a note per case that cannot be used."""
 
 Kind = Literal[
     "unreadable",  # missing, empty, truncated, damaged, of no known format
@@ -35,3 +42,25 @@ class Unusable(UserError):
     def __init__(self, text: str, kind: Kind = "unreadable") -> None:
         super().__init__(text)
         self.kind = kind
+
+
+def note_path(store: Path, case_id: str) -> Path:
+    """Where the note about a case that cannot be used lies."""
+    return Path(store) / NOTES / f"{case_id}.json"
+
+
+def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Note why a case cannot be used, and from which files and options that follows; returns the note."""
+    kind = error.kind if isinstance(error, Unusable) else "annotation"
+    note = {"case": case_id, "file": file, "kind": kind, "reason": str(error), **facts}
+    write_text(note_path(store, case_id), json.dumps(note, indent=1) + "\n")
+    return note
+
+
+def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
+    """The note about a case; None where there is none, or a damaged one."""
+    try:
+        note = json.loads(note_path(store, case_id).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None

@@ -8,12 +8,13 @@ from pathlib import Path
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers import dicom, metaimage, nifti, nrrd
 from medpretrain3d.data.readers.claims import DAMAGED_DEFLATE
-from medpretrain3d.data.readers.dicom import Series, find_series, series_of
+from medpretrain3d.data.readers.dicom import MissingLibrary, Series, find_series, series_of
 from medpretrain3d.data.readers.scan import Scan
 from medpretrain3d.errors import UserError
 
 __all__ = [
     "VOLUME_ENDINGS",
+    "MissingLibrary",
     "Scan",
     "Series",
     "find_series",
@@ -38,7 +39,7 @@ def read_scan(path: Path) -> Scan:
     """Read a file of any known ending, the DICOM series in a folder, or the series that a DICOM file belongs to.
 
     Raises:
-        UserError: DICOM is asked for and its library is missing.
+        MissingLibrary: DICOM is asked for and its library is not installed.
         Unusable: the file is missing, empty, damaged, of no known format, or what its reader refuses.
     """
     path = Path(path)

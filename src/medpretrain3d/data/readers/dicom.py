@@ -28,6 +28,10 @@ _SERIES, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "00
 _FRAMES, _SAMPLES = "0028|0008", "0028|0002"
 
 
+class MissingLibrary(UserError):
+    """No fault of a file: the library that reads it is not installed."""
+
+
 @dataclass(frozen=True)
 class Series:
     """The files of one series, in the order of their names."""
@@ -48,7 +52,7 @@ def find_series(root: Path) -> list[Series]:
     """Every series of a folder and the folders below it, in the order of folders and first files.
 
     Raises:
-        UserError: SimpleITK is missing.
+        MissingLibrary: SimpleITK.
     """
     folders = defaultdict(list)
     for path in sorted(Path(root).rglob("*")):
@@ -61,7 +65,7 @@ def read_dicom(path: Path) -> Scan:
     """Read the series in a folder, or the one that a file belongs to; each slice rescaled by its own header.
 
     Raises:
-        UserError: SimpleITK is missing.
+        MissingLibrary: SimpleITK.
         Unusable: no series or several, unreadable or coloured slices, several frames in a file, slices that are
             missing, doubled, unevenly spaced or shifted against each other.
     """
@@ -91,7 +95,7 @@ def series_of(path: Path) -> Series:
     """The series in a folder, or the one that a file belongs to.
 
     Raises:
-        UserError: SimpleITK is missing.
+        MissingLibrary: SimpleITK.
         Unusable: there is none, or the folder holds several.
     """
     path = Path(path)
@@ -160,7 +164,7 @@ def _simpleitk() -> ModuleType:
     try:
         import SimpleITK
     except ImportError as error:
-        raise UserError('reading DICOM needs SimpleITK: pip install "medpretrain3d[dicom]"') from error
+        raise MissingLibrary('reading DICOM needs SimpleITK: pip install "medpretrain3d[dicom]"') from error
     SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # its warnings may quote a header
     return SimpleITK
 
