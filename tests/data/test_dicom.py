@@ -9,6 +9,9 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from medpretrain3d.data.case import Case
+from medpretrain3d.data.importers import RawCase
+from medpretrain3d.data.prepare_case import Job, prepare_case, settled
 from medpretrain3d.data.readers import find_series, read_scan, source_files
 from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
@@ -188,3 +191,23 @@ def test_a_missing_library_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(UserError, match=r'pip install "medpretrain3d\[dicom\]"'):
         read_scan(folder)
+
+
+def test_a_series_becomes_a_case_without_the_patients_name(tmp_path, capfd):
+    pixels = np.random.default_rng(0).integers(0, 2000, (6, 7, 8)).astype(np.int16)
+    folder = write_series(tmp_path / "s", np.arange(6), pixels)
+    bad = write_series(tmp_path / "bad", [0, 1, 2, 3, 4, 9], pixels)
+    (bad / "003.dcm").write_bytes((bad / "003.dcm").read_bytes()[:-200])
+    for name, path in (("good", folder), ("bad", bad)):
+        job = Job(RawCase(name, (path,)), tmp_path / "store", "components", None, 1, "hu", 1)
+        outcome = prepare_case(job)
+        assert bool(outcome.row) == (name == "good")
+        assert settled(job) == outcome
+    np.testing.assert_array_equal(Case.open(tmp_path / "store/cases/good").read_image()[0], pixels - 1024)
+    told = capfd.readouterr()
+    written = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    for secret in ("DOE", "JOHN", "4711", "1.2.3"):
+        assert secret.encode() not in written
+        assert secret not in told.out + told.err
+    write_slice(folder / "007.dcm", pixels[0], (-10, 20, 106), 7)  # a slice more, and the case is made anew
+    assert settled(Job(RawCase("good", (folder,)), tmp_path / "store", "components", None, 1, "hu", 1)) is None
