@@ -12,7 +12,7 @@ from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus, nested_order
 from medpretrain3d.data.crops import CaseRef, ObjectCrops, collate_objects
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.store import Case
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
@@ -26,7 +26,8 @@ class FinetuneData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: HU range that is mapped to [-1, 1]; when absent that of the encoder's pretraining, or `Window()`.
+        window: from stored intensities to the network's input; when absent that of the encoder's pretraining, or
+            `Window()`.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
@@ -43,7 +44,7 @@ class FinetuneData(L.LightningDataModule):
         store: str,
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Window | None = None,
+        window: Normalisation | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         object_share: float = 0.5,

@@ -129,7 +129,7 @@ class FinetuneModule(L.LightningModule):
 
     def _detect(self, case: Case) -> None:
         data = self.data
-        image = torch.from_numpy(data.window(case.read_image())).to(self.device)
+        image = torch.from_numpy(data.window.fitted(case.statistics)(case.read_image())).to(self.device)
         found = detect_volume(self.detector, image, data.patch, self.inference)
         self.results[case.id] = CaseResult.of(case, found)
 

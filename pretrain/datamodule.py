@@ -12,7 +12,7 @@ from medpretrain3d.data.augment import SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.crops import ImageCrops
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.description import describe
 from medpretrain3d.engine.loader import make_loader, run_position
 
@@ -24,7 +24,7 @@ class PretrainData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`, or several that are used together.
         patch: crop (D, H, W) in voxels.
         batch_size: crops per process and step.
-        window: HU range that is mapped to [-1, 1].
+        window: from stored intensities to the network's input: a window, or a z-score.
         augment: rotation, zoom, mirroring; reconstruction recipes use no intensity augmentation.
         num_val_cases: cases kept out of training, to see the loss on unseen volumes.
         split: which split of the stores to use; `all` for every case.
@@ -37,7 +37,7 @@ class PretrainData(L.LightningDataModule):
         store: str | list[str],
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Window = Window(),  # noqa: B008  immutable
+        window: Normalisation = Window(),  # noqa: B008  immutable
         augment: SpatialAugment | None = None,
         num_val_cases: int = 4,
         split: str = "all",

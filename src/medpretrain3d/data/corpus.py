@@ -65,6 +65,8 @@ class Corpus:
     def hold_out(self, split: str, count: int) -> tuple[list[CaseRef], list[CaseRef]]:
         """Cases to train on, and `count` to look at, chosen once and for all (not by the run's seed).
 
+        Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
+
         Raises:
             UserError: nothing would be left to train on.
         """
@@ -72,7 +74,8 @@ class Corpus:
         if count >= len(cases):
             raise UserError(f"num_val_cases {count} leaves none of the {len(cases)} cases to train on; lower it")
         held_out = set(nested_order(len(cases))[:count])
-        train = [case for index, case in enumerate(cases) if index not in held_out]
+        seen = {cases[index].voxels for index in held_out}
+        train = [case for index, case in enumerate(cases) if index not in held_out and case.voxels not in seen]
         return train, [cases[index] for index in sorted(held_out)]
 
 

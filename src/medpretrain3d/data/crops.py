@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.augment import IntensityAugment, Patch, Placement, SpatialAugment, place, place_boxes
 from medpretrain3d.data.batches import generator_at, shuffled
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.store import Case, Store
 
 
@@ -23,6 +23,11 @@ class CaseRef:
 
     store: Store
     case_id: str
+
+    @property
+    def voxels(self) -> str:
+        """Hash of the scan's voxels, the same for copies under other names; from the index."""
+        return str(self.store.entries[self.case_id]["voxels"])
 
     def open(self) -> Case:
         """Read the sidecar; voxels stay on disk."""
@@ -47,7 +52,7 @@ class ImageCrops(Dataset[dict[str, Tensor]]):
         self,
         cases: Sequence[CaseRef],
         patch: Patch,
-        window: Window,
+        window: Normalisation,
         seed: int,
         spatial: SpatialAugment | None = None,
         num_positions: int = 2**31,
@@ -94,7 +99,7 @@ class ObjectCrops(Dataset[tuple[Tensor, Targets]]):
         self,
         cases: Sequence[CaseRef],
         patch: Patch,
-        window: Window,
+        window: Normalisation,
         seed: int,
         object_share: float = 0.5,
         spatial: SpatialAugment | None = None,
@@ -192,9 +197,10 @@ def _source(start: Patch, placement: Placement, patch: Patch) -> tuple[Patch, Pa
     return (d, h, w), size
 
 
-def _read_image(case: Case, start: Patch, placement: Placement, patch: Patch, window: Window) -> np.ndarray:
+def _read_image(case: Case, start: Patch, placement: Placement, patch: Patch, window: Normalisation) -> np.ndarray:
     source_start, source_size = _source(start, placement, patch)
-    return place(window(case.read_image(source_start, source_size)), placement, patch)
+    normalised = window.fitted(case.statistics)(case.read_image(source_start, source_size))
+    return place(normalised, placement, patch)
 
 
 def _hulls(instances: np.ndarray, ids: np.ndarray, fallback: np.ndarray) -> np.ndarray:

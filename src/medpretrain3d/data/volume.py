@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers import Scan, read_scan
 from medpretrain3d.data.resample import resample_linear, resample_nearest
+from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.errors import UserError
 
 Unit = Literal["hu", "any"]
@@ -40,6 +42,16 @@ class Volume:
     grid: Grid
     source_grid: Grid
     rescale: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def pad_values(self) -> tuple[int, ...]:
+        """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
+        return tuple(int(channel.min()) if self.rescale else AIR_HU for channel in self.array)
+
+    @functools.cached_property
+    def statistics(self) -> tuple[ChannelStatistics, ...]:
+        """Of each channel, as a store has them: `normalisation.fitted(volume.statistics)(volume.array)`."""
+        return channel_statistics(self.array, self.pad_values)
 
 
 def read_volume(path: Path, unit: Unit = "hu") -> Volume:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
@@ -42,7 +42,7 @@ class Preprocessing:
 
     patch: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None = None
-    window: Window = Window()  # noqa: RUF009 (immutable)
+    window: Normalisation = Window()  # noqa: RUF009 (immutable)
     num_channels: int = 1
     pad_hu: int = -1024
 

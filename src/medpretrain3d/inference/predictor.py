@@ -60,7 +60,7 @@ class Predictor:
             volume = resample(volume, wanted.spacing_mm)
         detections = detect_volume(
             self.detector,
-            torch.from_numpy(wanted.window(volume.array)),
+            torch.from_numpy(wanted.window.fitted(volume.statistics)(volume.array)),
             wanted.patch,
             self.config,
             batch_size=self.batch_size,
