@@ -20,7 +20,7 @@ from medpretrain3d.data.store import Store, write_index
 SHAPE = (300, 512, 512)
 CROP = (96, 96, 96)
 NOISE_HU = 20
-"""Standard deviation inside the body, correlated as a standard kernel leaves it; a chest CT of 1 mm slices has 15 to 30."""
+"""Standard deviation inside the body, correlated as a standard kernel leaves it; chest CTs of 1 mm have 15 to 30."""
 
 
 def rows() -> Iterator[Row]:
@@ -30,9 +30,8 @@ def rows() -> Iterator[Row]:
         file = root / "scan.nii.gz"
         nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1, -1, 1, 1])), file)
         grid = Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
-        write_index(
-            root / "store", (), None, [write_case(root / "store", Content("a", array[None], grid, grid, "a"))], {}
-        )
+        content = Content("a", array[None], grid, grid, "a")
+        write_index(root / "store", (), None, [write_case(root / "store", content)], {})
         case = Store(root / "store").case("a")
         stored = (case.folder / IMAGE).stat().st_size
 

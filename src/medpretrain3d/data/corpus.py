@@ -76,6 +76,10 @@ class Corpus:
         held_out = set(nested_order(len(cases))[:count])
         seen = {cases[index].voxels for index in held_out}
         train = [case for index, case in enumerate(cases) if index not in held_out and case.voxels not in seen]
+        if not train:
+            raise UserError(
+                f"num_val_cases {count} leaves none of the {len(cases)} cases to train on but copies; lower it"
+            )
         return train, [cases[index] for index in sorted(held_out)]
 
 
