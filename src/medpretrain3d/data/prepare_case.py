@@ -14,24 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medpretrain3d.data.case import VERSION, Case, Content, Object, case_folder, index_row, voxels_sha256, write_case
-from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.annotation import annotate, marks_sha256
+from medpretrain3d.data.case import VERSION, Case, Content, case_folder, index_row, voxels_sha256, write_case
 from medpretrain3d.data.importers import ObjectRule, RawCase
-from medpretrain3d.data.objects import find_objects
 from medpretrain3d.data.plausibility import check_plausible
 from medpretrain3d.data.quarantine import Unusable, note_path, read_note, write_note
 from medpretrain3d.data.readers import MissingLibrary, source_files
-from medpretrain3d.data.volume import (
-    Unit,
-    Volume,
-    check_same_place,
-    read_channels,
-    read_labels,
-    resample,
-    resample_labels,
-)
+from medpretrain3d.data.volume import Unit, read_channels, resample
 from medpretrain3d.errors import UserError
 
 
@@ -100,13 +89,12 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
     case = job.case
     if case.problem:
         raise Unusable(case.problem, "layout")
-    image = read_channels(case.images, job.unit)
+    image = case.reader(case.images[0]) if case.reader else read_channels(case.images, job.unit)
     if len(image.array) != job.num_channels:
         raise Unusable(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
     voxels = voxels_sha256(image.array)
-    target = image.grid.resampled(job.spacing_mm) if job.spacing_mm else image.grid
-    mask, objects = _objects(job, image, target) if case.labels is not None else (None, [])
+    annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
     if job.spacing_mm:
         image = resample(image, job.spacing_mm)
     return Content(
@@ -115,35 +103,14 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
         image.grid,
         image.source_grid,
         case.images[0].name,
-        objects,
-        mask,
+        annotation.objects,
+        annotation.mask,
+        annotation.ignore_boxes,
+        case.patient,
         rescale=image.rescale,
         voxels=voxels,
         facts=facts,
     )
-
-
-def _objects(job: Job, image: Volume, target: Grid) -> tuple[np.ndarray, list[Object]]:
-    path = job.case.labels
-    assert path is not None
-    labels = read_labels(path)
-    check_same_place(path, labels.grid, job.case.images[0], image.grid)
-    try:
-        instances, found = find_objects(labels.array[0], job.case.class_of_value, job.rule, job.min_voxels)
-    except UserError as error:
-        raise Unusable(f"{path}: {error}", "annotation") from error
-    mask = Volume(instances[None], labels.grid, labels.source_grid)
-    if job.spacing_mm:
-        mask = resample_labels(mask, job.spacing_mm)
-    # Boxes come from the mask as drawn, not from the resampled one, which may lose a voxel or a whole object.
-    native = np.array([one.box_vox for one in found], dtype=np.float64).reshape(-1, 6)
-    boxes = native if target == image.grid else image.grid.map_boxes(native, target)
-    visible = set(np.unique(mask.array).tolist())
-    objects = [
-        Object(one.id if one.id in visible else 0, one.label, tuple(box.tolist()))
-        for one, box in zip(found, boxes, strict=True)
-    ]
-    return mask.array[0], objects
 
 
 def _same(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
@@ -166,6 +133,7 @@ def _facts(job: Job) -> dict[str, Any]:
             "unit": job.unit,
             "num_channels": job.num_channels,
             "problem": job.case.problem,
+            "marks": marks_sha256(job.case),
             "class_of_value": {str(value): label for value, label in sorted(job.case.class_of_value.items())},
         },
     }

@@ -188,3 +188,16 @@ def _pixels(file: Path) -> np.ndarray:
     except RuntimeError as error:
         raise Unusable(f"{file}: its pixels cannot be decoded; copy or export it again") from error
     return pixels.reshape(pixels.shape[-2:]).T.astype(np.float32 if pixels.dtype.kind == "f" else np.int32)
+
+
+def header_text(file: Path, tag: str) -> str:
+    """The text of one element, as `0020|000e`; asked for by importers that have to tell series or slices apart.
+
+    Raises:
+        UserError: SimpleITK is missing.
+        Unusable: the file is no DICOM file or lacks the element.
+    """
+    header = _header(file)
+    if not header.HasMetaDataKey(tag):
+        raise Unusable(f"{file}: has no element ({tag}); download the series again")
+    return str(header.GetMetaData(tag)).strip()
