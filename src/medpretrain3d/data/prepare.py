@@ -19,7 +19,8 @@ from medpretrain3d.data.case import CASES, case_folder
 from medpretrain3d.data.importers import ObjectRule, RawDataset, read_raw
 from medpretrain3d.data.prepare_case import Job, Outcome, prepare_case, settled
 from medpretrain3d.data.quarantine import NOTES
-from medpretrain3d.data.store import INDEX, SKIPPED, SPLITS, write_index
+from medpretrain3d.data.splits import SPLITS, Fold
+from medpretrain3d.data.store import INDEX, SKIPPED, write_index
 from medpretrain3d.data.volume import Unit, check_spacing
 from medpretrain3d.errors import UserError
 
@@ -37,6 +38,10 @@ class PrepareOptions:
     """None is what the data set says of itself."""
     min_voxels: int = 1
     fold: int = 0
+    dataset: str | None = None
+    """Name of the raw layout; None recognises it by its tree."""
+    dataset_options: tuple[tuple[str, str], ...] = ()
+    """Options of that layout, name and value."""
     unit: Unit | None = None
     """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
 
@@ -89,7 +94,7 @@ def prepare(
         raise UserError(f"shard {number}/{count}: wanted i/n with i from 1 to n, as 1/4")
     if options.spacing_mm is not None:
         check_spacing(options.spacing_mm)
-    datasets = [read_raw(raw, options.fold) for raw in raws]
+    datasets = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
     classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
     jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]
@@ -111,7 +116,8 @@ def prepare(
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes))
-    splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names)
+    folds = datasets[0].folds if len(datasets) == 1 else ()
+    splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
     return Summary(prepared, reused, skipped, splits)
 
 
@@ -123,6 +129,7 @@ def _write_index(
     classes: Sequence[str],
     options: PrepareOptions,
     channel_names: Sequence[str],
+    folds: Sequence[Fold],
 ) -> dict[str, int]:
     """Make the index of a store whose cases are all there; returns the number of cases per split."""
     write_text(store / SKIPPED, json.dumps(list(skipped), indent=1) + "\n")
@@ -136,7 +143,7 @@ def _write_index(
     for job in jobs:
         if outcomes[job.case.id].row is not None:
             splits.setdefault(job.case.split, []).append(job.case.id)
-    written = write_index(store, classes, options.spacing_mm, rows, splits, channel_names)
+    written = write_index(store, classes, options.spacing_mm, rows, splits, channel_names, folds)
     return {name: len(ids) for name, ids in written.items() if ids}
 
 

@@ -1,7 +1,7 @@
 """The store: prepared cases on disk, indexed, split, and fingerprinted.
 
 STORE/store.json                 index: classes, spacing, fingerprint, a few facts per case
-STORE/splits.json                {"train": [...], "val": [...], "test": [...]}
+STORE/splits.json                train, val, test, folds, see data/splits.py
 STORE/skipped.json               [{"case", "file", "kind", "reason"}], from STORE/skipped/<id>.json
 STORE/cases/<id>/image.b2nd      (C, D, H, W) int16
 STORE/cases/<id>/mask.b2nd       (D, H, W) uint16 instance ids, where there is a mask
@@ -20,10 +20,11 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.data.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
 from medpretrain3d.data.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.data.grid import Spacing
+from medpretrain3d.data.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-store"
-INDEX, SPLITS, SKIPPED = "store.json", "splits.json", "skipped.json"
+INDEX, SKIPPED = "store.json", "skipped.json"
 
 __all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
 
@@ -55,7 +56,8 @@ class Store:
             case_folder(self.path, case_id)  # refuses ids that lead out of the store
         self.duplicates: tuple[tuple[str, ...], ...] = tuple(tuple(ids) for ids in index["duplicates"])
         """Groups of cases with the same voxels."""
-        self.splits: dict[str, tuple[str, ...]] = _read_splits(self.path, self.entries)
+        self.all_splits: Splits = read_splits(self.path, self.entries)
+        self.splits: Fold = self.all_splits.named
         _check_apart(self.path, self.splits, self.duplicates)
 
     @property
@@ -88,7 +90,8 @@ def write_index(
     rows: Sequence[Mapping[str, Any]],
     splits: Mapping[str, Sequence[str]],
     channel_names: Sequence[str] = ("CT",),
-) -> dict[str, tuple[str, ...]]:
+    folds: Sequence[Fold] = (),
+) -> Fold:
     """Make a store of cases already written. The index comes last, so a store that has one is complete.
 
     Args:
@@ -99,16 +102,24 @@ def write_index(
         splits: cases per split; cases of none are listed under `train`. Of copies that are in several splits one split
             keeps its own (test before val before train), the others go to `duplicates`.
         channel_names: one per channel.
+        folds: official ones; without them those of an earlier index are kept as long as they fit the cases.
 
     Returns:
         The splits as written.
     """
     rows = sorted(rows, key=lambda row: row["id"])
     listed = {case_id for ids in splits.values() for case_id in ids}
-    all_splits = {name: sorted(ids) for name, ids in sorted(splits.items())}
-    all_splits["train"] = sorted([*all_splits.get("train", []), *(r["id"] for r in rows if r["id"] not in listed)])
+    unlisted = [row["id"] for row in rows if row["id"] not in listed]
+    named = {name: tuple(sorted(ids)) for name, ids in sorted(splits.items())}
+    named["train"] = tuple(sorted([*named.get("train", ()), *unlisted]))
     groups = same_voxels({row["id"]: row["voxels"] for row in rows})
-    all_splits = {name: list(ids) for name, ids in keep_apart(all_splits, groups).items()}
+    kept = kept_splits(path, keep_apart(named, groups))
+    known = {row["id"] for row in rows}
+    official = tuple(
+        keep_apart({name: tuple(one for one in ids if one in known) for name, ids in fold.items()}, groups)
+        for fold in folds
+    )
+    written = Splits(kept.named, official or kept.folds, kept.label_order)
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -120,9 +131,9 @@ def write_index(
         "duplicates": groups,
         "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
-    write_text(path / SPLITS, json.dumps(all_splits, indent=1) + "\n")
+    write_splits(path, written)
     write_text(path / INDEX, json.dumps(index) + "\n")
-    return {name: tuple(ids) for name, ids in all_splits.items()}
+    return written.named
 
 
 def fingerprint(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -155,24 +166,6 @@ def _read_index(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; prepare the store again")
     return index
-
-
-def _read_splits(path: Path, known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    file = path / SPLITS
-    named = _read_json(file) if file.is_file() else {}
-    splits = {name: tuple(ids) for name, ids in named.items()}
-    strangers = [case_id for ids in splits.values() for case_id in ids if case_id not in known]
-    if strangers:
-        raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
-    home: dict[str, str] = {}
-    for name, ids in splits.items():
-        for case_id in ids:
-            if home.setdefault(case_id, name) != name:
-                raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
-    unlisted = tuple(case_id for case_id in known if case_id not in home)
-    if unlisted or "train" not in splits:
-        splits["train"] = (*splits.get("train", ()), *unlisted)
-    return splits
 
 
 def _check_apart(path: Path, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:
