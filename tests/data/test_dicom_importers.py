@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections import defaultdict
 
 import numpy as np
+import openpyxl
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
@@ -207,10 +209,16 @@ def test_duke_boxes_follow_the_numbers_of_the_files_in_either_direction(duke, tm
         np.testing.assert_allclose(world, expected, atol=1e-4)
 
 
-def test_duke_tables_as_they_are_published_need_openpyxl_or_their_export(duke, monkeypatch):
-    import sys
-
-    (duke / "Annotation_Boxes.csv").rename(duke / "Annotation_Boxes.xlsx")
+def test_duke_tables_as_they_are_published(duke, monkeypatch):
+    expected = read_raw(duke).cases
+    for name in ("Annotation_Boxes", MAPPING.removesuffix(".csv")):
+        book = openpyxl.Workbook()
+        with (duke / f"{name}.csv").open(newline="") as file:
+            for row in csv.reader(file):
+                book.active.append([int(cell) if cell.isdigit() else cell for cell in row])
+        book.save(duke / f"{name}.xlsx")
+        (duke / f"{name}.csv").unlink()
+    assert read_raw(duke).cases == expected
     monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(UserError, match=r"install openpyxl to read it, or export it as Annotation_Boxes.csv beside it"):
+    with pytest.raises(UserError, match=r"medpretrain3d\[tables\].* or export it as Annotation_Boxes.csv beside it"):
         read_raw(duke)

@@ -63,7 +63,9 @@ def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, str]]:
     try:
         from openpyxl import load_workbook
     except ImportError as error:
-        raise UserError(f"{path}: install openpyxl to read it, or export it as {path.stem}.csv beside it") from error
+        raise UserError(
+            f'{path}: pip install "medpretrain3d[tables]" to read it, or export it as {path.stem}.csv beside it'
+        ) from error
     rows = load_workbook(path, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
     names = [str(name).strip() for name in next(rows)]
     missing = [column for column in columns if column not in names]

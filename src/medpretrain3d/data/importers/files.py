@@ -97,7 +97,7 @@ def number(path: Path, row: dict[str, str], column: str) -> float:
         raise UserError(f"{path}: {column} is {row.get(column, '')!r}, wanted a number; row {row}") from error
 
 
-def glance(folder: Path, depth: int = 5, folders: int = 8) -> list[str]:
+def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
     """Names below a folder, folders with a slash at the end: enough to recognise a layout without walking a corpus.
 
     Args:
