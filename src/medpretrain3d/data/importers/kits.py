@@ -12,27 +12,37 @@ from medpretrain3d.data.importers.layout import Layout, Misplaced
 
 CLASSES = ("tumor", "cyst")
 CLASS_OF_VALUE = {1: ANATOMY, 2: 0, 3: 1}
+PLACES = ("", "data/", "dataset/", "kits21/data/")
+"""Where the cases lie below the folder that was given: the challenge's repository, or a part of it."""
 
 
-def read_kits(raw: Path, labels: str = "segmentation.nii.gz") -> RawDataset:
-    """Read the layout; the folder may be the repository of the challenge or its folder of cases.
+def read_kits21(raw: Path, labels: str = "aggregated_MAJ_seg.nii.gz") -> RawDataset:
+    """Read the layout of KiTS21.
 
     Args:
         raw: the folder.
-        labels: name of the label file of a case. KiTS21 has a vote of three readers, `aggregated_MAJ_seg.nii.gz`, and
-            their union and intersection, `aggregated_OR_seg.nii.gz` and `aggregated_AND_seg.nii.gz`.
+        labels: the vote of three readers, or their union `aggregated_OR_seg.nii.gz` or intersection `..._AND_...`.
 
     Raises:
-        Misplaced: no folder of cases.
+        Misplaced: no folder of cases, or none with such labels.
     """
-    folders = sorted(path for pattern in PLACES for path in raw.glob(f"{pattern}case_*") if path.is_dir())
-    if not folders:
-        raise Misplaced("no folder case_00000")
-    return RawDataset(CLASSES, tuple(_case(folder, labels) for folder in folders), channel_names=("CT",))
+    return _read(raw, labels)
 
 
-PLACES = ("", "data/", "dataset/", "kits21/data/")
-"""Where the cases lie below the folder that was given."""
+def read_kits23(raw: Path) -> RawDataset:
+    """Read the layout of KiTS23.
+
+    Raises:
+        Misplaced: no folder of cases, or none with labels.
+    """
+    return _read(raw, "segmentation.nii.gz")
+
+
+def _read(raw: Path, label_name: str) -> RawDataset:
+    folders = sorted(path for place in PLACES for path in raw.glob(f"{place}case_*") if path.is_dir())
+    if not any((folder / label_name).is_file() for folder in folders):
+        raise Misplaced(f"no folder case_00000 with {label_name}")
+    return RawDataset(CLASSES, tuple(_case(folder, label_name) for folder in folders), channel_names=("CT",))
 
 
 def _case(folder: Path, label_name: str) -> RawCase:
@@ -44,24 +54,27 @@ def _case(folder: Path, label_name: str) -> RawCase:
     return RawCase(folder.name, (image,), labels, CLASS_OF_VALUE)
 
 
-def _kits(name: str, labels: str, place: str) -> Layout:
-    def read(raw: Path, labels: str = labels) -> RawDataset:
-        return read_kits(raw, labels)
-
-    return Layout(
-        name=name,
+LAYOUTS = (
+    Layout(
+        name="kits21",
         kind="detection",
         classes=CLASSES,
         licence="CC BY-NC-SA 4.0",
-        wanted=f"""  RAW/{place}case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
-  RAW/{place}case_00000/{labels}
+        wanted="""  RAW/kits21/data/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
+  RAW/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz
   ...""",
-        signs=(f"**/case_*/{labels}",),
-        read=read,
-    )
-
-
-LAYOUTS = (
-    _kits("kits21", "aggregated_MAJ_seg.nii.gz", "kits21/data/"),
-    _kits("kits23", "segmentation.nii.gz", "dataset/"),
+        signs=("**/case_*/aggregated_MAJ_seg.nii.gz",),
+        read=read_kits21,
+    ),
+    Layout(
+        name="kits23",
+        kind="detection",
+        classes=CLASSES,
+        licence="CC BY-NC-SA 4.0",
+        wanted="""  RAW/dataset/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
+  RAW/dataset/case_00000/segmentation.nii.gz
+  ...""",
+        signs=("**/case_*/segmentation.nii.gz",),
+        read=read_kits23,
+    ),
 )

@@ -61,36 +61,36 @@ def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], t
     """Objects and ignore regions of one scan's reading."""
     outlines: list[ReaderMark] = []
     boxes: list[BoxMark] = []
+    objects: list[Mark] = []
     ignored: list[Mark] = []
     for reader, session in enumerate(reading.iter("readingSession")):
         for nodule in session.iter("unblindedReadNodule"):
             rois = [_roi(roi) for roi in nodule.iter("roi") if _text(roi, "inclusion").upper() == "TRUE"]
-            if not rois:
-                continue
-            if all(len(points) == 1 for points, _ in rois):
-                ignored.append(_point(rois[0][0][0], rois[0][1]))
-                continue
-            box = _box(rois)
-            boxes.append(box)
-            outlines.append(ReaderMark(reader, _in_mm(box, [z_mm for _, z_mm in rois])))
-        for other in session.iter("nonNodule"):
-            locus = [[float(_text(point, "xCoord")), float(_text(point, "yCoord"))] for point in other.iter("locus")]
-            ignored += [_point(np.array(point), float(_text(other, "imageZposition"))) for point in locus]
-    objects: list[Mark] = []
+            if any(len(points) > 1 for points, _ in rois):
+                boxes.append(_box(rois))
+                outlines.append(ReaderMark(reader, _in_mm(boxes[-1], [z_mm for _, z_mm in rois])))
+            elif rois:  # a nodule below 3 mm is one point
+                ignored.append(_point(*rois[0]))
+        ignored += [_point(*_roi(other, "locus")) for other in session.iter("nonNodule")]
     for group in group_marks(outlines):
-        low, high = (np.mean([getattr(boxes[index], end) for index in group], axis=0) for end in ("low", "high"))
-        # The mean of slices need not be a slice: the nearest of those outlined is taken.
-        planes = sorted({z_mm for index in group for z_mm in (boxes[index].low[2], boxes[index].high[2])})
-        first, last = (min(planes, key=lambda z_mm: abs(z_mm - mean[2])) for mean in (low, high))
-        mean_box = BoxMark((low[0].item(), low[1].item(), first), (high[0].item(), high[1].item(), last), "slices")
-        agreed = agreement([outlines[index] for index in group]) >= min_readers
-        (objects if agreed else ignored).append(mean_box)
+        is_agreed = agreement([outlines[index] for index in group]) >= min_readers
+        (objects if is_agreed else ignored).append(_mean([boxes[index] for index in group]))
     return tuple(objects), tuple(ignored)
 
 
-def _roi(roi: ET.Element) -> tuple[np.ndarray, float]:
+def _mean(boxes: list[BoxMark]) -> BoxMark:
+    """The mean box. A mean of slices need not be one: the nearest of those that some reader chose is taken."""
+    low, high = (np.mean([getattr(box, end) for box in boxes], axis=0).tolist() for end in ("low", "high"))
+    slices_mm = sorted({z_mm for box in boxes for z_mm in (box.low[2], box.high[2])})
+    first, last = (min(slices_mm, key=lambda z_mm: abs(z_mm - mean[2])) for mean in (low, high))
+    return BoxMark((low[0], low[1], first), (high[0], high[1], last), "slices")
+
+
+def _roi(roi: ET.Element, point: str = "edgeMap") -> tuple[np.ndarray, float]:
     """Points (N, 2) of an outline as column and row, and the z of its slice in mm."""
-    points = [[float(_text(edge, "xCoord")), float(_text(edge, "yCoord"))] for edge in roi.iter("edgeMap")]
+    points = [[float(_text(edge, "xCoord")), float(_text(edge, "yCoord"))] for edge in roi.iter(point)]
+    if not points:
+        raise UserError(f"a LIDC reading has a {roi.tag} without {point}; download the XML files again")
     return np.array(points).reshape(-1, 2), float(_text(roi, "imageZposition"))
 
 
@@ -112,8 +112,9 @@ def _in_mm(box: BoxMark, slices_mm: list[float]) -> tuple[float, ...]:
     return (*low[:2].tolist(), low[2] - thickness_mm / 2, *high[:2].tolist(), high[2] + thickness_mm / 2)
 
 
-def _point(column_row: np.ndarray, z_mm: float) -> SphereMark:
-    column, row = (float(value) + 0.5 for value in column_row)
+def _point(points: np.ndarray, z_mm: float) -> SphereMark:
+    """The region around a finding of which one point is marked."""
+    column, row = (points[0] + 0.5).tolist()
     return SphereMark((column, row, z_mm), POINT_MM, "slices")
 
 
