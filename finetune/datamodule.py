@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
-from medpretrain3d.data.corpus import CaseRef, Corpus, nested_order
+from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.data.sampling import CaseOrder, Sites
+from medpretrain3d.data.splits import fraction_count, label_budget
 from medpretrain3d.data.store import Case
+from medpretrain3d.data.volume import Unit
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Preprocessing
@@ -28,19 +31,23 @@ class FinetuneData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: HU range that is mapped to [-1, 1]; when absent that of the encoder's pretraining, or `Window()`.
+        window: from stored intensities to the network's input; when absent that of the encoder's pretraining, or
+            `Window()`.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
         foreground_share: share of crops placed on tissue; what is left of both is placed anywhere.
         balance_classes: crops on objects show every class of the set alike, however rare.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
-        num_train_cases: label budget; the first n of a fixed random order, so small budgets nest in large ones.
+        fold: one of the store's folds; None takes its named splits.
+        label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
+        num_train_cases: or as a number of cases.
         num_workers: processes that read crops.
         seed: set by `seed_everything`.
 
     Raises:
-        UserError: the store holds no classes, or fewer training cases than asked for.
+        UserError: the store holds no classes, a split or fold without cases, or fewer training cases than
+            asked for.
     """
 
     def __init__(
@@ -48,13 +55,15 @@ class FinetuneData(L.LightningDataModule):
         store: str,
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Window | None = None,
+        window: Normalisation | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         object_share: float = 0.5,
         foreground_share: float = 0.0,
         balance_classes: bool = False,
         augment_on: AugmentOn = "workers",
+        fold: int | None = None,
+        label_fraction: float = 1.0,
         num_train_cases: int | None = None,
         num_workers: int = 1,
         seed: int = 0,
@@ -76,16 +85,20 @@ class FinetuneData(L.LightningDataModule):
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
         self.seed = seed
-        self.train_cases = _budget(self.corpus.cases("train"), num_train_cases)
-        self.label_fraction = len(self.train_cases) / len(self.corpus.cases("train"))
-        self.val_cases = self.corpus.cases("val")
-        self.test_cases = self.corpus.cases("test") if self.store.splits.get("test") else []
+        self.fold = fold
+        self.split = self.store.all_splits.fold(fold)
+        train = [case.case_id for case in self._cases("train")]
+        num_labelled = _num_labelled(len(train), label_fraction, num_train_cases)
+        self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labelled))
+        self.label_fraction = num_labelled / len(train)
+        self.val_cases = self._cases("val")
+        self.test_cases = self._refs(self.split.get("test", ()))
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
         return {
             "dataset": self.corpus.name,
-            "fold": 0,
+            "fold": self.fold or 0,
             "label_fraction": round(self.label_fraction, 4),
             "num_train_cases": len(self.train_cases),
             "data_fingerprint": self.corpus.fingerprint,
@@ -93,8 +106,9 @@ class FinetuneData(L.LightningDataModule):
 
     def preprocessing(self) -> Preprocessing:
         """What prediction has to do alike."""
-        num_channels = self.train_cases[0].open().num_channels
-        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels)
+        case = self.train_cases[0].open()
+        unit: Unit = "any" if case.rescale else "hu"
+        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, case.num_channels, unit)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""
@@ -115,6 +129,19 @@ class FinetuneData(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """Whole test volumes, dealt out to the processes."""
         return self._volumes(self.test_cases)
+
+    def _refs(self, case_ids: Sequence[str]) -> list[CaseRef]:
+        return [CaseRef(self.store, case_id) for case_id in case_ids]
+
+    def _cases(self, split: str) -> list[CaseRef]:
+        case_ids = self.split.get(split, ())
+        if not case_ids:
+            known = ", ".join(name for name, ids in self.split.items() if ids)
+            raise UserError(
+                f"split '{split}' has no case in {self.corpus.name}; splits with cases: {known}; "
+                f"write folds with `medpretrain3d split {self.store.path}` and set data.fold"
+            )
+        return self._refs(case_ids)
 
     def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any]:
         place = run_position(self.trainer)
@@ -139,11 +166,9 @@ def _as_it_is(case: Any) -> Any:
     return case
 
 
-def _budget(cases: list[CaseRef], count: int | None) -> list[CaseRef]:
+def _num_labelled(num_cases: int, fraction: float, count: int | None) -> int:
     if count is None:
-        return cases
-    if not 1 <= count <= len(cases):
-        raise UserError(
-            f"data.num_train_cases {count}: the store has {len(cases)} training cases; give 1 to {len(cases)}"
-        )
-    return [cases[index] for index in sorted(nested_order(len(cases))[:count])]
+        return fraction_count(num_cases, fraction)
+    if fraction != 1:
+        raise UserError(f"data.label_fraction {fraction} and data.num_train_cases {count}: give one of them")
+    return count

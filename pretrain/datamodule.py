@@ -13,7 +13,7 @@ from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.image_crops import ImageCrops, finish_batch
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
@@ -27,7 +27,7 @@ class PretrainData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`, or several that are used together.
         patch: crop (D, H, W) in voxels.
         batch_size: crops per process and step.
-        window: HU range that is mapped to [-1, 1].
+        window: from stored intensities to the network's input: a window, or a z-score.
         views: what the objective asks to see of each sample; one crop by default.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma; reconstruction recipes use none.
@@ -45,7 +45,7 @@ class PretrainData(L.LightningDataModule):
         store: str | list[str],
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Window = Window(),  # noqa: B008  immutable
+        window: Normalisation = Window(),  # noqa: B008  immutable
         views: Views | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +43,20 @@ def finished_folder(folder: Path, replace: bool = False) -> Iterator[Path]:
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path, names: Container[str], older_than_s: float = 0) -> None:
+    """Remove what killed processes left behind in a folder.
+
+    Args:
+        folder: may be missing.
+        names: only what was to become one of these; other processes may be at work on others.
+        older_than_s: seconds since it was last changed.
+    """
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        left = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.(unfinished|outgoing)", path.name)
+        if left and left[1] in names and time.time() - path.stat().st_mtime >= older_than_s:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

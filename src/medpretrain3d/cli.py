@@ -13,7 +13,9 @@ from medpretrain3d.errors import UserError
 # A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
 COMMANDS = {
     "phantom": "write synthetic chest CTs with nodules, as NIfTI files with masks and boxes",
+    "datasets": "list the data sets and layouts that prepare reads",
     "prepare": "read raw volumes and labels into a store",
+    "split": "deal out a store's cases to folds and label budgets",
     "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",
     "targets": "write the true boxes of a store's split as JSON",
     "predict": "find boxes in scans with a detector bundle",

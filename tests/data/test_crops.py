@@ -40,7 +40,7 @@ def content(case_id: str, objects=((1, 0, (4, 5, 6, 10, 12, 16)),), with_mask: b
     for number, _, (d0, h0, w0, d1, h1, w1) in objects:
         mask[d0:d1, h0:h1, w0:w1] = number
     listed = [Object(number, label, tuple(map(float, box))) for number, label, box in objects]
-    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", listed, mask if with_mask else None)
+    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", listed, mask if with_mask else None, voxels=case_id)
 
 
 def make_store(folder, *contents: Content) -> Corpus:
@@ -240,6 +240,12 @@ def test_a_corpus_of_two_stores_and_what_it_refuses(tmp_path):
         corpus.cases("test")
     with pytest.raises(UserError, match="num_val_cases 3 leaves none of the 3 cases"):
         corpus.hold_out("all", 3)
+    copy = replace(content("copy_of_x"), voxels="x")
+    make_store(tmp_path / "copies", copy, content("v"))
+    train, held_out = Corpus([tmp_path / "one", tmp_path / "copies"]).hold_out("all", 1)
+    assert {ref.voxels for ref in train}.isdisjoint({ref.voxels for ref in held_out})
+    with pytest.raises(UserError, match="num_val_cases 2 leaves none of the 3 cases"):
+        Corpus([tmp_path / "one", tmp_path / "copies"]).hold_out("all", 2)
     rows = [write_case(tmp_path / "three", content("w"))]
     write_index(tmp_path / "three", [], (2.0, 2.0, 2.0), rows, {})
     with pytest.raises(UserError, match="stores of different spacing"):

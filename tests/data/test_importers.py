@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.data.importers import read_raw
+from medpretrain3d.data.importers.base import IGNORE
 from medpretrain3d.errors import UserError
 
 
@@ -95,11 +96,11 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):
         read_raw(describe(tmp_path, labels=labels))
 
 
-def test_the_ignore_label_is_no_class(tmp_path):
+def test_the_ignore_label_is_a_region_and_no_class(tmp_path):
     put(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     dataset = read_raw(describe(tmp_path, labels={"background": 0, "x": 1, "ignore": 2}))
     assert dataset.classes == ("x",)
-    assert dataset.cases[0].class_of_value == {1: 0}
+    assert dataset.cases[0].class_of_value == {1: 0, 2: IGNORE}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +118,10 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path, splits, message):
         read_raw(describe(tmp_path))
 
 
-def test_an_unknown_layout_shows_what_was_found_and_wanted(tmp_path):
+def test_a_misplaced_layout_shows_what_was_wanted_and_found(tmp_path):
     put(tmp_path, "slices/1.dcm", "readme.txt")
-    with pytest.raises(UserError, match=r"found readme.txt, slices/; wanted one of\n  RAW/dataset.json"):
+    shown = r"no case found; wanted for folder .*\n  RAW/\*\*.*\nfound\n  readme.txt\n  slices/"
+    with pytest.raises(UserError, match=shown):
         read_raw(tmp_path)
     with pytest.raises(UserError, match="no imagesTr beside it"):
         read_raw(describe(tmp_path))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -143,6 +146,23 @@ def test_a_cut_file_is_an_error_that_names_the_case(store, keep):
         store.case("a").read_image()
 
 
+def test_a_flipped_bit_in_a_chunk_is_an_error_that_names_the_case(store):
+    """Of 300 flips all over the file none may come back as other voxels."""
+    file = store.path / "cases" / "a" / "image.b2nd"
+    data, expected = file.read_bytes(), store.case("a").read_image()
+    noticed = 0
+    for position in np.linspace(0, len(data) - 1, 300).astype(int).tolist():
+        broken = bytearray(data)
+        broken[position] ^= 1 << position % 8
+        file.write_bytes(broken)
+        try:
+            np.testing.assert_array_equal(store.case("a").read_image(), expected)
+        except UserError as error:
+            assert "a: " in str(error)  # noqa: PT017
+            noticed += 1
+    assert noticed > 250
+
+
 def test_verify_notices_a_flipped_bit(store):
     file = store.path / "cases" / "a" / "image.b2nd"
     data = bytearray(file.read_bytes())
@@ -170,7 +190,7 @@ def test_what_is_no_store_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "version 3, this medpretrain3d reads version 2"),
+        ({"version": 4}, "version 4, this medpretrain3d reads version 3"),
         ({"format": "other"}, "not the index of a store"),
         ({"cases": [{"id": "../../secret"}]}, "plain folder name"),
     ],
@@ -210,3 +230,57 @@ def test_splits_that_contradict_the_index_are_refused(store, splits, message):
 def test_an_id_that_is_no_folder_name_is_refused(tmp_path, case_id):
     with pytest.raises(UserError, match="plain folder name"):
         case_folder(tmp_path, case_id)
+
+
+READ = """
+import sys, numpy as np
+from medpretrain3d.data.store import Store
+case = Store(sys.argv[1]).case("a")
+whole = case.read_image()
+random = np.random.default_rng(int(sys.argv[2]))
+for _ in range(50):
+    low = random.integers(0, 12, 3)
+    assert (case.read_image(low, (9, 9, 9)) == whole[:, low[0]:low[0]+9, low[1]:low[1]+9, low[2]:low[2]+9]).all()
+"""
+
+
+def test_many_processes_read_at_once(store):
+    readers = [
+        subprocess.Popen([sys.executable, "-c", READ, str(store.path), str(seed)], stderr=subprocess.PIPE)
+        for seed in range(4)
+    ]
+    assert [reader.communicate()[1] for reader in readers] == [b""] * 4
+    assert [reader.returncode for reader in readers] == [0] * 4
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from medpretrain3d.data.store import Store
+store = Store(sys.argv[1])
+assert len(store) == 50_000 and len(store.splits["val"]) == 5_000
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+print(int(status["VmHWM"].split()[0]) // 1024)  # not ru_maxrss, which a process inherits from its parent
+"""
+
+
+def test_a_store_of_50000_cases_opens_in_less_than_200_mib(tmp_path):
+    rows = [
+        {
+            "id": f"case_of_a_large_corpus_{number:06d}_a_1",
+            "shape": [300 + number % 200, 512, 512],
+            "num_objects": number % 7,
+            "counts": [number % 3, number % 5],
+            "has_mask": True,
+            "patient": f"patient_{number // 2}",
+            "bytes": 10**8 + number,
+            "voxels": hashlib.sha256(str(number).encode()).hexdigest()[:32],
+            "sha256": hashlib.sha256(str(number).encode()).hexdigest(),
+        }
+        for number in range(50_000)
+    ]
+    (tmp_path / "cases").mkdir()
+    write_index(tmp_path, ["x", "y"], None, rows, {"val": [row["id"] for row in rows[::10]]})
+    done = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from medpretrain3d.data import nifti
+from medpretrain3d.data.readers import claims
 from medpretrain3d.data.volume import check_same_place, read_channels, read_labels, read_volume
 from medpretrain3d.errors import UserError
 
@@ -124,8 +124,8 @@ def test_label_maps_hold_whole_numbers(write_nifti):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 4), np.int16), r"got shape \(3, 4\) \(2D\), wanted 3D; stack"),
-        (np.zeros((3, 4, 5, 2), np.int16), r"got shape \(3, 4, 5, 2\) \(4D\), wanted 3D; write one file per"),
+        (np.zeros((3, 4), np.int16), r"got shape \(3, 4, 1\)|got shape \(3, 4\) \(2D\), wanted 3D, .* stack"),
+        (np.zeros((3, 4, 5, 20), np.int16), r"got shape \(3, 4, 5, 20\) \(4D\), wanted .* write one file per"),
         (np.full((2, 2, 2), np.nan, np.float32), "8 of 8 voxels are NaN or infinite"),
         (np.full((2, 2, 2), np.inf, np.float32), "8 of 8 voxels are NaN or infinite"),
         (np.full((2, 2, 2), 40000, np.int32), "do not fit int16, so they are not HU"),
@@ -180,13 +180,13 @@ def test_a_changed_gzip_byte_is_noticed(write_nifti):
     data = bytearray(path.read_bytes())
     data[-6] ^= 1  # in the checksum at the end
     path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged or truncated gzip data"):
+    with pytest.raises(UserError, match="damaged or truncated compressed data"):
         read_volume(path)
 
 
 def test_volumes_above_the_limit_are_refused(write_nifti, monkeypatch):
-    monkeypatch.setattr(nifti, "MAX_BYTES", 380)
-    with pytest.raises(UserError, match="read are at most 380"):
+    monkeypatch.setattr(claims, "MAX_BYTES", 47)
+    with pytest.raises(UserError, match="read are at most 47"):
         read_volume(write_nifti(IMAGE))
 
 
@@ -197,8 +197,8 @@ def test_what_is_no_nifti_file_is_refused(tmp_path):
         ("empty.nii.gz", b"", "is empty"),
         ("text.nii", b"hello " * 200, "is not a NIfTI file"),
         ("short.nii", b"\x5c\x01\0\0", "is not a NIfTI file"),
-        ("plain.nii.gz", b"hello " * 200, "damaged or truncated gzip"),
-        ("scan.mha", b"ObjectType = Image", "wanted a NIfTI file, .nii.gz or .nii"),
+        ("plain.nii.gz", b"hello " * 200, "damaged or truncated compressed"),
+        ("scan.mha", b"ObjectType = Image", "is not a MetaImage file"),
     ]:
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=message):

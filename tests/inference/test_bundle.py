@@ -82,11 +82,6 @@ def test_preprocessing_needs_only_what_has_no_default():
     assert (read.patch, read.spacing_mm, read.num_channels) == ((16, 16, 32), None, 1)
 
 
-def test_padding_is_what_the_window_makes_of_it():
-    assert Preprocessing((8, 8, 8), window=Window(-1024, 1024), pad_hu=0).pad_value == pytest.approx(0.0)
-    assert Preprocessing((8, 8, 8), window=Window(-1024, 1024)).pad_value == pytest.approx(-1.0)
-
-
 def test_an_existing_bundle_is_kept_unless_the_call_says_so(copied):
     before = (copied / "bundle.json").read_bytes()
     with pytest.raises(UserError, match="exists already"):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.intensity import ZScore
 from medpretrain3d.data.volume import Volume, resample
 from medpretrain3d.inference import Preprocessing
 from medpretrain3d.inference.scan import ResampledScan, ScanTiles, TensorTiles, is_air
@@ -48,11 +51,21 @@ def test_tiles_of_a_scan_are_what_the_network_was_trained_on():
     preprocessing = Preprocessing(PATCH, spacing_mm=(2.0, 1.5, 1.0))
     tiles = ScanTiles(volume(), preprocessing)
     whole = resample(volume(), (2.0, 1.5, 1.0))
-    reference = TensorTiles(torch.from_numpy(preprocessing.window(whole.array)), preprocessing.pad_value)
+    reference = TensorTiles(torch.from_numpy(preprocessing.window(whole.array)), -1.0)
     assert tiles.shape == (10, 8, 9)
     assert tiles.spacing_mm == (2.0, 1.5, 1.0)
     for start in tile_starts(tiles.shape, PATCH, 0.5):
         assert torch.equal(tiles.read(start, PATCH), reference.read(start, PATCH))
+
+
+def test_tiles_of_other_units_are_normalised_by_the_whole_volume_and_padded_with_its_lowest_value():
+    scan = replace(volume(), rescale=((1.0, 0.0),))
+    tiles = ScanTiles(scan, Preprocessing((32, 32, 32), window=ZScore(), unit="any"))
+    d, h, w = scan.grid.shape
+    tile = tiles.read((0, 0, 0), (32, 32, 32))
+    normalised = ZScore().fitted(scan.statistics)(scan.array)
+    np.testing.assert_array_equal(tile[:, :d, :h, :w].numpy(), normalised)
+    assert tile[:, d:].unique().item() == normalised.min()
 
 
 @pytest.mark.parametrize("spacing_mm", [None, (1.0, 1.0, 1.0), (1.0000001, 1.0, 1.0)])

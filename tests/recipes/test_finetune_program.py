@@ -135,7 +135,7 @@ def test_a_label_budget_is_nested_and_checked(cube_store):
         return {case.case_id for case in data.train_cases}
 
     assert ids(1) < ids(2) < ids(3) < ids(None)
-    with pytest.raises(UserError, match="num_train_cases 9: the store has 4 training cases"):
+    with pytest.raises(UserError, match="num_train_cases 9: there are 4 training cases"):
         ids(9)
 
 

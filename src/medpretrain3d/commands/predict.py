@@ -103,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
         if prediction is None:
             try:
                 with tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
-                    prediction = predictor.predict(scan.open(), scan.case, scan.file, _shown_on(bar), with_masks)
+                    prediction = predictor.predict(
+                        scan.open(predictor.unit), scan.case, scan.file, _shown_on(bar), with_masks
+                    )
             except UserError as error:
                 failures.append(scan)
                 tqdm.write(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,8 @@
 """Read raw volumes and labels into a store.
 
-RAW is a folder in the layout of nnU-Net or the Medical Segmentation Decathlon, or any folder of .nii/.nii.gz volumes
-without labels. Several RAW folders make one store; their case ids must differ. Finished cases are kept as long as their
-files and the options stay the same, so an interrupted call continues.
+RAW is the folder of a data set that `medpretrain3d datasets` lists, recognised by its tree or named by --dataset, or
+any folder of scans without labels. Several RAW folders make one store; their case ids must differ. Finished cases are
+kept as long as their files and the options stay the same, so a killed call continues.
 Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
 """
 
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 from medpretrain3d.data.prepare import PrepareOptions, prepare
+from medpretrain3d.data.store import Store
+from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,19 +31,72 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one object is a connected component or a label value; default: as dataset.json says, else components",
     )
     parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
-    parser.add_argument("--fold", type=int, default=0, help="fold of splits.json")
+    parser.add_argument("--dataset", metavar="NAME", help="layout of RAW; default: recognised by its tree")
+    parser.add_argument(
+        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the data set; repeatable"
+    )
+    parser.add_argument("--fold", type=int, default=0, help="official fold that decides on train, val and test")
+    parser.add_argument(
+        "--intensity",
+        choices=("hu", "any"),
+        help="any: values have no unit, as in MR, and are stretched where they do not fit; default: hu, unless the "
+        "data set names its channels and none of them is CT",
+    )
     parser.add_argument("--workers", type=int, default=1, help="cases at a time, each in a process of its own")
+    parser.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="i/n",
+        help="prepare every n-th case only, i from 1 to n, as tasks of a job array do; the last one makes the index",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, then say what happened."""
     options = PrepareOptions(
-        tuple(args.spacing_mm) if args.spacing_mm else None, args.objects, args.min_voxels, args.fold
+        tuple(args.spacing_mm) if args.spacing_mm else None,
+        args.objects,
+        args.min_voxels,
+        args.fold,
+        args.dataset,
+        tuple(args.option),
+        args.intensity,
     )
-    summary = prepare(args.raw, args.store, options, args.workers, progress=True)
+    summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard)
     for skipped in summary.skipped:
-        print(f"skipped {skipped['case']}: {skipped['reason']}", file=sys.stderr)
+        print(f"skipped {skipped['case']}: {skipped['kind']}: {skipped['reason']}", file=sys.stderr)
+    kinds = Counter(skipped["kind"] for skipped in summary.skipped)
+    told = f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
+    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped{told}"
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
-    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped"
-    print(f"{args.store}: {done}; cases: {splits}")
+    rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
+    print(f"{args.store}: {done}; {rest}")
+    if not summary.awaited:
+        _deal_out_folds(Store(args.store))
     return int(bool(summary.skipped))
+
+
+def _deal_out_folds(store: Store) -> None:
+    """Folds for a labelled store whose data set names neither folds nor validation cases."""
+    splits = store.all_splits
+    if not store.classes or splits.folds or splits.named.get("val"):
+        return
+    patients = {store.entries[case_id]["patient"] or case_id for case_id in splits.named["train"]}
+    if len(patients) >= NUM_FOLDS:
+        split_store(store)
+        print(f"{store.path}: {NUM_FOLDS} folds, see `medpretrain3d split`")
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=VALUE, as min_readers=3")
+    return name, value
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdigit() and count.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: wanted i/n, as 1/4")
+    return int(number), int(count)

@@ -15,9 +15,12 @@ import numpy as np
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.data.arrays import array_shape, read_crop, write_array
 from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.errors import UserError
 
 CASES, IMAGE, MASK, SIDECAR = "cases", "image.b2nd", "mask.b2nd", "case.json"
+VERSION = 3
+"""Of a case's files; `prepare` makes a case of another version anew."""
 AIR_HU = -1024
 """Lowest value of an image and what surrounds it: CT's air, below which scanners only write padding."""
 
@@ -41,7 +44,7 @@ class Content:
 
     case_id: str
     image: np.ndarray
-    """(C, D, H, W) int16, HU for CT."""
+    """(C, D, H, W) int16; HU, or see `rescale`."""
     grid: Grid
     """Of `image`."""
     source_grid: Grid
@@ -56,6 +59,10 @@ class Content:
     """Regions (6,) in which finding something is neither right nor wrong; half-open, in voxels of `grid`."""
     patient: str | None = None
     """Pseudonym under which several cases belong together."""
+    rescale: Sequence[tuple[float, float]] = ()
+    """Slope and intercept per channel where it is not in HU: the file's values are `slope * image + intercept`."""
+    voxels: str = ""
+    """`voxels_sha256` of the file's image; empty where that is `image`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
 
@@ -81,13 +88,18 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
+    pad_values = [int(channel.min()) for channel in content.image] if content.rescale else [AIR_HU] * len(content.image)
     sidecar = {
+        "version": VERSION,
         "id": content.case_id,
         "source_file": content.source_file,
         "patient": content.patient,
         "num_channels": len(content.image),
         "has_mask": content.mask is not None,
-        "pad_hu": AIR_HU,
+        "pad_values": pad_values,
+        "rescale": [list(one) for one in content.rescale],
+        "statistics": [one.to_json() for one in channel_statistics(content.image, pad_values)],
+        "voxels": content.voxels or voxels_sha256(content.image),
         "grid": content.grid.to_json(),
         "source_grid": content.source_grid.to_json(),
         "instances": [
@@ -116,7 +128,9 @@ def index_row(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "num_objects": len(labels),
         "counts": np.bincount(labels).tolist(),
         "has_mask": sidecar["has_mask"],
+        "patient": sidecar["patient"],
         "bytes": sidecar["bytes"],
+        "voxels": sidecar["voxels"],
         "sha256": sidecar["sha256"],
     }
 
@@ -136,13 +150,25 @@ def _check_boxes(content: Content) -> None:
 
 def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.ndarray | None) -> str:
     """Hash of what training sees: geometry, objects and voxels, not names or dates."""
-    seen = {key: sidecar[key] for key in ("grid", "source_grid", "instances", "ignore_boxes_vox", "pad_hu")}
+    seen = {
+        key: sidecar[key] for key in ("grid", "source_grid", "instances", "ignore_boxes_vox", "pad_values", "rescale")
+    }
     digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
     for array in (image, instances):
         if array is not None:
             digest.update(str((array.shape, array.dtype.str)).encode())
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def voxels_sha256(image: np.ndarray) -> str:
+    """Hash of an image (C, D, H, W) in the canonical frame: the same for copies of a scan under other names.
+
+    Of the image before it is resampled, so that copies are found across stores.
+    """
+    digest = hashlib.sha256(str((image.shape, image.dtype.str)).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
 
 
 class Case:
@@ -160,7 +186,10 @@ class Case:
         self.source_file: str = sidecar["source_file"]
         self.num_channels: int = sidecar["num_channels"]
         self.has_mask: bool = sidecar["has_mask"]
-        self.pad_hu: int = sidecar["pad_hu"]
+        self.pad_values: tuple[int, ...] = tuple(sidecar["pad_values"])
+        """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
+        self.rescale: tuple[tuple[float, float], ...] = tuple((slope, start) for slope, start in sidecar["rescale"])
+        """Slope and intercept per channel that lead back to the file's values; empty for HU."""
 
     @staticmethod
     def open(folder: Path) -> Case:
@@ -188,6 +217,11 @@ class Case:
     def source_grid(self) -> Grid:
         """Of the file the case came from: `grid.map_boxes(boxes, source_grid)` gives voxels of that file."""
         return Grid.from_json(self.sidecar["source_grid"])
+
+    @functools.cached_property
+    def statistics(self) -> tuple[ChannelStatistics, ...]:
+        """Of each channel of the whole volume, in stored units: `normalisation.fitted(case.statistics)(crop)`."""
+        return tuple(ChannelStatistics.from_json(one) for one in self.sidecar["statistics"])
 
     @functools.cached_property
     def boxes(self) -> np.ndarray:
@@ -219,12 +253,12 @@ class Case:
         return table
 
     def read_image(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-        """A crop (C, d, h, w) int16; `pad_hu` outside the volume. `start` may be negative.
+        """A crop (C, d, h, w) int16; `pad_values` outside the volume. `start` may be negative.
 
         Raises:
             UserError: the file is missing or damaged.
         """
-        return read_crop(self.folder / IMAGE, start, size, self.pad_hu)
+        return read_crop(self.folder / IMAGE, start, size, self.pad_values)
 
     def read_instances(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
         """A crop (d, h, w) uint16 of instance ids; 0 is background and outside.

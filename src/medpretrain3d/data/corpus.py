@@ -27,6 +27,11 @@ class CaseRef:
         return self.store.case(self.case_id)
 
     @property
+    def voxels(self) -> str:
+        """Hash of the scan's voxels, the same for copies under other names; from the index."""
+        return str(self.store.entries[self.case_id]["voxels"])
+
+    @property
     def counts(self) -> Sequence[int]:
         """Objects of each class, from the index."""
         counts: Sequence[int] = self.store.entries[self.case_id]["counts"]
@@ -95,6 +100,8 @@ class Corpus:
     def hold_out(self, split: str, count: int) -> tuple[list[CaseRef], list[CaseRef]]:
         """Cases to train on, and `count` to look at, chosen once and for all (not by the run's seed).
 
+        Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
+
         Raises:
             UserError: nothing would be left to train on.
         """
@@ -102,7 +109,12 @@ class Corpus:
         if count >= len(cases):
             raise UserError(f"num_val_cases {count} leaves none of the {len(cases)} cases to train on; lower it")
         held_out = set(nested_order(len(cases))[:count])
-        train = [case for index, case in enumerate(cases) if index not in held_out]
+        seen = {cases[index].voxels for index in held_out}
+        train = [case for index, case in enumerate(cases) if index not in held_out and case.voxels not in seen]
+        if not train:
+            raise UserError(
+                f"num_val_cases {count} leaves none of the {len(cases)} cases to train on but copies; lower it"
+            )
         return train, [cases[index] for index in sorted(held_out)]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medpretrain3d.data.augment import IntensityAugment, IntensityChange, SpatialAugment
 from medpretrain3d.data.case import Case
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.placement import PLAIN, Patch, Placement, place
 from medpretrain3d.data.sampling import Sites
 
@@ -32,7 +32,7 @@ class SourceCrop:
     """(C, d, h, w) int16."""
     placement: Placement
     patch: Patch
-    window: Window
+    window: Normalisation
     change: IntensityChange | None = None
 
     def finish(self) -> Tensor:
@@ -77,7 +77,7 @@ class CropReader:
     """How crops are read: size, window, and what is drawn for each."""
 
     patch: Patch
-    window: Window
+    window: Normalisation
     spatial: SpatialAugment | None = None
     intensity: IntensityAugment | None = None
     sites: Sites = field(default_factory=Sites)
@@ -88,12 +88,13 @@ class CropReader:
 
     def image(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceCrop:
         """Read the image of a crop that stands at `start`, margin included where something is interpolated."""
-        return self.crop(case.read_image(*placement.source(start, self.patch)), placement, random)
+        return self.crop(case, case.read_image(*placement.source(start, self.patch)), placement, random)
 
-    def crop(self, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
-        """Voxels (C, d, h, w) already read; draws the change of intensity."""
+    def crop(self, case: Case, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
+        """Voxels (C, d, h, w) of the case already read; draws the change of intensity."""
         change = self.intensity.draw(random) if self.intensity else None
-        return SourceCrop(torch.from_numpy(voxels), placement, self.patch, self.window, change)
+        window = self.window.fitted(case.statistics)
+        return SourceCrop(torch.from_numpy(voxels), placement, self.patch, window, change)
 
     def labels(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:
         """Read the instance map of a crop; finished, 0 is background and `label + 1` inside objects."""

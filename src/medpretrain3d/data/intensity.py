@@ -1,19 +1,44 @@
-"""From Hounsfield units to network input."""
+"""From stored intensities to network input. Each of these is plain data in an encoder file or a bundle."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
-from torch import Tensor
 
+from medpretrain3d.data.statistics import ChannelStatistics
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 
+if TYPE_CHECKING:  # a store opens without torch, which takes 200 MB of memory
+    from torch import Tensor
+
+
+class Normalisation(Described, ABC):
+    """Maps an image of any shape and numeric type to a new float32 one.
+
+    One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's
+    numbers: `normalisation.fitted(case.statistics)(crop)`. The others are returned by `fitted` as they are.
+    """
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+        """The normalisation of one volume, whose channels have these statistics."""
+        return self
+
+    @overload
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Tensor) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, image: Any) -> Any:
+        """Normalise; the image is left alone."""
+
 
 @dataclass(frozen=True)
-class Window(Described):
+class Window(Normalisation):
     """Maps a range of HU linearly to [-1, 1] and cuts what lies outside.
 
     The same window serves every image: normalising each image by itself would throw away what a Hounsfield unit means.
@@ -30,19 +55,164 @@ class Window(Described):
     high_hu: float = 1024
 
     def __post_init__(self) -> None:
+        """Refuse a window without width."""
         if not (np.isfinite([self.low_hu, self.high_hu]).all() and self.low_hu < self.high_hu):
             raise UserError(f"window {self.low_hu} .. {self.high_hu} HU: the first must be below the second")
 
-    @overload
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
-    @overload
-    def __call__(self, image: Tensor) -> Tensor: ...
-    def __call__(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
-        """An image of any shape and numeric type as a new float32 one in [-1, 1]."""
+    def __call__(self, image: Any) -> Any:
+        """In [-1, 1]."""
         centre, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
-        if isinstance(image, Tensor):
-            return image.float().sub(centre).div_(half).clamp_(-1, 1)
+        return _scaled(image, centre, half, (-1.0, 1.0))
+
+
+WindowName = Literal["lung", "soft_tissue", "bone", "full"]
+WINDOWS_HU: dict[WindowName, tuple[float, float]] = {
+    "lung": (-1350, 150),  # width 1500, level -600
+    "soft_tissue": (-160, 240),  # width 400, level 40
+    "bone": (-450, 1050),  # width 1500, level 300
+    "full": (-1024, 3071),  # 12 bits: all that a CT scanner writes
+}
+
+
+class NamedWindow(Window):
+    """A window that radiologists call by name.
+
+    Args:
+        name: `lung` (-1350 .. 150 HU), `soft_tissue` (-160 .. 240), `bone` (-450 .. 1050) or `full` (-1024 .. 3071).
+
+    Raises:
+        UserError: there is no such window.
+    """
+
+    def __init__(self, name: WindowName) -> None:
+        if name not in WINDOWS_HU:
+            raise UserError(f"window '{name}': wanted one of {', '.join(WINDOWS_HU)}, or Window(low_hu, high_hu)")
+        super().__init__(*WINDOWS_HU[name])
+
+
+class ForegroundZScore(Normalisation):
+    """Cuts at two percentiles of the data set's foreground and divides by its standard deviation.
+
+    nnDetection's and nnU-Net's normalisation of CT (Baumgartner et al., 2021): percentiles 0.5 and 99.5, mean and
+    standard deviation of the voxels inside objects of all training cases. `data/foreground.py` measures them; here they
+    are constants, so that every later image is treated alike. One number per channel, or one number for all channels.
+
+    Args:
+        low: percentile 0.5.
+        high: percentile 99.5.
+        mean: becomes 0.
+        std: becomes 1.
+
+    Raises:
+        UserError: lists of different lengths, `low` not below `high`, or a standard deviation that is not positive.
+    """
+
+    def __init__(
+        self,
+        low: float | Sequence[float],
+        high: float | Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+    ) -> None:
+        self.low, self.high, self.mean, self.std = (
+            np.atleast_1d(value).astype(float) for value in (low, high, mean, std)
+        )
+        if len({len(one) for one in (self.low, self.high, self.mean, self.std)}) > 1:
+            raise UserError("foreground statistics: low, high, mean and std have different numbers of channels")
+        if not ((self.low < self.high).all() and (self.std > 0).all()):  # also false for NaN
+            raise UserError(
+                f"foreground statistics: low {self.low.tolist()} must be below high {self.high.tolist()}, "
+                f"std {self.std.tolist()} above 0"
+            )
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...); with one number per statistic of any shape."""
+        return _scaled(
+            image, self.mean, self.std, ((self.low - self.mean) / self.std, (self.high - self.mean) / self.std)
+        )
+
+
+class ZScore(Normalisation):
+    """Mean 0 and standard deviation 1 within each volume and channel, for MR, whose values have no unit.
+
+    Statistics are those of the voxels above the channel's lowest value, so that air does not weigh. They do not change
+    when the values of a channel are stretched, so a channel that the store had to rescale comes out the same.
+    """
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> FittedZScore:
+        """With the numbers of one volume."""
+        return FittedZScore([one.mean for one in statistics], [one.std for one in statistics])
+
+    def __call__(self, image: Any) -> Any:
+        """Refuse: a crop normalised by itself would look like any other.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("ZScore needs the volume's statistics: ZScore().fitted(case.statistics)(crop)")
+
+
+class FittedZScore(Normalisation):
+    """`ZScore` of one volume.
+
+    Args:
+        mean: per channel.
+        std: per channel; 0 for a constant channel, which becomes 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.mean = np.array(mean, dtype=float)
+        self.std = np.array([one or 1.0 for one in std], dtype=float)
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...)."""
+        return _scaled(image, self.mean, self.std)
+
+
+class PerChannel(Normalisation):
+    """One normalisation per channel, as a lung and a soft tissue window of a scan given twice, or PET beside CT.
+
+    Args:
+        channels: in the order of the channels.
+    """
+
+    def __init__(self, channels: Sequence[Normalisation]) -> None:
+        self.channels = tuple(channels)
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Self:
+        """Each channel fitted to its own statistics."""
+        pairs = zip(self.channels, statistics, strict=True)
+        return type(self)([channel.fitted([its]) for channel, its in pairs])
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...).
+
+        Raises:
+            UserError: it has another number of channels.
+        """
+        if len(image) != len(self.channels):
+            raise UserError(
+                f"image of {len(image)} channels for {len(self.channels)} normalisations; give one for each"
+            )
+        parts = [channel(image[index : index + 1]) for index, channel in enumerate(self.channels)]
+        if isinstance(image, np.ndarray):
+            return np.concatenate(parts)
+        import torch
+
+        return torch.cat(parts)
+
+
+def _scaled(image: Any, shift: Any, scale: Any, limits: tuple[Any, Any] | None = None) -> Any:
+    """`(image - shift) / scale` as float32, cut at the limits; of arrays each leading channel takes one number."""
+    numbers = [np.asarray(value, dtype=np.float32) for value in (shift, scale, *(limits or ()))]
+    shaped = [one.reshape(()) if one.size == 1 else one.reshape(-1, *(1,) * (image.ndim - 1)) for one in numbers]
+    if isinstance(image, np.ndarray):
         scaled = image.astype(np.float32)
-        scaled -= np.float32(centre)
-        scaled /= np.float32(half)
-        return np.clip(scaled, -1, 1, out=scaled)
+        scaled -= shaped[0]
+        scaled /= shaped[1]
+        return scaled if limits is None else np.clip(scaled, *shaped[2:], out=scaled)
+    import torch
+
+    tensors = [torch.as_tensor(one, device=image.device) for one in shaped]
+    result = image.float().sub(tensors[0]).div_(tensors[1])
+    return result if limits is None else result.clamp_(*tensors[2:])

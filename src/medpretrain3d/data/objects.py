@@ -7,13 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medpretrain3d.data.importers.base import ObjectRule
+from medpretrain3d.data.importers.base import ANATOMY, IGNORE, ObjectRule
 from medpretrain3d.errors import UserError
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object: its id in the instance map, class from 0, box (6,) in voxels of the map, half-open."""
+    """One object: its id in the instance map, class from 0, box (6,) in voxels of the map, half-open.
+
+    An ignore region has the label `IGNORE` and the id 0, for it is not drawn into the instance map.
+    """
 
     id: int
     label: int
@@ -27,12 +30,13 @@ def find_objects(
 
     Args:
         labels: label values or instance ids, 0 for background.
-        class_of_value: class of every other value.
+        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`.
         rule: `components` (26-connected), `labels` or `instances`.
         min_voxels: smaller objects are noise of the annotation and become background.
 
     Returns:
-        The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids.
+        The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids, ignore regions
+        among them.
 
     Raises:
         UserError: a value without a class, an instance without a voxel, or more objects than ids.
@@ -41,19 +45,26 @@ def find_objects(
     unknown = sorted(values - set(class_of_value))
     if unknown:
         raise UserError(f"label values {_some(unknown)} stand for no class; known are {_some(sorted(class_of_value))}")
+    anatomy = [value for value in values if class_of_value[value] == ANATOMY]
+    if anatomy:
+        labels = np.where(np.isin(labels, anatomy), 0, labels)
     missing = sorted(set(class_of_value) - values) if rule == "instances" else []
     if missing:
         raise UserError(f"instances {_some(missing)} of the table have no voxel in the mask; correct either")
     instances = np.zeros(labels.shape, dtype=np.uint16)
     objects: list[Instance] = []
+    number = 0
     for value, region, part in sorted(_parts(labels, rule), key=lambda found: found[0]):
         if np.count_nonzero(part) < min_voxels:
             continue
-        if len(objects) == np.iinfo(np.uint16).max:
-            raise UserError(f"more than {len(objects)} objects; raise --min-voxels or use --objects labels")
-        number = len(objects) + 1
-        instances[region][part] = number
         box = (*(axis.start for axis in region), *(axis.stop for axis in region))
+        if class_of_value[value] == IGNORE:
+            objects.append(Instance(0, IGNORE, box))
+            continue
+        if number == np.iinfo(np.uint16).max:
+            raise UserError(f"more than {number} objects; raise --min-voxels or use --objects labels")
+        number += 1
+        instances[region][part] = number
         objects.append(Instance(number, class_of_value[value], box))
     return instances, objects
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from medpretrain3d.data.arrays import BLOCK_VOX
+from medpretrain3d.data.arrays import CHUNK_VOX
 from medpretrain3d.data.batches import generator_at, shuffled
 from medpretrain3d.data.case import Case
 from medpretrain3d.data.corpus import CaseRef
@@ -156,17 +156,17 @@ def object_start(case: Case, patch: Patch, random: np.random.Generator, label: i
 def foreground_start(
     case: Case, patch: Patch, random: np.random.Generator, foreground_hu: float, min_foreground: float
 ) -> Patch:
-    """Lowest corner of a crop whose centre lies in a stored block with tissue; the best of a dozen where none does.
+    """Lowest corner of a crop whose centre lies in a stored chunk with tissue; the best of a dozen where none does.
 
-    One try decompresses one block of 32^3 voxels, and never more of the volume.
+    One try decompresses one chunk of 32^3 voxels, and never more of the volume.
     """
     best, best_share = (0, 0, 0), -1.0
     for _ in range(TRIES):
         start = uniform_start(case.grid.shape, patch, random)
         centre = [first + edge // 2 for first, edge in zip(start, patch, strict=True)]
-        block = [c // BLOCK_VOX * BLOCK_VOX for c in centre]
-        room = [min(BLOCK_VOX, size - b) for size, b in zip(case.grid.shape, block, strict=True)]
-        share = float((case.read_image(block, room)[0] > foreground_hu).mean())
+        chunk = [c // CHUNK_VOX * CHUNK_VOX for c in centre]
+        room = [min(CHUNK_VOX, size - first) for size, first in zip(case.grid.shape, chunk, strict=True)]
+        share = float((case.read_image(chunk, room)[0] > foreground_hu).mean())
         if share > best_share:
             best, best_share = start, share
         if share >= min_foreground:

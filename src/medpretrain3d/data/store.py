@@ -1,8 +1,8 @@
 """The store: prepared cases on disk, indexed, split, and fingerprinted.
 
 STORE/store.json                 index: classes, spacing, fingerprint, a few facts per case
-STORE/splits.json                {"train": [...], "val": [...], "test": [...]}
-STORE/skipped.json               [{"case", "file", "reason"}]
+STORE/splits.json                train, val, test, folds, see data/splits.py
+STORE/skipped.json               [{"case", "file", "kind", "reason"}], from STORE/skipped/<id>.json
 STORE/cases/<id>/image.b2nd      (C, D, H, W) int16
 STORE/cases/<id>/mask.b2nd       (D, H, W) uint16 instance ids, where there is a mask
 STORE/cases/<id>/case.json       geometry, objects, hash
@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.data.case import CASES, Case, Content, Object, case_folder, index_row, write_case
+from medpretrain3d.data.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
+from medpretrain3d.data.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.data.grid import Spacing
+from medpretrain3d.data.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.errors import UserError
 
-FORMAT, VERSION = "medpretrain3d-store", 2
-INDEX, SPLITS, SKIPPED = "store.json", "splits.json", "skipped.json"
+FORMAT = "medpretrain3d-store"
+INDEX, SKIPPED = "store.json", "skipped.json"
 
 __all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
 
@@ -48,10 +50,15 @@ class Store:
         self.fingerprint: str = index["fingerprint"]
         """Changes when any voxel, box or class of any case does."""
         self.entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in index["cases"]}
-        """Per case: id, shape, num_objects, counts per class, has_mask, bytes, sha256."""
+        """Per case: id, shape, num_objects, counts per class, has_mask, patient, bytes, and two hashes: `voxels` of the
+        scan alone, the same for copies under other names, and `sha256` of all that training sees."""
         for case_id in self.entries:
             case_folder(self.path, case_id)  # refuses ids that lead out of the store
-        self.splits: dict[str, tuple[str, ...]] = _read_splits(self.path, self.entries)
+        self.duplicates: tuple[tuple[str, ...], ...] = tuple(tuple(ids) for ids in index["duplicates"])
+        """Groups of cases with the same voxels."""
+        self.all_splits: Splits = read_splits(self.path, self.entries)
+        self.splits: Fold = self.all_splits.named
+        _check_apart(self.path, self.splits, self.duplicates)
 
     @property
     def case_ids(self) -> tuple[str, ...]:
@@ -83,7 +90,8 @@ def write_index(
     rows: Sequence[Mapping[str, Any]],
     splits: Mapping[str, Sequence[str]],
     channel_names: Sequence[str] = ("CT",),
-) -> None:
+    folds: Sequence[Fold] = (),
+) -> Fold:
     """Make a store of cases already written. The index comes last, so a store that has one is complete.
 
     Args:
@@ -91,13 +99,27 @@ def write_index(
         classes: names, in the order of the labels.
         spacing_mm: along (D, H, W) where all cases share it.
         rows: of every case, as `write_case` gives them.
-        splits: cases per split; cases of none are listed under `train`.
+        splits: cases per split; cases of none are listed under `train`. Of copies that are in several splits one split
+            keeps its own (test before val before train), the others go to `duplicates`.
         channel_names: one per channel.
+        folds: official ones; without them those of an earlier index are kept as long as they fit the cases.
+
+    Returns:
+        The splits as written.
     """
     rows = sorted(rows, key=lambda row: row["id"])
     listed = {case_id for ids in splits.values() for case_id in ids}
-    all_splits = {name: sorted(ids) for name, ids in sorted(splits.items())}
-    all_splits["train"] = sorted([*all_splits.get("train", []), *(r["id"] for r in rows if r["id"] not in listed)])
+    unlisted = [row["id"] for row in rows if row["id"] not in listed]
+    named = {name: tuple(sorted(ids)) for name, ids in sorted(splits.items())}
+    named["train"] = tuple(sorted([*named.get("train", ()), *unlisted]))
+    groups = same_voxels({row["id"]: row["voxels"] for row in rows})
+    kept = kept_splits(path, keep_apart(named, groups))
+    known = {row["id"] for row in rows}
+    official = tuple(
+        keep_apart({name: tuple(one for one in ids if one in known) for name, ids in fold.items()}, groups)
+        for fold in folds
+    )
+    written = Splits(kept.named, official or kept.folds, kept.label_order)
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -106,10 +128,12 @@ def write_index(
         "channel_names": list(channel_names),
         "num_cases": len(rows),
         "fingerprint": fingerprint(classes, rows),
+        "duplicates": groups,
         "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
-    write_text(path / SPLITS, json.dumps(all_splits, indent=1) + "\n")
+    write_splits(path, written)
     write_text(path / INDEX, json.dumps(index) + "\n")
+    return written.named
 
 
 def fingerprint(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -134,28 +158,26 @@ def _read_index(path: Path) -> dict[str, Any]:
             f"{file}: store of version {index.get('version')}, this medpretrain3d reads version {VERSION}; "
             "update medpretrain3d or prepare the store again"
         )
-    missing = [key for key in ("classes", "spacing_mm", "channel_names", "fingerprint", "cases") if key not in index]
+    missing = [
+        key
+        for key in ("classes", "spacing_mm", "channel_names", "fingerprint", "duplicates", "cases")
+        if key not in index
+    ]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}; prepare the store again")
     return index
 
 
-def _read_splits(path: Path, known: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    file = path / SPLITS
-    named = _read_json(file) if file.is_file() else {}
-    splits = {name: tuple(ids) for name, ids in named.items()}
-    strangers = [case_id for ids in splits.values() for case_id in ids if case_id not in known]
-    if strangers:
-        raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
-    home: dict[str, str] = {}
-    for name, ids in splits.items():
-        for case_id in ids:
-            if home.setdefault(case_id, name) != name:
-                raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
-    unlisted = tuple(case_id for case_id in known if case_id not in home)
-    if unlisted or "train" not in splits:
-        splits["train"] = (*splits.get("train", ()), *unlisted)
-    return splits
+def _check_apart(path: Path, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:
+    home = {case_id: name for name, ids in splits.items() for case_id in ids}
+    for group in groups:
+        used = [case_id for case_id in group if home[case_id] != DUPLICATES]
+        for other in used[1:]:
+            if home[other] != home[used[0]]:
+                raise UserError(
+                    f"{path / SPLITS}: '{used[0]}' in '{home[used[0]]}' and '{other}' in '{home[other]}' hold the same "
+                    f"voxels; put one of them into '{DUPLICATES}'"
+                )
 
 
 def _read_json(file: Path) -> Any:

@@ -171,7 +171,7 @@ class GridAndTargets(Views):
 
         def cut(start: np.ndarray) -> Any:
             d, h, w = (slice(first, first + edge) for first, edge in zip(start, patch, strict=True))
-            return reader.crop(voxels[:, d, h, w].copy(), reader.draw_placement(case, random), random)
+            return reader.crop(case, voxels[:, d, h, w].copy(), reader.draw_placement(case, random), random)
 
         return {
             "base": [cut(start) for start in bases],

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from medpretrain3d.data.case import AIR_HU
 from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.nifti import read_nifti
+from medpretrain3d.data.quarantine import Unusable
+from medpretrain3d.data.readers import Scan, read_scan
 from medpretrain3d.data.resample import resample_linear, resample_nearest
+from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.errors import UserError
 
+Unit = Literal["hu", "any"]
+"""`hu`: values are Hounsfield units. `any`: they mean something within one scan only, as in MR."""
 SMALLEST_FLOAT_RANGE = 16
 """A floating-point image with fractions and less range than this was normalised; rounding would empty it."""
+LARGEST_STORED = 32000
+"""A channel in units that do not fit int16 is stretched over 0 to this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,15 +31,27 @@ class Volume:
     """Voxels and where they lie.
 
     Args:
-        array: (C, D, H, W), indices growing to Superior, Posterior and the patient's Left. Images are int16 HU,
-            label maps have whole numbers of any type.
+        array: (C, D, H, W), indices growing to Superior, Posterior and the patient's Left. Images are int16 HU (or see
+            `rescale`), label maps have whole numbers of any type.
         grid: of `array`; oblique scans keep their oblique affine.
         source_grid: of the file, in its own array order: `grid.map_boxes(boxes, source_grid)` gives voxels of the file.
+        rescale: slope and intercept per channel: the file's values are `slope * array + intercept`; empty for HU.
     """
 
     array: np.ndarray
     grid: Grid
     source_grid: Grid
+    rescale: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def pad_values(self) -> tuple[int, ...]:
+        """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
+        return tuple(int(channel.min()) if self.rescale else AIR_HU for channel in self.array)
+
+    @functools.cached_property
+    def statistics(self) -> tuple[ChannelStatistics, ...]:
+        """Of each channel, as a store has them: `normalisation.fitted(volume.statistics)(volume.array)`."""
+        return channel_statistics(self.array, self.pad_values)
 
     @property
     def num_channels(self) -> int:
@@ -44,59 +64,78 @@ class Volume:
         return self.array[:, d, h, w]
 
 
-def read_volume(path: Path) -> Volume:
-    """Read an image of one channel from NIfTI, in any orientation.
+def read_volume(path: Path, unit: Unit = "hu") -> Volume:
+    """Read an image from any format of `readers`, in any orientation, with all its channels.
 
-    Values are rounded to whole HU; padding below -1024 (often -3024 or -2000 outside the scan circle) becomes air.
-
-    Raises:
-        UserError: whatever `read_nifti` refuses, and values that cannot be HU: outside int16, or a normalised image.
-    """
-    voxels, affine_ras = read_nifti(path)
-    return _canonical(_to_hu(path, voxels), affine_ras)
-
-
-def read_channels(paths: Sequence[Path]) -> Volume:
-    """Read the channels of one case (C files of one channel) into one volume.
+    HU are rounded to whole numbers, and padding below -1024 (often -3024 or -2000 outside the scan circle) becomes air.
+    With `unit="any"` a channel of whole numbers that fit int16 stays as it is; any other is stretched linearly over
+    0 to 32000, which keeps 15 bits, and `rescale` leads back.
 
     Raises:
-        UserError: a file cannot be read, or lies elsewhere than the first one.
+        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, or a normalised image.
     """
-    volumes = [read_volume(path) for path in paths]
+    scan = read_scan(path)
+    if unit == "hu":
+        return _canonical(scan, _to_hu(path, scan.voxels))
+    channels = [_to_int16(channel) for channel in scan.voxels]
+    volume = _canonical(scan, np.stack([stored for stored, _, _ in channels]))
+    return replace(volume, rescale=tuple((slope, intercept) for _, slope, intercept in channels))
+
+
+def read_channels(paths: Sequence[Path], unit: Unit = "hu") -> Volume:
+    """Read the channels of one case, from one file or several, into one volume.
+
+    Raises:
+        Unusable: a file cannot be read, or lies elsewhere than the first one.
+    """
+    volumes = [read_volume(path, unit) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         check_same_place(path, volume.grid, paths[0], volumes[0].grid)
     if len(volumes) == 1:
         return volumes[0]
-    return Volume(np.concatenate([volume.array for volume in volumes]), volumes[0].grid, volumes[0].source_grid)
+    return replace(
+        volumes[0],
+        array=np.concatenate([volume.array for volume in volumes]),
+        rescale=tuple(one for volume in volumes for one in volume.rescale),
+    )
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label map or instance map (1, D, H, W) from NIfTI, in any orientation.
+    """Read a label map or instance map (1, D, H, W) from any format of `readers`, in any orientation.
 
     Raises:
-        UserError: whatever `read_nifti` refuses, and values that are not whole numbers from 0 to 65535.
+        Unusable: whatever `read_scan` refuses, several channels, and values that are not whole numbers from 0 to 65535.
     """
-    voxels, affine_ras = read_nifti(path)
+    scan = read_scan(path)
+    voxels = scan.voxels
+    if len(voxels) != 1:
+        raise Unusable(
+            f"{path}: a mask of {len(voxels)} channels, wanted one; write overlapping objects apart", "values"
+        )
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > 65535:
-        raise UserError(f"{path}: labels from {low} to {high}, wanted 0 to 65535; is it an image rather than a mask?")
+        raise Unusable(
+            f"{path}: labels from {low} to {high}, wanted 0 to 65535; is it an image rather than a mask?", "values"
+        )
     whole = voxels.astype(np.uint16)
     if voxels.dtype.kind == "f" and not np.array_equal(whole, voxels):
-        raise UserError(f"{path}: labels are not whole numbers; was the mask resampled with interpolation?")
-    return _canonical(whole, affine_ras)
+        raise Unusable(f"{path}: labels are not whole numbers; was the mask resampled with interpolation?", "values")
+    return _canonical(scan, whole)
 
 
 def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Grid) -> None:
     """Refuse a file whose voxels are not those of another, whatever order the two files store them in.
 
     Raises:
-        UserError: shapes differ, or an entry of the affines by more than 1e-3 mm.
+        Unusable: shapes differ, or an entry of the affines by more than 1e-3 mm.
     """
     if grid.shape != reference.shape:
-        raise UserError(f"{path}: shape {grid.shape}, {reference_path.name} has {reference.shape} (axes S, P, L)")
+        raise Unusable(
+            f"{path}: shape {grid.shape}, {reference_path.name} has {reference.shape} (axes S, P, L)", "mask"
+        )
     if not grid.is_close(reference):
         distance_mm = float(np.abs(grid.affine_lps - reference.affine_lps).max())
-        raise UserError(f"{path}: affine differs from that of {reference_path.name} by {distance_mm:.3g} mm")
+        raise Unusable(f"{path}: affine differs from that of {reference_path.name} by {distance_mm:.3g} mm", "mask")
 
 
 def resample(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
@@ -106,7 +145,7 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
         UserError: the spacing is not three positive numbers.
     """
     grid = _resampled_grid(volume.grid, spacing_mm)
-    return Volume(resample_linear(volume.array, _steps(volume.grid, grid), grid.shape), grid, volume.source_grid)
+    return replace(volume, array=resample_linear(volume.array, _steps(volume.grid, grid), grid.shape), grid=grid)
 
 
 def resample_labels(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
@@ -116,7 +155,7 @@ def resample_labels(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
         UserError: the spacing is not three positive numbers.
     """
     grid = _resampled_grid(volume.grid, spacing_mm)
-    return Volume(resample_nearest(volume.array, _steps(volume.grid, grid), grid.shape), grid, volume.source_grid)
+    return replace(volume, array=resample_nearest(volume.array, _steps(volume.grid, grid), grid.shape), grid=grid)
 
 
 def check_spacing(spacing_mm: Sequence[float]) -> None:
@@ -145,23 +184,37 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
     low, high = float(voxels.min()), float(voxels.max())
     limits = np.iinfo(np.int16)
     if round(low) < limits.min or round(high) > limits.max:
-        raise UserError(
+        raise Unusable(
             f"{path}: values from {low:g} to {high:g} do not fit int16, so they are not HU; "
-            "check the rescale slope and intercept of the export"
+            "check the rescale slope and intercept of the export",
+            "values",
         )
     if voxels.dtype.kind == "f":
         rounded = np.rint(voxels)
         if high - low < SMALLEST_FLOAT_RANGE and not np.array_equal(rounded, voxels):
-            raise UserError(
-                f"{path}: fractions from {low:g} to {high:g}, so it is not in HU but normalised; give the original scan"
+            raise Unusable(
+                f"{path}: fractions from {low:g} to {high:g}, so it is not in HU but normalised; "
+                "give the original scan",
+                "values",
             )
         voxels = rounded
     return np.maximum(voxels, AIR_HU).astype(np.int16) if low < AIR_HU else voxels.astype(np.int16)
 
 
-def _canonical(voxels: np.ndarray, affine_ras: np.ndarray) -> Volume:
-    affine_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine_ras
-    source_grid = Grid((voxels.shape[0], voxels.shape[1], voxels.shape[2]), affine_lps)
+def _to_int16(channel: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """A channel as int16, with the slope and intercept that lead back."""
+    low, high = float(channel.min()), float(channel.max())
+    limits = np.iinfo(np.int16)
+    if limits.min <= low and high <= limits.max and (channel.dtype.kind != "f" or (channel == np.rint(channel)).all()):
+        return channel.astype(np.int16), 1.0, 0.0
+    slope = (high - low) / LARGEST_STORED or 1.0
+    return np.rint((channel.astype(np.float64) - low) / slope).astype(np.int16), slope, low
+
+
+def _canonical(scan: Scan, voxels: np.ndarray) -> Volume:
+    """Voxels (C, i, j, k) of a scan in the canonical frame."""
+    source_grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), scan.affine_lps)
     grid, order, mirrored = source_grid.canonical()
-    array = np.flip(voxels.transpose(order), mirrored)
-    return Volume(np.ascontiguousarray(array)[None], grid, source_grid)
+    array = voxels.transpose(0, *(axis + 1 for axis in order))
+    array = np.flip(array, tuple(axis + 1 for axis in mirrored))
+    return Volume(np.ascontiguousarray(array), grid, source_grid)

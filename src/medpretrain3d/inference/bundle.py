@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, write_text
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.data.intensity import Normalisation, Window
+from medpretrain3d.data.volume import Unit
 from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
@@ -35,21 +35,16 @@ class Preprocessing:
     Args:
         patch: (D, H, W) of the tiles, as in training.
         spacing_mm: along (D, H, W), to which scans are resampled; `None` keeps each scan's own.
-        window: from HU to the network's input.
+        window: from stored intensities to the network's input.
         num_channels: of the image.
-        pad_hu: fills a tile behind the end of a scan smaller than the patch.
+        unit: `hu`, or `any` for scans that are read as the stores of MR images are.
     """
 
     patch: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None = None
-    window: Window = Window()  # noqa: RUF009 (immutable)
+    window: Normalisation = Window()  # noqa: RUF009 (immutable)
     num_channels: int = 1
-    pad_hu: int = -1024
-
-    @property
-    def pad_value(self) -> float:
-        """`pad_hu` as the network sees it."""
-        return float(self.window(np.array([self.pad_hu], dtype=np.int16))[0])
+    unit: Unit = "hu"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, the window as its description."""

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from medpretrain3d.data.corpus import CaseRef, Corpus
+from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
+from medpretrain3d.data.readers.dicom import is_dicom
 from medpretrain3d.data.store import INDEX
-from medpretrain3d.data.volume import read_volume
+from medpretrain3d.data.volume import Unit, read_volume
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
-
-ENDINGS = (".nii.gz", ".nii")
 
 
 class ScanInput(Protocol):
@@ -28,7 +28,7 @@ class ScanInput(Protocol):
     def file(self) -> str:
         """Name of the scan's file or folder, without the folders above it."""
 
-    def open(self) -> VoxelReader:
+    def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read what is needed. Raises UserError where the scan is damaged."""
 
     def sha256(self) -> str:
@@ -37,31 +37,28 @@ class ScanInput(Protocol):
 
 @dataclass(frozen=True)
 class ScanPath:
-    """A NIfTI file, or the folder of a DICOM series."""
+    """A file of any format of `data.readers`, or the folder of a DICOM series."""
 
     path: Path
 
     @property
     def case(self) -> str:
-        """The name without `.nii.gz` or `.nii` and without nnU-Net's channel `_0000`."""
-        name = self.path.name
-        for ending in ENDINGS:
-            name = name.removesuffix(ending)
-        return name.removesuffix("_0000")
+        """The name without its ending and without nnU-Net's channel `_0000`."""
+        return volume_stem(self.path).removesuffix("_0000")
 
     @property
     def file(self) -> str:
         """The name."""
         return self.path.name
 
-    def open(self) -> VoxelReader:
+    def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read the scan. Raises UserError where it is damaged."""
-        return read_volume(self.path)
+        return read_volume(self.path, unit)
 
     def sha256(self) -> str:
         """Of the file, or of all slices."""
         digest = hashlib.sha256()
-        for path in _slices(self.path) if self.path.is_dir() else [self.path]:
+        for path in source_files(self.path):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -83,8 +80,8 @@ class StoredScan:
         """Name of the file the case was prepared from."""
         return self.ref.open().source_file
 
-    def open(self) -> VoxelReader:
-        """Open the case; its voxels are read tile by tile. Raises UserError where it is damaged."""
+    def open(self, unit: Unit = "hu") -> VoxelReader:
+        """Open the case, in its store's unit; voxels are read tile by tile. Raises UserError where it is damaged."""
         return self.ref.open()
 
     def sha256(self) -> str:
@@ -95,8 +92,8 @@ class StoredScan:
 def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
     """The scans behind what was named, in that order.
 
-    A path may be a NIfTI file; a folder with NIfTI files directly inside, in the order of their names; the folder of a
-    DICOM series, or a folder of such folders; a text file with one path per line, relative to the text file, where
+    A path may be a volume file; a folder with volume files directly inside, in the order of their names; the folder of
+    a DICOM series, or a folder of such folders; a text file with one path per line, relative to the text file, where
     empty lines and lines that begin with # do not count; or a store.
 
     Args:
@@ -130,32 +127,24 @@ def _behind(path: Path, split: str) -> Iterator[ScanInput]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """NIfTI files of a folder, or itself where it is a DICOM series, or the series directly inside."""
-    # Hidden files are leftovers of other programs, such as the `._scan.nii.gz` of macOS.
-    volumes = sorted(file for file in folder.glob("[!.]*") if file.name.endswith(ENDINGS))
+    """Volume files of a folder, or itself where it is a DICOM series, or the series directly inside."""
+    volumes = find_volumes(folder)
     if volumes:
         return volumes
-    if _slices(folder):
+    if _is_series(folder):
         return [folder]
-    series = sorted(inner for inner in folder.glob("[!.]*") if inner.is_dir() and _slices(inner))
+    series = sorted(inner for inner in folder.glob("[!.]*") if inner.is_dir() and _is_series(inner))
     if not series:
         raise UserError(
-            f"{folder}: holds no {' or '.join(ENDINGS)} file and no DICOM series; name the folder with the scans "
-            "themselves"
+            f"{folder}: holds no volume ({', '.join(VOLUME_ENDINGS)}) and no DICOM series; name the folder with the "
+            "scans themselves"
         )
     return series
 
 
-def _slices(folder: Path) -> list[Path]:
-    """The DICOM files directly in a folder, known by `.dcm` or by what DICOM files begin with."""
-    return sorted(file for file in folder.glob("[!.]*") if file.is_file() and _is_dicom(file))
-
-
-def _is_dicom(file: Path) -> bool:
-    if file.suffix.lower() == ".dcm":
-        return True
-    with file.open("rb") as content:
-        return content.read(132)[128:] == b"DICM"
+def _is_series(folder: Path) -> bool:
+    """Whether a DICOM file lies directly in a folder."""
+    return any(file.is_file() and is_dicom(file) for file in folder.glob("[!.]*"))
 
 
 def _listed(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.volume import Unit
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
@@ -62,6 +63,11 @@ class Predictor:
     def config(self) -> InferenceConfig:
         """How boxes are merged: the first member's."""
         return self.configs[0]
+
+    @property
+    def unit(self) -> Unit:
+        """In which scans are read: as the first member's training images were."""
+        return self.bundles[0].preprocessing.unit
 
     @property
     def segmenter(self) -> tuple[int, Segmenter]:
@@ -119,7 +125,7 @@ class Predictor:
             UserError: the file cannot be read, or has other channels than the training data.
         """
         scan = ScanPath(Path(path))
-        return self.predict(scan.open(), scan.case, scan.file, progress)
+        return self.predict(scan.open(self.unit), scan.case, scan.file, progress)
 
     def _readers(self, scan: VoxelReader, name: str) -> list[ScanTiles]:
         for bundle in self.bundles:
@@ -175,6 +181,10 @@ def _check_members(bundles: Sequence[Bundle]) -> None:
             raise UserError(
                 f"bundles of different classes: {', '.join(bundles[0].classes)} and {', '.join(bundle.classes)}; "
                 "the members of an ensemble must have the same, in the same order"
+            )
+        if bundle.preprocessing.unit != bundles[0].preprocessing.unit:
+            raise UserError(
+                "a bundle trained on HU and one trained on other units look at different scans; give alike ones"
             )
 
 

@@ -10,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medpretrain3d.data.case import AIR_HU
 from medpretrain3d.data.grid import Grid, Spacing
 from medpretrain3d.data.resample import resample_linear
+from medpretrain3d.data.statistics import ChannelStatistics
 from medpretrain3d.data.volume import Volume, check_spacing
 from medpretrain3d.inference.bundle import Preprocessing
 from medpretrain3d.inference.tiles import Triple
 
-AIR_HU = -900.0
+EMPTY_HU = -900.0
 """A block of voxels with a mean up to this is air: lung lies above it, and noise of 80 HU moves a mean by 10 HU."""
 AIR_BLOCK_VOX = 4
 """Edge of the blocks. One voxel of soft tissue in eight lifts a block out of air."""
@@ -36,6 +38,14 @@ class VoxelReader(Protocol):
     @property
     def num_channels(self) -> int:
         """Of the voxels."""
+
+    @property
+    def pad_values(self) -> tuple[int, ...]:
+        """What surrounds the volume, per channel; -1024 for HU."""
+
+    @property
+    def statistics(self) -> tuple[ChannelStatistics, ...]:
+        """Of each channel of the whole volume, which a normalisation may be fitted to."""
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """The region (C, d, h, w) int16 of `size` voxels from `start` on; what lies behind the end may be missing."""
@@ -82,16 +92,18 @@ class TensorTiles:
 class ScanTiles:
     """Tiles of a scan, preprocessed as in training. Beside the scan's own int16 only a few slices are in memory.
 
-    A tile is empty, and not looked at, if every channel is constant once windowed, or if it is air (`is_air`).
+    A tile is empty, and not looked at, if every channel is constant once windowed, or, in HU, if it is air (`is_air`).
 
     Args:
-        scan: in HU.
+        scan: in the unit of the training images.
         preprocessing: of the training images.
     """
 
     def __init__(self, scan: VoxelReader, preprocessing: Preprocessing) -> None:
         self.scan = _at_spacing(scan, preprocessing.spacing_mm)
-        self.preprocessing = preprocessing
+        self.window = preprocessing.window.fitted(scan.statistics)
+        self.pad_values = scan.pad_values
+        self.is_hu = set(scan.pad_values) == {AIR_HU}
         self.grid = self.scan.grid
         self.shape = self.grid.shape
         self.spacing_mm = self.grid.spacing_mm
@@ -100,10 +112,10 @@ class ScanTiles:
         """See `TileReader`."""
         size = [min(edge, end - first) for first, edge, end in zip(start, patch, self.shape, strict=True)]
         region = self.scan.read_image(start, size)
-        if is_air(region):
+        if self.is_hu and is_air(region):
             return None
-        tile = torch.from_numpy(self.preprocessing.window(region))
-        return None if is_constant(tile) else _padded(tile, patch, self.preprocessing.pad_value)
+        tile = torch.from_numpy(self.window(_filled(region, patch, self.pad_values)))
+        return None if is_constant(tile) else tile
 
 
 class ResampledScan:
@@ -113,20 +125,22 @@ class ResampledScan:
     `detect_volume` does, have every slice resampled once.
 
     Args:
-        volume: the scan.
+        scan: of which all voxels are read.
         spacing_mm: along (D, H, W).
 
     Raises:
         UserError: the spacing is not three positive numbers.
     """
 
-    def __init__(self, volume: Volume, spacing_mm: Sequence[float]) -> None:
+    def __init__(self, scan: VoxelReader, spacing_mm: Sequence[float]) -> None:
         check_spacing(spacing_mm)
-        self.grid = volume.grid.resampled(spacing_mm)
-        self.source_grid = volume.source_grid
-        self.num_channels = volume.num_channels
-        self._array = volume.array
-        self._steps = _steps(volume.grid, spacing_mm)
+        self.grid = scan.grid.resampled(spacing_mm)
+        self.source_grid = scan.source_grid
+        self.num_channels = scan.num_channels
+        self.pad_values = scan.pad_values
+        self.statistics = scan.statistics
+        self._array = scan.array if isinstance(scan, Volume) else scan.read_image((0, 0, 0), scan.grid.shape)
+        self._steps = _steps(scan.grid, spacing_mm)
         self._slices = range(0)
         self._slab = self._resample(self._slices)
 
@@ -156,11 +170,11 @@ def is_air(region: np.ndarray) -> bool:
     Means of blocks and not single voxels: noise of a few dozen HU lifts single voxels of air above -900 HU in every
     tile, while a lesion of a few voxels lifts the mean of its block.
     """
-    if any(channel.mean() > AIR_HU for channel in region):  # then some block lies above it too
+    if any(channel.mean() > EMPTY_HU for channel in region):  # then some block lies above it too
         return False
     blocks = [min(AIR_BLOCK_VOX, size) for size in region.shape[1:]]
     means = F.avg_pool3d(torch.from_numpy(region.astype(np.float32)), blocks, ceil_mode=True)
-    return bool((means <= AIR_HU).all())
+    return bool((means <= EMPTY_HU).all())
 
 
 def is_constant(tile: Tensor) -> bool:
@@ -172,13 +186,22 @@ def _at_spacing(scan: VoxelReader, spacing_mm: Sequence[float] | None) -> VoxelR
     # Headers store spacing as float32, so equal ones differ in the seventh digit.
     if spacing_mm is None or np.allclose(_steps(scan.grid, spacing_mm), 1, rtol=0, atol=1e-5):
         return scan
-    if not isinstance(scan, Volume):
-        scan = Volume(scan.read_image((0, 0, 0), scan.grid.shape), scan.grid, scan.source_grid)
     return ResampledScan(scan, spacing_mm)
 
 
 def _steps(grid: Grid, spacing_mm: Sequence[float]) -> list[float]:
     return [new / old for new, old in zip(spacing_mm, grid.spacing_mm, strict=True)]
+
+
+def _filled(region: np.ndarray, patch: Triple, values: Sequence[int]) -> np.ndarray:
+    """A region (C, d, h, w) with what surrounds the volume behind its end: (C, *patch)."""
+    if region.shape[1:] == patch:
+        return region
+    tile = np.empty((len(region), *patch), region.dtype)
+    tile[:] = np.array(values, region.dtype)[:, None, None, None]
+    d, h, w = region.shape[1:]
+    tile[:, :d, :h, :w] = region
+    return tile
 
 
 def _padded(tile: Tensor, patch: Triple, value: float) -> Tensor:

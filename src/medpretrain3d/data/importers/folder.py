@@ -1,24 +1,49 @@
-"""A folder of unlabelled volumes, at any depth."""
+"""A folder or DICOM tree of unlabelled scans, at any depth."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset, channel_files, nifti_files
+from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.files import case_id_of, channel_files
+from medpretrain3d.data.importers.layout import Layout
+from medpretrain3d.data.readers import find_series, find_volumes
 
 
-def read_folder(raw: Path) -> RawDataset | None:
-    """Every .nii and .nii.gz below a folder as a case without labels; None where there is none.
+def read_folder(raw: Path) -> RawDataset:
+    """Every scan below a folder as a case without labels.
 
-    The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped.
+    The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
+    series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
     """
     by_folder: dict[Path, list[Path]] = defaultdict(list)
-    for path in nifti_files(raw, recursive=True):
+    for path in find_volumes(raw, recursive=True):
         by_folder[path.parent].append(path)
     cases = [
         RawCase("__".join([*folder.relative_to(raw).parts, name]), images)
         for folder, files in by_folder.items()
         for name, images in channel_files(files).items()
     ]
-    return RawDataset((), tuple(sorted(cases, key=lambda case: case.id))) if cases else None
+    all_series = find_series(raw)
+    series_in = Counter(series.folder for series in all_series)
+    for series in all_series:
+        name = case_id_of(series.folder, raw)
+        is_alone = series_in[series.folder] == 1
+        cases.append(
+            RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
+        )
+    return RawDataset((), tuple(sorted(cases, key=lambda case: case.id)))
+
+
+LAYOUTS = (
+    Layout(
+        name="folder",
+        kind="generic",
+        classes=(),
+        licence="as the scans",
+        wanted="  RAW/**/*.nii.gz, .nii, .mha, .mhd, .nrrd, or folders of .dcm files   (scans without labels)",
+        signs=(),
+        read=read_folder,
+    ),
+)

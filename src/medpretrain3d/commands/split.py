@@ -1,0 +1,39 @@
+"""Deal out the labelled cases of a store to folds, and put them into an order for label budgets.
+
+Cases of one patient and scans that are there twice stay together. Folds and order are stratified by the number of
+objects, their classes and their sizes, and written to STORE/splits.json; the same store and seed give the same file.
+Cases of the splits `test` and `unlabelled` take no part. Use them with `data.fold` and `data.label_fraction` of a
+fine-tuning recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from medpretrain3d.data.splits import LABEL_FRACTIONS, fraction_count
+from medpretrain3d.data.store import Store
+from medpretrain3d.data.stratify import NUM_FOLDS, split_store
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Store, number of folds, seed."""
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--folds", type=int, default=NUM_FOLDS)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write, then say how even the folds are."""
+    splits = split_store(Store(args.store), args.folds, args.seed)
+    entries = Store(args.store).entries
+    for number, fold in enumerate(splits.folds):
+        objects = [entries[case_id]["num_objects"] for case_id in fold["val"]]
+        print(
+            f"fold {number}: train {len(fold['train'])}, val {len(fold['val'])} "
+            f"with {sum(objects)} objects, {objects.count(0)} cases without"
+        )
+    num_train = len(splits.folds[0]["train"])
+    counts = ", ".join(f"{fraction:.0%} {fraction_count(num_train, fraction)}" for fraction in LABEL_FRACTIONS)
+    print(f"label budgets of fold 0, each part of the next: {counts}")
+    return 0

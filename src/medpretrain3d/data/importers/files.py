@@ -1,0 +1,132 @@
+"""Files and folders of a raw data set: which are scans, which case they belong to, and what the tree looks like."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.data.readers import volume_stem
+from medpretrain3d.errors import UserError
+
+
+def dicom_series(folder: Path) -> list[Path]:
+    """Every folder at any depth, itself included, that holds .dcm files, in order."""
+    return sorted({path.parent for path in folder.rglob("*.dcm") if path.name[0] != "."})
+
+
+def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
+    """Files of one folder by case: `<id>_0000`, `<id>_0001`, ... are channels, any other file is a case of its own."""
+    by_stem = {volume_stem(path): path for path in files}
+    cases: dict[str, list[Path]] = defaultdict(list)
+    for name, path in sorted(by_stem.items()):
+        channel = re.fullmatch(r"(.+)_\d{4}", name)
+        # A year at the end of a name is no channel: channels are counted from 0000 on.
+        cases[channel[1] if channel and f"{channel[1]}_0000" in by_stem else name].append(path)
+    return {case_id: tuple(paths) for case_id, paths in cases.items()}
+
+
+def case_id_of(path: Path, root: Path) -> str:
+    """A file or folder below `root` as an id: `a/b/scan.nii.gz` becomes `a__b__scan`."""
+    parts = path.relative_to(root).parts
+    return "__".join([*parts[:-1], volume_stem(path)]) if parts else path.name
+
+
+def below(root: Path, name: str) -> Path:
+    """A path that a file of the data set names, which must lie below the data set's folder.
+
+    Raises:
+        UserError: it is absolute or leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(f"{root}: names the file {name!r}, wanted a path below this folder; correct it")
+    return root / path
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); correct it") from error
+
+
+def read_csv(path: Path, columns: Iterable[str] = ()) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file by column name, stripped; empty rows are left out.
+
+    Raises:
+        UserError: the file is missing, no text, or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            names = [name.strip() for name in rows.fieldnames or []]
+            missing = [name for name in columns if name not in names]
+            if missing:
+                raise UserError(f"{path}: lacks the column {missing[0]}; has {', '.join(names) or 'nothing'}")
+            for row in rows:
+                values = {str(name).strip(): (value or "").strip() for name, value in row.items() if name is not None}
+                if any(values.values()):
+                    yield values
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is not a CSV file in UTF-8 ({error}); export it again") from error
+
+
+def number(path: Path, row: dict[str, str], column: str) -> float:
+    """A number out of a row of a CSV file.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return float(row[column])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: {column} is {row.get(column, '')!r}, wanted a number; row {row}") from error
+
+
+def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
+    """Names below a folder, folders with a slash at the end: enough to recognise a layout without walking a corpus.
+
+    Args:
+        folder: where to look.
+        depth: how deep.
+        folders: how many subfolders of each folder are looked into.
+    """
+    names, level = [], [folder]
+    for _ in range(depth):
+        below_level = []
+        for place in level:
+            entries = sorted((path for path in place.iterdir() if path.name[0] != "."), key=lambda path: path.name)
+            inside = [path for path in entries if path.is_dir()]
+            names += [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in entries]
+            below_level += inside[:folders]
+        level = below_level
+    return names
+
+
+def tree(folder: Path, depth: int = 2, most: int = 6) -> str:
+    """What a folder holds, two levels deep and a few names per folder, indented."""
+    return "\n".join(_branches(folder, depth, most, "  ")) or "  (an empty folder)"
+
+
+def _branches(folder: Path, depth: int, most: int, indent: str) -> Iterator[str]:
+    paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    for path in paths[:most]:
+        yield f"{indent}{path.name}{'/' * path.is_dir()}"
+        if path.is_dir() and depth > 1:
+            yield from _branches(path, depth - 1, most, indent + "  ")
+    if len(paths) > most:
+        yield f"{indent}... and {len(paths) - most} more"

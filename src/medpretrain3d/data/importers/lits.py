@@ -1,0 +1,51 @@
+"""LiTS as originally released: liver tumours in 131 CTs, 70 more without labels (Bilic et al., 2023).
+
+Values: 1 liver, which is anatomy, 2 tumour, of which each connected component is an object.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medpretrain3d.data.importers.base import ANATOMY, RawCase, RawDataset
+from medpretrain3d.data.importers.layout import Layout, Misplaced
+from medpretrain3d.data.readers import find_volumes, volume_stem
+
+CLASS_OF_VALUE = {1: ANATOMY, 2: 0}
+
+
+def read_lits(raw: Path) -> RawDataset:
+    """Read the layout; the batches may lie in any folders below it.
+
+    Raises:
+        Misplaced: no volume below the folder.
+    """
+    by_name = {volume_stem(path): path for path in find_volumes(raw, recursive=True)}
+    cases = []
+    for name, image in by_name.items():
+        kind, _, number = name.rpartition("-")
+        if kind == "volume" and number.isdigit():
+            labels = by_name.get(f"segmentation-{number}")
+            problem = "" if labels else f"segmentation-{number}.nii is missing"
+            cases.append(RawCase(name, (image,), labels, CLASS_OF_VALUE, problem=problem))
+        elif kind == "test-volume" and number.isdigit():
+            cases.append(RawCase(name, (image,), split="unlabelled"))
+    if not any(case.split == "train" for case in cases):
+        raise Misplaced("no file volume-0.nii")
+    cases.sort(key=lambda case: (case.split, int(case.id.rpartition("-")[2])))
+    return RawDataset(("liver tumor",), tuple(cases), channel_names=("CT",))
+
+
+LAYOUTS = (
+    Layout(
+        name="lits",
+        kind="detection",
+        classes=("liver tumor",),
+        licence="CC BY-NC-ND 4.0",
+        wanted="""  RAW/**/volume-<N>.nii         (131, "Training Batch 1" and "Training Batch 2")
+  RAW/**/segmentation-<N>.nii
+  RAW/**/test-volume-<N>.nii    (70, without labels, may be missing)""",
+        signs=("**/volume-[0-9]*.nii*", "**/segmentation-[0-9]*.nii*"),
+        read=read_lits,
+    ),
+)

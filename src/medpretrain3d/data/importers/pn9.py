@@ -1,0 +1,91 @@
+"""PN9: 40,439 lung nodules in 8,798 CTs, given as boxes (Mei et al., 2021).
+
+The scans are published as arrays of grey values from 0 to 255 at 1 x 1 x 1 mm. They are turned back into HU by the
+window -1200 to 600 of the lung, which is an assumption: the release does not state its window. What lay outside it is
+lost. Boxes name their first and last voxel, both inside.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.files import number, read_csv
+from medpretrain3d.data.importers.layout import Layout, Misplaced, need
+from medpretrain3d.data.importers.marks import BoxMark, Mark
+from medpretrain3d.data.volume import Volume
+from medpretrain3d.errors import UserError
+
+WINDOW_HU = (-1200.0, 600.0)
+SPLIT_FILES = {"train": "train.txt", "val": "val.txt", "test": "test.txt"}
+FOLDER = "split_full_with_nodule_9classes"
+EDGES = ("xmin", "ymin", "zmin", "xmax", "ymax", "zmax")
+
+
+def read_pn9(raw: Path) -> RawDataset:
+    """Read the layout.
+
+    Raises:
+        Misplaced: a table or the arrays are missing.
+        UserError: a damaged table.
+    """
+    tables = raw / FOLDER if (raw / FOLDER).is_dir() else raw
+    boxes: dict[int, list[Mark]] = defaultdict(list)
+    for name in ("train_anno.csv", "test_anno.csv"):
+        table = need(tables / name)
+        for row in read_csv(table, ["pid", *EDGES]):
+            x0, y0, z0, x1, y1, z1 = (number(table, row, column) for column in EDGES)
+            if any((x0, y0, z0, x1, y1, z1)):  # a row of zeros is a scan without nodules
+                # The array is (z, y, x), and voxels of a file are counted in the order of its array.
+                boxes[int(row["pid"])].append(BoxMark((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1), "voxels"))
+    arrays = {path.name.removesuffix("_zoom.npy"): path for path in sorted(raw.rglob("*_zoom.npy"))}
+    if not arrays:
+        raise Misplaced("no array <pid>_zoom.npy")
+    cases = []
+    for split, name in SPLIT_FILES.items():
+        for pid in need(tables / name).read_text().split():
+            problem = "" if pid in arrays else f"{name} lists it, but there is no {pid}_zoom.npy"
+            images = (arrays[pid],) if pid in arrays else ()
+            cases.append(
+                RawCase(pid, images, marks=tuple(boxes[int(pid)]), split=split, problem=problem, reader=read_array)
+            )
+    return RawDataset(("nodule",), tuple(cases), channel_names=("CT",))
+
+
+def read_array(path: Path) -> Volume:
+    """One scan: grey values (1, D, H, W) or (D, H, W) at 1 mm, taken as running to superior, posterior and left.
+
+    Raises:
+        UserError: the file is no such array; a pickled one is refused, for it could run code.
+    """
+    try:
+        grey = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"{path}: is no plain .npy array ({error}); unpack it again") from error
+    grey = grey[0] if grey.ndim == 4 and len(grey) == 1 else grey
+    if grey.ndim != 3 or grey.size == 0 or grey.min() < 0 or grey.max() > 255:
+        raise UserError(f"{path}: got shape {grey.shape}, wanted grey values 0 to 255 of shape (1, D, H, W)")
+    low_hu, high_hu = WINDOW_HU
+    hu = np.maximum(np.rint(low_hu + grey.astype(np.float32) * ((high_hu - low_hu) / 255)), -1024).astype(np.int16)
+    # The release says nothing of the patient's place: the middle of the first voxel is put at 0 mm.
+    grid = Grid((hu.shape[0], hu.shape[1], hu.shape[2]), np.eye(4)[[2, 1, 0, 3]])
+    return Volume(hu[None], grid, grid)
+
+
+LAYOUTS = (
+    Layout(
+        name="pn9",
+        kind="detection",
+        classes=("nodule",),
+        licence="non-commercial research only",
+        wanted=f"""  RAW/**/<pid>_zoom.npy                                  (the archive of .npy files, unpacked)
+  RAW/{FOLDER}/train_anno.csv, test_anno.csv
+  RAW/{FOLDER}/train.txt, val.txt, test.txt   (RAW itself will do)""",
+        signs=("**/train_anno.csv", "**/test_anno.csv"),
+        read=read_pn9,
+    ),
+)

@@ -1,0 +1,66 @@
+"""Why a case cannot be used: a kind that a program can count, a sentence that says what to do, and a note on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.errors import UserError
+
+NOTES = "skipped"
+"""Folder of a store with a note per case that cannot be used."""
+
+Kind = Literal[
+    "unreadable",  # missing, empty, truncated, damaged, of no known format
+    "claim",  # the header claims more than the file holds, or than is ever read
+    "not finite",  # NaN or infinite voxels
+    "geometry",  # impossible or implausible spacing, orientation or affine
+    "size",  # too few or too many voxels for a scan
+    "slices",  # missing, doubled or unevenly spaced slices
+    "gantry tilt",  # slices shifted against each other
+    "values",  # intensities or labels of the wrong kind
+    "no tissue",  # nothing but air or one value
+    "channels",  # other channels than the data set says
+    "mask",  # the mask lies elsewhere than the image
+    "annotation",  # objects, classes or boxes that contradict image or table
+    "layout",  # a file that the data set names or needs is not there
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Unusable(UserError):
+    """A case that is left out while the others go on.
+
+    Args:
+        text: what it got, what was wanted, what to do; never free text from a header, which may name a patient.
+        kind: by which the summary counts.
+    """
+
+    def __init__(self, text: str, kind: Kind = "unreadable") -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def note_path(store: Path, case_id: str) -> Path:
+    """Where the note about a case that cannot be used lies."""
+    return Path(store) / NOTES / f"{case_id}.json"
+
+
+def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Note why a case cannot be used, and from which files and options that follows; returns the note."""
+    kind = error.kind if isinstance(error, Unusable) else "annotation"
+    note = {"case": case_id, "file": file, "kind": kind, "reason": str(error), **facts}
+    write_text(note_path(store, case_id), json.dumps(note, indent=1) + "\n")
+    return note
+
+
+def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
+    """The note about a case; None where there is none, or a damaged one."""
+    try:
+        note = json.loads(note_path(store, case_id).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None

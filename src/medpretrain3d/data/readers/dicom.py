@@ -1,0 +1,203 @@
+"""DICOM: the slices of one series put together. Needs SimpleITK, the extra `dicom`.
+
+Of the header only the tags below are asked for: geometry, and which slices belong together. Nothing that names a
+patient is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.data.quarantine import Unusable
+from medpretrain3d.data.readers.claims import MAX_BYTES, MAX_DEFLATE_RATIO
+from medpretrain3d.data.readers.scan import Scan, checked_affine
+from medpretrain3d.data.readers.slices import regular_order
+from medpretrain3d.errors import UserError
+
+ENDINGS = (".dcm", ".ima")
+
+_SERIES, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
+_FRAMES, _SAMPLES = "0028|0008", "0028|0002"
+
+
+class MissingLibrary(UserError):
+    """No fault of a file: the library that reads it is not installed."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series, in the order of their names."""
+
+    folder: Path
+    key: str
+    """Hash of the series' identifier, which leads back to the hospital's archive and so stays out of stores."""
+    files: tuple[Path, ...]
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins like DICOM: 128 bytes of anything, then DICM."""
+    with path.open("rb") as file:
+        return path.name[0] != "." and file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+
+
+def find_series(root: Path) -> list[Series]:
+    """Every series of a folder and the folders below it, in the order of folders and first files.
+
+    Raises:
+        MissingLibrary: SimpleITK.
+    """
+    folders = defaultdict(list)
+    for path in sorted(Path(root).rglob("*")):
+        if path.is_file() and is_dicom(path):
+            folders[path.parent].append(path)
+    return [series for folder, files in sorted(folders.items()) for series in _by_series(folder, files)]
+
+
+def read_dicom(path: Path) -> Scan:
+    """Read the series in a folder, or the one that a file belongs to; each slice rescaled by its own header.
+
+    Raises:
+        MissingLibrary: SimpleITK.
+        Unusable: no series or several, unreadable or coloured slices, several frames in a file, slices that are
+            missing, doubled, unevenly spaced or shifted against each other.
+    """
+    series = series_of(path)
+    heads = [_Head.read(file) for file in series.files]
+    size = heads[0].size
+    different = sum(head.size != size for head in heads)
+    if different:
+        raise Unusable(
+            f"{path}: {different} of {len(heads)} slices are not of {size[0]} x {size[1]} pixels; remove localizers "
+            "from the series",
+            "slices",
+        )
+    num_bytes = 4 * size[0] * size[1] * len(heads)
+    stored = sum(file.stat().st_size for file in series.files)
+    if num_bytes > MAX_BYTES or num_bytes > 4 * stored * MAX_DEFLATE_RATIO:
+        raise Unusable(
+            f"{path}: headers claim {len(heads)} slices of {size[0]} x {size[1]} pixels in {stored:,} bytes", "claim"
+        )
+    order, affine = regular_order(path, [head.corner for head in heads], heads[0].axes, _same_pixels(heads))
+    checked_affine(path, affine)
+    slices = [_pixels(heads[index].file) for index in order]
+    return Scan(path, np.stack(slices, axis=-1)[None], affine)
+
+
+def series_of(path: Path) -> Series:
+    """The series in a folder, or the one that a file belongs to.
+
+    Raises:
+        MissingLibrary: SimpleITK.
+        Unusable: there is none, or the folder holds several.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    found = _by_series(folder, [file for file in sorted(folder.iterdir()) if file.is_file() and is_dicom(file)])
+    if not path.is_dir():
+        found = [series for series in found if path in series.files]
+    if len(found) != 1:
+        told = "holds no DICOM series" if not found else f"holds {len(found)} DICOM series; name one file of the one"
+        raise Unusable(f"{path}: {told}", "layout")
+    return found[0]
+
+
+def _by_series(folder: Path, files: Sequence[Path]) -> list[Series]:
+    series = defaultdict(list)
+    for file in files:
+        header = _header(file)
+        key = header.GetMetaData(_SERIES).strip() if header.HasMetaDataKey(_SERIES) else ""
+        series[hashlib.sha256(key.encode()).hexdigest()[:8]].append(file)
+    return [Series(folder, key, tuple(its_files)) for key, its_files in series.items()]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """What decides where a slice lies."""
+
+    file: Path
+    size: tuple[int, int]
+    corner: np.ndarray
+    """(3,) LPS mm of the first pixel."""
+    axes: np.ndarray
+    """(3, 2): steps along the columns' and the rows' index in LPS mm."""
+
+    @staticmethod
+    def read(file: Path) -> _Head:
+        header = _header(file)
+
+        def numbers(tag: str, count: int) -> np.ndarray:
+            try:
+                values = np.array([float(value) for value in header.GetMetaData(tag).split("\\")])
+                if len(values) == count and np.isfinite(values).all():
+                    return values
+            except (RuntimeError, ValueError):
+                pass
+            raise Unusable(f"{file}: no usable tag ({tag}): where the slice lies is unknown; export it again", "slices")
+
+        if header.HasMetaDataKey(_FRAMES) and header.GetMetaData(_FRAMES).strip() not in ("", "1"):
+            raise Unusable(f"{file}: holds several frames; convert it, e.g. by dcm2niix", "slices")
+        if header.HasMetaDataKey(_SAMPLES) and header.GetMetaData(_SAMPLES).strip() != "1":
+            raise Unusable(f"{file}: is in colour, so it is no scan; leave it out", "values")
+        along = numbers(_ORIENTATION, 6).reshape(2, 3).T
+        row_mm, column_mm = numbers(_PIXEL_SPACING, 2)
+        if not (row_mm > 0 and column_mm > 0 and np.linalg.norm(along, axis=0).min() > 0.5):
+            raise Unusable(f"{file}: spacing of {row_mm} x {column_mm} mm or a direction of no length", "geometry")
+        # The first direction runs along a row, whose pixels are a column spacing apart.
+        axes = along * [column_mm, row_mm]
+        width, height = header.GetSize()[:2]
+        return _Head(file, (width, height), numbers(_POSITION, 3), axes)
+
+
+def _same_pixels(heads: Sequence[_Head]) -> Any:
+    return lambda one, other: np.array_equal(_pixels(heads[one].file), _pixels(heads[other].file))
+
+
+def _simpleitk() -> ModuleType:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise MissingLibrary('reading DICOM needs SimpleITK: pip install "medpretrain3d[dicom]"') from error
+    SimpleITK.ProcessObject.GlobalWarningDisplayOff()  # its warnings may quote a header
+    return SimpleITK
+
+
+def _header(file: Path) -> Any:
+    reader = _simpleitk().ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:  # its text may quote the header
+        raise Unusable(f"{file}: is no readable DICOM file; copy or export it again") from error
+    return reader
+
+
+def _pixels(file: Path) -> np.ndarray:
+    """(column, row), rescaled."""
+    reader = _header(file)
+    try:
+        pixels = _simpleitk().GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        raise Unusable(f"{file}: its pixels cannot be decoded; copy or export it again") from error
+    return pixels.reshape(pixels.shape[-2:]).T.astype(np.float32 if pixels.dtype.kind == "f" else np.int32)
+
+
+def header_text(file: Path, tag: str) -> str:
+    """The text of one element, as `0020|000e`; asked for by importers that have to tell series or slices apart.
+
+    Raises:
+        UserError: SimpleITK is missing.
+        Unusable: the file is no DICOM file or lacks the element.
+    """
+    header = _header(file)
+    if not header.HasMetaDataKey(tag):
+        raise Unusable(f"{file}: has no element ({tag}); download the series again")
+    return str(header.GetMetaData(tag)).strip()

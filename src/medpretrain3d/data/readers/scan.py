@@ -1,0 +1,90 @@
+"""What every reader gives: the voxels of one file or series, and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.data.quarantine import Unusable
+
+SPACING_RANGE_MM = (0.01, 100.0)
+"""Spacing outside is an error of units or of the writing program."""
+MAX_CHANNELS = 16
+"""A fourth axis up to this long holds the channels of a case; a longer one is a series in time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Voxels in the file's own order and number type, rescaled as its header says.
+
+    Args:
+        voxels: (C, i, j, k), finite numbers.
+        affine_lps: (4, 4) float64, from voxel index to LPS mm.
+
+    Raises:
+        Unusable: voxels that are not finite.
+    """
+
+    path: Path
+    voxels: np.ndarray
+    affine_lps: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Refuse what arithmetic would spread over the whole image."""
+        if self.voxels.dtype.kind == "f":
+            num_bad = self.voxels.size - int(np.isfinite(self.voxels).sum())
+            if num_bad:
+                raise Unusable(
+                    f"{self.path}: {num_bad:,} of {self.voxels.size:,} voxels are NaN or infinite; "
+                    "replace them by -1024",
+                    "not finite",
+                )
+
+
+def checked_affine(path: Path, affine: np.ndarray) -> np.ndarray:
+    """The affine, unless no scanner writes such a one.
+
+    Raises:
+        Unusable: it is not finite, its spacing is implausible, or its axes are parallel.
+    """
+    low, high = SPACING_RANGE_MM
+    with np.errstate(invalid="ignore"):
+        lengths_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not ((lengths_mm >= low) & (lengths_mm <= high)).all():
+        raise Unusable(
+            f"{path}: affine {affine.tolist()} gives voxels of {lengths_mm.tolist()} mm, wanted {low} to {high}; "
+            "correct its sform or directions",
+            "geometry",
+        )
+    if abs(np.linalg.det(affine[:3, :3] / lengths_mm)) < 1e-3:
+        raise Unusable(
+            f"{path}: affine {affine.tolist()} is singular: axes are parallel; correct its sform or directions",
+            "geometry",
+        )
+    return affine
+
+
+def spatial_shape(path: Path, sizes: list[int]) -> tuple[tuple[int, int, int], int]:
+    """Sizes of a header's axes as a shape (i, j, k) and a number of channels, which the fourth axis holds.
+
+    Raises:
+        Unusable: a size below 1, fewer than three axes, or more than the channels of one scan.
+    """
+    if not sizes or min(sizes) < 1:
+        raise Unusable(f"{path}: header has sizes {sizes}; wanted positive sizes; export it again", "geometry")
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes = sizes[:-1]
+    if len(sizes) == 5 and sizes[3] == 1:  # NIfTI keeps its fourth axis for time, so vectors use the fifth
+        sizes = [*sizes[:3], sizes[4]]
+    if len(sizes) == 3:
+        sizes = [*sizes, 1]
+    if len(sizes) != 4 or sizes[3] > MAX_CHANNELS:
+        advice = "stack the slices" if len(sizes) < 4 else "write one file per channel or time point"
+        raise Unusable(
+            f"{path}: got shape {tuple(sizes)} ({len(sizes)}D), wanted 3D, or 4D with up to {MAX_CHANNELS} channels; "
+            f"{advice}",
+            "size",
+        )
+    return (sizes[0], sizes[1], sizes[2]), sizes[3]

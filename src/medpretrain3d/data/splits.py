@@ -1,0 +1,150 @@
+"""Which cases train, which validate, which test: the file `splits.json` of a store.
+
+{"train": [...], "val": [...], "test": [...], "unlabelled": [...],   as the raw data set has it
+ "folds": [{"train": [...], "val": [...], "test": [...]}],           official ones, or those of `medpretrain3d split`
+ "label_order": [...]}                                               small label budgets are its first cases
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.errors import UserError
+
+SPLITS = "splits.json"
+LABEL_FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
+"""Shares of the training cases that label-efficiency studies look at."""
+
+Fold = Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The cases of a store by what they are for."""
+
+    named: Fold
+    """`train`, `val`, `test`, `unlabelled` and whatever else the raw data set names; `train` is always there."""
+    folds: tuple[Fold, ...] = ()
+    """Each has `train` and `val`, and `test` where the fold has a test part of its own."""
+    label_order: tuple[str, ...] = ()
+    """Labelled cases so that every beginning of the list resembles the whole; empty where nobody wrote one."""
+
+    def fold(self, number: int | None) -> Fold:
+        """The cases of a fold by split; None for the named splits. A fold without test cases takes the named ones.
+
+        Raises:
+            UserError: there is no such fold.
+        """
+        if number is None:
+            return self.named
+        if not 0 <= number < len(self.folds):
+            there = f"{len(self.folds)} folds, counted from 0" if self.folds else "no folds"
+            raise UserError(f"fold {number}: the store has {there}; write others with `medpretrain3d split STORE`")
+        return {"test": self.named.get("test", ()), **self.folds[number]}
+
+
+def label_budget(train: Sequence[str], order: Sequence[str], count: int) -> tuple[str, ...]:
+    """The `count` training cases that are labelled first, in the order of `train`; each budget holds the smaller ones.
+
+    Args:
+        train: ids of the training cases.
+        order: the store's label order. Training cases it does not name follow in a fixed random order.
+        count: how many.
+
+    Raises:
+        UserError: fewer than one, or more than there are.
+    """
+    if not 1 <= count <= len(train):
+        raise UserError(f"num_train_cases {count}: there are {len(train)} training cases; give 1 to {len(train)}")
+    place = {case_id: number for number, case_id in enumerate(order)}
+    # Philox, seed 0: budgets drawn before stores had a label order stay what they were.
+    drawn = np.argsort(np.random.Generator(np.random.Philox(0)).permutation(len(train)))
+    ranked = sorted(range(len(train)), key=lambda index: place.get(train[index], len(place) + int(drawn[index])))
+    return tuple(train[index] for index in sorted(ranked[:count]))
+
+
+def fraction_count(num_cases: int, fraction: float) -> int:
+    """How many cases a label fraction is, at least one.
+
+    Raises:
+        UserError: the fraction is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise UserError(f"label_fraction {fraction}: wanted a share above 0 and at most 1, as 0.1 for 10 %")
+    return max(1, math.ceil(fraction * num_cases - 1e-9))
+
+
+def read_splits(store: Path, known: Collection[str]) -> Splits:
+    """Read the file; cases that it does not name are for training.
+
+    Args:
+        store: the store's folder.
+        known: ids of its cases.
+
+    Raises:
+        UserError: the file is damaged, names a case the store does not have, or one case twice.
+    """
+    file = store / SPLITS
+    document = _read(file) if file.is_file() else {}
+    folds = tuple({name: tuple(ids) for name, ids in fold.items()} for fold in document.pop("folds", []))
+    order = tuple(document.pop("label_order", []))
+    named = {name: tuple(ids) for name, ids in document.items()}
+    home = _check(file, named, known)
+    for fold in folds:
+        _check(file, fold, known)
+    unlisted = tuple(case_id for case_id in known if case_id not in home)
+    if unlisted or "train" not in named:
+        named["train"] = (*named.get("train", ()), *unlisted)
+    return Splits(named, folds, order)
+
+
+def write_splits(store: Path, splits: Splits) -> None:
+    """Write the file completely or not at all."""
+    document: dict[str, Any] = {name: list(ids) for name, ids in splits.named.items()}
+    if splits.folds:
+        document["folds"] = [{name: list(ids) for name, ids in fold.items()} for fold in splits.folds]
+    if splits.label_order:
+        document["label_order"] = list(splits.label_order)
+    write_text(store / SPLITS, json.dumps(document, indent=1) + "\n")
+
+
+def kept_splits(store: Path, named: Fold) -> Splits:
+    """New named splits with the folds and the label order of an earlier file, where those still fit the cases."""
+    known = {case_id for ids in named.values() for case_id in ids}
+    try:
+        earlier = read_splits(store, known)
+    except UserError:
+        return Splits(named)
+    dealt_out = {case_id for split in ("train", "val") for case_id in named.get(split, ())}
+    fits = all(dealt_out <= {case_id for ids in fold.values() for case_id in ids} for fold in earlier.folds)
+    return Splits(named, earlier.folds, earlier.label_order) if fits else Splits(named)
+
+
+def _check(file: Path, split: Fold, known: Collection[str]) -> dict[str, str]:
+    strangers = [case_id for ids in split.values() for case_id in ids if case_id not in known]
+    if strangers:
+        raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
+    home: dict[str, str] = {}
+    for name, ids in split.items():
+        for case_id in ids:
+            if home.setdefault(case_id, name) != name:
+                raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
+    return home
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{file}: wanted an object with train, val and test; prepare the store again")
+    return document

@@ -1,0 +1,75 @@
+"""What the intensities of a volume or a data set are like, from exact histograms of its int16 values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
+_LOWEST = int(np.iinfo(np.int16).min)
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Of one channel, in stored units; all 0 where nothing was counted."""
+
+    mean: float
+    std: float
+    low: float
+    """Percentile 0.5."""
+    high: float
+    """Percentile 99.5."""
+
+    def to_json(self) -> dict[str, float]:
+        """Plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(document: Mapping[str, float]) -> ChannelStatistics:
+        """Read what `to_json` gave."""
+        return ChannelStatistics(**document)
+
+
+class Histogram:
+    """Counts of each int16 value; exact, so the order in which voxels come makes no difference."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(2**16, dtype=np.int64)
+
+    def add(self, values: np.ndarray) -> None:
+        """Count int16 values of any shape."""
+        for part in values if values.ndim > 1 else [values]:  # slice by slice: bincount works on a copy of 8 bytes each
+            self.counts += np.bincount(part.ravel().astype(np.int64) - _LOWEST, minlength=2**16)
+
+    def statistics(self, above: int | None = None) -> ChannelStatistics:
+        """Of all values, or of those greater than one; of all where none is greater."""
+        counts = self.counts.copy()
+        if above is not None:
+            counts[: above - _LOWEST + 1] = 0
+            counts = counts if counts.any() else self.counts
+        total = int(counts.sum())
+        if total == 0:
+            return ChannelStatistics(0.0, 0.0, 0.0, 0.0)
+        values = np.arange(2**16, dtype=np.float64) + _LOWEST
+        mean = float(counts @ values) / total
+        std = float(np.sqrt(counts @ (values - mean) ** 2 / total))
+        below = np.cumsum(counts)
+        low, high = (values[np.searchsorted(below, percent / 100 * total)] for percent in (LOW_PERCENT, HIGH_PERCENT))
+        return ChannelStatistics(mean, std, float(low), float(high))
+
+
+def channel_statistics(image: np.ndarray, pad_values: Sequence[int]) -> tuple[ChannelStatistics, ...]:
+    """Of each channel of an image (C, D, H, W) int16, over the voxels above what surrounds the patient.
+
+    Args:
+        image: a whole volume, as stored.
+        pad_values: per channel; -1024 for CT, the lowest value otherwise.
+    """
+    found = []
+    for channel, pad_value in zip(image, pad_values, strict=True):
+        histogram = Histogram()
+        histogram.add(channel)
+        found.append(histogram.statistics(above=pad_value))
+    return tuple(found)

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from medpretrain3d.data.case import Case
+from medpretrain3d.data.importers import RawCase
+from medpretrain3d.data.prepare_case import Job, prepare_case, settled
+from medpretrain3d.data.readers import find_series, read_scan, source_files
+from medpretrain3d.data.volume import read_volume
+from medpretrain3d.errors import UserError
+
+PIXELS = np.arange(5 * 3 * 4, dtype=np.int16).reshape(5, 3, 4)  # (slice, row, column)
+STEP_MM = 2.5
+HEIGHTS_MM = np.arange(5) * STEP_MM
+
+
+def write_slice(path, pixels, position, number=1, series="1.2.3", slope=1, intercept=-1024, tilt=0.0):
+    slice_ = Dataset()
+    slice_.file_meta = FileMetaDataset()
+    slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    slice_.file_meta.MediaStorageSOPClassUID = slice_.SOPClassUID = CTImageStorage
+    slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID = f"{series}.{number}"
+    slice_.PatientName, slice_.PatientID = "DOE^JOHN", "4711"
+    slice_.Modality, slice_.SeriesInstanceUID, slice_.StudyInstanceUID = "CT", series, "1.2"
+    slice_.ImagePositionPatient = [float(value) for value in position]
+    # Rows run along x; columns along y, tilted about x.
+    slice_.ImageOrientationPatient = [1, 0, 0, 0, round(float(np.cos(tilt)), 12), round(float(np.sin(tilt)), 12)]
+    slice_.PixelSpacing = [0.8, 0.7]
+    slice_.Rows, slice_.Columns = pixels.shape
+    slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
+    slice_.BitsAllocated = slice_.BitsStored = 16
+    slice_.HighBit, slice_.PixelRepresentation = 15, 1
+    slice_.RescaleSlope, slice_.RescaleIntercept = slope, intercept
+    slice_.PixelData = np.ascontiguousarray(pixels).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    slice_.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_series(folder, heights=HEIGHTS_MM, pixels=PIXELS, names=None, **changes):
+    for number, (height, plane) in enumerate(zip(heights, pixels, strict=True), start=1):
+        name = names[number - 1] if names else f"{number:03d}.dcm"
+        write_slice(folder / name, plane, (-10, 20, 100 + height), number, **changes)
+    return folder
+
+
+def test_a_series_is_put_together_by_position_not_by_name(tmp_path):
+    folder = write_series(tmp_path / "s", names=["c", "a", "e.dcm", "b", "d"])
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (folder / "notes.txt").write_text("not a slice")
+    scan = read_scan(folder)
+    np.testing.assert_array_equal(scan.voxels, PIXELS.transpose(2, 1, 0)[None] - 1024)
+    expected = np.diag([0.7, 0.8, STEP_MM, 1])  # a row's pixels are a column spacing (0.7) apart
+    expected[:3, 3] = (-10, 20, 100)
+    np.testing.assert_allclose(scan.affine_lps, expected)
+    np.testing.assert_array_equal(read_volume(folder / "c").array, read_volume(folder).array)
+    np.testing.assert_array_equal(read_volume(folder).array[0], PIXELS - 1024)  # (S, P, L) is (z, y, x)
+    assert len(source_files(folder)) == len(source_files(folder / "c")) == 7
+
+
+def test_every_slice_is_rescaled_by_its_own_header(tmp_path):
+    for number, (plane, slope) in enumerate(zip(PIXELS, (1, 2, 0.5, 4, 1), strict=True)):
+        write_slice(tmp_path / f"{number}.dcm", plane, (0, 0, number), number + 1, slope=slope, intercept=-number)
+    expected = PIXELS * np.array([1, 2, 0.5, 4, 1])[:, None, None] - np.arange(5)[:, None, None]
+    np.testing.assert_allclose(read_scan(tmp_path).voxels[0].transpose(2, 1, 0), expected)
+
+
+@pytest.mark.parametrize("codec", ["JPEG", "JPEG2000"])
+def test_losslessly_compressed_slices_decode(tmp_path, codec):
+    pixels = np.random.default_rng(0).integers(-1024, 3000, (3, 32, 40)).astype(np.int16)
+    for number, plane in enumerate(pixels):
+        image = sitk.GetImageFromArray(plane)
+        for tag, value in {
+            "0020|000e": "1.2.3",
+            "0020|0032": f"0\\0\\{number}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }.items():
+            image.SetMetaData(tag, value)
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetCompressor(codec)
+        writer.UseCompressionOn()
+        writer.SetFileName(str(tmp_path / f"{number}.dcm"))
+        writer.Execute(image)
+    assert pydicom.dcmread(tmp_path / "0.dcm").file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_scan(tmp_path).voxels[0].transpose(2, 1, 0), pixels)
+
+
+def test_an_oblique_series_keeps_its_oblique_affine(tmp_path):
+    c, s = np.cos(0.3), np.sin(0.3)
+    for number, plane in enumerate(PIXELS):  # slices stacked along their normal (0, -s, c)
+        write_slice(tmp_path / f"{number}.dcm", plane, number * STEP_MM * np.array([0, -s, c]), number + 1, tilt=0.3)
+    affine = read_scan(tmp_path).affine_lps
+    np.testing.assert_allclose(affine[:3, 2], STEP_MM * np.array([0, -s, c]), atol=1e-6)
+    np.testing.assert_allclose(affine[:3, 1], 0.8 * np.array([0, c, s]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("heights", "message"),
+    [
+        ([0, 1, 2, 4, 5], r"1 slices are missing: steps of 1 mm, and up to 2 mm"),
+        ([0, 1, 2, 3, 9], r"5 slices are missing"),
+        ([0, 1, 2, 3.25, 4.6], r"unevenly spaced, 1 to 1.35 mm apart"),
+        ([0, 1, 2, 3, 3], "different slices at one place"),
+        ([0, 0, 0, 0, 0], "different slices at one place"),
+    ],
+)
+def test_slices_that_form_no_regular_grid_are_refused(tmp_path, heights, message):
+    with pytest.raises(UserError, match=message) as told:
+        read_scan(write_series(tmp_path / "s", heights))
+    assert told.value.kind == "slices"
+
+
+def test_rounded_positions_and_copies_are_no_fault(tmp_path):
+    folder = write_series(tmp_path, [0, 2.52, 4.98, 7.5, 10.0])
+    write_slice(folder / "copy.dcm", PIXELS[2], (-10, 20, 104.98), 9)
+    scan = read_scan(folder)
+    assert scan.voxels.shape == (1, 4, 3, 5)
+    assert scan.affine_lps[2, 2] == pytest.approx(2.5)
+
+
+def test_a_tilted_gantry_is_refused(tmp_path):
+    # The table moves along z, the slices lean by 15 degrees: tan 15 degrees = 0.27 mm per mm.
+    folder = write_series(tmp_path, tilt=np.radians(15))
+    with pytest.raises(UserError, match=r"gantry tilted by 15.0 degrees") as told:
+        read_scan(folder)
+    assert told.value.kind == "gantry tilt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"NumberOfFrames": 2}, "holds several frames"),
+        ({"SamplesPerPixel": 3}, "in colour"),
+        ({"PixelSpacing": [0, 0.7]}, "spacing of 0.0 x 0.7 mm"),
+        ({"ImagePositionPatient": None}, "where the slice lies is unknown"),
+    ],
+)
+def test_what_is_no_stack_of_planes_is_refused(tmp_path, changes, message):
+    folder = write_series(tmp_path / "s")
+    slice_ = pydicom.dcmread(folder / "001.dcm")
+    for tag, value in changes.items():
+        setattr(slice_, tag, value)
+    slice_.save_as(folder / "001.dcm")
+    with pytest.raises(UserError, match=message):
+        read_scan(folder)
+
+
+def test_a_localizer_and_a_damaged_slice_are_named(tmp_path):
+    folder = write_series(tmp_path)
+    write_slice(folder / "scout.dcm", np.zeros((8, 8), np.int16), (0, 0, 0), 99)
+    with pytest.raises(UserError, match=r"1 of 6 slices are not of 4 x 3 pixels; remove localizers"):
+        read_scan(folder)
+    (folder / "scout.dcm").unlink()
+    whole = (folder / "003.dcm").read_bytes()
+    for keep in (300, len(whole) - 10):
+        (folder / "003.dcm").write_bytes(whole[:keep])
+        with pytest.raises(UserError, match=r"003.dcm: (is no readable|its pixels)|: holds 2 DICOM series"):
+            read_scan(folder)
+
+
+def test_several_series_in_one_folder(tmp_path):
+    write_series(tmp_path / "a", names=[f"x{i}" for i in range(5)], series="1.2.3")
+    write_series(tmp_path / "a", names=[f"y{i}" for i in range(5)], series="1.2.4", intercept=0)
+    write_series(tmp_path / "b/deep", series="1.2.5")
+    found = find_series(tmp_path)
+    assert [(series.folder, series.files[0].name, len(series.files)) for series in found] == [
+        (tmp_path / "a", "x0", 5),
+        (tmp_path / "a", "y0", 5),
+        (tmp_path / "b/deep", "001.dcm", 5),
+    ]
+    assert len({series.key for series in found}) == 3
+    with pytest.raises(UserError, match="holds 2 DICOM series; name one file"):
+        read_scan(tmp_path / "a")
+    assert read_scan(tmp_path / "a/y3").voxels.min() == 0
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no DICOM series"):
+        read_scan(tmp_path / "empty")
+
+
+def test_a_missing_library_says_how_to_install_it(tmp_path, monkeypatch):
+    folder = write_series(tmp_path)
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(UserError, match=r'pip install "medpretrain3d\[dicom\]"'):
+        read_scan(folder)
+
+
+def test_a_series_becomes_a_case_without_the_patients_name(tmp_path, capfd):
+    pixels = np.random.default_rng(0).integers(0, 2000, (6, 7, 8)).astype(np.int16)
+    folder = write_series(tmp_path / "s", np.arange(6), pixels)
+    bad = write_series(tmp_path / "bad", [0, 1, 2, 3, 4, 9], pixels)
+    (bad / "003.dcm").write_bytes((bad / "003.dcm").read_bytes()[:-200])
+    for name, path in (("good", folder), ("bad", bad)):
+        job = Job(RawCase(name, (path,)), tmp_path / "store", "components", None, 1, "hu", 1)
+        outcome = prepare_case(job)
+        assert bool(outcome.row) == (name == "good")
+        assert settled(job) == outcome
+    np.testing.assert_array_equal(Case.open(tmp_path / "store/cases/good").read_image()[0], pixels - 1024)
+    told = capfd.readouterr()
+    written = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    for secret in ("DOE", "JOHN", "4711", "1.2.3"):
+        assert secret.encode() not in written
+        assert secret not in told.out + told.err
+    write_slice(folder / "007.dcm", pixels[0], (-10, 20, 106), 7)  # a slice more, and the case is made anew
+    assert settled(Job(RawCase("good", (folder,)), tmp_path / "store", "components", None, 1, "hu", 1)) is None
