@@ -64,7 +64,12 @@ def _monai(volume: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
         [
             # One affine for rotation and zoom: at least one of them happens in 1 - 0.8^2 of the crops.
             monai.RandAffined(
-                keys, spatial_size=PATCH, prob=0.36, rotate_range=[ANGLE] * 3, scale_range=[(-0.3, 0.4)] * 3, mode=("bilinear", "nearest")
+                keys,
+                spatial_size=PATCH,
+                prob=0.36,
+                rotate_range=[ANGLE] * 3,
+                scale_range=[(-0.3, 0.4)] * 3,
+                mode=("bilinear", "nearest"),
             ),
             *[monai.RandFlipd(keys, 0.5, axis) for axis in range(3)],
             monai.RandGaussianNoised(["image"], 0.1, std=0.3),

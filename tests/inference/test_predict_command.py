@@ -111,7 +111,7 @@ def test_options_reach_the_result(bundle, scans, tmp_path):
     [
         (["{scans}/c.nii.gz", "--overlap", "1.5"], "overlap 1.5"),
         (["{scans}/c.nii.gz", "--device", "nonsense"], "device 'nonsense'"),
-        (["{empty}"], "holds no .nii.gz or .nii file"),
+        (["{empty}"], "holds no volume"),
         (["{scans}/c.nii.gz", "{scans}/../scans/c.nii.gz"], "both have the case id 'c'"),
     ],
 )

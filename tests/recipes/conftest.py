@@ -60,7 +60,7 @@ def run_program(stage: str, *arguments: str, expect: int = 0) -> str:
     """Run `python -m <stage> fit ...` as a user does; returns what it printed."""
     command = [sys.executable, "-m", stage, "fit", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     printed = done.stdout + done.stderr
     assert done.returncode == expect, printed[-3000:]
     return printed

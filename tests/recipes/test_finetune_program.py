@@ -90,7 +90,7 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
     ):
         taken = fit(*start, name="taken")
     with pytest.warns(UserWarning, match="window of the encoder's pretraining is"):
-        kept = fit(*start, "--data.window", '{"low_hu": -1000, "high_hu": 800}', name="kept")
+        kept = fit(*start, "--data.window", json.dumps(describe(Window(-1000, 800))), name="kept")
     bundles = [json.loads((folder / "bundle" / "bundle.json").read_text()) for folder in (taken, kept)]
     assert [bundle["preprocessing"]["window"]["init_args"]["low_hu"] for bundle in bundles] == [-900, -1000]
     assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"

@@ -1,4 +1,4 @@
-"""Folders of NIfTI masks: what was found beside what was there, paired by file name."""
+"""Folders of masks: what was found beside what was there, paired by file name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
 
 def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Case, what was found and what was there, one scan at a time."""
-    from medpretrain3d.data.nifti import read_nifti
+    from medpretrain3d.data.readers import read_scan
 
     there, truth = _files(found), _files(wanted)
     for folder, other, missing in (
@@ -56,28 +56,26 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
                 f"{folder}: no mask of case '{min(missing)}', which {other} has; a scan without anything is a mask of 0"
             )
     for case in sorted(truth):
-        voxels, affine = read_nifti(there[case])
-        true_voxels, true_affine = read_nifti(truth[case])
-        if voxels.shape == true_voxels.shape and np.abs(affine - true_affine).max() > TOLERANCE_MM:
+        mask, true_mask = read_scan(there[case]), read_scan(truth[case])
+        is_moved = np.abs(mask.affine_lps - true_mask.affine_lps).max() > TOLERANCE_MM
+        if mask.voxels.shape == true_mask.voxels.shape and is_moved:
             raise UserError(f"{there[case]}: lies elsewhere in the world than {truth[case]}; write both on one grid")
-        yield case, voxels, true_voxels
+        yield case, mask.voxels[0], true_mask.voxels[0]
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    from medpretrain3d.data.nifti import ENDINGS
+    from medpretrain3d.data.readers import find_volumes, volume_stem
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of NIfTI masks, one per scan")
     files: dict[str, Path] = {}
-    for path in sorted(folder.glob("[!.]*")):
-        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-        if ending is not None:
-            case = path.name.removesuffix(ending).removesuffix("-label")
-            if case in files:
-                raise UserError(f"{files[case]} and {path} are both of case '{case}'; keep one")
-            files[case] = path
+    for path in find_volumes(folder):
+        case = volume_stem(path).removesuffix("-label")
+        if case in files:
+            raise UserError(f"{files[case]} and {path} are both of case '{case}'; keep one")
+        files[case] = path
     if not files:
-        raise UserError(f"{folder}: holds no {' or '.join(ENDINGS)} file; give a folder of NIfTI masks, one per scan")
+        raise UserError(f"{folder}: holds no volume; give a folder of NIfTI masks, one per scan")
     return files
 
 

@@ -115,7 +115,8 @@ class ScanTiles:
         if self.is_hu and is_air(region):
             return None
         tile = torch.from_numpy(self.window(_filled(region, patch, self.pad_values)))
-        return None if is_constant(tile) else tile
+        d, h, w = size
+        return None if is_constant(tile[:, :d, :h, :w]) else tile
 
 
 class ResampledScan:
