@@ -29,6 +29,15 @@ def test_twice_the_voxels_keep_twice_the_activations():
         cost(backbone, (9, 8, 8))
 
 
+def test_attention_is_counted_and_its_matrix_is_not_kept():
+    with torch.device("meta"):
+        vit = ViT("XXS", patch_size=(4, 4, 4))
+    tokens, width, depth = 16**3, 48, 2
+    linear = 2 * tokens * (4**3 * width + depth * 12 * width**2)
+    assert cost(vit, (64, 64, 64)).flop == linear + depth * 2 * 2 * tokens**2 * width
+    assert cost(vit, (64, 64, 64)).activation_bytes < 4 * 3 * tokens**2  # one matrix for each of three heads
+
+
 def test_checkpointing_keeps_less():
     with torch.device("meta"):
         plain, saving = ViT("XS"), ViT("XS", checkpointing=True)

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a line per size of each family."""
     edge = args.patch
-    print(f"{'name':<24}{'parameters':>12}{f'GFLOP/{edge}^3':>13}{f'GB/{edge}^3':>10}  levels (channels/stride)  paper")
+    print(f"{'name':<26}{'parameters':>12}{f'GFLOP/{edge}^3':>13}{f'GB/{edge}^3':>10}  levels (channels/stride)  paper")
     for family in _families(args.families):
         for arguments in family.sizes:
             with torch.device("meta"):
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             spent = cost(backbone, (edge, edge, edge))
             levels = " ".join(_short(level) for level in backbone.levels)
             numbers = f"{backbone.num_parameters():>12,}{spent.flop / 1e9:>13.1f}{spent.activation_bytes / 1e9:>10.2f}"
-            print(f"{backbone.name:<24}{numbers}  {levels}  {backbone.citation}", flush=True)
+            print(f"{backbone.name:<26}{numbers}  {levels}  {backbone.citation}", flush=True)
     return 0
 
 
