@@ -57,7 +57,7 @@ def rows() -> Iterator[Row]:
 
 
 def chest() -> np.ndarray:
-    """A chest CT (D, H, W) int16 as far as compression can tell: body, lungs, table, correlated noise, padding."""
+    """A chest CT (D, H, W) int16 as far as compression can tell: body, lungs, correlated noise, padded corners."""
     random = np.random.default_rng(0)
     d, h, w = np.ogrid[-1 : 1 : SHAPE[0] * 1j, -1 : 1 : SHAPE[1] * 1j, -1 : 1 : SHAPE[2] * 1j]
     body = (h / 0.62) ** 2 + (w / 0.85) ** 2 + 0 * d < 1
