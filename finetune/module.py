@@ -57,8 +57,10 @@ class FinetuneModule(L.LightningModule):
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
         pretraining = self.encoder.card.get("pretraining", {}) if self.encoder else {}
+        paradigm = pretraining.get("paradigm", "unknown") if self.encoder else "scratch"
         return {
-            "paradigm": pretraining.get("paradigm", "unknown") if self.encoder else "scratch",
+            "paradigm": paradigm,
+            "method": pretraining.get("method", paradigm),  # files of others state one name
             "corpus": pretraining.get("corpus"),
             "num_pretrain_volumes": pretraining.get("num_pretrain_volumes", 0),
             "pretrain_run": pretraining.get("run"),

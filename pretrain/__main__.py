@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser
 
 from medpretrain3d.engine.callbacks import Previews
 from medpretrain3d.engine.stage import StageCLI, run_stage
@@ -15,6 +16,11 @@ from pretrain.module import PretrainModule
 
 class PretrainCLI(StageCLI):
     """Stage 1 from the command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a supervised objective tells apart is what the data is labelled with; the others do not ask."""
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
 
     def callbacks(self) -> list[L.Callback]:
         """Pictures while it trains."""

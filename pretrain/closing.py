@@ -31,6 +31,7 @@ def close_run(
     pretraining = {
         "objective": describe(module.objective),
         "paradigm": facts["paradigm"],
+        "method": facts["method"],
         "run": f"{run.group}/{run.name}",
         "steps": trainer.global_step,
         "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,

@@ -26,6 +26,8 @@ class MAE(Objective):
         UserError: `mask_ratio` outside (0, 1), or a backbone without a level at full resolution.
     """
 
+    paradigm = "reconstruction"
+
     def __init__(
         self, backbone: Backbone, mask_ratio: float = 0.75, mask_block: tuple[int, int, int] = (16, 16, 16)
     ) -> None:
