@@ -138,7 +138,7 @@ def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:
 
 def _around(box: np.ndarray, patch: Patch) -> Patch:
     """Lowest corner of a crop with the box in its middle; it may lie outside the volume, where there is air."""
-    d, h, w = (int(round(float(edge))) for edge in (box[:3] + box[3:]) / 2 - np.array(patch) / 2)
+    d, h, w = (round(float(edge)) for edge in (box[:3] + box[3:]) / 2 - np.array(patch) / 2)
     return (d, h, w)
 
 

@@ -11,8 +11,6 @@ from medpretrain3d.objectives.multi_talent import bce_and_dice, label_sums, logi
 from tests.tiny import tiny_backbone
 from tests.tiny_objectives import labelled_batch, tiny_objective
 
-CLASSES = (("liver", "spleen"), ("liver", "kidney", "aorta"))
-
 
 def test_loss_by_hand():
     # Four voxels, two inside. Logits of 0 say one half everywhere: cross-entropy ln 2, Dice 2 * 1 / (2 + 2).
@@ -69,5 +67,5 @@ def test_most_probable_label_over_a_half_is_shown():
 def test_missing_labels_are_named():
     with pytest.raises(UserError, match="wanted at least one class in every data set"):
         MultiTalent(tiny_backbone(), (("liver",), ()))
-    with pytest.raises(UserError, match="the batch has no label_map; set data.views"):
+    with pytest.raises(UserError, match=r"the batch has no label_map; set data\.views"):
         tiny_objective(MultiTalent, "ResEnc")({"image": torch.zeros(1, 1, 16, 16, 16), "seed": torch.zeros(1)})

@@ -48,7 +48,7 @@ class MultiTalent(Objective):
         self.decoder = UNetDecoder(backbone.levels, self.first_output[-1])
         # Taken out of the decoder: a map of all outputs of all sets would be most of the memory of a step.
         self.outputs = self.decoder.head
-        self.decoder.head = nn.Identity()
+        self.decoder.head = nn.Identity()  # type: ignore[assignment]  # declared a convolution
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, C, D, H, W), `label_map` (B, D, H, W) and `dataset` (B,) to the loss; pictures of both maps."""

@@ -98,7 +98,5 @@ def _pictures(batch: Batch, predicted: Tensor) -> dict[str, Tensor]:
     flat = [base] + [
         (2 * share[0] - 1)[:, None, None, None].expand_as(base).float() for share in (batch["share"], predicted)
     ]
-    region, true, guess = (
-        rearrange(one, "(gd gh gw) d h w -> (gd d) (gh h) (gw w)", gd=d, gh=h, gw=w) for one in flat
-    )
+    region, true, guess = (rearrange(one, "(gd gh gw) d h w -> (gd d) (gh h) (gw w)", gd=d, gh=h, gw=w) for one in flat)
     return {"base crops": region, "true overlap": true, "predicted overlap": guess}
