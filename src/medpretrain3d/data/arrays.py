@@ -98,16 +98,20 @@ def _read_chunks(stored: Any, low: np.ndarray, high: np.ndarray, out: np.ndarray
     blosc2 = _blosc2()
     edges = stored.chunks[-3:]
     counts = [-(-size // edge) for size, edge in zip(stored.shape, stored.chunks, strict=True)]
+    num_h, num_w = counts[-2:]
     checksums = np.frombuffer(stored.schunk.vlmeta[CHECKSUMS], dtype="<u4")
     chunk = np.empty(edges, dtype=stored.dtype)
     spans = [_spans(*axis) for axis in zip(edges, low.tolist(), high.tolist(), strict=True)]
-    for leading in np.ndindex(*stored.shape[:-3]):
+    decompressed = b""
+    for index, leading in enumerate(np.ndindex(*stored.shape[:-3])):
         for (d, chunk_d, out_d), (h, chunk_h, out_h), (w, chunk_w, out_w) in itertools.product(*spans):
-            number = int(np.ravel_multi_index((*leading, d, h, w), counts))
+            number = ((index * counts[-3] + d) * num_h + h) * num_w + w
             compressed = stored.schunk.get_chunk(number)
             if zlib.crc32(compressed) != checksums[number]:
                 raise ValueError(f"checksum of chunk {number} differs")
-            blosc2.decompress2(compressed, dst=chunk)
+            if compressed != decompressed:  # chunks of nothing but background are alike
+                blosc2.decompress2(compressed, dst=chunk)
+                decompressed = compressed
             out[(*leading, out_d, out_h, out_w)] = chunk[chunk_d, chunk_h, chunk_w]
 
 
