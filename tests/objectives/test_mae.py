@@ -7,7 +7,7 @@ from medpretrain3d.backbones import ResEnc
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import MAE
 from medpretrain3d.objectives.decoders import UNetDecoder
-from medpretrain3d.objectives.mae import masked_mse
+from medpretrain3d.objectives.masked import masked_mse
 from medpretrain3d.objectives.masking import counter_random, expand_blocks, random_block_mask
 
 
