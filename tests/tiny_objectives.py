@@ -25,7 +25,7 @@ PATCHES: dict[str, tuple[int, int, int]] = {
     "ResNet3D anisotropic, instance norm": (8, 64, 32),
     "MedNeXt anisotropic, kernel 5": (8, 16, 32),
     "InflatedCNN": (32, 32, 32),
-    "SwinUNETR": (32, 32, 64),
+    "SwinUNETR": (32, 32, 32),
     "ViT": (16, 16, 24),
     "ViT anisotropic": (8, 16, 24),
     "Primus": (16, 16, 24),
@@ -52,7 +52,7 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     MAE: TinyObjective(
         lambda backbone: MAE(backbone, 0.5, mask_block=None if hasattr(backbone, "embed") else (4, 8, 8)), EVERY
     ),
-    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5), (*TRANSFORMERS, "SwinUNETR")),
+    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5, mask_block=(8, 8, 8)), (*TRANSFORMERS, "SwinUNETR")),
     SliceWise: TinyObjective(
         lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*SPARSE, *TRANSFORMERS)
     ),
