@@ -1,6 +1,7 @@
 """Pretraining tasks, one file each."""
 
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.consistent_views import ConsistentViews
 from medpretrain3d.objectives.dino import DINO
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.simclr import SimCLR
@@ -13,6 +14,7 @@ __all__ = [
     "DINO",
     "MAE",
     "Batch",
+    "ConsistentViews",
     "Objective",
     "ObjectiveOutput",
     "SimCLR",
