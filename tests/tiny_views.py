@@ -23,14 +23,14 @@ CONTRASTIVE = {
 """Each objective, built small around a backbone."""
 
 
-def two_views(shape: Triple, first_seed: int = 0, count: int = 4) -> dict[str, Tensor]:
+def two_views(shape: Triple, first_seed: int = 0, count: int = 2) -> dict[str, Tensor]:
     """What TwoViews gives for crops that stand a quarter of the patch apart, the second one mirrored along W."""
     d, h, w = shape
     shift = [edge // 4 for edge in shape]
-    image = torch.stack([
-        torch.stack([big[:, :d, :h, :w], big[:, shift[0] :, shift[1] :, shift[2] :].flip(3)])
-        for big in _smooth([edge + step for edge, step in zip(shape, shift, strict=True)], first_seed, count)
-    ])
+    volumes = _smooth([edge + step for edge, step in zip(shape, shift, strict=True)], first_seed, count)
+    first = torch.stack([big[:, :d, :h, :w] for big in volumes])
+    second = torch.stack([big[:, shift[0] :, shift[1] :, shift[2] :].flip(3) for big in volumes])
+    image = torch.stack([first, second], dim=1)
     affine = torch.eye(3, 4).repeat(count, 2, 1, 1)
     affine[:, 1, :, 3] = torch.tensor(shift).float()
     affine[:, 1, 2, 2], affine[:, 1, 2, 3] = -1, shift[2] + w

@@ -47,7 +47,9 @@ def test_a_map_of_coordinates_reads_the_same_place_in_both_views(grid):
 def test_places_outside_the_other_view_are_told():
     own, other = torch.eye(3, 4)[None], torch.eye(3, 4)[None].clone()
     other[0, 2, 3] = 16
-    _, inside = sample_at(torch.zeros(1, 1, 2, 3, 4), carry(cell_centres((2, 3, 4), PATCH, own.device)[None], own, other), PATCH)
+    _, inside = sample_at(
+        torch.zeros(1, 1, 2, 3, 4), carry(cell_centres((2, 3, 4), PATCH, own.device)[None], own, other), PATCH
+    )
     assert inside.reshape(2, 3, 4)[0, 0].tolist() == [False, False, True, True]
 
 

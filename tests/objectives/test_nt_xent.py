@@ -76,7 +76,9 @@ def work(rank: int, folder: Path, objectives: dict[str, Objective]) -> None:
 
 
 def test_two_processes_with_four_samples_step_as_one_with_eight(tmp_path):
-    objectives = {cls.__name__: CONTRASTIVE[cls](tiny_backbone("ViT anisotropic")) for cls in (SimCLR, DINO, ConsistentViews)}
+    objectives = {
+        cls.__name__: CONTRASTIVE[cls](tiny_backbone("ViT anisotropic")) for cls in (SimCLR, DINO, ConsistentViews)
+    }
     alone = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
     mp.start_processes(work, (tmp_path, objectives), nprocs=2, start_method="fork")
     together = torch.load(tmp_path / "results.pt", weights_only=True)

@@ -8,6 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
+from medpretrain3d.backbones.tokens import keep_tokens, tokens_to_map
 from medpretrain3d.objectives.alignment import carry, cell_centres, sample_at, view_pictures
 from medpretrain3d.objectives.base import Batch, ObjectiveOutput
 from medpretrain3d.objectives.mae import MAE
@@ -21,8 +22,8 @@ from medpretrain3d.objectives.teacher import Teacher
 class ConsistentViews(MAE):
     """A student sees part of a view, restores the rest, and says what a teacher sees there in the other view.
 
-    The recipe that won the transformer track of the SSL3D challenge: 5 x Huber on hidden voxels + 1 x cosine distance of
-    features at places that both views show + 0.1 x NT-Xent of their means. The teacher is a moving average of the
+    The recipe that won the transformer track of the SSL3D challenge: 5 x Huber on hidden voxels + 1 x cosine distance
+    of features at places that both views show + 0.1 x NT-Xent of their means. The teacher is a moving average of the
     student and sees its view whole. Start from an encoder that was pretrained with MAE (`init_from`). Wants
     `data.views` TwoViews.
 
@@ -90,7 +91,7 @@ class ConsistentViews(MAE):
         # What the teacher sees of the other view, in the order of the student's views.
         other_told = torch.cat(told.chunk(2)[::-1])
         grid = self._grid(patch)
-        target, inside = sample_at(_to_map(other_told, grid), carry(places, own, other), patch)
+        target, inside = sample_at(tokens_to_map(other_told, grid), carry(places, own, other), patch)
         restore = hidden_huber(restored, image, hidden)
         align = cosine_distance(self.predictor(seen), target, inside)
         means = [rows.float().mean(dim=1).chunk(2) for rows in (seen, other_told)]
@@ -114,7 +115,11 @@ class ConsistentViews(MAE):
             return self.decoder(features), _Cells()(features), places
         keep_index = visible_index(hidden_tokens(hidden_blocks, self.mask_block, self.backbone.patch_size))
         visible = self.backbone.encode(self.backbone.embed(image), grid, keep_index)
-        return self.decoder(visible, grid, keep_index), visible, places.gather(1, keep_index[..., None].expand(-1, -1, 3))
+        return (
+            self.decoder(visible, grid, keep_index),
+            visible,
+            places.gather(1, keep_index[..., None].expand(-1, -1, 3)),
+        )
 
     def _grid(self, patch: Triple) -> Triple:
         """Cells of the coarsest level along each axis."""
@@ -127,11 +132,6 @@ class _Cells(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return rearrange(features[-1], "b c d h w -> b (d h w) c")
-
-
-def _to_map(cells: Tensor, grid: Triple) -> Tensor:
-    d, h, w = grid
-    return rearrange(cells, "b (d h w) c -> b c d h w", d=d, h=h, w=w)
 
 
 def hidden_huber(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:

@@ -41,4 +41,6 @@ class SimCLR(Objective):
         """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
         views = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
         first, second = self.projector(pool(self.backbone(views)[-1])).chunk(2)
-        return ObjectiveOutput(nt_xent(first, second, self.temperature), preview={} if self.training else view_pictures(batch))
+        return ObjectiveOutput(
+            nt_xent(first, second, self.temperature), preview={} if self.training else view_pictures(batch)
+        )

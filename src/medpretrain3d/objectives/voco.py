@@ -60,7 +60,7 @@ class VoCo(Objective):
 def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     """The two terms of the predicted overlap (Wu et al., 2024, eq. 4 and 5), each the mean over volumes.
 
-    Where base and target overlap by `o`: sum of `-log(1 - |o - p|) o` over sum of `o`. Where they do not: mean `p ** 2`.
+    Where base and target overlap by `o`: sum of `-log(1 - |o - p|) o` over sum of `o`. Where they do not: mean `p^2`.
 
     Args:
         predicted: `p` (T, G) in [0, 1].
@@ -96,7 +96,5 @@ def _pictures(batch: Batch, predicted: Tensor) -> dict[str, Tensor]:
     flat = [base] + [
         (2 * share[0] - 1)[:, None, None, None].expand_as(base).float() for share in (batch["share"], predicted)
     ]
-    region, true, guess = (
-        rearrange(one, "(gd gh gw) d h w -> (gd d) (gh h) (gw w)", gd=d, gh=h, gw=w) for one in flat
-    )
+    region, true, guess = (rearrange(one, "(gd gh gw) d h w -> (gd d) (gh h) (gw w)", gd=d, gh=h, gw=w) for one in flat)
     return {"base crops": region, "true overlap": true, "predicted overlap": guess}
