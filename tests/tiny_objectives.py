@@ -13,6 +13,7 @@ from torch import Tensor
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.objectives import MAE, Objective, SimMIM, SliceWise, SparK
 from tests.tiny import tiny_backbone
+from tests.tiny_views import CONTRASTIVE, tiny_views
 
 # Small patches (D, H, W) that hold at least two cells of the coarsest level.
 PATCHES: dict[str, tuple[int, int, int]] = {
@@ -36,7 +37,8 @@ SPARSE = (
     *("ResEnc", "ResEnc anisotropic", "PlainConv", "GenesisUNet", "SegResNet", "ResNet3D bottlenecks, dilated"),
     *("ResNet3D anisotropic, instance norm", "MedNeXt anisotropic, kernel 5"),
 )
-EVERY = (*SPARSE, "InflatedCNN", *TRANSFORMERS, "SwinUNETR", "TokenPyramid")
+ENCODERS = (*SPARSE, "InflatedCNN", *TRANSFORMERS, "SwinUNETR")
+EVERY = (*ENCODERS, "TokenPyramid")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
         lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*SPARSE, *TRANSFORMERS)
     ),
     SparK: TinyObjective(partial(SparK, mask_ratio=0.5), SPARSE),
+    **{
+        cls: TinyObjective(make, ENCODERS, partial(lambda cls, name: tiny_views(cls, PATCHES[name]), cls))
+        for cls, make in CONTRASTIVE.items()
+    },
 }
 PAIRS = [(cls, name) for cls, tiny in TINY_OBJECTIVES.items() for name in tiny.backbones]
 
