@@ -96,7 +96,8 @@ class ConsistentViews(MAE):
         align = cosine_distance(self.predictor(seen), target, inside)
         means = [rows.float().mean(dim=1).chunk(2) for rows in (seen, other_told)]
         # One loss per direction: in one for both, the two views of a sample would be told apart.
-        contrast = sum(nt_xent(student, teacher, self.temperature) for student, teacher in zip(*means, strict=True)) / 2
+        directions = [nt_xent(student, teacher, self.temperature) for student, teacher in zip(*means, strict=True)]
+        contrast = torch.stack(directions).mean()
         loss = self.weights[0] * restore + self.weights[1] * align + self.weights[2] * contrast
         logs = {"restore": restore, "align": align, "contrast": contrast, "shared_places": inside.float().mean()}
         return ObjectiveOutput(
@@ -118,7 +119,7 @@ class ConsistentViews(MAE):
         return (
             self.decoder(visible, grid, keep_index),
             visible,
-            places.gather(1, keep_index[..., None].expand(-1, -1, 3)),
+            keep_tokens(places, keep_index),
         )
 
     def _grid(self, patch: Triple) -> Triple:
