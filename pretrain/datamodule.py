@@ -93,14 +93,14 @@ class PretrainData(L.LightningDataModule):
         return make_loader(crops, batches, self.num_workers, crops.collate)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """One crop of every held-out case."""
+        """A crop of every held-out case, in batches as in training: a contrast takes several crops."""
         if not self.val_cases:
             return []
         reader = CropReader(self.patch, self.window, sites=self.sites)
         crops = ImageCrops(CaseOrder(self.val_cases, self.seed), reader, self.views)
         place = run_position(self.trainer)
-        per_process = -(-len(self.val_cases) // place["world_size"])
-        batches = PositionBatches(1, per_process, place["rank"], place["world_size"])
+        num_batches = -(-len(self.val_cases) // (self.batch_size * place["world_size"]))
+        batches = PositionBatches(self.batch_size, num_batches, place["rank"], place["world_size"])
         return make_loader(crops, batches, 0, crops.collate)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -40,6 +40,7 @@ class PretrainModule(L.LightningModule):
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
             say(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
+            objective.after_load()
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
@@ -67,10 +68,15 @@ class PretrainModule(L.LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return out.loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Let what follows the weights follow."""
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step()
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Loss on crops that are the same every time, and something to look at."""
         out = self.objective(batch)
-        self.log("val/loss", out.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["image"]))
+        self.log("val/loss", out.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["seed"]))
         return {"preview": out.preview}
 
     def configure_optimizers(self) -> Any:

@@ -16,6 +16,7 @@ from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
 from tests.tiny import TINY_BACKBONES, tiny_backbone
 from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
+from tests.tiny_objectives import PAIRS, TINY_OBJECTIVES, tiny_objective
 
 
 def exported(package, base):
@@ -42,19 +43,27 @@ def targets() -> list[Targets]:
 
 
 def untrained(module: torch.nn.Module) -> list[str]:
-    return [name for name, parameter in module.named_parameters() if parameter.grad is None]
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None]
 
 
-@pytest.mark.parametrize("cls", OBJECTIVES)
-def test_objectives_train_every_parameter_and_repeat_themselves(cls):
-    objective = cls(tiny_backbone(), mask_block=(8, 8, 8))
-    batch = {"image": image(), "seed": torch.tensor([5, 6])}
+def crops(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return batch["image"] if "image" in batch else batch["base"]
+
+
+def test_every_objective_has_its_tiny_example():
+    assert set(TINY_OBJECTIVES) == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(("cls", "name"), PAIRS, ids=[f"{cls.__name__} {name}" for cls, name in PAIRS])
+def test_objectives_train_every_parameter_and_repeat_themselves(cls, name):
+    objective = tiny_objective(cls, name)
+    batch = TINY_OBJECTIVES[cls].batch(name)
     out = objective(batch)
     out.loss.backward()
     assert untrained(objective) == []  # DDP needs them all
     assert torch.equal(out.loss, objective(batch).loss)
     assert all(volume.ndim == 3 and not volume.requires_grad for volume in out.preview.values())
-    for size, step in zip(image().shape[2:], objective.patch_stride, strict=True):
+    for size, step in zip(crops(batch).shape[-3:], objective.patch_stride, strict=True):
         assert size % step == 0
 
 
@@ -84,7 +93,7 @@ def test_detections_lie_in_the_image_with_falling_scores(cls):
 @pytest.mark.parametrize(
     "part",
     [tiny_backbone(name) for name in TINY_BACKBONES]
-    + [cls(tiny_backbone()) for cls in OBJECTIVES]
+    + [tiny_objective(cls) for cls in TINY_OBJECTIVES]
     + [tiny_detector(cls) for cls in DETECTORS],
     ids=lambda part: type(part).__name__,
 )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medpretrain3d.engine.drawing import DETECTION, TRUTH
-from medpretrain3d.engine.pictures import boxes_on_slices, reconstruction_strip, save_png
+from medpretrain3d.engine.pictures import boxes_on_slices, save_png, volume_strip
 
 NOTHING = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
 
@@ -89,8 +89,8 @@ def test_any_boxes_can_be_drawn_even_those_outside(num_truth: int, num_found: in
 def test_strip_shows_a_perfect_restoration_without_error():
     rng = np.random.default_rng(0)
     image = rng.uniform(-1, 1, (16, 16, 16)).astype(np.float32)
-    perfect = reconstruction_strip(image, image, image, panel_px=64)
-    wrong = reconstruction_strip(image, image, -image, panel_px=64)
+    perfect = volume_strip({"input": image, "masked": image, "restored": image}, panel_px=64)
+    wrong = volume_strip({"input": image, "masked": image, "restored": -image}, panel_px=64)
     error = np.s_[22 : 22 + 64, -68 + 2 : -6]
     assert (perfect[error] == (0, 0, 4)).all()
     assert wrong[error].max() > 200
@@ -100,7 +100,16 @@ def test_strip_shows_a_perfect_restoration_without_error():
 def test_strip_survives_not_a_number_and_odd_shapes():
     image = np.zeros((5, 40, 7), np.float32)
     restored = np.full_like(image, np.nan)
-    assert reconstruction_strip(image, image, restored).shape[2] == 3
+    assert volume_strip({"input": image, "masked": image, "restored": restored}).shape[2] == 3
+
+
+def test_a_strip_has_a_column_for_each_volume_and_an_error_only_where_something_was_restored():
+    image = np.zeros((16, 16, 16), np.float32)
+    widths = [
+        volume_strip(dict.fromkeys(titles, image), panel_px=64).shape[1] - 22
+        for titles in (["view 1"], ["view 1", "view 2"], ["input", "restored"])
+    ]
+    assert widths == [68, 2 * 68, 3 * 68]
 
 
 def test_png_round_trip(tmp_path):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 from medpretrain3d.description import Described
@@ -77,8 +78,9 @@ class Backbone(Described, nn.Module):
     def run_block(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
         """The block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
+            modes = _get_current_function_mode_stack()  # an objective may run the network in one, on blocks
             return checkpoint(
-                block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _recomputing(block))
+                block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _recomputing(block, modes))
             )
         return block(*inputs)
 
@@ -97,14 +99,17 @@ class Backbone(Described, nn.Module):
 
 
 @contextmanager
-def _recomputing(block: Callable[..., Tensor]) -> Iterator[None]:
-    """Batch norms leave their running statistics alone: the first pass has moved them once already."""
+def _recomputing(block: Callable[..., Tensor], modes: list[TorchFunctionMode]) -> Iterator[None]:
+    """The modes of the first pass; batch norms leave their running statistics alone: it has moved them already."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)] if isinstance(block, nn.Module) else []
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
-        yield
+        with ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
+            yield
     finally:
         for norm, momentum, count in before:
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -98,7 +98,15 @@ class SwinUNETR(Backbone):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
-        x = self.patch_embed(image)
+        return self.encode(self.embed(image))
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Image (B, C, D, H, W) to tokens (B, feature_size, d, h, w), each a function of its own patch."""
+        return self.patch_embed(image)
+
+    def encode(self, tokens: Tensor) -> list[Tensor]:
+        """Tokens of `embed`, of which an objective may have replaced some, to one map per level."""
+        x = tokens
         features = [_channel_norm(x)]
         for index in range(1, 5):
             if self.is_v2:

@@ -130,8 +130,8 @@ class TwoViews(Views):
 class GridAndTargets(Views):
     """A grid of crops that tile a region, and random crops inside it (VoCo, Wu et al., 2024).
 
-    `base` (G, C, D, H, W) in the order (D, H, W) of the grid. A sample has a random number of targets, so a batch joins
-    those of its samples: `target` (T, C, D, H, W), `target_of` (T,) int64, the sample each is of, and `share` (T, G)
+    `base` (G, C, D, H, W) in the order (D, H, W) of the `grid` (3,) int64. A sample has a random number of targets, so
+    a batch joins those of its samples: `target` (T, C, D, H, W), `target_of` (T,) int64, the sample each is of, and `share` (T, G)
     float32, which share of a target's volume each base crop of its sample holds; a row sums to 1.
 
     Args:
@@ -176,6 +176,7 @@ class GridAndTargets(Views):
         return {
             "base": [cut(start) for start in bases],
             "target": [cut(start) for start in targets],
+            "grid": torch.tensor(self.grid),
             "share": torch.from_numpy(shared_volume(targets, bases, patch).astype(np.float32)),
         }
 

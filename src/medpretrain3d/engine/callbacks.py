@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
-from medpretrain3d.engine.pictures import reconstruction_strip, save_png
+from medpretrain3d.engine.pictures import save_png, volume_strip
 
 
 class Throughput(L.Callback):
@@ -61,7 +61,7 @@ class Throughput(L.Callback):
 
 
 class Previews(L.Callback):
-    """Saves a strip of pictures (input, masked, restored, error) of the first validation crop, always the same one.
+    """Saves a strip of what the objective shows of the first validation crop, always the same one.
 
     Args:
         folder: where `step_0000500.png` and the like go.
@@ -84,16 +84,16 @@ class Previews(L.Callback):
         if batch_idx or not preview or not trainer.is_global_zero:
             return
         volumes = {name: volume.float().cpu().numpy() for name, volume in preview.items()}
-        picture = reconstruction_strip(volumes["input"], volumes["masked"], volumes["restored"])
+        picture = volume_strip(volumes)
         save_png(self.folder / f"step_{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("val/reconstruction", [picture], step=trainer.global_step)
+                logger.log_image("val/preview", [picture], step=trainer.global_step)
 
 
 def _batch_size(batch: Any) -> int:
-    first = batch["image"] if isinstance(batch, dict) else batch[0]
-    return int(first.shape[0])
+    first = batch.get("seed", batch.get("image")) if isinstance(batch, dict) else batch[0]
+    return len(first)
 
 
 def _peak_memory_gb(device: torch.device) -> float:

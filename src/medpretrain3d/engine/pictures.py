@@ -7,6 +7,7 @@ left of the picture; sagittal slices look to the left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,40 @@ from medpretrain3d.atomic import finished_file
 from medpretrain3d.engine.box_pictures import boxes_on_slices
 from medpretrain3d.engine.drawing import BACKGROUND, TEXT, VIEWS, Rgb, font, grey, heat, upright
 
-__all__ = ["boxes_on_slices", "reconstruction_strip", "save_png"]
+__all__ = ["boxes_on_slices", "save_png", "volume_strip"]
 
 Volume = NDArray[np.floating[Any]]
 
 
-def reconstruction_strip(
-    image: Volume, masked: Volume, restored: Volume, max_error: float = 0.5, panel_px: int = 192
-) -> Rgb:
-    """Three rows (axial, coronal, sagittal), four columns: input, masked, restored, absolute error.
+def volume_strip(volumes: Mapping[str, Volume], max_error: float = 0.5, panel_px: int = 192) -> Rgb:
+    """Three rows (axial, coronal, sagittal), a column for each volume, and the error where an input was restored.
 
-    Every row cuts the input where it has most contrast, within the middle half; so the same crop shows the same slices
-    at every step of a run, and errors have the same colours.
+    Every row cuts the first volume where it has most contrast, within the middle half; so the same crop shows the same
+    slices at every step of a run, and errors have the same colours.
 
     Args:
-        image: (D, H, W) in [-1, 1].
-        masked: the same with hidden voxels blanked.
-        restored: what the network made of it.
+        volumes: (D, H, W) in [-1, 1] by their titles, all of one size; `input` and `restored` are compared.
         max_error: the error that gets the brightest colour.
         panel_px: pixels of a panel's longer edge, at least; small crops are enlarged by whole numbers.
     """
-    titles = ("input", "masked", "restored", f"|error|, 0 to {max_error:g}")
-    zoom = max(1, -(-panel_px // max(image.shape)))
+    titles = list(volumes)
+    first = volumes[titles[0]]
+    is_restored = {"input", "restored"} <= volumes.keys()
+    zoom = max(1, -(-panel_px // max(first.shape)))
     rows = []
     for axis in range(3):
-        index = _contrast_slice(image, axis)
-        planes = [_slice(volume, axis, index) for volume in (image, masked, restored)]
-        error = np.abs(planes[2].astype(np.float64) - planes[0]) / max_error
-        panels = [*(grey(plane) for plane in planes), heat(error)]
+        index = _contrast_slice(first, axis)
+        planes = {title: _slice(volume, axis, index) for title, volume in volumes.items()}
+        panels = [grey(plane) for plane in planes.values()]
+        if is_restored:
+            panels.append(heat(np.abs(planes["restored"].astype(np.float64) - planes["input"]) / max_error))
         rows.append([panel.repeat(zoom, axis=0).repeat(zoom, axis=1) for panel in panels])
+    if is_restored:
+        titles.append(f"|error|, 0 to {max_error:g}")
     gap, header, margin = 4, 22, 22
     width = max(panel.shape[1] for row in rows for panel in row)
     heights = [row[0].shape[0] for row in rows]
-    canvas = Image.new("RGB", (margin + 4 * (width + gap), header + sum(heights) + 3 * gap), BACKGROUND)
+    canvas = Image.new("RGB", (margin + len(titles) * (width + gap), header + sum(heights) + 3 * gap), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     for column, title in enumerate(titles):
         draw.text((margin + column * (width + gap) + width / 2, header / 2), title, TEXT, font(12), anchor="mm")

@@ -1,6 +1,25 @@
 """Pretraining tasks, one file each."""
 
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.consistent_views import ConsistentViews
+from medpretrain3d.objectives.dino import DINO
 from medpretrain3d.objectives.mae import MAE
+from medpretrain3d.objectives.simclr import SimCLR
+from medpretrain3d.objectives.simmim import SimMIM
+from medpretrain3d.objectives.slice_wise import SliceWise
+from medpretrain3d.objectives.spark import SparK
+from medpretrain3d.objectives.voco import VoCo
 
-__all__ = ["MAE", "Batch", "Objective", "ObjectiveOutput"]
+__all__ = [
+    "DINO",
+    "MAE",
+    "Batch",
+    "ConsistentViews",
+    "Objective",
+    "ObjectiveOutput",
+    "SimCLR",
+    "SimMIM",
+    "SliceWise",
+    "SparK",
+    "VoCo",
+]

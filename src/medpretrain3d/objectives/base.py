@@ -44,6 +44,12 @@ class Objective(Described, nn.Module):
         """Loss, scalars and pictures of one batch."""
         raise NotImplementedError("an Objective subclass implements forward")
 
+    def after_load(self) -> None:
+        """Called when the backbone has received weights from a file: copies of it begin with them."""
+
+    def after_step(self) -> None:
+        """Called after every step of the optimiser: averages of weights follow."""
+
 
 def common_stride(*strides: tuple[int, int, int]) -> tuple[int, int, int]:
     """Least common multiple of several strides, axis by axis."""

@@ -1,19 +1,27 @@
-"""What turns a pyramid of features back into a volume; thrown away after pretraining."""
+"""What turns features back into a volume; thrown away after pretraining."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Level
 from medpretrain3d.backbones.norm import instance_norm
+from medpretrain3d.backbones.tokens import tokens_to_map
+
+Triple = tuple[int, int, int]
 
 
 class UNetDecoder(nn.Module):
     """nnU-Net's light decoder: per stage a transposed convolution, the skip, and one convolution.
 
+    A pyramid that begins below full resolution (ResNet, Swin) gets one more stage without a skip.
+
     Args:
-        levels: the pyramid, finest first and at full resolution.
+        levels: the pyramid, finest first.
         out_channels: channels of the output.
     """
 
@@ -24,18 +32,95 @@ class UNetDecoder(nn.Module):
         for coarse, fine in zip(levels[:0:-1], levels[-2::-1], strict=True):
             d, h, w = (c // f for c, f in zip(coarse.stride, fine.stride, strict=True))
             self.upsample.append(nn.ConvTranspose3d(coarse.channels, fine.channels, (d, h, w), (d, h, w)))
-            self.fuse.append(
-                nn.Sequential(
-                    nn.Conv3d(2 * fine.channels, fine.channels, 3, padding=1),
-                    instance_norm(fine.channels),
-                    nn.LeakyReLU(0.01, inplace=True),
-                )
-            )
-        self.head = nn.Conv3d(levels[0].channels, out_channels, 1)
+            self.fuse.append(_conv_norm_act(2 * fine.channels, fine.channels))
+        channels, stride = levels[0].channels, levels[0].stride
+        self.finish = nn.Sequential()
+        if stride != (1, 1, 1):
+            half = max(1, channels // 2)
+            self.finish.append(nn.ConvTranspose3d(channels, half, stride, stride))
+            self.finish.append(_conv_norm_act(half, half))
+            channels = half
+        self.head = nn.Conv3d(channels, out_channels, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features finest first to a volume (B, out_channels, D, H, W) at the finest level's size."""
+        """Features finest first to a volume (B, out_channels, D, H, W) at full resolution."""
         x = features[-1]
         for upsample, fuse, skip in zip(self.upsample, self.fuse, features[-2::-1], strict=True):
             x = fuse(torch.cat([upsample(x), skip], dim=1))
-        return self.head(x)
+        return self.head(self.finish(x))
+
+
+class VoxelHead(nn.Module):
+    """A linear map of each cell of a level to the voxels it stands for.
+
+    Args:
+        level: channels and stride of the map.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, level: Level, out_channels: int) -> None:
+        super().__init__()
+        self.stride = level.stride
+        self.project = nn.Conv3d(level.channels, out_channels * math.prod(level.stride), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, d, h, w) to a volume (B, out_channels, d * s_d, h * s_h, w * s_w)."""
+        d, h, w = self.stride
+        return rearrange(self.project(x), "b (c pd ph pw) d h w -> b c (d pd) (h ph) (w pw)", pd=d, ph=h, pw=w)
+
+
+class TokenDecoder(nn.Module):
+    """A mask token at every hidden place, sine-cosine positions, transformer blocks, a linear map to voxels.
+
+    Args:
+        level: width and patch of the tokens.
+        out_channels: channels of the output.
+        depth: number of blocks.
+    """
+
+    def __init__(self, level: Level, out_channels: int, depth: int) -> None:
+        super().__init__()
+        width = level.channels
+        self.embed = nn.Linear(width, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        heads = next(heads for heads in range(max(1, width // 48), 0, -1) if width % heads == 0)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = VoxelHead(level, out_channels)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, visible: Tensor, grid: Triple, keep_index: Tensor) -> Tensor:
+        """Visible tokens (B, N_keep, C) at their places on the grid to a volume (B, out_channels, D, H, W)."""
+        visible = self.embed(visible)
+        batch, width = len(visible), visible.shape[-1]
+        everywhere = self.mask_token.to(visible.dtype).expand(batch, math.prod(grid), width)
+        x = everywhere.scatter(1, keep_index[..., None].expand(-1, -1, width), visible)
+        x = x + sine_cosine_positions(grid, width).to(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(tokens_to_map(self.norm(x), grid))
+
+
+def sine_cosine_positions(grid: Triple, width: int) -> Tensor:
+    """Positions (1, N, width) in the order (d h w): sines and cosines of each axis' index (Vaswani et al., 2017).
+
+    A third of the channels speaks of each axis; what six does not divide stays zero.
+    """
+    num_rates = width // 6
+    rates = 10_000 ** (-torch.arange(num_rates) / max(1, num_rates))  # (R,)
+    axes = torch.meshgrid(*(torch.arange(count) for count in grid), indexing="ij")
+    index = torch.stack(axes, dim=-1).reshape(-1, 3)  # (N, 3)
+    angles = (index[:, :, None] * rates).flatten(1)  # (N, 3 R)
+    table = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return nn.functional.pad(table, (0, width - table.shape[1]))[None]
+
+
+def _conv_norm_act(channels_in: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(channels_in, channels, 3, padding=1),
+        instance_norm(channels),
+        nn.LeakyReLU(0.01, inplace=True),
+    )

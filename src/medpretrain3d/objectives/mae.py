@@ -1,72 +1,58 @@
-"""Masked autoencoding for convolutional networks."""
+"""Masked autoencoding."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from medpretrain3d.backbones import Backbone
-from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, common_stride
-from medpretrain3d.objectives.decoders import UNetDecoder
-from medpretrain3d.objectives.masking import expand_blocks, random_block_mask
+from medpretrain3d.backbones import Backbone, TokenBackbone
+from medpretrain3d.objectives.decoders import TokenDecoder, UNetDecoder
+from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, visible_index
+from medpretrain3d.objectives.masking import Triple, expand_blocks
 
 
-class MAE(Objective):
-    """Hide blocks of the patch by setting them to zero and restore them with a U-Net; the loss looks at them alone.
+class MAE(MaskedReconstruction):
+    """Restore hidden blocks from the visible ones (He et al., 2022).
 
-    The CNN form of masked autoencoding (He et al., 2022; as in Wald et al., 2025: 75 % of 16^3 blocks, skips kept,
-    mean squared error on hidden voxels). Images are in [-1, 1], so zero is the middle of the window.
+    A convolutional network sees zeros in their place and restores through a U-Net with skips (Wald et al., 2025: 75 %
+    of 16^3 blocks; images are in [-1, 1], so zero is the middle of the window). A transformer sees the visible tokens
+    alone; two transformer blocks on all places restore the rest.
 
     Args:
-        backbone: the encoder to train; its finest level is at full resolution.
-        mask_ratio: share of blocks that are hidden.
-        mask_block: block (D, H, W) in voxels.
+        backbone: the encoder to train.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
+        loss_on: `hidden` voxels alone, as published, or `all`.
+        normalise_targets: restore each patch with its own mean and deviation taken out.
+        decoder_depth: transformer blocks of the decoder.
 
     Raises:
-        UserError: `mask_ratio` outside (0, 1), or a backbone without a level at full resolution.
+        UserError: a ratio that is no share, or blocks that are no whole number of a transformer's patches.
     """
 
     def __init__(
-        self, backbone: Backbone, mask_ratio: float = 0.75, mask_block: tuple[int, int, int] = (16, 16, 16)
+        self,
+        backbone: Backbone,
+        mask_ratio: float | tuple[float, float] = 0.75,
+        mask_block: Triple | None = None,
+        loss_on: LossOn = "hidden",
+        normalise_targets: bool = False,
+        decoder_depth: int = 2,
     ) -> None:
-        super().__init__()
-        if not 0 < mask_ratio < 1:
-            raise UserError(f"MAE: got mask_ratio {mask_ratio}, wanted a share between 0 and 1, such as 0.75")
-        if backbone.levels[0].stride != (1, 1, 1):
-            raise UserError(
-                f"MAE: the finest level of {type(backbone).__name__} has stride {backbone.levels[0].stride}, wanted "
-                "(1, 1, 1): the U-Net decoder needs a level at full resolution"
-            )
-        self.backbone = backbone
-        self.mask_ratio = mask_ratio
-        self.mask_block = mask_block
-        self.patch_stride = common_stride(backbone.levels[-1].stride, self.mask_block)
-        self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)
+        is_tokens = isinstance(backbone, TokenBackbone)
+        block = mask_block or (backbone.levels[0].stride if is_tokens else (16, 16, 16))
+        super().__init__(backbone, mask_ratio, block, loss_on, normalise_targets)
+        self.decoder: TokenDecoder | UNetDecoder = (
+            TokenDecoder(backbone.levels[0], backbone.in_channels, decoder_depth)
+            if is_tokens
+            else UNetDecoder(backbone.levels, backbone.in_channels)
+        )
 
-    def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
-        image = batch["image"]
-        d, h, w = image.shape[2:]
-        hidden_blocks = random_block_mask(batch["seed"], (d, h, w), self.mask_block, self.mask_ratio)
-        hidden = expand_blocks(hidden_blocks, self.mask_block)  # (B, 1, D, H, W)
-        masked = image.masked_fill(hidden, 0.0)
-        restored = self.decoder(self.backbone(masked))
-        loss = masked_mse(restored, image, hidden)
-        preview = {
-            "input": image[0, 0],
-            "masked": masked[0, 0],
-            # What was visible is shown as it was: only the hidden blocks are the network's work.
-            "restored": restored[0, 0].float().where(hidden[0, 0], image[0, 0]),
-        }
-        return ObjectiveOutput(loss, preview={name: volume.detach() for name, volume in preview.items()})
-
-
-def masked_mse(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden voxels only.
-
-    `restored` and `image` are (B, C, D, H, W), `hidden` is (B, 1, D, H, W) bool.
-    """
-    # fp32: squares of small errors are lost in half precision.
-    error = (restored.float() - image.float()).square()
-    hidden = hidden.expand_as(error)
-    return (error * hidden).sum() / hidden.sum()
+    def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
+        """The whole image (B, C, D, H, W) from its visible blocks."""
+        if not isinstance(self.backbone, TokenBackbone):
+            return self.decoder(self.backbone(image.masked_fill(expand_blocks(hidden_blocks, block), 0.0)))
+        self.backbone.check_input(image)
+        grid = self.backbone.grid(tuple(image.shape[2:]))
+        keep_index = visible_index(hidden_tokens(hidden_blocks, block, self.backbone.patch_size))
+        visible = self.backbone.encode(self.backbone.embed(image), grid, keep_index)
+        return self.decoder(visible, grid, keep_index)

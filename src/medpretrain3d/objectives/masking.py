@@ -8,8 +8,10 @@ from torch import Tensor
 
 from medpretrain3d.errors import UserError
 
+Triple = tuple[int, int, int]
 
-def random_block_mask(seed: Tensor, shape: tuple[int, int, int], block: tuple[int, int, int], ratio: float) -> Tensor:
+
+def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) -> Tensor:
     """Hide the same number of blocks in every sample, at places drawn from its seed.
 
     Args:
@@ -40,7 +42,18 @@ def random_block_mask(seed: Tensor, shape: tuple[int, int, int], block: tuple[in
     return hidden.reshape(len(seed), *grid)
 
 
-def expand_blocks(hidden: Tensor, block: tuple[int, int, int]) -> Tensor:
+def hidden_share(seed: Tensor, low: float, high: float) -> float:
+    """Share of blocks to hide in a batch: uniform in [low, high), drawn from the first sample's seed.
+
+    One share for the batch, so that every sample has as many visible blocks and they stack.
+    """
+    if low == high:
+        return low
+    bits = _shift_right(counter_random(~seed[:1], 1), 11)  # ~: not the numbers that place the blocks
+    return low + (high - low) * bits.item() / 2**53
+
+
+def expand_blocks(hidden: Tensor, block: Triple) -> Tensor:
     """Block mask (B, d, h, w) to voxel mask (B, 1, d * block_d, h * block_h, w * block_w)."""
     return repeat(hidden, "b d h w -> b 1 (d pd) (h ph) (w pw)", pd=block[0], ph=block[1], pw=block[2])
 

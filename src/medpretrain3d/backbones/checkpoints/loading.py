@@ -101,8 +101,9 @@ def _whole_stages(names: Iterable[str], other_side: Iterable[str]) -> dict[str, 
 
 
 def _by_part(model: nn.Module, loaded: set[int]) -> dict[str, int]:
-    names = [name for name, parameter in model.named_parameters() if id(parameter) not in loaded]
-    return dict(Counter(name.partition(".")[0] for name in names))
+    # What has no gradient, such as a teacher, copies what has one.
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return dict(Counter(name.partition(".")[0] for name, parameter in trained if id(parameter) not in loaded))
 
 
 def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:

@@ -1,0 +1,122 @@
+"""Self-distillation without labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from medpretrain3d.backbones import Backbone
+from medpretrain3d.objectives.alignment import view_pictures
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.processes import mean_over_processes
+from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
+from medpretrain3d.objectives.teacher import Teacher
+
+
+class DINO(Objective):
+    """Put a view into the class that a slow teacher gives the other view (Caron et al., 2021).
+
+    Classes are prototypes that nobody named. The teacher's outputs are centred, so that no class takes all, and
+    sharpened, so that not all classes are alike; it has no negatives and works with any batch. Wants `data.views`
+    TwoViews: both are global views; smaller local crops are not drawn.
+
+    Args:
+        backbone: the encoder to train; its coarsest level, or all tokens, are averaged over space.
+        num_prototypes: K; the published 65,536 suit a million images.
+        head_channels: outputs of the head's linear maps, up to the bottleneck.
+        student_temperature: divides the student's outputs.
+        teacher_temperature: divides the teacher's centred outputs; lower is sharper.
+        momentum: of the teacher's weights.
+        centre_momentum: of the centre, the mean of the teacher's outputs.
+
+    Raises:
+        UserError: a backbone with branches for detection.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_prototypes: int = 65_536,
+        head_channels: tuple[int, ...] = (2048, 2048, 256),
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        momentum: float = 0.996,
+        centre_momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        refuse_branches("DINO", backbone)
+        self.backbone = backbone
+        self.student_temperature = student_temperature
+        self.teacher_temperature = teacher_temperature
+        self.centre_momentum = centre_momentum
+        self.patch_stride = backbone.levels[-1].stride
+        self.head = PrototypeHead(backbone.levels[-1].channels, head_channels, num_prototypes)
+        self.teacher = Teacher(self._student(), momentum)
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(num_prototypes))
+        self._seen: list[Tensor] = []  # means of the teacher's outputs since the last step of the optimiser
+
+    def _student(self) -> nn.Module:
+        return nn.Sequential(self.backbone, self.head)
+
+    def after_load(self) -> None:
+        """The teacher begins as the student."""
+        self.teacher.start_from(self._student())
+
+    def after_step(self) -> None:
+        """The teacher and the centre of its outputs follow."""
+        self.teacher.follow(self._student())
+        if self._seen:
+            mean = mean_over_processes(torch.stack(self._seen).mean(dim=0))
+            self.centre.lerp_(mean, 1 - self.centre_momentum if self.centre.any() else 1.0)
+            self._seen.clear()
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
+        views = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
+        student = self.head(self.backbone(views))  # (2 B, K)
+        teacher = self.teacher(views)
+        if self.training:
+            self._seen.append(teacher.mean(dim=0))
+        # Before the first step there is no centre yet; without one, all samples would begin in one class.
+        centre = self.centre if self.centre.any() else mean_over_processes(teacher.mean(dim=0))
+        target = F.softmax((teacher - centre) / self.teacher_temperature, dim=1)
+        other_view = torch.cat(target.chunk(2)[::-1])
+        loss = distillation(student / self.student_temperature, other_view)
+        mean = target.mean(dim=0)
+        logs = {"target_entropy": entropy(target).mean(), "mean_target_entropy": entropy(mean)}
+        return ObjectiveOutput(loss, logs, {} if self.training else view_pictures(batch))
+
+
+class PrototypeHead(nn.Module):
+    """Features to the cosines with K prototypes, which are rows of length 1, in fp32.
+
+    Args:
+        in_channels: of the features' coarsest level, which is averaged over space.
+        channels: outputs of the linear maps up to the bottleneck.
+        num_prototypes: K.
+    """
+
+    def __init__(self, in_channels: int, channels: tuple[int, ...], num_prototypes: int) -> None:
+        super().__init__()
+        self.projector = Projector(in_channels, channels)
+        self.prototypes = nn.Parameter(torch.empty(num_prototypes, channels[-1]))
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """One map per level to (B, K)."""
+        bottleneck = self.projector(pool(features[-1]))
+        with torch.autocast(bottleneck.device.type, enabled=False):
+            return F.normalize(bottleneck.float(), dim=1) @ F.normalize(self.prototypes, dim=1).T
+
+
+def distillation(student: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy of the student's logits (B, K) under the teacher's shares (B, K) (Caron et al., 2021, eq. 2)."""
+    return -(target * F.log_softmax(student.float(), dim=1)).sum(dim=1).mean()
+
+
+def entropy(share: Tensor) -> Tensor:
+    """In nats, over the last axis; ln K where all are alike."""
+    return torch.special.entr(share).sum(dim=-1)

@@ -1,0 +1,58 @@
+"""Restoring whole slices or slabs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from medpretrain3d.backbones import Backbone, TokenBackbone
+from medpretrain3d.errors import UserError
+from medpretrain3d.objectives.mae import MAE
+from medpretrain3d.objectives.masked import LossOn
+from medpretrain3d.objectives.masking import Triple
+
+Orientation = Literal["axial", "coronal", "sagittal"]
+ORIENTATIONS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
+
+
+class SliceWise(MAE):
+    """Masked autoencoding that hides whole slices instead of blocks: what lies between two slices must be understood.
+
+    Args:
+        backbone: the encoder to train.
+        mask_ratio: share of slabs that are hidden; of a pair (a, b) a share is drawn for each batch.
+        slab: neighbouring slices that are hidden together; by default 1, for a transformer the edge of its patch.
+        orientation: which slices.
+        loss_on: `hidden` voxels alone, or `all`.
+        normalise_targets: restore each patch of a transformer, or slab, with its own mean and deviation taken out.
+        decoder_depth: transformer blocks of a transformer's decoder.
+
+    Raises:
+        UserError: an unknown orientation, a ratio that is no share, or slabs that are no whole number of patches.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_ratio: float | tuple[float, float] = 0.75,
+        slab: int | None = None,
+        orientation: Orientation = "axial",
+        loss_on: LossOn = "hidden",
+        normalise_targets: bool = False,
+        decoder_depth: int = 2,
+    ) -> None:
+        if orientation not in ORIENTATIONS:
+            raise UserError(f"SliceWise: got orientation '{orientation}', wanted one of {', '.join(ORIENTATIONS)}")
+        axis = ORIENTATIONS.index(orientation)
+        least = backbone.patch_size if isinstance(backbone, TokenBackbone) else (1, 1, 1)
+        block = _replaced(least, axis, least[axis] if slab is None else slab)
+        super().__init__(backbone, mask_ratio, block, loss_on, normalise_targets, decoder_depth)
+        self.axis = axis
+
+    def block(self, shape: Triple) -> Triple:
+        """The slab, across the whole patch."""
+        return _replaced(shape, self.axis, self.mask_block[self.axis])
+
+
+def _replaced(edges: Triple, axis: int, edge: int) -> Triple:
+    d, h, w = (edge if index == axis else other for index, other in enumerate(edges))
+    return (d, h, w)

@@ -1,0 +1,78 @@
+"""Sparse masked modelling of convolutional networks (SparK: Tian et al., 2023; S3D: Wald et al., 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medpretrain3d.backbones import Backbone, InflatedCNN, Level, SwinUNETR, TokenBackbone, TokenPyramid
+from medpretrain3d.errors import UserError
+from medpretrain3d.objectives.decoders import UNetDecoder
+from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, require_whole
+from medpretrain3d.objectives.masking import Triple
+from medpretrain3d.objectives.sparse import VisibleBlocks, visible_features
+
+
+class SparK(MaskedReconstruction):
+    """The encoder's convolutions and norms see visible voxels only, at every stage; a dense U-Net decoder restores.
+
+    Each level is normed over its visible voxels, filled up with a learned token at hidden ones and smoothed by a 3x3x3
+    convolution, except at full resolution. The encoder is the plain network, so its weights are used as they are.
+
+    Args:
+        backbone: a convolutional network.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_block: block (D, H, W) in voxels, a multiple of the coarsest stride; by default that stride.
+        loss_on: `hidden` voxels alone, as published, or `all`.
+        normalise_targets: restore each mask block with its own mean and deviation taken out.
+
+    Raises:
+        UserError: a backbone that has no sparse form, a ratio that is no share, or blocks that are no multiple of the
+            coarsest stride.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        mask_ratio: float | tuple[float, float] = (0.6, 0.9),
+        mask_block: Triple | None = None,
+        loss_on: LossOn = "hidden",
+        normalise_targets: bool = False,
+    ) -> None:
+        _require_convolutions(backbone)
+        coarsest = backbone.levels[-1].stride
+        super().__init__(backbone, mask_ratio, mask_block or coarsest, loss_on, normalise_targets)
+        require_whole("SparK", self.mask_block, coarsest, "the coarsest stride")
+        self.densify = nn.ModuleList(_Densify(level) for level in backbone.levels)
+        self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)
+
+    def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
+        """The whole image (B, C, D, H, W) from its visible blocks."""
+        self.backbone.check_input(image)
+        features, blocks = visible_features(self.backbone, image, hidden_blocks, block)
+        dense = [densify(x, blocks) for densify, x in zip(self.densify, features, strict=True)]
+        return self.decoder(dense)
+
+
+class _Densify(nn.Module):
+    """From the visible blocks of one level to a map without holes."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        is_finest = level.stride == (1, 1, 1)
+        self.mask_token = nn.Parameter(torch.zeros(level.channels))
+        self.smooth = nn.Identity() if is_finest else nn.Conv3d(level.channels, level.channels, 3, padding=1)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, x: Tensor, blocks: VisibleBlocks) -> Tensor:
+        """Blocks (B N, C, d, h, w) to a map (B, C, D, H, W)."""
+        normed = blocks.group_norm(x.float(), x.shape[1])  # one channel per group, no scale, no shift
+        return self.smooth(blocks.scatter(normed, self.mask_token))
+
+
+def _require_convolutions(backbone: Backbone) -> None:
+    name = type(backbone).__name__
+    if isinstance(backbone, TokenBackbone | TokenPyramid | SwinUNETR):
+        raise UserError(f"SparK: got {name}, wanted a convolutional network; use MAE or SimMIM for a transformer")
+    if isinstance(backbone, InflatedCNN):
+        raise UserError(f"SparK: got {name}, whose layers work slice by slice and have no sparse form; use MAE")

@@ -1,0 +1,53 @@
+"""The slow copy of a network that a student learns from."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Teacher(nn.Module):
+    """Exponential moving average of a student's weights (Tarvainen and Valpola, 2017).
+
+    Its weights have no gradient, are part of the state dict, so that a run resumes exactly, and never of the encoder
+    file. `start_from` once the student's weights are final, then `follow` after every step of the optimiser.
+
+    Args:
+        student: what is copied.
+        momentum: share of the teacher that stays in each step.
+    """
+
+    def __init__(self, student: nn.Module, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.train()
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> list[Tensor] | Tensor:
+        """What the copy makes of its input, without gradient."""
+        return self.network(x)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Batch norms see the batch as the student's do; drop path and the like are off."""
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+        return self
+
+    @torch.no_grad()
+    def start_from(self, student: nn.Module) -> None:
+        """Take over the student's weights."""
+        self.network.load_state_dict(student.state_dict())
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """Move the weights towards the student's; statistics of batch norms are copied."""
+        for own, theirs in zip(self.network.parameters(), student.parameters(), strict=True):
+            own.lerp_(theirs, 1 - self.momentum)
+        for own, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
+            own.copy_(theirs)

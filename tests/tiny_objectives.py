@@ -1,0 +1,91 @@
+"""One tiny example of every objective on every backbone it names, for the tests that ask the same of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.backbones import Backbone
+from medpretrain3d.objectives import MAE, Objective, SimMIM, SliceWise, SparK
+from tests.tiny import tiny_backbone
+from tests.tiny_views import CONTRASTIVE, tiny_views
+
+# Small patches (D, H, W) that hold at least two cells of the coarsest level.
+PATCHES: dict[str, tuple[int, int, int]] = {
+    "ResEnc": (16, 16, 16),
+    "ResEnc anisotropic": (8, 16, 16),
+    "PlainConv": (16, 8, 16),
+    "GenesisUNet": (16, 8, 16),
+    "SegResNet": (16, 8, 16),
+    "ResNet3D bottlenecks, dilated": (16, 8, 16),
+    "ResNet3D anisotropic, instance norm": (8, 64, 32),
+    "MedNeXt anisotropic, kernel 5": (8, 16, 32),
+    "InflatedCNN": (32, 32, 32),
+    "SwinUNETR": (32, 32, 64),
+    "ViT": (16, 16, 24),
+    "ViT anisotropic": (8, 16, 24),
+    "Primus": (16, 16, 24),
+    "TokenPyramid": (16, 16, 32),
+}
+TRANSFORMERS = ("ViT", "ViT anisotropic", "Primus")
+SPARSE = (
+    *("ResEnc", "ResEnc anisotropic", "PlainConv", "GenesisUNet", "SegResNet", "ResNet3D bottlenecks, dilated"),
+    *("ResNet3D anisotropic, instance norm", "MedNeXt anisotropic, kernel 5"),
+)
+ENCODERS = (*SPARSE, "InflatedCNN", *TRANSFORMERS, "SwinUNETR")
+EVERY = (*ENCODERS, "TokenPyramid")
+
+
+@dataclass(frozen=True)
+class TinyObjective:
+    """How a class is built small around a backbone, on which of them, and what it is fed."""
+
+    make: Callable[[Backbone], Objective]
+    backbones: tuple[str, ...]
+    batch: Callable[[str], dict[str, Any]] = lambda name: tiny_batch(name)
+
+
+TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
+    MAE: TinyObjective(
+        lambda backbone: MAE(backbone, 0.5, mask_block=None if hasattr(backbone, "embed") else (4, 8, 8)), EVERY
+    ),
+    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5), (*TRANSFORMERS, "SwinUNETR")),
+    SliceWise: TinyObjective(
+        lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*SPARSE, *TRANSFORMERS)
+    ),
+    SparK: TinyObjective(partial(SparK, mask_ratio=0.5), SPARSE),
+    **{
+        cls: TinyObjective(make, ENCODERS, partial(lambda cls, name: tiny_views(cls, PATCHES[name]), cls))
+        for cls, make in CONTRASTIVE.items()
+    },
+}
+PAIRS = [(cls, name) for cls, tiny in TINY_OBJECTIVES.items() for name in tiny.backbones]
+
+
+def tiny_objective(cls: type[Objective], name: str = "", **options: Any) -> Any:
+    """The example of a class on a backbone, by default the first it names; the same at every call."""
+    backbone = tiny_backbone(name or TINY_OBJECTIVES[cls].backbones[0], **options)
+    return TINY_OBJECTIVES[cls].make(backbone)
+
+
+def tiny_batch(name: str, first_seed: int = 5, count: int = 2) -> dict[str, Any]:
+    """Crops of something like a body for the backbone of that name, other ones for every seed."""
+    seeds = torch.arange(first_seed, first_seed + count)
+    return {"image": torch.stack([body(PATCHES[name], int(seed)) for seed in seeds]), "seed": seeds}
+
+
+def body(shape: tuple[int, int, int], seed: int) -> Tensor:
+    """An ellipsoid of tissue in air with a bone and a vessel in it, (1, D, H, W) in [-1, 1]."""
+    random = torch.Generator().manual_seed(seed)
+    axes = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
+    place = torch.stack(axes) + 0.3 * (torch.rand(3, 1, 1, 1, generator=random) - 0.5)
+    image = torch.full(shape, -0.9)
+    image[(place * torch.tensor([0.6, 1.2, 1.0])[:, None, None, None]).norm(dim=0) < 0.9] = 0.05
+    image[(place[1:] - 0.2).norm(dim=0) < 0.25] = 0.8
+    image[(place[1:] + 0.3).norm(dim=0) < 0.2] = 0.3
+    return (image + 0.02 * torch.randn(shape, generator=random))[None]
