@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.objectives import MAE, Objective, SimMIM, SliceWise, SparK
+from tests import tiny_generative
 from tests.tiny import tiny_backbone
 from tests.tiny_views import CONTRASTIVE, tiny_views
 
@@ -62,6 +63,10 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     **{
         cls: TinyObjective(make, ENCODERS, partial(lambda cls, name: tiny_views(cls, PATCHES[name]), cls))
         for cls, make in CONTRASTIVE.items()
+    },
+    **{
+        cls: TinyObjective(make, tuple(tiny_generative.PATCHES), partial(tiny_generative.generative_batch, cls))
+        for cls, make in tiny_generative.GENERATIVE.items()
     },
 }
 PAIRS = [(cls, name) for cls, tiny in TINY_OBJECTIVES.items() for name in tiny.backbones]
