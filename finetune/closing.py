@@ -68,6 +68,8 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
         "training": {
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,
+            "corpus": data.corpus.name,
+            "num_train_cases": len(data.train_cases),
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         },
         "data_fingerprint": data.corpus.fingerprint,

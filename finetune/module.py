@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ from torch import Tensor
 from finetune.datamodule import FinetuneData
 from finetune.scoring import CaseResult, evaluate_results
 from medpretrain3d.backbones import EncoderFile, ReadOptions, check_patch, load_encoder, read_encoder
+from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
 from medpretrain3d.description import build
@@ -19,7 +21,7 @@ from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, merge_sightings, see_volume
+from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
 
 
 class FinetuneModule(L.LightningModule):
@@ -30,11 +32,12 @@ class FinetuneModule(L.LightningModule):
         init_from: weights for the backbone: an encoder file or detector bundle of this package, a checkpoint of any
             format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
         init_options: choices that some of these formats leave open.
+        init_fpn: with a detector bundle, take its feature pyramid along with its backbone.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
 
     Raises:
-        UserError: the checkpoint is unreadable or of another architecture.
+        UserError: the checkpoint is unreadable or of another architecture, or holds no feature pyramid to take.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class FinetuneModule(L.LightningModule):
         detector: Detector,
         init_from: str | None = None,
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+        init_fpn: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
     ) -> None:
@@ -52,13 +56,17 @@ class FinetuneModule(L.LightningModule):
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
             say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
+        if init_fpn:
+            say(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
         self.results: dict[str, CaseResult] = {}
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
         pretraining = self.encoder.card.get("pretraining", {}) if self.encoder else {}
+        paradigm = pretraining.get("paradigm", "unknown") if self.encoder else "scratch"
         return {
-            "paradigm": pretraining.get("paradigm", "unknown") if self.encoder else "scratch",
+            "paradigm": paradigm,
+            "method": pretraining.get("method", paradigm),  # files of others state one name
             "corpus": pretraining.get("corpus"),
             "num_pretrain_volumes": pretraining.get("num_pretrain_volumes", 0),
             "pretrain_run": pretraining.get("run"),
@@ -136,6 +144,29 @@ class FinetuneModule(L.LightningModule):
     def _detect(self, case: Case) -> None:
         found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
+
+
+def _load_fpn(detector: Detector, bundle: str | None) -> int:
+    """Put the feature pyramid of a bundle's detector into another; returns the number of tensors.
+
+    Raises:
+        UserError: no bundle, no feature pyramid in one of the two, or one of another shape.
+    """
+    folder = locate(bundle) if bundle else Path()
+    if not (folder / "bundle.json").is_file():
+        raise UserError(f"init_fpn: init_from is {bundle}, wanted a detector bundle; an encoder holds no pyramid")
+    theirs, ours = (getattr(one, "fpn", None) for one in (load_bundle(folder).detector, detector))
+    if theirs is None or ours is None:
+        raise UserError(f"init_fpn: a detector has no feature pyramid ({bundle} or the recipe's); leave init_fpn out")
+    state = theirs.state_dict()
+    shapes = [{name: tuple(tensor.shape) for name, tensor in fpn.state_dict().items()} for fpn in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"init_fpn: the pyramid of {bundle} has other tensors than the recipe's; give both detectors the same "
+            "fpn_channels and first_level, or leave init_fpn out"
+        )
+    ours.load_state_dict(state)
+    return len(state)
 
 
 def _take_window(encoder: EncoderFile, data: FinetuneData) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser
 
 from medpretrain3d.engine.callbacks import Previews
+from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.stage import StageCLI, run_stage
 from pretrain.closing import close_run
 from pretrain.datamodule import PretrainData
@@ -16,14 +18,21 @@ from pretrain.module import PretrainModule
 class PretrainCLI(StageCLI):
     """Stage 1 from the command line."""
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a supervised objective tells apart is what the data is labelled with; the others do not ask."""
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
+
     def callbacks(self) -> list[L.Callback]:
-        """Pictures while it trains."""
-        return [*super().callbacks(), Previews(self.run.folder / "previews")]
+        """Pictures while it trains, and what it costs."""
+        self.compute = ComputeMeter()
+        return [*super().callbacks(), Previews(self.run.folder / "previews"), self.compute]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""
         super().fit(**kwargs)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text())
+        costs = self.compute.facts(self.trainer, self.run_file.minutes)
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
 
 
 def main(args: list[str] | None = None) -> None:

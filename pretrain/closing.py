@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import lightning as L
 
 from medpretrain3d import __version__
@@ -13,7 +16,13 @@ from pretrain.module import PretrainModule
 
 
 def close_run(
-    trainer: L.Trainer, module: PretrainModule, data: PretrainData, run: RunConfig, run_file: RunFile, config: str
+    trainer: L.Trainer,
+    module: PretrainModule,
+    data: PretrainData,
+    run: RunConfig,
+    run_file: RunFile,
+    config: str,
+    costs: Mapping[str, Any],
 ) -> None:
     """Write `encoder/` into the run's folder and say in `run.json` that the run is finished; the first process does.
 
@@ -24,6 +33,7 @@ def close_run(
         run: where the run belongs.
         run_file: its `run.json`.
         config: the whole configuration as text.
+        costs: hours and arithmetic of the run, as `ComputeMeter` gives them.
     """
     if not trainer.is_global_zero:
         return
@@ -31,11 +41,13 @@ def close_run(
     pretraining = {
         "objective": describe(module.objective),
         "paradigm": facts["paradigm"],
+        "method": facts["method"],
         "run": f"{run.group}/{run.name}",
         "steps": trainer.global_step,
         "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "seed": data.seed,
         "minutes": run_file.minutes,
+        **costs,
         **data.facts(),
     }
     start = {"continued_from": origin(module.encoder)} if module.encoder else {}
@@ -50,5 +62,5 @@ def close_run(
     }
     folder = run.folder / "encoder"
     sha256 = save_encoder(folder, module.objective.backbone, card)
-    run_file.update(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **facts)
+    run_file.update(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **costs, **facts)
     print(f"encoder file: {folder}")

@@ -10,14 +10,16 @@ from torch.utils.data import DataLoader
 
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
-from medpretrain3d.data.corpus import Corpus
+from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.image_crops import ImageCrops, finish_batch
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
+from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
+from medpretrain3d.errors import UserError
 
 
 class PretrainData(L.LightningDataModule):
@@ -38,6 +40,9 @@ class PretrainData(L.LightningDataModule):
         split: which split of the stores to use; `all` for every case.
         num_workers: processes that read crops.
         seed: set by `seed_everything`.
+
+    Raises:
+        UserError: nothing to train on, in all or among the cases that have the labels that the views show.
     """
 
     def __init__(
@@ -70,7 +75,15 @@ class PretrainData(L.LightningDataModule):
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
         self.seed = seed
-        self.train_cases, self.val_cases = self.corpus.hold_out(split, num_val_cases)
+        train_cases, val_cases = self.corpus.hold_out(split, num_val_cases)
+        self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
+        if not self.train_cases:
+            raise UserError(f"{self.corpus.name}: none of its {len(train_cases)} training cases has labels to show")
+
+    @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """What labels stand for, of each data set on its own: the outputs of a supervised objective."""
+        return self.views.classes(self.corpus)
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
@@ -102,6 +115,15 @@ class PretrainData(L.LightningDataModule):
         num_batches = -(-len(self.val_cases) // (self.batch_size * place["world_size"]))
         batches = PositionBatches(self.batch_size, num_batches, place["rank"], place["world_size"])
         return make_loader(crops, batches, 0, crops.collate)
+
+    def _with_labels(self, cases: list[CaseRef]) -> list[CaseRef]:
+        """The cases to show: all, unless the views leave out those without labels."""
+        if self.views.unlabelled != "skip":
+            return cases
+        kept = [case for case in cases if self.views.is_labelled(case)]
+        if len(kept) < len(cases):
+            say(f"{len(cases) - len(kept)} of {len(cases)} cases have no labels and are left out")
+        return kept
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """What was left to be done on the device."""

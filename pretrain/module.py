@@ -45,7 +45,8 @@ class PretrainModule(L.LightningModule):
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
         return {
-            "paradigm": type(self.objective).__name__.lower(),
+            "paradigm": self.objective.paradigm,
+            "method": type(self.objective).__name__.lower(),
             "backbone": self.objective.backbone.name,
             "params": self.objective.backbone.num_parameters(),
         }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
-from medpretrain3d.objectives import MAE, Objective, SimMIM, SliceWise, SparK
+from medpretrain3d.objectives import MAE, CaseClassification, MultiTalent, Objective, SimMIM, SliceWise, SparK
 from tests import tiny_generative
 from tests.tiny import tiny_backbone
 from tests.tiny_views import CONTRASTIVE, tiny_views
@@ -68,6 +68,16 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
         cls: TinyObjective(make, tuple(tiny_generative.PATCHES), partial(tiny_generative.generative_batch, cls))
         for cls, make in tiny_generative.GENERATIVE.items()
     },
+    MultiTalent: TinyObjective(
+        partial(MultiTalent, classes=(("liver", "spleen"), ("liver", "kidney", "aorta"))),
+        EVERY,
+        lambda name: labelled_batch(name),
+    ),
+    CaseClassification: TinyObjective(
+        partial(CaseClassification, classes=(("benign", "malignant"),), hidden_channels=8),
+        ENCODERS,
+        lambda name: case_labelled_batch(name),
+    ),
 }
 PAIRS = [(cls, name) for cls, tiny in TINY_OBJECTIVES.items() for name in tiny.backbones]
 
@@ -82,6 +92,20 @@ def tiny_batch(name: str, first_seed: int = 5, count: int = 2) -> dict[str, Any]
     """Crops of something like a body for the backbone of that name, other ones for every seed."""
     seeds = torch.arange(first_seed, first_seed + count)
     return {"image": torch.stack([body(PATCHES[name], int(seed)) for seed in seeds]), "seed": seeds}
+
+
+def labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
+    """Bone is the second class of its data set; samples are of data sets 1, 0, 1, ..."""
+    batch = tiny_batch(name, first_seed)
+    dataset = 1 - torch.arange(len(batch["seed"])) % 2
+    return {**batch, "label_map": 2 * (batch["image"][:, 0] > 0.6).long(), "dataset": dataset}
+
+
+def case_labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
+    """Bodies of the second label are brighter."""
+    batch = tiny_batch(name, first_seed)
+    label = batch["seed"] % 2
+    return {**batch, "image": batch["image"] + 0.5 * label[:, None, None, None, None], "case_label": label}
 
 
 def body(shape: tuple[int, int, int], seed: int) -> Tensor:

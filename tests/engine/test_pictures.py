@@ -112,6 +112,16 @@ def test_a_strip_has_a_column_for_each_volume_and_an_error_only_where_something_
     assert widths == [68, 2 * 68, 3 * 68]
 
 
+def test_labels_are_colours_over_the_first_volume():
+    image = np.zeros((16, 16, 16), np.float32)
+    labels = np.zeros((16, 16, 16), np.int64)
+    labels[:, :, 8:] = 2
+    picture = volume_strip({"input": image, "labels": labels}, panel_px=16)
+    axial = picture[22:38, 22 + 20 : 22 + 36]
+    assert (axial[:, :8] == 128).all()  # 0.5 of 255, rounded to even
+    assert (axial[:, 8:] == ((86 + 128) // 2, (180 + 128) // 2, (233 + 128) // 2)).all()
+
+
 def test_png_round_trip(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8)
     save_png(tmp_path / "new" / "a.png", picture)

@@ -75,7 +75,7 @@ def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
     printed = capsys.readouterr().out
     assert "backbone tensors matched; fresh: fpn" in printed
     facts = json.loads((folder / "run.json").read_text())
-    assert facts["paradigm"] == "mae"
+    assert (facts["paradigm"], facts["method"]) == ("reconstruction", "mae")
     assert facts["pretrain_run"] == "smoke/mae"
     assert json.loads((folder / "bundle" / "bundle.json").read_text())["provenance"]["encoder_sha256"]
 
@@ -117,7 +117,29 @@ def test_a_detector_s_bundle_serves_as_pretraining(fit, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"unused: .*fpn \(\d+\)", printed)
     assert "source: medpretrain3d detector bundle" in printed
-    assert json.loads((folder / "run.json").read_text())["paradigm"] == "detection"
+    facts = json.loads((folder / "run.json").read_text())
+    assert (facts["paradigm"], facts["method"]) == ("supervised_detection", "supervised_detection")
+    assert (facts["corpus"], facts["num_pretrain_volumes"]) == ("cubes", 4)
+
+
+def test_a_bundle_s_feature_pyramid_is_taken_where_asked(fit, capsys):
+    still = ("--model.optim.lr", "0.0")
+    bundle = fit(name="first") / "bundle"
+    capsys.readouterr()
+    folder = fit("--model.init_from", str(bundle), "--model.init_fpn", "true", *still, name="second")
+    assert re.search(r"\d+ tensors of its feature pyramid taken too", capsys.readouterr().out)
+    before, after = (load_bundle(path).detector.fpn.state_dict() for path in (bundle, folder / "bundle"))
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    with pytest.raises(UserError, match="other tensors than the recipe's"):
+        fit(
+            *("--model.init_from", str(bundle), "--model.init_fpn", "true"),
+            *("--model.detector.init_args.fpn_channels", "16"),
+        )
+
+
+def test_an_encoder_holds_no_feature_pyramid(fit, encoder):
+    with pytest.raises(UserError, match="wanted a detector bundle; an encoder holds no pyramid"):
+        fit("--model.init_from", str(encoder), "--model.init_fpn", "true")
 
 
 def test_an_encoder_of_another_architecture_is_refused(fit, encoder):

@@ -39,7 +39,10 @@ def test_two_steps_end_with_an_encoder_file_curves_and_pictures(fit, cube_store)
     backbone.load_state_dict(encoder.weights)
     card = encoder.card
     assert card["pretraining"]["steps"] == 6
-    assert card["pretraining"]["paradigm"] == "mae"
+    assert (card["pretraining"]["paradigm"], card["pretraining"]["method"]) == ("reconstruction", "mae")
+    assert len(card["pretraining"]["data_fingerprint"]) == 64
+    assert card["pretraining"]["compute_hours"] > 0
+    assert card["pretraining"]["flop"] % 6 == 0  # six times one step
     assert card["preprocessing"]["spacing_mm"] == [2.0, 2.0, 2.0]
     assert card["preprocessing"]["window"]["init_args"] == {"low_hu": -1024.0, "high_hu": 1024.0}
     assert "mask_block" in card["config"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import CropReader
 from medpretrain3d.data.placement import Patch
 from medpretrain3d.data.sampling import CaseOrder, inside, uniform_start
@@ -20,12 +21,25 @@ from medpretrain3d.errors import UserError
 Sample = dict[str, Any]
 """Tensors, crops yet to be finished, and lists of such crops."""
 
+Unlabelled = Literal["error", "skip"]
+"""What to do about cases without the labels that a view shows."""
+
 
 class Views(Described):
     """What a sample consists of; named in a recipe as `data.views`.
 
     `draw` reads the crops of one sample, `collate` makes a batch of finished samples. The data set adds `seed`.
     """
+
+    unlabelled: Unlabelled = "error"
+
+    def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
+        """Names of the classes that labels stand for, of each data set on its own."""
+        return corpus.classes
+
+    def is_labelled(self, ref: CaseRef) -> bool:
+        """Whether a case has the labels that are shown; with `unlabelled: skip`, cases that have none are left out."""
+        return True
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
         """Refuse settings under which the views would not be what they promise.
@@ -60,13 +74,26 @@ class LabelledView(Views):
 
     `image` (C, D, H, W); `label_map` (D, H, W) int64, 0 for background and `label + 1` inside objects; `dataset` ()
     int64, which of `data.store` the case is of, to whose classes alone the labels belong.
+
+    Args:
+        unlabelled: what to do about cases without a mask: `error`, or `skip` them, which is said.
     """
+
+    def __init__(self, unlabelled: Unlabelled = "error") -> None:
+        self.unlabelled: Unlabelled = unlabelled
+
+    def is_labelled(self, ref: CaseRef) -> bool:
+        """Whether the case has a mask."""
+        return ref.has_mask
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
         """Every case needs a mask."""
         for ref in order.cases:
             if not ref.has_mask:
-                raise UserError(f"LabelledView: case {ref.case_id} of {ref.store.path} has no mask; use labelled cases")
+                raise UserError(
+                    f"LabelledView: case {ref.case_id} of {ref.store.path} has no mask; use labelled cases, or set "
+                    "data.views.init_args.unlabelled to skip"
+                )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
         """A crop of the case at the position, with what is in it."""

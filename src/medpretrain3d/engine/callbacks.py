@@ -83,7 +83,10 @@ class Previews(L.Callback):
         preview = outputs.get("preview") if isinstance(outputs, dict) else None
         if batch_idx or not preview or not trainer.is_global_zero:
             return
-        volumes = {name: volume.float().cpu().numpy() for name, volume in preview.items()}
+        volumes = {
+            name: (volume.float() if volume.is_floating_point() else volume).cpu().numpy()
+            for name, volume in preview.items()
+        }
         picture = volume_strip(volumes)
         save_png(self.folder / f"step_{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:

@@ -17,6 +17,10 @@ DETECTION: Colour = (255, 170, 40)
 BACKGROUND: Colour = (17, 19, 22)
 TEXT: Colour = (225, 228, 232)
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
+# Okabe and Ito's colours without black: seven neighbouring labels are told apart.
+LABELS = np.array(
+    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
+)
 LETTERS_PX = 13  # still read at half size, two pictures side by side on a page
 VIEWS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
 
@@ -25,6 +29,12 @@ def grey(plane: NDArray[Any]) -> Rgb:
     """Grey levels (H, W, 3) of values in [-1, 1]; what lies outside is cut off."""
     level = np.nan_to_num((plane.astype(np.float64) + 1) * 127.5).clip(0, 255).round().astype(np.uint8)
     return np.repeat(level[..., None], 3, axis=2)
+
+
+def coloured(labels: NDArray[Any], behind: Rgb) -> Rgb:
+    """Labels (H, W) as colours half transparent over a picture; 0 shows the picture alone, after seven they repeat."""
+    mixed = (LABELS[(labels - 1) % len(LABELS)] + behind) // 2
+    return np.where((labels > 0)[..., None], mixed, behind).astype(np.uint8)
 
 
 def heat(share: NDArray[np.float64]) -> Rgb:

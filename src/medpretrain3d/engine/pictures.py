@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.engine.box_pictures import boxes_on_slices
-from medpretrain3d.engine.drawing import BACKGROUND, TEXT, VIEWS, Rgb, font, grey, heat, upright
+from medpretrain3d.engine.drawing import BACKGROUND, TEXT, VIEWS, Rgb, coloured, font, grey, heat, upright
 
 __all__ = ["boxes_on_slices", "save_png", "volume_strip"]
 
-Volume = NDArray[np.floating[Any]]
+Volume = NDArray[Any]
 
 
 def volume_strip(volumes: Mapping[str, Volume], max_error: float = 0.5, panel_px: int = 192) -> Rgb:
@@ -31,7 +31,8 @@ def volume_strip(volumes: Mapping[str, Volume], max_error: float = 0.5, panel_px
     slices at every step of a run, and errors have the same colours.
 
     Args:
-        volumes: (D, H, W) in [-1, 1] by their titles, all of one size; `input` and `restored` are compared.
+        volumes: (D, H, W) by their titles, all of one size. Floating point is shown in grey from -1 to 1; integers are
+            labels, shown in colours over the first volume, 0 for none. `input` and `restored` are compared.
         max_error: the error that gets the brightest colour.
         panel_px: pixels of a panel's longer edge, at least; small crops are enlarged by whole numbers.
     """
@@ -43,7 +44,11 @@ def volume_strip(volumes: Mapping[str, Volume], max_error: float = 0.5, panel_px
     for axis in range(3):
         index = _contrast_slice(first, axis)
         planes = {title: _slice(volume, axis, index) for title, volume in volumes.items()}
-        panels = [grey(plane) for plane in planes.values()]
+        behind = grey(planes[titles[0]])
+        panels = [
+            coloured(plane, behind) if np.issubdtype(plane.dtype, np.integer) else grey(plane)
+            for plane in planes.values()
+        ]
         if is_restored:
             panels.append(heat(np.abs(planes["restored"].astype(np.float64) - planes["input"]) / max_error))
         rows.append([panel.repeat(zoom, axis=0).repeat(zoom, axis=1) for panel in panels])

@@ -60,7 +60,7 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
         "group": run.group,
         "job_type": job_type,
         "name": run.name,
-        "tags": [str(facts[key]) for key in ("paradigm", "corpus", "backbone", "dataset") if facts.get(key)],
+        "tags": [str(facts[key]) for key in ("paradigm", "method", "corpus", "backbone", "dataset") if facts.get(key)],
         "config": dict(facts),
         "settings": settings,
         "dir": str(folder),

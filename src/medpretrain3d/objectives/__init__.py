@@ -1,10 +1,12 @@
 """Pretraining tasks, one file each."""
 
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.classification import CaseClassification
 from medpretrain3d.objectives.consistent_views import ConsistentViews
 from medpretrain3d.objectives.dino import DINO
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.models_genesis import ModelsGenesis
+from medpretrain3d.objectives.multi_talent import MultiTalent
 from medpretrain3d.objectives.simclr import SimCLR
 from medpretrain3d.objectives.simmim import SimMIM
 from medpretrain3d.objectives.slice_wise import SliceWise
@@ -17,8 +19,10 @@ __all__ = [
     "DINO",
     "MAE",
     "Batch",
+    "CaseClassification",
     "ConsistentViews",
     "ModelsGenesis",
+    "MultiTalent",
     "Objective",
     "ObjectiveOutput",
     "SimCLR",

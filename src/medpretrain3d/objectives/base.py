@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ Batch = Mapping[str, Tensor]
 A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.data.views`.
 """
 
+Paradigm = Literal["reconstruction", "contrastive", "supervised"]
+
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
@@ -26,7 +29,10 @@ class ObjectiveOutput:
     logs: dict[str, Tensor] = field(default_factory=dict)
     """Named scalars for the curves, detached."""
     preview: dict[str, Tensor] = field(default_factory=dict)
-    """Named volumes (D, H, W) of the first sample to look at, detached; empty where there is nothing to see."""
+    """Named volumes (D, H, W) of the first sample to look at, detached; empty where there is nothing to see.
+
+    Floating point is an image in [-1, 1], integers are labels, 0 for none; see `medpretrain3d.engine.pictures`.
+    """
 
 
 class Objective(Described, nn.Module):
@@ -37,6 +43,8 @@ class Objective(Described, nn.Module):
     """
 
     backbone: Backbone
+    paradigm: ClassVar[Paradigm]
+    """The family that studies compare; the method is the name of the class."""
     patch_stride: tuple[int, int, int]
     """The patch (D, H, W) must be a multiple of this."""
 

@@ -41,6 +41,8 @@ class ConsistentViews(MAE):
         UserError: as MAE, or a backbone with branches for detection; in `forward`, one sample over all processes.
     """
 
+    paradigm = "contrastive"
+
     def __init__(
         self,
         backbone: Backbone,

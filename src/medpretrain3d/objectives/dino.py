@@ -35,6 +35,8 @@ class DINO(Objective):
         UserError: a backbone with branches for detection.
     """
 
+    paradigm = "contrastive"
+
     def __init__(
         self,
         backbone: Backbone,

@@ -39,6 +39,8 @@ class ModelsGenesis(Objective):
         UserError: a probability outside [0, 1] or no blocks to shuffle.
     """
 
+    paradigm = "reconstruction"
+
     def __init__(
         self,
         backbone: Backbone,

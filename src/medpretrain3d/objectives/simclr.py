@@ -27,6 +27,8 @@ class SimCLR(Objective):
         UserError: a backbone with branches for detection; in `forward`, one sample over all processes.
     """
 
+    paradigm = "contrastive"
+
     def __init__(
         self, backbone: Backbone, temperature: float = 0.5, projector_channels: tuple[int, ...] = (2048, 128)
     ) -> None:

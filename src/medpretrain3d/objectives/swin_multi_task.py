@@ -44,6 +44,8 @@ class SwinMultiTask(Objective):
             plane of rotation, or one sample over all processes.
     """
 
+    paradigm = "reconstruction"
+
     def __init__(
         self,
         backbone: Backbone,

@@ -28,6 +28,8 @@ class VoCo(Objective):
         UserError: a backbone with branches for detection; in `forward`, a grid of one crop.
     """
 
+    paradigm = "contrastive"
+
     def __init__(self, backbone: Backbone, projector_channels: tuple[int, ...] = (2048, 2048, 2048)) -> None:
         super().__init__()
         refuse_branches("VoCo", backbone)

@@ -31,6 +31,8 @@ class VolumeFusion(Objective):
         UserError: ranges that hold nothing; in `forward`, a patch smaller than a box, or single volumes.
     """
 
+    paradigm = "reconstruction"
+
     def __init__(
         self,
         backbone: Backbone,

@@ -44,7 +44,7 @@ def paired_differences(runs: Sequence[Run]) -> tuple[list[Difference], list[str]
     tested = [run for run in runs if run.is_tested]
     found, missing = [], []
     for run in tested:
-        if run.paradigm == BASELINE:
+        if run.method == BASELINE:
             continue
         baseline = _baseline_of(run, tested)
         if baseline is None:
@@ -86,7 +86,7 @@ def _baseline_of(run: Run, candidates: Sequence[Run]) -> Run | None:
     alike = [
         other
         for other in candidates
-        if other.paradigm == BASELINE and all(other.facts.get(fact) == run.facts.get(fact) for fact in MATCHED_FACTS)
+        if other.method == BASELINE and all(other.facts.get(fact) == run.facts.get(fact) for fact in MATCHED_FACTS)
     ]
     same_budget = [other for other in alike if other.facts.get("budget_steps") == run.facts.get("budget_steps")]
     return next(iter(same_budget or alike), None)

@@ -127,10 +127,10 @@ def _colours(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     names.sort(key=lambda name: not name.startswith("scratch"))
     colours = {run: names.index(arms[run]) for run in finetuning}
     # A pretraining run has the colour of the runs that grew from it.
-    grown = {run.paradigm: colours[run] for run in finetuning}
+    grown = {run.method: colours[run] for run in finetuning}
     grown |= {str(run.facts.get("pretrain_run")): colours[run] for run in finetuning}
     return colours | {
-        run: grown.get(run.name, grown.get(run.paradigm, len(names) + place)) for place, run in enumerate(pretraining)
+        run: grown.get(run.name, grown.get(run.method, len(names) + place)) for place, run in enumerate(pretraining)
     }
 
 

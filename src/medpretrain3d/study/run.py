@@ -31,9 +31,12 @@ class Run:
         return f"{self.facts.get('group', self.folder.parent.name)}/{self.facts.get('name', self.folder.name)}"
 
     @property
-    def paradigm(self) -> str:
-        """How the backbone was initialised or is being pretrained: `scratch`, `mae`, ..."""
-        return str(self.facts.get("paradigm", "unknown"))
+    def method(self) -> str:
+        """How the backbone was initialised or is being pretrained: `scratch`, `mae`, ...; an arm of the study.
+
+        Its family is the fact `paradigm`, which stands for both where a file of others was the start.
+        """
+        return str(self.facts.get("method") or self.facts.get("paradigm", "unknown"))
 
     @property
     def setting(self) -> tuple[str, int]:
@@ -116,11 +119,11 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def arm_names(runs: Sequence[Run]) -> dict[Run, str]:
-    """What to call the arm of each run: the paradigm, with the facts that tell arms of one paradigm apart."""
-    names = {run: run.paradigm for run in runs}
+    """What to call the arm of each run: the method, with the facts that tell arms of one method apart."""
+    names = {run: run.method for run in runs}
     for fact in ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps"):
-        for paradigm in {run.paradigm for run in runs}:
-            alike = [run for run in runs if run.paradigm == paradigm]
+        for method in {run.method for run in runs}:
+            alike = [run for run in runs if run.method == method]
             values = {(run.setting, str(run.facts.get(fact))) for run in alike}
             # Compared within a setting: steps that grow with the labels make one arm, not several.
             if len(values) > len({setting for setting, _ in values}):
@@ -140,8 +143,8 @@ def _reading_order(run: Run) -> tuple[Any, ...]:
     return (
         facts["stage"] != "pretrain",
         run.setting,
-        run.paradigm != "scratch",  # the baseline comes first
-        run.paradigm,
+        run.method != "scratch",  # the baseline comes first
+        run.method,
         str(facts.get("seed", "")).zfill(9),
         run.name,
     )

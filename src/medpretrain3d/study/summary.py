@@ -24,8 +24,8 @@ class Verdict:
 def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> str:
     """What was compared, in a sentence."""
     if not finetuning:
-        paradigms = _listed(sorted({run.paradigm for run in pretraining}))
-        return f"{_count(len(pretraining), 'pretraining run')} ({paradigms}), and no fine-tuning run to compare."
+        methods = _listed(sorted({run.method for run in pretraining}))
+        return f"{_count(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
     names = list(dict.fromkeys(arms[run] for run in finetuning))
     starts = [f"from {name}" if name.startswith(BASELINE) else f"after {name} pretraining" for name in names]
     datasets = _listed(sorted({run.setting[0] for run in finetuning}))

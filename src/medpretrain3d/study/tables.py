@@ -13,6 +13,7 @@ from medpretrain3d.study.table import Cell, Table
 FACTS = (
     "stage",
     "paradigm",
+    "method",
     "backbone",
     "params",
     "corpus",

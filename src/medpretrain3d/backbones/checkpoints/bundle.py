@@ -41,7 +41,10 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
     card = {
         "preprocessing": preprocessing,
         "pretraining": {
-            "paradigm": "detection",
+            "paradigm": "supervised_detection",
+            "method": "supervised_detection",
+            "corpus": training.get("corpus"),
+            "num_pretrain_volumes": training.get("num_train_cases", 0),
             "detector": detector["class_path"].rpartition(".")[2],
             "classes": document.get("classes"),
             "run": training.get("run"),

@@ -69,7 +69,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
             "recommended_downstream_patchsize": preprocessing.get("recommended_patch", patch),
             **keys,
         },
-        "trainer_name": pretraining.get("paradigm"),
+        "trainer_name": pretraining.get("method", pretraining.get("paradigm")),
         "init_args": {"configuration_name": CONFIGURATION, "fold": "all"},
         "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in card.get("citations", [])],
         "license": card.get("licence"),

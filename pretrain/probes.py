@@ -1,0 +1,150 @@
+"""What the backbone has learnt so far, asked of the same crops at every validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from medpretrain3d.data.corpus import CaseRef, Corpus
+from medpretrain3d.data.crops import CropReader
+from medpretrain3d.data.placement import PLAIN, Patch
+from medpretrain3d.data.sampling import uniform_start
+from medpretrain3d.data.store import Case
+from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
+from medpretrain3d.errors import UserError
+from pretrain.datamodule import PretrainData
+from pretrain.module import PretrainModule
+
+
+class Probes(L.Callback):
+    """Measures features at every validation; named in a recipe under `trainer.callbacks`.
+
+    Logged as `probe/...`: `effective_rank` and `feature_std` of the coarsest level, averaged over space, over crops of
+    held-out cases; `psnr` of what was hidden in the validation crops, of objectives that restore; with a labelled
+    store, accuracies `knn` and `linear` of telling its classes by the cells at the centre of crops around its objects.
+    Every second case teaches, the others are asked.
+
+    Args:
+        store: a labelled store to probe with; none for spread and rank alone.
+        num_crops: crops of each kind at most.
+        min_feature_std: a spread below this is a collapse, as is an effective rank below `min_effective_rank`.
+        min_effective_rank: see there.
+        stop_on_collapse: whether a collapse ends the run, with an error; otherwise it is said and logged.
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        num_crops: int = 64,
+        min_feature_std: float = 0.01,
+        min_effective_rank: float = 1.5,
+        stop_on_collapse: bool = False,
+    ) -> None:
+        self.corpus = Corpus([Path(store)]) if store else None
+        self.num_crops = num_crops
+        self.min_feature_std = min_feature_std
+        self.min_effective_rank = min_effective_rank
+        self.stop_on_collapse = stop_on_collapse
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """How well the hidden part of this batch's first crop was restored."""
+        shown = outputs.get("preview", {}) if isinstance(outputs, dict) else {}
+        if not {"input", "restored"} <= shown.keys():
+            return
+        hidden = shown["masked"] != shown["input"] if "masked" in shown else torch.ones_like(shown["input"]).bool()
+        if hidden.any():
+            value = psnr(shown["restored"], shown["input"], hidden)
+            module.log("probe/psnr", value, on_epoch=True, sync_dist=True, batch_size=1)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Every process measures the same crops, so that all of them agree on a collapse.
+
+        Raises:
+            UserError: the features have collapsed, and the run shall stop then.
+        """
+        assert isinstance(module, PretrainModule)
+        crops = self._anywhere(module.data)
+        if len(crops) < 2:
+            return
+        features = torch.stack([self._feature(module, crop).mean(dim=(1, 2, 3)) for crop in crops])  # (N, C)
+        rank, std = effective_rank(features), feature_std(features)
+        found = {"effective_rank": rank, "feature_std": std, **self._organs(module)}
+        module.log_dict({f"probe/{name}": value for name, value in found.items()}, rank_zero_only=False)
+        if std < self.min_feature_std or rank < self.min_effective_rank:
+            told = (
+                f"step {trainer.global_step}: features have collapsed: standard deviation {std:.4f} (wanted "
+                f"{self.min_feature_std}), effective rank {rank:.2f} (wanted {self.min_effective_rank})"
+            )
+            if self.stop_on_collapse:
+                raise UserError(f"{told}; lower the learning rate, or set stop_on_collapse to false to go on")
+            say(told)
+
+    def _organs(self, module: PretrainModule) -> dict[str, float]:
+        """Accuracies on the labelled store, chance is one over the number of classes; empty without a store."""
+        if self.corpus is None:
+            return {}
+        teaching, asked = (self._objects(module, part) for part in (0, 1))
+        if teaching is None or asked is None:
+            raise UserError(f"{self.corpus.name}: too few labelled cases to probe with; wanted at least two")
+        return {"knn": knn_accuracy(*teaching, *asked), "linear": linear_accuracy(*teaching, *asked)}
+
+    def _objects(self, module: PretrainModule, part: int) -> tuple[Tensor, Tensor] | None:
+        """Features (N, C) at the centres of objects of every second case, and their classes (N,)."""
+        assert self.corpus is not None
+        rows: list[Tensor] = []
+        labels: list[int] = []
+        for ref in self.corpus.cases("all")[part::2]:
+            case = ref.open()
+            for box, label in zip(case.boxes, case.labels, strict=True):
+                if len(rows) < self.num_crops:
+                    crop = _read(module.data, case, _around(box, module.data.patch))
+                    rows.append(_middle(self._feature(module, crop)))
+                    labels.append(int(label))
+        return (torch.stack(rows), torch.tensor(labels, device=rows[0].device)) if rows else None
+
+    def _anywhere(self, data: PretrainData) -> list[Tensor]:
+        """Crops (C, D, H, W) dealt out over the held-out cases, at places that never change."""
+        refs: list[CaseRef] = data.val_cases
+        random = np.random.Generator(np.random.Philox(0))
+        crops = []
+        for index in range(self.num_crops if refs else 0):
+            case = refs[index % len(refs)].open()
+            crops.append(_read(data, case, uniform_start(case.grid.shape, data.patch, random)))
+        return crops
+
+    def _feature(self, module: PretrainModule, crop: Tensor) -> Tensor:
+        """The coarsest map (C, d, h, w) of a crop."""
+        return module.objective.backbone(crop[None].to(module.device))[-1][0].float()
+
+
+def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:
+    reader = CropReader(data.patch, data.window)
+    return reader.image(case, start, PLAIN, np.random.Generator(np.random.Philox(0))).finish()
+
+
+def _around(box: np.ndarray, patch: Patch) -> Patch:
+    """Lowest corner of a crop with the box in its middle; it may lie outside the volume, where there is air."""
+    d, h, w = (round(float(edge)) for edge in (box[:3] + box[3:]) / 2 - np.array(patch) / 2)
+    return (d, h, w)
+
+
+def _middle(feature: Tensor) -> Tensor:
+    """Mean (C,) of the one or two cells in the middle of each axis of a map (C, d, h, w)."""
+    for axis in (1, 2, 3):
+        size = feature.shape[axis]
+        feature = feature.narrow(axis, (size - 1) // 2, 2 - size % 2)
+    return feature.mean(dim=(1, 2, 3))

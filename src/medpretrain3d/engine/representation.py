@@ -1,0 +1,70 @@
+"""How good features are, measured on a few hundred of them: pure functions of tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def effective_rank(features: Tensor) -> float:
+    """How many directions features (N, C) use, from 1 to min(N - 1, C); 0 where all rows are equal.
+
+    The exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007), of features less their mean.
+    """
+    values = torch.linalg.svdvals((features - features.mean(0)).double())
+    total = values.sum()
+    if total <= 1e-9 * features.double().norm():
+        return 0.0
+    share = values / total
+    return math.exp(-torch.special.xlogy(share, share).sum().item())
+
+
+def feature_std(features: Tensor) -> float:
+    """Spread of features (N, C) over the sphere: 1 for directions at random, 0 where all rows point the same way.
+
+    Standard deviation of each channel of the rows scaled to length 1, averaged, times sqrt(C) (Chen and He, 2021).
+    """
+    rows = F.normalize(features.double(), dim=1)
+    return rows.std(0, correction=0).mean().item() * math.sqrt(features.shape[1])
+
+
+def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, neighbours: int = 5) -> float:
+    """Mean over classes of the share of test rows whose `neighbours` most similar train rows vote for the truth.
+
+    Similarity is the cosine; votes are weighted by it. Rows are (N, C) and (M, C), labels (N,) and (M,) int64.
+    """
+    similarity = F.normalize(test, dim=1) @ F.normalize(train, dim=1).T  # (M, N)
+    near = similarity.topk(min(neighbours, len(train)), dim=1)
+    votes = torch.zeros(len(test), int(labels.max()) + 1, device=test.device)
+    votes.scatter_add_(1, labels[near.indices], near.values + 1)  # + 1: a vote is never negative
+    return class_mean_accuracy(votes.argmax(dim=1), truth)
+
+
+def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, ridge: float = 1e-2) -> float:
+    """The same of the linear classifier with the least squared error on train rows; no steps, no random start.
+
+    Args:
+        train, labels, test, truth: as in `knn_accuracy`.
+        ridge: weight of the squared coefficients, as a share of the mean variance of the features times N.
+    """
+    mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
+    x, x_test = ((rows - mean).double() / scale for rows in (train, test))
+    target = F.one_hot(labels).double()
+    gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (target - target.mean(0)))
+    return class_mean_accuracy((x_test @ weight + target.mean(0)).argmax(dim=1), truth)
+
+
+def class_mean_accuracy(found: Tensor, truth: Tensor) -> float:
+    """Share of right answers for each class, averaged over the classes that occur."""
+    right = [(found[truth == label] == label).double().mean() for label in truth.unique()]
+    return torch.stack(right).mean().item()
+
+
+def psnr(restored: Tensor, image: Tensor, where: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB over the voxels `where`, of images in [-1, 1]: the peak is 2."""
+    error = (restored.double() - image.double())[where].square().mean().item()
+    return 10 * math.log10(4 / max(error, 1e-12))

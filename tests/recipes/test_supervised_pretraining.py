@@ -1,0 +1,144 @@
+"""Supervised pretraining and probes through the real entry point."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d.backbones import ResEnc, read_encoder
+from medpretrain3d.errors import UserError
+from pretrain import __main__ as program
+
+from .conftest import TINY_PRETRAIN
+
+BACKBONE = "{class_path: medpretrain3d.backbones.ResEnc, init_args: {preset: XXS}}"
+VIEWS = {
+    "MultiTalent": "medpretrain3d.data.views.LabelledView",
+    "CaseClassification": "medpretrain3d.data.case_labels.CaseLabelView",
+}
+
+
+@pytest.fixture
+def fit(tmp_path, cube_store):
+    def run(objective: str, *arguments: str, store: str = "", **views: object) -> Path:
+        recipe = tmp_path / "recipe.yaml"
+        options = json.dumps(views)
+        recipe.write_text(
+            f"run: {{root: '{tmp_path}', group: g, name: run}}\n"
+            "model:\n"
+            f"  objective: {{class_path: medpretrain3d.objectives.{objective}, init_args: {{backbone: {BACKBONE}}}}}\n"
+            "  optim: {name: adamw, lr: 0.001, warmup_steps: 1}\n"
+            f"data: {{store: {store or json.dumps(str(cube_store))}, patch: [16, 16, 16], batch_size: 2,"
+            f" num_workers: 0, num_val_cases: 2, views: {{class_path: {VIEWS[objective]}, init_args: {options}}}}}\n"
+            "trainer: {max_steps: 2, val_check_interval: 2, log_every_n_steps: 1}\n"
+        )
+        program.main(["fit", "--config", str(recipe), "--run.wandb", "disabled", *arguments])
+        return tmp_path / "g" / "run"
+
+    return run
+
+
+def table(path: Path, **label_of: str) -> str:
+    path.write_text("case,label\n" + "".join(f"{case},{label}\n" for case, label in label_of.items()))
+    return str(path)
+
+
+def every_case(label: str = "") -> dict[str, str]:
+    names = [f"{split}_{number}" for split, count in (("train", 4), ("val", 2), ("test", 2)) for number in range(count)]
+    return {name: label or ("odd" if index % 2 else "even") for index, name in enumerate(names)}
+
+
+def test_outputs_come_from_the_stores_each_with_its_own(fit, cube_store):
+    store = f"['{cube_store}', '{cube_store}']"
+    folder = fit("MultiTalent", "--data.dataset_balance", "0.5", "--data.num_val_cases", "0", store=store)
+    encoder = read_encoder(folder / "encoder")
+    assert encoder.card["pretraining"]["objective"]["init_args"]["classes"] == [["cube"], ["cube"]]
+    assert (encoder.card["pretraining"]["paradigm"], encoder.card["pretraining"]["method"]) == (
+        "supervised",
+        "multitalent",
+    )
+
+
+def test_a_table_says_what_is_told_apart(fit, tmp_path):
+    folder = fit("CaseClassification", table=table(tmp_path / "t.csv", **every_case()))
+    card = read_encoder(folder / "encoder").card
+    assert card["pretraining"]["objective"]["init_args"]["classes"] == [["even", "odd"]]
+
+
+def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, capsys):
+    labels = every_case()
+    del labels["train_0"], labels["test_1"]
+    path = table(tmp_path / "t.csv", **labels)
+    with pytest.raises(UserError, match=r"has no row for case \w+_\d of .*; add one, or set .* to skip"):
+        fit("CaseClassification", table=path)
+    folder = fit("CaseClassification", "--run.restart", "true", table=path, unlabelled="skip")
+    said = [line for line in capsys.readouterr().out.splitlines() if "have no labels and are left out" in line]
+    assert sum(int(line.split()[0]) for line in said) == 2
+    trained_on = json.loads((folder / "run.json").read_text())["num_pretrain_volumes"]
+    assert trained_on == 6 - sum(int(line.split()[0]) for line in said if "of 6 cases" in line)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("case,class\na,b\n", "has no column label"),
+        ("case,label\na,b\na,c\n", "case a has two rows, wanted one label per case"),
+        ("case,label\na,\n", "case a has no label"),
+        ("case,label\na,b\nc,b\n", r"holds the labels \['b'\], wanted at least two"),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path, rows, message):
+    from medpretrain3d.data.case_labels import CaseLabelView
+
+    (tmp_path / "t.csv").write_text(rows)
+    with pytest.raises(UserError, match=message):
+        CaseLabelView(str(tmp_path / "t.csv"))
+
+
+def test_several_labels_of_a_case(tmp_path):
+    from medpretrain3d.data.case_labels import CaseLabelView
+
+    (tmp_path / "t.csv").write_text("case,label\na,x\na,z\nb,\n")
+    view = CaseLabelView(str(tmp_path / "t.csv"), is_multi_label=True)
+    assert view.names == ("x", "z")
+    assert view.labels_of == {"a": ["x", "z"], "b": []}
+
+
+def test_probes_are_logged_and_a_collapse_is_named_and_stops_the_run(fit, tmp_path, cube_store, monkeypatch, capsys):
+    probes = {
+        "class_path": "pretrain.probes.Probes",
+        "init_args": {"store": str(cube_store), "num_crops": 6, "min_effective_rank": 0.0, "min_feature_std": 0.0},
+    }
+    folder = fit("MultiTalent", "--trainer.callbacks", json.dumps([probes]))
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["probe/knn"]]
+    assert float(rows[-1]["probe/knn"]) == float(rows[-1]["probe/linear"]) == 1  # one class: nothing to mistake
+    assert 1 < float(rows[-1]["probe/effective_rank"]) < 6
+    assert "collapsed" not in capsys.readouterr().out
+
+    whole = ResEnc.forward
+
+    def collapsed(self, image):
+        return [0 * level + 1 for level in whole(self, image)]
+
+    monkeypatch.setattr(ResEnc, "forward", collapsed)
+    probes["init_args"] = {"num_crops": 6}
+    fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
+    assert "step 2: features have collapsed: standard deviation 0.0000" in capsys.readouterr().out
+    probes["init_args"] = {"num_crops": 6, "stop_on_collapse": True}
+    with pytest.raises(UserError, match="features have collapsed"):
+        fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
+    assert not json.loads((folder / "run.json").read_text())["finished"]
+
+
+def test_restored_psnr_is_logged(tmp_path, cube_store):
+    place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "run"]
+    callbacks = json.dumps([{"class_path": "pretrain.probes.Probes", "init_args": {"num_crops": 2}}])
+    program.main(["fit", *TINY_PRETRAIN, *place, "--trainer.callbacks", callbacks])
+    with (tmp_path / "g" / "run" / "metrics.csv").open(newline="") as file:
+        values = [float(row["probe/psnr"]) for row in csv.DictReader(file) if row["probe/psnr"]]
+    assert len(values) == 2
+    assert all(0 < value < 40 for value in values)
