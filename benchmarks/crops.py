@@ -36,8 +36,8 @@ def rows() -> Iterator[Row]:
         stored = (case.folder / IMAGE).stat().st_size
 
         zarr = peer("zarr")
-        zarr.save_array(str(root / "scan.zarr"), zarr.create_array({}, data=array, chunks=(64, 64, 64)))
         zarr_file = str(root / "scan.zarr")
+        zarr.create_array(zarr_file, data=array, chunks=(64, 64, 64))
 
         def from_nifti(d: int, h: int, w: int) -> np.ndarray:
             return np.asarray(nibabel.load(file).dataobj[w : w + 96, h : h + 96, d : d + 96]).transpose(2, 1, 0)

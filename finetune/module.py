@@ -103,6 +103,8 @@ class FinetuneModule(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(image))
         self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
+        left_out = self.detector.num_invalid_boxes + self.detector.num_invalid_predictions
+        self.log("train/num_invalid", float(left_out), batch_size=1)
         return loss
 
     def validation_step(self, case: Case, batch_idx: int) -> None:

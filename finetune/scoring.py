@@ -32,7 +32,7 @@ class CaseResult:
     def of(case: Case, found: Detections) -> CaseResult:
         """Pair a case with its detections; plain arrays, so that processes can send it to each other."""
         predicted = PredictedCase(case.id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
-        return CaseResult(predicted, TargetCase(case.id, case.boxes, case.labels))
+        return CaseResult(predicted, TargetCase(case.id, case.boxes, case.labels, case.ignore_boxes))
 
 
 def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) -> dict[str, float]:

@@ -106,7 +106,7 @@ class PretrainData(L.LightningDataModule):
         return make_loader(crops, batches, self.num_workers, crops.collate)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """A crop of every held-out case, in batches as in training: a contrast takes several; the last one is filled."""
+        """A crop of every held-out case, in batches as in training: a contrast takes several crops."""
         if not self.val_cases:
             return []
         reader = CropReader(self.patch, self.window, sites=self.sites)

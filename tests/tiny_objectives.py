@@ -11,19 +11,10 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
-from medpretrain3d.objectives import (
-    DINO,
-    MAE,
-    CaseClassification,
-    MultiTalent,
-    Objective,
-    SimCLR,
-    SimMIM,
-    SliceWise,
-    SparK,
-    VoCo,
-)
+from medpretrain3d.objectives import MAE, CaseClassification, MultiTalent, Objective, SimMIM, SliceWise, SparK
+from tests import tiny_generative
 from tests.tiny import tiny_backbone
+from tests.tiny_views import CONTRASTIVE, tiny_views
 
 # Small patches (D, H, W) that hold at least two cells of the coarsest level.
 PATCHES: dict[str, tuple[int, int, int]] = {
@@ -36,7 +27,7 @@ PATCHES: dict[str, tuple[int, int, int]] = {
     "ResNet3D anisotropic, instance norm": (8, 64, 32),
     "MedNeXt anisotropic, kernel 5": (8, 16, 32),
     "InflatedCNN": (32, 32, 32),
-    "SwinUNETR": (32, 32, 64),
+    "SwinUNETR": (32, 32, 32),
     "ViT": (16, 16, 24),
     "ViT anisotropic": (8, 16, 24),
     "Primus": (16, 16, 24),
@@ -47,8 +38,8 @@ SPARSE = (
     *("ResEnc", "ResEnc anisotropic", "PlainConv", "GenesisUNet", "SegResNet", "ResNet3D bottlenecks, dilated"),
     *("ResNet3D anisotropic, instance norm", "MedNeXt anisotropic, kernel 5"),
 )
-CONVOLUTIONAL = (*SPARSE, "InflatedCNN")
-EVERY = (*CONVOLUTIONAL, *TRANSFORMERS, "SwinUNETR", "TokenPyramid")
+ENCODERS = (*SPARSE, "InflatedCNN", *TRANSFORMERS, "SwinUNETR")
+EVERY = (*ENCODERS, "TokenPyramid")
 
 
 @dataclass(frozen=True)
@@ -64,18 +55,19 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     MAE: TinyObjective(
         lambda backbone: MAE(backbone, 0.5, mask_block=None if hasattr(backbone, "embed") else (4, 8, 8)), EVERY
     ),
-    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5), (*TRANSFORMERS, "SwinUNETR")),
+    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5, mask_block=(8, 8, 8)), (*TRANSFORMERS, "SwinUNETR")),
     SliceWise: TinyObjective(
-        lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*CONVOLUTIONAL, *TRANSFORMERS)
+        lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*SPARSE, *TRANSFORMERS)
     ),
     SparK: TinyObjective(partial(SparK, mask_ratio=0.5), SPARSE),
-    SimCLR: TinyObjective(partial(SimCLR, projector_channels=(16, 8)), ("ResEnc", "ViT"), lambda name: two_views(name)),
-    DINO: TinyObjective(
-        partial(DINO, num_prototypes=16, head_channels=(16, 8)), ("ResEnc", "ViT"), lambda name: two_views(name)
-    ),
-    VoCo: TinyObjective(
-        partial(VoCo, projector_channels=(16, 8)), ("ResEnc", "ViT"), lambda name: grid_and_targets(name)
-    ),
+    **{
+        cls: TinyObjective(make, ENCODERS, partial(lambda cls, name: tiny_views(cls, PATCHES[name]), cls))
+        for cls, make in CONTRASTIVE.items()
+    },
+    **{
+        cls: TinyObjective(make, tuple(tiny_generative.PATCHES), partial(tiny_generative.generative_batch, cls))
+        for cls, make in tiny_generative.GENERATIVE.items()
+    },
     MultiTalent: TinyObjective(
         partial(MultiTalent, classes=(("liver", "spleen"), ("liver", "kidney", "aorta"))),
         EVERY,
@@ -83,7 +75,7 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     ),
     CaseClassification: TinyObjective(
         partial(CaseClassification, classes=(("benign", "malignant"),), hidden_channels=8),
-        (*CONVOLUTIONAL, *TRANSFORMERS, "SwinUNETR"),
+        ENCODERS,
         lambda name: case_labelled_batch(name),
     ),
 }
@@ -114,23 +106,6 @@ def case_labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
     batch = tiny_batch(name, first_seed)
     label = batch["seed"] % 2
     return {**batch, "image": batch["image"] + 0.5 * label[:, None, None, None, None], "case_label": label}
-
-
-def two_views(name: str) -> dict[str, Any]:
-    """Each body twice, the second time brighter, in the same place."""
-    image = tiny_batch(name)["image"]
-    affine = torch.eye(3, 4).expand(len(image), 2, 3, 4)
-    overlap = torch.tensor([0.0, 0, 0, *PATCHES[name]]).expand(len(image), 2, 6)
-    return {**tiny_batch(name), "image": torch.stack([image, image + 0.2], 1), "affine": affine, "overlap": overlap}
-
-
-def grid_and_targets(name: str) -> dict[str, Any]:
-    """Two base crops of each body; one target half in both."""
-    first, second = tiny_batch(name)["image"], tiny_batch(name, first_seed=50)["image"]
-    target = torch.cat([first, second], 2)[:, :, PATCHES[name][0] // 2 :][:, :, : PATCHES[name][0]]
-    share = torch.full((len(first), 2), 0.5)
-    base = torch.stack([first, second], 1)
-    return {**tiny_batch(name), "base": base, "target": target, "target_of": torch.arange(2), "share": share}
 
 
 def body(shape: tuple[int, int, int], seed: int) -> Tensor:

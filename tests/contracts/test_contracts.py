@@ -43,7 +43,11 @@ def targets() -> list[Targets]:
 
 
 def untrained(module: torch.nn.Module) -> list[str]:
-    return [name for name, parameter in module.named_parameters() if parameter.grad is None]
+    return [name for name, parameter in module.named_parameters() if parameter.requires_grad and parameter.grad is None]
+
+
+def crops(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return batch["image"] if "image" in batch else batch["base"]
 
 
 def test_every_objective_has_its_tiny_example():
@@ -59,7 +63,7 @@ def test_objectives_train_every_parameter_and_repeat_themselves(cls, name):
     assert untrained(objective) == []  # DDP needs them all
     assert torch.equal(out.loss, objective(batch).loss)
     assert all(volume.ndim == 3 and not volume.requires_grad for volume in out.preview.values())
-    for size, step in zip(batch["image"].shape[2:], objective.patch_stride, strict=True):
+    for size, step in zip(crops(batch).shape[-3:], objective.patch_stride, strict=True):
         assert size % step == 0
 
 

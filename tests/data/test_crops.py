@@ -177,9 +177,8 @@ def test_hulls_by_hand():
     instances = torch.zeros(4, 5, 6, dtype=torch.int64)
     instances[1:3, 2, 3:6] = 2
     instances[0, 0, 0] = 7  # an id that no object has
-    fallback = torch.tensor([[0.0, 0, 0, 1, 1, 1]]).repeat(3, 1)
-    hulls = instance_hulls(instances, torch.tensor([2, 5, 0]), fallback)
-    assert hulls.tolist() == [[1, 2, 3, 3, 3, 6], [0] * 6, [0, 0, 0, 1, 1, 1]]
+    hulls = instance_hulls(instances, torch.tensor([2, 5]))
+    assert hulls.tolist() == [[1, 2, 3, 3, 3, 6], [0] * 6]
 
 
 @pytest.mark.parametrize("with_mask", [True, False])

@@ -13,6 +13,7 @@ from medpretrain3d.data.arrays import read_crop, write_array
 from medpretrain3d.data.case import AIR_HU, Content, Object, case_folder, write_case
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.store import Store, write_index
+from medpretrain3d.data.targets import targets_json
 from medpretrain3d.errors import UserError
 
 GRID = Grid((20, 30, 40), np.eye(4)[[2, 1, 0, 3]])
@@ -284,3 +285,18 @@ def test_a_store_of_50000_cases_opens_in_less_than_200_mib(tmp_path):
     done = subprocess.run([sys.executable, "-c", OPEN, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 200
+
+
+def test_targets_name_objects_and_ignore_regions_in_millimetres(tmp_path):
+    grid = Grid(
+        (8, 8, 8), np.array([[0.0, 0, 2, 10], [0, 2, 0, 20], [2, 0, 0, 30], [0, 0, 0, 1]])
+    )  # D, H, W to x, y, z
+    image = np.zeros((1, 8, 8, 8), np.int16)
+    one = Content(
+        "x", image, grid, grid, "x.nii", [Object(0, 0, (1, 1, 1, 3, 3, 3))], ignore_boxes=[(4, 5, 6, 5, 6, 7)]
+    )
+    write_index(tmp_path, ["nodule"], (2.0, 2.0, 2.0), [write_case(tmp_path, one)], {})
+    (entry,) = targets_json(Store(tmp_path), ["x"])["targets"]
+    # Voxel i fills 2 i - 1 .. 2 i + 1 mm from the centre of the first one.
+    assert entry["boxes"] == [[11, 21, 31, 15, 25, 35]]
+    assert entry["ignore"] == [[21, 29, 37, 23, 31, 39]]

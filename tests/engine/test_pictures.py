@@ -106,7 +106,7 @@ def test_strip_survives_not_a_number_and_odd_shapes():
 def test_a_strip_has_a_column_for_each_volume_and_an_error_only_where_something_was_restored():
     image = np.zeros((16, 16, 16), np.float32)
     widths = [
-        volume_strip({title: image for title in titles}, panel_px=64).shape[1] - 22
+        volume_strip(dict.fromkeys(titles, image), panel_px=64).shape[1] - 22
         for titles in (["view 1"], ["view 1", "view 2"], ["input", "restored"])
     ]
     assert widths == [68, 2 * 68, 3 * 68]

@@ -127,5 +127,8 @@ def test_bad_settings_are_named():
         random_block_mask(torch.tensor([0]), (16, 20, 16), (8, 8, 8), 0.75)
     with pytest.raises(UserError, match="hides 1 of 1 blocks"):
         random_block_mask(torch.tensor([0]), (8, 8, 8), (8, 8, 8), 0.75)
-    with pytest.raises(UserError, match=r"stride \(2, 2, 2\), wanted \(1, 1, 1\)"):
-        MAE(ResEnc("XXS", strides=[(2, 2, 2)] * 4))
+
+
+def test_a_pyramid_below_full_resolution_is_restored_at_it():
+    objective = MAE(ResEnc("XXS", strides=[(1, 2, 2), *[(2, 2, 2)] * 3]), mask_block=(8, 8, 8))
+    assert objective.decoder(objective.backbone(torch.zeros(1, 1, 16, 32, 16))).shape == (1, 1, 16, 32, 16)

@@ -102,9 +102,10 @@ def test_a_released_checkpoint_is_fine_tuned_by_what_inspect_prints(fit, shared,
     assert cli.main(["inspect", checkpoint]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  architecture: "))
     backbone = line.removeprefix("  architecture: ")
-    with pytest.warns(UserWarning, match="no window can be taken from the file"):
-        fit("--model.init_from", checkpoint, "--model.detector.init_args.backbone", backbone)
+    folder = fit("--model.init_from", checkpoint, "--model.detector.init_args.backbone", backbone)
     printed = capsys.readouterr().out
+    preprocessing = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]
+    assert preprocessing["window"]["class_path"].endswith(".ZScore")
     assert "unused: decoder (24)" in printed
     assert "cite: Pretraining Method: oracle" in printed
 

@@ -18,8 +18,8 @@ from torch import Tensor
 class Targets:
     """What is to be found in one image: boxes (N, 6) float32, labels (N,) int64 from 0, and optionally a label map.
 
-    `mask` is (D, H, W) int64 with 0 for background and `label + 1` inside objects; None where no masks exist. `ignore`
-    is (M, 6) float32: regions in which finding something is neither right nor wrong; None is the same as no region.
+    `mask` is (D, H, W) of whole numbers: 0 for background, `label + 1` inside objects; None where no masks exist.
+    `ignore` is (M, 6) float32: regions in which finding something is neither right nor wrong; None is no region.
     """
 
     boxes: Tensor

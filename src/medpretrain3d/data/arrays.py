@@ -36,12 +36,12 @@ def write_array(path: Path, array: np.ndarray) -> None:
         np.ascontiguousarray(array),
         chunks=chunks,
         blocks=chunks,
-        # Noise decides the size, and entropy coding of single bytes comes close to its bound: white noise of 20 HU
-        # takes 0.42 of its size (bound 0.40). LZ4 with bit shuffling takes 0.49, and 13 instead of 33 us a chunk.
+        # Bit shuffling and LZ4HC: of a chest with noise of 20 HU 0.36 of the size remain and a random 96^3 crop costs
+        # 2.5 ms of processor time; with Zstandard on shuffled bytes it is 0.32 and 4.2 ms, with LZ4 0.38 and 2.6 ms.
         cparams={
-            "codec": blosc2.Codec.ZSTD,
-            "clevel": 1,
-            "filters": [blosc2.Filter.SHUFFLE],
+            "codec": blosc2.Codec.LZ4HC,
+            "clevel": 5,
+            "filters": [blosc2.Filter.BITSHUFFLE],
             "typesize": array.itemsize,
             "nthreads": 1,
         },
@@ -97,17 +97,20 @@ def _read_chunks(stored: Any, low: np.ndarray, high: np.ndarray, out: np.ndarray
     """Fill `out` with what is stored between `low` and `high` of the last three axes."""
     blosc2 = _blosc2()
     edges = stored.chunks[-3:]
-    counts = [-(-size // edge) for size, edge in zip(stored.shape, stored.chunks, strict=True)]
+    num_d, num_h, num_w = (-(-size // edge) for size, edge in zip(stored.shape[-3:], edges, strict=True))
     checksums = np.frombuffer(stored.schunk.vlmeta[CHECKSUMS], dtype="<u4")
     chunk = np.empty(edges, dtype=stored.dtype)
     spans = [_spans(*axis) for axis in zip(edges, low.tolist(), high.tolist(), strict=True)]
-    for leading in np.ndindex(*stored.shape[:-3]):
+    decompressed = b""
+    for channel, leading in enumerate(np.ndindex(*stored.shape[:-3])):
         for (d, chunk_d, out_d), (h, chunk_h, out_h), (w, chunk_w, out_w) in itertools.product(*spans):
-            number = int(np.ravel_multi_index((*leading, d, h, w), counts))
+            number = ((channel * num_d + d) * num_h + h) * num_w + w
             compressed = stored.schunk.get_chunk(number)
             if zlib.crc32(compressed) != checksums[number]:
                 raise ValueError(f"checksum of chunk {number} differs")
-            blosc2.decompress2(compressed, dst=chunk)
+            if compressed != decompressed:  # chunks of nothing but background are alike
+                blosc2.decompress2(compressed, dst=chunk)
+                decompressed = compressed
             out[(*leading, out_d, out_h, out_w)] = chunk[chunk_d, chunk_h, chunk_w]
 
 

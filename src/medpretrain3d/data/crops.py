@@ -54,18 +54,27 @@ class SourceLabels:
     placement: Placement
     patch: Patch
     value_of: Tensor
-    """(ids,) int64."""
+    """(ids,) whole numbers; the result has their type."""
 
     def instances(self) -> Tensor:
         """The instance ids (D, H, W) int64."""
-        # int32 before it is moved around: torch can do little with uint16.
-        plain = self.placement.is_plain or self.voxels.device.type != "cpu"
-        voxels = self.voxels.to(torch.int32) if plain else self.voxels
-        return place(voxels, self.placement, self.patch, nearest=True)[0].long()
+        return self._placed().long()
 
     def finish(self) -> Tensor:
-        """The values (D, H, W) int64."""
-        return self.value_of[self.instances()]
+        """The values (D, H, W)."""
+        placed = self._placed()
+        if placed.device.type == "cpu":
+            # numpy looks up with uint16 as it is: 1.0 against 3.2 ms at 96^3.
+            return torch.from_numpy(self.value_of.numpy()[placed.numpy()])
+        return self.value_of[placed.long()]
+
+    def _placed(self) -> Tensor:
+        """The instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
+        if self.voxels.device.type != "cpu":
+            return place(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
+        if self.placement.is_plain:  # only mirrored, which needs no more than the size of a voxel
+            return place(self.voxels.view(torch.int16), self.placement, self.patch)[0].view(torch.uint16)
+        return place(self.voxels, self.placement, self.patch, nearest=True)[0]
 
     def to(self, device: torch.device | str) -> SourceLabels:
         """The same map on another device."""

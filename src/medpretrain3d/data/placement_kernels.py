@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -30,44 +29,66 @@ def _displaced(lattice: Any, axis: int, d: float, h: float, w: float) -> Any:
 
 
 @_inlined
-def _offset(patch: Any, lattice: Any, d: int, h: int, w: int) -> Any:
-    """Offset of a patch voxel's centre from the patch's centre, displacement included."""
-    od, oh, ow = d + 0.5 - patch[1] / 2, h + 0.5 - patch[2] / 2, w + 0.5 - patch[3] / 2
+def _moved(matrix: Any, lattice: Any, patch: Any, d: int, h: int, w: int) -> Any:
+    """By how much elastic displacement moves the place that a patch voxel is read at."""
     nodes = lattice.shape[1]
-    if nodes > 0:
-        a = d * (nodes - 1) / max(patch[1] - 1, 1)
-        b = h * (nodes - 1) / max(patch[2] - 1, 1)
-        c = w * (nodes - 1) / max(patch[3] - 1, 1)
-        od += _displaced(lattice, 0, a, b, c)
-        oh += _displaced(lattice, 1, a, b, c)
-        ow += _displaced(lattice, 2, a, b, c)
-    return od, oh, ow
+    a = d * (nodes - 1) / max(patch[1] - 1, 1)
+    b = h * (nodes - 1) / max(patch[2] - 1, 1)
+    c = w * (nodes - 1) / max(patch[3] - 1, 1)
+    ud, uh, uw = _displaced(lattice, 0, a, b, c), _displaced(lattice, 1, a, b, c), _displaced(lattice, 2, a, b, c)
+    return (
+        matrix[0, 0] * ud + matrix[0, 1] * uh + matrix[0, 2] * uw,
+        matrix[1, 0] * ud + matrix[1, 1] * uh + matrix[1, 2] * uw,
+        matrix[2, 0] * ud + matrix[2, 1] * uh + matrix[2, 2] * uw,
+    )
+
+
+@_inlined
+def _row_start(matrix: Any, patch: Any, size: Any, d: int, h: int) -> Any:
+    """Where the first voxel of a row of the patch is read, in voxels of the source from its lowest corner."""
+    od, oh, ow = d + 0.5 - patch[1] / 2, h + 0.5 - patch[2] / 2, 0.5 - patch[3] / 2
+    return (
+        matrix[0, 0] * od + matrix[0, 1] * oh + matrix[0, 2] * ow + size[1] / 2,
+        matrix[1, 0] * od + matrix[1, 1] * oh + matrix[1, 2] * ow + size[2] / 2,
+        matrix[2, 0] * od + matrix[2, 1] * oh + matrix[2, 2] * ow + size[3] / 2,
+    )
+
+
+# Along a row a place moves by the last column of the matrix. Computing each from scratch took 19 instead of 12 ms for a
+# linear and 16 instead of 5 ms for a nearest crop of 96^3 on one core.
 
 
 @_compiled
 def read_linear(source: Any, matrix: Any, lattice: Any, placed: Any) -> None:
     """Fill `placed` (C, D, H, W) float32 from `source` (C, d, h, w); border voxels go on outside."""
     channels, size_d, size_h, size_w = source.shape
+    last_i, last_j, last_k = max(size_d - 2, 0), max(size_h - 2, 0), max(size_w - 2, 0)
+    next_i, next_j, next_k = min(size_d - 1, 1), min(size_h - 1, 1), min(size_w - 1, 1)  # 0 where there is one voxel
     for d in range(placed.shape[1]):
         for h in range(placed.shape[2]):
+            x0, y0, z0 = _row_start(matrix, placed.shape, source.shape, d, h)
             for w in range(placed.shape[3]):
-                od, oh, ow = _offset(placed.shape, lattice, d, h, w)
-                x = matrix[0, 0] * od + matrix[0, 1] * oh + matrix[0, 2] * ow + size_d / 2 - 0.5
-                y = matrix[1, 0] * od + matrix[1, 1] * oh + matrix[1, 2] * ow + size_h / 2 - 0.5
-                z = matrix[2, 0] * od + matrix[2, 1] * oh + matrix[2, 2] * ow + size_w / 2 - 0.5
+                x, y, z = x0 - 0.5 + matrix[0, 2] * w, y0 - 0.5 + matrix[1, 2] * w, z0 - 0.5 + matrix[2, 2] * w
+                if lattice.shape[1] > 0:
+                    ux, uy, uz = _moved(matrix, lattice, placed.shape, d, h, w)
+                    x, y, z = x + ux, y + uy, z + uz
                 x = min(max(x, 0.0), size_d - 1.0)
                 y = min(max(y, 0.0), size_h - 1.0)
                 z = min(max(z, 0.0), size_w - 1.0)
-                i, j, k = int(x), int(y), int(z)
+                i, j, k = min(int(x), last_i), min(int(y), last_j), min(int(z), last_k)
                 p, q, r = np.float32(x - i), np.float32(y - j), np.float32(z - k)
-                i1, j1, k1 = min(i + 1, size_d - 1), min(j + 1, size_h - 1), min(k + 1, size_w - 1)
+                i1, j1, k1 = i + next_i, j + next_j, k + next_k
                 for c in range(channels):
-                    a = source[c, i, j, k] + r * (source[c, i, j, k1] - np.float32(source[c, i, j, k]))
-                    b = source[c, i, j1, k] + r * (source[c, i, j1, k1] - np.float32(source[c, i, j1, k]))
-                    e = source[c, i1, j, k] + r * (source[c, i1, j, k1] - np.float32(source[c, i1, j, k]))
-                    f = source[c, i1, j1, k] + r * (source[c, i1, j1, k1] - np.float32(source[c, i1, j1, k]))
-                    near = a + q * (b - a)
-                    placed[c, d, h, w] = near + p * (e + q * (f - e) - near)
+                    a = np.float32(source[c, i, j, k])
+                    b = np.float32(source[c, i, j1, k])
+                    e = np.float32(source[c, i1, j, k])
+                    f = np.float32(source[c, i1, j1, k])
+                    a += r * (np.float32(source[c, i, j, k1]) - a)
+                    b += r * (np.float32(source[c, i, j1, k1]) - b)
+                    e += r * (np.float32(source[c, i1, j, k1]) - e)
+                    f += r * (np.float32(source[c, i1, j1, k1]) - f)
+                    a += q * (b - a)
+                    placed[c, d, h, w] = a + p * (e + q * (f - e) - a)
 
 
 @_compiled
@@ -76,13 +97,15 @@ def read_nearest(source: Any, matrix: Any, lattice: Any, placed: Any) -> None:
     channels, size_d, size_h, size_w = source.shape
     for d in range(placed.shape[1]):
         for h in range(placed.shape[2]):
+            x0, y0, z0 = _row_start(matrix, placed.shape, source.shape, d, h)
             for w in range(placed.shape[3]):
-                od, oh, ow = _offset(placed.shape, lattice, d, h, w)
-                x = matrix[0, 0] * od + matrix[0, 1] * oh + matrix[0, 2] * ow + size_d / 2
-                y = matrix[1, 0] * od + matrix[1, 1] * oh + matrix[1, 2] * ow + size_h / 2
-                z = matrix[2, 0] * od + matrix[2, 1] * oh + matrix[2, 2] * ow + size_w / 2
-                i = min(max(math.floor(x), 0), size_d - 1)
-                j = min(max(math.floor(y), 0), size_h - 1)
-                k = min(max(math.floor(z), 0), size_w - 1)
+                x, y, z = x0 + matrix[0, 2] * w, y0 + matrix[1, 2] * w, z0 + matrix[2, 2] * w
+                if lattice.shape[1] > 0:
+                    ux, uy, uz = _moved(matrix, lattice, placed.shape, d, h, w)
+                    x, y, z = x + ux, y + uy, z + uz
+                # Rounding towards 0 is rounding down here: what is below 0 becomes 0 either way.
+                i = min(max(int(x), 0), size_d - 1)
+                j = min(max(int(y), 0), size_h - 1)
+                k = min(max(int(z), 0), size_w - 1)
                 for c in range(channels):
                     placed[c, d, h, w] = source[c, i, j, k]

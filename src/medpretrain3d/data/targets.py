@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from medpretrain3d.data.store import Store
+from medpretrain3d.data.store import Case, Store
 
 
 def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
-    """The targets document of some cases: boxes in LPS mm, and in voxels of each file's own array."""
+    """The targets document of some cases: boxes and ignore regions in LPS mm, boxes also in voxels of each file."""
     return {
         "format": "medpretrain3d-targets",
         "version": 1,
@@ -24,11 +24,12 @@ def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
 
 def _entry(store: Store, case_id: str) -> dict[str, Any]:
     case = store.case(case_id)
-    boxes = case.boxes.astype(np.float64)
-    boxes_vox = case.grid.map_boxes(boxes, case.source_grid)
-    return {
-        "case": case_id,
-        "boxes": np.round(case.source_grid.boxes_to_lps_mm(boxes_vox), 4).tolist(),
-        "labels": case.labels.tolist(),
-        "boxes_vox": np.round(boxes_vox, 4).tolist(),
-    }
+    boxes_vox, boxes_lps_mm = _in_file(case, case.boxes)
+    entry = {"case": case_id, "boxes": boxes_lps_mm, "labels": case.labels.tolist(), "boxes_vox": boxes_vox}
+    return entry | ({"ignore": _in_file(case, case.ignore_boxes)[1]} if len(case.ignore_boxes) else {})
+
+
+def _in_file(case: Case, boxes: np.ndarray) -> tuple[list[list[float]], list[list[float]]]:
+    """Boxes (N, 6) of the store's grid in voxels of the file's own array, and in LPS mm."""
+    boxes_vox = case.grid.map_boxes(boxes.astype(np.float64), case.source_grid)
+    return np.round(boxes_vox, 4).tolist(), np.round(case.source_grid.boxes_to_lps_mm(boxes_vox), 4).tolist()

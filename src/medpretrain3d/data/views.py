@@ -157,9 +157,9 @@ class TwoViews(Views):
 class GridAndTargets(Views):
     """A grid of crops that tile a region, and random crops inside it (VoCo, Wu et al., 2024).
 
-    `base` (G, C, D, H, W) in the order (D, H, W) of the `grid` (3,) int64. A sample has a random number of targets, so a batch joins
-    those of its samples: `target` (T, C, D, H, W), `target_of` (T,) int64, the sample each is of, and `share` (T, G)
-    float32, which share of a target's volume each base crop of its sample holds; a row sums to 1.
+    `base` (G, C, D, H, W) in the order (D, H, W) of the `grid` (3,) int64. A sample has a random number of targets, so
+    a batch joins those of its samples: `target` (T, C, D, H, W), `target_of` (T,) int64, the sample each is of, and
+    `share` (T, G) float32, which share of a target's volume each base crop of its sample holds; a row sums to 1.
 
     Args:
         grid: base crops along (D, H, W).

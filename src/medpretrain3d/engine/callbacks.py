@@ -95,7 +95,7 @@ class Previews(L.Callback):
 
 
 def _batch_size(batch: Any) -> int:
-    first = batch.get("seed", batch.get("image")) if isinstance(batch, dict) else batch[0]
+    first = batch["seed" if "seed" in batch else "image"] if isinstance(batch, dict) else batch[0]
     return len(first)
 
 

@@ -2,20 +2,26 @@
 
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.classification import CaseClassification
+from medpretrain3d.objectives.consistent_views import ConsistentViews
 from medpretrain3d.objectives.dino import DINO
 from medpretrain3d.objectives.mae import MAE
+from medpretrain3d.objectives.models_genesis import ModelsGenesis
 from medpretrain3d.objectives.multi_talent import MultiTalent
 from medpretrain3d.objectives.simclr import SimCLR
 from medpretrain3d.objectives.simmim import SimMIM
 from medpretrain3d.objectives.slice_wise import SliceWise
 from medpretrain3d.objectives.spark import SparK
+from medpretrain3d.objectives.swin_multi_task import SwinMultiTask
 from medpretrain3d.objectives.voco import VoCo
+from medpretrain3d.objectives.volume_fusion import VolumeFusion
 
 __all__ = [
     "DINO",
     "MAE",
     "Batch",
     "CaseClassification",
+    "ConsistentViews",
+    "ModelsGenesis",
     "MultiTalent",
     "Objective",
     "ObjectiveOutput",
@@ -23,5 +29,7 @@ __all__ = [
     "SimMIM",
     "SliceWise",
     "SparK",
+    "SwinMultiTask",
     "VoCo",
+    "VolumeFusion",
 ]

@@ -18,6 +18,8 @@ Batch = Mapping[str, Tensor]
 A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.data.views`.
 """
 
+Paradigm = Literal["reconstruction", "contrastive", "supervised"]
+
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
@@ -41,7 +43,7 @@ class Objective(Described, nn.Module):
     """
 
     backbone: Backbone
-    paradigm: ClassVar[Literal["reconstruction", "contrastive", "supervised"]]
+    paradigm: ClassVar[Paradigm]
     """The family that studies compare; the method is the name of the class."""
     patch_stride: tuple[int, int, int]
     """The patch (D, H, W) must be a multiple of this."""

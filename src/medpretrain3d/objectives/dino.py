@@ -72,7 +72,7 @@ class DINO(Objective):
         self.teacher.follow(self._student())
         if self._seen:
             mean = mean_over_processes(torch.stack(self._seen).mean(dim=0))
-            self.centre.lerp_(mean, 1 - self.centre_momentum)
+            self.centre.lerp_(mean, 1 - self.centre_momentum if self.centre.any() else 1.0)
             self._seen.clear()
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -82,7 +82,9 @@ class DINO(Objective):
         teacher = self.teacher(views)
         if self.training:
             self._seen.append(teacher.mean(dim=0))
-        target = F.softmax((teacher - self.centre) / self.teacher_temperature, dim=1)
+        # Before the first step there is no centre yet; without one, all samples would begin in one class.
+        centre = self.centre if self.centre.any() else mean_over_processes(teacher.mean(dim=0))
+        target = F.softmax((teacher - centre) / self.teacher_temperature, dim=1)
         other_view = torch.cat(target.chunk(2)[::-1])
         loss = distillation(student / self.student_temperature, other_view)
         mean = target.mean(dim=0)

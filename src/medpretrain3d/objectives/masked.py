@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, common_stride
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, Paradigm, common_stride
 from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
 
 LossOn = Literal["hidden", "all"]
@@ -31,7 +31,7 @@ class MaskedReconstruction(Objective):
         UserError: a ratio that is no share, or blocks that are no whole number of a transformer's patches.
     """
 
-    paradigm = "reconstruction"
+    paradigm: ClassVar[Paradigm] = "reconstruction"
 
     def __init__(
         self,

@@ -58,13 +58,13 @@ def expand_blocks(hidden: Tensor, block: Triple) -> Tensor:
     return repeat(hidden, "b d h w -> b 1 (d pd) (h ph) (w pw)", pd=block[0], ph=block[1], pw=block[2])
 
 
-def counter_random(seed: Tensor, count: int) -> Tensor:
-    """Random int64 numbers (B, count), a pure function of (seed, position).
+def counter_random(seed: Tensor, count: int, start: int = 0) -> Tensor:
+    """Random int64 numbers (B, count), a pure function of (seed, position); the first one's position is `start`.
 
     The finaliser of SplitMix64 (Steele et al., 2014) on a counter: no state, so CPU and GPU agree and a resumed run
     draws what the uninterrupted one would have drawn.
     """
-    position = torch.arange(1, count + 1, dtype=torch.int64, device=seed.device)
+    position = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=seed.device)
     x = _mix(seed)[:, None] + position[None, :] * _GOLDEN
     return _mix(x)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Projector(nn.Sequential):
     def __init__(self, in_channels: int, channels: Sequence[int], with_norm: bool = False) -> None:
         widths = [in_channels, *channels]
         layers: list[nn.Module] = []
-        for index, (before, width) in enumerate(zip(widths, widths[1:], strict=False)):
+        for index, (before, width) in enumerate(pairwise(widths)):
             if index:
                 layers += [nn.LayerNorm(before)] if with_norm else []
                 layers.append(nn.ReLU(inplace=True))

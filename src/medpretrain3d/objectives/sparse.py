@@ -73,7 +73,8 @@ class VisibleBlocks(TorchFunctionMode):
     ) -> Tensor:
         """Group norm of (B N, C, d, h, w) with the statistics of all visible voxels of a sample."""
         samples = rearrange(x, "(b n) c d h w -> b c n d h w", b=self.batch)
-        normed = F.group_norm(samples, num_groups, weight, bias, eps)
+        # Not F.group_norm, which refuses a single value; one visible voxel per channel becomes zero.
+        normed = torch.group_norm(samples, num_groups, weight, bias, eps)
         return rearrange(normed, "b c n d h w -> (b n) c d h w")
 
     def seams(self, edge: Triple, margin: Triple) -> Iterator[tuple[Tensor, Tensor, Slices, Slices]]:

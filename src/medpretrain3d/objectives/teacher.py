@@ -49,5 +49,5 @@ class Teacher(nn.Module):
         """Move the weights towards the student's; statistics of batch norms are copied."""
         for own, theirs in zip(self.network.parameters(), student.parameters(), strict=True):
             own.lerp_(theirs, 1 - self.momentum)
-        for own, theirs in zip(self.network.buffers(), student.buffers(), strict=True):
-            own.copy_(theirs)
+        for copied, statistic in zip(self.network.buffers(), student.buffers(), strict=True):
+            copied.copy_(statistic)

@@ -62,7 +62,7 @@ class VoCo(Objective):
 def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
     """The two terms of the predicted overlap (Wu et al., 2024, eq. 4 and 5), each the mean over volumes.
 
-    Where base and target overlap by `o`: sum of `-log(1 - |o - p|) o` over sum of `o`. Where they do not: mean `p ** 2`.
+    Where base and target overlap by `o`: sum of `-log(1 - |o - p|) o` over sum of `o`. Where they do not: mean `p^2`.
 
     Args:
         predicted: `p` (T, G) in [0, 1].

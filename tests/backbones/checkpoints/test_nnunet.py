@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import ReadOptions, primus, read_encoder
-from medpretrain3d.data.intensity import Window
 from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
 from tests.backbones.checkpoints.reference import CHECKPOINTS, assert_reference_features, reference_image
@@ -77,7 +76,8 @@ def test_the_encoder_of_a_residual_u_net(shared, write, configuration):
     assert encoder.format == "nnU-Net checkpoint"
     assert encoder.unused == {"decoder": 24}
     assert encoder.card["preprocessing"]["spacing_mm"] == [2.5, 0.8, 0.8]
-    assert build(encoder.card["preprocessing"]["window"]) == Window(-750.0, 600.0)
+    seen = build(encoder.card["preprocessing"]["window"])(np.array([[-1000.0, 90.0, 210.0, 600.0, 3000.0]]))
+    np.testing.assert_allclose(seen, [[-7.0, 0.0, 1.0, 4.25, 4.25]])  # (HU - 90) / 120, cut at -750 and 600 HU
     assert encoder.card["pretraining"]["labels"] == {"background": 0, "liver": 1}
     assert "nnU-Net" in encoder.card["citations"][0]
 

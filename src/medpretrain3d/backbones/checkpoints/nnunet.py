@@ -9,9 +9,9 @@ from typing import Any
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
+from medpretrain3d.backbones.checkpoints.normalisation import normalisation
 from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.description import Description
 from medpretrain3d.errors import UserError
 
 CITATION = (
@@ -49,13 +49,14 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         architecture, more = conv_architecture(where, own, _arch_kwargs(configuration))
     unused = Counter(name.partition(".")[0] for name in sorted(weights.keys() - set(names)))
     dataset = init_args.get("dataset_json") or {}
+    intensities = plans.get("foreground_intensity_properties_per_channel")
     card = {
         "preprocessing": stated(
             spacing_mm=configuration.get("spacing"),
-            window=_window(configuration, plans),
+            window=normalisation(configuration.get("normalization_schemes"), intensities),
             patch=configuration.get("patch_size"),
             normalisation=configuration.get("normalization_schemes"),
-            intensity=plans.get("foreground_intensity_properties_per_channel"),
+            intensity=intensities,
             channel_names=dataset.get("channel_names"),
         ),
         "pretraining": stated(
@@ -84,19 +85,6 @@ def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tu
             found = {**known[following], **found}
             following = known[following].get("inherits_from")
     return str(name), found
-
-
-def _window(configuration: Mapping[str, Any], plans: Mapping[str, Any]) -> Description | None:
-    """The HU range that CT was cut to, as our window.
-
-    nnU-Net then divides by the standard deviation of the foreground where a window maps to [-1, 1]: the same image in
-    other units, which the first instance norm takes away.
-    """
-    intensities = (plans.get("foreground_intensity_properties_per_channel") or {}).get("0") or {}
-    if (configuration.get("normalization_schemes") or [None])[0] != "CTNormalization" or not intensities:
-        return None
-    range_hu = {"low_hu": intensities["percentile_00_5"], "high_hu": intensities["percentile_99_5"]}
-    return {"class_path": "medpretrain3d.data.intensity.Window", "init_args": range_hu}
 
 
 def _arch_kwargs(configuration: Mapping[str, Any]) -> dict[str, Any]:

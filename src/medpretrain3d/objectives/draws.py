@@ -1,0 +1,47 @@
+"""Random numbers in turn, for pretext tasks that change an image in several steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.objectives.masking import counter_random
+
+
+class Draws:
+    """The random numbers of one sample: a pure function of its seed and of how many were drawn before.
+
+    Args:
+        seed: () int64; numbers are made on its device.
+    """
+
+    def __init__(self, seed: Tensor) -> None:
+        self.seed = seed.reshape(1)
+        self.position = 0
+
+    def bits(self, count: int) -> Tensor:
+        """(count,) int64, every bit a coin."""
+        drawn = counter_random(self.seed, count, self.position)[0]
+        self.position += count
+        return drawn
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Float32 of this shape in [0, 1)."""
+        # 24 bits: what float32 holds below 1.
+        return ((self.bits(math.prod(shape)) & 0xFFFFFF) * 2.0**-24).to(torch.float32).reshape(shape)
+
+    def integers(self, low: int | Tensor, high: int | Tensor, *shape: int) -> Tensor:
+        """Int64 of this shape from `low` to `high`, both included; the bounds may be tensors that broadcast."""
+        # The remainder of 63 bits favours no number of a patch's size by more than 1e-15.
+        positive = self.bits(math.prod(shape)).reshape(shape) & 0x7FFF_FFFF_FFFF_FFFF
+        return low + positive % (high - low + 1)
+
+    def integer(self, low: int, high: int) -> int:
+        """One number from `low` to `high`, both included."""
+        return int(self.integers(low, high))
+
+    def happens(self, probability: float) -> bool:
+        """True with this probability."""
+        return bool(self.uniform() < probability)

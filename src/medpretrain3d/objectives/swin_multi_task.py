@@ -1,0 +1,125 @@
+"""The three pretext tasks of SwinUNETR at once."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medpretrain3d.backbones import Backbone
+from medpretrain3d.errors import UserError
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.cuboids import random_cuboids, slices
+from medpretrain3d.objectives.draws import Draws
+from medpretrain3d.objectives.nt_xent import nt_xent
+from medpretrain3d.objectives.projector import pool, refuse_branches
+from medpretrain3d.objectives.volume_decoder import StepwiseDecoder
+
+NUM_TURNS = 4
+
+
+class SwinMultiTask(Objective):
+    """Tell the rotation, contrast two views, and fill cut-out boxes (Tang et al., 2022, arXiv:2111.14791).
+
+    Both views are of one crop, each turned by a multiple of 90 degrees about the D axis and with boxes of its own
+    replaced by noise. The coarsest level is averaged over space for two linear heads, and decoded without skips to the
+    whole view as it was before boxes were cut out: cross entropy, NT-Xent and mean absolute error, summed.
+
+    The paper's code reads rotation and contrast off one corner of the coarsest level; here all of it is averaged.
+
+    Args:
+        backbone: the encoder to train, any but one with branches for detection.
+        temperature: of NT-Xent.
+        cut_share: share of the voxels in boxes, where boxes overlap counted twice.
+        cut_edge: smallest and largest edge of a box, as shares of the patch.
+        contrast_channels: length of the vectors that are contrasted.
+        rotation_weight: of the cross entropy.
+        contrast_weight: of NT-Xent.
+        restoration_weight: of the absolute error.
+
+    Raises:
+        UserError: shares outside (0, 1) or a backbone with branches; in `forward`, a patch that is not square in the
+            plane of rotation, or one sample over all processes.
+    """
+
+    paradigm = "reconstruction"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        temperature: float = 0.5,
+        cut_share: float = 0.3,
+        cut_edge: tuple[float, float] = (0.05, 0.25),
+        contrast_channels: int = 512,
+        rotation_weight: float = 1.0,
+        contrast_weight: float = 1.0,
+        restoration_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        refuse_branches("SwinMultiTask", backbone)
+        if not 0 < cut_share < 1:
+            raise UserError(f"SwinMultiTask: got cut_share {cut_share}, wanted a share between 0 and 1, such as 0.3")
+        if not 0 < cut_edge[0] <= cut_edge[1] < 1:
+            raise UserError(f"SwinMultiTask: got cut_edge {cut_edge}, wanted rising shares between 0 and 1")
+        self.backbone = backbone
+        self.temperature = temperature
+        self.cut_share = cut_share
+        self.cut_edge = cut_edge
+        self.rotation_weight = rotation_weight
+        self.contrast_weight = contrast_weight
+        self.restoration_weight = restoration_weight
+        coarsest = backbone.levels[-1]
+        self.patch_stride = coarsest.stride
+        self.rotation_head = nn.Linear(coarsest.channels, NUM_TURNS)
+        self.contrast_head = nn.Linear(coarsest.channels, contrast_channels)
+        self.decoder = StepwiseDecoder(coarsest, backbone.in_channels)
+
+    @torch.no_grad()
+    def draw_view(self, image: Tensor, draws: Draws) -> tuple[Tensor, Tensor, int]:
+        """A view of an image (C, D, H, W): with boxes cut out, without, and the quarter turns made."""
+        turns = draws.integer(0, NUM_TURNS - 1)
+        turned = image.rot90(turns, (2, 3))
+        cut = self.draw_cuts(turned.shape[1:], draws)
+        noise = (2 * draws.uniform(*turned.shape) - 1).to(turned.dtype)
+        return torch.where(cut, noise, turned), turned, turns
+
+    def draw_cuts(self, patch: tuple[int, ...], draws: Draws) -> Tensor:
+        """Where boxes are cut out of a patch, (D, H, W) bool: as many boxes as first hold `cut_share` of its voxels."""
+        d, h, w = patch
+        low, high = ([max(1, int(share * size)) for size in patch] for share in self.cut_edge)
+        wanted = self.cut_share * math.prod(patch)
+        usual = math.prod((a + b) / 2 for a, b in zip(low, high, strict=True))
+        enough = math.ceil(4 * wanted / usual)  # four times what is needed on average
+        corners, edges = random_cuboids(draws, enough, (d, h, w), (low[0], low[1], low[2]), (high[0], high[1], high[2]))
+        count = int((edges.prod(dim=1).cumsum(0) < wanted).sum()) + 1
+        cut = torch.zeros(patch, dtype=torch.bool, device=draws.seed.device)
+        for box in slices(corners[:count], edges[:count]):
+            cut[box] = True
+        return cut
+
+    def forward(self, batch: Batch) -> ObjectiveOutput:
+        """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
+        image = batch["image"]
+        if image.shape[-2] != image.shape[-1]:
+            raise UserError(
+                f"SwinMultiTask: patch {tuple(image.shape[2:])} changes its shape when turned about D; "
+                "use a data.patch with equal H and W"
+            )
+        draws = [Draws(seed) for seed in batch["seed"]]
+        views = [self.draw_view(one, own) for _ in range(2) for one, own in zip(image, draws, strict=True)]
+        cut = torch.stack([view[0] for view in views])  # (2 B, C, D, H, W), all first views, then all second ones
+        whole = torch.stack([view[1] for view in views])
+        turns = torch.tensor([view[2] for view in views], device=image.device)
+        features = self.backbone(cut)
+        pooled = pool(features[-1])
+        rotation = F.cross_entropy(self.rotation_head(pooled).float(), turns)
+        first, second = self.contrast_head(pooled).chunk(2)
+        contrast = nt_xent(first, second, self.temperature)
+        restored = self.decoder(features).float()
+        restoration = (restored - whole.float()).abs().mean()
+        loss = self.rotation_weight * rotation + self.contrast_weight * contrast + self.restoration_weight * restoration
+        logs = {"rotation": rotation.detach(), "contrast": contrast.detach(), "restoration": restoration.detach()}
+        preview = {"input": whole[0, 0], "masked": cut[0, 0], "restored": restored[0, 0].detach()}
+        return ObjectiveOutput(loss, logs, preview)
