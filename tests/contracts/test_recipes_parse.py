@@ -52,6 +52,8 @@ def test_recipes_parse_into_their_classes(path):
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(data, "data")
     parser.add_class_arguments(RunConfig, "run")
+    if module is PretrainModule:  # as the program does: a supervised objective learns its classes from the data
+        parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
     recipe = merged(path)
     trainer = recipe.pop("trainer")
     parsed = parser.parse_object(recipe)
