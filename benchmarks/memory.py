@@ -57,5 +57,7 @@ def _measure(prepare: Preparation, send: Connection, num_threads: int) -> None:
 
 def _high_water_mb() -> float:
     # Not getrusage: its maximum outlives exec, so a child begins with its parent's.
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 1024

@@ -237,7 +237,7 @@ def test_moving_targets_keeps_what_they_hold():
 @needs_fixture
 @pytest.mark.parametrize("index", range(5))
 def test_the_numbers_of_nndetection(index):
-    data = json.loads(FIXTURE.read_text())[index]
+    data = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
     first, second = torch.tensor(data["boxes1"]), torch.tensor(data["boxes2"])
     torch.testing.assert_close(box_iou(first, second), torch.tensor(data["iou"]), rtol=0, atol=2e-6)
     torch.testing.assert_close(generalized_box_iou(first, second), torch.tensor(data["giou"]), rtol=0, atol=2e-6)

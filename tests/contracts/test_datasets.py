@@ -11,7 +11,8 @@ from medpretrain3d.data.importers import layouts
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {
-    text.partition("\n")[0].strip(): text for text in (ROOT / "docs" / "datasets.md").read_text().split("\n### ")[1:]
+    text.partition("\n")[0].strip(): text
+    for text in (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8").split("\n### ")[1:]
 }
 
 
@@ -25,7 +26,7 @@ def test_a_data_set_is_documented(name):
 @pytest.mark.parametrize("name", [name for name, layout in layouts().items() if layout.kind == "detection"])
 def test_a_detection_set_has_a_recipe_of_its_classes(name):
     path = ROOT / "configs" / "finetune" / f"{name}.yaml"
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     recipe = yaml.safe_load(text)
     detector = recipe["model"]["detector"]["init_args"]
     assert detector["num_classes"] == len(layouts()[name].classes)

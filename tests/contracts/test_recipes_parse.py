@@ -17,8 +17,8 @@ RECIPES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 def merged(path: Path) -> dict[str, Any]:
     """A recipe as it is run: one that says "What ... changes of x.yaml" lies over that one."""
-    recipe = yaml.safe_load(path.read_text())
-    base = re.search(r"^# What .* changes? of (\w+\.yaml)", path.read_text())
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    base = re.search(r"^# What .* changes? of (\w+\.yaml)", path.read_text(encoding="utf-8"))
     return overlay(merged(path.with_name(base.group(1))), recipe) if base else recipe
 
 
@@ -32,7 +32,7 @@ def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_recipes_say_data_hardware_expectation_and_command(path):
-    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("Data:", "Hardware:", "Expect:", "Run:"):
         assert any(line.startswith(f"# {word}") for line in head), f"{path} does not say {word}"
 

@@ -62,8 +62,8 @@ def test_another_seed_gives_other_images(folder, tmp_path):
 
 
 def test_layout_is_that_of_nnunet_with_instances(folder):
-    document = json.loads((folder / "dataset.json").read_text())
-    (split,) = json.loads((folder / "splits.json").read_text())
+    document = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    (split,) = json.loads((folder / "splits.json").read_text(encoding="utf-8"))
     assert (len(split["train"]), len(split["val"]), document["numTraining"]) == (3, 1, 4)
     assert document["instances"] is True
     assert document["labels"] == {"background": 0, "nodule": 1}
@@ -71,7 +71,7 @@ def test_layout_is_that_of_nnunet_with_instances(folder):
     assert images == {*split["train"], *split["val"]}
     assert len(list((folder / "imagesTs").iterdir())) == 1
     for labels in [*folder.glob("labelsTr/*.nii.gz"), *folder.glob("labelsTs/*.nii.gz")]:
-        table = json.loads(labels.with_name(labels.name.replace(".nii.gz", ".json")).read_text())
+        table = json.loads(labels.with_name(labels.name.replace(".nii.gz", ".json")).read_text(encoding="utf-8"))
         present = set(np.unique(np.asanyarray(nibabel.load(labels).dataobj)).tolist()) - {0}
         assert table["instances"] == {str(instance): 0 for instance in sorted(present)}
 

@@ -171,7 +171,9 @@ def test_bad_cases_are_left_out_with_their_reason(make_dataset, tmp_path, write_
     (raw / "labelsTr/unlabelled.nii.gz").unlink()
     (raw / "imagesTr/zero_0000.nii.gz").write_bytes(b"")
     assert main(["prepare", str(raw), str(tmp_path / "store")]) == 1
-    reasons = {one["case"]: one["reason"] for one in json.loads((tmp_path / "store/skipped.json").read_text())}
+    reasons = {
+        one["case"]: one["reason"] for one in json.loads((tmp_path / "store/skipped.json").read_text(encoding="utf-8"))
+    }
     for case_id, reason in {
         "moved": "affine differs from that of moved_0000.nii.gz by 0.01 mm",
         "nan": "960 of 960 voxels are NaN",
@@ -247,7 +249,7 @@ def test_targets_are_in_lps_millimetres_and_in_voxels_of_the_file(make_dataset, 
     assert main(["prepare", str(raw), str(tmp_path / "store"), "--spacing-mm", "1.5", "1.5", "1.5"]) == 0
     out = tmp_path / "targets.json"
     assert main(["targets", str(tmp_path / "store"), "--split", "train", "-o", str(out)]) == 0
-    document = json.loads(out.read_text())
+    document = json.loads(out.read_text(encoding="utf-8"))
     assert document == targets_json(Store(tmp_path / "store"), ["a"])
     assert (document["format"], document["frame"], document["classes"]) == (
         "medpretrain3d-targets",

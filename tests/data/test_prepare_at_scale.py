@@ -44,8 +44,8 @@ def processes_naming(text):
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            is_dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-            if not is_dead and text in (folder / "cmdline").read_text():
+            is_dead = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+            if not is_dead and text in (folder / "cmdline").read_text(encoding="utf-8"):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -153,7 +153,7 @@ def test_every_kind_of_trouble_is_told_by_its_kind(tmp_path, write_nifti, capsys
     (raw / "imagesTr/zero_0000.nii.gz").write_bytes(b"")
 
     assert main(["prepare", str(raw), str(tmp_path / "store")]) == 1
-    skipped = json.loads((tmp_path / "store/skipped.json").read_text())
+    skipped = json.loads((tmp_path / "store/skipped.json").read_text(encoding="utf-8"))
     assert {one["case"]: one["kind"] for one in skipped} == {name: kind for name, (kind, _) in QUARANTINE.items()}
     for one in skipped:
         assert QUARANTINE[one["case"]][1] in one["reason"]
@@ -216,7 +216,7 @@ def test_copies_under_other_names_stay_on_one_side(tmp_path, write_nifti):
         "val": (),
     }
     assert store.entries["a"]["voxels"] == store.entries["a_again"]["voxels"]
-    document = json.loads((store.path / "splits.json").read_text())
+    document = json.loads((store.path / "splits.json").read_text(encoding="utf-8"))
     document["train"].append(document["duplicates"].pop(0))
     (store.path / "splits.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=r"'a' in 'train' and 'a_again' in 'test' hold the same voxels"):

@@ -151,7 +151,7 @@ from pathlib import Path
 from medpretrain3d.data.readers import read_scan
 from medpretrain3d.errors import UserError
 def peak_kib():  # not ru_maxrss, which a process inherits from its parent
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(status["VmHWM"].split()[0])
 before = peak_kib()
 for name in sys.argv[1:]:

@@ -110,7 +110,7 @@ def test_the_split_command_writes_folds_that_a_store_and_prepare_keep(store, cap
     told = capsys.readouterr().out
     assert told.count("fold ") == 4
     assert "label budgets of fold 0, each part of the next: 1% 1, 5% 1" in told
-    first = (store / "splits.json").read_text()
+    first = (store / "splits.json").read_text(encoding="utf-8")
     splits = Store(store).all_splits
     assert splits.named == named
     assert len(splits.folds) == 3
@@ -122,7 +122,7 @@ def test_the_split_command_writes_folds_that_a_store_and_prepare_keep(store, cap
     with pytest.raises(UserError, match="fold 3: the store has 3 folds, counted from 0"):
         splits.fold(3)
     main(["split", str(store), "--folds", "3"])
-    assert (store / "splits.json").read_text() == first
+    assert (store / "splits.json").read_text(encoding="utf-8") == first
     # Preparing again writes the index anew and keeps the folds, until there are other cases.
     rows = list(Store(store).entries.values())
     split_of = {name: list(ids) for name, ids in named.items()}
@@ -133,7 +133,7 @@ def test_the_split_command_writes_folds_that_a_store_and_prepare_keep(store, cap
 
 
 def test_damaged_folds_are_named(store):
-    document = json.loads((store / "splits.json").read_text())
+    document = json.loads((store / "splits.json").read_text(encoding="utf-8"))
     for fold, message in [
         ({"train": ["c0", "gone"], "val": ["c1"]}, "names 1 cases the store does not have, first 'gone'"),
         ({"train": ["c0", "c1"], "val": ["c1"]}, "case 'c1' is in 'train' and in 'val'"),

@@ -175,7 +175,7 @@ def test_verify_notices_a_flipped_bit(store):
 
 def change_index(store, **changes):
     path = store.path / "store.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}))
 
 
 def test_what_is_no_store_is_refused(store, tmp_path):
@@ -260,7 +260,7 @@ from pathlib import Path
 from medpretrain3d.data.store import Store
 store = Store(sys.argv[1])
 assert len(store) == 50_000 and len(store.splits["val"]) == 5_000
-status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+status = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
 print(int(status["VmHWM"].split()[0]) // 1024)  # not ru_maxrss, which a process inherits from its parent
 """
 

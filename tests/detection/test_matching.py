@@ -24,7 +24,7 @@ def matched_by(matcher, targets, grid, shapes, strides):
 @pytest.mark.skipif(not FIXTURE.exists(), reason="shared/fixtures/atss_matching.json is not beside the repository")
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_nndetection_rule_reproduces_nndetection(index):
-    case = json.loads(FIXTURE.read_text())[index]
+    case = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
     targets, anchors = torch.tensor(case["gt"]), torch.tensor(case["anchors"])
     expected = {int(anchor): target for anchor, target in case["matched"].items()}
     arguments = (targets, anchors, case["anchors_per_level"], case["anchors_per_location"])

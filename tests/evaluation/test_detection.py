@@ -69,7 +69,7 @@ def same(a, b):
 )
 @pytest.mark.parametrize("index", range(8))
 def test_the_numbers_of_nndetection(index):
-    data = json.loads(FIXTURE.read_text())[index]
+    data = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
     predictions = [PredictedCase("", **one) for one in data["predictions"]]
     targets = [TargetCase("", **one) for one in data["targets"]]
     result = evaluate(predictions, targets, data["classes"], num_bootstrap=0)

@@ -125,7 +125,7 @@ def test_more_is_written_on_demand(files, tmp_path, capsys):
     arguments = ("--predictions", files["bad"], "--targets", files["targets"], "--bootstrap", 5)
     more = ("--csv", tmp_path / "cases.csv", "--plots", tmp_path / "plots", "--size-bins-mm", 1, 3)
     assert call(evaluate, *arguments, *more) == 0
-    rows = (tmp_path / "cases.csv").read_text().splitlines()
+    rows = (tmp_path / "cases.csv").read_text(encoding="utf-8").splitlines()
     assert rows[0] == "case,num_targets,num_predictions,num_hits,max_score,score"
     assert rows[1].startswith("x,1,2,1,0.9,0.5")
     assert len(rows) == 3
@@ -133,7 +133,7 @@ def test_more_is_written_on_demand(files, tmp_path, capsys):
     pictures = {path.name for path in (tmp_path / "plots").iterdir()}
     assert pictures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
     assert (tmp_path / "plots" / "froc.png").read_bytes()[:4] == b"\x89PNG"
-    assert "<svg" in (tmp_path / "plots" / "froc.svg").read_text()
+    assert "<svg" in (tmp_path / "plots" / "froc.svg").read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "diameter 1 to 3 mm" in printed
     assert "expected calibration error" in printed
@@ -167,8 +167,10 @@ def test_luna16_on_the_files_of_the_public_script(shared, tmp_path, capsys):
     arguments = [part for name, file in inputs.items() for part in (f"--{name}", folder / "set001" / f"{file}.csv")]
     output = ("--bootstrap", 20, "-o", tmp_path / "out.json", "--plots", tmp_path / "plots")
     assert call(evaluate, "--protocol", "luna16", *arguments, *output) == 0
-    expected = json.loads((folder / "expected.json").read_text())["set001"]
-    assert json.loads((tmp_path / "out.json").read_text())["cpm"] == pytest.approx(expected["cpm"], abs=1e-6)
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))["set001"]
+    assert json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["cpm"] == pytest.approx(
+        expected["cpm"], abs=1e-6
+    )
     assert "0.780000" in capsys.readouterr().out
     assert (tmp_path / "plots" / "froc.svg").exists()
 

@@ -25,7 +25,7 @@ def points(*rows):
 @pytest.mark.parametrize("name", ["set000", "set001", "set002"])
 def test_the_numbers_of_the_public_script(shared, name):
     folder = shared / "fixtures" / "luna16"
-    expected = json.loads((folder / "expected.json").read_text())[name]
+    expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))[name]
     scans = mark_scans(
         read_series(folder / name / "seriesuids.csv"),
         read_nodules(folder / name / "annotations.csv"),

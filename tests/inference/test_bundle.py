@@ -44,7 +44,7 @@ def copied(written, tmp_path):
 
 def change(folder, **entries):
     path = folder / "bundle.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | entries))
 
 
 def replace_weights(folder, weights):
@@ -130,7 +130,7 @@ def test_a_damaged_card(copied, text):
 
 
 def test_a_card_without_classes(copied):
-    document = json.loads((copied / "bundle.json").read_text())
+    document = json.loads((copied / "bundle.json").read_text(encoding="utf-8"))
     del document["classes"]
     (copied / "bundle.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match="classes"):

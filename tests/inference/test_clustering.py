@@ -16,7 +16,7 @@ FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "
 @pytest.mark.skipif(not FIXTURE.is_file(), reason="shared/fixtures is not beside this repository")
 @pytest.mark.parametrize("index", range(8))
 def test_same_clusters_as_nndetection(index):
-    case = json.loads(FIXTURE.read_text())[index]
+    case = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
     arguments = [torch.tensor(case[key]) for key in ("boxes", "scores", "weights", "n_expected")]
     boxes, scores = weighted_box_clustering(*arguments, iou_threshold=case["iou_threshold"])
     torch.testing.assert_close(boxes, torch.tensor(case["expected_boxes"]), atol=1e-4, rtol=0)

@@ -39,7 +39,7 @@ def runs(folder):
 @pytest.mark.parametrize("export_format", ["onnx", "torch"])
 def test_boxes_decoded_from_the_files_alone_are_those_of_the_detector(bundle, tmp_path, export_format):
     assert export.export_network(bundle, tmp_path / "out", export_format) < 1e-4
-    about = json.loads((tmp_path / "out" / "export.json").read_text())
+    about = json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8"))
     anchors = np.load(tmp_path / "out" / "anchors.npy")
     image = np.random.default_rng(0).uniform(-1, 1, (3, 1, *PATCH)).astype(np.float32)  # another batch size
     logits, deltas = runs(tmp_path / "out")(image)

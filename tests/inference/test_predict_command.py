@@ -45,7 +45,10 @@ def predict(bundle, out, *args):
 
 
 def cases(out):
-    return {entry["case"]: entry for entry in json.loads((out / "predictions.json").read_text())["predictions"]}
+    return {
+        entry["case"]: entry
+        for entry in json.loads((out / "predictions.json").read_text(encoding="utf-8"))["predictions"]
+    }
 
 
 def test_a_scan_that_cannot_be_read_leaves_the_others(bundle, scans, tmp_path, capsys):
@@ -57,7 +60,7 @@ def test_a_scan_that_cannot_be_read_leaves_the_others(bundle, scans, tmp_path, c
     assert "b.nii.gz" in errors[0]
     assert "1 of 3 scans could not be predicted" in captured.err
     assert {case: len(entry["boxes"]) for case, entry in cases(out).items()} == {"a": 5, "c": 5}
-    assert len((out / "predictions.csv").read_text().splitlines()) == 1 + 10
+    assert len((out / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 1 + 10
     assert sorted(path.name for path in out.rglob("*.json")) == ["a.json", "c.json", "predictions.json"]
 
 
@@ -144,7 +147,7 @@ def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsy
     ]
     for folder in ("masks", "nifti"):
         assert nib.load(out / folder / "c.nii.gz").shape == (12, 14, 10)
-    assert len(json.loads((out / "slicer" / "c.mrk.json").read_text())["markups"]) == 5
+    assert len(json.loads((out / "slicer" / "c.mrk.json").read_text(encoding="utf-8"))["markups"]) == 5
     assert predict(bundle, out, scans / "c.nii.gz", "--format", "masks") == 0
     assert "taken from" in capsys.readouterr().out
     (out / "masks" / "c.nii.gz").unlink()

@@ -113,7 +113,7 @@ def test_the_command_writes_an_editable_plan_and_prints_a_recipe(tmp_path, capsy
     arguments = yaml.safe_load(first)["model"]["detector"]["init_args"]
     assert build(arguments["anchors"]).num_levels == 2
     assert build(arguments["backbone"]).levels[0].stride == (1, 1, 1)
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     document["batch_size"] = 7
     path.write_text(json.dumps(document))
     assert cli.main(["plan", str(path)]) == 0
@@ -144,7 +144,7 @@ def test_the_command_writes_an_editable_plan_and_prints_a_recipe(tmp_path, capsy
 def test_a_broken_edit_is_refused_by_the_name_of_its_key(tmp_path, key, value, message):
     path = tmp_path / "plan.json"
     make_plan(Corpus([store(tmp_path / "store")]), 3, "XXS", 2).write(path)
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**document, key: value}))
     with pytest.raises(UserError, match=rf"plan\.json: {message}"):
         read_plan(path)
@@ -161,7 +161,7 @@ def test_files_that_are_no_plan_are_refused(tmp_path):
     with pytest.raises(UserError, match="is no plan"):
         read_plan(path)
     make_plan(Corpus([store(tmp_path / "store")]), 3, "XXS", 2).write(path)
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text(encoding="utf-8"))
     del document["patch"]
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match="patch: is missing"):

@@ -41,11 +41,11 @@ def encoder(cube_store, tmp_path_factory):
 def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store, capsys):
     folder = fit()
     assert load_bundle(folder / "bundle").classes == ("cube",)
-    metrics = json.loads((folder / "test" / "metrics.json").read_text())
+    metrics = json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["num_cases"] == 2
     assert metrics["num_targets"] == {"cube": 2}
     assert len(list((folder / "test" / "pictures").glob("*.png"))) == 2
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
     torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     seen = SeenCases.load(folder / "validation" / "sightings.safetensors")
@@ -65,7 +65,10 @@ def test_metrics_in_voxels_and_in_millimetres_agree(fit, tmp_path):
         str(folder / "test" / "targets.json"),
     ]
     assert cli.main(["evaluate", *files, "-o", str(out)]) == 0
-    again, first = json.loads(out.read_text()), json.loads((folder / "test" / "metrics.json").read_text())
+    again, first = (
+        json.loads(out.read_text(encoding="utf-8")),
+        json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8")),
+    )
     key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
     assert again[key] == pytest.approx(first[key], abs=1e-6)
 
@@ -74,10 +77,10 @@ def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
     folder = fit("--model.init_from", str(encoder))
     printed = capsys.readouterr().out
     assert "backbone tensors matched; fresh: fpn" in printed
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["paradigm"], facts["method"]) == ("reconstruction", "mae")
     assert facts["pretrain_run"] == "smoke/mae"
-    assert json.loads((folder / "bundle" / "bundle.json").read_text())["provenance"]["encoder_sha256"]
+    assert json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8"))["provenance"]["encoder_sha256"]
 
 
 def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit, tmp_path):
@@ -91,7 +94,7 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
         taken = fit(*start, name="taken")
     with pytest.warns(UserWarning, match="window of the encoder's pretraining is"):
         kept = fit(*start, "--data.window", json.dumps(describe(Window(-1000, 800))), name="kept")
-    bundles = [json.loads((folder / "bundle" / "bundle.json").read_text()) for folder in (taken, kept)]
+    bundles = [json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8")) for folder in (taken, kept)]
     assert [bundle["preprocessing"]["window"]["init_args"]["low_hu"] for bundle in bundles] == [-900, -1000]
     assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"
 
@@ -104,7 +107,7 @@ def test_a_released_checkpoint_is_fine_tuned_by_what_inspect_prints(fit, shared,
     backbone = line.removeprefix("  architecture: ")
     folder = fit("--model.init_from", checkpoint, "--model.detector.init_args.backbone", backbone)
     printed = capsys.readouterr().out
-    preprocessing = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]
+    preprocessing = json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8"))["preprocessing"]
     assert preprocessing["window"]["class_path"].endswith(".ZScore")
     assert "unused: decoder (24)" in printed
     assert "cite: Pretraining Method: oracle" in printed
@@ -117,7 +120,7 @@ def test_a_detector_s_bundle_serves_as_pretraining(fit, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"unused: .*fpn \(\d+\)", printed)
     assert "source: medpretrain3d detector bundle" in printed
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["paradigm"], facts["method"]) == ("supervised_detection", "supervised_detection")
     assert (facts["corpus"], facts["num_pretrain_volumes"]) == ("cubes", 4)
 
@@ -129,7 +132,8 @@ def test_a_bundle_s_feature_pyramid_is_taken_where_asked(fit, capsys):
     folder = fit("--model.init_from", str(bundle), "--model.init_fpn", "true", *still, name="second")
     assert re.search(r"\d+ tensors of its feature pyramid taken too", capsys.readouterr().out)
     before, after = (load_bundle(path).detector.fpn.state_dict() for path in (bundle, folder / "bundle"))
-    assert all(torch.equal(before[name], value) for name, value in after.items())
+    # The averaged weights of a run that changes nothing differ by rounding.
+    assert all(torch.allclose(before[name], value, atol=1e-6) for name, value in after.items())
     with pytest.raises(UserError, match="other tensors than the recipe's"):
         fit(
             *("--model.init_from", str(bundle), "--model.init_fpn", "true"),
@@ -188,12 +192,15 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
     run_program("finetune", *arguments("one"), "--data.batch_size", "2", "--model.optim.lr", "0.0")
     run_program("finetune", *arguments("two"), *TWO_PROCESSES, "--model.optim.lr", "0.0")
     one, other = (
-        json.loads((tmp_path / "smoke" / name / "test" / "metrics.json").read_text()) for name in ("one", "two")
+        json.loads((tmp_path / "smoke" / name / "test" / "metrics.json").read_text(encoding="utf-8"))
+        for name in ("one", "two")
     )
     assert one["num_cases"] == other["num_cases"] == 2
     # The learning rate is 0, so both test the same weights, and any difference is one of bookkeeping.
     assert json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
-    curves = [(tmp_path / "smoke" / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    curves = [
+        (tmp_path / "smoke" / name / "metrics.csv").read_text(encoding="utf-8").splitlines() for name in ("one", "two")
+    ]
     column = curves[0][0].split(",").index("val/mAP")
     values = [[row.split(",")[column] for row in text[1:]] for text in curves]
     assert values[0] == values[1]

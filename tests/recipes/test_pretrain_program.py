@@ -46,7 +46,7 @@ def test_two_steps_end_with_an_encoder_file_curves_and_pictures(fit, cube_store)
     assert card["preprocessing"]["spacing_mm"] == [2.0, 2.0, 2.0]
     assert card["preprocessing"]["window"]["init_args"] == {"low_hu": -1024.0, "high_hu": 1024.0}
     assert "mask_block" in card["config"]
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert facts["finished"] is True
     assert facts["num_pretrain_volumes"] == 3  # 4 training cases, 1 held out
     with (folder / "metrics.csv").open(newline="") as file:

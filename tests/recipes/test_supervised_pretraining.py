@@ -77,7 +77,7 @@ def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, 
     folder = fit("CaseClassification", "--run.restart", "true", table=path, unlabelled="skip")
     said = [line for line in capsys.readouterr().out.splitlines() if "have no labels and are left out" in line]
     assert sum(int(line.split()[0]) for line in said) == 2
-    trained_on = json.loads((folder / "run.json").read_text())["num_pretrain_volumes"]
+    trained_on = json.loads((folder / "run.json").read_text(encoding="utf-8"))["num_pretrain_volumes"]
     assert trained_on == 6 - sum(int(line.split()[0]) for line in said if "of 6 cases" in line)
 
 
@@ -131,7 +131,7 @@ def test_probes_are_logged_and_a_collapse_is_named_and_stops_the_run(fit, tmp_pa
     probes["init_args"] = {"num_crops": 6, "stop_on_collapse": True}
     with pytest.raises(UserError, match="features have collapsed"):
         fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
-    assert not json.loads((folder / "run.json").read_text())["finished"]
+    assert not json.loads((folder / "run.json").read_text(encoding="utf-8"))["finished"]
 
 
 def test_restored_psnr_is_logged(tmp_path, cube_store):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medpretrain3d.study.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, Series, line_plot
@@ -49,6 +49,7 @@ def test_names_are_escaped():
 number = st.floats(-1e6, 1e6) | st.just(float("nan"))
 
 
+@example([(5e-324, float("nan"), float("nan"), float("nan"))], False)
 @given(st.lists(st.tuples(st.floats(0, 1e6), number, number, number), max_size=8), st.booleans())
 def test_any_numbers_make_well_formed_svg_within_its_frame(rows: list[tuple[float, ...]], has_dots: bool):
     x, y, low, high = ([row[i] for row in rows] for i in range(4))

@@ -93,7 +93,7 @@ def study(tmp_path: Path) -> Path:
 def page_of(root: Path) -> str:
     path = root.parent / "report.html"
     write_report(make_report(find_runs([root]), "Title"), path)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def test_page_is_one_file_that_loads_nothing(study: Path):
@@ -117,7 +117,7 @@ def test_every_run_appears_with_its_facts(study: Path):
 
 def test_numbers_and_intervals_are_those_of_metrics_json(study: Path):
     report = make_report(find_runs([study]), "Title")
-    metrics = json.loads((study / "demo" / "scratch_8" / "test" / "metrics.json").read_text())
+    metrics = json.loads((study / "demo" / "scratch_8" / "test" / "metrics.json").read_text(encoding="utf-8"))
     key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
     low, high = metrics["intervals"][key]
     row = next(row for row in report.results.rows if row[0] == "demo/scratch_8")
@@ -166,7 +166,7 @@ def test_texts_are_escaped(tmp_path: Path):
     write_finetuning(tmp_path / "runs", "b", "scratch", 0.0, dataset=evil)
     path = tmp_path / "report.html"
     write_report(make_report(find_runs([tmp_path / "runs"]), evil), path)
-    page = path.read_text()
+    page = path.read_text(encoding="utf-8")
     assert '<img src="x"' not in page
     assert "node<b>" not in page  # the class's name
     assert escape(evil, quote=False).replace('"', "&#34;") in page
@@ -234,7 +234,7 @@ def test_fifty_runs(tmp_path: Path):
 def test_command_writes_the_page_and_prints_aligned_tables(study: Path, capsys: pytest.CaptureFixture[str]):
     out = study.parent / "deep" / "page.html"
     assert cli.main(["report", str(study), "-o", str(out), "--title", "A & B"]) == 0
-    assert "<h1>A &amp; B</h1>" in out.read_text()
+    assert "<h1>A &amp; B</h1>" in out.read_text(encoding="utf-8")
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("run "))
     assert len({len(line) for line in lines[start : start + 6]}) == 1

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.results and not args.results.is_file():
         raise UserError(f"{args.results}: no such file; --results wants a Markdown file")
     encoder = read_encoder(args.encoder, read_options(args))
-    results = args.results.read_text() if args.results else None
+    results = args.results.read_text(encoding="utf-8") if args.results else None
     page = model_card(encoder, args.output.name, args.licence, results)
     if args.format == "safetensors":
         card = encoder.card | ({"licence": args.licence} if args.licence else {})

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     found = [folder / name for name in CARDS if (folder / name).is_file()]
     if found:
         print(f"{folder}: {CARDS[found[0].name]}")
-        _print(json.loads(found[0].read_text()))
+        _print(json.loads(found[0].read_text(encoding="utf-8")))
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder
 

@@ -200,7 +200,7 @@ class Case:
         """
         path = folder / SIDECAR
         try:
-            return Case(folder, json.loads(path.read_text()))
+            return Case(folder, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise UserError(f"case {folder.name}: {path} is missing; prepare the case again") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -60,7 +60,7 @@ def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Ma
 def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
     """The note about a case; None where there is none, or a damaged one."""
     try:
-        note = json.loads(note_path(store, case_id).read_text())
+        note = json.loads(note_path(store, case_id).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return note if isinstance(note, dict) else None

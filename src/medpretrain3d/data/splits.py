@@ -142,7 +142,7 @@ def _check(file: Path, split: Fold, known: Collection[str]) -> dict[str, str]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error
     if not isinstance(document, dict):

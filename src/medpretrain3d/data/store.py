@@ -182,6 +182,6 @@ def _check_apart(path: Path, splits: Mapping[str, Sequence[str]], groups: Sequen
 
 def _read_json(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error

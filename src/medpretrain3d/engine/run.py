@@ -53,7 +53,7 @@ class RunFile:
 
     def read(self) -> dict[str, Any]:
         """The facts so far; empty before the first write."""
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
     @property
     def minutes(self) -> float:

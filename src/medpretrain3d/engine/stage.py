@@ -182,7 +182,11 @@ class StageCLI(LightningCLI):
             raise UserError(
                 f"{run.folder}: this run is finished; give another run.name, or run.restart=true to repeat it"
             )
-        if path.exists() and run.checkpoint.exists() and _comparable(path.read_text()) != _comparable(config):
+        if (
+            path.exists()
+            and run.checkpoint.exists()
+            and _comparable(path.read_text(encoding="utf-8")) != _comparable(config)
+        ):
             raise UserError(
                 f"{run.folder}: holds an interrupted run with another configuration; give another run.name, "
                 "or run.restart=true to throw it away"

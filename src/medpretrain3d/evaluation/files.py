@@ -162,7 +162,7 @@ class _Header:
 
 def _read(path: Path, key: str) -> _Header:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise UserError(f"{path}: no such file; give the JSON file with the {key}") from error
     except PermissionError as error:

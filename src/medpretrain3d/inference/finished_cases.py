@@ -31,7 +31,7 @@ class FinishedCases:
         if not path.is_file():
             return None
         try:
-            document = json.loads(path.read_text())
+            document = json.loads(path.read_text(encoding="utf-8"))
             is_valid = document["identity"] == self.identity and document["scan_sha256"] == scan.sha256()
             return Prediction.from_json(document["prediction"], scan.file) if is_valid else None
         except (OSError, ValueError, KeyError, TypeError):

@@ -114,7 +114,7 @@ def read_plan(path: Path) -> Plan:
         UserError: no such file, no plan, an unknown or missing key, or a value that cannot be; names the key.
     """
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); make one with `plan STORE -o`") from error
     except ValueError as error:

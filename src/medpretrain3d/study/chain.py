@@ -36,7 +36,7 @@ def read_chain(path: Path) -> list[Step]:
         UserError: the file is missing, no YAML, or a step lacks one of its three entries.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         folder = Path(document["folder"])
         steps = [_step(entry, folder) for entry in document["steps"]]
     except OSError as error:

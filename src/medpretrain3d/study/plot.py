@@ -63,10 +63,9 @@ class _Scale:
         finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         low = min(finite) if axis.low is None else axis.low
         high = max(finite) if axis.high is None else axis.high
-        if high <= low:
-            low, high = (
-                (low / 2, low * 2) if axis.is_log2 else (low - 0.5 * (abs(low) or 1), low + 0.5 * (abs(low) or 1))
-            )
+        if high - low <= 1e-12 * max(abs(low), abs(high), 1.0):  # one value, as far as a picture can tell
+            half = 0.5 * abs(low) if abs(low) > 1e-9 else 0.5
+            low, high = (low / 2, low * 2) if axis.is_log2 else (low - half, low + half)
         if axis.ticks is None:
             low, high = _rounded(low, high, axis)
         self.ticks = axis.ticks if axis.ticks is not None else _round_ticks(low, high)

@@ -152,7 +152,7 @@ def _reading_order(run: Run) -> tuple[Any, ...]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: is not readable JSON ({error}); repeat the run or take its folder away") from error
     if not isinstance(content, dict):

@@ -21,7 +21,7 @@ def reference_image(shape: tuple[int, int, int], channels: int = 1) -> Tensor:
 
 def assert_reference_features(shared: Path, features: list[Tensor], key: str, tolerance: float) -> None:
     """Sums, norm and five single values of every stage, each within `tolerance` of the size of what is compared."""
-    expected = json.loads((shared / CHECKPOINTS / "reference.json").read_text())["features"]
+    expected = json.loads((shared / CHECKPOINTS / "reference.json").read_text(encoding="utf-8"))["features"]
     stages = [name for name in expected if name.rpartition("/")[0] == key]
     assert len(stages) == len(features)
     for index, feature in enumerate(features):

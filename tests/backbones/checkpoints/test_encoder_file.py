@@ -71,7 +71,7 @@ def test_damaged_files_are_refused(encoder_folder, tmp_path):
     with pytest.raises(UserError, match="sha256 differs"):
         read_encoder(encoder_folder)
     card = encoder_folder / "encoder.json"
-    card.write_text(json.dumps({**json.loads(card.read_text()), "version": 99}))
+    card.write_text(json.dumps({**json.loads(card.read_text(encoding="utf-8")), "version": 99}))
     with pytest.raises(UserError, match="version 99"):
         read_encoder(encoder_folder)
     card.write_text("{")

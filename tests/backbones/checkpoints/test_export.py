@@ -44,7 +44,7 @@ def test_an_export_read_back_gives_the_same_features(tmp_path, name, format_, ca
     assert again.card["licence"] == "cc-by-4.0"
     assert again.card["preprocessing"]["window"] == CARD["preprocessing"]["window"]
     assert "A. Author" in again.card["citations"][0]
-    page = (out / "README.md").read_text()
+    page = (out / "README.md").read_text(encoding="utf-8")
     for expected in ("license: cc-by-4.0", "corpus: phantom", "steps: 7", "A. Author (2026)", "None were handed over"):
         assert expected in page
     assert "exported" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_results_go_into_the_model_card_and_an_existing_folder_is_left_alone(tmp
     (tmp_path / "results.md").write_text("mAP 0.5 on nothing")
     args = ["export", str(tmp_path / "encoder"), "-o", str(tmp_path / "out"), "--results", str(tmp_path / "results.md")]
     assert cli.main([*args, "--licence", "cc0-1.0"]) == 0
-    page = (tmp_path / "out" / "README.md").read_text()
+    page = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "mAP 0.5 on nothing" in page
     assert page.startswith("---\nlicense: cc0-1.0\n")
     assert read_encoder(tmp_path / "out").card["licence"] == "cc0-1.0"

@@ -221,12 +221,12 @@ def test_safetensors_with_the_plan_beside_it(shared, tmp_path):
     save_file(
         {name: value.clone() for name, value in content["network_weights"].items()}, tmp_path / "model.safetensors"
     )
-    (tmp_path / "adaptation_plan.json").write_text((folder / "adaptation_plan.json").read_text())
+    (tmp_path / "adaptation_plan.json").write_text((folder / "adaptation_plan.json").read_text(encoding="utf-8"))
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# a model\n")
     encoder = read_encoder(tmp_path)
     assert_reference_features(shared, features(encoder), "resenc/encoder", EXACT)
     assert encoder.card["licence"] == "cc-by-4.0"
     assert (
         encoder.card["pretraining"]["paradigm"]
-        == json.loads((tmp_path / "adaptation_plan.json").read_text())["trainer_name"]
+        == json.loads((tmp_path / "adaptation_plan.json").read_text(encoding="utf-8"))["trainer_name"]
     )

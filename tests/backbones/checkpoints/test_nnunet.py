@@ -61,7 +61,7 @@ def write(shared, tmp_path):
 
 
 def residual(shared):
-    plan = json.loads((shared / CHECKPOINTS / "resenc_mae" / "adaptation_plan.json").read_text())
+    plan = json.loads((shared / CHECKPOINTS / "resenc_mae" / "adaptation_plan.json").read_text(encoding="utf-8"))
     name = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
     return {"architecture": {"network_class_name": name, "arch_kwargs": plan["architecture_plans"]["arch_kwargs"]}}
 

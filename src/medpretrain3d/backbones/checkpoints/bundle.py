@@ -23,7 +23,7 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
     from safetensors.torch import load
 
     try:
-        document = json.loads((folder / "bundle.json").read_text())
+        document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         payload = (folder / "detector.safetensors").read_bytes()
         weights = load(payload)
         detector, preprocessing = document["detector"], document["preprocessing"]

@@ -116,7 +116,7 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
             "pretraining run writes it (runs/<group>/<name>/encoder)"
         )
     try:
-        card = json.loads(card_path.read_text())
+        card = json.loads(card_path.read_text(encoding="utf-8"))
         is_ours = card["format"] == FORMAT
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise UserError(f"{card_path}: no encoder card ({error!r}); export the encoder again") from error

@@ -129,7 +129,7 @@ def _sidecars(folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.json")):
         try:
             if path.stat().st_size < 50_000_000:
-                found[path.name] = json.loads(path.read_text())
+                found[path.name] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue  # somebody else's file; a reader that needs it says that it is missing
     return found

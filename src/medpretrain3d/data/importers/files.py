@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing") from error
     except ValueError as error:

@@ -47,7 +47,7 @@ def read_pn9(raw: Path) -> RawDataset:
         raise Misplaced("no array <pid>_zoom.npy")
     cases = []
     for split, name in SPLIT_FILES.items():
-        for pid in need(tables / name).read_text().split():
+        for pid in need(tables / name).read_text(encoding="utf-8").split():
             problem = "" if pid in arrays else f"{name} lists it, but there is no {pid}_zoom.npy"
             images = (arrays[pid],) if pid in arrays else ()
             cases.append(

@@ -81,7 +81,7 @@ def write_phantom(
                 advance()
         _write_tables(out, case_ids, files, splits)
         write_text(manifest, _json({**parameters, "complete": True}))
-    num_nodules = sum(len(json.loads(its_files.table.read_text())["instances"]) for its_files in files)
+    num_nodules = sum(len(json.loads(its_files.table.read_text(encoding="utf-8"))["instances"]) for its_files in files)
     return PhantomFolder(out, splits, num_nodules, len(missing), num_cases - len(missing))
 
 
@@ -113,7 +113,7 @@ def _claim(out: Path, manifest: Path, parameters: dict[str, Any]) -> bool:
         write_text(manifest, _json({**parameters, "complete": False}))
         return False
     try:
-        found = json.loads(manifest.read_text())
+        found = json.loads(manifest.read_text(encoding="utf-8"))
         is_complete = bool(found.pop("complete"))
     except (ValueError, KeyError, AttributeError, OSError) as error:
         raise UserError(f"{manifest}: not readable ({error}); remove the folder {out} and call again") from error
@@ -187,7 +187,7 @@ def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
     import nibabel
     from scipy.ndimage import find_objects
 
-    table = json.loads(files.table.read_text())
+    table = json.loads(files.table.read_text(encoding="utf-8"))
     if not table["instances"]:
         return
     image = nibabel.Nifti1Image.from_filename(files.labels)
