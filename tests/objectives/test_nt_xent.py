@@ -80,7 +80,7 @@ def test_two_processes_with_four_samples_step_as_one_with_eight(tmp_path):
         cls.__name__: CONTRASTIVE[cls](tiny_backbone("ViT anisotropic")) for cls in (SimCLR, DINO, ConsistentViews)
     }
     alone = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
-    mp.start_processes(work, (tmp_path, objectives), nprocs=2, start_method="fork")
+    mp.start_processes(work, (tmp_path, objectives), nprocs=2, start_method="spawn")
     together = torch.load(tmp_path / "results.pt", weights_only=True)
     for name, objective in alone.items():
         expected = step(objective, objective, two_views(SHAPE, count=8))
