@@ -7,6 +7,7 @@ import pytest
 
 from medpretrain3d.data.importers import read_raw
 from medpretrain3d.data.importers.base import IGNORE
+from medpretrain3d.data.phantom import write_phantom
 from medpretrain3d.errors import UserError
 
 
@@ -140,3 +141,11 @@ def test_the_real_data_set_is_listed_in_full(shared_data):
     assert dict(zip(*map(np.ndarray.tolist, counts), strict=True)) == {"test": 8, "train": 24, "val": 8}
     assert len(read_raw(shared_data / "openkbp_unlabelled").cases) == 113
     assert len(read_raw(shared_data / "openkbp" / "imagesTr").cases) == 32
+
+
+def test_a_phantom_is_read_by_its_masks_though_a_table_of_boxes_lies_beside_them(tmp_path):
+    write_phantom(tmp_path / "phantom", 2, spacing_mm=8.0)
+    dataset = read_raw(tmp_path / "phantom")
+    assert (tmp_path / "phantom" / "boxes.csv").is_file()
+    assert dataset.objects == "instances"
+    assert all(case.labels is not None for case in dataset.cases)

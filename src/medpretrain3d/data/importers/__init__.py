@@ -20,10 +20,10 @@ _KINDS = ("detection", "corpus", "generic")
 
 @functools.cache
 def layouts() -> dict[str, Layout]:
-    """Every layout by name: data sets for detection, corpora, then the generic layouts, the plain folder last."""
+    """Every layout by name: data sets for detection, corpora, then the generic layouts, those of most signs first."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     found = [layout for module in modules for layout in getattr(module, "LAYOUTS", ())]
-    found.sort(key=lambda layout: (_KINDS.index(layout.kind), not layout.signs, layout.name))
+    found.sort(key=lambda layout: (_KINDS.index(layout.kind), -len(layout.signs), layout.name))
     return {layout.name: layout for layout in found}
 
 
