@@ -71,7 +71,7 @@ def build(description: Mapping[str, Any]) -> Any:
 
 def _signature(cls: type) -> inspect.Signature:
     """Of the constructor; `**options` that it hands on to its base class are the parameters of that class."""
-    own = inspect.signature(cls.__init__)  # type: ignore[misc]
+    own = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
     parameters = list(own.parameters.values())
     bases = [base for base in cls.__mro__[1:] if "__init__" in vars(base) and issubclass(base, Described)]
     if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD or not bases:

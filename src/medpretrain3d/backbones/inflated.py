@@ -245,7 +245,7 @@ def _reductions(net: nn.Module, model: str, in_channels: int) -> dict[nn.Module,
 @contextmanager
 def _observed(net: nn.Module, note: object) -> Iterator[None]:
     leaves = [module for module in net.modules() if not list(module.children())]
-    handles = [leaf.register_forward_hook(note) for leaf in leaves]  # type: ignore[arg-type]
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]  # type: ignore[arg-type]  # a hook may return nothing
     try:
         yield
     finally:
