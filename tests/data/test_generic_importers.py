@@ -164,12 +164,12 @@ def test_the_list_of_layouts_and_one_tree(capsys):
     assert "RAW/LIDC-IDRI-0001/<study>/<series>/*.dcm" in told
     assert "options: min_readers=3" in told
     assert main(["datasets", "imagenet"]) == 2
-    assert "imagenet: unknown; known are btcv" in capsys.readouterr().err
+    assert "imagenet: unknown; known are msd_colon" in capsys.readouterr().err
 
 
 def test_names_and_options_are_checked(tmp_path):
     touch(tmp_path, "a.nii")
-    with pytest.raises(UserError, match="--dataset luna: unknown; known are btcv"):
+    with pytest.raises(UserError, match="--dataset luna: unknown; known are msd_colon"):
         read_raw(tmp_path, dataset="luna")
     with pytest.raises(UserError, match="lidc_idri: unknown option 'readers'; options of this data set: min_readers"):
         read_raw(tmp_path, dataset="lidc_idri", options={"readers": "3"})
