@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 
+import blosc2
 import numpy as np
 import pytest
+import xxhash
 
 from medpretrain3d.data.arrays import read_crop, write_array
 from medpretrain3d.data.case import AIR_HU, Content, Object, case_folder, write_case
@@ -111,6 +113,21 @@ def test_the_same_array_gives_the_same_bytes(tmp_path):
     np.testing.assert_array_equal(read_crop(tmp_path / "a"), array)
 
 
+def test_noise_lies_in_the_file_where_its_table_says_and_one_value_is_only_a_mark(tmp_path):
+    array = np.zeros((1, 64, 32, 32), np.int16)
+    array[:, 32:] = np.random.default_rng(0).integers(-1000, 1000, (1, 32, 32, 32))
+    write_array(tmp_path / "a", array)
+    stored = blosc2.open(str(tmp_path / "a"))
+    mark, noise = np.frombuffer(
+        stored.schunk.vlmeta["chunks"], dtype=[("offset", "<i8"), ("size", "<i4"), ("xxh3", "<u8")]
+    )
+    assert mark["offset"] == -1
+    in_file = (tmp_path / "a").read_bytes()[noise["offset"] : noise["offset"] + noise["size"]]
+    assert in_file == stored.schunk.get_chunk(1)
+    assert xxhash.xxh3_64_intdigest(in_file) == noise["xxh3"]
+    np.testing.assert_array_equal(read_crop(tmp_path / "a"), array)
+
+
 def test_a_case_without_mask_says_so(tmp_path):
     write_index(tmp_path, ["x", "y"], (1, 1, 1), [write_case(tmp_path, content(mask=False))], {})
     store = Store(tmp_path)
@@ -191,7 +208,7 @@ def test_what_is_no_store_is_refused(store, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 4}, "version 4, this medpretrain3d reads version 3"),
+        ({"version": 5}, "version 5, this medpretrain3d reads version 4"),
         ({"format": "other"}, "not the index of a store"),
         ({"cases": [{"id": "../../secret"}]}, "plain folder name"),
     ],

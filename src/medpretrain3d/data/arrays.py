@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-import zlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from medpretrain3d.errors import UserError
 
 CHUNK_VOX = 32
 """Edge of a chunk, the smallest part that is read, checked and decompressed."""
-CHECKSUMS = "crc32"
-"""Name of the metadata: CRC-32 of each compressed chunk, little-endian, in the order of the chunks."""
+CHUNKS = "chunks"
+"""Name of the metadata that says where each compressed chunk lies in the file, and its XXH3.
+
+With both a random 96^3 crop takes 1.5 ms; asking Blosc2 for each chunk adds 0.25 ms, CRC-32 another 0.25 ms.
+"""
+_CHUNK = np.dtype([("offset", "<i8"), ("size", "<i4"), ("xxh3", "<u8")])
+"""In the order of the chunks; no offset (-1) where the file has only a mark for a chunk of one value."""
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -48,10 +54,21 @@ def write_array(path: Path, array: np.ndarray) -> None:
     )
     # A frame keeps chunks of one value only as a mark, so the chunks are taken from a frame, as a reader gets them.
     framed = blosc2.ndarray_from_cframe(compressed.to_cframe(), copy=True)
-    chunk_bytes = (framed.schunk.get_chunk(number) for number in range(framed.schunk.nchunks))
-    framed.schunk.vlmeta[CHECKSUMS] = np.array([zlib.crc32(one) for one in chunk_bytes], dtype="<u4").tobytes()
+    framed.schunk.vlmeta[CHUNKS] = _chunk_table(framed).tobytes()  # behind the chunks, which stay where they are
     # Python writes the file because Blosc2 reports a full disk as a RuntimeError that does not say so.
     path.write_bytes(framed.to_cframe())
+
+
+def _chunk_table(framed: Any) -> np.ndarray:
+    frame = framed.to_cframe()
+    end = int.from_bytes(frame[11:15], "big")  # length of the header, behind which the chunks follow one another
+    table = np.empty(framed.schunk.nchunks, dtype=_CHUNK)
+    for number in range(len(table)):
+        chunk = framed.schunk.get_chunk(number)
+        is_in_file = frame[end : end + len(chunk)] == chunk
+        table[number] = (end if is_in_file else -1, len(chunk), xxh3_64_intdigest(chunk))
+        end += len(chunk) if is_in_file else 0
+    return table
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
@@ -87,26 +104,28 @@ def read_crop(
         crop[...] = fill if isinstance(fill, int) else np.reshape(fill, (-1, 1, 1, 1))
     if (high > low).all():
         try:
-            _read_chunks(stored, low, high, crop[_region(low - begin, high - begin)])
+            with path.open("rb", buffering=0) as file:
+                _read_chunks(file.fileno(), stored, low, high, crop[_region(low - begin, high - begin)])
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             raise _damaged(path, error) from error
     return crop
 
 
-def _read_chunks(stored: Any, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
+def _read_chunks(file: int, stored: Any, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
     """Fill `out` with what is stored between `low` and `high` of the last three axes."""
     blosc2 = _blosc2()
     edges = stored.chunks[-3:]
     num_d, num_h, num_w = (-(-size // edge) for size, edge in zip(stored.shape[-3:], edges, strict=True))
-    checksums = np.frombuffer(stored.schunk.vlmeta[CHECKSUMS], dtype="<u4")
+    table = np.frombuffer(stored.schunk.vlmeta[CHUNKS], dtype=_CHUNK)
     chunk = np.empty(edges, dtype=stored.dtype)
     spans = [_spans(*axis) for axis in zip(edges, low.tolist(), high.tolist(), strict=True)]
     decompressed = b""
     for channel, leading in enumerate(np.ndindex(*stored.shape[:-3])):
         for (d, chunk_d, out_d), (h, chunk_h, out_h), (w, chunk_w, out_w) in itertools.product(*spans):
             number = ((channel * num_d + d) * num_h + h) * num_w + w
-            compressed = stored.schunk.get_chunk(number)
-            if zlib.crc32(compressed) != checksums[number]:
+            offset, size, digest = table[number].item()
+            compressed = stored.schunk.get_chunk(number) if offset < 0 else os.pread(file, size, offset)
+            if xxh3_64_intdigest(compressed) != digest:
                 raise ValueError(f"checksum of chunk {number} differs")
             if compressed != decompressed:  # chunks of nothing but background are alike
                 blosc2.decompress2(compressed, dst=chunk)

@@ -19,7 +19,7 @@ from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.errors import UserError
 
 CASES, IMAGE, MASK, SIDECAR = "cases", "image.b2nd", "mask.b2nd", "case.json"
-VERSION = 3
+VERSION = 4
 """Of a case's files; `prepare` makes a case of another version anew."""
 AIR_HU = -1024
 """Lowest value of an image and what surrounds it: CT's air, below which scanners only write padding."""

@@ -109,3 +109,15 @@ def read_nearest(source: Any, matrix: Any, lattice: Any, placed: Any) -> None:
                 k = min(max(int(z), 0), size_w - 1)
                 for c in range(channels):
                     placed[c, d, h, w] = source[c, i, j, k]
+
+
+@_compiled
+def look_up(value_of: Any, ids: Any, values: Any) -> None:
+    """Fill `values` (D, H, W) with `value_of[ids]`; numpy's own look-up took 1.0 instead of 0.3 ms at 96^3."""
+    for d in range(ids.shape[0]):
+        for h in range(ids.shape[1]):
+            for w in range(ids.shape[2]):
+                number = ids[d, h, w]
+                if number >= len(value_of):
+                    raise IndexError("the map has an id that is no object's")
+                values[d, h, w] = value_of[number]

@@ -59,7 +59,7 @@ class ComputeMeter(L.Callback):
         devices = _num_cores() if is_cpu else trainer.world_size
         num_batches = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
         return {
-            "compute_hours": round(minutes / 60 * devices, 4),
+            "compute_hours": float(f"{minutes / 60 * devices:.4g}"),
             "compute_device": "CPU core" if is_cpu else "GPU",
             "flop": None if self.flop_per_batch is None else self.flop_per_batch * num_batches,
         }
