@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of glibc's mallopt
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # names of glibc's mallopt
 
 
 def keep_freed_memory() -> bool:
@@ -17,10 +17,23 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this platform's C library can be told so.
     """
+    return _tell_glibc({_MMAP_MAX: 0, _TRIM_THRESHOLD: -1, _TOP_PAD: 2**28})
+
+
+def return_freed_memory() -> bool:
+    """The opposite, close to glibc's default: up to 32 MiB are kept, what is larger goes back to the kernel.
+
+    Returns:
+        Whether this platform's C library can be told so.
+    """
+    return _tell_glibc({_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17})
+
+
+def _tell_glibc(settings: dict[int, int]) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library than glibc
         return False
-    return all(mallopt(name, value) == 1 for name, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 2**28)))
+    return all(mallopt(name, value) == 1 for name, value in settings.items())

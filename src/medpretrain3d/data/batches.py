@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,5 +49,9 @@ def generator_at(seed: int, position: int) -> np.random.Generator:
 
 def shuffled(seed: int, position: int, count: int) -> int:
     """Index of the sample at `position` when `count` items are visited in a new random order on every pass."""
-    order = generator_at(seed, (1 << 63) + position // count).permutation(count)
-    return int(order[position % count])
+    return int(_order_of_pass(seed, position // count, count)[position % count])
+
+
+@functools.lru_cache(maxsize=4)  # the order of 50,000 cases takes as long as half a crop
+def _order_of_pass(seed: int, number: int, count: int) -> np.ndarray:
+    return generator_at(seed, (1 << 63) + number).permutation(count)

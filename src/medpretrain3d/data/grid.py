@@ -40,7 +40,7 @@ class Grid:
         affine.flags.writeable = False
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise ValueError(f"grid of shape {tuple(self.shape)}: wanted three positive numbers")
-        if affine.shape != (4, 4) or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or _volume_share(affine[:3, :3]) < 1e-9:
             raise ValueError(f"affine {affine.tolist()}: wanted a finite, invertible 4 x 4 matrix")
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
         object.__setattr__(self, "affine_lps", affine)
@@ -118,6 +118,12 @@ class Grid:
 
     def __hash__(self) -> int:
         return hash((self.shape, self.affine_lps.tobytes()))
+
+
+def _volume_share(matrix: np.ndarray) -> float:
+    """Volume of a voxel as a share of a rectangular one with the same edges; 0 where axes lie in a plane."""
+    edges = float(np.prod(np.linalg.norm(matrix, axis=0)))
+    return abs(float(np.linalg.det(matrix))) / edges if edges > 0 else 0.0
 
 
 def _translation(offset: Sequence[float]) -> np.ndarray:

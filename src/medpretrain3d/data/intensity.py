@@ -202,18 +202,29 @@ class PerChannel(Normalisation):
         return torch.cat(parts)
 
 
-def _scaled(image: Any, shift: Any, scale: Any, limits: tuple[Any, Any] | None = None) -> Any:
+def _scaled(image: Any, shift: Any, scale: Any, limits: tuple[Any, Any] = (-np.inf, np.inf)) -> Any:
     """`(image - shift) / scale` as float32, cut at the limits; of arrays each leading channel takes one number."""
-    numbers = [np.asarray(value, dtype=np.float32) for value in (shift, scale, *(limits or ()))]
-    shaped = [one.reshape(()) if one.size == 1 else one.reshape(-1, *(1,) * (image.ndim - 1)) for one in numbers]
+    numbers = [np.atleast_1d(np.asarray(value, dtype=np.float32)) for value in (shift, scale, *limits)]
     if isinstance(image, np.ndarray):
-        scaled = image.astype(np.float32)
-        scaled -= shaped[0]
-        scaled /= shaped[1]
-        return scaled if limits is None else np.clip(scaled, *shaped[2:], out=scaled)
+        return _scaled_array(image, numbers)
     import torch
 
-    # A limit given as a tensor costs 1 ms at 96^3, as a number 0.04 ms.
-    values = [float(one) if one.ndim == 0 else torch.as_tensor(one, device=image.device) for one in shaped]
-    result = image.to(torch.float32, copy=True).sub_(values[0]).div_(values[1])
-    return result if limits is None else result.clamp_(*values[2:])
+    if image.device.type == "cpu":
+        return torch.from_numpy(_scaled_array(image.numpy(), numbers))
+    shift, scale, low, high = (
+        float(one[0]) if one.size == 1 else torch.from_numpy(one).to(image.device).view(-1, *(1,) * (image.ndim - 1))
+        for one in numbers
+    )
+    return image.to(torch.float32, copy=True).sub_(shift).div_(scale).clamp_(low, high)
+
+
+def _scaled_array(image: np.ndarray, numbers: Sequence[np.ndarray]) -> np.ndarray:
+    from medpretrain3d.data.intensity_kernel import scale_and_cut  # numba takes half a second to import
+
+    channels = max(one.size for one in numbers)
+    if channels > 1 and len(image) != channels:
+        raise UserError(f"image of {len(image)} channels for a normalisation of {channels}; give one number for each")
+    scaled = np.empty(image.shape, np.float32)
+    per_channel = [np.broadcast_to(one, channels) for one in numbers]
+    scale_and_cut(np.ascontiguousarray(image).reshape(channels, -1), *per_channel, scaled.reshape(channels, -1))
+    return scaled
