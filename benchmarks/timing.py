@@ -30,18 +30,33 @@ class Row:
 HEADER = f"{'work':<58}{'peer':<26}{'peer ms':>10}{'ours ms':>10}{'ratio':>9}"
 
 
-def race(work: str, peer: str, peer_run: Callable[[], object], our_run: Callable[[], object], rounds: int = 5) -> Row:
+def race(
+    work: str,
+    peer: str,
+    peer_run: Callable[[], object],
+    our_run: Callable[[], object],
+    rounds: int = 5,
+    is_loader: bool = False,
+) -> Row:
     """Run both once to warm up, then in turn, so that a drifting machine hits both alike; medians count.
 
-    Ours runs with freed memory kept, as both stages and their loaders do, the peer as glibc does for its users: with
-    kept memory MONAI's cropping, whose copies are of the size of the volume, takes half the time.
+    Args:
+        work: what both do.
+        peer: who else does it.
+        peer_run: does it the other way.
+        our_run: does it our way.
+        rounds: that count.
+        is_loader: ours keeps freed memory as the loaders of both stages do, the peer has glibc's default as it has for
+            its users. MONAI's cropping, whose copies are as large as the volume, takes half the time on kept memory.
     """
     peer_ms, ours_ms = [], []
     for _ in range(1 + rounds):
-        return_freed_memory()
         peer_ms.append(_milliseconds(peer_run))
-        keep_freed_memory()
+        if is_loader:
+            keep_freed_memory()
         ours_ms.append(_milliseconds(our_run))
+        if is_loader:
+            return_freed_memory()
     del peer_ms[0], ours_ms[0]
     return Row(work, peer, statistics.median(peer_ms), statistics.median(ours_ms))
 
