@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from medpretrain3d.boxes import box_iou
 from medpretrain3d.detection.anchors import AnchorGrid
-from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, ignore_background, nearest_cells
+from medpretrain3d.detection.matching import (
+    ATSSMatcher,
+    IoUMatcher,
+    ignore_background,
+    nearest_cells,
+    nearest_cells_on_device,
+)
 from medpretrain3d.errors import UserError
 
 FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "atss_matching.json"
@@ -153,7 +159,8 @@ def test_ignored_are_background_anchors_with_their_centre_or_half_of_them_in_a_r
     assert ignore_background(matched, anchors, region, as_objects).tolist() == [-2, -2, -1, 0, -2]
 
 
-def test_nearest_cells_agree_with_sorting_all_distances():
+@pytest.mark.parametrize("nearest", [nearest_cells, nearest_cells_on_device])
+def test_nearest_cells_agree_with_sorting_all_distances(nearest):
     random = torch.Generator().manual_seed(0)
     cells = AnchorGrid([[(4, 4, 4)]])([(9, 11, 13)], [(4, 4, 4)], "cpu")
     centers = torch.rand(70, 3, generator=random) * 50
@@ -161,8 +168,8 @@ def test_nearest_cells_agree_with_sorting_all_distances():
     distance = ((cells[None, :, :3] + cells[None, :, 3:]) / 2 - centers[:, None]).square().sum(dim=2)
     for count in (1, 4, 27):
         expected = distance.argsort(dim=1, stable=True)[:, :count]
-        assert nearest_cells(centers, cells, count, block=32).tolist() == expected.tolist()
-    assert nearest_cells(centers, cells[:3], 5).shape == (70, 3)
+        assert nearest(centers, cells, count, block=32).tolist() == expected.tolist()
+    assert nearest(centers, cells[:3], 5).shape == (70, 3)
 
 
 def test_levels_that_do_not_add_up_are_refused():

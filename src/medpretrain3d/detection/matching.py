@@ -172,6 +172,21 @@ def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 1
         count: at most A are returned.
         block: cells per block.
     """
+    if cells.device.type == "cpu":
+        return _nearest_cells_compiled(centers_vox, cells, min(count, len(cells)), block)
+    return nearest_cells_on_device(centers_vox, cells, count, block)
+
+
+def _nearest_cells_compiled(centers_vox: Tensor, cells: Tensor, count: int, block: int) -> Tensor:
+    from medpretrain3d.detection.nearest_kernel import nearest_in_blocks  # numba takes half a second to import
+
+    nearest = torch.empty(len(centers_vox), count, dtype=torch.int64)
+    nearest_in_blocks((2 * centers_vox).float().numpy(), cells.float().numpy(), block, nearest.numpy())
+    return nearest
+
+
+def nearest_cells_on_device(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
+    """`nearest_cells` in plain torch, for any device."""
     count = min(count, len(cells))
     bounds = _squared_distance_to_hulls(centers_vox, cells, block)  # (N, blocks)
     within = torch.arange(block, device=cells.device)
