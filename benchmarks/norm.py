@@ -17,7 +17,7 @@ def rows() -> Iterator[Row]:
     theirs, ours = nn.InstanceNorm3d(16, affine=True), instance_norm(16)
     torch.testing.assert_close(ours(image), theirs(image))
     yield race(
-        "instance norm of (2, 16, 64, 64, 64), forward and backward",
+        "instance norm of (2, 16, 64, 64, 64), forward, backward",
         "torch InstanceNorm3d",
         lambda: theirs(image).backward(gradient),
         lambda: ours(image).backward(gradient),
