@@ -1,0 +1,39 @@
+"""Every recipe of stage 1 that trains on a CPU, through its real entry point, with its own options but in miniature."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import pytest
+
+from medpretrain3d.backbones import read_encoder
+from pretrain import __main__ as program
+
+from .conftest import ROOT
+
+RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("openkbp*.yaml"))
+MINIATURE = [
+    *("--data.patch", "[16,16,16]", "--data.batch_size", "2", "--data.num_workers", "0", "--data.num_val_cases", "2"),
+    *("--model.objective.init_args.backbone.init_args.preset", "XXS", "--model.optim.warmup_steps", "1"),
+    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"),
+    *("--run.wandb", "disabled", "--run.name", "run"),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_path):
+    stores = json.dumps([str(cube_store)] * (2 if recipe == "openkbp_multitalent" else 1))
+    probes = [{"class_path": "pretrain.probes.Probes", "init_args": {"store": str(cube_store), "num_crops": 4}}]
+    place = ["--data.store", stores, "--run.root", str(tmp_path), "--trainer.callbacks", json.dumps(probes)]
+    program.main(["fit", "--config", f"configs/pretrain/{recipe}.yaml", *MINIATURE, *place])
+    folder = tmp_path / "openkbp" / "run"
+    card = read_encoder(folder / "encoder").card["pretraining"]
+    assert card["steps"] == 2
+    assert card["objective"]["class_path"].startswith("medpretrain3d.objectives.")
+    assert (folder / "previews" / "step_0000002.png").stat().st_size > 0
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for curve in ("train/loss", "val/loss", "probe/effective_rank", "probe/knn"):
+        assert math.isfinite(float(rows[-1][curve])), curve
