@@ -6,6 +6,7 @@ import re
 from html import escape
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -239,6 +240,27 @@ def test_command_writes_the_page_and_prints_aligned_tables(study: Path, capsys: 
     start = next(i for i, line in enumerate(lines) if line.startswith("run "))
     assert len({len(line) for line in lines[start : start + 6]}) == 1
     assert lines[-1].startswith(f"{out}: 5 runs")
+
+
+def test_plots_stand_alone_with_the_names_of_their_lines(study: Path, capsys: pytest.CaptureFixture[str]):
+    figures = study.parent / "figures"
+    assert cli.main(["report", str(study), "-o", str(study.parent / "page.html"), "--figures", str(figures)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{figures}: 9 plots"
+    drawings = {file.stem: ElementTree.parse(file).getroot() for file in figures.glob("*.svg")}
+    assert len(drawings) == 9
+    texts = [element.text for element in drawings["d_4_labelled_cases_training_loss"].iter() if element.text]
+    assert {"d, 4 labelled cases: training loss", "demo/scratch_4", "demo/mae_4"} <= set(texts)
+
+
+def test_losses_of_different_objectives_are_not_on_one_axis(tmp_path: Path):
+    for name, method in (("a", "mae"), ("b", "mae"), ("c", "simclr")):
+        rows = [{"step": step, "train/loss": 1.0} for step in range(3)]
+        write_run(tmp_path / "runs", name, rows, stage="pretrain", paradigm="x", method=method)
+    figures = make_report(find_runs([tmp_path / "runs"]), "Title").pretrain_figures
+    assert [(figure.title, [name for name, _ in figure.legend]) for figure in figures] == [
+        ("Pretraining by mae: training loss", ["demo/a", "demo/b"]),
+        ("Pretraining by simclr: training loss", ["demo/c"]),
+    ]
 
 
 def test_no_run_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.report import make_report, write_figures, write_report
 from medpretrain3d.study.run import find_runs
 
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders in, a page out."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="a run, or a folder above runs")
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also write every plot as SVG, for a paper")
     parser.add_argument("--title", default="Does pretraining help?", help="heading of the page (default: %(default)s)")
 
 
@@ -24,5 +25,8 @@ def run(args: argparse.Namespace) -> int:
     runs = find_runs(args.folders)
     report = make_report(runs, args.title)
     write_report(report, args.out)
+    figures = write_figures(report, args.figures) if args.figures else []
     print(f"{report}\n\n{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")
+    if figures:
+        print(f"{args.figures}: {len(figures)} plots")
     return 0

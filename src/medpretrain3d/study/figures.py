@@ -18,10 +18,15 @@ MAX_BANDS = 4  # more bands on top of each other hide the lines
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot and its heading; the legend is shared by all plots of a page."""
+    """A plot, its heading, and name and colour of its lines."""
 
     title: str
     svg: str
+    legend: tuple[tuple[str, int], ...]
+
+
+def _figure(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Figure:
+    return Figure(title, line_plot(series, x, y), tuple(dict.fromkeys((one.name, one.colour) for one in series)))
 
 
 def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], column: str, label: str) -> Figure | None:
@@ -35,7 +40,7 @@ def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], co
         return None
     is_share = column.startswith("val/") and "AP" in column
     y = Axis(label, low=0.0) if is_share else Axis(label)
-    return Figure(title, line_plot(series, Axis("optimiser steps", low=0.0, max_slack=0.05), y))
+    return _figure(title, series, Axis("optimiser steps", low=0.0, max_slack=0.05), y)
 
 
 def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> Figure | None:
@@ -61,7 +66,7 @@ def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> 
     if len(series) > MAX_BANDS:
         series = [replace(one, low=None, high=None) for one in series]
     x = Axis("false positives per scan", 1 / 8, 8, FALSE_POSITIVE_TICKS, is_log2=True)
-    return Figure(title, line_plot(series, x, Axis("sensitivity", 0.0, 1.0)))
+    return _figure(title, series, x, Axis("sensitivity", 0.0, 1.0))
 
 
 def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colours: Mapping[Run, int]) -> Figure | None:
@@ -99,7 +104,7 @@ def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colou
     x = Axis(
         "labelled training cases", counts[0] / 1.15, counts[-1] * 1.15, [(n, str(n)) for n in counts], is_log2=True
     )
-    return Figure(title, line_plot(series, x, Axis("mAP", low=0.0)))
+    return _figure(title, series, x, Axis("mAP", low=0.0))
 
 
 def _finite_pair(pair: Sequence[float | None] | None) -> tuple[float, float]:

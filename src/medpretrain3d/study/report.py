@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.study.differences import Difference, paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, restorations, telling_cases
+from medpretrain3d.study.plot import HEIGHT, WIDTH
 from medpretrain3d.study.run import Run, arm_names
 from medpretrain3d.study.summary import Verdict, question, verdicts
 from medpretrain3d.study.table import Table
@@ -79,7 +81,8 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         ),
         froc_figures=_drawn(froc_figure(name, members, colours) for name, members in by_setting(finetuning).items()),
         pretrain_figures=_drawn(
-            curve_figure(f"Pretraining: {label}", pretraining, colours, column, label)
+            curve_figure(f"Pretraining by {method}: {label}", members, colours, column, label)
+            for method, members in _by_method(pretraining).items()
             for column, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
         ),
         finetune_figures=_drawn(
@@ -99,11 +102,30 @@ def write_report(report: Report, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
+    template = _environment().get_template("report.html.jinja")
+    write_text(Path(path), template.render({field.name: getattr(report, field.name) for field in fields(report)}))
+
+
+def write_figures(report: Report, folder: Path) -> list[Path]:
+    """Write every plot as an SVG file of its own, with legend and style, named after its heading.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    figures = (*report.label_figures, *report.froc_figures, *report.pretrain_figures, *report.finetune_figures)
+    template = _environment().get_template("figure.svg.jinja")
+    written = []
+    for figure in figures:
+        written.append(Path(folder) / (re.sub(r"[^a-z0-9]+", "_", figure.title.lower()).strip("_") + ".svg"))
+        write_text(written[-1], template.render(figure=figure, width=WIDTH, height=HEIGHT))
+    return written
+
+
+def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("medpretrain3d", "study"), autoescape=True, trim_blocks=True)
     environment.lstrip_blocks = True
     environment.filters["drawing"] = Markup  # our own SVG, whose texts are escaped where it is made
-    template = environment.get_template("report.html.jinja")
-    write_text(Path(path), template.render({field.name: getattr(report, field.name) for field in fields(report)}))
+    return environment
 
 
 def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -112,6 +134,14 @@ def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         dataset, num_cases = run.setting
         groups.setdefault(f"{dataset}, {num_cases} labelled cases", []).append(run)
+    return groups
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Losses of different objectives are no numbers to be seen on one axis."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.method, []).append(run)
     return groups
 
 
