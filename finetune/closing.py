@@ -101,7 +101,8 @@ def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData
     pictures = _draw(folder / "pictures", refs, ordered[:MAX_PICTURES], data)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("test/boxes", pictures[:8], step=trainer.global_step)
+            for index, picture in enumerate(pictures[:8]):  # a panel each, because wandb wants those of one panel alike
+                logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
     low, high = metrics["intervals"][WATCHED["mAP"]]
     print(f"test, {len(ordered)} volumes: mAP {metrics[WATCHED['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
     print(f", AP at IoU 0.5 {metrics[WATCHED['AP50']]:.3f}")
