@@ -14,6 +14,8 @@ MIN_VOX = 4
 EXTENT_MM = (2.0, 3000.0)
 """Along each axis; outside, the spacing is in other units."""
 MAX_ANISOTROPY = 100
+MIN_RANGE_HU = 16
+"""Noise alone is wider."""
 TISSUE_HU = -500
 MIN_TISSUE = 1e-3
 """Share of voxels above `TISSUE_HU`; a CT of an empty table has less."""
@@ -45,3 +47,6 @@ def check_plausible(path: Path, volume: Volume, unit: Unit) -> None:
     tissue = np.count_nonzero(volume.array > TISSUE_HU) / volume.array.size
     if unit == "hu" and tissue < MIN_TISSUE:
         raise Unusable(f"{path}: {tissue:.2%} of the voxels are above {TISSUE_HU} HU: nothing but air", "no tissue")
+    low, high = int(volume.array.min()), int(volume.array.max())
+    if unit == "hu" and high - low < MIN_RANGE_HU:
+        raise Unusable(f"{path}: values from {low} to {high}, as of a label map; give the scan in HU", "values")

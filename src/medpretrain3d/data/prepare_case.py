@@ -123,6 +123,7 @@ def _facts(job: Job) -> dict[str, Any]:
     files = [(file.name, file.stat()) for path in paths for file in source_files(path)]
     # A hash, for a DICOM series has hundreds of files, and their names may be a patient's.
     listed = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in files])
+    class_of_value = job.case.class_of_value
     return {
         "version": VERSION,
         "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
@@ -134,6 +135,6 @@ def _facts(job: Job) -> dict[str, Any]:
             "num_channels": job.num_channels,
             "problem": job.case.problem,
             "marks": marks_sha256(job.case),
-            "class_of_value": {str(value): label for value, label in sorted(job.case.class_of_value.items())},
+            "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
         },
     }

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import case_id_of, channel_files
+from medpretrain3d.data.importers.files import case_id_of, channel_files, is_label_map
 from medpretrain3d.data.importers.layout import Layout
 from medpretrain3d.data.readers import find_series, find_volumes
 
 
 def read_folder(raw: Path) -> RawDataset:
-    """Every scan below a folder as a case without labels.
+    """Every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
+    problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
+    return RawDataset(
+        (),
+        tuple(
+            replace(case, problem=problem) if is_label_map(case.images[0].relative_to(raw)) else case
+            for case in scans_below(raw)
+        ),
+    )
+
+
+def scans_below(raw: Path) -> list[RawCase]:
+    """Every volume and DICOM series below a folder, in the order of their ids.
 
     The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
     series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
@@ -33,7 +46,7 @@ def read_folder(raw: Path) -> RawDataset:
         cases.append(
             RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
         )
-    return RawDataset((), tuple(sorted(cases, key=lambda case: case.id)))
+    return sorted(cases, key=lambda case: case.id)
 
 
 LAYOUTS = (
