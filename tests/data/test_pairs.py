@@ -86,11 +86,15 @@ def test_values_of_instance_maps_are_objects(tmp_path, write_nifti):
     assert case.labels.tolist() == [0, 0]
     assert case.grid.map_boxes(case.boxes, case.source_grid).tolist() == [[1, 1, 1, 10, 8, 7], [6, 2, 1, 7, 9, 2]]
     assert prepare(raw, tmp_path / "store", PrepareOptions(dataset_options=(("classes", "lesion"),))).reused == 1
-    with pytest.raises(UserError, match="instance maps beside other label maps or of several classes"):
-        read_raw(raw, options={"classes": "a,b"})
-    touch(raw, "p2_seg.nii.gz")
-    with pytest.raises(UserError, match="instance maps beside other label maps"):
-        read_raw(raw)
+    (several,) = read_raw(raw, options={"classes": "a,b"}).cases
+    assert "p1_instances tells objects, not their classes" in several.problem
+
+
+def test_every_scan_of_a_mixed_tree_is_met_and_no_label_map(shared_data):
+    cases = read_raw(shared_data).cases
+    assert len(cases) == 161  # 40 + 113 openkbp, 2 each of lidc0314, openms, sts and totalsegmentator
+    assert sum(case.labels is not None for case in cases) == 48
+    assert not [case.id for case in cases if case.problem]
 
 
 @pytest.mark.parametrize("classes", ["", "a,,b", "a, a"])

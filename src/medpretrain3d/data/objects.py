@@ -30,8 +30,8 @@ def find_objects(
 
     Args:
         labels: label values or instance ids, 0 for background.
-        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`; None is class 0
-            for all.
+        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`; None is an
+            instance map of class 0.
         rule: `components` (26-connected), `labels` or `instances`.
         min_voxels: smaller objects are noise of the annotation and become background.
 
@@ -44,7 +44,7 @@ def find_objects(
     """
     values = {int(value) for value in np.unique(labels)} - {0}
     if class_of_value is None:
-        class_of_value = dict.fromkeys(values, 0)
+        class_of_value, rule = dict.fromkeys(values, 0), "instances"
     unknown = sorted(values - set(class_of_value))
     if unknown:
         known = _some(sorted(class_of_value)) or "none"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from medpretrain3d.data.importers.base import RawDataset
@@ -84,7 +83,7 @@ class Layout:
 def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
     if callable(sign):
         return sign(Path(name))
-    return fnmatchcase(f"/{name}", f"*/{sign[3:]}" if sign.startswith("**/") else f"/{sign}")
+    return PurePosixPath(f"/{name}").match(sign[3:] if sign.startswith("**/") else f"/{sign}")
 
 
 def need(path: Path) -> Path:

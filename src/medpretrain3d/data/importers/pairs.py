@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import ObjectRule, RawCase, RawDataset
+from medpretrain3d.data.importers.base import RawCase, RawDataset
 from medpretrain3d.data.importers.files import LABEL_MAP, is_label_map, words_of
 from medpretrain3d.data.importers.folder import scans_below
 from medpretrain3d.data.importers.layout import Layout, Misplaced
@@ -28,44 +28,39 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
 
     Args:
         raw: the folder.
-        classes: of the values 1, 2, ... of the label maps, with commas between them. In maps that are named `instances`
-            each value is an object of the one class.
+        classes: of the values 1, 2, ... of the label maps, with commas between them. In maps called `instances` each
+            value is an object of the one class.
 
     Raises:
         Misplaced: no label map.
-        UserError: classes that are not different names, instance maps beside others or of several classes.
+        UserError: classes that are not different names.
     """
     names = tuple(name.strip() for name in classes.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"pairs: option classes is {classes!r}, wanted different names, as liver,tumor")
     found = scans_below(raw)
-    maps = [case for case in found if is_label_map(case.images[0].relative_to(raw))]
-    scans = [case for case in found if case not in maps]
+    maps = {case.id: case for case in found if is_label_map(case.images[0].relative_to(raw))}
+    scans = [case for case in found if case.id not in maps]
     if not maps:
         raise Misplaced("no file is named as a label map")
-    num_instance_maps = sum("instance" in case.id.lower() for case in maps)
-    if num_instance_maps and (num_instance_maps < len(maps) or len(names) > 1):
-        raise UserError(f"{raw}: instance maps beside other label maps or of several classes; prepare them apart")
-    class_of_value = None if num_instance_maps else {label + 1: label for label in range(len(names))}
-    maps_of, unpaired = _paired(scans, maps)
-    cases = [*(_case(scan, maps_of[scan.id], class_of_value) for scan in scans), *unpaired]
-    rule: ObjectRule = "instances" if num_instance_maps else "components"
-    return RawDataset(names, tuple(sorted(cases, key=lambda case: case.id)), rule, _channel_names(scans))
+    maps_of, unpaired = _paired(scans, maps.values())
+    cases = [*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired]
+    return RawDataset(names, tuple(sorted(cases, key=lambda case: case.id)), channel_names=_channel_names(scans))
 
 
-def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
+def _paired(scans: Sequence[RawCase], maps: Iterable[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
     """The label maps of each scan by its id, and those without one scan, which are cases with a problem."""
-    scans_in: dict[tuple[str, ...], list[RawCase]] = defaultdict(list)
+    same_words, one_more = defaultdict(list), defaultdict(list)
     for scan in scans:
-        scans_in[_place(scan)].append(scan)
+        place, words = _place(scan), _words(scan)
+        same_words[place, words].append(scan)
+        for fewer in {(), *_without_one(words)}:
+            one_more[place, fewer].append(scan)
     maps_of: dict[str, list[RawCase]] = defaultdict(list)
     unpaired = []
     for one in maps:
-        words = _words(one)
-        beside = scans_in[_place(one)]
-        fitting = [scan for scan in beside if _words(scan) == words] or [
-            scan for scan in beside if not words or _differ_by_one(_words(scan), words)
-        ]
+        name = _place(one), _words(one)
+        fitting = same_words.get(name) or one_more.get(name, [])
         if len(fitting) == 1:
             maps_of[fitting[0].id].append(one)
         else:
@@ -74,11 +69,15 @@ def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[
     return maps_of, unpaired
 
 
-def _case(scan: RawCase, maps: Sequence[RawCase], class_of_value: Mapping[int, int] | None) -> RawCase:
+def _case(scan: RawCase, maps: Sequence[RawCase], names: Sequence[str]) -> RawCase:
     if not maps:
         return replace(scan, split="unlabelled")
     if len(maps) > 1:
         return replace(scan, problem=f"{len(maps)} label maps, {maps[0].id} and {maps[1].id}; keep one")
+    holds_instances = "instance" in maps[0].id.lower()
+    if holds_instances and len(names) > 1:
+        return replace(scan, problem=f"{maps[0].id} tells objects, not their classes; wanted one class")
+    class_of_value = None if holds_instances else {label + 1: label for label in range(len(names))}
     return replace(scan, labels=maps[0].images[0], class_of_value=class_of_value)
 
 
@@ -97,19 +96,16 @@ def _words(case: RawCase) -> tuple[str, ...]:
     return words
 
 
-def _differ_by_one(longer: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether one word more, which is no number, is all that tells a scan's name from a label map's."""
-    return any(
-        not word.isdigit() and (*longer[:place], *longer[place + 1 :]) == tuple(words)
-        for place, word in enumerate(longer)
-    )
+def _without_one(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The words without each one that is no number in turn."""
+    return (words[:place] + words[place + 1 :] for place, word in enumerate(words) if not word.isdigit())
 
 
 def _channel_names(scans: Sequence[RawCase]) -> tuple[str, ...]:
-    """The modality, where every scan is of one file and names the same."""
-    named = {tuple(word for word in _words(scan) if word in MODALITIES) for scan in scans if len(scan.images) == 1}
-    is_one = len(named) == 1 and all(len(scan.images) == 1 for scan in scans)
-    return tuple(word.upper() for word in named.pop()) if is_one else ()
+    """The modality, where every scan is of one file and names the same one."""
+    named = {tuple(word for word in _words(scan) if word in MODALITIES and len(scan.images) == 1) for scan in scans}
+    modality = named.pop() if len(named) == 1 else ()
+    return (modality[0].upper(),) if len(modality) == 1 else ()
 
 
 LAYOUTS = (
