@@ -93,7 +93,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
     if len(image.array) != job.num_channels:
         raise Unusable(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
-    voxels = voxels_sha256(image.array)
+    voxels, statistics = voxels_sha256(image.array), image.statistics
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
     if job.spacing_mm:
         image = resample(image, job.spacing_mm)
@@ -109,6 +109,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
         case.patient,
         rescale=image.rescale,
         voxels=voxels,
+        statistics=statistics,
         facts=facts,
     )
 
