@@ -19,6 +19,8 @@ from medpretrain3d.planning.make import estimate
 from medpretrain3d.planning.spacing import target_spacing_mm
 from medpretrain3d.planning.topology import plan_topology
 
+INTENSITY = "medpretrain3d.data.intensity."
+
 
 def store(folder, spacings_mm=((2.0, 1.0, 1.0),) * 3, shape=(40, 60, 60), boxes=True):
     rows = []
@@ -135,7 +137,13 @@ def test_raw_scans_are_prepared_as_planned(tmp_path, capsys):
             (raw / f"p{number}").mkdir(parents=True, exist_ok=True)
             sitk.WriteImage(volume, raw / f"p{number}" / f"{name}.mha")
     assert cli.main(["prepare", str(raw), str(native)]) == 0
-    assert cli.main(["plan", str(native), "--memory", "3", "--preset", "XXS", "-o", str(path)]) == 0
+    capsys.readouterr()
+    plan_it = ["plan", str(native), "--memory", "3", "--preset", "XXS", "--foreground", "-o", str(path)]
+    assert cli.main(plan_it) == 0
+    window = yaml.safe_load(capsys.readouterr().out)["data"]["window"]
+    assert window == read_plan(path).window
+    assert window["class_path"] == INTENSITY + "ForegroundZScore"
+    assert (window["init_args"]["low"], window["init_args"]["mean"]) == ([60], [61])  # objects of 60, 61 and 62
     assert cli.main(["prepare", str(raw), str(planned), "--plan", str(path)]) == 0
     case = Store(planned).case("p2__ct")
     assert Store(planned).spacing_mm == case.grid.spacing_mm == (2, 1, 1)
@@ -166,6 +174,13 @@ def test_raw_scans_are_prepared_as_planned(tmp_path, capsys):
         ("anchors", [[[4, 4, 4]], []], r"anchors: got \[1, 0\] per level"),
         ("anchors", [[[4, -4, 4]]], r"anchors: got \[4, -4, 4\]"),
         ("anchors", [4], r"anchors: got \[0\] per level"),
+        ("window", "lung", r"window: got 'lung', wanted class_path and init_args"),
+        ("window", {"class_path": "medpretrain3d.backbones.ResEnc"}, r"window: .*ResEnc is no normalisation"),
+        (
+            "window",
+            {"class_path": INTENSITY + "NamedWindow", "init_args": {"name": "x"}},
+            r"window: window 'x': wanted",
+        ),
         ("pach", [32, 32, 32], r"pach: unknown key; a plan has spacing_mm, patch"),
     ],
 )

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 
 from finetune import __main__ as finetune
 from medpretrain3d import cli
+from medpretrain3d.data.intensity import ZScore
 from medpretrain3d.data.store import Store
 from medpretrain3d.inference import load_bundle
 
@@ -45,21 +46,8 @@ def of_mr(tmp_path_factory):
         write(root / f"raw/p{number}_t1.nii.gz", image * (1 + number % 3))  # every scanner has units of its own
         write(root / f"raw/p{number}_seg.nii.gz", labels)
     assert cli.main(["prepare", str(root / "raw"), str(root / "store"), "--spacing-mm", "2", "2", "2"]) == 0
-    window = '{"class_path": "medpretrain3d.data.intensity.ZScore"}'
-    place = ["--run.root", str(root), "--run.group", "g", "--run.name", "mr", "--trainer.max_steps", "3"]
-    finetune.main(
-        [
-            "fit",
-            *TINY_FINETUNE,
-            "--data.store",
-            str(root / "store"),
-            "--data.fold",
-            "0",
-            "--data.window",
-            window,
-            *place,
-        ]
-    )
+    place = ["--data.store", str(root / "store"), "--run.root", str(root), "--run.group", "g", "--run.name", "mr"]
+    finetune.main(["fit", *TINY_FINETUNE, *place, "--data.fold", "0", "--trainer.max_steps", "3"])
     return root / "g/mr/bundle", Store(root / "store")
 
 
@@ -72,7 +60,8 @@ def predicted(bundle, out, *scans):
 
 def test_a_z_scored_detector_sees_the_same_whatever_the_units_of_a_scan(of_mr, tmp_path):
     bundle, _ = of_mr
-    assert load_bundle(bundle).preprocessing.unit == "any"
+    preprocessing = load_bundle(bundle).preprocessing
+    assert (preprocessing.unit, type(preprocessing.window)) == ("any", ZScore)  # the default where values have no unit
     image, _ = lesion_in_a_brain(9)
     # In the detector's spacing: voxels are whole numbers, so resampling rounds and the unit decides how much.
     found = predicted(
