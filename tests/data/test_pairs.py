@@ -53,7 +53,7 @@ def test_a_label_map_goes_with_the_scan_of_its_name(tmp_path, scan, label_map):
         (["p1_seg.nii"], "p1_seg", "found no scan"),
         (["p1_seg.nii", "p1_t1.nii", "p1_t2.nii"], "p1_seg", "found p1_t1, p1_t2"),
         (["p1_seg.nii", "p1_2.nii"], "p1_seg", "found no scan"),
-        (["seg.nii", "a.nii", "b.nii"], "seg", "found a, b"),
+        (["seg.nii", "a.nii", "b.nii"], "seg", "found a, b for it"),
         (["p1.nii", "p1_seg.nii", "p1_mask.nii"], "p1", "2 label maps, p1_mask and p1_seg"),
     ],
 )

@@ -65,7 +65,8 @@ def _paired(scans: Sequence[RawCase], maps: Iterable[RawCase]) -> tuple[Mapping[
             maps_of[fitting[0].id].append(one)
         else:
             told = ", ".join(scan.id for scan in fitting[:3]) or "no scan"
-            unpaired.append(replace(one, problem=f"is called a label map; wanted one scan that it is of, found {told}"))
+            problem = f"is called a label map; found {told} for it, wanted one that is called alike, as p1_ct of p1_seg"
+            unpaired.append(replace(one, problem=problem))
     return maps_of, unpaired
 
 
