@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,13 @@ def dicom_series(folder: Path) -> list[Path]:
 
 
 def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Files of one folder by case: `<id>_0000`, `<id>_0001`, ... are channels, any other file is a case of its own."""
-    by_stem = {volume_stem(path): path for path in files}
+    """Files of one folder by case: `<id>_0000`, `<id>_0001`, ... are channels, any other file is a case of its own.
+
+    An id is a name without its ending; files that differ in nothing else, as `a.nii` and `a.mha`, keep it.
+    """
+    files = list(files)
+    count = Counter(volume_stem(path) for path in files)
+    by_stem = {volume_stem(path) if count[volume_stem(path)] == 1 else path.name: path for path in files}
     cases: dict[str, list[Path]] = defaultdict(list)
     for name, path in sorted(by_stem.items()):
         channel = re.fullmatch(r"(.+)_\d{4}", name)
