@@ -115,6 +115,13 @@ def test_label_maps_are_no_unlabelled_scans_either(tmp_path, write_nifti):
     assert "values from 0 to 2, as of a label map" in by_values["reason"]
 
 
+def test_a_modality_in_every_name_says_whether_values_are_hu(tmp_path):
+    touch(tmp_path, "p1_flair.nii", "p2/FLAIR.nii.gz", "p2/mask.nii")
+    assert read_raw(tmp_path, dataset="folder").channel_names == ("FLAIR",)
+    touch(tmp_path, "p3_scan.nii")
+    assert read_raw(tmp_path, dataset="folder").channel_names == ()
+
+
 @pytest.mark.parametrize(
     ("name", "num_objects", "channel"),
     [

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import case_id_of, channel_files, is_label_map
+from medpretrain3d.data.importers.files import case_id_of, channel_files, is_label_map, words_of
 from medpretrain3d.data.importers.layout import Layout
 from medpretrain3d.data.readers import find_series, find_volumes
+
+MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "adc", "dwi", "pet"))
+"""Words of a scan's name that say whether its values are HU."""
 
 
 def read_folder(raw: Path) -> RawDataset:
     """Every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
+    found = scans_below(raw)
+    maps = {case.id for case in found if is_label_map(case.images[0].relative_to(raw))}
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
-    return RawDataset(
-        (),
-        tuple(
-            replace(case, problem=problem) if is_label_map(case.images[0].relative_to(raw)) else case
-            for case in scans_below(raw)
-        ),
-    )
+    cases = tuple(replace(case, problem=problem) if case.id in maps else case for case in found)
+    return RawDataset((), cases, channel_names=modality([case for case in cases if not case.problem]))
 
 
 def scans_below(raw: Path) -> list[RawCase]:
@@ -47,6 +48,16 @@ def scans_below(raw: Path) -> list[RawCase]:
             RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
         )
     return sorted(cases, key=lambda case: case.id)
+
+
+def modality(scans: Sequence[RawCase]) -> tuple[str, ...]:
+    """The name of the one channel, where every scan is of one file and called by the same modality; else nothing."""
+    named = {
+        tuple(word for word in words_of(scan.id.split("__")[-1]) if word in MODALITIES and len(scan.images) == 1)
+        for scan in scans
+    }
+    words = named.pop() if len(named) == 1 else ()
+    return (words[0].upper(),) if len(words) == 1 else ()
 
 
 LAYOUTS = (

@@ -9,12 +9,10 @@ from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
 from medpretrain3d.data.importers.files import LABEL_MAP, is_label_map, words_of
-from medpretrain3d.data.importers.folder import scans_below
+from medpretrain3d.data.importers.folder import modality, scans_below
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.errors import UserError
 
-MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "adc", "dwi", "pet"))
-"""Words of a scan's name that say whether its values are HU."""
 _SIDES = frozenset(("images", "imagestr", "imagests", "imgs", "img", "image", "scans", "volumes"))
 """Folders of scans with a folder of label maps beside them."""
 
@@ -45,7 +43,7 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
         raise Misplaced("no file is named as a label map")
     maps_of, unpaired = _paired(scans, maps.values())
     cases = [*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired]
-    return RawDataset(names, tuple(sorted(cases, key=lambda case: case.id)), channel_names=_channel_names(scans))
+    return RawDataset(names, tuple(sorted(cases, key=lambda case: case.id)), channel_names=modality(scans))
 
 
 def _paired(scans: Sequence[RawCase], maps: Iterable[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
@@ -100,13 +98,6 @@ def _words(case: RawCase) -> tuple[str, ...]:
 def _without_one(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """The words without each one that is no number in turn."""
     return (words[:place] + words[place + 1 :] for place, word in enumerate(words) if not word.isdigit())
-
-
-def _channel_names(scans: Sequence[RawCase]) -> tuple[str, ...]:
-    """The modality, where every scan is of one file and names the same one."""
-    named = {tuple(word for word in _words(scan) if word in MODALITIES and len(scan.images) == 1) for scan in scans}
-    modality = named.pop() if len(named) == 1 else ()
-    return (modality[0].upper(),) if len(modality) == 1 else ()
 
 
 LAYOUTS = (
