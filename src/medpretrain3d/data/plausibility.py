@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.data.quarantine import Unusable
-from medpretrain3d.data.volume import Unit, Volume
+from medpretrain3d.data.volume import SMALLEST_RANGE_HU, Unit, Volume
 
 MIN_VOX = 4
 """Fewer voxels along an axis are a localizer or a cut of one, not a volume."""
 EXTENT_MM = (2.0, 3000.0)
 """Along each axis; outside, the spacing is in other units."""
 MAX_ANISOTROPY = 100
-MIN_RANGE_HU = 16
-"""Noise alone is wider."""
 TISSUE_HU = -500
 MIN_TISSUE = 1e-3
 """Share of voxels above `TISSUE_HU`; a CT of an empty table has less."""
@@ -48,5 +46,5 @@ def check_plausible(path: Path, volume: Volume, unit: Unit) -> None:
     if unit == "hu" and tissue < MIN_TISSUE:
         raise Unusable(f"{path}: {tissue:.2%} of the voxels are above {TISSUE_HU} HU: nothing but air", "no tissue")
     low, high = int(volume.array.min()), int(volume.array.max())
-    if unit == "hu" and high - low < MIN_RANGE_HU:
+    if unit == "hu" and high - low < SMALLEST_RANGE_HU:
         raise Unusable(f"{path}: values from {low} to {high}, as of a label map; give the scan in HU", "values")

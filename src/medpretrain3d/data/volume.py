@@ -22,8 +22,8 @@ Unit = Literal["hu", "any"]
 """`hu`: values are Hounsfield units. `any`: they mean something within one scan only, as in MR."""
 WITHOUT_HU = ("MR", "PT", "NM", "US")
 """DICOM's modalities whose values are no Hounsfield units."""
-SMALLEST_FLOAT_RANGE = 16
-"""A floating-point image with fractions and less range than this was normalised; rounding would empty it."""
+SMALLEST_RANGE_HU = 16
+"""Noise alone is wider. With fractions, less is a normalised image, which rounding would empty; else a label map."""
 LARGEST_STORED = 32000
 """A channel in units that do not fit int16 is stretched over 0 to this."""
 
@@ -198,7 +198,7 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
         )
     if voxels.dtype.kind == "f":
         rounded = np.rint(voxels)
-        if high - low < SMALLEST_FLOAT_RANGE and not np.array_equal(rounded, voxels):
+        if high - low < SMALLEST_RANGE_HU and not np.array_equal(rounded, voxels):
             raise Unusable(
                 f"{path}: fractions from {low:g} to {high:g}, so it is not in HU but normalised; "
                 "give the original scan",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawDataset
-from medpretrain3d.data.importers.folder import scans_below
+from medpretrain3d.data.importers.folder import volumes_below
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 
 LABEL_FOLDER = re.compile(
@@ -23,7 +23,7 @@ def read_flare(raw: Path) -> RawDataset:
     """
     cases = [
         case
-        for case in scans_below(raw)
+        for case in volumes_below(raw)[0]
         if not any(LABEL_FOLDER.fullmatch(part) for part in case.images[0].relative_to(raw).parts[:-1])
     ]
     if not cases:

@@ -18,15 +18,14 @@ MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "
 
 def read_folder(raw: Path) -> RawDataset:
     """Every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
-    found = scans_below(raw)
-    maps = {case.id for case in found if is_label_map(case.images[0].relative_to(raw))}
+    scans, maps = volumes_below(raw)
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
-    cases = tuple(replace(case, problem=problem) if case.id in maps else case for case in found)
-    return RawDataset((), cases, channel_names=modality([case for case in cases if not case.problem]))
+    cases = (*scans, *(replace(one, problem=problem) for one in maps))
+    return RawDataset((), cases, channel_names=modality(scans))
 
 
-def scans_below(raw: Path) -> list[RawCase]:
-    """Every volume and DICOM series below a folder, in the order of their ids.
+def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
+    """Every volume and DICOM series below a folder: scans, and what is called a label map, in the order of their ids.
 
     The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
     series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
@@ -47,7 +46,11 @@ def scans_below(raw: Path) -> list[RawCase]:
         cases.append(
             RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
         )
-    return sorted(cases, key=lambda case: case.id)
+    scans: list[RawCase] = []
+    maps: list[RawCase] = []
+    for case in sorted(cases, key=lambda case: case.id):
+        (maps if is_label_map(case.images[0].relative_to(raw)) else scans).append(case)
+    return scans, maps
 
 
 def modality(scans: Sequence[RawCase]) -> tuple[str, ...]:

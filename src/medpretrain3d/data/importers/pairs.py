@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
 from medpretrain3d.data.importers.files import LABEL_MAP, is_label_map, words_of
-from medpretrain3d.data.importers.folder import modality, scans_below
+from medpretrain3d.data.importers.folder import modality, volumes_below
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.errors import UserError
 
@@ -36,17 +36,15 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
     names = tuple(name.strip() for name in classes.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"pairs: option classes is {classes!r}, wanted different names, as liver,tumor")
-    found = scans_below(raw)
-    maps = {case.id: case for case in found if is_label_map(case.images[0].relative_to(raw))}
-    scans = [case for case in found if case.id not in maps]
+    scans, maps = volumes_below(raw)
     if not maps:
-        raise Misplaced("no file is named as a label map")
-    maps_of, unpaired = _paired(scans, maps.values())
-    cases = [*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired]
-    return RawDataset(names, tuple(sorted(cases, key=lambda case: case.id)), channel_names=modality(scans))
+        raise Misplaced("no file is called a label map")
+    maps_of, unpaired = _paired(scans, maps)
+    cases = (*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired)
+    return RawDataset(names, cases, channel_names=modality(scans))
 
 
-def _paired(scans: Sequence[RawCase], maps: Iterable[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
+def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
     """The label maps of each scan by its id, and those without one scan, which are cases with a problem."""
     same_words, one_more = defaultdict(list), defaultdict(list)
     for scan in scans:
