@@ -13,12 +13,11 @@ from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
-from medpretrain3d.data.intensity import Normalisation, Window
+from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.splits import fraction_count, label_budget
 from medpretrain3d.data.store import Case
-from medpretrain3d.data.volume import Unit
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Preprocessing
@@ -31,8 +30,8 @@ class FinetuneData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: from stored intensities to the network's input; when absent that of the encoder's pretraining, or
-            `Window()`.
+        window: from stored intensities to the network's input; when absent that of the encoder's pretraining,
+            else `Window()` for HU and `ZScore()` for other values.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
@@ -76,7 +75,7 @@ class FinetuneData(L.LightningDataModule):
             raise UserError(f"{store}: holds no classes, so nothing to detect; prepare a labelled data set")
         self.patch = patch
         self.batch_size = batch_size
-        self.window = window or Window()
+        self.window = window or self.corpus.usual_window
         self.window_is_given = window is not None
         self.augment = augment
         self.intensity = intensity
@@ -106,9 +105,8 @@ class FinetuneData(L.LightningDataModule):
 
     def preprocessing(self) -> Preprocessing:
         """What prediction has to do alike."""
-        case = self.train_cases[0].open()
-        unit: Unit = "any" if case.rescale else "hu"
-        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, case.num_channels, unit)
+        num_channels = self.train_cases[0].open().num_channels
+        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels, self.corpus.unit)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""

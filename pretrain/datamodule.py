@@ -13,7 +13,7 @@ from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.image_crops import ImageCrops, finish_batch
-from medpretrain3d.data.intensity import Normalisation, Window
+from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
@@ -29,7 +29,8 @@ class PretrainData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`, or several that are used together.
         patch: crop (D, H, W) in voxels.
         batch_size: crops per process and step.
-        window: from stored intensities to the network's input: a window, or a z-score.
+        window: from stored intensities to the network's input; when absent `Window()` for HU and `ZScore()` for other
+            values.
         views: what the objective asks to see of each sample; one crop by default.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma; reconstruction recipes use none.
@@ -50,7 +51,7 @@ class PretrainData(L.LightningDataModule):
         store: str | list[str],
         patch: tuple[int, int, int],
         batch_size: int,
-        window: Normalisation = Window(),  # noqa: B008  immutable
+        window: Normalisation | None = None,
         views: Views | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
@@ -66,7 +67,7 @@ class PretrainData(L.LightningDataModule):
         self.corpus = Corpus([Path(path) for path in ([store] if isinstance(store, str) else store)])
         self.patch = patch
         self.batch_size = batch_size
-        self.window = window
+        self.window = window or self.corpus.usual_window
         self.views = views or OneView()
         self.augment = augment
         self.intensity = intensity

@@ -21,14 +21,14 @@ STEP_MM = 2.5
 HEIGHTS_MM = np.arange(5) * STEP_MM
 
 
-def write_slice(path, pixels, position, number=1, series="1.2.3", slope=1, intercept=-1024, tilt=0.0):
+def write_slice(path, pixels, position, number=1, series="1.2.3", slope=1, intercept=-1024, tilt=0.0, modality="CT"):
     slice_ = Dataset()
     slice_.file_meta = FileMetaDataset()
     slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     slice_.file_meta.MediaStorageSOPClassUID = slice_.SOPClassUID = CTImageStorage
     slice_.file_meta.MediaStorageSOPInstanceUID = slice_.SOPInstanceUID = f"{series}.{number}"
     slice_.PatientName, slice_.PatientID = "DOE^JOHN", "4711"
-    slice_.Modality, slice_.SeriesInstanceUID, slice_.StudyInstanceUID = "CT", series, "1.2"
+    slice_.Modality, slice_.SeriesInstanceUID, slice_.StudyInstanceUID = modality, series, "1.2"
     slice_.ImagePositionPatient = [float(value) for value in position]
     # Rows run along x; columns along y, tilted about x.
     slice_.ImageOrientationPatient = [1, 0, 0, 0, round(float(np.cos(tilt)), 12), round(float(np.sin(tilt)), 12)]
@@ -70,6 +70,14 @@ def test_every_slice_is_rescaled_by_its_own_header(tmp_path):
         write_slice(tmp_path / f"{number}.dcm", plane, (0, 0, number), number + 1, slope=slope, intercept=-number)
     expected = PIXELS * np.array([1, 2, 0.5, 4, 1])[:, None, None] - np.arange(5)[:, None, None]
     np.testing.assert_allclose(read_scan(tmp_path).voxels[0].transpose(2, 1, 0), expected)
+
+
+def test_a_series_of_mr_is_not_taken_for_hu(tmp_path):
+    folder = write_series(tmp_path / "s", modality="MR", intercept=0)
+    assert read_scan(folder).modality == "MR"
+    with pytest.raises(UserError, match="is of modality MR, so it is not in HU; prepare with --intensity any"):
+        read_volume(folder)
+    np.testing.assert_array_equal(read_volume(folder, "any").array[0], PIXELS)
 
 
 @pytest.mark.parametrize("codec", ["JPEG", "JPEG2000"])

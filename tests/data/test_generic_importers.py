@@ -54,15 +54,16 @@ sub/b.mha, , , val, , , ,,, ,,,,,
 
 
 def test_a_table_of_boxes_and_of_centres_with_diameters(tmp_path):
-    touch(tmp_path, "a.nii", "sub/b.mha", "unnamed.nii.gz")
+    touch(tmp_path, "a.nii", "sub/b.mha", "unnamed.nii.gz", "unnamed_seg.nii.gz")
     (tmp_path / "boxes.csv").write_text(CSV)
     dataset = read_raw(tmp_path)
     assert dataset.classes == ("mass", "nodule")
-    a, b, unnamed = dataset.cases
+    a, b, unnamed, label_map = dataset.cases
     assert a.marks == (BoxMark((1, 2, 3), (4, 5, 6), "voxels", 1), SphereMark((10, -20, 30), 8, "lps_mm", 0))
     assert a.ignore == (SphereMark((1, 2, 3), 4, "lps_mm", 0),)
     assert (a.patient, a.split) == ("p1", "train")
     assert (b.id, b.marks, b.split, unnamed.split) == ("sub__b", (), "val", "unlabelled")
+    assert "is called a label map" in label_map.problem
 
 
 def test_a_table_in_ras_turns_x_and_y_around(tmp_path):

@@ -69,13 +69,23 @@ def test_a_training_image_without_label_is_a_problem_and_no_negative(tmp_path):
 
 
 def test_a_plain_folder_gives_ids_from_paths(tmp_path):
-    put(tmp_path, "s/x/scan.nii.gz", "s/y/scan.nii", "ct_0000.nii.gz", "ct_2019.nii", "scan_2019.nii", "notes.txt")
+    put(
+        tmp_path,
+        "s/x/scan.nii.gz",
+        "s/y/scan.nii",
+        "s/y/scan.nrrd",
+        "ct_0000.nii.gz",
+        "ct_2019.nii",
+        "scan_2019.nii",
+        "notes.txt",
+    )
     dataset = read_raw(tmp_path)
     assert dataset.classes == ()
     assert {case.id: len(case.images) for case in dataset.cases} == {
         "ct": 2,
         "s__x__scan": 1,
-        "s__y__scan": 1,
+        "s__y__scan.nii": 1,
+        "s__y__scan.nrrd": 1,
         "scan_2019": 1,
     }
     assert {case.split for case in dataset.cases} == {"train"}

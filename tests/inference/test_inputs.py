@@ -28,12 +28,23 @@ def write_series(folder):
 
 
 def test_folders_files_and_lists_in_the_order_named(tmp_path):
-    for name in ("in/b.nii.gz", "in/a_0000.nii", "in/._a.nii.gz", "in/notes.md", "one/c.nii.gz"):
+    for name in ("in/b.nii.gz", "in/a_0000.nii", "in/._a.nii.gz", "in/a_seg.nii", "in/notes.md", "one/c.nii.gz"):
         write_scan(tmp_path / name) if "nii" in name else (tmp_path / name).write_text("")
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "scans.txt").write_text("# two\n../one/c.nii.gz\n\n  ../in \n")
     assert [scan.case for scan in find_scans([tmp_path / "lists" / "scans.txt"])] == ["c", "a", "b"]
     assert [scan.case for scan in find_scans([tmp_path / "in", tmp_path / "one" / "c.nii.gz"])] == ["a", "b", "c"]
+
+
+def test_files_of_one_folder_may_be_channels_of_one_scan(tmp_path):
+    first, second = (write_scan(tmp_path / f"a_000{number}.nii", number) for number in (0, 1))
+    (scan,) = find_scans([tmp_path])
+    assert (scan.case, scan.file) == ("a", "a_0000.nii")
+    assert scan.open("any").read_image((0, 0, 0), (4, 5, 6)).min(axis=(1, 2, 3)).tolist() == [0, 1]
+    before = scan.sha256()
+    write_scan(second, 2)
+    assert scan.sha256() != before
+    assert find_scans([first]) == [ScanPath(first)]
 
 
 def test_a_dicom_series_is_a_folder(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from medpretrain3d.backbones import ResEnc
@@ -185,3 +186,40 @@ def test_a_store_gives_the_boxes_of_its_files(bundle, scans, tmp_path):
 def test_a_folder_that_is_no_bundle(scans, tmp_path, capsys):
     assert predict(tmp_path, tmp_path / "out", scans) == 2
     assert "no detector bundle here" in capsys.readouterr().err
+
+
+def test_a_dicom_series_has_the_boxes_of_the_same_scan_as_nifti(bundle, tmp_path):
+    turn, slant = np.deg2rad([20, 12])
+    around_z = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+    around_x = [[1, 0, 0], [0, np.cos(slant), -np.sin(slant)], [0, np.sin(slant), np.cos(slant)]]
+    volume = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 500, (10, 14, 12)).astype(np.int16))
+    volume.SetSpacing((2.0, 2.5, 3.0))
+    volume.SetOrigin((-30.0, 12.5, 100.0))
+    volume.SetDirection(np.matmul(around_z, around_x).ravel().tolist())
+    sitk.WriteImage(volume, tmp_path / "scan.nii.gz")
+    write_dicom(volume, tmp_path / "series")
+    assert predict(bundle, tmp_path / "out", tmp_path / "scan.nii.gz", tmp_path / "series") == 0
+    nifti, series = (cases(tmp_path / "out")[name] for name in ("scan", "series"))
+    assert len(nifti["boxes"]) == 5
+    np.testing.assert_allclose(series["boxes"], nifti["boxes"], atol=1e-2)
+    np.testing.assert_allclose(series["scores"], nifti["scores"], atol=1e-5)
+
+
+def write_dicom(volume, folder):
+    """A file per slice; names run against the slices' positions."""
+    folder.mkdir()
+    direction = np.reshape(volume.GetDirection(), (3, 3))
+    for number in range(volume.GetDepth()):
+        plane = volume[:, :, number]
+        position = volume.TransformIndexToPhysicalPoint((0, 0, number))
+        for tag, values in {
+            "0008|0016": ["1.2.840.10008.5.1.4.1.1.2"],  # CT, else no pixel spacing is written
+            "0020|000e": ["1.2.3"],
+            "0020|0032": [f"{value:.10g}" for value in position],
+            "0020|0037": [f"{value:.10g}" for value in direction.T[:2].ravel()],
+        }.items():
+            plane.SetMetaData(tag, "\\".join(values))
+        writer = sitk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{volume.GetDepth() - number:02d}.dcm"))
+        writer.Execute(plane)

@@ -4,19 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import yaml
 
 from medpretrain3d import cli
 from medpretrain3d.data.case import Content, Object, write_case
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.store import write_index
+from medpretrain3d.data.store import Store, write_index
 from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import make_plan, read_plan
 from medpretrain3d.planning.make import estimate
 from medpretrain3d.planning.spacing import target_spacing_mm
 from medpretrain3d.planning.topology import plan_topology
+
+INTENSITY = "medpretrain3d.data.intensity."
 
 
 def store(folder, spacings_mm=((2.0, 1.0, 1.0),) * 3, shape=(40, 60, 60), boxes=True):
@@ -122,6 +125,39 @@ def test_the_command_writes_an_editable_plan_and_prints_a_recipe(tmp_path, capsy
     assert second.replace("batch_size: 7", "batch_size: 2") == first
 
 
+def test_raw_scans_are_prepared_as_planned(tmp_path, capsys):
+    raw, native, planned, path = (tmp_path / name for name in ("raw", "native", "planned", "plan.json"))
+    mask = np.zeros((32, 32, 32), np.uint8)
+    mask[4:12, 8:16, 8:16] = 1
+    for number, slice_mm in enumerate((1.0, 2.0, 3.0)):
+        image = np.where(mask > 0, 60, -900).astype(np.int16) + np.int16(number)
+        for name, array in (("ct", image), ("seg", mask)):
+            volume = sitk.GetImageFromArray(array)
+            volume.SetSpacing((1.0, 1.0, slice_mm))
+            (raw / f"p{number}").mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(volume, raw / f"p{number}" / f"{name}.mha")
+    assert cli.main(["prepare", str(raw), str(native)]) == 0
+    capsys.readouterr()
+    plan_it = ["plan", str(native), "--memory", "3", "--preset", "XXS", "--foreground", "-o", str(path)]
+    assert cli.main(plan_it) == 0
+    window = yaml.safe_load(capsys.readouterr().out)["data"]["window"]
+    assert window == read_plan(path).window
+    assert window["class_path"] == INTENSITY + "ForegroundZScore"
+    assert (window["init_args"]["low"], window["init_args"]["mean"]) == ([60], [61])  # objects of 60, 61 and 62
+    assert cli.main(["prepare", str(raw), str(planned), "--plan", str(path)]) == 0
+    case = Store(planned).case("p2__ct")
+    assert Store(planned).spacing_mm == case.grid.spacing_mm == (2, 1, 1)
+    assert case.grid.shape == (48, 32, 32)
+    assert case.boxes.tolist() == [[6, 8, 8, 18, 16, 16]]  # 8 slices of 3 mm are 12 of 2 mm
+    assert make_plan(Corpus([Store(planned).path]), 3, "XXS").spacing_mm == (2, 1, 1)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["prepare", str(raw), str(planned), "--plan", str(path), "--spacing-mm", "1", "1", "1"])
+    assert "--spacing-mm: not allowed with argument --plan" in capsys.readouterr().err
+    assert cli.main(["prepare", str(raw), str(tmp_path / "none"), "--plan", str(tmp_path / "gone.json")]) == 2
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -138,6 +174,13 @@ def test_the_command_writes_an_editable_plan_and_prints_a_recipe(tmp_path, capsy
         ("anchors", [[[4, 4, 4]], []], r"anchors: got \[1, 0\] per level"),
         ("anchors", [[[4, -4, 4]]], r"anchors: got \[4, -4, 4\]"),
         ("anchors", [4], r"anchors: got \[0\] per level"),
+        ("window", "lung", r"window: got 'lung', wanted class_path and init_args"),
+        ("window", {"class_path": "medpretrain3d.backbones.ResEnc"}, r"window: .*ResEnc is no normalisation"),
+        (
+            "window",
+            {"class_path": INTENSITY + "NamedWindow", "init_args": {"name": "x"}},
+            r"window: window 'x': wanted",
+        ),
         ("pach", [32, 32, 32], r"pach: unknown key; a plan has spacing_mm, patch"),
     ],
 )

@@ -3,18 +3,22 @@
 Given a STORE: spacing, patch, batch, strides, kernels, detection levels and anchors for the memory of one device, as
 JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from it:
 `medpretrain3d plan plan.json > plan.yaml`, then `python -m finetune fit --config RECIPE --config plan.yaml`.
-Plan a store of native spacing first, then prepare the data again at the spacing that the plan names.
+Plan a store of native spacing first, then prepare the data again: `medpretrain3d prepare RAW STORE --plan plan.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.data.corpus import Corpus
+from medpretrain3d.data.foreground import foreground_normalisation
+from medpretrain3d.data.store import Store
+from medpretrain3d.description import describe
 from medpretrain3d.planning import Plan, make_plan, read_plan
 
 
@@ -24,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of one device")
     parser.add_argument("--preset", choices=list(PRESETS), default="L", help="size of the ResEnc backbone")
     parser.add_argument("--anchors-per-level", type=int, default=9)
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="normalise CT by the voxels inside the training objects, as nnDetection does; these are read",
+    )
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
 
 
@@ -33,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         plan = read_plan(args.source)
     else:
         plan = make_plan(Corpus([args.source]), args.memory, args.preset, args.anchors_per_level)
+    if args.foreground:
+        plan = replace(plan, window=describe(foreground_normalisation(Store(args.source))))
     if args.output:
         plan.write(args.output)
     print(_as_recipe(plan), end="")

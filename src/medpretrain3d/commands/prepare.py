@@ -22,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders and options."""
     parser.add_argument("raw", type=Path, nargs="+", metavar="RAW")
     parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument(
+    spacing = parser.add_mutually_exclusive_group()
+    spacing.add_argument(
         "--spacing-mm", type=float, nargs=3, metavar=("D", "H", "W"), help="resample to this; default: each scan's own"
     )
+    spacing.add_argument("--plan", type=Path, metavar="PLAN.json", help="resample to the spacing of this plan")
     parser.add_argument(
         "--objects",
         choices=("components", "labels"),
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepare, then say what happened."""
     options = PrepareOptions(
-        tuple(args.spacing_mm) if args.spacing_mm else None,
+        _spacing_mm(args),
         args.objects,
         args.min_voxels,
         args.fold,
@@ -75,6 +77,14 @@ def run(args: argparse.Namespace) -> int:
     if not summary.awaited:
         _deal_out_folds(Store(args.store))
     return int(bool(summary.skipped))
+
+
+def _spacing_mm(args: argparse.Namespace) -> tuple[float, float, float] | None:
+    if args.plan:
+        from medpretrain3d.planning import read_plan  # brings torch, for which no other call needs to wait
+
+        return read_plan(args.plan).spacing_mm
+    return tuple(args.spacing_mm) if args.spacing_mm else None
 
 
 def _deal_out_folds(store: Store) -> None:

@@ -63,6 +63,8 @@ class Content:
     """Slope and intercept per channel where it is not in HU: the file's values are `slope * image + intercept`."""
     voxels: str = ""
     """`voxels_sha256` of the file's image; empty where that is `image`."""
+    statistics: Sequence[ChannelStatistics] = ()
+    """Of the file's image, by which prediction normalises too; empty where that is `image`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
 
@@ -98,7 +100,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
         "has_mask": content.mask is not None,
         "pad_values": pad_values,
         "rescale": [list(one) for one in content.rescale],
-        "statistics": [one.to_json() for one in channel_statistics(content.image, pad_values)],
+        "statistics": [one.to_json() for one in content.statistics or channel_statistics(content.image, pad_values)],
         "voxels": content.voxels or voxels_sha256(content.image),
         "grid": content.grid.to_json(),
         "source_grid": content.source_grid.to_json(),
@@ -220,7 +222,10 @@ class Case:
 
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Of each channel of the whole volume, in stored units: `normalisation.fitted(case.statistics)(crop)`."""
+        """Of each channel of the whole volume before it was resampled, in stored units.
+
+        `normalisation.fitted(case.statistics)(crop)` is what a network sees.
+        """
         return tuple(ChannelStatistics.from_json(one) for one in self.sidecar["statistics"])
 
     @functools.cached_property

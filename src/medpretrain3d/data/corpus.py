@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medpretrain3d.data.intensity import Normalisation, Window, ZScore
 from medpretrain3d.data.store import Case, Store
+from medpretrain3d.data.volume import Unit
 from medpretrain3d.errors import UserError
 
 
@@ -80,6 +82,16 @@ class Corpus:
         """Changes when any voxel or label of any case does."""
         joined = "\n".join(store.fingerprint for store in self.stores)
         return hashlib.sha256(joined.encode()).hexdigest() if len(self.stores) > 1 else joined
+
+    @property
+    def unit(self) -> Unit:
+        """In which its scans were prepared, as the first one tells."""
+        return "any" if self.cases("all")[0].open().rescale else "hu"
+
+    @property
+    def usual_window(self) -> Normalisation:
+        """What its images are normalised by where a recipe does not say: HU have a window, other values none."""
+        return Window() if self.unit == "hu" else ZScore()
 
     def cases(self, split: str) -> list[CaseRef]:
         """Cases of a split of every store; `all` for all cases.

@@ -24,13 +24,14 @@ class Instance:
 
 
 def find_objects(
-    labels: np.ndarray, class_of_value: Mapping[int, int], rule: ObjectRule, min_voxels: int = 1
+    labels: np.ndarray, class_of_value: Mapping[int, int] | None, rule: ObjectRule, min_voxels: int = 1
 ) -> tuple[np.ndarray, list[Instance]]:
     """Split a label map (D, H, W) into objects.
 
     Args:
         labels: label values or instance ids, 0 for background.
-        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`.
+        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`; None is an
+            instance map of class 0.
         rule: `components` (26-connected), `labels` or `instances`.
         min_voxels: smaller objects are noise of the annotation and become background.
 
@@ -42,9 +43,12 @@ def find_objects(
         UserError: a value without a class, an instance without a voxel, or more objects than ids.
     """
     values = {int(value) for value in np.unique(labels)} - {0}
+    if class_of_value is None:
+        class_of_value, rule = dict.fromkeys(values, 0), "instances"
     unknown = sorted(values - set(class_of_value))
     if unknown:
-        raise UserError(f"label values {_some(unknown)} stand for no class; known are {_some(sorted(class_of_value))}")
+        known = _some(sorted(class_of_value)) or "none"
+        raise UserError(f"label values {_some(unknown)} stand for no class; known are {known}; name every value")
     anatomy = [value for value in values if class_of_value[value] == ANATOMY]
     if anatomy:
         labels = np.where(np.isin(labels, anatomy), 0, labels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.data.quarantine import Unusable
-from medpretrain3d.data.volume import Unit, Volume
+from medpretrain3d.data.volume import SMALLEST_RANGE_HU, Unit, Volume
 
 MIN_VOX = 4
 """Fewer voxels along an axis are a localizer or a cut of one, not a volume."""
@@ -45,3 +45,6 @@ def check_plausible(path: Path, volume: Volume, unit: Unit) -> None:
     tissue = np.count_nonzero(volume.array > TISSUE_HU) / volume.array.size
     if unit == "hu" and tissue < MIN_TISSUE:
         raise Unusable(f"{path}: {tissue:.2%} of the voxels are above {TISSUE_HU} HU: nothing but air", "no tissue")
+    low, high = int(volume.array.min()), int(volume.array.max())
+    if unit == "hu" and high - low < SMALLEST_RANGE_HU:
+        raise Unusable(f"{path}: values from {low} to {high}, as of a label map; give the scan in HU", "values")

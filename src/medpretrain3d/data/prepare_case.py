@@ -93,7 +93,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
     if len(image.array) != job.num_channels:
         raise Unusable(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
-    voxels = voxels_sha256(image.array)
+    voxels, statistics = voxels_sha256(image.array), image.statistics
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
     if job.spacing_mm:
         image = resample(image, job.spacing_mm)
@@ -109,6 +109,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
         case.patient,
         rescale=image.rescale,
         voxels=voxels,
+        statistics=statistics,
         facts=facts,
     )
 
@@ -123,6 +124,7 @@ def _facts(job: Job) -> dict[str, Any]:
     files = [(file.name, file.stat()) for path in paths for file in source_files(path)]
     # A hash, for a DICOM series has hundreds of files, and their names may be a patient's.
     listed = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in files])
+    class_of_value = job.case.class_of_value
     return {
         "version": VERSION,
         "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
@@ -134,6 +136,6 @@ def _facts(job: Job) -> dict[str, Any]:
             "num_channels": job.num_channels,
             "problem": job.case.problem,
             "marks": marks_sha256(job.case),
-            "class_of_value": {str(value): label for value, label in sorted(job.case.class_of_value.items())},
+            "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
         },
     }

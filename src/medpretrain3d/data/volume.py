@@ -20,8 +20,10 @@ from medpretrain3d.errors import UserError
 
 Unit = Literal["hu", "any"]
 """`hu`: values are Hounsfield units. `any`: they mean something within one scan only, as in MR."""
-SMALLEST_FLOAT_RANGE = 16
-"""A floating-point image with fractions and less range than this was normalised; rounding would empty it."""
+WITHOUT_HU = ("MR", "PT", "NM", "US")
+"""DICOM's modalities whose values are no Hounsfield units."""
+SMALLEST_RANGE_HU = 16
+"""Noise alone is wider. With fractions, less is a normalised image, which rounding would empty; else a label map."""
 LARGEST_STORED = 32000
 """A channel in units that do not fit int16 is stretched over 0 to this."""
 
@@ -72,9 +74,14 @@ def read_volume(path: Path, unit: Unit = "hu") -> Volume:
     0 to 32000, which keeps 15 bits, and `rescale` leads back.
 
     Raises:
-        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, or a normalised image.
+        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised image, or a
+            DICOM series of MR, PET or the like.
     """
     scan = read_scan(path)
+    if unit == "hu" and scan.modality in WITHOUT_HU:
+        raise Unusable(
+            f"{path}: is of modality {scan.modality}, so it is not in HU; prepare with --intensity any", "values"
+        )
     if unit == "hu":
         return _canonical(scan, _to_hu(path, scan.voxels))
     channels = [_to_int16(channel) for channel in scan.voxels]
@@ -191,7 +198,7 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
         )
     if voxels.dtype.kind == "f":
         rounded = np.rint(voxels)
-        if high - low < SMALLEST_FLOAT_RANGE and not np.array_equal(rounded, voxels):
+        if high - low < SMALLEST_RANGE_HU and not np.array_equal(rounded, voxels):
             raise Unusable(
                 f"{path}: fractions from {low:g} to {high:g}, so it is not in HU but normalised; "
                 "give the original scan",

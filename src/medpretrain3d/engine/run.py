@@ -58,11 +58,11 @@ class RunFile:
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of this run so far, earlier sittings included."""
-        return round(self._earlier_minutes + (time.monotonic() - self._started) / 60, 2)
+        return round(self._earlier_minutes + (time.monotonic() - self._started) / 60, 4)
 
     def update(self, **facts: Any) -> None:
         """Add or replace facts; the file is complete at any moment."""
-        merged = {**self.read(), **facts, "minutes": self.minutes}
+        merged = {**self.read(), **facts, "minutes": round(self.minutes, 2)}
         write_text(self.path, json.dumps(merged, indent=2) + "\n")
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from medpretrain3d.data.corpus import CaseRef, Corpus
+from medpretrain3d.data.importers.files import channel_files, is_label_map
 from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
 from medpretrain3d.data.readers.dicom import is_dicom
 from medpretrain3d.data.store import INDEX
-from medpretrain3d.data.volume import Unit, read_volume
+from medpretrain3d.data.volume import Unit, read_channels
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
 
@@ -40,6 +41,8 @@ class ScanPath:
     """A file of any format of `data.readers`, or the folder of a DICOM series."""
 
     path: Path
+    more: tuple[Path, ...] = ()
+    """Files of further channels."""
 
     @property
     def case(self) -> str:
@@ -53,12 +56,12 @@ class ScanPath:
 
     def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read the scan. Raises UserError where it is damaged."""
-        return read_volume(self.path, unit)
+        return read_channels([self.path, *self.more], unit)
 
     def sha256(self) -> str:
-        """Of the file, or of all slices."""
+        """Of the files, or of all slices."""
         digest = hashlib.sha256()
-        for path in source_files(self.path):
+        for path in (file for part in (self.path, *self.more) for file in source_files(part)):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -92,9 +95,10 @@ class StoredScan:
 def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
     """The scans behind what was named, in that order.
 
-    A path may be a volume file; a folder with volume files directly inside, in the order of their names; the folder of
-    a DICOM series, or a folder of such folders; a text file with one path per line, relative to the text file, where
-    empty lines and lines that begin with # do not count; or a store.
+    A path may be a volume file; a folder with volume files directly inside, in the order of their names, where `_0000`
+    and `_0001` are channels and what is called a label map (`p1_seg.nii.gz`) does not count; the folder of a DICOM
+    series, or a folder of such folders; a text file with one path per line, relative to the text file, where empty
+    lines and lines that begin with # do not count; or a store.
 
     Args:
         paths: as named.
@@ -121,25 +125,25 @@ def _behind(path: Path, split: str) -> Iterator[ScanInput]:
         for ref in Corpus([path]).cases(split):
             yield StoredScan(ref)
     elif path.is_dir():
-        yield from map(ScanPath, _inside(path))
+        yield from _inside(path)
     else:
         yield ScanPath(path)
 
 
-def _inside(folder: Path) -> list[Path]:
-    """Volume files of a folder, or itself where it is a DICOM series, or the series directly inside."""
-    volumes = find_volumes(folder)
+def _inside(folder: Path) -> list[ScanPath]:
+    """The volumes in a folder but label maps, or itself where it is a DICOM series, or the series directly inside."""
+    volumes = [path for path in find_volumes(folder) if not is_label_map(Path(path.name))]
     if volumes:
-        return volumes
+        return [ScanPath(first, tuple(more)) for first, *more in channel_files(volumes).values()]
     if _is_series(folder):
-        return [folder]
+        return [ScanPath(folder)]
     series = sorted(inner for inner in folder.glob("[!.]*") if inner.is_dir() and _is_series(inner))
     if not series:
         raise UserError(
             f"{folder}: holds no volume ({', '.join(VOLUME_ENDINGS)}) and no DICOM series; name the folder with the "
             "scans themselves"
         )
-    return series
+    return [ScanPath(inner) for inner in series]
 
 
 def _is_series(folder: Path) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
+from medpretrain3d.data.intensity import Normalisation
+from medpretrain3d.description import Description, build
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
 
@@ -42,6 +44,8 @@ class Plan:
     """Finest stage that objects are detected on; None without objects."""
     anchors: tuple[tuple[Size, ...], ...] | None = None
     """Extents in voxels, per detection level; None without objects."""
+    window: Description | None = None
+    """How intensities are normalised, a class of `medpretrain3d.data.intensity`; None leaves that to the recipe."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """What the plan was made from and what it promised; edited values leave it as it is."""
 
@@ -67,6 +71,8 @@ class Plan:
         except UserError as error:
             raise UserError(f"patch: {error}") from error
         self._check_levels(num_stages)
+        if self.window is not None:
+            _check_window(self.window)
 
     @property
     def topology(self) -> Topology:
@@ -79,6 +85,8 @@ class Plan:
         stages = {name: plain[name] for name in ("preset", "strides", "kernel_sizes")}
         backbone = {"class_path": "medpretrain3d.backbones.ResEnc", "init_args": stages}
         data = {"patch": plain["patch"], "batch_size": plain["batch_size"]}
+        if self.window is not None:
+            data["window"] = plain["window"]
         if self.anchors is None:
             return {"model": {"objective": {"init_args": {"backbone": backbone}}}, "data": data}
         anchors = {"class_path": "medpretrain3d.detection.AnchorGrid", "init_args": {"sizes": plain["anchors"]}}
@@ -136,6 +144,17 @@ def read_plan(path: Path) -> Plan:
         return Plan(**values, report=document.get("report", {}))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _check_window(window: Any) -> None:
+    if not isinstance(window, Mapping) or "class_path" not in window:
+        raise UserError(f"window: got {window!r}, wanted class_path and init_args of a normalisation")
+    try:
+        normalisation = build(window)
+    except UserError as error:
+        raise UserError(f"window: {error}") from error
+    if not isinstance(normalisation, Normalisation):
+        raise UserError(f"window: {window['class_path']} is no normalisation, see docs/data.md#intensities")
 
 
 def _check_numbers(name: str, triple: Any, kind: type) -> None:

@@ -28,8 +28,9 @@ class RawCase:
     images: tuple[Path, ...]
     """One file per channel; a DICOM series is its folder."""
     labels: Path | None = None
-    class_of_value: Mapping[int, int] = field(default_factory=dict)
-    """Class (from 0), `ANATOMY` or `IGNORE` for each value other than 0 that the label map may hold."""
+    class_of_value: Mapping[int, int] | None = field(default_factory=dict)
+    """Class (from 0), `ANATOMY` or `IGNORE` for each value other than 0 that the label map may hold; None where every
+    value is an object of class 0, whatever the rule."""
     marks: tuple[Mark, ...] = ()
     """Objects that are given as boxes or spheres."""
     ignore: tuple[Mark, ...] = ()

@@ -19,6 +19,7 @@ The frame F is `vox` (voxels of the file's own array, half-open: the first voxel
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
@@ -50,11 +51,8 @@ def read_boxes_csv(raw: Path) -> RawDataset:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
     cases = [_case(raw, image, rows, classes) for image, rows in rows_of.items()]
     named = {case.images[0] for case in cases}
-    cases += [
-        RawCase(case.id, case.images, split="unlabelled")
-        for case in read_folder(raw).cases
-        if not named & set(case.images)
-    ]
+    rest = [case for case in read_folder(raw).cases if not named & set(case.images)]
+    cases += [replace(case, split="unlabelled") for case in rest]
     return RawDataset(classes, tuple(sorted(cases, key=lambda case: case.id)))
 
 

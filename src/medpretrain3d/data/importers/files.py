@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.data.readers import volume_stem
+from medpretrain3d.data.readers import volume_ending, volume_stem
 from medpretrain3d.errors import UserError
+
+LABEL_MAP = re.compile(r"(seg|segmentation|mask|label|labelmap|instance|annotation|gt)s?\d*(tr|ts)?")
+"""A word, in lower case, that says of a file or of the files in a folder that they are no scans."""
 
 
 def dicom_series(folder: Path) -> list[Path]:
@@ -20,14 +23,33 @@ def dicom_series(folder: Path) -> list[Path]:
 
 
 def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
-    """Files of one folder by case: `<id>_0000`, `<id>_0001`, ... are channels, any other file is a case of its own."""
-    by_stem = {volume_stem(path): path for path in files}
+    """Files of one folder by case: `<id>_0000`, `<id>_0001`, ... are channels, any other file is a case of its own.
+
+    An id is a name without its ending; files that differ in nothing else, as `a.nii` and `a.mha`, keep it.
+    """
+    files = list(files)
+    count = Counter(volume_stem(path) for path in files)
+    by_stem = {volume_stem(path) if count[volume_stem(path)] == 1 else path.name: path for path in files}
     cases: dict[str, list[Path]] = defaultdict(list)
     for name, path in sorted(by_stem.items()):
         channel = re.fullmatch(r"(.+)_\d{4}", name)
         # A year at the end of a name is no channel: channels are counted from 0000 on.
         cases[channel[1] if channel and f"{channel[1]}_0000" in by_stem else name].append(path)
     return {case_id: tuple(paths) for case_id, paths in cases.items()}
+
+
+def words_of(name: str) -> tuple[str, ...]:
+    """The words of a name in lower case, at whatever else than letters and digits it is parted."""
+    return tuple(re.findall(r"[^\W_]+", name.lower()))
+
+
+def is_label_map(path: Path) -> bool:
+    """Whether a volume is called a label map by the first or last word of its name or the last of a folder's."""
+    if not volume_ending(path):
+        return False
+    words = words_of(volume_stem(path))
+    telling = [*words[:1], *words[-1:], *(word for folder in path.parts[:-1] for word in words_of(folder)[-1:])]
+    return any(LABEL_MAP.fullmatch(word) for word in telling)
 
 
 def case_id_of(path: Path, root: Path) -> str:

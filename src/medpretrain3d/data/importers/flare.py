@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import channel_files
+from medpretrain3d.data.importers.base import RawDataset
+from medpretrain3d.data.importers.folder import volumes_below
 from medpretrain3d.data.importers.layout import Layout, Misplaced
-from medpretrain3d.data.readers import find_volumes
 
 LABEL_FOLDER = re.compile(
     r"((.*[-_])?(labels?|masks?|gt)|segmentations?|labels?(tr|ts|va)\d*|.*pseudo.*)", re.IGNORECASE
@@ -22,15 +21,10 @@ def read_flare(raw: Path) -> RawDataset:
     Raises:
         Misplaced: no scan in such a folder.
     """
-    by_folder: dict[Path, list[Path]] = {}
-    for path in find_volumes(raw, recursive=True):
-        parts = path.relative_to(raw).parts[:-1]
-        if not any(LABEL_FOLDER.fullmatch(part) for part in parts):
-            by_folder.setdefault(path.parent, []).append(path)
     cases = [
-        RawCase("__".join([*folder.relative_to(raw).parts, name]), images)
-        for folder, files in sorted(by_folder.items())
-        for name, images in channel_files(files).items()
+        case
+        for case in volumes_below(raw)[0]
+        if not any(LABEL_FOLDER.fullmatch(part) for part in case.images[0].relative_to(raw).parts[:-1])
     ]
     if not cases:
         raise Misplaced("no scan outside the folders of labels")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from medpretrain3d.data.importers.base import RawDataset
@@ -34,15 +33,15 @@ class Layout:
     licence: str
     wanted: str
     """The tree, as it is shown to whoever has another one."""
-    signs: tuple[str, ...]
-    """Patterns that all have to match a name below the folder for the layout to be recognised by its tree. Folders end
-    on a slash; `**/` in front is any depth."""
+    signs: tuple[str | Callable[[Path], bool], ...]
+    """Patterns, or conditions, that each have to fit a name below the folder for the layout to be recognised by its
+    tree. In patterns folders end on a slash; `**/` in front is any depth."""
     read: Callable[..., RawDataset]
     """From the folder to its cases; further arguments are options with a default."""
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a folder with these names in it, as `glance` gives them, looks like this layout."""
-        return all(any(fnmatchcase(f"/{name}", _pattern(sign)) for name in names) for sign in self.signs)
+        return all(any(_fits(sign, name) for name in names) for sign in self.signs)
 
     def open(self, raw: Path, options: Mapping[str, str] | None = None) -> RawDataset:
         """List the cases of a folder.
@@ -81,8 +80,10 @@ class Layout:
         return arguments
 
 
-def _pattern(sign: str) -> str:
-    return f"*/{sign[3:]}" if sign.startswith("**/") else f"/{sign}"
+def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
+    if callable(sign):
+        return sign(Path(name))
+    return PurePosixPath(f"/{name}").match(sign[3:] if sign.startswith("**/") else f"/{sign}")
 
 
 def need(path: Path) -> Path:

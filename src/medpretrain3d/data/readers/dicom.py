@@ -1,7 +1,7 @@
 """DICOM: the slices of one series put together. Needs SimpleITK, the extra `dicom`.
 
-Of the header only the tags below are asked for: geometry, and which slices belong together. Nothing that names a
-patient is looked at.
+Of the header only the tags below are asked for: geometry, modality, and which slices belong together. Nothing that
+names a patient is looked at.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medpretrain3d.errors import UserError
 ENDINGS = (".dcm", ".ima")
 
 _SERIES, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
-_FRAMES, _SAMPLES = "0028|0008", "0028|0002"
+_FRAMES, _SAMPLES, _MODALITY = "0028|0008", "0028|0002", "0008|0060"
 
 
 class MissingLibrary(UserError):
@@ -88,7 +88,9 @@ def read_dicom(path: Path) -> Scan:
     order, affine = regular_order(path, [head.corner for head in heads], heads[0].axes, _same_pixels(heads))
     checked_affine(path, affine)
     slices = [_pixels(heads[index].file) for index in order]
-    return Scan(path, np.stack(slices, axis=-1)[None], affine)
+    header = _header(series.files[0])
+    modality = header.GetMetaData(_MODALITY).strip() if header.HasMetaDataKey(_MODALITY) else ""
+    return Scan(path, np.stack(slices, axis=-1)[None], affine, modality)
 
 
 def series_of(path: Path) -> Series:

@@ -22,6 +22,7 @@ class Scan:
     Args:
         voxels: (C, i, j, k), finite numbers.
         affine_lps: (4, 4) float64, from voxel index to LPS mm.
+        modality: DICOM's, as `CT` or `MR`; empty where the file does not say.
 
     Raises:
         Unusable: voxels that are not finite.
@@ -30,6 +31,7 @@ class Scan:
     path: Path
     voxels: np.ndarray
     affine_lps: np.ndarray
+    modality: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what arithmetic would spread over the whole image."""
