@@ -11,12 +11,22 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
-from medpretrain3d.objectives import MAE, CaseClassification, MultiTalent, Objective, SimMIM, SliceWise, SparK
-from tests import tiny_generative
+from medpretrain3d.objectives import (
+    MAE,
+    CaseClassification,
+    ModelsGenesis,
+    MultiTalent,
+    Objective,
+    SimMIM,
+    SliceWise,
+    SparK,
+    SwinMultiTask,
+    VolumeFusion,
+)
 from tests.tiny import tiny_backbone
 from tests.tiny_views import CONTRASTIVE, tiny_views
 
-# Small patches (D, H, W) that hold at least two cells of the coarsest level.
+# Small patches (D, H, W) that hold at least two cells of the coarsest level, of Swin one.
 PATCHES: dict[str, tuple[int, int, int]] = {
     "ResEnc": (16, 16, 16),
     "ResEnc anisotropic": (8, 16, 16),
@@ -26,8 +36,8 @@ PATCHES: dict[str, tuple[int, int, int]] = {
     "ResNet3D bottlenecks, dilated": (16, 8, 16),
     "ResNet3D anisotropic, instance norm": (8, 64, 32),
     "MedNeXt anisotropic, kernel 5": (8, 16, 32),
-    "InflatedCNN": (32, 32, 32),
-    "SwinUNETR": (32, 32, 32),
+    "InflatedCNN anisotropic": (8, 32, 32),
+    "SwinUNETR-V2 anisotropic": (16, 32, 32),
     "ViT": (16, 16, 24),
     "ViT anisotropic": (8, 16, 24),
     "Primus": (16, 16, 24),
@@ -38,7 +48,7 @@ SPARSE = (
     *("ResEnc", "ResEnc anisotropic", "PlainConv", "GenesisUNet", "SegResNet", "ResNet3D bottlenecks, dilated"),
     *("ResNet3D anisotropic, instance norm", "MedNeXt anisotropic, kernel 5"),
 )
-ENCODERS = (*SPARSE, "InflatedCNN", *TRANSFORMERS, "SwinUNETR")
+ENCODERS = (*SPARSE, "InflatedCNN anisotropic", *TRANSFORMERS, "SwinUNETR-V2 anisotropic")
 EVERY = (*ENCODERS, "TokenPyramid")
 
 
@@ -48,35 +58,41 @@ class TinyObjective:
 
     make: Callable[[Backbone], Objective]
     backbones: tuple[str, ...]
-    batch: Callable[[str], dict[str, Any]] = lambda name: tiny_batch(name)
+    batch: Callable[[str, int], dict[str, Any]] = lambda name, first_seed: tiny_batch(name, first_seed)
+    """Two samples for the backbone of a name, other ones for every seed."""
 
 
 TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     MAE: TinyObjective(
         lambda backbone: MAE(backbone, 0.5, mask_block=None if hasattr(backbone, "embed") else (4, 8, 8)), EVERY
     ),
-    SimMIM: TinyObjective(partial(SimMIM, mask_ratio=0.5, mask_block=(8, 8, 8)), (*TRANSFORMERS, "SwinUNETR")),
+    SimMIM: TinyObjective(
+        partial(SimMIM, mask_ratio=0.5, mask_block=(8, 8, 8)), (*TRANSFORMERS, "SwinUNETR-V2 anisotropic")
+    ),
     SliceWise: TinyObjective(
         lambda backbone: SliceWise(backbone, 0.5, orientation="sagittal"), (*SPARSE, *TRANSFORMERS)
     ),
     SparK: TinyObjective(partial(SparK, mask_ratio=0.5), SPARSE),
     **{
-        cls: TinyObjective(make, ENCODERS, partial(lambda cls, name: tiny_views(cls, PATCHES[name]), cls))
+        cls: TinyObjective(make, ENCODERS, partial(lambda cls, name, seed: tiny_views(cls, PATCHES[name], seed), cls))
         for cls, make in CONTRASTIVE.items()
     },
-    **{
-        cls: TinyObjective(make, tuple(tiny_generative.PATCHES), partial(tiny_generative.generative_batch, cls))
-        for cls, make in tiny_generative.GENERATIVE.items()
-    },
+    ModelsGenesis: TinyObjective(partial(ModelsGenesis, num_shuffled_blocks=500), EVERY),
+    VolumeFusion: TinyObjective(
+        partial(VolumeFusion, num_boxes=(1, 3), box_edge=(4, 12)),
+        EVERY,
+        lambda name, first_seed: paired_batch(name, first_seed),
+    ),
+    SwinMultiTask: TinyObjective(partial(SwinMultiTask, contrast_channels=16), ENCODERS),
     MultiTalent: TinyObjective(
         partial(MultiTalent, classes=(("liver", "spleen"), ("liver", "kidney", "aorta"))),
         EVERY,
-        lambda name: labelled_batch(name),
+        lambda name, first_seed: labelled_batch(name, first_seed),
     ),
     CaseClassification: TinyObjective(
         partial(CaseClassification, classes=(("benign", "malignant"),), hidden_channels=8),
         ENCODERS,
-        lambda name: case_labelled_batch(name),
+        lambda name, first_seed: case_labelled_batch(name, first_seed),
     ),
 }
 PAIRS = [(cls, name) for cls, tiny in TINY_OBJECTIVES.items() for name in tiny.backbones]
@@ -92,6 +108,12 @@ def tiny_batch(name: str, first_seed: int = 5, count: int = 2) -> dict[str, Any]
     """Crops of something like a body for the backbone of that name, other ones for every seed."""
     seeds = torch.arange(first_seed, first_seed + count)
     return {"image": torch.stack([body(PATCHES[name], int(seed)) for seed in seeds]), "seed": seeds}
+
+
+def paired_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
+    """Each body with another one."""
+    batch = tiny_batch(name, first_seed)
+    return {**batch, "image": torch.stack([batch["image"], tiny_batch(name, 1000 + first_seed)["image"]], dim=1)}
 
 
 def labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:

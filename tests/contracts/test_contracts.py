@@ -57,7 +57,7 @@ def test_every_objective_has_its_tiny_example():
 @pytest.mark.parametrize(("cls", "name"), PAIRS, ids=[f"{cls.__name__} {name}" for cls, name in PAIRS])
 def test_objectives_train_every_parameter_and_repeat_themselves(cls, name):
     objective = tiny_objective(cls, name)
-    batch = TINY_OBJECTIVES[cls].batch(name)
+    batch = TINY_OBJECTIVES[cls].batch(name, 5)
     out = objective(batch)
     out.loss.backward()
     assert untrained(objective) == []  # DDP needs them all

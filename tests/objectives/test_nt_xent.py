@@ -1,18 +1,13 @@
 from __future__ import annotations
 
-import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch.nn.parallel import DistributedDataParallel
 
 from medpretrain3d.backbones import TokenPyramid, ViT
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives import DINO, ConsistentViews, Objective, SimCLR
+from medpretrain3d.objectives import SimCLR
 from medpretrain3d.objectives.nt_xent import nt_xent
 from tests.tiny import tiny_backbone
 from tests.tiny_views import CONTRASTIVE, two_views
@@ -50,41 +45,3 @@ def test_half_precision_does_not_touch_the_loss():
         assert torch.equal(nt_xent(first, second, 0.01), nt_xent(first, second, 0.01).float())
         inside = nt_xent(first, second, 0.01)
     assert torch.equal(inside, nt_xent(first, second, 0.01))
-
-
-def step(objective: Objective, call: torch.nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Loss, gradients, and what has followed after one step without any change of the weights."""
-    loss = call(batch).loss
-    loss.backward()
-    objective.after_step()
-    gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
-    return {"loss": loss.detach(), **gradients, **{f"buffer {name}": b for name, b in objective.named_buffers()}}
-
-
-def work(rank: int, folder: Path, objectives: dict[str, Objective]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    batch = {name: value.chunk(2)[rank] for name, value in two_views(SHAPE, count=8).items()}
-    results = {}
-    for name, objective in objectives.items():
-        results[name] = step(objective, DistributedDataParallel(objective), batch)
-        dist.all_reduce(results[name]["loss"])
-        results[name]["loss"] /= 2
-    if rank == 0:
-        torch.save(results, folder / "results.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_with_four_samples_step_as_one_with_eight(tmp_path):
-    objectives = {
-        cls.__name__: CONTRASTIVE[cls](tiny_backbone("ViT anisotropic")) for cls in (SimCLR, DINO, ConsistentViews)
-    }
-    alone = {name: copy.deepcopy(objective) for name, objective in objectives.items()}
-    mp.start_processes(work, (tmp_path, objectives), nprocs=2, start_method="spawn")
-    together = torch.load(tmp_path / "results.pt", weights_only=True)
-    for name, objective in alone.items():
-        expected = step(objective, objective, two_views(SHAPE, count=8))
-        assert together[name]["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-6)
-        assert together[name].keys() == expected.keys()
-        for part, value in expected.items():
-            torch.testing.assert_close(together[name][part], value, atol=1e-6, rtol=1e-4, msg=f"{name} {part}")

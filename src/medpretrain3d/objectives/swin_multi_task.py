@@ -23,8 +23,8 @@ NUM_TURNS = 4
 class SwinMultiTask(Objective):
     """Tell the rotation, contrast two views, and fill cut-out boxes (Tang et al., 2022, arXiv:2111.14791).
 
-    Both views are of one crop, each turned by a multiple of 90 degrees about the D axis and with boxes of its own
-    replaced by noise. The coarsest level is averaged over space for two linear heads, and decoded without skips to the
+    Both views are of one crop, each turned by a multiple of 90 degrees about the D axis, or of 180 degrees where H is
+    not W, and with boxes of its own replaced by noise. The coarsest level is averaged over space for two linear heads, and decoded without skips to the
     whole view as it was before boxes were cut out: cross entropy, NT-Xent and mean absolute error, summed.
 
     The paper's code reads rotation and contrast off one corner of the coarsest level; here all of it is averaged.
@@ -40,8 +40,7 @@ class SwinMultiTask(Objective):
         restoration_weight: of the absolute error.
 
     Raises:
-        UserError: shares outside (0, 1) or a backbone with branches; in `forward`, a patch that is not square in the
-            plane of rotation, or one sample over all processes.
+        UserError: shares outside (0, 1) or a backbone with branches; in `forward`, one sample over all processes.
     """
 
     paradigm = "reconstruction"
@@ -79,7 +78,8 @@ class SwinMultiTask(Objective):
     @torch.no_grad()
     def draw_view(self, image: Tensor, draws: Draws) -> tuple[Tensor, Tensor, int]:
         """A view of an image (C, D, H, W): with boxes cut out, without, and the quarter turns made."""
-        turns = draws.integer(0, NUM_TURNS - 1)
+        is_square = image.shape[2] == image.shape[3]  # a quarter turn keeps the shape of such a patch alone
+        turns = draws.integer(0, NUM_TURNS - 1) if is_square else 2 * draws.integer(0, 1)
         turned = image.rot90(turns, (2, 3))
         cut = self.draw_cuts(turned.shape[1:], draws)
         noise = (2 * draws.uniform(*turned.shape) - 1).to(turned.dtype)
@@ -102,11 +102,6 @@ class SwinMultiTask(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
-        if image.shape[-2] != image.shape[-1]:
-            raise UserError(
-                f"SwinMultiTask: patch {tuple(image.shape[2:])} changes its shape when turned about D; "
-                "use a data.patch with equal H and W"
-            )
         draws = [Draws(seed) for seed in batch["seed"]]
         views = [self.draw_view(one, own) for _ in range(2) for one, own in zip(image, draws, strict=True)]
         cut = torch.stack([view[0] for view in views])  # (2 B, C, D, H, W), all first views, then all second ones

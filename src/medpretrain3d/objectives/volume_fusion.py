@@ -11,6 +11,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.cuboids import Triple, random_cuboids, slices
 from medpretrain3d.objectives.draws import Draws
+from medpretrain3d.objectives.processes import gather_rows
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
 
 
@@ -104,7 +105,7 @@ class VolumeFusion(Objective):
 
 
 def soft_dice_loss(probabilities: Tensor, label: Tensor) -> Tensor:
-    """One minus the Dice coefficient over the whole batch, mean over the classes that occur in it.
+    """One minus the Dice coefficient over the whole batch of all processes, mean over the classes that occur in it.
 
     Args:
         probabilities: (B, K, D, H, W), summing to 1 over K.
@@ -112,6 +113,7 @@ def soft_dice_loss(probabilities: Tensor, label: Tensor) -> Tensor:
     """
     axes = (0, 2, 3, 4)
     true = torch.zeros_like(probabilities).scatter_(1, label[:, None], 1.0)
-    size = true.sum(axes)  # (K,)
-    dice = 2 * (probabilities * true).sum(axes) / (probabilities.sum(axes) + size)
+    sums = torch.stack([(probabilities * true).sum(axes), probabilities.sum(axes), true.sum(axes)])  # (3, K)
+    inside, predicted, size = gather_rows(sums[None]).sum(0)
+    dice = 2 * inside / (predicted + size)
     return 1 - dice[size > 0].mean()

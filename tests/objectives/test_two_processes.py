@@ -1,0 +1,78 @@
+"""Every objective steps on two processes with four samples each as on one with eight."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from medpretrain3d.objectives import MultiTalent, Objective, SparK
+from tests.tiny_objectives import TINY_OBJECTIVES, tiny_objective
+
+Batch = dict[str, torch.Tensor]
+
+
+def half(cls: type[Objective], rank: int) -> Batch:
+    """The four samples of a process; of MultiTalent those of one data set each, so that no process sees all classes."""
+    batch = joined([TINY_OBJECTIVES[cls].batch(backbone(cls), 4 * rank + first) for first in (0, 2)])
+    return {**batch, "dataset": torch.full((4,), rank)} if cls is MultiTalent else batch
+
+
+def joined(parts: list[Batch]) -> Batch:
+    batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if "target_of" in batch:  # counts the samples of its own part
+        offsets = range(0, len(batch["seed"]), len(batch["seed"]) // len(parts))
+        batch["target_of"] = torch.cat([part["target_of"] + i for part, i in zip(parts, offsets, strict=True)])
+    return batch
+
+
+def backbone(cls: type[Objective]) -> str:
+    return "ResEnc anisotropic" if cls is SparK else "ViT anisotropic"
+
+
+def step(objective: Objective, call: torch.nn.Module, batch: Batch) -> Batch:
+    """Loss, gradients, and what has followed after one step without any change of the weights."""
+    loss = call(batch).loss
+    loss.backward()
+    objective.after_step()
+    gradients = {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach(), **gradients, **{f"buffer {name}": b for name, b in objective.named_buffers()}}
+
+
+def work(rank: int, folder: Path, objectives: list[Objective]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    results: dict[str, Any] = {}
+    for objective in objectives:
+        name = type(objective).__name__
+        results[name] = step(objective, DistributedDataParallel(objective), half(type(objective), rank))
+        dist.all_reduce(results[name]["loss"])
+        results[name]["loss"] /= 2
+    if rank == 0:
+        torch.save(results, folder / "results.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> dict[str, Batch]:
+    """What two processes computed."""
+    folder = tmp_path_factory.mktemp("processes")
+    objectives = [tiny_objective(cls, backbone(cls)) for cls in TINY_OBJECTIVES]
+    mp.start_processes(work, (folder, objectives), nprocs=2, start_method="spawn")
+    return torch.load(folder / "results.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("cls", TINY_OBJECTIVES)
+def test_two_processes_with_four_samples_step_as_one_with_eight(cls, together):
+    objective = tiny_objective(cls, backbone(cls))
+    expected = step(objective, objective, joined([half(cls, 0), half(cls, 1)]))
+    found = together[cls.__name__]
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-6)
+    assert found.keys() == expected.keys()
+    for part, value in expected.items():
+        torch.testing.assert_close(found[part], value, atol=1e-6, rtol=1e-4, msg=lambda told, part=part: f"{part}: {told}")
