@@ -27,7 +27,8 @@ class SwinMultiTask(Objective):
     not W, and with boxes of its own replaced by noise. The coarsest level is averaged over space for two linear heads, and decoded without skips to the
     whole view as it was before boxes were cut out: cross entropy, NT-Xent and mean absolute error, summed.
 
-    The paper's code reads rotation and contrast off one corner of the coarsest level; here all of it is averaged.
+    The paper's code reads the rotation off the first cell of the coarsest level and the contrast off the second; here
+    all cells are averaged.
 
     Args:
         backbone: the encoder to train, any but one with branches for detection.
