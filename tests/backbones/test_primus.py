@@ -70,17 +70,6 @@ def test_attention_depends_on_distances_only_through_the_rotation():
     assert product(5, 5) == pytest.approx((q * k).sum().item(), rel=1e-5)
 
 
-def test_drop_path_acts_in_training_alone_and_keeps_the_mean_of_a_branch():
-    backbone = small(drop_path=0.5)
-    image = torch.randn(1, 1, 16, 24, 16)
-    with torch.no_grad():
-        assert torch.equal(backbone(image)[0], small()(image)[0])
-        block = backbone.eva.blocks[-1].train()
-        ones = torch.ones(4000, 1, 48)
-        assert block._branch(ones, None).mean().item() == pytest.approx(1.0, abs=0.05)
-        assert set(block._branch(ones, None).unique().tolist()) == {0.0, 2.0}
-
-
 def test_wrong_sizes_are_named():
     with pytest.raises(UserError, match="wanted one of XXS, S, B, M, L"):
         Primus("H")  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from tests.tiny_objectives import PAIRS, TINY_OBJECTIVES, tiny_objective
 VARIANTS = ("ResEnc anisotropic", "ResNet3D bottlenecks, dilated", "ViT anisotropic")
 TRAINED = [(cls, name) for cls, name in PAIRS if name not in VARIANTS]
 
-# Instance norms leave the mean of the coarsest level almost the same for every crop, so convolutional networks take more
-# than thirty steps to tell unseen crops apart; and DINO's target moves with its teacher. These three learn one batch.
+# Instance norms leave the mean of the coarsest level almost the same for every crop, so convolutional networks take
+# more than thirty steps to tell unseen crops apart; and DINO's target moves with its teacher. They learn one batch.
 SAME_BATCH = (SimCLR, VoCo, DINO)
 
 

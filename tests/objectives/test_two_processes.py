@@ -75,4 +75,4 @@ def test_two_processes_with_four_samples_step_as_one_with_eight(cls, together):
     assert found["loss"].item() == pytest.approx(expected["loss"].item(), abs=1e-6)
     assert found.keys() == expected.keys()
     for part, value in expected.items():
-        torch.testing.assert_close(found[part], value, atol=1e-6, rtol=1e-4, msg=lambda told, part=part: f"{part}: {told}")
+        torch.testing.assert_close(found[part], value, atol=1e-6, rtol=1e-4, msg=f"{cls.__name__} {part}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level, Triple
 from medpretrain3d.backbones.rope import axial_rotation, rotate
-from medpretrain3d.backbones.tokens import TokenBackbone, keep_tokens, resize_positions
+from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
 
 Preset = Literal["XXS", "S", "B", "M", "L"]
@@ -49,8 +49,7 @@ class Primus(TokenBackbone):
         num_register_tokens: tokens without a place that take part in attention and are left out of the features.
         layer_scale: first value of the learned factor on each branch; None for branches without one.
         attention_norm: whether a layer norm stands between attention and its output projection.
-        drop_path: probability with which the last block's branches are left out in training; falls to 0 at the
-            first. Drawn from PyTorch's generator, so a run that is resumed draws others.
+        drop_path: probability with which the last block's branches are left out in training; falls to 0 at the first.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         width: channels of a token, a multiple of six times `heads`.
         depth: number of blocks.
@@ -92,8 +91,7 @@ class Primus(TokenBackbone):
             nn.Parameter(torch.randn(1, num_register_tokens, size.width) * 1e-6) if num_register_tokens else None
         )
         self.num_register_tokens = num_register_tokens
-        drops = torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
-        blocks = [_Block(size, layer_scale, attention_norm, drop) for drop in drops]
+        blocks = [_Block(size, layer_scale, attention_norm, drop) for drop in drop_paths(drop_path, size.depth)]
         self.eva = _Encoder(blocks, num_register_tokens + math.prod(self.position_grid), size.width)
 
     def embed(self, image: Tensor) -> Tensor:
@@ -156,7 +154,7 @@ class _Encoder(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, size: Size, layer_scale: float | None, attention_norm: bool, drop_path: float) -> None:
+    def __init__(self, size: Size, layer_scale: float | None, attention_norm: bool, drop_path: DropPath) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(size.width)
         self.attn = _Attention(size, attention_norm)
@@ -171,11 +169,7 @@ class _Block(nn.Module):
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
 
     def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
-        x = x if gamma is None else gamma * x
-        if not self.training or not self.drop_path:
-            return x
-        kept = 1 - self.drop_path
-        return x * x.new_empty(len(x), 1, 1).bernoulli_(kept) / kept
+        return self.drop_path(x if gamma is None else gamma * x)
 
 
 class _Attention(nn.Module):

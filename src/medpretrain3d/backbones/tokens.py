@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Triple
 
@@ -48,6 +48,32 @@ class TokenBackbone(Backbone):
         grid = self.grid(tuple(image.shape[2:]))
         tokens = self.encode(self.embed(image), grid)
         return [tokens_to_map(tokens, grid)]
+
+
+class DropPath(nn.Module):
+    """Leave a branch (B, N, C) out of whole samples in training; the others grow, so that its mean stays.
+
+    Stochastic depth (Huang et al., 2016). Drawn from PyTorch's generator, so a run that is resumed draws others.
+
+    Args:
+        probability: of leaving the branch out of a sample.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the residual stream."""
+        if not self.training or not self.probability:
+            return x
+        kept = 1 - self.probability
+        return x * x.new_empty(len(x), 1, 1).bernoulli_(kept) / kept
+
+
+def drop_paths(last: float, depth: int) -> list[DropPath]:
+    """One for each of `depth` blocks, with a probability that rises from 0 to that of the last block."""
+    return [DropPath(last * index / max(1, depth - 1)) for index in range(depth)]
 
 
 def tokens_to_map(tokens: Tensor, grid: Triple) -> Tensor:

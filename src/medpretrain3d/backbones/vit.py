@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level, Triple
-from medpretrain3d.backbones.tokens import TokenBackbone, keep_tokens, resize_positions
+from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
 
 Preset = Literal["XXS", "XS", "S", "B", "L"]
@@ -47,6 +47,7 @@ class ViT(TokenBackbone):
         position_grid: tokens along (D, H, W) that the table of positions holds, by default those of 96^3 voxels in
             patches of 16; an image with another grid gets the table resized trilinearly.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
+        drop_path: probability with which the last block's branches are left out in training; falls to 0 at the first.
 
     Raises:
         UserError: an unknown preset.
@@ -62,6 +63,7 @@ class ViT(TokenBackbone):
         patch_size: Triple = (16, 16, 16),
         position_grid: Triple = (6, 6, 6),
         checkpointing: bool = False,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:
@@ -76,7 +78,7 @@ class ViT(TokenBackbone):
         self.patch_embed = _PatchEmbed(in_channels, size.width, self.patch_size)
         d, h, w = self.position_grid
         self.pos_embed = nn.Parameter(torch.zeros(1, d * h * w, size.width))
-        self.blocks = nn.ModuleList(_Block(size.width, size.heads) for _ in range(size.depth))
+        self.blocks = nn.ModuleList(_Block(size.width, size.heads, drop) for drop in drop_paths(drop_path, size.depth))
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(_initialise)
@@ -112,16 +114,17 @@ class _PatchEmbed(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, drop_path: DropPath) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
         self.attn = _Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = _Mlp(width)
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class _Attention(nn.Module):

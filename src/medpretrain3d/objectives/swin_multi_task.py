@@ -24,8 +24,9 @@ class SwinMultiTask(Objective):
     """Tell the rotation, contrast two views, and fill cut-out boxes (Tang et al., 2022, arXiv:2111.14791).
 
     Both views are of one crop, each turned by a multiple of 90 degrees about the D axis, or of 180 degrees where H is
-    not W, and with boxes of its own replaced by noise. The coarsest level is averaged over space for two linear heads, and decoded without skips to the
-    whole view as it was before boxes were cut out: cross entropy, NT-Xent and mean absolute error, summed.
+    not W, and with boxes of its own replaced by noise. The coarsest level is averaged over space for two linear heads,
+    and decoded without skips to the whole view as it was before boxes were cut out: cross entropy, NT-Xent and mean
+    absolute error, summed.
 
     The paper's code reads the rotation off the first cell of the coarsest level and the contrast off the second; here
     all cells are averaged.
