@@ -38,7 +38,7 @@ class Probes(L.Callback):
         stop_on_collapse: whether a collapse ends the run, with an error; otherwise it is said and logged.
     """
 
-    # Measured with 40 crops of OpenKBP after 3 to 30 steps of SimCLR, VoCo, DINO or MultiTalent with ResEnc-XXS or XS: a
+    # Measured with 40 crops of OpenKBP after 3 to 30 steps of SimCLR, VoCo, DINO, MultiTalent with ResEnc-XXS or XS: a
     # spread of 0.08 to 0.19 and a rank of 18 to 35; constant features have 0 and 0. The limits lie far below, since the
     # spread depends on the architecture: on random volumes an untrained PlainConv has 0.046, and a ViT falls from 0.91
     # and rank 20 to 0.08 and 10 when views only attract each other (0.71 and 18 with DINO).
