@@ -76,6 +76,14 @@ def test_layout_is_that_of_nnunet_with_instances(folder):
         assert table["instances"] == {str(instance): 0 for instance in sorted(present)}
 
 
+def test_case_table_says_which_cases_have_a_nodule(folder):
+    with_nodule = {row["case"] for row in csv.DictReader((folder / "boxes.csv").open())}
+    cases = {row["case"]: row["label"] for row in csv.DictReader((folder / "cases.csv").open())}
+    assert len(cases) == len(list(folder.glob("labelsT[rs]/*.nii.gz")))
+    assert {case for case, label in cases.items() if label == "nodule"} == with_nodule
+    assert set(cases.values()) == {"nodule", "no nodule"}
+
+
 def test_box_table_is_the_hull_of_the_instance_masks(folder):
     rows = list(csv.DictReader((folder / "boxes.csv").open()))
     num_masks = 0

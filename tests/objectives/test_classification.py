@@ -30,6 +30,17 @@ def test_undecided_losses_by_hand():
     assert several.logs["accuracy"].item() == pytest.approx(4 / 6)  # nothing is found, four are absent
 
 
+def test_preview_shows_how_likely_the_label_looks_from_each_place():
+    batch = case_labelled_batch("ResEnc")
+    objective = undecided().eval()
+    torch.nn.init.constant_(objective.head[-1].bias[:1], math.log(2))  # probabilities 1/2, 1/4, 1/4
+    preview = objective({**batch, "case_label": torch.tensor([2, 0])}).preview
+    assert list(preview) == ["input", "c?"]
+    torch.testing.assert_close(preview["c?"], torch.full_like(preview["input"], 2 * 0.25 - 1))
+    several = objective({**batch, "case_label": torch.tensor([[1.0, 0, 0], [0, 0, 1]])}).preview
+    torch.testing.assert_close(several["a?"], torch.full_like(several["input"], 2 * 2 / 3 - 1))
+
+
 def test_class_weights_by_hand():
     batch = case_labelled_batch("ResEnc")
     objective = undecided(class_weights={"b": 3.0})

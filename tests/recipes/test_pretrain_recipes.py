@@ -9,11 +9,13 @@ import math
 import pytest
 
 from medpretrain3d.backbones import read_encoder
+from medpretrain3d.data.store import Store
 from pretrain import __main__ as program
 
 from .conftest import ROOT
 
-RECIPES = sorted(path.stem for path in (ROOT / "configs" / "pretrain").glob("openkbp*.yaml"))
+FOLDER = ROOT / "configs" / "pretrain"
+RECIPES = sorted(path.stem for pattern in ("openkbp*.yaml", "phantom*.yaml") for path in FOLDER.glob(pattern))
 MINIATURE = [
     *("--data.patch", "[16,16,16]", "--data.batch_size", "2", "--data.num_workers", "0", "--data.num_val_cases", "2"),
     *("--model.objective.init_args.backbone.init_args.preset", "XXS", "--model.optim.warmup_steps", "1"),
@@ -27,8 +29,13 @@ def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_
     stores = json.dumps([str(cube_store)] * (2 if recipe == "openkbp_multitalent" else 1))
     probes = [{"class_path": "pretrain.probes.Probes", "init_args": {"store": str(cube_store), "num_crops": 4}}]
     place = ["--data.store", stores, "--run.root", str(tmp_path), "--trainer.callbacks", json.dumps(probes)]
-    program.main(["fit", "--config", f"configs/pretrain/{recipe}.yaml", *MINIATURE, *place])
-    folder = tmp_path / "openkbp" / "run"
+    if recipe == "phantom_classification":
+        table = tmp_path / "cases.csv"
+        labels = [f"{case},{'even' if int(case[-1]) % 2 == 0 else 'odd'}\n" for case in Store(cube_store).case_ids]
+        table.write_text("case,label\n" + "".join(labels))
+        place += ["--data.views.init_args.table", str(table)]
+    program.main(["fit", "--config", str(FOLDER / f"{recipe}.yaml"), *MINIATURE, *place])
+    (folder,) = tmp_path.glob("*/run")
     card = read_encoder(folder / "encoder").card["pretraining"]
     assert card["steps"] == 2
     assert card["objective"]["class_path"].startswith("medpretrain3d.objectives.")

@@ -1,6 +1,7 @@
-"""Write synthetic chest CTs with lung nodules: NIfTI images and instance maps in nnU-Net's layout, and boxes.csv.
+"""Write synthetic chest CTs with lung nodules: NIfTI images and instance maps in nnU-Net's layout.
 
-The same parameters give the same bytes. A folder that is partly written is completed. `medpretrain3d prepare` reads it.
+boxes.csv lists the nodules, cases.csv says which cases have one. The same parameters give the same bytes. A folder that
+is partly written is completed. `medpretrain3d prepare` reads it.
 """
 
 from __future__ import annotations

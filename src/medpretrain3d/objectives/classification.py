@@ -58,6 +58,7 @@ class CaseClassification(Objective):
                 f"pretrain the {type(backbone.encoder).__name__} inside it"
             )
         self.backbone = backbone
+        self.names = tuple(names)
         self.patch_stride = backbone.levels[-1].stride
         channels = backbone.levels[-1].channels
         hidden = [nn.Linear(channels, hidden_channels), nn.GELU()] if hidden_channels else []
@@ -73,12 +74,21 @@ class CaseClassification(Objective):
                 "CaseClassification: the batch has no case_label; set data.views to "
                 "medpretrain3d.data.case_labels.CaseLabelView"
             )
-        pooled = self.backbone(batch["image"])[-1].float().mean(dim=(2, 3, 4))
-        logits, target = self.head(pooled).float(), batch["case_label"]
+        features = self.backbone(batch["image"])[-1].float()  # (B, C, d, h, w)
+        logits, target = self.head(features.mean(dim=(2, 3, 4))).float(), batch["case_label"]
         if target.ndim == 1:
             loss = F.cross_entropy(logits, target, self.class_weight)
             right = logits.argmax(dim=1) == target
         else:
             loss = F.binary_cross_entropy_with_logits(logits, target.float(), pos_weight=self.class_weight)
             right = (logits > 0) == (target > 0)
-        return ObjectiveOutput(loss, {"accuracy": right.float().mean()})
+        preview = {} if self.training else self._preview(batch["image"][0, 0], features[0], target[0])
+        return ObjectiveOutput(loss, {"accuracy": right.float().mean()}, preview)
+
+    @torch.no_grad()
+    def _preview(self, image: Tensor, features: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The crop, and how likely its label looks from each place of the coarsest level (Zhou et al., 2016)."""
+        logits = self.head(features.movedim(0, -1)).float()  # (d, h, w, K)
+        share, label = (logits.softmax(dim=-1), target) if target.ndim == 0 else (logits.sigmoid(), target.argmax())
+        places = F.interpolate(2 * share[None, None, ..., int(label)] - 1, image.shape, mode="trilinear")
+        return {"input": image, f"{self.names[int(label)]}?": places[0, 0]}

@@ -1,11 +1,11 @@
-"""A folder of phantoms: images, instance maps, splits and a table of boxes, in nnU-Net's layout."""
+"""A folder of phantoms: images, instance maps, splits, a table of boxes and one of cases, in nnU-Net's layout."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +23,11 @@ from medpretrain3d.data.phantom.split import split_cases
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-phantom"
-VERSION = 1
+VERSION = 2
 """Raised whenever the same parameters give other bytes than before."""
 
 CLASSES = ("nodule",)
+CASE_COLUMNS = ("case", "label")
 BOX_COLUMNS = ("case", "label", "i0", "j0", "k0", "i1", "j1", "k1", "x0", "y0", "z0", "x1", "y1", "z1", "diameter_mm")
 SPACING_RANGE_MM = (1.0, 10.0)
 
@@ -161,12 +162,14 @@ def _progress_bar(total: int, initial: int, progress: bool) -> Iterator[Any]:
 
 
 def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits: dict[str, list[str]]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(BOX_COLUMNS)
-    for case_id, its_files in zip(case_ids, files, strict=True):
-        writer.writerows([case_id, *row] for row in _box_rows(its_files))
-    write_text(out / "boxes.csv", table.getvalue())
+    boxes = {case_id: list(_box_rows(its_files)) for case_id, its_files in zip(case_ids, files, strict=True)}
+    write_text(
+        out / "boxes.csv", _csv(BOX_COLUMNS, ([case_id, *row] for case_id, rows in boxes.items() for row in rows))
+    )
+    write_text(
+        out / "cases.csv",
+        _csv(CASE_COLUMNS, ([case_id, "nodule" if rows else "no nodule"] for case_id, rows in boxes.items())),
+    )
     write_text(out / "splits.json", _json([{"train": splits["train"], "val": splits["val"]}]))
     document = {
         "name": "phantom",
@@ -180,6 +183,12 @@ def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits
     write_text(out / "dataset.json", _json(document))
     for part in ("imagesTs", "labelsTs"):  # readers look for them even where a small phantom has no test case
         (out / part).mkdir(exist_ok=True)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
+    return table.getvalue()
 
 
 def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
