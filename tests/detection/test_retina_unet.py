@@ -35,6 +35,30 @@ def test_the_pyramid_narrows_towards_full_resolution():
     assert sorted(model.fpn.output) == ["0", "2", "3"]  # level 1 is only passed through
 
 
+def test_one_convolution_stands_for_output_and_classifier():
+    model, image = make(), torch.randn(1, 1, *SHAPE)
+    mask_logits, _ = model.branches(image)
+    one_by_one = model.segmenter(model.fpn(model.backbone(image))[0])
+    torch.testing.assert_close(mask_logits, one_by_one)
+    modules = model.segmenter, model.fpn.output["0"], model.fpn.lateral[0]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    gradients = [torch.autograd.grad(logits.square().sum(), parameters) for logits in (mask_logits, one_by_one)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("first_level", [0, 2])
+def test_detection_does_not_pay_for_segmentation(first_level):
+    torch.manual_seed(0)
+    model = RetinaUNet(ResEnc("XXS"), 2, AnchorGrid([[(6, 6, 6)]]), fpn_channels=16, first_level=first_level).eval()
+    image = torch.randn(1, 1, *SHAPE)
+    before = model.detect(image)[0]
+    finer = [model.segmenter, *model.fpn.lateral[:first_level], *model.fpn.upsample[:first_level]]
+    for module in finer:
+        nn.init.constant_(module.weight, torch.nan)
+    assert model.detect(image)[0].boxes.equal(before.boxes)
+    assert model.segment(image).isnan().all()
+
+
 def test_mask_losses_of_an_undecided_network():
     model = make()
     nn.init.zeros_(model.segmenter.weight)

@@ -9,10 +9,11 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
-from medpretrain3d.detection import AnchorGrid, RetinaUNet
+from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, Preprocessing, save_bundle
 from medpretrain3d.inference import network_export as export
+from tests.tiny_detectors import tiny_detector as tiny
 
 PATCH = (32, 16, 16)
 
@@ -26,14 +27,14 @@ def bundle():
 
 
 def runs(folder):
-    """Both formats behind one face: image in, logits and deltas out, as arrays."""
+    """Both formats behind one face: image in, outputs as arrays."""
     if (folder / "network.pt2").is_file():
         module = torch.export.load(folder / "network.pt2").module()
         return lambda image: [output.detach().numpy() for output in module(torch.from_numpy(image))]
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "network.onnx", providers=["CPUExecutionProvider"])
-    return lambda image: session.run(["logits", "deltas"], {"image": image})
+    return lambda image: session.run(None, {"image": image})
 
 
 @pytest.mark.parametrize("export_format", ["onnx", "torch"])
@@ -57,6 +58,58 @@ def test_boxes_decoded_from_the_files_alone_are_those_of_the_detector(bundle, tm
         assert float(of_image.scores[0]) == pytest.approx(1 / (1 + np.exp(-logit.max())), abs=1e-5)
 
 
+@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+def test_boxes_of_a_point_detector_decoded_from_the_files_alone(tmp_path, export_format):
+    detector = tiny(FCOS).eval()
+    about, outputs, found = exported(detector, tmp_path / "out", export_format)
+    logits, deltas = outputs
+    cells = np.load(tmp_path / "out" / "anchors.npy")
+    assert about["deltas"] == ["B", len(cells), 7]
+    for of_image, logit, delta in zip(found, logits, deltas, strict=True):
+        score = np.sqrt(1 / (1 + np.exp(-logit)) / (1 + np.exp(-delta[:, 6:])))
+        cell, label = np.unravel_index(score.argmax(), score.shape)
+        stride, center = cells[cell, 3:] - cells[cell, :3], (cells[cell, :3] + cells[cell, 3:]) / 2
+        before, after = np.exp(delta[cell, :6]).reshape(2, 3)
+        box = np.clip(np.concatenate([center - before * stride, center + after * stride]), 0, np.tile(PATCH, 2))
+        np.testing.assert_allclose(of_image.boxes[0], box, atol=1e-3)
+        assert int(of_image.labels[0]) == label
+        assert float(of_image.scores[0]) == pytest.approx(score.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+def test_boxes_of_queries_decoded_from_the_files_alone(tmp_path, export_format):
+    detector = tiny(DeformableDETR).eval()
+    about, (logits, boxes), found = exported(detector, tmp_path / "out", export_format)
+    assert about["boxes"] == ["B", 12, 6]
+    assert not (tmp_path / "out" / "anchors.npy").exists()
+    for of_image, logit, unit in zip(found, logits, boxes, strict=True):
+        query, label = np.unravel_index(logit.argmax(), logit.shape)
+        center, half = unit[query, :3], unit[query, 3:] / 2
+        box = np.clip(np.concatenate([center - half, center + half]) * np.tile(PATCH, 2), 0, np.tile(PATCH, 2))
+        np.testing.assert_allclose(of_image.boxes[0], box, atol=1e-3)
+        assert int(of_image.labels[0]) == label
+        assert float(of_image.scores[0]) == pytest.approx(1 / (1 + np.exp(-logit.max())), abs=1e-5)
+
+
+def exported(detector, folder, export_format):
+    """`export.json`, the outputs for two tiles by the exported network, and what the detector finds in them."""
+    bundle = Bundle(detector, ("a", "b"), Preprocessing(PATCH), InferenceConfig(), {}, "0" * 64)
+    assert export.export_network(bundle, folder, export_format) < 1e-4
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 1, *PATCH)).astype(np.float32)
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    return about, runs(folder)(image), detector.detect(torch.from_numpy(image))
+
+
+def test_queries_in_another_order_are_the_same():
+    logits, boxes = torch.randn(1, 5, 2), torch.rand(1, 5, 6)
+    order = torch.tensor([4, 0, 3, 1, 2])
+    assert export._difference((logits[:, order], boxes[:, order]), (logits, boxes), is_ordered=False) == 0
+    assert export._difference((logits[:, order], boxes[:, order]), (logits, boxes), is_ordered=True) > 0.1
+    moved = boxes.clone()
+    moved[0, 2] += 0.5 * boxes.max()
+    assert export._difference((logits, moved), (logits, boxes), is_ordered=False) == pytest.approx(0.5, rel=1e-4)
+
+
 def test_a_network_that_came_out_wrong_is_not_written(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_to_torch", lambda network, tile, path: lambda image: [x + 1 for x in network(image)])
     with pytest.raises(UserError, match="outputs differ from eager"):
@@ -73,7 +126,7 @@ def test_missing_libraries_are_named(bundle, tmp_path, monkeypatch):
 
 def test_a_detector_of_another_kind_is_refused(blob_finder, tmp_path):
     other = Bundle(blob_finder, ("a", "b"), Preprocessing(PATCH), InferenceConfig(), {}, "")
-    with pytest.raises(UserError, match="BlobFinder cannot be exported, RetinaNet and RetinaUNet can"):
+    with pytest.raises(UserError, match="BlobFinder cannot be exported, only RetinaNet, RetinaUNet, FCOS, Def"):
         export.export_network(other, tmp_path / "out", "torch")
 
 

@@ -23,7 +23,6 @@ def sample_levels(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) 
     Returns:
         (B, Q, heads * C) float32.
     """
-    batch, num_queries, num_heads = locations.shape[:3]
     # grid_sample wants (x, y, z), that is (w, h, d), in [-1, 1].
     grid = rearrange(locations.flip(-1).float() * 2 - 1, "b q n l p xyz -> l (b n) q p 1 xyz")
     share = rearrange(weights.float(), "b q n l p -> l (b n) 1 q p")
@@ -33,7 +32,7 @@ def sample_levels(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) 
         read = (sampled * share[level]).sum(dim=3)
         total = read if total is None else total + read
     assert total is not None
-    return rearrange(total, "(b n) c q -> b q (n c)", b=batch, n=num_heads, q=num_queries)
+    return rearrange(total, "(b n) c q -> b q (n c)", n=locations.shape[2])
 
 
 class DeformableAttention(nn.Module):

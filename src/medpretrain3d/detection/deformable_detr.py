@@ -183,10 +183,8 @@ class DeformableDETR(Detector):
     def detect(self, image: Tensor) -> list[Detections]:
         """Detections of each image (B, C, D, H, W), clipped to it, best score first; there is nothing to suppress."""
         d, h, w = image.shape[2:]
-        memory = self._encode(image)
-        last = self._decode(memory, *self._proposed(memory, self.num_queries), None)[-1]
         found = []
-        for logits, unit in zip(last.logits, last.boxes, strict=True):
+        for logits, unit in zip(*self.outputs(image), strict=True):
             finite = self.finite_predictions(logits, unit)
             scores = logits.sigmoid().masked_fill(~finite[:, None], -1.0).flatten()
             best = scores.topk(min(self.detections_per_image, len(scores)))
@@ -196,18 +194,23 @@ class DeformableDETR(Detector):
             found.append(Detections(boxes, best.values, label)[torch.nonzero(keep)[:, 0]])
         return found
 
+    def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layer says of (B, C, D, H, W): logits (B, Q, K) and unit boxes (B, Q, 6), float32."""
+        memory = self._encode(image)
+        last = self._decode(memory, *self._proposed(memory, self.num_queries), None)[-1]
+        return last.logits, last.boxes
+
     def _encode(self, image: Tensor) -> _Memory:
         maps = self.backbone(image)[-self.num_levels :]
         maps = [project(features) for project, features in zip(self.project, maps, strict=True)]
         shapes: list[Shape] = [(m.shape[2], m.shape[3], m.shape[4]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
-        counts = torch.tensor([d * h * w for d, h, w in shapes], device=image.device)
-        level = torch.arange(len(shapes), device=image.device).repeat_interleave(counts)  # (S,)
+        level = torch.cat([torch.full((math.prod(s),), i, device=image.device) for i, s in enumerate(shapes)])  # (S,)
 
         centers, channels = cell_centers(shapes, image.device), tokens.shape[2]
         place = sine_encoding(centers, 2 * math.ceil(channels / 6))[:, :channels]  # W leaves out a few low frequencies
         position = (place + self.level_position[level]).to(tokens.dtype)[None]
-        references = centers[None].expand(len(tokens), -1, -1)
+        references = centers[None].expand(tokens.shape[0], -1, -1)
         for layer in self.encoder:
             tokens = layer(tokens, position, references, shapes)
         tokens = self.encoder_norm(tokens)

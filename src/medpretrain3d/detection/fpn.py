@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -36,13 +36,24 @@ class FPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone features, finest first -> the pyramid's `outputs`, in their order."""
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
-        for index in reversed(range(len(merged) - 1)):
+        return self.refine(self.merge(features, min(self.outputs)), self.outputs)
+
+    def merge(self, features: Sequence[Tensor], finest: int = 0) -> dict[int, Tensor]:
+        """The top-down path: backbone features, finest first -> by index, the levels from `finest` on and no finer."""
+        coarsest = len(self.lateral) - 1
+        merged = {coarsest: self.lateral[coarsest](features[coarsest])}
+        for index in reversed(range(finest, coarsest)):
+            level = self.lateral[index](features[index])
             above = self.upsample[index](merged[index + 1])
             # A size that the stride does not divide gives one cell more on the way up than there was on the way down.
-            d, h, w = merged[index].shape[2:]
-            merged[index] = merged[index] + above[:, :, :d, :h, :w]
-        return [self.output[str(index)](merged[index]) for index in self.outputs]
+            d, h, w = level.shape[2:]
+            level += above[:, :, :d, :h, :w]  # in place: no convolution needs its own output again
+            merged[index] = level
+        return merged
+
+    def refine(self, merged: Mapping[int, Tensor], outputs: Sequence[int]) -> list[Tensor]:
+        """Output convolutions of some of the merged levels."""
+        return [self.output[str(index)](merged[index]) for index in outputs]
 
 
 def _step(finer: Level, coarser: Level) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,8 +25,8 @@ class RetinaUNet(RetinaNet):
     """RetinaNet with a segmentation branch (Jaeger et al., 2020), as nnDetection trains it.
 
     The pyramid goes on to full resolution, halving its width per level below `first_level` (128, 64, 32), and a 1x1x1
-    convolution classifies every voxel. Images without a mask take part in the
-    box losses only.
+    convolution classifies every voxel. Images without a mask take part in the box losses only; `detect` leaves out what
+    only segments.
 
     Args:
         backbone: any backbone whose finest level has the resolution of the image.
@@ -60,29 +60,43 @@ class RetinaUNet(RetinaNet):
                 f"RetinaUNet segments at full resolution, but the finest level of {type(self.backbone).__name__} has "
                 f"stride {levels[0].stride}; use RetinaNet"
             )
+        self._detection_levels = tuple(detection_levels)
         finer = [max(1, channels // 2 ** (detection_levels.start - index)) for index in range(detection_levels.start)]
         widths = finer + [channels] * (len(levels) - len(finer))
-        self._has_own_output = detection_levels.start > 0  # else level 0 serves both branches
         self._full_channels = widths[0]
-        outputs = [0, *detection_levels] if self._has_own_output else list(detection_levels)
-        self.fpn = FPN(levels, widths, outputs)
+        self.fpn = FPN(levels, widths, outputs=sorted({0, *detection_levels}))
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
-        full, pyramid = self._split(self._fpn_outputs(image))
-        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(self.segmenter(full), targets)
+        mask_logits, pyramid = self.branches(image)
+        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(mask_logits, targets)
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
         """Probability of background and of each class (or of any object) at every voxel: (B, 1 + ..., D, H, W) fp32."""
-        full, _ = self._split(self._fpn_outputs(image))
-        return self.segmenter(full).float().softmax(dim=1)
+        return self._mask_logits(self.fpn.merge(self.backbone(image))).float().softmax(dim=1)
+
+    def branches(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What training asks of (B, C, D, H, W): logits of every voxel, and the pyramid's detection levels."""
+        merged = self.fpn.merge(self.backbone(image))
+        return self._mask_logits(merged), self.fpn.refine(merged, self._detection_levels)
 
     def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
-        return self._split(self._fpn_outputs(image))[1]
+        merged = self.fpn.merge(self.backbone(image), self._detection_levels[0])
+        return self.fpn.refine(merged, self._detection_levels)
 
-    def _split(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        return outputs[0], outputs[1:] if self._has_own_output else outputs
+    def _mask_logits(self, merged: Mapping[int, Tensor]) -> Tensor:
+        """What the pyramid's output convolution at full resolution and the classifier behind it say, at once.
+
+        Both are linear: a 3x3x3 convolution, then one of 1x1x1, is one of 3x3x3 with few outputs.
+        """
+        output, classifier = self.fpn.output["0"], self.segmenter
+        assert isinstance(output, nn.Conv3d)
+        assert output.bias is not None
+        assert classifier.bias is not None
+        classes = classifier.weight.flatten(1)  # (1 + K, C)
+        weight = (classes @ output.weight.flatten(1)).unflatten(1, output.weight.shape[1:])
+        return F.conv3d(merged[0], weight, classes @ output.bias + classifier.bias, padding=1)
 
     def _mask_losses(self, logits: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         masked = [index for index, target in enumerate(targets) if target.mask is not None]

@@ -124,9 +124,6 @@ class RetinaNet(Detector):
 
     def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
         """Features (B, C, d, h, w) of the detection levels, finest first."""
-        return self._fpn_outputs(image)
-
-    def _fpn_outputs(self, image: Tensor) -> list[Tensor]:
         features = self.backbone(image)
         return self.fpn(features[len(features) - len(self.fpn.lateral) :])
 

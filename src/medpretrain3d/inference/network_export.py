@@ -1,8 +1,9 @@
 """The network of a bundle without this package: as an ONNX graph or a `torch.export` program, checked against eager.
 
-Exported is one tile in, raw head outputs out: `image` (B, C, D, H, W) float32, windowed to [-1, 1], gives `logits`
-(B, A, K) and `deltas` (B, A, 6). The batch size is free, the tile's size is the bundle's patch. What the numbers mean
-is written beside it: `anchors.npy` (A, 6) and `export.json`. docs/prediction.md tells how boxes are decoded from them.
+Exported is one tile in, raw outputs out: `image` (B, C, D, H, W) float32, windowed to [-1, 1], gives `logits` (B, A, K)
+and `deltas` (B, A, 6 or 7), of a Deformable DETR `logits` (B, Q, K) and `boxes` (B, Q, 6). The batch size is free, the
+tile's size is the bundle's patch. What the numbers mean is written beside it: `export.json`, and `anchors.npy` (A, 6)
+where there are anchors or cells. docs/prediction.md tells how boxes are decoded from them.
 """
 
 from __future__ import annotations
@@ -20,31 +21,38 @@ from torch import Tensor, nn
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.description import describe
-from medpretrain3d.detection import RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 
 ExportFormat = Literal["onnx", "torch"]
-EXPORTED = (RetinaNet, RetinaUNet)
-"""Detectors whose outputs docs/prediction.md tells how to decode; not what is derived from them."""
+OUTPUTS: dict[type[Detector], tuple[str, str]] = {
+    RetinaNet: ("logits", "deltas"),
+    RetinaUNet: ("logits", "deltas"),
+    FCOS: ("logits", "deltas"),
+    DeformableDETR: ("logits", "boxes"),
+}
+"""The outputs of each detector whose decoding docs/prediction.md tells; not of what is derived from one."""
 FILES = {"onnx": "network.onnx", "torch": "network.pt2"}
 TOLERANCE = 1e-3
-"""Largest difference to eager, relative to the largest output: other runtimes sum in another order."""
+"""Largest difference to eager, relative to the largest value of an output: other runtimes sum in another order."""
+OPSET = 20
+"""Of ONNX, the first whose `GridSample` reads volumes: what deformable attention is made of."""
 
 
-class DenseHeads(nn.Module):
-    """A detector over anchors up to its heads, with one output per head.
+class Network(nn.Module):
+    """A detector up to its raw outputs.
 
     Args:
-        detector: in evaluation mode.
+        detector: one of `OUTPUTS`, in evaluation mode.
     """
 
-    def __init__(self, detector: RetinaNet) -> None:
+    def __init__(self, detector: RetinaNet | DeformableDETR) -> None:
         super().__init__()
         self.detector = detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, C, D, H, W) -> logits (B, A, K), deltas (B, A, 6)."""
+        """Image (B, C, D, H, W) -> what the detector calls its outputs."""
         return self.detector.outputs(image)
 
 
@@ -52,48 +60,65 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
     """Write the network of a bundle, once its outputs are known to be those of eager execution.
 
     Args:
-        bundle: its detector must be one of `EXPORTED`.
-        folder: receives the network, `anchors.npy` and `export.json`; complete or not at all.
+        bundle: its detector must be one of `OUTPUTS`.
+        folder: receives the network, `export.json` and what else the outputs need; complete or not at all.
         export_format: `onnx`, or `torch` for a file that `torch.export.load` reads.
 
     Returns:
-        The largest difference to eager on a random tile, relative to the largest output.
+        The largest difference to eager on a random tile, relative to the largest value of each output.
 
     Raises:
         UserError: another kind of detector, the libraries of ONNX are missing, the outputs differ, or `folder` exists.
     """
     detector = bundle.detector
-    if not isinstance(detector, RetinaNet) or type(detector) not in EXPORTED:
-        names = " and ".join(one.__name__ for one in EXPORTED)
-        raise UserError(f"{type(detector).__name__} cannot be exported, {names} can; predict with the bundle itself")
+    if not isinstance(detector, RetinaNet | DeformableDETR) or type(detector) not in OUTPUTS:
+        known = ", ".join(one.__name__ for one in OUTPUTS)
+        raise UserError(
+            f"{type(detector).__name__} cannot be exported, only {known} can; predict with the bundle itself"
+        )
     how = bundle.preprocessing
-    network = DenseHeads(detector.cpu()).eval()
+    network, names = Network(detector.cpu()).eval(), OUTPUTS[type(detector)]
     tile = torch.rand(1, how.num_channels, *how.patch, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad(), finished_folder(folder) as unfinished:
         wanted = network(tile)
-        run = {"onnx": _to_onnx, "torch": _to_torch}[export_format](network, tile, unfinished / FILES[export_format])
-        scale = max(float(output.abs().max()) for output in wanted)
-        difference = max(float((a - b).abs().max()) for a, b in zip(run(tile), wanted, strict=True)) / max(scale, 1e-12)
+        path = unfinished / FILES[export_format]
+        run = _to_onnx(network, tile, path, names) if export_format == "onnx" else _to_torch(network, tile, path)
+        difference = _difference(run(tile), wanted, is_ordered=isinstance(detector, RetinaNet))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{folder}: outputs differ from eager by {difference:.2g} of the largest, allowed is {TOLERANCE:g}; "
                 "nothing was written, try the other format"
             )
-        np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
-        about = _about(bundle, wanted, difference)
+        if isinstance(detector, RetinaNet):
+            np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
+        shapes = {name: ["B", *output.shape[1:]] for name, output in zip(names, wanted, strict=True)}
+        about = _about(bundle, shapes, difference)
         (unfinished / "export.json").write_text(json.dumps(about, indent=2) + "\n")
     return difference
 
 
-def _about(bundle: Bundle, outputs: tuple[Tensor, Tensor], difference: float) -> dict[str, Any]:
+def _difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], is_ordered: bool) -> float:
+    """Largest difference of outputs (B, N, ...), each relative to its largest value.
+
+    Compared are equal rows or, without an order, the rows most alike: proposals that are good alike to seven digits may
+    become queries in another order.
+    """
+    scales = [max(float(output.abs().max()), 1e-12) for output in wanted]
+    ours, theirs = (torch.cat([a / b for a, b in zip(one, scales, strict=True)], dim=2) for one in (found, wanted))
+    if is_ordered:
+        return float((ours - theirs).abs().max())
+    apart = torch.cdist(ours, theirs, p=torch.inf)
+    return max(float(apart.amin(dim=axis).max()) for axis in (1, 2))
+
+
+def _about(bundle: Bundle, shapes: dict[str, list[Any]], difference: float) -> dict[str, Any]:
     return {
         "format": "medpretrain3d-network",
         "version": 1,
         "bundle_sha256": bundle.sha256,
         "classes": list(bundle.classes),
         "image": ["B", bundle.preprocessing.num_channels, *bundle.preprocessing.patch],
-        "logits": ["B", *outputs[0].shape[1:]],
-        "deltas": ["B", *outputs[1].shape[1:]],
+        **shapes,
         "detector": describe(bundle.detector),
         "preprocessing": bundle.preprocessing.to_json(),
         "inference": asdict(bundle.inference),
@@ -116,7 +141,7 @@ def _to_torch(network: nn.Module, tile: Tensor, path: Path) -> Run:
     return torch.export.load(path).module()
 
 
-def _to_onnx(network: nn.Module, tile: Tensor, path: Path) -> Run:
+def _to_onnx(network: nn.Module, tile: Tensor, path: Path, names: tuple[str, str]) -> Run:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  what torch.onnx needs
@@ -124,8 +149,9 @@ def _to_onnx(network: nn.Module, tile: Tensor, path: Path) -> Run:
         raise UserError(f"ONNX needs '{error.name}'; install medpretrain3d[onnx], or export to torch") from error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        names = {"input_names": ["image"], "output_names": ["logits", "deltas"]}
-        graph = torch.onnx.export(_program(network, tile), dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
+        program = _program(network, tile)
+        named = {"input_names": ["image"], "output_names": names}
+        graph = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET, **named)  # type: ignore[arg-type]
     assert graph is not None  # None is returned only where a file was asked for
     graph.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -118,9 +118,8 @@ def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
     """What a step runs before its losses."""
     if not isinstance(network, RetinaUNet):
         return list(network(image))
-    maps = network.fpn(network.backbone(image))
-    pyramid = maps[-network.box_head.scale.numel() :]
-    return [network.segmenter(maps[0]), network.classification_head(pyramid), network.box_head(pyramid)]
+    mask_logits, pyramid = network.branches(image)
+    return [mask_logits, network.classification_head(pyramid), network.box_head(pyramid)]
 
 
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
