@@ -18,6 +18,9 @@ LARGE = 4.0
 """A box longer than this many mean extents is not put into the grid; every box is compared with it."""
 
 
+Box = tuple[Any, Any, Any, Any, Any, Any]
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as machine code, kept beside this file or in the user's cache.
 
@@ -30,6 +33,28 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @compiled
+def _overlap(box: Box, volume: Any, b: NDArray[Any], volume_b: NDArray[Any], j: int) -> tuple[Any, Any]:
+    """Volume of the intersection and of the union of a box with box `j`."""
+    d0, h0, w0, d1, h1, w1 = box
+    zero = b.dtype.type(0)
+    d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
+    h = (h1 if h1 < b[4, j] else b[4, j]) - (h0 if h0 > b[1, j] else b[1, j])
+    w = (w1 if w1 < b[5, j] else b[5, j]) - (w0 if w0 > b[2, j] else b[2, j])
+    intersection = (d if d > zero else zero) * (h if h > zero else zero) * (w if w > zero else zero)
+    return intersection, volume + volume_b[j] - intersection
+
+
+@compiled
+def _hull(box: Box, b: NDArray[Any], j: int) -> Any:
+    """Volume of the smallest box around a box and box `j`."""
+    d0, h0, w0, d1, h1, w1 = box
+    d = (d1 if d1 > b[3, j] else b[3, j]) - (d0 if d0 < b[0, j] else b[0, j])
+    h = (h1 if h1 > b[4, j] else b[4, j]) - (h0 if h0 < b[1, j] else b[1, j])
+    w = (w1 if w1 > b[5, j] else b[5, j]) - (w0 if w0 < b[2, j] else b[2, j])
+    return d * h * w
+
+
+@compiled
 def iou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -37,14 +62,10 @@ def iou_matrix(
     zero = a.dtype.type(0)
     tiny = np.finfo(a.dtype).tiny
     for i in range(a.shape[0]):
-        d0, h0, w0, d1, h1, w1 = a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5]
+        box = (a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5])
         volume = volume_a[i]
         for j in range(b.shape[1]):
-            d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
-            h = (h1 if h1 < b[4, j] else b[4, j]) - (h0 if h0 > b[1, j] else b[1, j])
-            w = (w1 if w1 < b[5, j] else b[5, j]) - (w0 if w0 > b[2, j] else b[2, j])
-            intersection = (d if d > zero else zero) * (h if h > zero else zero) * (w if w > zero else zero)
-            union = volume + volume_b[j] - intersection
+            intersection, union = _overlap(box, volume, b, volume_b, j)
             ratio = intersection / (union if union > tiny else tiny)
             out[i, j] = ratio if union > zero else zero
 
@@ -54,21 +75,13 @@ def giou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
     """Write the generalized IoU into `out`; arguments as in `iou_matrix`."""
-    zero = a.dtype.type(0)
     tiny = np.finfo(a.dtype).tiny
     for i in range(a.shape[0]):
-        d0, h0, w0, d1, h1, w1 = a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5]
+        box = (a[i, 0], a[i, 1], a[i, 2], a[i, 3], a[i, 4], a[i, 5])
         volume = volume_a[i]
         for j in range(b.shape[1]):
-            d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
-            h = (h1 if h1 < b[4, j] else b[4, j]) - (h0 if h0 > b[1, j] else b[1, j])
-            w = (w1 if w1 < b[5, j] else b[5, j]) - (w0 if w0 > b[2, j] else b[2, j])
-            intersection = (d if d > zero else zero) * (h if h > zero else zero) * (w if w > zero else zero)
-            union = volume + volume_b[j] - intersection
-            hull_d = (d1 if d1 > b[3, j] else b[3, j]) - (d0 if d0 < b[0, j] else b[0, j])
-            hull_h = (h1 if h1 > b[4, j] else b[4, j]) - (h0 if h0 < b[1, j] else b[1, j])
-            hull_w = (w1 if w1 > b[5, j] else b[5, j]) - (w0 if w0 < b[2, j] else b[2, j])
-            hull = hull_d * hull_h * hull_w
+            intersection, union = _overlap(box, volume, b, volume_b, j)
+            hull = _hull(box, b, j)
             # `tiny if x < tiny` rather than its mirror image: NaN stays NaN, as in torch.
             overlap = intersection / (tiny if union < tiny else union)
             out[i, j] = overlap - (hull - union) / (tiny if hull < tiny else hull)
