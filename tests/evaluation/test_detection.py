@@ -14,7 +14,7 @@ from monai.data import box_utils
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate, mean_average_precision
 from medpretrain3d.evaluation.data_set import match_data_set
 from medpretrain3d.evaluation.detection import (
     MAP_KEY,
@@ -306,6 +306,13 @@ def test_scores_do_not_depend_on_the_spacing(seed, spacing):
             )
         ),
     )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_mean_alone_is_that_of_the_evaluation(seed):
+    predictions, targets = random_data_set(seed)
+    alone = mean_average_precision(predictions, targets, CLASSES)
+    assert alone == pytest.approx(evaluate(predictions, targets, CLASSES, num_bootstrap=0)[MAP_KEY], abs=1e-12)
 
 
 def test_lengths_that_differ_and_no_case_are_errors():

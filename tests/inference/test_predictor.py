@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medpretrain3d.boxes import Detections
 from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing
@@ -179,6 +180,28 @@ def test_a_member_that_sees_nothing_lowers_the_score_of_a_cluster(blob_finder, t
     ensemble = Predictor([bundle_of(blob_finder), bundle_of(Blind())], changes={"merge": "wbc"})
     # One tile each: of two expected sightings one is missing.
     assert ensemble.predict_file(scan).scores.tolist() == pytest.approx([alone.scores[0] / 2])
+
+
+def test_any_subset_of_folds_predicts(blob_finder, tmp_path):
+    class Fold(type(blob_finder)):
+        def __init__(self, confidence):
+            super().__init__()
+            self.confidence = confidence
+
+        def detect(self, image):
+            seen = super().detect(image)
+            return [Detections(one.boxes, one.scores * self.confidence, one.labels) for one in seen]
+
+    scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"], boxes=[BOXES[0]], shape=(12, 12, 12))
+    whole = Predictor(bundle_of(blob_finder)).predict_file(scan)
+    confidences = (0.4, 0.7, 1.0)
+    for count in (1, 2, 3):
+        for subset in itertools.combinations(confidences, count):
+            folds = [bundle_of(Fold(confidence)) for confidence in subset]
+            prediction = Predictor(folds, changes={"merge": "wbc"}).predict_file(scan)
+            assert found(prediction) == found(whole)
+            # The score of a cluster is the mean of its members', all of which saw the box whole in one tile.
+            assert prediction.scores.tolist() == pytest.approx([whole.scores[0] * sum(subset) / count])
 
 
 def test_members_of_other_classes_are_refused(blob_finder):

@@ -9,12 +9,16 @@ import torch
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.cli import main
-from medpretrain3d.commands.tune import mean_average_precision
 from medpretrain3d.data.prepare import prepare
 from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import mean_average_precision
 from medpretrain3d.inference import InferenceConfig, Preprocessing, Sightings, load_bundle, merge_sightings, save_bundle
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.inference.sweep import best, sweep
+
+
+def score(found, targets):
+    return mean_average_precision(found, targets, ("one",))
 
 
 def seen_case(boxes, scores, target_boxes, case="a", labels=None):
@@ -34,7 +38,7 @@ def two_neighbours():
 
 
 def test_the_sweep_finds_the_overlap_that_keeps_neighbours_apart():
-    trials = sweep([two_neighbours()], InferenceConfig(), mean_average_precision(("one",)))
+    trials = sweep([two_neighbours()], InferenceConfig(), score)
     assert trials[0].config == InferenceConfig()
     assert trials[0].score < 0.6
     assert best(trials).score == pytest.approx(1.0)
@@ -43,19 +47,19 @@ def test_the_sweep_finds_the_overlap_that_keeps_neighbours_apart():
 
 def test_small_false_findings_are_swept_away():
     case = seen_case([[0, 0, 0, 1, 1, 1], [8, 8, 8, 12, 12, 12]], [0.9, 0.8], [[8, 8, 8, 12, 12, 12]])
-    trials = sweep([case], InferenceConfig(), mean_average_precision(("one",)))
+    trials = sweep([case], InferenceConfig(), score)
     assert best(trials).config == InferenceConfig(min_size_mm=2.0)
 
 
 def test_what_is_already_best_stays():
     box = [[8, 8, 8, 12, 12, 12]]
     start = InferenceConfig(merge="wbc", nms_iou=0.25, overlap=0.6, mirror_axes=(1,))
-    assert best(sweep([seen_case(box, [0.9], box)], start, mean_average_precision(("one",)))).config == start
+    assert best(sweep([seen_case(box, [0.9], box)], start, score)).config == start
 
 
 def test_scores_that_were_not_kept_are_not_tried():
     start = InferenceConfig(score_threshold=0.1)
-    trials = sweep([two_neighbours()], start, mean_average_precision(("one",)))
+    trials = sweep([two_neighbours()], start, score)
     assert {trial.config.score_threshold for trial in trials} == {0.1, 0.2}
 
 
@@ -67,7 +71,7 @@ def test_every_trial_is_what_prediction_would_give():
 
 def test_scans_without_objects_cannot_be_chosen_by():
     with pytest.raises(UserError, match="1 validation scans without a single object"):
-        sweep([seen_case([[0, 0, 0, 1, 1, 1]], [0.9], [])], InferenceConfig(), mean_average_precision(("one",)))
+        sweep([seen_case([[0, 0, 0, 1, 1, 1]], [0.9], [])], InferenceConfig(), score)
 
 
 def test_sightings_come_back_from_their_file(tmp_path):

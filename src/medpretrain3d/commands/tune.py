@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from medpretrain3d.inference.bundle import Bundle
     from medpretrain3d.inference.seen_cases import SeenCases
-    from medpretrain3d.inference.sweep import Score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: no bundle, no sightings, other classes, or no object to choose by.
     """
     from medpretrain3d.errors import UserError
+    from medpretrain3d.evaluation import mean_average_precision
     from medpretrain3d.inference.bundle import load_bundle, set_inference
     from medpretrain3d.inference.seen_cases import SeenCases
     from medpretrain3d.inference.sweep import best, sweep
@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
             "sightings of this bundle"
         )
-    trials = sweep(seen.cases, seen.inference, mean_average_precision(seen.classes))
+    trials = sweep(
+        seen.cases, seen.inference, lambda found, targets: mean_average_precision(found, targets, seen.classes)
+    )
     chosen = best(trials)
     print(f"{len(trials)} ways of merging, {len(seen.cases)} scans: mAP {trials[0].score:.3f} -> {chosen.score:.3f}")
     for field in dataclasses.fields(chosen.config):
@@ -87,11 +89,3 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenC
     opened = (ref.open() for ref in refs)
     seen = tuple(SeenCase.of(case, predictor.see(case, case.id)) for case in opened)
     return SeenCases(bundle.classes, bundle.inference, seen)
-
-
-def mean_average_precision(classes: tuple[str, ...]) -> Score:
-    """The score that is swept for: mAP over IoU 0.1:0.05:0.5."""
-    from medpretrain3d.evaluation import evaluate
-    from medpretrain3d.evaluation.detection import MAP_KEY
-
-    return lambda found, targets: float(evaluate(found, targets, classes, num_bootstrap=0)[MAP_KEY])

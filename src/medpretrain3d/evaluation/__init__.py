@@ -2,7 +2,7 @@
 
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.comparison import compare
-from medpretrain3d.evaluation.detection import evaluate
+from medpretrain3d.evaluation.detection import evaluate, mean_average_precision
 from medpretrain3d.evaluation.files import PredictionFile, TargetFile, pair, read_predictions, read_targets
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "TargetFile",
     "compare",
     "evaluate",
+    "mean_average_precision",
     "pair",
     "read_predictions",
     "read_targets",

@@ -133,6 +133,19 @@ def evaluate(
     }
 
 
+def mean_average_precision(
+    predictions: Sequence[PredictedCase | Detections], targets: Sequence[TargetCase | Targets], classes: Sequence[str]
+) -> float:
+    """The mAP of `evaluate` and nothing else, for a search that scores many ways of prediction; nan without objects.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    scans = match_data_set(predictions, targets, classes, MAP_IOUS)
+    each_once = np.ones((1, scans.num_scans))
+    return float(_mean(np.stack([average_precision(one, each_once)[0] for one in scans.classes])).mean())
+
+
 def metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -> dict[str, np.ndarray]:
     """Every metric under each weighting of the scans: `coco_metrics` and `froc_metrics`."""
     return {**coco_metrics(scans, weights, compat), **froc_metrics(scans, weights)}
