@@ -25,6 +25,7 @@ from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.pictures import save_png
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate
+from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 
@@ -93,7 +94,10 @@ def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData
     write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
     truth = targets_json(data.store, list(refs))
     write_text(folder / "targets.json", json.dumps(truth) + "\n")
-    metrics = evaluate([r.predicted for r in ordered], [r.target for r in ordered], data.classes)
+    in_mm = [r.in_mm() for r in ordered]
+    metrics = evaluate(
+        [r.predicted for r in in_mm], [r.target for r in in_mm], data.classes, size_edges_mm=DIAMETERS_MM
+    )
     write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     for logger in trainer.loggers:
         logger.log_metrics({f"test/{name}": value for name, value in watched(metrics).items()}, trainer.global_step)

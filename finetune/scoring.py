@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medpretrain3d.boxes import Detections
+from medpretrain3d.data.grid import Spacing
 from medpretrain3d.data.store import Case
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 
@@ -27,12 +28,23 @@ class CaseResult:
 
     predicted: PredictedCase
     target: TargetCase
+    spacing_mm: Spacing
 
     @staticmethod
     def of(case: Case, found: Detections) -> CaseResult:
         """Pair a case with its detections; plain arrays, so that processes can send it to each other."""
         predicted = PredictedCase(case.id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
-        return CaseResult(predicted, TargetCase(case.id, case.boxes, case.labels, case.ignore_boxes))
+        return CaseResult(
+            predicted, TargetCase(case.id, case.boxes, case.labels, case.ignore_boxes), case.grid.spacing_mm
+        )
+
+    def in_mm(self) -> CaseResult:
+        """The same in millimetres along the volume's axes: overlaps stay, and sizes get a meaning."""
+        edges_mm = np.tile(self.spacing_mm, 2)
+        predicted = replace(self.predicted, boxes=self.predicted.boxes * edges_mm)
+        ignore = None if self.target.ignore is None else self.target.ignore * edges_mm
+        target = replace(self.target, boxes=self.target.boxes * edges_mm, ignore=ignore)
+        return CaseResult(predicted, target, (1.0, 1.0, 1.0))
 
 
 def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) -> dict[str, float]:

@@ -55,7 +55,7 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     assert "tuning" in load_bundle(folder / "bundle").provenance
 
 
-def test_metrics_in_voxels_and_in_millimetres_agree(fit, tmp_path):
+def test_metrics_of_the_run_and_of_its_files_agree_by_size_too(fit, tmp_path):
     folder = fit()
     out = tmp_path / "again.json"
     files = [
@@ -71,6 +71,10 @@ def test_metrics_in_voxels_and_in_millimetres_agree(fit, tmp_path):
     )
     key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
     assert again[key] == pytest.approx(first[key], abs=1e-6)
+    sizes, counts = ([one[name] for one in first["size_strata"]] for name in ("from_mm", "num_targets"))
+    assert sizes == [0, 6, 10, 20, 30]
+    assert counts == [one["num_targets"] for one in again["size_strata"]]
+    assert sum(counts) == first["num_targets"]["cube"]
 
 
 def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
