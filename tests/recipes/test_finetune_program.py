@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finetune import __main__ as program
+from finetune.module import FinetuneModule
 from medpretrain3d import cli
 from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.data.intensity import Window
@@ -181,6 +182,25 @@ def test_a_run_killed_before_its_test_closes_with_the_averaged_weights(fit, monk
         fit(name="cut")
     monkeypatch.undo()
     resumed = load_bundle(fit(name="cut") / "bundle").detector.state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_averaged_weights_and_accumulation_survive_an_interruption(fit, monkeypatch):
+    twice = ("--trainer.accumulate_grad_batches", "2")
+    whole = load_bundle(fit(*twice, name="whole") / "bundle").detector.state_dict()
+    step, seen = FinetuneModule.training_step, []
+
+    def interrupted_step(self, batch, batch_idx):
+        seen.append(batch_idx)
+        if len(seen) == 9:  # between two steps
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(FinetuneModule, "training_step", interrupted_step)
+    with pytest.raises(SystemExit):
+        fit(*twice, name="cut")
+    monkeypatch.undo()
+    resumed = load_bundle(fit(*twice, name="cut") / "bundle").detector.state_dict()
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
