@@ -35,12 +35,14 @@ def test_the_pyramid_narrows_towards_full_resolution():
     assert sorted(model.fpn.output) == ["0", "2", "3"]  # level 1 is only passed through
 
 
-def test_one_convolution_stands_for_output_and_classifier():
-    model, image = make(), torch.randn(1, 1, *SHAPE)
+@pytest.mark.parametrize("second_stride", [(2, 2, 2), (1, 2, 2)])
+def test_the_branch_as_one_step_is_the_branch_step_by_step(second_stride):
+    model = make(strides=[(1, 1, 1), second_stride, (2, 2, 2), (2, 2, 2)])
+    image = torch.randn(1, 1, *SHAPE)
     mask_logits, _ = model.branches(image)
     one_by_one = model.segmenter(model.fpn(model.backbone(image))[0])
     torch.testing.assert_close(mask_logits, one_by_one)
-    modules = model.segmenter, model.fpn.output["0"], model.fpn.lateral[0]
+    modules = model.segmenter, model.fpn.output["0"], model.fpn.lateral[0], model.fpn.upsample[0]
     parameters = [parameter for module in modules for parameter in module.parameters()]
     gradients = [torch.autograd.grad(logits.square().sum(), parameters) for logits in (mask_logits, one_by_one)]
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-2)

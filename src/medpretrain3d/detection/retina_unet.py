@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from medpretrain3d.boxes import Targets
 from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.losses import soft_dice_loss
+from medpretrain3d.detection.mask_branch import mask_logits
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.errors import UserError
 
@@ -68,35 +69,25 @@ class RetinaUNet(RetinaNet):
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
-        mask_logits, pyramid = self.branches(image)
-        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(mask_logits, targets)
+        logits, pyramid = self.branches(image)
+        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(logits, targets)
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
         """Probability of background and of each class (or of any object) at every voxel: (B, 1 + ..., D, H, W) fp32."""
-        return self._mask_logits(self.fpn.merge(self.backbone(image))).float().softmax(dim=1)
+        features = self.backbone(image)
+        return mask_logits(features[0], self.fpn.merge(features, 1)[1], self.fpn, self.segmenter).float().softmax(dim=1)
 
     def branches(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What training asks of (B, C, D, H, W): logits of every voxel, and the pyramid's detection levels."""
-        merged = self.fpn.merge(self.backbone(image))
-        return self._mask_logits(merged), self.fpn.refine(merged, self._detection_levels)
+        features = self.backbone(image)
+        merged = self.fpn.merge(features, min(1, self._detection_levels[0]))
+        logits = mask_logits(features[0], merged[1], self.fpn, self.segmenter)
+        return logits, self.fpn.refine(merged, self._detection_levels)
 
     def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
         merged = self.fpn.merge(self.backbone(image), self._detection_levels[0])
         return self.fpn.refine(merged, self._detection_levels)
-
-    def _mask_logits(self, merged: Mapping[int, Tensor]) -> Tensor:
-        """What the pyramid's output convolution at full resolution and the classifier behind it say, at once.
-
-        Both are linear: a 3x3x3 convolution, then one of 1x1x1, is one of 3x3x3 with few outputs.
-        """
-        output, classifier = self.fpn.output["0"], self.segmenter
-        assert isinstance(output, nn.Conv3d)
-        assert output.bias is not None
-        assert classifier.bias is not None
-        classes = classifier.weight.flatten(1)  # (1 + K, C)
-        weight = (classes @ output.weight.flatten(1)).unflatten(1, output.weight.shape[1:])
-        return F.conv3d(merged[0], weight, classes @ output.bias + classifier.bias, padding=1)
 
     def _mask_losses(self, logits: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         masked = [index for index, target in enumerate(targets) if target.mask is not None]
