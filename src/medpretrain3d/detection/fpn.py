@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level
+from medpretrain3d.detection.convolution import Conv3
 
 
 class FPN(nn.Module):
@@ -30,9 +31,7 @@ class FPN(nn.Module):
         for index in range(len(levels) - 1):
             step = _step(levels[index], levels[index + 1])
             self.upsample.append(nn.ConvTranspose3d(channels[index + 1], channels[index], step, stride=step))
-        self.output = nn.ModuleDict(
-            {str(index): nn.Conv3d(channels[index], channels[index], 3, padding=1) for index in self.outputs}
-        )
+        self.output = nn.ModuleDict({str(index): Conv3(channels[index], channels[index]) for index in self.outputs})
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone features, finest first -> the pyramid's `outputs`, in their order."""

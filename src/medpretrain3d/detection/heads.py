@@ -9,6 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from medpretrain3d.detection.convolution import Conv3
+
 CHANNELS_PER_GROUP = 16
 
 
@@ -77,15 +79,15 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
         groups = max(1, channels // CHANNELS_PER_GROUP)
         # The norm that follows removes a bias.
         layers += [
-            nn.Conv3d(channels, channels, 3, padding=1, bias=False),
+            Conv3(channels, channels, bias=False),
             nn.GroupNorm(groups if channels % groups == 0 else 1, channels),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
 
 
-def _output_conv(channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv3d:
-    conv = nn.Conv3d(channels, out_channels, 3, padding=1)
+def _output_conv(channels: int, out_channels: int, bias: float = 0.0) -> Conv3:
+    conv = Conv3(channels, out_channels)
     nn.init.normal_(conv.weight, std=0.01)
     conv.bias = nn.Parameter(torch.full((out_channels,), bias))
     return conv
