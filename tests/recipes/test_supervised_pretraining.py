@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,7 @@ def test_several_labels_of_a_case(tmp_path):
 def test_probes_are_logged_and_a_collapse_is_named_and_stops_the_run(fit, tmp_path, cube_store, monkeypatch, capsys):
     probes = {
         "class_path": "pretrain.probes.Probes",
-        "init_args": {"store": str(cube_store), "num_crops": 6, "min_effective_rank": 0.0, "min_feature_std": 0.0},
+        "init_args": {"store": str(cube_store), "num_crops": 6, "min_share": 0.0},
     }
     folder = fit("MultiTalent", "--trainer.callbacks", json.dumps([probes]))
     with (folder / "metrics.csv").open(newline="") as file:
@@ -119,19 +120,32 @@ def test_probes_are_logged_and_a_collapse_is_named_and_stops_the_run(fit, tmp_pa
     assert 1 < float(rows[-1]["probe/effective_rank"]) < 6
     assert "collapsed" not in capsys.readouterr().out
 
+    probes["init_args"] = {"num_crops": 6, "min_share": 100.0}  # whatever there is counts as a fall
+    fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
+    assert re.search(
+        r"step 2: features have collapsed: effective_rank [1-9].*\(at the start [1-9].*feature_std 0.*\(at the start 0",
+        capsys.readouterr().out,
+    )
+
     whole = ResEnc.forward
 
     def collapsed(self, image):
         return [0 * level + 1 for level in whole(self, image)]
 
     monkeypatch.setattr(ResEnc, "forward", collapsed)
-    probes["init_args"] = {"num_crops": 6}
-    fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
-    assert "step 2: features have collapsed: standard deviation 0.0000" in capsys.readouterr().out
     probes["init_args"] = {"num_crops": 6, "stop_on_collapse": True}
-    with pytest.raises(UserError, match="features have collapsed"):
+    with pytest.raises(UserError, match=r"features have collapsed: effective_rank 0\.000"):
         fit("MultiTalent", "--run.restart", "true", "--trainer.callbacks", json.dumps([probes]))
     assert not json.loads((folder / "run.json").read_text(encoding="utf-8"))["finished"]
+
+
+def test_the_start_that_a_collapse_is_measured_by_goes_on_with_the_run():
+    from pretrain.probes import Probes
+
+    first, second = Probes(num_crops=2), Probes(num_crops=2)
+    first.start = {"effective_rank": 3.0, "feature_std": 0.5}
+    second.load_state_dict(first.state_dict())
+    assert second.start == first.start
 
 
 def test_restored_psnr_is_logged(tmp_path, cube_store):
