@@ -38,9 +38,9 @@ class Probes(L.Callback):
         stop_on_collapse: whether a collapse ends the run, with an error; otherwise it is said and logged.
     """
 
-    # Spread and rank depend on the architecture, so each run is measured by its own start. Shares of it after 100 steps of
-    # a ViT on random volumes: DINO 0.78 and 0.90, DINO uncentred 0.21 and 0.30, SimCLR at a temperature of 100 0.82 and
-    # 0.19, views that only attract each other 0.09 and 0.50.
+    # Spread and rank depend on the architecture, so each run is measured by its own start. Shares of it after 100 steps
+    # of a ViT on random volumes: DINO 0.78 and 0.90, DINO uncentred 0.21 and 0.30, SimCLR at a temperature of 100 0.82
+    # and 0.19, views that only attract each other 0.09 and 0.50.
     def __init__(
         self,
         store: str | None = None,
