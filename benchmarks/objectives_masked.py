@@ -51,4 +51,5 @@ def rows() -> Iterator[Row]:
             "dense network (MAE)",
             step(MAE(ResEnc(preset), mask_block=(16, 16, 16)), size),
             step(SparK(ResEnc(preset), 0.75, (16, 16, 16)), size),
+            rounds=3,
         )
