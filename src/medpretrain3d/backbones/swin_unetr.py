@@ -70,6 +70,7 @@ class SwinUNETR(Backbone):
         self.in_channels = in_channels
         self.is_v2 = is_v2
         self.checkpointing = checkpointing
+        # MONAI annotates a norm and a module, but takes None for no norm and calls `downsample`, below, for the module.
         self.patch_embed = PatchEmbed((d, h, w), in_channels, feature_size, norm_layer=None)  # type: ignore[arg-type]
         self.levels = tuple(Level(feature_size * 2**i, (d * 2**i, h * 2**i, w * 2**i)) for i in range(5))
         for index, (num_blocks, num_heads) in enumerate(zip(BLOCKS, HEADS, strict=True)):
