@@ -6,5 +6,24 @@ from __future__ import annotations
 class UserError(ValueError):
     """Bad input. Its message is one line: what it got, what was wanted, what to do.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with code 2. What a message quotes may come from a
+    file of strangers, so characters that a terminal would obey rather than show are escaped.
+
+    Args:
+        message: the line.
+        below: further lines that the message speaks of, such as the tree of a folder.
     """
+
+    def __init__(self, message: str, below: str = "") -> None:
+        super().__init__(message, below)
+
+    def __str__(self) -> str:
+        message, below = self.args
+        return "\n".join([printable(message), *map(printable, below.splitlines())])
+
+
+def printable(text: str) -> str:
+    r"""The text with what cannot be seen (control characters, line ends, marks of direction) as escapes like `\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
-GROUND = {"errors", "description", "atomic", "memory"}
+GROUND = {"errors", "description", "atomic", "memory", "names", "documents"}
 MAY_IMPORT = {
     "boxes": set(),
     "backbones": set(),
@@ -31,6 +31,8 @@ MAY_IMPORT = {
     "description": set(),
     "atomic": set(),
     "memory": set(),
+    "names": set(),
+    "documents": set(),
     "__init__": set(),
 }
 LIGHTNING_ALLOWED = {"engine"}

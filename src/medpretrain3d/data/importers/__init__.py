@@ -48,7 +48,7 @@ def read_raw(
         raise UserError(f"--dataset {dataset}: unknown; known are {', '.join(layouts())}")
     if dataset is None:
         if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
-            raise UserError(f"{raw}: has dataset.json but no imagesTr beside it; found\n{tree(raw)}")
+            raise UserError(f"{raw}: has dataset.json but no imagesTr beside it; found", tree(raw))
         names = glance(raw)
         dataset = next(name for name, layout in layouts().items() if layout.fits(names))
     return layouts()[dataset].open(raw, {**(options or {}), **({"fold": str(fold)} if fold else {})})

@@ -61,8 +61,8 @@ class Layout:
             return dataset
         except Misplaced as error:
             raise UserError(
-                f"{raw}: {error}; wanted for {self.name} (docs/datasets.md#{self.name})\n{self.wanted}\n"
-                f"found\n{tree(raw)}"
+                f"{raw}: {error}; wanted for {self.name} (docs/datasets.md#{self.name})",
+                f"{self.wanted}\nfound\n{tree(raw)}",
             ) from error
 
     def _arguments(self, options: Mapping[str, str]) -> dict[str, Any]:
