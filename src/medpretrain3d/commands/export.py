@@ -46,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         with finished_folder(args.output, replace=False) as unfinished:
             write_nnssl(unfinished / "checkpoint_final.pth", encoder)
-            (unfinished / "README.md").write_text(page)
+            (unfinished / "README.md").write_text(page, encoding="utf-8")
     print(f"{args.output}: {args.format}, {', '.join(sorted(path.name for path in args.output.iterdir()))}")
     return 0

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medpretrain3d.atomic import put_back
 from medpretrain3d.commands.read_options import add_read_options, read_options
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the card of what is ours without its longest entries; of other checkpoints what the reader found."""
     folder = Path(args.file)
+    put_back(folder)
     found = [folder / name for name in CARDS if (folder / name).is_file()]
     if found:
         print(f"{folder}: {CARDS[found[0].name]}")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from medpretrain3d.atomic import put_back
 from medpretrain3d.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list
     Raises:
         UserError: only bundles were named.
     """
+    for path in others:
+        put_back(path)
     num_more = next((i for i, path in enumerate(others) if not (path / "bundle.json").is_file()), len(others))
     if num_more == len(others):
         raise UserError(f"{others[-1]}: is a bundle, wanted scans behind the bundles; name files, folders or stores")

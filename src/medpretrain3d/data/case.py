@@ -117,7 +117,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
         if content.mask is not None:
             write_array(unfinished / MASK, content.mask)
         sidecar["bytes"] = sum(file.stat().st_size for file in unfinished.iterdir())
-        (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n")
+        (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     return index_row(sidecar)
 
 

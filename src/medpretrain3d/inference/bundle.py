@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import finished_folder, write_text
+from medpretrain3d.atomic import finished_folder, put_back, write_text
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.volume import Unit
 from medpretrain3d.description import build, describe
@@ -26,6 +26,7 @@ from medpretrain3d.inference.config import InferenceConfig
 
 FORMAT = "medpretrain3d-bundle"
 VERSION = 1
+DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def save_bundle(
         "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
     }
     text = (json.dumps(document, indent=2) + "\n").encode()
-    with finished_folder(folder, replace=replace) as unfinished:
-        (unfinished / "detector.safetensors").write_bytes(payload)
-        (unfinished / "bundle.json").write_bytes(text)
+    with finished_folder(folder, replace=(DOCUMENT, WEIGHTS) if replace else False) as unfinished:
+        (unfinished / WEIGHTS).write_bytes(payload)
+        (unfinished / DOCUMENT).write_bytes(text)
     return hashlib.sha256(text).hexdigest()
 
 
@@ -142,7 +143,7 @@ def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, 
     document, _ = _read_document(Path(folder))
     document["inference"] = asdict(inference)
     document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
-    write_text(Path(folder) / "bundle.json", json.dumps(document, indent=2) + "\n")
+    write_text(Path(folder) / DOCUMENT, json.dumps(document, indent=2) + "\n")
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -157,7 +158,7 @@ def load_bundle(folder: Path) -> Bundle:
 
     folder = Path(folder)
     document, text = _read_document(folder)
-    weights_path = folder / "detector.safetensors"
+    weights_path = folder / WEIGHTS
     payload = weights_path.read_bytes()
     if hashlib.sha256(payload).hexdigest() != document.get("weights_sha256"):
         raise UserError(
@@ -174,11 +175,9 @@ def load_bundle(folder: Path) -> Bundle:
         inference = InferenceConfig(**document["inference"])
         classes, provenance = tuple(document["classes"]), dict(document["provenance"])
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'bundle.json'}: incomplete or damaged ({error!r}); export the bundle again"
-        ) from error
+        raise UserError(f"{folder / DOCUMENT}: incomplete or damaged ({error!r}); export the bundle again") from error
     if not isinstance(detector, Detector):
-        raise UserError(f"{folder / 'bundle.json'}: describes a {type(detector).__name__}, wanted a detector")
+        raise UserError(f"{folder / DOCUMENT}: describes a {type(detector).__name__}, wanted a detector")
     _check_classes(classes, detector)
     _load_weights(detector, weights, weights_path)
     sha256 = hashlib.sha256(text).hexdigest()
@@ -186,8 +185,9 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _read_document(folder: Path) -> tuple[dict[str, Any], bytes]:
-    path = folder / "bundle.json"
-    if not path.is_file() or not (folder / "detector.safetensors").is_file():
+    put_back(folder)
+    path = folder / DOCUMENT
+    if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise UserError(
             f"{folder}: no detector bundle here, wanted a folder with bundle.json and detector.safetensors as a "
             "fine-tuning run writes it"

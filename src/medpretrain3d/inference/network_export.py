@@ -8,6 +8,7 @@ where there are anchors or cells. docs/prediction.md tells how boxes are decoded
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -93,7 +94,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
             np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
         shapes = {name: ["B", *output.shape[1:]] for name, output in zip(names, wanted, strict=True)}
         about = _about(bundle, shapes, difference)
-        (unfinished / "export.json").write_text(json.dumps(about, indent=2) + "\n")
+        (unfinished / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return difference
 
 
@@ -137,7 +138,9 @@ def _program(network: nn.Module, tile: Tensor) -> torch.export.ExportedProgram:
 
 
 def _to_torch(network: nn.Module, tile: Tensor, path: Path) -> Run:
-    torch.export.save(_program(network, tile), path)
+    payload = io.BytesIO()  # writing to a full disk itself, torch ends the process (terminate in a destructor)
+    torch.export.save(_program(network, tile), payload)
+    path.write_bytes(payload.getbuffer())
     return torch.export.load(path).module()
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from medpretrain3d.atomic import finished_folder
+from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.description import Description, describe
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-encoder"
 VERSION = 1
+CARD, WEIGHTS = "encoder.json", "encoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ def write_encoder(
         "weights_sha256": sha256,
         **{key: value for key, value in card.items() if key not in _OWN_KEYS},
     }
-    with finished_folder(folder, replace=True) as unfinished:
-        (unfinished / "encoder.safetensors").write_bytes(payload)
-        (unfinished / "encoder.json").write_text(json.dumps(document, indent=2) + "\n")
+    with finished_folder(folder, replace=(CARD, WEIGHTS)) as unfinished:
+        (unfinished / WEIGHTS).write_bytes(payload)
+        (unfinished / CARD).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         for name, text in (beside or {}).items():
-            (unfinished / name).write_text(text)
+            (unfinished / name).write_text(text, encoding="utf-8")
     return sha256
 
 
@@ -109,7 +110,8 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    card_path, weights_path = folder / "encoder.json", folder / "encoder.safetensors"
+    put_back(folder)
+    card_path, weights_path = folder / CARD, folder / WEIGHTS
     if not card_path.is_file() or not weights_path.is_file():
         raise UserError(
             f"{folder}: no encoder file here, wanted a folder with encoder.json and encoder.safetensors as a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -75,8 +76,10 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         "license": card.get("licence"),
         "window": preprocessing.get("window"),
     }
+    payload = io.BytesIO()  # writing to a full disk itself, torch may end the process (terminate in a destructor)
+    torch.save(content, payload)
     with finished_file(path) as unfinished:
-        torch.save(content, unfinished)
+        unfinished.write_bytes(payload.getbuffer())
 
 
 Export = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medpretrain3d.atomic import put_back
 from medpretrain3d.backbones.checkpoints.hub import fetch, is_hub_id
 from medpretrain3d.backbones.checkpoints.raw import PREFERRED, SUFFIXES
 from medpretrain3d.errors import UserError
@@ -21,6 +22,7 @@ def locate(source: str | Path) -> Path:
         UserError: nothing there, no weights in the folder, or several files none of which is preferred.
     """
     path = Path(source).expanduser()
+    put_back(path)
     if not path.exists():
         if not is_hub_id(str(source)):
             raise UserError(
@@ -67,4 +69,5 @@ def _weights_in(folder: Path) -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
+    put_back(folder)
     return any((folder / card).is_file() for card in OWN_CARDS)

@@ -1,0 +1,6 @@
+"""Files and folders that are there complete or not at all, on the disk and not only in memory."""
+
+from medpretrain3d.atomic.finished import finished_file, finished_folder, write_text
+from medpretrain3d.atomic.leftovers import put_back, remove_unfinished
+
+__all__ = ["finished_file", "finished_folder", "put_back", "remove_unfinished", "write_text"]

@@ -1,0 +1,70 @@
+"""What a file system refuses, as one line for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medpretrain3d.errors import UserError
+
+_ELSEWHERE = "choose another place"
+_MEANING: dict[int, tuple[str, str]] = {
+    errno.EDQUOT: ("the disk quota is used up", "nothing was written, free some space or ask for more"),
+    errno.EFBIG: ("the file is too large for this file system or for `ulimit -f`", "nothing was written, raise it"),
+    errno.EIO: ("the disk reports an input/output error", "nothing was written, check the disk"),
+    errno.ESTALE: ("the network file system lost the folder", "nothing was written, mount it again"),
+    errno.ETIMEDOUT: ("the network file system does not answer", "nothing was written, mount it again"),
+    errno.EMFILE: ("too many files are open in this process", "nothing was written, raise `ulimit -n`"),
+    errno.ENFILE: ("too many files are open on this machine", "nothing was written, end other programs"),
+    errno.ENOMEM: ("the system has no memory left for it", "nothing was written, end other programs"),
+    errno.ENAMETOOLONG: ("the name is too long for this file system", "choose a shorter one"),
+    errno.ELOOP: ("is a link that leads to itself", "remove it"),
+    errno.EISDIR: ("is a folder, wanted a file", _ELSEWHERE),
+    errno.EROFS: ("cannot be written, the file system is read-only", _ELSEWHERE),
+    **{
+        code: (f"cannot be written ({os.strerror(code)})", _ELSEWHERE)
+        for code in (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EBUSY, errno.ETXTBSY, errno.EINVAL)
+    },
+}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the disk refuses while `path` is written into a `UserError` that names it.
+
+    An error about a file elsewhere, such as one that was read to make `path`, passes unchanged.
+
+    Raises:
+        UserError: no space, quota, permission or descriptor left, a name or file too long, a broken disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and not _is_about(error, Path(path)):
+            raise
+        if error.errno == errno.ENOSPC:
+            free = shutil.disk_usage(_existing(Path(path))).free
+            raise UserError(
+                f"{path}: the disk is full ({free:,} bytes free); nothing was written, free some space"
+            ) from error
+        if error.errno in _MEANING:
+            what, advice = _MEANING[error.errno]
+            raise UserError(f"{path}: {what}; {advice}") from error
+        raise
+
+
+def _is_about(error: OSError, path: Path) -> bool:
+    """Whether an error names the place, a folder above it, or what is written to be renamed there."""
+    if isinstance(error.filename, int):
+        return True
+    named = Path(os.path.abspath(os.fsdecode(error.filename)))
+    is_temporary = any(part.endswith((".unfinished", ".outgoing", ".lock")) for part in named.parts)
+    return is_temporary or any(one.is_relative_to(named) for one in (path.absolute(), Path(os.path.realpath(path))))
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in [path, *path.absolute().parents] if os.path.exists(parent))
