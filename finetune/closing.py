@@ -123,7 +123,7 @@ def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult],
     for result in results:
         case = refs[result.target.case].open()
         picture = boxes_on_slices(
-            data.window.fitted(case.statistics)(case.read_image())[0],
+            data.window.fitted_to(case)(case.read_image())[0],
             case.grid.spacing_mm,
             result.target.boxes,
             result.target.labels,

@@ -13,11 +13,12 @@ from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
-from medpretrain3d.data.intensity import Normalisation
+from medpretrain3d.data.intensity import Normalisation, PerUnit
 from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.splits import fraction_count, label_budget
 from medpretrain3d.data.store import Case
+from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Preprocessing
@@ -75,8 +76,10 @@ class FinetuneData(L.LightningDataModule):
             raise UserError(f"{store}: holds no classes, so nothing to detect; prepare a labelled data set")
         self.patch = patch
         self.batch_size = batch_size
-        self.window = window or self.corpus.usual_window
+        self.window = (window or PerUnit()).of_unit(self.store.unit)
         self.window_is_given = window is not None
+        for doubt in self.corpus.doubts_about(self.window):
+            say(doubt)
         self.augment = augment
         self.intensity = intensity
         self.sites = Sites(object_share, foreground_share)
@@ -106,7 +109,7 @@ class FinetuneData(L.LightningDataModule):
     def preprocessing(self) -> Preprocessing:
         """What prediction has to do alike."""
         num_channels = self.train_cases[0].open().num_channels
-        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels, self.corpus.unit)
+        return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels, self.store.unit)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""

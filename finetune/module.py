@@ -7,16 +7,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from finetune.datamodule import FinetuneData
+from finetune.preprocessing import follow_pretraining
 from finetune.scoring import CaseResult, evaluate_results
-from medpretrain3d.backbones import EncoderFile, ReadOptions, check_patch, load_encoder, read_encoder
+from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
-from medpretrain3d.description import build
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
@@ -92,8 +91,7 @@ class FinetuneModule(L.LightningModule):
                 f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
             )
         if self.encoder is not None:
-            _take_window(self.encoder, data)
-            _compare_preprocessing(self.encoder, data.preprocessing().to_json())
+            follow_pretraining(self.encoder, data)
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
         """Sum of the detector's losses on one batch."""
@@ -167,27 +165,3 @@ def _load_fpn(detector: Detector, bundle: str | None) -> int:
         )
     ours.load_state_dict(state)
     return len(state)
-
-
-def _take_window(encoder: EncoderFile, data: FinetuneData) -> None:
-    """Show the detector the intensities that its backbone was pretrained on, unless the recipe says which it sees."""
-    theirs = encoder.card.get("preprocessing", {}).get("window")
-    if theirs and not data.window_is_given:
-        data.window = build(theirs)
-        say(f"window of the encoder's pretraining: {data.window}")
-
-
-def _compare_preprocessing(encoder: EncoderFile, ours: dict[str, Any]) -> None:
-    theirs = encoder.card.get("preprocessing", {})
-    for name in ("spacing_mm", "window"):
-        if name in theirs and theirs[name] != ours[name]:
-            rank_zero_warn(
-                f"{name} of the encoder's pretraining is {theirs[name]}, of this data {ours[name]}; "
-                "its features were learned on other intensities or sizes"
-            )
-    schemes = theirs.get("normalisation")
-    if schemes and "window" not in theirs:
-        rank_zero_warn(
-            f"the encoder was pretrained on images normalised by {schemes}, this data is mapped by {ours['window']}; "
-            "no window can be taken from the file"
-        )

@@ -13,7 +13,7 @@ from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.image_crops import ImageCrops, finish_batch
-from medpretrain3d.data.intensity import Normalisation
+from medpretrain3d.data.intensity import Normalisation, PerUnit
 from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
@@ -29,8 +29,8 @@ class PretrainData(L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`, or several that are used together.
         patch: crop (D, H, W) in voxels.
         batch_size: crops per process and step.
-        window: from stored intensities to the network's input; when absent `Window()` for HU and `ZScore()` for other
-            values.
+        window: from stored intensities to the network's input, for all stores; when absent each store has its own,
+            `Window()` where it is in HU and `ZScore()` where it is not. `PerUnit` gives one for either kind.
         views: what the objective asks to see of each sample; one crop by default.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma; reconstruction recipes use none.
@@ -67,7 +67,9 @@ class PretrainData(L.LightningDataModule):
         self.corpus = Corpus([Path(path) for path in ([store] if isinstance(store, str) else store)])
         self.patch = patch
         self.batch_size = batch_size
-        self.window = window or self.corpus.usual_window
+        self.window = window or PerUnit()
+        for doubt in self.corpus.doubts_about(self.window):
+            say(doubt)
         self.views = views or OneView()
         self.augment = augment
         self.intensity = intensity
@@ -95,8 +97,14 @@ class PretrainData(L.LightningDataModule):
         }
 
     def preprocessing(self) -> dict[str, Any]:
-        """What fine-tuning has to do alike: spacing and window."""
-        return {"spacing_mm": self.corpus.spacing_mm, "window": describe(self.window), "patch": self.patch}
+        """What fine-tuning has to do alike: spacing and window, in all and of each store."""
+        own = [describe(self.window.of_unit(unit)) for unit in self.corpus.units]
+        stores = [
+            {"store": store.path.name, "unit": store.unit, "window": window}
+            for store, window in zip(self.corpus.stores, own, strict=True)
+        ]
+        window = own[0] if all(one == own[0] for one in own) else describe(self.window)
+        return {"spacing_mm": self.corpus.spacing_mm, "window": window, "patch": self.patch, "stores": stores}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""

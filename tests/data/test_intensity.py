@@ -3,13 +3,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.data.intensity import ForegroundZScore, NamedWindow, PerChannel, Window, ZScore
+from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.intensity import ForegroundZScore, NamedWindow, PerChannel, PerUnit, Window, ZScore
 from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
+from medpretrain3d.data.volume import Volume
 from medpretrain3d.description import build, describe
 from medpretrain3d.errors import UserError
 
@@ -19,6 +22,7 @@ EVERY_NORMALISATION = [
     ForegroundZScore(-900, 400, -300, 200),
     ForegroundZScore([-900, -100], [400, 300], [-300, 0], [200, 50]),
     ZScore(),
+    ZScore("all"),
     PerChannel([NamedWindow("lung"), ZScore()]),
 ]
 
@@ -80,6 +84,39 @@ def test_a_z_score_is_that_of_the_volume_also_on_a_crop():
         ZScore()(volume)
 
 
+def test_a_z_score_over_all_voxels_counts_air_and_asks_for_what_older_stores_lack():
+    volume = np.random.default_rng(0).integers(0, 900, (1, 8, 8, 8)).astype(np.int16)
+    volume[:, :4] = -1024
+    statistics = channel_statistics(volume, [-1024])
+    over_all = ZScore("all").fitted(statistics)(volume)
+    np.testing.assert_allclose([over_all.mean(), over_all.std()], [0, 1], atol=1e-5)
+    assert ZScore().fitted(statistics)(volume)[:, 4:].mean() == pytest.approx(0, abs=1e-5)
+    older = [ChannelStatistics.from_json({"mean": 1.0, "std": 2.0, "low": 0.0, "high": 3.0})]
+    assert ZScore().fitted(older)(np.ones((1, 2, 2, 2), np.int16)).max() == 0
+    with pytest.raises(UserError, match=r"over all voxels: .*prepare` on it again"):
+        ZScore("all").fitted(older)
+    with pytest.raises(UserError, match="wanted above_lowest or all"):
+        ZScore("tissue")
+
+
+def test_volumes_in_hu_and_others_have_a_normalisation_each():
+    rng = np.random.default_rng(0)
+    grid = Grid((4, 4, 4), np.eye(4))
+    ct = Volume(rng.integers(-1024, 3000, (1, 4, 4, 4)).astype(np.int16), grid, grid)
+    mr = replace(ct, array=rng.integers(0, 900, (1, 4, 4, 4)).astype(np.int16), rescale=((1.0, 0.0),))
+    both = PerUnit(hu=NamedWindow("lung"))
+    np.testing.assert_array_equal(both.fitted_to(ct)(ct.array), NamedWindow("lung")(ct.array))
+    np.testing.assert_array_equal(both.fitted_to(mr)(mr.array), ZScore().fitted(mr.statistics)(mr.array))
+    rebuilt = build(json.loads(json.dumps(describe(both))))
+    np.testing.assert_array_equal(rebuilt.fitted_to(mr)(mr.array), both.fitted_to(mr)(mr.array))
+    assert [Window().suits("any"), ZScore().suits("any"), both.suits("any"), PerUnit(other=Window()).suits("any")] == [
+        *(False, True, True, False)
+    ]
+    for wrong in (lambda: both(mr.array), lambda: both.fitted(mr.statistics)):
+        with pytest.raises(UserError, match="needs to know the volume's unit"):
+            wrong()
+
+
 def test_a_z_score_does_not_see_how_a_volume_is_stored():
     values = np.random.default_rng(0).integers(0, 900, (1, 9, 9, 9)).astype(np.int16)
     stretched = (values * 30 - 5).astype(np.int16)
@@ -107,6 +144,8 @@ def test_each_channel_by_its_own():
     assert fitted(image)[:, 0, 0, 0].tolist() == [1, 2]
     with pytest.raises(UserError, match="image of 1 channels for 2"):
         fitted(image[:1])
+    with pytest.raises(UserError, match="image of 1 channels for 2"):
+        both.fitted([ChannelStatistics(0, 1, 0, 0)])
 
 
 @pytest.mark.parametrize("normalisation", EVERY_NORMALISATION, ids=lambda one: type(one).__name__)

@@ -135,6 +135,20 @@ def test_finished_cases_are_kept_until_file_or_option_changes(make_dataset, tmp_
     assert prepare(raw, store, PrepareOptions(min_voxels=2)).reused == 0
 
 
+def test_a_case_in_which_less_was_measured_is_prepared_again(make_dataset, tmp_path):
+    raw, store = make_dataset(["a", "b"]), tmp_path / "store"
+    prepare(raw, store)
+    file = store / "cases/a/case.json"
+    sidecar = json.loads(file.read_text())
+    del sidecar["measured"]
+    for one in sidecar["statistics"]:
+        del one["mean_of_all"], one["std_of_all"]
+    file.write_text(json.dumps(sidecar))
+    assert Store(store).case("a").statistics[0].mean_of_all is None  # still read
+    assert prepare(raw, store).reused == 1
+    assert Store(store).case("a").statistics[0].std_of_all > 0
+
+
 def test_an_interrupted_call_goes_on(make_dataset, tmp_path, monkeypatch):
     raw, store = make_dataset(["a", "b", "c"]), tmp_path / "store"
     write_case = prepare_module.write_case

@@ -244,6 +244,8 @@ def test_mr_is_stored_with_its_statistics_and_leads_back_to_its_values(tmp_path,
     assert outside.ravel().tolist() == [0] * 8  # the lowest value surrounds it, not -1024
     body = case.read_image()[0]
     assert case.statistics[0].mean == pytest.approx(body[body > 0].mean())
+    assert case.statistics[0].mean_of_all == pytest.approx(body.mean())
+    assert case.statistics[0].std_of_all == pytest.approx(body.std())
     # The same file without names for its channels is taken for CT, and refused.
     (raw / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "x": 1}}))
     with pytest.raises(UserError, match="none of the 1 cases"):

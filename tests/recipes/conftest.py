@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,21 @@ def cube_store(tmp_path_factory) -> Path:
         splits[split] = [f"{split}_{number}" for number in range(count)]
         rows += [write_case(store, _cube(case_id)) for case_id in splits[split]]
     write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, splits)
+    return store
+
+
+@pytest.fixture(scope="session")
+def mr_store(tmp_path_factory) -> Path:
+    """The same number of volumes whose values have no unit: three times as large, and from 3000 on."""
+    store = tmp_path_factory.mktemp("stores") / "mr_cubes"
+    rows, splits = [], {}
+    for split, count in SPLITS.items():
+        splits[split] = [f"mr_{split}_{number}" for number in range(count)]
+        for case_id in splits[split]:
+            cube = _cube(case_id)
+            image = np.clip(3 * (cube.image + 1024), 0, 30000).astype(np.int16) + np.int16(3000)
+            rows.append(write_case(store, replace(cube, image=image, rescale=((1.0, 0.0),))))
+    write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, splits, ["MR"])
     return store
 
 

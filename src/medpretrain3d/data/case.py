@@ -16,6 +16,7 @@ from medpretrain3d.atomic import finished_folder
 from medpretrain3d.data.arrays import array_shape, read_crop, write_array
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 
 CASES, IMAGE, MASK, SIDECAR = "cases", "image.b2nd", "mask.b2nd", "case.json"
@@ -220,11 +221,16 @@ class Case:
         """Of the file the case came from: `grid.map_boxes(boxes, source_grid)` gives voxels of that file."""
         return Grid.from_json(self.sidecar["source_grid"])
 
+    @property
+    def unit(self) -> Unit:
+        """Of the values."""
+        return "any" if self.rescale else "hu"
+
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
         """Of each channel of the whole volume before it was resampled, in stored units.
 
-        `normalisation.fitted(case.statistics)(crop)` is what a network sees.
+        `normalisation.fitted_to(case)(crop)` is what a network sees.
         """
         return tuple(ChannelStatistics.from_json(one) for one in self.sidecar["statistics"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.data.intensity import Normalisation, Window, ZScore
+from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.store import Case, Store
-from medpretrain3d.data.volume import Unit
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 
 
@@ -83,15 +84,18 @@ class Corpus:
         joined = "\n".join(store.fingerprint for store in self.stores)
         return hashlib.sha256(joined.encode()).hexdigest() if len(self.stores) > 1 else joined
 
-    @property
-    def unit(self) -> Unit:
-        """In which its scans were prepared, as the first one tells."""
-        return "any" if self.cases("all")[0].open().rescale else "hu"
+    @functools.cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """In which the scans of each store were prepared."""
+        return tuple(store.unit for store in self.stores)
 
-    @property
-    def usual_window(self) -> Normalisation:
-        """What its images are normalised by where a recipe does not say: HU have a window, other values none."""
-        return Window() if self.unit == "hu" else ZScore()
+    def doubts_about(self, window: Normalisation) -> list[str]:
+        """What a user should know of a window that means nothing to the values of a store."""
+        return [
+            f"{store.path}: its values have no unit, and {window} is in HU; ZScore() suits them, or PerUnit beside CT"
+            for store in self.stores
+            if not window.suits(store.unit)
+        ]
 
     def cases(self, split: str) -> list[CaseRef]:
         """Cases of a split of every store; `all` for all cases.

@@ -104,7 +104,7 @@ class CropReader:
     def crop(self, case: Case, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
         """Voxels (C, d, h, w) of the case already read; draws the change of intensity."""
         change = self.intensity.draw(random) if self.intensity else None
-        window = self.window.fitted(case.statistics)
+        window = self.window.fitted_to(case)
         return SourceCrop(torch.from_numpy(voxels), placement, self.patch, window, change)
 
     def labels(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:

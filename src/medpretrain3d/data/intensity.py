@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
 
 import numpy as np
 
 from medpretrain3d.data.statistics import ChannelStatistics
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 
@@ -17,12 +18,42 @@ if TYPE_CHECKING:  # a store opens without torch, which takes 200 MB of memory
     from torch import Tensor
 
 
+class Measured(Protocol):
+    """A volume of which a normalisation knows enough: a `Case` of a store, or a `Volume` in memory."""
+
+    @property
+    def unit(self) -> Unit:
+        """Of its values."""
+
+    @property
+    def statistics(self) -> Sequence[ChannelStatistics]:
+        """Of each channel of the whole volume."""
+
+
 class Normalisation(Described, ABC):
     """Maps an image of any shape and numeric type to a new float32 one.
 
     One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's
-    numbers: `normalisation.fitted(case.statistics)(crop)`. The others are returned by `fitted` as they are.
+    numbers: `normalisation.fitted_to(case)(crop)`. The others are returned by `fitted` as they are.
     """
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value}" for name, value in self._init_args.items())
+        return f"{type(self).__name__}({arguments})"
+
+    __repr__ = __str__  # within another one
+
+    def of_unit(self, unit: Unit) -> Normalisation:
+        """The normalisation of volumes in this unit."""
+        return self
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether its numbers mean anything to volumes in this unit."""
+        return True
+
+    def fitted_to(self, volume: Measured) -> Normalisation:
+        """The normalisation of one volume, be it a case of a store or a scan in memory."""
+        return self.of_unit(volume.unit).fitted(volume.statistics)
 
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
         """The normalisation of one volume, whose channels have these statistics."""
@@ -58,6 +89,10 @@ class Window(Normalisation):
         """Refuse a window without width."""
         if not (np.isfinite([self.low_hu, self.high_hu]).all() and self.low_hu < self.high_hu):
             raise UserError(f"window {self.low_hu} .. {self.high_hu} HU: the first must be below the second")
+
+    def suits(self, unit: Unit) -> bool:
+        """Only HU."""
+        return unit == "hu"
 
     def __call__(self, image: Any) -> Any:
         """In [-1, 1]."""
@@ -125,6 +160,10 @@ class ForegroundZScore(Normalisation):
                 f"std {self.std.tolist()} above 0"
             )
 
+    def suits(self, unit: Unit) -> bool:
+        """Its constants are HU."""
+        return unit == "hu"
+
     def __call__(self, image: Any) -> Any:
         """An image (C, ...); with one number per statistic of any shape."""
         return _scaled(
@@ -135,13 +174,38 @@ class ForegroundZScore(Normalisation):
 class ZScore(Normalisation):
     """Mean 0 and standard deviation 1 within each volume and channel, for MR, whose values have no unit.
 
-    Statistics are those of the voxels above the channel's lowest value, so that air does not weigh. They do not change
-    when the values of a channel are stretched, so a channel that the store had to rescale comes out the same.
+    Statistics are those of the volume before it is resampled. They do not change when the values of a channel are
+    stretched, so a channel that the store had to rescale comes out the same.
+
+    Args:
+        voxels: which ones are measured: those `above_lowest` value of the channel (in HU: above air), so that air does
+            not weigh, or `all`, as ZScoreNormalization of nnU-Net and nnssl does (nnFoundation's is one).
+
+    Raises:
+        UserError: another choice of voxels.
     """
 
+    def __init__(self, voxels: Literal["above_lowest", "all"] = "above_lowest") -> None:
+        if voxels not in ("above_lowest", "all"):
+            raise UserError(f"ZScore over '{voxels}' voxels: wanted above_lowest or all")
+        self.voxels = voxels
+
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> FittedZScore:
-        """With the numbers of one volume."""
-        return FittedZScore([one.mean for one in statistics], [one.std for one in statistics])
+        """With the numbers of one volume.
+
+        Raises:
+            UserError: the volume is of a store in which only voxels above the lowest were measured.
+        """
+        if self.voxels == "above_lowest":
+            return FittedZScore([one.mean for one in statistics], [one.std for one in statistics])
+        if any(one.mean_of_all is None or one.std_of_all is None for one in statistics):
+            raise UserError(
+                "ZScore over all voxels: the store was prepared before these were measured; call `medpretrain3d "
+                "prepare` on it again with the same options, or use ZScore over voxels above_lowest"
+            )
+        return FittedZScore(
+            [one.mean_of_all or 0.0 for one in statistics], [one.std_of_all or 0.0 for one in statistics]
+        )
 
     def __call__(self, image: Any) -> Any:
         """Refuse: a crop normalised by itself would look like any other.
@@ -149,7 +213,7 @@ class ZScore(Normalisation):
         Raises:
             UserError: always.
         """
-        raise UserError("ZScore needs the volume's statistics: ZScore().fitted(case.statistics)(crop)")
+        raise UserError("ZScore needs the volume's statistics: ZScore().fitted_to(case)(crop)")
 
 
 class FittedZScore(Normalisation):
@@ -169,6 +233,43 @@ class FittedZScore(Normalisation):
         return _scaled(image, self.mean, self.std)
 
 
+class PerUnit(Normalisation):
+    """One normalisation for volumes in HU and another for those whose values have no unit: CT and MR used together.
+
+    Args:
+        hu: for stores in HU.
+        other: for stores in any other unit.
+    """
+
+    def __init__(self, hu: Normalisation | None = None, other: Normalisation | None = None) -> None:
+        self.hu = hu or Window()
+        self.other = other or ZScore()
+
+    def of_unit(self, unit: Unit) -> Normalisation:
+        """That of the unit."""
+        return (self.hu if unit == "hu" else self.other).of_unit(unit)
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether that of the unit does."""
+        return self.of_unit(unit).suits(unit)
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+        """Refuse: statistics do not tell the unit.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("PerUnit needs to know the volume's unit: PerUnit().fitted_to(case)(crop)")
+
+    def __call__(self, image: Any) -> Any:
+        """Refuse: a crop does not tell its unit.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("PerUnit needs to know the volume's unit: PerUnit().fitted_to(case)(crop)")
+
+
 class PerChannel(Normalisation):
     """One normalisation per channel, as a lung and a soft tissue window of a scan given twice, or PET beside CT.
 
@@ -179,8 +280,21 @@ class PerChannel(Normalisation):
     def __init__(self, channels: Sequence[Normalisation]) -> None:
         self.channels = tuple(channels)
 
+    def of_unit(self, unit: Unit) -> Self:
+        """Each channel's own."""
+        return type(self)([channel.of_unit(unit) for channel in self.channels])
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether all channels' do."""
+        return all(channel.suits(unit) for channel in self.channels)
+
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> Self:
-        """Each channel fitted to its own statistics."""
+        """Each channel fitted to its own statistics.
+
+        Raises:
+            UserError: the volume has another number of channels.
+        """
+        self._check(len(statistics))
         pairs = zip(self.channels, statistics, strict=True)
         return type(self)([channel.fitted([its]) for channel, its in pairs])
 
@@ -190,16 +304,19 @@ class PerChannel(Normalisation):
         Raises:
             UserError: it has another number of channels.
         """
-        if len(image) != len(self.channels):
-            raise UserError(
-                f"image of {len(image)} channels for {len(self.channels)} normalisations; give one for each"
-            )
+        self._check(len(image))
         parts = [channel(image[index : index + 1]) for index, channel in enumerate(self.channels)]
         if isinstance(image, np.ndarray):
             return np.concatenate(parts)
         import torch
 
         return torch.cat(parts)
+
+    def _check(self, num_channels: int) -> None:
+        if num_channels != len(self.channels):
+            raise UserError(
+                f"image of {num_channels} channels for {len(self.channels)} normalisations; give one for each"
+            )
 
 
 def _scaled(image: Any, shift: Any, scale: Any, limits: tuple[Any, Any] = (-np.inf, np.inf)) -> Any:

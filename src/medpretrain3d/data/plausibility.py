@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.data.quarantine import Unusable
-from medpretrain3d.data.volume import SMALLEST_RANGE_HU, Unit, Volume
+from medpretrain3d.data.unit import Unit
+from medpretrain3d.data.volume import SMALLEST_RANGE_HU, Volume
 
 MIN_VOX = 4
 """Fewer voxels along an axis are a localizer or a cut of one, not a volume."""

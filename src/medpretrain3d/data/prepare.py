@@ -21,7 +21,8 @@ from medpretrain3d.data.prepare_case import Job, Outcome, prepare_case, settled
 from medpretrain3d.data.quarantine import NOTES
 from medpretrain3d.data.splits import SPLITS, Fold
 from medpretrain3d.data.store import INDEX, SKIPPED, write_index
-from medpretrain3d.data.volume import Unit, check_spacing
+from medpretrain3d.data.unit import Unit
+from medpretrain3d.data.volume import check_spacing
 from medpretrain3d.errors import UserError
 
 OTHER_CALL_S = 3600

@@ -20,7 +20,9 @@ from medpretrain3d.data.importers import ObjectRule, RawCase
 from medpretrain3d.data.plausibility import check_plausible
 from medpretrain3d.data.quarantine import Unusable, note_path, read_note, write_note
 from medpretrain3d.data.readers import MissingLibrary, source_files
-from medpretrain3d.data.volume import Unit, read_channels, resample
+from medpretrain3d.data.statistics import MEASURED
+from medpretrain3d.data.unit import Unit
+from medpretrain3d.data.volume import read_channels, resample
 from medpretrain3d.errors import UserError
 
 
@@ -128,6 +130,7 @@ def _facts(job: Job) -> dict[str, Any]:
     return {
         "version": VERSION,
         "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
+        "measured": list(MEASURED),
         "options": {
             "spacing_mm": list(job.spacing_mm) if job.spacing_mm else None,
             "objects": job.rule,

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
+MEASURED = ("above_lowest", "all")
+"""Which voxels of a case are measured; a case prepared when fewer were is prepared again."""
 _LOWEST = int(np.iinfo(np.int16).min)
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Of one channel, in stored units; all 0 where nothing was counted."""
+    """Of one channel, in stored units; all 0 where nothing was counted.
+
+    The first four are of the voxels above what surrounds the patient, the last two of every voxel: None in a case that
+    was prepared before they were measured.
+    """
 
     mean: float
     std: float
@@ -21,13 +28,15 @@ class ChannelStatistics:
     """Percentile 0.5."""
     high: float
     """Percentile 99.5."""
+    mean_of_all: float | None = None
+    std_of_all: float | None = None
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         """Plain data."""
         return asdict(self)
 
     @staticmethod
-    def from_json(document: Mapping[str, float]) -> ChannelStatistics:
+    def from_json(document: Mapping[str, Any]) -> ChannelStatistics:
         """Read what `to_json` gave."""
         return ChannelStatistics(**document)
 
@@ -61,7 +70,7 @@ class Histogram:
 
 
 def channel_statistics(image: np.ndarray, pad_values: Sequence[int]) -> tuple[ChannelStatistics, ...]:
-    """Of each channel of an image (C, D, H, W) int16, over the voxels above what surrounds the patient.
+    """Of each channel of an image (C, D, H, W) int16, over the voxels above what surrounds the patient and over all.
 
     Args:
         image: a whole volume, as stored.
@@ -71,5 +80,6 @@ def channel_statistics(image: np.ndarray, pad_values: Sequence[int]) -> tuple[Ch
     for channel, pad_value in zip(image, pad_values, strict=True):
         histogram = Histogram()
         histogram.add(channel)
-        found.append(histogram.statistics(above=pad_value))
+        of_all = histogram.statistics()
+        found.append(replace(histogram.statistics(above=pad_value), mean_of_all=of_all.mean, std_of_all=of_all.std))
     return tuple(found)

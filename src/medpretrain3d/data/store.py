@@ -10,6 +10,7 @@ STORE/cases/<id>/case.json       geometry, objects, hash
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from medpretrain3d.data.case import CASES, VERSION, Case, Content, Object, case_
 from medpretrain3d.data.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.data.grid import Spacing
 from medpretrain3d.data.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-store"
@@ -59,6 +61,11 @@ class Store:
         self.all_splits: Splits = read_splits(self.path, self.entries)
         self.splits: Fold = self.all_splits.named
         _check_apart(self.path, self.splits, self.duplicates)
+
+    @functools.cached_property
+    def unit(self) -> Unit:
+        """In which its scans were prepared: one for all, as its first case tells."""
+        return self.case(self.case_ids[0]).unit
 
     @property
     def case_ids(self) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,10 +15,9 @@ from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers import Scan, read_scan
 from medpretrain3d.data.resample import resample_linear, resample_nearest
 from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 
-Unit = Literal["hu", "any"]
-"""`hu`: values are Hounsfield units. `any`: they mean something within one scan only, as in MR."""
 WITHOUT_HU = ("MR", "PT", "NM", "US")
 """DICOM's modalities whose values are no Hounsfield units."""
 SMALLEST_RANGE_HU = 16
@@ -46,13 +44,18 @@ class Volume:
     rescale: tuple[tuple[float, float], ...] = ()
 
     @property
+    def unit(self) -> Unit:
+        """Of the values."""
+        return "any" if self.rescale else "hu"
+
+    @property
     def pad_values(self) -> tuple[int, ...]:
         """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
         return tuple(int(channel.min()) if self.rescale else AIR_HU for channel in self.array)
 
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Of each channel, as a store has them: `normalisation.fitted(volume.statistics)(volume.array)`."""
+        """Of each channel, as a store has them: `normalisation.fitted_to(volume)(volume.array)`."""
         return channel_statistics(self.array, self.pad_values)
 
     @property

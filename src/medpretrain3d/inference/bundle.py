@@ -18,7 +18,7 @@ from torch import Tensor
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, put_back, write_text
 from medpretrain3d.data.intensity import Normalisation, Window
-from medpretrain3d.data.volume import Unit
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError

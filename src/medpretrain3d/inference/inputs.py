@@ -13,7 +13,8 @@ from medpretrain3d.data.importers.files import channel_files, is_label_map
 from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
 from medpretrain3d.data.readers.dicom import is_dicom
 from medpretrain3d.data.store import INDEX
-from medpretrain3d.data.volume import Unit, read_channels
+from medpretrain3d.data.unit import Unit
+from medpretrain3d.data.volume import read_channels
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.volume import Unit
+from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig

@@ -101,7 +101,7 @@ class ScanTiles:
 
     def __init__(self, scan: VoxelReader, preprocessing: Preprocessing) -> None:
         self.scan = _at_spacing(scan, preprocessing.spacing_mm)
-        self.window = preprocessing.window.fitted(scan.statistics)
+        self.window = preprocessing.window.of_unit(preprocessing.unit).fitted(scan.statistics)
         self.pad_values = scan.pad_values
         self.is_hu = set(scan.pad_values) == {AIR_HU}
         self.grid = self.scan.grid

@@ -97,9 +97,26 @@ def test_what_a_user_must_know_is_told(shared):
         "spacing_mm": [1, 1, 1],
         "patch": [32, 32, 32],
         "normalisation": ["ZScoreNormalization"],
-        "window": {"class_path": "medpretrain3d.data.intensity.ZScore", "init_args": {}},
+        "window": {"class_path": "medpretrain3d.data.intensity.ZScore", "init_args": {"voxels": "all"}},
         "recommended_patch": [160, 160, 160],
     }
+
+
+@pytest.mark.parametrize("trainer", ["SimMIMEvaTrainer_BS8", "BaseEvaSimMIMTrainer", "sim_mim_trainer"])
+@pytest.mark.parametrize("place", ["file", "sidecar"])
+def test_simmim_of_nnssl_flattens_tokens_the_other_way(shared, tmp_path, trainer, place):
+    content = torch.load(shared / CHECKPOINTS / "primus_evamae/checkpoint_final.pth", weights_only=True)
+    content["trainer_name"] = trainer
+    if place == "sidecar":
+        plan = content.pop("nnssl_adaptation_plan") | {"trainer_name": content.pop("trainer_name")}
+        (tmp_path / "adaptation_plan.json").write_text(json.dumps(plan))
+    torch.save(content, tmp_path / "checkpoint_final.pth")
+    encoder = read_encoder(tmp_path)
+    assert_reference_features(shared, features(encoder), "primus/tokens_whd", EXACT)
+    assert any(f"trained by {trainer}, and SimMIM of nnssl flattens tokens (w h d)" in note for note in encoder.notes)
+    asked = read_encoder(tmp_path, ReadOptions(token_order="hwd"))
+    assert_reference_features(shared, features(asked), "primus/tokens_hwd(nnssl order)", EXACT)
+    assert not any("SimMIM" in note for note in asked.notes)
 
 
 def test_a_stem_that_is_not_there_is_refused(shared):

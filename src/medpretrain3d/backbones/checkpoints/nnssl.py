@@ -21,8 +21,9 @@ from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.errors import UserError
 
-TOKEN_ORDER = "hwd"
-"""nnssl flattens tokens so to this day; only nnU-Net's copy of Primus was changed, in June 2025."""
+TOKEN_ORDER, SIMMIM_TOKEN_ORDER = "hwd", "whd"
+"""nnssl flattens tokens (h w d) to this day, but for its SimMIM trainers; only nnU-Net's copy of Primus was changed, in
+June 2025. The tensors of all are called alike: the trainer's name tells."""
 
 
 def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
@@ -41,7 +42,10 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         names = _primus_names(where, weights, plan)
         kwargs = _architecture_plans(plan).get("arch_kwargs") or {}
         patches = (kwargs.get("input_shape"), _configuration(plan, raw.content).get("patch_size"))
-        order = options.token_order or plan.get("token_order") or TOKEN_ORDER
+        asked = options.token_order or plan.get("token_order")
+        by_default, told = _token_order(_trainer(raw, plan))
+        notes += [] if asked else told
+        order = asked or by_default
         own, architecture, more = read_primus(where, _renamed(weights, names), kwargs, patches, order)
     else:
         names, told = _conv_names(where, weights, plan, options)
@@ -131,9 +135,21 @@ def _configuration(plan: Mapping[str, Any], content: Mapping[str, Any]) -> Mappi
     return configurations.get(name) or {}
 
 
+def _trainer(raw: RawCheckpoint, plan: Mapping[str, Any]) -> str:
+    """Name of the class that trained the network, such as BaseEvaMAETrainer; empty where the file does not say."""
+    return str(raw.content.get("trainer_name") or plan.get("trainer_name") or "")
+
+
+def _token_order(trainer: str) -> tuple[str, list[str]]:
+    """What a trainer of nnssl flattens tokens like, and a note where its name decides."""
+    if "simmim" not in trainer.lower().replace("_", ""):
+        return TOKEN_ORDER, []
+    return SIMMIM_TOKEN_ORDER, [f"trained by {trainer}, and SimMIM of nnssl flattens tokens (w h d), unlike its MAE"]
+
+
 def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
     configuration, pretrain = _configuration(plan, raw.content), plan.get("pretrain_plan") or {}
-    trainer = raw.content.get("trainer_name") or plan.get("trainer_name")
+    trainer = _trainer(raw, plan) or None
     return {
         "preprocessing": stated(
             spacing_mm=configuration.get("spacing"),

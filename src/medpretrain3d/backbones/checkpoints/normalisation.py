@@ -14,8 +14,7 @@ def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] 
     """What `data.window` has to be for images that look as in pretraining; None where the plan does not tell.
 
     `CTNormalization` cuts at percentiles of the foreground and divides by its deviation: the same numbers here.
-    `ZScoreNormalization` takes mean and deviation over a whole volume, `ZScore` over its voxels above air: an affine
-    change of each volume, which the first instance norm of a convolutional network takes away.
+    `ZScoreNormalization` takes mean and deviation over all voxels of a volume: the same here.
 
     Args:
         schemes: one name per channel.
@@ -23,7 +22,7 @@ def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] 
     """
     names = set(schemes or ())
     if names == {"ZScoreNormalization"}:
-        return {"class_path": INTENSITY + "ZScore", "init_args": {}}
+        return {"class_path": INTENSITY + "ZScore", "init_args": {"voxels": "all"}}
     channels = [(intensities or {}).get(str(number)) for number in range(len(schemes or ()))]
     if names == {"CTNormalization"} and all(channels):
         keys = {"low": "percentile_00_5", "high": "percentile_99_5", "mean": "mean", "std": "std"}
