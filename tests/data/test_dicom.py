@@ -219,3 +219,79 @@ def test_a_series_becomes_a_case_without_the_patients_name(tmp_path, capfd):
         assert secret not in told.out + told.err
     write_slice(folder / "007.dcm", pixels[0], (-10, 20, 106), 7)  # a slice more, and the case is made anew
     assert settled(Job(RawCase("good", (folder,)), tmp_path / "store", "components", None, 1, "hu", 1)) is None
+
+
+def changed_slice(folder, name="003.dcm", **changes):
+    slice_ = pydicom.dcmread(folder / name)
+    for tag, value in changes.items():
+        if value is None:
+            delattr(slice_, tag)
+        else:
+            setattr(slice_, tag, value)
+    slice_.save_as(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}, "1 of 5 slices have another orientation"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, -1, 0]}, "1 of 5 slices have another orientation"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0.999, 0.04471]}, "1 of 5 slices have another orientation"),
+        ({"PixelSpacing": [0.8, 0.72]}, "1 of 5 slices have another pixel spacing"),
+        ({"PixelSpacing": [0.7, 0.8]}, "1 of 5 slices have another pixel spacing"),
+        ({"ImagePositionPatient": [-8, 20, 105]}, "1 of 5 slices are shifted in their plane, by up to 2.86 pixels"),
+        ({"EchoTime": 10}, None),
+        ({"RescaleSlope": None}, "1 of 5 slices have no rescale slope or intercept"),
+        ({"RescaleIntercept": None}, "1 of 5 slices have no rescale slope or intercept"),
+        ({"RescaleSlope": 0}, "rescale slope of 0"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "1 of 5 slices are localizers"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "2 different photometric interpretations in one series"),
+        ({"Modality": "PT"}, "2 different modalities in one series"),
+    ],
+)
+def test_one_slice_of_another_geometry_or_kind_is_refused(tmp_path, changes, message):
+    folder = write_series(tmp_path / "s")
+    changed_slice(folder, **changes)
+    if message is None:  # one slice that says more than the others contradicts none
+        assert read_scan(folder).voxels.shape == (1, 4, 3, 5)
+        return
+    with pytest.raises(UserError, match=message):
+        read_scan(folder)
+
+
+@pytest.mark.parametrize("tag", ["EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "ConvolutionKernel"])
+def test_two_volumes_with_slices_in_between_each_other_are_refused(tmp_path, tag):
+    """Their places alone would make one regular stack."""
+    folder = write_series(tmp_path / "s")
+    for number in range(1, 6):
+        value = {"ConvolutionKernel": ["B30f", "B70f"]}.get(tag, [1, 2])[number % 2]
+        changed_slice(folder, f"{number:03d}.dcm", **{tag: value})
+    with pytest.raises(UserError, match=r"slices of 2 different .* in one series; give each a series") as told:
+        read_scan(folder)
+    assert "B70f" not in str(told.value)
+
+
+def test_acquisitions_bits_and_the_order_of_slices_are_no_fault(tmp_path):
+    folder = write_series(tmp_path / "s", heights=HEIGHTS_MM[::-1], pixels=PIXELS[::-1])
+    for number in range(1, 6):
+        changed_slice(folder, f"{number:03d}.dcm", AcquisitionNumber=number)
+    changed_slice(folder, PixelRepresentation=0, BitsStored=12, HighBit=11)  # its pixels, 24 to 35, mean the same
+    np.testing.assert_array_equal(read_volume(folder).array[0], PIXELS - 1024)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RescaleSlope": None, "RescaleIntercept": None}, "has no rescale slope and intercept"),
+        ({"RescaleIntercept": None}, "has no rescale slope and intercept"),
+        ({"RescaleType": "Z_EFF"}, "its rescale type says that its values are not HU"),
+    ],
+)
+def test_a_ct_that_does_not_say_how_its_values_become_hu_is_not_taken_for_hu(tmp_path, changes, message):
+    folder = write_series(tmp_path / "s")
+    for number in range(1, 6):
+        changed_slice(folder, f"{number:03d}.dcm", **changes)
+    with pytest.raises(UserError, match=message) as told:
+        read_volume(folder)
+    assert told.value.kind == "values"
+    assert read_volume(folder, "any").array.shape == (1, 5, 3, 4)

@@ -35,6 +35,7 @@ def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 
         plane.ImagePositionPatient = [-5, -6, z_of_file(number)]
         plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         plane.PixelSpacing = [0.7, 0.7]
+        plane.RescaleSlope, plane.RescaleIntercept = 1, 0
         plane.Rows, plane.Columns, plane.SamplesPerPixel = 10, 12, 1
         plane.BitsAllocated = plane.BitsStored = 16
         plane.HighBit, plane.PixelRepresentation, plane.PhotometricInterpretation = 15, 1, "MONOCHROME2"

@@ -106,11 +106,24 @@ def test_json_round_trip_is_exact():
     assert grid != grid.resampled((1, 1, 1))
 
 
-def test_close_grids_differ_by_less_than_a_thousandth_of_a_millimetre():
-    grid = canonical_grid()
-    assert grid.is_close(canonical_grid(origin=(0, 0, 0.0009)))
-    assert not grid.is_close(canonical_grid(origin=(0, 0, 0.0011)))
-    assert not grid.is_close(canonical_grid(shape=(4, 5, 7)))
+def test_close_grids_have_corners_within_a_tenth_of_a_voxel():
+    grid = Grid((100, 512, 512), np.diag([2.5, 0.7, 0.7, 1.0]))
+
+    def changed(row, column, by):
+        affine = grid.affine_lps.copy()
+        affine[row, column] += by
+        return Grid(grid.shape, affine)
+
+    assert grid.corner_distance_vox(changed(1, 3, 0.002)) == pytest.approx(0.002 / 0.7)
+    assert grid.is_close(changed(1, 3, 0.002))  # an origin rounded to hundredths
+    assert grid.is_close(changed(1, 3, 0.069))
+    assert not grid.is_close(changed(1, 3, 0.071))
+    assert grid.is_close(changed(0, 3, 0.24))  # along D a voxel is longer
+    # 0.0009 mm more per voxel: 0.46 mm behind the last of 512 voxels, which is 0.66 of a voxel.
+    assert grid.corner_distance_vox(changed(2, 2, 0.0009)) == pytest.approx(511.5 * 0.0009 / 0.7)
+    assert not grid.is_close(changed(2, 2, 0.0009))
+    assert not grid.is_close(changed(1, 2, 0.0009))  # sheared
+    assert not grid.is_close(Grid((100, 512, 511), grid.affine_lps))
 
 
 @pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1, 1, 0, 1.0]), np.full((4, 4), np.nan), np.eye(3)])

@@ -201,3 +201,32 @@ def test_volumes_of_a_folder(tmp_path):
     assert [path.name for path in find_volumes(tmp_path)] == ["a.mha", "b.NII.GZ"]
     assert [volume_stem(path) for path in find_volumes(tmp_path, recursive=True)] == ["a", "b", "d"]
     assert ".nii.gz" in VOLUME_ENDINGS
+
+
+@pytest.mark.parametrize("degrees", [0.2, 15.0])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_a_sheared_file_is_treated_as_a_tilted_series_is(tmp_path, ending, degrees):
+    """Over 40 slices of 2 mm, 0.2 degrees are 0.27 mm, less than half a pixel of 1 mm; 15 degrees are 21 pixels."""
+    shift_mm = 2 * np.tan(np.radians(degrees))
+    affine = np.array([[1, 0, 0, 0], [0, 1, shift_mm, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+    voxels, path = np.zeros((4, 5, 40), np.int16), tmp_path / f"a{ending}"
+    if ending == ".nii.gz":
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), path)
+    elif ending == ".nrrd":
+        vectors = " ".join(f"({x},{y},{z})" for x, y, z in affine[:3, :3].T.tolist())
+        lines = ["NRRD0005", "type: int16", "dimension: 3", "sizes: 4 5 40", "encoding: raw", "endian: little"]
+        lines += ["space: LPS", f"space directions: {vectors}", "space origin: (0,0,0)", "", ""]
+        path.write_bytes("\n".join(lines).encode() + voxels.tobytes(order="F"))
+    else:
+        length_mm = float(np.linalg.norm(affine[:3, 2]))
+        directions = affine[:3, :3] / [1, 1, length_mm]
+        told = " ".join(str(value) for value in directions.T.ravel())
+        header = f"ObjectType = Image\nNDims = 3\nDimSize = 4 5 40\nTransformMatrix = {told}\nOffset = 0 0 0\n"
+        header += f"ElementSpacing = 1 1 {length_mm}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+        path.write_bytes(header.encode() + voxels.tobytes(order="F"))
+    if degrees < 1:
+        assert read_scan(path).voxels.shape == (1, 4, 5, 40)
+        return
+    with pytest.raises(UserError, match=r"gantry tilted by 15.0 degrees, or sheared: .* by 20.9 voxels") as told_error:
+        read_scan(path)
+    assert told_error.value.kind == "gantry tilt"

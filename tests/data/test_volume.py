@@ -97,7 +97,7 @@ def test_channels_are_stacked_and_must_lie_together(write_nifti):
     stacked = read_channels(paths[:2]).array
     assert stacked.shape == (2, 4, 3, 2)
     assert (stacked[1] == stacked[0] + 1).all()
-    with pytest.raises(UserError, match=r"c.nii: affine differs from that of a.nii by 1 mm"):
+    with pytest.raises(UserError, match=r"c.nii: lies elsewhere than a.nii: corners are up to 1.5 voxels apart"):
         read_channels(paths)
 
 

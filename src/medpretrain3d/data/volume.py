@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.data.case import AIR_HU
-from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.grid import SAME_PLACE_VOX, Grid
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers import Scan, read_scan
 from medpretrain3d.data.resample import resample_linear, resample_nearest
@@ -77,14 +77,16 @@ def read_volume(path: Path, unit: Unit = "hu") -> Volume:
     0 to 32000, which keeps 15 bits, and `rescale` leads back.
 
     Raises:
-        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised image, or a
-            DICOM series of MR, PET or the like.
+        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised image, a
+            DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
     """
     scan = read_scan(path)
     if unit == "hu" and scan.modality in WITHOUT_HU:
         raise Unusable(
             f"{path}: is of modality {scan.modality}, so it is not in HU; prepare with --intensity any", "values"
         )
+    if unit == "hu" and scan.not_hu:
+        raise Unusable(f"{path}: {scan.not_hu}; export it again, or convert it and say --intensity any", "values")
     if unit == "hu":
         return _canonical(scan, _to_hu(path, scan.voxels))
     channels = [_to_int16(channel) for channel in scan.voxels]
@@ -137,15 +139,19 @@ def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Gr
     """Refuse a file whose voxels are not those of another, whatever order the two files store them in.
 
     Raises:
-        Unusable: shapes differ, or an entry of the affines by more than 1e-3 mm.
+        Unusable: shapes differ, or a corner lies more than `SAME_PLACE_VOX` voxels from that of the other.
     """
     if grid.shape != reference.shape:
         raise Unusable(
             f"{path}: shape {grid.shape}, {reference_path.name} has {reference.shape} (axes S, P, L)", "mask"
         )
     if not grid.is_close(reference):
-        distance_mm = float(np.abs(grid.affine_lps - reference.affine_lps).max())
-        raise Unusable(f"{path}: affine differs from that of {reference_path.name} by {distance_mm:.3g} mm", "mask")
+        raise Unusable(
+            f"{path}: lies elsewhere than {reference_path.name}: corners are up to "
+            f"{reference.corner_distance_vox(grid):.3g} voxels apart, allowed are {SAME_PLACE_VOX:g}; write both on "
+            "one grid",
+            "mask",
+        )
 
 
 def resample(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
@@ -223,7 +229,7 @@ def _to_int16(channel: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 def _canonical(scan: Scan, voxels: np.ndarray) -> Volume:
     """Voxels (C, i, j, k) of a scan in the canonical frame."""
-    source_grid = Grid((voxels.shape[1], voxels.shape[2], voxels.shape[3]), scan.affine_lps)
+    source_grid = scan.grid
     grid, order, mirrored = source_grid.canonical()
     array = voxels.transpose(0, *(axis + 1 for axis in order))
     array = np.flip(array, tuple(axis + 1 for axis in mirrored))

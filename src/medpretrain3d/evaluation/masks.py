@@ -11,7 +11,6 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.overlap import ScanOverlap, of_detection_map, of_instances
 
-TOLERANCE_MM = 1e-3
 SCORE_COLUMNS = ("public_id", "label_id", "confidence")
 
 
@@ -57,9 +56,11 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
             )
     for case in sorted(truth):
         mask, true_mask = read_scan(there[case]), read_scan(truth[case])
-        is_moved = np.abs(mask.affine_lps - true_mask.affine_lps).max() > TOLERANCE_MM
-        if mask.voxels.shape == true_mask.voxels.shape and is_moved:
-            raise UserError(f"{there[case]}: lies elsewhere in the world than {truth[case]}; write both on one grid")
+        if mask.voxels.shape == true_mask.voxels.shape and not mask.grid.is_close(true_mask.grid):
+            raise UserError(
+                f"{there[case]}: lies elsewhere in the world than {truth[case]}: corners are up to "
+                f"{true_mask.grid.corner_distance_vox(mask.grid):.3g} voxels apart; write both on one grid"
+            )
         yield case, mask.voxels[0], true_mask.voxels[0]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ import numpy as np
 
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers.claims import MAX_BYTES, MAX_DEFLATE_RATIO
-from medpretrain3d.data.readers.scan import Scan, checked_affine
+from medpretrain3d.data.readers.scan import Scan
 from medpretrain3d.data.readers.slices import regular_order
 from medpretrain3d.errors import UserError
 
@@ -26,6 +26,20 @@ ENDINGS = (".dcm", ".ima")
 
 _SERIES, _POSITION, _ORIENTATION, _PIXEL_SPACING = "0020|000e", "0020|0032", "0020|0037", "0028|0030"
 _FRAMES, _SAMPLES, _MODALITY = "0028|0008", "0028|0002", "0008|0060"
+_IMAGE_TYPE, _SLOPE, _INTERCEPT, _RESCALE_TYPE = "0008|0008", "0028|1053", "0028|1052", "0028|1054"
+_ALIKE = {
+    "modalities": _MODALITY,
+    "photometric interpretations": "0028|0004",
+    "echo times": "0018|0081",
+    "echo numbers": "0018|0086",
+    "temporal positions": "0020|0100",
+    "b-values": "0018|9087",
+    "reconstruction kernels": "0018|1210",
+    "rescale types": _RESCALE_TYPE,
+}
+"""What slices of one volume have in common. Not the number of the acquisition: one axial CT may take several."""
+HU_TYPES = ("", "HU", "US")
+"""Rescale types of a CT in HU; `US`, unspecified, is what some scanners write."""
 
 
 class MissingLibrary(UserError):
@@ -67,7 +81,8 @@ def read_dicom(path: Path) -> Scan:
     Raises:
         MissingLibrary: SimpleITK.
         Unusable: no series or several, unreadable or coloured slices, several frames in a file, slices that are
-            missing, doubled, unevenly spaced or shifted against each other.
+            missing, doubled, unevenly spaced, shifted or turned against each other, or of several echoes, times or
+            reconstructions.
     """
     series = series_of(path)
     heads = [_Head.read(file) for file in series.files]
@@ -85,12 +100,11 @@ def read_dicom(path: Path) -> Scan:
         raise Unusable(
             f"{path}: headers claim {len(heads)} slices of {size[0]} x {size[1]} pixels in {stored:,} bytes", "claim"
         )
-    order, affine = regular_order(path, [head.corner for head in heads], heads[0].axes, _same_pixels(heads))
-    checked_affine(path, affine)
+    _check_alike(path, heads)
+    corners, axes = [head.corner for head in heads], [head.axes for head in heads]
+    order, affine = regular_order(path, corners, axes, size, _same_pixels(heads))
     slices = [_pixels(heads[index].file) for index in order]
-    header = _header(series.files[0])
-    modality = header.GetMetaData(_MODALITY).strip() if header.HasMetaDataKey(_MODALITY) else ""
-    return Scan(path, np.stack(slices, axis=-1)[None], affine, modality)
+    return Scan(path, np.stack(slices, axis=-1)[None], affine, heads[0].told["modalities"], _not_hu(heads[0]))
 
 
 def series_of(path: Path) -> Series:
@@ -130,10 +144,18 @@ class _Head:
     """(3,) LPS mm of the first pixel."""
     axes: np.ndarray
     """(3, 2): steps along the columns' and the rows' index in LPS mm."""
+    told: Mapping[str, str]
+    """What slices of one volume have in common; empty where the header does not say."""
+    is_localizer: bool
+    is_rescaled: bool
+    """Whether the header has both numbers that lead from what is stored to what it means."""
 
     @staticmethod
     def read(file: Path) -> _Head:
         header = _header(file)
+
+        def text(tag: str) -> str:
+            return str(header.GetMetaData(tag)).strip() if header.HasMetaDataKey(tag) else ""
 
         def numbers(tag: str, count: int) -> np.ndarray:
             try:
@@ -144,9 +166,9 @@ class _Head:
                 pass
             raise Unusable(f"{file}: no usable tag ({tag}): where the slice lies is unknown; export it again", "slices")
 
-        if header.HasMetaDataKey(_FRAMES) and header.GetMetaData(_FRAMES).strip() not in ("", "1"):
+        if text(_FRAMES) not in ("", "1"):
             raise Unusable(f"{file}: holds several frames; convert it, e.g. by dcm2niix", "slices")
-        if header.HasMetaDataKey(_SAMPLES) and header.GetMetaData(_SAMPLES).strip() != "1":
+        if text(_SAMPLES) not in ("", "1"):
             raise Unusable(f"{file}: is in colour, so it is no scan; leave it out", "values")
         along = numbers(_ORIENTATION, 6).reshape(2, 3).T
         row_mm, column_mm = numbers(_PIXEL_SPACING, 2)
@@ -155,7 +177,35 @@ class _Head:
         # The first direction runs along a row, whose pixels are a column spacing apart.
         axes = along * [column_mm, row_mm]
         width, height = header.GetSize()[:2]
-        return _Head(file, (width, height), numbers(_POSITION, 3), axes)
+        is_rescaled = bool(text(_SLOPE) and text(_INTERCEPT))
+        if is_rescaled and numbers(_SLOPE, 1)[0] == 0:
+            raise Unusable(f"{file}: rescale slope of 0, which leaves no image; export it again", "values")
+        is_localizer = "LOCALIZER" in text(_IMAGE_TYPE).upper().split("\\")
+        told = {name: text(tag).upper() for name, tag in _ALIKE.items()}
+        return _Head(file, (width, height), numbers(_POSITION, 3), axes, told, is_localizer, is_rescaled)
+
+
+def _check_alike(path: Path, heads: Sequence[_Head]) -> None:
+    """Refuse slices that are of several volumes, whatever their places say."""
+    for name in _ALIKE:
+        values = sorted({head.told[name] for head in heads} - {""})
+        if len(values) > 1:  # of the text only how often it differs is told: it is a header's
+            raise Unusable(
+                f"{path}: slices of {len(values)} different {name} in one series; give each a series", "slices"
+            )
+    for what, count in (
+        ("are localizers", sum(head.is_localizer for head in heads)),
+        ("have no rescale slope or intercept", sum(not head.is_rescaled for head in heads)),
+    ):
+        if 0 < count < len(heads):
+            raise Unusable(f"{path}: {count} of {len(heads)} slices {what}; remove them from the series", "slices")
+
+
+def _not_hu(head: _Head) -> str:
+    """Why values are not known to be HU."""
+    if not head.is_rescaled:
+        return "has no rescale slope and intercept, so nothing says how its values become HU"
+    return "" if head.told["rescale types"] in HU_TYPES else "its rescale type says that its values are not HU"
 
 
 def _same_pixels(heads: Sequence[_Head]) -> Any:

@@ -5,6 +5,7 @@ A header of lines `Key = Value`, then the voxels. Only the keys below are looked
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def read_metaimage(path: Path) -> Scan:
     is_big = flag(header, "BinaryDataByteOrderMSB") or flag(header, "ElementByteOrderMSB")
     order = (interleaved, *shape) if interleaved > 1 else (*shape, num_channels)
     claim = Claim(path, order, dtype.newbyteorder(">" if is_big else "<"))
-    affine = _affine(path, header, len(sizes))
+    affine = _affine(path, header, len(sizes), shape)
 
     data = path if header["ElementDataFile"] == "LOCAL" else file_beside(path, header["ElementDataFile"])
     start = end if data is path else 0
@@ -87,7 +88,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
     raise Unusable(f"{path}: is not a MetaImage file (no ElementDataFile in its header); export it again")
 
 
-def _affine(path: Path, header: dict[str, str], num_axes: int) -> np.ndarray:
+def _affine(path: Path, header: dict[str, str], num_axes: int, shape: Sequence[int]) -> np.ndarray:
     """In MetaImage each row of the matrix is the direction of one axis; ITK's world is LPS."""
 
     def first(keys: tuple[str, ...], default: list[float]) -> np.ndarray:
@@ -103,4 +104,4 @@ def _affine(path: Path, header: dict[str, str], num_axes: int) -> np.ndarray:
     affine = np.eye(4)
     affine[:3, :3] = directions[:3, :3] * spacing_mm[:3]
     affine[:3, 3] = first(("Offset", "Position", "Origin"), [0.0] * num_axes)[:3]
-    return checked_affine(path, affine)
+    return checked_affine(path, affine, shape)

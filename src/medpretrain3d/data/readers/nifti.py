@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -33,7 +34,7 @@ def read_nifti(path: Path) -> Scan:
             raise Unusable(f"{path}: header has dim {header['dim'].tolist()}; wanted positive sizes", "geometry")
         shape, num_channels = spatial_shape(path, sizes)
         claim = Claim(path, (*shape, num_channels), _dtype(path, header))
-        affine_lps, offset = _LPS_FROM_RAS @ _affine_ras(path, header), _offset(path, header)
+        affine_lps, offset = _LPS_FROM_RAS @ _affine_ras(path, header, shape), _offset(path, header)
         is_compressed = path.name.lower().endswith(".gz")
         claim.check(path.stat().st_size - (0 if is_compressed else offset), is_compressed)
         file.seek(offset)
@@ -72,7 +73,7 @@ def _dtype(path: Path, header: Any) -> np.dtype:
     return dtype
 
 
-def _affine_ras(path: Path, header: Any) -> np.ndarray:
+def _affine_ras(path: Path, header: Any, shape: Sequence[int]) -> np.ndarray:
     from nibabel.spatialimages import HeaderDataError
 
     low, high = SPACING_RANGE_MM
@@ -82,7 +83,7 @@ def _affine_ras(path: Path, header: Any) -> np.ndarray:
             f"{path}: header has spacing {spacing_mm} mm, wanted {low} to {high}; correct pixdim", "geometry"
         )
     try:
-        return checked_affine(path, np.asarray(header.get_best_affine(), dtype=np.float64))
+        return checked_affine(path, np.asarray(header.get_best_affine(), dtype=np.float64), shape)
     except UserError:
         raise
     except (HeaderDataError, ValueError) as error:

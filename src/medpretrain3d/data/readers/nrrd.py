@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def read_nrrd(path: Path) -> Scan:
     """
     header, end = _read_header(path)
     sizes = [int(size) for size in numbers(path, header, "sizes")]
-    affine, channel_axis = _affine(path, header, len(sizes))
+    affine, channel_axis = _affine(path, header, sizes)
     num_channels = 1 if channel_axis is None else sizes[channel_axis]
     spatial_shape(path, [*(size for axis, size in enumerate(sizes) if axis != channel_axis), num_channels])
     claim = Claim(path, sizes, _dtype(path, header))
@@ -112,13 +113,14 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype:
     return np.dtype(code).newbyteorder(">" if header.get("endian", "").lower() == "big" else "<")
 
 
-def _affine(path: Path, header: dict[str, str], num_axes: int) -> tuple[np.ndarray, int | None]:
+def _affine(path: Path, header: dict[str, str], sizes: Sequence[int]) -> tuple[np.ndarray, int | None]:
     """Affine to LPS mm, and the axis of the channels, which has no direction."""
     space = header.get("space", "lps").lower()
     if space not in _SPACES:
         raise Unusable(f"{path}: space is none of {', '.join(_SPACES)}; export it in LPS", "geometry")
     vectors = _vectors(path, header)
     along = [vector for vector in vectors if vector]
+    num_axes = len(sizes)
     origin = _vector(header.get("space origin", "(0,0,0)"))
     if len(vectors) != num_axes or not 3 <= num_axes <= 4 or [len(one) for one in [*along, origin]] != [3, 3, 3, 3]:
         raise Unusable(
@@ -127,8 +129,9 @@ def _affine(path: Path, header: dict[str, str], num_axes: int) -> tuple[np.ndarr
         )
     affine = np.eye(4)
     affine[:3] = np.column_stack([*along, origin])
-    affine = checked_affine(path, np.diag([*_SPACES[space], 1.0]) @ affine)
-    return affine, next((i for i, one in enumerate(vectors) if not one), None)
+    channel_axis = next((axis for axis, one in enumerate(vectors) if not one), None)
+    shape = [size for axis, size in enumerate(sizes) if axis != channel_axis]
+    return checked_affine(path, np.diag([*_SPACES[space], 1.0]) @ affine, shape), channel_axis
 
 
 def _vectors(path: Path, header: dict[str, str]) -> list[list[float]]:
