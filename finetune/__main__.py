@@ -16,7 +16,7 @@ class FinetuneCLI(StageCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""
         super().fit(**kwargs)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text())
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
 
 
 def main(args: list[str] | None = None) -> None:

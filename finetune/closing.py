@@ -21,6 +21,7 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.targets import targets_json
 from medpretrain3d.engine.box_pictures import boxes_on_slices
+from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.pictures import save_png
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
@@ -33,7 +34,13 @@ MAX_PICTURES = 40
 
 
 def close_run(
-    trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, run_file: RunFile, config: str
+    trainer: L.Trainer,
+    module: FinetuneModule,
+    data: FinetuneData,
+    run: RunConfig,
+    run_file: RunFile,
+    config: str,
+    compute: ComputeMeter,
 ) -> None:
     """Write `bundle/` and `test/` into the run's folder and say in `run.json` that the run is finished.
 
@@ -46,6 +53,7 @@ def close_run(
         run: where the run belongs.
         run_file: its `run.json`.
         config: the whole configuration as text.
+        compute: what the run has cost.
     """
     if trainer.is_global_zero:
         _save_bundle(trainer, module, data, run, config)
@@ -57,7 +65,7 @@ def close_run(
     run_file.update(steps=trainer.global_step, **module.facts(), **data.facts())
     if data.test_cases:
         _write_test(run.folder / "test", module.results, data, trainer)
-    run_file.update(finished=True)
+    run_file.update(finished=True, **compute.facts(trainer))
     print(f"detector bundle: {run.folder / 'bundle'}")
 
 

@@ -8,7 +8,6 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
 from medpretrain3d.engine.callbacks import Previews
-from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.stage import StageCLI, run_stage
 from pretrain.closing import close_run
 from pretrain.datamodule import PretrainData
@@ -24,14 +23,13 @@ class PretrainCLI(StageCLI):
         parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
 
     def callbacks(self) -> list[L.Callback]:
-        """Pictures while it trains, and what it costs."""
-        self.compute = ComputeMeter()
-        return [*super().callbacks(), Previews(self.run.folder / "previews"), self.compute]
+        """Pictures while it trains."""
+        return [*super().callbacks(), Previews(self.run.folder / "previews")]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""
         super().fit(**kwargs)
-        costs = self.compute.facts(self.trainer, self.run_file.minutes)
+        costs = self.compute.facts(self.trainer)
         close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import subprocess
 import time
 from pathlib import Path
@@ -8,43 +7,10 @@ from pathlib import Path
 import pytest
 
 from medpretrain3d.atomic import finished_file, finished_folder
-from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.errors import UserError
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_curves_gather_a_step_in_one_row_and_grow_columns(tmp_path):
-    logger = CurveLogger(tmp_path)
-    logger.log_metrics({"train/loss": 1.0}, step=0)
-    logger.save()
-    logger.log_metrics({"val/mAP": 0.5}, step=0)
-    logger.log_metrics({"train/loss": 0.5}, step=10)
-    logger.finalize("success")
-    first, second = rows(tmp_path / "metrics.csv")
-    assert (first["step"], first["train/loss"], first["val/mAP"]) == ("0", "1.0", "0.5")
-    assert (second["step"], second["train/loss"], second["val/mAP"]) == ("10", "0.5", "")
-
-
-def test_a_resumed_run_keeps_earlier_rows_and_drops_those_it_repeats(tmp_path):
-    first = CurveLogger(tmp_path)
-    for step in (0, 10, 20):
-        first.log_metrics({"loss": step}, step=step)
-    first.finalize("interrupted")
-    second = CurveLogger(tmp_path)
-    second.log_metrics({"loss": 99}, step=20)
-    second.finalize("success")
-    assert [(row["step"], row["loss"]) for row in rows(tmp_path / "metrics.csv")] == [
-        ("0", "0"),
-        ("10", "10"),
-        ("20", "99"),
-    ]
 
 
 def test_run_file_adds_facts_and_minutes(tmp_path):

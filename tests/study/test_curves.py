@@ -45,3 +45,11 @@ def test_binning_stays_within_the_curve(values: list[float], max_points: int):
     binned = Curve(list(range(len(values))), values).binned(max_points)
     assert len(binned) == min(len(values), max_points)
     assert min(values) - 1e-9 <= min(binned.values) <= max(binned.values) <= max(values) + 1e-9
+
+
+def test_a_last_line_torn_by_a_crash_gives_no_point(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,step,loss\n0,9,0.5\n0,1")  # of step 14
+    assert list(read_curves(path)["loss"].steps) == [9]
+    path.write_text("epoch,step,loss\n0,9,0.5\n0,14,0.25")  # whole, from an editor that writes no last newline
+    assert list(read_curves(path)["loss"].steps) == [9, 14]

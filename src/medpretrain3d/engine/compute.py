@@ -3,66 +3,144 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import lightning as L
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+
+from medpretrain3d.engine.run import RunFile
+
+MEASURED_EVERY = 50
+"""Steps from one count of the arithmetic to the next; counting slows a step down."""
+KEPT_EVERY_S = 2.0
+"""Seconds of a run that a kill may leave out of `run.json`."""
+
+Measured = dict[str, tuple[int, int]]
+"""Floating point operations of the measured batches of each shape, and their number."""
 
 
 class ComputeMeter(L.Callback):
-    """Counts the floating point operations of the first batch of a sitting, forward and backward pass.
+    """Keeps what the run has cost so far in `run.json`, sittings that were killed and steps that they lost included.
 
-    Convolutions, matrix products and attention are counted, a multiplication with its addition as two; every batch of a
-    run has the same size, so one stands for all.
+    `flop` are the floating point operations of all batches trained on, forward and backward pass; convolutions, matrix
+    products and attention are counted, a multiplication with its addition as two. A batch is measured when it is the
+    first of its shape, and in every 50th step; the others cost what the measured ones of their shape cost on average,
+    which is exact unless an objective draws how much it computes. Of several processes the first stands for all.
+
+    `compute_hours` are the hours of all devices, validation and test included, and `compute_device` what one is.
+
+    Args:
+        run_file: `run.json` of the run; its minutes are the hours.
     """
 
-    def __init__(self) -> None:
-        self.flop_per_batch: int | None = None
+    def __init__(self, run_file: RunFile) -> None:
+        self._run_file = run_file
+        earlier = run_file.read()
+        self._earlier_flop = int(earlier.get("flop") or 0)
+        self._earlier_hours = float(earlier.get("compute_hours") or 0.0)
+        self._earlier_minutes = run_file.minutes
+        self._flop = 0
+        """Of this process in this sitting."""
+        self._measured: Measured = {}
+        self._at_last_step: Measured = {}
         self._counter: FlopCounterMode | None = None
+        self._kept = time.monotonic()
+
+    # Counting changes the rounding of gradients (torch 2.14), so that a continued run has to measure the same batches.
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured up to the last whole step, with which an interrupted run goes on."""
+        return {"measured": self._at_last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it."""
+        self._at_last_step = dict(state_dict["measured"])
+        self._measured = dict(self._at_last_step)
+
+    def facts(self, trainer: L.Trainer) -> dict[str, Any]:
+        """`flop`, `compute_hours` and `compute_device` of the whole run so far."""
+        is_cpu = trainer.strategy.root_device.type == "cpu"
+        # Processes on one CPU share its cores; each GPU belongs to one process.
+        num_devices = _num_cores() if is_cpu else trainer.world_size
+        hours = self._earlier_hours + (self._run_file.minutes - self._earlier_minutes) / 60 * num_devices
+        flop = self._earlier_flop + self._flop * trainer.world_size
+        return {
+            "flop": flop if flop < 2**63 else float(flop),  # larger whole numbers are no JSON to many readers
+            "compute_hours": float(f"{hours:.6g}"),
+            "compute_device": "CPU core" if is_cpu else "GPU",
+        }
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Keep what it took to get here."""
+        self._keep(trainer)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin with the first batch."""
-        if self.flop_per_batch is None:
+        """Measure this batch where its turn has come."""
+        self._step = trainer.global_step
+        is_due = self._step % MEASURED_EVERY == 0 or _shape(batch) not in self._measured
+        if is_due and trainer.is_global_zero:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """End with the first batch."""
-        if self._counter is not None:
-            self.flop_per_batch = self._counter.get_total_flops()
+        """Count this batch."""
+        if not trainer.is_global_zero:
+            return
+        shape = _shape(batch)
+        total, count = self._measured.get(shape, (0, 0))
+        if self._counter is None:
+            self._flop += round(total / count)
+        else:
+            measured = self._counter.get_total_flops()
             self._stop()
+            self._measured[shape] = (total + measured, count + 1)
+            self._flop += measured
+        if trainer.global_step > self._step:
+            self._at_last_step = dict(self._measured)
+        self._keep_now_and_then(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Validation of whole volumes takes its time too."""
+        self._keep_now_and_then(trainer)
+
+    def on_test_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """So does the test."""
+        self._keep_now_and_then(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """What closes the run takes a while."""
+        self._keep(trainer)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Leave nothing behind that counts on."""
         self._stop()
+        self._keep(trainer)
 
     def _stop(self) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._counter = None
 
-    def facts(self, trainer: L.Trainer, minutes: float) -> dict[str, Any]:
-        """Hours and arithmetic of the whole run, earlier sittings included.
+    def _keep_now_and_then(self, trainer: L.Trainer) -> None:
+        if time.monotonic() - self._kept >= KEPT_EVERY_S:
+            self._keep(trainer)
 
-        Args:
-            trainer: has finished.
-            minutes: of the run.
+    def _keep(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            self._run_file.update(**self.facts(trainer))
+            self._kept = time.monotonic()
 
-        Returns:
-            `compute_hours` (minutes times devices), `compute_device` (GPU, or the CPU's core), and `flop` of all
-            processes, None where no batch was trained on in this sitting.
-        """
-        is_cpu = trainer.strategy.root_device.type == "cpu"
-        # Processes on one CPU share its cores; each GPU belongs to one process.
-        devices = _num_cores() if is_cpu else trainer.world_size
-        num_batches = trainer.global_step * trainer.accumulate_grad_batches * trainer.world_size
-        return {
-            "compute_hours": float(f"{minutes / 60 * devices:.4g}"),
-            "compute_device": "CPU core" if is_cpu else "GPU",
-            "flop": None if self.flop_per_batch is None else self.flop_per_batch * num_batches,
-        }
+
+def _shape(batch: Any) -> str:
+    """Shapes of the tensors of a batch; how many objects there are to find is not among them."""
+    if isinstance(batch, Tensor):
+        return "x".join(map(str, batch.shape))
+    if isinstance(batch, dict):
+        return ", ".join(f"{key} {_shape(value)}" for key, value in batch.items())
+    return ", ".join(map(_shape, batch)) if isinstance(batch, list | tuple) else ""
 
 
 def _num_cores() -> int:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import write_tail, write_text
+
+Row = dict[str, Any]
 
 
 class CurveLogger(Logger):
     """Writes `metrics.csv`: a row per logged step, a column per metric, empty where nothing was measured.
 
-    Lightning's own CSVLogger deletes the earlier rows of a resumed run; this one keeps those up to the step that the
-    run resumes from.
+    A row is in the file as soon as it is logged, behind the earlier ones, and grows there with what else is measured
+    at its step; the whole file is written anew only when a new column appears. A run that starts from nothing replaces
+    the file, one that goes on keeps what `continue_from` leaves of it.
 
     Args:
         folder: the run's folder.
@@ -27,10 +32,10 @@ class CurveLogger(Logger):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._path = Path(folder) / "metrics.csv"
-        self._columns: list[str] = ["epoch", "step"]
-        self._rows: list[dict[str, Any]] = []
-        self._written = 0
-        self._resumed = False
+        self._columns = ["epoch", "step"]
+        self._last: Row = {}
+        self._last_start = 0
+        """Where the last row begins in the file, in bytes; 0 before there is a file of this run."""
 
     @property
     def name(self) -> str:
@@ -48,46 +53,100 @@ class CurveLogger(Logger):
         return str(self._path.parent)
 
     @rank_zero_only
+    def continue_from(self, step: int) -> None:
+        """Keep the rows of the steps before `step`, with which the run goes on; rows damaged by a crash are cut."""
+        if not self._path.exists():
+            return
+        columns, rows, num_damaged = _read(self._path)
+        if num_damaged:
+            print(
+                f"{self._path}: {num_damaged} damaged line(s) at the end are cut, written when the run was interrupted"
+            )
+        self._columns = columns or self._columns
+        self._write_anew([row for row in rows if row["step"] < step])
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add the numbers to the row of this step."""
-        step = step or 0
-        self._resume_from(step)
-        row = {**metrics, "step": step}
-        self._columns += [name for name in row if name not in self._columns]
-        if self._rows and self._rows[-1]["step"] == step:
-            self._rows[-1].update(row)
+        row = {**metrics, "step": step or 0}
+        is_new_file = not self._last_start or not self._path.exists()
+        is_same_step = bool(self._last) and self._last["step"] == row["step"]
+        new_columns = [name for name in row if name not in self._columns]
+        self._columns += new_columns
+        if is_new_file:
+            self._write_anew([row])
+        elif new_columns:
+            earlier = _read(self._path)[1]
+            self._write_anew([*earlier[:-1], {**self._last, **row}] if is_same_step else [*earlier, row])
         else:
-            self._rows.append(row)
+            if is_same_step:
+                row = {**self._last, **row}
+            elif self._last:
+                self._last_start += len(self._line(self._last).encode())
+            self._last = row
+            write_tail(self._path, self._last_start, self._line(row))
 
     @rank_zero_only
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Nothing: the configuration is in `config.yaml`, the facts in `run.json`."""
 
     @rank_zero_only
-    def save(self) -> None:
-        """Write the file anew: complete at any moment, and new columns find their place."""
-        if len(self._rows) == self._written and self._path.exists():
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_text(self._path, text.getvalue())
-        self._written = len(self._rows) - 1  # the last row may still grow
-
-    @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
-        self._written = -1
-        if self._rows:
-            self.save()
+        """Have the disk hold what was written."""
+        if self._last_start and self._path.exists():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
 
-    def _resume_from(self, step: int) -> None:
-        if self._resumed:
-            return
-        self._resumed = True
-        if step > 0 and self._path.exists():
-            with self._path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or self._columns)
-                self._rows = [{**row, "step": int(row["step"])} for row in reader if int(row["step"]) < step]
+    def _write_anew(self, rows: Sequence[Row]) -> None:
+        head = _csv([self._columns]) + "".join(self._line(row) for row in rows[:-1])
+        self._last = dict(rows[-1]) if rows else {}
+        self._last_start = len(head.encode())
+        write_text(self._path, head + (self._line(self._last) if rows else ""))
+
+    def _line(self, row: Row) -> str:
+        return _csv([[row.get(name, "") for name in self._columns]])
+
+
+class ContinuedCurves(L.Callback):
+    """Tells the curves with which step the run goes on: that of the checkpoint it is continued from.
+
+    Args:
+        curves: of the run.
+    """
+
+    def __init__(self, curves: CurveLogger) -> None:
+        self._curves = curves
+
+    def on_load_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Cut what was logged after the checkpoint."""
+        self._curves.continue_from(checkpoint["global_step"])
+
+
+def _read(path: Path) -> tuple[list[str], list[Row], int]:
+    """Columns, rows up to the first that is not whole, and the number of lines from there on."""
+    lines = path.read_bytes().split(b"\n")
+    whole, torn = lines[:-1], lines[-1]
+    columns: list[str] = []
+    rows: list[Row] = []
+    for index, line in enumerate(whole):
+        cells = _cells(line)
+        if index == 0 and "step" in cells:
+            columns = cells
+        elif len(cells) == len(columns) > 0 and (row := dict(zip(columns, cells, strict=True)))["step"].isdecimal():
+            rows.append({**row, "step": int(row["step"])})
+        else:
+            return columns, rows, len(whole) - index + bool(torn)
+    return columns, rows, int(bool(torn))
+
+
+def _cells(line: bytes) -> list[str]:
+    try:
+        return next(csv.reader([line.decode()]), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -41,9 +41,9 @@ class RunConfig:
 
 
 class RunFile:
-    """`run.json`: flat facts, written when a run starts and completed when it ends.
+    """`run.json`: flat facts, written when a run starts, now and then while it lasts, and completed when it ends.
 
-    Keep one object for the whole run: it measures the minutes.
+    Keep one object for a whole sitting: it measures the minutes, to which those of earlier sittings are added.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,7 +62,7 @@ class RunFile:
 
     def update(self, **facts: Any) -> None:
         """Add or replace facts; the file is complete at any moment."""
-        merged = {**self.read(), **facts, "minutes": round(self.minutes, 2)}
+        merged = {**self.read(), **facts, "minutes": self.minutes}
         write_text(self.path, json.dumps(merged, indent=2) + "\n")
 
 

@@ -24,7 +24,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.engine.callbacks import Throughput
-from medpretrain3d.engine.curves import CurveLogger
+from medpretrain3d.engine.compute import ComputeMeter
+from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
@@ -97,7 +98,8 @@ class StageCLI(LightningCLI):
         self._open_folder()
         self.run_file = RunFile(run.folder)
         facts = self.facts()
-        loggers: list[Logger] = [CurveLogger(run.folder)]
+        self.curves = CurveLogger(run.folder)
+        loggers: list[Logger] = [self.curves]
         tracker = wandb_logger(run, run.folder, self.job_type, facts)
         if tracker is not None:
             loggers.append(tracker)
@@ -122,7 +124,8 @@ class StageCLI(LightningCLI):
             enable_version_counter=False,
             save_on_exception=True,
         )
-        return [checkpoints, Throughput()]
+        self.compute = ComputeMeter(self.run_file)
+        return [checkpoints, ContinuedCurves(self.curves), Throughput(), self.compute]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""

@@ -34,11 +34,16 @@ class Curve:
 def read_curves(path: Path) -> dict[str, Curve]:
     """Every numeric column of a `metrics.csv` against its column `step`, without empty cells and non-finite values.
 
+    A last line that lacks cells and its end was torn by a crash, and its numbers with it: it is left out.
+
     Raises:
         UserError: the file has no column `step`, or a cell of it is no number.
     """
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        lines = list(file)
+    rows = list(csv.DictReader(lines))
+    if rows and None in rows[-1].values() and not lines[-1].endswith(("\n", "\r")):
+        del rows[-1]
     if rows and "step" not in rows[0]:
         raise UserError(f"{path}: has no column 'step' (it has {', '.join(map(str, rows[0]))}); repeat the run")
     points: dict[str, list[tuple[float, float]]] = {}
