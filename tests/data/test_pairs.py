@@ -92,8 +92,9 @@ def test_values_of_instance_maps_are_objects(tmp_path, write_nifti):
 
 def test_every_scan_of_a_mixed_tree_is_met_and_no_label_map(shared_data):
     cases = read_raw(shared_data).cases
-    assert len(cases) == 161  # 40 + 113 openkbp, 2 each of lidc0314, openms, sts and totalsegmentator
-    assert sum(case.labels is not None for case in cases) == 48
+    # 40 + 113 openkbp, 41 each of sts_ct, sts_mr and sts_pet, 2 each of lidc0314, openms, sts and totalsegmentator.
+    assert len(cases) == 284
+    assert sum(case.labels is not None for case in cases) == 48 + 3 * 41
     assert not [case.id for case in cases if case.problem]
 
 

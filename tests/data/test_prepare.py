@@ -189,7 +189,7 @@ def test_bad_cases_are_left_out_with_their_reason(make_dataset, tmp_path, write_
         one["case"]: one["reason"] for one in json.loads((tmp_path / "store/skipped.json").read_text(encoding="utf-8"))
     }
     for case_id, reason in {
-        "moved": "lies elsewhere than moved_0000.nii.gz: corners are up to 0.15 voxels apart, allowed are 0.1",
+        "moved": "affine differs from that of moved_0000.nii.gz: corners are up to 0.15 voxels apart, allowed are 0.1",
         "nan": "960 of 960 voxels are NaN",
         "odd": "label values 9 stand for no class; known are 1, 2",
         "small": "shape (7, 10, 12), small_0000.nii.gz has (8, 10, 12)",

@@ -3,6 +3,8 @@
 RAW is the folder of a data set that `medpretrain3d datasets` lists, recognised by its tree or named by --dataset, or
 any folder of scans without labels. Several RAW folders make one store; their case ids must differ. Finished cases are
 kept as long as their files and the options stay the same, so a killed call continues.
+A case whose stored files are missing, of another size or changed is made again. --check reads every byte of the store:
+with RAW what is damaged is made again; without RAW it is named, and the exit code is 1.
 Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
 """
 
@@ -11,16 +13,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
+from tqdm import tqdm
+
+from medpretrain3d.data.damage import check_store
 from medpretrain3d.data.prepare import PrepareOptions, prepare
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
+from medpretrain3d.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders and options."""
-    parser.add_argument("raw", type=Path, nargs="+", metavar="RAW")
+    parser.add_argument("raw", type=Path, nargs="*", metavar="RAW")
     parser.add_argument("store", type=Path, metavar="STORE")
     spacing = parser.add_mutually_exclusive_group()
     spacing.add_argument(
@@ -44,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any: values have no unit, as in MR, and are stretched where they do not fit; default: hu, unless the "
         "data set names its channels and none of them is CT",
     )
+    parser.add_argument("--check", action="store_true", help="compare every byte of the store with its checksum")
     parser.add_argument("--workers", type=int, default=1, help="cases at a time, each in a process of its own")
     parser.add_argument(
         "--shard",
@@ -56,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare, then say what happened."""
+    if not args.raw:
+        return _check(args)
     options = PrepareOptions(
         _spacing_mm(args),
         args.objects,
@@ -65,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         tuple(args.option),
         args.intensity,
     )
-    summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard)
+    summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard, check=args.check)
+    _tell_again(summary.again)
     for skipped in summary.skipped:
         print(f"skipped {skipped['case']}: {skipped['kind']}: {skipped['reason']}", file=sys.stderr)
     kinds = Counter(skipped["kind"] for skipped in summary.skipped)
@@ -77,6 +88,29 @@ def run(args: argparse.Namespace) -> int:
     if not summary.awaited:
         _deal_out_folds(Store(args.store))
     return int(bool(summary.skipped))
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Verify a store without the raw data at hand."""
+    if not args.check:
+        raise UserError(f"{args.store}: give the raw folders before the store, or --check to verify a store")
+    damages = check_store(args.store, lambda folders: tqdm(folders, desc="check", unit="case"))
+    for damage in damages:
+        print(f"damaged {damage.case or args.store}: {damage.reason}", file=sys.stderr)
+    if damages:
+        print(f"{args.store}: {len(damages)} damaged; `medpretrain3d prepare RAW {args.store}` makes them again")
+    else:
+        print(f"{args.store}: {len(Store(args.store))} cases, all as they were written")
+    return int(bool(damages))
+
+
+def _tell_again(again: Mapping[str, str]) -> None:
+    cases_of: dict[str, list[str]] = {}
+    for case_id, reason in again.items():
+        cases_of.setdefault(reason, []).append(case_id)
+    for reason, case_ids in cases_of.items():
+        told = ", ".join(case_ids[:3]) + (" ..." if len(case_ids) > 3 else "")
+        print(f"made again: {told} ({len(case_ids)}): {reason}")
 
 
 def _spacing_mm(args: argparse.Namespace) -> tuple[float, float, float] | None:

@@ -171,4 +171,6 @@ def _open(path: Path) -> Any:  # blosc2.NDArray
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"{path.parent.name}: {path} is damaged ({reason}); delete its folder and prepare the case again")
+    return UserError(
+        f"{path.parent.name}: {path} is damaged ({reason}); call `medpretrain3d prepare RAW STORE --check`"
+    )

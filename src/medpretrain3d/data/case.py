@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from xxhash import xxh3_64_hexdigest
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.data.arrays import array_shape, read_crop, write_array
@@ -117,7 +118,9 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
         write_array(unfinished / IMAGE, content.image)
         if content.mask is not None:
             write_array(unfinished / MASK, content.mask)
-        sidecar["bytes"] = sum(file.stat().st_size for file in unfinished.iterdir())
+        sidecar["file_bytes"] = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
+        sidecar["bytes"] = sum(sidecar["file_bytes"].values())
+        sidecar["checksum"] = sidecar_checksum(sidecar)
         (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
     return index_row(sidecar)
 
@@ -164,6 +167,12 @@ def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.
     return digest.hexdigest()
 
 
+def sidecar_checksum(sidecar: Mapping[str, Any]) -> str:
+    """XXH3 of everything that a sidecar says but this."""
+    said = {key: value for key, value in sidecar.items() if key != "checksum"}
+    return xxh3_64_hexdigest(json.dumps(said, sort_keys=True).encode())
+
+
 def voxels_sha256(image: np.ndarray) -> str:
     """Hash of an image (C, D, H, W) in the canonical frame: the same for copies of a scan under other names.
 
@@ -208,7 +217,7 @@ class Case:
             raise UserError(f"case {folder.name}: {path} is missing; prepare the case again") from error
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"case {folder.name}: {path} is damaged ({error}); delete its folder and prepare the case again"
+                f"case {folder.name}: {path} is damaged ({error}); `medpretrain3d prepare RAW STORE` makes it again"
             ) from error
 
     @functools.cached_property
@@ -302,5 +311,5 @@ class Case:
         ):
             raise UserError(
                 f"case {self.id}: {self.folder} is not what was written (sha256 differs); "
-                "delete it and prepare the case again"
+                "`medpretrain3d prepare RAW STORE --check` makes it again"
             )

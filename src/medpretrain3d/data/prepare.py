@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from medpretrain3d.atomic import remove_unfinished, write_text
 from medpretrain3d.data.case import CASES, case_folder
 from medpretrain3d.data.importers import ObjectRule, RawDataset, read_raw
-from medpretrain3d.data.prepare_case import Job, Outcome, prepare_case, settled
+from medpretrain3d.data.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
 from medpretrain3d.data.quarantine import NOTES
 from medpretrain3d.data.splits import SPLITS, Fold
 from medpretrain3d.data.store import INDEX, SKIPPED, write_index
@@ -59,6 +59,8 @@ class Summary:
     """Cases per split; empty while `awaited` is not 0."""
     awaited: int = 0
     """Cases that other shards have yet to prepare; the last one makes the index."""
+    again: Mapping[str, str] = field(default_factory=dict)
+    """Cases that were there and had to be made again, each with the reason."""
 
 
 def prepare(
@@ -68,10 +70,12 @@ def prepare(
     workers: int = 1,
     progress: bool = False,
     shard: tuple[int, int] = (1, 1),
+    check: bool = False,
 ) -> Summary:
     """Prepare one or more raw folders into one store.
 
-    A case that is already there with the same source files and options is kept, so a killed call continues. The same
+    A case that is already there with the same source files and options is kept, so a killed call continues; one whose
+    files are missing, of another size or changed since is made again, and `Summary.again` says so. The same
     input gives the same bytes, whatever the number of workers and shards. A case that cannot be used is left out and
     noted in `skipped.json`; the others go on. Where labelled and unlabelled folders meet, the unlabelled cases go to
     the split `unlabelled`: nobody looked for objects there, so they are no negatives.
@@ -84,6 +88,7 @@ def prepare(
         progress: whether to show a bar.
         shard: `(i, n)`, i from 1 to n: prepare every n-th case only. The call after which no case is left makes the
             index; there is no lock, so none can be left behind.
+        check: whether every byte of the cases that are there is compared with its checksum.
 
     Raises:
         UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
@@ -102,24 +107,26 @@ def prepare(
     _check_room(store, {job.case.id for job in jobs})
     _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
 
-    known = {job.case.id: settled(job) for job in own}
-    todo = [job for job in own if known[job.case.id] is None]
+    found = {job.case.id: earlier(job, check) for job in own}
+    known = {case_id: one for case_id, one in found.items() if isinstance(one, Outcome)}
+    again = {case_id: one.reason for case_id, one in found.items() if isinstance(one, Redo) and one.reason}
+    todo = [job for job in own if job.case.id not in known]
     if todo:
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
     with closing(_outcomes(todo, workers)) as running:
         known |= dict(_with_bar(running, len(todo), progress))
-    known |= {job.case.id: settled(job) for job in jobs if job.case.id not in known}
-    outcomes = {case_id: outcome for case_id, outcome in known.items() if outcome is not None}
+    others = {job.case.id: settled(job) for job in jobs if job.case.id not in known}
+    outcomes = known | {case_id: one for case_id, one in others.items() if one is not None}
 
     told = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
     skipped = tuple(_told(one.note) for case_id, one in sorted(outcomes.items()) if one.note and case_id in told)
     prepared = sum(outcomes[job.case.id].row is not None for job in todo)
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
-        return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes))
+        return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again)
     folds = datasets[0].folds if len(datasets) == 1 else ()
     splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    return Summary(prepared, reused, skipped, splits)
+    return Summary(prepared, reused, skipped, splits, 0, again)
 
 
 def _write_index(

@@ -16,6 +16,7 @@ from typing import Any
 
 from medpretrain3d.data.annotation import annotate, marks_sha256
 from medpretrain3d.data.case import VERSION, Case, Content, case_folder, index_row, voxels_sha256, write_case
+from medpretrain3d.data.damage import check_contents, check_sizes
 from medpretrain3d.data.importers import ObjectRule, RawCase
 from medpretrain3d.data.plausibility import check_plausible
 from medpretrain3d.data.quarantine import Unusable, note_path, read_note, write_note
@@ -47,20 +48,44 @@ class Outcome:
     note: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Redo:
+    """Work to do, and why, where there was a result before."""
+
+    reason: str = ""
+
+
 def settled(job: Job) -> Outcome | None:
     """What an earlier call made of the same files with the same options; None where there is work to do."""
+    found = earlier(job)
+    return found if isinstance(found, Outcome) else None
+
+
+def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
+    """What an earlier call made of the same files with the same options, or why that has to be made again.
+
+    Args:
+        job: the case.
+        is_thorough: whether every byte is read, to be compared with its checksum, or only sizes are looked at.
+    """
     try:
         facts = _facts(job)
     except UserError:
-        return None
+        return Redo()
     note = read_note(job.store, job.case.id)
     if note is not None:
-        return Outcome(note=note) if _same(note, facts) else None
+        return Redo(changed) if (changed := _changed(note, facts)) else Outcome(note=note)
+    folder = case_folder(job.store, job.case.id)
+    if not folder.exists():
+        return Redo()
     try:
-        sidecar = Case.open(case_folder(job.store, job.case.id)).sidecar
-        return Outcome(index_row(sidecar)) if _same(sidecar, facts) else None
-    except (UserError, KeyError):
-        return None
+        case = Case.open(folder)
+        if changed := _changed(case.sidecar, facts):
+            return Redo(changed)
+        (check_contents if is_thorough else check_sizes)(case)
+        return Outcome(index_row(case.sidecar))
+    except (UserError, KeyError, TypeError) as error:
+        return Redo(f"was damaged: {error}")
 
 
 def prepare_case(job: Job) -> Outcome:
@@ -116,8 +141,11 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
     )
 
 
-def _same(record: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    return all(record.get(name) == value for name, value in facts.items())
+def _changed(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What is another now than when a record was written; empty where nothing is."""
+    different = [name for name, value in facts.items() if record.get(name) != value]
+    told = {"prepared_from": "its raw files changed", "options": "annotations or options changed"}
+    return next((told.get(name, "an older version made it") for name in different), "")
 
 
 def _facts(job: Job) -> dict[str, Any]:

@@ -147,7 +147,7 @@ def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Gr
         )
     if not grid.is_close(reference):
         raise Unusable(
-            f"{path}: lies elsewhere than {reference_path.name}: corners are up to "
+            f"{path}: affine differs from that of {reference_path.name}: corners are up to "
             f"{reference.corner_distance_vox(grid):.3g} voxels apart, allowed are {SAME_PLACE_VOX:g}; write both on "
             "one grid",
             "mask",
