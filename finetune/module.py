@@ -17,10 +17,11 @@ from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
 from medpretrain3d.detection import Detector
-from medpretrain3d.engine.distributed import gather_by_case, say
-from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
+from medpretrain3d.engine.distributed import gather_by_case, means_to_log, say
+from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
+from medpretrain3d.randomness import sample_seeds
 
 
 class FinetuneModule(L.LightningModule):
@@ -96,13 +97,15 @@ class FinetuneModule(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
         """Sum of the detector's losses on one batch."""
         image, targets = batch
-        losses = self.detector.losses(image, targets)
+        with sample_seeds(torch.stack([_seed(target) for target in targets])):
+            losses = self.detector.losses(image, targets)
         loss = torch.stack(list(losses.values())).sum()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=len(image))
-        self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], batch_size=1)
         left_out = self.detector.num_invalid_boxes + self.detector.num_invalid_predictions
-        self.log("train/num_invalid", float(left_out), batch_size=1)
+        of_all = loss.new_tensor(float(left_out * self.trainer.world_size))  # the sum, of what is averaged below
+        values = means_to_log(self.trainer, {"loss": loss, **losses, "num_invalid": of_all})
+        self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=len(image))
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(image))
+        self.log("lr", current_lr(self.trainer.optimizers[0]), batch_size=1)
         return loss
 
     def validation_step(self, case: Case, batch_idx: int) -> None:
@@ -142,6 +145,11 @@ class FinetuneModule(L.LightningModule):
     def _detect(self, case: Case) -> None:
         found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
+
+
+def _seed(target: Targets) -> Tensor:
+    assert target.seed is not None, "the data module draws a seed for every crop"
+    return target.seed
 
 
 def _load_fpn(detector: Detector, bundle: str | None) -> int:

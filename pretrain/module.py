@@ -8,8 +8,8 @@ import lightning as L
 from torch import Tensor
 
 from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
-from medpretrain3d.engine.distributed import say
-from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze
+from medpretrain3d.engine.distributed import means_to_log, say
+from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.objectives import Batch, Objective
 from pretrain.datamodule import PretrainData
 
@@ -64,9 +64,10 @@ class PretrainModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         out = self.objective(batch)
-        self.log("train/loss", out.loss, prog_bar=True)
-        self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        values = means_to_log(self.trainer, {"loss": out.loss, **out.logs})
+        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        self.log("lr", current_lr(self.trainer.optimizers[0]))
         return out.loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

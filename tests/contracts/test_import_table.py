@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
-GROUND = {"errors", "description", "atomic", "memory", "names", "documents"}
+GROUND = {"errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness"}
 MAY_IMPORT = {
     "boxes": set(),
     "backbones": set(),
@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "memory": set(),
     "names": set(),
     "documents": set(),
+    "processes": set(),
+    "randomness": set(),
     "__init__": set(),
 }
 LIGHTNING_ALLOWED = {"engine"}

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.randomness import drawing_from, sample_seeds
 
 Triple = tuple[int, int, int]
 
@@ -79,8 +80,12 @@ class Backbone(Described, nn.Module):
         """The block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
             modes = _get_current_function_mode_stack()  # an objective may run the network in one, on blocks
+            drawn = drawing_from()
             return checkpoint(
-                block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _recomputing(block, modes))
+                block,
+                *inputs,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _recomputing(block, modes, drawn)),
             )
         return block(*inputs)
 
@@ -99,8 +104,10 @@ class Backbone(Described, nn.Module):
 
 
 @contextmanager
-def _recomputing(block: Callable[..., Tensor], modes: list[TorchFunctionMode]) -> Iterator[None]:
-    """The modes of the first pass; batch norms leave their running statistics alone: it has moved them already."""
+def _recomputing(
+    block: Callable[..., Tensor], modes: list[TorchFunctionMode], drawn: tuple[Tensor, int] | None
+) -> Iterator[None]:
+    """The modes and random numbers of the first pass, which has already moved the running statistics of batch norms."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)] if isinstance(block, nn.Module) else []
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
@@ -109,6 +116,8 @@ def _recomputing(block: Callable[..., Tensor], modes: list[TorchFunctionMode]) -
         with ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(mode)
+            if drawn is not None:
+                stack.enter_context(sample_seeds(*drawn))
             yield
     finally:
         for norm, momentum, count in before:

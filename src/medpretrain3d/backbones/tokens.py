@@ -7,6 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Triple
+from medpretrain3d.randomness import draw_bits, to_uniform
 
 
 class TokenBackbone(Backbone):
@@ -53,7 +54,7 @@ class TokenBackbone(Backbone):
 class DropPath(nn.Module):
     """Leave a branch (B, N, C) out of whole samples in training; the others grow, so that its mean stays.
 
-    Stochastic depth (Huang et al., 2016). Drawn from PyTorch's generator, so a run that is resumed draws others.
+    Stochastic depth (Huang et al., 2016). Which samples is a function of their seeds, see `medpretrain3d.randomness`.
 
     Args:
         probability: of leaving the branch out of a sample.
@@ -67,8 +68,8 @@ class DropPath(nn.Module):
         """What is added to the residual stream."""
         if not self.training or not self.probability:
             return x
-        kept = 1 - self.probability
-        return x * x.new_empty(len(x), 1, 1).bernoulli_(kept) / kept
+        is_kept = to_uniform(draw_bits(len(x), 1, x.device)) >= self.probability  # (B, 1)
+        return x * is_kept[:, :, None].to(x.dtype) / (1 - self.probability)
 
 
 def drop_paths(last: float, depth: int) -> list[DropPath]:

@@ -20,18 +20,21 @@ class Targets:
 
     `mask` is (D, H, W) of whole numbers: 0 for background, `label + 1` inside objects; None where no masks exist.
     `ignore` is (M, 6) float32: regions in which finding something is neither right nor wrong; None is no region.
+    `seed` () int64 is what random choices about the image are drawn from in training; None where none was given.
     """
 
     boxes: Tensor
     labels: Tensor
     mask: Tensor | None = None
     ignore: Tensor | None = None
+    seed: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device."""
         mask = None if self.mask is None else self.mask.to(device)
         ignore = None if self.ignore is None else self.ignore.to(device)
-        return Targets(self.boxes.to(device), self.labels.to(device), mask, ignore)
+        seed = None if self.seed is None else self.seed.to(device)
+        return Targets(self.boxes.to(device), self.labels.to(device), mask, ignore, seed)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from medpretrain3d.boxes import Targets, box_volume
 from medpretrain3d.data.batches import generator_at
 from medpretrain3d.data.case import Case
-from medpretrain3d.data.crops import AugmentOn, CropReader, SourceCrop, SourceLabels
+from medpretrain3d.data.crops import AugmentOn, CropReader, SourceCrop, SourceLabels, draw_seed
 from medpretrain3d.data.placement import Patch, Placement, place_boxes
 from medpretrain3d.data.sampling import CaseOrder, object_start
 
@@ -33,6 +33,8 @@ class SourceObjects:
     ids: Tensor
     """(N,) int64 value of each object in `instances`, 0 for none."""
     min_visible: float
+    seed: Tensor
+    """() int64, for whoever makes random choices about the sample later."""
 
     def finish(self) -> tuple[Tensor, Targets]:
         """Image (C, D, H, W) float32 and what is to be found in it."""
@@ -50,7 +52,8 @@ class SourceObjects:
                 visible[judged] = instance_hulls(self.instances.instances(), self.ids[judged]).to(visible.dtype)
             mask = self.instances.finish()
         keep = box_volume(visible) >= self.min_visible * box_volume(self.boxes).clamp(min=1e-6)
-        return self.image.finish(), Targets(visible[keep].float(), self.labels[keep], mask, self.ignore)
+        targets = Targets(visible[keep].float(), self.labels[keep], mask, self.ignore, self.seed)
+        return self.image.finish(), targets
 
     def to(self, device: torch.device | str) -> SourceObjects:
         """The same sample on another device."""
@@ -129,6 +132,7 @@ class ObjectCrops(Dataset[Any]):
             instances=self._instances(case, start, placement) if case.has_mask else None,
             ids=torch.from_numpy(case.instance_ids),
             min_visible=self.min_visible,
+            seed=torch.tensor(draw_seed(random)),
         )
 
     def _instances(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from medpretrain3d.description import Described
 from medpretrain3d.detection.set_loss import UnitTargets
+from medpretrain3d.processes import largest
+from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
 
 
 class Denoising(Described):
@@ -31,24 +33,30 @@ class Denoising(Described):
         self.weight = weight
 
     def spoil(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore, M the most of an image.
+        """Boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
 
-        Images with fewer than M objects are filled up with queries that do not count: their object is -2.
+        M is the most objects of an image of any process: queries of a group see each other. Images with fewer are
+        filled up with queries that do not count: their object is -2.
         """
-        most = max(len(target.labels) for target in targets)
+        device = targets[0].boxes.device
+        most = largest(max(len(target.labels) for target in targets), device)
+        seeds = derived_seeds(row_seeds(len(targets), device), "denoising")
+        # Six numbers for the box and two for the label of each copy of each object.
+        drawn = counter_random(seeds, most * self.groups * 8).view(len(targets), most, self.groups, 8)
+        drawn = drawn.transpose(1, 2).flatten(1, 2)  # (B, groups * M, 8)
         boxes, labels, given = [], [], []
-        for target in targets:
+        for target, bits in zip(targets, drawn, strict=True):
             count = len(target.labels)
             box = target.boxes.new_tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(most, 1)
             box[:count] = target.boxes
             label = torch.zeros(most, dtype=torch.long, device=box.device)
             label[:count] = target.labels
             box, label = box.repeat(self.groups, 1), label.repeat(self.groups)
-            noise = (torch.rand_like(box) * 2 - 1) * self.box_noise
+            noise = (to_uniform(bits[:, :6]) * 2 - 1) * self.box_noise
             center = box[:, :3] + noise[:, :3] * box[:, 3:] / 2
             boxes.append(torch.cat([center, box[:, 3:] * (1 + noise[:, 3:])], dim=1).clamp(1e-3, 1 - 1e-3))
-            replaced = torch.rand(len(label), device=box.device) < self.label_noise
-            labels.append(torch.where(replaced, torch.randint_like(label, num_classes), label))
+            replaced = to_uniform(bits[:, 6]) < self.label_noise
+            labels.append(torch.where(replaced, (bits[:, 7] >> 1).abs() % num_classes, label))
             index = torch.arange(most, device=box.device)
             given.append(index.masked_fill(index >= count, -2).repeat(self.groups))
         return torch.stack(boxes), torch.stack(labels), given

@@ -62,7 +62,7 @@ class Detector(Described, nn.Module):
                     f"0 .. {self.num_classes - 1}; set num_classes to the number of classes of the data"
                 )
             regions = boxes.new_zeros(0, 6) if target.ignore is None else target.ignore.to(boxes).reshape(-1, 6)
-            valid.append(Targets(boxes, labels, target.mask, regions[_is_box(regions)]))
+            valid.append(Targets(boxes, labels, target.mask, regions[_is_box(regions)], target.seed))
         return valid
 
     def finite_predictions(self, *predictions: Tensor) -> Tensor:

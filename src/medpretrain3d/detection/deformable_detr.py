@@ -152,8 +152,8 @@ class DeformableDETR(Detector):
         wanted = self.num_queries + (self.auxiliary.num_queries if isinstance(self.auxiliary, OneToMany) else 0)
         references, content, position = self._proposed(memory, wanted)
         num_found = min(self.num_queries, references.shape[1])
-        sizes, answers = [num_found, references.shape[1] - num_found], None
-        if isinstance(self.auxiliary, Denoising) and any(len(target.labels) for target in unit):
+        sizes = [num_found, references.shape[1] - num_found]
+        if isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
             spoilt, labels, answers = self.auxiliary.spoil(unit, self.num_classes)
             references = torch.cat([references, spoilt], dim=1)
@@ -174,8 +174,7 @@ class DeformableDETR(Detector):
         elif isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
             of_layers = [0 * self.label_content.weight.sum()]  # takes part in every step, also without objects
-            if answers is not None:
-                of_layers += [_total(self._loss(output, unit, ignore, answers)) for output in further]
+            of_layers += [_total(self._loss(output, unit, ignore, answers)) for output in further]
             losses["denoising"] = self.auxiliary.weight * torch.stack(of_layers).sum()
         return losses
 

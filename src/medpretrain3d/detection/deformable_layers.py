@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.deformable_attention import DeformableAttention
+from medpretrain3d.detection.dropout import Dropout, SelfAttention
 
 
 def sine_encoding(values: Tensor, size: int, temperature: float = 10_000.0) -> Tensor:
@@ -39,7 +40,7 @@ class EncoderLayer(nn.Module):
         self.attention = DeformableAttention(channels, num_levels, num_heads, num_points)
         self.norm_hidden = nn.LayerNorm(channels)
         self.hidden = _hidden(channels, hidden, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, references: Tensor, shapes: Sequence[Shape]) -> Tensor:
         """Tokens (B, S, C) -> (B, S, C); `references` (B, S, 3) are their cells' centres."""
@@ -55,13 +56,13 @@ class DecoderLayer(nn.Module):
         self, channels: int, hidden: int, num_levels: int, num_heads: int, num_points: int, dropout: float
     ) -> None:
         super().__init__()
-        self.among = nn.MultiheadAttention(channels, num_heads, dropout, batch_first=True)
+        self.among = SelfAttention(channels, num_heads, dropout)
         self.norm_among = nn.LayerNorm(channels)
         self.attention = DeformableAttention(channels, num_levels, num_heads, num_points)
         self.norm_attention = nn.LayerNorm(channels)
         self.hidden = _hidden(channels, hidden, dropout)
         self.norm_hidden = nn.LayerNorm(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,
@@ -83,8 +84,7 @@ class DecoderLayer(nn.Module):
             apart: (Q, Q) bool, True where a query must not see another; None lets all see all.
         """
         placed = content + position
-        seen = self.among(placed, placed, content, attn_mask=apart, need_weights=False)[0]
-        content = self.norm_among(content + self.dropout(seen))
+        content = self.norm_among(content + self.dropout(self.among(placed, content, apart)))
         read = self.attention(content + position, references, memory, shapes)
         content = self.norm_attention(content + self.dropout(read))
         return self.norm_hidden(content + self.dropout(self.hidden(content)))
@@ -102,5 +102,5 @@ def perceptron(channels: int, outputs: int) -> nn.Sequential:
 
 def _hidden(channels: int, hidden: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, channels)
+        nn.Linear(channels, hidden), nn.ReLU(inplace=True), Dropout(dropout), nn.Linear(hidden, channels)
     )

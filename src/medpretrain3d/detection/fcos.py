@@ -17,6 +17,7 @@ from medpretrain3d.detection.point_matching import CenterSampling
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss
 from medpretrain3d.errors import UserError
+from medpretrain3d.processes import mean_over_samples
 
 
 class FCOS(RetinaNet):
@@ -90,9 +91,12 @@ class FCOS(RetinaNet):
 
     def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         truth = centerness((anchors[:, :3] + anchors[:, 3:]) / 2, boxes)  # (P,)
-        of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum() / truth.sum().clamp(min=1e-6)
-        of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum") / max(1, len(truth))
-        return {"boxes": self.box_weight * of_boxes, "centerness": of_centers}
+        of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum()
+        of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum")
+        return {
+            "boxes": self.box_weight * mean_over_samples(of_boxes, truth.sum(), least=1e-6),
+            "centerness": mean_over_samples(of_centers, len(truth)),
+        }
 
     def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
         return (logits.sigmoid() * outputs[:, 6:].sigmoid()).sqrt()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medpretrain3d.processes import total
+
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
@@ -57,15 +59,17 @@ def smooth_l1_loss(deltas: Tensor, targets: Tensor, beta: float = 1.0) -> Tensor
 def soft_dice_loss(probabilities: Tensor, labels: Tensor, smooth: float = 1e-5) -> Tensor:
     """`1 - Dice`, mean over the foreground classes, each pooled over the batch (Milletari et al., 2016, eq. 1).
 
+    The batch is that of all processes.
+
     Args:
         probabilities: (B, K + 1, D, H, W) float32, class 0 is background.
         labels: (B, D, H, W) int64 in `0 .. K`.
         smooth: added above and below the fraction: a class that is neither present nor predicted has Dice 1.
     """
-    dice = []
+    sums = []
     for label in range(1, probabilities.shape[1]):
         truth = (labels == label).to(probabilities.dtype)
         predicted = probabilities[:, label]
-        overlap = (predicted * truth).sum()
-        dice.append((2 * overlap + smooth) / (predicted.sum() + truth.sum() + smooth))
-    return 1 - torch.stack(dice).mean()
+        sums.append(torch.stack([(predicted * truth).sum(), predicted.sum(), truth.sum()]))
+    overlap, predicted, true = total(torch.stack(sums, dim=1))  # (K,) each
+    return 1 - ((2 * overlap + smooth) / (predicted + true + smooth)).mean()

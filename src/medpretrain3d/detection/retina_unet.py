@@ -17,6 +17,7 @@ from medpretrain3d.detection.losses import soft_dice_loss
 from medpretrain3d.detection.mask_branch import mask_logits
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.errors import UserError
+from medpretrain3d.processes import mean_over_samples
 
 CROSS_ENTROPY_WEIGHT = 0.5
 DICE_WEIGHT = 0.5
@@ -103,7 +104,7 @@ class RetinaUNet(RetinaNet):
         labels = torch.stack(masks).to(logits.device) if masks else logits.new_zeros((0, *logits.shape[2:])).long()
         if self.segmentation == "foreground":
             labels = labels.clamp(max=1)
-        cross_entropy = F.cross_entropy(logits, labels, reduction="sum") / max(1, labels.numel())
+        cross_entropy = mean_over_samples(F.cross_entropy(logits, labels, reduction="sum"), labels.numel())
         return {
             "cross_entropy": CROSS_ENTROPY_WEIGHT * cross_entropy,
             "dice": DICE_WEIGHT * soft_dice_loss(logits.softmax(dim=1), labels),

@@ -19,6 +19,7 @@ from medpretrain3d.detection.losses import diou_loss, giou_loss, l1_loss, smooth
 from medpretrain3d.detection.matching import ATSSMatcher, Matcher, ignore_background
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED, ClassificationLoss, HardNegativeBCE
 from medpretrain3d.errors import UserError
+from medpretrain3d.processes import mean_over_samples
 
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "giou": giou_loss,
@@ -161,8 +162,8 @@ class RetinaNet(Detector):
     def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
         """Named scalars of the positive anchors (P, 6) float32."""
         # The sum over no positives is 0 with a gradient of 0, so the box head takes part in every step.
-        loss = self._box_loss(outputs, anchors, boxes).sum() / max(1, len(boxes))
-        return {"boxes": self.box_weight * loss}
+        loss = self._box_loss(outputs, anchors, boxes).sum()
+        return {"boxes": self.box_weight * mean_over_samples(loss, len(boxes))}
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
         """Loss of each positive anchor (P,) float32."""

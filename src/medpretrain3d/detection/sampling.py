@@ -8,6 +8,8 @@ from torch import Tensor
 
 from medpretrain3d.description import Described
 from medpretrain3d.detection.losses import sigmoid_focal_loss
+from medpretrain3d.processes import among_lowest, mean_over_samples, total
+from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds
 
 IGNORED = -2
 BACKGROUND = -1
@@ -25,7 +27,8 @@ class HardNegativeBCE(ClassificationLoss):
     """Binary cross-entropy on a sample of anchors with hard negatives, pooled over the batch (as nnDetection).
 
     Positives are drawn at random up to their share of the sample; negatives at random from the `pool` times as many
-    hardest ones, as many as keep the share.
+    hardest ones, as many as keep the share. The batch is that of all processes, of which each trains its own anchors of
+    the sample; an anchor's luck is a function of its image's seed, see `medpretrain3d.randomness`.
 
     Args:
         anchors_per_image: largest size of the sample.
@@ -55,22 +58,26 @@ class HardNegativeBCE(ClassificationLoss):
         sampled = self.sample(logits.detach().float(), labels, num_images)
         logits = logits[sampled].float()
         loss = F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits), reduction="sum")
-        return self.weight * loss / max(1, logits.numel())  # no anchor at all where everything is to be ignored
+        return self.weight * mean_over_samples(loss, logits.numel())  # 0 where everything is to be ignored
 
     def sample(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
-        """Indices of the sampled anchors: positives, then negatives."""
-        positives = torch.nonzero(labels >= 0)[:, 0]
-        num_positives = min(len(positives), round(self.anchors_per_image * num_images * self.positive_fraction))
-        positives = positives[_random_order(len(positives), logits)[:num_positives]]
-
-        hardness = torch.where(labels == BACKGROUND, logits.amax(dim=1), -torch.inf)
-        num_background = int((labels == BACKGROUND).sum())
+        """Indices of the sampled anchors of this process: positives, then negatives."""
+        positives, background = torch.nonzero(labels >= 0)[:, 0], torch.nonzero(labels == BACKGROUND)[:, 0]
+        own = torch.tensor([num_images, len(positives), len(background)], device=labels.device)
+        images, num_positives, num_background = total(own).tolist()
+        num_positives = min(num_positives, round(self.anchors_per_image * images * self.positive_fraction))
         num_negatives = max(
-            round(num_positives * (1 / self.positive_fraction - 1)), self.min_negatives_per_image * num_images
+            round(num_positives * (1 / self.positive_fraction - 1)), self.min_negatives_per_image * images
         )
         num_negatives = min(num_negatives, num_background)
-        hardest = hardness.topk(min(self.pool * num_negatives, num_background)).indices
-        return torch.cat([positives, hardest[_random_order(len(hardest), logits)[:num_negatives]]])
+
+        luck = _luck(len(labels), num_images, labels.device)
+        positives = positives[among_lowest(luck[positives], num_positives)]
+        easiness = _rising_bits(-logits[background].amax(dim=1))
+        # Of equally hard ones, as in air, chance decides: their order on a process must not.
+        ranking = (easiness << 32) | (luck[background] & 0xFFFFFFFF)
+        hardest = background[among_lowest(ranking, min(self.pool * num_negatives, num_background))]
+        return torch.cat([positives, hardest[among_lowest(luck[hardest], num_negatives)]])
 
 
 class FocalLoss(ClassificationLoss):
@@ -88,11 +95,11 @@ class FocalLoss(ClassificationLoss):
         self.weight = weight
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
-        """Sum over anchors and classes per positive anchor; see `ClassificationLoss`."""
+        """Sum over anchors and classes per positive anchor of all processes; see `ClassificationLoss`."""
         counted = labels != IGNORED
         logits, labels = logits[counted].float(), labels[counted]
         loss = sigmoid_focal_loss(logits, _one_hot(labels, logits), self.alpha, self.gamma).sum()
-        return self.weight * loss / (labels >= 0).sum().clamp(min=1)
+        return self.weight * mean_over_samples(loss, (labels >= 0).sum())
 
 
 def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
@@ -100,5 +107,14 @@ def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
     return (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
 
 
-def _random_order(count: int, like: Tensor) -> Tensor:
-    return torch.randperm(count, device=like.device)
+def _luck(num_anchors: int, num_images: int, device: torch.device) -> Tensor:
+    """A random number (N,) int64 for each of the anchors of all images."""
+    per_image = -(-num_anchors // num_images)
+    seeds = derived_seeds(row_seeds(num_images, device), "anchors")
+    return counter_random(seeds, per_image).flatten()[:num_anchors]
+
+
+def _rising_bits(values: Tensor) -> Tensor:
+    """Int64 numbers of 32 bits in the order of float32 values that are finite."""
+    bits = values.float().view(torch.int32)
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()

@@ -12,6 +12,7 @@ from medpretrain3d.boxes import generalized_box_iou
 from medpretrain3d.description import Described
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
+from medpretrain3d.processes import mean_over_samples
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class SetLoss(Described):
     def __call__(
         self, logits: Tensor, boxes: Tensor, finite: Tensor, targets: Sequence[UnitTargets], given: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """`classification`, `l1` and `giou`, weighted scalars per object given.
+        """`classification`, `l1` and `giou`, weighted scalars per object given, of all processes.
 
         Args:
             logits: (B, Q, K).
@@ -111,14 +112,14 @@ class SetLoss(Described):
             predicted.append(boxes[index, positive])
             true.append(target.boxes[objects[positive]])
         label, unit, truth = torch.cat(labels), torch.cat(predicted).float(), torch.cat(true)
-        count = max(1, len(truth))
+        count = len(truth)
         counted = label != -2
         logits = logits.flatten(0, 1)[counted].float()
         one_hot = (label[counted, None] == torch.arange(logits.shape[1], device=logits.device)).float()
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma).sum()
         giou = giou_loss(from_unit(unit, (1, 1, 1)), from_unit(truth, (1, 1, 1))).sum()
         return {
-            "classification": self.class_weight * focal / count,
-            "l1": self.l1_weight * (unit - truth).abs().sum() / count,
-            "giou": self.giou_weight * giou / count,
+            "classification": self.class_weight * mean_over_samples(focal, count),
+            "l1": self.l1_weight * mean_over_samples((unit - truth).abs().sum(), count),
+            "giou": self.giou_weight * mean_over_samples(giou, count),
         }

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeVar
 
+import lightning as L
+import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from medpretrain3d.processes import mean_over_processes
 
 Value = TypeVar("Value")
 
@@ -21,6 +27,18 @@ def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
         dist.all_gather_object(parts, results)
     merged = {case: value for part in parts if part is not None for case, value in part.items()}
     return dict(sorted(merged.items()))
+
+
+def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars of a training step as means over the processes, in one exchange and only at steps that are logged.
+
+    At all others they are those of this process, which the progress bar alone shows.
+    """
+    own = torch.stack([value.detach().float() for value in values.values()])
+    interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+    if interval and (trainer.global_step + 1) % interval == 0:
+        own = mean_over_processes(own)
+    return dict(zip(values, own.unbind(), strict=True))
 
 
 @rank_zero_only

@@ -94,6 +94,15 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
     return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+def current_lr(optimiser: torch.optim.Optimizer) -> float:
+    """The learning rate of the parts that no factor slows down: of the group with the highest peak.
+
+    In both stages: what lies outside of the encoder, and the encoder with it unless it is scaled, decayed or resting.
+    """
+    rates = [(group.get("initial_lr", group["lr"]), group["lr"]) for group in optimiser.param_groups]
+    return float(max(rates)[1])
+
+
 def freeze(model: nn.Module, config: OptimConfig) -> None:
     """Take the first `frozen_groups` depth groups of the encoder out of training.
 

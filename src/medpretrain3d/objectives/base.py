@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.description import Described
+from medpretrain3d.randomness import counter_random, derived_seeds, sample_seeds
 
 Batch = Mapping[str, Tensor]
 """What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample.
@@ -48,6 +50,15 @@ class Objective(Described, nn.Module):
     patch_stride: tuple[int, int, int]
     """The patch (D, H, W) must be a multiple of this."""
 
+    def __call__(self, batch: Batch) -> ObjectiveOutput:
+        """`forward`, in which the network draws (drop path) from the seeds of the samples.
+
+        A task that shows the network other rows than one per sample says whose they are with `sample_seeds`.
+        """
+        with sample_seeds(batch["seed"]) if "seed" in batch else nullcontext():
+            output: ObjectiveOutput = super().__call__(batch)
+        return output
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Loss, scalars and pictures of one batch."""
         raise NotImplementedError("an Objective subclass implements forward")
@@ -57,6 +68,11 @@ class Objective(Described, nn.Module):
 
     def after_step(self) -> None:
         """Called after every step of the optimiser: averages of weights follow."""
+
+
+def seeds_of_views(seed: Tensor, num_views: int) -> Tensor:
+    """Seeds (V B,) for the views of each sample (B,): all first views, then all second ones."""
+    return counter_random(derived_seeds(seed, "views"), num_views).T.flatten()
 
 
 def common_stride(*strides: tuple[int, int, int]) -> tuple[int, int, int]:

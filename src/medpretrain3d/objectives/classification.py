@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.processes import mean_over_samples
 
 
 class CaseClassification(Objective):
@@ -77,7 +78,10 @@ class CaseClassification(Objective):
         features = self.backbone(batch["image"])[-1].float()  # (B, C, d, h, w)
         logits, target = self.head(features.mean(dim=(2, 3, 4))).float(), batch["case_label"]
         if target.ndim == 1:
-            loss = F.cross_entropy(logits, target, self.class_weight)
+            weight = self.class_weight[target]
+            loss = F.cross_entropy(logits, target, self.class_weight, reduction="sum")
+            # Per weight of the cases, of all processes: cases of heavy classes are not dealt out evenly.
+            loss = mean_over_samples(loss, weight.sum(), least=torch.finfo(torch.float32).tiny)
             right = logits.argmax(dim=1) == target
         else:
             loss = F.binary_cross_entropy_with_logits(logits, target.float(), pos_weight=self.class_weight)

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.backbones.tokens import keep_tokens, tokens_to_map
 from medpretrain3d.objectives.alignment import carry, cell_centres, sample_at, view_pictures
-from medpretrain3d.objectives.base import Batch, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.masked import hidden_tokens, visible_index
-from medpretrain3d.objectives.masking import Triple, counter_random, expand_blocks, hidden_share, random_block_mask
+from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import Projector, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
+from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.randomness import sample_seeds
 
 
 class ConsistentViews(MAE):
@@ -29,7 +31,7 @@ class ConsistentViews(MAE):
 
     Args:
         backbone: the encoder to train; features are those of its coarsest level, of visible tokens in a transformer.
-        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
         decoder_depth: transformer blocks of the decoder.
         projector_channels: outputs of the projector's linear maps; the predictor has as many.
@@ -80,11 +82,12 @@ class ConsistentViews(MAE):
         d, h, w = image.shape[2:]
         patch = (d, h, w)
         # Two seeds of each sample: its views hide different blocks.
-        seed = rearrange(counter_random(batch["seed"], 2), "b v -> (v b)")
+        seed = seeds_of_views(batch["seed"], 2)
         share = hidden_share(batch["seed"], *self.mask_ratio)
         hidden_blocks = random_block_mask(seed, patch, self.mask_block, share)
         hidden = expand_blocks(hidden_blocks, self.mask_block)  # (2 B, 1, D, H, W)
-        restored, cells, places = self._see(image, hidden_blocks, hidden)
+        with sample_seeds(seed):
+            restored, cells, places = self._see(image, hidden_blocks, hidden)
         seen = self.projector(cells)  # (2 B, N, C)
         told = self.teacher(image)  # (2 B, M, C)
 
@@ -141,7 +144,7 @@ def hidden_huber(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
     """Mean Huber loss, with a bend at 1, over hidden voxels; shapes as in `masked_mse`."""
     error = F.huber_loss(restored.float(), image.float(), reduction="none")
     hidden = hidden.expand_as(error)
-    return (error * hidden).sum() / hidden.sum()
+    return mean_over_samples((error * hidden).sum(), hidden.sum())
 
 
 def cosine_distance(predicted: Tensor, target: Tensor, inside: Tensor) -> Tensor:

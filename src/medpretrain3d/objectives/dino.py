@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.objectives.alignment import view_pictures
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
-from medpretrain3d.objectives.processes import mean_over_processes
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
+from medpretrain3d.processes import mean_over_processes
+from medpretrain3d.randomness import sample_seeds
 
 
 class DINO(Objective):
@@ -78,7 +79,8 @@ class DINO(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
         views = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
-        student = self.head(self.backbone(views))  # (2 B, K)
+        with sample_seeds(seeds_of_views(batch["seed"], 2)):
+            student = self.head(self.backbone(views))  # (2 B, K)
         teacher = self.teacher(views)
         if self.training:
             self._seen.append(teacher.mean(dim=0))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from medpretrain3d.objectives.masking import counter_random
+from medpretrain3d.randomness import counter_random, to_uniform
 
 
 class Draws:
@@ -29,8 +28,7 @@ class Draws:
 
     def uniform(self, *shape: int) -> Tensor:
         """Float32 of this shape in [0, 1)."""
-        # 24 bits: what float32 holds below 1.
-        return ((self.bits(math.prod(shape)) & 0xFFFFFF) * 2.0**-24).to(torch.float32).reshape(shape)
+        return to_uniform(self.bits(math.prod(shape))).reshape(shape)
 
     def integers(self, low: int | Tensor, high: int | Tensor, *shape: int) -> Tensor:
         """Int64 of this shape from `low` to `high`, both included; the bounds may be tensors that broadcast."""

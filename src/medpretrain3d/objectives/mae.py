@@ -19,7 +19,7 @@ class MAE(MaskedReconstruction):
 
     Args:
         backbone: the encoder to train.
-        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalise_targets: restore each patch with its own mean and deviation taken out.

@@ -12,6 +12,7 @@ from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, Paradigm, common_stride
 from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
+from medpretrain3d.processes import mean_over_samples
 
 LossOn = Literal["hidden", "all"]
 
@@ -21,7 +22,7 @@ class MaskedReconstruction(Objective):
 
     Args:
         backbone: the encoder to train.
-        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch, uniformly.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) one is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels that is hidden or visible as a whole.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalise_targets: restore each patch minus its mean, divided by its standard deviation (He et al., 2022). A
@@ -103,7 +104,7 @@ def masked_mse(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
     # fp32: squares of small errors are lost in half precision.
     error = (restored.float() - image.float()).square()
     hidden = hidden.expand_as(error)
-    return (error * hidden).sum() / hidden.sum()
+    return mean_over_samples((error * hidden).sum(), hidden.sum())
 
 
 def block_statistics(image: Tensor, block: Triple) -> tuple[Tensor, Tensor]:

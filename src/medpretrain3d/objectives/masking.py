@@ -7,6 +7,8 @@ from einops import repeat
 from torch import Tensor
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.processes import first_process
+from medpretrain3d.randomness import counter_random
 
 Triple = tuple[int, int, int]
 
@@ -43,41 +45,16 @@ def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) 
 
 
 def hidden_share(seed: Tensor, low: float, high: float) -> float:
-    """Share of blocks to hide in a batch: uniform in [low, high), drawn from the first sample's seed.
+    """Share of blocks to hide in a batch: uniform in [low, high), drawn from the seed of its first sample.
 
-    One share for the batch, so that every sample has as many visible blocks and they stack.
+    One share for the batch of all processes, so that every sample has as many visible blocks and they stack.
     """
     if low == high:
         return low
-    bits = _shift_right(counter_random(~seed[:1], 1), 11)  # ~: not the numbers that place the blocks
-    return low + (high - low) * bits.item() / 2**53
+    bits = counter_random(~first_process(seed[:1]), 1)  # ~: not the numbers that place the blocks
+    return low + (high - low) * ((int(bits) >> 11) & (2**53 - 1)) / 2**53
 
 
 def expand_blocks(hidden: Tensor, block: Triple) -> Tensor:
     """Block mask (B, d, h, w) to voxel mask (B, 1, d * block_d, h * block_h, w * block_w)."""
     return repeat(hidden, "b d h w -> b 1 (d pd) (h ph) (w pw)", pd=block[0], ph=block[1], pw=block[2])
-
-
-def counter_random(seed: Tensor, count: int, start: int = 0) -> Tensor:
-    """Random int64 numbers (B, count), a pure function of (seed, position); the first one's position is `start`.
-
-    The finaliser of SplitMix64 (Steele et al., 2014) on a counter: no state, so CPU and GPU agree and a resumed run
-    draws what the uninterrupted one would have drawn.
-    """
-    position = torch.arange(start + 1, start + count + 1, dtype=torch.int64, device=seed.device)
-    x = _mix(seed)[:, None] + position[None, :] * _GOLDEN
-    return _mix(x)
-
-
-_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # the increment of SplitMix64 as a signed 64-bit number
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
-    x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - (1 << 64))
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 arithmetically; the mask clears the copies of the sign bit.
-    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -12,7 +12,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.decoders import UNetDecoder
-from medpretrain3d.objectives.processes import gather_rows
+from medpretrain3d.processes import total
 
 ClassesOfSets = tuple[tuple[str, ...], ...]
 
@@ -59,7 +59,7 @@ class MultiTalent(Objective):
         image, label_map = batch["image"], batch["label_map"]
         features = self.decoder(self.backbone(image))
         tally, first_logits = self._tally(features, label_map, batch["dataset"].tolist())
-        bce, dice = bce_and_dice(gather_rows(tally[None]).sum(0))
+        bce, dice = bce_and_dice(total(tally))
         found = logits_to_labels(first_logits.detach())
         return ObjectiveOutput(
             (bce - dice).sum(),

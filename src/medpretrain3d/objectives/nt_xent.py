@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.processes import gather_rows, rank
+from medpretrain3d.processes import gather_rows, rank
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:

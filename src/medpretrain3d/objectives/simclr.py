@@ -6,9 +6,10 @@ from einops import rearrange
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.objectives.alignment import view_pictures
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
+from medpretrain3d.randomness import sample_seeds
 
 
 class SimCLR(Objective):
@@ -42,7 +43,8 @@ class SimCLR(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
         views = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
-        first, second = self.projector(pool(self.backbone(views)[-1])).chunk(2)
+        with sample_seeds(seeds_of_views(batch["seed"], 2)):
+            first, second = self.projector(pool(self.backbone(views)[-1])).chunk(2)
         return ObjectiveOutput(
             nt_xent(first, second, self.temperature), preview={} if self.training else view_pictures(batch)
         )

@@ -18,7 +18,7 @@ class SimMIM(MaskedReconstruction):
 
     Args:
         backbone: a transformer over patches (ViT, Primus) or SwinUNETR.
-        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default the stride of the coarsest level, which is the patch of a ViT.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalise_targets: restore each patch of a ViT, or mask block, with its own mean and deviation taken out.

@@ -19,7 +19,7 @@ class SliceWise(MAE):
 
     Args:
         backbone: the encoder to train.
-        mask_ratio: share of slabs that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_ratio: share of slabs that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         slab: neighbouring slices that are hidden together; by default 1, for a transformer the edge of its patch.
         orientation: which slices.
         loss_on: `hidden` voxels alone, or `all`.

@@ -21,7 +21,7 @@ class SparK(MaskedReconstruction):
 
     Args:
         backbone: a convolutional network.
-        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch.
+        mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels, a multiple of the coarsest stride; by default that stride.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalise_targets: restore each mask block with its own mean and deviation taken out.

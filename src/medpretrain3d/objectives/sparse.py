@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
+from medpretrain3d.randomness import row_seeds, sample_seeds
 
 Triple = tuple[int, int, int]
 Slices = tuple[slice, slice, slice]
@@ -177,7 +178,8 @@ def visible_features(
         return backbone(image), whole
     blocks = VisibleBlocks(hidden, block)
     gathered = blocks.gather(image)
-    with blocks:
+    # What is left out of a sample is left out of all its blocks.
+    with blocks, sample_seeds(row_seeds(len(image), image.device)[blocks.places[:, 0]]):
         return backbone(gathered), blocks
 
 

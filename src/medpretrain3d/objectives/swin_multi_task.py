@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.cuboids import random_cuboids, slices
 from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import pool, refuse_branches
 from medpretrain3d.objectives.volume_decoder import StepwiseDecoder
+from medpretrain3d.randomness import sample_seeds
 
 NUM_TURNS = 4
 
@@ -109,7 +110,8 @@ class SwinMultiTask(Objective):
         cut = torch.stack([view[0] for view in views])  # (2 B, C, D, H, W), all first views, then all second ones
         whole = torch.stack([view[1] for view in views])
         turns = torch.tensor([view[2] for view in views], device=image.device)
-        features = self.backbone(cut)
+        with sample_seeds(seeds_of_views(batch["seed"], 2)):
+            features = self.backbone(cut)
         pooled = pool(features[-1])
         rotation = F.cross_entropy(self.rotation_head(pooled).float(), turns)
         first, second = self.contrast_head(pooled).chunk(2)

@@ -11,6 +11,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.projector import Projector, pool_levels, refuse_branches
+from medpretrain3d.randomness import counter_random, derived_seeds, random_at, sample_seeds
 
 
 class VoCo(Objective):
@@ -44,7 +45,8 @@ class VoCo(Objective):
         if base.shape[1] < 2:
             raise UserError("VoCo: got a grid of one base crop, wanted at least two to tell apart; raise views.grid")
         crops = torch.cat([rearrange(base, "b g c d h w -> (b g) c d h w"), target])
-        vectors = self.projector(pool_levels(self.backbone(crops)))
+        with sample_seeds(crop_seeds(batch["seed"], base.shape[1], target_of)):
+            vectors = self.projector(pool_levels(self.backbone(crops)))
         with torch.autocast(vectors.device.type, enabled=False):
             vectors = F.normalize(vectors.float(), dim=1)
             bases = rearrange(vectors[: -len(target)], "(b g) c -> b g c", b=len(base))
@@ -57,6 +59,14 @@ class VoCo(Objective):
             {"attract": attract.detach(), "repel": repel.detach(), "spread": spread.detach()},
             {} if self.training else _pictures(batch, predicted.detach()),
         )
+
+
+def crop_seeds(seed: Tensor, num_bases: int, target_of: Tensor) -> Tensor:
+    """A seed for each crop: the base crops of all samples (B,), sample by sample, then the targets (T,)."""
+    views = derived_seeds(seed, "views")
+    is_earlier = (target_of[:, None] == target_of).tril(-1)
+    place = num_bases + is_earlier.sum(dim=1)  # (T,) among the crops of its sample
+    return torch.cat([counter_random(views, num_bases).flatten(), random_at(views[target_of], place)])
 
 
 def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,8 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.cuboids import Triple, random_cuboids, slices
 from medpretrain3d.objectives.draws import Draws
-from medpretrain3d.objectives.processes import gather_rows
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
+from medpretrain3d.processes import total
 
 
 class VolumeFusion(Objective):
@@ -114,6 +114,6 @@ def soft_dice_loss(probabilities: Tensor, label: Tensor) -> Tensor:
     axes = (0, 2, 3, 4)
     true = torch.zeros_like(probabilities).scatter_(1, label[:, None], 1.0)
     sums = torch.stack([(probabilities * true).sum(axes), probabilities.sum(axes), true.sum(axes)])  # (3, K)
-    inside, predicted, size = gather_rows(sums[None]).sum(0)
+    inside, predicted, size = total(sums)
     dice = 2 * inside / (predicted + size)
     return 1 - dice[size > 0].mean()
