@@ -49,7 +49,13 @@ def build(description: Mapping[str, Any]) -> Any:
         UserError: the class is outside `medpretrain3d` (a file must not choose what code runs), unknown, or does not
             take the arguments given.
     """
-    path = str(description["class_path"])
+    path, arguments = description.get("class_path"), description.get("init_args", {})
+    if (
+        not isinstance(path, str)
+        or not isinstance(arguments, Mapping)
+        or not all(isinstance(k, str) for k in arguments)
+    ):
+        raise UserError(f"class_path {path!r}: wanted a text, and init_args an object; the file was written by another")
     module_name, _, class_name = path.rpartition(".")
     if module_name.partition(".")[0] != "medpretrain3d":
         raise UserError(
@@ -58,15 +64,18 @@ def build(description: Mapping[str, Any]) -> Any:
         )
     try:
         cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"class_path '{path}' does not exist in this version of medpretrain3d ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, Described)):
         raise UserError(f"class_path '{path}' is not a class that can be built from a file")
-    arguments = {name: _built(value) for name, value in description.get("init_args", {}).items()}
+    built = {name: _built(value) for name, value in arguments.items()}
     try:
-        return cls(**arguments)
-    except TypeError as error:
-        raise UserError(f"class_path '{path}': {error}; the file was written by another version") from error
+        return cls(**built)
+    except UserError:
+        raise
+    except Exception as error:  # a value that no constructor has expected fails wherever it is used first
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"class_path '{path}': {reason}; the file was written by another version") from error
 
 
 def _signature(cls: type) -> inspect.Signature:

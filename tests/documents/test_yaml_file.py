@@ -16,8 +16,8 @@ def laughs(levels: int) -> str:
     [
         (laughs(40), "100,000 values once its aliases are followed"),
         ("a: &a [*a]", "within itself"),
-        ("[" * 10**5, "nested deeper"),
-        ("- " * 10**5, "nested deeper"),
+        ("[" * 10**5, "nest(ed deeper|ing depth)"),
+        ("- " * 10**5, "nest(ed deeper|ing depth)"),
         ("a: 1\nb: 2\na: 3", "'a' is there twice"),
         ("a: 1\n---\nb: 2", "single document"),
         ("!!python/object/apply:os.system ['x']", "constructor"),

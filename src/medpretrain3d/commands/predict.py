@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "bundle_sha256": [bundle.sha256 for bundle in bundles],
         "inference": [dataclasses.asdict(config) for config in predictor.configs],
     }
-    finished = FinishedCases(args.out / "cases", identity)
+    finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
 
     predictions, num_reused, failures = [], 0, []
     for scan in tqdm(scans, desc="predict", unit="scan", disable=None):

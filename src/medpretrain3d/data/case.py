@@ -8,17 +8,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
 import numpy as np
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 from xxhash import xxh3_64_hexdigest
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.data.arrays import array_shape, read_crop, write_array
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
+from medpretrain3d.data.grid import Grid, GridDocument
+from medpretrain3d.data.statistics import ChannelStatistics, StatisticsDocument, channel_statistics
 from medpretrain3d.data.unit import Unit
+from medpretrain3d.documents import SCHEMA, Number, Text, Whole, read_json
 from medpretrain3d.errors import UserError
+from medpretrain3d.names import plain_name
 
 CASES, IMAGE, MASK, SIDECAR = "cases", "image.b2nd", "mask.b2nd", "case.json"
 VERSION = 4
@@ -34,6 +38,38 @@ class Object:
     id: int
     label: int
     box_vox: tuple[float, ...]
+
+
+_Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
+
+
+@with_config(SCHEMA)
+class _Instance(TypedDict):
+    id: Annotated[Whole, Field(lt=2**16)]
+    label: Annotated[Whole, Field(lt=255)]
+    box_vox: _Box
+
+
+@with_config(SCHEMA)
+class Sidecar(TypedDict):
+    """What `case.json` holds."""
+
+    version: Whole
+    id: Text
+    source_file: Text
+    patient: Text | None
+    num_channels: Annotated[Whole, Field(ge=1)]
+    has_mask: bool
+    pad_values: list[Annotated[int, Field(ge=-(2**15), lt=2**15)]]
+    rescale: list[Annotated[list[Number], Field(min_length=2, max_length=2)]]
+    statistics: list[StatisticsDocument]
+    voxels: Text
+    grid: GridDocument
+    source_grid: GridDocument
+    instances: list[_Instance]
+    ignore_boxes_vox: list[_Box]
+    sha256: Text
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -81,9 +117,7 @@ def case_folder(store: Path, case_id: str) -> Path:
     Raises:
         UserError: the id cannot be a folder's name inside the store.
     """
-    if not case_id or case_id[0] == "." or not case_id.isprintable() or "/" in case_id or "\\" in case_id:
-        raise UserError(f"case id {case_id!r}: wanted a plain folder name that does not begin with a dot")
-    return Path(store) / CASES / case_id
+    return Path(store) / CASES / plain_name(case_id, "case id")
 
 
 def write_case(store: Path, content: Content) -> dict[str, Any]:
@@ -139,6 +173,27 @@ def index_row(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         "voxels": sidecar["voxels"],
         "sha256": sidecar["sha256"],
     }
+
+
+def _check_sidecar(sidecar: Sidecar, name: str) -> None:
+    """Values that hang together."""
+    channels = sidecar["num_channels"]
+    if sidecar["version"] != VERSION:
+        raise UserError(f"is of version {sidecar['version']}, wanted {VERSION}; prepare the case again")
+    if sidecar["id"] != name:
+        raise UserError(f"is that of case {sidecar['id']!r}; prepare both cases again")
+    counts = [len(sidecar["pad_values"]), len(sidecar["statistics"]), len(sidecar["rescale"]) or channels]
+    if counts != [channels] * 3:
+        raise UserError(f"has {channels} channels, but {counts} values per channel; prepare the case again")
+    Grid.from_json(sidecar["grid"])
+    Grid.from_json(sidecar["source_grid"])
+    ids = [one["id"] for one in sidecar["instances"] if one["id"]]
+    if len(set(ids)) < len(ids):
+        raise UserError("has two objects of one id; prepare the case again")
+    shape = np.array(sidecar["grid"]["shape"])
+    boxes = np.array([one["box_vox"] for one in sidecar["instances"]]).reshape(-1, 6)
+    if not ((boxes[:, :3] < boxes[:, 3:]) & (boxes[:, :3] >= -0.5) & (boxes[:, 3:] <= shape + 0.5)).all():
+        raise UserError("has a box that is empty or outside the volume; prepare the case again")
 
 
 def _check_boxes(content: Content) -> None:
@@ -212,13 +267,12 @@ class Case:
         """
         path = folder / SIDECAR
         try:
-            return Case(folder, json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise UserError(f"case {folder.name}: {path} is missing; prepare the case again") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"case {folder.name}: {path} is damaged ({error}); `medpretrain3d prepare RAW STORE` makes it again"
-            ) from error
+            sidecar = read_json(path, Sidecar, "it is damaged, `medpretrain3d prepare RAW STORE` makes it again")
+            _check_sidecar(sidecar, folder.name)
+            return Case(folder, cast(dict[str, Any], sidecar))
+        except UserError as error:
+            told = str(error) if str(error).startswith(str(path)) else f"{path} is damaged: {error}"
+            raise UserError(f"case {folder.name}: {told}") from error
 
     @functools.cached_property
     def grid(self) -> Grid:

@@ -7,11 +7,16 @@ centres lie at integer indices; the edge `e` of a half-open box therefore lies a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.documents import SCHEMA, Number, Whole
+from medpretrain3d.errors import UserError
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -21,6 +26,16 @@ SAME_PLACE_VOX = 0.1
 round, a spacing of 0.703125 mm to 0.703 moves the last of 512 columns by 0.09, and no voxel is taken for another."""
 ROUNDING_VOX = 1e-3
 """A resampled edge this close to a voxel border counts as lying on it: headers store spacing as float32."""
+
+_Row = Annotated[list[Annotated[Number, Field(ge=-1e9, le=1e9)]], Field(min_length=4, max_length=4)]
+
+
+@with_config(SCHEMA)
+class GridDocument(TypedDict):
+    """A grid as plain data."""
+
+    shape: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=3, max_length=3)]
+    affine_lps: Annotated[list[_Row], Field(min_length=4, max_length=4)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +133,16 @@ class Grid:
         return {"shape": list(self.shape), "affine_lps": self.affine_lps.tolist()}
 
     @staticmethod
-    def from_json(document: Mapping[str, Any]) -> Grid:
-        """Read what `to_json` gave."""
-        return Grid(_three(document["shape"]), np.array(document["affine_lps"], dtype=np.float64))
+    def from_json(document: GridDocument) -> Grid:
+        """Read what `to_json` gave.
+
+        Raises:
+            UserError: an impossible shape or affine.
+        """
+        try:
+            return Grid(_three(document["shape"]), np.array(document["affine_lps"], dtype=np.float64))
+        except ValueError as error:
+            raise UserError(f"{error}; make the file again") from error
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
+
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import SCHEMA, Text, read_json
 from medpretrain3d.errors import UserError
 
 NOTES = "skipped"
@@ -29,6 +33,16 @@ Kind = Literal[
     "layout",  # a file that the data set names or needs is not there
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@with_config(SCHEMA)
+class Note(TypedDict):
+    """What is noted about a case that cannot be used, beside its source files and options."""
+
+    case: Text
+    file: Text
+    kind: Kind
+    reason: str
 
 
 class Unusable(UserError):
@@ -60,7 +74,7 @@ def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Ma
 def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
     """The note about a case; None where there is none, or a damaged one."""
     try:
-        note = json.loads(note_path(store, case_id).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        note = read_json(note_path(store, case_id), Note, "it is made again")
+    except UserError:
         return None
-    return note if isinstance(note, dict) else None
+    return cast(dict[str, Any], note)

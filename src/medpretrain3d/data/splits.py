@@ -15,13 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import LARGE, SCHEMA, Text, checked, read_json
 from medpretrain3d.errors import UserError
 
 SPLITS = "splits.json"
 LABEL_FRACTIONS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Shares of the training cases that label-efficiency studies look at."""
+
+_ADVICE = "correct it, or remove it and prepare the store again"
+
+
+@with_config(SCHEMA)
+class _Document(TypedDict, total=False):
+    """What `splits.json` holds beside a list of cases per split."""
+
+    folds: list[dict[str, list[Text]]]
+    label_order: list[Text]
+
 
 Fold = Mapping[str, tuple[str, ...]]
 
@@ -93,10 +107,11 @@ def read_splits(store: Path, known: Collection[str]) -> Splits:
         UserError: the file is damaged, names a case the store does not have, or one case twice.
     """
     file = store / SPLITS
-    document = _read(file) if file.is_file() else {}
-    folds = tuple({name: tuple(ids) for name, ids in fold.items()} for fold in document.pop("folds", []))
-    order = tuple(document.pop("label_order", []))
-    named = {name: tuple(ids) for name, ids in document.items()}
+    document = read_json(file, _Document, _ADVICE, LARGE) if file.is_file() else _Document()
+    folds = tuple({name: tuple(ids) for name, ids in fold.items()} for fold in document.get("folds", []))
+    order = tuple(document.get("label_order", []))
+    lists = {name: ids for name, ids in document.items() if name not in ("folds", "label_order")}
+    named = {name: tuple(ids) for name, ids in checked(lists, dict[str, list[Text]], str(file), _ADVICE).items()}
     home = _check(file, named, known)
     for fold in folds:
         _check(file, fold, known)
@@ -134,17 +149,10 @@ def _check(file: Path, split: Fold, known: Collection[str]) -> dict[str, str]:
         raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
     home: dict[str, str] = {}
     for name, ids in split.items():
+        if len(set(ids)) < len(ids):
+            twice = next(case_id for case_id in ids if ids.count(case_id) > 1)
+            raise UserError(f"{file}: case '{twice}' is twice in '{name}'; keep one of them")
         for case_id in ids:
             if home.setdefault(case_id, name) != name:
                 raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
     return home
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{file}: wanted an object with train, val and test; prepare the store again")
-    return document

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import NotRequired
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.documents import SCHEMA, Number
 
 LOW_PERCENT, HIGH_PERCENT = 0.5, 99.5
 MEASURED = ("above_lowest", "all")
 """Which voxels of a case are measured; a case prepared when fewer were is prepared again."""
 _LOWEST = int(np.iinfo(np.int16).min)
+
+
+@with_config({**SCHEMA, "extra": "forbid"})
+class StatisticsDocument(TypedDict):
+    """Statistics of a channel as plain data."""
+
+    mean: Number
+    std: Number
+    low: Number
+    high: Number
+    mean_of_all: NotRequired[Number | None]
+    std_of_all: NotRequired[Number | None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class ChannelStatistics:
         return asdict(self)
 
     @staticmethod
-    def from_json(document: Mapping[str, Any]) -> ChannelStatistics:
+    def from_json(document: StatisticsDocument) -> ChannelStatistics:
         """Read what `to_json` gave."""
         return ChannelStatistics(**document)
 

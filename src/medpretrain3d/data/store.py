@@ -13,9 +13,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.data.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
@@ -23,12 +26,41 @@ from medpretrain3d.data.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.data.grid import Spacing
 from medpretrain3d.data.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.data.unit import Unit
+from medpretrain3d.documents import LARGE, SCHEMA, CaseId, Name, Number, Text, Whole, check_header, checked, read_json
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-store"
 INDEX, SKIPPED = "store.json", "skipped.json"
 
 __all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
+
+
+_Step = Annotated[Number, Field(gt=0)]
+_ADVICE = "prepare the store again"
+
+
+@with_config(SCHEMA)
+class _Row(TypedDict):
+    id: CaseId
+    shape: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=3, max_length=3)]
+    num_objects: Whole
+    counts: list[Whole]
+    has_mask: bool
+    patient: Text | None
+    voxels: Text
+    sha256: Text
+
+
+@with_config(SCHEMA)
+class _Index(TypedDict):
+    """What `store.json` holds."""
+
+    classes: list[Name]
+    spacing_mm: Annotated[list[_Step], Field(min_length=3, max_length=3)] | None
+    channel_names: list[Name]
+    fingerprint: Text
+    duplicates: list[list[Text]]
+    cases: list[_Row]
 
 
 class Store:
@@ -51,11 +83,9 @@ class Store:
         """Along (D, H, W); None where every case keeps its own."""
         self.fingerprint: str = index["fingerprint"]
         """Changes when any voxel, box or class of any case does."""
-        self.entries: dict[str, dict[str, Any]] = {entry["id"]: entry for entry in index["cases"]}
+        self.entries: dict[str, dict[str, Any]] = {entry["id"]: dict(entry) for entry in index["cases"]}
         """Per case: id, shape, num_objects, counts per class, has_mask, patient, bytes, and two hashes: `voxels` of the
         scan alone, the same for copies under other names, and `sha256` of all that training sees."""
-        for case_id in self.entries:
-            case_folder(self.path, case_id)  # refuses ids that lead out of the store
         self.duplicates: tuple[tuple[str, ...], ...] = tuple(tuple(ids) for ids in index["duplicates"])
         """Groups of cases with the same voxels."""
         self.all_splits: Splits = read_splits(self.path, self.entries)
@@ -81,7 +111,13 @@ class Store:
         if case_id not in self.entries:
             known = ", ".join(list(self.entries)[:3])
             raise UserError(f"{self.path}: has no case '{case_id}'; it has {len(self)}: {known} ...")
-        return Case.open(case_folder(self.path, case_id))
+        case = Case.open(case_folder(self.path, case_id))
+        if case.labels.max(initial=-1) >= len(self.classes):
+            raise UserError(
+                f"case {case_id}: {case.folder} has an object of class {case.labels.max()}, the store has "
+                f"{len(self.classes)} classes, counted from 0; {_ADVICE}"
+            )
+        return case
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -143,13 +179,13 @@ def write_index(
     return written.named
 
 
-def fingerprint(classes: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+def fingerprint(classes: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """sha256 over the class names and the content hash of every case, whatever their order."""
     lines = [json.dumps(list(classes)), *sorted(f"{row['id']} {row['sha256']}" for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_index(path: Path) -> dict[str, Any]:
+def _read_index(path: Path) -> _Index:
     file = path / INDEX
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; wanted a store, written by `medpretrain3d prepare RAW {path}`")
@@ -157,21 +193,28 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: its preparation did not finish; call `medpretrain3d prepare` again, it goes on")
     if not file.is_file():
         raise UserError(f"{path}: has no {INDEX}, so it is no store; make one with `medpretrain3d prepare RAW STORE`")
-    index = _read_json(file)
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise UserError(f"{file}: is not the index of a store (wanted format '{FORMAT}'); give another folder")
-    if index.get("version") != VERSION:
-        raise UserError(
-            f"{file}: store of version {index.get('version')}, this medpretrain3d reads version {VERSION}; "
-            "update medpretrain3d or prepare the store again"
-        )
-    missing = [
-        key
-        for key in ("classes", "spacing_mm", "channel_names", "fingerprint", "duplicates", "cases")
-        if key not in index
-    ]
-    if missing:
-        raise UserError(f"{file}: lacks {', '.join(missing)}; prepare the store again")
+    document = read_json(file, object, _ADVICE, LARGE)
+    check_header(
+        document, str(file), FORMAT, range(VERSION, VERSION + 1), f"this is not the index of a store, {_ADVICE}"
+    )
+    index = checked(document, _Index, str(file), _ADVICE)
+    ids = [row["id"] for row in index["cases"]]
+    for what, names in (("case", ids), ("class", index["classes"])):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{file}: {what} '{twice}' is listed twice; {_ADVICE}")
+    strangers = {case_id for group in index["duplicates"] for case_id in group} - set(ids)
+    if strangers:
+        raise UserError(f"{file}: duplicates name '{min(strangers)}', which is no case of it; {_ADVICE}")
+    # Classes and hashes of cases are in it, so a class that was taken away by hand is noticed.
+    if fingerprint(index["classes"], index["cases"]) != index["fingerprint"]:
+        raise UserError(f"{file}: classes or cases are not those its fingerprint was taken of; {_ADVICE}")
+    for row in index["cases"]:
+        if len(row["counts"]) < len(index["classes"]):
+            raise UserError(
+                f"{file}: case '{row['id']}' counts objects of {len(row['counts'])} classes, there are "
+                f"{len(index['classes'])}; {_ADVICE}"
+            )
     return index
 
 
@@ -185,10 +228,3 @@ def _check_apart(path: Path, splits: Mapping[str, Sequence[str]], groups: Sequen
                     f"{path / SPLITS}: '{used[0]}' in '{home[used[0]]}' and '{other}' in '{home[other]}' hold the same "
                     f"voxels; put one of them into '{DUPLICATES}'"
                 )
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: is not valid JSON ({error}); prepare the store again") from error

@@ -65,15 +65,16 @@ def check_header(document: object, place: str, name: str, versions: range, advic
     Raises:
         UserError: no object, another format, or another version.
     """
-    if not isinstance(document, dict) or document.get("format") != name:
-        got = repr(document.get("format"))[:80] if isinstance(document, dict) else f"a {type(document).__name__}"
-        raise UserError(f"{place}: got {got}, wanted an object of format '{name}'; {advice}")
-    version = document.get("version")
-    if type(version) is not int or version not in versions:
-        wanted = str(versions[0]) if len(versions) == 1 else f"{versions[0]} to {versions[-1]}"
+    if not isinstance(document, dict):
+        raise UserError(f"{place}: got a {type(document).__name__}, wanted an object of format {name}; {advice}")
+    found, version = document.get("format"), document.get("version")
+    if found != name or type(version) is not int or version not in versions:
+        told = found if isinstance(found, str) else repr(found)
+        wanted = f"wanted {name} up to version {versions[-1]}"
+        if versions[0] > 1 and found == name:
+            wanted = f"this medpretrain3d reads version {versions[-1]}"
         raise UserError(
-            f"{place}: got {name} version {version!r}, this medpretrain3d reads version {wanted}; update medpretrain3d "
-            f"or {advice}"
+            f"{place}: got {told[:80]} version {str(version)[:20]}, {wanted}; update medpretrain3d or {advice}"
         )
     return document
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import functools
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import ConfigDict, Field, Strict, StrictInt, StrictStr, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, Strict, StrictInt, StrictStr, TypeAdapter, ValidationError
 from pydantic.types import AllowInfNan
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.names import plain_name
 
 T = TypeVar("T")
+
+
+def _visible(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("wanted a name of printable characters")
+    return text
+
+
+def _case_id(text: str) -> str:
+    return plain_name(text, "case id")
+
 
 SCHEMA = ConfigDict(extra="allow", strict=True)
 """Of a `TypedDict` (`@with_config(SCHEMA)`): further keys stay, `"1"` is no number and `True` neither."""
@@ -20,6 +32,10 @@ Number = Annotated[float, Strict(), AllowInfNan(False)]
 Whole = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 """A whole number from 0 up that fits any index."""
 Text = Annotated[StrictStr, Field(max_length=4096)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=200), AfterValidator(_visible)]
+"""Of a class or a channel, as it is printed, plotted and written into tables."""
+CaseId = Annotated[StrictStr, AfterValidator(_case_id)]
+"""Of a case of ours: a name that files and folders can have."""
 Triple = Annotated[list[Number], Field(min_length=3, max_length=3)]
 """One number per axis."""
 Numbers = list[Number]
@@ -46,7 +62,12 @@ def checked(document: object, schema: type[T], place: str, advice: str) -> T:
         if isinstance(cause := first.get("ctx", {}).get("error"), UserError):
             raise UserError(f"{place}: {cause}") from error
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).lstrip(".")
-        told = first["msg"].replace("Input should be", "wanted").replace("Field required", "is missing")
+        told = (
+            first["msg"]
+            .removeprefix("Value error, ")
+            .replace("Input should be", "wanted")
+            .replace("Field required", "is missing")
+        )
         got = f"got {_short(first['input'])}, " if first["type"] != "missing" else ""
         raise UserError(f"{place}: {f'{where}: ' if where else ''}{got}{told}; {advice}") from error
     except RecursionError as error:

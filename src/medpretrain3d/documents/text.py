@@ -33,16 +33,13 @@ def read_bytes(path: Path, advice: str, max_bytes: int = SMALL) -> bytes:
                 raise UserError(f"{path}: is no regular file; {advice}")
             if status.st_size > max_bytes:
                 raise UserError(f"{path}: has {status.st_size:,} bytes, wanted at most {max_bytes:,}; {advice}")
-            content = file.read(max_bytes + 1)
+            return file.read(status.st_size)  # a larger number would be allocated at once
     except FileNotFoundError as error:
         raise UserError(f"{path}: is missing (no such file); {advice}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: no such file, there is a folder of that name; {advice}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()}); {advice}") from error
-    if len(content) > max_bytes:
-        raise UserError(f"{path}: has more than {max_bytes:,} bytes; {advice}")
-    return content
 
 
 def read_text(path: Path, advice: str, max_bytes: int = SMALL) -> str:

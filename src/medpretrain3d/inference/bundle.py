@@ -11,22 +11,51 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from torch import Tensor
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, put_back, write_text
+from medpretrain3d.backbones.checkpoints.completeness import differences, outline
+from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 
 FORMAT = "medpretrain3d-bundle"
 VERSION = 1
 DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
+_ADVICE = "export the bundle again"
+
+_Edge = Annotated[Whole, Field(ge=1)]
+_Step = Annotated[Number, Field(gt=0)]
+
+
+@with_config({**SCHEMA, "extra": "forbid"})
+class _PreprocessingDocument(TypedDict):
+    patch: Annotated[list[_Edge], Field(min_length=3, max_length=3)]
+    spacing_mm: NotRequired[Annotated[list[_Step], Field(min_length=3, max_length=3)] | None]
+    window: NotRequired[dict[str, Any]]
+    num_channels: NotRequired[_Edge]
+    unit: NotRequired[Literal["hu", "any"]]
+
+
+@with_config(SCHEMA)
+class _Document(TypedDict):
+    """What `bundle.json` holds."""
+
+    detector: dict[str, Any]
+    weights_sha256: Text
+    classes: list[Name]
+    preprocessing: _PreprocessingDocument
+    inference: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,6 +90,8 @@ class Preprocessing:
             known["spacing_mm"] = tuple(document["spacing_mm"])
         if "window" in document:
             known["window"] = build(document["window"])
+            if not isinstance(known["window"], Normalisation):
+                raise UserError(f"window: {document['window'].get('class_path')} is no normalisation; {_ADVICE}")
         return Preprocessing(**known)
 
 
@@ -153,38 +184,31 @@ def load_bundle(folder: Path) -> Bundle:
         UserError: the folder is missing or no bundle, was written by a newer version, its weights are not the ones
             `bundle.json` speaks of, or they do not fit the network it describes.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     folder = Path(folder)
     document, text = _read_document(folder)
-    weights_path = folder / WEIGHTS
-    payload = weights_path.read_bytes()
-    if hashlib.sha256(payload).hexdigest() != document.get("weights_sha256"):
-        raise UserError(
-            f"{weights_path}: its sha256 differs from the one in bundle.json; copy the folder again or export the "
-            "bundle again"
-        )
-    try:
-        weights = load(payload)
-    except SafetensorError as error:
-        raise UserError(f"{weights_path}: not a safetensors file ({error}); copy the folder again") from error
-    try:
-        detector = build(document["detector"])
-        preprocessing = Preprocessing.from_json(document["preprocessing"])
-        inference = InferenceConfig(**document["inference"])
-        classes, provenance = tuple(document["classes"]), dict(document["provenance"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / DOCUMENT}: incomplete or damaged ({error!r}); export the bundle again") from error
+    path, weights_path = folder / DOCUMENT, folder / WEIGHTS
+    weights = read_weights(weights_path, document["weights_sha256"])
+    # Before memory is given to it: a description of a few bytes can speak of a network of many gigabytes.
+    detector = outline(path, document["detector"], weights)
     if not isinstance(detector, Detector):
-        raise UserError(f"{folder / DOCUMENT}: describes a {type(detector).__name__}, wanted a detector")
-    _check_classes(classes, detector)
-    _load_weights(detector, weights, weights_path)
+        raise UserError(f"{path}: describes a {type(detector).__name__}, wanted a detector; {_ADVICE}")
+    told = differences(detector.state_dict(), weights)
+    if told:
+        raise UserError(f"{weights_path}: does not fit the network of bundle.json: {told}; {_ADVICE}")
+    try:
+        detector = cast(Detector, build(document["detector"]))
+        preprocessing = Preprocessing.from_json(document["preprocessing"])
+        inference = InferenceConfig.from_json(document["inference"])
+        _check_classes(document["classes"], detector)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    detector.load_state_dict(weights)
     sha256 = hashlib.sha256(text).hexdigest()
-    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256)
+    provenance = document["provenance"]
+    return Bundle(detector.eval(), tuple(document["classes"]), preprocessing, inference, provenance, sha256)
 
 
-def _read_document(folder: Path) -> tuple[dict[str, Any], bytes]:
+def _read_document(folder: Path) -> tuple[_Document, bytes]:
     put_back(folder)
     path = folder / DOCUMENT
     if not path.is_file() or not (folder / WEIGHTS).is_file():
@@ -192,18 +216,10 @@ def _read_document(folder: Path) -> tuple[dict[str, Any], bytes]:
             f"{folder}: no detector bundle here, wanted a folder with bundle.json and detector.safetensors as a "
             "fine-tuning run writes it"
         )
-    text = path.read_bytes()
-    try:
-        document = json.loads(text)
-        found = (document["format"], int(document["version"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable as a bundle ({error!r}); export the bundle again") from error
-    if found[0] != FORMAT or found[1] > VERSION:
-        raise UserError(
-            f"{path}: got {found[0]} version {found[1]}, wanted {FORMAT} up to version {VERSION}; update medpretrain3d "
-            "or export the bundle again"
-        )
-    return document, text
+    text = read_bytes(path, _ADVICE)
+    document = parse_json(text, str(path), object, _ADVICE)
+    check_header(document, str(path), FORMAT, range(1, VERSION + 1), _ADVICE)
+    return checked(document, _Document, str(path), _ADVICE), text
 
 
 def _check_classes(classes: Sequence[str], detector: Detector) -> None:
@@ -211,21 +227,5 @@ def _check_classes(classes: Sequence[str], detector: Detector) -> None:
         raise UserError(
             f"{len(classes)} class names for a detector of {detector.num_classes} classes; give one name per class"
         )
-
-
-def _load_weights(detector: Detector, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Every tensor of the network from the file and nothing left over, or an error that names the first that fails."""
-    wanted = detector.state_dict()
-    faults = {
-        "missing": sorted(wanted.keys() - weights.keys()),
-        "unused": sorted(weights.keys() - wanted.keys()),
-        "of another shape": sorted(
-            f"{name}: file {tuple(weights[name].shape)}, network {tuple(wanted[name].shape)}"
-            for name in wanted.keys() & weights.keys()
-            if wanted[name].shape != weights[name].shape
-        ),
-    }
-    told = [f"{len(names)} tensors {fault} ({names[0]})" for fault, names in faults.items() if names]
-    if told:
-        raise UserError(f"{path}: does not fit the network of bundle.json: {'; '.join(told)}; export the bundle again")
-    detector.load_state_dict(weights)
+    if len(set(classes)) != len(classes):
+        raise UserError(f"classes {list(classes)} name one class twice; give each a name of its own")

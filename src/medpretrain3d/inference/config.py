@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, NotRequired, get_args
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
 from medpretrain3d.errors import UserError
 
 Merge = Literal["nms", "wbc"]
+
+
+@with_config({**SCHEMA, "extra": "forbid"})
+class _Document(TypedDict):
+    overlap: NotRequired[Number]
+    merge: NotRequired[Text]
+    nms_iou: NotRequired[Number]
+    score_threshold: NotRequired[Number]
+    mirror_axes: NotRequired[list[Whole]]
+    max_per_class: NotRequired[Whole]
+    border_weight: NotRequired[Number]
+    min_size_mm: NotRequired[Number]
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,16 @@ class InferenceConfig:
             raise UserError(f"border_weight {self.border_weight}: must be above 0 and at most 1; 1 is no weighting")
         if not self.min_size_mm >= 0:
             raise UserError(f"min_size_mm {self.min_size_mm}: must be at least 0")
+
+    @staticmethod
+    def from_json(document: object) -> InferenceConfig:
+        """Inverse of `dataclasses.asdict`; what has a default may be absent.
+
+        Raises:
+            UserError: an unknown key, a value of another type or outside its range.
+        """
+        known: Any = checked(document, _Document, "inference", "make the file again")
+        return InferenceConfig(**known)
 
     @property
     def views(self) -> list[tuple[int, ...]]:

@@ -7,9 +7,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import LARGE, SCHEMA, Text, read_json
+from medpretrain3d.errors import UserError
 from medpretrain3d.inference.inputs import ScanInput
-from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.prediction import Entry, Prediction
+from medpretrain3d.names import plain_name
+
+
+@with_config(SCHEMA)
+class _Document(TypedDict):
+    identity: dict[str, Any]
+    scan_sha256: Text
+    prediction: Entry
 
 
 class FinishedCases:
@@ -18,10 +31,12 @@ class FinishedCases:
     Args:
         folder: where the files are.
         identity: plain data that decides whether a result may be reused: the bundles' sha256 and the options.
+        num_classes: of the bundles.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: Mapping[str, Any], num_classes: int | None = None) -> None:
         self.folder = Path(folder)
+        self.num_classes = num_classes
         # Through JSON and back, because tuples become lists there.
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
 
@@ -31,10 +46,13 @@ class FinishedCases:
         if not path.is_file():
             return None
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            is_valid = document["identity"] == self.identity and document["scan_sha256"] == scan.sha256()
-            return Prediction.from_json(document["prediction"], scan.file) if is_valid else None
-        except (OSError, ValueError, KeyError, TypeError):
+            document = read_json(path, _Document, "it is made again", LARGE)
+            entry = document["prediction"]
+            is_known = self.num_classes is None or max(entry["labels"], default=0) < self.num_classes
+            is_valid = is_known and entry["case"] == scan.case and document["identity"] == self.identity
+            is_valid = is_valid and document["scan_sha256"] == scan.sha256()
+            return Prediction.from_json(entry, scan.file) if is_valid else None
+        except UserError:
             return None  # unreadable is as good as absent: the case is predicted again
 
     def save(self, prediction: Prediction, scan: ScanInput) -> None:
@@ -47,4 +65,4 @@ class FinishedCases:
         write_text(self._path(prediction.case), json.dumps(document, allow_nan=False) + "\n")
 
     def _path(self, case: str) -> Path:
-        return self.folder / f"{case}.json"
+        return self.folder / f"{plain_name(case, 'case id')}.json"

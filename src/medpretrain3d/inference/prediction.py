@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.grid import Grid
+from medpretrain3d.data.grid import Grid, GridDocument
+from medpretrain3d.documents import SCHEMA, Number, Text, Whole
+from medpretrain3d.errors import UserError
+
+_Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
+
+
+@with_config(SCHEMA)
+class Entry(TypedDict):
+    """What a predictions file says about a case."""
+
+    case: Text
+    boxes: list[_Box]
+    scores: list[Annotated[Number, Field(ge=0, le=1)]]
+    labels: list[Whole]
+    boxes_vox: list[_Box]
+    grid: GridDocument
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +90,14 @@ class Prediction:
         }
 
     @staticmethod
-    def from_json(entry: Mapping[str, Any], file: str = "") -> Prediction:
-        """Inverse of `to_json`, up to its rounding."""
+    def from_json(entry: Entry, file: str = "") -> Prediction:
+        """Inverse of `to_json`, up to its rounding.
+
+        Raises:
+            UserError: not one box in voxels, score and label per box, or an impossible grid.
+        """
+        if len({len(entry[key]) for key in ("boxes", "boxes_vox", "scores", "labels")}) > 1:
+            raise UserError(f"case {entry['case']}: boxes, scores and labels are not of one number; predict it again")
         return Prediction(
             entry["case"],
             Grid.from_json(entry["grid"]),

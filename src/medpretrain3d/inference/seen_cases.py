@@ -6,20 +6,40 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.data.case import Case
 from medpretrain3d.data.grid import Spacing
+from medpretrain3d.documents import SCHEMA, Name, Number, Text, check_header, checked, parse_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sightings import Sightings
 
 FORMAT = "medpretrain3d-sightings"
 VERSION = 1
+_ADVICE = "make the file again"
+
+
+@with_config(SCHEMA)
+class _Entry(TypedDict):
+    case: Text
+    spacing_mm: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=3, max_length=3)]
+
+
+@with_config(SCHEMA)
+class _About(TypedDict):
+    """What the file's metadata hold beside the tensors."""
+
+    classes: list[Name]
+    inference: dict[str, Any]
+    cases: list[_Entry]
 
 
 @dataclass(frozen=True)
@@ -85,19 +105,43 @@ class SeenCases:
             )
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["about"])
+                about = (file.metadata() or {}).get("about", "null")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            if about["format"] != FORMAT or about["version"] > VERSION:
-                raise UserError(
-                    f"{path}: got {about['format']} version {about['version']}, wanted {FORMAT} up to {VERSION}; "
-                    "update medpretrain3d"
-                )
-            spacings = [tuple(entry["spacing_mm"]) for entry in about["cases"]]
-            names = [entry["case"] for entry in about["cases"]]
-            config = InferenceConfig(**about["inference"])
-            return SeenCases(tuple(about["classes"]), config, tuple(_cases(names, spacings, tensors)))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not readable as sightings ({error!r}); make the file again") from error
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not readable as sightings ({error}); {_ADVICE}") from error
+        document = parse_json(about, str(path), object, _ADVICE)
+        check_header(document, str(path), FORMAT, range(1, VERSION + 1), _ADVICE)
+        known = checked(document, _About, str(path), _ADVICE)
+        try:
+            _check_tensors(tensors, len(known["cases"]), len(known["classes"]))
+            inference = InferenceConfig.from_json(known["inference"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        spacings = [(d, h, w) for d, h, w in (entry["spacing_mm"] for entry in known["cases"])]
+        names = [entry["case"] for entry in known["cases"]]
+        return SeenCases(tuple(known["classes"]), inference, tuple(_cases(names, spacings, tensors)))
+
+
+def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:
+    """Shapes and types as `_tensors` makes them, lengths that agree with each other, finite values, known labels."""
+    counts = tensors.get("counts", torch.zeros(0))
+    if counts.shape != (num_cases, 3) or counts.dtype != torch.long or bool((counts < 0).any()):
+        raise UserError(f"counts of {tuple(counts.shape)} do not fit {num_cases} cases; {_ADVICE}")
+    num_seen, num_targets, num_ignored = (sum(column) for column in counts.T.tolist())
+    rows = dict.fromkeys(("boxes", "scores", "labels", "depth", "is_cut", "num_expected"), num_seen)
+    rows |= {"target_boxes": num_targets, "target_labels": num_targets, "ignore_boxes": num_ignored}
+    wanted = _tensors([])
+    for name, count in rows.items():
+        tensor = tensors.get(name, torch.zeros(0, dtype=torch.complex64))
+        if tensor.shape != (count, *wanted[name].shape[1:]) or tensor.dtype != wanted[name].dtype:
+            raise UserError(
+                f"{name} of {tuple(tensor.shape)} {tensor.dtype}, wanted {count} of {wanted[name].dtype}; {_ADVICE}"
+            )
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(f"{name} holds values that are not finite; {_ADVICE}")
+    for name in ("labels", "target_labels"):
+        if bool(((tensors[name] < 0) | (tensors[name] >= num_classes)).any()):
+            raise UserError(f"{name} are not all from 0 to {num_classes - 1}; {_ADVICE}")
 
 
 def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:

@@ -66,7 +66,9 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
     """
     path = locate(source)
     if path.is_dir():
-        return read_bundle_backbone(path) if (path / "bundle.json").is_file() else read_encoder_folder(path)
+        ours = read_bundle_backbone(path) if (path / "bundle.json").is_file() else read_encoder_folder(path)
+        check_complete(path, ours)
+        return ours
     raw = open_checkpoint(path)
     for reader in READERS:
         try:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.errors import UserError
+from medpretrain3d.backbones.checkpoints.weights_file import read_weights
+from medpretrain3d.documents import SCHEMA, Text, read_json
 
 PREFIX = "backbone."
+
+
+@with_config(SCHEMA)
+class _Backbone(TypedDict):
+    backbone: dict[str, Any]
+
+
+@with_config(SCHEMA)
+class _Detector(TypedDict):
+    class_path: Text
+    init_args: _Backbone
+
+
+@with_config(SCHEMA)
+class _Provenance(TypedDict):
+    training: NotRequired[dict[str, Any]]
+    licence: NotRequired[Text | None]
+
+
+@with_config(SCHEMA)
+class _Bundle(TypedDict):
+    """What of `bundle.json` is of interest to who wants the backbone alone."""
+
+    detector: _Detector
+    weights_sha256: Text
+    preprocessing: dict[str, Any]
+    provenance: _Provenance
+    classes: NotRequired[list[Text]]
 
 
 def read_bundle_backbone(folder: Path) -> EncoderFile:
@@ -19,27 +50,15 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
     Raises:
         UserError: the bundle is incomplete or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        payload = (folder / "detector.safetensors").read_bytes()
-        weights = load(payload)
-        detector, preprocessing = document["detector"], document["preprocessing"]
-        architecture = detector["init_args"]["backbone"]
-        provenance, expected = document["provenance"], document["weights_sha256"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder}: not readable as a detector bundle ({error!r}); export the bundle again") from error
-    sha256 = hashlib.sha256(payload).hexdigest()
-    if sha256 != expected:
-        raise UserError(f"{folder}: the sha256 of its weights differs from the one in bundle.json; copy it again")
+    document = read_json(folder / "bundle.json", _Bundle, "export the bundle again")
+    detector, provenance, sha256 = document["detector"], document["provenance"], document["weights_sha256"]
+    weights = read_weights(folder / "detector.safetensors", sha256)
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
     # Sorted, since safetensors hands out tensors in an order that changes from call to call.
     unused = dict(Counter(name.partition(".")[0] for name in sorted(weights) if not name.startswith(PREFIX)))
     training = provenance.get("training", {})
-    card = {
-        "preprocessing": preprocessing,
+    card: dict[str, Any] = {
+        "preprocessing": document["preprocessing"],
         "pretraining": {
             "paradigm": "supervised_detection",
             "method": "supervised_detection",
@@ -54,4 +73,4 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         "licence": provenance.get("licence"),
         "citations": [],
     }
-    return EncoderFile(architecture, own, card, sha256, "medpretrain3d detector bundle", unused)
+    return EncoderFile(detector["init_args"]["backbone"], own, card, sha256, "medpretrain3d detector bundle", unused)

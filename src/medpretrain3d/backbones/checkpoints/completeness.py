@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules import module as torch_module
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.description import build
+from medpretrain3d.description import Description, build
 from medpretrain3d.errors import UserError
 
 
@@ -16,24 +21,63 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     """Compare the weights with the state dict of the described network, which is built without memory.
 
     Raises:
-        UserError: a tensor is missing, left over, or of another shape.
+        UserError: a tensor is missing, left over, or of another shape; or the description is not that of a backbone.
     """
-    with torch.device("meta"):
-        backbone = build(encoder.architecture)
-    assert isinstance(backbone, Backbone)
-    wanted, got = backbone.state_dict(), encoder.weights
+    backbone = outline(path, encoder.architecture, encoder.weights)
+    if not isinstance(backbone, Backbone):
+        raise UserError(f"{path}: describes a {type(backbone).__name__}, wanted a backbone; export it again")
+    told = differences(backbone.state_dict(), encoder.weights)
+    if told:
+        raise UserError(
+            f"{path}: its weights are not the {backbone.name} of {encoder.format} that its plan describes: "
+            f"{told}; the file is incomplete or of a variant that is not known here"
+        )
+
+
+def outline(path: Path, description: Description, weights: Mapping[str, Tensor]) -> Any:
+    """Build what a file describes without memory, and no further than there are weights for.
+
+    Raises:
+        UserError: it cannot be built, or has many more parts than the file has tensors; begins with the path.
+    """
+    try:
+        with torch.device("meta"), _at_most(1000 + 20 * len(weights)):
+            return build(description)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def differences(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
+    """What of a network's state dict a file does not have, or has in another shape, or besides; empty if nothing."""
     faults = {
         "missing": sorted(wanted.keys() - got.keys()),
-        "that the network does not have": sorted(got.keys() - wanted.keys()),
+        "unused": sorted(got.keys() - wanted.keys()),
         "of another shape": [
             f"{name}: file {tuple(got[name].shape)}, network {tuple(wanted[name].shape)}"
             for name in sorted(wanted.keys() & got.keys())
             if wanted[name].shape != got[name].shape
         ],
     }
-    told = [f"{len(names)} tensors {fault} ({names[0]})" for fault, names in faults.items() if names]
-    if told:
-        raise UserError(
-            f"{path}: its weights are not the {backbone.name} of {encoder.format} that its plan describes: "
-            f"{'; '.join(told)}; the file is incomplete or of a variant that is not known here"
-        )
+    return "; ".join(f"{len(names)} tensors {fault} ({names[0]})" for fault, names in faults.items() if names)
+
+
+@contextmanager
+def _at_most(num_parts: int) -> Iterator[None]:
+    """Within, a network of more modules and parameters is not built: a file may claim a million blocks."""
+    count = 0
+
+    def count_part(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > num_parts:
+            raise UserError("describes a network of many more parts than the file has weights; export it again")
+
+    hooks = [
+        torch_module.register_module_module_registration_hook(count_part),
+        torch_module.register_module_parameter_registration_hook(count_part),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

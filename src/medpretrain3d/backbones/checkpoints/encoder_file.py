@@ -7,18 +7,36 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+from pydantic import with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.description import Description, describe
+from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-encoder"
 VERSION = 1
 CARD, WEIGHTS = "encoder.json", "encoder.safetensors"
+_ADVICE = "no encoder card, export the encoder again"
+
+
+@with_config(SCHEMA)
+class Card(TypedDict):
+    """What `encoder.json` has to hold; what else it holds is shown and not relied on."""
+
+    architecture: dict[str, Any]
+    weights_sha256: Text
+    preprocessing: NotRequired[dict[str, Any] | None]
+    pretraining: NotRequired[dict[str, Any] | None]
+    licence: NotRequired[Text | None]
+    citations: NotRequired[list[Text] | None]
+    continued_from: NotRequired[dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -107,9 +125,6 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
         UserError: the folder is incomplete, was written by a newer version, or its weights are not the ones the card
             speaks of.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     put_back(folder)
     card_path, weights_path = folder / CARD, folder / WEIGHTS
     if not card_path.is_file() or not weights_path.is_file():
@@ -117,25 +132,10 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
             f"{folder}: no encoder file here, wanted a folder with encoder.json and encoder.safetensors as a "
             "pretraining run writes it (runs/<group>/<name>/encoder)"
         )
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
-        is_ours = card["format"] == FORMAT
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{card_path}: no encoder card ({error!r}); export the encoder again") from error
-    if not is_ours or card["version"] > VERSION:
-        raise UserError(
-            f"{card_path}: got {card['format']} version {card['version']}, wanted {FORMAT} up to version {VERSION}; "
-            "update medpretrain3d or export again"
-        )
-    payload = weights_path.read_bytes()
-    sha256 = hashlib.sha256(payload).hexdigest()
-    if sha256 != card["weights_sha256"]:
-        raise UserError(f"{weights_path}: its sha256 differs from the one in encoder.json; copy the folder again")
-    try:
-        weights = load(payload)
-    except SafetensorError as error:
-        raise UserError(f"{weights_path}: not a safetensors file ({error}); copy the folder again") from error
-    return EncoderFile(card["architecture"], weights, card, sha256)
+    card = check_header(read_json(card_path, object, _ADVICE), str(card_path), FORMAT, range(1, VERSION + 1), _ADVICE)
+    checked(card, Card, str(card_path), _ADVICE)
+    weights = read_weights(weights_path, card["weights_sha256"])
+    return EncoderFile(card["architecture"], weights, card, card["weights_sha256"])
 
 
 _OWN_KEYS = {"format", "version", "architecture", "num_parameters", "weights_sha256"}
