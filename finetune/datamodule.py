@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
@@ -147,7 +148,7 @@ class FinetuneData(L.LightningDataModule):
     def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any]:
         place = run_position(self.trainer)
         own = cases[place["rank"] :: place["world_size"]]
-        return DataLoader(_Cases(own), batch_size=None, collate_fn=_as_it_is)
+        return DataLoader(_Cases(own), batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
 
 
 class _Cases(Dataset[Case]):

@@ -24,6 +24,7 @@ def make_loader(
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
+        generator=torch.Generator(),  # which else is the global one: how often it was asked would depend on the sitting
     )
 
 
@@ -39,12 +40,12 @@ class RunPosition(TypedDict):
 def run_position(trainer: L.Trainer | None) -> RunPosition:
     """Number of micro-batches per process in the whole run, and how many were trained on before this sitting.
 
-    A batch that was begun when the run was interrupted is not done: it is trained on again.
+    Both follow from the number of optimizer steps: the batches of a step that was interrupted are trained on again.
     """
     assert trainer is not None, "the data module belongs to a trainer"
     return {
         "num_batches": trainer.max_steps * trainer.accumulate_grad_batches,
         "rank": trainer.global_rank,
         "world_size": trainer.world_size,
-        "first_batch": int(trainer.fit_loop.epoch_loop.batch_progress.current.completed),
+        "first_batch": trainer.global_step * trainer.accumulate_grad_batches,
     }

@@ -35,9 +35,14 @@ class RunConfig:
         return Path(self.root) / self.group / self.name
 
     @property
+    def checkpoints(self) -> Path:
+        """Folder of the states that an interrupted run continues from."""
+        return self.folder / "checkpoints"
+
+    @property
     def checkpoint(self) -> Path:
-        """The state an interrupted run continues from."""
-        return self.folder / "checkpoints" / "last.ckpt"
+        """A link to the newest of them."""
+        return self.checkpoints / "last.ckpt"
 
 
 class RunFile:

@@ -13,19 +13,20 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.engine.callbacks import Throughput
+from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
+from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
+from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
@@ -112,44 +113,31 @@ class StageCLI(LightningCLI):
             kwargs.setdefault("precision", default_precision())
         if asked.get("max_steps", -1) < 1:
             raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
-        return super().instantiate_trainer(**kwargs)
+        plugins = asked.get("plugins") or []
+        kwargs.setdefault("plugins", [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()])
+        trainer = super().instantiate_trainer(**kwargs)
+        ResumableFitLoop.of(trainer)
+        return trainer
 
     def callbacks(self) -> list[L.Callback]:
         """What every run of this stage has beside the callbacks of its recipe."""
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
-        checkpoints = ModelCheckpoint(
-            dirpath=self.run.checkpoint.parent,
-            filename=self.run.checkpoint.stem,
-            every_n_train_steps=interval if isinstance(interval, int) else 100,
-            enable_version_counter=False,
-            save_on_exception=True,
-        )
+        self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
         self.compute = ComputeMeter(self.run_file)
-        return [checkpoints, ContinuedCurves(self.curves), Throughput(), self.compute]
+        return [self.checkpoints, ContinuedCurves(self.curves), Throughput(), self.compute]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
         run = self.run
-        resume = str(run.checkpoint) if run.checkpoint.exists() else None
+        resume = newest_whole_checkpoint(run.checkpoints)
+        self.checkpoints.resumed_from = resume
         if self.trainer.is_global_zero:
             if resume:
-                print(f"{run.folder}: continuing an interrupted run from {run.checkpoint}")
+                print(f"{run.folder}: continuing an interrupted run from {resume}")
             self.run_file.update(**self.facts())
-        self.trainer.fit(**kwargs, ckpt_path=resume, weights_only=True)
+        self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
-        if resume:
-            self._finish_weights(Path(resume))
-
-    def _finish_weights(self, checkpoint: Path) -> None:
-        """Take the final weights of a run that had trained all its steps before it was interrupted.
-
-        Lightning then trains nothing and skips the hook in which averaged weights replace the last ones; in the
-        checkpoint they are in place already.
-        """
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        if state["global_step"] >= self.trainer.max_steps:
-            self.model.load_state_dict(state["state_dict"])
 
     def facts(self) -> dict[str, Any]:
         """Flat facts about the run: names that dashboards and the report filter by."""
@@ -187,7 +175,7 @@ class StageCLI(LightningCLI):
             )
         if (
             path.exists()
-            and run.checkpoint.exists()
+            and has_checkpoints(run.checkpoints)
             and _comparable(path.read_text(encoding="utf-8")) != _comparable(config)
         ):
             raise UserError(

@@ -1,0 +1,137 @@
+"""When a run's state is kept, and what of it Lightning does not keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_only
+from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.fit_loop import ResumableFitLoop
+from medpretrain3d.errors import UserError
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the state of a run between two steps: every so many, before and after each validation, and at the end.
+
+    Never within a step: between the update of the weights and those of schedule, averaged weights or teacher, or after
+    a forward pass that moved the statistics of a batch norm, no state is one that an undisturbed run ever has.
+
+    Args:
+        folder: where the files go; the last two are kept.
+        every_n_steps: optimizer steps from one to the next.
+    """
+
+    def __init__(self, folder: Path, every_n_steps: int) -> None:
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.resumed_from: Path | None = None
+        """The file that this sitting begins with; set before training."""
+        self._kept: list[Path] = []
+        self._validated_step = -1
+        self._saved: tuple[int, int] | None = None  # step, and the last step that was validated
+        self._random_state: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is validated, and the state of the generators that a layer of a recipe may draw from."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"validated_step": self._validated_step, "random_state": {"cpu": torch.get_rng_state(), "cuda": cuda}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember it."""
+        self._validated_step = state_dict["validated_step"]
+        self._random_state = state_dict["random_state"]
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Begin where the run was interrupted, with the validation that it may not have finished."""
+        step, loop = trainer.global_step, _loop(trainer)
+        if not step or self.resumed_from is None:
+            return
+        if trainer.is_global_zero:
+            self._kept = [adopt(self.resumed_from, self.folder, step)]
+        self._saved = (step, self._validated_step)
+        if self._random_state:
+            torch.set_rng_state(self._random_state["cpu"])
+            if len(self._random_state["cuda"]) == torch.cuda.device_count():
+                torch.cuda.set_rng_state_all(self._random_state["cuda"])
+        if self._validated_step != step and loop.is_validation_due():
+            loop.validate()
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """The step before is whole and its metrics are logged."""
+        is_first = batch_idx % trainer.accumulate_grad_batches == 0
+        if is_first and trainer.global_step and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Before a validation, which may take long, and in which averaged weights stand in for the others."""
+        if _is_training(trainer):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """It need not be made up."""
+        if _is_training(trainer):
+            self._validated_step = trainer.global_step
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """All steps are made."""
+        self.save(trainer)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Keep what is whole, without waiting for other processes: they may never come."""
+        is_new = self._saved != (trainer.global_step, self._validated_step)
+        if trainer.is_global_zero and trainer.global_step and is_new and _loop(trainer).is_between_steps():
+            try:
+                self._write(trainer, self._state(trainer))
+            except UserError as error:
+                say(f"{error}; the run continues from {self._continued_from}")
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Keep the state, between two steps; every process calls this, the first one writes.
+
+        Raises:
+            UserError: it could not be written, on every process.
+        """
+        if self._saved == (trainer.global_step, self._validated_step):
+            return
+        for logger in trainer.loggers:
+            logger.save()  # curves reach at least as far as the checkpoint
+        state = self._state(trainer)  # every process, for strategies that gather it
+        failure = None
+        if trainer.is_global_zero:
+            try:
+                self._write(trainer, state)
+            except UserError as error:
+                failure = str(error)
+        failure = trainer.strategy.broadcast(failure)
+        if failure is not None:
+            raise UserError(f"{failure}; the run continues from {self._continued_from}")
+        self._saved = (trainer.global_step, self._validated_step)
+
+    @property
+    def _continued_from(self) -> str:
+        return str(self._kept[-1]) if self._kept else "its start"
+
+    def _state(self, trainer: L.Trainer) -> dict[str, Any]:
+        return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+    def _write(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
+        path = checkpoint_path(self.folder, trainer.global_step)
+        trainer.strategy.save_checkpoint(state, path)
+        self._kept = [*(one for one in self._kept if one != path), path][-2:]
+        keep_only(self.folder, self._kept)
+
+
+def _is_training(trainer: L.Trainer) -> bool:
+    return trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step > 0
+
+
+def _loop(trainer: L.Trainer) -> ResumableFitLoop:
+    loop = trainer.fit_loop
+    assert isinstance(loop, ResumableFitLoop)
+    return loop
