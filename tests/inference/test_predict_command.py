@@ -105,6 +105,65 @@ def test_an_interrupted_run_goes_on_where_it_stopped(bundle, scans, tmp_path, ca
     assert set(cases(out)) == {"a", "c"}
 
 
+@pytest.fixture(scope="module")
+def segmenting_bundle(tmp_path_factory):
+    torch.manual_seed(0)
+    detector = RetinaUNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)
+    folder = tmp_path_factory.mktemp("bundle") / "segmenting"
+    config = InferenceConfig(score_threshold=0.0, max_per_class=20)
+    save_bundle(folder, detector, ["nodule"], Preprocessing((16, 16, 16), spacing_mm=(1.3, 1.7, 1.9)), config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oblique_scans(tmp_path_factory):
+    """Two scans whose voxels and axes share no round number."""
+    folder = tmp_path_factory.mktemp("oblique")
+    random = np.random.default_rng(1)
+    turn = np.linalg.qr(np.eye(3) + 0.1 * random.normal(size=(3, 3)))[0]
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([1.234567, 1.618034, 2.718282])
+    affine[:3, 3] = random.normal(0, 100, 3)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        array = random.integers(-1000, 500, (15, 17, 13)).astype(np.int16)
+        nib.save(nib.Nifti1Image(array, affine), folder / name)
+    return folder
+
+
+def written(out):
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_continued_run_writes_the_bytes_of_an_undisturbed_one(
+    segmenting_bundle, oblique_scans, tmp_path, monkeypatch
+):
+    every = [oblique_scans, "--format", *FORMATS]
+    assert predict(segmenting_bundle, tmp_path / "whole", *every) == 0
+    predict_scan = Predictor.predict
+
+    def interrupted_at_b(self, scan, case, *others):
+        if case == "b":
+            raise KeyboardInterrupt
+        return predict_scan(self, scan, case, *others)
+
+    monkeypatch.setattr(Predictor, "predict", interrupted_at_b)
+    assert predict(segmenting_bundle, tmp_path / "cut", *every) == 130
+    monkeypatch.setattr(Predictor, "predict", predict_scan)
+    assert predict(segmenting_bundle, tmp_path / "cut", *every) == 0
+    assert predict(segmenting_bundle, tmp_path / "cut", *every) == 0  # both from cases/
+    whole = written(tmp_path / "whole")
+    assert len(whole["predictions.csv"].splitlines()) > 20
+    assert written(tmp_path / "cut") == whole
+
+
+def test_a_format_asked_for_later_has_the_bytes_of_one_asked_for_at_once(segmenting_bundle, oblique_scans, tmp_path):
+    later = ["csv", "coco", "slicer", "nifti"]
+    assert predict(segmenting_bundle, tmp_path / "two", oblique_scans, "--format", "json") == 0
+    assert predict(segmenting_bundle, tmp_path / "two", oblique_scans, "--format", *later) == 0
+    assert predict(segmenting_bundle, tmp_path / "one", oblique_scans, "--format", "json", *later) == 0
+    assert written(tmp_path / "two") == written(tmp_path / "one")
+
+
 def test_options_reach_the_result(bundle, scans, tmp_path):
     assert predict(bundle, tmp_path / "out", scans / "c.nii.gz", "--score-threshold", "1.0", "--overlap", "0.2") == 0
     assert cases(tmp_path / "out")["c"]["boxes"] == []

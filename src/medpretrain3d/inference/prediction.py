@@ -28,10 +28,17 @@ class Entry(TypedDict):
     boxes_vox: list[_Box]
     grid: GridDocument
 
+DECIMALS = 4
+"""Of coordinates in voxels and in millimetres."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in one scan, best score first."""
+    """What was found in one scan, best score first.
+
+    Coordinates are rounded to `DECIMALS` when it is made, as they are in files: what is read back from a file and
+    written in another form gives the bytes that the prediction itself gives.
+    """
 
     case: str
     grid: Grid
@@ -48,6 +55,10 @@ class Prediction:
     """Name of the scan's file, without folders."""
     instances: np.ndarray | None = None
     """(i, j, k) uint16 in the file's own array order: `n + 1` where the object of box `n` is; None without masks."""
+
+    def __post_init__(self) -> None:
+        for name in ("boxes_vox", "boxes_lps_mm"):
+            object.__setattr__(self, name, np.round(getattr(self, name), DECIMALS))
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -66,7 +77,8 @@ class Prediction:
         boxes_vox = grid.map_boxes(detections.boxes.cpu().numpy().astype(np.float64), source_grid)
         # A resampled grid may end a fraction of a voxel behind the file's last voxel.
         boxes_vox = np.clip(boxes_vox, 0, np.tile(source_grid.shape, 2))
-        kept = (boxes_vox[:, 3:] > boxes_vox[:, :3]).all(axis=1)
+        rounded = np.round(boxes_vox, DECIMALS)  # which may take the extent of a sliver at the scan's face
+        kept = (rounded[:, 3:] > rounded[:, :3]).all(axis=1)
         boxes_vox = boxes_vox[kept]
         return Prediction(
             case,
@@ -79,19 +91,19 @@ class Prediction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The case's entry in a predictions file: millimetres and voxels to 4 decimals, scores as stored in float32."""
+        """The case's entry in a predictions file, from which `from_json` makes the same prediction again."""
         return {
             "case": self.case,
-            "boxes": np.round(self.boxes_lps_mm, 4).tolist(),
+            "boxes": self.boxes_lps_mm.tolist(),
             "scores": [float(f"{score:.9g}") for score in self.scores],  # 9 digits tell every float32 apart
             "labels": [int(label) for label in self.labels],
-            "boxes_vox": np.round(self.boxes_vox, 4).tolist(),
+            "boxes_vox": self.boxes_vox.tolist(),
             "grid": self.grid.to_json(),
         }
 
     @staticmethod
     def from_json(entry: Entry, file: str = "") -> Prediction:
-        """Inverse of `to_json`, up to its rounding.
+        """Inverse of `to_json`.
 
         Raises:
             UserError: not one box in voxels, score and label per box, or an impossible grid.
