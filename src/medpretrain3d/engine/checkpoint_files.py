@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -108,7 +109,8 @@ def adopt(path: Path, folder: Path, step: int) -> Path:
     own = checkpoint_path(folder, step)
     source = path.resolve()
     if source != own.resolve():
-        os.replace(source, own)
+        with finished_file(own) as unfinished:  # a copy: the folder may be a link to another disk
+            shutil.copyfile(source, unfinished)
     keep_only(folder, [own])
     return own
 
@@ -122,8 +124,7 @@ def keep_only(folder: Path, kept: list[Path]) -> None:
     for path in _found(folder):
         if path not in kept and path.name != LAST:
             path.unlink(missing_ok=True)
-    left = {path.name[1:].rsplit(".", 2)[0] for path in folder.glob(".step_*.unfinished")}
-    remove_unfinished(folder, left)
+    remove_unfinished(folder)
 
 
 def _found(folder: Path) -> list[Path]:
