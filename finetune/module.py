@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.datamodule import FinetuneData
 from finetune.preprocessing import follow_pretraining
 from finetune.scoring import CaseResult, evaluate_results
-from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
+from medpretrain3d.backbones import ReadOptions, check_patch, encoder_entry, load_encoder, read_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
@@ -133,6 +133,21 @@ class FinetuneModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Collect what the closing callback writes down."""
         self.results = gather_by_case(self.results)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Have the checkpoint tell which encoder is in it, so that it can be read like a detector bundle's."""
+        data = self.data
+        pretraining = {
+            "paradigm": "supervised_detection",
+            "method": "supervised_detection",
+            "corpus": data.corpus.name,
+            "num_pretrain_volumes": len(data.train_cases),
+            "detector": type(self.detector).__name__,
+            "classes": data.classes,
+            "data_fingerprint": data.corpus.fingerprint,
+        }
+        card = {"preprocessing": data.preprocessing().to_json(), "pretraining": pretraining, "citations": []}
+        checkpoint |= encoder_entry(self.detector.backbone, "detector", card)
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

@@ -8,8 +8,7 @@ from typing import Any
 import lightning as L
 
 from medpretrain3d import __version__
-from medpretrain3d.backbones import origin, save_encoder
-from medpretrain3d.description import describe
+from medpretrain3d.backbones import save_encoder
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
@@ -38,28 +37,15 @@ def close_run(
     if not trainer.is_global_zero:
         return
     facts = {**module.facts(), **data.facts()}
-    pretraining = {
-        "objective": describe(module.objective),
-        "paradigm": facts["paradigm"],
-        "method": facts["method"],
+    card = module.card()
+    card["pretraining"] |= {
         "run": f"{run.group}/{run.name}",
         "steps": trainer.global_step,
         "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
-        "seed": data.seed,
         "minutes": run_file.minutes,
         **costs,
-        **data.facts(),
     }
-    start = {"continued_from": origin(module.encoder)} if module.encoder else {}
-    card = {
-        "preprocessing": data.preprocessing(),
-        "pretraining": pretraining,
-        "citations": [module.objective.backbone.citation],
-        "git_commit": git_sha(),
-        "medpretrain3d": __version__,
-        "config": config,
-        **start,
-    }
+    card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": config}
     folder = run.folder / "encoder"
     sha256 = save_encoder(folder, module.objective.backbone, card)
     run_file.update(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **costs, **facts)

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from medpretrain3d.backbones import ReadOptions, check_patch, load_encoder, read_encoder
+from medpretrain3d.backbones import ReadOptions, check_patch, encoder_entry, load_encoder, origin, read_encoder
+from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.objectives import Batch, Objective
@@ -80,6 +81,27 @@ class PretrainModule(L.LightningModule):
         out = self.objective(batch)
         self.log("val/loss", out.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["seed"]))
         return {"preview": out.preview}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Have the checkpoint tell which encoder is in it, so that it can be read like an encoder file."""
+        checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card())
+
+    def card(self) -> dict[str, Any]:
+        """What an encoder file says of the encoder: how it sees images, how it was trained, where it began."""
+        facts = self.facts()
+        pretraining = {
+            "objective": describe(self.objective),
+            "paradigm": facts["paradigm"],
+            "method": facts["method"],
+            "seed": self.data.seed,
+            **self.data.facts(),
+        }
+        return {
+            "preprocessing": self.data.preprocessing(),
+            "pretraining": pretraining,
+            "citations": [self.objective.backbone.citation],
+            **({"continued_from": origin(self.encoder)} if self.encoder else {}),
+        }
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

@@ -17,6 +17,7 @@ from medpretrain3d.atomic import finished_file, remove_unfinished
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.errors import UserError
 
+_UNKNOWN = 1 << 62
 LAST = "last.ckpt"
 """A link to the newest checkpoint; a file of its own in runs of earlier versions."""
 
@@ -71,6 +72,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def has_checkpoints(folder: Path) -> bool:
     """Whether there is anything to continue from, damaged or not."""
     return bool(_found(folder))
+
+
+def num_steps_done(folder: Path) -> int:
+    """Optimizer steps in the newest checkpoint that says so; 0 without checkpoints."""
+    return max((steps for path in _found(folder) if (steps := _num_steps(path)) < _UNKNOWN), default=0)
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
@@ -142,7 +148,7 @@ def _num_steps(path: Path) -> int:
     try:
         return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["global_step"])
     except Exception:  # whatever is wrong with it is said when it is its turn
-        return 1 << 62
+        return _UNKNOWN
 
 
 def _damage(path: Path) -> str | None:

@@ -13,18 +13,22 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
 from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
+from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
@@ -124,7 +128,7 @@ class StageCLI(LightningCLI):
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
         self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
         self.compute = ComputeMeter(self.run_file)
-        return [self.checkpoints, ContinuedCurves(self.curves), Throughput(), self.compute]
+        return [self.checkpoints, ContinuedCurves(self.curves), ContinuedSchedule(), Throughput(), self.compute]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
@@ -169,25 +173,32 @@ class StageCLI(LightningCLI):
         path = run.folder / "config.yaml"
         if run.restart and run.folder.exists():
             shutil.rmtree(run.folder)
-        if is_finished(run.folder):
-            raise UserError(
-                f"{run.folder}: this run is finished; give another run.name, or run.restart=true to repeat it"
-            )
-        if (
-            path.exists()
-            and has_checkpoints(run.checkpoints)
-            and _comparable(path.read_text(encoding="utf-8")) != _comparable(config)
-        ):
-            raise UserError(
-                f"{run.folder}: holds an interrupted run with another configuration; give another run.name, "
-                "or run.restart=true to throw it away"
-            )
+        if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
+            before, now = self._plain(self._reread(path)), self._plain(self._own_config())
+            check_continuation(run, before, now, self.datamodule.facts()["data_fingerprint"])
         write_text(path, config)
+
+    def _reread(self, path: Path) -> Namespace:
+        """The configuration of a run in its folder, with today's default of what was no option then."""
+        try:
+            return self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
+        except (UserError, OSError, ValueError) as error:
+            raise UserError(
+                f"{path}: not readable as a configuration ({error}); give another run.name, or run.restart=true to "
+                "throw the run away"
+            ) from error
+
+    def _own_config(self) -> Namespace:
+        config: Namespace = self.config.get(str(self.subcommand), self.config)
+        return config
+
+    def _plain(self, config: Namespace) -> dict[str, Any]:
+        plain: dict[str, Any] = parse_yaml(self._parser(self.subcommand).dump(config, skip_none=False))
+        return plain
 
     def config_text(self) -> str:
         """The whole configuration, defaults included, as YAML."""
-        config = self.config.get(str(self.subcommand), self.config)
-        return self._parser(self.subcommand).dump(config, skip_none=False)
+        return self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
 
 
 def default_precision() -> str:
@@ -208,11 +219,6 @@ def run_stage(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def _comparable(config: str) -> str:
-    """The configuration without what may change on resuming."""
-    return re.sub(r"(?m)^  restart: .*\n|^#.*\n", "", config)
 
 
 def _one_line(message: str, parser: LightningArgumentParser) -> str:

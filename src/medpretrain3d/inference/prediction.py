@@ -28,6 +28,7 @@ class Entry(TypedDict):
     boxes_vox: list[_Box]
     grid: GridDocument
 
+
 DECIMALS = 4
 """Of coordinates in voxels and in millimetres."""
 

@@ -24,6 +24,7 @@ from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
 from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
 from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions, open_checkpoint
+from medpretrain3d.backbones.checkpoints.run_checkpoint import encoder_entry, read_run_checkpoint
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.backbones.checkpoints.suprem import read_suprem
 from medpretrain3d.backbones.checkpoints.swin_unetr import read_swin_unetr
@@ -35,6 +36,7 @@ __all__ = [
     "LoadReport",
     "RawCheckpoint",
     "ReadOptions",
+    "encoder_entry",
     "load_encoder",
     "origin",
     "read_encoder",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] = (
+    read_run_checkpoint,
     read_nnssl,
     read_nnunet,
     read_suprem,
@@ -57,8 +60,8 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
     """Find out what a checkpoint is and read the encoder in it.
 
     Args:
-        source: an encoder file or detector bundle of this package, a checkpoint of any format in `READERS`, a folder
-            that holds one, or `owner/name[/file]` of a hub.
+        source: an encoder file, detector bundle or run of this package, a checkpoint of any format in `READERS`, a
+            folder that holds one, or `owner/name[/file]` of a hub.
         options: choices that a format leaves open.
 
     Raises:

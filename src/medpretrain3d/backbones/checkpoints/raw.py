@@ -20,8 +20,9 @@ from torch import Tensor
 from medpretrain3d.errors import UserError
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".model", ".safetensors")
-PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth")
-"""Of several files in one place, the first of these is meant: nnssl and nnU-Net write the first and the last."""
+PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth", "last.ckpt")
+"""Of several files in one place, the first of these is meant: nnssl and nnU-Net write the first and the third, our runs
+the last."""
 WEIGHT_KEYS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 

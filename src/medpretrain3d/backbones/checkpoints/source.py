@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from medpretrain3d.atomic import put_back
@@ -13,6 +14,8 @@ OWN_CARDS = ("encoder.json", "bundle.json")
 """A folder with one of these is one of ours, and is read as a whole."""
 RUN_PRODUCTS = ("encoder", "bundle")
 """What the folder of a run is meant by: stage 1 writes the one, stage 2 the other."""
+RUN_CHECKPOINTS = "checkpoints"
+"""And one that has not ended."""
 
 
 def locate(source: str | Path) -> Path:
@@ -36,7 +39,8 @@ def locate(source: str | Path) -> Path:
     for ours in (path, *(path / name for name in RUN_PRODUCTS)):
         if _is_ours(ours):
             return ours
-    return choose(path)
+    of_run = path / RUN_CHECKPOINTS
+    return choose(of_run if of_run.is_dir() and _weights_in(of_run) else path)
 
 
 def choose(folder: Path) -> Path:
@@ -57,6 +61,8 @@ def choose(folder: Path) -> Path:
     for name in PREFERRED:
         if matching := [file for file in files if file.name == name]:
             return matching[0]
+    if all(re.fullmatch(r"step_\d+", file.stem) for file in files):
+        return max(files, key=lambda file: int(file.stem.removeprefix("step_")))
     if len(files) > 1:
         raise UserError(
             f"{folder}: {len(files)} checkpoints ({', '.join(f.name for f in files[:5])}); name one of them"

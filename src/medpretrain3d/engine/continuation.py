@@ -1,0 +1,203 @@
+"""Whether a run may be continued with a configuration that is not the one it began with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from medpretrain3d.engine.checkpoint_files import num_steps_done
+from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.run import RunConfig, RunFile
+from medpretrain3d.errors import UserError
+
+Config = Mapping[str, Any]
+
+FREE = (
+    # Where the run is kept, who is told of it, and how fast it goes.
+    r"run\..*|data\.num_workers|ckpt_path|weights_only",
+    r"trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)",
+    # When it is looked at: the weights are the same, the curves have other points from there on.
+    r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)",
+)
+"""Options that change no weight."""
+BATCH = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
+"""Options that may change together as long as their product, the global batch, stays."""
+ONLOOKERS = re.compile(r"(\w*Checkpoint|\w*ProgressBar|\w*Summary|\w*Monitor|Timer)")
+"""Callbacks of Lightning that change no weight."""
+
+
+def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint: str) -> None:
+    """Compare this call with the run in its folder, be it interrupted or finished.
+
+    Args:
+        run: its folder is meant.
+        before: parsed configuration of the run.
+        now: parsed configuration of this call.
+        fingerprint: of the data now.
+
+    Raises:
+        UserError: the run is finished, has made more steps than are asked for, or an option differs that may change
+            its result; all of them are named.
+    """
+    facts, steps = RunFile(run.folder).read(), now["trainer"]["max_steps"]
+    found = differences(before, now)
+    if facts.get("data_fingerprint"):  # a store may have moved; what is in it counts
+        found = [one for one in found if not one.startswith("data.store ")]
+        if facts["data_fingerprint"] != fingerprint:
+            found.append(
+                f"the data in data.store {facts['data_fingerprint'][:12]} -> {fingerprint[:12]} (fingerprints)"
+            )
+    is_finished = bool(facts.get("finished"))
+    done = max(num_steps_done(run.checkpoints), int(facts.get("steps") or 0) if is_finished else 0)
+    if is_finished and steps == done:
+        told = f" (and its configuration differs: {'; '.join(found)})" if found else ""
+        raise UserError(
+            f"{run.folder}: this run is finished{told}; give another run.name, run.restart=true to repeat it, or a "
+            "larger trainer.max_steps to extend it"
+        )
+    if steps < done:
+        raise UserError(
+            f"{run.folder}: this run has made {done} steps, trainer.max_steps is {steps}; give at least that, "
+            "another run.name, or run.restart=true to throw it away"
+        )
+    if found:
+        raise UserError(
+            f"{run.folder}: holds {'a finished' if is_finished else 'an interrupted'} run with another configuration: "
+            f"{'; '.join(found)}; take the earlier values, give another run.name, or run.restart=true to throw it away"
+        )
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """What keeps a run that began as `before` from being continued as `now`: `key before -> now`, one per key.
+
+    How long to train (`trainer.max_steps`) is asked anew at every call.
+
+    Compared are the values that the options have in the end, so that a default that is written out is no difference.
+    Two paths are one value if the same file or folder is there.
+
+    Args:
+        before: parsed configuration of the run.
+        now: parsed configuration of this call.
+    """
+    old, new = _flat(before), _flat(now)
+    is_same_batch = global_batch(before) == global_batch(now)
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        one, other = old.get(key), new.get(key)
+        is_free = any(re.fullmatch(pattern, key) for pattern in FREE)
+        is_free = is_free or key == "trainer.max_steps" or (key in BATCH and is_same_batch)
+        if not is_free and not _is_same(key, one, other):
+            found.append(f"{key} {_shown(one)} -> {_shown(other)}")
+    return found
+
+
+def global_batch(config: Config) -> int:
+    """Samples of one optimizer step, over all processes."""
+    trainer, data = config["trainer"], config["data"]
+    num_processes = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.get("num_nodes") or 1)
+    return int(data["batch_size"]) * num_processes * int(trainer.get("accumulate_grad_batches") or 1)
+
+
+def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
+    """How many devices of this machine Lightning would take."""
+    on_gpu = _accelerator(accelerator) == "gpu"
+    if isinstance(devices, list):
+        return len(devices)
+    if isinstance(devices, str) and "," in devices:
+        return len([one for one in devices.split(",") if one.strip()])
+    if devices in (None, "auto", "-1", -1):
+        return torch.cuda.device_count() if on_gpu else 1
+    return int(devices)
+
+
+def _flat(config: Config, prefix: str = "") -> dict[str, Any]:
+    """Values by their keys with dots; entries of a list of objects are counted."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            kept = [one for one in value if not (key == "trainer.callbacks" and _is_onlooker(one))]
+            value = {str(index): one for index, one in enumerate(kept)}
+        if key == "trainer.strategy" and isinstance(value, Mapping):
+            value = value.get("class_path")  # its options are those of communication
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{key}.")
+        elif not (key == "trainer.callbacks" and not value):
+            flat[key] = value
+    return flat
+
+
+def _is_onlooker(entry: Any) -> bool:
+    path = str(entry.get("class_path", "")) if isinstance(entry, Mapping) else ""
+    module, _, name = path.rpartition(".")
+    return module.startswith("lightning.") and bool(ONLOOKERS.fullmatch(name))
+
+
+def _is_same(key: str, one: Any, other: Any) -> bool:
+    if key == "trainer.accelerator":
+        return _accelerator(one) == _accelerator(other)
+    if key == "trainer.strategy":
+        return _is_data_parallel(one) and _is_data_parallel(other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_is_same(key, *pair) for pair in zip(one, other, strict=True))
+    # A store may be given alone or in a list.
+    if isinstance(one, list) != isinstance(other, list):
+        alone, listed = (other, one) if isinstance(one, list) else (one, other)
+        return isinstance(alone, str) and len(listed) == 1 and _is_same(key, alone, listed[0])
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or _is_same_place(one, other)
+    return bool(one == other)
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    places = [Path(os.path.expanduser(name)) for name in (one, other)]
+    if all(place.exists() for place in places):
+        return os.path.samefile(*places)
+    return os.path.realpath(places[0]) == os.path.realpath(places[1])
+
+
+def _is_data_parallel(strategy: Any) -> bool:
+    """Whether every process holds the whole network, so that the steps are those of one process."""
+    name = str(strategy).rpartition(".")[2].lower()
+    return name in ("none", "auto", "single_device", "singledevicestrategy") or name.startswith("ddp")
+
+
+def _accelerator(name: Any) -> str:
+    if name in (None, "auto"):
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return "gpu" if name == "cuda" else str(name)
+
+
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+class ContinuedSchedule(L.Callback):
+    """Sets the learning rate of the step with which a run goes on by the schedule of this sitting.
+
+    A checkpoint holds the rate that the earlier length of the run gave; where the length is the same, so is the rate.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Set it, and say what changes."""
+        for config in trainer.lr_scheduler_configs if trainer.global_step else ():
+            scheduler: Any = config.scheduler
+            step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
+            before = [group["lr"] for group in groups]
+            now = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+            for group, rate in zip(groups, now, strict=True):
+                group["lr"] = rate
+            scheduler._last_lr = now
+            if before != now:
+                say(
+                    f"the schedule is that of a run of {trainer.max_steps} steps now: at step {step} the learning rate "
+                    f"goes from {max(before):.4g} to {max(now):.4g}; the steps before it were made with that of the "
+                    "earlier length"
+                )

@@ -1,0 +1,105 @@
+"""A run is continued with another configuration where that cannot change its result, and a finished one is extended."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medpretrain3d.errors import UserError
+from pretrain import __main__ as pretrain_program
+from pretrain.module import PretrainModule
+
+from .test_continued_run import STAGES
+
+PRODUCTS = {"pretrain": ("encoder", "encoder"), "finetune": ("bundle", "detector")}
+CONSTANT = ("--model.optim.schedule", "constant")
+AVERAGED = (
+    "--trainer.callbacks",
+    "[{class_path: lightning.pytorch.callbacks.EMAWeightAveraging, init_args: {decay: 0.5}}]",
+)
+
+
+def fit(stage, store, root, name, *arguments):
+    program, _, recipe = STAGES[stage]
+    place = ["--data.store", str(store), "--run.root", str(root), "--run.group", "g", "--run.name", name]
+    program.main(["fit", *recipe, *place, *arguments])
+    return root / "g" / name
+
+
+def weights(stage, folder):
+    product, name = PRODUCTS[stage]
+    return load_file(folder / product / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_finished_run_of_constant_rate_is_extended_exactly(stage, cube_store, tmp_path):
+    options = (*CONSTANT, *(AVERAGED if stage == "pretrain" else ()), "--trainer.val_check_interval", "2")
+    whole = fit(stage, cube_store, tmp_path, "whole", *options, "--trainer.max_steps", "5")
+    short = fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "3")
+    before = weights(stage, short)
+    assert fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "5") == short
+    extended, wanted = weights(stage, short), weights(stage, whole)
+    assert any(not torch.equal(before[name], value) for name, value in extended.items())
+    assert all(torch.equal(wanted[name], value) for name, value in extended.items())
+    facts = json.loads((short / "run.json").read_text(encoding="utf-8"))
+    assert (facts["finished"], facts["steps"], facts["budget_steps"]) == (True, 5, 5)
+    with (short / "metrics.csv").open(newline="") as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file)]
+    assert steps == sorted(set(steps))
+    with pytest.raises(UserError, match=r"has made 5 steps, trainer.max_steps is 4; give at least that"):
+        fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "4")
+    with pytest.raises(UserError, match=r"is finished; .* or a larger trainer.max_steps to extend it"):
+        fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "5")
+
+
+def test_a_falling_schedule_says_what_an_extension_makes_of_it(cube_store, tmp_path, capsys):
+    options = ("--model.optim.lr", "0.1", "--model.optim.schedule", "cosine", "--model.optim.warmup_steps", "0")
+    options += ("--trainer.val_check_interval", "2")
+    fit("pretrain", cube_store, tmp_path, "run", *options, "--trainer.max_steps", "2")
+    assert "the learning rate goes" not in capsys.readouterr().out
+    folder = fit("pretrain", cube_store, tmp_path, "run", *options, "--trainer.max_steps", "4")
+    # At its end a cosine of 2 steps is 0, one of 4 steps is halfway down there.
+    assert "at step 2 the learning rate goes from 0 to 0.05;" in capsys.readouterr().out
+    with (folder / "metrics.csv").open(newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    assert rates[:3] == pytest.approx([0.1, 0.05, 0.05])
+
+
+def test_an_interrupted_run_goes_on_elsewhere_and_faster_but_not_otherwise(cube_store, tmp_path, monkeypatch, capsys):
+    whole = weights("pretrain", fit("pretrain", cube_store, tmp_path, "whole"))
+
+    def interrupted_step(self, batch, batch_idx):
+        if self.trainer.global_step == 4:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    step = PretrainModule.training_step
+    monkeypatch.setattr(PretrainModule, "training_step", interrupted_step)
+    with pytest.raises(SystemExit):
+        fit("pretrain", cube_store, tmp_path, "cut")
+    monkeypatch.setattr(PretrainModule, "training_step", step)
+    with pytest.raises(UserError) as caught:
+        fit("pretrain", cube_store, tmp_path, "cut", "--model.optim.lr", "0.5", "--data.batch_size", "1")
+    message = str(caught.value)
+    assert "model.optim.lr 0.001 -> 0.5" in message
+    assert "data.batch_size 2 -> 1" in message
+    assert "\n" not in message
+    (tmp_path / "moved").symlink_to(cube_store)
+    monkeypatch.chdir(tmp_path)
+    recipes = [
+        os.path.join(os.path.dirname(__file__), "..", "..", "configs", "pretrain", one) for one in ("demo", "smoke")
+    ]
+    pretrain_program.main(
+        [
+            *("fit", "--config", f"{recipes[0]}.yaml", "--config", f"{recipes[1]}.yaml", "--data.patch", "[16,16,16]"),
+            *("--data.store", "moved", "--run.root", ".", "--run.group", "g", "--run.name", "cut"),
+            *("--data.num_workers", "1", "--trainer.log_every_n_steps", "2", "--run.wandb", "offline"),
+        ]
+    )
+    resumed = weights("pretrain", tmp_path / "g" / "cut")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
