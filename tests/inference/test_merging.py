@@ -70,11 +70,20 @@ def test_a_cut_copy_goes_even_if_it_hardly_overlaps():
     assert merged(Sightings.cat([cut, whole])).boxes.tolist() == [[9, 2, 2, 15, 7, 7]]
 
 
-def test_the_larger_of_two_cut_halves_is_kept_of_an_object_that_fits_no_tile():
-    # The object fills D = 2 .. 14; tiles at 0 and 5 of size 10 see 2 .. 10 and 5 .. 14, with IoU 5 / 12.
+def test_an_object_that_fits_no_tile_is_joined_of_its_two_pieces():
+    # The object fills D = 2 .. 14; tiles at 0 and 5 of size 10 see 2 .. 10 and 5 .. 14.
     first = Sightings.in_tile(detections([[2, 2, 2, 10, 7, 7]], [0.8]), (0, 0, 0), PATCH, SHAPE)
     second = Sightings.in_tile(detections([[0, 2, 2, 9, 7, 7]], [0.8]), (5, 0, 0), PATCH, SHAPE)
-    assert merged(Sightings.cat([first, second]), nms_iou=0.9).boxes.tolist() == [[5, 2, 2, 14, 7, 7]]
+    found = merged(Sightings.cat([first, second]), nms_iou=0.9)
+    assert found.boxes.tolist() == [[2, 2, 2, 14, 7, 7]]
+    assert found.scores.tolist() == pytest.approx([0.8])
+
+
+def test_the_larger_of_two_pieces_is_kept_where_the_tiles_do_not_agree():
+    # The second piece ends before the first one's tile does, so it cannot continue it: 2 .. 10 and 5 .. 8.
+    first = Sightings.in_tile(detections([[2, 2, 2, 10, 7, 7]], [0.8]), (0, 0, 0), PATCH, SHAPE)
+    second = Sightings.in_tile(detections([[0, 2, 2, 3, 7, 7]], [0.8]), (5, 0, 0), PATCH, SHAPE)
+    assert merged(Sightings.cat([first, second]), nms_iou=0.9).boxes.tolist() == [[2, 2, 2, 10, 7, 7]]
 
 
 def test_an_object_nobody_saw_whole_is_kept():

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes, tiles_covering
+from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes
 from medpretrain3d.inference.tiles import tile_starts
 
 ALL_MIRRORS = (0, 1, 2)
@@ -166,12 +166,6 @@ def test_scores_below_the_threshold_are_left_out(blob_finder):
     image, _, brightness = volume_with_blobs()
     found = detect_volume(blob_finder, image, (16, 16, 16), InferenceConfig(score_threshold=0.55))
     assert found.scores.tolist() == pytest.approx(sorted((value for value in brightness if value > 0.55), reverse=True))
-
-
-def test_tiles_covering_a_centre_are_counted():
-    starts = tile_starts((16, 8, 8), (8, 8, 8), 0.5)  # 0, 4, 8 along D
-    boxes = torch.tensor([[0.0, 0, 0, 2, 2, 2], [5, 0, 0, 7, 2, 2], [14, 0, 0, 16, 2, 2]])
-    assert tiles_covering(boxes, starts, (8, 8, 8)).tolist() == [1, 2, 1]
 
 
 def test_score_of_clusters_counts_views_that_saw_nothing(blob_finder):

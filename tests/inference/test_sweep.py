@@ -25,8 +25,7 @@ def seen_case(boxes, scores, target_boxes, case="a", labels=None):
     found = Detections(
         torch.tensor(boxes).float().reshape(-1, 6), torch.tensor(scores), torch.zeros(len(scores)).long()
     )
-    count = len(scores)
-    sightings = Sightings(found, torch.ones(count), torch.zeros(count, dtype=torch.bool), torch.ones(count))
+    sightings = Sightings.in_tile(found, (0, 0, 0), (16, 16, 16), (16, 16, 16))
     targets = Targets(torch.tensor(target_boxes).float().reshape(-1, 6), torch.zeros(len(target_boxes)).long())
     return SeenCase(case, (1.0, 1.0, 1.0), sightings, targets)
 
@@ -88,7 +87,7 @@ def test_sightings_come_back_from_their_file(tmp_path):
         assert (ours.case, ours.spacing_mm) == (theirs.case, theirs.spacing_mm)
         for name in ("boxes", "scores", "labels"):
             assert torch.equal(getattr(ours.sightings.detections, name), getattr(theirs.sightings.detections, name))
-        for name in ("depth", "is_cut", "num_expected"):
+        for name in ("depth", "touches_face", "view", "views"):
             assert torch.equal(getattr(ours.sightings, name), getattr(theirs.sightings, name))
         assert torch.equal(ours.targets.boxes, theirs.targets.boxes)
         assert torch.equal(ours.targets.labels, theirs.targets.labels)

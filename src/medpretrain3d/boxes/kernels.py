@@ -97,8 +97,10 @@ def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
 
 
 @compiled
-def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float) -> NDArray[np.bool_]:
-    """Which boxes (N, 6), best first, finite and with volume, survive suppression: (N,) bool.
+def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, finds_best: bool) -> NDArray[np.int64]:
+    """By which kept box each of (N, 6) boxes, best first, finite and with volume, is suppressed; itself if kept: (N,).
+
+    Of several kept boxes it names the best one if `finds_best`, else any, which is faster.
 
     Kept boxes hang in the cells of a grid by their centre. Boxes that overlap are no farther apart than half the sum of
     their extents, so a box looks only into the cells within that reach; the few boxes much longer than the others would
@@ -130,7 +132,7 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float) -
     following = np.full(count, -1)  # the next kept box of the same cell
     large_kept = np.empty(count, np.int64)
     num_large = 0
-    keep = np.ones(count, np.bool_)
+    winner = np.arange(count)
     first, last = np.empty(3, np.int64), np.empty(3, np.int64)
     for i in range(count):
         for axis in range(3):
@@ -140,22 +142,59 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float) -
             last[axis] = int(min(cells[axis] - 1.0, (place + radius) / edge[axis] + 1e-6))
         for k in range(num_large):
             if _iou(boxes, volumes, i, large_kept[k]) > iou_threshold:
-                keep[i] = False
+                winner[i] = large_kept[k]
                 break
         for d in range(first[0], last[0] + 1):
             for h in range(first[1], last[1] + 1):
                 for w in range(first[2], last[2] + 1):
                     other = head[d, h, w]
-                    while keep[i] and other >= 0:
-                        keep[i] = not _iou(boxes, volumes, i, other) > iou_threshold
+                    while other >= 0 and (finds_best or winner[i] == i):
+                        if other < winner[i] and _iou(boxes, volumes, i, other) > iou_threshold:
+                            winner[i] = other
                         other = following[other]
-        if keep[i] and large[i]:
+        if winner[i] == i and large[i]:
             large_kept[num_large] = i
             num_large += 1
-        elif keep[i]:
+        elif winner[i] == i:
             d = int((center[i, 0] - low[0]) / edge[0])
             h = int((center[i, 1] - low[1]) / edge[1])
             w = int((center[i, 2] - low[2]) / edge[2])
             following[i] = head[d, h, w]
             head[d, h, w] = i
-    return keep
+    return winner
+
+
+@compiled
+def cover(
+    boxes: NDArray[Any],
+    volumes: NDArray[Any],
+    scores: NDArray[Any],
+    min_covered: float,
+    min_score_ratio: float,
+    num_covers: int,
+) -> NDArray[np.int64]:
+    """By which cover each of (N, 6) boxes is covered; itself if by none: (N,). See `covered_by`."""
+    count = boxes.shape[0]
+    owner = np.arange(count)
+    covers = np.empty(count, np.int64)
+    found = 0
+    for i in range(count):
+        if num_covers < 0 or i >= num_covers:
+            for k in range(found):
+                j = covers[k]
+                if not scores[j] >= min_score_ratio * scores[i]:
+                    continue
+                shared = boxes.dtype.type(1)
+                for axis in range(3):
+                    edge = min(boxes[i, axis + 3], boxes[j, axis + 3]) - max(boxes[i, axis], boxes[j, axis])
+                    if not edge > 0:
+                        shared = boxes.dtype.type(0)
+                        break
+                    shared *= edge
+                if shared > 0 and shared >= min_covered * volumes[i]:
+                    owner[i] = j
+                    break
+        if owner[i] == i and (num_covers < 0 or i < num_covers):
+            covers[found] = i
+            found += 1
+    return owner

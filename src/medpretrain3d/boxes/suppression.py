@@ -30,16 +30,66 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     if boxes.device.type != "cpu":
         return blocked_nms(boxes, scores, iou_threshold)
     order = scores.argsort(descending=True, stable=True)
-    boxes = at_least_float32(boxes.detach())[order]
+    winner = _winners(boxes[order], iou_threshold, finds_best=False)
+    return order[winner == torch.arange(len(order))]
+
+
+def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+    """Suppress as `nms` does, and say for every box which one stands for it; on the CPU.
+
+    Args:
+        boxes: (N, 6).
+        scores: (N,).
+        iou_threshold: as in `nms`.
+
+    Returns:
+        Indices of the boxes kept (K,) int64, best score first; and for every box (N,) int64 the place among them of the
+        best one whose IoU with it is above the threshold, its own place for a box that is kept.
+    """
+    order = scores.argsort(descending=True, stable=True)
+    winner = _winners(boxes[order], iou_threshold, finds_best=True)
+    is_kept = winner == torch.arange(len(order))
+    place = torch.empty_like(order)
+    place[order] = (is_kept.cumsum(0) - 1)[winner]
+    return order[is_kept], place
+
+
+def covered_by(
+    boxes: Tensor, scores: Tensor, min_covered: float, min_score_ratio: float, num_covers: int | None = None
+) -> Tensor:
+    """Find boxes that mostly lie in an earlier one; on the CPU: (N,) int64, index of that box, or a box's own.
+
+    Args:
+        boxes: (N, 6), in the order in which they are believed.
+        scores: (N,).
+        min_covered: share of a box's volume that the other one holds at least.
+        min_score_ratio: of the other one's score to the box's own, at least.
+        num_covers: the first so many boxes stand by themselves and cover the rest; None if every box does that is not
+            itself covered.
+    """
+    from medpretrain3d.boxes.kernels import cover
+
+    boxes = at_least_float32(boxes.detach())
+    every = -1 if num_covers is None else num_covers
+    owner = cover(
+        boxes.numpy(), box_volume(boxes).numpy(), scores.detach().numpy(), min_covered, min_score_ratio, every
+    )
+    return torch.from_numpy(owner)
+
+
+def _winners(boxes: Tensor, iou_threshold: float, finds_best: bool) -> Tensor:
+    """By which kept box each of (N, 6) boxes, best first, is suppressed; itself if kept: (N,)."""
+    boxes = at_least_float32(boxes.detach())
     volume = box_volume(boxes)
-    keep = torch.ones(len(boxes), dtype=torch.bool)
+    winner = torch.arange(len(boxes))
     solid = torch.nonzero((volume > 0) & boxes.isfinite().all(dim=1))[:, 0]
     if len(solid) > 1:
-        from medpretrain3d.boxes.kernels import suppress
+        from medpretrain3d.boxes.kernels import suppress as suppress_kernel
 
         threshold = boxes.new_tensor(iou_threshold).numpy()[()]
-        keep[solid] = torch.from_numpy(suppress(boxes[solid].numpy(), volume[solid].numpy(), threshold))
-    return order[keep]
+        found = suppress_kernel(boxes[solid].numpy(), volume[solid].numpy(), threshold, finds_best)
+        winner[solid] = solid[torch.from_numpy(found)]
+    return winner
 
 
 def blocked_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, block: int = 512) -> Tensor:

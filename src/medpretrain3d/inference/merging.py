@@ -1,39 +1,50 @@
-"""From what many overlapping tiles saw to one list of detections: boxes near a tile's border give way to whole ones."""
+"""From raw detections of overlapping tiles to one list: whole boxes are merged, cut ones give way or are joined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections, box_iou, box_volume, nms
-from medpretrain3d.inference.clustering import weighted_box_clustering
+from medpretrain3d.boxes import Detections, box_volume, covered_by, nms, suppress
+from medpretrain3d.inference.clustering import Clusters, cluster_boxes, per_cluster
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.sightings import Sightings
+from medpretrain3d.inference.joining import join_pieces
+from medpretrain3d.inference.sightings import Sightings, num_unseen_views
 
-# The best sightings of a class that are merged. Time grows with the square: 5,000 that hardly overlap, the worst case,
-# took 0.3 s (nms) and 0.8 s (wbc) on one core.
-MAX_SIGHTINGS = 5_000
+MIN_COVERED = 0.5
+"""Share of a cut box that lies in a better one from which on both are one object."""
+MIN_SCORE_RATIO = 0.5
+"""A whole box speaks for a cut one of up to twice its score; a weak whole box is no reason to drop a sure cut one."""
 
 
 def merge_sightings(
     sightings: Sightings, config: InferenceConfig, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Detections:
-    """One detection per object out of what all tiles and views saw, class by class, best score first.
+    """Merge raw detections of all tiles and views to one detection per object, class by class, best score first.
 
-    A cut sighting that mostly lies in a better one goes first: its IoU with the whole box can be small, and suppression
-    alone would leave it as a second object. Then `nms` keeps the sighting of highest rank (score times weight) with its
-    own score, and `wbc` takes the weighted mean of box and score.
+    1. Boxes that no tile face cuts are merged: `nms` keeps the one of highest rank (score times weight) with its own
+       score, `wbc` takes the weighted mean of box and score (`cluster_boxes`).
+    2. A cut box of which half or more lies in such an object of at least half its score is a sighting of that object
+       and adds nothing but that its view has seen it.
+    3. Other cut boxes are joined where neighbouring tiles agree (`join_pieces`). Of those that remain and mostly lie in
+       each other, joined ones stand for the others, longer ones for shorter ones, then those of higher rank.
+    4. With `wbc`, an object found by `n` views loses score for every view that could have seen it whole and holds no
+       detection of it: score * n / (n + num_missing).
+    5. Of objects that overlap by more than `nms_iou` the one of the higher score stays.
+
+    Time grows with the number of detections times the number of objects; nothing is cut off before merging.
 
     Args:
         sightings: in voxels of the volume, clipped to it.
         config: the way of merging and its thresholds.
         spacing_mm: of the volume (D, H, W), for `config.min_size_mm`.
     """
-    sightings = sightings[sightings.detections.scores >= config.score_threshold]
+    sightings = sightings[torch.nonzero(sightings.detections.scores >= config.score_threshold)[:, 0]]
     merged = [
-        _merge_class(sightings[sightings.detections.labels == label], label, config)
+        _merge_class(sightings[torch.nonzero(sightings.detections.labels == label)[:, 0]], label, config)
         for label in sightings.detections.labels.unique()
     ]
     found = Detections.cat(merged)
@@ -41,30 +52,92 @@ def merge_sightings(
     return found[extent_mm.amax(dim=1) >= config.min_size_mm]
 
 
+@dataclass(frozen=True)
+class _Objects:
+    """Merged objects, and which of them each raw detection speaks of."""
+
+    boxes: Tensor
+    scores: Tensor
+    owner: Tensor
+    """(N,) int64."""
+    is_member: Tensor
+    """(N,) bool: the detection made the object's box and score; False if it only says that its view has seen it."""
+
+
 def _merge_class(sightings: Sightings, label: Tensor, config: InferenceConfig) -> Detections:
-    weights = config.border_weight + (1 - config.border_weight) * sightings.depth
-    ranks = sightings.detections.scores * weights  # which of two sightings of one object to believe
-    best = ranks.argsort(descending=True, stable=True)[:MAX_SIGHTINGS]
-    best = best[~_is_cut_copy(sightings.detections.boxes[best], ranks[best], sightings.is_cut[best])]
-    boxes, scores = sightings.detections.boxes[best], sightings.detections.scores[best]
+    objects = _objects(sightings, config)
+    boxes, scores = objects.boxes, objects.scores
     if config.merge == "wbc":
-        num_expected = sightings.num_expected[best]
-        boxes, scores = weighted_box_clustering(boxes, scores, weights[best], num_expected, config.nms_iou)
-    else:
-        kept = nms(boxes, ranks[best], config.nms_iou)
-        boxes, scores = boxes[kept], scores[kept]
-    order = scores.argsort(descending=True, stable=True)[: config.max_per_class]
+        scores = scores * _share_of_views(objects, sightings)
+    order = nms(boxes, scores, config.nms_iou)[: config.max_per_class]
     order = order[scores[order] >= config.score_threshold]
     return Detections(boxes[order], scores[order], label.expand(len(order)))
 
 
-def _is_cut_copy(boxes: Tensor, ranks: Tensor, is_cut: Tensor, block: int = 512) -> Tensor:
-    """(N,) bool: True for a cut box of which half or more lies in a box that ranks above it."""
-    is_copy = torch.zeros(len(boxes), dtype=torch.bool)
-    for cut in torch.nonzero(is_cut)[:, 0].split(block):
-        iou = box_iou(boxes[cut], boxes)
-        volume_cut, volume = box_volume(boxes[cut])[:, None], box_volume(boxes)[None, :]
-        # iou = i / (a + b - i), solved for the intersection i.
-        covered = iou * (volume_cut + volume) / (1 + iou) / volume_cut
-        is_copy[cut] = ((covered >= 0.5) & (ranks[None, :] > ranks[cut][:, None])).any(dim=1)
-    return is_copy
+def _objects(sightings: Sightings, config: InferenceConfig) -> _Objects:
+    found, is_cut = sightings.detections, sightings.is_cut
+    weights = config.border_weight + (1 - config.border_weight) * sightings.depth
+    whole, cut = torch.nonzero(~is_cut)[:, 0], torch.nonzero(is_cut)[:, 0]
+    merged = _merge_whole(found.boxes[whole], found.scores[whole], weights[whole], config)
+    owner = torch.full((len(is_cut),), -1)
+    owner[whole] = merged.owner
+    if len(cut):
+        owner[cut] = _owner_of_copies(found.boxes[cut], found.scores[cut], merged)
+    pieces = torch.nonzero(owner < 0)[:, 0]
+    longer = _merge_pieces(sightings[pieces], weights[pieces], config)
+    owner[pieces] = len(merged.scores) + longer.owner
+    is_member = ~is_cut
+    is_member[pieces] = True
+    boxes, scores = torch.cat([merged.boxes, longer.boxes]), torch.cat([merged.scores, longer.scores])
+    return _Objects(boxes, scores, owner, is_member)
+
+
+def _merge_whole(boxes: Tensor, scores: Tensor, weights: Tensor, config: InferenceConfig) -> Clusters:
+    if config.merge == "wbc":
+        return cluster_boxes(boxes, scores, weights, config.nms_iou)
+    kept, owner = suppress(boxes, scores * weights, config.nms_iou)
+    return Clusters(boxes[kept], scores[kept], owner)
+
+
+def _owner_of_copies(boxes: Tensor, scores: Tensor, whole: Clusters) -> Tensor:
+    """Per cut box the best whole object that it mostly lies in, -1 for none: (N,)."""
+    order = whole.scores.argsort(descending=True, stable=True)
+    owner = covered_by(
+        torch.cat([whole.boxes[order], boxes]),
+        torch.cat([whole.scores[order], scores]),
+        MIN_COVERED,
+        MIN_SCORE_RATIO,
+        num_covers=len(order),
+    )[len(order) :]
+    is_copy = owner < len(order)
+    return torch.where(is_copy, order[owner.where(is_copy, 0)] if len(order) else owner, -1)
+
+
+def _merge_pieces(pieces: Sightings, weights: Tensor, config: InferenceConfig) -> Clusters:
+    found = pieces.detections
+    joined = join_pieces(found.boxes, found.scores, pieces.touches_face, pieces.views[pieces.view])
+    ranks = joined.scores * per_cluster(weights, joined.owner, len(joined.scores)) / joined.num_pieces
+    volumes = box_volume(joined.boxes)
+    # Joined boxes come first, those that end at no tile's face before the others, and the longer the more complete.
+    is_joined, share = joined.num_pieces > 1, volumes / volumes.max() if len(volumes) else volumes
+    ranks = torch.where(is_joined, 3.0 - 1.5 * joined.is_cut.float() + share, ranks)
+    order = ranks.argsort(descending=True, stable=True)
+    cover = covered_by(joined.boxes[order], joined.scores[order], MIN_COVERED, MIN_SCORE_RATIO)  # (J,) places in order
+    kept, place = cover.unique(return_inverse=True)
+    owner = torch.empty_like(order)
+    owner[order] = place
+    owner = owner[joined.owner]  # (P,)
+    scores = joined.scores[order[kept]]
+    if config.merge == "wbc":
+        weighted = per_cluster(weights * found.scores, owner, len(kept))
+        scores = weighted / per_cluster(weights, owner, len(kept))
+    return Clusters(joined.boxes[order[kept]], scores, owner)
+
+
+def _share_of_views(objects: _Objects, sightings: Sightings) -> Tensor:
+    """Of the views that found an object or could have seen it whole, the share that found it: (M,)."""
+    num_views, count = max(1, len(sightings.views)), len(objects.scores)
+    pairs = (objects.owner * num_views + sightings.view)[objects.is_member].unique()
+    num_found = per_cluster(torch.ones(len(pairs)), pairs // num_views, count)
+    num_missing = num_unseen_views(objects.boxes, sightings.views, objects.owner, sightings.view)
+    return num_found / (num_found + num_missing)

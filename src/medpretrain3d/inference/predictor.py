@@ -22,7 +22,7 @@ from medpretrain3d.inference.merging import merge_sightings
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.sightings import Sightings
-from medpretrain3d.inference.sliding_window import Progress, num_expected, see_volume
+from medpretrain3d.inference.sliding_window import Progress, see_volume
 from medpretrain3d.inference.tiles import tile_starts
 
 
@@ -144,20 +144,9 @@ class Predictor:
             patch = bundle.preprocessing.patch
             seen = see_volume(bundle.detector, tiles, patch, config, self.batch_size, told)
             seen.detections.boxes = _mapped(seen.detections.boxes, tiles.grid, grid)
+            seen.views = _mapped(seen.views, tiles.grid, grid)
             parts.append(seen)
-        sightings = Sightings.cat(parts)
-        sightings.num_expected = torch.stack(
-            [
-                num_expected(
-                    _mapped(sightings.detections.boxes, grid, tiles.grid),
-                    tiles.shape,
-                    bundle.preprocessing.patch,
-                    config,
-                )
-                for bundle, config, tiles in members
-            ]
-        ).sum(dim=0)
-        return sightings
+        return Sightings.cat(parts)
 
     def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
         member, segmenter = self.segmenter

@@ -23,8 +23,8 @@ from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sightings import Sightings
 
 FORMAT = "medpretrain3d-sightings"
-VERSION = 1
-_ADVICE = "make the file again"
+VERSION = 2  # 1 held no views
+_ADVICE = "make the file again with medpretrain3d tune BUNDLE --store STORE"
 
 
 @with_config(SCHEMA)
@@ -110,7 +110,7 @@ class SeenCases:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not readable as sightings ({error}); {_ADVICE}") from error
         document = parse_json(about, str(path), object, _ADVICE)
-        check_header(document, str(path), FORMAT, range(1, VERSION + 1), _ADVICE)
+        check_header(document, str(path), FORMAT, range(VERSION, VERSION + 1), _ADVICE)
         known = checked(document, _About, str(path), _ADVICE)
         try:
             _check_tensors(tensors, len(known["cases"]), len(known["classes"]))
@@ -125,11 +125,11 @@ class SeenCases:
 def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:
     """Shapes and types as `_tensors` makes them, lengths that agree with each other, finite values, known labels."""
     counts = tensors.get("counts", torch.zeros(0))
-    if counts.shape != (num_cases, 3) or counts.dtype != torch.long or bool((counts < 0).any()):
+    if counts.shape != (num_cases, 4) or counts.dtype != torch.long or bool((counts < 0).any()):
         raise UserError(f"counts of {tuple(counts.shape)} do not fit {num_cases} cases; {_ADVICE}")
-    num_seen, num_targets, num_ignored = (sum(column) for column in counts.T.tolist())
-    rows = dict.fromkeys(("boxes", "scores", "labels", "depth", "is_cut", "num_expected"), num_seen)
-    rows |= {"target_boxes": num_targets, "target_labels": num_targets, "ignore_boxes": num_ignored}
+    num_seen, num_targets, num_ignored, num_views = (sum(column) for column in counts.T.tolist())
+    rows = dict.fromkeys(("boxes", "scores", "labels", "depth", "touches_face", "view"), num_seen)
+    rows |= {"views": num_views, "target_boxes": num_targets, "target_labels": num_targets, "ignore_boxes": num_ignored}
     wanted = _tensors([])
     for name, count in rows.items():
         tensor = tensors.get(name, torch.zeros(0, dtype=torch.complex64))
@@ -142,43 +142,51 @@ def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int)
     for name in ("labels", "target_labels"):
         if bool(((tensors[name] < 0) | (tensors[name] >= num_classes)).any()):
             raise UserError(f"{name} are not all from 0 to {num_classes - 1}; {_ADVICE}")
+    limits = counts[:, 3].repeat_interleave(counts[:, 0])  # (N,) views of the case of each detection
+    if bool(((tensors["view"] < 0) | (tensors["view"] >= limits)).any()):
+        raise UserError(f"view names rows that views does not have; {_ADVICE}")
 
 
 def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
-    """All cases behind each other; `counts` (cases, 3) says how many sightings, targets and ignore regions each has."""
+    """All cases behind each other; `counts` (cases, 4) counts sightings, targets, ignore regions and views."""
     seen = Sightings.cat([one.sightings for one in cases])
     ignore = [_ignore(one.targets) for one in cases]
-    counts = [[len(one.sightings), len(one.targets.labels), len(i)] for one, i in zip(cases, ignore, strict=True)]
+    counts = [
+        [len(one.sightings), len(one.targets.labels), len(regions), len(one.sightings.views)]
+        for one, regions in zip(cases, ignore, strict=True)
+    ]
     tensors = {
         "boxes": seen.detections.boxes,
         "scores": seen.detections.scores,
         "labels": seen.detections.labels,
         "depth": seen.depth,
-        "is_cut": seen.is_cut,
-        "num_expected": seen.num_expected,
+        "touches_face": seen.touches_face,
+        "view": torch.cat([torch.zeros(0, dtype=torch.long), *(one.sightings.view for one in cases)]),
+        "views": seen.views,
         "target_boxes": torch.cat([torch.zeros(0, 6), *(one.targets.boxes for one in cases)]),
         "target_labels": torch.cat([torch.zeros(0, dtype=torch.long), *(one.targets.labels for one in cases)]),
         "ignore_boxes": torch.cat([torch.zeros(0, 6), *ignore]),
-        "counts": torch.tensor(counts, dtype=torch.long).reshape(-1, 3),
+        "counts": torch.tensor(counts, dtype=torch.long).reshape(-1, 4),
     }
     return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # no two share memory
 
 
 def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str, Tensor]) -> list[SeenCase]:
-    num_seen, num_targets, num_ignored = tensors["counts"].T.tolist()
+    num_seen, num_targets, num_ignored, num_views = tensors["counts"].T.tolist()
 
     def split(name: str, counts: list[int]) -> tuple[Tensor, ...]:
         return tensors[name].split(counts)
 
     boxes, scores, labels = (split(name, num_seen) for name in ("boxes", "scores", "labels"))
-    depth, is_cut, expected = (split(name, num_seen) for name in ("depth", "is_cut", "num_expected"))
+    depth, touches_face, view = (split(name, num_seen) for name in ("depth", "touches_face", "view"))
+    views = split("views", num_views)
     target_boxes, target_labels = split("target_boxes", num_targets), split("target_labels", num_targets)
     ignore = split("ignore_boxes", num_ignored)
     return [
         SeenCase(
             name,
             spacings[i],
-            Sightings(Detections(boxes[i], scores[i], labels[i]), depth[i], is_cut[i], expected[i]),
+            Sightings(Detections(boxes[i], scores[i], labels[i]), depth[i], touches_face[i], view[i], views[i]),
             Targets(target_boxes[i], target_labels[i], ignore=ignore[i]),
         )
         for i, name in enumerate(names)

@@ -1,4 +1,4 @@
-"""What tiles and mirrored views saw, before it is merged: boxes in the volume, and how well each was seen."""
+"""Raw detections of tiles and mirrored views: boxes in the volume, and how well each was seen, before merging."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from medpretrain3d.inference.tiles import Triple
 
 # A cut box ends at the tile's face; regression leaves it within a voxel of it.
 CUT_MARGIN_VOX = 1.0
+# Stands for "no face": the volume ends before the tile does. Finite, so that regions can be mapped to another grid.
+FAR_VOX = 1e6
 
 
 @dataclass
@@ -22,22 +24,31 @@ class Sightings:
     detections: Detections
     depth: Tensor
     """(N,) how deep in its tile the box's centre lies: 0 at a face, 1 in the middle."""
-    is_cut: Tensor
-    """(N,) bool: the box ends at a tile face inside the volume, so the object may go on beyond it."""
-    num_expected: Tensor
-    """(N,) how many tiles and views could have seen the place."""
+    touches_face: Tensor
+    """(N, 6) bool, in the order of a box's coordinates: the box ends at that face of its tile inside the volume, so the
+    object may go on beyond it."""
+    view: Tensor
+    """(N,) int64, row of `views`: the tile and mirrored view that saw the box."""
+    views: Tensor
+    """(V, 6) every view of every tile that was run, also those without a detection: the region in which a box is seen
+    whole, its faces inside the volume moved inwards by `CUT_MARGIN_VOX`, the others infinitely far (`FAR_VOX`)."""
 
     def __len__(self) -> int:
         return len(self.depth)
 
     def __getitem__(self, index: Tensor) -> Sightings:
-        return Sightings(self.detections[index], self.depth[index], self.is_cut[index], self.num_expected[index])
+        return Sightings(
+            self.detections[index], self.depth[index], self.touches_face[index], self.view[index], self.views
+        )
+
+    @property
+    def is_cut(self) -> Tensor:
+        """(N,) bool: the box touches a face of its tile inside the volume."""
+        return self.touches_face.any(dim=1)
 
     @staticmethod
     def in_tile(detections: Detections, start: Triple, patch: Triple, shape: Triple) -> Sightings:
-        """What one tile saw, clipped to the volume; boxes without extent there (in the padding) are gone.
-
-        `num_expected` is 1 until the other tiles are known.
+        """Raw detections of one view of one tile, clipped to the volume; boxes without extent there are gone.
 
         Args:
             detections: in voxels of the tile, on the CPU.
@@ -49,26 +60,59 @@ class Sightings:
         inside = torch.nonzero((boxes[:, 3:] > boxes[:, :3]).all(dim=1))[:, 0]
         found = Detections(boxes, detections.scores.float(), detections.labels)[inside]
         low, high = _inner_faces(start, patch, shape)
-        is_cut = (found.boxes[:, :3] < low + CUT_MARGIN_VOX) | (found.boxes[:, 3:] > high - CUT_MARGIN_VOX)
+        low, high = (low + CUT_MARGIN_VOX).clamp(min=-FAR_VOX), (high - CUT_MARGIN_VOX).clamp(max=FAR_VOX)
+        touches_face = torch.cat([found.boxes[:, :3] < low, found.boxes[:, 3:] > high], dim=1)
         depth = center_depth(found.boxes, start, patch, shape)
-        return Sightings(found, depth, is_cut.any(dim=1), torch.ones(len(depth)))
+        return Sightings(
+            found, depth, touches_face, torch.zeros(len(depth), dtype=torch.long), torch.cat([low, high])[None]
+        )
 
     @staticmethod
     def cat(parts: Sequence[Sightings]) -> Sightings:
-        """All sightings of several parts, in the order given."""
+        """All raw detections of several parts, in the order given."""
         if not parts:
-            return Sightings(Detections.cat([]), torch.zeros(0), torch.zeros(0, dtype=torch.bool), torch.zeros(0))
+            return Sightings(
+                Detections.cat([]),
+                torch.zeros(0),
+                torch.zeros(0, 6, dtype=torch.bool),
+                torch.zeros(0, dtype=torch.long),
+                torch.zeros(0, 6),
+            )
         joined = Detections(
             torch.cat([part.detections.boxes for part in parts]),
             torch.cat([part.detections.scores for part in parts]),
             torch.cat([part.detections.labels for part in parts]),
         )
+        first_view = torch.tensor([0, *(len(part.views) for part in parts)]).cumsum(0).tolist()
         return Sightings(
             joined,
             torch.cat([part.depth for part in parts]),
-            torch.cat([part.is_cut for part in parts]),
-            torch.cat([part.num_expected for part in parts]),
+            torch.cat([part.touches_face for part in parts]),
+            torch.cat([part.view + first for part, first in zip(parts, first_view, strict=False)]),
+            torch.cat([part.views for part in parts]),
         )
+
+
+def num_unseen_views(boxes: Tensor, views: Tensor, owner: Tensor, owner_view: Tensor, block: int = 256) -> Tensor:
+    """Number of views that could have seen each box whole and hold no detection of it: (M,) int64.
+
+    Args:
+        boxes: (M, 6) merged objects in voxels of the volume.
+        views: (V, 6) regions in which boxes are seen whole.
+        owner: (E,) int64 index into `boxes`, and
+        owner_view: (E,) int64 row of `views`: a detection of that object in that view.
+        block: boxes looked at together; bounds the memory at `block x V`.
+    """
+    order = owner.argsort(stable=True)
+    owner, owner_view = owner[order], owner_view[order]
+    counts = []
+    for start in range(0, len(boxes), block):
+        part = boxes[start : start + block, None]  # (b, 1, 6)
+        could_see = (part[..., :3] >= views[:, :3]).all(dim=2) & (part[..., 3:] <= views[:, 3:]).all(dim=2)  # (b, V)
+        first, last = torch.searchsorted(owner, torch.tensor([start, start + len(part)])).tolist()
+        could_see[owner[first:last] - start, owner_view[first:last]] = False
+        counts.append(could_see.sum(dim=1))
+    return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.long)
 
 
 def center_depth(boxes: Tensor, start: Triple, patch: Triple, shape: Triple) -> Tensor:

@@ -99,9 +99,7 @@ def see_volume(
                 progress(batch[-1].tile, len(starts))
     if progress is not None:
         progress(len(starts), len(starts))
-    sightings = Sightings.cat(seen)
-    sightings.num_expected = num_expected(sightings.detections.boxes, tiles.shape, patch, config)
-    return sightings
+    return Sightings.cat(seen)
 
 
 def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
@@ -114,22 +112,6 @@ def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
         mirrored[:, axis] = shape[axis] - boxes[:, axis + 3]
         mirrored[:, axis + 3] = shape[axis] - boxes[:, axis]
     return mirrored
-
-
-def num_expected(boxes: Tensor, shape: Triple, patch: Triple, config: InferenceConfig) -> Tensor:
-    """How many tiles and views of a volume show each box's centre: (N,)."""
-    return tiles_covering(boxes, tile_starts(shape, patch, config.overlap), patch) * len(config.views)
-
-
-def tiles_covering(boxes: Tensor, starts: Sequence[Triple], patch: Triple) -> Tensor:
-    """How many tiles hold each box's centre: (N,). The tiles form a grid, so the counts along the axes multiply."""
-    center = (boxes[:, :3] + boxes[:, 3:]) / 2
-    count = torch.ones(len(boxes))
-    for axis in range(3):
-        first = torch.tensor(sorted({start[axis] for start in starts}))
-        inside = (center[:, axis, None] >= first) & (center[:, axis, None] < first + patch[axis])
-        count *= inside.sum(dim=1)
-    return count
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:
