@@ -61,7 +61,7 @@ def test_picai_from_detection_maps_on_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("public_id,label_id\nRibFrac1,1\n", "has no column 'confidence'"),
+        ("public_id,label_id\nRibFrac1,1\n", "lacks the column confidence"),
         ("public_id,label_id,confidence\nRibFrac1,1,high\n", "without whole label_id"),
         ("public_id,label_id,confidence\nRibFrac1,1,0.5\nRibFrac1,1,0.6\n", "instance 1 .* is listed twice"),
         ("public_id,label_id,confidence\nRibFrac1,1,0.5\n", "instance 2 of the mask has no score"),

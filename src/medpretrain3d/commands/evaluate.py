@@ -15,8 +15,6 @@ Every protocol is defined in docs/evaluation.md. The table goes to the terminal,
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import csv_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
@@ -126,11 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 def per_case_csv(rows: list[Mapping[str, Any]]) -> str:
     """One row per scan under the names of its numbers."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any
 
 from medpretrain3d.atomic import put_back
 from medpretrain3d.commands.read_options import add_read_options, read_options
+from medpretrain3d.documents import LARGE, read_json
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     found = [folder / name for name in CARDS if (folder / name).is_file()]
     if found:
         print(f"{folder}: {CARDS[found[0].name]}")
-        _print(json.loads(found[0].read_text(encoding="utf-8")))
+        _print(read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True))
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder
 

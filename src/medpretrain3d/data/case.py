@@ -266,6 +266,8 @@ class Case:
             UserError: the folder is missing or its sidecar is damaged.
         """
         path = folder / SIDECAR
+        if not path.is_file():
+            raise UserError(f"case {folder.name}: {path} is missing; prepare the case again")
         try:
             sidecar = read_json(path, Sidecar, "it is damaged, `medpretrain3d prepare RAW STORE` makes it again")
             _check_sidecar(sidecar, folder.name)

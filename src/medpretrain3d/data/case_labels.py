@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import CropReader
 from medpretrain3d.data.sampling import CaseOrder
 from medpretrain3d.data.views import OneView, Sample, Unlabelled
+from medpretrain3d.documents import read_table
 from medpretrain3d.errors import UserError
 
 
@@ -69,21 +69,15 @@ class CaseLabelView(OneView):
 
 
 def _read_table(path: Path, is_multi_label: bool) -> dict[str, Sequence[str]]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted a CSV file with the columns case and label")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        missing = {"case", "label"} - set(rows.fieldnames or ())
-        if missing:
-            raise UserError(f"{path}: has no column {' or '.join(sorted(missing))}; wanted the columns case and label")
-        found: dict[str, list[str]] = {}
-        for row in rows:
-            case, label = (row["case"] or "").strip(), (row["label"] or "").strip()
-            if not is_multi_label and (case in found or not label):
-                wrong = "two rows" if case in found else "no label"
-                raise UserError(
-                    f"{path}: case {case} has {wrong}, wanted one label per case; with several or none, set "
-                    "data.views.init_args.is_multi_label"
-                )
-            found.setdefault(case, []).extend([label] if label else [])
+    advice = "wanted a CSV file with the columns case and label"
+    found: dict[str, list[str]] = {}
+    for row in read_table(path, ("case", "label"), advice):
+        case, label = row["case"], row["label"]
+        if not is_multi_label and (case in found or not label):
+            wrong = "two rows" if case in found else "no label"
+            raise UserError(
+                f"{path}: case {case} has {wrong}, wanted one label per case; with several or none, set "
+                "data.views.init_args.is_multi_label"
+            )
+        found.setdefault(case, []).extend([label] if label else [])
     return dict(found)

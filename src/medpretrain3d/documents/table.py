@@ -30,15 +30,12 @@ def read_rows(path: Path, advice: str, max_bytes: int = LARGE) -> list[list[str]
     Raises:
         UserError: the file is missing, too large, not in UTF-8, or no CSV; ends with the advice.
     """
-    text = read_text(path, advice, max_bytes)
-    try:
-        csv.field_size_limit(MAX_CELL)
-        return [[_original(cell) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
-    except csv.Error as error:
-        raise UserError(f"{path}: is no CSV table ({error}); {advice}") from error
+    return _parsed(path, read_text(path, advice, max_bytes), advice)
 
 
-def read_table(path: Path, columns: Iterable[str], advice: str, max_bytes: int = LARGE) -> list[Row]:
+def read_table(
+    path: Path, columns: Iterable[str], advice: str, max_bytes: int = LARGE, drop_torn: bool = False
+) -> list[Row]:
     """The rows of a CSV file by column name, stripped of blanks; without empty rows.
 
     A row may be shorter than the header (the rest is empty), and longer by empty cells.
@@ -48,11 +45,16 @@ def read_table(path: Path, columns: Iterable[str], advice: str, max_bytes: int =
         columns: those that have to be there.
         advice: what to do about a bad file.
         max_bytes: a larger file is refused.
+        drop_torn: whether a last line that lacks cells and its end, as a crash tears it, is left out.
 
     Raises:
         UserError: as `read_rows`, or a column is missing or there twice, or a row has more cells than the header.
     """
-    rows = iter(read_rows(path, advice, max_bytes))
+    text = read_text(path, advice, max_bytes)
+    found = _parsed(path, text, advice)
+    if drop_torn and found and not text.endswith(("\n", "\r")) and len(found[-1]) < len(found[0]):
+        del found[-1]
+    rows = iter(found)
     names = [name.strip() for name in next(rows, [])]
     missing = [name for name in columns if name not in names]
     if missing:
@@ -62,6 +64,14 @@ def read_table(path: Path, columns: Iterable[str], advice: str, max_bytes: int =
     if twice:
         raise UserError(f"{path}: has the column {twice[0]} twice; {advice}")
     return list(_by_name(path, names, rows, advice))
+
+
+def _parsed(path: Path, text: str, advice: str) -> list[list[str]]:
+    csv.field_size_limit(MAX_CELL)
+    try:
+        return [[_original(cell) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
+    except csv.Error as error:
+        raise UserError(f"{path}: is no CSV table ({error}); {advice}") from error
 
 
 def _by_name(path: Path, names: Sequence[str], rows: Iterable[Sequence[str]], advice: str) -> Iterator[Row]:

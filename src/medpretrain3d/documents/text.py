@@ -35,7 +35,7 @@ def read_bytes(path: Path, advice: str, max_bytes: int = SMALL) -> bytes:
                 raise UserError(f"{path}: has {status.st_size:,} bytes, wanted at most {max_bytes:,}; {advice}")
             return file.read(status.st_size)  # a larger number would be allocated at once
     except FileNotFoundError as error:
-        raise UserError(f"{path}: is missing (no such file); {advice}") from error
+        raise UserError(f"{path}: no such file, so it cannot be read; {advice}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: no such file, there is a folder of that name; {advice}") from error
     except OSError as error:

@@ -9,9 +9,13 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, cast
+
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import SCHEMA, Number, read_json
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,14 @@ class RunConfig:
         return self.checkpoints / "last.ckpt"
 
 
+@with_config(SCHEMA)
+class _Facts(TypedDict):
+    """What of `run.json` a run that goes on relies on."""
+
+    minutes: NotRequired[Number]
+    finished: NotRequired[bool]
+
+
 class RunFile:
     """`run.json`: flat facts, written when a run starts, now and then while it lasts, and completed when it ends.
 
@@ -58,7 +70,10 @@ class RunFile:
 
     def read(self) -> dict[str, Any]:
         """The facts so far; empty before the first write."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+        if not self.path.exists():
+            return {}
+        advice = "give another run.name, or run.restart=true to repeat the run"
+        return cast(dict[str, Any], read_json(self.path, _Facts, advice, allow_nan=True))
 
     @property
     def minutes(self) -> float:

@@ -10,14 +10,16 @@ keys are not read. Entries are paired by `case` where both files name their case
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
+from medpretrain3d.documents import LARGE, SCHEMA, Name, Text, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, predicted_case, target_case
 
@@ -132,6 +134,13 @@ def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase
     return [by_name[target.case] for target in targets.cases]
 
 
+@with_config(SCHEMA)
+class _Content(TypedDict):
+    classes: list[Name | int]
+    frame: NotRequired[Text | None]
+    axes: NotRequired[Text | None]
+
+
 @dataclass(frozen=True)
 class _Header:
     """A file whose frame is checked and whose entries are not."""
@@ -161,14 +170,7 @@ class _Header:
 
 
 def _read(path: Path, key: str) -> _Header:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{path}: no such file; give the JSON file with the {key}") from error
-    except PermissionError as error:
-        raise UserError(f"{path}: cannot be read (permission denied)") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); give the JSON file with the {key}") from error
+    content: Any = read_json(path, object, f"not a JSON file as wanted, give the JSON file with the {key}", LARGE, True)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, must be an object with 'classes' and '{key}'")
     for needed in ("classes", key):
@@ -176,12 +178,16 @@ def _read(path: Path, key: str) -> _Header:
             raise UserError(f"{path}: has no '{needed}'; a {key} file needs 'classes' and '{key}'")
         if not isinstance(content[needed], list) or not content[needed]:
             raise UserError(f"{path}: '{needed}' must be a list with at least one entry")
+    checked(content, _Content, str(path), f"give the JSON file with the {key}")
     classes = tuple(map(str, content["classes"]))
     if len(set(classes)) != len(classes):
         raise UserError(f"{path}: classes {list(classes)} name one class twice; each label needs a name of its own")
     wrong = [index for index, entry in enumerate(content[key]) if not isinstance(entry, dict)]
     if wrong:
         raise UserError(f"{path}: entry {wrong[0]} of '{key}' must be an object with boxes and labels")
+    odd = [entry["case"] for entry in content[key] if not isinstance(entry.get("case", ""), str | int)]
+    if odd:
+        raise UserError(f"{path}: case {odd[0]!r:.80} is no name; name every scan by a text")
     names = [str(entry["case"]) for entry in content[key] if "case" in entry]
     if names and len(names) != len(content[key]):
         raise UserError(f"{path}: {len(names)} of {len(content[key])} entries have a 'case'; name all of them or none")

@@ -9,13 +9,13 @@ A predictions file of this project (JSON, frame lps_mm, one class) is read as ma
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from medpretrain3d.documents import read_rows
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import read_predictions
 
@@ -123,8 +123,4 @@ def _read_points(path: Path, value: str) -> Points:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.reader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); give a CSV") from error
+    return read_rows(path, "give a CSV")

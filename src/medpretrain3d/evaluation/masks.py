@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from medpretrain3d.documents import read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.overlap import ScanOverlap, of_detection_map, of_instances
 
@@ -81,15 +81,9 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _read_scores(path: Path) -> dict[str, dict[int, float]]:
+    table = read_table(path, SCORE_COLUMNS, "give the CSV of the instances' scores")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in SCORE_COLUMNS if name not in (reader.fieldnames or [])]
-            if missing:
-                raise UserError(f"{path}: has no column '{missing[0]}'; it needs {', '.join(SCORE_COLUMNS)}")
-            rows = [(row["public_id"], int(row["label_id"]), float(row["confidence"])) for row in reader]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the CSV of the instances' scores") from error
+        rows = [(row["public_id"], int(row["label_id"]), float(row["confidence"])) for row in table]
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: a row without whole label_id and number confidence ({error}); correct it") from error
     scores: dict[str, dict[int, float]] = {}

@@ -13,6 +13,7 @@ from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.description import Description, build
+from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
 
@@ -121,12 +122,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         UserError: no such file, no plan, an unknown or missing key, or a value that cannot be; names the key.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); make one with `plan STORE -o`") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from error
+    document: Any = read_json(Path(path), object, "correct it, or make one with `plan STORE -o`")
     if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
         raise UserError(f"{path}: is no plan (wanted format '{FORMAT}', version {VERSION}); make one with `plan STORE`")
     values = {key: _tuples(value) for key, value in document.items() if key not in ("format", "version", "report")}

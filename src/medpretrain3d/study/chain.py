@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 
 
@@ -36,13 +35,9 @@ def read_chain(path: Path) -> list[Step]:
         UserError: the file is missing, no YAML, or a step lacks one of its three entries.
     """
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        document = read_yaml(Path(path), "mend it, or give a document from configs/study/")
         folder = Path(document["folder"])
         steps = [_step(entry, folder) for entry in document["steps"]]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a document from configs/study/") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend it") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: got an entry without {error}, wanted `folder` and `steps` of `name`, `product` and `run`"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from medpretrain3d.documents import read_table
 from medpretrain3d.errors import UserError
 
 
@@ -39,20 +39,16 @@ def read_curves(path: Path) -> dict[str, Curve]:
     Raises:
         UserError: the file has no column `step`, or a cell of it is no number.
     """
-    with path.open(newline="") as file:
-        lines = list(file)
-    rows = list(csv.DictReader(lines))
-    if rows and None in rows[-1].values() and not lines[-1].endswith(("\n", "\r")):
-        del rows[-1]
+    rows = read_table(path, (), "repeat the run", drop_torn=True)
     if rows and "step" not in rows[0]:
-        raise UserError(f"{path}: has no column 'step' (it has {', '.join(map(str, rows[0]))}); repeat the run")
+        raise UserError(f"{path}: has no column 'step' (it has {', '.join(rows[0])[:200]}); repeat the run")
     points: dict[str, list[tuple[float, float]]] = {}
     for number, row in enumerate(rows, start=2):
         step = _number(row["step"])
-        if step is None:
+        if step is None or not math.isfinite(step):
             raise UserError(f"{path}: line {number}: step is {row['step']!r}, wanted a number; remove the line")
         for name, cell in row.items():
-            value = _number(cell) if name not in (None, "step", "epoch") else None
+            value = _number(cell) if name not in ("step", "epoch") else None
             if value is not None and math.isfinite(value):
                 points.setdefault(name, []).append((step, value))
     return {name: Curve(*zip(*sorted(pairs), strict=True)) for name, pairs in points.items()}

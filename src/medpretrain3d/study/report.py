@@ -57,7 +57,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
     """Read, compare and draw.
 
     Raises:
-        UserError: a file of a run is damaged. What is merely missing is said in the report's notes.
+        UserError: nothing can be shown. What of a run is damaged or missing is said in the report's notes.
     """
     pretraining = [run for run in runs if run.facts["stage"] == "pretrain"]
     finetuning = [run for run in runs if run.facts["stage"] == "finetune"]
@@ -71,7 +71,12 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
             sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
         ),
         verdicts=verdicts(differences, arms),
-        notes=[*_missing(pretraining, finetuning), *unpaired, *_unequal(differences)],
+        notes=[
+            *(problem for run in runs for problem in run.problems),
+            *_missing(pretraining, finetuning),
+            *unpaired,
+            *_unequal(differences),
+        ],
         legend=list(dict.fromkeys((arms[run], colours[run]) for run in finetuning)),
         results=result_table(finetuning, arms),
         differences=difference_table(differences, arms),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key
 from medpretrain3d.study.curves import Curve, read_curves
@@ -18,12 +21,53 @@ AP10, AP50 = ap_key(0.1), ap_key(0.5)
 FROC_CURVE, FROC_SCORE = froc_curve_key(0.1), froc_score_key(0.1)
 
 
+_ADVICE = "not readable JSON of a run, repeat the run or take its folder away"
+UNREADABLE = "unreadable"
+"""The stage of a run whose `run.json` cannot be read."""
+
+
+@with_config(SCHEMA)
+class _Facts(TypedDict):
+    """What of `run.json` a report computes with; the rest is shown."""
+
+    stage: NotRequired[Text]
+    name: NotRequired[Text]
+    group: NotRequired[Text]
+    method: NotRequired[Text | None]
+    paradigm: NotRequired[Text | None]
+    dataset: NotRequired[Text | None]
+    num_train_cases: NotRequired[Whole | None]
+    seed: NotRequired[int | None]
+    finished: NotRequired[bool]
+
+
+_Value = float | None  # NaN, too, where nothing was measured
+
+
+@with_config(SCHEMA)
+class _CaseScore(TypedDict):
+    case: Text | int
+    score: NotRequired[_Value]
+
+
+@with_config(SCHEMA)
+class _Metrics(TypedDict):
+    """What of `test/metrics.json` a report computes with."""
+
+    num_cases: NotRequired[Whole]
+    confidence: NotRequired[Number]
+    per_case: NotRequired[list[_CaseScore]]
+    intervals: NotRequired[dict[str, list[_Value] | list[list[_Value]] | None]]
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """One run: its folder and the flat facts of its `run.json`."""
 
     folder: Path
     facts: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+    """What of it could not be read, a line each: the run is shown without it."""
 
     @property
     def name(self) -> str:
@@ -52,13 +96,21 @@ class Run:
     def curves(self) -> dict[str, Curve]:
         """Every column of `metrics.csv`; empty where the file is missing."""
         path = self.folder / "metrics.csv"
-        return read_curves(path) if path.is_file() else {}
+        try:
+            return read_curves(path) if path.is_file() else {}
+        except UserError as error:
+            self.problems.append(str(error))
+            return {}
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """The test's numbers as `evaluate` writes them; empty where the run was not tested."""
         path = self.folder / "test" / "metrics.json"
-        return _read_json(path) if path.is_file() else {}
+        try:
+            return _read_metrics(path) if path.is_file() else {}
+        except UserError as error:
+            self.problems.append(str(error))
+            return {}
 
     @property
     def is_tested(self) -> bool:
@@ -98,7 +150,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     """All runs in and below the folders, each once, in the order a report lists them.
 
     Raises:
-        UserError: a folder does not exist, there is no run below any of them, or a `run.json` cannot be read.
+        UserError: a folder does not exist, or there is no run below any of them.
     """
     folders = [Path(folder) for folder in folders]
     files: dict[Path, Path] = {}
@@ -107,7 +159,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(f"{folder}: no such folder; give run folders, or a folder that contains them such as runs/")
         for path in sorted(folder.rglob("run.json")):
             files.setdefault(path.resolve(), path)
-    runs = [Run(path.parent, _read_json(path)) for path in files.values()]
+    runs = [_read_run(path) for path in files.values()]
     runs = [run for run in runs if "stage" in run.facts]  # other tools, too, have files called run.json
     if not runs:
         names = ", ".join(str(folder) for folder in folders)
@@ -115,6 +167,8 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             f"{names}: no run found (no run.json in it or below); train with `python -m pretrain` or "
             "`python -m finetune` first, or give the folder that run.root names"
         )
+    if all(run.facts["stage"] == UNREADABLE for run in runs):
+        raise UserError(runs[0].problems[0])
     return sorted(runs, key=_reading_order)
 
 
@@ -150,11 +204,26 @@ def _reading_order(run: Run) -> tuple[Any, ...]:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_run(path: Path) -> Run:
+    """A run, also one whose facts cannot be read: it is listed with the reason."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is not readable JSON ({error}); repeat the run or take its folder away") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, wanted an object of facts; repeat the run")
-    return content
+        facts: Any = read_json(path, dict[str, Any], _ADVICE, allow_nan=True)
+        if "stage" in facts:
+            checked(facts, _Facts, str(path), _ADVICE)
+        return Run(path.parent, facts)
+    except UserError as error:
+        return Run(path.parent, {"stage": UNREADABLE}, [str(error)])
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    metrics: Any = read_json(path, _Metrics, _ADVICE, LARGE, allow_nan=True)
+    numbers = {key: metrics.get(key, []) for key in metrics.get("intervals", {})}
+    checked(numbers, dict[str, float | list[_Value] | None], str(path), _ADVICE)
+    wrong = [key for key, pair in metrics.get("intervals", {}).items() if pair is not None and not _is_interval(pair)]
+    if wrong:
+        raise UserError(f"{path}: the interval of {wrong[0]} is not two numbers; {_ADVICE}")
+    return dict(metrics)
+
+
+def _is_interval(pair: list[Any]) -> bool:
+    return all(len(one) == 2 for one in pair) if any(isinstance(one, list) for one in pair) else len(pair) == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import re
 import zipfile
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".model", ".safetensors")
@@ -24,6 +24,7 @@ PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth",
 """Of several files in one place, the first of these is meant: nnssl and nnU-Net write the first and the third, our runs
 the last."""
 WEIGHT_KEYS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
+MAX_SIDECAR_BYTES = 50_000_000
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
 
@@ -129,9 +130,8 @@ def _sidecars(folder: Path) -> dict[str, Any]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            if path.stat().st_size < 50_000_000:
-                found[path.name] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            found[path.name] = read_json(path, object, "", MAX_SIDECAR_BYTES, allow_nan=True)
+        except UserError:
             continue  # somebody else's file; a reader that needs it says that it is missing
     return found
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.data.readers import volume_ending, volume_stem
+from medpretrain3d.documents import LARGE, Row, read_table
+from medpretrain3d.documents import read_json as read_document
 from medpretrain3d.errors import UserError
 
 LABEL_MAP = re.compile(r"(seg|segmentation|mask|label|labelmap|instance|annotation|gt)s?\d*(tr|ts)?")
@@ -76,35 +76,16 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing or damaged.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); correct it") from error
+    return read_document(path, object, "correct it, or download it again", LARGE)
 
 
-def read_csv(path: Path, columns: Iterable[str] = ()) -> Iterator[dict[str, str]]:
+def read_csv(path: Path, columns: Iterable[str] = ()) -> list[Row]:
     """The rows of a CSV file by column name, stripped; empty rows are left out.
 
     Raises:
         UserError: the file is missing, no text, or lacks a column.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
-            names = [name.strip() for name in rows.fieldnames or []]
-            missing = [name for name in columns if name not in names]
-            if missing:
-                raise UserError(f"{path}: lacks the column {missing[0]}; has {', '.join(names) or 'nothing'}")
-            for row in rows:
-                values = {str(name).strip(): (value or "").strip() for name, value in row.items() if name is not None}
-                if any(values.values()):
-                    yield values
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: is not a CSV file in UTF-8 ({error}); export it again") from error
+    return read_table(path, columns, "correct it, or export it again as CSV in UTF-8")
 
 
 def number(path: Path, row: dict[str, str], column: str) -> float:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.phantom.case import make_case, planned_diameters_mm
 from medpretrain3d.data.phantom.files import CaseFiles, write_case
 from medpretrain3d.data.phantom.split import split_cases
+from medpretrain3d.documents import SCHEMA, Number, Whole, csv_text, read_json
 from medpretrain3d.errors import UserError
 
 FORMAT = "medpretrain3d-phantom"
@@ -82,7 +83,7 @@ def write_phantom(
                 advance()
         _write_tables(out, case_ids, files, splits)
         write_text(manifest, _json({**parameters, "complete": True}))
-    num_nodules = sum(len(json.loads(its_files.table.read_text(encoding="utf-8"))["instances"]) for its_files in files)
+    num_nodules = sum(len(_read_table(its_files)["instances"]) for its_files in files)
     return PhantomFolder(out, splits, num_nodules, len(missing), num_cases - len(missing))
 
 
@@ -114,10 +115,10 @@ def _claim(out: Path, manifest: Path, parameters: dict[str, Any]) -> bool:
         write_text(manifest, _json({**parameters, "complete": False}))
         return False
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(manifest, dict[str, Any], f"remove the folder {out} and call again")
         is_complete = bool(found.pop("complete"))
-    except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise UserError(f"{manifest}: not readable ({error}); remove the folder {out} and call again") from error
+    except KeyError as error:
+        raise UserError(f"{manifest}: lacks {error}; remove the folder {out} and call again") from error
     if found != parameters:
         differing = ", ".join(f"{key} {found.get(key)}" for key in parameters if found.get(key) != parameters[key])
         wanted = ", ".join(f"{key} {parameters[key]}" for key in parameters if found.get(key) != parameters[key])
@@ -164,11 +165,11 @@ def _progress_bar(total: int, initial: int, progress: bool) -> Iterator[Any]:
 def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits: dict[str, list[str]]) -> None:
     boxes = {case_id: list(_box_rows(its_files)) for case_id, its_files in zip(case_ids, files, strict=True)}
     write_text(
-        out / "boxes.csv", _csv(BOX_COLUMNS, ([case_id, *row] for case_id, rows in boxes.items() for row in rows))
+        out / "boxes.csv", csv_text(BOX_COLUMNS, ([case_id, *row] for case_id, rows in boxes.items() for row in rows))
     )
     write_text(
         out / "cases.csv",
-        _csv(CASE_COLUMNS, ([case_id, "nodule" if rows else "no nodule"] for case_id, rows in boxes.items())),
+        csv_text(CASE_COLUMNS, ([case_id, "nodule" if rows else "no nodule"] for case_id, rows in boxes.items())),
     )
     write_text(out / "splits.json", _json([{"train": splits["train"], "val": splits["val"]}]))
     document = {
@@ -185,18 +186,12 @@ def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits
         (out / part).mkdir(exist_ok=True)
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([columns, *rows])
-    return table.getvalue()
-
-
 def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
     """Rows of the box table of one case, from the files themselves: label, file voxels, LPS mm, diameter."""
     import nibabel
     from scipy.ndimage import find_objects
 
-    table = json.loads(files.table.read_text(encoding="utf-8"))
+    table = _read_table(files)
     if not table["instances"]:
         return
     image = nibabel.Nifti1Image.from_filename(files.labels)
@@ -208,6 +203,18 @@ def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
     for instance, (box_vox, box_lps_mm) in enumerate(zip(boxes_vox, boxes_lps_mm, strict=True), start=1):
         label = CLASSES[table["instances"][str(instance)]]
         yield [label, *box_vox.tolist(), *box_lps_mm.round(4).tolist(), table["diameters_mm"][str(instance)]]
+
+
+@with_config(SCHEMA)
+class _Table(TypedDict):
+    """What is written about the nodules of a case, by their value in the label map."""
+
+    instances: dict[str, Whole]
+    diameters_mm: dict[str, Number]
+
+
+def _read_table(files: CaseFiles) -> _Table:
+    return read_json(files.table, _Table, "remove it and call again, it is made again")
 
 
 def _json(document: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import csv_text
 from medpretrain3d.inference.prediction import Prediction
 
 HEADER = (
@@ -21,19 +20,15 @@ HEADER = (
 
 def predictions_csv(classes: Sequence[str], predictions: Iterable[Prediction]) -> str:
     """The table of all scans; the header names unit and frame of every column."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(HEADER)
+    rows = []
     for prediction in predictions:
         for box_mm, box_vox, score, label in zip(
             prediction.boxes_lps_mm, prediction.boxes_vox, prediction.scores, prediction.labels, strict=True
         ):
             numbers = [*box_mm, *((box_mm[:3] + box_mm[3:]) / 2), *(box_mm[3:] - box_mm[:3]), *box_vox]
             name = classes[int(label)]
-            rows.writerow(
-                [prediction.case, prediction.file, name, f"{score:.6g}", *(f"{number:.3f}" for number in numbers)]
-            )
-    return text.getvalue()
+            rows.append([prediction.case, prediction.file, name, f"{score:.6g}", *(f"{one:.3f}" for one in numbers)])
+    return csv_text(HEADER, rows)
 
 
 def write_csv(folder: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
