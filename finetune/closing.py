@@ -64,7 +64,7 @@ def close_run(
         return
     run_file.update(steps=trainer.global_step, **module.facts(), **data.facts())
     if data.test_cases:
-        _write_test(run.folder / "test", module.results, data, trainer)
+        _write_test(run.folder / "test", module, data, trainer)
     run_file.update(finished=True, **compute.facts(trainer))
     print(f"detector bundle: {run.folder / 'bundle'}")
 
@@ -82,6 +82,7 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         },
         "data_fingerprint": data.corpus.fingerprint,
+        "volumes_seen": module.volumes_seen().to_json(),
     }
     folder, how = run.folder / "bundle", data.preprocessing()
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
@@ -96,9 +97,9 @@ def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data
         SeenCases(data.classes, module.inference, tuple(seen.values())).save(path)
 
 
-def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData, trainer: L.Trainer) -> None:
+def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, trainer: L.Trainer) -> None:
     refs = {ref.case_id: ref for ref in data.test_cases}
-    ordered = [results[case_id] for case_id in refs]
+    ordered = [module.results[case_id] for case_id in refs]
     write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
     truth = targets_json(data.store, list(refs))
     write_text(folder / "targets.json", json.dumps(truth) + "\n")
@@ -117,7 +118,7 @@ def _write_test(folder: Path, results: dict[str, CaseResult], data: FinetuneData
                 logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
     low, high = metrics["intervals"][WATCHED["mAP"]]
     print(f"test, {len(ordered)} volumes: mAP {metrics[WATCHED['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
-    print(f", AP at IoU 0.5 {metrics[WATCHED['AP50']]:.3f}")
+    print(f", AP at IoU 0.5 {metrics[WATCHED['AP50']]:.3f}; {module.seen}")
 
 
 def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:

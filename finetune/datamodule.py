@@ -17,6 +17,7 @@ from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.intensity import Normalisation, PerUnit
 from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.data.sampling import CaseOrder, Sites
+from medpretrain3d.data.split_notes import split_notes
 from medpretrain3d.data.splits import fraction_count, label_budget
 from medpretrain3d.data.store import Case
 from medpretrain3d.engine.distributed import say
@@ -96,6 +97,8 @@ class FinetuneData(L.LightningDataModule):
         self.label_fraction = num_labelled / len(train)
         self.val_cases = self._cases("val")
         self.test_cases = self._refs(self.split.get("test", ()))
+        for note in split_notes(self.store, fold):
+            say(note)
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from finetune.datamodule import FinetuneData
 from finetune.preprocessing import follow_pretraining
 from finetune.scoring import CaseResult, evaluate_results
-from medpretrain3d.backbones import ReadOptions, check_patch, encoder_entry, load_encoder, read_encoder
+from finetune.seen_scans import SeenScans, check_seen_scans
+from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.data.store import Case
@@ -33,6 +34,7 @@ class FinetuneModule(L.LightningModule):
             format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
         init_options: choices that some of these formats leave open.
         init_fpn: with a detector bundle, take its feature pyramid along with its backbone.
+        allow_seen_scans: go on although the weights were pretrained on test or validation scans with their labels.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
 
@@ -46,6 +48,7 @@ class FinetuneModule(L.LightningModule):
         init_from: str | None = None,
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
         init_fpn: bool = False,
+        allow_seen_scans: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
     ) -> None:
@@ -53,6 +56,8 @@ class FinetuneModule(L.LightningModule):
         self.detector = detector
         self.optim = optim
         self.inference = inference
+        self.allow_seen_scans = allow_seen_scans
+        self.seen: SeenScans | None = None
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
             say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
@@ -74,6 +79,7 @@ class FinetuneModule(L.LightningModule):
             "detector": type(self.detector).__name__,
             "backbone": self.detector.backbone.name,
             "params": sum(parameter.numel() for parameter in self.detector.parameters()),
+            **(self.seen.facts() if self.seen else {}),
         }
 
     @property
@@ -91,8 +97,13 @@ class FinetuneModule(L.LightningModule):
                 f"detector.num_classes is {self.detector.num_classes}, but the store has {len(data.classes)} classes "
                 f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
             )
+        if stage != "fit":  # the closing test is set up once more
+            return
         if self.encoder is not None:
             follow_pretraining(self.encoder, data)
+            self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
+        else:
+            self.seen = SeenScans.of(None, data)
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
         """Sum of the detector's losses on one batch."""
@@ -146,8 +157,18 @@ class FinetuneModule(L.LightningModule):
             "classes": data.classes,
             "data_fingerprint": data.corpus.fingerprint,
         }
-        card = {"preprocessing": data.preprocessing().to_json(), "pretraining": pretraining, "citations": []}
+        card = {
+            "preprocessing": data.preprocessing().to_json(),
+            "pretraining": pretraining,
+            "citations": [],
+            "volumes_seen": self.volumes_seen().to_json(),
+        }
         checkpoint |= encoder_entry(self.detector.backbone, "detector", card)
+
+    def volumes_seen(self) -> VolumesSeen:
+        """Scans that the weights were trained on, here and before."""
+        ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=True)
+        return VolumesSeen.of_encoder(self.encoder) | ours
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

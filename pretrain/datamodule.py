@@ -15,6 +15,8 @@ from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.image_crops import ImageCrops, finish_batch
 from medpretrain3d.data.intensity import Normalisation, PerUnit
 from medpretrain3d.data.sampling import CaseOrder, Sites
+from medpretrain3d.data.store import Store
+from medpretrain3d.data.training_cases import training_cases
 from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import say
@@ -38,7 +40,11 @@ class PretrainData(L.LightningDataModule):
         dataset_balance: 0 shows every case alike, 0.5 cases of a store of n with 1/sqrt(n), 1 every store alike.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         num_val_cases: cases kept out of training, to see the loss on unseen volumes.
-        split: which split of the stores to use; `all` for every case.
+        split: which split of the stores to use; when absent every case, labelled or not, that is neither tested nor
+            validated on. `all` takes test cases too, and says so.
+        fold: of the stores that have folds: which one will be fine-tuned, and so validates and tests.
+        exclude: stores of what will be detected later: scans that they test or validate on are not trained on, under
+            whatever name and at whatever spacing they are in the corpus.
         num_workers: processes that read crops.
         seed: set by `seed_everything`.
 
@@ -59,7 +65,9 @@ class PretrainData(L.LightningDataModule):
         dataset_balance: float = 0.0,
         augment_on: AugmentOn = "workers",
         num_val_cases: int = 4,
-        split: str = "all",
+        split: str | None = None,
+        fold: int | None = None,
+        exclude: list[str] | None = None,
         num_workers: int = 1,
         seed: int = 0,
     ) -> None:
@@ -78,7 +86,10 @@ class PretrainData(L.LightningDataModule):
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
         self.seed = seed
-        train_cases, val_cases = self.corpus.hold_out(split, num_val_cases)
+        chosen = training_cases(self.corpus, split, fold, [Store(path) for path in exclude or ()])
+        for note in chosen.notes:
+            say(note)
+        train_cases, val_cases = self.corpus.hold_out(chosen.cases, num_val_cases)
         self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
         if not self.train_cases:
             raise UserError(f"{self.corpus.name}: none of its {len(train_cases)} training cases has labels to show")

@@ -7,7 +7,15 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from medpretrain3d.backbones import ReadOptions, check_patch, encoder_entry, load_encoder, origin, read_encoder
+from medpretrain3d.backbones import (
+    ReadOptions,
+    VolumesSeen,
+    check_patch,
+    encoder_entry,
+    load_encoder,
+    origin,
+    read_encoder,
+)
 from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
@@ -42,6 +50,8 @@ class PretrainModule(L.LightningModule):
         if self.encoder is not None:
             say(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
             objective.after_load()
+            for name in VolumesSeen.of_encoder(self.encoder).unknown:
+                say(f"{name} does not list the scans that it was trained on, so what comes of it cannot either")
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
@@ -86,6 +96,12 @@ class PretrainModule(L.LightningModule):
         """Have the checkpoint tell which encoder is in it, so that it can be read like an encoder file."""
         checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card())
 
+    def volumes_seen(self) -> VolumesSeen:
+        """Scans that the weights were trained on, here and before."""
+        was_supervised = self.objective.paradigm == "supervised"
+        ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=was_supervised)
+        return VolumesSeen.of_encoder(self.encoder) | ours
+
     def card(self) -> dict[str, Any]:
         """What an encoder file says of the encoder: how it sees images, how it was trained, where it began."""
         facts = self.facts()
@@ -100,6 +116,7 @@ class PretrainModule(L.LightningModule):
             "preprocessing": self.data.preprocessing(),
             "pretraining": pretraining,
             "citations": [self.objective.backbone.citation],
+            "volumes_seen": self.volumes_seen().to_json(),
             **({"continued_from": origin(self.encoder)} if self.encoder else {}),
         }
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from medpretrain3d.data.damage import check_store
 from medpretrain3d.data.prepare import PrepareOptions, prepare
+from medpretrain3d.data.split_notes import split_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
@@ -86,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
     print(f"{args.store}: {done}; {rest}")
     if not summary.awaited:
-        _deal_out_folds(Store(args.store))
+        store = Store(args.store)
+        for note in split_notes(store):
+            print(f"note: {note}")
+        _deal_out_folds(store)
     return int(bool(summary.skipped))
 
 

@@ -113,15 +113,15 @@ class Corpus:
             raise UserError(f"split '{split}' has no case in {self.name}; splits with cases: {', '.join(known)}")
         return found
 
-    def hold_out(self, split: str, count: int) -> tuple[list[CaseRef], list[CaseRef]]:
-        """Cases to train on, and `count` to look at, chosen once and for all (not by the run's seed).
+    def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
+        """Of a split or of some cases those to train on, and `count` to look at, chosen not by the run's seed.
 
         Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
 
         Raises:
             UserError: nothing would be left to train on.
         """
-        cases = self.cases(split)
+        cases = self.cases(split) if isinstance(split, str) else list(split)
         if count >= len(cases):
             raise UserError(f"num_val_cases {count} leaves none of the {len(cases)} cases to train on; lower it")
         held_out = set(nested_order(len(cases))[:count])

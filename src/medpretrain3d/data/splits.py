@@ -62,7 +62,14 @@ class Splits:
         if not 0 <= number < len(self.folds):
             there = f"{len(self.folds)} folds, counted from 0" if self.folds else "no folds"
             raise UserError(f"fold {number}: the store has {there}; write others with `medpretrain3d split STORE`")
-        return {"test": self.named.get("test", ()), **self.folds[number]}
+        return self._whole(self.folds[number])
+
+    def whole_folds(self) -> tuple[Fold, ...]:
+        """Every fold with the test cases it is tested on."""
+        return tuple(self._whole(fold) for fold in self.folds)
+
+    def _whole(self, fold: Fold) -> Fold:
+        return {"test": self.named.get("test", ()), **fold}
 
 
 def label_budget(train: Sequence[str], order: Sequence[str], count: int) -> tuple[str, ...]:
@@ -104,7 +111,8 @@ def read_splits(store: Path, known: Collection[str]) -> Splits:
         known: ids of its cases.
 
     Raises:
-        UserError: the file is damaged, names a case the store does not have, or one case twice.
+        UserError: the file is damaged, names a case the store does not have, one case twice, or a test case in a fold's
+            training or validation part.
     """
     file = store / SPLITS
     document = read_json(file, _Document, _ADVICE, LARGE) if file.is_file() else _Document()
@@ -112,9 +120,8 @@ def read_splits(store: Path, known: Collection[str]) -> Splits:
     order = tuple(document.get("label_order", []))
     lists = {name: ids for name, ids in document.items() if name not in ("folds", "label_order")}
     named = {name: tuple(ids) for name, ids in checked(lists, dict[str, list[Text]], str(file), _ADVICE).items()}
-    home = _check(file, named, known)
-    for fold in folds:
-        _check(file, fold, known)
+    home = _check(str(file), named, known)
+    _check_folds(file, Splits(named, folds), known)
     unlisted = tuple(case_id for case_id in known if case_id not in home)
     if unlisted or "train" not in named:
         named["train"] = (*named.get("train", ()), *unlisted)
@@ -139,20 +146,30 @@ def kept_splits(store: Path, named: Fold) -> Splits:
     except UserError:
         return Splits(named)
     dealt_out = {case_id for split in ("train", "val") for case_id in named.get(split, ())}
+    kept = Splits(named, earlier.folds, earlier.label_order)
+    try:
+        _check_folds(store / SPLITS, kept, known)
+    except UserError:
+        return Splits(named)
     fits = all(dealt_out <= {case_id for ids in fold.values() for case_id in ids} for fold in earlier.folds)
-    return Splits(named, earlier.folds, earlier.label_order) if fits else Splits(named)
+    return kept if fits else Splits(named)
 
 
-def _check(file: Path, split: Fold, known: Collection[str]) -> dict[str, str]:
+def _check_folds(file: Path, splits: Splits, known: Collection[str]) -> None:
+    for number, fold in enumerate(splits.whole_folds()):
+        _check(f"{file}: fold {number}", fold, known)
+
+
+def _check(where: str, split: Fold, known: Collection[str]) -> dict[str, str]:
     strangers = [case_id for ids in split.values() for case_id in ids if case_id not in known]
     if strangers:
-        raise UserError(f"{file}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
+        raise UserError(f"{where}: names {len(strangers)} cases the store does not have, first '{strangers[0]}'")
     home: dict[str, str] = {}
     for name, ids in split.items():
         if len(set(ids)) < len(ids):
             twice = next(case_id for case_id in ids if ids.count(case_id) > 1)
-            raise UserError(f"{file}: case '{twice}' is twice in '{name}'; keep one of them")
+            raise UserError(f"{where}: case '{twice}' is twice in '{name}'; keep one of them")
         for case_id in ids:
             if home.setdefault(case_id, name) != name:
-                raise UserError(f"{file}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
+                raise UserError(f"{where}: case '{case_id}' is in '{home[case_id]}' and in '{name}'; keep one of them")
     return home

@@ -90,7 +90,9 @@ class Store:
         """Groups of cases with the same voxels."""
         self.all_splits: Splits = read_splits(self.path, self.entries)
         self.splits: Fold = self.all_splits.named
-        _check_apart(self.path, self.splits, self.duplicates)
+        _check_apart(str(self.path / SPLITS), self.splits, self.duplicates)
+        for number, fold in enumerate(self.all_splits.whole_folds()):
+            _check_apart(f"{self.path / SPLITS}: fold {number}", fold, self.duplicates)
 
     @functools.cached_property
     def unit(self) -> Unit:
@@ -158,11 +160,9 @@ def write_index(
     groups = same_voxels({row["id"]: row["voxels"] for row in rows})
     kept = kept_splits(path, keep_apart(named, groups))
     known = {row["id"] for row in rows}
-    official = tuple(
-        keep_apart({name: tuple(one for one in ids if one in known) for name, ids in fold.items()}, groups)
-        for fold in folds
-    )
-    written = Splits(kept.named, official or kept.folds, kept.label_order)
+    official = tuple({name: tuple(one for one in ids if one in known) for name, ids in fold.items()} for fold in folds)
+    dealt = tuple(_fold_apart(fold, kept.named, groups) for fold in official or kept.folds)
+    written = Splits(kept.named, dealt, kept.label_order)
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -177,6 +177,12 @@ def write_index(
     write_splits(path, written)
     write_text(path / INDEX, json.dumps(index) + "\n")
     return written.named
+
+
+def _fold_apart(fold: Fold, named: Fold, groups: Sequence[Sequence[str]]) -> Fold:
+    """A fold without copies of what it is tested on, be these its own test cases or the named ones."""
+    apart = keep_apart({"test": named.get("test", ()), **fold}, groups)
+    return {name: ids for name, ids in apart.items() if name in fold or name == DUPLICATES}
 
 
 def fingerprint(classes: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -218,13 +224,13 @@ def _read_index(path: Path) -> _Index:
     return index
 
 
-def _check_apart(path: Path, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:
+def _check_apart(where: str, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:
     home = {case_id: name for name, ids in splits.items() for case_id in ids}
     for group in groups:
-        used = [case_id for case_id in group if home[case_id] != DUPLICATES]
+        used = [case_id for case_id in group if home.get(case_id, DUPLICATES) != DUPLICATES]
         for other in used[1:]:
             if home[other] != home[used[0]]:
                 raise UserError(
-                    f"{path / SPLITS}: '{used[0]}' in '{home[used[0]]}' and '{other}' in '{home[other]}' hold the same "
+                    f"{where}: '{used[0]}' in '{home[used[0]]}' and '{other}' in '{home[other]}' hold the same "
                     f"voxels; put one of them into '{DUPLICATES}'"
                 )

@@ -17,6 +17,7 @@ from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, restorations, telling_cases
 from medpretrain3d.study.plot import HEIGHT, WIDTH
 from medpretrain3d.study.run import Run, arm_names
+from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.summary import Verdict, question, verdicts
 from medpretrain3d.study.table import Table
 from medpretrain3d.study.tables import class_table, difference_table, facts_table, result_table
@@ -74,6 +75,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         notes=[
             *(problem for run in runs for problem in run.problems),
             *_missing(pretraining, finetuning),
+            *seen_notes(finetuning),
             *unpaired,
             *_unequal(differences),
         ],

@@ -29,6 +29,7 @@ from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.backbones.checkpoints.suprem import read_suprem
 from medpretrain3d.backbones.checkpoints.swin_unetr import read_swin_unetr
 from medpretrain3d.backbones.checkpoints.timm_network import read_timm
+from medpretrain3d.backbones.checkpoints.volumes_seen import VolumesSeen
 from medpretrain3d.errors import UserError
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "LoadReport",
     "RawCheckpoint",
     "ReadOptions",
+    "VolumesSeen",
     "encoder_entry",
     "load_encoder",
     "origin",

@@ -31,6 +31,7 @@ class _Detector(TypedDict):
 class _Provenance(TypedDict):
     training: NotRequired[dict[str, Any]]
     licence: NotRequired[Text | None]
+    volumes_seen: NotRequired[dict[str, Any]]
 
 
 @with_config(SCHEMA)
@@ -72,5 +73,6 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         },
         "licence": provenance.get("licence"),
         "citations": [],
+        **({"volumes_seen": provenance["volumes_seen"]} if "volumes_seen" in provenance else {}),
     }
     return EncoderFile(detector["init_args"]["backbone"], own, card, sha256, "medpretrain3d detector bundle", unused)

@@ -44,7 +44,8 @@ class EncoderFile:
     """An encoder in memory, whoever trained it: architecture, weights, card.
 
     `card` holds what is known of it, as plain data: `preprocessing` (spacing, window or normalisation of the images),
-    `pretraining` (objective, steps, corpus), `licence` (None where the file states none), `citations` (one line each).
+    `pretraining` (objective, steps, corpus), `volumes_seen` (hashes of the scans, see `VolumesSeen`), `licence` (None
+    where the file states none), `citations` (one line each).
     """
 
     architecture: Description

@@ -166,6 +166,8 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "licence": raw.content.get("license") or raw.content.get("licence") or raw.licence,
         "citations": cited(raw.content.get("citations") or plan.get("citations")),
+        # No key of nnssl either.
+        **stated(volumes_seen=raw.content.get("volumes_seen")),
     }
 
 

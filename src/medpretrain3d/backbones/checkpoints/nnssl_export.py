@@ -75,6 +75,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in card.get("citations", [])],
         "license": card.get("licence"),
         "window": preprocessing.get("window"),
+        "volumes_seen": card.get("volumes_seen"),
     }
     payload = io.BytesIO()  # writing to a full disk itself, torch may end the process (terminate in a destructor)
     torch.save(content, payload)

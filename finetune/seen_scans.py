@@ -1,0 +1,94 @@
+"""Whether the pretraining saw the scans that this run is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.datamodule import FinetuneData
+from medpretrain3d.backbones import EncoderFile, VolumesSeen
+from medpretrain3d.data.corpus import CaseRef
+from medpretrain3d.engine.distributed import say
+from medpretrain3d.errors import UserError
+
+
+@dataclass(frozen=True)
+class SeenScans:
+    """Ids of the test and validation cases whose scans the encoder was pretrained on, and where with their labels."""
+
+    test: tuple[str, ...]
+    val: tuple[str, ...]
+    test_with_labels: tuple[str, ...]
+    val_with_labels: tuple[str, ...]
+    num_test: int
+    num_val: int
+    unknown: tuple[str, ...]
+    """Weights among the encoder's ancestors whose scans nobody listed: then the numbers are the least there may be."""
+
+    @staticmethod
+    def of(encoder: EncoderFile | None, data: FinetuneData) -> SeenScans:
+        """Compare what the encoder's card lists with the splits of this run."""
+        seen = VolumesSeen.of_encoder(encoder)
+        test, val = _voxels(data.test_cases), _voxels(data.val_cases)
+        return SeenScans(
+            test=tuple(seen.among(test)),
+            val=tuple(seen.among(val)),
+            test_with_labels=tuple(seen.among(test, with_labels=True)),
+            val_with_labels=tuple(seen.among(val, with_labels=True)),
+            num_test=len(test),
+            num_val=len(val),
+            unknown=seen.unknown,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """For `run.json`; None where nothing is known."""
+        is_unknown = bool(self.unknown)
+        return {
+            "num_test_cases": self.num_test,
+            "num_val_cases": self.num_val,
+            "num_test_cases_seen": None if is_unknown and not self.test else len(self.test),
+            "num_val_cases_seen": None if is_unknown and not self.val else len(self.val),
+            "num_test_cases_seen_with_labels": len(self.test_with_labels),
+            "num_val_cases_seen_with_labels": len(self.val_with_labels),
+            "is_pretraining_data_known": not is_unknown,
+        }
+
+    def __str__(self) -> str:
+        if self.unknown and not self.test + self.val:
+            return (
+                f"not known whether test or validation scans were seen in pretraining: {', '.join(self.unknown)} does "
+                "not list its scans"
+            )
+        least = f", at least: {', '.join(self.unknown)} does not list its scans" if self.unknown else ""
+        return (
+            f"seen in pretraining: {len(self.test)} of {self.num_test} test scans, {len(self.val)} of {self.num_val} "
+            f"validation scans{least}"
+        )
+
+
+def check_seen_scans(encoder: EncoderFile, data: FinetuneData, is_allowed: bool) -> SeenScans:
+    """Say how many scans of the test and validation the encoder saw.
+
+    Raises:
+        UserError: it saw some with their labels, and that is not allowed.
+    """
+    seen = SeenScans.of(encoder, data)
+    say(str(seen))
+    labelled = (*seen.test_with_labels, *seen.val_with_labels)
+    if labelled:
+        told = (
+            f"{len(seen.test_with_labels)} of {seen.num_test} test scans and {len(seen.val_with_labels)} of "
+            f"{seen.num_val} validation scans were pretrained on with labels, first '{labelled[0]}'"
+        )
+        if not is_allowed:
+            raise UserError(
+                f"init_from: {told}, so they say nothing about new scans; pretrain without them (data.fold, "
+                "data.exclude), choose other splits, or set model.allow_seen_scans to true"
+            )
+        say(f"{told}: allowed, but no test of new scans")
+    return seen
+
+
+def _voxels(cases: Sequence[CaseRef]) -> dict[str, str]:
+    return {case.case_id: case.voxels for case in cases}
