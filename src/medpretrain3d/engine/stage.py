@@ -31,6 +31,7 @@ from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
+from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
@@ -43,6 +44,11 @@ class OneLineParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # argparse would take `--model.optim.warmup_step` for `warmup_steps`, in silence.
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a recipe that is YAML of bounded size."""
+        check_recipe(Path(path))
+        return super().parse_path(path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]  # never returns
         """Raise the message, shortened to its cause."""

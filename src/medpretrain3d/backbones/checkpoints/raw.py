@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medpretrain3d.backbones.checkpoints.archive import check_archive
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 
@@ -75,7 +76,23 @@ def open_checkpoint(path: Path) -> RawCheckpoint:
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return RawCheckpoint(path, content, sha256, _sidecars(path.parent), _licence(path.parent / "README.md"))
+    raw = RawCheckpoint(path, content, sha256, _sidecars(path.parent), _licence(path.parent / "README.md"))
+    bad = [name for name, value in raw.weights.items() if value.is_floating_point() and not is_finite(value)]
+    if bad:
+        raise UserError(
+            f"{path}: {len(bad)} tensors hold values that are not finite ({bad[0]}): damaged, or of a training that "
+            "diverged; download it again or take an earlier one"
+        )
+    return raw
+
+
+def is_finite(weights: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without a copy of its size: a sum is not finite if one value is not.
+
+    A sum of finite values that overflows is looked at value by value.
+    """
+    total = weights.sum(dtype=torch.float64) if not weights.is_complex() else weights.abs().sum()
+    return bool(total.isfinite()) or bool(weights.isfinite().all())
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
@@ -84,14 +101,17 @@ def _read_safetensors(path: Path) -> Mapping[str, Any]:
 
     try:
         return {"state_dict": load_file(path)}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a safetensors file ({error}); download it again") from error
 
 
 def _unpickle(path: Path) -> Mapping[str, Any]:
+    is_archive = zipfile.is_zipfile(path)
+    if is_archive:
+        check_archive(path)
     try:
         with torch.serialization.safe_globals(_numpy_data()):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)|Trying to call reduce for (.+)", str(error))
         if refused is None:
