@@ -49,3 +49,19 @@ def test_order_does_not_matter_and_more_anchors_do_better_than_the_mean_object()
 def test_no_usable_objects_are_refused(extents):
     with pytest.raises(UserError, match="object extents"):
         optimise_anchor_sizes(extents, STRIDES)
+
+
+def test_no_two_anchors_of_a_level_are_equal():
+    cube, pair = [1.0, 1, 1], [1.0, 1, 2]
+    for extents in (
+        [cube] * 5,
+        [cube] * 3 + [pair] * 2,
+        [[8.0, 8, 8]],
+        [[0.1, 0.1, 0.1]],
+        [[10.0, 10, 10], [12.6] * 3],
+    ):
+        choice = optimise_anchor_sizes(torch.tensor(extents), [(1, 1, 1), (2, 2, 2), (4, 4, 4)], 9)
+        for level in choice.sizes:
+            assert len(set(level)) == 9, extents
+            assert min(min(size) for size in level) >= 0.1
+        assert all(tuple(extent) in {size for level in choice.sizes for size in level} for extent in extents[:1])

@@ -9,6 +9,7 @@ Plan a store of native spacing first, then prepare the data again: `medpretrain3
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import yaml
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.foreground import foreground_normalisation
+from medpretrain3d.data.specks import speck_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.description import describe
 from medpretrain3d.planning import Plan, make_plan, read_plan
@@ -42,6 +44,17 @@ def run(args: argparse.Namespace) -> int:
         plan = read_plan(args.source)
     else:
         plan = make_plan(Corpus([args.source]), args.memory, args.preset, args.anchors_per_level)
+        if plan.report.get("specks_left_out"):
+            for note in speck_notes(Store(args.source)):
+                print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
+        if Store(args.source).spacing_mm is None:
+            spacing = " ".join(f"{edge:g}" for edge in plan.spacing_mm)
+            print(
+                f"note: {args.source}: every scan keeps its own spacing; train on it as it is only if the backbone was "
+                "pretrained without resampling, as nnFoundation's were; else prepare again with --plan or "
+                f"--spacing-mm {spacing}",
+                file=sys.stderr,
+            )
     if args.foreground:
         plan = replace(plan, window=describe(foreground_normalisation(Store(args.source))))
     if args.output:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from medpretrain3d.data.damage import check_store
 from medpretrain3d.data.prepare import PrepareOptions, prepare
+from medpretrain3d.data.specks import speck_notes
 from medpretrain3d.data.split_notes import split_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.store}: {done}; {rest}")
     if not summary.awaited:
         store = Store(args.store)
-        for note in split_notes(store):
+        for note in [*split_notes(store), *speck_notes(store)]:
             print(f"note: {note}")
         _deal_out_folds(store)
     return int(bool(summary.skipped))

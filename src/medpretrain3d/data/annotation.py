@@ -11,7 +11,7 @@ from medpretrain3d.data.case import Object
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.importers.base import IGNORE, ObjectRule, RawCase
 from medpretrain3d.data.importers.marks import boxes_of
-from medpretrain3d.data.objects import Instance, find_objects
+from medpretrain3d.data.objects import TOO_SMALL, Instance, find_objects
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.volume import Volume, check_same_place, read_labels, resample_labels
 from medpretrain3d.errors import UserError
@@ -25,6 +25,8 @@ class Annotation:
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids; None where there is no label map."""
     ignore_boxes: tuple[tuple[float, ...], ...] = ()
+    num_too_small: int = 0
+    """Parts of the label map that became background for being smaller than an object."""
 
 
 def annotate(
@@ -56,9 +58,9 @@ def annotate(
     stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
     visible = set() if stored is None else set(np.unique(stored).tolist())
     objects = [
-        Object(one.id if one.id in visible else 0, one.label, box)
+        Object(one.id if one.id in visible else 0, one.label, box, one.num_voxels)
         for one, box in zip(found, boxes, strict=True)
-        if one.label != IGNORE
+        if one.label not in (IGNORE, TOO_SMALL)
     ]
     marks = _inside(case, boxes_of(case.marks, image.source_grid), image.source_grid)
     for mark, box in zip(case.marks, _carried(marks, image.source_grid, target), strict=True):
@@ -66,7 +68,8 @@ def annotate(
     regions = _clipped(boxes_of(case.ignore, image.source_grid), image.source_grid)
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
     ignored += _carried(regions[(regions[:, :3] < regions[:, 3:]).all(axis=1)], image.source_grid, target)
-    return Annotation(tuple(objects), stored, tuple(ignored))
+    num_too_small = sum(one.label == TOO_SMALL for one in found)
+    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small)
 
 
 def _from_labels(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NotRequired, cast
 
 import numpy as np
 from pydantic import Field, with_config
@@ -38,6 +38,8 @@ class Object:
     id: int
     label: int
     box_vox: tuple[float, ...]
+    num_voxels: int | None = field(default=None, compare=False)
+    """Of the file it was found in, before resampling; None for one that was marked by numbers."""
 
 
 _Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
@@ -67,6 +69,7 @@ class Sidecar(TypedDict):
     grid: GridDocument
     source_grid: GridDocument
     instances: list[_Instance]
+    object_voxels: NotRequired[list[Whole | None]]
     ignore_boxes_vox: list[_Box]
     sha256: Text
     bytes: int
@@ -144,6 +147,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
             {"id": one.id, "label": one.label, "box_vox": [float(edge) for edge in one.box_vox]}
             for one in content.objects
         ],
+        "object_voxels": [one.num_voxels for one in content.objects],
         "ignore_boxes_vox": [[float(edge) for edge in box] for box in content.ignore_boxes],
         **content.facts,
     }
@@ -319,6 +323,11 @@ class Case:
     def instance_ids(self) -> np.ndarray:
         """(N,) int64: value of each object in the mask; 0 for one that is too small to have a voxel there."""
         return np.array([instance["id"] for instance in self.sidecar["instances"]], dtype=np.int64)
+
+    @functools.cached_property
+    def object_voxels(self) -> list[int | None]:
+        """Voxels of each object in the file it was found in; None where that is not known."""
+        return list(self.sidecar.get("object_voxels") or [None] * len(self.sidecar["instances"]))
 
     @functools.cached_property
     def label_of_instance(self) -> np.ndarray:

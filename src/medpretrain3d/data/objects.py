@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from medpretrain3d.data.importers.base import ANATOMY, IGNORE, ObjectRule
 from medpretrain3d.errors import UserError
 
+TOO_SMALL = -3
+"""In the place of a class: a part of fewer than `min_voxels`, which is background."""
+
 
 @dataclass(frozen=True)
 class Instance:
     """One object: its id in the instance map, class from 0, box (6,) in voxels of the map, half-open.
 
-    An ignore region has the label `IGNORE` and the id 0, for it is not drawn into the instance map.
+    An ignore region has the label `IGNORE`, what is too small for an object `TOO_SMALL`; both have the id 0, for they
+    are not drawn into the instance map.
     """
 
     id: int
     label: int
     box_vox: tuple[int, ...]
+    num_voxels: int = field(default=0, compare=False)
 
 
 def find_objects(
@@ -36,8 +41,8 @@ def find_objects(
         min_voxels: smaller objects are noise of the annotation and become background.
 
     Returns:
-        The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids, ignore regions
-        among them.
+        The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids, among them ignore
+        regions and what is too small.
 
     Raises:
         UserError: a value without a class, an instance without a voxel, or more objects than ids.
@@ -59,17 +64,19 @@ def find_objects(
     objects: list[Instance] = []
     number = 0
     for value, region, part in sorted(_parts(labels, rule), key=lambda found: found[0]):
-        if np.count_nonzero(part) < min_voxels:
-            continue
+        num_voxels = int(np.count_nonzero(part))
         box = (*(axis.start for axis in region), *(axis.stop for axis in region))
+        if num_voxels < min_voxels:
+            objects.append(Instance(0, TOO_SMALL, box, num_voxels))
+            continue
         if class_of_value[value] == IGNORE:
-            objects.append(Instance(0, IGNORE, box))
+            objects.append(Instance(0, IGNORE, box, num_voxels))
             continue
         if number == np.iinfo(np.uint16).max:
             raise UserError(f"more than {number} objects; raise --min-voxels or use --objects labels")
         number += 1
         instances[region][part] = number
-        objects.append(Instance(number, class_of_value[value], box))
+        objects.append(Instance(number, class_of_value[value], box, num_voxels))
     return instances, objects
 
 

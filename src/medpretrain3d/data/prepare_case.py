@@ -137,7 +137,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
         rescale=image.rescale,
         voxels=voxels,
         statistics=statistics,
-        facts=facts,
+        facts={**facts, "num_too_small": annotation.num_too_small},
     )
 
 
@@ -158,7 +158,7 @@ def _facts(job: Job) -> dict[str, Any]:
     return {
         "version": VERSION,
         "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
-        "measured": list(MEASURED),
+        "measured": [*MEASURED, "objects"],
         "options": {
             "spacing_mm": list(job.spacing_mm) if job.spacing_mm else None,
             "objects": job.rule,

@@ -49,7 +49,8 @@ def optimise_anchor_sizes(
     """Sizes of `anchors_per_level` anchors on each level that maximise the mean best IoU with the training objects.
 
     Each object goes to the level on which it is nearest to `cells_per_object` cells long (geometric mean over axes).
-    The sizes of a level start as the objects that greedily add most overlap and are then moved one extent at a time.
+    The sizes of a level start as the objects that greedily add most overlap and are then moved one extent at a time; no
+    two of them are equal.
     A level without objects gets the sizes of its nearest neighbour, scaled by the stride. The result is a function of
     the set of objects: no randomness, and their order does not matter. 5,000 objects take a second on one core.
 
@@ -77,8 +78,7 @@ def optimise_anchor_sizes(
     for level, stride in enumerate(strides):
         source = min(found, key=lambda other: (abs(other - level), other))
         scale = torch.tensor(stride) / torch.tensor(strides[source])
-        # A tenth of a voxel is enough, and reads well in a recipe.
-        sizes.append(((found[source] * scale) * 10).round().clamp(min=1) / 10)
+        sizes.append(_distinct(found[source] * scale))
     best = concentric_iou(extents, torch.cat(sizes)).amax(dim=1)
     return AnchorChoice(
         sizes=tuple(tuple((round(d, 1), round(h, 1), round(w, 1)) for d, h, w in level.tolist()) for level in sizes),
@@ -86,6 +86,23 @@ def optimise_anchor_sizes(
         worst_tenth_iou=float(best.quantile(0.1)),
         objects_per_level=tuple(len(of_level) for of_level in objects),
     )
+
+
+def _distinct(sizes: Tensor) -> Tensor:
+    """Sizes (count, 3) to a tenth of a voxel, which reads well in a recipe; one that is there already is made another.
+
+    Objects of few kinds leave anchors over, which the descent may move onto each other: an equal anchor costs a head's
+    channels and finds nothing more. Its third-octave neighbours, larger and smaller, are tried in turn.
+    """
+    tenths: dict[tuple[int, ...], None] = {}
+    for size in sizes:
+        for step in range(6 * len(sizes)):
+            scaled = size * 2 ** ((-1) ** step * ((step + 1) // 2) / 3)
+            key = tuple(int(edge) for edge in (scaled * 10).round().clamp(min=1).tolist())
+            if key not in tenths:
+                tenths[key] = None
+                break
+    return _sorted_by_volume(torch.tensor(list(tenths), dtype=torch.float32) / 10)
 
 
 def _search(extents: Tensor, count: int) -> Tensor:

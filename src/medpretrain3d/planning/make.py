@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
 from medpretrain3d.data.case import Case
 from medpretrain3d.data.corpus import Corpus
+from medpretrain3d.data.specks import are_specks
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
 from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
 from medpretrain3d.errors import UserError
@@ -41,6 +42,8 @@ class _Facts:
     """(boxes, 3)."""
     num_classes: int
     num_channels: int
+    num_specks: int = 0
+    """Objects that were left out of `extents_mm`."""
 
 
 def make_plan(
@@ -80,6 +83,7 @@ def make_plan(
         "memory_gib": memory_gib,
         "estimated_gib": round(memory.gib(plan.batch_size), 2),
         "num_boxes": len(facts.extents_mm),
+        **({"specks_left_out": facts.num_specks} if facts.num_specks else {}),
     }
     return replace(plan, report={**report, **plan.report})
 
@@ -124,13 +128,17 @@ def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
 
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     spacings_mm = np.array([case.grid.spacing_mm for case in cases])
-    extents = [(case.boxes[:, 3:] - case.boxes[:, :3]) * case.grid.spacing_mm for case in cases]
+    extents = np.concatenate([(case.boxes[:, 3:] - case.boxes[:, :3]) * case.grid.spacing_mm for case in cases])
+    is_speck = np.concatenate(are_specks(cases))
+    if is_speck.all():  # of small objects alone, these are the objects
+        is_speck[:] = False
     return _Facts(
         spacings_mm,
         np.array([case.grid.shape for case in cases]),
-        np.concatenate(extents).astype(np.float64),
+        extents[~is_speck].astype(np.float64),
         max(len(corpus.classes[0]), 1),
         cases[0].num_channels,
+        int(is_speck.sum()),
     )
 
 
