@@ -10,7 +10,7 @@ from medpretrain3d.data.case import Content, Object, write_case
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.sampling import CaseOrder, Sites, foreground_start, object_start, uniform_start
-from medpretrain3d.data.store import write_index
+from medpretrain3d.data.store import Case, Store, index_row, write_index
 from medpretrain3d.errors import UserError
 
 SHAPE = (64, 96, 128)
@@ -89,6 +89,18 @@ def test_foreground_crops_have_tissue_in_the_stored_block_at_their_centre(tmp_pa
         found += all(inside.start <= first + 4 < inside.stop for first, inside in zip(start, body, strict=True))
     # Starts are uniform over 57 x 89 x 121, of which 32^3 count: a dozen tries fail in (1 - 0.0534)^12 = 52 % of crops.
     assert found == pytest.approx(48, abs=15)
+
+
+def test_foreground_of_values_without_unit_is_no_matter_of_hu(tmp_path):
+    random, grid = np.random.default_rng(0), Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
+    image = random.integers(0, 60, (1, *SHAPE)).astype(np.int16)  # all of it lies above -500
+    image[0, 32:64, 32:64, 64:96] += 2000
+    write_case(tmp_path, Content("x", image, grid, grid, "x", rescale=((1.0, 0.0),)))
+    write_index(tmp_path, [], (1.0, 1.0, 1.0), [index_row(Case.open(tmp_path / "cases/x").sidecar)], {}, ["T1"])
+    case = Store(tmp_path).case("x")
+    starts = [Sites(foreground_share=1.0).draw(case, (8, 8, 8), generator_at(0, position)) for position in range(60)]
+    found = sum(all(low <= first + 4 < low + 32 for first, low in zip(s, (32, 32, 64), strict=True)) for s in starts)
+    assert found == pytest.approx(29, abs=12)  # 48 %, as in HU; with -500 for a threshold 5 %, as anywhere
 
 
 def test_an_air_filled_volume_still_gives_a_crop(tmp_path):

@@ -142,6 +142,7 @@ def test_raw_scans_are_prepared_as_planned(tmp_path, capsys):
     assert cli.main(plan_it) == 0
     window = yaml.safe_load(capsys.readouterr().out)["data"]["window"]
     assert window == read_plan(path).window
+    assert read_plan(path).report["spacing_of_store"].startswith("each scan's own")
     assert window["class_path"] == INTENSITY + "ForegroundZScore"
     assert (window["init_args"]["low"], window["init_args"]["mean"]) == ([60], [61])  # objects of 60, 61 and 62
     assert cli.main(["prepare", str(raw), str(planned), "--plan", str(path)]) == 0

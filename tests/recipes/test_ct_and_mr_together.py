@@ -45,7 +45,10 @@ def test_the_recipe_s_window_is_that_of_all_stores_and_said_where_it_means_nothi
     PretrainData(stores, (16, 16, 16), 2, PerUnit(hu=NamedWindow("lung")))
     assert "has no unit" not in capsys.readouterr().out
     data = PretrainData(stores, (16, 16, 16), 2, Window(0, 9000))
-    assert "mr_cubes: its values have no unit, and Window(low_hu=0, high_hu=9000) is in HU" in capsys.readouterr().out
+    assert (
+        "mr_cubes: its values have no unit, and the constants of Window(low_hu=0, high_hu=9000) do"
+        in capsys.readouterr().out
+    )
     assert data.preprocessing()["window"] == describe(Window(0, 9000))
     assert all(seen(data, ref).max() <= 1 for ref in data.train_cases)
 

@@ -56,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     if args.foreground:
-        plan = replace(plan, window=describe(foreground_normalisation(Store(args.source))))
+        window = foreground_normalisation(Store(args.source))
+        for doubt in Corpus([args.source]).doubts_about(window):
+            print(f"note: {doubt}", file=sys.stderr)
+        plan = replace(plan, window=describe(window))
     if args.output:
         plan.write(args.output)
     print(_as_recipe(plan), end="")

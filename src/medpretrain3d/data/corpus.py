@@ -92,7 +92,8 @@ class Corpus:
     def doubts_about(self, window: Normalisation) -> list[str]:
         """What a user should know of a window that means nothing to the values of a store."""
         return [
-            f"{store.path}: its values have no unit, and {window} is in HU; ZScore() suits them, or PerUnit beside CT"
+            f"{store.path}: its values have no unit, and the constants of {window} do; ZScore() suits them, or PerUnit "
+            "beside CT"
             for store in self.stores
             if not window.suits(store.unit)
         ]

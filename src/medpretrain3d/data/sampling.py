@@ -86,7 +86,7 @@ class Sites(Described):
         object_share: share of crops around a random point of a random object, every class of the case equally likely.
             In a case without objects such a crop goes to foreground if any does, and anywhere if not.
         foreground_share: share of crops whose middle holds tissue.
-        foreground_hu: what is above is tissue.
+        foreground_hu: what is above is tissue; where values are not HU, what is above the mean of all but the lowest.
         min_foreground: share of tissue in the stored block at the crop's centre that makes it foreground; vessels
             make lungs pass, air outside the body does not.
 
@@ -122,7 +122,8 @@ class Sites(Described):
         if kind == "object" and len(case.boxes):
             return object_start(case, patch, random)
         if kind == "foreground" or (kind == "object" and self.foreground_share):
-            return foreground_start(case, patch, random, self.foreground_hu, self.min_foreground)
+            tissue = self.foreground_hu if case.unit == "hu" else case.statistics[0].mean
+            return foreground_start(case, patch, random, tissue, self.min_foreground)
         return uniform_start(case.grid.shape, patch, random)
 
 

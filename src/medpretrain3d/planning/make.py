@@ -76,8 +76,10 @@ def make_plan(
         plan = replace(plan, batch_size=min(memory.largest_batch(memory_gib), most))
     if plan.anchors is not None:
         plan = _with_anchors(plan, facts, anchors_per_level)
+    own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own; the plan's is to be prepared with"}
     report = {
         "stores": corpus.name,
+        **own,
         "num_cases": len(facts.shapes),
         "median_scan": median_scan.tolist(),
         "memory_gib": memory_gib,
