@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
+from medpretrain3d.data.class_counts import count_objects, missing_objects
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import AugmentOn, CropReader
 from medpretrain3d.data.intensity import Normalisation, PerUnit
@@ -96,9 +97,19 @@ class FinetuneData(L.LightningDataModule):
         self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labelled))
         self.label_fraction = num_labelled / len(train)
         self.val_cases = self._cases("val")
+        self._check_objects([case.case_id for case in self.train_cases])
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
             say(note)
+
+    def _check_objects(self, train: Sequence[str]) -> None:
+        if not count_objects(self.store, train).sum():
+            raise UserError(
+                f"{self.store.path}: none of the {len(train)} training cases holds an object, so nothing can be "
+                "learnt; look at what `medpretrain3d prepare` said, or choose another fold or more cases"
+            )
+        for doubt in missing_objects(self.store, {**self.split, "train": train}):
+            say(f"warning: {self.store.path}: {doubt}")
 
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""

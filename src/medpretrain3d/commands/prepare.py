@@ -5,7 +5,9 @@ any folder of scans without labels. Several RAW folders make one store; their ca
 kept as long as their files and the options stay the same, so a killed call continues.
 A case whose stored files are missing, of another size or changed is made again. --check reads every byte of the store:
 with RAW what is damaged is made again; without RAW it is named, and the exit code is 1.
-Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json), 2 on bad input.
+At the end a table says which layout was recognised and why, and what was not used; it is kept as STORE/report.json.
+Exit code: 0 when every case was used, 1 when some were left out (see STORE/skipped.json) or a labelled data set holds
+no object at all, 2 on bad input.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one object is a connected component or a label value; default: as dataset.json says, else components",
     )
     parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
-    parser.add_argument("--dataset", metavar="NAME", help="layout of RAW; default: recognised by its tree")
+    parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of RAW; default: recognised by its tree")
     parser.add_argument(
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the data set; repeatable"
     )
@@ -92,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         for note in [*split_notes(store), *speck_notes(store)]:
             print(f"note: {note}")
         _deal_out_folds(store)
-    return int(bool(summary.skipped))
+    if summary.report:
+        print("\n".join(summary.report.lines()))
+    return int(bool(summary.skipped or (summary.report and summary.report.is_without_objects)))
 
 
 def _check(args: argparse.Namespace) -> int:

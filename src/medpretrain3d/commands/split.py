@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from medpretrain3d.data.class_counts import missing_objects
 from medpretrain3d.data.splits import LABEL_FRACTIONS, fraction_count
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
@@ -26,13 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write, then say how even the folds are."""
     splits = split_store(Store(args.store), args.folds, args.seed)
-    entries = Store(args.store).entries
+    store = Store(args.store)
+    entries = store.entries
     for number, fold in enumerate(splits.folds):
         objects = [entries[case_id]["num_objects"] for case_id in fold["val"]]
         print(
             f"fold {number}: train {len(fold['train'])}, val {len(fold['val'])} "
             f"with {sum(objects)} objects, {objects.count(0)} cases without"
         )
+        for doubt in missing_objects(store, fold):
+            print(f"warning: fold {number}: {doubt}")
     num_train = len(splits.folds[0]["train"])
     counts = ", ".join(f"{fraction:.0%} {fraction_count(num_train, fraction)}" for fraction in LABEL_FRACTIONS)
     print(f"label budgets of fold 0, each part of the next: {counts}")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from medpretrain3d.data.case import Object
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.importers.base import IGNORE, ObjectRule, RawCase
-from medpretrain3d.data.importers.marks import boxes_of
+from medpretrain3d.data.importers.marks import BoxMark, Mark, boxes_of
 from medpretrain3d.data.objects import TOO_SMALL, Instance, find_objects
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.volume import Volume, check_same_place, read_labels, resample_labels
 from medpretrain3d.errors import UserError
+
+CUT_VOX = 0.5
+"""A box that reaches further over the edge of its scan is told of; less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Annotation:
     ignore_boxes: tuple[tuple[float, ...], ...] = ()
     num_too_small: int = 0
     """Parts of the label map that became background for being smaller than an object."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """How often something was done that the annotations do not say."""
 
 
 def annotate(
@@ -62,14 +68,23 @@ def annotate(
         for one, box in zip(found, boxes, strict=True)
         if one.label not in (IGNORE, TOO_SMALL)
     ]
-    marks = _inside(case, boxes_of(case.marks, image.source_grid), image.source_grid)
-    for mark, box in zip(case.marks, _carried(marks, image.source_grid, target), strict=True):
+    marks, grid = tuple(dict.fromkeys(case.marks)), image.source_grid
+    written = boxes_of(marks, grid)
+    inside = _inside(case, marks, written, grid)
+    for mark, box in zip(marks, _carried(inside, grid, target), strict=True):
         objects.append(Object(0, mark.label, box))
-    regions = _clipped(boxes_of(case.ignore, image.source_grid), image.source_grid)
+    regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid), grid)
+    is_visible = (regions[:, :3] < regions[:, 3:]).all(axis=1)
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
-    ignored += _carried(regions[(regions[:, :3] < regions[:, 3:]).all(axis=1)], image.source_grid, target)
+    ignored += _carried(regions[is_visible], grid, target)
+    remarks = {
+        "objects given twice, taken once": len(case.marks) - len(marks),
+        "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
+        "ignore regions outside of their scan": int((~is_visible).sum()),
+    }
+    told = {name: count for name, count in remarks.items() if count}
     num_too_small = sum(one.label == TOO_SMALL for one in found)
-    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small)
+    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small, told)
 
 
 def _from_labels(
@@ -91,18 +106,47 @@ def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[floa
     return [tuple(box) for box in boxes.tolist()]
 
 
-def _inside(case: RawCase, boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+def _inside(case: RawCase, marks: Sequence[Mark], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     """Marks of objects, cut at the scan's edge where a sphere or a rounded corner reaches over it."""
-    middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
-    is_inside = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
+    is_inside = _are_inside(boxes_vox, grid)
     if not is_inside.all():
-        mark = case.marks[int(np.flatnonzero(~is_inside)[0])]
+        mark, outside = marks[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
         raise Unusable(
-            f"{mark} lies outside {case.images[0].name} of {grid.shape} voxels or is empty; "
-            "correct it: is its frame the one stated, its lowest corner first?",
+            f"{outside} of {len(marks)} objects: {mark} lies outside {case.images[0].name} of {grid.shape} voxels or "
+            f"is empty; {_other_frame(marks, grid)}",
             "annotation",
         )
     return _clipped(boxes_vox, grid)
+
+
+def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+    """Whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
+    middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
+    return ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
+
+
+def _other_frame(marks: Sequence[Mark], grid: Grid) -> str:
+    """What to do about objects outside of their scan, such as a frame in which all of them would be inside."""
+    for frame, order, signs, told in (
+        (
+            "lps_mm",
+            (0, 1, 2),
+            (-1, -1, 1),
+            "all are inside if x and y change signs: are they in RAS, not in LPS?",
+        ),
+        ("voxels", (2, 1, 0), (1, 1, 1), "all are inside if read as (z, y, x): are x and z exchanged?"),
+    ):
+        if all(mark.frame == frame and not _is_empty(mark) for mark in marks):
+            moved = [mark.reordered(order, signs) for mark in marks]
+            if _are_inside(boxes_of(moved, grid), grid).all():
+                return told
+    return "correct it: is its frame the one stated, its lowest corner first?"
+
+
+def _is_empty(mark: Mark) -> bool:
+    if isinstance(mark, BoxMark):
+        return not all(low < high for low, high in zip(mark.low, mark.high, strict=True))
+    return mark.diameter_mm <= 0
 
 
 def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import remove_unfinished, write_text
-from medpretrain3d.data.case import CASES, case_folder
-from medpretrain3d.data.importers import ObjectRule, RawDataset, read_raw
+from medpretrain3d.data.case import CASES
+from medpretrain3d.data.importers import ObjectRule, RawCase, RawDataset, read_raw
 from medpretrain3d.data.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
+from medpretrain3d.data.prepare_report import REPORT, PrepareReport
 from medpretrain3d.data.quarantine import NOTES
 from medpretrain3d.data.splits import SPLITS, Fold
-from medpretrain3d.data.store import INDEX, SKIPPED, write_index
+from medpretrain3d.data.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.data.volume import check_spacing
 from medpretrain3d.errors import UserError
+from medpretrain3d.names import plain_name
 
 OTHER_CALL_S = 3600
 """A file of the index that another shard began is left alone for this long."""
@@ -61,6 +65,8 @@ class Summary:
     """Cases that other shards have yet to prepare; the last one makes the index."""
     again: Mapping[str, str] = field(default_factory=dict)
     """Cases that were there and had to be made again, each with the reason."""
+    report: PrepareReport | None = None
+    """What is in the store and what is not; None while cases are awaited."""
 
 
 def prepare(
@@ -104,7 +110,7 @@ def prepare(
     classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
     jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]
-    _check_room(store, {job.case.id for job in jobs})
+    _check_room(store, {job.case.id for job in jobs if job.case.images})
     _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
 
     found = {job.case.id: earlier(job, check) for job in own}
@@ -126,7 +132,9 @@ def prepare(
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again)
     folds = datasets[0].folds if len(datasets) == 1 else ()
     splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    return Summary(prepared, reused, skipped, splits, 0, again)
+    report = PrepareReport.of(raws, datasets, Store(store), skipped)
+    report.write(store)
+    return Summary(prepared, reused, skipped, splits, 0, again, report)
 
 
 def _write_index(
@@ -192,18 +200,34 @@ def _jobs(
     unit = options.unit or _unit(channel_names)
     home: dict[str, Path] = {}
     for raw, dataset in zip(raws, datasets, strict=True):
-        for case in dataset.cases:
+        for case in map(_named, dataset.cases):
+            if home.get(case.id) == raw:
+                problem = f"another file gives the case id '{case.id}' as well; rename one of them"
+                case = replace(case, id=_folder_name(f"{case.id} {case.images[:1]}"), problem=problem)
             if case.id in home:
                 raise UserError(
                     f"case '{case.id}' is in {home[case.id]} and in {raw}; rename one, or prepare them into two stores "
                     "(pretraining takes several)"
                 )
             home[case.id] = raw
-            case_folder(store, case.id)  # refuses ids that are no folder names
             if is_labelled and not dataset.classes:
                 case = replace(case, split="unlabelled")
             rule = options.objects or dataset.objects
             yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names))
+
+
+def _named(case: RawCase) -> RawCase:
+    """A case whose id can be the name of a folder; one whose id cannot becomes a note under a name made of it."""
+    try:
+        plain_name(case.id, "case id")
+    except UserError as error:
+        return replace(case, id=_folder_name(case.id), problem=f"{error}; rename its file or folder")
+    return case
+
+
+def _folder_name(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9-]+', '_', text)[:60].strip('_')}_{digest}"
 
 
 def _check_room(store: Path, case_ids: set[str]) -> None:
@@ -215,8 +239,8 @@ def _check_room(store: Path, case_ids: set[str]) -> None:
     strangers = sorted(there - case_ids)
     if strangers:
         raise UserError(
-            f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}'; "
-            "choose another folder, or give all raw folders in one call"
+            f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}', "
+            "or whose image is missing there; choose another folder, or give all raw folders in one call"
         )
 
 
@@ -224,7 +248,7 @@ def _clean(store: Path, case_ids: set[str], index_age_s: float) -> None:
     """Remove leftovers of killed calls; cases of other shards may just be in the making."""
     remove_unfinished(store / CASES, case_ids)
     remove_unfinished(store / NOTES, {f"{case_id}.json" for case_id in case_ids})
-    remove_unfinished(store, {INDEX, SPLITS, SKIPPED}, index_age_s)
+    remove_unfinished(store, {INDEX, SPLITS, SKIPPED, REPORT}, index_age_s)
 
 
 def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome], None, None]:

@@ -19,6 +19,7 @@ from medpretrain3d.data.case import VERSION, Case, Content, case_folder, index_r
 from medpretrain3d.data.damage import check_contents, check_sizes
 from medpretrain3d.data.importers import ObjectRule, RawCase
 from medpretrain3d.data.plausibility import check_plausible
+from medpretrain3d.data.prepare_report import REMARKS
 from medpretrain3d.data.quarantine import Unusable, note_path, read_note, write_note
 from medpretrain3d.data.readers import MissingLibrary, source_files
 from medpretrain3d.data.statistics import MEASURED
@@ -137,7 +138,7 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
         rescale=image.rescale,
         voxels=voxels,
         statistics=statistics,
-        facts={**facts, "num_too_small": annotation.num_too_small},
+        facts={**facts, "num_too_small": annotation.num_too_small, REMARKS: dict(annotation.remarks)},
     )
 
 

@@ -3,6 +3,7 @@
 STORE/store.json                 index: classes, spacing, fingerprint, a few facts per case
 STORE/splits.json                train, val, test, folds, see data/splits.py
 STORE/skipped.json               [{"case", "file", "kind", "reason"}], from STORE/skipped/<id>.json
+STORE/report.json                what of the raw folders is in the store and what is not
 STORE/cases/<id>/image.b2nd      (C, D, H, W) int16
 STORE/cases/<id>/mask.b2nd       (D, H, W) uint16 instance ids, where there is a mask
 STORE/cases/<id>/case.json       geometry, objects, hash

@@ -25,6 +25,8 @@ Row = dict[str, str]
 def read_rows(path: Path, advice: str, max_bytes: int = LARGE) -> list[list[str]]:
     """The cells of a CSV file, row by row, in UTF-8 with or without a mark at the beginning.
 
+    Where the first line has no comma, semicolons or tabs part the cells, as where decimals have commas.
+
     An apostrophe that `csv_text` put before a text is taken away.
 
     Raises:
@@ -69,9 +71,15 @@ def read_table(
 def _parsed(path: Path, text: str, advice: str) -> list[list[str]]:
     csv.field_size_limit(MAX_CELL)
     try:
-        return [[_original(cell) for cell in row] for row in csv.reader(io.StringIO(text, newline=""))]
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+        return [[_original(cell) for cell in row] for row in rows]
     except csv.Error as error:
         raise UserError(f"{path}: is no CSV table ({error}); {advice}") from error
+
+
+def _delimiter(text: str) -> str:
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return "," if "," in header else next((one for one in ";\t" if one in header), ",")
 
 
 def _by_name(path: Path, names: Sequence[str], rows: Iterable[Sequence[str]], advice: str) -> Iterator[Row]:

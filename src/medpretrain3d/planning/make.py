@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
 from medpretrain3d.data.case import Case
+from medpretrain3d.data.class_counts import missing_objects
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.specks import are_specks
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
@@ -77,8 +78,11 @@ def make_plan(
     if plan.anchors is not None:
         plan = _with_anchors(plan, facts, anchors_per_level)
     own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own; the plan's is to be prepared with"}
+    store = corpus.stores[0]
+    missing = missing_objects(store, store.splits) if store.classes else []
     report = {
         "stores": corpus.name,
+        **({"missing": "; ".join(missing)} if missing else {}),
         **own,
         "num_cases": len(facts.shapes),
         "median_scan": median_scan.tolist(),

@@ -6,24 +6,27 @@ import functools
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import ObjectRule, RawCase, RawDataset
+from medpretrain3d.data.importers.base import Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.data.importers.files import glance, tree
 from medpretrain3d.data.importers.layout import Layout
+from medpretrain3d.data.importers.unused import unused
 from medpretrain3d.errors import UserError
 
-__all__ = ["Layout", "ObjectRule", "RawCase", "RawDataset", "layouts", "read_raw"]
+SPLITS = ("train", "val", "test", "unlabelled")
+"""What a case may be for."""
 
-_KINDS = ("detection", "corpus", "generic")
+__all__ = ["SPLITS", "Layout", "Leftover", "ObjectRule", "RawCase", "RawDataset", "layouts", "read_raw"]
 
 
 @functools.cache
 def layouts() -> dict[str, Layout]:
-    """Every layout by name: data sets for detection, corpora, then the generic layouts, those of most signs first."""
+    """Every layout by name, by rank, those of most signs first."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     found = [layout for module in modules for layout in getattr(module, "LAYOUTS", ())]
-    found.sort(key=lambda layout: (_KINDS.index(layout.kind), -len(layout.signs), layout.name))
+    found.sort(key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
     return {layout.name: layout for layout in found}
 
 
@@ -46,9 +49,42 @@ def read_raw(
         raise UserError(f"{raw}: no such folder; give the folder that holds the raw data")
     if dataset is not None and dataset not in layouts():
         raise UserError(f"--dataset {dataset}: unknown; known are {', '.join(layouts())}")
-    if dataset is None:
-        if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
-            raise UserError(f"{raw}: has dataset.json but no imagesTr beside it; found", tree(raw))
-        names = glance(raw)
-        dataset = next(name for name, layout in layouts().items() if layout.fits(names))
-    return layouts()[dataset].open(raw, {**(options or {}), **({"fold": str(fold)} if fold else {})})
+    options = {**(options or {}), **({"fold": str(fold)} if fold else {})}
+    doubts: list[str] = []
+    if dataset is not None:
+        layout, why = layouts()[dataset], "as --dataset says"
+    else:
+        layout, why, doubts = _recognised(raw)
+    read = layout.open(raw, options)
+    _check_splits(layout, read)
+    doubtful = [Leftover(text, "layouts whose names fit and whose content does not") for text in doubts]
+    left = unused(raw, read, is_named=dataset is not None)
+    return replace(read, recognised_by=why, leftovers=(*doubtful, *read.leftovers, *left))
+
+
+def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
+    """The layout of a folder, by what shows it, and what speaks against others whose names fit."""
+    if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
+        raise UserError(f"{raw}: has dataset.json but no imagesTr beside it", f"found\n{tree(raw)}")
+    names = glance(raw)
+    fitting: list[Layout] = []
+    doubts: list[str] = []
+    for layout in layouts().values():
+        if layout.fits(names):
+            contradiction = layout.contradiction(raw)
+            if not contradiction:
+                fitting.append(layout)
+            elif contradiction != "-":
+                doubts.append(f"{layout.name}: {contradiction}")
+    best = [one for one in fitting if (one.rank, len(one.signs)) == (fitting[0].rank, len(fitting[0].signs))]
+    if len(best) > 1:
+        told = " and ".join(f"{layout.name} ({layout.shown(names)})" for layout in best)
+        raise UserError(f"{raw}: looks like {told} alike; say which by --dataset {best[0].name} or {best[1].name}")
+    (layout,) = best
+    return layout, f"it has {layout.shown(names)}" if layout.signs else "no other layout fits", doubts
+
+
+def _check_splits(layout: Layout, dataset: RawDataset) -> None:
+    for case in dataset.cases:
+        if case.split not in SPLITS:
+            raise UserError(f"{layout.name}: case {case.id} is in split {case.split!r}, wanted {', '.join(SPLITS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.files import find_files
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 
 
@@ -14,10 +15,17 @@ def read_abdomenatlas(raw: Path) -> RawDataset:
     Raises:
         Misplaced: no such folder.
     """
-    images = sorted(raw.rglob("BDMAP_*/ct.nii.gz"))
+    images = {path.parent: path for path in find_files(raw, "BDMAP_*/ct.nii.gz")}
     if not images:
         raise Misplaced("no folder BDMAP_00000001 with ct.nii.gz")
-    return RawDataset((), tuple(RawCase(path.parent.name, (path,)) for path in images), channel_names=("CT",))
+    beside = {path.parent.parent for path in find_files(raw, "BDMAP_*/segmentations/*")}
+    cases = [
+        RawCase(folder.name, (images[folder],))
+        if folder in images
+        else RawCase(folder.name, (), problem=f"{folder.name} has no ct.nii.gz")
+        for folder in sorted({*images, *beside})
+    ]
+    return RawDataset((), tuple(cases), channel_names=("CT",))
 
 
 LAYOUTS = (

@@ -45,6 +45,18 @@ class RawCase:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """Something of a raw data set that enters no case, such as a row of a table or a file; or enters one, but not as it
+    is written."""
+
+    what: str
+    """Id, name or path below the folder."""
+    reason: str
+    """By which leftovers are counted, in the plural: `rows of annotations.csv that meet no scan`."""
+    is_used: bool = False
+
+
+@dataclass(frozen=True)
 class RawDataset:
     """A raw data set as an importer sees it."""
 
@@ -55,3 +67,10 @@ class RawDataset:
     """Empty where nobody says."""
     folds: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     """Official folds, each with the ids of its `train`, `val` and perhaps `test` cases."""
+    tables: tuple[Path, ...] = ()
+    """Files that were read beside those of the cases."""
+    leftovers: tuple[Leftover, ...] = ()
+    layout: str = ""
+    """Name of the layout that was read."""
+    recognised_by: str = ""
+    """Why it was read as that."""

@@ -1,6 +1,7 @@
 """Scans with a table of boxes, or of centres and diameters.
 
-RAW/boxes.csv   one row per object; the names of its columns say the frame, so nothing has to be guessed
+RAW/boxes.csv   one row per object; the names of its columns say the frame, so nothing has to be guessed. Any other name
+                of a .csv or .tsv file will do
 RAW/**          the scans
 
 | columns | meaning |
@@ -9,7 +10,7 @@ RAW/**          the scans
 | label | name of the class; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
 | x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter |
-| ignore | 1 for a region in which finding something is neither right nor wrong |
+| ignore | 1, true or yes for a region in which finding something is neither right nor wrong; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
 The frame F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm`
@@ -18,59 +19,114 @@ The frame F is `vox` (voxels of the file's own array, half-open: the first voxel
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import below, case_id_of, number, read_csv
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import below, case_id_of, flag, number, read_csv
 from medpretrain3d.data.importers.folder import read_folder
-from medpretrain3d.data.importers.layout import Layout, need
+from medpretrain3d.data.importers.ids import ScanIds
+from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.data.importers.marks import BoxMark, Frame, Mark, SphereMark
+from medpretrain3d.data.importers.tables import columns_of, tables_in
 from medpretrain3d.errors import UserError
 
 TABLE = "boxes.csv"
 FRAME_OF: dict[str, tuple[Frame, float]] = {"vox": ("voxels", 1), "lps_mm": ("lps_mm", 1), "ras_mm": ("lps_mm", -1)}
 """Per ending of the columns: the frame, and the sign that turns x and y to it."""
 SPLITS = ("train", "val", "test")
+_PLACE = re.compile(r"[xyz][01]?_(vox|lps_mm|ras_mm)")
+_OTHER = ("image", "label", "ignore", "patient", "split", "diameter_mm", "diameter_vox")
 
 
 def read_boxes_csv(raw: Path) -> RawDataset:
     """Read the layout.
 
     Raises:
-        UserError: a column is missing, a cell is no number, or a path leads out of the folder.
+        Misplaced: no such table.
+        UserError: several of them, a column is missing, a cell is no number, a path leads out of the folder, or no row
+            meets a scan.
     """
-    table = need(raw / TABLE)
-    rows_of: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for row in read_csv(table, ["image"]):
-        rows_of[row["image"]].append(row)
-    marked = [row for rows in rows_of.values() for row in rows if not _is_bare(row)]
-    classes = tuple(sorted({row.get("label") or "object" for row in marked if row.get("ignore") != "1"}))
+    found = _tables(raw)
+    if not found:
+        raise Misplaced(f"{TABLE} is missing")
+    if len(found) > 1:
+        raise UserError(f"{raw}: {found[0].name} and {found[1].name} are both tables of boxes; keep one")
+    table = found[0]
+    rows = read_csv(table, ["image"])
+    marked = [row for row in rows if not _is_bare(row)]
+    classes = tuple(sorted({_label(row) for row in marked if not _is_ignored(table, row)}))
     if not classes:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
-    cases = [_case(raw, image, rows, classes) for image, rows in rows_of.items()]
+    _check_classes(table, classes)
+    scans = read_folder(raw).cases
+    images, unmet = _images(raw, table, rows, scans)
+    rows_of: dict[Path, list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        rows_of[images.get(row["image"], below(raw, row["image"]))].append(row)
+    cases = [_case(raw, table, path, of_scan, classes) for path, of_scan in rows_of.items()]
     named = {case.images[0] for case in cases}
-    rest = [case for case in read_folder(raw).cases if not named & set(case.images)]
-    cases += [replace(case, split="unlabelled") for case in rest]
-    return RawDataset(classes, tuple(sorted(cases, key=lambda case: case.id)))
+    cases += [replace(case, split="unlabelled") for case in scans if not named & set(case.images)]
+    unread = [name for name in columns_of(table) if name and name not in _OTHER and not _PLACE.fullmatch(name)]
+    leftovers = [*unmet, *(Leftover(name, f"columns of {table.name} that have no meaning here") for name in unread)]
+    return RawDataset(
+        classes, tuple(sorted(cases, key=lambda case: case.id)), tables=(table,), leftovers=tuple(leftovers)
+    )
 
 
-def _case(raw: Path, image: str, rows: list[dict[str, str]], classes: tuple[str, ...]) -> RawCase:
-    path = below(raw, image)
+def _tables(raw: Path) -> list[Path]:
+    if (raw / TABLE).exists():
+        return [raw / TABLE]
+    return [
+        path
+        for path in tables_in(raw)
+        if "image" in (names := columns_of(path)) and any(_PLACE.fullmatch(one) for one in names)
+    ]
+
+
+def _images(
+    raw: Path, table: Path, rows: Sequence[Mapping[str, str]], scans: Sequence[RawCase]
+) -> tuple[dict[str, Path], list[Leftover]]:
+    """The scan that each name in the column `image` means, where it is another than the path of that name."""
+    place_of = {scan.images[0].relative_to(raw).as_posix(): scan.images[0] for scan in scans}
+    written = list(dict.fromkeys(row["image"] for row in rows))
+    elsewhere = [name for name in written if not below(raw, name).exists()]
+    if len(elsewhere) < len(written):  # some meet their scan by path: the others may, by likeness
+        ids = ScanIds(place_of)
+        found = {name: scan for name in elsewhere if (scan := ids.find(name)) is not None}
+    else:
+        found = ScanIds(place_of).meet(table, written)[0]
+    likeness = f"names of {table.name} that meet their scan by likeness"
+    told = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
+    return {name: place_of[scan] for name, scan in found.items()}, told
+
+
+def _check_classes(table: Path, classes: Sequence[str]) -> None:
+    alike: dict[str, str] = {}
+    for name in classes:
+        other = alike.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            raise UserError(f"{table}: the labels {other!r} and {name!r} differ in case or blanks only; write one")
+
+
+def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
+    image = rows[0]["image"]
     told = {name: {row.get(name, "") for row in rows} for name in ("patient", "split")}
     for name, values in told.items():
         if len(values) > 1:
-            raise UserError(f"{raw / TABLE}: {image} has {name} {' and '.join(sorted(values))}; keep one of them")
+            raise UserError(f"{table}: {image} has {name} {' and '.join(sorted(values))}; keep one of them")
     (patient,), (split,) = told["patient"], told["split"]
     if split not in ("", *SPLITS):
-        raise UserError(f"{raw / TABLE}: {image} is in split {split!r}, wanted {', '.join(SPLITS)}")
+        raise UserError(f"{table}: {image} is in split {split!r}, wanted {', '.join(SPLITS)}")
     marks: dict[bool, list[Mark]] = {False: [], True: []}
     for row in rows:
         if not _is_bare(row):
-            is_ignored = row.get("ignore") == "1"
-            label = 0 if is_ignored else classes.index(row.get("label") or "object")
-            marks[is_ignored].append(_mark(raw / TABLE, row, label))
+            is_ignored = _is_ignored(table, row)
+            label = 0 if is_ignored else classes.index(_label(row))
+            marks[is_ignored].append(_mark(table, row, label))
     return RawCase(
         case_id_of(path, raw),
         (path,),
@@ -78,15 +134,25 @@ def _case(raw: Path, image: str, rows: list[dict[str, str]], classes: tuple[str,
         ignore=tuple(marks[True]),
         patient=patient or None,
         split=split or "train",
-        problem="" if path.exists() else f"{TABLE} names {image}, which is not there",
+        problem="" if path.exists() else f"{table.name} names {image}, which is not there",
     )
 
 
-def _is_bare(row: dict[str, str]) -> bool:
-    return not any(value for name, value in row.items() if name not in ("image", "patient", "split"))
+def _label(row: Mapping[str, str]) -> str:
+    return row.get("label") or "object"
 
 
-def _mark(table: Path, row: dict[str, str], label: int) -> Mark:
+def _is_ignored(table: Path, row: Mapping[str, str]) -> bool:
+    return flag(row.get("ignore"), f"{table}: ignore of {row['image']}")
+
+
+def _is_bare(row: Mapping[str, str]) -> bool:
+    """Whether a row says nothing of an object. `ignore` says something only with a place."""
+    told = [name for name in row if _PLACE.fullmatch(name) or name in ("label", "diameter_mm", "diameter_vox")]
+    return not any(row[name] for name in told)
+
+
+def _mark(table: Path, row: Mapping[str, str], label: int) -> Mark:
     """The object of a row. In RAS, x and y point the other way, so that lowest and highest change places."""
     suffix = next((one for one in FRAME_OF if row.get(f"x0_{one}") or row.get(f"x_{one}")), None)
     if suffix is None:
@@ -107,15 +173,21 @@ def _mark(table: Path, row: dict[str, str], label: int) -> Mark:
     raise UserError(f"{table}: a centre without {wanted}; row {row}")
 
 
+def _is_table(path: Path) -> bool:
+    return len(path.parts) == 1 and path.suffix.lower() in (".csv", ".tsv")
+
+
 LAYOUTS = (
     Layout(
         name="boxes_csv",
         kind="generic",
+        is_described=True,
         classes=(),
         licence="as the data",
         wanted="""  RAW/boxes.csv   (image, label, x0_vox ... z1_vox, or x_lps_mm, y_lps_mm, z_lps_mm, diameter_mm, ...)
   RAW/**          (the scans it names)""",
-        signs=("boxes.csv",),
+        signs=(_is_table,),
         read=read_boxes_csv,
+        contradiction=lambda raw: "" if _tables(raw) else "-",
     ),
 )

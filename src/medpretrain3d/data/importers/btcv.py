@@ -6,11 +6,13 @@ axis must not be mirrored.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.files import by_stem, twice
 from medpretrain3d.data.importers.layout import Layout, Misplaced
-from medpretrain3d.data.readers import find_volumes, volume_stem
+from medpretrain3d.data.readers import find_volumes
 
 ORGANS = (
     "spleen",
@@ -37,15 +39,23 @@ def read_btcv(raw: Path) -> RawDataset:
     Raises:
         Misplaced: no labelled image below the folder.
     """
-    by_name = {volume_stem(path): path for path in find_volumes(raw, recursive=True)}
+    by_name = by_stem(find_volumes(raw, recursive=True))
     cases = []
-    for name, image in sorted(by_name.items()):
-        if name.startswith("img") and name[3:].isdigit():
-            labels = by_name.get(f"label{name[3:]}")
-            # Only the test images come without labels.
-            cases.append(RawCase(name, (image,), labels, CLASS_OF_VALUE, split="train" if labels else "unlabelled"))
+    for name in sorted(name for name in by_name if re.fullmatch(r"img\d+", name)):
+        label_name = f"label{name[3:]}"
+        images, labels = by_name[name], by_name.get(label_name, [])
+        problem = twice(raw, images) or twice(raw, labels)
+        # Only the test images come without labels.
+        split = "train" if labels else "unlabelled"
+        cases.append(
+            RawCase(name, (images[0],), next(iter(labels), None), CLASS_OF_VALUE, split=split, problem=problem)
+        )
     if not any(case.labels for case in cases):
         raise Misplaced("no pair img0001.nii.gz and label0001.nii.gz")
+    for name in sorted(name for name in by_name if re.fullmatch(r"label\d+", name)):
+        if f"img{name[5:]}" not in by_name:
+            problem = f"{name} has no image img{name[5:]}.nii.gz"
+            cases.append(RawCase(f"img{name[5:]}", (), by_name[name][0], problem=problem))
     return RawDataset(ORGANS, tuple(cases), "labels", ("CT",))
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import below, read_csv
+from medpretrain3d.data.importers.files import below, by_stem, read_csv, twice
 from medpretrain3d.data.importers.layout import Layout, Misplaced
-from medpretrain3d.data.readers import find_volumes, volume_stem
+from medpretrain3d.data.readers import find_volumes
 from medpretrain3d.errors import UserError
 
 TABLE = "aneurysm_seg.csv"
@@ -28,7 +28,8 @@ def read_cta_a(raw: Path) -> RawDataset:
     cases = _from_table(raw, table) if table.is_file() else _from_folders(raw)
     if not cases:
         raise Misplaced("no pair cta_img/<id>.nii.gz and ane_seg/<id>.nii.gz")
-    return RawDataset(("aneurysm",), tuple(cases), channel_names=("CT",))
+    tables = (table,) if table.is_file() else ()
+    return RawDataset(("aneurysm",), tuple(cases), channel_names=("CT",), tables=tables)
 
 
 def _from_table(raw: Path, table: Path) -> list[RawCase]:
@@ -44,18 +45,17 @@ def _from_table(raw: Path, table: Path) -> list[RawCase]:
 
 
 def _from_folders(raw: Path) -> list[RawCase]:
-    labels = {volume_stem(path): path for folder in raw.glob("**/ane_seg") for path in find_volumes(folder)}
-    images = sorted(path for folder in raw.glob("**/cta_img") for path in find_volumes(folder))
-    return [
-        RawCase(
-            volume_stem(image),
-            (image,),
-            labels.get(volume_stem(image)),
-            {1: 0},
-            problem="" if volume_stem(image) in labels else f"ane_seg/{volume_stem(image)}.nii.gz is missing",
-        )
-        for image in images
-    ]
+    volumes = find_volumes(raw, recursive=True)
+    labels = by_stem(path for path in volumes if path.parent.name == "ane_seg")
+    images = by_stem(path for path in volumes if path.parent.name == "cta_img")
+    cases = []
+    for name in sorted({*images, *labels}):
+        missing = next((place for place, of in (("ane_seg", labels), ("cta_img", images)) if name not in of), None)
+        problem = f"{missing}/{name}.nii.gz is missing" if missing else ""
+        problem = problem or twice(raw, images[name]) or twice(raw, labels[name])
+        image = (images[name][0],) if name in images else ()
+        cases.append(RawCase(name, image, labels.get(name, [None])[0], {1: 0}, problem=problem))
+    return cases if images else []
 
 
 LAYOUTS = (

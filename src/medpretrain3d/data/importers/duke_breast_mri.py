@@ -7,11 +7,12 @@ Further tumours of a patient carry no box: findings outside the box are not cert
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import dicom_series, number, read_csv
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import dicom_series, find_files, number, read_csv, whole
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.data.importers.marks import BoxMark
 from medpretrain3d.data.readers.dicom import header_text
@@ -32,25 +33,48 @@ def read_duke_breast_mri(raw: Path) -> RawDataset:
     boxes_file, mapping_file = _table(raw, BOXES), _table(raw, MAPPING)
     series_of = _first_phase(raw, mapping_file)
     cases = []
-    for row in _rows(boxes_file, ["Patient ID", *EDGES]):
+    rows = list(_rows(boxes_file, ["Patient ID", *EDGES]))
+    patients = Counter(row["Patient ID"] for row in rows)
+    for row in rows:
         patient = row["Patient ID"]
+        if patients.pop(patient, 0) > 1:
+            cases.append(RawCase(patient, (), problem=f"{boxes_file.name} has several rows of it; keep one"))
+            continue
+        if patient in {case.id for case in cases}:
+            continue
         series = series_of.get(patient)
         if series is None:
             cases.append(RawCase(patient, (), problem=f"no series of phase {PHASE} below {raw.name}"))
             continue
-        x0, y0, first, x1, y1, last = (number(boxes_file, row, column) for column in EDGES)
+        x0, y0, x1, y1 = (number(boxes_file, row, column) for column in EDGES if "Slice" not in column)
+        first, last = (whole(boxes_file, row, column) for column in EDGES if "Slice" in column)
         try:
-            planes_mm = [_slice_z_mm(series, int(slice_number)) for slice_number in (first, last)]
+            planes_mm = [_slice_z_mm(series, slice_number) for slice_number in (first, last)]
         except UserError as error:
             cases.append(RawCase(patient, (series,), problem=str(error)))
             continue
         box = BoxMark((x0 - 1, y0 - 1, planes_mm[0]), (x1, y1, planes_mm[1]), "slices")
         cases.append(RawCase(patient, (series,), marks=(box,), patient=patient))
-    return RawDataset(("tumor",), tuple(cases), channel_names=("T1 first contrast phase",))
+    boxed = {row["Patient ID"] for row in rows}
+    if not boxed & set(series_of):
+        raise UserError(
+            f"{boxes_file}: none of its {len(rows)} rows meets a series of phase {PHASE}: it names "
+            f"'{next(iter(boxed), '')}', series are of '{next(iter(series_of), '')}'; write ids as folders are called"
+        )
+    leftovers = [
+        Leftover(one, f"series that no row of {boxes_file.name} names") for one in series_of if one not in boxed
+    ]
+    return RawDataset(
+        ("tumor",),
+        tuple(cases),
+        channel_names=("T1 first contrast phase",),
+        tables=(boxes_file, mapping_file),
+        leftovers=tuple(leftovers),
+    )
 
 
 def _table(raw: Path, name: str) -> Path:
-    found = next((path for ending in (".csv", ".xlsx") for path in raw.rglob(f"{name}*{ending}")), None)
+    found = next((path for ending in (".csv", ".xlsx") for path in find_files(raw, f"{name}*{ending}")), None)
     if found is None:
         raise Misplaced(f"{name}.xlsx is missing")
     return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.data.readers import volume_ending, volume_stem
+from medpretrain3d.data.readers import volume_ending, volume_stem, walk
 from medpretrain3d.documents import LARGE, Row, read_table
 from medpretrain3d.documents import read_json as read_document
 from medpretrain3d.errors import UserError
@@ -19,7 +20,12 @@ LABEL_MAP = re.compile(r"(seg|segmentation|mask|label|labelmap|instance|annotati
 
 def dicom_series(folder: Path) -> list[Path]:
     """Every folder at any depth, itself included, that holds .dcm files, in order."""
-    return sorted({path.parent for path in folder.rglob("*.dcm") if path.name[0] != "."})
+    return sorted({path.parent for path in find_files(folder, "*.dcm")})
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Every file at any depth whose path ends as the pattern says (`case_*/*.xml`), in order; see `walk`."""
+    return sorted(path for path in walk(folder) if path.match(pattern))
 
 
 def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
@@ -36,6 +42,22 @@ def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
         # A year at the end of a name is no channel: channels are counted from 0000 on.
         cases[channel[1] if channel and f"{channel[1]}_0000" in by_stem else name].append(path)
     return {case_id: tuple(paths) for case_id, paths in cases.items()}
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Files by their names without ending, whatever folders they lie in."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        found[volume_stem(path)].append(path)
+    return dict(found)
+
+
+def twice(raw: Path, files: Sequence[Path]) -> str:
+    """What is wrong with several files of one name; empty where there is one, or none."""
+    if len(files) < 2:
+        return ""
+    told = " and ".join(path.relative_to(raw).as_posix() for path in files[:2])
+    return f"{len(files)} files of one name, {told}; keep one"
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -88,16 +110,50 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[Row]:
     return read_table(path, columns, "correct it, or export it again as CSV in UTF-8")
 
 
-def number(path: Path, row: dict[str, str], column: str) -> float:
-    """A number out of a row of a CSV file.
+def number(path: Path, row: Mapping[str, str], column: str) -> float:
+    """A number out of a row of a CSV file; its decimals may stand behind a comma.
+
+    Raises:
+        UserError: it is none, or not finite.
+    """
+    text = row.get(column, "")
+    try:
+        value = float(text.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", text) else text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{path}: {column} is {text!r}, wanted a number; row {row}")
+    return value
+
+
+def whole(path: Path, row: Mapping[str, str], column: str) -> int:
+    """A whole number out of a row of a CSV file, also where a spreadsheet made `1.0` of it.
 
     Raises:
         UserError: it is none.
     """
-    try:
-        return float(row[column])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path}: {column} is {row.get(column, '')!r}, wanted a number; row {row}") from error
+    value = number(path, row, column)
+    if value != int(value):
+        raise UserError(f"{path}: {column} is {row[column]!r}, wanted a whole number; row {row}")
+    return int(value)
+
+
+def flag(value: object, place: str) -> bool:
+    """Whether a cell of a table or a value of a JSON file says yes; an empty one says no.
+
+    Args:
+        value: `1`, `true`, `yes` or `0`, `false`, `no` in any case, or a boolean or number.
+        place: for messages.
+
+    Raises:
+        UserError: another word.
+    """
+    word = str("" if value is None else value).strip().lower()
+    if word in ("1", "1.0", "true", "yes", "y", "t"):
+        return True
+    if word in ("", "0", "0.0", "false", "no", "n", "f"):
+        return False
+    raise UserError(f"{place} is {value!r}, wanted 1, true or yes, or 0, false or no")
 
 
 def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
@@ -112,7 +168,10 @@ def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
     for _ in range(depth):
         below_level = []
         for place in level:
-            entries = sorted((path for path in place.iterdir() if path.name[0] != "."), key=lambda path: path.name)
+            try:
+                entries = sorted((path for path in place.iterdir() if path.name[0] != "."), key=lambda path: path.name)
+            except OSError:
+                continue
             inside = [path for path in entries if path.is_dir()]
             names += [path.relative_to(folder).as_posix() + "/" * path.is_dir() for path in entries]
             below_level += inside[:folders]
@@ -126,7 +185,10 @@ def tree(folder: Path, depth: int = 2, most: int = 6) -> str:
 
 
 def _branches(folder: Path, depth: int, most: int, indent: str) -> Iterator[str]:
-    paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError:
+        return
     for path in paths[:most]:
         yield f"{indent}{path.name}{'/' * path.is_dir()}"
         if path.is_dir() and depth > 1:

@@ -63,7 +63,7 @@ LAYOUTS = (
         wanted="""  RAW/kits21/data/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
   RAW/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz
   ...""",
-        signs=("**/case_*/aggregated_MAJ_seg.nii.gz",),
+        signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/aggregated_MAJ_seg.nii.gz",),
         read=read_kits21,
     ),
     Layout(
@@ -74,7 +74,7 @@ LAYOUTS = (
         wanted="""  RAW/dataset/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
   RAW/dataset/case_00000/segmentation.nii.gz
   ...""",
-        signs=("**/case_*/segmentation.nii.gz",),
+        signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/segmentation.nii.gz",),
         read=read_kits23,
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -38,10 +38,27 @@ class Layout:
     tree. In patterns folders end on a slash; `**/` in front is any depth."""
     read: Callable[..., RawDataset]
     """From the folder to its cases; further arguments are options with a default."""
+    is_described: bool = False
+    """Of a generic layout: whether a file of it says what the objects are."""
+    contradiction: Callable[[Path], str] = lambda raw: ""
+    """What in a folder's content says that it is not of this layout though its names fit; empty where nothing does. A
+    `-` says so without being worth telling."""
+
+    @property
+    def rank(self) -> int:
+        """Layouts of a lower rank are preferred where several fit: named detection data sets, layouts with a file that
+        says what the objects are, corpora, pairs of names, and any folder of scans."""
+        if self.kind != "generic":
+            return 0 if self.kind == "detection" else 2
+        return 4 if not self.signs else (1 if self.is_described else 3)
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a folder with these names in it, as `glance` gives them, looks like this layout."""
         return all(any(_fits(sign, name) for name in names) for sign in self.signs)
+
+    def shown(self, names: Sequence[str]) -> str:
+        """The first name for each sign, by which the layout was recognised."""
+        return ", ".join(dict.fromkeys(next(name for name in names if _fits(sign, name)) for sign in self.signs))
 
     def open(self, raw: Path, options: Mapping[str, str] | None = None) -> RawDataset:
         """List the cases of a folder.
@@ -58,7 +75,7 @@ class Layout:
             dataset = self.read(raw, **self._arguments(options or {}))
             if not dataset.cases:
                 raise Misplaced("no case found")
-            return dataset
+            return replace(dataset, layout=self.name)
         except Misplaced as error:
             raise UserError(
                 f"{raw}: {error}; wanted for {self.name} (docs/datasets.md#{self.name})",

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.data.importers.consensus import ReaderMark, agreement, group_marks
-from medpretrain3d.data.importers.files import dicom_series
+from medpretrain3d.data.importers.files import dicom_series, find_files, flag
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.data.importers.marks import BoxMark, Mark, SphereMark
 from medpretrain3d.data.readers.dicom import header_text
@@ -47,14 +47,33 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
     readings = dict(_readings(raw))
     if not readings:
         raise Misplaced("no .xml file with a LIDC reading")
-    cases = []
+    cases, leftovers = [], []
     for folder in series:
-        uid = folder.name if folder.name in readings else _series_uid(folder)
-        if uid in readings:  # the tree also holds chest radiographs, which nobody outlined
+        place = folder.relative_to(raw).as_posix()
+        try:
+            uid = folder.name if folder.name in readings else _series_uid(folder)
+        except UserError as error:
+            cases.append(RawCase(place.replace("/", "__"), (folder,), problem=str(error)))
+            continue
+        if uid not in readings:  # as the chest radiographs of the tree, which nobody outlined
+            leftovers.append(Leftover(place, "series that no reading names"))
+        else:
             objects, ignored = findings(readings[uid], min_readers)
             patient = next((part for part in folder.relative_to(raw).parts if part.startswith("LIDC-IDRI-")), None)
             cases.append(RawCase(uid, (folder,), marks=objects, ignore=ignored, patient=patient))
-    return RawDataset(("nodule",), tuple(sorted(cases, key=lambda case: case.id)), channel_names=("CT",))
+    met = {case.id for case in cases}
+    leftovers += [Leftover(uid, "readings whose series is not there") for uid in readings if uid not in met]
+    if not met & set(readings):
+        raise UserError(
+            f"{raw}: none of the {len(readings)} readings is of one of the {len(series)} series; download the images "
+            "of the readings, or the XML files of the images"
+        )
+    return RawDataset(
+        ("nodule",),
+        tuple(sorted(cases, key=lambda case: case.id)),
+        channel_names=("CT",),
+        leftovers=tuple(leftovers),
+    )
 
 
 def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
@@ -65,7 +84,9 @@ def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], t
     ignored: list[Mark] = []
     for reader, session in enumerate(reading.iter("readingSession")):
         for nodule in session.iter("unblindedReadNodule"):
-            rois = [_roi(roi) for roi in nodule.iter("roi") if _text(roi, "inclusion").upper() == "TRUE"]
+            rois = [
+                _roi(roi) for roi in nodule.iter("roi") if flag(_text(roi, "inclusion"), "inclusion of a LIDC reading")
+            ]
             if any(len(points) > 1 for points, _ in rois):
                 boxes.append(_box(rois))
                 outlines.append(ReaderMark(reader, _in_mm(boxes[-1], [z_mm for _, z_mm in rois])))
@@ -119,7 +140,7 @@ def _point(points: np.ndarray, z_mm: float) -> SphereMark:
 
 
 def _readings(raw: Path) -> Iterator[tuple[str, ET.Element]]:
-    for path in sorted(raw.rglob("*.xml")):
+    for path in find_files(raw, "*.xml"):
         try:
             root = ET.parse(path).getroot()
         except ET.ParseError as error:

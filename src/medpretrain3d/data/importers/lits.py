@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import ANATOMY, RawCase, RawDataset
+from medpretrain3d.data.importers.files import by_stem, twice
 from medpretrain3d.data.importers.layout import Layout, Misplaced
-from medpretrain3d.data.readers import find_volumes, volume_stem
+from medpretrain3d.data.readers import find_volumes
 
 CLASS_OF_VALUE = {1: ANATOMY, 2: 0}
 
@@ -20,17 +21,21 @@ def read_lits(raw: Path) -> RawDataset:
     Raises:
         Misplaced: no volume below the folder.
     """
-    by_name = {volume_stem(path): path for path in find_volumes(raw, recursive=True)}
+    by_name = by_stem(find_volumes(raw, recursive=True))
     cases = []
-    for name, image in by_name.items():
+    for name, images in by_name.items():
         kind, _, number = name.rpartition("-")
         if kind == "volume" and number.isdigit():
-            labels = by_name.get(f"segmentation-{number}")
+            labels = by_name.get(f"segmentation-{number}", [])
             problem = "" if labels else f"segmentation-{number}.nii is missing"
-            cases.append(RawCase(name, (image,), labels, CLASS_OF_VALUE, problem=problem))
+            problem = problem or twice(raw, images) or twice(raw, labels)
+            cases.append(RawCase(name, (images[0],), next(iter(labels), None), CLASS_OF_VALUE, problem=problem))
         elif kind == "test-volume" and number.isdigit():
-            cases.append(RawCase(name, (image,), split="unlabelled"))
-    if not any(case.split == "train" for case in cases):
+            cases.append(RawCase(name, (images[0],), split="unlabelled", problem=twice(raw, images)))
+        elif kind == "segmentation" and number.isdigit() and f"volume-{number}" not in by_name:
+            problem = f"{name} has no image volume-{number}.nii"
+            cases.append(RawCase(f"volume-{number}", (), images[0], problem=problem))
+    if not any(case.split == "train" and case.images for case in cases):
         raise Misplaced("no file volume-0.nii")
     cases.sort(key=lambda case: (case.split, int(case.id.rpartition("-")[2])))
     return RawDataset(("liver tumor",), tuple(cases), channel_names=("CT",))

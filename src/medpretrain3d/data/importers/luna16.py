@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import number, read_csv
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import find_files, number, read_csv
+from medpretrain3d.data.importers.ids import ScanIds
 from medpretrain3d.data.importers.layout import Layout, Misplaced, need
 from medpretrain3d.data.importers.marks import Mark, SphereMark
 from medpretrain3d.errors import UserError
@@ -31,14 +32,16 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
     """
     if not 0 <= fold < NUM_SUBSETS:
         raise UserError(f"fold {fold}: LUNA16 has {NUM_SUBSETS} folds, counted from 0")
-    nodules = _spheres(need(raw / "annotations.csv"))
+    table = need(raw / "annotations.csv")
     excluded = next((raw / name for name in EXCLUDED if (raw / name).is_file()), None)
     if excluded is None:
         raise Misplaced("annotations_excluded.csv is missing; it comes with the challenge's evaluation script")
-    ignored = _spheres(excluded)
-    subset_of = {path: k for k in range(NUM_SUBSETS) for path in sorted((raw / f"subset{k}").rglob("*.mhd"))}
+    subset_of = {path: k for k in range(NUM_SUBSETS) for path in find_files(raw / f"subset{k}", "*.mhd")}
     if not subset_of:
         raise Misplaced("no .mhd file in subset0 to subset9")
+    scans = ScanIds(path.stem for path in subset_of)
+    nodules, unmet = _spheres(table, scans)
+    ignored, unmet_excluded = _spheres(excluded, scans, unknown_diameter_mm=UNKNOWN_DIAMETER_MM)
     folds = tuple(_fold(k, {path.stem: subset for path, subset in subset_of.items()}) for k in range(NUM_SUBSETS))
     split_of = {uid: split for split, uids in folds[fold].items() for uid in uids}
     cases = [
@@ -51,15 +54,31 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
         )
         for path in subset_of
     ]
-    return RawDataset(("nodule",), tuple(cases), channel_names=("CT",), folds=folds)
+    return RawDataset(
+        ("nodule",),
+        tuple(cases),
+        channel_names=("CT",),
+        folds=folds,
+        tables=(table, excluded),
+        leftovers=(*unmet, *unmet_excluded),
+    )
 
 
-def _spheres(table: Path) -> defaultdict[str, list[Mark]]:
+def _spheres(
+    table: Path, scans: ScanIds, unknown_diameter_mm: float | None = None
+) -> tuple[defaultdict[str, list[Mark]], list[Leftover]]:
+    """The spheres of each scan, and the rows that meet none."""
+    rows = read_csv(table, COLUMNS)
+    scan_of, unmet = scans.meet(table, [row["seriesuid"] for row in rows])
     spheres: defaultdict[str, list[Mark]] = defaultdict(list)
-    for row in read_csv(table, COLUMNS):
+    for row in rows:
         x, y, z, diameter_mm = (number(table, row, column) for column in COLUMNS[1:])
-        spheres[row["seriesuid"]].append(SphereMark((x, y, z), diameter_mm if diameter_mm > 0 else UNKNOWN_DIAMETER_MM))
-    return spheres
+        if diameter_mm <= 0 and unknown_diameter_mm is None:
+            raise UserError(f"{table}: diameter_mm is {row['diameter_mm']!r}, wanted more than 0; row {row}")
+        if row["seriesuid"] in scan_of:
+            diameter_mm = diameter_mm if diameter_mm > 0 else unknown_diameter_mm or 0.0
+            spheres[scan_of[row["seriesuid"]]].append(SphereMark((x, y, z), diameter_mm))
+    return spheres, unmet
 
 
 def _fold(fold: int, subset_of: dict[str, int]) -> dict[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -33,6 +33,12 @@ class BoxMark:
     label: int = 0
     """Class from 0; of no meaning in an ignore region."""
 
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxMark:
+        """The box with its axes in another order and direction."""
+        ends = np.array([self.low, self.high])[:, list(order)] * signs
+        (x0, y0, z0), (x1, y1, z1) = np.sort(ends, axis=0).tolist()
+        return replace(self, low=(x0, y0, z0), high=(x1, y1, z1))
+
     def box_vox(self, grid: Grid) -> np.ndarray:
         """The box (6,) in voxels of the file's grid, half-open; the hull of a world box where the grid is oblique.
 
@@ -55,6 +61,11 @@ class SphereMark:
     diameter_mm: float
     frame: Frame = "lps_mm"
     label: int = 0
+
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereMark:
+        """The sphere with its axes in another order and direction."""
+        x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
+        return replace(self, center=(x, y, z))
 
     def box_vox(self, grid: Grid) -> np.ndarray:
         """The sphere's exact hull (6,) in voxels of the file's grid, along its own axes also where they are oblique.

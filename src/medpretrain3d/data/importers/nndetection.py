@@ -1,6 +1,6 @@
 """The layout of an nnDetection task.
 
-RAW/dataset.json                            labels counted from 0 without a background, modalities
+RAW/dataset.json or dataset.yaml            labels counted from 0 without a background, modalities
 RAW/raw_splitted/imagesTr/<case>_0000.nii.gz
 RAW/raw_splitted/labelsTr/<case>.nii.gz     instance ids
 RAW/raw_splitted/labelsTr/<case>.json       {"instances": {"1": 0}}: the class of each instance
@@ -15,8 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import RawDataset
+from medpretrain3d.data.importers.files import read_json
 from medpretrain3d.data.importers.layout import Layout, need
-from medpretrain3d.data.importers.nnunet import DESCRIPTION, classes_of, list_cases, read_description
+from medpretrain3d.data.importers.nnunet import classes_of, described, list_cases
+from medpretrain3d.documents import read_yaml
+from medpretrain3d.errors import UserError
+
+DESCRIPTIONS = ("dataset.json", "dataset.yaml", "dataset.yml")
 
 
 def read_nndetection(raw: Path, fold: int = 0) -> RawDataset:
@@ -25,22 +30,31 @@ def read_nndetection(raw: Path, fold: int = 0) -> RawDataset:
     Raises:
         UserError: a damaged json file, no usable labels in it, or a fold that does not exist.
     """
-    dataset = read_description(raw)
-    names, class_of_value = classes_of(raw / DESCRIPTION, dataset, has_background=False)
-    return list_cases(need(raw / "raw_splitted"), dataset, names, class_of_value, "instances", fold)
+    found = [raw / name for name in DESCRIPTIONS if (raw / name).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{raw}: has {found[0].name} and {found[1].name}; keep one")
+    path = need(found[0] if found else raw / DESCRIPTIONS[0])
+    dataset = described(path, read_json(path) if path.suffix == ".json" else read_yaml(path, "correct it"))
+    names, class_of_value = classes_of(path, dataset, has_background=False)
+    return list_cases(need(raw / "raw_splitted"), dataset, names, class_of_value, "instances", fold, (path,))
+
+
+def _is_description(path: Path) -> bool:
+    return str(path) in DESCRIPTIONS
 
 
 LAYOUTS = (
     Layout(
         name="nndetection",
         kind="generic",
+        is_described=True,
         classes=(),
         licence="as the data",
-        wanted="""  RAW/dataset.json
+        wanted="""  RAW/dataset.json   (or dataset.yaml)
   RAW/raw_splitted/imagesTr/<case>_0000.nii.gz
   RAW/raw_splitted/labelsTr/<case>.nii.gz, <case>.json
   RAW/raw_splitted/imagesTs, labelsTs   (the test split, may be missing)""",
-        signs=("dataset.json", "raw_splitted/"),
+        signs=(_is_description, "raw_splitted/"),
         read=read_nndetection,
     ),
 )

@@ -9,12 +9,12 @@ RAW/splits.json                optional: a list of folds {"train": [...], "val":
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.data.importers.base import IGNORE, OBJECT_RULES, ObjectRule, RawCase, RawDataset
-from medpretrain3d.data.importers.files import channel_files, read_json
+from medpretrain3d.data.importers.base import IGNORE, OBJECT_RULES, Leftover, ObjectRule, RawCase, RawDataset
+from medpretrain3d.data.importers.files import channel_files, flag, read_json
 from medpretrain3d.data.importers.layout import Layout, need
 from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, volume_stem
 from medpretrain3d.errors import UserError
@@ -48,10 +48,19 @@ def read_description(raw: Path) -> dict[str, Any]:
         Misplaced: it, or the folder of images, is missing.
         UserError: it is no JSON object.
     """
-    dataset = read_json(need(raw / DESCRIPTION))
-    if not isinstance(dataset, dict):
-        raise UserError(f"{raw / DESCRIPTION}: wanted an object with labels, got {type(dataset).__name__}")
-    return dataset
+    path = need(raw / DESCRIPTION)
+    return described(path, read_json(path))
+
+
+def described(path: Path, content: object) -> dict[str, Any]:
+    """The content of a description, which has to be an object.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: wanted an object with labels, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
 
 
 def list_cases(
@@ -61,6 +70,7 @@ def list_cases(
     class_of_value: Mapping[int, int],
     rule: ObjectRule,
     fold: int = 0,
+    tables: Sequence[Path] = (),
 ) -> RawDataset:
     """The cases of imagesTr, labelsTr, imagesTs and labelsTs below a folder.
 
@@ -69,23 +79,41 @@ def list_cases(
         UserError: a damaged splits file, or a fold that does not exist.
     """
     images_tr = channel_files(find_volumes(need(raw / "imagesTr")))
-    folds = _folds(raw, images_tr)
+    splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
+    folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
         told = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
         raise UserError(f"{raw}: has no fold {fold}; {told}")
     split_of = {case_id: split for split, ids in folds[fold].items() for case_id in ids} if folds else {}
+    listed = _listed(dataset) or sorted(images_tr)
     cases = [
         _case(raw, "Tr", case_id, images_tr.get(case_id, ()), rule, class_of_value, split_of.get(case_id, "train"))
-        for case_id in _listed(dataset) or sorted(images_tr)
+        for case_id in listed
     ]
-    for case_id, images in sorted(channel_files(find_volumes(raw / "imagesTs")).items()):
-        if _label_file(raw / "labelsTs", case_id):
+    images_ts = channel_files(find_volumes(raw / "imagesTs"))
+    for case_id, images in sorted(images_ts.items()):
+        if _label_files(raw / "labelsTs", case_id):
             cases.append(_case(raw, "Ts", case_id, images, rule, class_of_value, "test"))
         else:
             cases.append(RawCase(case_id, images, split="unlabelled"))
+    for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
+        for path in find_volumes(raw / f"labels{suffix}"):
+            if volume_stem(path) not in there:
+                problem = f"labels{suffix}/{path.name} has no image in images{suffix}"
+                cases.append(RawCase(volume_stem(path), (), problem=problem))
+                there.add(volume_stem(path))
+    if folds:
+        told = f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
+        leftovers += [Leftover(one, told, is_used=True) for one in listed if one in images_tr and one not in split_of]
+    read = (*(tables or (raw / DESCRIPTION,)), *((splits_file,) if splits_file else ()))
+    return RawDataset(names, tuple(cases), rule, _channel_names(dataset), folds, read, tuple(leftovers))
+
+
+def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
     channels = dataset.get("channel_names") or dataset.get("modality") or dataset.get("modalities") or {}
-    channel_names = tuple(str(channels[key]) for key in sorted(channels, key=int)) if isinstance(channels, dict) else ()
-    return RawDataset(names, tuple(cases), rule, channel_names, folds)
+    if not isinstance(channels, dict) or not all(str(key).isdigit() for key in channels):
+        return ()
+    return tuple(str(channels[key]) for key in sorted(channels, key=int))
 
 
 def classes_of(
@@ -116,7 +144,7 @@ def classes_of(
     if len(set(values.values())) != len(labels) or min(values.values()) < 0:
         raise UserError(f"{path}: labels {labels}: wanted a different name and a different value from 0 on for each")
     # An instance data set has no label values, so it may count its classes from 0 without a background.
-    has_background = has_background and not dataset.get("instances")
+    has_background = has_background and not flag(dataset.get("instances"), f"{path}: instances")
     ordered = sorted(values, key=lambda name: values[name])
     names = [
         name for name in ordered if name not in ("background", "ignore") and not (has_background and values[name] == 0)
@@ -137,13 +165,17 @@ def _case(
     split: str,
 ) -> RawCase:
     folder = raw / f"labels{suffix}"
-    labels = _label_file(folder, case_id)
+    labels = _label_files(folder, case_id)
     if not images:
         return RawCase(case_id, (), problem=f"dataset.json lists it, but images{suffix} has no file of that name")
-    if labels is None:
+    if not labels:
         return RawCase(case_id, images, problem=f"no label file {folder.name}/{case_id}.nii.gz")
+    if len(labels) > 1:
+        return RawCase(
+            case_id, images, labels[0], problem=f"has label files {labels[0].name} and {labels[1].name}; keep one"
+        )
     if rule != "instances":
-        return RawCase(case_id, images, labels, class_of_value, split=split)
+        return RawCase(case_id, images, labels[0], class_of_value, split=split)
     table = folder / f"{case_id}.json"
     try:
         classes = {int(value): int(label) for value, label in read_json(table)["instances"].items()}
@@ -158,11 +190,13 @@ def _case(
     if strange:
         reason = f"{folder.name}/{table.name}: class {strange[0]}, dataset.json has classes 0 to {num_classes - 1}"
         return RawCase(case_id, images, problem=reason)
-    return RawCase(case_id, images, labels, classes, split=split)
+    return RawCase(case_id, images, labels[0], classes, split=split)
 
 
-def _label_file(folder: Path, case_id: str) -> Path | None:
-    return next((path for ending in VOLUME_ENDINGS if (path := folder / f"{case_id}{ending}").is_file()), None)
+def _label_files(folder: Path, case_id: str) -> list[Path]:
+    """The label maps of a case; links that lead nowhere are there as well, and reading them says so."""
+    paths = [folder / f"{case_id}{ending}" for ending in VOLUME_ENDINGS]
+    return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
 def _listed(dataset: Mapping[str, Any]) -> list[str]:
@@ -175,21 +209,20 @@ def _listed(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def _object_rule(raw: Path, dataset: Mapping[str, Any]) -> ObjectRule:
-    rule = "instances" if dataset.get("instances") else dataset.get("objects", "components")
+    is_instances = flag(dataset.get("instances"), f"{raw / DESCRIPTION}: instances")
+    rule = "instances" if is_instances else dataset.get("objects", "components")
     if rule not in OBJECT_RULES:
         raise UserError(f"{raw / DESCRIPTION}: objects is {rule!r}, wanted one of {', '.join(OBJECT_RULES)}")
     return rule
 
 
-def _folds(raw: Path, known: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], ...]:
-    """The folds of the splits file; ids without files are ignored, so a part of a data set works."""
-    path = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
-    if path is None:
-        return ()
+def _folds(path: Path, known: Mapping[str, Any]) -> tuple[tuple[dict[str, tuple[str, ...]], ...], list[Leftover]]:
+    """The folds of the splits file, and its ids without files, which may be those of a part of the data set."""
     folds = read_json(path)
     folds = [folds] if isinstance(folds, dict) else folds
+    strangers: list[str] = []
     for number, fold in enumerate(folds if isinstance(folds, list) else [None]):
-        if not isinstance(fold, dict) or not {"train", "val"} <= set(fold):
+        if not isinstance(fold, dict) or not all(_are_ids(fold.get(split)) for split in ("train", "val")):
             raise UserError(f'{path}: fold {number}: wanted {{"train": [ids], "val": [ids]}}')
         twice = set(fold["train"]) & set(fold["val"])
         if twice:
@@ -199,16 +232,23 @@ def _folds(raw: Path, known: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ..
             raise UserError(
                 f"{path}: fold {number}: no id is that of a file in imagesTr; wanted ids like '{next(iter(known), '')}'"
             )
-    return tuple(
+        strangers += sorted(named - set(known) - set(strangers))
+    found = tuple(
         {split: tuple(case_id for case_id in fold[split] if case_id in known) for split in ("train", "val")}
         for fold in folds
     )
+    return found, [Leftover(one, f"ids of {path.name} that meet no image in imagesTr") for one in strangers]
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 LAYOUTS = (
     Layout(
         name="nnunet",
         kind="generic",
+        is_described=True,
         classes=(),
         licence="as the data",
         wanted="""  RAW/dataset.json

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import number, read_csv
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import find_files, number, read_csv
+from medpretrain3d.data.importers.ids import ScanIds
 from medpretrain3d.data.importers.layout import Layout, Misplaced, need
 from medpretrain3d.data.importers.marks import BoxMark, Mark
 from medpretrain3d.data.volume import Volume
+from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
 
 WINDOW_HU = (-1200.0, 600.0)
@@ -34,26 +36,41 @@ def read_pn9(raw: Path) -> RawDataset:
         UserError: a damaged table.
     """
     tables = raw / FOLDER if (raw / FOLDER).is_dir() else raw
-    boxes: dict[int, list[Mark]] = defaultdict(list)
-    for name in ("train_anno.csv", "test_anno.csv"):
-        table = need(tables / name)
-        for row in read_csv(table, ["pid", *EDGES]):
-            x0, y0, z0, x1, y1, z1 = (number(table, row, column) for column in EDGES)
-            if any((x0, y0, z0, x1, y1, z1)):  # a row of zeros is a scan without nodules
-                # The array is (z, y, x), and voxels of a file are counted in the order of its array.
-                boxes[int(row["pid"])].append(BoxMark((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1), "voxels"))
-    arrays = {path.name.removesuffix("_zoom.npy"): path for path in sorted(raw.rglob("*_zoom.npy"))}
+    arrays = {path.name.removesuffix("_zoom.npy"): path for path in find_files(raw, "*_zoom.npy")}
     if not arrays:
         raise Misplaced("no array <pid>_zoom.npy")
+    lists = {split: need(tables / name) for split, name in SPLIT_FILES.items()}
+    split_of: dict[str, str] = {}
+    for split, path in lists.items():
+        for pid in read_text(path, "give one pid per line").split():
+            if split_of.setdefault(pid, split) != split:
+                raise UserError(f"{path}: names {pid}, which {SPLIT_FILES[split_of[pid]]} names as well; keep one")
+    scans, leftovers = ScanIds(split_of), [Leftover(pid, "arrays that no split file names") for pid in arrays]
+    boxes: dict[str, list[Mark]] = defaultdict(list)
+    annotations = [need(tables / name) for name in ("train_anno.csv", "test_anno.csv")]
+    for table in annotations:
+        rows = read_csv(table, ["pid", *EDGES])
+        scan_of, unmet = scans.meet(table, [row["pid"] for row in rows])
+        leftovers += unmet
+        for row in rows:
+            x0, y0, z0, x1, y1, z1 = (number(table, row, column) for column in EDGES)
+            # A row of zeros is a scan without nodules.
+            if any((x0, y0, z0, x1, y1, z1)) and row["pid"] in scan_of:
+                # The array is (z, y, x), and voxels of a file are counted in the order of its array.
+                boxes[scan_of[row["pid"]]].append(BoxMark((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1), "voxels"))
     cases = []
-    for split, name in SPLIT_FILES.items():
-        for pid in need(tables / name).read_text(encoding="utf-8").split():
-            problem = "" if pid in arrays else f"{name} lists it, but there is no {pid}_zoom.npy"
-            images = (arrays[pid],) if pid in arrays else ()
-            cases.append(
-                RawCase(pid, images, marks=tuple(boxes[int(pid)]), split=split, problem=problem, reader=read_array)
-            )
-    return RawDataset(("nodule",), tuple(cases), channel_names=("CT",))
+    for pid, split in split_of.items():
+        problem = "" if pid in arrays else f"{SPLIT_FILES[split]} lists it, but there is no {pid}_zoom.npy"
+        images = (arrays[pid],) if pid in arrays else ()
+        cases.append(RawCase(pid, images, marks=tuple(boxes[pid]), split=split, problem=problem, reader=read_array))
+    leftovers = [one for one in leftovers if one.what not in split_of]
+    return RawDataset(
+        ("nodule",),
+        tuple(cases),
+        channel_names=("CT",),
+        tables=(*annotations, *lists.values()),
+        leftovers=tuple(leftovers),
+    )
 
 
 def read_array(path: Path) -> Volume:

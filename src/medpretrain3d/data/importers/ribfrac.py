@@ -10,8 +10,9 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
-from medpretrain3d.data.importers.files import read_csv
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import find_files, read_csv, twice, whole
+from medpretrain3d.data.importers.ids import ScanIds
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 
 
@@ -22,37 +23,51 @@ def read_ribfrac(raw: Path) -> RawDataset:
         Misplaced: no table or no image below the folder.
         UserError: a damaged table.
     """
+    labels, images = (_files(raw, what) for what in ("label", "image"))
+    scans = ScanIds({**images, **labels})
     split_of: dict[str, str] = {}
     instances_of: dict[str, dict[int, int]] = defaultdict(dict)
-    for table in sorted(raw.rglob("ribfrac-*-info*.csv")):
-        for row in read_csv(table, ["public_id", "label_id", "label_code"]):
-            split_of[row["public_id"]] = "val" if "-val-" in table.name else "train"
-            if int(row["label_id"]) > 0:
-                instances_of[row["public_id"]][int(row["label_id"])] = 0
-    if not split_of:
+    leftovers: list[Leftover] = []
+    tables = find_files(raw, "ribfrac-*-info*.csv")
+    for table in tables:
+        rows = read_csv(table, ["public_id", "label_id", "label_code"])
+        scan_of, unmet = scans.meet(table, [row["public_id"] for row in rows])
+        leftovers += unmet
+        for row in rows:
+            public_id = scan_of.get(row["public_id"])
+            if public_id is None:
+                continue
+            split_of[public_id] = "val" if "-val-" in table.name else "train"
+            if (label_id := whole(table, row, "label_id")) > 0:
+                instances_of[public_id][label_id] = 0
+    if not tables:
         raise Misplaced("no table ribfrac-train-info-1.csv, ribfrac-train-info-2.csv or ribfrac-val-info.csv")
-    labels = {path.name.removesuffix("-label.nii.gz"): path for path in raw.rglob("RibFrac*-label.nii.gz")}
-    images = sorted(
-        raw.rglob("RibFrac*-image.nii.gz"), key=lambda path: int(re.sub(r"\D", "", path.name.split("-")[0]))
-    )
     cases = []
-    for image in images:
-        public_id = image.name.removesuffix("-image.nii.gz")
-        if public_id not in split_of:  # the test images, whose labels the challenge keeps
-            cases.append(RawCase(public_id, (image,), split="unlabelled"))
-            continue
-        problem = "" if public_id in labels else f"{public_id}-label.nii.gz is missing"
-        cases.append(
-            RawCase(
-                public_id,
-                (image,),
-                labels.get(public_id),
-                instances_of[public_id],
-                split=split_of[public_id],
-                problem=problem,
-            )
-        )
-    return RawDataset(("fracture",), tuple(cases), "instances", ("CT",))
+    for public_id in sorted({*images, *labels}, key=lambda name: (int(re.sub(r"\D", "", name) or 0), name)):
+        image, masks = images.get(public_id, []), labels.get(public_id, [])
+        problem = twice(raw, image) or twice(raw, masks)
+        if public_id in split_of and not masks:
+            problem = f"{public_id}-label.nii.gz is missing"
+        elif not image:
+            problem = f"{public_id}-image.nii.gz is missing"
+        elif masks and public_id not in split_of:
+            problem = f"has {public_id}-label.nii.gz, but no row in a table"
+        # The test images have neither label nor row: the challenge keeps them.
+        split = split_of.get(public_id, "train" if problem else "unlabelled")
+        instances = instances_of[public_id] if public_id in split_of else {}
+        mask = masks[0] if masks and image and public_id in split_of else None
+        cases.append(RawCase(public_id, tuple(image[:1]), mask, instances, split=split, problem=problem))
+    return RawDataset(
+        ("fracture",), tuple(cases), "instances", ("CT",), tables=tuple(tables), leftovers=tuple(leftovers)
+    )
+
+
+def _files(raw: Path, what: str) -> dict[str, list[Path]]:
+    """`RibFrac<N>-<what>.nii.gz` by `RibFrac<N>`."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in find_files(raw, f"RibFrac*-{what}.nii.gz"):
+        found[path.name.removesuffix(f"-{what}.nii.gz")].append(path)
+    return dict(found)
 
 
 LAYOUTS = (

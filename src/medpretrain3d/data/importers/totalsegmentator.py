@@ -6,9 +6,12 @@ The organ masks, one file per organ, are not read.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from medpretrain3d.data.importers.base import RawCase, RawDataset
+from medpretrain3d.data.importers.base import Leftover, RawCase, RawDataset
+from medpretrain3d.data.importers.files import read_csv
+from medpretrain3d.data.importers.ids import ScanIds
 from medpretrain3d.data.importers.layout import Layout, Misplaced
 from medpretrain3d.data.readers import find_volumes, volume_stem
 
@@ -20,27 +23,33 @@ def read_totalsegmentator(raw: Path) -> RawDataset:
         Misplaced: neither is there.
         UserError: a damaged meta.csv.
     """
+    folders = sorted(folder for folder in raw.glob("s[0-9]*") if (folder / "ct.nii.gz").is_file() or _is_case(folder))
     table = raw / "meta.csv"
-    # The table's columns are separated by semicolons; only the split is taken from it.
-    split_of = dict(_splits(table)) if table.is_file() else {}
+    split_of, leftovers = _splits(table, folders) if table.is_file() and folders else ({}, [])
     cases = [
         RawCase(folder.name, (folder / "ct.nii.gz",), split=split_of.get(folder.name, "train"))
-        for folder in sorted(raw.glob("s[0-9]*"))
-        if (folder / "ct.nii.gz").is_file()
+        if (folder / "ct.nii.gz").exists()
+        else RawCase(folder.name, (), problem=f"{folder.name} has no ct.nii.gz")
+        for folder in folders
     ]
     if not cases:
         files = {volume_stem(path): path for path in find_volumes(raw)}
         masked = sorted({re.sub(r"_seg\d+$", "", name) for name in files if re.search(r"_seg\d+$", name)} & set(files))
         cases = [RawCase(name, (files[name],)) for name in masked]
-    if not cases:
+    if not any(case.images for case in cases):
         raise Misplaced("no folder s0000 with ct.nii.gz")
-    return RawDataset((), tuple(cases), channel_names=("CT",))
+    tables = (table,) if table.is_file() else ()
+    return RawDataset((), tuple(cases), channel_names=("CT",), tables=tables, leftovers=tuple(leftovers))
 
 
-def _splits(table: Path) -> list[tuple[str, str]]:
-    lines = [line.split(";") for line in table.read_text(encoding="utf-8-sig").splitlines() if line]
-    columns = [lines[0].index(name) for name in ("image_id", "split") if name in lines[0]] if lines else []
-    return [(line[columns[0]], line[columns[1]]) for line in lines[1:]] if len(columns) == 2 else []
+def _is_case(folder: Path) -> bool:
+    return (folder / "segmentations").is_dir()
+
+
+def _splits(table: Path, folders: Sequence[Path]) -> tuple[dict[str, str], list[Leftover]]:
+    rows = read_csv(table, ["image_id"])
+    scan_of, unmet = ScanIds(folder.name for folder in folders).meet(table, [row["image_id"] for row in rows])
+    return {scan_of[row["image_id"]]: row.get("split") or "train" for row in rows if row["image_id"] in scan_of}, unmet
 
 
 LAYOUTS = (
@@ -51,7 +60,7 @@ LAYOUTS = (
         licence="CC BY 4.0",
         wanted="""  RAW/s0000/ct.nii.gz            (segmentations/ beside it is not read)
   RAW/meta.csv                   (split; may be missing)""",
-        signs=("s[0-9]*/ct.nii.gz",),
+        signs=("s[0-9][0-9][0-9][0-9]/ct.nii.gz", "s[0-9]*/segmentations/"),
         read=read_totalsegmentator,
     ),
     Layout(
@@ -60,7 +69,7 @@ LAYOUTS = (
         classes=(),
         licence="Apache-2.0",
         wanted="  RAW/<name>.nii.gz beside RAW/<name>_seg<N>.nii.gz",
-        signs=("*_seg[0-9]*.nii.gz",),
+        signs=("example_ct*.nii.gz", "example_ct*_seg[0-9]*.nii.gz"),
         read=read_totalsegmentator,
     ),
 )

@@ -10,6 +10,7 @@ from medpretrain3d.data.readers import dicom, metaimage, nifti, nrrd
 from medpretrain3d.data.readers.claims import DAMAGED_DEFLATE
 from medpretrain3d.data.readers.dicom import MissingLibrary, Series, find_series, series_of
 from medpretrain3d.data.readers.scan import Scan
+from medpretrain3d.data.readers.walk import walk
 from medpretrain3d.errors import UserError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "source_files",
     "volume_ending",
     "volume_stem",
+    "walk",
 ]
 
 _READERS: dict[str, Callable[[Path], Scan]] = {
@@ -43,8 +45,7 @@ def read_scan(path: Path) -> Scan:
         Unusable: the file is missing, empty, damaged, of no known format, or what its reader refuses.
     """
     path = Path(path)
-    if not path.exists():
-        raise Unusable(f"{path}: no such file")
+    check_there(path)
     ending = volume_ending(path)
     if not ending and (path.is_dir() or dicom.is_dicom(path)):
         return dicom.read_dicom(path)
@@ -66,6 +67,21 @@ def read_scan(path: Path) -> Scan:
         raise Unusable(f"{path}: its header is damaged; copy or export it again") from error
 
 
+def check_there(path: Path) -> None:
+    """Refuse a path at which there is nothing.
+
+    Raises:
+        Unusable: no file or folder, a link that leads nowhere, or a name that the file system cannot have.
+    """
+    try:
+        if path.exists():
+            return
+        told = "is a link that leads nowhere; copy what it was to lead to" if path.is_symlink() else "no such file"
+    except OSError as error:
+        told = f"cannot be read ({(error.strerror or type(error).__name__).lower()})"
+    raise Unusable(f"{path}: {told}")
+
+
 def volume_ending(path: Path) -> str:
     """The known ending of a file's name, in lower case; empty where it has none."""
     name = Path(path).name.lower()
@@ -79,9 +95,8 @@ def volume_stem(path: Path) -> str:
 
 
 def find_volumes(folder: Path, recursive: bool = False) -> list[Path]:
-    """The volume files of a folder in order, without the hidden twins that macOS leaves in archives."""
-    found = Path(folder).rglob("*") if recursive else Path(folder).glob("*")
-    return sorted(path for path in found if path.name[0] != "." and volume_ending(path) and path.is_file())
+    """The volume files of a folder in order, links that lead nowhere among them, hidden files not; see `walk`."""
+    return sorted(path for path in walk(folder, is_deep=recursive) if volume_ending(path))
 
 
 def source_files(path: Path) -> list[Path]:
@@ -91,8 +106,7 @@ def source_files(path: Path) -> list[Path]:
         Unusable: the file is missing, or the header is damaged.
     """
     path = Path(path)
-    if not path.exists():
-        raise Unusable(f"{path}: no such file")
+    check_there(path)
     if volume_ending(path) == ".mhd":
         return metaimage.data_files(path)
     if volume_ending(path) == ".nhdr":

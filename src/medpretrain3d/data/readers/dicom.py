@@ -20,6 +20,7 @@ from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers.claims import MAX_BYTES, MAX_DEFLATE_RATIO
 from medpretrain3d.data.readers.scan import Scan
 from medpretrain3d.data.readers.slices import regular_order
+from medpretrain3d.data.readers.walk import walk
 from medpretrain3d.errors import UserError
 
 ENDINGS = (".dcm", ".ima")
@@ -57,9 +58,12 @@ class Series:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file begins like DICOM: 128 bytes of anything, then DICM."""
-    with path.open("rb") as file:
-        return path.name[0] != "." and file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+    """Whether a file begins like DICOM: 128 bytes of anything, then DICM. A file that cannot be read does not."""
+    try:
+        with path.open("rb") as file:
+            return path.name[0] != "." and file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
+    except OSError:
+        return False
 
 
 def find_series(root: Path) -> list[Series]:
@@ -69,10 +73,10 @@ def find_series(root: Path) -> list[Series]:
         MissingLibrary: SimpleITK.
     """
     folders = defaultdict(list)
-    for path in sorted(Path(root).rglob("*")):
-        if path.is_file() and is_dicom(path):
+    for path in sorted(walk(Path(root))):
+        if is_dicom(path):
             folders[path.parent].append(path)
-    return [series for folder, files in sorted(folders.items()) for series in _by_series(folder, files)]
+    return [series for folder, files in sorted(folders.items()) for series in _by_series(folder, files, False)]
 
 
 def read_dicom(path: Path) -> Scan:
@@ -116,7 +120,8 @@ def series_of(path: Path) -> Series:
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    found = _by_series(folder, [file for file in sorted(folder.iterdir()) if file.is_file() and is_dicom(file)])
+    files = [file for file in walk(folder, is_deep=False) if is_dicom(file)]
+    found = _by_series(folder, files, is_strict=True)
     if not path.is_dir():
         found = [series for series in found if path in series.files]
     if len(found) != 1:
@@ -125,12 +130,17 @@ def series_of(path: Path) -> Series:
     return found[0]
 
 
-def _by_series(folder: Path, files: Sequence[Path]) -> list[Series]:
+def _by_series(folder: Path, files: Sequence[Path], is_strict: bool) -> list[Series]:
     series = defaultdict(list)
     for file in files:
-        header = _header(file)
-        key = header.GetMetaData(_SERIES).strip() if header.HasMetaDataKey(_SERIES) else ""
-        series[hashlib.sha256(key.encode()).hexdigest()[:8]].append(file)
+        try:
+            header = _header(file)
+            key = header.GetMetaData(_SERIES).strip() if header.HasMetaDataKey(_SERIES) else ""
+        except Unusable:
+            if is_strict:
+                raise
+            key = ""  # a series of its own, and reading it says what is wrong
+        series[hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:8]].append(file)
     return [Series(folder, key, tuple(its_files)) for key, its_files in series.items()]
 
 

@@ -1,0 +1,36 @@
+"""Tables beside the scans: which there are, and whether they look as if they held objects."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medpretrain3d.data.readers import walk
+from medpretrain3d.documents import read_rows
+from medpretrain3d.errors import UserError
+
+ENDINGS = (".csv", ".tsv")
+DOCUMENTS = (*ENDINGS, ".xlsx", ".json", ".yaml", ".yml")
+"""Files that may say something of scans."""
+_NO_PLACE = re.compile(r"spacing|size|dim|shape|resolution|origin|direction")
+_AXIS = r"(^|[^a-z]|coord|pos|cent(er|re)|world|voxel){axis}($|[^a-z]|min|max|coord|start|end)"
+
+
+def tables_in(folder: Path) -> list[Path]:
+    """The CSV files directly in a folder."""
+    return sorted(path for path in walk(folder, is_deep=False) if path.suffix.lower() in ENDINGS and path.is_file())
+
+
+def columns_of(path: Path) -> list[str]:
+    """The names of a table's columns; none where it is no table."""
+    try:
+        rows = read_rows(path, "correct it")
+    except UserError:
+        return []
+    return [name.strip() for name in next(iter(rows), [])]
+
+
+def holds_places(path: Path) -> bool:
+    """Whether a table's columns look like coordinates along x, y and z, as `coordX` or `xmin`."""
+    names = [name.lower() for name in columns_of(path) if not _NO_PLACE.search(name.lower())]
+    return all(any(re.search(_AXIS.format(axis=axis), name) for name in names) for axis in "xyz")
