@@ -13,7 +13,7 @@ annotations is a case without objects.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,9 @@ def read_coco(raw: Path) -> RawDataset:
             ("images of the id", [image["id"] for image in document["images"]]),
             ("images of the file", [image["file_name"] for image in document["images"]]),
         ):
-            if again := next((value for value in values if values.count(value) > 1), None):
-                raise UserError(f"{path}: several {what} {again!r}; keep one")
+            again = [value for value, count in Counter(values).items() if count > 1]
+            if again:
+                raise UserError(f"{path}: several {what} {again[0]!r}; keep one")
         label_of = {category["id"]: label for label, category in enumerate(categories)}
         annotations_of: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         for annotation in document["annotations"]:
