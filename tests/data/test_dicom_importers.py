@@ -12,6 +12,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from medpretrain3d.cli import main
 from medpretrain3d.data.importers import read_raw
 from medpretrain3d.data.importers.consensus import ReaderMark, agreement, group_marks
 from medpretrain3d.data.importers.marks import BoxMark, SphereMark
@@ -223,3 +224,49 @@ def test_duke_tables_as_they_are_published(duke, monkeypatch):
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     with pytest.raises(UserError, match=r"medpretrain3d\[tables\].* or export it as .*.csv beside it"):
         read_raw(duke)
+
+
+def said(raw, store, capsys):
+    code = main(["prepare", str(raw), str(store)])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_lidc_readings_and_series_without_each_other_are_counted(lidc, tmp_path, capsys):
+    (lidc / "other.xml").write_text(reading(SEEN_BY_ONE, uid="7.7.7"))
+    code, told = said(lidc, tmp_path / "store", capsys)
+    assert code == 0
+    assert "layout lidc_idri, it has " in told
+    assert "series that no reading names: 1 (LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-NA-35511/" in told
+    assert "readings whose series is not there: 1 (7.7.7)" in told
+    xml = next(lidc.rglob("069.xml"))
+    xml.write_text(xml.read_text().replace(UID, "8.8.8"))  # an id misspelled
+    code, told = said(lidc, tmp_path / "none", capsys)
+    assert code == 2
+    assert "none of the 2 readings is of one of the 2 series" in told
+
+
+def test_lidc_series_that_cannot_be_read_cost_their_case_a_note(lidc, tmp_path, capsys):
+    write_series(lidc / "LIDC-IDRI/LIDC-IDRI-0002/a/b", uid="5.5.5")
+    (lidc / "LIDC-IDRI/LIDC-IDRI-0002/a/b/1-001.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
+    code, told = said(lidc, tmp_path / "store", capsys)
+    assert code == 1
+    assert "1-001.dcm: is no readable DICOM file" in told
+    assert Store(tmp_path / "store").case_ids == (UID,)
+
+
+def test_duke_rows_that_meet_no_series_are_said(duke, tmp_path, capsys):
+    table = duke / "Annotation_Boxes.csv"
+    text = table.read_text()
+    table.write_text(text.replace("Breast_MRI_002", "Breast_MRI_02"))
+    code, told = said(duke, tmp_path / "store", capsys)
+    assert code == 1
+    assert "skipped Breast_MRI_02: layout: no series of phase post_1 below duke" in told
+    assert "series that no row of Annotation_Boxes.csv names: 1 (Breast_MRI_002)" in told
+    table.write_text(text.replace("Breast_MRI_", "Patient_"))
+    code, told = said(duke, tmp_path / "none", capsys)
+    assert code == 2
+    assert "none of its 3 rows meets a series of phase post_1: it names 'Patient_001'" in told
+    table.write_text(text + "Breast_MRI_001,2,4,3,6,1,2\n")
+    code, told = said(duke, tmp_path / "twice", capsys)
+    assert "skipped Breast_MRI_001: layout: Annotation_Boxes.csv has several rows of it; keep one" in told

@@ -34,13 +34,10 @@ def read_duke_breast_mri(raw: Path) -> RawDataset:
     series_of = _first_phase(raw, mapping_file)
     cases = []
     rows = list(_rows(boxes_file, ["Patient ID", *EDGES]))
-    patients = Counter(row["Patient ID"] for row in rows)
-    for row in rows:
-        patient = row["Patient ID"]
-        if patients.pop(patient, 0) > 1:
+    num_rows = Counter(row["Patient ID"] for row in rows)
+    for patient, row in {row["Patient ID"]: row for row in rows}.items():
+        if num_rows[patient] > 1:
             cases.append(RawCase(patient, (), problem=f"{boxes_file.name} has several rows of it; keep one"))
-            continue
-        if patient in {case.id for case in cases}:
             continue
         series = series_of.get(patient)
         if series is None:
@@ -55,11 +52,11 @@ def read_duke_breast_mri(raw: Path) -> RawDataset:
             continue
         box = BoxMark((x0 - 1, y0 - 1, planes_mm[0]), (x1, y1, planes_mm[1]), "slices")
         cases.append(RawCase(patient, (series,), marks=(box,), patient=patient))
-    boxed = {row["Patient ID"] for row in rows}
-    if not boxed & set(series_of):
+    boxed = list(num_rows)
+    if not set(boxed) & set(series_of):
         raise UserError(
             f"{boxes_file}: none of its {len(rows)} rows meets a series of phase {PHASE}: it names "
-            f"'{next(iter(boxed), '')}', series are of '{next(iter(series_of), '')}'; write ids as folders are called"
+            f"'{boxed[0] if boxed else ''}', series are of '{next(iter(series_of), '')}'; write ids as folders are called"
         )
     leftovers = [
         Leftover(one, f"series that no row of {boxes_file.name} names") for one in series_of if one not in boxed
