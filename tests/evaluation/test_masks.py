@@ -88,3 +88,19 @@ def test_masks_without_a_partner_or_on_another_grid_are_refused(fractures):
         instance_scans(*arguments)
     with pytest.raises(UserError, match="no such folder"):
         instance_scans(fractures / "nowhere", *arguments[1:])
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "by", "is_same"), [(0, 3, 0.002, True), (2, 3, 0.09, True), (2, 2, 0.09, False)]
+)
+def test_masks_lie_together_by_their_corners_in_voxels(fractures, row, column, by, is_same):
+    """0.09 mm more per voxel are half a voxel behind the last of six."""
+    affine = np.eye(4)
+    affine[row, column] += by
+    write(fractures / "found" / "RibFrac2.nii.gz", [0, 0, 0, 0, 0, 0], affine)
+    arguments = fractures / "found", fractures / "wanted", fractures / "scores.csv"
+    if is_same:
+        assert len(instance_scans(*arguments)) == 2
+        return
+    with pytest.raises(UserError, match=r"corners are up to 0.495 voxels apart"):
+        instance_scans(*arguments)

@@ -56,7 +56,7 @@ def read_duke_breast_mri(raw: Path) -> RawDataset:
     if not set(boxed) & set(series_of):
         raise UserError(
             f"{boxes_file}: none of its {len(rows)} rows meets a series of phase {PHASE}: it names "
-            f"'{boxed[0] if boxed else ''}', series are of '{next(iter(series_of), '')}'; write ids as folders are called"
+            f"'{next(iter(boxed), '')}', series are of '{next(iter(series_of), '')}'; write ids as folders are called"
         )
     leftovers = [
         Leftover(one, f"series that no row of {boxes_file.name} names") for one in series_of if one not in boxed
