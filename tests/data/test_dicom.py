@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -9,10 +10,12 @@ import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from medpretrain3d.cli import main
 from medpretrain3d.data.case import Case
 from medpretrain3d.data.importers import RawCase
 from medpretrain3d.data.prepare_case import Job, prepare_case, settled
 from medpretrain3d.data.readers import find_series, read_scan, source_files
+from medpretrain3d.data.store import Store
 from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
 
@@ -295,3 +298,17 @@ def test_a_ct_that_does_not_say_how_its_values_become_hu_is_not_taken_for_hu(tmp
         read_volume(folder)
     assert told.value.kind == "values"
     assert read_volume(folder, "any").array.shape == (1, 5, 3, 4)
+
+
+def test_names_that_are_not_in_utf8_cost_their_series_a_note(tmp_path, capsys):
+    """SimpleITK would end the process."""
+    pixels = np.random.default_rng(0).integers(0, 2000, (6, 7, 8)).astype(np.int16)
+    write_series(tmp_path / "raw/good", np.arange(6), pixels)
+    write_series(tmp_path / "raw" / os.fsdecode(b"caf\xe9"), np.arange(6), pixels + np.int16(1))
+    write_series(tmp_path / "raw/one_slice", np.arange(6), pixels + np.int16(2))
+    (tmp_path / "raw/one_slice/003.dcm").rename(tmp_path / "raw/one_slice" / os.fsdecode(b"\xe9.dcm"))
+    assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store")]) == 1
+    told = capsys.readouterr().err
+    assert Store(tmp_path / "store").case_ids == ("good",)
+    assert "its name is not in UTF-8; rename it" in told
+    assert "wanted a plain folder name" in told

@@ -49,7 +49,7 @@ def _case(folder: Path, label_name: str) -> RawCase:
     image, labels = folder / "imaging.nii.gz", folder / label_name
     if not image.is_file():
         return RawCase(folder.name, (), problem="imaging.nii.gz is missing; run the challenge's download script")
-    if not labels.is_file():
+    if not labels.is_file() and not labels.is_symlink():
         return RawCase(folder.name, (image,), split="unlabelled")
     return RawCase(folder.name, (image,), labels, CLASS_OF_VALUE)
 

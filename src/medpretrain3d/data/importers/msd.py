@@ -12,8 +12,8 @@ from typing import Any
 
 from medpretrain3d.data.importers.base import ANATOMY, RawDataset
 from medpretrain3d.data.importers.layout import Layout, Misplaced
-from medpretrain3d.data.importers.nnunet import list_cases, read_description
-from medpretrain3d.data.readers import volume_stem
+from medpretrain3d.data.importers.nnunet import list_cases, listed_cases, read_description
+from medpretrain3d.data.readers import find_volumes, volume_stem
 from medpretrain3d.errors import UserError
 
 TASKS = {
@@ -32,8 +32,8 @@ def _layout(name: str) -> Layout:
     def read(raw: Path, fold: int = 0) -> RawDataset:
         raw = raw / folder if (raw / folder).is_dir() else raw
         dataset = read_description(raw)
-        listed = dataset.get("training")
-        if not listed or not all(volume_stem(Path(str(entry["image"]))).startswith(f"{prefix}_") for entry in listed):
+        ids = listed_cases(dataset) or [volume_stem(path) for path in find_volumes(raw / "imagesTr")]
+        if not ids or not all(one.startswith(f"{prefix}_") for one in ids):
             raise Misplaced(f"dataset.json lists no training cases named {prefix}_<N>, as {folder} does")
         if other := _other_labels(dataset, label_names):
             raise UserError(f"{raw}: {other}; so it is not {folder}: read it with --dataset nnunet")

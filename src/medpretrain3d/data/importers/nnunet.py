@@ -85,7 +85,7 @@ def list_cases(
         told = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
         raise UserError(f"{raw}: has no fold {fold}; {told}")
     split_of = {case_id: split for split, ids in folds[fold].items() for case_id in ids} if folds else {}
-    listed = _listed(dataset) or sorted(images_tr)
+    listed = listed_cases(dataset) or sorted(images_tr)
     cases = [
         _case(raw, "Tr", case_id, images_tr.get(case_id, ()), rule, class_of_value, split_of.get(case_id, "train"))
         for case_id in listed
@@ -199,7 +199,7 @@ def _label_files(folder: Path, case_id: str) -> list[Path]:
     return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
-def _listed(dataset: Mapping[str, Any]) -> list[str]:
+def listed_cases(dataset: Mapping[str, Any]) -> list[str]:
     """Ids of the training cases that `dataset.json` names; only names are taken from it, never places of files."""
     listed = dataset.get("training")
     if not isinstance(listed, list):

@@ -234,6 +234,10 @@ def _simpleitk() -> ModuleType:
 def _header(file: Path) -> Any:
     reader = _simpleitk().ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
+    try:
+        str(file).encode()
+    except UnicodeEncodeError as error:  # SimpleITK would end the process
+        raise Unusable(f"{file}: its name is not in UTF-8; rename it") from error
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
