@@ -146,7 +146,11 @@ class FinetuneModule(L.LightningModule):
         self.results = gather_by_case(self.results)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Have the checkpoint tell which encoder is in it, so that it can be read like a detector bundle's."""
+        """Have the checkpoint tell which encoder is in it, so that it can be read like a detector bundle's.
+
+        What was left out so far, as the first process counts it, is kept too.
+        """
+        checkpoint["num_invalid"] = [self.detector.num_invalid_boxes, self.detector.num_invalid_predictions]
         data = self.data
         pretraining = {
             "paradigm": "supervised_detection",
@@ -169,6 +173,11 @@ class FinetuneModule(L.LightningModule):
         """Scans that the weights were trained on, here and before."""
         ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=True)
         return VolumesSeen.of_encoder(self.encoder) | ours
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        if self.trainer.is_global_zero and "num_invalid" in checkpoint:
+            self.detector.num_invalid_boxes, self.detector.num_invalid_predictions = checkpoint["num_invalid"]
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser and schedule."""

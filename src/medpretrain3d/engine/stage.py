@@ -32,6 +32,7 @@ from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuat
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.recipe import check_recipe
+from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
@@ -127,6 +128,7 @@ class StageCLI(LightningCLI):
         kwargs.setdefault("plugins", [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()])
         trainer = super().instantiate_trainer(**kwargs)
         ResumableFitLoop.of(trainer)
+        leave_requeue_alone(trainer)
         return trainer
 
     def callbacks(self) -> list[L.Callback]:
@@ -134,7 +136,9 @@ class StageCLI(LightningCLI):
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
         self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
         self.compute = ComputeMeter(self.run_file)
-        return [self.checkpoints, ContinuedCurves(self.curves), ContinuedSchedule(), Throughput(), self.compute]
+        requeue = Requeue(self.run.folder, self.checkpoints.save)
+        curves = ContinuedCurves(self.curves)
+        return [self.checkpoints, curves, ContinuedSchedule(), Throughput(), self.compute, requeue]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""

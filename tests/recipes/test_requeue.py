@@ -1,0 +1,58 @@
+"""A job of SLURM that is stopped continues from where it was, and its final weights are the ones that are tested."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+
+from .sittings import sit
+from .test_resume import arguments, outcome
+
+
+@pytest.fixture
+def job(tmp_path):
+    """What a process sees in a job of SLURM, with an `scontrol` that notes what it is asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script = folder / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    tasks = {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    names = {"SLURM_JOB_ID": "4242", "SLURM_JOB_NAME": "train", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
+    return {**tasks, **names, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in [*folder.glob("*.ckpt"), *folder.glob("checkpoints/*")]}
+
+
+def test_a_notice_keeps_the_state_asks_for_the_queue_and_the_run_continues(cube_store, tmp_path, job):
+    whole, cut = (arguments("finetune", cube_store, tmp_path, name, []) for name in ("whole", "cut"))
+    same = {"stage": "finetune", "environment": job}
+    in_a_step = {"point": "forward", "step": 4, "signal": 10}
+    in_a_validation = {"point": "validation", "step": 6, "signal": 10}
+    folder = tmp_path / "g" / "cut"
+    sittings = [
+        {"stage": "finetune", "arguments": whole},
+        {**same, "arguments": cut, "cut": in_a_step},
+        {**same, "arguments": cut, "cut": in_a_validation},
+    ]
+    assert sit(sittings, tmp_path) == [[0], [138], [138]]
+    assert (tmp_path / "asked").read_text().splitlines() == ["requeue 4242"] * 2
+    assert names(folder) == {"last.ckpt", "step_0000005.ckpt", "step_0000006.ckpt"}
+    printed = (tmp_path / "sittings.log").read_text()
+    assert "interrupted by SIGUSR1 at step 5; SLURM queues job 4242 again, and it continues" in printed
+    assert "Traceback" not in printed
+    # As an earlier version left it: a newer state in Lightning's own file, beside an older one of its name.
+    shutil.copy(folder / "checkpoints" / "step_0000006.ckpt", folder / "hpc_ckpt_1.ckpt")
+    (folder / "checkpoints" / "step_0000006.ckpt").unlink()
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    (folder / "checkpoints" / "step_0000005.ckpt").rename(folder / "checkpoints" / "last.ckpt")
+    assert sit([{**same, "arguments": cut}], tmp_path) == [[0]]
+    assert "continuing an interrupted run from" in (tmp_path / "sittings.log").read_text()
+    assert names(folder) == {"last.ckpt", "step_0000006.ckpt", "step_0000009.ckpt"}
+    assert outcome(folder) == outcome(tmp_path / "g" / "whole")
