@@ -105,18 +105,19 @@ def test_files_of_earlier_versions_count_by_the_steps_in_them(folder):
 def test_an_older_last_checkpoint_gets_its_step_s_name(folder):
     folder.mkdir(parents=True)
     torch.save(state(25), folder / "last.ckpt")
-    assert adopt(folder / "last.ckpt", folder, 25) == checkpoint_path(folder, 25)
+    assert adopt(folder / "last.ckpt", folder, 25) == [checkpoint_path(folder, 25)]
     assert files(folder) == ["last.ckpt", "step_0000025.ckpt"]
     assert newest_whole_checkpoint(folder) == checkpoint_path(folder, 25)
 
 
-def test_what_is_newer_than_the_one_continued_from_goes(folder):
-    for step in (10, 20):
+def test_what_is_newer_than_the_one_continued_from_goes_and_an_older_one_stays(folder):
+    for step in (5, 10, 20):
         write(checkpoint_path(folder, step), step)
     (folder / ".step_0000030.ckpt.0123abcd.unfinished").write_bytes(b"half")
     checkpoint_path(folder, 20).write_bytes(b"damaged")
-    adopt(checkpoint_path(folder, 10), folder, 10)
-    assert files(folder) == ["last.ckpt", "step_0000010.ckpt"]
+    kept = [checkpoint_path(folder, step) for step in (5, 10)]
+    assert adopt(kept[1], folder, 10) == kept
+    assert files(folder) == ["last.ckpt", "step_0000005.ckpt", "step_0000010.ckpt"]
 
 
 def test_a_full_disk_leaves_the_older_checkpoints_and_nothing_half(folder, monkeypatch):

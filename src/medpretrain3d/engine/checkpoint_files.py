@@ -106,19 +106,21 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def adopt(path: Path, folder: Path, step: int) -> Path:
-    """Make the checkpoint that a run continues from the only one, under its usual name, whatever wrote it.
+def adopt(path: Path, folder: Path, step: int) -> list[Path]:
+    """Give the checkpoint that a run continues from its usual name, whatever wrote it; what has more steps goes.
 
     Returns:
-        Its place.
+        The checkpoints that are kept: one with fewer steps, if there is one, and this.
     """
     own = checkpoint_path(folder, step)
     source = path.resolve()
     if source != own.resolve():
         with finished_file(own) as unfinished:  # a copy: the folder may be a link to another disk
             shutil.copyfile(source, unfinished)
-    keep_only(folder, [own])
-    return own
+    older = [path for path in _found(folder) if path.parent == folder and path.name < own.name and path.name != LAST]
+    kept = [*sorted(older)[-1:], own]
+    keep_only(folder, kept)
+    return kept
 
 
 def keep_only(folder: Path, kept: list[Path]) -> None:

@@ -52,7 +52,7 @@ class Checkpoints(Checkpoint):
         if not step or self.resumed_from is None:
             return
         if trainer.is_global_zero:
-            self._kept = [adopt(self.resumed_from, self.folder, step)]
+            self._kept = adopt(self.resumed_from, self.folder, step)
         self._saved = (step, self._validated_step)
         if self._random_state:
             torch.set_rng_state(self._random_state["cpu"])
@@ -69,12 +69,12 @@ class Checkpoints(Checkpoint):
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Before a validation, which may take long, and in which averaged weights stand in for the others."""
-        if _is_training(trainer):
+        if _is_after_step(trainer):
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """It need not be made up."""
-        if _is_training(trainer):
+        if _is_after_step(trainer):
             self._validated_step = trainer.global_step
             self.save(trainer)
 
@@ -127,8 +127,12 @@ class Checkpoints(Checkpoint):
         keep_only(self.folder, self._kept)
 
 
-def _is_training(trainer: L.Trainer) -> bool:
-    return trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step > 0
+def _is_after_step(trainer: L.Trainer) -> bool:
+    """Whether a validation is one of a training run, and not in the middle of an accumulated step."""
+    if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.global_step == 0:
+        return False
+    num_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return num_batches == trainer.global_step * trainer.accumulate_grad_batches
 
 
 def _loop(trainer: L.Trainer) -> ResumableFitLoop:
