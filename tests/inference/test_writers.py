@@ -174,3 +174,23 @@ def test_files_of_a_scan_lie_in_its_own_grid(tmp_path):
 def test_only_the_formats_asked_for_are_written(tmp_path):
     write_predictions(tmp_path / "new", CLASSES, [prediction()], ["coco", "slicer"])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["predictions.coco.json"]
+
+
+@pytest.mark.parametrize("case", ["../../x", "/tmp/x", "a/b", "a\\b", "", ".", "..", "a\0b", "a\nb", "x" * 250])
+def test_no_case_id_leads_out_of_the_folder(tmp_path, case):
+    out = tmp_path / "deep" / "out"
+    out.mkdir(parents=True)
+    masked = dataclasses.replace(prediction(), case=case, instances=np.zeros(GRID.shape, np.uint16))
+    for name in ("slicer", "nifti", "masks"):
+        with pytest.raises(UserError, match="case id"):
+            write_case(out, CLASSES, masked, [name])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@a", "'a"])
+def test_no_name_becomes_a_formula_in_the_table(tmp_path, name):
+    one = dataclasses.replace(prediction(name), boxes_lps_mm=np.array([[-3.0, 10.25, 5, -1, 12.25, 9]]))
+    write_predictions(tmp_path, (name, f"{name} b"), [one], ["csv"])
+    (row,) = csv.DictReader((tmp_path / "predictions.csv").open())
+    assert (row["case"], row["file"], row["label"]) == (f"'{name}", f"'{name}.nii.gz", f"'{name} b")
+    assert row["x0_lps_mm"] == "-3.000"

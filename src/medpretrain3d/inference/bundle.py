@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, put_back, write_text
 from medpretrain3d.backbones.checkpoints.completeness import differences, outline
+from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.unit import Unit
@@ -151,7 +152,7 @@ def save_bundle(
         "classes": list(classes),
         "preprocessing": preprocessing.to_json(),
         "inference": asdict(inference or InferenceConfig()),
-        "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
+        "provenance": {"medpretrain3d_version": __version__, **without_places(provenance or {})},
     }
     text = (json.dumps(document, indent=2) + "\n").encode()
     with finished_folder(folder, replace=(DOCUMENT, WEIGHTS) if replace else False) as unfinished:

@@ -17,6 +17,7 @@ from medpretrain3d.data.unit import Unit
 from medpretrain3d.data.volume import read_channels
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
+from medpretrain3d.names import plain_name
 
 
 class ScanInput(Protocol):
@@ -111,6 +112,7 @@ def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
     by_case: dict[str, ScanInput] = {}
     for path in paths:
         for scan in _behind(path, split):
+            plain_name(scan.case, "case id")  # files of its results are called by it
             if scan.case in by_case:
                 names = f"{_name(by_case[scan.case])} and {_name(scan)}"
                 raise UserError(f"{names} both have the case id '{scan.case}'; rename one of them")

@@ -134,7 +134,11 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 def _program(network: nn.Module, tile: Tensor) -> torch.export.ExportedProgram:
     # Traced with two tiles: a batch of one would be taken for a constant.
     batch = {"image": {0: torch.export.Dim("batch")}}
-    return torch.export.export(network, (tile.repeat(2, 1, 1, 1, 1),), dynamic_shapes=batch)
+    program = torch.export.export(network, (tile.repeat(2, 1, 1, 1, 1),), dynamic_shapes=batch)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names the files of this machine, and is written into either format
+    return program
 
 
 def _to_torch(network: nn.Module, tile: Tensor, path: Path) -> Run:

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.description import Description, describe
 from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
@@ -109,7 +110,7 @@ def write_encoder(
         "architecture": architecture,
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "weights_sha256": sha256,
-        **{key: value for key, value in card.items() if key not in _OWN_KEYS},
+        **{key: value for key, value in without_places(card).items() if key not in _OWN_KEYS},
     }
     with finished_folder(folder, replace=(CARD, WEIGHTS)) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.markdown import code, identifier, plain
+from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.description import Description
 
 UNKNOWN = "not stated in the encoder's card"
@@ -21,28 +24,32 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
         licence: identifier such as `cc-by-4.0`; by default what the encoder's card states.
         results: a paragraph about what it was measured to be good for; by default it says that nothing was handed over.
     """
-    card = encoder.card
+    place = name if re.fullmatch(r"[\w.+-]+", name) else "FOLDER"
+    card = without_places(encoder.card)
     stated = licence or card.get("licence")
-    origin = card.get("continued_from", {})
+    origin = card.get("continued_from") or {}
+    pretraining = card.get("pretraining") or {}
     sections = {
         "Architecture": _architecture(encoder),
-        "Data": _facts(card.get("pretraining", {}), ("corpus", "num_pretrain_volumes", "data_fingerprint", "classes")),
-        "Preprocessing": _facts(card.get("preprocessing", {})),
+        "Data": _facts(pretraining, ("corpus", "num_pretrain_volumes", "data_fingerprint", "classes")),
+        "Preprocessing": _facts(card.get("preprocessing") or {}),
         "Recipe": _facts(
-            {key: value for key, value in card.get("pretraining", {}).items() if key not in _DATA}
+            {key: value for key, value in pretraining.items() if key not in _DATA}
             | {key: card[key] for key in ("git_commit", "medpretrain3d") if card.get(key)}
         ),
         "Origin": _facts({"format": encoder.format, "sha256": encoder.sha256} | ({"from": origin} if origin else {})),
-        "Licence": (stated or UNKNOWN)
-        + (f"; weights it was continued from: {origin['licence']}" if origin.get("licence") else ""),
+        "Licence": (plain(stated) if stated else UNKNOWN)
+        + (f"; weights it was continued from: {plain(origin['licence'])}" if origin.get("licence") else ""),
         "Results": results or "None were handed over at export.",
-        "Notes": "\n".join(f"- {note}" for note in encoder.notes),
-        "Citations": "\n".join(f"- {line}" for line in [*card.get("citations", []), *origin.get("citations", [])]),
-        "Use": f"```\npython -m finetune fit --config RECIPE --model.init_from {name}\n```",
+        "Notes": "\n".join(f"- {plain(note)}" for note in encoder.notes),
+        "Citations": "\n".join(
+            f"- {plain(line)}" for line in [*(card.get("citations") or []), *(origin.get("citations") or [])]
+        ),
+        "Use": f"```\npython -m finetune fit --config RECIPE --model.init_from {place}\n```",
     }
-    head = "\n".join(["---", f"license: {stated or 'unknown'}", "tags: [medical, computed-tomography, 3d]", "---"])
+    head = ["---", f"license: {identifier(stated or 'unknown')}", "tags: [medical, computed-tomography, 3d]", "---"]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"{head}\n\n# {name}\n\n{body}\n"
+    return "\n".join(head) + f"\n\n# {plain(name)}\n\n{body}\n"
 
 
 _DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes"}
@@ -52,12 +59,15 @@ def _architecture(encoder: EncoderFile) -> str:
     architecture: Description = encoder.architecture
     count = sum(value.numel() for value in encoder.weights.values())
     arguments = ", ".join(f"{key}={value}" for key, value in architecture["init_args"].items() if value is not None)
-    return f"`{architecture['class_path']}({arguments})`, {count:,} parameters."
+    return code(f"{architecture['class_path']}({arguments})") + f", {count:,} parameters."
 
 
 def _facts(facts: Mapping[str, Any], only: tuple[str, ...] | None = None) -> str:
     shown = {
         key: value for key, value in facts.items() if (only is None or key in only) and value not in (None, [], {})
     }
-    lines = [f"- {key}: {value if isinstance(value, str) else json.dumps(value)}" for key, value in shown.items()]
+    lines = [
+        f"- {plain(key)}: {plain(value if isinstance(value, str) else json.dumps(value))}"
+        for key, value in shown.items()
+    ]
     return "\n".join(lines) or UNKNOWN

@@ -15,6 +15,7 @@ from medpretrain3d.atomic import finished_file
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.primus_layout import swap_first_axes
+from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.plain_conv import PlainConv
 from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
@@ -49,7 +50,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
             f"{backbone.name}: nnssl has no such network, only ResEnc, PlainConv and Primus; export with "
             "--format safetensors"
         )
-    card = encoder.card
+    card = without_places(encoder.card)
     preprocessing = card.get("preprocessing", {})
     patch, spacing_mm = preprocessing.get("patch"), preprocessing.get("spacing_mm")
     configuration = {

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from medpretrain3d.data.phantom.files import write_nifti
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.names import plain_name
 
 
 def mask_path(folder: Path, case: str) -> Path:
     """Where the instance map of a case lies."""
-    return folder / "masks" / f"{case}.nii.gz"
+    return folder / "masks" / f"{plain_name(case, 'case id')}.nii.gz"
 
 
 def write_masks(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medpretrain3d.data.phantom.files import write_nifti
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.names import plain_name
 
 
 def box_map(prediction: Prediction) -> np.ndarray:
@@ -27,5 +28,5 @@ def write_overlay(folder: Path, classes: Sequence[str], prediction: Prediction) 
     Raises:
         UserError: the folder cannot be written.
     """
-    path = folder / "nifti" / f"{prediction.case}.nii.gz"
+    path = folder / "nifti" / f"{plain_name(prediction.case, 'case id')}.nii.gz"
     write_nifti(path, box_map(prediction), prediction.grid)

@@ -11,6 +11,7 @@ import numpy as np
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.names import plain_name
 
 SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -53,7 +54,7 @@ def write_slicer(folder: Path, classes: Sequence[str], prediction: Prediction) -
         UserError: the folder cannot be written.
     """
     document = json.dumps(markups_json(classes, prediction), indent=1)
-    write_text(folder / "slicer" / f"{prediction.case}.mrk.json", document + "\n")
+    write_text(folder / "slicer" / f"{plain_name(prediction.case, 'case id')}.mrk.json", document + "\n")
 
 
 def _roi(
