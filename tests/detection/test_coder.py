@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medpretrain3d.detection.coder import BoxCoder
+from medpretrain3d.detection.coder import BoxCoder, DistanceCoder
 
 
 def test_deltas_by_hand():
@@ -24,6 +24,15 @@ def test_zero_deltas_are_the_anchor_and_huge_ones_stay_finite():
     assert BoxCoder().decode(torch.zeros(1, 6), anchor).equal(anchor)
     huge = BoxCoder(max_ratio=10).decode(torch.full((1, 6), 1e4) * torch.tensor([0, 0, 0, 1, 1, 1]), anchor)
     assert huge[0].tolist() == pytest.approx([-18, -18, -18, 22, 22, 22], rel=1e-5)
+
+
+@pytest.mark.parametrize("coder", [BoxCoder(max_ratio=10), DistanceCoder(max_ratio=10)])
+def test_a_delta_beyond_the_limit_keeps_its_gradient(coder):
+    anchor = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
+    deltas = torch.full((1, 6), 50.0, requires_grad=True)
+    box = coder.decode(deltas, anchor)
+    box[:, 5].sum().backward()
+    assert deltas.grad[0, 5] > 1  # as steep as at the limit, where the extent is 40
 
 
 def test_half_precision_deltas_give_float32_boxes():

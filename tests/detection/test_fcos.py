@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import FCOS, AnchorGrid, CenterSampling, DistanceCoder, NearestPoints
-from medpretrain3d.detection.fcos import centerness
+from medpretrain3d.detection.fcos import centerness, reaching
 from medpretrain3d.detection.point_matching import object_levels
 from tests.tiny_detectors import tiny_detector
 
@@ -31,6 +32,26 @@ def test_centerness_by_hand():
     box = torch.tensor([[0.0, 0, 0, 8, 8, 8]]).repeat(4, 1)
     points = torch.tensor([[4.0, 4, 4], [2, 4, 4], [2, 2, 2], [9, 4, 4]])
     assert centerness(points, box).tolist() == pytest.approx([1, (1 / 3) ** (1 / 3), 1 / 3, 0])
+
+
+def test_a_point_beside_its_object_has_a_centerness_of_a_third_along_that_axis():
+    box = torch.tensor([[0.0, 0, 0, 8, 8, 8]]).repeat(3, 1)
+    points = torch.tensor([[9.0, 4, 4], [9, -3, 4], [2, 4, 4]])  # beside along one axis, along two, inside
+    found = centerness(points, reaching(box, points)).tolist()
+    assert found == pytest.approx([(1 / 3) ** (1 / 3), (1 / 9) ** (1 / 3), (1 / 3) ** (1 / 3)])
+
+
+@pytest.mark.parametrize("matcher", [CenterSampling(), NearestPoints(num_points=1)])
+def test_objects_that_hold_no_centre_of_a_cell_are_learned(matcher):
+    torch.manual_seed(0)
+    detector = tiny_detector(FCOS, matcher=matcher, first_level=2)
+    stride = torch.tensor(detector.strides[0], dtype=torch.float32)
+    low = 2 * stride + 0.55 * stride  # behind the centre of the third cell, before that of the fourth
+    target = Targets(torch.cat([low, low + 0.4 * stride])[None], torch.zeros(1).long())
+    losses = detector.losses(torch.randn(1, 1, 32, 32, 32), [target])
+    assert losses["boxes"] > 0
+    losses["boxes"].backward()
+    assert detector.box_head.output.weight.grad.abs().sum() > 0
 
 
 def test_points_near_the_centre_on_the_level_of_the_size():

@@ -26,6 +26,16 @@ def test_focal_loss_without_focus_is_cross_entropy():
     torch.testing.assert_close(sigmoid_focal_loss(logits, targets, alpha=0.5, gamma=0.0), expected / 2)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 0.9, 1.0, 2.0])
+def test_focal_loss_has_a_finite_gradient_also_where_the_answer_is_sure(gamma):
+    logits = torch.tensor([-1e4, -100.0, -20, 0, 20, 100, 1e4], requires_grad=True)
+    for right in (0.0, 1.0):
+        (gradient,) = torch.autograd.grad(
+            sigmoid_focal_loss(logits, torch.full((7,), right), 0.25, gamma).sum(), logits
+        )
+        assert gradient.isfinite().all()
+
+
 def test_giou_loss_by_hand():
     cube = torch.tensor([[0.0, 0, 0, 2, 2, 2]])
     assert giou_loss(cube, cube).item() == 0

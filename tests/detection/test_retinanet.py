@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level
-from medpretrain3d.boxes import Targets
+from medpretrain3d.boxes import Targets, box_iou
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 
 
@@ -66,3 +66,18 @@ def test_boxes_are_decoded_at_their_anchor():
     assert found.scores[0].item() == pytest.approx(1 / (1 + 2.718281828**-2))
     # Cell (1, 0, 2) of stride 4 has its centre at (6, 2, 10); the anchor of 8 voxels is cut at the image.
     assert found.boxes[0].tolist() == [2, 0, 6, 8, 6, 14]
+
+
+def test_sixty_lesions_of_many_anchors_each_are_all_found():
+    torch.manual_seed(0)
+    sizes = [[(d, h, w) for d in (4, 6, 8) for h in (4, 6, 8) for w in (4, 6, 8)]]
+    detector = RetinaNet(Pooling(), 1, AnchorGrid(sizes), first_level=2, fpn_channels=16, nms_iou=0.3)
+    anchors = detector.anchors([(16, 16, 16)], [(4, 4, 4)], "cpu")  # 27 in each of 16^3 cells
+    corners = [[12 * d, 12 * h, 12 * w] for d in range(5) for h in range(4) for w in range(3)]
+    lesions = torch.tensor([[d, h, w, d + 6, h + 6, w + 6] for d, h, w in corners], dtype=torch.float32)
+    iou, nearest = box_iou(anchors, lesions).max(dim=1)
+    logits = torch.where(iou > 0.1, iou, -9.0)[:, None]
+    found = detector._of_image(logits, detector.coder.encode(lesions[nearest], anchors), anchors, (64, 64, 64))
+    assert int((iou > 0.1).sum()) > 1000
+    is_found = box_iou(lesions, found.boxes[found.scores > 0.5]).amax(dim=1) > 0.9
+    assert int(is_found.sum()) == 60

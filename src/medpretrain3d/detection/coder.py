@@ -39,7 +39,7 @@ class BoxCoder(Described):
         deltas = deltas / deltas.new_tensor(self.weights)
         anchor_center, anchor_extent = _center_extent(anchors)
         center = anchor_center + deltas[:, :3] * anchor_extent
-        extent = anchor_extent * torch.exp(deltas[:, 3:].clamp(max=self.max_log_ratio))
+        extent = anchor_extent * torch.exp(limited(deltas[:, 3:], self.max_log_ratio))
         return torch.cat([center - extent / 2, center + extent / 2], dim=1)
 
 
@@ -55,8 +55,13 @@ class DistanceCoder(BoxCoder):
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Boxes (N, 6) float32 around the centres of cells (N, 6)."""
         center, stride = _center_extent(anchors)
-        before, after = deltas.float().clamp(max=self.max_log_ratio).exp().split(3, dim=1)
+        before, after = limited(deltas.float(), self.max_log_ratio).exp().split(3, dim=1)
         return torch.cat([center - before * stride, center + after * stride], dim=1)
+
+
+def limited(values: Tensor, highest: float) -> Tensor:
+    """Values cut at `highest`, with the gradient of values that are not: what is beyond can still be learned back."""
+    return torch.where(values > highest, highest + (values - values.detach()), values)
 
 
 def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,7 @@ class FCOS(RetinaNet):
         box_weight: float = 1.0,
         score_threshold: float = 0.0,
         nms_iou: float = 0.6,
-        candidates_per_image: int = 1000,
+        candidates_per_image: int = 10_000,
         detections_per_image: int = 100,
     ) -> None:
         strides = [level.stride for level in backbone.levels[first_level:]]
@@ -90,7 +90,8 @@ class FCOS(RetinaNet):
         self.box_head = PointHead(fpn_channels, self.anchors.num_levels, head_convs)
 
     def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        truth = centerness((anchors[:, :3] + anchors[:, 3:]) / 2, boxes)  # (P,)
+        points = (anchors[:, :3] + anchors[:, 3:]) / 2
+        truth = centerness(points, reaching(boxes, points))  # (P,)
         of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum()
         of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum")
         return {
@@ -100,6 +101,18 @@ class FCOS(RetinaNet):
 
     def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
         return (logits.sigmoid() * outputs[:, 6:].sigmoid()).sqrt()
+
+
+def reaching(boxes: Tensor, points: Tensor) -> Tensor:
+    """Boxes (N, 6), made twice as large as the distance of their point (N, 3) along each axis where it lies outside.
+
+    An object that holds no centre of a cell is learned by points beside it, whose centre-ness would be 0: no box would
+    be learned there and no score reach above 0. So it is at least 1/3 along such an axis.
+    """
+    center, half = (boxes[:, :3] + boxes[:, 3:]) / 2, (boxes[:, 3:] - boxes[:, :3]) / 2
+    offset = (points - center).abs()
+    half = torch.where(offset < half, half, 2 * offset)
+    return torch.cat([center - half, center + half], dim=1)
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:

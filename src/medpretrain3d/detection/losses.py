@@ -12,9 +12,11 @@ from medpretrain3d.processes import total
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    p_true = torch.exp(-ce)  # probability given to the right answer
+    p_wrong = -torch.expm1(-ce)  # probability given to the wrong answer
+    # At 0 the slope of a power below 1 is infinite, and times the slope 0 of `p_wrong` it is NaN.
+    p_wrong = p_wrong.clamp(min=torch.finfo(ce.dtype).tiny)
     weight = alpha * targets + (1 - alpha) * (1 - targets)
-    return weight * (1 - p_true) ** gamma * ce
+    return weight * p_wrong**gamma * ce
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ class RetinaNet(Detector):
         box_weight: factor of the box loss.
         score_threshold: detections below it are not returned.
         nms_iou: overlap within a class above which the lower score goes.
-        candidates_per_image: best anchor-class pairs that are decoded and compared.
+        candidates_per_image: best anchor-class pairs that are decoded and compared. Each object takes many: with 27
+            anchors a cell and 60 lesions in a tile, 1,000 found 0.61 of them and 10,000 all.
         detections_per_image: detections returned at most.
 
     Raises:
@@ -69,7 +70,7 @@ class RetinaNet(Detector):
         box_weight: float = 1.0,
         score_threshold: float = 0.0,
         nms_iou: float = 0.6,
-        candidates_per_image: int = 1000,
+        candidates_per_image: int = 10_000,
         detections_per_image: int = 100,
     ) -> None:
         super().__init__()
