@@ -315,6 +315,7 @@ def _missing_class(raw, of_b):
     (raw / "splits.json").write_text(json.dumps([{"train": ["a", "b"], "val": ["c"]}]))
 
 
+@pytest.mark.slow
 def test_a_class_that_is_missing_in_training_is_said_by_every_command(tmp_path, capsys, monkeypatch):
     from finetune.datamodule import FinetuneData
 
@@ -334,6 +335,10 @@ def test_a_class_that_is_missing_in_training_is_said_by_every_command(tmp_path, 
     assert [f"{mass}" in line for line in said if "mass" in line] == [True]
     assert main(["split", str(store), "--folds", "2"]) == 0
     assert "warning: fold " in capsys.readouterr().out
+    assert main(["plan", str(store), "--preset", "XXS", "--memory", "2"]) == 0
+    told = capsys.readouterr()
+    assert f"warning: {store}: {mass}" in told.err
+    assert "# missing: class 'mass'" in told.out
 
 
 def test_no_object_in_training_is_an_error_of_fine_tuning(tmp_path, capsys):

@@ -147,3 +147,15 @@ def test_check_needs_a_store_and_prepare_needs_raw_data(prepared, tmp_path, caps
     (tmp_path / "other").mkdir()
     with pytest.raises(UserError, match="has no folder 'cases'"):
         check_store(tmp_path / "other")
+
+
+def test_folds_that_a_damaged_file_of_splits_loses_are_named(prepared, capsys):
+    raw, store = prepared
+    half(store / "splits.json")
+    assert main(["prepare", str(store), "--check"]) == 1
+    assert "splits.json" in capsys.readouterr().err
+    assert main(["prepare", str(raw), str(store)]) == 0
+    assert "folds and label order of that file were not kept" in capsys.readouterr().out
+    assert main(["prepare", str(store), "--check"]) == 0
+    assert main(["prepare", str(raw), str(store)]) == 0
+    assert "warning" not in capsys.readouterr().out

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         plan = read_plan(args.source)
     else:
         plan = make_plan(Corpus([args.source]), args.memory, args.preset, args.anchors_per_level)
+        if missing := plan.report.get("missing"):
+            print(f"warning: {args.source}: {missing}", file=sys.stderr)
         if plan.report.get("specks_left_out"):
             for note in speck_notes(Store(args.source)):
                 print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)

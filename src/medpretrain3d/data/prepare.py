@@ -22,7 +22,7 @@ from medpretrain3d.data.importers import ObjectRule, RawCase, RawDataset, read_r
 from medpretrain3d.data.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
 from medpretrain3d.data.prepare_report import REPORT, PrepareReport
 from medpretrain3d.data.quarantine import NOTES
-from medpretrain3d.data.splits import SPLITS, Fold
+from medpretrain3d.data.splits import SPLITS, Fold, read_splits
 from medpretrain3d.data.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.data.volume import check_spacing
@@ -131,10 +131,20 @@ def prepare(
     if len(outcomes) < len(jobs):
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again)
     folds = datasets[0].folds if len(datasets) == 1 else ()
+    lost = _lost_splits(store, [case_id for case_id, one in outcomes.items() if one.row is not None])
     splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    report = PrepareReport.of(raws, datasets, Store(store), skipped)
+    report = PrepareReport.of(raws, datasets, Store(store), skipped, lost)
     report.write(store)
     return Summary(prepared, reused, skipped, splits, 0, again, report)
+
+
+def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
+    """What an earlier file of splits said that cannot be kept."""
+    try:
+        read_splits(store, case_ids)
+    except UserError as error:
+        return [f"{error}; folds and label order of that file were not kept"]
+    return []
 
 
 def _write_index(
