@@ -184,8 +184,16 @@ class FinetuneModule(L.LightningModule):
         return configure(self.detector, self.optim, self.trainer.max_steps)
 
     def see(self, case: Case) -> Sightings:
-        """What the detector sees in one whole volume, not merged."""
-        return see_volume(self.detector, ScanTiles(case, self.data.preprocessing()), self.data.patch, self.inference)
+        """What the detector sees in one whole volume, not merged.
+
+        Raises:
+            UserError: none of its predictions is finite.
+        """
+        tiles = ScanTiles(case, self.data.preprocessing())
+        try:
+            return see_volume(self.detector, tiles, self.data.patch, self.inference)
+        except UserError as error:
+            raise UserError(f"{case.id}: {error}") from error
 
     def _detect(self, case: Case) -> None:
         found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)

@@ -62,13 +62,12 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total(value.detach()) / world_size()
 
 
-def largest(value: int, device: torch.device) -> int:
-    """The largest of one number per process."""
-    if not _are_several():
-        return value
-    number = torch.tensor(value, device=device)
-    dist.all_reduce(number, dist.ReduceOp.MAX)
-    return int(number)
+def largest(value: Tensor) -> Tensor:
+    """Each number of a tensor as it is on the process where it is largest, without gradient."""
+    value = value.detach().clone()
+    if _are_several():
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
 
 
 def first_process(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
-GROUND = {"errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness"}
+GROUND = {"errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"}
 MAY_IMPORT = {
     "boxes": set(),
     "backbones": set(),
@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "documents": set(),
     "processes": set(),
     "randomness": set(),
+    "finite": set(),
     "__init__": set(),
 }
 LIGHTNING_ALLOWED = {"engine"}

@@ -24,6 +24,8 @@ from medpretrain3d.detection import (
     SetLoss,
 )
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference import InferenceConfig, see_volume
+from medpretrain3d.inference.scan import TensorTiles
 from tests.tiny_detectors import TINY_DETECTORS
 from tests.tiny_detectors import tiny_detector as make
 
@@ -126,6 +128,27 @@ def test_predictions_that_are_not_finite_end_nothing(detector, caplog):
     losses = model.losses(spoilt, [with_object(mask=False), with_object(mask=False)])
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert model.num_invalid_predictions > counted
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+@pytest.mark.parametrize("batch", ["objects without masks", "no object at all"])
+def test_a_step_without_any_finite_prediction_has_no_loss(detector, batch):
+    losses = make(detector).losses(torch.full((2, 1, *SHAPE), torch.nan), BATCHES[batch]())
+    assert torch.isnan(sum(losses.values()))
+
+
+@pytest.mark.parametrize("detector", EVERY_DETECTOR)
+def test_a_volume_without_any_finite_prediction_is_an_error(detector):
+    model = make(detector).eval()
+    volume = torch.zeros(1, 24, 16, 64)
+    volume[..., 32:] = image()[0]
+    see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
+    volume[0, 0, 0, -1] = torch.nan  # one of three tiles
+    see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with pytest.raises(UserError, match=r"none of the \d+ predictions in a volume is finite"):
+        see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
 
 
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)

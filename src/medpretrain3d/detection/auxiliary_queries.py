@@ -39,7 +39,7 @@ class Denoising(Described):
         filled up with queries that do not count: their object is -2.
         """
         device = targets[0].boxes.device
-        most = largest(max(len(target.labels) for target in targets), device)
+        most = int(largest(torch.tensor(max(len(target.labels) for target in targets), device=device)))
         seeds = derived_seeds(row_seeds(len(targets), device), "denoising")
         # Six numbers for the box and two for the label of each copy of each object.
         drawn = counter_random(seeds, most * self.groups * 8).view(len(targets), most, self.groups, 8)

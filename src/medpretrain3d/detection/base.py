@@ -11,6 +11,7 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.processes import total
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class Detector(Described, nn.Module):
     """Target boxes dropped so far because they had no extent or were not finite; worth logging."""
     num_invalid_predictions: int = 0
     """Predictions that were not finite, left out of a loss or of what was found; worth logging."""
+    num_predictions: int = 0
+    """Predictions made so far, finite or not."""
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""
@@ -69,6 +72,7 @@ class Detector(Described, nn.Module):
         """Which rows of the tensors (N, ...) are finite in all of them: (N,) bool; the others are counted, reported."""
         finite = torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
         num_invalid = len(finite) - int(finite.sum())
+        self.num_predictions += len(finite)
         if num_invalid:
             self.num_invalid_predictions += num_invalid
             logger.warning(
@@ -77,6 +81,15 @@ class Detector(Described, nn.Module):
                 self.num_invalid_predictions,
             )
         return finite
+
+    def where_any_is_finite(self, loss: Tensor, finite: Tensor) -> Tensor:
+        """The loss; not a number where no prediction of any process is finite, for then nothing was learnt.
+
+        Args:
+            loss: ().
+            finite: which predictions of this process are, any shape, bool.
+        """
+        return torch.where(total(finite.sum()) > 0, loss, torch.nan)
 
 
 def _is_box(boxes: Tensor) -> Tensor:

@@ -259,7 +259,10 @@ class DeformableDETR(Detector):
                 _ignored(self.criterion.match(logits, boxes, target), boxes, regions)
                 for logits, boxes, target, regions in zip(output.logits, output.boxes, targets, ignore, strict=True)
             ]
-        return self.criterion(output.logits, output.boxes, finite, targets, given)
+        losses = self.criterion(output.logits, output.boxes, finite, targets, given)
+        if finite.numel():  # no denoising query where no image holds an object
+            losses["classification"] = self.where_any_is_finite(losses["classification"], finite)
+        return losses
 
 
 def _ignored(given: Tensor, boxes: Tensor, regions: Tensor | None) -> Tensor:

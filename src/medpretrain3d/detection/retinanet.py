@@ -135,11 +135,12 @@ class RetinaNet(Detector):
         anchors = self.anchors(shapes, self.strides, outputs.device)
         per_level = self.anchors.per_level(shapes)
 
-        labels, positive_outputs, positive_anchors, positive_boxes = [], [], [], []
+        labels, positive_outputs, positive_anchors, positive_boxes, all_finite = [], [], [], [], []
         for index, target in enumerate(targets):
             boxes, classes = target.boxes.to(anchors.device), target.labels.to(anchors.device)
             matched = self._matched(boxes, target.ignore, anchors, per_level)  # (A,)
-            matched = matched.masked_fill(~self.finite_predictions(logits[index], outputs[index]), IGNORED)
+            all_finite.append(self.finite_predictions(logits[index], outputs[index]))
+            matched = matched.masked_fill(~all_finite[-1], IGNORED)
             positive = torch.nonzero(matched >= 0)[:, 0]
             of_anchor = matched.clamp(max=BACKGROUND)  # objects become -1 here and their class below; -2 stays
             of_anchor[positive] = classes[matched[positive]]
@@ -148,6 +149,7 @@ class RetinaNet(Detector):
             positive_anchors.append(anchors[positive])
             positive_boxes.append(boxes[matched[positive]])
         classification = self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets))
+        classification = self.where_any_is_finite(classification, torch.stack(all_finite))
         return {"classification": classification} | self._regression_losses(
             torch.cat(positive_outputs).float(), torch.cat(positive_anchors), torch.cat(positive_boxes)
         )

@@ -27,6 +27,7 @@ from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
 
 FORMAT = "medpretrain3d-bundle"
@@ -136,11 +137,13 @@ def save_bundle(
         The bundle's sha256, by which predictions refer to it.
 
     Raises:
-        UserError: the number of classes is not the detector's, or `folder` exists and `replace` is False.
+        UserError: the number of classes is not the detector's, a weight is not finite, or `folder` exists and
+            `replace` is False.
     """
     from safetensors.torch import save
 
     _check_classes(classes, detector)
+    require_finite(f"{folder}: not written", detector.state_dict(), "the training diverged, lower its learning rate")
     # safetensors refuses tensors that share memory, hence the clones.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in detector.state_dict().items()}
     payload = save(weights)
@@ -183,7 +186,7 @@ def load_bundle(folder: Path) -> Bundle:
 
     Raises:
         UserError: the folder is missing or no bundle, was written by a newer version, its weights are not the ones
-            `bundle.json` speaks of, or they do not fit the network it describes.
+            `bundle.json` speaks of or not finite, or they do not fit the network it describes.
     """
     folder = Path(folder)
     document, text = _read_document(folder)
@@ -196,6 +199,7 @@ def load_bundle(folder: Path) -> Bundle:
     told = differences(detector.state_dict(), weights)
     if told:
         raise UserError(f"{weights_path}: does not fit the network of bundle.json: {told}; {_ADVICE}")
+    require_finite(str(weights_path), weights, "its training diverged, so it finds nothing; train again")
     try:
         detector = cast(Detector, build(document["detector"]))
         preprocessing = Preprocessing.from_json(document["preprocessing"])

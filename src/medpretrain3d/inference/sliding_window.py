@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.merging import merge_sightings
 from medpretrain3d.inference.scan import TensorTiles, TileReader
@@ -83,11 +84,12 @@ def see_volume(
         progress: called with (tiles done, tiles in all) after every batch.
 
     Raises:
-        UserError: a patch with an axis below 1 voxel.
+        UserError: a patch with an axis below 1 voxel, or a volume in which no prediction at all is finite.
     """
     starts = tile_starts(tiles.shape, patch, config.overlap)
     device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     seen: list[Sightings] = []
+    before = detector.num_predictions, detector.num_invalid_predictions
     with torch.inference_mode(), autocast(device):
         for batch in _batches(_views(tiles, starts, patch, config.views), batch_size):
             found = detector.detect(torch.stack([view.image for view in batch]).to(device))
@@ -99,6 +101,12 @@ def see_volume(
                 progress(batch[-1].tile, len(starts))
     if progress is not None:
         progress(len(starts), len(starts))
+    made, invalid = detector.num_predictions - before[0], detector.num_invalid_predictions - before[1]
+    if made and made == invalid:
+        raise UserError(
+            f"none of the {made} predictions in a volume is finite, so nothing can be found in it; the detector's "
+            "training diverged (lower its learning rate), or the volume's intensities are not finite"
+        )
     return Sightings.cat(seen)
 
 

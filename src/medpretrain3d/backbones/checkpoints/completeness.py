@@ -15,13 +15,15 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.description import Description, build
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import require_finite
 
 
 def check_complete(path: Path, encoder: EncoderFile) -> None:
     """Compare the weights with the state dict of the described network, which is built without memory.
 
     Raises:
-        UserError: a tensor is missing, left over, or of another shape; or the description is not that of a backbone.
+        UserError: a tensor is missing, left over, of another shape or not finite; or the description is not that of a
+            backbone.
     """
     backbone = outline(path, encoder.architecture, encoder.weights)
     if not isinstance(backbone, Backbone):
@@ -32,6 +34,7 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
             f"{path}: its weights are not the {backbone.name} of {encoder.format} that its plan describes: "
             f"{told}; the file is incomplete or of a variant that is not known here"
         )
+    require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
 
 
 def outline(path: Path, description: Description, weights: Mapping[str, Tensor]) -> Any:

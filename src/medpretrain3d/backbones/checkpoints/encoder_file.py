@@ -20,6 +20,7 @@ from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.description import Description, describe
 from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import require_finite
 
 FORMAT = "medpretrain3d-encoder"
 VERSION = 1
@@ -97,9 +98,14 @@ def write_encoder(
     card: Mapping[str, Any],
     beside: Mapping[str, str] | None = None,
 ) -> str:
-    """Write an encoder file from its parts; see `save_encoder`. `beside` holds further text files by name."""
+    """Write an encoder file from its parts; see `save_encoder`. `beside` holds further text files by name.
+
+    Raises:
+        UserError: a weight is not finite.
+    """
     from safetensors.torch import save
 
+    require_finite(f"{folder}: not written", weights, "the training diverged, lower its learning rate")
     # safetensors refuses tensors that share memory, hence the clones.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     payload = save(tensors)
