@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 
@@ -225,6 +226,9 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
     curves = [
         (tmp_path / "smoke" / name / "metrics.csv").read_text(encoding="utf-8").splitlines() for name in ("one", "two")
     ]
-    column = curves[0][0].split(",").index("val/mAP")
-    values = [[row.split(",")[column] for row in text[1:]] for text in curves]
-    assert values[0] == values[1]
+    tables = [list(csv.DictReader(text)) for text in curves]
+    assert [row["val/mAP"] for row in tables[0]] == [row["val/mAP"] for row in tables[1]]
+    for part in ("loss", "classification", "boxes"):
+        values = [[float(row[f"train/{part}"]) for row in table if row[f"train/{part}"]] for table in tables]
+        assert len(values[0]) == 6
+        assert values[0] == pytest.approx(values[1], rel=1e-4)

@@ -143,6 +143,14 @@ def test_two_processes_learn_what_one_learns(cube_store, tmp_path):
     one, two_ = (weights(tmp_path / "smoke" / name) for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two_[name], value, atol=1e-5, rtol=1e-4)
+    curves = []
+    for name in ("one", "two"):
+        with (tmp_path / "smoke" / name / "metrics.csv").open(newline="") as file:
+            curves.append([(float(row["train/loss"]), row["lr"]) for row in csv.DictReader(file) if row["train/loss"]])
+    assert len(curves[0]) == 6
+    for (loss, lr), (loss_of_two, lr_of_two) in zip(*curves, strict=True):
+        assert loss_of_two == pytest.approx(loss, rel=1e-4)  # the mean over processes
+        assert lr_of_two == lr
 
 
 def test_bf16_training_keeps_the_loss_finite(fit):

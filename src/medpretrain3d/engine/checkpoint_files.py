@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,6 +17,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from medpretrain3d.atomic import finished_file, remove_unfinished
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import require_finite
 
 _UNKNOWN = 1 << 62
 LAST = "last.ckpt"
@@ -32,8 +34,9 @@ class CheckpointFiles(CheckpointIO):
         """Write beside `path`, then rename.
 
         Raises:
-            UserError: the disk is full or the folder cannot be written.
+            UserError: a weight is not finite, the disk is full or the folder cannot be written.
         """
+        require_finite(f"{path}: not written", _trained(checkpoint), "the run has diverged, lower model.optim.lr")
         with finished_file(Path(path)) as unfinished, unfinished.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
@@ -48,12 +51,13 @@ class CheckpointFiles(CheckpointIO):
         """Read plain data and tensors, never code.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or a weight in it is not finite.
         """
         try:
             checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise UserError(f"{path}: not readable as a checkpoint ({_first_line(error)})") from error
+        require_finite(str(path), _trained(checkpoint), "the run had diverged; begin again with run.restart=true")
         # Which Lightning would miss: earlier versions of this package left checkpoints to its ModelCheckpoint.
         callbacks = checkpoint.get("callbacks", {})
         checkpoint["callbacks"] = {k: v for k, v in callbacks.items() if not k.startswith("ModelCheckpoint")}
@@ -162,9 +166,17 @@ def _damage(path: Path) -> str | None:
             return f"wrong checksum of {record}"
         state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         missing = [key for key in ("global_step", "state_dict", "loops", "optimizer_states") if key not in state]
+        if not missing:
+            require_finite("its training diverged", _trained(state), "it is of no use")
         return f"no {missing[0]} in it" if missing else None
     except Exception as error:  # a damaged file may raise anything
         return _first_line(error)
+
+
+def _trained(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What training made of a checkpoint: weights, averaged or not, and the state of the optimizer."""
+    parts = ("state_dict", "current_model_state", "optimizer_states")  # the second of Lightning's WeightAveraging
+    return {name: checkpoint[name] for name in parts if name in checkpoint}
 
 
 def _link(link: Path, target: Path) -> None:

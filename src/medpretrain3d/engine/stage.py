@@ -30,6 +30,7 @@ from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
+from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
@@ -124,6 +125,9 @@ class StageCLI(LightningCLI):
             kwargs.setdefault("precision", default_precision())
         if asked.get("max_steps", -1) < 1:
             raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
+        interval = asked.get("val_check_interval")
+        if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
+            kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
         plugins = asked.get("plugins") or []
         kwargs.setdefault("plugins", [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()])
         trainer = super().instantiate_trainer(**kwargs)
@@ -138,7 +142,8 @@ class StageCLI(LightningCLI):
         self.compute = ComputeMeter(self.run_file)
         requeue = Requeue(self.run.folder, self.checkpoints.save)
         curves = ContinuedCurves(self.curves)
-        return [self.checkpoints, curves, ContinuedSchedule(), Throughput(), self.compute, requeue]
+        divergence = Divergence(self.run.checkpoints)
+        return [divergence, self.checkpoints, curves, ContinuedSchedule(), Throughput(), self.compute, requeue]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
