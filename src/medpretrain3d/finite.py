@@ -22,7 +22,7 @@ def require_finite(whose: str, weights: Mapping[str, Any], advice: str) -> None:
     Raises:
         UserError: names the first tensor.
     """
-    faults = [name for name, tensor in _tensors("", weights) if not _is_finite(tensor)]
+    faults = [name for name, tensor in _tensors("", weights) if not is_finite(tensor)]
     if faults:
         more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
         raise UserError(f"{whose}: tensor {faults[0]}{more} holds values that are not finite; {advice}")
@@ -41,7 +41,12 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
         yield from _tensors(f"{name}.{key}" if name else str(key), part)
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, without a copy of its size: a sum is not finite if one value is not.
+
+    A sum of finite values that overflows is looked at value by value. Whole numbers are finite.
+    """
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
-    return bool(torch.isfinite(tensor).all())
+    total = tensor.abs().sum() if tensor.is_complex() else tensor.sum(dtype=torch.float64)
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())

@@ -100,6 +100,10 @@ def test_the_last_good_checkpoint_stays_and_the_run_goes_on_from_it(stage, spoil
     assert made == [0, 1, 2, 3, 4]
     assert not (folder / product).exists()
     monkeypatch.undo()
+    if spoilt == "the loss":
+        last = str(folder / "checkpoints" / "last.ckpt")
+        fit("--run.name", "slower", "--model.init_from", last, "--model.optim.lr", "1e-4")
+        assert (folder.parent / "slower" / product).is_dir()
     fit()  # the same run
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["finished"] is True
     assert (folder / product).is_dir()

@@ -89,8 +89,10 @@ class Divergence(L.Callback):
     @property
     def _advice(self) -> str:
         last = (self.folder / LAST).resolve()
-        kept = f"the last good checkpoint is {last}" if last.is_file() else "there is no checkpoint before it"
-        return f"{kept}; lower model.optim.lr, warm up longer or set trainer.gradient_clip_val"
+        cure = "lower model.optim.lr, warm up longer or set trainer.gradient_clip_val"
+        if not last.is_file():
+            return f"there is no checkpoint before it; {cure}"
+        return f"the last good checkpoint is {last}; {cure}, in another run with model.init_from={last}"
 
     def _note(self, step: int, index: int, value: Tensor) -> None:
         if self._first is None:

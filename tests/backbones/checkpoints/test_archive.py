@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.backbones.checkpoints.raw import is_finite, open_checkpoint
+from medpretrain3d.backbones.checkpoints.raw import open_checkpoint
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import is_finite
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from torch import Tensor
 from medpretrain3d.backbones.checkpoints.archive import check_archive
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
+from medpretrain3d.finite import is_finite
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".model", ".safetensors")
 PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth", "last.ckpt")
@@ -84,15 +85,6 @@ def open_checkpoint(path: Path) -> RawCheckpoint:
             "diverged; download it again or take an earlier one"
         )
     return raw
-
-
-def is_finite(weights: Tensor) -> bool:
-    """Whether no value is NaN or infinite, without a copy of its size: a sum is not finite if one value is not.
-
-    A sum of finite values that overflows is looked at value by value.
-    """
-    total = weights.sum(dtype=torch.float64) if not weights.is_complex() else weights.abs().sum()
-    return bool(total.isfinite()) or bool(weights.isfinite().all())
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Any]:
