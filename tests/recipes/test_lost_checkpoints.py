@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import json
 
 import pytest
 import torch
@@ -16,9 +18,9 @@ from .conftest import TINY_PRETRAIN
 
 @pytest.fixture
 def fit(cube_store, tmp_path):
-    def run(name: str):
+    def run(name: str, *arguments: str):
         place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", name]
-        program.main(["fit", *TINY_PRETRAIN, *place, "--trainer.max_steps", "9"])
+        program.main(["fit", *TINY_PRETRAIN, *place, "--trainer.max_steps", "9", *arguments])
         return tmp_path / "g" / name
 
     return run
@@ -81,3 +83,36 @@ def test_a_damaged_checkpoint_is_passed_over_and_both_damaged_end_in_one_line(fi
     assert kept(folder) == ["last.ckpt", "step_0000006.ckpt", "step_0000009.ckpt"]
     assert torch.load(newest, weights_only=True)["global_step"] == 6
     assert encoder(folder) == encoder(fit("whole"))
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued_with_the_validation_that_it_may_lack(
+    fit, monkeypatch, tmp_path
+):
+    earlier = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+    earlier["init_args"] = {"dirpath": str(tmp_path / "old"), "filename": "last", "every_n_train_steps": 3}
+    as_before = ["--trainer.callbacks", json.dumps([earlier])]
+    whole = encoder(fit("whole"))
+    step, seen = PretrainModule.training_step, []
+
+    def failing(self, batch, batch_idx):
+        seen.append(batch_idx)
+        if len(seen) == 5:
+            raise RuntimeError("the network is on fire")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(PretrainModule, "training_step", failing)
+    with pytest.raises(RuntimeError, match="on fire"):
+        fit("cut", *as_before)
+    monkeypatch.undo()
+    state = torch.load(tmp_path / "old" / "last.ckpt", weights_only=True)  # written by Lightning's callback
+    del state["callbacks"]["Checkpoints"]
+    checkpoints = tmp_path / "g" / "cut" / "checkpoints"
+    for path in checkpoints.iterdir():
+        path.unlink()
+    torch.save(state, checkpoints / "last.ckpt")
+    folder = fit("cut")
+    assert encoder(folder) == whole
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == [str(step) for step in range(9)]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["2", "5", "8"]

@@ -58,9 +58,9 @@ class CheckpointFiles(CheckpointIO):
         except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
             raise UserError(f"{path}: not readable as a checkpoint ({_first_line(error)})") from error
         require_finite(str(path), _trained(checkpoint), "the run had diverged; begin again with run.restart=true")
-        # Which Lightning would miss: earlier versions of this package left checkpoints to its ModelCheckpoint.
         callbacks = checkpoint.get("callbacks", {})
-        checkpoint["callbacks"] = {k: v for k, v in callbacks.items() if not k.startswith("ModelCheckpoint")}
+        if "Checkpoints" not in callbacks:  # of an earlier version, whose own callback Lightning would miss
+            checkpoint["callbacks"] = {k: v for k, v in callbacks.items() if not k.startswith("ModelCheckpoint")}
         return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
