@@ -20,7 +20,7 @@ _PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(unfinished|outgoing)", re.DOTALL)
 
 def unfinished_path(place: Path) -> Path:
     """A new name beside `place`, hidden, under which it is made."""
-    return place.with_name(f".{_stem(place.name)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
+    return place.with_name(f".{short_name(place.name)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
 
 
 def remove_unfinished(folder: Path, names: Collection[str] | None = None, older_than_s: float = 0) -> None:
@@ -34,7 +34,7 @@ def remove_unfinished(folder: Path, names: Collection[str] | None = None, older_
     Raises:
         OSError: the disk refuses.
     """
-    wanted = None if names is None else {_stem(name) for name in names}
+    wanted = None if names is None else {short_name(name) for name in names}
     for path, stem in _leftovers(Path(folder)):
         if wanted is not None and stem not in wanted:
             continue
@@ -56,7 +56,7 @@ def put_back(place: Path) -> None:
     if os.path.lexists(place):
         return
     with suppress(OSError):
-        own = [path for path, stem in _leftovers(place.parent) if stem == _stem(place.name)]
+        own = [path for path, stem in _leftovers(place.parent) if stem == short_name(place.name)]
         if aside := [path for path in own if path.suffix == OUTGOING]:
             os.rename(max(aside, key=lambda path: path.lstat().st_mtime), place)
 
@@ -83,7 +83,7 @@ def _leftovers(folder: Path) -> list[tuple[Path, str]]:
     return [(path, match[1]) for path, match in found if match]
 
 
-def _stem(name: str) -> str:
+def short_name(name: str) -> str:
     """The name, or what stands for one that is too long to be added to."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST:

@@ -1,0 +1,158 @@
+"""One process at a time in a place, on one machine or several that share a disk."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medpretrain3d.atomic.disk_errors import disk_errors
+from medpretrain3d.atomic.leftovers import put_back, remove_unfinished, short_name
+from medpretrain3d.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import LeaseCompromise, SoftFileLease
+
+LEASE_S, HEARTBEAT_S = 180.0, 20.0
+"""A process of another machine that gave no sign for the first is taken for dead; it gives one every so often."""
+UNREADABLE_S = 5.0
+"""A lock that names nobody may be one that is just being written, for this long."""
+LOCK = ".lock"
+"""Name of the lock in a folder that a command fills."""
+
+
+@contextmanager
+def locked_folder(folder: Path, name: str = LOCK, depth: int | None = None) -> Iterator[None]:
+    """Keep other processes out of a folder that is filled bit by bit; what a killed one left in it is removed.
+
+    Args:
+        folder: made where it is missing, and taken away again if nothing was put into it.
+        name: of the lock; calls with different names do not exclude each other.
+        depth: how far below to look for what a killed process left; None is all the way.
+
+    Raises:
+        UserError: another process is at work there, or the disk refuses.
+    """
+    folder = Path(folder)
+    with disk_errors(folder):
+        is_new = not folder.is_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / name, folder):
+            with disk_errors(folder):
+                for parent, _, _ in os.walk(folder):
+                    if depth is None or len(Path(parent).relative_to(folder).parts) <= depth:
+                        remove_unfinished(Path(parent))
+            yield
+    finally:
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Keep other processes from writing one file, or one folder that is made as a whole; the lock is beside it.
+
+    What a killed process left of it is removed. A device or pipe is not locked.
+
+    Raises:
+        UserError: another process writes it, or the disk refuses.
+    """
+    shown, place = place, Path(os.path.realpath(place))
+    if os.path.exists(shown) and not (place.is_file() or place.is_dir()):
+        yield
+        return
+    with disk_errors(shown):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(place.with_name(f".{short_name(place.name)}{LOCK}"), shown):
+        with disk_errors(shown):
+            put_back(place)
+            remove_unfinished(place.parent, {place.name})
+        yield
+
+
+@contextmanager
+def _locked(path: Path, place: Path) -> Iterator[None]:
+    from filelock import SoftFileLease  # takes 50 ms to import
+
+    def lost(loss: LeaseCompromise) -> None:
+        if loss.reason == "refresh-failed":  # a network disk away for minutes; who comes next may take the place
+            print(f"warning: {place}: its lock cannot be renewed ({loss.error}); start nothing else there", flush=True)
+            return
+        print(
+            f"error: {place}: its lock was taken away ({loss.reason}); this process ends", file=sys.stderr, flush=True
+        )
+        os._exit(1)
+
+    lease = SoftFileLease(
+        path, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S, on_compromise=lost, thread_local=False
+    )
+    with disk_errors(place):
+        _acquire(lease, path, place)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def _acquire(lease: SoftFileLease, path: Path, place: Path) -> None:
+    """Take the lock, that of a dead process as well.
+
+    A process of this machine is dead if it is not there. One of another machine is watched: it is alive as soon as it
+    renews its lock, and dead once it has not done so for `LEASE_S`, by the clock of this process.
+
+    Raises:
+        UserError: its owner is alive.
+    """
+    from filelock import Timeout
+
+    with suppress(Timeout):
+        lease.acquire(timeout=0)
+        return
+    advice = "wait for its end, end it, or choose another place"
+    owner, first = lease.owner, _renewed_ns(path)
+    if owner is not None and owner.hostname == _machine():
+        if _is_running(owner.pid):
+            raise UserError(f"{place}: process {owner.pid} is at work here; {advice}")
+        lease.force_break()  # it has ended, and waits for its parent to notice
+    elif owner is not None:
+        print(f"{place}: locked from another machine; watching for up to {LEASE_S:.0f} s whether it lives", flush=True)
+    try:
+        timeout_s = LEASE_S + HEARTBEAT_S if owner else UNREADABLE_S
+        lease.acquire(timeout=timeout_s, poll_interval=0.5, cancel_check=lambda: _renewed_ns(path) > first)
+    except Timeout as error:
+        if lease.owner is not None or _renewed_ns(path) > first:
+            raise UserError(f"{place}: a process of another machine is at work here; {advice}") from error
+        lease.force_break()  # a lock without an owner: a power loss left it empty
+        lease.acquire(timeout=UNREADABLE_S)
+
+
+def _renewed_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _machine() -> str:
+    """This machine as filelock names it: its name and, in a container, the namespace in which process ids count."""
+    try:
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return socket.gethostname()
+    is_initial = namespace == 0xEFFFFFFC  # PROC_PID_INIT_INO of <linux/proc_ns.h>
+    return socket.gethostname() + ("" if is_initial else f"?pidns-{namespace:x}")
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended; one that nobody waited for is still in the table."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # another system, or gone this moment: then the next call finds nobody
+    return state not in "ZX"
