@@ -16,6 +16,8 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import SCHEMA, Number, read_json
+from medpretrain3d.errors import UserError
+from medpretrain3d.names import plain_name
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class RunConfig:
     """Where a run belongs. Its folder is `<root>/<group>/<name>`."""
 
     name: str = "run"
+    """One plain folder name, as is the group."""
     group: str = "default"
     """One experiment; its runs are compared with each other."""
     root: str = "runs"
@@ -32,6 +35,18 @@ class RunConfig:
     """Whether host name, paths and command line may go to wandb."""
     restart: bool = False
     """Throw away an earlier run in this folder instead of continuing it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would make the run's folder another than one of its own, two levels below the root.
+
+        Raises:
+            UserError: a name or group that is no plain folder name, as an unset variable of a shell is none.
+        """
+        for what, name in (("run.name", self.name), ("run.group", self.group)):
+            if plain_name(name, what).startswith("-") or name.endswith("."):
+                raise UserError(f"{what} {name!r}: wanted a plain folder name without a dash in front or a dot behind")
+        if not isinstance(self.root, str) or not self.root.strip() or not self.root.isprintable():
+            raise UserError(f"run.root {self.root!r}: wanted a folder, such as runs")
 
     @property
     def folder(self) -> Path:

@@ -100,6 +100,10 @@ class StageCLI(LightningCLI):
         parser.add_class_arguments(RunConfig, "run")
         parser.link_arguments("seed_everything", "data.seed")
 
+    def before_instantiate_classes(self) -> None:
+        """Refuse a name that is no folder name before anything is read or made."""
+        RunConfig(**self._get(self.config, "run"))
+
     @property
     def run(self) -> RunConfig:
         """Where this run belongs."""
