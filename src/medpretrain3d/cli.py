@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from medpretrain3d import __version__
 from medpretrain3d.errors import UserError
@@ -53,7 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     command.add_arguments(subparser)
     try:
-        return int(command.run(subparser.parse_args(args[1:])))
+        options = subparser.parse_args(args[1:])
+        with command.lock(options) if hasattr(command, "lock") else nullcontext():
+            return int(command.run(options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -26,13 +26,13 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked_folder(folder: Path, name: str = LOCK, depth: int | None = None) -> Iterator[None]:
-    """Keep other processes out of a folder that is filled bit by bit; what a killed one left in it is removed.
+def locked_folder(folder: Path, name: str = LOCK, clean: bool = True) -> Iterator[None]:
+    """Keep other processes out of a folder that is filled bit by bit; what a killed one left is removed.
 
     Args:
         folder: made where it is missing, and taken away again if nothing was put into it.
         name: of the lock; calls with different names do not exclude each other.
-        depth: how far below to look for what a killed process left; None is all the way.
+        clean: whether to remove what is not finished in it, at any depth. Not where others may work at parts of it.
 
     Raises:
         UserError: another process is at work there, or the disk refuses.
@@ -40,13 +40,14 @@ def locked_folder(folder: Path, name: str = LOCK, depth: int | None = None) -> I
     folder = Path(folder)
     with disk_errors(folder):
         is_new = not folder.is_dir()
+        if is_new and folder.exists():
+            raise UserError(f"{folder}: is a file, wanted a folder; choose another place")
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder / name, folder):
             with disk_errors(folder):
-                for parent, _, _ in os.walk(folder):
-                    if depth is None or len(Path(parent).relative_to(folder).parts) <= depth:
-                        remove_unfinished(Path(parent))
+                for parent, _, _ in os.walk(folder) if clean else ():
+                    remove_unfinished(Path(parent))
             yield
     finally:
         if is_new:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.evaluate import add_resampling_arguments
 from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
 
@@ -20,6 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=Path, required=True, help="JSON file with what was to be found")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     add_resampling_arguments(parser)
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call writes the file at a time."""
+    return locked(args.output) if args.output else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:

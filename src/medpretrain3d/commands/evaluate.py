@@ -17,11 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.documents import csv_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
@@ -100,6 +101,11 @@ def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=NUM_BOOTSTRAP, help="replicates (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (default: %(default)s)")
     parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals (default: %(default)s)")
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call writes the file at a time."""
+    return locked(args.output) if args.output else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,8 +6,10 @@ ENCODER is whatever --model.init_from takes: an encoder file, a checkpoint of an
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from medpretrain3d.atomic import locked
 from medpretrain3d.commands.read_options import add_read_options, read_options
 from medpretrain3d.errors import UserError
 
@@ -24,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--results", type=Path, help="Markdown file with measured results, for the model card")
     add_read_options(parser)
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call makes the folder at a time."""
+    return locked(args.output)
 
 
 def run(args: argparse.Namespace) -> int:

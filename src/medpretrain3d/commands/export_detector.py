@@ -6,7 +6,10 @@ OUT receives network.onnx or network.pt2, anchors.npy and export.json; docs/pred
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from medpretrain3d.atomic import locked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="new folder for the result")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="default: onnx")
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call makes the folder at a time."""
+    return locked(args.out)
 
 
 def run(args: argparse.Namespace) -> int:

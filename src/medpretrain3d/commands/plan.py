@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.foreground import foreground_normalisation
@@ -36,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="normalise CT by the voxels inside the training objects, as nnDetection does; these are read",
     )
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call writes the file at a time."""
+    return locked(args.output) if args.output else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:

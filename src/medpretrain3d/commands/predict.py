@@ -12,11 +12,15 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from medpretrain3d.atomic import put_back
+from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.errors import UserError
+
+OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
+"""What tells that a folder is something else than one of predictions."""
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -59,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=1, help="tiles per forward pass (default: 1)")
 
 
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call fills the folder at a time."""
+    return locked_folder(args.out)
+
+
 def run(args: argparse.Namespace) -> int:
     """Predict every scan; 0 if all could be read, 1 if some could not.
 
@@ -74,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.memory import keep_freed_memory
 
     keep_freed_memory()
+    _check_room(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     scans = find_scans(paths, args.split)
     bundles = [load_bundle(folder) for folder in members]
@@ -138,6 +148,22 @@ def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list
     if num_more == len(others):
         raise UserError(f"{others[-1]}: is a bundle, wanted scans behind the bundles; name files, folders or stores")
     return [first, *others[:num_more]], list(others[num_more:])
+
+
+def _check_room(out: Path) -> None:
+    """Refuse a folder that is something else, whose files would be mixed with the results or overwritten.
+
+    Raises:
+        UserError: a run, store, bundle, encoder file or data set is there, or a `predictions.json` of another program.
+    """
+    from medpretrain3d.inference.writers.document import is_predictions
+
+    found = next((name for name in OTHERS if (out / name).exists()), None)
+    if found:
+        raise UserError(f"{out}: holds a {found}, so it is no folder of predictions; choose another place")
+    path = out / "predictions.json"
+    if path.is_file() and not is_predictions(path):
+        raise UserError(f"{path}: is not of this program; choose another place")
 
 
 def _shown_on(bar: tqdm[NoReturn]) -> Callable[[int, int], None]:

@@ -6,8 +6,10 @@ Folders are searched for runs at any depth, so `medpretrain3d report runs/demo -
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from medpretrain3d.atomic import locked
 from medpretrain3d.study.report import make_report, write_figures, write_report
 from medpretrain3d.study.run import find_runs
 
@@ -18,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also write every plot as SVG, for a paper")
     parser.add_argument("--title", default="Does pretraining help?", help="heading of the page (default: %(default)s)")
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call writes the file at a time."""
+    return locked(args.out) if args.out else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,12 +9,16 @@ fine-tuning recipe.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from medpretrain3d.atomic import locked_folder, remove_unfinished
 from medpretrain3d.data.class_counts import missing_objects
-from medpretrain3d.data.splits import LABEL_FRACTIONS, fraction_count
+from medpretrain3d.data.splits import LABEL_FRACTIONS, SPLITS, fraction_count
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
+from medpretrain3d.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--folds", type=int, default=NUM_FOLDS)
     parser.add_argument("--seed", type=int, default=0)
+
+
+@contextmanager
+def lock(args: argparse.Namespace) -> Iterator[None]:
+    """Neither a call of `prepare` nor another one of `split` writes to the store meanwhile."""
+    if not args.store.is_dir():
+        raise UserError(f"{args.store}: no such folder; wanted a store, written by `medpretrain3d prepare`")
+    with locked_folder(args.store, clean=False):
+        remove_unfinished(args.store, {SPLITS})
+        yield
 
 
 def run(args: argparse.Namespace) -> int:

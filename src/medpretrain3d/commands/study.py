@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from medpretrain3d.study.chain import read_chain, run_chain
+from medpretrain3d.atomic import locked_folder
+from medpretrain3d.atomic.lock import LOCK
+from medpretrain3d.study.chain import read_chain, read_folder, run_chain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The document."""
     parser.add_argument("document", type=Path, help="such as configs/study/demo.yaml")
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call works at the study's folder at a time; the programs that it starts lock what they write."""
+    return locked_folder(read_folder(args.document), f".study{LOCK}", clean=False)
 
 
 def run(args: argparse.Namespace) -> int:

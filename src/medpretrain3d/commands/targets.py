@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.targets import targets_json
 
@@ -16,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--split", default="test", help="train, val, test or all")
     parser.add_argument("-o", "--output", type=Path, required=True)
+
+
+def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
+    """One call writes the file at a time."""
+    return locked(args.output) if args.output else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from medpretrain3d.atomic import locked, locked_folder, remove_unfinished
 
 if TYPE_CHECKING:
     from medpretrain3d.inference.bundle import Bundle
@@ -28,6 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the choice, leave the bundle as it is")
 
 
+@contextmanager
+def lock(args: argparse.Namespace) -> Iterator[None]:
+    """Neither the run that made the bundle nor another call of `tune` writes to it meanwhile."""
+    run = args.bundle.resolve().parent
+    with locked_folder(run, clean=False) if (run / "run.json").is_file() else locked(args.bundle):
+        remove_unfinished(args.bundle, {"bundle.json"})
+        remove_unfinished(_sightings(args).parent, {_sightings(args).name})
+        yield
+
+
 def run(args: argparse.Namespace) -> int:
     """Sweep, print, store.
 
@@ -41,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.sweep import best, sweep
 
     bundle = load_bundle(args.bundle)
-    path = args.sightings or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+    path = _sightings(args)
     if args.store is not None:
         look(bundle, args.store, args.split, args.device).save(path)
     seen = SeenCases.load(path)
@@ -64,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         set_inference(args.bundle, chosen.config, facts)
         print(f"stored in {args.bundle / 'bundle.json'}")
     return 0
+
+
+def _sightings(args: argparse.Namespace) -> Path:
+    return args.sightings or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
 
 
 def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenCases:

@@ -152,7 +152,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
         **content.facts,
     }
     sidecar["sha256"] = content_sha256(sidecar, content.image, content.mask)
-    with finished_folder(case_folder(store, content.case_id), replace=True) as unfinished:
+    with finished_folder(case_folder(store, content.case_id), replace=(SIDECAR, IMAGE, MASK)) as unfinished:
         write_array(unfinished / IMAGE, content.image)
         if content.mask is not None:
             write_array(unfinished / MASK, content.mask)

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.atomic import remove_unfinished, write_text
+from medpretrain3d.atomic import locked_folder, remove_unfinished, write_text
+from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.data.case import CASES
 from medpretrain3d.data.importers import ObjectRule, RawCase, RawDataset, read_raw
 from medpretrain3d.data.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
@@ -93,12 +94,12 @@ def prepare(
         workers: processes.
         progress: whether to show a bar.
         shard: `(i, n)`, i from 1 to n: prepare every n-th case only. The call after which no case is left makes the
-            index; there is no lock, so none can be left behind.
+            index. Each shard is locked for itself, the whole store where there is one.
         check: whether every byte of the cases that are there is compared with its checksum.
 
     Raises:
         UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
-            usable case, no such shard, or a full disk.
+            usable case, no such shard, another call at work on the store or shard, or a full disk.
     """
     raws, store = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)], Path(store)
     number, count = shard
@@ -106,6 +107,20 @@ def prepare(
         raise UserError(f"shard {number}/{count}: wanted i/n with i from 1 to n, as 1/4")
     if options.spacing_mm is not None:
         check_spacing(options.spacing_mm)
+    with _locked(store, shard):
+        return _prepare(raws, store, options, workers, progress, shard, check)
+
+
+def _prepare(
+    raws: Sequence[Path],
+    store: Path,
+    options: PrepareOptions,
+    workers: int,
+    progress: bool,
+    shard: tuple[int, int],
+    check: bool,
+) -> Summary:
+    number, count = shard
     datasets = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
     classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
     jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
@@ -252,6 +267,18 @@ def _check_room(store: Path, case_ids: set[str]) -> None:
             f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}', "
             "or whose image is missing there; choose another folder, or give all raw folders in one call"
         )
+
+
+@contextmanager
+def _locked(store: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Keep other calls out of the store, or out of one shard of it."""
+    number, count = shard
+    own = LOCK if count == 1 else f".shard-{number}-of-{count}{LOCK}"
+    with locked_folder(store, own, clean=False):
+        for path in sorted(store.glob(f".shard-*{LOCK}")) if count == 1 else ():
+            with locked_folder(store, path.name, clean=False):  # removes that of a killed call, refuses a living one
+                pass
+        yield
 
 
 def _clean(store: Path, case_ids: set[str], index_age_s: float) -> None:

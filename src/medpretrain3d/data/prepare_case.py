@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.data.annotation import annotate, marks_sha256
-from medpretrain3d.data.case import VERSION, Case, Content, case_folder, index_row, voxels_sha256, write_case
+from medpretrain3d.data.case import (
+    IMAGE,
+    MASK,
+    SIDECAR,
+    VERSION,
+    Case,
+    Content,
+    case_folder,
+    index_row,
+    voxels_sha256,
+    write_case,
+)
 from medpretrain3d.data.damage import check_contents, check_sizes
 from medpretrain3d.data.importers import ObjectRule, RawCase
 from medpretrain3d.data.plausibility import check_plausible
@@ -106,7 +117,8 @@ def prepare_case(job: Job) -> Outcome:
         reason = error if isinstance(error, UserError) else Unusable("does not fit into memory", "size")
         file = case.images[0].name if case.images else ""
         note = write_note(job.store, case.id, file, reason, facts)
-        shutil.rmtree(folder, ignore_errors=True)
+        if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
+            shutil.rmtree(folder, ignore_errors=True)
         return Outcome(note=note)
     row = write_case(job.store, content)
     note_path(job.store, case.id).unlink(missing_ok=True)

@@ -34,6 +34,19 @@ def read_chain(path: Path) -> list[Step]:
     Raises:
         UserError: the file is missing, no YAML, or a step lacks one of its three entries.
     """
+    return _read(path)[1]
+
+
+def read_folder(path: Path) -> Path:
+    """The folder of a study document.
+
+    Raises:
+        UserError: as `read_chain`.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[Path, list[Step]]:
     try:
         document = read_yaml(Path(path), "mend it, or give a document from configs/study/")
         folder = Path(document["folder"])
@@ -45,7 +58,7 @@ def read_chain(path: Path) -> list[Step]:
     names = [step.name for step in steps]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two steps have the same name; names: {', '.join(names)}")
-    return steps
+    return folder, steps
 
 
 def run_chain(steps: Sequence[Step]) -> None:

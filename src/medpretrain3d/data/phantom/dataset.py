@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.phantom.case import make_case, planned_diameters_mm
 from medpretrain3d.data.phantom.files import CaseFiles, write_case
@@ -61,12 +61,19 @@ def write_phantom(
         progress: show a progress bar.
 
     Raises:
-        UserError: a parameter out of range, a folder that holds something else, or a disk that is full or read-only.
+        UserError: a parameter out of range, a folder that holds something else or that another call fills, or a disk
+            that is full or read-only.
     """
     out = Path(out)
     parameters = _checked_parameters(num_cases, seed, spacing_mm)
     if workers < 1:
         raise UserError(f"workers: got {workers}, wanted 1 or more")
+    with locked_folder(out):
+        return _write(out, parameters, workers, progress)
+
+
+def _write(out: Path, parameters: dict[str, Any], workers: int, progress: bool) -> PhantomFolder:
+    num_cases, seed, spacing_mm = (parameters[name] for name in ("num_cases", "seed", "spacing_mm"))
     manifest = out / "phantom.json"
     is_complete = _claim(out, manifest, parameters)
     case_ids = [f"phantom_{index:04d}" for index in range(num_cases)]
