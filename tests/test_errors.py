@@ -40,3 +40,10 @@ def test_plain_names(name):
 def test_names_that_lead_out_of_their_folder_or_cannot_be_read_are_refused(name):
     with pytest.raises(UserError, match=r"^case id "):
         plain_name(name, "case id")
+
+
+def test_a_message_that_quotes_something_endless_is_cut():
+    told = str(UserError(f"a.json: got {'9' * 10**6}, wanted another"))
+    assert len(told) < 1300
+    assert told.startswith("a.json: got 999")
+    assert told.endswith("wanted another")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_CHARACTERS = 1200
+"""Of a message; of a longer one the beginning and the end are shown."""
+
 
 class UserError(ValueError):
     """Bad input. Its message is one line: what it got, what was wanted, what to do.
@@ -19,7 +22,10 @@ class UserError(ValueError):
 
     def __str__(self) -> str:
         message, below = self.args
-        return "\n".join([printable(message), *map(printable, below.splitlines())])
+        line = printable(message)
+        if len(line) > MAX_CHARACTERS:  # it quotes a value that is that long
+            line = f"{line[: MAX_CHARACTERS * 2 // 3]} ... {line[-MAX_CHARACTERS // 4 :]}"
+        return "\n".join([line, *map(printable, below.splitlines())])
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ from medpretrain3d.data.readers.dicom import is_dicom
 from medpretrain3d.data.store import INDEX
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.data.volume import read_channels
+from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
 from medpretrain3d.names import plain_name
@@ -123,7 +124,12 @@ def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
 def _behind(path: Path, split: str) -> Iterator[ScanInput]:
     if path.suffix == ".txt":
         for listed in _listed(path):
-            yield from _behind(listed, split)
+            try:
+                for scan in _behind(listed, split):
+                    plain_name(scan.case, "case id")
+                    yield scan
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
     elif (path / INDEX).is_file():
         for ref in Corpus([path]).cases(split):
             yield StoredScan(ref)
@@ -155,10 +161,7 @@ def _is_series(folder: Path) -> bool:
 
 
 def _listed(path: Path) -> list[Path]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of scans ({error}); give one path per line") from error
+    lines = [line.strip() for line in read_text(path, "give a list of scans, one path per line").splitlines()]
     listed = [path.parent / line for line in lines if line and not line.startswith("#")]
     if not listed:
         raise UserError(f"{path}: names no scan; give one path per line")

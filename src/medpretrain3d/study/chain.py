@@ -51,7 +51,9 @@ def _read(path: Path) -> tuple[Path, list[Step]]:
         document = read_yaml(Path(path), "mend it, or give a document from configs/study/")
         folder = Path(document["folder"])
         steps = [_step(entry, folder) for entry in document["steps"]]
-    except (KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path}: got an entry without {error}, wanted `folder` and `steps` of `name`, `product` and `run`"
         ) from error

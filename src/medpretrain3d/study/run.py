@@ -217,13 +217,20 @@ def _read_run(path: Path) -> Run:
 
 def _read_metrics(path: Path) -> dict[str, Any]:
     metrics: Any = read_json(path, _Metrics, _ADVICE, LARGE, allow_nan=True)
-    numbers = {key: metrics.get(key, []) for key in metrics.get("intervals", {})}
+    numbers = {key: metrics.get(key) for key in metrics.get("intervals", {})}
     checked(numbers, dict[str, float | list[_Value] | None], str(path), _ADVICE)
-    wrong = [key for key, pair in metrics.get("intervals", {}).items() if pair is not None and not _is_interval(pair)]
+    wrong = [
+        key
+        for key, pair in metrics.get("intervals", {}).items()
+        if pair is not None and not _is_interval(pair, numbers[key])
+    ]
     if wrong:
         raise UserError(f"{path}: the interval of {wrong[0]} is not two numbers; {_ADVICE}")
     return dict(metrics)
 
 
-def _is_interval(pair: list[Any]) -> bool:
-    return all(len(one) == 2 for one in pair) if any(isinstance(one, list) for one in pair) else len(pair) == 2
+def _is_interval(pair: list[Any], value: Any) -> bool:
+    """Low and high of a number, or of each of several."""
+    if isinstance(value, list) and value:
+        return len(pair) == len(value) and all(isinstance(one, list) and len(one) == 2 for one in pair)
+    return len(pair) == 2 and not any(isinstance(one, list) for one in pair)

@@ -143,7 +143,7 @@ def _readings(raw: Path) -> Iterator[tuple[str, ET.Element]]:
     for path in find_files(raw, "*.xml"):
         try:
             root = ET.parse(path).getroot()
-        except ET.ParseError as error:
+        except (ET.ParseError, ValueError, LookupError) as error:  # of an unknown encoding
             raise UserError(f"{path}: is not valid XML ({error}); download it again") from error
         for element in root.iter():  # one namespace for all, which says nothing
             element.tag = element.tag.rpartition("}")[2]

@@ -80,11 +80,14 @@ def read_array(path: Path) -> Volume:
         UserError: the file is no such array; a pickled one is refused, for it could run code.
     """
     try:
-        grey = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path}: is no plain .npy array ({error}); unpack it again") from error
+        # Mapped, so that a header which claims 10^12 voxels is measured against the file.
+        grey = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(grey, np.ndarray) or grey.dtype.kind not in "iuf":
+            raise ValueError("wanted numbers")
+    except Exception as error:  # NumPy evaluates the header as Python, which fails in as many ways as there are
+        raise UserError(f"{path}: is no plain .npy array ({str(error)[:200]}); unpack it again") from error
     grey = grey[0] if grey.ndim == 4 and len(grey) == 1 else grey
-    if grey.ndim != 3 or grey.size == 0 or grey.min() < 0 or grey.max() > 255:
+    if grey.ndim != 3 or grey.size == 0 or not (grey.min() >= 0 and grey.max() <= 255):
         raise UserError(f"{path}: got shape {grey.shape}, wanted grey values 0 to 255 of shape (1, D, H, W)")
     low_hu, high_hu = WINDOW_HU
     hu = np.maximum(np.rint(low_hu + grey.astype(np.float32) * ((high_hu - low_hu) / 255)), -1024).astype(np.int16)

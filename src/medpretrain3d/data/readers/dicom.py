@@ -18,6 +18,7 @@ import numpy as np
 
 from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.data.readers.claims import MAX_BYTES, MAX_DEFLATE_RATIO
+from medpretrain3d.data.readers.dicom_elements import check_elements
 from medpretrain3d.data.readers.scan import Scan
 from medpretrain3d.data.readers.slices import regular_order
 from medpretrain3d.data.readers.walk import walk
@@ -232,6 +233,7 @@ def _simpleitk() -> ModuleType:
 
 
 def _header(file: Path) -> Any:
+    check_elements(file)
     reader = _simpleitk().ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     try:
