@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from medpretrain3d.interruption import signals
+
+if __name__ == "__main__":
+    signals.take()  # before the imports below, which take seconds
+
 from typing import Any
+
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from finetune.closing import close_run
 from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
 from medpretrain3d.engine.stage import StageCLI, run_stage
+from medpretrain3d.errors import UserError
 
 
 class FinetuneCLI(StageCLI):
@@ -15,6 +23,12 @@ class FinetuneCLI(StageCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""
+        launcher = self.trainer.strategy.launcher
+        if isinstance(launcher, _MultiProcessingLauncher):
+            raise UserError(
+                "trainer.strategy: got one whose processes end with the training (ddp_fork, ddp_spawn, ddp_notebook), "
+                "wanted one whose processes test as well; use ddp"
+            )
         super().fit(**kwargs)
         close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
 

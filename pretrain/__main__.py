@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from medpretrain3d.interruption import signals
+
+if __name__ == "__main__":
+    signals.take()  # before the imports below, which take seconds
+
 from typing import Any
 
 import lightning as L

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
 from medpretrain3d import __version__
 from medpretrain3d.errors import UserError
+from medpretrain3d.failure import explain
+from medpretrain3d.interruption import Interrupted, signals
 
 # A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
 COMMANDS = {
@@ -34,7 +37,21 @@ COMMANDS = {
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 when some inputs were left out, 2 on bad input."""
+    """Run one command.
+
+    Returns:
+        The exit code: 0; 1 when some inputs were left out, or for want of memory, disk or the like; 2 on bad input;
+        128 plus the signal that ended it (130 after Ctrl-C, 143 after SIGTERM).
+    """
+    signals.take()
+    signals.mode, signals.farewell = "exit", _farewell
+    try:
+        return _run(args)
+    finally:
+        signals.give_back()
+
+
+def _run(args: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if args is None else args)
     parser = argparse.ArgumentParser(
         "medpretrain3d",
@@ -55,14 +72,29 @@ def main(args: Sequence[str] | None = None) -> int:
     command.add_arguments(subparser)
     try:
         options = subparser.parse_args(args[1:])
+        signals.mode = "raise"
+        signals.check()
         with command.lock(options) if hasattr(command, "lock") else nullcontext():
             return int(command.run(options))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as ended:
+        print(_farewell(ended.signum), file=sys.stderr)
+        return 128 + ended.signum
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, call again to go on", file=sys.stderr)
-        return 130
+        print(_farewell(signal.SIGINT), file=sys.stderr)
+        return 128 + signal.SIGINT
+    except Exception as error:
+        told = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return 1
+
+
+def _farewell(signum: int) -> str:
+    return f"interrupted by {signal.Signals(signum).name}; what was finished is kept, call again to go on"
 
 
 if __name__ == "__main__":

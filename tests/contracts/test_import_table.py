@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
-GROUND = {"errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"}
+GROUND = {
+    *("errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"),
+    *("interruption", "failure"),
+}
 MAY_IMPORT = {
     "boxes": set(),
     "backbones": set(),
@@ -36,6 +39,8 @@ MAY_IMPORT = {
     "processes": set(),
     "randomness": set(),
     "finite": set(),
+    "interruption": set(),
+    "failure": set(),
     "__init__": set(),
 }
 LIGHTNING_ALLOWED = {"engine"}

@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medpretrain3d.engine.workers import begin_worker
+
 
 def make_loader(
     dataset: Dataset[Any],
@@ -25,6 +27,7 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # which else is the global one: how often it was asked would depend on the sitting
+        worker_init_fn=begin_worker,
     )
 
 

@@ -10,9 +10,10 @@ import difflib
 import logging
 import re
 import shutil
-import sys
+import signal
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,31 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
-from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
+from medpretrain3d.engine.checkpoint_files import (
+    CheckpointFiles,
+    has_checkpoints,
+    newest_whole_checkpoint,
+    num_steps_done,
+)
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.divergence import Divergence
+from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
+from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.errors import UserError
+from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
 
 
@@ -137,6 +147,8 @@ class StageCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         ResumableFitLoop.of(trainer)
         leave_requeue_alone(trainer)
+        leave_signals_alone(trainer)
+        signals.farewell = partial(_farewell, run)
         return trainer
 
     def callbacks(self) -> list[L.Callback]:
@@ -147,7 +159,9 @@ class StageCLI(LightningCLI):
         requeue = Requeue(self.run.folder, self.checkpoints.save)
         curves = ContinuedCurves(self.curves)
         divergence = Divergence(self.run.checkpoints)
-        return [divergence, self.checkpoints, curves, ContinuedSchedule(), Throughput(), self.compute, requeue]
+        together = EndTogether(self.checkpoints.save, partial(_farewell, self.run))
+        watchers = [ContinuedSchedule(), Throughput(), self.compute, requeue, together]
+        return [divergence, self.checkpoints, curves, *watchers]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
@@ -158,7 +172,8 @@ class StageCLI(LightningCLI):
             if resume:
                 print(f"{run.folder}: continuing an interrupted run from {resume}")
             self.run_file.update(**self.facts())
-        self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
+        with ending.launching(self.trainer):
+            self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
 
@@ -226,18 +241,44 @@ def default_precision() -> str:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's program: bad input ends it with one line and exit code 2."""
+    """Run a stage's program.
+
+    Raises:
+        SystemExit: with 2 after bad input, 1 after any other failure, 128 plus the signal when told to end.
+    """
+    ending.begin()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips name other products
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it terminates when one has failed
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its batch sampler is
     keep_freed_memory()
     try:
+        signals.mode = "raise"
+        signals.check()
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    except Interrupted as interrupted:
+        ending.interrupted(interrupted.signum)
+    except KeyboardInterrupt:
+        ending.interrupted(signal.SIGINT)
+    except SystemExit as end:
+        ending.done(end.code if isinstance(end.code, int) else 0)
+        raise
+    except Exception as error:
+        ending.fail(error)
+    ending.done()
+
+
+def _farewell(run: RunConfig, signum: int) -> str:
+    """The last line of a run that was told to end."""
+    if getattr(rank_zero_only, "rank", 0):
+        return ""
+    told = f"{run.folder}: interrupted by {signal.Signals(signum).name}"
+    step = num_steps_done(run.checkpoints)
+    if not step:
+        return f"{told} before its first checkpoint; the same command begins anew"
+    return f"{told}; the same command continues from the checkpoint of step {step}"
 
 
 def _one_line(message: str, parser: LightningArgumentParser) -> str:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
+from medpretrain3d.failure import death
+from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
+
+INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+"""Exit codes of programs that were told to end."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ def run_chain(steps: Sequence[Step]) -> None:
 
     Raises:
         UserError: a program failed, or ended without its product; what was finished before is kept.
+        Interrupted: this process or a program was told to end.
     """
     for number, step in enumerate(steps, start=1):
         head = f"[{number}/{len(steps)}] {step.name}"
@@ -76,7 +84,13 @@ def run_chain(steps: Sequence[Step]) -> None:
             continue
         print(f"{head}: {shlex.join(step.command)}", flush=True)
         started = time.monotonic()
-        code = subprocess.run(_here(step.command)).returncode
+        code = _run_step(step)
+        if code in INTERRUPTED:
+            print(f"step '{step.name}' was interrupted (exit code {code})", file=sys.stderr)
+            raise Interrupted(code - 128)
+        if code < 0:
+            told = death(f"step '{step.name}'", code, "lower what its line above names, or take a machine with more")
+            raise UserError(f"{told}; call again: finished steps are reused, training continues where it was")
         if code:
             raise UserError(
                 f"step '{step.name}' ended with exit code {code}; mend what it says above and call again: "
@@ -85,6 +99,30 @@ def run_chain(steps: Sequence[Step]) -> None:
         if not step.product.exists():
             raise UserError(f"step '{step.name}' ended well but did not write {step.product}; correct its `product`")
         print(f"{head}: done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _run_step(step: Step) -> int:
+    """Run a program to its end; it hears of the signals that this one gets, and ends with this one."""
+    program = subprocess.Popen(_here(step.command), preexec_fn=partial(end_with_parent, signal.SIGTERM))
+
+    def pass_on(signum: int) -> None:
+        program.send_signal(signum)
+
+    # The program ends by itself and says how it goes on; only when it does not, this one ends it.
+    before = signals.mode, signals.grace_s
+    signals.mode, signals.grace_s = "note", GRACE_S + 5
+    signals.listeners.append(pass_on)
+    signals.before_exit.append(program.kill)
+    try:
+        if signals.received is not None:  # just before it could be passed on
+            pass_on(signals.received)
+        code = program.wait()
+    finally:
+        signals.listeners.remove(pass_on)
+        signals.before_exit.remove(program.kill)
+        signals.mode, signals.grace_s = before
+    signals.check()
+    return code
 
 
 def _step(entry: dict[str, Any], folder: Path) -> Step:

@@ -1,0 +1,82 @@
+"""Lets the processes of a trainer end together, between two steps if they can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from medpretrain3d.engine.ending import ending
+from medpretrain3d.interruption import Interrupted, signals
+
+
+class EndTogether(Checkpoint):
+    """Ends all processes at the same step when one of them was told to, and at once when one of them fails.
+
+    Steps are whole or not made: while training, a signal waits for the end of the step (`interruption.GRACE_S` at
+    most), all processes agree, and the state is kept. Anywhere else, as in a validation, where processes have different
+    numbers of cases and cannot agree, it ends the process at once; what is to continue from was kept before.
+
+    A failing process neither saves nor waits at a barrier, which the others would never reach.
+
+    It is a `Checkpoint` only because Lightning calls those last: then a step is whole.
+
+    Args:
+        save: keeps the state of a trainer; every process calls it.
+        farewell: the last line of a run that was told to end by a signal.
+    """
+
+    def __init__(self, save: Callable[[L.Trainer], None], farewell: Callable[[int], str]) -> None:
+        self._save = save
+        self._farewell = farewell
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """The processes can reach each other from here on."""
+        ending.connect(trainer)
+        signals.farewell = self._farewell
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Between two steps: end if a process was told to.
+
+        Raises:
+            Interrupted: one was, and the state is kept.
+        """
+        signals.mode = "note"
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            told = torch.tensor(signals.received or 0, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(told, reduce_op="max"))
+            if signum:
+                if trainer.global_step:
+                    self._save(trainer)
+                raise Interrupted(signum)
+
+    def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """No need to wait."""
+        self._wait_no_more()
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """No need to wait."""
+        self._wait_no_more()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """End the other processes; alone, whoever started the trainer says what happened."""
+        if trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt):
+            return
+        if not isinstance(exception, SystemExit) and ending.is_connected:
+            ending.fail(exception)
+
+    def _wait_no_more(self) -> None:
+        signals.mode = "raise"
+        signals.check()
+
+
+def leave_signals_alone(trainer: L.Trainer) -> None:
+    """Keep Lightning from broadcasting in its handler of SIGTERM, which hangs unless all processes get the signal."""
+    trainer._signal_connector._sigterm_notifier_fn = _do_nothing  # type: ignore[method-assign,assignment]
+
+
+def _do_nothing(*_: Any) -> None:
+    pass

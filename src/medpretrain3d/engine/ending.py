@@ -1,0 +1,266 @@
+"""How a run ends before its time: all of its processes, soon, with one cause and an exit code that says so."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NoReturn
+
+import lightning as L
+import torch.distributed as dist
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, subprocess_script
+from lightning.pytorch.utilities import rank_zero_only
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from medpretrain3d.engine.peers import News, Peers
+from medpretrain3d.errors import UserError
+from medpretrain3d.failure import death, explain
+from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
+
+SAVES_MEMORY = "lower data.batch_size, data.patch or data.num_workers, or set checkpointing: true in the backbone"
+SEQUEL_S = 3.0
+"""A process that lost the others waits this long for whoever knows why."""
+_LOST_OTHERS = re.compile(
+    r"gloo|nccl|Connection (closed|reset|refused)|Broken pipe|TCPStore|ProcessGroup", re.IGNORECASE
+)
+
+
+class Ending:
+    """Why and when this process ends; one per process, `ending`."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything; what a forked child does."""
+        self._peers: Peers | None = None
+        self._children: Sequence[subprocess.Popen[bytes]] = ()
+        self._decided = threading.Lock()
+        self._is_done = False
+        self._code_of_others = 0
+
+    def begin(self) -> None:
+        """Called first in each process of a stage's program."""
+        signals.take()
+        if "TORCHELASTIC_RUN_ID" in os.environ or _is_launched_child():
+            end_with_parent()
+        # Lightning's own observer kills every process five seconds after one has failed, whatever they are about.
+        subprocess_script._launch_process_observer = self._watch_children  # type: ignore[assignment]  # a method
+
+    def connect(self, trainer: L.Trainer) -> None:
+        """Called by each process of a trainer once they can reach each other; a collective call."""
+        if multiprocessing.parent_process() is not None:  # started by ddp_fork or ddp_spawn, which run no `begin`
+            signals.take()
+            end_with_parent()
+        signals.mode = "raise"
+        if trainer.world_size > 1 and self._peers is None:
+            self._peers = Peers.connect(trainer, self._hear)
+            signals.listeners.append(lambda signum: self._tell(News("signal", trainer.global_rank, signum)))
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the other processes hear of what happens here."""
+        return self._peers is not None
+
+    @contextmanager
+    def launching(self, trainer: L.Trainer) -> Iterator[None]:
+        """While a trainer starts processes and only waits for them, signals are theirs."""
+        launcher = trainer.strategy.launcher
+        if not isinstance(launcher, _MultiProcessingLauncher):
+            yield
+            return
+        launcher._wrapping_function = partial(_in_launched_process, launcher)  # type: ignore[method-assign]
+        before = signals.mode, signals.grace_s, signals.farewell
+        signals.mode, signals.grace_s = "note", GRACE_S + 5
+        signals.farewell = lambda signum: ""  # the first of them says it
+        signals.listeners.append(launcher.kill)
+        signals.before_exit.append(lambda: launcher.kill(signal.SIGKILL))
+        try:
+            yield
+        finally:
+            signals.listeners.remove(launcher.kill)
+            signals.mode, signals.grace_s, signals.farewell = before
+        signals.check()
+
+    def done(self, code: int = 0) -> None:
+        """Called when nothing is left to do: the others need not wonder, and a launcher waits for its children.
+
+        Args:
+            code: with which this process ends.
+        """
+        self._is_done = True
+        self._tell(News("done", _rank(), code))
+        self._wait_for_children(30.0)
+
+    def interrupted(self, signum: int) -> NoReturn:
+        """End in good order after a signal; the first process has the last word.
+
+        Raises:
+            SystemExit: with 128 plus the signal.
+        """
+        self.done()
+        if _rank() > 0:
+            signals.exit(128 + signum)  # it writes nothing, and the first process waits for it
+        _say(signals.farewell(signum))
+        raise SystemExit(128 + signum)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """End this process, and with it all others, after an error; one of them says why.
+
+        Raises:
+            SystemExit: with 2 after bad input, else 1.
+        """
+        code, text = _told(error)
+        is_sequel = _is_sequel(error)
+        if is_sequel and signals.received is not None:
+            self.interrupted(signals.received)
+        if is_sequel and self._code_of_others:  # they have said why
+            self.done()
+            raise SystemExit(self._code_of_others)
+        if self._peers is not None:
+            news = News("failure", _rank(), code, text, is_sequel)
+            if self._peers.rank == 0:
+                time.sleep(SEQUEL_S if is_sequel else 0)
+                self._decide(news)
+            self._tell(news)
+            time.sleep(2 * SEQUEL_S)  # ended by what the first process decides
+            signals.exit(code, text)
+        if _rank() > 0:
+            time.sleep(SEQUEL_S)  # the first process is about to say the same, and its launcher ends this one
+        if self._children:
+            signals.exit(code, text)  # they may wait for this process, and it for them when Python shuts down
+        _say(text)
+        raise SystemExit(code)
+
+    def _hear(self, news: News) -> None:
+        """In the thread that listens."""
+        if news.kind == "signal":
+            self._tell(news, but=news.rank)
+            signals.receive(news.code)
+        elif news.kind == "done":
+            self._code_of_others = news.code
+        elif news.kind == "lost" and _rank() == 0:
+            self._decide(News("failure", news.rank, 1, self._death(news.rank)))
+        elif news.kind == "lost" and not self._is_done:
+            # Of several processes that lost the first one, one says so, unless their parent does.
+            speaks = _rank() == 1 and multiprocessing.parent_process() is None
+            signals.exit(1, death_of_unknown_cause(news.rank) if speaks else "")
+        elif news.kind == "failure" and _rank() == 0:
+            threading.Timer(SEQUEL_S if news.is_sequel else 0, self._decide, [news]).start()
+        elif news.kind == "failure":
+            signals.exit(news.code)
+
+    def _decide(self, cause: News) -> None:
+        """On the first process: the first cause is said, and ends all."""
+        if self._is_done or not self._decided.acquire(blocking=False):
+            return
+        self._tell(News("failure", cause.rank, cause.code))
+        signals.exit(cause.code, cause.text)
+
+    def _tell(self, news: News, but: int | None = None) -> None:
+        if self._peers is not None:
+            self._peers.tell(news, but)
+
+    def _watch_children(self, children: list[subprocess.Popen[bytes]]) -> None:
+        """In place of Lightning's observer: on a launcher, which is the first process of its node."""
+        self._children = children
+        signals.before_exit.append(lambda: self._wait_for_children(5.0))
+
+        def watch() -> None:
+            while not self._is_done and signals.received is None:
+                for rank, child in enumerate(children, start=1):
+                    if child.poll():
+                        self._decide(News("failure", rank, max(child.returncode, 1), self._death(rank)))
+                time.sleep(0.25)
+
+        threading.Thread(target=watch, daemon=True, name="children").start()
+
+    def _death(self, rank: int) -> str:
+        """What is known of the end of a process."""
+        if not 0 < rank <= len(self._children):
+            return death_of_unknown_cause(rank)
+        try:
+            code = self._children[rank - 1].wait(1.0)
+        except subprocess.TimeoutExpired:
+            return death_of_unknown_cause(rank)
+        # With an exit code of its own it has said why.
+        return death(f"process {rank}", code, SAVES_MEMORY) if code < 0 else ""
+
+    def _wait_for_children(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        for child in self._children:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def _in_launched_process(launcher: _MultiProcessingLauncher, *args: Any) -> None:
+    """All that a process does that ddp_fork or ddp_spawn has started: it ends as those do that run a program."""
+    try:
+        _MultiProcessingLauncher._wrapping_function(launcher, *args)
+    except Interrupted as interrupted:
+        ending.interrupted(interrupted.signum)
+    except KeyboardInterrupt:
+        ending.interrupted(signal.SIGINT)
+    except Exception as error:
+        ending.fail(error)
+    ending.done()
+
+
+def death_of_unknown_cause(rank: int) -> str:
+    """What is said of a process that is gone without a word."""
+    return (
+        f"process {rank} was lost: it was killed, or its machine; the same command continues; if memory ran out, "
+        + (SAVES_MEMORY)
+    )
+
+
+def _told(error: BaseException) -> tuple[int, str]:
+    """Exit code, and what to print."""
+    if isinstance(error, ProcessExitedException):
+        if error.exit_code >= 0:  # it has said why
+            return max(error.exit_code, 1), ""
+        # When another one than the first is killed, the first one says so.
+        text = death(f"process {error.error_index}", error.exit_code, SAVES_MEMORY)
+        return 1, f"error: {text}" if error.error_index == 0 else ""
+    told = explain(error, SAVES_MEMORY)
+    if told is not None:
+        return 2 if isinstance(error, UserError) else 1, f"error: {told}"
+    return 1, "".join(traceback.format_exception(error)).rstrip()
+
+
+def _is_sequel(error: BaseException) -> bool:
+    is_of_torch = isinstance(error, dist.DistError | RuntimeError | ConnectionError)
+    return is_of_torch and not isinstance(error, UserError) and bool(_LOST_OTHERS.search(str(error)))
+
+
+def _is_launched_child() -> bool:
+    """Whether Lightning's launcher made this process."""
+    return os.environ.get("LOCAL_RANK", "0") != "0" and "SLURM_PROCID" not in os.environ
+
+
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", 0) or 0)
+
+
+def _say(text: str) -> None:
+    if text and _rank() == 0:
+        sys.stdout.flush()
+        print(text, file=sys.stderr, flush=True)
+
+
+ending = Ending()
+"""That of this process."""
+os.register_at_fork(after_in_child=ending.reset)

@@ -1,0 +1,106 @@
+"""What a failure is called: one line for those that a machine, a disk or an input causes, nothing for a bug."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+from medpretrain3d.errors import UserError
+
+_WITHIN_TEXT = re.compile(r"Original Traceback|Traceback \(most recent call last\)")
+_OUT_OF_MEMORY = re.compile(
+    r"DefaultCPUAllocator|not enough memory|out of memory|Cannot allocate memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE
+)
+_KILLED_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)(?: is killed by signal: ([^.\n]+))?")
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM),
+    *(errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.EREMOTEIO),
+    *(errno.ENOTCONN, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+}
+
+
+def explain(error: BaseException, saves_memory: str) -> str | None:
+    """What went wrong and what to do, in one line; None for what only a developer can mend.
+
+    An exception that crossed a process as text, as those of loader workers do, is read from that text.
+
+    Args:
+        error: what was raised.
+        saves_memory: what to change where memory ran out, as "lower --batch-size".
+    """
+    name, message = _innermost(error)
+    whole = str(error)
+    if name == UserError.__name__ or (isinstance(error, UserError) and not _WITHIN_TEXT.search(whole)):
+        return " ".join(message.split())
+    killed = _KILLED_WORKER.search(whole)
+    if killed and not _WITHIN_TEXT.search(whole):
+        return _killed(f"loader worker {killed[1].strip()}", killed[2] or "", saves_memory)
+    if name in ("MemoryError", "_ArrayMemoryError", "OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
+        return f"out of memory ({_short(message)}); {saves_memory}"
+    code = error.errno if isinstance(error, OSError) and error.errno else _errno_of(message)
+    if code in _OF_THE_MACHINE:
+        return _refused(code, error, message)
+    return None
+
+
+def death(what: str, code: int, saves_memory: str) -> str:
+    """How a process ended that nobody asked to end: by its exit code, negative for a signal."""
+    if code < 0:
+        return _killed(what, signal.Signals(-code).name, saves_memory)
+    return f"{what} ended with exit code {code}"
+
+
+def _killed(what: str, how: str, saves_memory: str) -> str:
+    if "Bus error" in how or "SIGBUS" in how:
+        return (
+            f"{what} was killed by a bus error: shared memory or the disk below a file is full ({_shared_memory()}); "
+            "give the container more (docker run --shm-size), or lower data.num_workers"
+        )
+    if "Killed" in how or "SIGKILL" in how:
+        return f"{what} was killed (SIGKILL): by hand, or by the system because memory ran out; {saves_memory}"
+    return f"{what} died unexpectedly{f' ({how})' if how else ''}; if memory ran out, {saves_memory}"
+
+
+def _refused(code: int, error: BaseException, message: str) -> str:
+    named = getattr(error, "filename", None)
+    place = f"{os.fsdecode(named)}: " if isinstance(named, str | bytes | os.PathLike) else ""
+    if code == errno.EMFILE:
+        return f"{place}too many open files; raise the limit with `ulimit -n`"
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        where = "" if place else f" ({_short(message)}; {_shared_memory()})"
+        return f"{place}no space left{where}; free some and call again"
+    return f"{place}{os.strerror(code)}{'' if place else f' ({_short(message)})'}"
+
+
+def _shared_memory() -> str:
+    place = Path("/dev/shm")
+    return f"/dev/shm has {shutil.disk_usage(place).free >> 20} MiB free" if place.is_dir() else "no /dev/shm"
+
+
+def _innermost(error: BaseException) -> tuple[str, str]:
+    """Class and message of an exception, or of the one whose traceback is its text."""
+    text = str(error)
+    if _WITHIN_TEXT.search(text):
+        lines = text.rstrip().splitlines()
+        # The message begins where the indented lines of the last traceback end.
+        start = max((i for i, line in enumerate(lines) if line.startswith(" ")), default=-1) + 1
+        head, _, rest = "\n".join(lines[start:]).partition(": ")
+        if re.fullmatch(r"[\w.]+", head):
+            return head.rpartition(".")[2], rest
+    return type(error).__name__, text
+
+
+def _errno_of(message: str) -> int | None:
+    found = _ERRNO.search(message) or re.search(r": (?:No space left on device) \((\d+)\)", message)
+    if found:
+        return int(found[1])
+    return errno.ENOSPC if "No space left on device" in message else None
+
+
+def _short(message: str) -> str:
+    return " ".join(message.split())[:200]
