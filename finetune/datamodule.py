@@ -25,9 +25,11 @@ from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Preprocessing
+from medpretrain3d.memory import check_batch
+from medpretrain3d.values import Checked, Count, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
 
-class FinetuneData(L.LightningDataModule):
+class FinetuneData(Checked, L.LightningDataModule):
     """A labelled store, split into train, val and test.
 
     Args:
@@ -56,22 +58,23 @@ class FinetuneData(L.LightningDataModule):
     def __init__(
         self,
         store: str,
-        patch: tuple[int, int, int],
-        batch_size: int,
+        patch: Sizes,
+        batch_size: Count,
         window: Normalisation | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
-        object_share: float = 0.5,
-        foreground_share: float = 0.0,
+        object_share: Share = 0.5,
+        foreground_share: Share = 0.0,
         balance_classes: bool = False,
         augment_on: AugmentOn = "workers",
-        fold: int | None = None,
-        label_fraction: float = 1.0,
-        num_train_cases: int | None = None,
-        num_workers: int = 1,
-        seed: int = 0,
+        fold: Whole | None = None,
+        label_fraction: PositiveShare = 1.0,
+        num_train_cases: Count | None = None,
+        num_workers: Workers = 1,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
+        check_batch(patch, batch_size)
         self.corpus = Corpus([Path(store)])
         self.store = self.corpus.stores[0]
         self.classes = self.store.classes

@@ -23,9 +23,10 @@ from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, f
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.values import Checked
 
 
-class FinetuneModule(L.LightningModule):
+class FinetuneModule(Checked, L.LightningModule):
     """Wiring between a detector and the trainer.
 
     Args:

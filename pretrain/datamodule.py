@@ -22,9 +22,11 @@ from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
+from medpretrain3d.memory import check_batch
+from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers
 
 
-class PretrainData(L.LightningDataModule):
+class PretrainData(Checked, L.LightningDataModule):
     """Random crops for training, and the same few crops every time for validation.
 
     Args:
@@ -55,23 +57,24 @@ class PretrainData(L.LightningDataModule):
     def __init__(
         self,
         store: str | list[str],
-        patch: tuple[int, int, int],
-        batch_size: int,
+        patch: Sizes,
+        batch_size: Count,
         window: Normalisation | None = None,
         views: Views | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         sites: Sites = Sites(),  # noqa: B008  immutable
-        dataset_balance: float = 0.0,
+        dataset_balance: Share = 0.0,
         augment_on: AugmentOn = "workers",
-        num_val_cases: int = 4,
+        num_val_cases: Whole = 4,
         split: str | None = None,
-        fold: int | None = None,
+        fold: Whole | None = None,
         exclude: list[str] | None = None,
-        num_workers: int = 1,
-        seed: int = 0,
+        num_workers: Workers = 1,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
+        check_batch(patch, batch_size)
         self.corpus = Corpus([Path(path) for path in ([store] if isinstance(store, str) else store)])
         self.patch = patch
         self.batch_size = batch_size

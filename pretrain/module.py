@@ -19,11 +19,13 @@ from medpretrain3d.backbones import (
 from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
+from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, Objective
+from medpretrain3d.values import Checked
 from pretrain.datamodule import PretrainData
 
 
-class PretrainModule(L.LightningModule):
+class PretrainModule(Checked, L.LightningModule):
     """Wiring between an objective and the trainer.
 
     Args:
@@ -69,6 +71,12 @@ class PretrainModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check that the patch suits the pyramid and the task before any time is spent."""
+        wanted, views = self.objective.views, type(self.data.views)
+        if wanted and not {cls.__name__ for cls in views.__mro__} & set(wanted):
+            raise UserError(
+                f"{type(self.objective).__name__}: got data.views {views.__name__}, wanted {' or '.join(wanted)}; set "
+                f"data.views to {wanted[0]}"
+            )
         check_patch(self.data.patch, self.objective.patch_stride)
         freeze(self.objective, self.optim)
 

@@ -18,11 +18,12 @@ from medpretrain3d.data.store import Case
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Checked, Rows, Share
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
 
 
-class Probes(L.Callback):
+class Probes(Checked, L.Callback):
     """Measures features at every validation; named in a recipe under `trainer.callbacks`.
 
     Logged as `probe/...`: `effective_rank` and `feature_std` of the coarsest level, averaged over space, over crops of
@@ -44,8 +45,8 @@ class Probes(L.Callback):
     def __init__(
         self,
         store: str | None = None,
-        num_crops: int = 64,
-        min_share: float = 0.33,
+        num_crops: Rows = 64,
+        min_share: Share = 0.33,
         stop_on_collapse: bool = False,
     ) -> None:
         self.corpus = Corpus([Path(store)]) if store else None

@@ -7,29 +7,28 @@ form that a YAML recipe uses, nested where an argument is itself described.
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Checked, arguments_by_name, constructor
 
 Description = dict[str, Any]
 
 
-class Described:
-    """Mixin: records the arguments of the constructor call, defaults included."""
+class Described(Checked):
+    """Mixin: records the arguments of the constructor call, defaults included, once they are checked."""
 
     _init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Described:
         """Allocate the object and note the arguments that `__init__` is about to receive."""
-        self = super().__new__(cls)
+        self: Described = super().__new__(cls, *args, **kwargs)
         try:
-            bound = _signature(cls).bind(self, *args, **kwargs)
+            bound = constructor(cls).bind(self, *args, **kwargs)
         except TypeError:
             return self  # unpickling and deepcopy allocate without arguments; a wrong call fails in __init__ itself
-        bound.apply_defaults()
-        object.__setattr__(self, "_init_args", _named(bound))
+        object.__setattr__(self, "_init_args", arguments_by_name(bound))
         return self
 
 
@@ -76,29 +75,6 @@ def build(description: Mapping[str, Any]) -> Any:
     except Exception as error:  # a value that no constructor has expected fails wherever it is used first
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"class_path '{path}': {reason}; the file was written by another version") from error
-
-
-def _signature(cls: type) -> inspect.Signature:
-    """Of the constructor; `**options` that it hands on to its base class are the parameters of that class."""
-    own = inspect.signature(cls.__init__)  # type: ignore[misc]  # of this very class
-    parameters = list(own.parameters.values())
-    bases = [base for base in cls.__mro__[1:] if "__init__" in vars(base) and issubclass(base, Described)]
-    if parameters[-1].kind is not inspect.Parameter.VAR_KEYWORD or not bases:
-        return own
-    inherited = [each for name, each in _signature(bases[0]).parameters.items() if name not in own.parameters]
-    keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in inherited if each.kind is not each.VAR_KEYWORD]
-    return own.replace(parameters=[*parameters[:-1], *keywords])
-
-
-def _named(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """The arguments by name, without `self`; a class without a constructor of its own has none."""
-    arguments: dict[str, Any] = {}
-    for parameter in list(bound.signature.parameters.values())[1:]:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            arguments |= bound.arguments[parameter.name]
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            arguments[parameter.name] = bound.arguments[parameter.name]
-    return arguments
 
 
 def _plain(value: Any) -> Any:

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 import sys
+from collections.abc import Sequence
+
+from medpretrain3d.errors import UserError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # names of glibc's mallopt
+
+
+def check_batch(patch: Sequence[int], batch_size: int) -> None:
+    """Refuse a batch whose voxels alone fill the machine, before anything is read.
+
+    Raises:
+        UserError: `batch_size` crops of `patch` (D, H, W) in float32 are more than this machine's memory.
+    """
+    needed, there = 4 * math.prod(patch) * batch_size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise UserError(
+            f"data.patch {'x'.join(map(str, patch))} and data.batch_size {batch_size}: the voxels of one batch take "
+            f"{needed / 2**30:,.0f} GiB, this machine has {there / 2**30:,.0f}; take fewer or smaller crops"
+        )
 
 
 def keep_freed_memory() -> bool:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
 GROUND = {
     *("errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"),
-    *("interruption", "failure"),
+    *("interruption", "failure", "values"),
 }
 MAY_IMPORT = {
     "boxes": set(),
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "description": set(),
     "atomic": set(),
     "memory": set(),
+    "values": set(),
     "names": set(),
     "documents": set(),
     "processes": set(),

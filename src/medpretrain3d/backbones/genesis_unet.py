@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Steps
 
 STAGES = ("down_tr64", "down_tr128", "down_tr256", "down_tr512")
 
@@ -33,9 +34,9 @@ class GenesisUNet(Backbone):
 
     def __init__(
         self,
-        in_channels: int = 1,
-        strides: Sequence[Triple] | None = None,
-        width: int = 64,
+        in_channels: Channels = 1,
+        strides: Sequence[Steps] | None = None,
+        width: Channels = 64,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

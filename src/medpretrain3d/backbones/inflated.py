@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, LayersOrNone
 
 PROBE = 64  # pixels of the image that finds out where a network halves its maps
 
@@ -40,7 +41,11 @@ class InflatedCNN(Backbone):
     sizes = ({"model": "resnet18"}, {"model": "resnet50"}, {"model": "convnext_tiny"})
 
     def __init__(
-        self, model: str = "resnet50", in_channels: int = 1, num_flat: int = 0, checkpointing: bool = False
+        self,
+        model: str = "resnet50",
+        in_channels: Channels = 1,
+        num_flat: LayersOrNone = 0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         net = plane_network(model, in_channels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Kernel, Steps
 
 Preset = Literal["XXS", "S", "B", "M", "L"]
 
@@ -55,9 +56,9 @@ class MedNeXt(Backbone):
     def __init__(
         self,
         preset: Preset = "B",
-        in_channels: int = 1,
-        kernel_size: int = 3,
-        strides: Sequence[Triple] | None = None,
+        in_channels: Channels = 1,
+        kernel_size: Kernel = 3,
+        strides: Sequence[Steps] | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from medpretrain3d.backbones.base import Backbone, Triple
+from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.conv_stages import ConvStack, halving_strides, per_stage, stage_levels, stage_widths
+from medpretrain3d.values import Channels, Kernels, Layers, NonNegative, Steps
 
 Preset = Literal["XXS", "nnDetection"]
 
@@ -52,13 +53,13 @@ class PlainConv(Backbone):
     def __init__(
         self,
         preset: Preset | None = "nnDetection",
-        in_channels: int = 1,
-        strides: Sequence[Triple] | None = None,
-        kernel_sizes: Sequence[Triple] | None = None,
+        in_channels: Channels = 1,
+        strides: Sequence[Steps] | None = None,
+        kernel_sizes: Sequence[Kernels] | None = None,
         checkpointing: bool = False,
-        channels: Sequence[int] | None = None,
-        convs: Sequence[int] | None = None,
-        negative_slope: float = 0.0,
+        channels: Sequence[Channels] | None = None,
+        convs: Sequence[Layers] | None = None,
+        negative_slope: NonNegative = 0.0,
     ) -> None:
         super().__init__()
         widths, depths = stage_widths("PlainConv", PRESETS, preset, channels, convs)

@@ -14,6 +14,7 @@ from medpretrain3d.backbones.base import Level, Triple
 from medpretrain3d.backbones.rope import axial_rotation, rotate
 from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Cells, Channels, ChannelsOrNone, Finite, Layers, ShareBelowOne, Steps
 
 Preset = Literal["XXS", "S", "B", "M", "L"]
 
@@ -65,17 +66,17 @@ class Primus(TokenBackbone):
     def __init__(
         self,
         preset: Preset | None = "M",
-        in_channels: int = 1,
-        patch_size: Triple = (8, 8, 8),
-        position_grid: Triple = (20, 20, 20),
-        num_register_tokens: int = 0,
-        layer_scale: float | None = 0.1,
+        in_channels: Channels = 1,
+        patch_size: Steps = (8, 8, 8),
+        position_grid: Cells = (20, 20, 20),
+        num_register_tokens: ChannelsOrNone = 0,
+        layer_scale: Finite | None = 0.1,
         attention_norm: bool = True,
-        drop_path: float = 0.0,
+        drop_path: ShareBelowOne = 0.0,
         checkpointing: bool = False,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
+        width: Channels | None = None,
+        depth: Layers | None = None,
+        heads: Channels | None = None,
     ) -> None:
         super().__init__()
         size = _size(preset, width, depth, heads)

@@ -16,6 +16,7 @@ from medpretrain3d.backbones.conv_stages import (
     stage_levels,
     stage_widths,
 )
+from medpretrain3d.values import Channels, Kernels, Layers, NonNegative, Steps
 
 Preset = Literal["XXS", "XS", "S", "M", "L", "XL"]
 
@@ -66,13 +67,13 @@ class ResEnc(Backbone):
     def __init__(
         self,
         preset: Preset | None = "L",
-        in_channels: int = 1,
-        strides: Sequence[Triple] | None = None,
-        kernel_sizes: Sequence[Triple] | None = None,
+        in_channels: Channels = 1,
+        strides: Sequence[Steps] | None = None,
+        kernel_sizes: Sequence[Kernels] | None = None,
         checkpointing: bool = False,
-        channels: Sequence[int] | None = None,
-        blocks: Sequence[int] | None = None,
-        negative_slope: float = 0.01,
+        channels: Sequence[Channels] | None = None,
+        blocks: Sequence[Layers] | None = None,
+        negative_slope: NonNegative = 0.01,
     ) -> None:
         super().__init__()
         widths, depths = stage_widths("ResEnc", PRESETS, preset, channels, blocks)

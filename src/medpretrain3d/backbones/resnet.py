@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Steps
 
 Depth = Literal[10, 18, 34, 50, 101, 152, 200]
 Norm = Callable[[int], nn.Module]
@@ -66,12 +67,12 @@ class ResNet3D(Backbone):
     def __init__(
         self,
         depth: Depth = 50,
-        in_channels: int = 1,
+        in_channels: Channels = 1,
         is_dilated: bool = False,
-        strides: Sequence[Triple] | None = None,
+        strides: Sequence[Steps] | None = None,
         shortcut: Literal["A", "B"] | None = None,
         norm: Literal["batch", "instance"] = "batch",
-        width: int = 64,
+        width: Channels = 64,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Steps
 
 BLOCKS = (1, 2, 2, 4)
 NUM_GROUPS = 8
@@ -34,9 +35,9 @@ class SegResNet(Backbone):
 
     def __init__(
         self,
-        width: int = 16,
-        in_channels: int = 1,
-        strides: Sequence[Triple] | None = None,
+        width: Channels = 16,
+        in_channels: Channels = 1,
+        strides: Sequence[Steps] | None = None,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()

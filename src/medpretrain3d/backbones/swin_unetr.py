@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Steps
 
 BLOCKS = (2, 2, 2, 2)
 HEADS = (3, 6, 12, 24)
@@ -49,10 +50,10 @@ class SwinUNETR(Backbone):
 
     def __init__(
         self,
-        feature_size: int = 48,
-        in_channels: int = 1,
-        patch_size: Triple = (2, 2, 2),
-        window_size: Triple = (7, 7, 7),
+        feature_size: Channels = 48,
+        in_channels: Channels = 1,
+        patch_size: Steps = (2, 2, 2),
+        window_size: Steps = (7, 7, 7),
         merging: Merging = "all",
         is_v2: bool = False,
         checkpointing: bool = False,

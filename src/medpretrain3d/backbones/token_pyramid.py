@@ -10,6 +10,7 @@ from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.backbones.tokens import TokenBackbone
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import LayersOrNone
 
 
 class TokenPyramid(Backbone):
@@ -31,7 +32,7 @@ class TokenPyramid(Backbone):
 
     citation: ClassVar[str] = "Li et al., 2022, arXiv:2203.16527"
 
-    def __init__(self, backbone: TokenBackbone, num_finer: int = 2, num_coarser: int = 1) -> None:
+    def __init__(self, backbone: TokenBackbone, num_finer: LayersOrNone = 2, num_coarser: LayersOrNone = 1) -> None:
         super().__init__()
         self.backbone = backbone
         self.in_channels = backbone.in_channels

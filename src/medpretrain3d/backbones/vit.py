@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Level, Triple
 from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Cells, Channels, ShareBelowOne, Steps
 
 Preset = Literal["XXS", "XS", "S", "B", "L"]
 
@@ -59,11 +60,11 @@ class ViT(TokenBackbone):
     def __init__(
         self,
         preset: Preset = "B",
-        in_channels: int = 1,
-        patch_size: Triple = (16, 16, 16),
-        position_grid: Triple = (6, 6, 6),
+        in_channels: Channels = 1,
+        patch_size: Steps = (16, 16, 16),
+        position_grid: Cells = (6, 6, 6),
         checkpointing: bool = False,
-        drop_path: float = 0.0,
+        drop_path: ShareBelowOne = 0.0,
     ) -> None:
         super().__init__()
         if preset not in PRESETS:

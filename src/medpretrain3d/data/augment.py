@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from medpretrain3d.data.placement import Placement
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Axis, NonNegative, Positive, Positives, Share
 
 NODES = 7
 """Nodes of the elastic lattice along each axis."""
@@ -41,14 +44,14 @@ class SpatialAugment(Described):
 
     def __init__(
         self,
-        rotation_deg: float = 30.0,
-        rotation_p: float = 0.2,
-        zoom: tuple[float, float] = (0.7, 1.4),
-        zoom_p: float = 0.2,
-        mirror_axes: tuple[int, ...] = (0, 1, 2),
-        elastic: float = 0.15,
-        elastic_p: float = 0.0,
-        in_plane_beyond: float = 3.0,
+        rotation_deg: Annotated[float, Ge(0), Le(180)] = 30.0,
+        rotation_p: Share = 0.2,
+        zoom: Positives = (0.7, 1.4),
+        zoom_p: Share = 0.2,
+        mirror_axes: tuple[Axis, ...] = (0, 1, 2),
+        elastic: NonNegative = 0.15,
+        elastic_p: Share = 0.0,
+        in_plane_beyond: Positive = 3.0,
     ) -> None:
         if not 0 <= elastic < MOST_ELASTIC:
             raise UserError(f"elastic {elastic}: wanted a share from 0 to below 1/6; more could fold tissue over")
@@ -135,13 +138,13 @@ class IntensityAugment(Described):
 
     def __init__(
         self,
-        noise_p: float = 0.1,
-        blur_p: float = 0.2,
-        brightness_p: float = 0.15,
-        contrast_p: float = 0.15,
-        low_resolution_p: float = 0.0,
-        gamma_p: float = 0.3,
-        inverted_gamma_p: float = 0.1,
+        noise_p: Share = 0.1,
+        blur_p: Share = 0.2,
+        brightness_p: Share = 0.15,
+        contrast_p: Share = 0.15,
+        low_resolution_p: Share = 0.0,
+        gamma_p: Share = 0.3,
+        inverted_gamma_p: Share = 0.1,
     ) -> None:
         self.noise_p = noise_p
         self.blur_p = blur_p

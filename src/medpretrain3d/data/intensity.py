@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overload
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from medpretrain3d.data.statistics import ChannelStatistics
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Finite, Real, Unchecked
 
 if TYPE_CHECKING:  # a store opens without torch, which takes 200 MB of memory
     from torch import Tensor
@@ -28,6 +29,9 @@ class Measured(Protocol):
     @property
     def statistics(self) -> Sequence[ChannelStatistics]:
         """Of each channel of the whole volume."""
+
+
+Numbers = Real | Sequence[Real]
 
 
 class Normalisation(Described, ABC):
@@ -82,8 +86,8 @@ class Window(Normalisation):
         UserError: `low_hu` is not below `high_hu`.
     """
 
-    low_hu: float = -1024
-    high_hu: float = 1024
+    low_hu: Real = -1024
+    high_hu: Real = 1024
 
     def __post_init__(self) -> None:
         """Refuse a window without width."""
@@ -119,7 +123,7 @@ class NamedWindow(Window):
         UserError: there is no such window.
     """
 
-    def __init__(self, name: WindowName) -> None:
+    def __init__(self, name: Annotated[WindowName, Unchecked()]) -> None:
         if name not in WINDOWS_HU:
             raise UserError(f"window '{name}': wanted one of {', '.join(WINDOWS_HU)}, or Window(low_hu, high_hu)")
         super().__init__(*WINDOWS_HU[name])
@@ -144,17 +148,18 @@ class ForegroundZScore(Normalisation):
 
     def __init__(
         self,
-        low: float | Sequence[float],
-        high: float | Sequence[float],
-        mean: float | Sequence[float],
-        std: float | Sequence[float],
+        low: Numbers,
+        high: Numbers,
+        mean: Numbers,
+        std: Numbers,
     ) -> None:
         self.low, self.high, self.mean, self.std = (
             np.atleast_1d(value).astype(float) for value in (low, high, mean, std)
         )
         if len({len(one) for one in (self.low, self.high, self.mean, self.std)}) > 1:
             raise UserError("foreground statistics: low, high, mean and std have different numbers of channels")
-        if not ((self.low < self.high).all() and (self.std > 0).all()):  # also false for NaN
+        is_finite = all(np.isfinite(one).all() for one in (self.low, self.high, self.mean, self.std))
+        if not (is_finite and (self.low < self.high).all() and (self.std > 0).all()):
             raise UserError(
                 f"foreground statistics: low {self.low.tolist()} must be below high {self.high.tolist()}, "
                 f"std {self.std.tolist()} above 0"
@@ -224,7 +229,7 @@ class FittedZScore(Normalisation):
         std: per channel; 0 for a constant channel, which becomes 0.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, mean: Sequence[Finite], std: Sequence[Finite]) -> None:
         self.mean = np.array(mean, dtype=float)
         self.std = np.array([one or 1.0 for one in std], dtype=float)
 

@@ -15,6 +15,7 @@ from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.placement import Patch
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Finite, Share
 
 Site = Literal["object", "foreground", "anywhere"]
 
@@ -94,10 +95,10 @@ class Sites(Described):
         UserError: shares that are no shares.
     """
 
-    object_share: float = 0.0
-    foreground_share: float = 0.0
-    foreground_hu: float = -500.0
-    min_foreground: float = 0.02
+    object_share: Share = 0.0
+    foreground_share: Share = 0.0
+    foreground_hu: Finite = -500.0
+    min_foreground: Share = 0.02
 
     def __post_init__(self) -> None:
         if min(self.object_share, self.foreground_share) < 0 or self.object_share + self.foreground_share > 1:
@@ -155,7 +156,7 @@ def object_start(case: Case, patch: Patch, random: np.random.Generator, label: i
 
 
 def foreground_start(
-    case: Case, patch: Patch, random: np.random.Generator, foreground_hu: float, min_foreground: float
+    case: Case, patch: Patch, random: np.random.Generator, foreground_hu: Finite, min_foreground: Share
 ) -> Patch:
     """Lowest corner of a crop whose centre lies in a stored chunk with tissue; the best of a dozen where none does.
 

@@ -17,6 +17,7 @@ from medpretrain3d.data.placement import Patch
 from medpretrain3d.data.sampling import CaseOrder, inside, uniform_start
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Counts, Share, Steps
 
 Sample = dict[str, Any]
 """Tensors, crops yet to be finished, and lists of such crops."""
@@ -122,7 +123,7 @@ class TwoViews(Views):
         UserError: a shift outside [0, 1).
     """
 
-    def __init__(self, max_shift: float = 0.5) -> None:
+    def __init__(self, max_shift: Share = 0.5) -> None:
         if not 0 <= max_shift < 1:
             raise UserError(f"TwoViews: max_shift {max_shift}, wanted a share of the patch from 0 to below 1")
         self.max_shift = max_shift
@@ -169,7 +170,7 @@ class GridAndTargets(Views):
         UserError: an empty grid or no targets.
     """
 
-    def __init__(self, grid: tuple[int, int, int] = (1, 4, 4), num_targets: tuple[int, int] = (2, 8)) -> None:
+    def __init__(self, grid: Steps = (1, 4, 4), num_targets: Counts = (2, 8)) -> None:
         if min(grid) < 1 or not 1 <= num_targets[0] <= num_targets[1]:
             raise UserError(
                 f"GridAndTargets: grid {tuple(grid)} and num_targets {tuple(num_targets)}, wanted three positive "

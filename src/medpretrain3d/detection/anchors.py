@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Finite
 
 Shape = tuple[int, int, int]
 
@@ -25,7 +26,7 @@ class AnchorGrid(Described):
         UserError: no level, levels with different numbers of anchors, or an extent that is not positive.
     """
 
-    def __init__(self, sizes: Sequence[Sequence[tuple[float, float, float]]]) -> None:
+    def __init__(self, sizes: Sequence[Sequence[tuple[Finite, Finite, Finite]]]) -> None:
         counts = [len(level) for level in sizes]
         if not counts or len(set(counts)) != 1 or counts[0] == 0:
             raise UserError(

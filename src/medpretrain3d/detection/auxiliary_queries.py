@@ -11,6 +11,7 @@ from medpretrain3d.description import Described
 from medpretrain3d.detection.set_loss import UnitTargets
 from medpretrain3d.processes import largest
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
+from medpretrain3d.values import Layers, NonNegative, Rows, Share
 
 
 class Denoising(Described):
@@ -26,7 +27,9 @@ class Denoising(Described):
         weight: factor of the losses.
     """
 
-    def __init__(self, groups: int = 5, label_noise: float = 0.2, box_noise: float = 0.4, weight: float = 1.0) -> None:
+    def __init__(
+        self, groups: Layers = 5, label_noise: Share = 0.2, box_noise: NonNegative = 0.4, weight: NonNegative = 1.0
+    ) -> None:
         self.groups = groups
         self.label_noise = label_noise
         self.box_noise = box_noise
@@ -71,7 +74,7 @@ class OneToMany(Described):
         weight: factor of the losses.
     """
 
-    def __init__(self, num_queries: int = 1500, repeats: int = 6, weight: float = 1.0) -> None:
+    def __init__(self, num_queries: Rows = 1500, repeats: Layers = 6, weight: NonNegative = 1.0) -> None:
         self.num_queries = num_queries
         self.repeats = repeats
         self.weight = weight

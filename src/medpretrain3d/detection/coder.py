@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import MaxLen, MinLen
 from torch import Tensor
 
 from medpretrain3d.description import Described
+from medpretrain3d.values import Positive
 
 
 class BoxCoder(Described):
@@ -21,7 +24,11 @@ class BoxCoder(Described):
         max_ratio: largest extent ratio that decoding can produce; keeps `exp` finite early in training.
     """
 
-    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0), max_ratio: float = 1000 / 16) -> None:
+    def __init__(
+        self,
+        weights: Annotated[Sequence[Positive], MinLen(6), MaxLen(6)] = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+        max_ratio: Positive = 1000 / 16,
+    ) -> None:
         self.weights = tuple(float(weight) for weight in weights)
         self.max_log_ratio = math.log(max_ratio)
 

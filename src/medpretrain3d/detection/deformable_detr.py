@@ -23,6 +23,7 @@ from medpretrain3d.detection.deformable_layers import (
 )
 from medpretrain3d.detection.set_loss import SetLoss, UnitTargets, from_unit, to_unit
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Layers, Rows, Share, ShareBelowOne
 
 PRIOR = 0.01
 """Probability that every prediction starts with, as in RetinaNet."""
@@ -80,20 +81,20 @@ class DeformableDETR(Detector):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int,
-        num_levels: int = 4,
-        channels: int = 128,
-        encoder_layers: int = 3,
-        decoder_layers: int = 6,
-        num_heads: int = 8,
-        num_points: int = 4,
-        hidden: int = 1024,
-        dropout: float = 0.1,
-        num_queries: int = 300,
+        num_classes: Channels,
+        num_levels: Layers = 4,
+        channels: Channels = 128,
+        encoder_layers: Layers = 3,
+        decoder_layers: Layers = 6,
+        num_heads: Channels = 8,
+        num_points: Layers = 4,
+        hidden: Channels = 1024,
+        dropout: ShareBelowOne = 0.1,
+        num_queries: Rows = 300,
         criterion: SetLoss | None = None,
         auxiliary: Denoising | OneToMany | None = None,
-        score_threshold: float = 0.0,
-        detections_per_image: int = 100,
+        score_threshold: Share = 0.0,
+        detections_per_image: Rows = 100,
     ) -> None:
         super().__init__()
         if not 1 <= num_levels <= len(backbone.levels):

@@ -18,6 +18,7 @@ from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import Channels, Layers, LayersOrNone, NonNegative, Rows, Share
 
 
 class FCOS(RetinaNet):
@@ -50,19 +51,19 @@ class FCOS(RetinaNet):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int,
-        first_level: int = 2,
-        num_levels: int | None = None,
-        fpn_channels: int = 128,
-        head_convs: int = 4,
+        num_classes: Channels,
+        first_level: LayersOrNone = 2,
+        num_levels: Layers | None = None,
+        fpn_channels: Channels = 128,
+        head_convs: LayersOrNone = 4,
         matcher: Matcher | None = None,
         classification: ClassificationLoss | None = None,
         box_loss: Literal["giou", "diou"] = "giou",
-        box_weight: float = 1.0,
-        score_threshold: float = 0.0,
-        nms_iou: float = 0.6,
-        candidates_per_image: int = 10_000,
-        detections_per_image: int = 100,
+        box_weight: NonNegative = 1.0,
+        score_threshold: Share = 0.0,
+        nms_iou: Share = 0.6,
+        candidates_per_image: Rows = 10_000,
+        detections_per_image: Rows = 100,
     ) -> None:
         strides = [level.stride for level in backbone.levels[first_level:]]
         if not 1 <= (num_levels or len(strides)) <= len(strides):

@@ -17,6 +17,7 @@ from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired
 from medpretrain3d.description import Described
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Layers, Share
 
 
 class Matcher(Described):
@@ -48,7 +49,7 @@ class ATSSMatcher(Matcher):
         UserError: when called with levels that do not add up to the anchors.
     """
 
-    def __init__(self, num_candidates: int = 4, rule: Literal["house", "nndetection"] = "house") -> None:
+    def __init__(self, num_candidates: Layers = 4, rule: Literal["house", "nndetection"] = "house") -> None:
         self.num_candidates = num_candidates
         self.rule = rule
 
@@ -135,7 +136,7 @@ class IoUMatcher(Matcher):
         allow_low_quality: the best anchors of an object belong to it also below `high`, if they touch it.
     """
 
-    def __init__(self, low: float = 0.4, high: float = 0.5, allow_low_quality: bool = True) -> None:
+    def __init__(self, low: Share = 0.4, high: Share = 0.5, allow_low_quality: bool = True) -> None:
         self.low = low
         self.high = high
         self.allow_low_quality = allow_low_quality

@@ -14,6 +14,7 @@ from torch import Tensor
 from medpretrain3d.boxes import box_volume
 from medpretrain3d.detection.matching import Matcher, nearest_cells
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
+from medpretrain3d.values import Layers, Positive, Whole
 
 
 class CenterSampling(Matcher):
@@ -29,7 +30,7 @@ class CenterSampling(Matcher):
         max_cells: farthest side that a level looks for, in cells; 8 is the published number.
     """
 
-    def __init__(self, radius: float = 1.5, max_cells: float = 8.0) -> None:
+    def __init__(self, radius: Positive = 1.5, max_cells: Positive = 8.0) -> None:
         self.radius = radius
         self.max_cells = max_cells
 
@@ -79,7 +80,7 @@ class NearestPoints(Matcher):
         max_cells: an object belongs to the finest level on which half its longest side is no longer than this.
     """
 
-    def __init__(self, num_points: int = 7, ignore_ratio: int = 26, max_cells: float = 8.0) -> None:
+    def __init__(self, num_points: Layers = 7, ignore_ratio: Whole = 26, max_cells: Positive = 8.0) -> None:
         self.num_points = num_points
         self.ignore_ratio = ignore_ratio
         self.max_cells = max_cells

@@ -20,6 +20,7 @@ from medpretrain3d.detection.matching import ATSSMatcher, Matcher, ignore_backgr
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED, ClassificationLoss, HardNegativeBCE
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import Channels, LayersOrNone, NonNegative, Rows, Share
 
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "giou": giou_loss,
@@ -58,20 +59,20 @@ class RetinaNet(Detector):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int,
+        num_classes: Channels,
         anchors: AnchorGrid,
-        first_level: int = 2,
-        fpn_channels: int = 128,
-        head_convs: int = 2,
+        first_level: LayersOrNone = 2,
+        fpn_channels: Channels = 128,
+        head_convs: LayersOrNone = 2,
         coder: BoxCoder | None = None,
         matcher: Matcher | None = None,
         classification: ClassificationLoss | None = None,
         box_loss: Literal["giou", "diou", "l1", "smooth_l1"] = "giou",
-        box_weight: float = 1.0,
-        score_threshold: float = 0.0,
-        nms_iou: float = 0.6,
-        candidates_per_image: int = 10_000,
-        detections_per_image: int = 100,
+        box_weight: NonNegative = 1.0,
+        score_threshold: Share = 0.0,
+        nms_iou: Share = 0.6,
+        candidates_per_image: Rows = 10_000,
+        detections_per_image: Rows = 100,
     ) -> None:
         super().__init__()
         num_levels = len(backbone.levels)

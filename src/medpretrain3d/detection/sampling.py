@@ -10,6 +10,7 @@ from medpretrain3d.description import Described
 from medpretrain3d.detection.losses import sigmoid_focal_loss
 from medpretrain3d.processes import among_lowest, mean_over_samples, total
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds
+from medpretrain3d.values import Count, NonNegative, Rows, Share, Whole
 
 IGNORED = -2
 BACKGROUND = -1
@@ -41,11 +42,11 @@ class HardNegativeBCE(ClassificationLoss):
 
     def __init__(
         self,
-        anchors_per_image: int = 32,
-        positive_fraction: float = 1 / 3,
-        pool: int = 20,
-        min_negatives_per_image: int = 8,
-        weight: float = 1.0,
+        anchors_per_image: Rows = 32,
+        positive_fraction: Share = 1 / 3,
+        pool: Count = 20,
+        min_negatives_per_image: Whole = 8,
+        weight: NonNegative = 1.0,
     ) -> None:
         self.anchors_per_image = anchors_per_image
         self.positive_fraction = positive_fraction
@@ -89,7 +90,7 @@ class FocalLoss(ClassificationLoss):
         weight: factor of the loss.
     """
 
-    def __init__(self, alpha: float = 0.25, gamma: float = 2.0, weight: float = 1.0) -> None:
+    def __init__(self, alpha: Share = 0.25, gamma: NonNegative = 2.0, weight: NonNegative = 1.0) -> None:
         self.alpha = alpha
         self.gamma = gamma
         self.weight = weight

@@ -13,6 +13,7 @@ from medpretrain3d.description import Described
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import NonNegative, Share
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ class SetLoss(Described):
 
     def __init__(
         self,
-        class_cost: float = 2.0,
-        l1_cost: float = 5.0,
-        giou_cost: float = 2.0,
-        class_weight: float = 1.0,
-        l1_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        alpha: float = 0.25,
-        gamma: float = 2.0,
+        class_cost: NonNegative = 2.0,
+        l1_cost: NonNegative = 5.0,
+        giou_cost: NonNegative = 2.0,
+        class_weight: NonNegative = 1.0,
+        l1_weight: NonNegative = 5.0,
+        giou_weight: NonNegative = 2.0,
+        alpha: Share = 0.25,
+        gamma: NonNegative = 2.0,
     ) -> None:
         self.class_cost, self.l1_cost, self.giou_cost = class_cost, l1_cost, giou_cost
         self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight

@@ -13,10 +13,11 @@ from torch import nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Checked, NonNegative, Positive, Share, ShareBelowOne, Whole
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked):
     """How weights are updated. The defaults are the CNN recipe: SGD with Nesterov momentum and polynomial decay.
 
     Two published ways of fine-tuning: *ramp* is `warmup_steps` for all layers at once; *sawtooth* ramps up what lies
@@ -24,32 +25,32 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 1e-2
+    lr: NonNegative = 1e-2
     """Peak learning rate."""
-    weight_decay: float = 3e-5
-    momentum: float = 0.99
+    weight_decay: NonNegative = 3e-5
+    momentum: Share = 0.99
     """Of SGD."""
     nesterov: bool = True
     """Of SGD."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.98)
     """Of AdamW."""
-    eps: float = 1e-8
+    eps: Positive = 1e-8
     """Of AdamW."""
     amsgrad: bool = False
     """Of AdamW: divide by the largest second moment so far."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     """After the warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Whole = 0
     """Linear ramp to the peak."""
-    warmup_lr: float = 0.0
+    warmup_lr: NonNegative = 0.0
     """Where ramps begin; a ramp from 0 leaves out the step of rate 0."""
-    sawtooth_steps: int = 0
+    sawtooth_steps: Whole = 0
     """Steps before the warm-up in which the encoder rests and the other parts ramp up."""
-    backbone_lr_scale: float = 1.0
+    backbone_lr_scale: NonNegative = 1.0
     """Factor on the learning rate of the encoder; below 1 it moves more slowly than the freshly initialised parts."""
-    layer_decay: float = 1.0
+    layer_decay: Positive = 1.0
     """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
-    frozen_groups: int = 0
+    frozen_groups: Whole = 0
     """Depth groups of the encoder, counted from its input, that keep their weights."""
 
 
@@ -64,6 +65,8 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
     Raises:
         UserError: more warm-up than steps, or options for an encoder where there is none.
     """
+    if not config.lr and config.warmup_lr:
+        raise UserError(f"optim.lr 0 and optim.warmup_lr {config.warmup_lr}: a ramp ends at lr; set warmup_lr to 0 too")
     before_decay = config.sawtooth_steps + config.warmup_steps
     if min(config.sawtooth_steps, config.warmup_steps) < 0 or before_decay >= num_steps:
         asked = f"optim.warmup_steps {config.warmup_steps}"

@@ -18,10 +18,11 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import SCHEMA, Number, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
+from medpretrain3d.values import Checked
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """Where a run belongs. Its folder is `<root>/<group>/<name>`."""
 
     name: str = "run"

@@ -23,6 +23,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import parse_yaml
@@ -45,6 +46,7 @@ from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.tracking import wandb_logger
+from medpretrain3d.engine.trainer_options import check_options
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
@@ -114,6 +116,20 @@ class StageCLI(LightningCLI):
         """Refuse a name that is no folder name before anything is read or made."""
         RunConfig(**self._get(self.config, "run"))
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the command line, and compare what Lightning takes without a look."""
+        super().parse_arguments(parser, args)
+        check_options(self.config[self.config["subcommand"]].as_dict())
+
+    def instantiate_classes(self) -> None:
+        """Make everything; a part that one of several types takes fails with an error of its own."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if isinstance(error, UserError) or "Does not validate" not in str(error):
+                raise
+            raise UserError(_one_line(str(error), self.parser)) from error
+
     @property
     def run(self) -> RunConfig:
         """Where this run belongs."""
@@ -137,14 +153,15 @@ class StageCLI(LightningCLI):
         kwargs.setdefault("enable_model_summary", False)
         if asked.get("precision") is None:
             kwargs.setdefault("precision", default_precision())
-        if asked.get("max_steps", -1) < 1:
-            raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
         interval = asked.get("val_check_interval")
         if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
             kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
         plugins = asked.get("plugins") or []
         kwargs.setdefault("plugins", [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()])
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+            raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
         ResumableFitLoop.of(trainer)
         leave_requeue_alone(trainer)
         leave_signals_alone(trainer)
@@ -293,7 +310,8 @@ def _one_line(message: str, parser: LightningArgumentParser) -> str:
         close = difflib.get_close_matches(*((key, sorted(known)) if word in words else (word, sorted(words))), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         return f"configuration: unknown key '{key if word in words else word}'{hint} ({text[:300]})"
-    return f"configuration: {text[:600]}"
+    cause = re.search(r"- (\w+: got .*?, wanted .*?)(?= - |$)", text)  # of the one type among several that was meant
+    return f"configuration: {cause[1] if cause else text[:600]}"
 
 
 def _known_keys(parser: LightningArgumentParser) -> set[str]:

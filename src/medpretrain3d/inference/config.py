@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Axis, Checked, NonNegative, PositiveShare, Rows, Share, ShareBelowOne
 
 Merge = Literal["nms", "wbc"]
 
@@ -28,7 +29,7 @@ class _Document(TypedDict):
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class InferenceConfig(Checked):
     """How tiles and views are laid out and merged.
 
     Args:
@@ -49,14 +50,14 @@ class InferenceConfig:
         UserError: a value outside its range.
     """
 
-    overlap: float = 0.5
+    overlap: ShareBelowOne = 0.5
     merge: Merge = "nms"
-    nms_iou: float = 0.3
-    score_threshold: float = 0.02
-    mirror_axes: tuple[int, ...] = ()
-    max_per_class: int = 100
-    border_weight: float = 0.1
-    min_size_mm: float = 0.0
+    nms_iou: Share = 0.3
+    score_threshold: Share = 0.02
+    mirror_axes: tuple[Axis, ...] = ()
+    max_per_class: Rows = 100
+    border_weight: PositiveShare = 0.1
+    min_size_mm: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mirror_axes", tuple(self.mirror_axes))  # a list where it comes from JSON

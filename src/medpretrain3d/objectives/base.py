@@ -47,6 +47,8 @@ class Objective(Described, nn.Module):
     backbone: Backbone
     paradigm: ClassVar[Paradigm]
     """The family that studies compare; the method is the name of the class."""
+    views: ClassVar[tuple[str, ...]] = ()
+    """Names of the classes of `data.views` it can be fed by; empty for any."""
     patch_stride: tuple[int, int, int]
     """The patch (D, H, W) must be a multiple of this."""
 

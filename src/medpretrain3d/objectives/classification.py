@@ -12,6 +12,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import ChannelsOrNone, NonNegative
 
 
 class CaseClassification(Objective):
@@ -34,13 +35,14 @@ class CaseClassification(Objective):
     """
 
     paradigm = "supervised"
+    views = ("CaseLabelView",)
 
     def __init__(
         self,
         backbone: Backbone,
         classes: tuple[tuple[str, ...], ...],
-        hidden_channels: int = 0,
-        class_weights: Mapping[str, float] | None = None,
+        hidden_channels: ChannelsOrNone = 0,
+        class_weights: Mapping[str, NonNegative] | None = None,
     ) -> None:
         super().__init__()
         if len(classes) != 1 or not classes[0]:

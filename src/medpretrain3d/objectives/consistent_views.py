@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -19,6 +22,7 @@ from medpretrain3d.objectives.projector import Projector, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
 from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.values import Channels, LayersOrNone, NonNegative, OpenShare, OpenShares, Positive, Share, Sizes
 
 
 class ConsistentViews(MAE):
@@ -44,17 +48,18 @@ class ConsistentViews(MAE):
     """
 
     paradigm = "contrastive"
+    views = ("TwoViews",)
 
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float] = 0.75,
-        mask_block: Triple | None = None,
-        decoder_depth: int = 2,
-        projector_channels: tuple[int, ...] = (2048, 256),
-        weights: tuple[float, float, float] = (5.0, 1.0, 0.1),
-        momentum: float = 0.995,
-        temperature: float = 0.5,
+        mask_ratio: OpenShare | OpenShares = 0.75,
+        mask_block: Sizes | None = None,
+        decoder_depth: LayersOrNone = 2,
+        projector_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 256),
+        weights: tuple[NonNegative, NonNegative, NonNegative] = (5.0, 1.0, 0.1),
+        momentum: Share = 0.995,
+        temperature: Positive = 0.5,
     ) -> None:
         refuse_branches("ConsistentViews", backbone)
         super().__init__(backbone, mask_ratio, mask_block, decoder_depth=decoder_depth)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -14,6 +17,7 @@ from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
 from medpretrain3d.processes import mean_over_processes
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.values import Channels, Positive, Rows, Share
 
 
 class DINO(Objective):
@@ -37,16 +41,17 @@ class DINO(Objective):
     """
 
     paradigm = "contrastive"
+    views = ("TwoViews",)
 
     def __init__(
         self,
         backbone: Backbone,
-        num_prototypes: int = 65_536,
-        head_channels: tuple[int, ...] = (2048, 2048, 256),
-        student_temperature: float = 0.1,
-        teacher_temperature: float = 0.04,
-        momentum: float = 0.996,
-        centre_momentum: float = 0.9,
+        num_prototypes: Rows = 65_536,
+        head_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 2048, 256),
+        student_temperature: Positive = 0.1,
+        teacher_temperature: Positive = 0.04,
+        momentum: Share = 0.996,
+        centre_momentum: Share = 0.9,
     ) -> None:
         super().__init__()
         refuse_branches("DINO", backbone)

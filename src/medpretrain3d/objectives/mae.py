@@ -8,6 +8,7 @@ from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.objectives.decoders import TokenDecoder, UNetDecoder
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, visible_index
 from medpretrain3d.objectives.masking import Triple, expand_blocks
+from medpretrain3d.values import LayersOrNone, OpenShare, OpenShares, Sizes
 
 
 class MAE(MaskedReconstruction):
@@ -32,11 +33,11 @@ class MAE(MaskedReconstruction):
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float] = 0.75,
-        mask_block: Triple | None = None,
+        mask_ratio: OpenShare | OpenShares = 0.75,
+        mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
         normalise_targets: bool = False,
-        decoder_depth: int = 2,
+        decoder_depth: LayersOrNone = 2,
     ) -> None:
         is_tokens = isinstance(backbone, TokenBackbone)
         block = mask_block or (backbone.levels[0].stride if is_tokens else (16, 16, 16))

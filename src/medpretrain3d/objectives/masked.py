@@ -13,6 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, Paradigm, common_stride
 from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import OpenShare, OpenShares, Sizes
 
 LossOn = Literal["hidden", "all"]
 
@@ -33,12 +34,13 @@ class MaskedReconstruction(Objective):
     """
 
     paradigm: ClassVar[Paradigm] = "reconstruction"
+    views: ClassVar[tuple[str, ...]] = ("OneView", "LabelledView")
 
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float],
-        mask_block: Triple,
+        mask_ratio: OpenShare | OpenShares,
+        mask_block: Sizes,
         loss_on: LossOn = "hidden",
         normalise_targets: bool = False,
     ) -> None:

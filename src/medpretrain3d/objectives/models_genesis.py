@@ -18,6 +18,7 @@ from medpretrain3d.objectives.distortions import (
 )
 from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
+from medpretrain3d.values import Rows, Share
 
 
 class ModelsGenesis(Objective):
@@ -40,16 +41,17 @@ class ModelsGenesis(Objective):
     """
 
     paradigm = "reconstruction"
+    views = ("OneView", "LabelledView")
 
     def __init__(
         self,
         backbone: Backbone,
-        flip_p: float = 0.4,
-        shuffle_p: float = 0.5,
-        curve_p: float = 0.9,
-        paint_p: float = 0.9,
-        in_paint_share: float = 0.2,
-        num_shuffled_blocks: int = 10_000,
+        flip_p: Share = 0.4,
+        shuffle_p: Share = 0.5,
+        curve_p: Share = 0.9,
+        paint_p: Share = 0.9,
+        in_paint_share: Share = 0.2,
+        num_shuffled_blocks: Rows = 10_000,
     ) -> None:
         super().__init__()
         shares = {

@@ -33,6 +33,7 @@ class MultiTalent(Objective):
     """
 
     paradigm = "supervised"
+    views = ("LabelledView",)
 
     def __init__(self, backbone: Backbone, classes: ClassesOfSets) -> None:
         super().__init__()

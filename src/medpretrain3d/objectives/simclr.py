@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from annotated_types import MinLen
 from einops import rearrange
 
 from medpretrain3d.backbones import Backbone
@@ -10,6 +13,7 @@ from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, see
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.values import Channels
 
 
 class SimCLR(Objective):
@@ -29,9 +33,13 @@ class SimCLR(Objective):
     """
 
     paradigm = "contrastive"
+    views = ("TwoViews",)
 
     def __init__(
-        self, backbone: Backbone, temperature: float = 0.5, projector_channels: tuple[int, ...] = (2048, 128)
+        self,
+        backbone: Backbone,
+        temperature: float = 0.5,
+        projector_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 128),
     ) -> None:
         super().__init__()
         refuse_branches("SimCLR", backbone)

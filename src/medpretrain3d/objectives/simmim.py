@@ -11,6 +11,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.decoders import VoxelHead
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, require_whole
 from medpretrain3d.objectives.masking import Triple
+from medpretrain3d.values import OpenShare, OpenShares, Sizes
 
 
 class SimMIM(MaskedReconstruction):
@@ -30,8 +31,8 @@ class SimMIM(MaskedReconstruction):
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float] = 0.75,
-        mask_block: Triple | None = None,
+        mask_ratio: OpenShare | OpenShares = 0.75,
+        mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
         normalise_targets: bool = False,
     ) -> None:

@@ -9,6 +9,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.masked import LossOn
 from medpretrain3d.objectives.masking import Triple
+from medpretrain3d.values import Layers, LayersOrNone, OpenShare, OpenShares
 
 Orientation = Literal["axial", "coronal", "sagittal"]
 ORIENTATIONS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
@@ -33,12 +34,12 @@ class SliceWise(MAE):
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float] = 0.75,
-        slab: int | None = None,
+        mask_ratio: OpenShare | OpenShares = 0.75,
+        slab: Layers | None = None,
         orientation: Orientation = "axial",
         loss_on: LossOn = "hidden",
         normalise_targets: bool = False,
-        decoder_depth: int = 2,
+        decoder_depth: LayersOrNone = 2,
     ) -> None:
         if orientation not in ORIENTATIONS:
             raise UserError(f"SliceWise: got orientation '{orientation}', wanted one of {', '.join(ORIENTATIONS)}")

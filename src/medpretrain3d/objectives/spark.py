@@ -11,6 +11,7 @@ from medpretrain3d.objectives.decoders import UNetDecoder
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, require_whole
 from medpretrain3d.objectives.masking import Triple
 from medpretrain3d.objectives.sparse import VisibleBlocks, visible_features
+from medpretrain3d.values import OpenShare, OpenShares, Sizes
 
 
 class SparK(MaskedReconstruction):
@@ -34,8 +35,8 @@ class SparK(MaskedReconstruction):
     def __init__(
         self,
         backbone: Backbone,
-        mask_ratio: float | tuple[float, float] = (0.6, 0.9),
-        mask_block: Triple | None = None,
+        mask_ratio: OpenShare | OpenShares = (0.6, 0.9),
+        mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
         normalise_targets: bool = False,
     ) -> None:

@@ -17,6 +17,7 @@ from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import pool, refuse_branches
 from medpretrain3d.objectives.volume_decoder import StepwiseDecoder
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.values import Channels, NonNegative, Positive, Share, Shares
 
 NUM_TURNS = 4
 
@@ -47,17 +48,18 @@ class SwinMultiTask(Objective):
     """
 
     paradigm = "reconstruction"
+    views = ("OneView", "LabelledView")
 
     def __init__(
         self,
         backbone: Backbone,
-        temperature: float = 0.5,
-        cut_share: float = 0.3,
-        cut_edge: tuple[float, float] = (0.05, 0.25),
-        contrast_channels: int = 512,
-        rotation_weight: float = 1.0,
-        contrast_weight: float = 1.0,
-        restoration_weight: float = 1.0,
+        temperature: Positive = 0.5,
+        cut_share: Share = 0.3,
+        cut_edge: Shares = (0.05, 0.25),
+        contrast_channels: Channels = 512,
+        rotation_weight: NonNegative = 1.0,
+        contrast_weight: NonNegative = 1.0,
+        restoration_weight: NonNegative = 1.0,
     ) -> None:
         super().__init__()
         refuse_branches("SwinMultiTask", backbone)

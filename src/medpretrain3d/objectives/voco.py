@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from einops import rearrange
 from torch import Tensor
 
@@ -12,6 +15,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.projector import Projector, pool_levels, refuse_branches
 from medpretrain3d.randomness import counter_random, derived_seeds, random_at, sample_seeds
+from medpretrain3d.values import Channels
 
 
 class VoCo(Objective):
@@ -30,8 +34,11 @@ class VoCo(Objective):
     """
 
     paradigm = "contrastive"
+    views = ("GridAndTargets",)
 
-    def __init__(self, backbone: Backbone, projector_channels: tuple[int, ...] = (2048, 2048, 2048)) -> None:
+    def __init__(
+        self, backbone: Backbone, projector_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 2048, 2048)
+    ) -> None:
         super().__init__()
         refuse_branches("VoCo", backbone)
         self.backbone = backbone

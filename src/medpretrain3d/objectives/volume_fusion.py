@@ -13,6 +13,7 @@ from medpretrain3d.objectives.cuboids import Triple, random_cuboids, slices
 from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
 from medpretrain3d.processes import total
+from medpretrain3d.values import Channels
 
 
 class VolumeFusion(Objective):
@@ -33,11 +34,12 @@ class VolumeFusion(Objective):
     """
 
     paradigm = "reconstruction"
+    views = ("VolumePairs",)
 
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int = 5,
+        num_classes: Channels = 5,
         num_boxes: tuple[int, int] = (10, 39),
         box_edge: tuple[int, int] = (8, 100),
     ) -> None:

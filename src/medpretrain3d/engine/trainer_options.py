@@ -1,0 +1,62 @@
+"""Options of Lightning's trainer that are compared before it is made: it takes some that train nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Le
+
+from medpretrain3d.engine.continuation import num_devices
+from medpretrain3d.errors import UserError
+from medpretrain3d.values import Count, NonNegative, PositiveShare, Seed, Whole, check_value
+
+Devices = Annotated[int, Ge(-1)] | list[Whole] | str
+Limit = Annotated[float, Ge(0), Le(1)] | Whole | None
+
+OPTIONS: dict[str, Any] = {
+    "max_steps": Count,
+    "max_epochs": Literal[-1] | Count | None,
+    "fast_dev_run": Literal[False, 0],  # has another number of steps, and writes no checkpoint
+    "accumulate_grad_batches": Count,
+    "val_check_interval": Count | PositiveShare | str | None,
+    "check_val_every_n_epoch": Count | None,
+    "gradient_clip_val": NonNegative | None,
+    "log_every_n_steps": Whole | None,
+    "num_nodes": Count,
+    "devices": Devices,
+    "num_sanity_val_steps": Annotated[int, Ge(-1)] | None,
+    "limit_train_batches": Literal[1.0] | None,  # how long to train is max_steps
+    "limit_val_batches": Limit,
+    "limit_test_batches": Limit,
+    "overfit_batches": Literal[0, 0.0],  # its batches are not those of a position
+}
+
+
+def check_options(config: Mapping[str, Any]) -> None:
+    """Compare what a configuration says of the trainer and the seed.
+
+    Raises:
+        UserError: names the first option that does not fit.
+    """
+    trainer = config["trainer"]
+    if trainer.get("max_steps") in (None, -1):
+        raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
+    for name, hint in OPTIONS.items():
+        if name in trainer:
+            check_value("trainer", name, trainer[name], hint)
+    if not isinstance(config.get("seed_everything"), bool):
+        check_value("configuration", "seed_everything", config.get("seed_everything"), Seed | None)
+    if trainer.get("devices") in (0, "0", []):
+        raise UserError(f"trainer: got devices {trainer['devices']}, wanted a number >= 1, -1 for all, or auto")
+    num, most = num_devices(trainer.get("devices"), trainer.get("accelerator")), max(8, os.cpu_count() or 1)
+    if num > most and not torch.cuda.is_available():
+        raise UserError(f"trainer: got devices {trainer['devices']}, wanted at most {most} processes on this CPU")
+    interval, steps = trainer.get("val_check_interval"), trainer["max_steps"]
+    if isinstance(interval, int) and interval > steps:
+        raise UserError(
+            f"trainer: got val_check_interval {interval} and max_steps {steps}, so that nothing is ever validated; "
+            f"wanted at most {steps}, or limit_val_batches 0 to train without validation"
+        )
