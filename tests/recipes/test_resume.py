@@ -14,7 +14,7 @@ import pytest
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN
 from .sittings import POINTS, sit
 
-SIGNALS = (9,)
+SIGNALS = (9, 15)
 STEPS = 9  # with a validation and a checkpoint every 3 of them
 LONG = ["--trainer.max_steps", str(STEPS)]
 AVERAGED = json.dumps([{"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}])
