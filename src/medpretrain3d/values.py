@@ -12,7 +12,7 @@ import math
 import os
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Le, Lt, MaxLen, MinLen
@@ -120,6 +120,17 @@ def check_arguments(cls: type, arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if name in hints:
             check_value(cls.__name__, name, value, hints[name])
+
+
+def check_fields(one: Any) -> None:
+    """Compare the fields of a dataclass with their annotations, in `__post_init__`.
+
+    For those that a command line takes apart into options, which it only does where no other class is below.
+
+    Raises:
+        UserError: see `check_arguments`.
+    """
+    check_arguments(type(one), {field.name: getattr(one, field.name) for field in fields(one)})
 
 
 def check_value(place: str, name: str, value: object, hint: Any) -> None:

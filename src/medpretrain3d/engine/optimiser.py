@@ -13,11 +13,11 @@ from torch import nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Checked, NonNegative, Positive, Share, ShareBelowOne, Whole
+from medpretrain3d.values import NonNegative, Positive, Share, ShareBelowOne, Whole, check_fields
 
 
 @dataclass(frozen=True)
-class OptimConfig(Checked):
+class OptimConfig:
     """How weights are updated. The defaults are the CNN recipe: SGD with Nesterov momentum and polynomial decay.
 
     Two published ways of fine-tuning: *ramp* is `warmup_steps` for all layers at once; *sawtooth* ramps up what lies
@@ -52,6 +52,9 @@ class OptimConfig(Checked):
     """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
     frozen_groups: Whole = 0
     """Depth groups of the encoder, counted from its input, that keep their weights."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import SCHEMA, Number, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
-from medpretrain3d.values import Checked
+from medpretrain3d.values import check_fields
 
 
 @dataclass(frozen=True)
-class RunConfig(Checked):
+class RunConfig:
     """Where a run belongs. Its folder is `<root>/<group>/<name>`."""
 
     name: str = "run"
@@ -43,6 +43,7 @@ class RunConfig(Checked):
         Raises:
             UserError: a name or group that is no plain folder name, as an unset variable of a shell is none.
         """
+        check_fields(self)
         for what, name in (("run.name", self.name), ("run.group", self.group)):
             if plain_name(name, what).startswith("-") or name.endswith("."):
                 raise UserError(f"{what} {name!r}: wanted a plain folder name without a dash in front or a dot behind")

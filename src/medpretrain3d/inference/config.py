@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Axis, Checked, NonNegative, PositiveShare, Rows, Share, ShareBelowOne
+from medpretrain3d.values import Axis, NonNegative, PositiveShare, Rows, Share, ShareBelowOne, check_fields
 
 Merge = Literal["nms", "wbc"]
 
@@ -29,7 +29,7 @@ class _Document(TypedDict):
 
 
 @dataclass(frozen=True)
-class InferenceConfig(Checked):
+class InferenceConfig:
     """How tiles and views are laid out and merged.
 
     Args:
@@ -60,6 +60,7 @@ class InferenceConfig(Checked):
     min_size_mm: NonNegative = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "mirror_axes", tuple(self.mirror_axes))  # a list where it comes from JSON
         if not 0 <= self.overlap < 1:
             raise UserError(f"overlap {self.overlap}: must be at least 0 and below 1; 0.5 is usual")
