@@ -8,6 +8,7 @@ import pytest
 import xxhash
 
 from medpretrain3d.data.arrays import read_crop, write_array
+from medpretrain3d.errors import UserError
 
 
 def test_the_same_array_gives_the_same_bytes(tmp_path):
@@ -36,3 +37,15 @@ def test_chunks_of_one_value_come_back(tmp_path, value):
     array = np.full((2, 40, 32, 64), value, np.int16)
     write_array(tmp_path / "a", array)
     np.testing.assert_array_equal(read_crop(tmp_path / "a"), array)
+
+
+def test_a_header_that_claims_other_voxels_than_its_chunks_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "case" / "image.b2nd"
+    path.parent.mkdir()
+    write_array(path, np.ones((1, 6, 7, 8), np.int16))
+    content = path.read_bytes()
+    place = content.index(b"b2nd")
+    claim = content.index((8).to_bytes(8, "big"), place)  # the last of the shape
+    path.write_bytes(content[:claim] + (2**42).to_bytes(8, "big") + content[claim + 8 :])
+    with pytest.raises(UserError, match="is damaged"):
+        read_crop(path)

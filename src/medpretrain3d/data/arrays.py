@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,10 @@ def read_crop(
         UserError: the file is missing or damaged.
     """
     stored = _open(path)
+    try:
+        table = _checked_table(stored, path.stat().st_size)
+    except (RuntimeError, ValueError, OSError, KeyError, IndexError, TypeError) as error:
+        raise _damaged(path, error) from error
     shape = np.array(stored.shape[-3:])
     begin = np.zeros(3, dtype=int) if start is None else np.array(start, dtype=int)
     end = np.maximum(shape, begin) if size is None else begin + np.array(size, dtype=int)
@@ -105,18 +110,32 @@ def read_crop(
     if (high > low).all():
         try:
             with path.open("rb", buffering=0) as file:
-                _read_chunks(file.fileno(), stored, low, high, crop[_region(low - begin, high - begin)])
+                _read_chunks(file.fileno(), stored, table, low, high, crop[_region(low - begin, high - begin)])
         except (RuntimeError, ValueError, OSError, KeyError, IndexError, TypeError, SyntaxError) as error:
             raise _damaged(path, error) from error
     return crop
 
 
-def _read_chunks(file: int, stored: Any, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
+def _checked_table(stored: Any, num_bytes: int) -> np.ndarray:
+    """Where the chunks lie, once the shape that the header claims is known to be theirs.
+
+    Raises:
+        ValueError: another number of chunks than the shape has, or a chunk larger than is ever written.
+    """
+    edges = stored.chunks[-3:]
+    per_axis = (-(-size // edge) for size, edge in zip(stored.shape[-3:], edges, strict=True))
+    num_chunks = math.prod(stored.shape[:-3]) * math.prod(per_axis)
+    table = np.frombuffer(stored.schunk.vlmeta[CHUNKS], dtype=_CHUNK)
+    if len(table) != num_chunks or max(edges) > CHUNK_VOX or table["size"].max(initial=0) > num_bytes:
+        raise ValueError(f"its header claims {stored.shape} voxels, which are not those of its {len(table)} chunks")
+    return table
+
+
+def _read_chunks(file: int, stored: Any, table: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
     """Fill `out` with what is stored between `low` and `high` of the last three axes."""
     blosc2 = _blosc2()
     edges = stored.chunks[-3:]
     num_d, num_h, num_w = (-(-size // edge) for size, edge in zip(stored.shape[-3:], edges, strict=True))
-    table = np.frombuffer(stored.schunk.vlmeta[CHUNKS], dtype=_CHUNK)
     chunk = np.empty(edges, dtype=stored.dtype)
     spans = [_spans(*axis) for axis in zip(edges, low.tolist(), high.tolist(), strict=True)]
     decompressed = b""
@@ -164,7 +183,10 @@ def _open(path: Path) -> Any:  # blosc2.NDArray
     if not path.is_file():
         raise UserError(f"{path} is missing; prepare the case again")
     try:
-        return _blosc2().open(str(path), mode="r", dparams={"nthreads": 1})
+        stored = _blosc2().open(str(path), mode="r", dparams={"nthreads": 1})
+        if not isinstance(stored, _blosc2().NDArray):
+            raise ValueError("its header is that of no array")
+        return stored
     except Exception as error:  # Blosc2 evaluates parts of the header, which fails in as many ways as it has bytes
         raise _damaged(path, error) from error
 
