@@ -158,6 +158,78 @@ def test_a_table_that_looks_like_objects_and_that_no_layout_reads_is_no_corpus(t
     assert prepared(raw, tmp_path / "again", capsys)[0] == 0
 
 
+@pytest.mark.parametrize("description", ["dataset.yaml", "dataset.yml", "dataset.json"])
+@pytest.mark.parametrize("place", ["raw", "raw/raw_splitted", "beside"])
+def test_a_task_of_nndetection_is_known_from_each_of_its_folders(description, place, tmp_path):
+    raw = tmp_path / "raw"
+    MINIATURES["nndetection"].write(raw)
+    (raw / "dataset.yaml").unlink()
+    (raw / description).write_text('{"labels": {"0": "benign", "1": "malignant"}}')
+    for case in "ab":
+        (raw / f"raw_splitted/labelsTr/{case}.json").write_text('{"instances": {"1": 1}}')
+    if place == "beside" and description != "dataset.json":  # then it is nnU-Net's, and asks for "instances"
+        for folder in ("imagesTr", "labelsTr"):
+            (raw / "raw_splitted" / folder).rename(raw / folder)
+    dataset = read_raw(raw / "raw_splitted" if place == "raw/raw_splitted" else raw)
+    assert (dataset.layout, dataset.classes) == ("nndetection", ("benign", "malignant"))
+    assert [case.class_of_value for case in dataset.cases] == [{1: 1}, {1: 1}, {1: 0}]
+    (raw / description).unlink()
+    with pytest.raises(UserError, match=r"dataset\.json is missing; wanted for nndetection"):
+        read_raw(raw)
+
+
+def test_columns_in_any_case_and_a_column_of_classes_under_another_name(tmp_path):
+    MINIATURES["boxes_csv"].write(tmp_path)
+    table = tmp_path / "boxes.csv"
+    text = table.read_text().replace("b.nii.gz,nodule,2,3,2,4,6,4,", "b.nii.gz,nodule,2,3,2,4,6,4,true")
+    for header in ("Image,Label,X0_vox,y0_vox,z0_vox,x1_vox,y1_vox,z1_vox,Ignore", text.splitlines()[0].upper()):
+        table.write_text("\n".join([header, *text.splitlines()[1:]]))
+        dataset = read_raw(tmp_path)
+        assert [(len(case.marks), len(case.ignore)) for case in dataset.cases] == [(1, 0), (0, 1), (1, 0)]
+        assert dataset.leftovers == ()
+    for name in ("class", "Category", "label_name", "type"):
+        table.write_text(text.replace("label", name))
+        with pytest.raises(UserError, match=f"has no column label; call '{name}' so if it names the classes"):
+            read_raw(tmp_path)
+    table.write_text(text.replace("ignore", "Label"))
+    with pytest.raises(UserError, match="has the column label twice"):
+        read_raw(tmp_path)
+
+
+def test_the_table_that_was_read_is_named_and_no_other(tmp_path):
+    MINIATURES["boxes_csv"].write(tmp_path)
+    (tmp_path / "about.csv").write_text("scanner,year\nA,2020\n")
+    dataset = read_raw(tmp_path)
+    assert dataset.recognised_by == "it has boxes.csv"
+    assert [one.what for one in dataset.leftovers] == ["about.csv"]
+
+
+def test_documents_that_hold_objects_and_that_no_layout_reads_are_no_corpus(tmp_path):
+    MINIATURES["coco"].write(tmp_path)
+    (tmp_path / "annotations.json").rename(tmp_path / "instances_train.json")
+    with pytest.raises(UserError, match=r"instances_train\.json: it looks like objects, but no layout reads it"):
+        read_raw(tmp_path)
+    assert len(read_raw(tmp_path, dataset="folder").cases) == 3
+    MINIATURES["pairs"].write(tmp_path / "pairs")
+    (tmp_path / "pairs/dataset.yaml").write_text("labels: {1: nodule}")
+    with pytest.raises(UserError, match=r"dataset\.yaml: it looks like the description of a data set"):
+        read_raw(tmp_path / "pairs")
+
+
+def test_a_link_to_a_folder_that_is_gone_is_said(tmp_path):
+    MINIATURES["folder"].write(tmp_path)
+    (tmp_path / "p9").symlink_to(tmp_path / "elsewhere")
+    assert [(one.what, one.reason) for one in read_raw(tmp_path).leftovers] == [("p9", "links that lead nowhere")]
+
+
+def test_an_own_class_beside_those_of_msd_is_kept(tmp_path):
+    MINIATURES["msd_liver"].write(tmp_path)
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    description["labels"]["3"] = "cyst"
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    assert read_raw(tmp_path).classes == ("liver", "cancer", "cyst")
+
+
 def test_two_layouts_that_fit_alike_have_to_be_told_apart(tmp_path, capsys):
     MINIATURES["boxes_csv"].write(tmp_path / "raw")
     MINIATURES["coco"].write(tmp_path / "raw")
@@ -275,6 +347,20 @@ def test_boxes_in_another_frame_say_which(columns, row, hint, tmp_path, capsys):
     assert code == 1
     assert "1 of 1 objects: " in told
     assert hint in told
+
+
+@pytest.mark.parametrize("layout", ["coco", "nnunet"])
+def test_classes_that_differ_in_case_or_blanks_only_are_refused(layout, tmp_path):
+    MINIATURES[layout].write(tmp_path)
+    path = tmp_path / {"coco": "annotations.json", "nnunet": "dataset.json"}[layout]
+    document = json.loads(path.read_text())
+    if layout == "coco":
+        document["categories"].append({"id": 9, "name": "Nodule "})
+    else:
+        document["labels"]["Nodule "] = 9
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="the labels 'nodule' and 'Nodule ' differ in case or blanks only"):
+        read_raw(tmp_path)
 
 
 def test_labels_that_differ_in_case_only_are_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -72,12 +73,43 @@ def test_a_damaged_case_is_made_again_and_that_is_said(prepared, name, change, c
     assert "2 cases, all as they were written" in capsys.readouterr().out
 
 
-def test_a_bit_that_changed_behind_the_back_of_the_file_system_is_found_by_checksums(prepared, capsys):
+def test_a_bit_that_changed_is_found_though_the_time_of_the_file_was_set_back(prepared):
     raw, store = prepared
     path = store / "cases/a/image.b2nd"
     status = path.stat()
     flipped(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert list(prepare(raw, store).again) == ["a"]
+
+
+def test_files_that_were_found_whole_are_not_read_again(prepared, monkeypatch):
+    raw, store = prepared
+    time.sleep(0.05)  # longer than the steps in which file systems count
+    for path in store.glob("cases/*/image.b2nd"):
+        os.utime(path)  # as a copy may leave them
+    verified = []
+    monkeypatch.setattr("medpretrain3d.data.damage.Case.verify", lambda case: verified.append(case.id))
+    for _ in range(2):
+        assert prepare(raw, store).reused == 2
+    assert verified == ["a", "b"]
+
+
+def test_a_store_without_its_splits_trains_on_nothing(prepared, capsys):
+    raw, store = prepared
+    (store / "splits.json").unlink()
+    assert main(["prepare", str(store), "--check"]) == 1
+    assert "splits.json: is missing, so test cases would be trained on" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"splits\.json: is missing"):
+        Store(store)
+    assert main(["prepare", str(raw), str(store)]) == 0
+    assert "splits.json was missing; folds and label order that it may have held are gone" in capsys.readouterr().out
+    assert Store(store).splits
+
+
+def test_a_bit_that_changed_behind_the_back_of_the_file_system_is_found_by_checksums(prepared):
+    raw, store = prepared
+    flipped(store / "cases/a/image.b2nd")
+    (store / "cases/a/case.json").touch()
     assert prepare(raw, store).reused == 2  # sizes and times say nothing
     assert [one.case for one in check_store(store)] == ["a"]
     summary = prepare(raw, store, check=True)

@@ -262,16 +262,32 @@ def test_one_slice_of_another_geometry_or_kind_is_refused(tmp_path, changes, mes
         read_scan(folder)
 
 
-@pytest.mark.parametrize("tag", ["EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "ConvolutionKernel"])
+@pytest.mark.parametrize(
+    "tag", ["EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "ConvolutionKernel", "FrameOfReferenceUID"]
+)
 def test_two_volumes_with_slices_in_between_each_other_are_refused(tmp_path, tag):
     """Their places alone would make one regular stack."""
     folder = write_series(tmp_path / "s")
     for number in range(1, 6):
-        value = {"ConvolutionKernel": ["B30f", "B70f"]}.get(tag, [1, 2])[number % 2]
+        texts = {"ConvolutionKernel": ["B30f", "B70f"], "FrameOfReferenceUID": ["1.2", "1.3"]}
+        value = texts.get(tag, [1, 2])[number % 2]
         changed_slice(folder, f"{number:03d}.dcm", **{tag: value})
     with pytest.raises(UserError, match=r"slices of 2 different .* in one series; give each a series") as told:
         read_scan(folder)
     assert "B70f" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["005.dcm", "006.DCM"])
+@pytest.mark.parametrize("content", [b"", b"x" * 500, None])
+def test_a_last_slice_that_is_damaged_or_a_link_to_nowhere_is_not_left_out(name, content, tmp_path):
+    folder = write_series(tmp_path / "s")
+    (folder / name).unlink(missing_ok=True)
+    if content is None:
+        (folder / name).symlink_to(tmp_path / "gone")
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: is called a DICOM file and is none"):
+        read_scan(folder)
 
 
 def test_acquisitions_bits_and_the_order_of_slices_are_no_fault(tmp_path):

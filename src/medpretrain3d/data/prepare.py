@@ -155,6 +155,8 @@ def _prepare(
 
 def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
     """What an earlier file of splits said that cannot be kept."""
+    if (store / INDEX).is_file() and not (store / SPLITS).is_file():
+        return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"]
     try:
         read_splits(store, case_ids)
     except UserError as error:

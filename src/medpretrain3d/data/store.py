@@ -89,6 +89,8 @@ class Store:
         scan alone, the same for copies under other names, and `sha256` of all that training sees."""
         self.duplicates: tuple[tuple[str, ...], ...] = tuple(tuple(ids) for ids in index["duplicates"])
         """Groups of cases with the same voxels."""
+        if not (self.path / SPLITS).is_file():
+            raise UserError(f"{self.path / SPLITS}: is missing, so test cases would be trained on; {_ADVICE}")
         self.all_splits: Splits = read_splits(self.path, self.entries)
         self.splits: Fold = self.all_splits.named
         _check_apart(str(self.path / SPLITS), self.splits, self.duplicates)

@@ -57,8 +57,10 @@ def read_raw(
         layout, why, doubts = _recognised(raw)
     read = layout.open(raw, options)
     _check_splits(layout, read)
+    _check_classes(raw, read)
     doubtful = [Leftover(text, "layouts whose names fit and whose content does not") for text in doubts]
     left = unused(raw, read, is_named=dataset is not None)
+    why = why if dataset is not None else read.recognised_by or why
     return replace(read, recognised_by=why, leftovers=(*doubtful, *read.leftovers, *left))
 
 
@@ -88,3 +90,12 @@ def _check_splits(layout: Layout, dataset: RawDataset) -> None:
     for case in dataset.cases:
         if case.split not in SPLITS:
             raise UserError(f"{layout.name}: case {case.id} is in split {case.split!r}, wanted {', '.join(SPLITS)}")
+
+
+def _check_classes(raw: Path, dataset: RawDataset) -> None:
+    alike: dict[str, str] = {}
+    for name in dataset.classes:
+        other = alike.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            where = dataset.tables[0] if dataset.tables else raw
+            raise UserError(f"{where}: the labels {other!r} and {name!r} differ in case or blanks only; write one")

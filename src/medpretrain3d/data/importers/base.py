@@ -73,4 +73,4 @@ class RawDataset:
     layout: str = ""
     """Name of the layout that was read."""
     recognised_by: str = ""
-    """Why it was read as that."""
+    """Why it was read as that; empty where the names that fit say it."""

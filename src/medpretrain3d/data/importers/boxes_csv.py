@@ -13,6 +13,8 @@ RAW/**          the scans
 | ignore | 1, true or yes for a region in which finding something is neither right nor wrong; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
+Columns may be written in any case.
+
 The frame F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm`
 (DICOM, ITK) or `ras_mm` (NIfTI, 3D Slicer). A scan that no row names is unlabelled.
 """
@@ -40,6 +42,8 @@ FRAME_OF: dict[str, tuple[Frame, float]] = {"vox": ("voxels", 1), "lps_mm": ("lp
 SPLITS = ("train", "val", "test")
 _PLACE = re.compile(r"[xyz][01]?_(vox|lps_mm|ras_mm)")
 _OTHER = ("image", "label", "ignore", "patient", "split", "diameter_mm", "diameter_vox")
+_LABEL = re.compile(r"(class|category|label|type)([ _-]?(name|id|label))?|name")
+"""What others call the column `label`."""
 
 
 def read_boxes_csv(raw: Path) -> RawDataset:
@@ -56,12 +60,11 @@ def read_boxes_csv(raw: Path) -> RawDataset:
     if len(found) > 1:
         raise UserError(f"{raw}: {found[0].name} and {found[1].name} are both tables of boxes; keep one")
     table = found[0]
-    rows = read_csv(table, ["image"])
+    rows = _rows(table)
     marked = [row for row in rows if not _is_bare(row)]
     classes = tuple(sorted({_label(row) for row in marked if not _is_ignored(table, row)}))
     if not classes:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
-    _check_classes(table, classes)
     scans = read_folder(raw).cases
     images, unmet = _images(raw, table, rows, scans)
     rows_of: dict[Path, list[Mapping[str, str]]] = defaultdict(list)
@@ -70,10 +73,14 @@ def read_boxes_csv(raw: Path) -> RawDataset:
     cases = [_case(raw, table, path, of_scan, classes) for path, of_scan in rows_of.items()]
     named = {case.images[0] for case in cases}
     cases += [replace(case, split="unlabelled") for case in scans if not named & set(case.images)]
-    unread = [name for name in columns_of(table) if name and name not in _OTHER and not _PLACE.fullmatch(name)]
+    unread = _unread(columns_of(table))
     leftovers = [*unmet, *(Leftover(name, f"columns of {table.name} that have no meaning here") for name in unread)]
     return RawDataset(
-        classes, tuple(sorted(cases, key=lambda case: case.id)), tables=(table,), leftovers=tuple(leftovers)
+        classes,
+        tuple(sorted(cases, key=lambda case: case.id)),
+        tables=(table,),
+        leftovers=tuple(leftovers),
+        recognised_by=f"it has {table.name}",
     )
 
 
@@ -83,8 +90,33 @@ def _tables(raw: Path) -> list[Path]:
     return [
         path
         for path in tables_in(raw)
-        if "image" in (names := columns_of(path)) and any(_PLACE.fullmatch(one) for one in names)
+        if "image" in (names := [one.lower() for one in columns_of(path)]) and any(map(_PLACE.fullmatch, names))
     ]
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    """The rows by column name in lower case.
+
+    Raises:
+        UserError: no column `image`, columns that differ in case only, or a column of classes that is not `label`.
+    """
+    names = columns_of(table)
+    lower = [name.lower() for name in names]
+    if twice := next((name for name in lower if name and lower.count(name) > 1), ""):
+        raise UserError(f"{table}: has the column {twice} twice; keep one")
+    classes = [name for name in _unread(names) if _LABEL.fullmatch(name.lower())]
+    if classes and "label" not in lower:
+        raise UserError(
+            f"{table}: has no column label; call {classes[0]!r} so if it names the classes, or leave it out"
+        )
+    return [
+        {name.lower(): cell for name, cell in row.items()}
+        for row in read_csv(table, [name for name in names if name.lower() == "image"] or ["image"])
+    ]
+
+
+def _unread(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name and name.lower() not in _OTHER and not _PLACE.fullmatch(name.lower())]
 
 
 def _images(
@@ -102,14 +134,6 @@ def _images(
     likeness = f"names of {table.name} that meet their scan by likeness"
     told = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
     return {name: place_of[scan] for name, scan in found.items()}, told
-
-
-def _check_classes(table: Path, classes: Sequence[str]) -> None:
-    alike: dict[str, str] = {}
-    for name in classes:
-        other = alike.setdefault(" ".join(name.split()).casefold(), name)
-        if other != name:
-            raise UserError(f"{table}: the labels {other!r} and {name!r} differ in case or blanks only; write one")
 
 
 def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:

@@ -64,7 +64,8 @@ def _other_labels(dataset: Mapping[str, Any], label_names: Mapping[int, str]) ->
     pairs = labels.items() if isinstance(labels, dict) else ()
     # MSD writes value -> name, nnU-Net name -> value.
     found = {str(value): str(name) for value, name in pairs} | {str(name): str(value) for value, name in pairs}
-    if all(found.get(str(value), "").lower() == name for value, name in label_names.items()):
+    values = {int(text) for text in found if text.isdigit() and int(text)}
+    if values == set(label_names) and all(found[str(value)].lower() == name for value, name in label_names.items()):
         return ""
     wanted = ", ".join(f"{value} {name}" for value, name in label_names.items())
     return f"dataset.json names the labels {labels}, not {wanted}"

@@ -100,7 +100,7 @@ def list_cases(
         for path in find_volumes(raw / f"labels{suffix}"):
             if volume_stem(path) not in there:
                 problem = f"labels{suffix}/{path.name} has no image in images{suffix}"
-                cases.append(RawCase(volume_stem(path), (), problem=problem))
+                cases.append(RawCase(volume_stem(path), (), path, problem=problem))
                 there.add(volume_stem(path))
     if folds:
         told = f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
@@ -183,13 +183,14 @@ def _case(
         return RawCase(
             case_id,
             images,
+            labels[0],
             problem=f'{folder.name}/{table.name}: wanted {{"instances": {{"1": 0}}}}, the class of each id ({error})',
         )
     num_classes = len([label for label in class_of_value.values() if label >= 0])
     strange = sorted(label for label in set(classes.values()) if not 0 <= label < num_classes)
     if strange:
         reason = f"{folder.name}/{table.name}: class {strange[0]}, dataset.json has classes 0 to {num_classes - 1}"
-        return RawCase(case_id, images, problem=reason)
+        return RawCase(case_id, images, labels[0], problem=reason)
     return RawCase(case_id, images, labels[0], classes, split=split)
 
 

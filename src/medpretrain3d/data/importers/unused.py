@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medpretrain3d.data.importers.base import Leftover, RawDataset
-from medpretrain3d.data.importers.tables import DOCUMENTS, ENDINGS, holds_places
+from medpretrain3d.data.importers.tables import DOCUMENTS, holds_objects, is_description
 from medpretrain3d.data.readers import volume_ending, walk
 from medpretrain3d.data.readers.dicom import ENDINGS as DICOM_ENDINGS
 from medpretrain3d.errors import UserError
@@ -20,7 +20,8 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
         is_named: whether the user chose the layout.
 
     Raises:
-        UserError: scans would be taken as unlabelled while a table beside them looks like their objects.
+        UserError: scans would be taken as unlabelled, or their objects as of one class, while a table or document
+            beside them looks like their objects or names their classes.
     """
     used = {path for case in dataset.cases for path in (*case.images, *([case.labels] if case.labels else []))}
     used_folders = {path.parent if path.suffix.lower() in DICOM_ENDINGS else path for path in used}
@@ -32,6 +33,8 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
             passed.append(Leftover(path.relative_to(raw).as_posix(), told))
 
     found: list[Leftover] = []
+    is_guess = not is_named and dataset.layout in ("folder", "pairs")
+    has_maps = any(case.labels for case in dataset.cases)
     for path in walk(raw, passed_over):
         name = path.relative_to(raw).as_posix()
         if path in used or path.parent in used_folders:
@@ -42,14 +45,21 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
             found.append(Leftover(path.parent.relative_to(raw).as_posix(), "folders of DICOM files in no case"))
         elif path.suffix.lower() in DOCUMENTS and path not in dataset.tables and _is_near(path, raw, dataset):
             found.append(Leftover(name, f"tables and documents that the layout {dataset.layout} does not read"))
-            if path.suffix.lower() in ENDINGS and dataset.layout == "folder" and not is_named and holds_places(path):
+            if (
+                is_guess
+                and (path.parent == raw or not is_description(path))
+                and (what := holds_objects(path, has_maps))
+            ):
                 raise UserError(
-                    f"{path}: its columns look like objects, but no layout reads it: call them as "
-                    "docs/datasets.md#boxes_csv has them, or say --dataset folder to take the scans as unlabelled"
+                    f"{path}: {what}, but no layout reads it where it is: see docs/datasets.md#your-own-data for those "
+                    f"that do, or say --dataset {dataset.layout} to do without it"
                 )
+        elif path.is_symlink() and not path.exists():
+            found.append(Leftover(name, "links that lead nowhere"))
     return [*passed, *dict.fromkeys(found)]
 
 
 def _is_near(path: Path, raw: Path, dataset: RawDataset) -> bool:
-    """Whether a document lies where one of a data set would: directly in the folder, or in one without cases."""
-    return path.parent == raw or dataset.layout == "folder"
+    """Whether a document lies where one of a data set would: directly in the folder, or in one without cases; a
+    description anywhere below a folder that was read by names alone."""
+    return path.parent == raw or dataset.layout == "folder" or (dataset.layout == "pairs" and is_description(path))

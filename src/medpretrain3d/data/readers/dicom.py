@@ -35,6 +35,7 @@ _ALIKE = {
     "echo times": "0018|0081",
     "echo numbers": "0018|0086",
     "temporal positions": "0020|0100",
+    "frames of reference": "0020|0052",
     "b-values": "0018|9087",
     "reconstruction kernels": "0018|1210",
     "rescale types": _RESCALE_TYPE,
@@ -117,11 +118,16 @@ def series_of(path: Path) -> Series:
 
     Raises:
         MissingLibrary: SimpleITK.
-        Unusable: there is none, or the folder holds several.
+        Unusable: there is none, the folder holds several, or a file in it that is called one of DICOM is none: at an
+            end of the stack nothing else would show that its slice is missing.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    files = [file for file in walk(folder, is_deep=False) if is_dicom(file)]
+    entries = list(walk(folder, is_deep=False))
+    files = [file for file in entries if is_dicom(file)]
+    damaged = [file for file in entries if file.suffix.lower() in ENDINGS and file not in files]
+    if files and damaged:
+        raise Unusable(f"{damaged[0]}: is called a DICOM file and is none; copy or export it again")
     found = _by_series(folder, files, is_strict=True)
     if not path.is_dir():
         found = [series for series in found if path in series.files]
