@@ -65,3 +65,9 @@ def test_no_two_anchors_of_a_level_are_equal():
             assert len(set(level)) == 9, extents
             assert min(min(size) for size in level) >= 0.1
         assert all(tuple(extent) in {size for level in choice.sizes for size in level} for extent in extents[:1])
+
+
+def test_levels_of_one_stride_share_no_anchor():
+    """As where a scan is too small to be halved once more."""
+    choice = optimise_anchor_sizes(torch.tensor([[8.0, 8, 8]]), [(2, 2, 2), (2, 2, 2)], 9)
+    assert len({size for level in choice.sizes for size in level}) == 18
