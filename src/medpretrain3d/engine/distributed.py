@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_processes
 
 Value = TypeVar("Value")
+
+
+def global_rank(asked: Mapping[str, Any]) -> int:
+    """The number of this process among those of a run, over all nodes, before its trainer exists.
+
+    A trainer that is thrown away is asked: launchers name ranks in different variables, and which of them count depends
+    on the devices. `SLURM_LOCALID`, for one, says nothing of runs on one device each that share a job step.
+
+    Args:
+        asked: arguments of the trainer.
+
+    Raises:
+        UserError: devices that are not there, or that do not fit what a cluster says.
+    """
+    deciding = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
+    known = {name: copy.deepcopy(asked[name]) for name in deciding if asked.get(name) is not None}
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    try:
+        return int(L.Trainer(**known, **quiet).global_rank)
+    except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
 
 
 def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:

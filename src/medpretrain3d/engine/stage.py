@@ -9,10 +9,10 @@ os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # read when j
 import difflib
 import logging
 import re
-import shutil
 import signal
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
 from medpretrain3d.engine.checkpoint_files import (
@@ -38,6 +38,7 @@ from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
+from medpretrain3d.engine.distributed import global_rank
 from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
@@ -45,6 +46,7 @@ from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
+from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.tracking import wandb_logger
 from medpretrain3d.engine.trainer_options import check_options
 from medpretrain3d.errors import UserError
@@ -90,17 +92,18 @@ class StageCLI(LightningCLI):
     ) -> None:
         self.job_type = job_type
         self.run_file: RunFile
-        super().__init__(
-            model_class,
-            datamodule_class,
-            parser_class=OneLineParser,
-            save_config_callback=None,  # written into the run's own folder below
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # bundles and encoder files carry descriptions instead
-            trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
-            args=list(args) if args is not None else None,
-        )
+        with ExitStack() as self._held:  # the lock of the run's folder
+            super().__init__(
+                model_class,
+                datamodule_class,
+                parser_class=OneLineParser,
+                save_config_callback=None,  # written into the run's own folder below
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,  # bundles and encoder files carry descriptions instead
+                trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+                args=list(args) if args is not None else None,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -138,7 +141,10 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer, with loggers, checkpoints and a precision that suits the hardware."""
         run, asked = self.run, self._get(self.config_init, "trainer")
-        self._open_folder()
+        rank = global_rank(asked)
+        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
+        if rank == 0:
+            self._open_folder()
         self.run_file = RunFile(run.folder)
         facts = self.facts()
         self.curves = CurveLogger(run.folder)
@@ -183,7 +189,8 @@ class StageCLI(LightningCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, continuing an interrupted run of the same name and configuration."""
         run = self.run
-        resume = newest_whole_checkpoint(run.checkpoints)
+        # Another process may look before the first one has thrown the earlier run away.
+        resume = None if run.restart else newest_whole_checkpoint(run.checkpoints)
         self.checkpoints.resumed_from = resume
         if self.trainer.is_global_zero:
             if resume:
@@ -212,18 +219,16 @@ class StageCLI(LightningCLI):
         }
 
     def _open_folder(self) -> None:
-        """Make the run's folder, or agree with what is in it.
+        """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
 
         Raises:
-            UserError: a finished run is there, or one with another configuration.
+            UserError: another process trains in it, it is not of this program, or holds a run that cannot be continued.
         """
         run = self.run
-        if os.environ.get("LOCAL_RANK", "0") != "0" or os.environ.get("SLURM_LOCALID", "0") != "0":
-            return  # the first process of the node has done it
         config = self.config_text()
         path = run.folder / "config.yaml"
-        if run.restart and run.folder.exists():
-            shutil.rmtree(run.folder)
+        self._held.enter_context(locked_folder(run.folder))
+        claim_run(run.folder, self.facts(), run.restart)
         if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
             before, now = self._plain(self._reread(path)), self._plain(self._own_config())
             check_continuation(run, before, now, self.datamodule.facts()["data_fingerprint"])
