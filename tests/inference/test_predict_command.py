@@ -9,9 +9,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from medpretrain3d.backbones import ResEnc
+from medpretrain3d.backbones import ResEnc, VolumesSeen
 from medpretrain3d.cli import main
+from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.prepare import prepare
+from medpretrain3d.data.store import Store
 from medpretrain3d.detection import AnchorGrid, RetinaNet, RetinaUNet
 from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
 from medpretrain3d.inference.writers import FORMATS
@@ -240,6 +242,24 @@ def test_a_store_gives_the_boxes_of_its_files(bundle, scans, tmp_path):
     for case, entry in cases(tmp_path / "files").items():
         np.testing.assert_allclose(of_store[case]["boxes"], entry["boxes"], atol=1e-3)
         np.testing.assert_allclose(of_store[case]["boxes_vox"], entry["boxes_vox"], atol=1e-3)
+
+
+def test_scans_that_were_trained_on_are_counted_in_files_and_stores(scans, tmp_path, capsys):
+    (scans / "b.nii.gz").unlink()
+    prepare([scans], tmp_path / "store", progress=False)
+    voxels = [CaseRef(Store(tmp_path / "store"), "c").voxels]
+    detector = RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)
+    for with_labels in (True, False):
+        folder = tmp_path / f"detector_{with_labels}"
+        seen = {"volumes_seen": VolumesSeen.of_training(voxels, with_labels).to_json()}
+        preprocessing = Preprocessing((16, 16, 16), spacing_mm=(2, 2, 2))
+        save_bundle(folder, detector, ["nodule"], preprocessing, InferenceConfig(max_per_class=5), seen)
+        for place in (scans, tmp_path / "store"):
+            assert predict(folder, tmp_path / f"{with_labels}_{place.name}", place) == 0
+            assert (
+                f"1 of 2 scans looked at were trained on, first 'c', {int(with_labels)} of them with labels"
+                in capsys.readouterr().out
+            )
 
 
 def test_a_folder_that_is_no_bundle(scans, tmp_path, capsys):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -105,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
     }
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
 
+    seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
     predictions, num_reused, failures = [], 0, []
+    voxels: dict[str, str] = {}
     for scan in tqdm(scans, desc="predict", unit="scan", disable=None):
         prediction = finished.load(scan)
         if prediction is not None and with_masks and not mask_path(args.out, scan.case).is_file():
@@ -113,10 +117,11 @@ def run(args: argparse.Namespace) -> int:
         num_reused += prediction is not None
         if prediction is None:
             try:
+                opened = scan.open(predictor.unit)
+                if len(seen):
+                    voxels[scan.case] = scan.voxels(opened)
                 with tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
-                    prediction = predictor.predict(
-                        scan.open(predictor.unit), scan.case, scan.file, _shown_on(bar), with_masks
-                    )
+                    prediction = predictor.predict(opened, scan.case, scan.file, _shown_on(bar), with_masks)
             except UserError as error:
                 failures.append(scan)
                 tqdm.write(f"error: {error}", file=sys.stderr)
@@ -129,6 +134,11 @@ def run(args: argparse.Namespace) -> int:
     write_predictions(args.out, bundles[0].classes, predictions, args.format)
     if num_reused:
         print(f"{num_reused} of {len(scans)} scans taken from {args.out / 'cases'} (same bundle, options and file)")
+    if trained_on := seen.among(voxels):
+        print(
+            f"note: {len(trained_on)} of {len(voxels)} scans looked at were trained on, first '{trained_on[0]}', "
+            f"{len(seen.among(voxels, with_labels=True))} of them with labels: no test of new scans"
+        )
     num_boxes = sum(len(prediction) for prediction in predictions)
     print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
     if failures:

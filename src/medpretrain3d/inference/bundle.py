@@ -20,6 +20,7 @@ from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, put_back, write_text
 from medpretrain3d.backbones.checkpoints.completeness import differences, outline
 from medpretrain3d.backbones.checkpoints.publishing import without_places
+from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.unit import Unit
@@ -110,6 +111,16 @@ class Bundle:
     """Where it came from: commit, encoder, training, data, licence."""
     sha256: str
     """Of `bundle.json`, which holds the sha256 of the weights: two bundles with the same one predict the same."""
+
+    @property
+    def volumes_seen(self) -> VolumesSeen:
+        """Scans that its weights were trained on; empty where it does not list them.
+
+        Raises:
+            UserError: the list is damaged.
+        """
+        document = self.provenance.get(KEY)
+        return VolumesSeen() if document is None else VolumesSeen.from_json(document)
 
 
 def save_bundle(

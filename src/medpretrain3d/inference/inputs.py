@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from medpretrain3d.data.case import voxels_sha256
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.importers.files import channel_files, is_label_map
 from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
 from medpretrain3d.data.readers.dicom import is_dicom
 from medpretrain3d.data.store import INDEX
 from medpretrain3d.data.unit import Unit
-from medpretrain3d.data.volume import read_channels
+from medpretrain3d.data.volume import Volume, read_channels
 from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
@@ -37,6 +38,9 @@ class ScanInput(Protocol):
 
     def sha256(self) -> str:
         """Changes when the scan does."""
+
+    def voxels(self, opened: VoxelReader) -> str:
+        """Hash of the voxels before resampling, as `CaseRef.voxels`, of what `open` gave; empty if they are gone."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class ScanPath:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    def voxels(self, opened: VoxelReader) -> str:
+        """Of the volume that was read."""
+        return voxels_sha256(opened.array) if isinstance(opened, Volume) else ""
+
 
 @dataclass(frozen=True)
 class StoredScan:
@@ -93,6 +101,10 @@ class StoredScan:
     def sha256(self) -> str:
         """As taken when the case was prepared."""
         return str(self.ref.open().sidecar["sha256"])
+
+    def voxels(self, opened: VoxelReader) -> str:
+        """From the index."""
+        return self.ref.voxels
 
 
 def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
