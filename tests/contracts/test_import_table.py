@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
 GROUND = {
     *("errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"),
-    *("interruption", "failure", "values"),
+    *("interruption", "failure", "values", "compiled"),
 }
 MAY_IMPORT = {
     "boxes": set(),
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "errors": set(),
     "description": set(),
     "atomic": set(),
+    "compiled": set(),
     "memory": set(),
     "values": set(),
     "names": set(),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -24,10 +25,39 @@ def test_run_file_adds_facts_and_minutes(tmp_path):
     assert is_finished(tmp_path)
 
 
-def test_git_sha_is_that_of_the_checkout():
-    sha = git_sha().removesuffix("+changes")
-    expected = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
-    assert sha == (expected.stdout.strip() if expected.returncode == 0 else "unknown")
+def test_git_sha_is_that_of_the_checkout_with_its_changes_and_of_no_other_repository(tmp_path, monkeypatch):
+    from medpretrain3d.engine import run
+
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run(["git", *who, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def package_at(*parts):
+        file = tmp_path.joinpath(*parts, "medpretrain3d", "engine", "run.py")
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        (file.parents[1] / "__init__.py").write_text("")
+        monkeypatch.setattr(run, "__file__", str(file))
+        return file
+
+    installed = package_at("venv", "lib", "site-packages")
+    assert git_sha() == "unknown"  # no repository at all
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "a thesis, its virtual environment included")
+    assert git_sha() == "unknown"
+    own = package_at("src")
+    assert git_sha() == "unknown"  # a copy that nobody committed
+    git("add", "-A")
+    git("commit", "-qm", "a checkout")
+    assert git_sha() == git("rev-parse", "--short=12", "HEAD")
+    own.write_text("changed")
+    assert git_sha() == git("rev-parse", "--short=12", "HEAD") + "+changes"
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert git_sha().endswith("+changes")
+    monkeypatch.setattr(run, "__file__", str(installed))
+    assert git_sha() == "unknown"
 
 
 def test_results_of_one_process_come_back_in_the_order_of_their_ids():
@@ -44,10 +74,62 @@ def test_results_of_one_process_come_back_in_the_order_of_their_ids():
         ("disabled", "secret", "", "disabled"),
     ],
 )
-def test_wandb_mode(monkeypatch, asked, key, environment, expected):
+def test_wandb_mode(monkeypatch, tmp_path, asked, key, environment, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("WANDB_API_KEY", key)
     monkeypatch.setenv("WANDB_MODE", environment)
+    monkeypatch.delenv("WANDB_DISABLED", raising=False)
     assert wandb_mode(asked) == expected
+
+
+@pytest.mark.parametrize("asked", ["auto", "online", "offline"])
+@pytest.mark.parametrize(
+    ("spelling", "expected"),
+    [
+        *(("dryrun", "offline"), ("DryRun", "offline"), ("OFFLINE", "offline"), (" offline ", "offline")),
+        *(("run", "online"), ("Online", "online"), ("DISABLED", "disabled")),
+    ],
+)
+def test_wandb_modes_of_the_environment_are_read_in_every_spelling(monkeypatch, asked, spelling, expected):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_MODE", spelling)
+    assert wandb_mode(asked) == expected
+
+
+@pytest.mark.parametrize("spelling", ["off", "ofline", "false", "0", "shared", "local", "no"])
+def test_a_wandb_mode_that_is_none_is_refused_and_never_online(monkeypatch, spelling):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_MODE", spelling)
+    with pytest.raises(UserError, match="wanted one of online, run, offline, dryrun, disabled"):
+        wandb_mode("auto")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", "disabled"), ("1", "disabled"), ("YES", "disabled")])
+def test_wandb_disabled_of_the_environment_disables(monkeypatch, value, expected):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_DISABLED", value)
+    assert wandb_mode("online") == expected
+    monkeypatch.setenv("WANDB_DISABLED", "false")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode("online") == "offline"
+
+
+def test_what_wandb_offline_noted_for_a_folder_holds(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    for name in ("WANDB_MODE", "WANDB_DISABLED"):
+        monkeypatch.delenv(name, raising=False)
+    assert wandb_mode("auto") == "online"
+    for command, mode in (
+        ("offline", "offline"),
+        ("online", "online"),
+        ("disabled", "disabled"),
+        ("enabled", "online"),
+    ):
+        subprocess.run([sys.executable, "-m", "wandb", command], check=True, capture_output=True)
+        assert wandb_mode("auto") == mode
 
 
 def test_an_offline_wandb_run_holds_the_facts_and_nothing_of_the_machine(monkeypatch, tmp_path):

@@ -5,12 +5,12 @@ Import this module only where one of them is called: numba takes half a second t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from medpretrain3d.compiled import compiled
 
 MAX_CELLS_PER_AXIS = 64
 """Of the grid of `suppress`: 64^3 list heads are 1 MB."""
@@ -21,18 +21,7 @@ LARGE = 4.0
 Box = tuple[Any, Any, Any, Any, Any, Any]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code, kept beside this file or in the user's cache.
-
-    Where neither can be written, as in a read-only container, each process compiles anew (about a second a kernel).
-    """
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # "no locator available": no folder to write to
-        return numba.njit(nogil=True)(function)
-
-
-@compiled
+@compiled()
 def _overlap(box: Box, volume: Any, b: NDArray[Any], volume_b: NDArray[Any], j: int) -> tuple[Any, Any]:
     """Volume of the intersection and of the union of a box with box `j`."""
     d0, h0, w0, d1, h1, w1 = box
@@ -44,7 +33,7 @@ def _overlap(box: Box, volume: Any, b: NDArray[Any], volume_b: NDArray[Any], j: 
     return intersection, volume + volume_b[j] - intersection
 
 
-@compiled
+@compiled()
 def _hull(box: Box, b: NDArray[Any], j: int) -> Any:
     """Volume of the smallest box around a box and box `j`."""
     d0, h0, w0, d1, h1, w1 = box
@@ -54,7 +43,7 @@ def _hull(box: Box, b: NDArray[Any], j: int) -> Any:
     return d * h * w
 
 
-@compiled
+@compiled()
 def iou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -70,7 +59,7 @@ def iou_matrix(
             out[i, j] = ratio if union > zero else zero
 
 
-@compiled
+@compiled()
 def giou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -87,7 +76,7 @@ def giou_matrix(
             out[i, j] = overlap - (hull - union) / (tiny if hull < tiny else hull)
 
 
-@compiled
+@compiled()
 def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
     intersection = boxes.dtype.type(1)
     for axis in range(3):
@@ -96,7 +85,7 @@ def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
     return intersection / (volumes[i] + volumes[j] - intersection)
 
 
-@compiled
+@compiled()
 def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, finds_best: bool) -> NDArray[np.int64]:
     """By which kept box each of (N, 6) boxes, best first, finite and with volume, is suppressed; itself if kept: (N,).
 
@@ -164,7 +153,7 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, f
     return winner
 
 
-@compiled
+@compiled()
 def cover(
     boxes: NDArray[Any],
     volumes: NDArray[Any],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+from medpretrain3d.compiled import compiled
+
+_compiled = compiled(error_model="numpy")
 
 
 @_compiled

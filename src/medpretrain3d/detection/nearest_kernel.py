@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
-_inlined: Any = numba.njit(inline="always", error_model="numpy")
+from medpretrain3d.compiled import compiled, inlined
+
+_compiled = compiled(error_model="numpy")
+_inlined = inlined(error_model="numpy")
 
 
 @_compiled

@@ -109,22 +109,28 @@ def is_finished(folder: Path) -> bool:
 
 
 def git_sha() -> str:
-    """Commit of the checkout, with `+changes` when files differ from it; `unknown` outside a checkout."""
-    here = Path(__file__).resolve().parent
+    """Commit of this package's own checkout, with `+changes` when files differ from it; `unknown` outside one.
+
+    A repository that merely surrounds an installed package, such as that of a thesis with a virtual environment in it,
+    says nothing of what ran.
+    """
+    package = Path(__file__).resolve().parents[1]
     try:
-        sha = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        root = Path(_git(package, "rev-parse", "--show-toplevel"))
+        if not package.samefile(root / "src" / package.name):
+            return "unknown"
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        sha = _git(package, "rev-parse", "--short=12", "HEAD")
+        return f"{sha}+changes" if _git(package, "status", "--porcelain", "--untracked-files=no") else sha
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return f"{sha}+changes" if status.stdout.strip() else sha
+
+
+def _git(folder: Path, *words: str) -> str:
+    # Hooks of other repositories set variables that would lead there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def machine() -> str:

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
@@ -212,6 +213,7 @@ class StageCLI(LightningCLI):
             "seed": self._get(self.config, "seed_everything"),
             "budget_steps": trainer.get("max_steps"),
             "git_sha": git_sha(),
+            "version": __version__,
             "machine": machine(),
             "finished": False,
             **self.datamodule.facts(),

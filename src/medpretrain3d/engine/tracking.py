@@ -11,20 +11,51 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
+from medpretrain3d.errors import UserError
 
 Mode = Literal["online", "offline", "disabled"]
 
 PROJECT = "medpretrain3d"
+_SPELLINGS: dict[str, Mode] = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+_NO = ("", "0", "false", "no", "off", "n", "f")
 
 
 def wandb_mode(asked: Mode | Literal["auto"]) -> Mode:
-    """`auto` is online when an API key is set and offline otherwise; `WANDB_MODE` in the environment wins."""
-    from_environment = os.environ.get("WANDB_MODE")
-    if from_environment in ("online", "offline", "disabled"):
-        return from_environment  # type: ignore[return-value]  # narrowed by the line above
-    if asked == "auto":
-        return "online" if os.environ.get("WANDB_API_KEY") else "offline"
-    return asked
+    """Where a run is tracked: the environment wins, then the recipe, then what `wandb offline` noted for this folder.
+
+    `auto` is online when an API key is set and offline otherwise. `WANDB_MODE` is read in every spelling of wandb's,
+    and `WANDB_DISABLED`, which wandb itself no longer reads, as its users mean it.
+
+    Raises:
+        UserError: a mode that is none, since the user may have meant offline.
+    """
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() not in _NO:
+        return "disabled"
+    if os.environ.get("WANDB_MODE", "").strip():
+        return _spelled(os.environ["WANDB_MODE"])
+    if asked != "auto":
+        return asked
+    if not os.environ.get("WANDB_API_KEY"):
+        return "offline"
+    import wandb
+
+    noted = wandb.Settings().read_system_settings().all()
+    if noted.get("disabled", "").strip().lower() not in _NO and "mode" not in noted:
+        return "disabled"
+    return _spelled(noted.get("mode", "online"))
+
+
+def _spelled(text: str) -> Mode:
+    mode = _SPELLINGS.get(text.strip().lower())
+    if mode is None:
+        raise UserError(f"WANDB_MODE {text!r}: wanted one of {', '.join(_SPELLINGS)}; set it, or unset it")
+    return mode
 
 
 def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str, Any]) -> WandbLogger | None:

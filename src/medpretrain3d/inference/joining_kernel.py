@@ -6,10 +6,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from medpretrain3d.boxes.kernels import compiled
+from medpretrain3d.compiled import compiled
 
 
-@compiled
+@compiled()
 def best_continuation(
     first: int,
     candidates: NDArray[Any],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-_compiled: Any = numba.njit(cache=True, nogil=True)
-_inlined: Any = numba.njit(inline="always")
+from medpretrain3d.compiled import compiled, inlined
+
+_compiled = compiled()
+_inlined = inlined()
 
 
 @_inlined
