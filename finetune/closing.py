@@ -89,7 +89,9 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
 
 
 def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data: FinetuneData) -> None:
-    """Keep what the final weights see in the validation volumes, for `medpretrain3d tune`."""
+    """Keep what the final weights see in the validation volumes, for `medpretrain3d tune`; nothing without any."""
+    if not data.val_cases:
+        return
     module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
     opened = (ref.open() for ref in data.val_cases[trainer.global_rank :: trainer.world_size])
     seen = gather_by_case({case.id: SeenCase.of(case, module.see(case)) for case in opened})

@@ -99,7 +99,11 @@ class FinetuneData(Checked, L.LightningDataModule):
         num_labelled = _num_labelled(len(train), label_fraction, num_train_cases)
         self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labelled))
         self.label_fraction = num_labelled / len(train)
-        self.val_cases = self._cases("val")
+        self.val_cases = self._refs(self.split.get("val", ()))
+        if not self.val_cases:
+            say(
+                f"warning: {self.store.path}: no validation case; nothing is measured while training, and nothing tuned"
+            )
         self._check_objects([case.case_id for case in self.train_cases])
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
@@ -141,11 +145,11 @@ class FinetuneData(Checked, L.LightningDataModule):
         """What was left to be done on the device."""
         return finish_objects(batch)
 
-    def val_dataloader(self) -> DataLoader[Any]:
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Whole validation volumes, dealt out to the processes."""
         return self._volumes(self.val_cases)
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Whole test volumes, dealt out to the processes."""
         return self._volumes(self.test_cases)
 
@@ -162,23 +166,27 @@ class FinetuneData(Checked, L.LightningDataModule):
             )
         return self._refs(case_ids)
 
-    def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any]:
+    def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any] | list[Any]:
+        if not cases:
+            return []
         place = run_position(self.trainer)
         own = cases[place["rank"] :: place["world_size"]]
-        return DataLoader(_Cases(own), batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
+        num_turns = -(-len(cases) // place["world_size"])  # as many as the process with most: Lightning counts on it
+        return DataLoader(_Cases(own, num_turns), batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
 
 
-class _Cases(Dataset[Case]):
-    """Cases in order; their voxels are read by whoever needs them."""
+class _Cases(Dataset[Case | None]):
+    """Cases in order, None once there is none left; their voxels are read by whoever needs them."""
 
-    def __init__(self, cases: list[CaseRef]) -> None:
+    def __init__(self, cases: list[CaseRef], num_turns: int) -> None:
         self.cases = cases
+        self.num_turns = num_turns
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return self.num_turns
 
-    def __getitem__(self, index: int) -> Case:
-        return self.cases[index].open()
+    def __getitem__(self, index: int) -> Case | None:
+        return self.cases[index].open() if index < len(self.cases) else None
 
 
 def _as_it_is(case: Any) -> Any:

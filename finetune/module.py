@@ -120,12 +120,12 @@ class FinetuneModule(Checked, L.LightningModule):
         self.log("lr", current_lr(self.trainer.optimizers[0]), batch_size=1)
         return loss
 
-    def validation_step(self, case: Case, batch_idx: int) -> None:
-        """Detect in one whole volume."""
+    def validation_step(self, case: Case | None, batch_idx: int) -> None:
+        """Detect in one whole volume; nothing is to do where another process has one case more."""
         self._detect(case)
 
-    def test_step(self, case: Case, batch_idx: int) -> None:
-        """Detect in one whole volume."""
+    def test_step(self, case: Case | None, batch_idx: int) -> None:
+        """Detect in one whole volume; nothing is to do where another process has one case more."""
         self._detect(case)
 
     def on_validation_epoch_start(self) -> None:
@@ -196,7 +196,9 @@ class FinetuneModule(Checked, L.LightningModule):
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
 
-    def _detect(self, case: Case) -> None:
+    def _detect(self, case: Case | None) -> None:
+        if case is None:
+            return
         found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
 

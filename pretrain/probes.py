@@ -15,7 +15,7 @@ from medpretrain3d.data.crops import CropReader
 from medpretrain3d.data.placement import PLAIN, Patch
 from medpretrain3d.data.sampling import uniform_start
 from medpretrain3d.data.store import Case
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Checked, Rows, Share
@@ -55,6 +55,7 @@ class Probes(Checked, L.Callback):
         self.stop_on_collapse = stop_on_collapse
         self.start: dict[str, float] = {}
         """Spread and rank before the first step; goes on with the run."""
+        self._psnr: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What an interrupted run has to remember."""
@@ -88,8 +89,8 @@ class Probes(Checked, L.Callback):
             return
         hidden = shown["masked"] != shown["input"] if "masked" in shown else torch.ones_like(shown["input"]).bool()
         if hidden.any():
-            value = psnr(shown["restored"], shown["input"], hidden)
-            module.log("probe/psnr", value, on_epoch=True, sync_dist=True, batch_size=1)
+            value = float(psnr(shown["restored"], shown["input"], hidden))
+            self._psnr[f"{batch_idx} {trainer.global_rank}"] = value
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Every process measures the same crops, so that all of them agree on a collapse.
@@ -98,6 +99,9 @@ class Probes(Checked, L.Callback):
             UserError: the features have collapsed, and the run shall stop then.
         """
         assert isinstance(module, PretrainModule)
+        restored, self._psnr = gather_by_case(self._psnr), {}  # of each process that has any
+        if restored:
+            module.log("probe/psnr", float(np.mean(list(restored.values()))), rank_zero_only=False)
         spread = self._spread(module)
         if not spread:
             return

@@ -76,21 +76,24 @@ def _run(args: Sequence[str] | None) -> int:
         signals.check()
         with command.lock(options) if hasattr(command, "lock") else nullcontext():
             return int(command.run(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as ended:
-        print(_farewell(ended.signum), file=sys.stderr)
-        return 128 + ended.signum
-    except KeyboardInterrupt:
-        print(_farewell(signal.SIGINT), file=sys.stderr)
-        return 128 + signal.SIGINT
+    except (Interrupted, KeyboardInterrupt) as ended:
+        return _end_of(ended.signum if isinstance(ended, Interrupted) else signal.SIGINT)
     except Exception as error:
+        if signals.received is not None:  # which ended its workers, too
+            return _end_of(signals.received)
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         told = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
         return 1
+
+
+def _end_of(signum: int) -> int:
+    print(_farewell(signum), file=sys.stderr)
+    return 128 + signum
 
 
 def _farewell(signum: int) -> str:

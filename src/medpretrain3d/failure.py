@@ -34,9 +34,9 @@ def explain(error: BaseException, saves_memory: str) -> str | None:
         saves_memory: what to change where memory ran out, as "lower --batch-size".
     """
     name, message = _innermost(error)
-    whole = str(error)
+    whole = _text(error)
     if name == UserError.__name__ or (isinstance(error, UserError) and not _WITHIN_TEXT.search(whole)):
-        return " ".join(message.split())
+        return str(error) if message == whole else str(UserError(" ".join(message.split())))
     killed = _KILLED_WORKER.search(whole)
     if killed and not _WITHIN_TEXT.search(whole):
         return _killed(f"loader worker {killed[1].strip()}", killed[2] or "", saves_memory)
@@ -82,9 +82,14 @@ def _shared_memory() -> str:
     return f"/dev/shm has {shutil.disk_usage(place).free >> 20} MiB free" if place.is_dir() else "no /dev/shm"
 
 
+def _text(error: BaseException) -> str:
+    """What an exception says; of a UserError without the escapes that keep it on one line."""
+    return str(error.args[0]) if isinstance(error, UserError) and error.args else str(error)
+
+
 def _innermost(error: BaseException) -> tuple[str, str]:
     """Class and message of an exception, or of the one whose traceback is its text."""
-    text = str(error)
+    text = _text(error)
     if _WITHIN_TEXT.search(text):
         lines = text.rstrip().splitlines()
         # The message begins where the indented lines of the last traceback end.

@@ -34,13 +34,7 @@ TWO_PROCESSES = [
 @pytest.fixture(scope="session")
 def cube_store(tmp_path_factory) -> Path:
     """8 volumes of 24^3 with one bright cube each."""
-    store = tmp_path_factory.mktemp("stores") / "cubes"
-    rows, splits = [], {}
-    for split, count in SPLITS.items():
-        splits[split] = [f"{split}_{number}" for number in range(count)]
-        rows += [write_case(store, _cube(case_id)) for case_id in splits[split]]
-    write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, splits)
-    return store
+    return write_cubes(tmp_path_factory.mktemp("stores") / "cubes", SPLITS)
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +49,14 @@ def mr_store(tmp_path_factory) -> Path:
             image = np.clip(3 * (cube.image + 1024), 0, 30000).astype(np.int16) + np.int16(3000)
             rows.append(write_case(store, replace(cube, image=image, rescale=((1.0, 0.0),))))
     write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, splits, ["MR"])
+    return store
+
+
+def write_cubes(store: Path, splits: dict[str, int]) -> Path:
+    """Write a store with so many volumes in each split."""
+    ids = {split: [f"{split}_{number}" for number in range(count)] for split, count in splits.items()}
+    rows = [write_case(store, _cube(case_id)) for split in ids.values() for case_id in split]
+    write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, ids)
     return store
 
 

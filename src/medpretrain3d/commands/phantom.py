@@ -10,6 +10,9 @@ import argparse
 import inspect
 from pathlib import Path
 
+SAVES_MEMORY = "use fewer --workers"
+"""What to change where memory runs out."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folder, how many cases, seed, resolution and processes; defaults are those of `write_phantom`."""

@@ -27,6 +27,9 @@ OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+SAVES_MEMORY = "lower --batch-size, or --overlap"
+"""What to change where memory runs out."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Bundles, scans, place of the results, and what to do unlike the bundles say."""

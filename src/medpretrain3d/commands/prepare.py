@@ -28,6 +28,9 @@ from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
 
+SAVES_MEMORY = "use fewer --workers"
+"""What to change where memory runs out."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folders and options."""

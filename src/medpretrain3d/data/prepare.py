@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from medpretrain3d.data.splits import SPLITS, Fold, read_splits
 from medpretrain3d.data.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.data.unit import Unit
 from medpretrain3d.data.volume import check_spacing
+from medpretrain3d.data.worker_pool import worker_pool
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 
@@ -294,8 +292,7 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome
     if workers <= 1 or len(jobs) <= 1:
         yield from ((job.case.id, prepare_case(job)) for job in jobs)
         return
-    # spawn: a forked child may inherit locks that threads of the parent hold.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    with worker_pool(workers) as pool:
         futures = {pool.submit(prepare_case, job): job.case.id for job in jobs}
         try:
             for future in as_completed(futures):
@@ -304,20 +301,6 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome
             raise UserError(
                 "a worker died, most likely for want of memory; use fewer --workers, finished cases are kept"
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work forever."""
-
-    def watch() -> None:
-        parent = parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _with_bar(outcomes: Iterator[tuple[str, Outcome]], total: int, show: bool) -> Iterator[tuple[str, Outcome]]:

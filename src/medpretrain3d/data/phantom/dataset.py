@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.phantom.case import make_case, planned_diameters_mm
 from medpretrain3d.data.phantom.files import CaseFiles, write_case
 from medpretrain3d.data.phantom.split import split_cases
+from medpretrain3d.data.worker_pool import worker_pool
 from medpretrain3d.documents import SCHEMA, Number, Whole, csv_text, read_json
 from medpretrain3d.errors import UserError
 
@@ -146,15 +146,10 @@ def _run(jobs: list[Job], workers: int) -> Iterator[None]:
             _write_one(*job)
             yield
         return
-    # "spawn": forking a process in which torch or a progress bar has started threads can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            for future in as_completed([pool.submit(_write_one, *job) for job in jobs]):
-                future.result()
-                yield
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    with worker_pool(workers) as pool:
+        for future in as_completed([pool.submit(_write_one, *job) for job in jobs]):
+            future.result()
+            yield
 
 
 def _write_one(files: CaseFiles, seed: int, index: int, spacing_mm: float) -> None:

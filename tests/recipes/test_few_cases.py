@@ -1,0 +1,53 @@
+"""Fewer cases to validate and test on than processes, or none."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from finetune import __main__ as program
+from medpretrain3d.inference.seen_cases import SeenCases
+
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program, write_cubes
+
+
+def columns(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return set(next(csv.reader(file)))
+
+
+def test_a_run_without_validation_and_test_cases_ends_with_a_bundle_and_no_numbers(tmp_path, capsys):
+    store = write_cubes(tmp_path / "store", {"train": 4})
+    program.main(["fit", *TINY_FINETUNE, "--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"])
+    folder = tmp_path / "smoke" / "r"
+    assert "no validation case" in capsys.readouterr().out
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["finished"] is True
+    assert (folder / "bundle" / "bundle.json").is_file()
+    assert not [name for name in columns(folder) if name.startswith(("val/", "test/"))]
+    assert not (folder / "test").exists()
+
+
+@pytest.mark.slow
+def test_one_case_to_validate_and_one_to_test_on_two_processes(tmp_path):
+    store = write_cubes(tmp_path / "store", {"train": 4, "val": 1, "test": 1})
+    place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"]
+    run_program("finetune", *TINY_FINETUNE, *place, *TWO_PROCESSES)
+    folder = tmp_path / "smoke" / "r"
+    assert {"val/mAP", "test/mAP"} <= columns(folder)
+    assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["num_cases"] == 1
+    assert len(SeenCases.load(folder / "validation" / "sightings.safetensors").cases) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_val_cases", "is_measured"), [(1, True), (0, False)])
+def test_pretraining_on_two_processes_with_one_case_held_out_or_none(tmp_path, num_val_cases, is_measured):
+    store = write_cubes(tmp_path / "store", {"train": 4})
+    probes = json.dumps([{"class_path": "pretrain.probes.Probes", "init_args": {"num_crops": 2}}])
+    place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r", "--trainer.callbacks", probes]
+    run_program("pretrain", *TINY_PRETRAIN, *place, *TWO_PROCESSES, "--data.num_val_cases", str(num_val_cases))
+    measured = {name for name in columns(tmp_path / "smoke" / "r") if name.startswith(("val/", "probe/"))}
+    assert measured == (
+        {"val/loss", "probe/psnr", "probe/effective_rank", "probe/feature_std"} if is_measured else set()
+    )

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import os, signal, sys, time
+from medpretrain3d.interruption import Interrupted, signals
+signals.take()
+signals.grace_s = float(sys.argv[1])
+signals.farewell = lambda signum: f"farewell {signum}"
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+def stuck():  # where Python cannot run a handler: the main thread does not come back from C
+    import ctypes
+    mutex = ctypes.create_string_buffer(64)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    print("ready", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+RAISES = "signals.mode = 'raise'\ntry:\n    wait()\nfinally:\n    print('cleaned up', flush=True)"
+NOTES = "signals.mode = 'note'\nwait()\nsignals.check()"
+STUCK = "signals.mode = 'raise'\nstuck()"
+STEPS = """
+signals.mode = 'note'
+print("ready", flush=True)
+while signals.received is None:
+    time.sleep(0.01)
+print("end of step", flush=True)
+signals.check()
+"""
+
+
+@pytest.fixture
+def start():
+    programs = []
+
+    def begin(code: str, grace_s: float = 20.0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM + code, str(grace_s)]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        programs.append(program)
+        return program
+
+    yield begin
+    for program in programs:
+        program.kill()
+        program.communicate()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_main_thread_with_its_own_exit_code_after_cleaning_up(start, signum):
+    program = start(RAISES)
+    program.send_signal(signum)
+    printed, errors = program.communicate(timeout=20)
+    assert (printed, errors) == ("cleaned up\n", "")
+    assert program.returncode == 128 + signum
+
+
+def test_a_step_is_ended_first(start):
+    program = start(STEPS)
+    program.send_signal(signal.SIGTERM)
+    assert program.communicate(timeout=20) == ("end of step\n", "")
+    assert program.returncode == 143
+
+
+def test_before_a_program_has_begun_it_ends_at_once(start):
+    program = start("wait()")
+    program.send_signal(signal.SIGTERM)
+    assert program.communicate(timeout=20)[1] == "farewell 15\n"
+    assert program.returncode == 143
+
+
+@pytest.mark.parametrize("code", [NOTES, STUCK])
+def test_what_does_not_end_by_itself_is_ended(start, code):
+    program = start(code, grace_s=0.5)
+    program.send_signal(signal.SIGTERM)
+    assert program.communicate(timeout=20)[1] == "farewell 15\n"
+    assert program.returncode == 143
+
+
+def test_ctrl_c_twice_ends_at_once(start):
+    program = start(NOTES, grace_s=50)
+    program.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    while program.poll() is None and time.monotonic() < started + 20:
+        time.sleep(0.3)
+        program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=20)[1] == "farewell 2\n"
+    assert program.returncode == 130
+
+
+def test_a_child_made_by_fork_has_signals_of_its_own(start):
+    program = start(
+        """
+signals.mode = 'raise'
+child = os.fork()
+if not child:
+    time.sleep(60)
+print(child, flush=True)
+wait()
+""".replace("child = os.fork()", "print('ready', flush=True)\nchild = os.fork()")
+    )
+    child = int(program.stdout.readline())
+    program.stdout.readline()
+    os.kill(child, signal.SIGTERM)
+    time.sleep(0.5)
+    assert program.poll() is None
+    program.send_signal(signal.SIGTERM)
+    program.communicate(timeout=20)
+    assert program.returncode == 143
+
+
+def test_a_command_that_is_told_to_end_says_so_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "medpretrain3d.cli", "phantom", str(tmp_path / "raw"), "--cases", "50"]
+    program = subprocess.Popen(
+        [*command, "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 100
+    while not list((tmp_path).rglob("*.nii.gz")):
+        assert program.poll() is None, program.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert errors.count("\n") == 1, errors
+    assert "call again to go on" in errors
