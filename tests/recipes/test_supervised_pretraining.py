@@ -86,7 +86,7 @@ def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("case,class\na,b\n", "has no column label"),
+        ("case,class\na,b\n", "lacks the column label"),
         ("case,label\na,b\na,c\n", "case a has two rows, wanted one label per case"),
         ("case,label\na,\n", "case a has no label"),
         ("case,label\na,b\nc,b\n", r"holds the labels \['b'\], wanted at least two"),
