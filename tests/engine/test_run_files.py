@@ -135,7 +135,7 @@ def test_what_wandb_offline_noted_for_a_folder_holds(monkeypatch, tmp_path):
 def test_an_offline_wandb_run_holds_the_facts_and_nothing_of_the_machine(monkeypatch, tmp_path):
     import socket
 
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
     run = RunConfig(name="r", group="g")
     logger = wandb_logger(run, tmp_path, "pretrain", {"paradigm": "mae", "corpus": "phantom"})
     assert logger is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,6 @@ from medpretrain3d.backbones.rope import axial_rotation, rotate
 from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Cells, Channels, ChannelsOrNone, Finite, Layers, ShareBelowOne, Steps
-
-Preset = Literal["XXS", "S", "B", "M", "L"]
 
 
 class Size(NamedTuple):
@@ -65,7 +63,7 @@ class Primus(TokenBackbone):
 
     def __init__(
         self,
-        preset: Preset | None = "M",
+        preset: str | None = "M",
         in_channels: Channels = 1,
         patch_size: Steps = (8, 8, 8),
         position_grid: Cells = (20, 20, 20),

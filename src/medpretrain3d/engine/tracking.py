@@ -73,6 +73,8 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
     mode = wandb_mode(run.wandb)
     if mode == "disabled":
         return None
+    if os.environ.get("WANDB_MODE", "").strip():
+        os.environ["WANDB_MODE"] = mode  # wandb itself refuses other cases with a traceback of its own
     import wandb
 
     private: dict[str, Any] = {
