@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 from medpretrain3d import __version__
+from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
 from medpretrain3d.interruption import Interrupted, signals
@@ -72,6 +73,7 @@ def _run(args: Sequence[str] | None) -> int:
     command.add_arguments(subparser)
     try:
         options = subparser.parse_args(args[1:])
+        check_numbers(subparser, options)
         signals.mode = "raise"
         signals.check()
         with command.lock(options) if hasattr(command, "lock") else nullcontext():

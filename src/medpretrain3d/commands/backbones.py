@@ -13,13 +13,17 @@ import torch
 from medpretrain3d import backbones
 from medpretrain3d.backbones import Backbone, Level
 from medpretrain3d.backbones.cost import cost
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The patch, and which families."""
     parser.add_argument("families", nargs="*", help="classes to list, such as ResEnc ViT; all by default")
-    parser.add_argument("--patch", type=int, default=128, help="edge of the cube that arithmetic and memory are for")
+    parser.add_argument(
+        "--patch", type=Number(Count), default=128, help="edge of the cube that arithmetic and memory are for"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

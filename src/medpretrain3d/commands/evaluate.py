@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medpretrain3d.atomic import locked, write_text
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.documents import csv_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
@@ -45,6 +46,7 @@ from medpretrain3d.evaluation.picai import picai
 from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
 from medpretrain3d.evaluation.ribfrac import ribfrac
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
+from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size-bins-mm",
-        type=float,
+        type=Number(NonNegative),
         nargs="*",
         metavar="MM",
         help=f"detection: diameters between the size strata (default: {' '.join(f'{d:g}' for d in DIAMETERS_MM)} "
         "where the files are in lps_mm, else none)",
     )
-    parser.add_argument("--iou", type=float, default=0.1, help="single sections: least IoU of a hit (default: 0.1)")
+    parser.add_argument(
+        "--iou", type=Number(Share), default=0.1, help="single sections: least IoU of a hit (default: 0.1)"
+    )
     parser.add_argument("--hit", default="radius", help="centre: radius, box, or a distance in mm (default: radius)")
     parser.add_argument(
-        "--scores", type=float, nargs="+", default=SCORES, help="operating points (default: 0.1 ... 0.9)"
+        "--scores", type=Number(Share), nargs="+", default=SCORES, help="operating points (default: 0.1 ... 0.9)"
     )
     parser.add_argument("--annotations", type=Path, help="luna16: CSV of nodules")
     parser.add_argument("--excluded", type=Path, help="luna16: CSV of findings that are neither right nor wrong")
@@ -98,9 +102,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
     """The bootstrap's settings."""
-    parser.add_argument("--bootstrap", type=int, default=NUM_BOOTSTRAP, help="replicates (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the resampling (default: %(default)s)")
-    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--bootstrap", type=Number(Whole), default=NUM_BOOTSTRAP, help="replicates (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=Number(Seed), default=0, help="seed of the resampling (default: %(default)s)")
+    parser.add_argument(
+        "--confidence", type=Number(OpenShare), default=CONFIDENCE, help="of the intervals (default: %(default)s)"
+    )
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:

@@ -10,6 +10,9 @@ import argparse
 import inspect
 from pathlib import Path
 
+from medpretrain3d.commands.numbers import Number, Processes, SpacingMm
+from medpretrain3d.values import Count, Seed
+
 SAVES_MEMORY = "use fewer --workers"
 """What to change where memory runs out."""
 
@@ -21,16 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items()}
     parser.add_argument("out", type=Path, metavar="OUT", help="new or empty folder, or one to complete")
     parser.add_argument(
-        "--cases", type=int, required=True, metavar="N", help="train, validation and test together (60/20/20)"
+        "--cases", type=Number(Count), required=True, metavar="N", help="train, validation and test together (60/20/20)"
     )
-    parser.add_argument("--seed", type=int, default=default["seed"], metavar="S", help="default: %(default)s")
+    parser.add_argument("--seed", type=Number(Seed), default=default["seed"], metavar="S", help="default: %(default)s")
     parser.add_argument(
         "--spacing-mm",
-        type=float,
+        type=Number(SpacingMm),
         default=default["spacing_mm"],
         help="nominal voxel edge; cases vary by a tenth in plane and a quarter between slices (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=default["workers"], help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=Number(Processes), default=default["workers"], help="processes (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

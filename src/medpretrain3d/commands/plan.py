@@ -18,20 +18,22 @@ import yaml
 
 from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.foreground import foreground_normalisation
 from medpretrain3d.data.specks import speck_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.description import describe
 from medpretrain3d.planning import Plan, make_plan, read_plan
+from medpretrain3d.values import Layers, Positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Store or plan, and what is at hand."""
     parser.add_argument("source", type=Path, metavar="STORE|PLAN.json")
-    parser.add_argument("--memory", type=float, default=16.0, help="GiB of one device")
+    parser.add_argument("--memory", type=Number(Positive), default=16.0, help="GiB of one device")
     parser.add_argument("--preset", choices=list(PRESETS), default="L", help="size of the ResEnc backbone")
-    parser.add_argument("--anchors-per-level", type=int, default=9)
+    parser.add_argument("--anchors-per-level", type=Number(Layers), default=9)
     parser.add_argument(
         "--foreground",
         action="store_true",

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from medpretrain3d.atomic import locked_folder, put_back
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Rows, Share, ShareBelowOne
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
 """What tells that a folder is something else than one of predictions."""
@@ -50,11 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(objects, if the detector segments) for each (default: json csv)",
     )
     parser.add_argument(
-        "--score-threshold", type=float, help="leave out boxes below this score (default: the bundle's)"
+        "--score-threshold", type=Number(Share), help="leave out boxes below this score (default: the bundle's)"
     )
-    parser.add_argument("--overlap", type=float, help="least overlap of neighbouring tiles (default: the bundle's)")
+    parser.add_argument(
+        "--overlap", type=Number(ShareBelowOne), help="least overlap of neighbouring tiles (default: the bundle's)"
+    )
     parser.add_argument("--merge", choices=("nms", "wbc"), help="how boxes become one (default: the bundle's)")
-    parser.add_argument("--nms-iou", type=float, help="overlap above which two boxes are one (default: the bundle's)")
+    parser.add_argument(
+        "--nms-iou", type=Number(Share), help="overlap above which two boxes are one (default: the bundle's)"
+    )
     parser.add_argument(
         "--mirror",
         type=int,
@@ -65,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the bundle's)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--batch-size", type=int, default=1, help="tiles per forward pass (default: 1)")
+    parser.add_argument("--batch-size", type=Number(Rows), default=1, help="tiles per forward pass (default: 1)")
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:

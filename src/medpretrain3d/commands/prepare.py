@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from medpretrain3d.commands.numbers import Number, Processes, SpacingMm
 from medpretrain3d.data.damage import check_store
 from medpretrain3d.data.prepare import PrepareOptions, prepare
 from medpretrain3d.data.specks import speck_notes
@@ -27,6 +28,7 @@ from medpretrain3d.data.split_notes import split_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Whole
 
 SAVES_MEMORY = "use fewer --workers"
 """What to change where memory runs out."""
@@ -38,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", type=Path, metavar="STORE")
     spacing = parser.add_mutually_exclusive_group()
     spacing.add_argument(
-        "--spacing-mm", type=float, nargs=3, metavar=("D", "H", "W"), help="resample to this; default: each scan's own"
+        "--spacing-mm",
+        type=Number(SpacingMm),
+        nargs=3,
+        metavar=("D", "H", "W"),
+        help="resample to this; default: each scan's own",
     )
     spacing.add_argument("--plan", type=Path, metavar="PLAN.json", help="resample to the spacing of this plan")
     parser.add_argument(
@@ -46,12 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("components", "labels"),
         help="one object is a connected component or a label value; default: as dataset.json says, else components",
     )
-    parser.add_argument("--min-voxels", type=int, default=1, help="smaller objects become background")
+    parser.add_argument("--min-voxels", type=Number(Whole), default=1, help="smaller objects become background")
     parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of RAW; default: recognised by its tree")
     parser.add_argument(
         "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the data set; repeatable"
     )
-    parser.add_argument("--fold", type=int, default=0, help="official fold that decides on train, val and test")
+    parser.add_argument(
+        "--fold", type=Number(Whole), default=0, help="official fold that decides on train, val and test"
+    )
     parser.add_argument(
         "--intensity",
         choices=("hu", "any"),
@@ -59,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data set names its channels and none of them is CT",
     )
     parser.add_argument("--check", action="store_true", help="compare every byte of the store with its checksum")
-    parser.add_argument("--workers", type=int, default=1, help="cases at a time, each in a process of its own")
+    parser.add_argument(
+        "--workers", type=Number(Processes), default=1, help="cases at a time, each in a process of its own"
+    )
     parser.add_argument(
         "--shard",
         type=_shard,

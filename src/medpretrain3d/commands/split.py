@@ -14,18 +14,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from medpretrain3d.atomic import locked_folder, remove_unfinished
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.data.class_counts import missing_objects
 from medpretrain3d.data.splits import LABEL_FRACTIONS, SPLITS, fraction_count
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import Count, Seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Store, number of folds, seed."""
     parser.add_argument("store", type=Path, metavar="STORE")
-    parser.add_argument("--folds", type=int, default=NUM_FOLDS)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folds", type=Number(Count), default=NUM_FOLDS)
+    parser.add_argument("--seed", type=Number(Seed), default=0)
 
 
 @contextmanager

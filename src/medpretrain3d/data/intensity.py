@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Window(Normalisation):
 
     def __post_init__(self) -> None:
         """Refuse a window without width."""
-        if not (np.isfinite([self.low_hu, self.high_hu]).all() and self.low_hu < self.high_hu):
+        if not (math.isfinite(self.low_hu) and math.isfinite(self.high_hu) and self.low_hu < self.high_hu):
             raise UserError(f"window {self.low_hu} .. {self.high_hu} HU: the first must be below the second")
 
     def suits(self, unit: Unit) -> bool:

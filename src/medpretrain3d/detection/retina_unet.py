@@ -18,6 +18,7 @@ from medpretrain3d.detection.mask_branch import mask_logits
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.values import Channels
 
 CROSS_ENTROPY_WEIGHT = 0.5
 DICE_WEIGHT = 0.5
@@ -45,7 +46,7 @@ class RetinaUNet(RetinaNet):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: int,
+        num_classes: Channels,
         anchors: AnchorGrid,
         segmentation: Literal["classes", "foreground"] = "classes",
         **options: Any,
