@@ -18,7 +18,7 @@ from medpretrain3d.data.store import Case
 from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Checked, Rows, Share
+from medpretrain3d.values import Checked, NonNegative, Rows
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
 
@@ -46,7 +46,7 @@ class Probes(Checked, L.Callback):
         self,
         store: str | None = None,
         num_crops: Rows = 64,
-        min_share: Share = 0.33,
+        min_share: NonNegative = 0.33,
         stop_on_collapse: bool = False,
     ) -> None:
         self.corpus = Corpus([Path(store)]) if store else None
