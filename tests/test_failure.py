@@ -71,6 +71,21 @@ def test_a_full_disk_names_the_file_and_a_bug_stays_one():
     assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied"), HELP) is None
 
 
+def test_what_was_exhausted_is_told_where_dealing_with_it_failed_too():
+    def fail(first: Exception) -> None:
+        try:
+            raise first
+        finally:
+            raise RuntimeError("call iter() first")
+
+    full = raised(lambda: fail(OSError(errno.ENOSPC, "No space left on device")))
+    told = explain(full, HELP)
+    assert told is not None
+    assert "no space left" in told
+    assert explain(raised(lambda: fail(KeyError("x"))), HELP) is None
+    assert explain(raised(lambda: fail(FileNotFoundError(errno.ENOENT, "x", "y"))), HELP) is None
+
+
 def test_how_a_process_died_is_told_by_its_signal():
     assert death("process 1", -signal.SIGKILL, HELP).endswith("because memory ran out; lower --batch-size")
     assert "/dev/shm" in death("process 1", -signal.SIGBUS, HELP)

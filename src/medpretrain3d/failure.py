@@ -17,6 +17,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _KILLED_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)(?: is killed by signal: ([^.\n]+))?")
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO}
 _OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM),
     *(errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.EREMOTEIO),
@@ -33,6 +34,15 @@ def explain(error: BaseException, saves_memory: str) -> str | None:
         error: what was raised.
         saves_memory: what to change where memory ran out, as "lower --batch-size".
     """
+    told = _explain(error, saves_memory, _OF_THE_MACHINE)
+    behind = error.__cause__ or error.__context__
+    while told is None and behind is not None:  # what went wrong first, where dealing with it went wrong as well
+        told = _explain(behind, saves_memory, _EXHAUSTED)
+        behind = behind.__cause__ or behind.__context__
+    return told
+
+
+def _explain(error: BaseException, saves_memory: str, known: set[int]) -> str | None:
     name, message = _innermost(error)
     whole = _text(error)
     if name == UserError.__name__ or (isinstance(error, UserError) and not _WITHIN_TEXT.search(whole)):
@@ -43,7 +53,7 @@ def explain(error: BaseException, saves_memory: str) -> str | None:
     if name in ("MemoryError", "_ArrayMemoryError", "OutOfMemoryError") or _OUT_OF_MEMORY.search(message):
         return f"out of memory ({_short(message)}); {saves_memory}"
     code = error.errno if isinstance(error, OSError) and error.errno else _errno_of(message)
-    if code in _OF_THE_MACHINE:
+    if code in known:
         return _refused(code, error, message)
     return None
 
@@ -79,7 +89,7 @@ def _refused(code: int, error: BaseException, message: str) -> str:
 
 def _shared_memory() -> str:
     place = Path("/dev/shm")
-    return f"/dev/shm has {shutil.disk_usage(place).free >> 20} MiB free" if place.is_dir() else "no /dev/shm"
+    return f"/dev/shm has {shutil.disk_usage(place).free:,} bytes free" if place.is_dir() else "no /dev/shm"
 
 
 def _text(error: BaseException) -> str:

@@ -23,14 +23,15 @@ class Volumes(Dataset):
 
 
 def batches(dataset: Dataset) -> DataLoader:
-    return DataLoader(dataset, 2, num_workers=1, collate_fn=torch.stack, worker_init_fn=workers.begin_worker)
+    return DataLoader(dataset, 2, num_workers=1, worker_init_fn=workers.begin_worker)
 
 
 def test_where_shared_memory_is_full_batches_come_through_the_pipe_and_it_is_said_once(monkeypatch, capfd):
-    def full(self):
+    def full(*_, **__):
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
-    monkeypatch.setattr(Tensor, "share_memory_", full)  # the forked worker has it too
+    monkeypatch.setattr(Tensor, "share_memory_", full)  # the forked worker has them too
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)
     monkeypatch.setattr(workers, "_is_said", False)
     read = list(batches(Volumes()))
     assert [batch.dtype for batch in read] == [torch.bfloat16] * 2

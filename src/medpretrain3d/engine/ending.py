@@ -120,6 +120,7 @@ class Ending:
         Raises:
             SystemExit: with 2 after bad input, else 1.
         """
+        sys.unraisablehook = lambda _: None  # what objects complain of while a failed program is torn down is no cause
         code, text = _told(error)
         is_sequel = _is_sequel(error)
         if is_sequel and signals.received is not None:
@@ -194,7 +195,7 @@ class Ending:
         except subprocess.TimeoutExpired:
             return death_of_unknown_cause(rank)
         # With an exit code of its own it has said why.
-        return death(f"process {rank}", code, SAVES_MEMORY) if code < 0 else ""
+        return f"error: {death(f'process {rank}', code, SAVES_MEMORY)}" if code < 0 else ""
 
     def _wait_for_children(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -221,10 +222,7 @@ def _in_launched_process(launcher: _MultiProcessingLauncher, *args: Any) -> None
 
 def death_of_unknown_cause(rank: int) -> str:
     """What is said of a process that is gone without a word."""
-    return (
-        f"process {rank} was lost: it was killed, or its machine; the same command continues; if memory ran out, "
-        + (SAVES_MEMORY)
-    )
+    return f"error: process {rank} was lost: it was killed, or its machine; if memory ran out, {SAVES_MEMORY}"
 
 
 def _told(error: BaseException) -> tuple[int, str]:

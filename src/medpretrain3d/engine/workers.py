@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import reduce_tensor
+from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from medpretrain3d.interruption import end_with_parent
 
@@ -25,6 +26,7 @@ def begin_worker(worker: int) -> None:
     """
     end_with_parent()
     ForkingPickler.register(Tensor, _reduce)
+    default_collate_fn_map[Tensor] = _stack
     obeyed = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     signal.pthread_sigmask(signal.SIG_BLOCK, obeyed)
     threading.Thread(target=_obey_parent, args=(obeyed, os.getppid()), daemon=True).start()
@@ -34,6 +36,15 @@ def _obey_parent(obeyed: set[signal.Signals], parent: int) -> None:
     while signal.sigwaitinfo(obeyed).si_pid != parent:
         pass
     os._exit(0)
+
+
+def _stack(batch: list[Tensor], **options: Any) -> Tensor:
+    """In place of PyTorch's own, which makes a worker's batches in shared memory or not at all."""
+    try:
+        stacked: Tensor = collate_tensor_fn(batch, **options)
+        return stacked
+    except RuntimeError:  # no space left in /dev/shm; or sizes differ, which is raised again
+        return torch.stack(batch)
 
 
 def _reduce(tensor: Tensor) -> Any:
@@ -55,7 +66,7 @@ def _from_pipe(raw: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> T
     if not _is_said:
         _is_said = True
         size = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
-        told = f"/dev/shm has {size.f_bsize * size.f_blocks >> 20} MiB" if size else "there is no /dev/shm"
+        told = f"/dev/shm has {size.f_bsize * size.f_blocks:,} bytes" if size else "there is no /dev/shm"
         print(
             f"{told}, too little for the batches of {shape} that loader workers read; they come through pipes, which "
             "takes longer: give the container more (docker run --shm-size), or lower data.num_workers",
