@@ -74,7 +74,8 @@ def test_a_signal_to_one_of_two_processes_ends_both_at_one_step(start, stage, si
 @pytest.mark.slow
 @pytest.mark.parametrize(("of", "cause"), [("rank 1", "process 1 was killed"), ("loader", "loader worker")])
 def test_the_loss_of_one_process_ends_all_with_one_line(start, of, cause):
-    run = start("pretrain", *TWO_PROCESSES, *LOADERS)
+    # Without a bar, whose lines are drawn anew at any time.
+    run = start("pretrain", *TWO_PROCESSES, *LOADERS, "--trainer.enable_progress_bar", "false")
     run.wait_for(lambda: run.num_steps >= 4)
     before = len(run.printed)
     run.tell(signal.SIGKILL, run.pids(of)[-1])
