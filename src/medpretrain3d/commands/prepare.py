@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medpretrain3d.commands.numbers import Number, Processes, SpacingMm
+from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.data.damage import check_store
 from medpretrain3d.data.prepare import PrepareOptions, prepare
 from medpretrain3d.data.specks import speck_notes
@@ -28,7 +28,7 @@ from medpretrain3d.data.split_notes import split_notes
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Whole
+from medpretrain3d.values import Real, Whole
 
 SAVES_MEMORY = "use fewer --workers"
 """What to change where memory runs out."""
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     spacing = parser.add_mutually_exclusive_group()
     spacing.add_argument(
         "--spacing-mm",
-        type=Number(SpacingMm),
+        type=Number(Real),
         nargs=3,
         metavar=("D", "H", "W"),
         help="resample to this; default: each scan's own",

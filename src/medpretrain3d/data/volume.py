@@ -180,8 +180,10 @@ def check_spacing(spacing_mm: Sequence[float]) -> None:
     Raises:
         UserError: it is not.
     """
-    if len(spacing_mm) != 3 or not all(np.isfinite(value) and value > 0 for value in spacing_mm):
-        raise UserError(f"spacing_mm {tuple(spacing_mm)}: wanted three positive numbers, along D, H and W")
+    if len(spacing_mm) != 3 or not all(0.01 <= value <= 1000 for value in spacing_mm):  # also false for NaN
+        raise UserError(
+            f"spacing_mm {tuple(spacing_mm)}: wanted three positive numbers, along D, H and W, from 0.01 to 1000"
+        )
 
 
 def _resampled_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
