@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 
 from medpretrain3d.cli import main
-from medpretrain3d.data.importers import layouts, read_raw
+from medpretrain3d.data.importers import layouts, nnunet, read_raw
 from medpretrain3d.data.importers.marks import BoxMark, SphereMark
 from medpretrain3d.data.prepare import prepare
 from medpretrain3d.data.store import Store
@@ -189,3 +189,19 @@ def test_every_layout_shows_its_tree_where_another_is_found(tmp_path, name):
     assert f"docs/datasets.md#{name}" in told
     assert layouts()[name].wanted in told
     assert told.endswith("found\n  holiday/\n    beach.jpg")
+
+
+@pytest.mark.parametrize(
+    ("channels", "names"),
+    [
+        ({"0": "CT", "1": "PET"}, ("CT", "PET")),
+        ({"PET": 1, "CT": 0}, ("CT", "PET")),
+        ({"CT": "0"}, ("CT",)),
+        ({"CT": [0]}, ()),
+        ({"CT": None}, ()),
+        (["CT"], ()),
+        ({"a": 0, "b": 0}, ()),
+    ],
+)
+def test_channel_names_may_be_turned_round(channels, names):
+    assert nnunet._channel_names({"channel_names": channels}) == names

@@ -110,8 +110,14 @@ def list_cases(
 
 
 def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    """In the order of their numbers; numbers and names may change places, as those of labels may."""
     channels = dataset.get("channel_names") or dataset.get("modality") or dataset.get("modalities") or {}
-    if not isinstance(channels, dict) or not all(str(key).isdigit() for key in channels):
+    if not isinstance(channels, dict):
+        return ()
+    numbers = [str(value) for value in channels.values()]
+    if all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers):
+        channels = {value: key for key, value in channels.items()}
+    if not all(str(key).isdecimal() for key in channels):
         return ()
     return tuple(str(channels[key]) for key in sorted(channels, key=int))
 
