@@ -184,8 +184,7 @@ def wanted(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(wanted(part) for part in parts))
     if origin is Literal:
-        names = [str(part) for part in parts]
-        return f"one of {', '.join(names)}" if len(names) > 2 else " or ".join(names)
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
     if hint is None or hint is type(None):
         return "null"
     if origin is tuple and (len(parts) != 2 or parts[1] is not Ellipsis):

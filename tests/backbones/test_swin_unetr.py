@@ -25,7 +25,7 @@ def test_features_are_those_of_monais_swin_transformer(is_v2):
 def test_published_weights_saw_six_of_eight_neighbours():
     assert len(set(MERGED_OFFSETS["all"])) == 8
     assert len(set(MERGED_OFFSETS["published"])) == 6
-    with pytest.raises(UserError, match="wanted all or published"):
+    with pytest.raises(UserError, match="wanted one of all, published"):
         SwinUNETR(merging="some")  # type: ignore[arg-type]
 
 

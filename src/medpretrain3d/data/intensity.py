@@ -191,7 +191,7 @@ class ZScore(Normalisation):
         UserError: another choice of voxels.
     """
 
-    def __init__(self, voxels: Literal["above_lowest", "all"] = "above_lowest") -> None:
+    def __init__(self, voxels: Annotated[Literal["above_lowest", "all"], Unchecked()] = "above_lowest") -> None:
         if voxels not in ("above_lowest", "all"):
             raise UserError(f"ZScore over '{voxels}' voxels: wanted above_lowest or all")
         self.voxels = voxels
