@@ -178,7 +178,7 @@ def test_a_thousand_random_cases_as_in_monai():
 def test_a_read_only_installation_compiles_without_a_cache(monkeypatch):
     import numba
 
-    from medpretrain3d.boxes import kernels
+    from medpretrain3d.compiled import compiled
 
     real = numba.njit
 
@@ -188,7 +188,7 @@ def test_a_read_only_installation_compiles_without_a_cache(monkeypatch):
         return real(**options)
 
     monkeypatch.setattr(numba, "njit", njit)
-    assert kernels.compiled(lambda x: x + 1)(2) == 3
+    assert compiled()(lambda x: x + 1)(2) == 3
 
 
 def test_a_negative_threshold_is_refused():

@@ -118,6 +118,19 @@ wait()
     assert program.returncode == 143
 
 
+def test_a_signal_that_comes_to_a_child_while_it_is_forked_is_the_childs():
+    killed_early = "import os\nos.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), 15))\n"
+    forks = """
+signals.mode = 'raise'
+child = os.fork()
+if not child:
+    time.sleep(60)
+print(os.WTERMSIG(os.waitpid(child, 0)[1]), signals.received)
+"""
+    command = [sys.executable, "-c", killed_early + PROGRAM + forks, "20"]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=50).stdout == "15 None\n"
+
+
 def test_a_command_that_is_told_to_end_says_so_in_one_line(tmp_path):
     command = [sys.executable, "-m", "medpretrain3d.cli", "phantom", str(tmp_path / "raw"), "--cases", "50"]
     program = subprocess.Popen(

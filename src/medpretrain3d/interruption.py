@@ -19,6 +19,7 @@ GRACE_S = 20.0
 SAME_S = 0.5
 """Ctrl-C reaches all processes of a terminal and may be passed on as well: within this time it counts once."""
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -80,7 +81,7 @@ class Signals:
         for end in self._pipe:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for signum in _ENDING:
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background
                 self._previous[signum] = signal.signal(signum, self._handle)
         threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True, name="signals").start()
@@ -164,6 +165,17 @@ def end_with_parent(signum: int = signal.SIGKILL) -> None:
 
 signals = Signals()
 """Those of this process."""
+_forking = threading.local()
+
+
+def _hold_back() -> None:
+    """Block the signals in the thread that forks: one that came to the child before it started anew would be written
+    into its parent's pipe, so that the parent ended and the child went on."""
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+def _let_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
 def _start_anew() -> None:
@@ -175,6 +187,7 @@ def _start_anew() -> None:
         for end in signals._pipe or ():
             os.close(end)
         signals.reset()
+    _let_through()
 
 
-os.register_at_fork(after_in_child=_start_anew)
+os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_start_anew)

@@ -135,7 +135,7 @@ def test_positions_of_the_decoder_differ_everywhere():
 def test_bad_settings_are_named():
     with pytest.raises(UserError, match=r"got mask_ratio \(0\.9, 0\.6\)"):
         MAE(ResEnc("XXS"), (0.9, 0.6))
-    with pytest.raises(UserError, match="got loss_on 'visible', wanted hidden or all"):
+    with pytest.raises(UserError, match="got loss_on 'visible', wanted one of hidden, all"):
         MAE(ResEnc("XXS"), loss_on="visible")
     with pytest.raises(UserError, match=r"got mask_block \(8, 8, 8\), wanted a multiple of \(16, 16, 16\)"):
         MAE(ViT("XXS"), mask_block=(8, 8, 8))
