@@ -8,9 +8,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import EncoderFile
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.data.unit import Unit
-from medpretrain3d.description import build, describe
 from medpretrain3d.engine.distributed import say
 
 
@@ -29,7 +29,7 @@ def follow_pretraining(encoder: EncoderFile, data: FinetuneData) -> None:
         say(f"window of the encoder's pretraining: {window}")
     ours = data.preprocessing().to_json()
     differs = {"spacing_mm": card.get("spacing_mm", ours["spacing_mm"])}
-    differs["window"] = ours["window"] if window is None else describe(window)
+    differs["window"] = ours["window"] if window is None else to_config(window)
     for name, theirs in differs.items():
         if theirs != ours[name]:
             rank_zero_warn(
@@ -53,7 +53,7 @@ def _window_of(card: dict[str, Any], unit: Unit) -> Normalisation | None:
     """The window that pretraining scans in a unit had; None where it saw none, or the card says nothing of windows."""
     if not card.get("window"):
         return None
-    window: Normalisation = build(card["window"]).of_unit(unit)
+    window: Normalisation = from_config(card["window"]).of_unit(unit)
     units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
     # Cards of others, and ours before they named units, have a window only: one in HU serves none but CT.
     return window if (unit in units if units else window.suits(unit)) else None

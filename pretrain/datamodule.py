@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
+from medpretrain3d.configurable import to_config
 from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.data.batches import PositionBatches
 from medpretrain3d.data.corpus import CaseRef, Corpus
@@ -18,7 +19,6 @@ from medpretrain3d.data.sampling import CaseOrder, Sites
 from medpretrain3d.data.store import Store
 from medpretrain3d.data.training_cases import training_cases
 from medpretrain3d.data.views import OneView, Views
-from medpretrain3d.description import describe
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
@@ -112,12 +112,12 @@ class PretrainData(Checked, L.LightningDataModule):
 
     def preprocessing(self) -> dict[str, Any]:
         """What fine-tuning has to do alike: spacing and window, in all and of each store."""
-        own = [describe(self.window.of_unit(unit)) for unit in self.corpus.units]
+        own = [to_config(self.window.of_unit(unit)) for unit in self.corpus.units]
         stores = [
             {"store": store.path.name, "unit": store.unit, "window": window}
             for store, window in zip(self.corpus.stores, own, strict=True)
         ]
-        window = own[0] if all(one == own[0] for one in own) else describe(self.window)
+        window = own[0] if all(one == own[0] for one in own) else to_config(self.window)
         return {"spacing_mm": self.corpus.spacing_mm, "window": window, "patch": self.patch, "stores": stores}
 
     def train_dataloader(self) -> DataLoader[Any]:

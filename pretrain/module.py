@@ -16,7 +16,7 @@ from medpretrain3d.backbones import (
     origin,
     read_encoder,
 )
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
@@ -114,7 +114,7 @@ class PretrainModule(Checked, L.LightningModule):
         """What an encoder file says of the encoder: how it sees images, how it was trained, where it began."""
         facts = self.facts()
         pretraining = {
-            "objective": describe(self.objective),
+            "objective": to_config(self.objective),
             "paradigm": facts["paradigm"],
             "method": facts["method"],
             "seed": self.data.seed,

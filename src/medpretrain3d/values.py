@@ -1,7 +1,7 @@
 """Values of options: what an argument may be is written in its type, and compared wherever the object is made.
 
 A range is written once, in the signature, and holds for a recipe, for Python and for what a file describes
-(`description.build`), since it is looked at where the object is made.
+(`configurable.from_config`), since it is looked at where the object is made.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import torch
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.backbones.resenc import PRESETS
-from medpretrain3d.description import build, describe
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.errors import UserError
 
 
@@ -52,9 +52,9 @@ def test_group_norm_with_one_channel_per_group_is_instance_norm():
     torch.testing.assert_close(instance_norm(3)(x), expected)
 
 
-def test_description_builds_the_same_network():
+def test_config_builds_the_same_network():
     backbone = ResEnc("XXS", in_channels=2)
-    twin = build(describe(backbone))
+    twin = from_config(to_config(backbone))
     twin.load_state_dict(backbone.state_dict())
     x = torch.randn(1, 2, 16, 16, 16)
     for a, b in zip(backbone(x), twin(x), strict=True):

@@ -11,7 +11,7 @@ import torch
 
 from medpretrain3d import detection, objectives
 from medpretrain3d.boxes import Targets
-from medpretrain3d.description import build, describe
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
 from tests.tiny import TINY_BACKBONES, tiny_backbone
@@ -98,7 +98,7 @@ def test_detections_lie_in_the_image_with_falling_scores(cls):
     ids=lambda part: type(part).__name__,
 )
 def test_every_part_can_be_rebuilt_from_plain_data(part):
-    twin = build(json.loads(json.dumps(describe(part))))
+    twin = from_config(json.loads(json.dumps(to_config(part))))
     twin.load_state_dict(part.state_dict())
-    assert describe(twin) == describe(part)
-    assert describe(copy.deepcopy(part)) == describe(part)
+    assert to_config(twin) == to_config(part)
+    assert to_config(copy.deepcopy(part)) == to_config(part)

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "src" / "medpretrain3d"
 GROUND = {
-    *("errors", "description", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"),
+    *("errors", "configurable", "atomic", "memory", "names", "documents", "processes", "randomness", "finite"),
     *("interruption", "failure", "values", "compiled"),
 }
 MAY_IMPORT = {
@@ -31,7 +31,7 @@ MAY_IMPORT = {
     },
     "cli": {"commands"},
     "errors": set(),
-    "description": set(),
+    "configurable": set(),
     "atomic": set(),
     "compiled": set(),
     "memory": set(),

@@ -18,9 +18,9 @@ from finetune.datamodule import FinetuneData
 from medpretrain3d import cli
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.configurable import Configurable, from_config, to_config
 from medpretrain3d.data.case_labels import CaseLabelView
 from medpretrain3d.data.intensity import Window
-from medpretrain3d.description import Described, build, describe
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.optimiser import OptimConfig
 from medpretrain3d.engine.run import RunConfig
@@ -48,7 +48,7 @@ ANYTHING = st.sampled_from(BAD_NUMBERS + BAD_TYPES)
 def below(cls: type) -> set[type]:
     """All subclasses in the library that are no bases only."""
     children = {child for one in type.__subclasses__(cls) for child in below(one)}
-    is_base = inspect.isabstract(cls) or cls in (Described, Backbone, TokenBackbone, Objective, Detector)
+    is_base = inspect.isabstract(cls) or cls in (Configurable, Backbone, TokenBackbone, Objective, Detector)
     return children if is_base or not cls.__module__.startswith("medpretrain3d.") else {cls, *children}
 
 
@@ -83,7 +83,7 @@ def right_arguments(cls: type) -> dict[str, Any]:
     return {parameter.name: known[parameter.name] for parameter in needed}
 
 
-CLASSES = sorted(below(Described), key=lambda cls: f"{cls.__module__}.{cls.__name__}")
+CLASSES = sorted(below(Configurable), key=lambda cls: f"{cls.__module__}.{cls.__name__}")
 CONFIGS: list[type] = [OptimConfig, InferenceConfig, RunConfig]
 
 
@@ -112,8 +112,8 @@ def test_any_value_makes_an_object_or_one_line(cls, data):
     if isinstance(made, str):
         assert "\n" not in made
         assert len(made) < 1000
-    elif isinstance(made, Described) and not isinstance(made, Detector | Objective):
-        build(describe(made))  # what was taken can be written down and read again
+    elif isinstance(made, Configurable) and not isinstance(made, Detector | Objective):
+        from_config(to_config(made))  # what was taken can be written down and read again
 
 
 @pytest.mark.parametrize("cls", [cls for cls in CLASSES if cls is not CaseLabelView], ids=lambda cls: cls.__name__)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.intensity import ForegroundZScore, NamedWindow, PerChannel, PerUnit, Window, ZScore
 from medpretrain3d.data.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.data.volume import Volume
-from medpretrain3d.description import build, describe
 from medpretrain3d.errors import UserError
 
 EVERY_NORMALISATION = [
@@ -45,7 +45,7 @@ def test_arrays_and_tensors_agree():
 
 
 def test_a_window_is_rebuilt_from_its_description():
-    assert build(describe(Window(-150, 250))) == Window(-150, 250)
+    assert from_config(to_config(Window(-150, 250))) == Window(-150, 250)
 
 
 @pytest.mark.parametrize("ends", [(1, 1), (5, -5), (float("nan"), 1), (0, float("inf"))])
@@ -107,7 +107,7 @@ def test_volumes_in_hu_and_others_have_a_normalisation_each():
     both = PerUnit(hu=NamedWindow("lung"))
     np.testing.assert_array_equal(both.fitted_to(ct)(ct.array), NamedWindow("lung")(ct.array))
     np.testing.assert_array_equal(both.fitted_to(mr)(mr.array), ZScore().fitted(mr.statistics)(mr.array))
-    rebuilt = build(json.loads(json.dumps(describe(both))))
+    rebuilt = from_config(json.loads(json.dumps(to_config(both))))
     np.testing.assert_array_equal(rebuilt.fitted_to(mr)(mr.array), both.fitted_to(mr)(mr.array))
     assert [Window().suits("any"), ZScore().suits("any"), both.suits("any"), PerUnit(other=Window()).suits("any")] == [
         *(False, True, True, False)
@@ -152,7 +152,9 @@ def test_each_channel_by_its_own():
 def test_every_normalisation_is_rebuilt_from_plain_data_and_agrees_on_arrays_and_tensors(normalisation):
     image = np.random.default_rng(0).integers(-1024, 2000, (2, 3, 4, 5)).astype(np.int16)
     before = image.copy()
-    rebuilt = build(json.loads(json.dumps(describe(normalisation)))).fitted(channel_statistics(image, [-1024] * 2))
+    rebuilt = from_config(json.loads(json.dumps(to_config(normalisation)))).fitted(
+        channel_statistics(image, [-1024] * 2)
+    )
     result = rebuilt(image)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(image, before)

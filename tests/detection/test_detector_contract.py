@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.description import build, describe
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import (
     FCOS,
     DeformableDETR,
@@ -194,10 +194,10 @@ def test_description_and_weights_rebuild_the_detector(detector):
         DeformableDETR: {"auxiliary": Denoising(groups=2), "criterion": SetLoss(class_cost=1.0)},
     }.get(detector, {})
     model = make(detector, strides=ANISOTROPIC, **options)
-    rebuilt = build(describe(model))
+    rebuilt = from_config(to_config(model))
     rebuilt.load_state_dict(model.state_dict())
     assert type(rebuilt) is detector
-    assert describe(rebuilt) == describe(model)
+    assert to_config(rebuilt) == to_config(model)
     one, two = model.detect(image())[0], rebuilt.detect(image())[0]
     assert one.boxes.equal(two.boxes)
     assert one.scores.equal(two.scores)
@@ -236,7 +236,7 @@ def test_levels_that_the_backbone_lacks_are_refused(detector):
 
 
 def test_a_detector_is_described_with_its_defaults():
-    arguments = describe(make(RetinaUNet))["init_args"]
+    arguments = to_config(make(RetinaUNet))["init_args"]
     assert arguments["backbone"]["init_args"]["preset"] == "XXS"
     assert arguments["matcher"] is None
     assert arguments["detections_per_image"] == 100

@@ -18,6 +18,7 @@ from medpretrain3d.backbones.checkpoints import EncoderFile, read_encoder, save_
 from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
 from medpretrain3d.backbones.checkpoints.raw import open_checkpoint
 from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.configurable import to_config
 from medpretrain3d.data.case_labels import CaseLabelView
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.importers import read_raw
@@ -25,7 +26,6 @@ from medpretrain3d.data.importers.pn9 import read_array
 from medpretrain3d.data.quarantine import read_note, write_note
 from medpretrain3d.data.readers import read_scan
 from medpretrain3d.data.store import Content, Object, Store, write_case, write_index
-from medpretrain3d.description import describe
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.recipe import check_recipe
@@ -100,7 +100,7 @@ def write_all(root: Path) -> dict[str, Kind]:
 
     foreign = root / "foreign"
     foreign.mkdir()
-    nnssl = EncoderFile(describe(backbone), backbone.state_dict(), {"preprocessing": {"patch": [32] * 3}}, "0")
+    nnssl = EncoderFile(to_config(backbone), backbone.state_dict(), {"preprocessing": {"patch": [32] * 3}}, "0")
     write_nnssl(foreign / "checkpoint_final.pth", nnssl)
     add("nnssl .pth", foreign / "checkpoint_final.pth", lambda: read_encoder(foreign), OF_BYTES)
     weights = {"stem.weight": torch.randn(4, 3), "stem.bias": torch.ones(4)}

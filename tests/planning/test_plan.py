@@ -8,11 +8,11 @@ import SimpleITK as sitk
 import yaml
 
 from medpretrain3d import cli
+from medpretrain3d.configurable import from_config
 from medpretrain3d.data.case import Content, Object, write_case
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.grid import Grid
 from medpretrain3d.data.store import Store, write_index
-from medpretrain3d.description import build
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import make_plan, read_plan
 from medpretrain3d.planning.make import estimate
@@ -114,8 +114,8 @@ def test_the_command_writes_an_editable_plan_and_prints_a_recipe(tmp_path, capsy
     assert "# mean_best_iou: 1.0" in first
     assert "# prepare with --spacing-mm 2 1 1" in first
     arguments = yaml.safe_load(first)["model"]["detector"]["init_args"]
-    assert build(arguments["anchors"]).num_levels == 2
-    assert build(arguments["backbone"]).levels[0].stride == (1, 1, 1)
+    assert from_config(arguments["anchors"]).num_levels == 2
+    assert from_config(arguments["backbone"]).levels[0].stride == (1, 1, 1)
     document = json.loads(path.read_text(encoding="utf-8"))
     document["batch_size"] = 7
     path.write_text(json.dumps(document))

@@ -9,10 +9,10 @@ import pytest
 
 from finetune import __main__ as finetune
 from medpretrain3d.backbones import ResEnc, save_encoder
+from medpretrain3d.configurable import to_config
 from medpretrain3d.data.crops import CropReader
 from medpretrain3d.data.intensity import NamedWindow, PerUnit, Window, ZScore
 from medpretrain3d.data.placement import PLAIN
-from medpretrain3d.description import describe
 from medpretrain3d.inference import load_bundle
 from pretrain import __main__ as pretrain
 from pretrain.datamodule import PretrainData
@@ -49,7 +49,7 @@ def test_the_recipe_s_window_is_that_of_all_stores_and_said_where_it_means_nothi
         "mr_cubes: its values have no unit, and the constants of Window(low_hu=0, high_hu=9000) do"
         in capsys.readouterr().out
     )
-    assert data.preprocessing()["window"] == describe(Window(0, 9000))
+    assert data.preprocessing()["window"] == to_config(Window(0, 9000))
     assert all(seen(data, ref).max() <= 1 for ref in data.train_cases)
 
 
@@ -76,29 +76,29 @@ def fit(tmp_path):
 def test_the_card_says_which_and_fine_tuning_takes_that_of_its_unit(encoder_of_both, cube_store, mr_store, fit):
     preprocessing = json.loads((encoder_of_both / "encoder.json").read_text(encoding="utf-8"))["preprocessing"]
     assert preprocessing["stores"] == [
-        {"store": "cubes", "unit": "hu", "window": describe(Window())},
-        {"store": "mr_cubes", "unit": "any", "window": describe(ZScore())},
+        {"store": "cubes", "unit": "hu", "window": to_config(Window())},
+        {"store": "mr_cubes", "unit": "any", "window": to_config(ZScore())},
     ]
-    assert preprocessing["window"] == describe(PerUnit())
+    assert preprocessing["window"] == to_config(PerUnit())
     steps = ("--trainer.max_steps", "3")
-    assert describe(fit(cube_store, encoder_of_both, *steps).window) == describe(Window())
-    assert describe(fit(mr_store, encoder_of_both, *steps).window) == describe(ZScore())
+    assert to_config(fit(cube_store, encoder_of_both, *steps).window) == to_config(Window())
+    assert to_config(fit(mr_store, encoder_of_both, *steps).window) == to_config(ZScore())
 
 
-@pytest.mark.parametrize("stores", [[{"store": "ct", "unit": "hu", "window": describe(Window(-900, 500))}], None])
+@pytest.mark.parametrize("stores", [[{"store": "ct", "unit": "hu", "window": to_config(Window(-900, 500))}], None])
 def test_a_window_of_ct_is_not_taken_for_mr_and_that_is_said(stores, mr_store, cube_store, fit, tmp_path):
     # Cards written before stores were named hold a window only.
-    card = {"preprocessing": {"window": describe(Window(-900, 500)), **({"stores": stores} if stores else {})}}
+    card = {"preprocessing": {"window": to_config(Window(-900, 500)), **({"stores": stores} if stores else {})}}
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), card)
     steps = ("--trainer.max_steps", "3")
     with pytest.warns(UserWarning, match=r"no scans in the unit of this data \(not HU\): no window"):
         mr = fit(mr_store, tmp_path / "encoder", *steps)
-    assert describe(mr.window) == describe(ZScore())
+    assert to_config(mr.window) == to_config(ZScore())
     assert fit(cube_store, tmp_path / "encoder", *steps).window == Window(-900, 500)
 
 
 def test_a_window_by_unit_of_a_recipe_is_resolved_in_the_bundle(mr_store, tmp_path, fit):
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
-    window = json.dumps(describe(PerUnit(other=ZScore("all"))))
+    window = json.dumps(to_config(PerUnit(other=ZScore("all"))))
     kept = fit(mr_store, tmp_path / "encoder", "--data.window", window, "--trainer.max_steps", "3")
-    assert describe(kept.window) == describe(ZScore("all"))
+    assert to_config(kept.window) == to_config(ZScore("all"))

@@ -13,8 +13,8 @@ from finetune import __main__ as program
 from finetune.module import FinetuneModule
 from medpretrain3d import cli
 from medpretrain3d.backbones import ResEnc, save_encoder
+from medpretrain3d.configurable import to_config
 from medpretrain3d.data.intensity import Window
-from medpretrain3d.description import describe
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
 from medpretrain3d.inference.seen_cases import SeenCases
@@ -90,7 +90,7 @@ def test_an_encoder_is_loaded_reported_and_remembered(fit, encoder, capsys):
 
 
 def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit, tmp_path):
-    window = describe(Window(-900, 500))
+    window = to_config(Window(-900, 500))
     card = {"preprocessing": {"window": window, "spacing_mm": [1.0, 1.0, 1.0]}, "licence": "cc-by-4.0"}
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), card)
     start = ("--model.init_from", str(tmp_path / "encoder"), "--trainer.max_steps", "3")
@@ -99,7 +99,7 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
     ):
         taken = fit(*start, name="taken")
     with pytest.warns(UserWarning, match="window of the encoder's pretraining is"):
-        kept = fit(*start, "--data.window", json.dumps(describe(Window(-1000, 800))), name="kept")
+        kept = fit(*start, "--data.window", json.dumps(to_config(Window(-1000, 800))), name="kept")
     bundles = [json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8")) for folder in (taken, kept)]
     assert [bundle["preprocessing"]["window"]["init_args"]["low_hu"] for bundle in bundles] == [-900, -1000]
     assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from pretrain import __main__ as program
 from pretrain.module import PretrainModule
@@ -35,7 +35,7 @@ def weights(folder):
 def test_two_steps_end_with_an_encoder_file_curves_and_pictures(fit, cube_store):
     folder = fit()
     encoder = read_encoder(folder / "encoder")
-    backbone = build(encoder.architecture)
+    backbone = from_config(encoder.architecture)
     backbone.load_state_dict(encoder.weights)
     card = encoder.card
     assert card["pretraining"]["steps"] == 6

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.randomness import drawing_from, sample_seeds
 
@@ -28,7 +28,7 @@ class Level:
     stride: tuple[int, int, int]
 
 
-class Backbone(Described, nn.Module):
+class Backbone(Configurable, nn.Module):
     """A 3D encoder. Subclasses set `levels` (finest first) and return one tensor per level.
 
     `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples

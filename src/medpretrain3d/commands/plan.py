@@ -19,11 +19,11 @@ import yaml
 from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.configurable import to_config
 from medpretrain3d.data.corpus import Corpus
 from medpretrain3d.data.foreground import foreground_normalisation
 from medpretrain3d.data.specks import speck_notes
 from medpretrain3d.data.store import Store
-from medpretrain3d.description import describe
 from medpretrain3d.planning import Plan, make_plan, read_plan
 from medpretrain3d.values import Layers, Positive
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         window = foreground_normalisation(Store(args.source))
         for doubt in Corpus([args.source]).doubts_about(window):
             print(f"note: {doubt}", file=sys.stderr)
-        plan = replace(plan, window=describe(window))
+        plan = replace(plan, window=to_config(window))
     if args.output:
         plan.write(args.output)
     print(_as_recipe(plan), end="")

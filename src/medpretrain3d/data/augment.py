@@ -10,8 +10,8 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.data.placement import Placement
-from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Axis, NonNegative, Positive, Positives, Share
 
@@ -21,7 +21,7 @@ MOST_ELASTIC = 1 / 6
 """With displacements below this share of the nodes' distance, slopes add up to less than 1 and nothing folds."""
 
 
-class SpatialAugment(Described):
+class SpatialAugment(Configurable):
     """Rotation, isotropic zoom, elastic deformation and mirroring, drawn as nnU-Net's recipe does.
 
     Rotations are rigid in millimetres, also where voxels are no cubes.
@@ -120,7 +120,7 @@ class IntensityChange:
         return image
 
 
-class IntensityAugment(Described):
+class IntensityAugment(Configurable):
     """Noise, blur, brightness, contrast and gamma with the probabilities of the nnDetection recipe.
 
     Works on images in [-1, 1]; the published standard deviations are for images of unit variance, which a CT window

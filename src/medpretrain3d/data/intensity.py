@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overl
 
 import numpy as np
 
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.data.statistics import ChannelStatistics
 from medpretrain3d.data.unit import Unit
-from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Finite, Real, Unchecked
 
@@ -35,7 +35,7 @@ class Measured(Protocol):
 Numbers = Real | Sequence[Real]
 
 
-class Normalisation(Described, ABC):
+class Normalisation(Configurable, ABC):
     """Maps an image of any shape and numeric type to a new float32 one.
 
     One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's

@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.data.arrays import CHUNK_VOX
 from medpretrain3d.data.batches import generator_at, shuffled
 from medpretrain3d.data.case import Case
 from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.data.placement import Patch
-from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Finite, Share
 
@@ -80,7 +80,7 @@ class CaseOrder:
 
 
 @dataclass(frozen=True)
-class Sites(Described):
+class Sites(Configurable):
     """Where crops are placed: on objects, on foreground, and otherwise anywhere, without reading more than a block.
 
     Args:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.data.corpus import CaseRef, Corpus
 from medpretrain3d.data.crops import CropReader
 from medpretrain3d.data.placement import Patch
 from medpretrain3d.data.sampling import CaseOrder, inside, uniform_start
-from medpretrain3d.description import Described
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Counts, Share, Steps
 
@@ -26,7 +26,7 @@ Unlabelled = Literal["error", "skip"]
 """What to do about cases without the labels that a view shows."""
 
 
-class Views(Described):
+class Views(Configurable):
     """What a sample consists of; named in a recipe as `data.views`.
 
     `draw` reads the crops of one sample, `collate` makes a batch of finished samples. The data set adds `seed`.

@@ -8,14 +8,14 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Finite
 
 Shape = tuple[int, int, int]
 
 
-class AnchorGrid(Described):
+class AnchorGrid(Configurable):
     """The same anchors centred on every cell of a level: cell `c` of stride `s` has its centre at `(c + 0.5) s`.
 
     Args:

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.set_loss import UnitTargets
 from medpretrain3d.processes import largest
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
 from medpretrain3d.values import Layers, NonNegative, Rows, Share
 
 
-class Denoising(Described):
+class Denoising(Configurable):
     """Queries that start at spoilt objects and are to restore them (Li et al., DN-DETR, 2022).
 
     Each group holds every object of an image once. Groups see neither each other nor the queries of detection, which
@@ -65,7 +65,7 @@ class Denoising(Described):
         return torch.stack(boxes), torch.stack(labels), given
 
 
-class OneToMany(Described):
+class OneToMany(Configurable):
     """Further proposals as queries, several of which are given to each object (Jia et al., H-DETR, 2023).
 
     Args:

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import total
 
 logger = logging.getLogger(__name__)
 
 
-class Detector(Described, nn.Module):
+class Detector(Configurable, nn.Module):
     """A network that finds boxes. Subclasses set `backbone` and `num_classes` and implement the two verbs.
 
     Every trainable parameter receives a gradient from `losses`, also when no image holds an object: distributed

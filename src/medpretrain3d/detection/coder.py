@@ -10,11 +10,11 @@ import torch
 from annotated_types import MaxLen, MinLen
 from torch import Tensor
 
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.values import Positive
 
 
-class BoxCoder(Described):
+class BoxCoder(Configurable):
     """Deltas in units of the anchor (Girshick et al., 2014): `t = w (c - c_a) / e_a` and `t = w ln(e / e_a)`.
 
     Computes in float32 whatever comes in: bf16 turns 160.5 into 160.

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired_iou
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Layers, Share
 
 
-class Matcher(Described):
+class Matcher(Configurable):
     """Assigns objects to anchors. Subclasses implement the call."""
 
     def __call__(

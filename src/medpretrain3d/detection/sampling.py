@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.losses import sigmoid_focal_loss
 from medpretrain3d.processes import among_lowest, mean_over_samples, total
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds
@@ -16,7 +16,7 @@ IGNORED = -2
 BACKGROUND = -1
 
 
-class ClassificationLoss(Described):
+class ClassificationLoss(Configurable):
     """Anchors' logits and labels of a batch in, one weighted scalar out. Subclasses implement the call."""
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:

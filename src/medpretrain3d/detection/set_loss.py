@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import generalized_box_iou
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
 from medpretrain3d.processes import mean_over_samples
@@ -38,7 +38,7 @@ def from_unit(unit: Tensor, shape: Shape) -> Tensor:
     )
 
 
-class SetLoss(Described):
+class SetLoss(Configurable):
     """Hungarian matching and the losses of what it matches (Carion et al., 2020, eq. 1 and 2, with focal classes).
 
     Args:

@@ -333,13 +333,13 @@ def _known_keys(parser: LightningArgumentParser) -> set[str]:
 
 
 def _constructor_names() -> set[str]:
-    """Argument names of every described class that is imported: what a nested key may have meant."""
+    """Argument names of every configurable class that is imported: what a nested key may have meant."""
     from inspect import signature
 
-    from medpretrain3d.description import Described
+    from medpretrain3d.configurable import Configurable
 
     def below(cls: type) -> set[type]:
         children: list[type] = type.__subclasses__(cls)
         return {cls}.union(*(below(child) for child in children))
 
-    return {name for cls in below(Described) for name in signature(cls).parameters}
+    return {name for cls in below(Configurable) for name in signature(cls).parameters}

@@ -1,6 +1,6 @@
 """The detector bundle: a folder with weights and everything that prediction needs to know, and no training code.
 
-`detector.safetensors` holds the weights, `bundle.json` the description of the network, its classes, the preprocessing
+`detector.safetensors` holds the weights, `bundle.json` the config of the network, its classes, the preprocessing
 of its images, how inference is done and where it all came from.
 """
 
@@ -22,9 +22,9 @@ from medpretrain3d.backbones.checkpoints.completeness import differences, outlin
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.data.intensity import Normalisation, Window
 from medpretrain3d.data.unit import Unit
-from medpretrain3d.description import build, describe
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
@@ -80,10 +80,10 @@ class Preprocessing:
     unit: Unit = "hu"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the window as its description."""
+        """Plain data, the window as its config."""
         spacing_mm = None if self.spacing_mm is None else list(self.spacing_mm)
         own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"patch": list(self.patch), "spacing_mm": spacing_mm, "window": describe(self.window)}
+        return own | {"patch": list(self.patch), "spacing_mm": spacing_mm, "window": to_config(self.window)}
 
     @staticmethod
     def from_json(document: Mapping[str, Any]) -> Preprocessing:
@@ -92,7 +92,7 @@ class Preprocessing:
         if document.get("spacing_mm") is not None:
             known["spacing_mm"] = tuple(document["spacing_mm"])
         if "window" in document:
-            known["window"] = build(document["window"])
+            known["window"] = from_config(document["window"])
             if not isinstance(known["window"], Normalisation):
                 raise UserError(f"window: {document['window'].get('class_path')} is no normalisation; {_ADVICE}")
         return Preprocessing(**known)
@@ -136,7 +136,7 @@ def save_bundle(
 
     Args:
         folder: where it goes.
-        detector: any detector of this package, built from described parts.
+        detector: any detector of this package, built from configurable parts.
         classes: names, in the order of the labels.
         preprocessing: of its training images.
         inference: `None` is `InferenceConfig()`.
@@ -161,7 +161,7 @@ def save_bundle(
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "detector": describe(detector),
+        "detector": to_config(detector),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         "classes": list(classes),
         "preprocessing": preprocessing.to_json(),
@@ -203,7 +203,7 @@ def load_bundle(folder: Path) -> Bundle:
     document, text = _read_document(folder)
     path, weights_path = folder / DOCUMENT, folder / WEIGHTS
     weights = read_weights(weights_path, document["weights_sha256"])
-    # Before memory is given to it: a description of a few bytes can speak of a network of many gigabytes.
+    # Before memory is given to it: a config of a few bytes can speak of a network of many gigabytes.
     detector = outline(path, document["detector"], weights)
     if not isinstance(detector, Detector):
         raise UserError(f"{path}: describes a {type(detector).__name__}, wanted a detector; {_ADVICE}")
@@ -212,7 +212,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise UserError(f"{weights_path}: does not fit the network of bundle.json: {told}; {_ADVICE}")
     require_finite(str(weights_path), weights, "its training diverged, so it finds nothing; train again")
     try:
-        detector = cast(Detector, build(document["detector"]))
+        detector = cast(Detector, from_config(document["detector"]))
         preprocessing = Preprocessing.from_json(document["preprocessing"])
         inference = InferenceConfig.from_json(document["inference"])
         _check_classes(document["classes"], detector)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.atomic import finished_folder
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
@@ -120,7 +120,7 @@ def _about(bundle: Bundle, shapes: dict[str, list[Any]], difference: float) -> d
         "classes": list(bundle.classes),
         "image": ["B", bundle.preprocessing.num_channels, *bundle.preprocessing.patch],
         **shapes,
-        "detector": describe(bundle.detector),
+        "detector": to_config(bundle.detector),
         "preprocessing": bundle.preprocessing.to_json(),
         "inference": asdict(bundle.inference),
         "difference_to_eager": difference,

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
-from medpretrain3d.description import Described
+from medpretrain3d.configurable import Configurable
 from medpretrain3d.randomness import counter_random, derived_seeds, sample_seeds
 
 Batch = Mapping[str, Tensor]
@@ -37,7 +37,7 @@ class ObjectiveOutput:
     """
 
 
-class Objective(Described, nn.Module):
+class Objective(Configurable, nn.Module):
     """A pretraining task around a backbone: batch in, loss and named scalars out.
 
     Whatever is thrown away after pretraining (decoders, projectors) lives here, never in the backbone. Random choices

@@ -11,8 +11,8 @@ from typing import Any
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
+from medpretrain3d.configurable import Config, from_config
 from medpretrain3d.data.intensity import Normalisation
-from medpretrain3d.description import Description, build
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
@@ -45,7 +45,7 @@ class Plan:
     """Finest stage that objects are detected on; None without objects."""
     anchors: tuple[tuple[Size, ...], ...] | None = None
     """Extents in voxels, per detection level; None without objects."""
-    window: Description | None = None
+    window: Config | None = None
     """How intensities are normalised, a class of `medpretrain3d.data.intensity`; None leaves that to the recipe."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """What the plan was made from and what it promised; edited values leave it as it is."""
@@ -146,7 +146,7 @@ def _check_window(window: Any) -> None:
     if not isinstance(window, Mapping) or "class_path" not in window:
         raise UserError(f"window: got {window!r}, wanted class_path and init_args of a normalisation")
     try:
-        normalisation = build(window)
+        normalisation = from_config(window)
     except UserError as error:
         raise UserError(f"window: {error}") from error
     if not isinstance(normalisation, Normalisation):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import ResEnc, TokenPyramid, ViT, load_encoder, read_encoder, save_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 
 
@@ -21,7 +21,7 @@ def test_round_trip_gives_the_same_features(encoder_folder):
     torch.manual_seed(0)
     original = ResEnc("XXS")
     encoder = read_encoder(encoder_folder)
-    other = build(encoder.architecture)
+    other = from_config(encoder.architecture)
     report = load_encoder(other, encoder)
     x = torch.randn(1, 1, 16, 16, 16)
     for a, b in zip(original(x), other(x), strict=True):

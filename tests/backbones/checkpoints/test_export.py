@@ -5,7 +5,7 @@ import torch
 
 from medpretrain3d import cli
 from medpretrain3d.backbones import PlainConv, Primus, ResEnc, ViT, read_encoder, save_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 
 CARD = {
     "preprocessing": {
@@ -35,7 +35,7 @@ def test_an_export_read_back_gives_the_same_features(tmp_path, name, format_, ca
     out = tmp_path / "exported"
     assert cli.main(["export", str(tmp_path / "encoder"), "--format", format_, "-o", str(out)]) == 0
     again = read_encoder(out)
-    twin = build(again.architecture).eval()
+    twin = from_config(again.architecture).eval()
     twin.load_state_dict(again.weights)
     image = torch.randn(1, backbone.in_channels, 32, 32, 16)
     with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import Backbone, Primus, ReadOptions, ResEnc, read_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 
 RESENC_KEYS = {
     "key_to_encoder": "encoder.stages",
@@ -69,7 +69,7 @@ def test_a_published_size_is_read_as_itself(tmp_path, make, class_name, prefix, 
     encoder = read_encoder(path, ReadOptions(token_order="whd"))
     assert encoder.architecture["init_args"]["preset"] == preset
     with torch.device("meta"):
-        twin = build(encoder.architecture)
+        twin = from_config(encoder.architecture)
     twin.load_state_dict(encoder.weights, assign=True)
     twin.eval()
     image = torch.randn(1, 1, 64, 32, 32)

@@ -5,12 +5,12 @@ import torch
 
 from medpretrain3d.backbones import EncoderFile, Primus, ResEnc, TokenPyramid, load_encoder
 from medpretrain3d.backbones.checkpoints.fitting import fit_channels, fit_kernel
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
 
 def encoder_of(backbone) -> EncoderFile:
-    return EncoderFile(describe(backbone), backbone.state_dict(), {}, "0" * 64)
+    return EncoderFile(to_config(backbone), backbone.state_dict(), {}, "0" * 64)
 
 
 def test_channels_are_repeated_and_divided_or_added():

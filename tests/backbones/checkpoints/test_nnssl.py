@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from medpretrain3d.backbones import EncoderFile, ReadOptions, load_encoder, read_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from tests.backbones.checkpoints.reference import CHECKPOINTS, assert_reference_features, reference_image
 
@@ -20,7 +20,7 @@ def features(encoder: EncoderFile, shape=(32, 32, 32), **changes):
     """Of the network in the file, or of one with other arguments that is loaded from it."""
     architecture = copy.deepcopy(encoder.architecture)
     architecture["init_args"] |= changes
-    backbone = build(architecture).eval()
+    backbone = from_config(architecture).eval()
     load_encoder(backbone, encoder)
     with torch.no_grad():
         return backbone(reference_image(shape, backbone.in_channels))
@@ -69,7 +69,7 @@ def test_the_order_of_tokens_is_kept_on_a_longer_image(shared):
     embedding = {name: value for name, value in by_default.weights.items() if name.startswith("down_projection")}
     # Exchanging D and H in the image needs the same in the patches' own weights.
     embedding["down_projection.proj.weight"] = embedding["down_projection.proj.weight"].transpose(2, 3)
-    ours, theirs = build(by_default.architecture).eval(), build(as_they_are.architecture).eval()
+    ours, theirs = from_config(by_default.architecture).eval(), from_config(as_they_are.architecture).eval()
     ours.load_state_dict(by_default.weights)
     theirs.load_state_dict(as_they_are.weights | embedding)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_what_a_user_must_know_is_told(shared):
     stale = read_encoder(shared / CHECKPOINTS / "resenc_s3d_stale")
     assert len(stale.notes) == 1
     assert "66 tensors have a stale copy" in stale.notes[0]
-    report = load_encoder(build(stale.architecture), stale)
+    report = load_encoder(from_config(stale.architecture), stale)
     assert "66 of 66 backbone tensors matched; fresh: none; unused: decoder (24)" in str(report)
     assert "stale copy" in str(report)
     assert "licence: not stated in the file" in str(report)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import ReadOptions, primus, read_encoder
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from tests.backbones.checkpoints.reference import CHECKPOINTS, assert_reference_features, reference_image
 
@@ -69,14 +69,14 @@ def residual(shared):
 @pytest.mark.parametrize("configuration", ["3d_fullres", "3d_cascade_fullres"])
 def test_the_encoder_of_a_residual_u_net(shared, write, configuration):
     encoder = read_encoder(write("resenc_mae", residual(shared), configuration))
-    backbone = build(encoder.architecture).eval()
+    backbone = from_config(encoder.architecture).eval()
     backbone.load_state_dict(encoder.weights)
     with torch.no_grad():
         assert_reference_features(shared, backbone(reference_image((32, 32, 32))), "resenc/encoder", 1e-5)
     assert encoder.format == "nnU-Net checkpoint"
     assert encoder.unused == {"decoder": 24}
     assert encoder.card["preprocessing"]["spacing_mm"] == [2.5, 0.8, 0.8]
-    seen = build(encoder.card["preprocessing"]["window"])(np.array([[-1000.0, 90.0, 210.0, 600.0, 3000.0]]))
+    seen = from_config(encoder.card["preprocessing"]["window"])(np.array([[-1000.0, 90.0, 210.0, 600.0, 3000.0]]))
     np.testing.assert_allclose(seen, [[-7.0, 0.0, 1.0, 4.25, 4.25]])  # (HU - 90) / 120, cut at -750 and 600 HU
     assert encoder.card["pretraining"]["labels"] == {"background": 0, "liver": 1}
     assert "nnU-Net" in encoder.card["citations"][0]
@@ -85,7 +85,7 @@ def test_the_encoder_of_a_residual_u_net(shared, write, configuration):
 def test_the_encoder_of_a_plain_u_net_with_plans_of_older_versions(shared, write):
     flat = {"UNet_class_name": "PlainConvUNet", "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2], [2, 2, 2]]}
     encoder = read_encoder(write("plainconv", flat))
-    backbone = build(encoder.architecture).eval()
+    backbone = from_config(encoder.architecture).eval()
     backbone.load_state_dict(encoder.weights)
     with torch.no_grad():
         assert_reference_features(shared, backbone(reference_image((32, 32, 32))), "plainconv/encoder", 1e-5)
@@ -96,7 +96,7 @@ def test_a_primus_of_nnu_net_is_read_in_its_later_order(shared, write, monkeypat
     # No plan of nnU-Net states the heads: those of the published sizes are known by their width and depth.
     monkeypatch.setitem(primus.PRESETS, "fixture", primus.Size(96, 2, 4))
     encoder = read_encoder(write("primus_evamae", {}), ReadOptions(token_order=order))
-    backbone = build(encoder.architecture).eval()
+    backbone = from_config(encoder.architecture).eval()
     backbone.load_state_dict(encoder.weights)
     with torch.no_grad():
         assert_reference_features(shared, backbone(reference_image((32, 32, 32))), key, 1e-5)

@@ -20,7 +20,7 @@ from medpretrain3d.backbones import (
     load_encoder,
     read_encoder,
 )
-from medpretrain3d.description import build
+from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 
 
@@ -69,7 +69,7 @@ def test_each_layout_of_the_swin_transformer_gives_the_same_features(source, tmp
     with torch.no_grad():
         for ours, theirs in zip(today(x), monai_swin().swinViT(x), strict=True):
             torch.testing.assert_close(ours, theirs)
-        as_published = build(encoder.architecture).eval()
+        as_published = from_config(encoder.architecture).eval()
         load_encoder(as_published, encoder)
         assert torch.equal(as_published(x)[0], today(x)[0])
         assert not torch.allclose(as_published(x)[1], today(x)[1])
@@ -102,7 +102,7 @@ def test_models_genesis_and_suprem_share_a_unet(tmp_path):
         encoder = read(tmp_path, content)
         assert encoder.format == name
         assert sum(encoder.unused.values()) == 2
-        twin = build(encoder.architecture).eval()
+        twin = from_config(encoder.architecture).eval()
         report = load_encoder(twin, encoder)
         assert report.matched == len(unet.state_dict())
         x = torch.randn(1, 1, 8, 8, 16)
@@ -131,7 +131,7 @@ def test_medicalnet_depth_and_shortcut_are_told_from_the_tensors(depth, shortcut
     content = {"state_dict": prefixed("module.", published.state_dict() | {"conv_seg.0.weight": torch.zeros(1)})}
     encoder = read(tmp_path, content)
     assert (encoder.architecture["init_args"]["depth"], encoder.unused) == (depth, {"conv_seg": 1})
-    twin = build(encoder.architecture).eval()
+    twin = from_config(encoder.architecture).eval()
     load_encoder(twin, encoder)
     x = torch.randn(1, 1, 16, 16, 32)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from torch.nn.modules import module as torch_module
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.description import Description, build
+from medpretrain3d.configurable import Config, from_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 
@@ -22,7 +22,7 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     """Compare the weights with the state dict of the described network, which is built without memory.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or not finite; or the description is not that of a
+        UserError: a tensor is missing, left over, of another shape or not finite; or the config is not that of a
             backbone.
     """
     backbone = outline(path, encoder.architecture, encoder.weights)
@@ -37,7 +37,7 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
 
 
-def outline(path: Path, description: Description, weights: Mapping[str, Tensor]) -> Any:
+def outline(path: Path, config: Config, weights: Mapping[str, Tensor]) -> Any:
     """Build what a file describes without memory, and no further than there are weights for.
 
     Raises:
@@ -45,7 +45,7 @@ def outline(path: Path, description: Description, weights: Mapping[str, Tensor])
     """
     try:
         with torch.device("meta"), _at_most(1000 + 20 * len(weights)):
-            return build(description)
+            return from_config(config)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from medpretrain3d.backbones import plain_conv, resenc
 from medpretrain3d.backbones.conv_stages import halving_strides
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
 
 
 def conv_architecture(
     where: str, weights: dict[str, Tensor], kwargs: Mapping[str, Any] | None
-) -> tuple[Description, list[str]]:
+) -> tuple[Config, list[str]]:
     """Describe the encoder whose tensors these are, in our names; biases that it does without are added as zeros.
 
     Args:
@@ -27,7 +27,7 @@ def conv_architecture(
         kwargs: `arch_kwargs` of the plan: strides, activation, norm. Many files of the nnssl family state none.
 
     Returns:
-        The description, and notes on what had to be assumed.
+        The config, and notes on what had to be assumed.
 
     Raises:
         UserError: a variant that is not known here: 2D, bottleneck blocks, another norm or activation.

@@ -17,7 +17,7 @@ from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
-from medpretrain3d.description import Description, describe
+from medpretrain3d.configurable import Config, to_config
 from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
@@ -50,8 +50,8 @@ class EncoderFile:
     where the file states none), `citations` (one line each).
     """
 
-    architecture: Description
-    """`description.build` makes the network."""
+    architecture: Config
+    """`configurable.from_config` makes the network."""
     weights: dict[str, Tensor]
     """All of the network's state dict, in our names and axis order."""
     card: dict[str, Any]
@@ -88,12 +88,12 @@ def save_encoder(folder: Path, backbone: Backbone, card: Mapping[str, Any]) -> s
     Returns:
         The sha256 of the weights file, by which runs refer to it.
     """
-    return write_encoder(folder, describe(backbone), backbone.state_dict(), card)
+    return write_encoder(folder, to_config(backbone), backbone.state_dict(), card)
 
 
 def write_encoder(
     folder: Path,
-    architecture: Description,
+    architecture: Config,
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
     beside: Mapping[str, str] | None = None,

@@ -10,7 +10,7 @@ from torch import Tensor
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.tokens import resize_positions
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 
 POSITION_TABLE = "pos_embed"
 
@@ -21,7 +21,7 @@ def fit(encoder: EncoderFile, receiver: Backbone) -> tuple[dict[str, Tensor], li
     What cannot be fitted is returned as it is; comparing shapes is the caller's affair.
     """
     wanted = receiver.state_dict()
-    theirs, ours = encoder.architecture["init_args"], describe(receiver)["init_args"]
+    theirs, ours = encoder.architecture["init_args"], to_config(receiver)["init_args"]
     fitted, changed = dict(encoder.weights), dict[str, int]()
     for name in wanted.keys() & fitted.keys():
         tensor, shape = fitted[name], tuple(wanted[name].shape)

@@ -10,7 +10,7 @@ from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, UNIT_RANGE, select, window
 from medpretrain3d.backbones.genesis_unet import STAGES
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 
 FIRST = "down_tr64.ops.0.conv1.weight"
 CITATION = (
@@ -33,9 +33,7 @@ def read_genesis(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
     return EncoderFile(architecture, own, card, raw.sha256, "Models Genesis checkpoint", unused, (UNIT_RANGE, RAS_AXES))
 
 
-def read_genesis_unet(
-    weights: Mapping[str, Tensor], prefix: str
-) -> tuple[Description, dict[str, Tensor], dict[str, int]]:
+def read_genesis_unet(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
     """Architecture, weights and counts of the rest, for a state dict with this U-Net below `prefix`."""
     own, unused = select(weights, prefix, STAGES)
     half_width, in_channels = own[FIRST].shape[:2]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.fitting import fit
-from medpretrain3d.description import Description, build, describe
+from medpretrain3d.configurable import Config, from_config, to_config
 from medpretrain3d.errors import UserError
 
 
@@ -60,7 +60,7 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
         UserError: the architectures differ in another way, or a tensor is missing, left over or of another shape.
     """
     receiver = backbone
-    if encoder.architecture["class_path"] != describe(backbone)["class_path"]:
+    if encoder.architecture["class_path"] != to_config(backbone)["class_path"]:
         receiver = backbone.encoder
     ours = receiver.state_dict()
     theirs, notes = fit(encoder, receiver)
@@ -69,7 +69,7 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
     missing = [name for name in missing if _stage(name) not in fresh_stages]
     unused = [name for name in unused if _stage(name) not in unused_stages]
     shapes = [name for name in sorted(ours.keys() & theirs.keys()) if ours[name].shape != theirs[name].shape]
-    if encoder.architecture["class_path"] != describe(receiver)["class_path"] or missing or unused or shapes:
+    if encoder.architecture["class_path"] != to_config(receiver)["class_path"] or missing or unused or shapes:
         raise _mismatch(encoder, receiver, missing, unused, shapes, theirs)
     kept = {name: value for name, value in theirs.items() if name in ours}
     receiver.load_state_dict(kept, strict=False)
@@ -123,13 +123,13 @@ _SEEN_ELSEWHERE = {
 def _invisible_differences(encoder: EncoderFile, receiver: Backbone) -> list[str]:
     """What no shape shows, such as strides: the weights fit, the features will be others."""
     with torch.device("meta"):
-        twin = build(encoder.architecture)
+        twin = from_config(encoder.architecture)
     theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]
     shared = min(len(theirs), len(ours))
     told = []
     if theirs[:shared] != ours[:shared]:
         told.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
-    a, b = describe(twin)["init_args"], describe(receiver)["init_args"]
+    a, b = to_config(twin)["init_args"], to_config(receiver)["init_args"]
     for name in sorted((a.keys() & b.keys()) - _SEEN_ELSEWHERE):
         # None is what a preset says.
         if None not in (a[name], b[name]) and _plain(a[name]) != _plain(b[name]):
@@ -156,7 +156,7 @@ def _mismatch(
         shape = tuple(receiver.state_dict()[first].shape)
         details.append(f"{len(shapes)} of another shape ({first}: file {tuple(theirs[first].shape)}, model {shape})")
     return UserError(
-        f"encoder of another architecture: got {_short(encoder.architecture)}, wanted {_short(describe(receiver))}; "
+        f"encoder of another architecture: got {_short(encoder.architecture)}, wanted {_short(to_config(receiver))}; "
         f"{'; '.join(details)}; choose the backbone of the encoder file or another encoder"
     )
 
@@ -165,6 +165,6 @@ def _counted(parts: dict[str, int]) -> str:
     return ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
 
 
-def _short(description: Description) -> str:
-    arguments = ", ".join(f"{name}={value}" for name, value in description["init_args"].items() if value is not None)
-    return f"{description['class_path'].rpartition('.')[2]}({arguments})"
+def _short(config: Config) -> str:
+    arguments = ", ".join(f"{name}={value}" for name, value in config["init_args"].items() if value is not None)
+    return f"{config['class_path'].rpartition('.')[2]}({arguments})"

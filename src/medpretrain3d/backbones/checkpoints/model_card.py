@@ -10,7 +10,7 @@ from typing import Any
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.markdown import code, identifier, plain
 from medpretrain3d.backbones.checkpoints.publishing import without_places
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 
 UNKNOWN = "not stated in the encoder's card"
 
@@ -56,7 +56,7 @@ _DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes"}
 
 
 def _architecture(encoder: EncoderFile) -> str:
-    architecture: Description = encoder.architecture
+    architecture: Config = encoder.architecture
     count = sum(value.numel() for value in encoder.weights.values())
     arguments = ", ".join(f"{key}={value}" for key, value in architecture["init_args"].items() if value is not None)
     return code(f"{architecture['class_path']}({arguments})") + f", {count:,} parameters."

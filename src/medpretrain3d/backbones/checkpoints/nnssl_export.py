@@ -19,7 +19,7 @@ from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.plain_conv import PlainConv
 from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
-from medpretrain3d.description import build, describe
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.errors import UserError
 
 CONFIGURATION = "medpretrain3d"
@@ -39,7 +39,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         UserError: another architecture, or a Primus whose grid is longer along D than along H.
     """
     with torch.device("meta"):
-        backbone = build(encoder.architecture)
+        backbone = from_config(encoder.architecture)
     assert isinstance(backbone, Backbone)
     if isinstance(backbone, Primus):
         weights, keys, architecture = _primus(backbone, encoder.weights)
@@ -94,7 +94,7 @@ def _convolutional(backbone: ResEnc | PlainConv, own: Mapping[str, Tensor]) -> E
         for short, alias in ((".conv.", ".all_modules.0."), (".norm.", ".all_modules.1.")):
             if short in name:
                 weights["encoder." + alias.join(name.rsplit(short, 1))] = value
-    arguments = describe(backbone)["init_args"]
+    arguments = to_config(backbone)["init_args"]
     channels = [level.channels for level in backbone.levels]
     is_residual = isinstance(backbone, ResEnc)
     first = "encoder.stem.convs.0" if is_residual else "encoder.stages.0.0.convs.0"
@@ -132,7 +132,7 @@ def _primus(backbone: Primus, own: Mapping[str, Tensor]) -> Export:
             f"{backbone.name}: its positions lie on a grid of {grid}, and tokens flattened (h w d), as nnssl does, "
             "have the right rotary positions only where D and H are alike; export with --format safetensors"
         )
-    arguments = describe(backbone)["init_args"]
+    arguments = to_config(backbone)["init_args"]
     arch_kwargs = {
         "input_channels": backbone.in_channels,
         "embed_dim": backbone.width,
@@ -151,7 +151,7 @@ def _primus(backbone: Primus, own: Mapping[str, Tensor]) -> Export:
         "key_to_lpe": "eva.pos_embed",
         "token_order": "hwd",
     }
-    return swap_first_axes(own, describe(backbone)), keys, _plans("Primus", arch_kwargs, is_conv=False)
+    return swap_first_axes(own, to_config(backbone)), keys, _plans("Primus", arch_kwargs, is_conv=False)
 
 
 def _plans(name: str, arch_kwargs: Mapping[str, Any], is_conv: bool) -> dict[str, Any]:

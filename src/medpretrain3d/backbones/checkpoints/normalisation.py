@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 
 INTENSITY = "medpretrain3d.data.intensity."
 
 
-def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Description | None:
+def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Config | None:
     """What `data.window` has to be for images that look as in pretraining; None where the plan does not tell.
 
     `CTNormalization` cuts at percentiles of the foreground and divides by its deviation: the same numbers here.

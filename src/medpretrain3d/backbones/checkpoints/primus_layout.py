@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from medpretrain3d.backbones.primus import PRESETS, Primus, Size
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
 
 
@@ -22,8 +22,8 @@ def read_primus(
     kwargs: Mapping[str, Any] | None,
     patches: Iterable[Sequence[int] | None],
     token_order: str,
-) -> tuple[dict[str, Tensor], Description, list[str]]:
-    """Weights in our order of axes and tokens, the network's description, and notes.
+) -> tuple[dict[str, Tensor], Config, list[str]]:
+    """Weights in our order of axes and tokens, the network's config, and notes.
 
     Args:
         where: names the file in errors.
@@ -56,7 +56,7 @@ def read_primus(
 
 def primus_architecture(
     where: str, weights: dict[str, Tensor], kwargs: Mapping[str, Any] | None, patches: Iterable[Sequence[int] | None]
-) -> tuple[Description, list[str]]:
+) -> tuple[Config, list[str]]:
     """Describe the transformer whose tensors these are; a position table that it lacks is added to them as zeros."""
     plan, notes = dict(kwargs or {}), []
     embedding = weights.get("down_projection.proj.weight")
@@ -106,7 +106,7 @@ def primus_architecture(
     return {"class_path": f"{Primus.__module__}.{Primus.__qualname__}", "init_args": init_args}, notes
 
 
-def swap_first_axes(weights: Mapping[str, Tensor], architecture: Description) -> dict[str, Tensor]:
+def swap_first_axes(weights: Mapping[str, Tensor], architecture: Config) -> dict[str, Tensor]:
     """Weights of a network whose tokens are flattened (h w d), in nnssl's letters, for tokens (w h d), and back.
 
     The table of positions is transposed. The rotation needs the same care: it is told a token's place by its number, so

@@ -10,7 +10,7 @@ from typing import Any
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
 KEY = "encoder"
@@ -25,7 +25,7 @@ def encoder_entry(backbone: Backbone, owner: str, card: Mapping[str, Any]) -> di
         owner: what holds it there, `objective` or `detector`.
         card: as in an encoder file.
     """
-    entry = {"prefix": f"{owner}.backbone.", "architecture": describe(backbone), "card": dict(card)}
+    entry = {"prefix": f"{owner}.backbone.", "architecture": to_config(backbone), "card": dict(card)}
     plain: dict[str, Any] = json.loads(json.dumps({KEY: entry}))
     return plain
 

@@ -11,7 +11,7 @@ from medpretrain3d.backbones.checkpoints.genesis import FIRST, read_genesis_unet
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, UNIT_RANGE, select, window
 from medpretrain3d.backbones.checkpoints.swin_layout import MERGING_NOTE, read_swin, swin_prefix
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 
 CITATION = (
     "Li, W., Yuille, A., & Zhou, Z. (2024). How well do supervised models transfer to 3D image segmentation? ICLR."
@@ -43,7 +43,7 @@ def read_suprem(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     return EncoderFile(architecture, own, card, raw.sha256, "SuPreM checkpoint", unused, tuple(notes))
 
 
-def _segresnet(weights: Mapping[str, Tensor]) -> tuple[Description, dict[str, Tensor], dict[str, int]]:
+def _segresnet(weights: Mapping[str, Tensor]) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
     own, unused = select(weights, "", ("convInit", "down_layers"))
     width, in_channels = own[STEM].shape[:2]
     arguments = {"width": width, "in_channels": in_channels}

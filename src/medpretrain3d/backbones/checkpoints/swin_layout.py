@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.selection import select
-from medpretrain3d.description import Description
+from medpretrain3d.configurable import Config
 
 EMBEDDING = "patch_embed.proj.weight"
 PARTS = {"patch_embed", *(f"layers{i}{kind}" for i in range(1, 5) for kind in ("", "c"))}
@@ -23,7 +23,7 @@ def swin_prefix(weights: Mapping[str, Tensor]) -> str | None:
     return found[0] if len(found) == 1 and f"{found[0]}layers1.0.blocks.0.norm1.weight" in weights else None
 
 
-def read_swin(weights: Mapping[str, Tensor], prefix: str) -> tuple[Description, dict[str, Tensor], dict[str, int]]:
+def read_swin(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
     """Architecture, weights and counts of the rest, for a state dict with a Swin transformer below `prefix`."""
     own, unused = select(weights, prefix, PARTS)
     own = {name.replace(".mlp.fc", ".mlp.linear"): value for name, value in own.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.backbones.inflated import InflatedCNN, inflated_weights
-from medpretrain3d.description import describe
+from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
 
@@ -38,7 +38,7 @@ def read_timm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         "citations": [f"Wightman, R. (2019). PyTorch Image Models: {model}.", InflatedCNN.citation],
     }
     notes = ("a 2D network of natural images, its kernels repeated along depth",)
-    return EncoderFile(describe(backbone), weights, card, raw.sha256, "timm checkpoint", unused, notes)
+    return EncoderFile(to_config(backbone), weights, card, raw.sha256, "timm checkpoint", unused, notes)
 
 
 def _whole(raw: RawCheckpoint, model: str, config: Mapping[str, Any]) -> dict[str, Tensor]:

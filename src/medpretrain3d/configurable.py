@@ -1,7 +1,7 @@
-"""Objects that remember how they were built, so that a file can hold the recipe of the network inside it.
+"""Objects that remember their constructor's arguments, so that a file can hold the recipe of the network inside it.
 
-A description is plain data: `{"class_path": "medpretrain3d.backbones.ResEnc", "init_args": {"preset": "L"}}`, the same
-form that a YAML recipe uses, nested where an argument is itself described.
+A config is plain data: `{"class_path": "medpretrain3d.backbones.ResEnc", "init_args": {"preset": "L"}}`, the same form
+that a YAML recipe uses, nested where an argument is itself configurable.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Checked, arguments_by_name, constructor
 
-Description = dict[str, Any]
+Config = dict[str, Any]
 
 
-class Described(Checked):
+class Configurable(Checked):
     """Mixin: records the arguments of the constructor call, defaults included, once they are checked."""
 
     _init_args: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Described:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Configurable:
         """Allocate the object and note the arguments that `__init__` is about to receive."""
-        self: Described = super().__new__(cls, *args, **kwargs)
+        self: Configurable = super().__new__(cls, *args, **kwargs)
         try:
             bound = constructor(cls).bind(self, *args, **kwargs)
         except TypeError:
@@ -32,8 +32,8 @@ class Described(Checked):
         return self
 
 
-def describe(part: Described) -> Description:
-    """The description from which `build` makes a part of the same structure (weights not included)."""
+def to_config(part: Configurable) -> Config:
+    """Return the config from which `from_config` makes a part of the same structure (weights not included)."""
     cls = type(part)
     return {
         "class_path": f"{cls.__module__}.{cls.__qualname__}",
@@ -41,14 +41,14 @@ def describe(part: Described) -> Description:
     }
 
 
-def build(description: Mapping[str, Any]) -> Any:
-    """Make the object a description speaks of.
+def from_config(config: Mapping[str, Any]) -> Any:
+    """Make the object that a config describes.
 
     Raises:
         UserError: the class is outside `medpretrain3d` (a file must not choose what code runs), unknown, or does not
             take the arguments given.
     """
-    path, arguments = description.get("class_path"), description.get("init_args", {})
+    path, arguments = config.get("class_path"), config.get("init_args", {})
     if (
         not isinstance(path, str)
         or not isinstance(arguments, Mapping)
@@ -65,7 +65,7 @@ def build(description: Mapping[str, Any]) -> Any:
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"class_path '{path}' does not exist in this version of medpretrain3d ({error})") from error
-    if not (isinstance(cls, type) and issubclass(cls, Described)):
+    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
         raise UserError(f"class_path '{path}' is not a class that can be built from a file")
     built = {name: _built(value) for name, value in arguments.items()}
     try:
@@ -78,20 +78,20 @@ def build(description: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Described):
-        return describe(value)
+    if isinstance(value, Configurable):
+        return to_config(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{type(value).__name__} cannot be described as plain data; derive it from Described")
+    raise TypeError(f"{type(value).__name__} cannot be written as plain data; derive it from Configurable")
 
 
 def _built(value: Any) -> Any:
     if isinstance(value, Mapping) and "class_path" in value:
-        return build(value)
+        return from_config(value)
     if isinstance(value, Mapping):
         return {key: _built(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
