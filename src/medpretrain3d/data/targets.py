@@ -9,12 +9,14 @@ import numpy as np
 
 from medpretrain3d.data.store import Case, Store
 
+FORMAT, VERSION = "medpretrain3d-targets", 1
+
 
 def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
     """The targets document of some cases: boxes and ignore regions in LPS mm, boxes also in voxels of each file."""
     return {
-        "format": "medpretrain3d-targets",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "classes": list(store.classes),
         "frame": "lps_mm",
         "axes": "x0,y0,z0,x1,y1,z1",

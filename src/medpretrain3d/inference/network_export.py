@@ -26,6 +26,7 @@ from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, R
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 
+FORMAT, VERSION = "medpretrain3d-network", 1
 ExportFormat = Literal["onnx", "torch"]
 OUTPUTS: dict[type[Detector], tuple[str, str]] = {
     RetinaNet: ("logits", "deltas"),
@@ -114,8 +115,8 @@ def _difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], is_ordere
 
 def _about(bundle: Bundle, shapes: dict[str, list[Any]], difference: float) -> dict[str, Any]:
     return {
-        "format": "medpretrain3d-network",
-        "version": 1,
+        "format": FORMAT,
+        "version": VERSION,
         "bundle_sha256": bundle.sha256,
         "classes": list(bundle.classes),
         "image": ["B", bundle.preprocessing.num_channels, *bundle.preprocessing.patch],
