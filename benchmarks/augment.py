@@ -11,10 +11,10 @@ from monai import transforms as monai
 
 from benchmarks.peers import peer
 from benchmarks.timing import Row, one_thread, race
-from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
-from medpretrain3d.data.batches import generator_at
-from medpretrain3d.data.crops import SourceCrop, SourceLabels
-from medpretrain3d.data.intensity import Window
+from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
+from medpretrain3d.loading.batches import generator_at
+from medpretrain3d.loading.crops import SourceCrop, SourceLabels
+from medpretrain3d.store.intensity import Window
 
 PATCH = (96, 96, 96)
 CROPS = 20

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Row
-from medpretrain3d.data.augment import SpatialAugment
-from medpretrain3d.data.batches import generator_at
-from medpretrain3d.data.crops import SourceCrop
-from medpretrain3d.data.intensity import Window
-from medpretrain3d.data.placement import Placement
+from medpretrain3d.loading.augment import SpatialAugment
+from medpretrain3d.loading.batches import generator_at
+from medpretrain3d.loading.crops import SourceCrop
+from medpretrain3d.loading.placement import Placement
+from medpretrain3d.store.intensity import Window
 
 PATCH = (96, 96, 96)
 

@@ -14,9 +14,9 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.peers import peer
 from benchmarks.timing import Row, race
-from medpretrain3d.data.case import IMAGE, Content, write_case
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.store import Store, write_index
+from medpretrain3d.store.case import IMAGE, Content, write_case
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.store import Store, write_index
 
 SHAPE = (300, 512, 512)
 CROP = (96, 96, 96)

@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from medpretrain3d.backbones import Backbone, Level
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.volume import Volume
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing, tile_starts
 from medpretrain3d.memory import keep_freed_memory
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.volume import Volume
 
 PATCH = (128, 128, 128)
 OVERLAPS = (0.25, 0.5, 0.6)

@@ -14,14 +14,14 @@ from monai.transforms import RandCropByPosNegLabeld
 from scipy.ndimage import gaussian_filter
 
 from benchmarks.timing import Row, one_thread, race
-from medpretrain3d.data.case import Content, Object, write_case
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.crops import CropReader
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.intensity import Window
-from medpretrain3d.data.object_crops import ObjectCrops
-from medpretrain3d.data.sampling import CaseOrder, Sites
-from medpretrain3d.data.store import write_index
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.object_crops import ObjectCrops
+from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.intensity import Window
+from medpretrain3d.store.store import write_index
 
 SHAPE = (300, 512, 512)
 PATCH = (96, 96, 96)

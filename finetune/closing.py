@@ -18,8 +18,6 @@ from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import origin
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.corpus import CaseRef
-from medpretrain3d.data.targets import targets_json
 from medpretrain3d.engine.box_pictures import boxes_on_slices
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.distributed import gather_by_case
@@ -29,6 +27,8 @@ from medpretrain3d.evaluation import evaluate
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.targets import targets_json
 
 MAX_PICTURES = 40
 

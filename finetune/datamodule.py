@@ -10,22 +10,22 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
-from medpretrain3d.data.batches import PositionBatches
-from medpretrain3d.data.class_counts import count_objects, missing_objects
-from medpretrain3d.data.corpus import CaseRef, Corpus
-from medpretrain3d.data.crops import AugmentOn, CropReader
-from medpretrain3d.data.intensity import Normalisation, PerUnit
-from medpretrain3d.data.object_crops import ObjectCrops, finish_objects
-from medpretrain3d.data.sampling import CaseOrder, Sites
-from medpretrain3d.data.split_notes import split_notes
-from medpretrain3d.data.splits import fraction_count, label_budget
-from medpretrain3d.data.store import Case
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Preprocessing
+from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
+from medpretrain3d.loading.batches import PositionBatches
+from medpretrain3d.loading.crops import AugmentOn, CropReader
+from medpretrain3d.loading.object_crops import ObjectCrops, finish_objects
+from medpretrain3d.loading.sampling import CaseOrder, Sites
 from medpretrain3d.memory import check_batch
+from medpretrain3d.store.class_counts import count_objects, missing_objects
+from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.split_notes import split_notes
+from medpretrain3d.store.splits import fraction_count, label_budget
+from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, Count, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
 

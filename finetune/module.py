@@ -16,13 +16,13 @@ from finetune.seen_scans import SeenScans, check_seen_scans
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
-from medpretrain3d.data.store import Case
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked
 
 

@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import EncoderFile
 from medpretrain3d.configurable import from_config, to_config
-from medpretrain3d.data.intensity import Normalisation
-from medpretrain3d.data.unit import Unit
 from medpretrain3d.engine.distributed import say
+from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.unit import Unit
 
 
 def follow_pretraining(encoder: EncoderFile, data: FinetuneData) -> None:

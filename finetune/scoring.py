@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.grid import Spacing
-from medpretrain3d.data.store import Case
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.store.grid import Spacing
+from medpretrain3d.store.store import Case
 
 WATCHED = {
     "mAP": "mAP_IoU_0.10_0.50_0.05_MaxDet_100",

@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import EncoderFile, VolumesSeen
-from medpretrain3d.data.corpus import CaseRef
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.corpus import CaseRef
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,20 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from medpretrain3d.configurable import to_config
-from medpretrain3d.data.augment import IntensityAugment, SpatialAugment
-from medpretrain3d.data.batches import PositionBatches
-from medpretrain3d.data.corpus import CaseRef, Corpus
-from medpretrain3d.data.crops import AugmentOn, CropReader
-from medpretrain3d.data.image_crops import ImageCrops, finish_batch
-from medpretrain3d.data.intensity import Normalisation, PerUnit
-from medpretrain3d.data.sampling import CaseOrder, Sites
-from medpretrain3d.data.store import Store
-from medpretrain3d.data.training_cases import training_cases
-from medpretrain3d.data.views import OneView, Views
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
+from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
+from medpretrain3d.loading.batches import PositionBatches
+from medpretrain3d.loading.crops import AugmentOn, CropReader
+from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
+from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
+from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.training_cases import training_cases
 from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers
 
 

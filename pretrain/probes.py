@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.data.corpus import CaseRef, Corpus
-from medpretrain3d.data.crops import CropReader
-from medpretrain3d.data.placement import PLAIN, Patch
-from medpretrain3d.data.sampling import uniform_start
-from medpretrain3d.data.store import Case
 from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.placement import PLAIN, Patch
+from medpretrain3d.loading.sampling import uniform_start
+from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, NonNegative, Rows
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 # Before torch is imported: several processes on few cores must sleep while they wait, not spin.
@@ -10,6 +11,8 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -27,3 +30,42 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder `shared` beside the repository: real data and reference results are not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Path) -> Path:
+    """Real scans with annotations."""
+    return shared / "data"
+
+
+@pytest.fixture
+def write_nifti(tmp_path):
+    """Writes an array (i, j, k) with a RAS affine; returns the path."""
+
+    def write(array, name="scan.nii.gz", affine=None, folder=tmp_path):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_dataset(tmp_path, write_nifti):
+    """Writes an nnU-Net data set whose cases hold two cubes of class 1 (3^3 and 2^3 voxels) and a bar of class 2."""
+
+    def make(case_ids, root=tmp_path / "raw", **dataset):
+        for number, case_id in enumerate(case_ids):
+            mask = np.zeros((12, 10, 8), np.uint8)
+            mask[1:4, 1:4, 1:4] = 1
+            mask[8:10, 6:8, 5:7] = 1
+            mask[6, 2:9, 1] = 2
+            image = np.where(mask > 0, 60, -900).astype(np.int16) + np.int16(number)
+            write_nifti(image, f"imagesTr/{case_id}_0000.nii.gz", folder=root)
+            write_nifti(mask, f"labelsTr/{case_id}.nii.gz", folder=root)
+        document = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "nodule": 1, "vessel": 2}, **dataset}
+        (root / "dataset.json").write_text(json.dumps(document))
+        return root
+
+    return make

@@ -25,7 +25,7 @@ for name in sys.argv[2:]:
     importlib.import_module(name)
 if sys.argv[1] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
-from medpretrain3d.data.intensity_kernel import scale_and_cut
+from medpretrain3d.store.intensity_kernel import scale_and_cut
 one, out = np.ones(1, np.float32), np.empty((1, 3), np.float32)
 scale_and_cut(np.array([[-5, 1, 9]], np.int16), one, one, -one, one, out)
 print(out.tolist())

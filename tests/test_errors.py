@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 
-from medpretrain3d.data.quarantine import Unusable
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
+from medpretrain3d.store.quarantine import Unusable
 
 
 @pytest.mark.parametrize("sign", ["\x1b[2J", "\r", "\n", "\b", "\x9b", "\u202e", "\u2028", "\x00", "\udc80", "\x07"])

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.moved import current_class_path
 from medpretrain3d.values import Checked, arguments_by_name, constructor
 
 Config = dict[str, Any]
@@ -55,7 +56,7 @@ def from_config(config: Mapping[str, Any]) -> Any:
         or not all(isinstance(k, str) for k in arguments)
     ):
         raise UserError(f"class_path {path!r}: wanted a text, and init_args an object; the file was written by another")
-    module_name, _, class_name = path.rpartition(".")
+    module_name, _, class_name = current_class_path(path).rpartition(".")
     if module_name.partition(".")[0] != "medpretrain3d":
         raise UserError(
             f"class_path '{path}': a file may only name classes of medpretrain3d; build the object in Python and load "

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medpretrain3d.data.importers import layouts
+from medpretrain3d.ingest.importers import layouts
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = {

@@ -19,14 +19,14 @@ from medpretrain3d import cli
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.configurable import Configurable, from_config, to_config
-from medpretrain3d.data.case_labels import CaseLabelView
-from medpretrain3d.data.intensity import Window
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.optimiser import OptimConfig
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig
+from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.objectives import Objective
+from medpretrain3d.store.intensity import Window
 from medpretrain3d.values import constructor
 from pretrain.datamodule import PretrainData
 from pretrain.probes import Probes

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.data.intensity import Window
-from medpretrain3d.data.phantom import make_case
 from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, Denoising, FocalLoss, RetinaNet, RetinaUNet
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.phantom import make_case
+from medpretrain3d.store.intensity import Window
 from tests.tiny_detectors import tiny_detector
 
 NODULES = torch.tensor([[5.0, 12, 6, 9, 16, 10], [17, 5, 7, 21, 9, 11]])

@@ -19,13 +19,6 @@ from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
 from medpretrain3d.backbones.checkpoints.raw import open_checkpoint
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.configurable import to_config
-from medpretrain3d.data.case_labels import CaseLabelView
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.importers import read_raw
-from medpretrain3d.data.importers.pn9 import read_array
-from medpretrain3d.data.quarantine import read_note, write_note
-from medpretrain3d.data.readers import read_scan
-from medpretrain3d.data.store import Content, Object, Store, write_case, write_index
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.recipe import check_recipe
@@ -42,7 +35,14 @@ from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.writers import predictions_json
+from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.importers.pn9 import read_array
+from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.planning.plan import read_plan
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.quarantine import read_note, write_note
+from medpretrain3d.store.readers import read_scan
+from medpretrain3d.store.store import Content, Object, Store, write_case, write_index
 from medpretrain3d.study.chain import read_chain
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
@@ -115,7 +115,7 @@ def write_all(root: Path) -> dict[str, Kind]:
         **{"format": "medpretrain3d-plan", "version": 1, "spacing_mm": [1.0, 1.0, 1.0], "patch": [32, 32, 32]},
         **{"batch_size": 2, "preset": "XXS", "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]},
         **{"kernel_sizes": [[3, 3, 3]] * 4, "first_level": 1, "anchors": [[[6, 6, 6]], [[12, 12, 12]]], "report": {}},
-        "window": {"class_path": "medpretrain3d.data.intensity.Window", "init_args": {}},
+        "window": {"class_path": "medpretrain3d.store.intensity.Window", "init_args": {}},
     }
     plan_file = text(root / "plan.json", plan)
     add("plan.json", plan_file, lambda: read_plan(plan_file).recipe(), OF_TEXT)

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 
-from medpretrain3d.data.grid import Grid
 from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import ScanPath
 from medpretrain3d.inference.prediction import Prediction
@@ -12,6 +11,7 @@ from medpretrain3d.inference.writers.coco import predictions_coco
 from medpretrain3d.inference.writers.overlay import box_map
 from medpretrain3d.inference.writers.slicer import markups_json
 from medpretrain3d.inference.writers.table import predictions_csv
+from medpretrain3d.store.grid import Grid
 
 
 def prediction():

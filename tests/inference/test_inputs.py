@@ -6,9 +6,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from medpretrain3d.data.prepare import prepare
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.inputs import ScanPath, find_scans
+from medpretrain3d.ingest.prepare import prepare
 
 
 def write_scan(path, value=0):

@@ -11,12 +11,12 @@ import torch
 
 from medpretrain3d.backbones import ResEnc, VolumesSeen
 from medpretrain3d.cli import main
-from medpretrain3d.data.corpus import CaseRef
-from medpretrain3d.data.prepare import prepare
-from medpretrain3d.data.store import Store
 from medpretrain3d.detection import AnchorGrid, RetinaNet, RetinaUNet
 from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
 from medpretrain3d.inference.writers import FORMATS
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.volume import read_volume
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing
+from medpretrain3d.store.volume import read_volume
 
 AIR_HU, BLOB_HU = -1000, 512
 PICKS = tuple(itertools.product((True, False), repeat=3))

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.grid import Grid
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.writers import Prediction, predictions_json, write_case, write_predictions
 from medpretrain3d.inference.writers.coco import predictions_coco
 from medpretrain3d.inference.writers.overlay import box_map
 from medpretrain3d.inference.writers.slicer import markups_json
+from medpretrain3d.store.grid import Grid
 
 CLASSES = ("nodule", "node")
 # The centre of voxel (i, j, k) lies at (2 i - 4, j + 8.75, k + 2.5) mm.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.data.augment import SpatialAugment
+from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.objectives.alignment import carry, cell_centres, sample_at, view_pictures
 from tests.tiny_views import two_views
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.data.views import shared_volume
 from medpretrain3d.errors import UserError
+from medpretrain3d.loading.views import shared_volume
 from medpretrain3d.objectives import VoCo
 from medpretrain3d.objectives.voco import base_similarity, overlap_losses
 from tests.tiny import tiny_backbone

@@ -9,17 +9,17 @@ import yaml
 
 from medpretrain3d import cli
 from medpretrain3d.configurable import from_config
-from medpretrain3d.data.case import Content, Object, write_case
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.store import Store, write_index
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import make_plan, read_plan
 from medpretrain3d.planning.make import estimate
 from medpretrain3d.planning.spacing import target_spacing_mm
 from medpretrain3d.planning.topology import plan_topology
+from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.store import Store, write_index
 
-INTENSITY = "medpretrain3d.data.intensity."
+INTENSITY = "medpretrain3d.store.intensity."
 
 
 def store(folder, spacings_mm=((2.0, 1.0, 1.0),) * 3, shape=(40, 60, 60), boxes=True):

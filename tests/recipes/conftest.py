@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medpretrain3d.data.case import Content, Object, write_case
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.store import write_index
+from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.store import write_index
 
 ROOT = Path(__file__).resolve().parents[2]
 SPLITS = {"train": 4, "val": 2, "test": 2}

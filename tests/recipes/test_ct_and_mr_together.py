@@ -10,10 +10,10 @@ import pytest
 from finetune import __main__ as finetune
 from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.configurable import to_config
-from medpretrain3d.data.crops import CropReader
-from medpretrain3d.data.intensity import NamedWindow, PerUnit, Window, ZScore
-from medpretrain3d.data.placement import PLAIN
 from medpretrain3d.inference import load_bundle
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.placement import PLAIN
+from medpretrain3d.store.intensity import NamedWindow, PerUnit, Window, ZScore
 from pretrain import __main__ as pretrain
 from pretrain.datamodule import PretrainData
 

@@ -14,10 +14,10 @@ from finetune.module import FinetuneModule
 from medpretrain3d import cli
 from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.configurable import to_config
-from medpretrain3d.data.intensity import Window
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
 from medpretrain3d.inference.seen_cases import SeenCases
+from medpretrain3d.store.intensity import Window
 from pretrain import __main__ as pretrain_program
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program

@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from finetune import __main__ as finetune
 from medpretrain3d import cli
-from medpretrain3d.data.intensity import ZScore
-from medpretrain3d.data.store import Store
-from medpretrain3d.data.volume import read_volume
 from medpretrain3d.inference import ScanTiles, load_bundle
+from medpretrain3d.store.intensity import ZScore
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.volume import read_volume
 
 from .conftest import TINY_FINETUNE
 

@@ -9,9 +9,9 @@ import pytest
 from finetune import __main__ as finetune
 from medpretrain3d import cli
 from medpretrain3d.backbones import ResEnc, VolumesSeen, read_encoder, save_encoder
-from medpretrain3d.data.corpus import CaseRef
-from medpretrain3d.data.store import Store
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.store import Store
 from pretrain import __main__ as pretrain
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN
@@ -53,7 +53,7 @@ def voxels(store, *case_ids):
 
 SUPERVISED = [
     *("--model.objective", '{"class_path": "medpretrain3d.objectives.MultiTalent", "init_args": {"backbone": '),
-    *("--data.views", '{"class_path": "medpretrain3d.data.views.LabelledView"}'),
+    *("--data.views", '{"class_path": "medpretrain3d.loading.views.LabelledView"}'),
 ]
 SUPERVISED[1] += '{"class_path": "medpretrain3d.backbones.ResEnc", "init_args": {"preset": "XXS"}}}}'
 EVERYTHING = ("--data.split", "all", "--data.num_val_cases", "0")

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from medpretrain3d.backbones import read_encoder
-from medpretrain3d.data.store import Store
+from medpretrain3d.store.store import Store
 from pretrain import __main__ as program
 
 from .conftest import ROOT

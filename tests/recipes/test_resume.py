@@ -23,7 +23,7 @@ PRIMUS = {
     "init_args": {"preset": "XXS", "position_grid": [2, 2, 2], "drop_path": 0.5},
 }
 BATCH_NORM = {"class_path": "medpretrain3d.backbones.ResNet3D", "init_args": {"depth": 18, "width": 4}}
-VIEWS = ["--data.views", "medpretrain3d.data.views.TwoViews"]
+VIEWS = ["--data.views", "medpretrain3d.loading.views.TwoViews"]
 
 
 def objective(name: str, **init_args: Any) -> list[str]:

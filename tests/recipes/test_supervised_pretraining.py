@@ -17,8 +17,8 @@ from .conftest import TINY_PRETRAIN
 
 BACKBONE = "{class_path: medpretrain3d.backbones.ResEnc, init_args: {preset: XXS}}"
 VIEWS = {
-    "MultiTalent": "medpretrain3d.data.views.LabelledView",
-    "CaseClassification": "medpretrain3d.data.case_labels.CaseLabelView",
+    "MultiTalent": "medpretrain3d.loading.views.LabelledView",
+    "CaseClassification": "medpretrain3d.loading.case_labels.CaseLabelView",
 }
 
 
@@ -93,7 +93,7 @@ def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, 
     ],
 )
 def test_a_wrong_table_is_named(tmp_path, rows, message):
-    from medpretrain3d.data.case_labels import CaseLabelView
+    from medpretrain3d.loading.case_labels import CaseLabelView
 
     (tmp_path / "t.csv").write_text(rows)
     with pytest.raises(UserError, match=message):
@@ -101,7 +101,7 @@ def test_a_wrong_table_is_named(tmp_path, rows, message):
 
 
 def test_several_labels_of_a_case(tmp_path):
-    from medpretrain3d.data.case_labels import CaseLabelView
+    from medpretrain3d.loading.case_labels import CaseLabelView
 
     (tmp_path / "t.csv").write_text("case,label\na,x\na,z\nb,\n")
     view = CaseLabelView(str(tmp_path / "t.csv"), is_multi_label=True)

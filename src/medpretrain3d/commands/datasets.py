@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import inspect
 
-from medpretrain3d.data.importers import Layout, layouts
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers import Layout, layouts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

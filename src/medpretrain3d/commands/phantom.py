@@ -19,7 +19,7 @@ SAVES_MEMORY = "use fewer --workers"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Folder, how many cases, seed, resolution and processes; defaults are those of `write_phantom`."""
-    from medpretrain3d.data.phantom import write_phantom
+    from medpretrain3d.phantom import write_phantom
 
     default = {name: parameter.default for name, parameter in inspect.signature(write_phantom).parameters.items()}
     parser.add_argument("out", type=Path, metavar="OUT", help="new or empty folder, or one to complete")
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: a parameter out of range, a folder that holds something else, or a disk that is full or read-only.
     """
-    from medpretrain3d.data.phantom import write_phantom
+    from medpretrain3d.phantom import write_phantom
 
     folder = write_phantom(args.out, args.cases, args.seed, args.spacing_mm, args.workers, progress=True)
     if folder.num_reused:

@@ -20,11 +20,11 @@ from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.configurable import to_config
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.foreground import foreground_normalisation
-from medpretrain3d.data.specks import speck_notes
-from medpretrain3d.data.store import Store
 from medpretrain3d.planning import Plan, make_plan, read_plan
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.foreground import foreground_normalisation
+from medpretrain3d.store.specks import speck_notes
+from medpretrain3d.store.store import Store
 from medpretrain3d.values import Layers, Positive
 
 

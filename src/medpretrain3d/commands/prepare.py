@@ -21,13 +21,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medpretrain3d.commands.numbers import Number, Processes
-from medpretrain3d.data.damage import check_store
-from medpretrain3d.data.prepare import PrepareOptions, prepare
-from medpretrain3d.data.specks import speck_notes
-from medpretrain3d.data.split_notes import split_notes
-from medpretrain3d.data.store import Store
-from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.store.damage import check_store
+from medpretrain3d.store.specks import speck_notes
+from medpretrain3d.store.split_notes import split_notes
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.stratify import NUM_FOLDS, split_store
 from medpretrain3d.values import Real, Whole
 
 SAVES_MEMORY = "use fewer --workers"

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from medpretrain3d.atomic import locked_folder, remove_unfinished
 from medpretrain3d.commands.numbers import Number
-from medpretrain3d.data.class_counts import missing_objects
-from medpretrain3d.data.splits import LABEL_FRACTIONS, SPLITS, fraction_count
-from medpretrain3d.data.store import Store
-from medpretrain3d.data.stratify import NUM_FOLDS, split_store
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.class_counts import missing_objects
+from medpretrain3d.store.splits import LABEL_FRACTIONS, SPLITS, fraction_count
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.stratify import NUM_FOLDS, split_store
 from medpretrain3d.values import Count, Seed
 
 

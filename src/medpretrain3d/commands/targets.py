@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from medpretrain3d.atomic import locked, write_text
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.targets import targets_json
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.targets import targets_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

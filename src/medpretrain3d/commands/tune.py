@@ -92,10 +92,10 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenC
     """
     from tqdm import tqdm
 
-    from medpretrain3d.data.corpus import Corpus
     from medpretrain3d.errors import UserError
     from medpretrain3d.inference.predictor import Predictor
     from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+    from medpretrain3d.store.corpus import Corpus
 
     corpus, predictor = Corpus([store]), Predictor(bundle, device)
     if corpus.stores[0].classes != bundle.classes:

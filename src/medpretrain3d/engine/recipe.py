@@ -11,6 +11,7 @@ from jsonargparse import get_loader, set_loader
 from medpretrain3d.documents import check_yaml, read_text
 from medpretrain3d.documents.yaml_file import MAX_BYTES
 from medpretrain3d.errors import UserError
+from medpretrain3d.moved import with_current_class_paths
 
 _load = get_loader("yaml")
 
@@ -39,7 +40,7 @@ def load_recipe(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return _load(text)
+        return with_current_class_paths(_load(text))
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
         raise yaml.YAMLError(f"a value cannot be read ({error})") from error
 

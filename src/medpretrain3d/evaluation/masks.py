@@ -43,7 +43,7 @@ def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
 
 def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Case, what was found and what was there, one scan at a time."""
-    from medpretrain3d.data.readers import read_scan
+    from medpretrain3d.store.readers import read_scan
 
     there, truth = _files(found), _files(wanted)
     for folder, other, missing in (
@@ -65,7 +65,7 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    from medpretrain3d.data.readers import find_volumes, volume_stem
+    from medpretrain3d.store.readers import find_volumes, volume_stem
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of NIfTI masks, one per scan")

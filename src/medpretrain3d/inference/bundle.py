@@ -23,13 +23,13 @@ from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, to_config
-from medpretrain3d.data.intensity import Normalisation, Window
-from medpretrain3d.data.unit import Unit
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.store.intensity import Normalisation, Window
+from medpretrain3d.store.unit import Unit
 
 FORMAT = "medpretrain3d-bundle"
 VERSION = 1

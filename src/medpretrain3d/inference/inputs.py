@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from medpretrain3d.data.case import voxels_sha256
-from medpretrain3d.data.corpus import CaseRef, Corpus
-from medpretrain3d.data.importers.files import channel_files, is_label_map
-from medpretrain3d.data.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
-from medpretrain3d.data.readers.dicom import is_dicom
-from medpretrain3d.data.store import INDEX
-from medpretrain3d.data.unit import Unit
-from medpretrain3d.data.volume import Volume, read_channels
 from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.scan import VoxelReader
 from medpretrain3d.names import plain_name
+from medpretrain3d.store.case import voxels_sha256
+from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.file_names import channel_files, is_label_map
+from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
+from medpretrain3d.store.readers.dicom import is_dicom
+from medpretrain3d.store.store import INDEX
+from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.volume import Volume, read_channels
 
 
 class ScanInput(Protocol):

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.data.grid import Grid
 from medpretrain3d.inference.scan import TileReader
 from medpretrain3d.inference.sliding_window import autocast
 from medpretrain3d.inference.tiles import Triple, tile_starts
+from medpretrain3d.store.grid import Grid
 
 LEAST_WEIGHT = 0.1
 """Of a voxel at a tile's border, against 1 in its middle."""

@@ -10,9 +10,9 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.data.grid import Grid, GridDocument
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.grid import Grid, GridDocument
 
 _Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
 

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.unit import Unit
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
@@ -24,6 +22,8 @@ from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.sliding_window import Progress, see_volume
 from medpretrain3d.inference.tiles import tile_starts
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.unit import Unit
 
 
 class Predictor:

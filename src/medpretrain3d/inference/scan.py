@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.data.case import AIR_HU
-from medpretrain3d.data.grid import Grid, Spacing
-from medpretrain3d.data.resample import resample_linear
-from medpretrain3d.data.statistics import ChannelStatistics
-from medpretrain3d.data.volume import Volume, check_spacing
 from medpretrain3d.inference.bundle import Preprocessing
 from medpretrain3d.inference.tiles import Triple
+from medpretrain3d.store.case import AIR_HU
+from medpretrain3d.store.grid import Grid, Spacing
+from medpretrain3d.store.resample import resample_linear
+from medpretrain3d.store.statistics import ChannelStatistics
+from medpretrain3d.store.volume import Volume, check_spacing
 
 EMPTY_HU = -900.0
 """A block of voxels with a mean up to this is air: lung lies above it, and noise of 80 HU moves a mean by 10 HU."""

@@ -15,12 +15,12 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.data.case import Case
-from medpretrain3d.data.grid import Spacing
 from medpretrain3d.documents import SCHEMA, Name, Number, Text, check_header, checked, parse_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sightings import Sightings
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.grid import Spacing
 
 FORMAT = "medpretrain3d-sightings"
 VERSION = 2  # 1 held no views

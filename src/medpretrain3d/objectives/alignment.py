@@ -1,4 +1,4 @@
-"""Where two views show the same place: `affine` of `medpretrain3d.data.views.TwoViews`, applied to feature maps."""
+"""Where two views show the same place: `affine` of `medpretrain3d.loading.views.TwoViews`, applied to feature maps."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from medpretrain3d.randomness import counter_random, derived_seeds, sample_seeds
 Batch = Mapping[str, Tensor]
 """What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample.
 
-A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.data.views`.
+A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.loading.views`.
 """
 
 Paradigm = Literal["reconstruction", "contrastive", "supervised"]

@@ -48,7 +48,7 @@ class CaseClassification(Objective):
         if len(classes) != 1 or not classes[0]:
             raise UserError(
                 f"CaseClassification: got classes {[list(names) for names in classes]}, wanted the labels of one "
-                "table; set data.views to medpretrain3d.data.case_labels.CaseLabelView"
+                "table; set data.views to medpretrain3d.loading.case_labels.CaseLabelView"
             )
         names, weights = classes[0], class_weights or {}
         if unknown := sorted(weights.keys() - set(names)):
@@ -75,7 +75,7 @@ class CaseClassification(Objective):
         if "case_label" not in batch:
             raise UserError(
                 "CaseClassification: the batch has no case_label; set data.views to "
-                "medpretrain3d.data.case_labels.CaseLabelView"
+                "medpretrain3d.loading.case_labels.CaseLabelView"
             )
         features = self.backbone(batch["image"])[-1].float()  # (B, C, d, h, w)
         logits, target = self.head(features.mean(dim=(2, 3, 4))).float(), batch["case_label"]

@@ -55,7 +55,7 @@ class MultiTalent(Objective):
         """`image` (B, C, D, H, W), `label_map` (B, D, H, W) and `dataset` (B,) to the loss; pictures of both maps."""
         if "label_map" not in batch:
             raise UserError(
-                "MultiTalent: the batch has no label_map; set data.views to medpretrain3d.data.views.LabelledView"
+                "MultiTalent: the batch has no label_map; set data.views to medpretrain3d.loading.views.LabelledView"
             )
         image, label_map = batch["image"], batch["label_map"]
         features = self.decoder(self.backbone(image))

@@ -12,10 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
-from medpretrain3d.data.case import Case
-from medpretrain3d.data.class_counts import missing_objects
-from medpretrain3d.data.corpus import Corpus
-from medpretrain3d.data.specks import are_specks
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
 from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
 from medpretrain3d.errors import UserError
@@ -23,6 +19,10 @@ from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
 from medpretrain3d.planning.plan import Plan
 from medpretrain3d.planning.spacing import Spacing, target_spacing_mm
 from medpretrain3d.planning.topology import SMALLEST_MAP, Topology, Triple, plan_topology
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.class_counts import missing_objects
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.specks import are_specks
 
 FIRST_PATCH_VOX = 256**3
 """Volume of the patch that the search starts from, before it is cut to the scans."""

@@ -12,10 +12,10 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.configurable import Config, from_config
-from medpretrain3d.data.intensity import Normalisation
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
+from medpretrain3d.store.intensity import Normalisation
 
 FORMAT, VERSION = "medpretrain3d-plan", 1
 Size = tuple[float, float, float]
@@ -46,7 +46,7 @@ class Plan:
     anchors: tuple[tuple[Size, ...], ...] | None = None
     """Extents in voxels, per detection level; None without objects."""
     window: Config | None = None
-    """How intensities are normalised, a class of `medpretrain3d.data.intensity`; None leaves that to the recipe."""
+    """How intensities are normalised, a class of `medpretrain3d.store.intensity`; None leaves that to the recipe."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """What the plan was made from and what it promised; edited values leave it as it is."""
 

@@ -11,7 +11,7 @@ CARD = {
     "preprocessing": {
         "spacing_mm": [1.0, 1.0, 1.0],
         "patch": [32, 32, 32],
-        "window": {"class_path": "medpretrain3d.data.intensity.Window", "init_args": {"low_hu": -900, "high_hu": 500}},
+        "window": {"class_path": "medpretrain3d.store.intensity.Window", "init_args": {"low_hu": -900, "high_hu": 500}},
     },
     "pretraining": {"paradigm": "mae", "corpus": "phantom", "steps": 7, "num_pretrain_volumes": 3},
     "licence": "cc-by-4.0",

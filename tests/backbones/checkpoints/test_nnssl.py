@@ -97,7 +97,7 @@ def test_what_a_user_must_know_is_told(shared):
         "spacing_mm": [1, 1, 1],
         "patch": [32, 32, 32],
         "normalisation": ["ZScoreNormalization"],
-        "window": {"class_path": "medpretrain3d.data.intensity.ZScore", "init_args": {"voxels": "all"}},
+        "window": {"class_path": "medpretrain3d.store.intensity.ZScore", "init_args": {"voxels": "all"}},
         "recommended_patch": [160, 160, 160],
     }
 

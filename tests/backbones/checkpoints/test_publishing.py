@@ -14,7 +14,7 @@ from medpretrain3d.backbones.checkpoints.publishing import without_places
 CONFIG = """
 seed_everything: 3
 run: {root: /home/jane doe/runs, name: a, group: g}
-data: {store: [../jane/stores/ct, ~jane/mr], window: {class_path: medpretrain3d.data.intensity.Window}}
+data: {store: [../jane/stores/ct, ~jane/mr], window: {class_path: medpretrain3d.store.intensity.Window}}
 model: {init_from: 'C:\\Users\\jane\\encoder', lr: 1.0e-4, cite: 'https://doi.org/10.1/jane'}
 """
 
@@ -31,7 +31,7 @@ def test_of_paths_the_last_name_is_left_and_nothing_else_changes():
     assert yaml.safe_load(clean["config"]) == {
         "seed_everything": 3,
         "run": {"root": "runs", "name": "a", "group": "g"},
-        "data": {"store": ["ct", "mr"], "window": {"class_path": "medpretrain3d.data.intensity.Window"}},
+        "data": {"store": ["ct", "mr"], "window": {"class_path": "medpretrain3d.store.intensity.Window"}},
         "model": {"init_from": "encoder", "lr": 1e-4, "cite": "https://doi.org/10.1/jane"},
     }
     assert clean["note"] == "read from x.pth (see https://a.org/b/c), 3 mm/voxel, and/or y"

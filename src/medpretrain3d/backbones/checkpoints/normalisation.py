@@ -7,7 +7,7 @@ from typing import Any
 
 from medpretrain3d.configurable import Config
 
-INTENSITY = "medpretrain3d.data.intensity."
+INTENSITY = "medpretrain3d.store.intensity."
 
 
 def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Config | None:

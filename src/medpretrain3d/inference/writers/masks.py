@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medpretrain3d.data.phantom.files import write_nifti
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.names import plain_name
+from medpretrain3d.store.nifti_file import write_nifti
 
 
 def mask_path(folder: Path, case: str) -> Path:

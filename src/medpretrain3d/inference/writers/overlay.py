@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.data.phantom.files import write_nifti
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.names import plain_name
+from medpretrain3d.store.nifti_file import write_nifti
 
 
 def box_map(prediction: Prediction) -> np.ndarray:

@@ -1,8 +1,0 @@
-"""From files to crops: volumes and their grids, the store, importers, augmentation, sampling."""
-
-from medpretrain3d.data.grid import Grid
-from medpretrain3d.data.intensity import Normalisation, Window
-from medpretrain3d.data.store import Case, Store
-from medpretrain3d.data.volume import Volume, read_volume
-
-__all__ = ["Case", "Grid", "Normalisation", "Store", "Volume", "Window", "read_volume"]

@@ -1,0 +1,159 @@
+"""What is known about a case, brought onto the grid of its stored voxels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
+from medpretrain3d.ingest.importers.marks import BoxMark, Mark, boxes_of
+from medpretrain3d.ingest.objects import TOO_SMALL, Instance, find_objects
+from medpretrain3d.store.case import Object
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.volume import Volume, check_same_place, read_labels, resample_labels
+
+CUT_VOX = 0.5
+"""A box that reaches further over the edge of its scan is told of; less is rounding."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Objects and ignore regions of a case, half-open boxes in voxels of the stored grid."""
+
+    objects: tuple[Object, ...] = ()
+    mask: np.ndarray | None = None
+    """(D, H, W) uint16 object ids; None where there is no label map."""
+    ignore_boxes: tuple[tuple[float, ...], ...] = ()
+    num_too_small: int = 0
+    """Parts of the label map that became background for being smaller than an object."""
+    remarks: Mapping[str, int] = field(default_factory=dict)
+    """How often something was done that the annotations do not say."""
+
+
+def annotate(
+    case: RawCase,
+    rule: ObjectRule,
+    min_voxels: int,
+    image: Volume,
+    spacing_mm: tuple[float, float, float] | None = None,
+) -> Annotation:
+    """Find a case's objects in its label map and among its marks.
+
+    Boxes come from the label map as drawn, not from the resampled one, which may lose a voxel or a whole object, and
+    from the marks as written: they are carried to the stored grid as exact numbers.
+
+    Args:
+        case: where the annotations are.
+        rule: how a label map becomes objects.
+        min_voxels: smaller objects of a label map become background.
+        image: the scan before it is resampled.
+        spacing_mm: of the stored grid (D, H, W); None is that of the scan.
+
+    Raises:
+        UserError: the label map cannot be read, lies elsewhere than the scan or holds unknown values, or a mark lies
+            outside the scan.
+    """
+    target = image.grid.resampled(spacing_mm) if spacing_mm else image.grid
+    mask, found = _from_labels(case, rule, min_voxels, image)
+    boxes = _carried(np.array([one.box_vox for one in found]).reshape(-1, 6), image.grid, target)
+    stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
+    visible = set() if stored is None else set(np.unique(stored).tolist())
+    objects = [
+        Object(one.id if one.id in visible else 0, one.label, box, one.num_voxels)
+        for one, box in zip(found, boxes, strict=True)
+        if one.label not in (IGNORE, TOO_SMALL)
+    ]
+    marks, grid = tuple(dict.fromkeys(case.marks)), image.source_grid
+    written = boxes_of(marks, grid)
+    inside = _inside(case, marks, written, grid)
+    for mark, box in zip(marks, _carried(inside, grid, target), strict=True):
+        objects.append(Object(0, mark.label, box))
+    regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid), grid)
+    is_visible = (regions[:, :3] < regions[:, 3:]).all(axis=1)
+    ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
+    ignored += _carried(regions[is_visible], grid, target)
+    remarks = {
+        "objects given twice, taken once": len(case.marks) - len(marks),
+        "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
+        "ignore regions outside of their scan": int((~is_visible).sum()),
+    }
+    told = {name: count for name, count in remarks.items() if count}
+    num_too_small = sum(one.label == TOO_SMALL for one in found)
+    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small, told)
+
+
+def _from_labels(
+    case: RawCase, rule: ObjectRule, min_voxels: int, image: Volume
+) -> tuple[Volume | None, list[Instance]]:
+    if case.labels is None:
+        return None, []
+    labels = read_labels(case.labels)
+    check_same_place(case.labels, labels.grid, case.images[0], image.grid)
+    try:
+        instances, found = find_objects(labels.array[0], case.class_of_value, rule, min_voxels)
+    except UserError as error:
+        raise Unusable(f"{case.labels}: {error}", "annotation") from error
+    return Volume(instances[None], labels.grid, labels.source_grid), found
+
+
+def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[float, ...]]:
+    boxes = boxes_vox.astype(np.float64) if grid == target else grid.map_boxes(boxes_vox, target)
+    return [tuple(box) for box in boxes.tolist()]
+
+
+def _inside(case: RawCase, marks: Sequence[Mark], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+    """Marks of objects, cut at the scan's edge where a sphere or a rounded corner reaches over it."""
+    is_inside = _are_inside(boxes_vox, grid)
+    if not is_inside.all():
+        mark, outside = marks[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
+        raise Unusable(
+            f"{outside} of {len(marks)} objects: {mark} lies outside {case.images[0].name} of {grid.shape} voxels or "
+            f"is empty; {_other_frame(marks, grid)}",
+            "annotation",
+        )
+    return _clipped(boxes_vox, grid)
+
+
+def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+    """Whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
+    middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
+    return ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
+
+
+def _other_frame(marks: Sequence[Mark], grid: Grid) -> str:
+    """What to do about objects outside of their scan, such as a frame in which all of them would be inside."""
+    for frame, order, signs, told in (
+        (
+            "lps_mm",
+            (0, 1, 2),
+            (-1, -1, 1),
+            "all are inside if x and y change signs: are they in RAS, not in LPS?",
+        ),
+        ("voxels", (2, 1, 0), (1, 1, 1), "all are inside if read as (z, y, x): are x and z exchanged?"),
+    ):
+        if all(mark.frame == frame and not _is_empty(mark) for mark in marks):
+            moved = [mark.reordered(order, signs) for mark in marks]
+            if _are_inside(boxes_of(moved, grid), grid).all():
+                return told
+    return "correct it: is its frame the one stated, its lowest corner first?"
+
+
+def _is_empty(mark: Mark) -> bool:
+    if isinstance(mark, BoxMark):
+        return not all(low < high for low, high in zip(mark.low, mark.high, strict=True))
+    return mark.diameter_mm <= 0
+
+
+def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+    edges = np.array([*grid.shape, *grid.shape], dtype=np.float64)
+    return np.clip(boxes_vox, 0, edges)
+
+
+def marks_sha256(case: RawCase) -> str:
+    """By which `prepare` knows whether the marks of a finished case changed."""
+    return hashlib.sha256(repr((case.marks, case.ignore, case.patient)).encode()).hexdigest()

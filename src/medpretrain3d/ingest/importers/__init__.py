@@ -1,0 +1,101 @@
+"""One file per raw layout, from a folder to the cases in it. A module that holds `LAYOUTS` is found by being here."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import Leftover, ObjectRule, RawCase, RawDataset
+from medpretrain3d.ingest.importers.files import glance, tree
+from medpretrain3d.ingest.importers.layout import Layout
+from medpretrain3d.ingest.importers.unused import unused
+
+SPLITS = ("train", "val", "test", "unlabelled")
+"""What a case may be for."""
+
+__all__ = ["SPLITS", "Layout", "Leftover", "ObjectRule", "RawCase", "RawDataset", "layouts", "read_raw"]
+
+
+@functools.cache
+def layouts() -> dict[str, Layout]:
+    """Every layout by name, by rank, those of most signs first."""
+    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    found = [layout for module in modules for layout in getattr(module, "LAYOUTS", ())]
+    found.sort(key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
+    return {layout.name: layout for layout in found}
+
+
+def read_raw(
+    raw: Path, fold: int = 0, dataset: str | None = None, options: Mapping[str, str] | None = None
+) -> RawDataset:
+    """List the cases of a raw folder.
+
+    Args:
+        raw: the folder.
+        fold: which of the official folds decides on train, val and test.
+        dataset: name of its layout; None recognises it by its tree.
+        options: of that layout, by name.
+
+    Raises:
+        UserError: the folder is missing, has no known layout, or is not what the layout promises.
+    """
+    raw = Path(raw)
+    if not raw.is_dir():
+        raise UserError(f"{raw}: no such folder; give the folder that holds the raw data")
+    if dataset is not None and dataset not in layouts():
+        raise UserError(f"--dataset {dataset}: unknown; known are {', '.join(layouts())}")
+    options = {**(options or {}), **({"fold": str(fold)} if fold else {})}
+    doubts: list[str] = []
+    if dataset is not None:
+        layout, why = layouts()[dataset], "as --dataset says"
+    else:
+        layout, why, doubts = _recognised(raw)
+    read = layout.open(raw, options)
+    _check_splits(layout, read)
+    _check_classes(raw, read)
+    doubtful = [Leftover(text, "layouts whose names fit and whose content does not") for text in doubts]
+    left = unused(raw, read, is_named=dataset is not None)
+    why = why if dataset is not None else read.recognised_by or why
+    return replace(read, recognised_by=why, leftovers=(*doubtful, *read.leftovers, *left))
+
+
+def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
+    """The layout of a folder, by what shows it, and what speaks against others whose names fit."""
+    if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
+        raise UserError(f"{raw}: has dataset.json but no imagesTr beside it", f"found\n{tree(raw)}")
+    names = glance(raw)
+    fitting: list[Layout] = []
+    doubts: list[str] = []
+    for layout in layouts().values():
+        if layout.fits(names):
+            contradiction = layout.contradiction(raw)
+            if not contradiction:
+                fitting.append(layout)
+            elif contradiction != "-":
+                doubts.append(f"{layout.name}: {contradiction}")
+    best = [one for one in fitting if (one.rank, len(one.signs)) == (fitting[0].rank, len(fitting[0].signs))]
+    if len(best) > 1:
+        told = " and ".join(f"{layout.name} ({layout.shown(names)})" for layout in best)
+        raise UserError(f"{raw}: looks like {told} alike; say which by --dataset {best[0].name} or {best[1].name}")
+    (layout,) = best
+    return layout, f"it has {layout.shown(names)}" if layout.signs else "no other layout fits", doubts
+
+
+def _check_splits(layout: Layout, dataset: RawDataset) -> None:
+    for case in dataset.cases:
+        if case.split not in SPLITS:
+            raise UserError(f"{layout.name}: case {case.id} is in split {case.split!r}, wanted {', '.join(SPLITS)}")
+
+
+def _check_classes(raw: Path, dataset: RawDataset) -> None:
+    alike: dict[str, str] = {}
+    for name in dataset.classes:
+        other = alike.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            where = dataset.tables[0] if dataset.tables else raw
+            raise UserError(f"{where}: the labels {other!r} and {name!r} differ in case or blanks only; write one")

@@ -1,0 +1,126 @@
+"""Scans with a JSON file of boxes in the manner of COCO, with a third axis.
+
+RAW/annotations.json
+    images       [{"id": 1, "file_name": "a.nii.gz", "patient": "p1", "split": "val"}]   the last two may be missing
+    categories   [{"id": 1, "name": "nodule"}]
+    annotations  [{"image_id": 1, "category_id": 1, "bbox": [x, y, z, width, height, depth], "iscrowd": 0}]
+    frame        "voxels" (as COCO; voxels of the file's own array), "lps_mm" or "ras_mm"; missing is "voxels"
+
+As in COCO, `iscrowd` 1 marks a region in which finding something is neither right nor wrong. An image without
+annotations is a case without objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import RawCase, RawDataset
+from medpretrain3d.ingest.importers.files import below, flag, read_json
+from medpretrain3d.ingest.importers.layout import Layout, need
+from medpretrain3d.ingest.importers.marks import BoxMark
+from medpretrain3d.store.file_names import case_id_of
+
+FILE = "annotations.json"
+SPLITS = ("train", "val", "test")
+FRAMES = ("voxels", "lps_mm", "ras_mm")
+
+
+def read_coco(raw: Path) -> RawDataset:
+    """Read the layout.
+
+    Raises:
+        UserError: an entry lacks a key, a box has not six numbers, or a path leads out of the folder.
+    """
+    path = need(raw / FILE)
+    document = read_json(path)
+    try:
+        frame = document.get("frame", "voxels")
+        if frame not in FRAMES:
+            raise UserError(f"{path}: frame is {frame!r}, wanted one of {', '.join(FRAMES)}")
+        categories = sorted(document["categories"], key=lambda category: category["id"])
+        for what, values in (
+            ("categories of the name", [str(category["name"]) for category in categories]),
+            ("categories of the id", [category["id"] for category in categories]),
+            ("images of the id", [image["id"] for image in document["images"]]),
+            ("images of the file", [image["file_name"] for image in document["images"]]),
+        ):
+            again = [value for value, count in Counter(values).items() if count > 1]
+            if again:
+                raise UserError(f"{path}: several {what} {again[0]!r}; keep one")
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        annotations_of: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+        for annotation in document["annotations"]:
+            annotations_of[annotation["image_id"]].append(annotation)
+        cases = [
+            _case(raw, image, annotations_of.pop(image["id"], []), label_of, frame) for image in document["images"]
+        ]
+        if annotations_of:
+            raise UserError(f"{path}: annotations of image {next(iter(annotations_of))}, which `images` does not list")
+        names = tuple(str(category["name"]) for category in categories)
+        return RawDataset(names, tuple(cases), tables=(path,))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: an entry is not as COCO has it ({error!r}); see docs/datasets.md#coco") from error
+
+
+def _case(
+    raw: Path, image: Mapping[str, Any], annotations: list[Mapping[str, Any]], label_of: Mapping[Any, int], frame: str
+) -> RawCase:
+    path = below(raw, image["file_name"])
+    for one in annotations:
+        if one["category_id"] not in label_of:
+            raise UserError(f"{raw / FILE}: category {one['category_id']!r} of an annotation is not in `categories`")
+    split = str(image.get("split") or "train")
+    if split not in SPLITS:
+        told = ", ".join(SPLITS)
+        raise UserError(f"{raw / FILE}: {image['file_name']} is in split {split!r}, wanted {told}")
+    marks = [
+        (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{raw / FILE}: iscrowd"))
+        for one in annotations
+    ]
+    return RawCase(
+        case_id_of(path, raw),
+        (path,),
+        marks=tuple(mark for mark, is_crowd in marks if not is_crowd),
+        ignore=tuple(mark for mark, is_crowd in marks if is_crowd),
+        patient=str(image["patient"]) if image.get("patient") is not None else None,
+        split=split,
+        problem="" if path.exists() else f"{FILE} names {image['file_name']}, which is not there",
+    )
+
+
+def _mark(bbox: list[float], label: int, frame: str) -> BoxMark:
+    x, y, z, width, height, depth = (float(value) for value in bbox)
+    if not math.isfinite(x + y + z + width + height + depth):
+        raise ValueError(f"bbox {bbox} is not finite")
+    if frame == "ras_mm":  # x and y point the other way
+        x, y = -x - width, -y - height
+    return BoxMark((x, y, z), (x + width, y + height, z + depth), "voxels" if frame == "voxels" else "lps_mm", label)
+
+
+def _contradiction(raw: Path) -> str:
+    document = read_json(raw / FILE)
+    is_ours = isinstance(document, dict) and {"images", "categories", "annotations"} & set(document)
+    return "" if is_ours else f"{FILE} has neither images, categories nor annotations"
+
+
+LAYOUTS = (
+    Layout(
+        name="coco",
+        kind="generic",
+        is_described=True,
+        classes=(),
+        licence="as the data",
+        wanted="""  RAW/annotations.json   (images, categories, annotations with bbox [x, y, z, width, height, depth])
+  RAW/**                 (the scans it names)""",
+        signs=("annotations.json",),
+        read=read_coco,
+        contradiction=_contradiction,
+    ),
+)

@@ -1,0 +1,76 @@
+"""A folder or DICOM tree of unlabelled scans, at any depth."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medpretrain3d.ingest.importers.base import RawCase, RawDataset
+from medpretrain3d.ingest.importers.layout import Layout
+from medpretrain3d.store.file_names import case_id_of, channel_files, is_label_map, words_of
+from medpretrain3d.store.readers import find_series, find_volumes
+
+MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "adc", "dwi", "pet"))
+"""Words of a scan's name that say whether its values are HU."""
+
+
+def read_folder(raw: Path) -> RawDataset:
+    """Every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
+    scans, maps = volumes_below(raw)
+    problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
+    cases = (*scans, *(replace(one, problem=problem) for one in maps))
+    return RawDataset((), cases, channel_names=modality(scans))
+
+
+def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
+    """Every volume and DICOM series below a folder: scans, and what is called a label map, in the order of their ids.
+
+    The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
+    series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
+    """
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for path in find_volumes(raw, recursive=True):
+        by_folder[path.parent].append(path)
+    cases = [
+        RawCase("__".join([*folder.relative_to(raw).parts, name]), images)
+        for folder, files in by_folder.items()
+        for name, images in channel_files(files).items()
+    ]
+    all_series = find_series(raw)
+    series_in = Counter(series.folder for series in all_series)
+    for series in all_series:
+        name = case_id_of(series.folder, raw)
+        is_alone = series_in[series.folder] == 1
+        cases.append(
+            RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
+        )
+    scans: list[RawCase] = []
+    maps: list[RawCase] = []
+    for case in sorted(cases, key=lambda case: case.id):
+        (maps if is_label_map(case.images[0].relative_to(raw)) else scans).append(case)
+    return scans, maps
+
+
+def modality(scans: Sequence[RawCase]) -> tuple[str, ...]:
+    """The name of the one channel, where every scan is of one file and called by the same modality; else nothing."""
+    named = {
+        tuple(word for word in words_of(scan.id.split("__")[-1]) if word in MODALITIES and len(scan.images) == 1)
+        for scan in scans
+    }
+    words = named.pop() if len(named) == 1 else ()
+    return (words[0].upper(),) if len(words) == 1 else ()
+
+
+LAYOUTS = (
+    Layout(
+        name="folder",
+        kind="generic",
+        classes=(),
+        licence="as the scans",
+        wanted="  RAW/**/*.nii.gz, .nii, .mha, .mhd, .nrrd, or folders of .dcm files   (scans without labels)",
+        signs=(),
+        read=read_folder,
+    ),
+)

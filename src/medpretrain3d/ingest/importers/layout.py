@@ -1,0 +1,114 @@
+"""A layout: how the raw tree of one data set is recognised, and who reads it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import RawDataset
+from medpretrain3d.ingest.importers.files import tree
+
+
+class Misplaced(UserError):
+    """A file or folder of the layout is missing; the message names it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set, or one way of laying out any data set.
+
+    Raises:
+        UserError: from `open`, see there.
+    """
+
+    name: str
+    """As in `--dataset NAME`, `configs/finetune/NAME.yaml` and the heading in docs/datasets.md."""
+    kind: Literal["detection", "corpus", "generic"]
+    classes: tuple[str, ...]
+    """Of a data set with a name; a generic layout finds them in its files."""
+    licence: str
+    wanted: str
+    """The tree, as it is shown to whoever has another one."""
+    signs: tuple[str | Callable[[Path], bool], ...]
+    """Patterns, or conditions, that each have to fit a name below the folder for the layout to be recognised by its
+    tree. In patterns folders end on a slash; `**/` in front is any depth."""
+    read: Callable[..., RawDataset]
+    """From the folder to its cases; further arguments are options with a default."""
+    is_described: bool = False
+    """Of a generic layout: whether a file of it says what the objects are."""
+    contradiction: Callable[[Path], str] = lambda raw: ""
+    """What in a folder's content says that it is not of this layout though its names fit; empty where nothing does. A
+    `-` says so without being worth telling."""
+
+    @property
+    def rank(self) -> int:
+        """Layouts of a lower rank are preferred where several fit: named detection data sets, layouts with a file that
+        says what the objects are, corpora, pairs of names, and any folder of scans."""
+        if self.kind != "generic":
+            return 0 if self.kind == "detection" else 2
+        return 4 if not self.signs else (1 if self.is_described else 3)
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether a folder with these names in it, as `glance` gives them, looks like this layout."""
+        return all(any(_fits(sign, name) for name in names) for sign in self.signs)
+
+    def shown(self, names: Sequence[str]) -> str:
+        """The first name for each sign, by which the layout was recognised."""
+        return ", ".join(dict.fromkeys(next(name for name in names if _fits(sign, name)) for sign in self.signs))
+
+    def open(self, raw: Path, options: Mapping[str, str] | None = None) -> RawDataset:
+        """List the cases of a folder.
+
+        Args:
+            raw: the folder.
+            options: by name, as the command line gives them.
+
+        Raises:
+            UserError: a file is missing (the message shows the tree wanted and the tree found) or damaged, or an
+                option is unknown.
+        """
+        try:
+            dataset = self.read(raw, **self._arguments(options or {}))
+            if not dataset.cases:
+                raise Misplaced("no case found")
+            return replace(dataset, layout=self.name)
+        except Misplaced as error:
+            raise UserError(
+                f"{raw}: {error}; wanted for {self.name} (docs/datasets.md#{self.name})",
+                f"{self.wanted}\nfound\n{tree(raw)}",
+            ) from error
+
+    def _arguments(self, options: Mapping[str, str]) -> dict[str, Any]:
+        known = {name: one.default for name, one in list(inspect.signature(self.read).parameters.items())[1:]}
+        arguments = {}
+        for name, text in options.items():
+            if name not in known:
+                told = ", ".join(known) or "none"
+                raise UserError(f"{self.name}: unknown option {name!r}; options of this data set: {told}")
+            try:
+                arguments[name] = type(known[name])(text)
+            except ValueError as error:
+                wanted = type(known[name]).__name__
+                raise UserError(f"{self.name}: option {name} is {text!r}, wanted {wanted}") from error
+        return arguments
+
+
+def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
+    if callable(sign):
+        return sign(Path(name))
+    return PurePosixPath(f"/{name}").match(sign[3:] if sign.startswith("**/") else f"/{sign}")
+
+
+def need(path: Path) -> Path:
+    """A file or folder that has to be there.
+
+    Raises:
+        Misplaced: it is not.
+    """
+    if not path.exists():
+        raise Misplaced(f"{path.name} is missing")
+    return path

@@ -1,0 +1,109 @@
+"""Objects and ignore regions the way data sets write them down: boxes and spheres in one of three frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.quarantine import Unusable
+
+Frame = Literal["voxels", "slices", "lps_mm"]
+"""`voxels`: of the file's own array (i, j, k), which is (column, row, slice) in DICOM and MetaImage; voxel `i` fills
+`[i, i + 1)`. `lps_mm`: (x, y, z) as in DICOM. `slices`: column and row as in `voxels`, the slice by the z of its centre
+in LPS mm, as annotations of axial DICOM series name it."""
+FRAMES: tuple[Frame, ...] = get_args(Frame)
+
+Point = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class BoxMark:
+    """A box by its lowest and highest corner.
+
+    In the frame `slices` the third numbers are the z of the first and last slice that belong to the box.
+    """
+
+    low: Point
+    high: Point
+    frame: Frame
+    label: int = 0
+    """Class from 0; of no meaning in an ignore region."""
+
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxMark:
+        """The box with its axes in another order and direction."""
+        ends = np.array([self.low, self.high])[:, list(order)] * signs
+        (x0, y0, z0), (x1, y1, z1) = np.sort(ends, axis=0).tolist()
+        return replace(self, low=(x0, y0, z0), high=(x1, y1, z1))
+
+    def box_vox(self, grid: Grid) -> np.ndarray:
+        """The box (6,) in voxels of the file's grid, half-open; the hull of a world box where the grid is oblique.
+
+        Raises:
+            Unusable: the frame is `slices` and the grid is not axial, or a slice lies between two of the grid.
+        """
+        if self.frame == "voxels":
+            return np.array([*self.low, *self.high], dtype=np.float64)
+        if self.frame == "lps_mm":
+            return grid.boxes_from_lps_mm(np.array([[*self.low, *self.high]]))[0]
+        first, last = sorted(_slice_index(grid, z_mm) for z_mm in (self.low[2], self.high[2]))
+        return np.array([*self.low[:2], first, *self.high[:2], last + 1], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SphereMark:
+    """A sphere by its centre and diameter. A centre in `voxels` counts like a box: the first voxel's middle is 0.5."""
+
+    center: Point
+    diameter_mm: float
+    frame: Frame = "lps_mm"
+    label: int = 0
+
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereMark:
+        """The sphere with its axes in another order and direction."""
+        x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
+        return replace(self, center=(x, y, z))
+
+    def box_vox(self, grid: Grid) -> np.ndarray:
+        """The sphere's exact hull (6,) in voxels of the file's grid, along its own axes also where they are oblique.
+
+        Raises:
+            Unusable: as for a box.
+        """
+        center = np.array(self.center, dtype=np.float64)
+        if self.frame == "lps_mm":
+            center = (np.linalg.inv(grid.affine_lps) @ [*center, 1.0])[:3] + 0.5
+        elif self.frame == "slices":
+            center[2] = _slice_index(grid, center[2]) + 0.5
+        radius_vox = self.diameter_mm / 2 / np.array(grid.spacing_mm)
+        return np.concatenate([center - radius_vox, center + radius_vox])
+
+
+Mark = BoxMark | SphereMark
+
+
+def boxes_of(marks: Sequence[Mark], grid: Grid) -> np.ndarray:
+    """Boxes (N, 6) float64 of marks in voxels of the file's grid.
+
+    Raises:
+        Unusable: as `BoxMark.box_vox`.
+    """
+    return np.array([mark.box_vox(grid) for mark in marks], dtype=np.float64).reshape(-1, 6)
+
+
+def _slice_index(grid: Grid, z_mm: float) -> int:
+    step_mm = grid.affine_lps[2, :3]  # how z changes along column, row and slice
+    if np.abs(step_mm[:2]).max() > 1e-3 * abs(step_mm[2]):
+        raise Unusable(
+            f"slices are named by their z, but the series is not axial: z grows by {step_mm.tolist()} mm", "annotation"
+        )
+    index = (z_mm - grid.affine_lps[2, 3]) / step_mm[2]
+    if abs(index - round(index)) > 0.3 or not 0 <= round(index) < grid.shape[2]:
+        raise Unusable(
+            f"no slice at z = {z_mm:g} mm, slices are {abs(step_mm[2]):g} mm apart; is this the annotated series?",
+            "annotation",
+        )
+    return round(index)

@@ -1,0 +1,269 @@
+"""The layout of nnU-Net, which is also that of the Medical Segmentation Decathlon.
+
+RAW/dataset.json               labels (name -> value, or value -> name), channel_names or modality
+RAW/imagesTr/<id>_0000.nii.gz  (nnU-Net) or <id>.nii.gz (MSD)
+RAW/labelsTr/<id>.nii.gz       label values; with "instances": true instance ids, classes in labelsTr/<id>.json
+RAW/imagesTs, RAW/labelsTs     the test split, where its labels are there; else unlabelled
+RAW/splits.json                optional: a list of folds {"train": [...], "val": [...]}; also splits_final.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import IGNORE, OBJECT_RULES, Leftover, ObjectRule, RawCase, RawDataset
+from medpretrain3d.ingest.importers.files import flag, read_json
+from medpretrain3d.ingest.importers.layout import Layout, need
+from medpretrain3d.store.file_names import channel_files
+from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_stem
+
+DESCRIPTION = "dataset.json"
+SPLIT_FILES = ("splits.json", "splits_final.json")
+
+
+def read_nnunet(raw: Path, fold: int = 0) -> RawDataset:
+    """Read the layout.
+
+    `dataset.json` may say `"objects": "labels"` (each label value is one object, as for organs) or `"instances": true`.
+    Where it lists its training cases, as MSD's does, only those are used.
+
+    Args:
+        raw: the folder.
+        fold: which fold of the splits file decides on train and val.
+
+    Raises:
+        UserError: a damaged json file, no usable labels in it, or a fold that does not exist.
+    """
+    dataset = read_description(raw)
+    names, class_of_value = classes_of(raw / DESCRIPTION, dataset)
+    return list_cases(raw, dataset, names, class_of_value, _object_rule(raw, dataset), fold)
+
+
+def read_description(raw: Path) -> dict[str, Any]:
+    """What `dataset.json` says.
+
+    Raises:
+        Misplaced: it, or the folder of images, is missing.
+        UserError: it is no JSON object.
+    """
+    path = need(raw / DESCRIPTION)
+    return described(path, read_json(path))
+
+
+def described(path: Path, content: object) -> dict[str, Any]:
+    """The content of a description, which has to be an object.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: wanted an object with labels, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def list_cases(
+    raw: Path,
+    dataset: Mapping[str, Any],
+    names: tuple[str, ...],
+    class_of_value: Mapping[int, int],
+    rule: ObjectRule,
+    fold: int = 0,
+    tables: Sequence[Path] = (),
+) -> RawDataset:
+    """The cases of imagesTr, labelsTr, imagesTs and labelsTs below a folder.
+
+    Raises:
+        Misplaced: there is no imagesTr.
+        UserError: a damaged splits file, or a fold that does not exist.
+    """
+    images_tr = channel_files(find_volumes(need(raw / "imagesTr")))
+    splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
+    folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
+    if fold and not 0 <= fold < len(folds):
+        told = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
+        raise UserError(f"{raw}: has no fold {fold}; {told}")
+    split_of = {case_id: split for split, ids in folds[fold].items() for case_id in ids} if folds else {}
+    listed = listed_cases(dataset) or sorted(images_tr)
+    cases = [
+        _case(raw, "Tr", case_id, images_tr.get(case_id, ()), rule, class_of_value, split_of.get(case_id, "train"))
+        for case_id in listed
+    ]
+    images_ts = channel_files(find_volumes(raw / "imagesTs"))
+    for case_id, images in sorted(images_ts.items()):
+        if _label_files(raw / "labelsTs", case_id):
+            cases.append(_case(raw, "Ts", case_id, images, rule, class_of_value, "test"))
+        else:
+            cases.append(RawCase(case_id, images, split="unlabelled"))
+    for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
+        for path in find_volumes(raw / f"labels{suffix}"):
+            if volume_stem(path) not in there:
+                problem = f"labels{suffix}/{path.name} has no image in images{suffix}"
+                cases.append(RawCase(volume_stem(path), (), path, problem=problem))
+                there.add(volume_stem(path))
+    if folds:
+        told = f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
+        leftovers += [Leftover(one, told, is_used=True) for one in listed if one in images_tr and one not in split_of]
+    read = (*(tables or (raw / DESCRIPTION,)), *((splits_file,) if splits_file else ()))
+    return RawDataset(names, tuple(cases), rule, _channel_names(dataset), folds, read, tuple(leftovers))
+
+
+def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    """In the order of their numbers; numbers and names may change places, as those of labels may."""
+    channels = dataset.get("channel_names") or dataset.get("modality") or dataset.get("modalities") or {}
+    if not isinstance(channels, dict):
+        return ()
+    numbers = [str(value) for value in channels.values()]
+    if all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers):
+        channels = {value: key for key, value in channels.items()}
+    if not all(str(key).isdecimal() for key in channels):
+        return ()
+    return tuple(str(channels[key]) for key in sorted(channels, key=int))
+
+
+def classes_of(
+    path: Path, dataset: Mapping[str, Any], has_background: bool = True
+) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names of the classes in the order of their values, and the class of each value.
+
+    Args:
+        path: of the description, for messages.
+        dataset: the description.
+        has_background: whether value 0 is the background rather than a class.
+
+    Raises:
+        UserError: no labels, or labels that are no classes.
+    """
+    labels = dataset.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise UserError(f'{path}: has no labels; wanted for example {{"background": 0, "nodule": 1}}')
+    try:
+        if all(str(key).isdigit() for key in labels):  # MSD and nnU-Net v1: value -> name
+            values = {str(name): int(value) for value, name in labels.items()}
+        else:
+            values = {str(name): int(value) for name, value in labels.items()}
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: labels {labels}: wanted one whole number per name; regions are not objects"
+        ) from error
+    if len(set(values.values())) != len(labels) or min(values.values()) < 0:
+        raise UserError(f"{path}: labels {labels}: wanted a different name and a different value from 0 on for each")
+    # An instance data set has no label values, so it may count its classes from 0 without a background.
+    has_background = has_background and not flag(dataset.get("instances"), f"{path}: instances")
+    ordered = sorted(values, key=lambda name: values[name])
+    names = [
+        name for name in ordered if name not in ("background", "ignore") and not (has_background and values[name] == 0)
+    ]
+    if not 1 <= len(names) <= 254:
+        raise UserError(f"{path}: labels {labels}: wanted 1 to 254 classes beside the background, got {len(names)}")
+    class_of_value = {values[name]: index for index, name in enumerate(names)}
+    return tuple(names), class_of_value | ({values["ignore"]: IGNORE} if "ignore" in values else {})
+
+
+def _case(
+    raw: Path,
+    suffix: str,
+    case_id: str,
+    images: tuple[Path, ...],
+    rule: ObjectRule,
+    class_of_value: Mapping[int, int],
+    split: str,
+) -> RawCase:
+    folder = raw / f"labels{suffix}"
+    labels = _label_files(folder, case_id)
+    if not images:
+        return RawCase(case_id, (), problem=f"dataset.json lists it, but images{suffix} has no file of that name")
+    if not labels:
+        return RawCase(case_id, images, problem=f"no label file {folder.name}/{case_id}.nii.gz")
+    if len(labels) > 1:
+        return RawCase(
+            case_id, images, labels[0], problem=f"has label files {labels[0].name} and {labels[1].name}; keep one"
+        )
+    if rule != "instances":
+        return RawCase(case_id, images, labels[0], class_of_value, split=split)
+    table = folder / f"{case_id}.json"
+    try:
+        classes = {int(value): int(label) for value, label in read_json(table)["instances"].items()}
+    except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return RawCase(
+            case_id,
+            images,
+            labels[0],
+            problem=f'{folder.name}/{table.name}: wanted {{"instances": {{"1": 0}}}}, the class of each id ({error})',
+        )
+    num_classes = len([label for label in class_of_value.values() if label >= 0])
+    strange = sorted(label for label in set(classes.values()) if not 0 <= label < num_classes)
+    if strange:
+        reason = f"{folder.name}/{table.name}: class {strange[0]}, dataset.json has classes 0 to {num_classes - 1}"
+        return RawCase(case_id, images, labels[0], problem=reason)
+    return RawCase(case_id, images, labels[0], classes, split=split)
+
+
+def _label_files(folder: Path, case_id: str) -> list[Path]:
+    """The label maps of a case; links that lead nowhere are there as well, and reading them says so."""
+    paths = [folder / f"{case_id}{ending}" for ending in VOLUME_ENDINGS]
+    return [path for path in paths if path.is_file() or path.is_symlink()]
+
+
+def listed_cases(dataset: Mapping[str, Any]) -> list[str]:
+    """Ids of the training cases that `dataset.json` names; only names are taken from it, never places of files."""
+    listed = dataset.get("training")
+    if not isinstance(listed, list):
+        return []
+    files = [entry["image"] for entry in listed if isinstance(entry, dict) and isinstance(entry.get("image"), str)]
+    return sorted({volume_stem(Path(file)) for file in files})
+
+
+def _object_rule(raw: Path, dataset: Mapping[str, Any]) -> ObjectRule:
+    is_instances = flag(dataset.get("instances"), f"{raw / DESCRIPTION}: instances")
+    rule = "instances" if is_instances else dataset.get("objects", "components")
+    if rule not in OBJECT_RULES:
+        raise UserError(f"{raw / DESCRIPTION}: objects is {rule!r}, wanted one of {', '.join(OBJECT_RULES)}")
+    return rule
+
+
+def _folds(path: Path, known: Mapping[str, Any]) -> tuple[tuple[dict[str, tuple[str, ...]], ...], list[Leftover]]:
+    """The folds of the splits file, and its ids without files, which may be those of a part of the data set."""
+    folds = read_json(path)
+    folds = [folds] if isinstance(folds, dict) else folds
+    strangers: list[str] = []
+    for number, fold in enumerate(folds if isinstance(folds, list) else [None]):
+        if not isinstance(fold, dict) or not all(_are_ids(fold.get(split)) for split in ("train", "val")):
+            raise UserError(f'{path}: fold {number}: wanted {{"train": [ids], "val": [ids]}}')
+        twice = set(fold["train"]) & set(fold["val"])
+        if twice:
+            raise UserError(f"{path}: fold {number}: '{min(twice)}' is in train and in val; keep one of them")
+        named = {*fold["train"], *fold["val"]}
+        if named and not named & set(known):
+            raise UserError(
+                f"{path}: fold {number}: no id is that of a file in imagesTr; wanted ids like '{next(iter(known), '')}'"
+            )
+        strangers += sorted(named - set(known) - set(strangers))
+    found = tuple(
+        {split: tuple(case_id for case_id in fold[split] if case_id in known) for split in ("train", "val")}
+        for fold in folds
+    )
+    return found, [Leftover(one, f"ids of {path.name} that meet no image in imagesTr") for one in strangers]
+
+
+def _are_ids(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+LAYOUTS = (
+    Layout(
+        name="nnunet",
+        kind="generic",
+        is_described=True,
+        classes=(),
+        licence="as the data",
+        wanted="""  RAW/dataset.json
+  RAW/imagesTr/<id>_0000.nii.gz or <id>.nii.gz
+  RAW/labelsTr/<id>.nii.gz
+  RAW/imagesTs, RAW/labelsTs   (the test split, may be missing)""",
+        signs=("dataset.json", "imagesTr/"),
+        read=read_nnunet,
+    ),
+)

@@ -1,0 +1,99 @@
+"""From label maps to objects: instance ids, classes, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, ObjectRule
+
+TOO_SMALL = -3
+"""In the place of a class: a part of fewer than `min_voxels`, which is background."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object: its id in the instance map, class from 0, box (6,) in voxels of the map, half-open.
+
+    An ignore region has the label `IGNORE`, what is too small for an object `TOO_SMALL`; both have the id 0, for they
+    are not drawn into the instance map.
+    """
+
+    id: int
+    label: int
+    box_vox: tuple[int, ...]
+    num_voxels: int = field(default=0, compare=False)
+
+
+def find_objects(
+    labels: np.ndarray, class_of_value: Mapping[int, int] | None, rule: ObjectRule, min_voxels: int = 1
+) -> tuple[np.ndarray, list[Instance]]:
+    """Split a label map (D, H, W) into objects.
+
+    Args:
+        labels: label values or instance ids, 0 for background.
+        class_of_value: class of every other value, `ANATOMY` for one that is no object, or `IGNORE`; None is an
+            instance map of class 0.
+        rule: `components` (26-connected), `labels` or `instances`.
+        min_voxels: smaller objects are noise of the annotation and become background.
+
+    Returns:
+        The instance map (D, H, W) uint16 with ids from 1, and its objects in the order of their ids, among them ignore
+        regions and what is too small.
+
+    Raises:
+        UserError: a value without a class, an instance without a voxel, or more objects than ids.
+    """
+    values = {int(value) for value in np.unique(labels)} - {0}
+    if class_of_value is None:
+        class_of_value, rule = dict.fromkeys(values, 0), "instances"
+    unknown = sorted(values - set(class_of_value))
+    if unknown:
+        known = _some(sorted(class_of_value)) or "none"
+        raise UserError(f"label values {_some(unknown)} stand for no class; known are {known}; name every value")
+    anatomy = [value for value in values if class_of_value[value] == ANATOMY]
+    if anatomy:
+        labels = np.where(np.isin(labels, anatomy), 0, labels)
+    missing = sorted(set(class_of_value) - values) if rule == "instances" else []
+    if missing:
+        raise UserError(f"instances {_some(missing)} of the table have no voxel in the mask; correct either")
+    instances = np.zeros(labels.shape, dtype=np.uint16)
+    objects: list[Instance] = []
+    number = 0
+    for value, region, part in sorted(_parts(labels, rule), key=lambda found: found[0]):
+        num_voxels = int(np.count_nonzero(part))
+        box = (*(axis.start for axis in region), *(axis.stop for axis in region))
+        if num_voxels < min_voxels:
+            objects.append(Instance(0, TOO_SMALL, box, num_voxels))
+            continue
+        if class_of_value[value] == IGNORE:
+            objects.append(Instance(0, IGNORE, box, num_voxels))
+            continue
+        if number == np.iinfo(np.uint16).max:
+            raise UserError(f"more than {number} objects; raise --min-voxels or use --objects labels")
+        number += 1
+        instances[region][part] = number
+        objects.append(Instance(number, class_of_value[value], box, num_voxels))
+    return instances, objects
+
+
+def _parts(labels: np.ndarray, rule: ObjectRule) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
+    """Value, hull and mask inside the hull of every part of a label map."""
+    from scipy.ndimage import find_objects as hulls
+
+    numbered = labels.astype(np.int32)
+    if rule == "components":
+        import cc3d
+
+        numbered = cc3d.connected_components(labels, connectivity=26).astype(np.int32)  # never joins two values
+    for number, region in enumerate(hulls(numbered), start=1):
+        if region is not None:
+            part = numbered[region] == number
+            yield int(labels[region][part][0]), region, part
+
+
+def _some(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")

@@ -1,0 +1,309 @@
+"""From raw folders to a store: several cases at once, several calls on one store, each with a share of the cases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.atomic import locked_folder, remove_unfinished, write_text
+from medpretrain3d.atomic.lock import LOCK
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
+from medpretrain3d.ingest.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
+from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
+from medpretrain3d.names import plain_name
+from medpretrain3d.store.case import CASES
+from medpretrain3d.store.quarantine import NOTES
+from medpretrain3d.store.splits import SPLITS, Fold, read_splits
+from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
+from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.volume import check_spacing
+from medpretrain3d.worker_pool import worker_pool
+
+OTHER_CALL_S = 3600
+"""A file of the index that another shard began is left alone for this long."""
+
+
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What decides the content of a store."""
+
+    spacing_mm: tuple[float, float, float] | None = None
+    """Along (D, H, W); None keeps each scan's own."""
+    objects: ObjectRule | None = None
+    """None is what the data set says of itself."""
+    min_voxels: int = 1
+    fold: int = 0
+    dataset: str | None = None
+    """Name of the raw layout; None recognises it by its tree."""
+    dataset_options: tuple[tuple[str, str], ...] = ()
+    """Options of that layout, name and value."""
+    unit: Unit | None = None
+    """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What happened."""
+
+    prepared: int
+    reused: int
+    skipped: tuple[dict[str, str], ...]
+    """`case`, `file`, `kind` and `reason` of each case that could not be used."""
+    splits: dict[str, int]
+    """Cases per split; empty while `awaited` is not 0."""
+    awaited: int = 0
+    """Cases that other shards have yet to prepare; the last one makes the index."""
+    again: Mapping[str, str] = field(default_factory=dict)
+    """Cases that were there and had to be made again, each with the reason."""
+    report: PrepareReport | None = None
+    """What is in the store and what is not; None while cases are awaited."""
+
+
+def prepare(
+    raws: Path | Sequence[Path],
+    store: Path,
+    options: PrepareOptions = PrepareOptions(),
+    workers: int = 1,
+    progress: bool = False,
+    shard: tuple[int, int] = (1, 1),
+    check: bool = False,
+) -> Summary:
+    """Prepare one or more raw folders into one store.
+
+    A case that is already there with the same source files and options is kept, so a killed call continues; one whose
+    files are missing, of another size or changed since is made again, and `Summary.again` says so. The same
+    input gives the same bytes, whatever the number of workers and shards. A case that cannot be used is left out and
+    noted in `skipped.json`; the others go on. Where labelled and unlabelled folders meet, the unlabelled cases go to
+    the split `unlabelled`: nobody looked for objects there, so they are no negatives.
+
+    Args:
+        raws: folders that an importer knows.
+        store: folder to write; may hold an earlier preparation of the same cases.
+        options: what decides the content.
+        workers: processes.
+        progress: whether to show a bar.
+        shard: `(i, n)`, i from 1 to n: prepare every n-th case only. The call after which no case is left makes the
+            index. Each shard is locked for itself, the whole store where there is one.
+        check: whether every byte of the cases that are there is compared with its checksum.
+
+    Raises:
+        UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
+            usable case, no such shard, another call at work on the store or shard, or a full disk.
+    """
+    raws, store = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)], Path(store)
+    number, count = shard
+    if not 1 <= number <= count:
+        raise UserError(f"shard {number}/{count}: wanted i/n with i from 1 to n, as 1/4")
+    if options.spacing_mm is not None:
+        check_spacing(options.spacing_mm)
+    with _locked(store, shard):
+        return _prepare(raws, store, options, workers, progress, shard, check)
+
+
+def _prepare(
+    raws: Sequence[Path],
+    store: Path,
+    options: PrepareOptions,
+    workers: int,
+    progress: bool,
+    shard: tuple[int, int],
+    check: bool,
+) -> Summary:
+    number, count = shard
+    datasets = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
+    classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
+    jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
+    own = jobs[number - 1 :: count]
+    _check_room(store, {job.case.id for job in jobs if job.case.images})
+    _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
+
+    found = {job.case.id: earlier(job, check) for job in own}
+    known = {case_id: one for case_id, one in found.items() if isinstance(one, Outcome)}
+    again = {case_id: one.reason for case_id, one in found.items() if isinstance(one, Redo) and one.reason}
+    todo = [job for job in own if job.case.id not in known]
+    if todo:
+        (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
+    with closing(_outcomes(todo, workers)) as running:
+        known |= dict(_with_bar(running, len(todo), progress))
+    others = {job.case.id: settled(job) for job in jobs if job.case.id not in known}
+    outcomes = known | {case_id: one for case_id, one in others.items() if one is not None}
+
+    told = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
+    skipped = tuple(_told(one.note) for case_id, one in sorted(outcomes.items()) if one.note and case_id in told)
+    prepared = sum(outcomes[job.case.id].row is not None for job in todo)
+    reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
+    if len(outcomes) < len(jobs):
+        return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again)
+    folds = datasets[0].folds if len(datasets) == 1 else ()
+    lost = _lost_splits(store, [case_id for case_id, one in outcomes.items() if one.row is not None])
+    splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
+    report = PrepareReport.of(raws, datasets, Store(store), skipped, lost)
+    report.write(store)
+    return Summary(prepared, reused, skipped, splits, 0, again, report)
+
+
+def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
+    """What an earlier file of splits said that cannot be kept."""
+    if (store / INDEX).is_file() and not (store / SPLITS).is_file():
+        return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"]
+    try:
+        read_splits(store, case_ids)
+    except UserError as error:
+        return [f"{error}; folds and label order of that file were not kept"]
+    return []
+
+
+def _write_index(
+    store: Path,
+    jobs: Sequence[Job],
+    outcomes: Mapping[str, Outcome],
+    skipped: Sequence[Mapping[str, str]],
+    classes: Sequence[str],
+    options: PrepareOptions,
+    channel_names: Sequence[str],
+    folds: Sequence[Fold],
+) -> dict[str, int]:
+    """Make the index of a store whose cases are all there; returns the number of cases per split."""
+    write_text(store / SKIPPED, json.dumps(list(skipped), indent=1) + "\n")
+    rows = [outcome.row for outcome in outcomes.values() if outcome.row is not None]
+    if not rows:
+        (store / INDEX).unlink(missing_ok=True)
+        raise UserError(
+            f"{store}: none of the {len(jobs)} cases can be used, see {SKIPPED}; first: {skipped[0]['reason']}"
+        )
+    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    for job in jobs:
+        if outcomes[job.case.id].row is not None:
+            splits.setdefault(job.case.split, []).append(job.case.id)
+    written = write_index(store, classes, options.spacing_mm, rows, splits, channel_names, folds)
+    return {name: len(ids) for name, ids in written.items() if ids}
+
+
+def _told(note: Mapping[str, Any]) -> dict[str, str]:
+    return {name: note[name] for name in ("case", "file", "kind", "reason")}
+
+
+def _common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
+    labelled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
+    if len(labelled) > 1:
+        told = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labelled.items())
+        raise UserError(f"data sets of different classes ({told}); prepare them into different stores")
+    return next(iter(labelled), ())
+
+
+def _channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
+    named = [dataset.channel_names for dataset in datasets if dataset.channel_names]
+    if named:
+        return named[0]
+    most = max(len(case.images) for dataset in datasets for case in dataset.cases)
+    return tuple(f"channel {number}" for number in range(max(most, 1)))
+
+
+def _unit(channel_names: Sequence[str]) -> Unit:
+    """Unnamed channels are taken for CT, which can be told by its values; MR has to be named."""
+    is_named = not channel_names[0].startswith("channel ")
+    return "any" if is_named and not any("ct" in name.lower().split() for name in channel_names) else "hu"
+
+
+def _jobs(
+    raws: Sequence[Path],
+    datasets: Sequence[RawDataset],
+    store: Path,
+    options: PrepareOptions,
+    channel_names: Sequence[str],
+) -> Iterator[Job]:
+    is_labelled = any(dataset.classes for dataset in datasets)
+    unit = options.unit or _unit(channel_names)
+    home: dict[str, Path] = {}
+    for raw, dataset in zip(raws, datasets, strict=True):
+        for case in map(_named, dataset.cases):
+            if home.get(case.id) == raw:
+                problem = f"another file gives the case id '{case.id}' as well; rename one of them"
+                case = replace(case, id=_folder_name(f"{case.id} {case.images[:1]}"), problem=problem)
+            if case.id in home:
+                raise UserError(
+                    f"case '{case.id}' is in {home[case.id]} and in {raw}; rename one, or prepare them into two stores "
+                    "(pretraining takes several)"
+                )
+            home[case.id] = raw
+            if is_labelled and not dataset.classes:
+                case = replace(case, split="unlabelled")
+            rule = options.objects or dataset.objects
+            yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names))
+
+
+def _named(case: RawCase) -> RawCase:
+    """A case whose id can be the name of a folder; one whose id cannot becomes a note under a name made of it."""
+    try:
+        plain_name(case.id, "case id")
+    except UserError as error:
+        return replace(case, id=_folder_name(case.id), problem=f"{error}; rename its file or folder")
+    return case
+
+
+def _folder_name(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9-]+', '_', text)[:60].strip('_')}_{digest}"
+
+
+def _check_room(store: Path, case_ids: set[str]) -> None:
+    """Refuse a folder of other content."""
+    cases = store / CASES
+    if store.is_dir() and not cases.is_dir() and not (store / NOTES).is_dir() and any(store.glob("[!.]*")):
+        raise UserError(f"{store}: is neither empty nor a store; choose another folder")
+    there = {path.name for path in cases.iterdir() if path.name[0] != "."} if cases.is_dir() else set()
+    strangers = sorted(there - case_ids)
+    if strangers:
+        raise UserError(
+            f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}', "
+            "or whose image is missing there; choose another folder, or give all raw folders in one call"
+        )
+
+
+@contextmanager
+def _locked(store: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Keep other calls out of the store, or out of one shard of it."""
+    number, count = shard
+    own = LOCK if count == 1 else f".shard-{number}-of-{count}{LOCK}"
+    with locked_folder(store, own, clean=False):
+        for path in sorted(store.glob(f".shard-*{LOCK}")) if count == 1 else ():
+            with locked_folder(store, path.name, clean=False):  # removes that of a killed call, refuses a living one
+                pass
+        yield
+
+
+def _clean(store: Path, case_ids: set[str], index_age_s: float) -> None:
+    """Remove leftovers of killed calls; cases of other shards may just be in the making."""
+    remove_unfinished(store / CASES, case_ids)
+    remove_unfinished(store / NOTES, {f"{case_id}.json" for case_id in case_ids})
+    remove_unfinished(store, {INDEX, SPLITS, SKIPPED, REPORT}, index_age_s)
+
+
+def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome], None, None]:
+    if workers <= 1 or len(jobs) <= 1:
+        yield from ((job.case.id, prepare_case(job)) for job in jobs)
+        return
+    with worker_pool(workers) as pool:
+        futures = {pool.submit(prepare_case, job): job.case.id for job in jobs}
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker died, most likely for want of memory; use fewer --workers, finished cases are kept"
+            ) from error
+
+
+def _with_bar(outcomes: Iterator[tuple[str, Outcome]], total: int, show: bool) -> Iterator[tuple[str, Outcome]]:
+    from tqdm import tqdm
+
+    return iter(tqdm(outcomes, total=total, desc="prepare", unit="case", disable=not show))

@@ -1,0 +1,185 @@
+"""One case from raw files to the store: read, check, resample, find objects, write; or a note why that cannot be done.
+
+What is on disk is the only record of what was done, so a call can be killed at any moment, and several calls can work
+on one store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.annotation import annotate, marks_sha256
+from medpretrain3d.ingest.importers import ObjectRule, RawCase
+from medpretrain3d.ingest.plausibility import check_plausible
+from medpretrain3d.ingest.prepare_report import REMARKS
+from medpretrain3d.store.case import (
+    IMAGE,
+    MASK,
+    SIDECAR,
+    VERSION,
+    Case,
+    Content,
+    case_folder,
+    index_row,
+    voxels_sha256,
+    write_case,
+)
+from medpretrain3d.store.damage import check_contents, check_sizes
+from medpretrain3d.store.quarantine import Unusable, note_path, read_note, write_note
+from medpretrain3d.store.readers import MissingLibrary, source_files
+from medpretrain3d.store.statistics import MEASURED
+from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.volume import read_channels, resample
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case to prepare, and what decides its content beside its files."""
+
+    case: RawCase
+    store: Path
+    rule: ObjectRule
+    spacing_mm: tuple[float, float, float] | None
+    min_voxels: int
+    unit: Unit
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A case as it is in the store: its row for the index, or the note that says why it has none."""
+
+    row: Mapping[str, Any] | None = None
+    note: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Work to do, and why, where there was a result before."""
+
+    reason: str = ""
+
+
+def settled(job: Job) -> Outcome | None:
+    """What an earlier call made of the same files with the same options; None where there is work to do."""
+    found = earlier(job)
+    return found if isinstance(found, Outcome) else None
+
+
+def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
+    """What an earlier call made of the same files with the same options, or why that has to be made again.
+
+    Args:
+        job: the case.
+        is_thorough: whether every byte is read, to be compared with its checksum, or only sizes are looked at.
+    """
+    try:
+        facts = _facts(job)
+    except UserError:
+        return Redo()
+    note = read_note(job.store, job.case.id)
+    if note is not None:
+        return Redo(changed) if (changed := _changed(note, facts)) else Outcome(note=note)
+    folder = case_folder(job.store, job.case.id)
+    if not folder.exists():
+        return Redo()
+    try:
+        case = Case.open(folder)
+        if changed := _changed(case.sidecar, facts):
+            return Redo(changed)
+        (check_contents if is_thorough else check_sizes)(case)
+        return Outcome(index_row(case.sidecar))
+    except (UserError, KeyError, TypeError) as error:
+        return Redo(f"was damaged: {error}")
+
+
+def prepare_case(job: Job) -> Outcome:
+    """Write a case, or a note in its place.
+
+    Raises:
+        UserError: the disk is full, or a library is missing; neither is the fault of the case.
+    """
+    case, folder = job.case, case_folder(job.store, job.case.id)
+    facts: dict[str, Any] = {}
+    try:
+        facts = _facts(job)
+        content = _content(job, facts)
+    except MissingLibrary:
+        raise
+    except (UserError, MemoryError) as error:
+        reason = error if isinstance(error, UserError) else Unusable("does not fit into memory", "size")
+        file = case.images[0].name if case.images else ""
+        note = write_note(job.store, case.id, file, reason, facts)
+        if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
+            shutil.rmtree(folder, ignore_errors=True)
+        return Outcome(note=note)
+    row = write_case(job.store, content)
+    note_path(job.store, case.id).unlink(missing_ok=True)
+    return Outcome(row)
+
+
+def _content(job: Job, facts: dict[str, Any]) -> Content:
+    case = job.case
+    if case.problem:
+        raise Unusable(case.problem, "layout")
+    image = case.reader(case.images[0]) if case.reader else read_channels(case.images, job.unit)
+    if len(image.array) != job.num_channels:
+        raise Unusable(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
+    check_plausible(case.images[0], image, job.unit)
+    voxels, statistics = voxels_sha256(image.array), image.statistics
+    annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
+    if job.spacing_mm:
+        image = resample(image, job.spacing_mm)
+    return Content(
+        case.id,
+        image.array,
+        image.grid,
+        image.source_grid,
+        case.images[0].name,
+        annotation.objects,
+        annotation.mask,
+        annotation.ignore_boxes,
+        case.patient,
+        rescale=image.rescale,
+        voxels=voxels,
+        statistics=statistics,
+        facts={**facts, "num_too_small": annotation.num_too_small, REMARKS: dict(annotation.remarks)},
+    )
+
+
+def _changed(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What is another now than when a record was written; empty where nothing is."""
+    different = [name for name, value in facts.items() if record.get(name) != value]
+    told = {"prepared_from": "its raw files changed", "options": "annotations or options changed"}
+    return next((told.get(name, "an older version made it") for name in different), "")
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What decides a case's content, as plain data: its files by size and time of change, and the options."""
+    paths = [*job.case.images, *([job.case.labels] if job.case.labels else [])]
+    files = [(file.name, file.stat()) for path in paths for file in source_files(path)]
+    # A hash, for a DICOM series has hundreds of files, and their names may be a patient's.
+    listed = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in files])
+    class_of_value = job.case.class_of_value
+    return {
+        "version": VERSION,
+        "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
+        "measured": [*MEASURED, "objects"],
+        "options": {
+            "spacing_mm": list(job.spacing_mm) if job.spacing_mm else None,
+            "objects": job.rule,
+            "min_voxels": job.min_voxels,
+            "unit": job.unit,
+            "num_channels": job.num_channels,
+            "problem": job.case.problem,
+            "marks": marks_sha256(job.case),
+            "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
+        },
+    }

@@ -1,0 +1,83 @@
+"""Labels of whole cases, from a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medpretrain3d.documents import read_table
+from medpretrain3d.errors import UserError
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.sampling import CaseOrder
+from medpretrain3d.loading.views import OneView, Sample, Unlabelled
+from medpretrain3d.store.corpus import CaseRef, Corpus
+
+
+class CaseLabelView(OneView):
+    """One crop with the labels of its case: `image` (C, D, H, W) and `case_label`.
+
+    `case_label` is () int64 where a case has one label, and (K,) float32 of 0 and 1 with `is_multi_label`. Labels are
+    numbered in the order of the alphabet.
+
+    Args:
+        table: a CSV file with the columns `case` and `label`. With `is_multi_label` a case has a row per label, and one
+            with an empty label where it has none.
+        is_multi_label: whether a case may have several labels, or none.
+        unlabelled: what to do about cases that the table does not name: `error`, or `skip` them, which is said.
+
+    Raises:
+        UserError: a table that is missing or lacks a column, holds one label only, or names a case twice.
+    """
+
+    def __init__(self, table: str, is_multi_label: bool = False, unlabelled: Unlabelled = "error") -> None:
+        self.table = table
+        self.is_multi_label = is_multi_label
+        self.unlabelled: Unlabelled = unlabelled
+        self.labels_of = _read_table(Path(table), is_multi_label)
+        self.names = tuple(sorted({name for names in self.labels_of.values() for name in names}))
+        if len(self.names) < (1 if is_multi_label else 2):
+            raise UserError(f"{table}: holds the labels {list(self.names)}, wanted at least two to choose from")
+
+    def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
+        """The labels of the table, whatever the stores hold."""
+        return (self.names,)
+
+    def is_labelled(self, ref: CaseRef) -> bool:
+        """Whether the table names the case."""
+        return ref.case_id in self.labels_of
+
+    def check(self, reader: CropReader, order: CaseOrder) -> None:
+        """Every case needs a row."""
+        for ref in order.cases:
+            if not self.is_labelled(ref):
+                raise UserError(
+                    f"{self.table}: has no row for case {ref.case_id} of {ref.store.path}; add one, or set "
+                    "data.views.init_args.unlabelled to skip"
+                )
+
+    def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
+        """A crop of the case at the position, with the labels of the case."""
+        names = self.labels_of[order.at(position).case_id]
+        if self.is_multi_label:
+            label = torch.tensor([float(name in names) for name in self.names])
+        else:
+            label = torch.tensor(self.names.index(names[0]))
+        return {**super().draw(reader, order, position, random), "case_label": label}
+
+
+def _read_table(path: Path, is_multi_label: bool) -> dict[str, Sequence[str]]:
+    advice = "wanted a CSV file with the columns case and label"
+    found: dict[str, list[str]] = {}
+    for row in read_table(path, ("case", "label"), advice):
+        case, label = row["case"], row["label"]
+        if not is_multi_label and (case in found or not label):
+            wrong = "two rows" if case in found else "no label"
+            raise UserError(
+                f"{path}: case {case} has {wrong}, wanted one label per case; with several or none, set "
+                "data.views.init_args.is_multi_label"
+            )
+        found.setdefault(case, []).extend([label] if label else [])
+    return dict(found)

@@ -1,0 +1,138 @@
+"""Crops between the store and the network: what was read, and what is still to be done to it.
+
+A worker reads a source crop and draws every random parameter. The rest, a pure function of both, happens in `finish`:
+on the worker, or on the device once the batch is there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, SpatialAugment
+from medpretrain3d.loading.placement import PLAIN, Patch, Placement, place
+from medpretrain3d.loading.sampling import Sites
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.intensity import Normalisation
+
+AugmentOn = Literal["workers", "device"]
+"""Where crops are transformed: on the processes that read them, or on the device that trains."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceCrop:
+    """Voxels as stored, margin included, and the way from them to the network's input."""
+
+    voxels: Tensor
+    """(C, d, h, w) int16."""
+    placement: Placement
+    patch: Patch
+    window: Normalisation
+    change: IntensityChange | None = None
+
+    def finish(self) -> Tensor:
+        """The crop (C, D, H, W) float32. HU are interpolated and then windowed, as `prepare` resamples HU."""
+        image = self.window(place(self.voxels, self.placement, self.patch))
+        return image if self.change is None else self.change(image)
+
+    def to(self, device: torch.device | str) -> SourceCrop:
+        """The same crop on another device."""
+        return replace(self, voxels=self.voxels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class SourceLabels:
+    """The same of a map of instances: every instance becomes `value_of[instance]`."""
+
+    voxels: Tensor
+    """(1, d, h, w) uint16."""
+    placement: Placement
+    patch: Patch
+    value_of: Tensor
+    """(ids,) whole numbers; the result has their type."""
+
+    def instances(self) -> Tensor:
+        """The instance ids (D, H, W) int64."""
+        return self._placed().long()
+
+    def finish(self) -> Tensor:
+        """The values (D, H, W)."""
+        placed = self._placed()
+        if placed.device.type == "cpu":
+            values = torch.empty(placed.shape, dtype=self.value_of.dtype)
+            _look_up()(self.value_of.numpy(), placed.numpy(), values.numpy())
+            return values
+        return self.value_of[placed.long()]
+
+    def _placed(self) -> Tensor:
+        """The instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
+        if self.voxels.device.type != "cpu":
+            return place(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
+        if self.placement.is_plain:  # only mirrored, which needs no more than the size of a voxel
+            return place(self.voxels.view(torch.int16), self.placement, self.patch)[0].view(torch.uint16)
+        return place(self.voxels, self.placement, self.patch, nearest=True)[0]
+
+    def to(self, device: torch.device | str) -> SourceLabels:
+        """The same map on another device."""
+        return replace(self, voxels=self.voxels.to(device), value_of=self.value_of.to(device))
+
+
+@dataclass(frozen=True)
+class CropReader:
+    """How crops are read: size, window, and what is drawn for each."""
+
+    patch: Patch
+    window: Normalisation
+    spatial: SpatialAugment | None = None
+    intensity: IntensityAugment | None = None
+    sites: Sites = field(default_factory=Sites)
+
+    def draw_placement(self, case: Case, random: np.random.Generator) -> Placement:
+        """Rotation, zoom and mirroring of one crop."""
+        return self.spatial.draw(random, case.grid.spacing_mm) if self.spatial else PLAIN
+
+    def image(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceCrop:
+        """Read the image of a crop that stands at `start`, margin included where something is interpolated."""
+        return self.crop(case, case.read_image(*placement.source(start, self.patch)), placement, random)
+
+    def crop(self, case: Case, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
+        """Voxels (C, d, h, w) of the case already read; draws the change of intensity."""
+        change = self.intensity.draw(random) if self.intensity else None
+        window = self.window.fitted_to(case)
+        return SourceCrop(torch.from_numpy(voxels), placement, self.patch, window, change)
+
+    def labels(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:
+        """Read the instance map of a crop; finished, 0 is background and `label + 1` inside objects."""
+        instances = case.read_instances(*placement.source(start, self.patch))
+        return SourceLabels(
+            torch.from_numpy(instances[None]), placement, self.patch, torch.from_numpy(case.label_of_instance)
+        )
+
+
+@functools.cache
+def _look_up() -> Any:
+    from medpretrain3d.loading.placement_kernels import look_up  # numba takes half a second to import
+
+    return look_up
+
+
+def finish(sample: Any) -> Any:
+    """Finish every crop inside of dictionaries and lists; a list of crops becomes one tensor (V, ...)."""
+    if hasattr(sample, "finish"):
+        return sample.finish()
+    if isinstance(sample, Mapping):
+        return {key: finish(value) for key, value in sample.items()}
+    if isinstance(sample, list):
+        return torch.stack([finish(one) for one in sample])
+    return sample
+
+
+def draw_seed(random: np.random.Generator) -> int:
+    """A seed for whoever makes random choices of its own later."""
+    return int(random.integers(0, 2**63 - 1))

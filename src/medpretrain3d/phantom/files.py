@@ -1,0 +1,79 @@
+"""The files of one case: NIfTI image, NIfTI instance map, class table; the same case gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.phantom.case import PhantomCase, case_rng
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.nifti_file import write_nifti
+
+ORIENTATIONS = ("LPS", "RAS", "LAS")
+"""How scanners and converters order the voxels of a file; a reader that ignores the affine mirrors two of three."""
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Where a case's files lie in an nnU-Net folder."""
+
+    image: Path
+    labels: Path
+    table: Path
+
+    @staticmethod
+    def of(folder: Path, case_id: str, is_test: bool) -> CaseFiles:
+        """The paths of a case in `folder`."""
+        part = "Ts" if is_test else "Tr"
+        labels = folder / f"labels{part}"
+        return CaseFiles(
+            folder / f"images{part}" / f"{case_id}_0000.nii.gz",
+            labels / f"{case_id}.nii.gz",
+            labels / f"{case_id}.json",
+        )
+
+    def all_exist(self) -> bool:
+        """Whether the case was written completely."""
+        return self.image.is_file() and self.labels.is_file() and self.table.is_file()
+
+
+def write_case(files: CaseFiles, case: PhantomCase, seed: int, index: int) -> None:
+    """Write a case in a voxel order drawn from its own stream, each file completely or not at all, the table last.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    orientation = ORIENTATIONS[int(case_rng(seed, index, "orientation").integers(len(ORIENTATIONS)))]
+    grid = reordered_grid(case.grid, orientation)
+    write_nifti(files.image, reordered(case.image, orientation), grid)
+    write_nifti(files.labels, reordered(case.instances, orientation), grid)
+    write_text(
+        files.table,
+        json.dumps({
+            "instances": {str(instance): 0 for instance in range(1, len(case.diameters_mm) + 1)},
+            "diameters_mm": {str(i): round(diameter, 3) for i, diameter in enumerate(case.diameters_mm, start=1)},
+        }, indent=1) + "\n",
+    )  # fmt: skip
+
+
+def reordered(array: np.ndarray, orientation: str) -> np.ndarray:
+    """A canonical (D, H, W) array in file order (i, j, k), which runs towards `orientation`, such as "RAS"."""
+    flipped = tuple(axis for axis, code in enumerate(orientation) if code in "RAI")
+    return np.ascontiguousarray(np.flip(array.transpose(2, 1, 0), flipped))
+
+
+def reordered_grid(grid: Grid, orientation: str) -> Grid:
+    """The grid of what `reordered` gives for a canonical grid."""
+    d, h, w = grid.shape
+    shape = (w, h, d)
+    to_canonical = np.zeros((4, 4))  # from file index to canonical index
+    to_canonical[3, 3] = 1
+    for axis, code in enumerate(orientation):
+        is_flipped = code in "RAI"
+        to_canonical[2 - axis, axis] = -1 if is_flipped else 1
+        to_canonical[2 - axis, 3] = shape[axis] - 1 if is_flipped else 0
+    return Grid(shape, grid.affine_lps @ to_canonical)

@@ -1,0 +1,140 @@
+"""Several stores read as one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.store import Case, Store
+from medpretrain3d.store.unit import Unit
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A case of one of the stores in use."""
+
+    store: Store
+    case_id: str
+    dataset: int = 0
+    """Which of the corpus' stores it is of."""
+
+    def open(self) -> Case:
+        """Read the sidecar; voxels stay on disk."""
+        return self.store.case(self.case_id)
+
+    @property
+    def voxels(self) -> str:
+        """Hash of the scan's voxels, the same for copies under other names; from the index."""
+        return str(self.store.entries[self.case_id]["voxels"])
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Objects of each class, from the index."""
+        counts: Sequence[int] = self.store.entries[self.case_id]["counts"]
+        return counts
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the case has a mask, from the index."""
+        return bool(self.store.entries[self.case_id]["has_mask"])
+
+
+class Corpus:
+    """Cases of one or more stores of the same spacing.
+
+    Args:
+        paths: store folders.
+
+    Raises:
+        UserError: no path, a folder that is no store, or stores of different spacing.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        if not paths:
+            raise UserError("data.store is empty; name at least one store written by `medpretrain3d prepare`")
+        self.stores = [Store(path) for path in paths]
+        spacings = {store.spacing_mm for store in self.stores}
+        if len(spacings) > 1:
+            raise UserError(
+                f"stores of different spacing: {', '.join(f'{s.path}: {s.spacing_mm}' for s in self.stores)}; "
+                "prepare them with the same --spacing-mm"
+            )
+        self.spacing_mm = self.stores[0].spacing_mm
+
+    @property
+    def name(self) -> str:
+        """Names of the stores, joined."""
+        return "+".join(store.path.name for store in self.stores)
+
+    @property
+    def classes(self) -> tuple[tuple[str, ...], ...]:
+        """Class names of each store; labels of different stores have nothing to do with each other."""
+        return tuple(store.classes for store in self.stores)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any voxel or label of any case does."""
+        joined = "\n".join(store.fingerprint for store in self.stores)
+        return hashlib.sha256(joined.encode()).hexdigest() if len(self.stores) > 1 else joined
+
+    @functools.cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """In which the scans of each store were prepared."""
+        return tuple(store.unit for store in self.stores)
+
+    def doubts_about(self, window: Normalisation) -> list[str]:
+        """What a user should know of a window that means nothing to the values of a store."""
+        return [
+            f"{store.path}: its values have no unit, and the constants of {window} do; ZScore() suits them, or PerUnit "
+            "beside CT"
+            for store in self.stores
+            if not window.suits(store.unit)
+        ]
+
+    def cases(self, split: str) -> list[CaseRef]:
+        """Cases of a split of every store; `all` for all cases.
+
+        Raises:
+            UserError: none of the stores has such a split, or it is empty.
+        """
+        found = [
+            CaseRef(store, case_id, dataset)
+            for dataset, store in enumerate(self.stores)
+            for case_id in (store.case_ids if split == "all" else store.splits.get(split, ()))
+        ]
+        if not found:
+            known = sorted({name for store in self.stores for name, ids in store.splits.items() if ids})
+            raise UserError(f"split '{split}' has no case in {self.name}; splits with cases: {', '.join(known)}")
+        return found
+
+    def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
+        """Of a split or of some cases those to train on, and `count` to look at, chosen not by the run's seed.
+
+        Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
+
+        Raises:
+            UserError: nothing would be left to train on.
+        """
+        cases = self.cases(split) if isinstance(split, str) else list(split)
+        if count >= len(cases):
+            raise UserError(f"num_val_cases {count} leaves none of the {len(cases)} cases to train on; lower it")
+        held_out = set(nested_order(len(cases))[:count])
+        seen = {cases[index].voxels for index in held_out}
+        train = [case for index, case in enumerate(cases) if index not in held_out and case.voxels not in seen]
+        if not train:
+            raise UserError(
+                f"num_val_cases {count} leaves none of the {len(cases)} cases to train on but copies; lower it"
+            )
+        return train, [cases[index] for index in sorted(held_out)]
+
+
+def nested_order(count: int, seed: int = 0) -> list[int]:
+    """A fixed random order: its first n are part of its first n + 1, so small label budgets nest in large ones."""
+    return [int(index) for index in np.random.Generator(np.random.Philox(seed)).permutation(count)]

@@ -1,0 +1,104 @@
+"""Whether what lies in a store is what was written: by size whenever a case is used again, by checksums when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.store.case import CASES, IMAGE, MASK, SIDECAR, Case, case_folder, index_row, sidecar_checksum
+from medpretrain3d.store.store import Store
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a store that is not what was written."""
+
+    case: str
+    """Id of the case; empty where it is the store's index or splits."""
+    reason: str
+
+
+def check_sizes(case: Case) -> None:
+    """Compare a case's files with what was written without reading them, unless one changed after its sidecar.
+
+    Then every byte is compared with its checksum, and the sidecar touched, so that it is not done again each time.
+
+    Raises:
+        UserError: a file is missing, of another size, or changed; or the sidecar is.
+    """
+    sidecar = case.sidecar
+    if sidecar.get("checksum", sidecar_checksum(sidecar)) != sidecar_checksum(sidecar):
+        raise UserError(f"{SIDECAR} is not what was written (its checksum differs)")
+    names = [IMAGE, MASK] if case.has_mask else [IMAGE]
+    missing = next((name for name in names if not (case.folder / name).is_file()), None)
+    if missing:
+        raise UserError(f"{missing} is missing")
+    found = {name: (case.folder / name).stat() for name in names}
+    for name, num_bytes in sidecar.get("file_bytes", {}).items():
+        if name in found and found[name].st_size != num_bytes:
+            raise UserError(f"{name} has {found[name].st_size:,} bytes, written were {num_bytes:,}")
+    total = sum(status.st_size for status in found.values())
+    if total != sidecar["bytes"]:
+        raise UserError(f"{' and '.join(names)} have {total:,} bytes, written were {sidecar['bytes']:,}")
+    written_ns = _changed_ns((case.folder / SIDECAR).stat())  # it is written last
+    if any(_changed_ns(status) > written_ns for status in found.values()):
+        case.verify()
+        with contextlib.suppress(OSError):  # a store that may only be read
+            (case.folder / SIDECAR).touch()
+
+
+def _changed_ns(status: os.stat_result) -> int:
+    """When a file changed, also where its time was set back afterwards."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def check_contents(case: Case) -> None:
+    """Read every file of a case and compare it with its checksum.
+
+    Raises:
+        UserError: a file is missing, or a bit of it changed.
+    """
+    check_sizes(case)
+    case.verify()
+
+
+def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]] = iter) -> list[Damage]:
+    """Verify a whole store: its index, its splits, and every byte of every case.
+
+    Args:
+        path: the store's folder.
+        progress: wraps the folders that are gone through.
+
+    Raises:
+        UserError: the folder is no store.
+    """
+    if not (path / CASES).is_dir():
+        raise UserError(f"{path}: has no folder '{CASES}', so it is no store; make one with `medpretrain3d prepare`")
+    found = []
+    try:
+        entries = Store(path).entries
+    except UserError as error:
+        entries = {}
+        found.append(Damage("", str(error)))
+    there = {folder.name for folder in (path / CASES).iterdir() if folder.name[0] != "."}
+    for folder in progress([case_folder(path, name) for name in sorted(there | set(entries))]):
+        name = folder.name
+        try:
+            case = Case.open(folder)
+            check_contents(case)
+            if entries and name not in entries:
+                raise UserError("is not in the index")
+            if entries and any(entries[name].get(key) != value for key, value in _comparable(case).items()):
+                raise UserError("is not the case that the index knows")
+        except UserError as error:
+            found.append(Damage(name, str(error)))
+    return found
+
+
+def _comparable(case: Case) -> dict[str, object]:
+    """What the index says of a case, but for the counts, which it fills up with zeros."""
+    return {key: value for key, value in index_row(case.sidecar).items() if key != "counts"}

