@@ -14,9 +14,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from medpretrain3d.engine.callbacks import Previews
 from medpretrain3d.engine.stage import StageCLI, run_stage
+from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.closing import close_run
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
+from pretrain.probes import Probes as Probes  # the same
 
 
 class PretrainCLI(StageCLI):

@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
+from medpretrain3d.command_line.recipes import load_recipe
 from medpretrain3d.configurable import from_config
-from medpretrain3d.engine.recipe import load_recipe
 from medpretrain3d.moved import MOVED, current_class_path
 from medpretrain3d.store.intensity import Window
 

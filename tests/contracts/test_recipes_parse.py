@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from medpretrain3d.command_line.recipes import read_recipe, with_bases
 from medpretrain3d.study.chain import read_chain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,10 +17,12 @@ RECIPES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 
 def merged(path: Path) -> dict[str, Any]:
-    """A recipe as it is run: one that says "What ... changes of x.yaml" lies over that one."""
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    base = re.search(r"^# What .* changes? of (\w+\.yaml)", path.read_text(encoding="utf-8"))
-    return overlay(merged(path.with_name(base.group(1))), recipe) if base else recipe
+    """A recipe as it is run: on top of its base."""
+    recipe: dict[str, Any] = {}
+    for one in with_bases(path, path.parent.name):
+        recipe = overlay(recipe, read_recipe(one))
+    recipe.pop("base", None)
+    return recipe
 
 
 def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +41,29 @@ def test_recipes_say_data_hardware_expectation_and_command(path):
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name != "study"], ids=lambda path: path.stem)
-def test_recipes_parse_into_their_classes(path):
+def test_recipes_parse_into_their_classes_which_they_name_shortly(path):
+    recipe = merged(path)
+    trainer = recipe.pop("trainer")
+    parser = stage_parser(path.parent.name)
+    parsed = parser.parse_object({**recipe, "callbacks": trainer.get("callbacks", [])})
+    assert trainer["max_steps"] > 0
+    part = "objective" if path.parent.name == "pretrain" else "detector"
+    assert parsed.model[part].class_path.startswith("medpretrain3d.")
+    assert all("." not in name for name in class_names(recipe)), "short names read better, and survive a move"
+
+
+def class_names(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [name for one in value for name in class_names(one)]
+    if not isinstance(value, dict):
+        return []
+    own = [value["class_path"]] if "class_path" in value else []
+    return own + [name for one in value.values() for name in class_names(one)]
+
+
+@functools.cache
+def stage_parser(stage: str) -> Any:
+    from lightning.pytorch.callbacks import Callback
     from lightning.pytorch.cli import LightningArgumentParser
 
     from finetune.datamodule import FinetuneData
@@ -47,19 +72,16 @@ def test_recipes_parse_into_their_classes(path):
     from pretrain.datamodule import PretrainData
     from pretrain.module import PretrainModule
 
-    module, data = (PretrainModule, PretrainData) if path.parent.name == "pretrain" else (FinetuneModule, FinetuneData)
+    importlib.import_module(f"{stage}.__main__")  # what the program imports has a short name
+    module, data = (PretrainModule, PretrainData) if stage == "pretrain" else (FinetuneModule, FinetuneData)
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(module, "model")
     parser.add_lightning_class_args(data, "data")
     parser.add_class_arguments(RunConfig, "run")
     if module is PretrainModule:  # as the program does: a supervised objective learns its classes from the data
         parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
-    recipe = merged(path)
-    trainer = recipe.pop("trainer")
-    parsed = parser.parse_object(recipe)
-    assert trainer["max_steps"] > 0
-    part = "objective" if path.parent.name == "pretrain" else "detector"
-    assert parsed.model[part].class_path.startswith("medpretrain3d.")
+    parser.add_argument("--callbacks", type=list[Callback])
+    return parser
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "study"], ids=lambda path: path.stem)

@@ -18,10 +18,10 @@ from medpretrain3d.backbones.checkpoints import EncoderFile, read_encoder, save_
 from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
 from medpretrain3d.backbones.checkpoints.raw import open_checkpoint
 from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.command_line.recipes import read_recipe
 from medpretrain3d.configurable import to_config
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.engine.curves import CurveLogger
-from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_predictions, read_targets
@@ -120,7 +120,7 @@ def write_all(root: Path) -> dict[str, Kind]:
     plan_file = text(root / "plan.json", plan)
     add("plan.json", plan_file, lambda: read_plan(plan_file).recipe(), OF_TEXT)
     recipe = text(root / "recipe.yaml", "data:\n  store: x\n  patch: [1, 2, 3]\nmodel: {lr: 1e-3}\n")
-    add("recipe", recipe, lambda: check_recipe(recipe), OF_TEXT)
+    add("recipe", recipe, lambda: read_recipe(recipe), OF_TEXT)
     study = text(
         root / "study.yaml", "folder: runs/x\nsteps:\n- {name: a, product: a/run.json, run: 'python -m x {folder}'}\n"
     )

@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SPLITS = {"train": 4, "val": 2, "test": 2}
 
 TINY_PRETRAIN = [
-    *("--config", "configs/pretrain/demo.yaml", "--config", "configs/pretrain/smoke.yaml"),
+    *("--config", "configs/pretrain/smoke.yaml"),
     *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
 ]
 TINY_FINETUNE = [
-    *("--config", "configs/finetune/demo.yaml", "--config", "configs/finetune/smoke.yaml"),
+    *("--config", "configs/finetune/smoke.yaml"),
     *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
 ]
 TWO_PROCESSES = [

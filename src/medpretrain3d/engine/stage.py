@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # read when jsonargparse is imported
-
 import difflib
 import logging
 import re
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
+from medpretrain3d.command_line.recipes import BASE, expand_recipes, read_recipe, recipe_text
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
 from medpretrain3d.engine.checkpoint_files import (
@@ -44,7 +42,6 @@ from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
-from medpretrain3d.engine.recipe import check_recipe
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
@@ -63,8 +60,10 @@ class OneLineParser(LightningArgumentParser):
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a recipe that is YAML of bounded size."""
-        check_recipe(Path(path))
+        """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
+        recipe = read_recipe(Path(path))
+        if BASE in recipe:
+            return self.parse_string(recipe_text(recipe), *args, **kwargs)
         return super().parse_path(path, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]  # never returns
@@ -122,7 +121,7 @@ class StageCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and compare what Lightning takes without a look."""
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(expand_recipes(sys.argv[1:] if args is None else args, self.job_type))
         check_options(self.config[self.config["subcommand"]].as_dict())
 
     def instantiate_classes(self) -> None:
