@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.oracles import write_nnssl_checkpoints
+
 settings.register_profile("shared_cores", deadline=None)  # a first call may take seconds where cores are shared
 settings.load_profile("shared_cores")
 
@@ -24,18 +26,20 @@ torch.set_num_threads(1)  # the suite runs in several processes already
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real data and reference results beside the repository; tests that need them skip where they are absent."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
-    if not folder.is_dir():
-        pytest.skip("no folder `shared` beside the repository: real data and reference results are not here")
-    return folder
+def nnssl_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint in each layout of the nnssl family; `reference.json` has their features."""
+    folder = tmp_path_factory.mktemp("nnssl_checkpoints")
+    write_nnssl_checkpoints(folder / "all")
+    return folder / "all"
 
 
 @pytest.fixture(scope="session")
-def shared_data(shared: Path) -> Path:
-    """Real scans with annotations."""
-    return shared / "data"
+def shared_data() -> Path:
+    """Real scans with annotations, which lie beside the repository or nowhere."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real scans are not in this repository, and there is no folder ../shared/data beside it")
+    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,11 +19,7 @@ from medpretrain3d.boxes import (
 )
 from medpretrain3d.boxes.suppression import blocked_nms
 from medpretrain3d.errors import UserError
-
-FIXTURE = Path(__file__).resolve().parents[1] / ".." / "shared" / "fixtures" / "box_ops.json"
-needs_fixture = pytest.mark.skipif(
-    not FIXTURE.exists(), reason="the folder `shared` with nnDetection's numbers is not beside the repo"
-)
+from tests.oracles import oracle
 
 
 def box(*corners):
@@ -234,10 +227,9 @@ def test_moving_targets_keeps_what_they_hold():
     assert Targets(targets.boxes, targets.labels).to("cpu").mask is None
 
 
-@needs_fixture
 @pytest.mark.parametrize("index", range(5))
 def test_the_numbers_of_nndetection(index):
-    data = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
+    data = oracle("box_ops")[index]
     first, second = torch.tensor(data["boxes1"]), torch.tensor(data["boxes2"])
     torch.testing.assert_close(box_iou(first, second), torch.tensor(data["iou"]), rtol=0, atol=2e-6)
     torch.testing.assert_close(generalized_box_iou(first, second), torch.tensor(data["giou"]), rtol=0, atol=2e-6)

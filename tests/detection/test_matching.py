@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,8 +15,7 @@ from medpretrain3d.detection.matching import (
     nearest_cells_on_device,
 )
 from medpretrain3d.errors import UserError
-
-FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "atss_matching.json"
+from tests.oracles import oracle
 
 
 def matched_by(matcher, targets, grid, shapes, strides):
@@ -27,10 +23,9 @@ def matched_by(matcher, targets, grid, shapes, strides):
     return matcher(torch.as_tensor(targets), anchors, grid.per_level(shapes), grid.per_cell), anchors
 
 
-@pytest.mark.skipif(not FIXTURE.exists(), reason="shared/fixtures/atss_matching.json is not beside the repository")
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_nndetection_rule_reproduces_nndetection(index):
-    case = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
+    case = oracle("atss_matching")[index]
     targets, anchors = torch.tensor(case["gt"]), torch.tensor(case["anchors"])
     expected = {int(anchor): target for anchor, target in case["matched"].items()}
     arguments = (targets, anchors, case["anchors_per_level"], case["anchors_per_location"])

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -25,8 +22,8 @@ from medpretrain3d.evaluation.detection import (
     mean_ar_key,
 )
 from medpretrain3d.evaluation.matching import lies_in_any
+from tests.oracles import oracle
 
-FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "detection_metrics.json"
 CLASSES = ["a", "b"]
 
 
@@ -64,12 +61,9 @@ def same(a, b):
         np.testing.assert_allclose(a[key], b[key], atol=1e-9, err_msg=key)
 
 
-@pytest.mark.skipif(
-    not FIXTURE.exists(), reason="the folder `shared` with nnDetection's numbers is not beside the repo"
-)
 @pytest.mark.parametrize("index", range(8))
 def test_the_numbers_of_nndetection(index):
-    data = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
+    data = oracle("detection_metrics")[index]
     predictions = [PredictedCase("", **one) for one in data["predictions"]]
     targets = [TargetCase("", **one) for one in data["targets"]]
     result = evaluate(predictions, targets, data["classes"], num_bootstrap=0)

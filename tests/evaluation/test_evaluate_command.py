@@ -8,6 +8,7 @@ import pytest
 
 from medpretrain3d.commands import compare, evaluate
 from medpretrain3d.errors import UserError
+from tests.oracles import FIXTURES
 
 BOX = [0.0, 0, 0, 2, 2, 2]
 FAR = [9.0, 9, 9, 11, 11, 11]
@@ -160,8 +161,8 @@ def test_every_protocol_of_boxes_runs(files, protocol, key, shown, capsys):
     assert result["protocol"] == protocol
 
 
-def test_luna16_on_the_files_of_the_public_script(shared, tmp_path, capsys):
-    folder = shared / "fixtures" / "luna16"
+def test_luna16_on_the_files_of_the_public_script(tmp_path, capsys):
+    folder = FIXTURES / "luna16"
     inputs = {"annotations": "annotations", "excluded": "annotations_excluded", "series": "seriesuids"}
     inputs["predictions"] = "predictions"
     arguments = [part for name, file in inputs.items() for part in (f"--{name}", folder / "set001" / f"{file}.csv")]

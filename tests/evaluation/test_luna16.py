@@ -9,6 +9,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.luna16 import luna16, mark_scans
 from medpretrain3d.evaluation.marks import Points, read_marks, read_nodules, read_series
+from tests.oracles import FIXTURES
 
 ONCE = Resampling(num_bootstrap=0)
 
@@ -23,8 +24,8 @@ def points(*rows):
 
 
 @pytest.mark.parametrize("name", ["set000", "set001", "set002"])
-def test_the_numbers_of_the_public_script(shared, name):
-    folder = shared / "fixtures" / "luna16"
+def test_the_numbers_of_the_public_script(name):
+    folder = FIXTURES / "luna16"
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))[name]
     scans = mark_scans(
         read_series(folder / name / "seriesuids.csv"),

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medpretrain3d.inference.clustering import weighted_box_clustering
+from tests.oracles import oracle
 
-FIXTURE = Path(__file__).resolve().parents[2] / ".." / "shared" / "fixtures" / "weighted_box_clustering.json"
 
-
-@pytest.mark.skipif(not FIXTURE.is_file(), reason="shared/fixtures is not beside this repository")
 @pytest.mark.parametrize("index", range(8))
 def test_same_clusters_as_nndetection(index):
-    case = json.loads(FIXTURE.read_text(encoding="utf-8"))[index]
+    case = oracle("weighted_box_clustering")[index]
     arguments = [torch.tensor(case[key]) for key in ("boxes", "scores", "weights", "n_expected")]
     boxes, scores = weighted_box_clustering(*arguments, iou_threshold=case["iou_threshold"])
     torch.testing.assert_close(boxes, torch.tensor(case["expected_boxes"]), atol=1e-4, rtol=0)

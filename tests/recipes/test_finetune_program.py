@@ -106,8 +106,8 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
 
 
 @pytest.mark.parametrize("name", ["resenc_s3d_stale", "plainconv"])
-def test_a_released_checkpoint_is_fine_tuned_by_what_inspect_prints(fit, shared, capsys, name):
-    checkpoint = str(shared / "fixtures" / "nnssl_checkpoints" / name)
+def test_a_released_checkpoint_is_fine_tuned_by_what_inspect_prints(fit, nnssl_checkpoints, capsys, name):
+    checkpoint = str(nnssl_checkpoints / name)
     assert cli.main(["inspect", checkpoint]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  architecture: "))
     backbone = line.removeprefix("  architecture: ")

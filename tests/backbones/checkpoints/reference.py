@@ -1,15 +1,14 @@
-"""Features that another implementation computed from the checkpoints in `shared/fixtures`."""
+"""Features that another implementation computed from the checkpoints in `tests/fixtures`."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CHECKPOINTS = Path("fixtures/nnssl_checkpoints")
+from tests.oracles import FIXTURES
 
 
 def reference_image(shape: tuple[int, int, int], channels: int = 1) -> Tensor:
@@ -19,9 +18,9 @@ def reference_image(shape: tuple[int, int, int], channels: int = 1) -> Tensor:
     return torch.from_numpy(image.astype(np.float32)).repeat(1, channels, 1, 1, 1)
 
 
-def assert_reference_features(shared: Path, features: list[Tensor], key: str, tolerance: float) -> None:
+def assert_reference_features(features: list[Tensor], key: str, tolerance: float) -> None:
     """Sums, norm and five single values of every stage, each within `tolerance` of the size of what is compared."""
-    expected = json.loads((shared / CHECKPOINTS / "reference.json").read_text(encoding="utf-8"))["features"]
+    expected = json.loads((FIXTURES / "nnssl_checkpoints" / "reference.json").read_text(encoding="utf-8"))["features"]
     stages = [name for name in expected if name.rpartition("/")[0] == key]
     assert len(stages) == len(features)
     for index, feature in enumerate(features):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from medpretrain3d.backbones import EncoderFile, ReadOptions, load_encoder, read_encoder
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
-from tests.backbones.checkpoints.reference import CHECKPOINTS, assert_reference_features, reference_image
+from tests.backbones.checkpoints.reference import assert_reference_features, reference_image
 
 EXACT, RESIZED = 1e-5, 1e-4
 WHD = ReadOptions(token_order="whd")
@@ -43,28 +43,28 @@ def features(encoder: EncoderFile, shape=(32, 32, 32), **changes):
         ("primusx_nolayerscale", WHD, "primusx/tokens_whd@32x32x32"),
     ],
 )
-def test_every_layout_gives_its_reference_features(shared, name, options, key):
-    encoder = read_encoder(shared / CHECKPOINTS / name, options)
-    assert_reference_features(shared, features(encoder), key, EXACT)
+def test_every_layout_gives_its_reference_features(nnssl_checkpoints, name, options, key):
+    encoder = read_encoder(nnssl_checkpoints / name, options)
+    assert_reference_features(features(encoder), key, EXACT)
 
 
 @pytest.mark.parametrize("name", ["resenc_mae", "resenc_s3d_stale"])
-def test_three_channels_alike_give_the_features_of_one(shared, name):
-    encoder = read_encoder(shared / CHECKPOINTS / name)
-    assert_reference_features(shared, features(encoder, in_channels=3), f"{name}/cin3", RESIZED)
+def test_three_channels_alike_give_the_features_of_one(nnssl_checkpoints, name):
+    encoder = read_encoder(nnssl_checkpoints / name)
+    assert_reference_features(features(encoder, in_channels=3), f"{name}/cin3", RESIZED)
 
 
 @pytest.mark.parametrize("changes", [{}, {"position_grid": [6, 4, 4]}], ids=["resized in passing", "resized at load"])
-def test_positions_serve_another_patch(shared, changes):
-    encoder = read_encoder(shared / CHECKPOINTS / "primus_evamae", WHD)
+def test_positions_serve_another_patch(nnssl_checkpoints, changes):
+    encoder = read_encoder(nnssl_checkpoints / "primus_evamae", WHD)
     found = features(encoder, (48, 32, 32), **changes)
-    assert_reference_features(shared, found, "primus/tokens@48x32x32", RESIZED)
+    assert_reference_features(found, "primus/tokens@48x32x32", RESIZED)
 
 
-def test_the_order_of_tokens_is_kept_on_a_longer_image(shared):
+def test_the_order_of_tokens_is_kept_on_a_longer_image(nnssl_checkpoints):
     # A network whose tokens are flattened (h w d) sees the image with D and H exchanged as one flattened (w h d) does.
-    by_default = read_encoder(shared / CHECKPOINTS / "primus_evamae")
-    as_they_are = read_encoder(shared / CHECKPOINTS / "primus_evamae", WHD)
+    by_default = read_encoder(nnssl_checkpoints / "primus_evamae")
+    as_they_are = read_encoder(nnssl_checkpoints / "primus_evamae", WHD)
     image = reference_image((48, 32, 40))
     embedding = {name: value for name, value in by_default.weights.items() if name.startswith("down_projection")}
     # Exchanging D and H in the image needs the same in the patches' own weights.
@@ -76,8 +76,8 @@ def test_the_order_of_tokens_is_kept_on_a_longer_image(shared):
         torch.testing.assert_close(ours(image)[0], theirs(image.transpose(2, 3))[0].transpose(2, 3))
 
 
-def test_what_a_user_must_know_is_told(shared):
-    stale = read_encoder(shared / CHECKPOINTS / "resenc_s3d_stale")
+def test_what_a_user_must_know_is_told(nnssl_checkpoints):
+    stale = read_encoder(nnssl_checkpoints / "resenc_s3d_stale")
     assert len(stale.notes) == 1
     assert "66 tensors have a stale copy" in stale.notes[0]
     report = load_encoder(from_config(stale.architecture), stale)
@@ -85,13 +85,13 @@ def test_what_a_user_must_know_is_told(shared):
     assert "stale copy" in str(report)
     assert "licence: not stated in the file" in str(report)
     assert "cite: Pretraining Method: oracle: random weights; cite nothing" in str(report)
-    several = read_encoder(shared / CHECKPOINTS / "resenc_multistem")
+    several = read_encoder(nnssl_checkpoints / "resenc_multistem")
     assert any("2 stems" in note and "351_0" in note and "others: 004" in note for note in several.notes)
     assert several.unused == {"decoder": 24, "encoder.stem.004": 4}
-    assert read_encoder(shared / CHECKPOINTS / "resenc_voco").unused == {"projector": 4}
-    plain = read_encoder(shared / CHECKPOINTS / "plainconv")
+    assert read_encoder(nnssl_checkpoints / "resenc_voco").unused == {"projector": 4}
+    plain = read_encoder(nnssl_checkpoints / "plainconv")
     assert sum("assumed" in note for note in plain.notes) == 2  # its plan states neither strides nor activation
-    transformer = read_encoder(shared / CHECKPOINTS / "primus_evamae")
+    transformer = read_encoder(nnssl_checkpoints / "primus_evamae")
     assert any("flattened (h w d)" in note for note in transformer.notes)
     assert transformer.card["preprocessing"] == {
         "spacing_mm": [1, 1, 1],
@@ -104,34 +104,34 @@ def test_what_a_user_must_know_is_told(shared):
 
 @pytest.mark.parametrize("trainer", ["SimMIMEvaTrainer_BS8", "BaseEvaSimMIMTrainer", "sim_mim_trainer"])
 @pytest.mark.parametrize("place", ["file", "sidecar"])
-def test_simmim_of_nnssl_flattens_tokens_the_other_way(shared, tmp_path, trainer, place):
-    content = torch.load(shared / CHECKPOINTS / "primus_evamae/checkpoint_final.pth", weights_only=True)
+def test_simmim_of_nnssl_flattens_tokens_the_other_way(nnssl_checkpoints, tmp_path, trainer, place):
+    content = torch.load(nnssl_checkpoints / "primus_evamae/checkpoint_final.pth", weights_only=True)
     content["trainer_name"] = trainer
     if place == "sidecar":
         plan = content.pop("nnssl_adaptation_plan") | {"trainer_name": content.pop("trainer_name")}
         (tmp_path / "adaptation_plan.json").write_text(json.dumps(plan))
     torch.save(content, tmp_path / "checkpoint_final.pth")
     encoder = read_encoder(tmp_path)
-    assert_reference_features(shared, features(encoder), "primus/tokens_whd", EXACT)
+    assert_reference_features(features(encoder), "primus/tokens_whd", EXACT)
     assert any(f"trained by {trainer}, and SimMIM of nnssl flattens tokens (w h d)" in note for note in encoder.notes)
     asked = read_encoder(tmp_path, ReadOptions(token_order="hwd"))
-    assert_reference_features(shared, features(asked), "primus/tokens_hwd(nnssl order)", EXACT)
+    assert_reference_features(features(asked), "primus/tokens_hwd(nnssl order)", EXACT)
     assert not any("SimMIM" in note for note in asked.notes)
 
 
-def test_a_stem_that_is_not_there_is_refused(shared):
+def test_a_stem_that_is_not_there_is_refused(nnssl_checkpoints):
     with pytest.raises(UserError, match="got stem '005', wanted one of 004, 351_0"):
-        read_encoder(shared / CHECKPOINTS / "resenc_multistem", ReadOptions(stem="005"))
+        read_encoder(nnssl_checkpoints / "resenc_multistem", ReadOptions(stem="005"))
     with pytest.raises(UserError, match="only one"):
-        read_encoder(shared / CHECKPOINTS / "resenc_mae", ReadOptions(stem="004"))
+        read_encoder(nnssl_checkpoints / "resenc_mae", ReadOptions(stem="004"))
 
 
 @pytest.fixture
-def changed(shared, tmp_path):
+def changed(nnssl_checkpoints, tmp_path):
     """Write a fixture again with some of it changed."""
 
     def write(name, change):
-        content = torch.load(shared / CHECKPOINTS / name / "checkpoint_final.pth", weights_only=True)
+        content = torch.load(nnssl_checkpoints / name / "checkpoint_final.pth", weights_only=True)
         change(content["network_weights"], content["nnssl_adaptation_plan"])
         path = tmp_path / f"{name}.pth"
         torch.save(content, path)
@@ -140,12 +140,12 @@ def changed(shared, tmp_path):
     return write
 
 
-def test_the_tensors_are_believed_rather_than_the_plan(changed, shared):
+def test_the_tensors_are_believed_rather_than_the_plan(changed, nnssl_checkpoints):
     def bare_plan(weights, plan):
         plan["architecture_plans"] = {"arch_class_name": "ResEncL", "arch_kwargs": None}
 
     # This is what nnssl's own files say: a class name, and nothing of sizes.
-    assert_reference_features(shared, features(read_encoder(changed("resenc_mae", bare_plan))), "resenc/encoder", EXACT)
+    assert_reference_features(features(read_encoder(changed("resenc_mae", bare_plan))), "resenc/encoder", EXACT)
 
     def wrong_depth(weights, plan):
         plan["architecture_plans"]["arch_kwargs"]["encoder_eva_depth"] = 12
@@ -154,22 +154,22 @@ def test_the_tensors_are_believed_rather_than_the_plan(changed, shared):
     assert any("speaks of 12 blocks, the file holds 2" in note for note in encoder.notes)
 
 
-def test_a_plan_may_name_the_encoder_and_the_stems_as_a_whole(changed, shared):
+def test_a_plan_may_name_the_encoder_and_the_stems_as_a_whole(changed, nnssl_checkpoints):
     def whole(weights, plan):
         plan |= {"key_to_encoder": "encoder", "key_to_stem": "encoder.stem"}
 
     encoder = read_encoder(changed("resenc_multistem", whole), ReadOptions(stem="351_0"))
-    assert_reference_features(shared, features(encoder), "resenc/encoder", EXACT)
-    assert_reference_features(shared, features(read_encoder(changed("resenc_mae", whole))), "resenc/encoder", EXACT)
+    assert_reference_features(features(encoder), "resenc/encoder", EXACT)
+    assert_reference_features(features(read_encoder(changed("resenc_mae", whole))), "resenc/encoder", EXACT)
 
 
-def test_names_below_wrappers_and_half_precision_are_read(changed, shared):
+def test_names_below_wrappers_and_half_precision_are_read(changed, nnssl_checkpoints):
     def wrap(weights, plan):
         for name in list(weights):
             weights[f"module._orig_mod.{name}"] = weights.pop(name).half()
 
     found = features(read_encoder(changed("resenc_voco", wrap)))
-    assert_reference_features(shared, found, "resenc/encoder", 1e-2)  # half precision keeps 11 bits
+    assert_reference_features(found, "resenc/encoder", 1e-2)  # half precision keeps 11 bits
 
 
 def test_incomplete_and_unknown_networks_are_refused(changed):
@@ -232,8 +232,8 @@ def test_convolutions_without_bias_and_published_sizes(changed):
     assert encoder.architecture["init_args"]["preset"] == "XXS"
 
 
-def test_safetensors_with_the_plan_beside_it(shared, tmp_path):
-    folder = shared / CHECKPOINTS / "resenc_mae"
+def test_safetensors_with_the_plan_beside_it(nnssl_checkpoints, tmp_path):
+    folder = nnssl_checkpoints / "resenc_mae"
     content = torch.load(folder / "checkpoint_final.pth", weights_only=True)
     save_file(
         {name: value.clone() for name, value in content["network_weights"].items()}, tmp_path / "model.safetensors"
@@ -241,7 +241,7 @@ def test_safetensors_with_the_plan_beside_it(shared, tmp_path):
     (tmp_path / "adaptation_plan.json").write_text((folder / "adaptation_plan.json").read_text(encoding="utf-8"))
     (tmp_path / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# a model\n")
     encoder = read_encoder(tmp_path)
-    assert_reference_features(shared, features(encoder), "resenc/encoder", EXACT)
+    assert_reference_features(features(encoder), "resenc/encoder", EXACT)
     assert encoder.card["licence"] == "cc-by-4.0"
     assert (
         encoder.card["pretraining"]["paradigm"]
