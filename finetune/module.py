@@ -14,6 +14,7 @@ from finetune.preprocessing import follow_pretraining
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
+from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
@@ -40,7 +41,8 @@ class FinetuneModule(Checked, L.LightningModule):
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
 
     Raises:
-        UserError: the checkpoint is unreadable or of another architecture, or holds no feature pyramid to take.
+        UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is
+            unreadable, of another architecture, or holds no feature pyramid to take.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class FinetuneModule(Checked, L.LightningModule):
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        check_rebuildable(detector)
         self.detector = detector
         self.optim = optim
         self.inference = inference

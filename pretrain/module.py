@@ -16,7 +16,8 @@ from medpretrain3d.backbones import (
     origin,
     read_encoder,
 )
-from medpretrain3d.configurable import to_config
+from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
+from medpretrain3d.configurable import plugins_in, to_config
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
@@ -35,7 +36,8 @@ class PretrainModule(Checked, L.LightningModule):
         init_options: choices that some of these formats leave open.
 
     Raises:
-        UserError: the checkpoint is unreadable or of another architecture.
+        UserError: objective or backbone are of no loaded plugin or cannot be made again from their arguments, or the
+            checkpoint is unreadable or of another architecture.
     """
 
     def __init__(
@@ -46,6 +48,8 @@ class PretrainModule(Checked, L.LightningModule):
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
     ) -> None:
         super().__init__()
+        check_rebuildable(objective.backbone)
+        self.plugins = plugins_in(to_config(objective))
         self.objective = objective
         self.optim = optim
         self.encoder = read_encoder(init_from, init_options) if init_from else None
@@ -119,6 +123,7 @@ class PretrainModule(Checked, L.LightningModule):
             "method": facts["method"],
             "seed": self.data.seed,
             **self.data.facts(),
+            **({"plugins": self.plugins} if self.plugins else {}),
         }
         return {
             "preprocessing": self.data.preprocessing(),

@@ -14,6 +14,7 @@ from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
 from medpretrain3d.interruption import Interrupted, signals
+from medpretrain3d.plugins import OPTION, load_plugin, take_plugins
 
 # A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
 COMMANDS = {
@@ -37,6 +38,9 @@ COMMANDS = {
 }
 
 
+_PLUGINS_HELP = "package of your own whose networks, data sets, checkpoint formats or writers are used; repeatable"
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -53,7 +57,11 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(args: Sequence[str] | None) -> int:
-    args = list(sys.argv[1:] if args is None else args)
+    try:
+        args = take_plugins(sys.argv[1:] if args is None else args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     parser = argparse.ArgumentParser(
         "medpretrain3d",
         description=__doc__,
@@ -71,8 +79,11 @@ def _run(args: Sequence[str] | None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(subparser)
+    subparser.add_argument(OPTION, action="append", default=[], metavar="PACKAGE", help=_PLUGINS_HELP)
     try:
         options = subparser.parse_args(args[1:])
+        for module in options.plugins:  # one that was written in a shorter way
+            load_plugin(module)
         check_numbers(subparser, options)
         signals.mode = "raise"
         signals.check()

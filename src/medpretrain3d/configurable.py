@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.moved import current_class_path
+from medpretrain3d.plugins import OPTION, plugin_of, required_plugins
+from medpretrain3d.registry import class_of_plugin, is_own, note_class
 from medpretrain3d.values import Checked, arguments_by_name, constructor
 
 Config = dict[str, Any]
+T = TypeVar("T")
 
 
 class Configurable(Checked):
     """Mixin: records the arguments of the constructor call, defaults included, once they are checked."""
 
     _init_args: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make the class known by its name."""
+        super().__init_subclass__(**options)
+        note_class(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Configurable:
         """Allocate the object and note the arguments that `__init__` is about to receive."""
@@ -42,12 +50,20 @@ def to_config(part: Configurable) -> Config:
     }
 
 
-def from_config(config: Mapping[str, Any]) -> Any:
+@overload
+def from_config(config: Mapping[str, Any]) -> Any: ...
+@overload
+def from_config(config: Mapping[str, Any], base: type[T]) -> T: ...
+def from_config(config: Mapping[str, Any], base: type = Configurable) -> Any:
     """Make the object that a config describes.
 
+    Args:
+        config: `class_path` and `init_args`.
+        base: what its class has to derive from.
+
     Raises:
-        UserError: the class is outside `medpretrain3d` (a file must not choose what code runs), unknown, or does not
-            take the arguments given.
+        UserError: the class is neither of `medpretrain3d` nor of a loaded plugin (a file must not choose what code
+            runs), unknown, does not derive from `base`, or does not take the arguments given.
     """
     path, arguments = config.get("class_path"), config.get("init_args", {})
     if (
@@ -56,18 +72,9 @@ def from_config(config: Mapping[str, Any]) -> Any:
         or not all(isinstance(k, str) for k in arguments)
     ):
         raise UserError(f"class_path {path!r}: wanted a text, and init_args an object; the file was written by another")
-    module_name, _, class_name = current_class_path(path).rpartition(".")
-    if module_name.partition(".")[0] != "medpretrain3d":
-        raise UserError(
-            f"class_path '{path}': a file may only name classes of medpretrain3d; build the object in Python and load "
-            "the weights into it"
-        )
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"class_path '{path}' does not exist in this version of medpretrain3d ({error})") from error
-    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
-        raise UserError(f"class_path '{path}' is not a class that can be built from a file")
+    cls = _class(path)
+    if not issubclass(cls, base):
+        raise UserError(f"class_path '{path}' is no {base.__name__}, which is wanted here")
     built = {name: _built(value) for name, value in arguments.items()}
     try:
         return cls(**built)
@@ -76,6 +83,51 @@ def from_config(config: Mapping[str, Any]) -> Any:
     except Exception as error:  # a value that no constructor has expected fails wherever it is used first
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"class_path '{path}': {reason}; the file was written by another version") from error
+
+
+def plugins_in(value: Any) -> list[dict[str, Any]]:
+    """The plugins that configs anywhere in plain data need, as a file names them.
+
+    Raises:
+        UserError: a class is neither of `medpretrain3d` nor of a loaded plugin.
+    """
+    return required_plugins(cls.__module__ for cls in _classes_in(value))
+
+
+def _class(path: str) -> type:
+    module_name, _, class_name = current_class_path(path).rpartition(".")
+    if not is_own(module_name):
+        cls = class_of_plugin(path)
+        if cls is None:
+            raise UserError(_no_plugin(path))
+        return cls
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"class_path '{path}' does not exist in this version of medpretrain3d ({error})") from error
+    if not (isinstance(cls, type) and issubclass(cls, Configurable)):
+        raise UserError(f"class_path '{path}' is not a class that can be built from a file")
+    return cls
+
+
+def _no_plugin(path: str) -> str:
+    package = path.partition(".")[0]
+    plugin = plugin_of(package)
+    if package == "__main__":
+        return f"class_path '{path}': a script's own class is found by nobody else; put it into a package ({OPTION})"
+    if plugin is not None:
+        return f"class_path '{path}': importing {package} ({plugin}) does not define it; import its module there"
+    return (
+        f"class_path '{path}': a file may only name classes of medpretrain3d and of plugins that are loaded; give "
+        f"{OPTION} {package} if you trust it (docs/extending.md)"
+    )
+
+
+def _classes_in(value: Any) -> list[type]:
+    if isinstance(value, Mapping):
+        own = [_class(str(value["class_path"]))] if "class_path" in value else []
+        return own + [cls for item in value.values() for cls in _classes_in(item)]
+    return [cls for item in value for cls in _classes_in(item)] if isinstance(value, list | tuple) else []
 
 
 def _plain(value: Any) -> Any:

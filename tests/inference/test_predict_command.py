@@ -13,7 +13,7 @@ from medpretrain3d.backbones import ResEnc, VolumesSeen
 from medpretrain3d.cli import main
 from medpretrain3d.detection import AnchorGrid, RetinaNet, RetinaUNet
 from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
-from medpretrain3d.inference.writers import FORMATS
+from medpretrain3d.inference.writers import formats
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.store import Store
@@ -139,7 +139,7 @@ def written(out):
 def test_a_continued_run_writes_the_bytes_of_an_undisturbed_one(
     segmenting_bundle, oblique_scans, tmp_path, monkeypatch
 ):
-    every = [oblique_scans, "--format", *FORMATS]
+    every = [oblique_scans, "--format", *formats()]
     assert predict(segmenting_bundle, tmp_path / "whole", *every) == 0
     predict_scan = Predictor.predict
 
@@ -196,7 +196,7 @@ def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsy
     bundle, out = tmp_path / "segmenting", tmp_path / "out"
     config = InferenceConfig(score_threshold=0.0, max_per_class=5)
     save_bundle(bundle, detector, ["nodule"], Preprocessing((16, 16, 16)), config)
-    assert predict(bundle, out, scans / "c.nii.gz", "--format", *FORMATS) == 0
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", *formats()) == 0
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert files == [
         "cases/c.json",

@@ -24,6 +24,7 @@ from medpretrain3d.backbones.swin_unetr import SwinUNETR
 from medpretrain3d.backbones.token_pyramid import TokenPyramid
 from medpretrain3d.backbones.tokens import TokenBackbone
 from medpretrain3d.backbones.vit import ViT
+from medpretrain3d.registry import import_modules
 
 __all__ = [
     "Backbone",
@@ -51,3 +52,5 @@ __all__ = [
     "read_encoder",
     "save_encoder",
 ]
+
+import_modules(__name__, __path__)  # what is here is known by name

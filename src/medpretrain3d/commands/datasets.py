@@ -24,13 +24,13 @@ def run(args: argparse.Namespace) -> int:
     if args.name is None:
         print(f"{'name':<26}{'kind':<11}{'classes':<30}{'licence':<44}documented in")
         for layout in known.values():
-            print(f"{layout.name:<26}{layout.kind:<11}{_classes(layout):<30}{layout.licence:<44}{_place(layout)}")
+            print(f"{layout.name:<26}{layout.kind:<11}{_classes(layout):<30}{layout.licence:<44}{layout.documented_in}")
         return 0
     if args.name not in known:
         raise UserError(f"{args.name}: unknown; known are {', '.join(known)}")
     layout = known[args.name]
     options = [f"{one.name}={one.default}" for one in list(inspect.signature(layout.read).parameters.values())[1:]]
-    print(f"{layout.name} ({layout.kind}, {layout.licence}), {_place(layout)}\n{layout.wanted}")
+    print(f"{layout.name} ({layout.kind}, {layout.licence}), {layout.documented_in}\n{layout.wanted}")
     print(f"classes: {', '.join(layout.classes) or _classes(layout)}")
     if options:
         print(f"options: {', '.join(options)}")
@@ -42,7 +42,3 @@ def _classes(layout: Layout) -> str:
         return "as the files say" if layout.kind == "generic" and layout.signs else "none"
     told = ", ".join(layout.classes)
     return told if len(told) < 29 else f"{len(layout.classes)}: {layout.classes[0]}, ..."
-
-
-def _place(layout: Layout) -> str:
-    return f"docs/datasets.md#{layout.name}"

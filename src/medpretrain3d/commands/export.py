@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("encoder", help="encoder file, checkpoint, folder or hub id")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
-        "--format", choices=["safetensors", "nnssl"], default="safetensors", help="default: safetensors"
+        "--format", default="safetensors", help="safetensors, nnssl, or what a plugin adds; default: safetensors"
     )
     parser.add_argument(
         "--licence", help="for the model card, such as cc-by-4.0; default: what the encoder's card states"
@@ -36,10 +36,12 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 def run(args: argparse.Namespace) -> int:
     """Write the folder."""
     from medpretrain3d.atomic import finished_folder
-    from medpretrain3d.backbones.checkpoints import read_encoder, write_encoder
+    from medpretrain3d.backbones.checkpoints import EXPORTS, read_encoder, write_encoder
     from medpretrain3d.backbones.checkpoints.model_card import model_card
-    from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
 
+    own = "safetensors"  # whose card is more than files
+    if args.format != own and args.format not in EXPORTS.names():
+        raise UserError(f"--format {args.format}: unknown; known are {', '.join([own, *EXPORTS.names()])}")
     if args.output.exists():
         raise UserError(f"{args.output}: is there already; choose another folder or remove it")
     if args.results and not args.results.is_file():
@@ -47,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
     encoder = read_encoder(args.encoder, read_options(args))
     results = args.results.read_text(encoding="utf-8") if args.results else None
     page = model_card(encoder, args.output.name, args.licence, results)
-    if args.format == "safetensors":
+    if args.format == own:
         card = encoder.card | ({"licence": args.licence} if args.licence else {})
         write_encoder(args.output, encoder.architecture, encoder.weights, card, {"README.md": page})
     else:
         with finished_folder(args.output, replace=False) as unfinished:
-            write_nnssl(unfinished / "checkpoint_final.pth", encoder)
+            EXPORTS[args.format](unfinished, encoder)
             (unfinished / "README.md").write_text(page, encoding="utf-8")
     print(f"{args.output}: {args.format}, {', '.join(sorted(path.name for path in args.output.iterdir()))}")
     return 0

@@ -6,6 +6,7 @@ OUT receives network.onnx or network.pt2, anchors.npy and export.json; docs/pred
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -33,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.bundle import load_bundle
     from medpretrain3d.inference.network_export import FILES, export_network
 
-    difference = export_network(load_bundle(args.bundle), args.out, args.format)
+    bundle = load_bundle(args.bundle)
+    for note in bundle.notes:
+        print(f"note: {args.bundle}: {note}", file=sys.stderr)
+    difference = export_network(bundle, args.out, args.format)
     print(f"{args.out / FILES[args.format]}: differs from eager by {difference:.1e} of the largest output")
     return 0

@@ -35,7 +35,7 @@ SAVES_MEMORY = "lower --batch-size, or --overlap"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Bundles, scans, place of the results, and what to do unlike the bundles say."""
-    from medpretrain3d.inference.writers import FORMATS
+    from medpretrain3d.inference.writers import formats
 
     parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        choices=FORMATS,
+        choices=formats(),
         default=["json", "csv"],
         help="files to write: json, csv and coco for all scans; slicer (ROIs), nifti (boxes as label map) and masks "
         "(objects, if the detector segments) for each (default: json csv)",
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         "nms_iou": args.nms_iou,
         "mirror_axes": args.mirror,
     }
+    for folder, note in [(folder, note) for folder, one in zip(members, bundles, strict=True) for note in one.notes]:
+        print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
     predictor = Predictor(bundles, args.device, changes, args.batch_size)
     with_masks = "masks" in args.format

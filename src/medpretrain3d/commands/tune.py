@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.sweep import best, sweep
 
     bundle = load_bundle(args.bundle)
+    for note in bundle.notes:
+        print(f"note: {args.bundle}: {note}", file=sys.stderr)
     path = _sightings(args)
     if args.store is not None:
         look(bundle, args.store, args.split, args.device).save(path)

@@ -15,6 +15,7 @@ from medpretrain3d.detection.retina_unet import RetinaUNet
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss, HardNegativeBCE
 from medpretrain3d.detection.set_loss import SetLoss
+from medpretrain3d.registry import import_modules
 
 __all__ = [
     "FCOS",
@@ -39,3 +40,5 @@ __all__ = [
     "SetLoss",
     "optimise_anchor_sizes",
 ]
+
+import_modules(__name__, __path__)  # what is here is known by name

@@ -50,6 +50,7 @@ from medpretrain3d.engine.trainer_options import check_options
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
+from medpretrain3d.plugins import load_plugin, loaded_plugins, take_plugins
 
 
 class OneLineParser(LightningArgumentParser):
@@ -62,6 +63,9 @@ class OneLineParser(LightningArgumentParser):
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
         recipe = read_recipe(Path(path))
+        named = recipe.get("plugins")
+        for module in named if isinstance(named, list) else []:
+            load_plugin(str(module))  # before the names of its classes are looked up
         if BASE in recipe:
             return self.parse_string(recipe_text(recipe), *args, **kwargs)
         return super().parse_path(path, *args, **kwargs)
@@ -112,6 +116,12 @@ class StageCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's place, and one seed for everything."""
+        parser.add_argument(
+            "--plugins",
+            type=list[str],
+            default=[],
+            help="packages of your own whose classes the recipe names (docs/extending.md); repeatable",
+        )
         parser.add_class_arguments(RunConfig, "run")
         parser.link_arguments("seed_everything", "data.seed")
 
@@ -121,7 +131,9 @@ class StageCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and compare what Lightning takes without a look."""
-        self.config = parser.parse_args(expand_recipes(sys.argv[1:] if args is None else args, self.job_type))
+        args = take_plugins(sys.argv[1:] if args is None else args)
+        self.config = parser.parse_args(expand_recipes(args, self.job_type))
+        self.config[self.config["subcommand"]]["plugins"] = [plugin.module for plugin in loaded_plugins()]
         check_options(self.config[self.config["subcommand"]].as_dict())
 
     def instantiate_classes(self) -> None:

@@ -22,12 +22,13 @@ from medpretrain3d.backbones.checkpoints.completeness import differences, outlin
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
-from medpretrain3d.configurable import from_config, to_config
+from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.plugins import check_required
 from medpretrain3d.store.intensity import Normalisation, Window
 from medpretrain3d.store.unit import Unit
 
@@ -59,6 +60,7 @@ class _Document(TypedDict):
     preprocessing: _PreprocessingDocument
     inference: dict[str, Any]
     provenance: dict[str, Any]
+    plugins: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,7 @@ class Preprocessing:
         if document.get("spacing_mm") is not None:
             known["spacing_mm"] = tuple(document["spacing_mm"])
         if "window" in document:
-            known["window"] = from_config(document["window"])
-            if not isinstance(known["window"], Normalisation):
-                raise UserError(f"window: {document['window'].get('class_path')} is no normalisation; {_ADVICE}")
+            known["window"] = from_config(document["window"], Normalisation)
         return Preprocessing(**known)
 
 
@@ -111,6 +111,8 @@ class Bundle:
     """Where it came from: commit, encoder, training, data, licence."""
     sha256: str
     """Of `bundle.json`, which holds the sha256 of the weights: two bundles with the same one predict the same."""
+    notes: tuple[str, ...] = ()
+    """What a user must know to trust what it finds: plugins of another version."""
 
     @property
     def volumes_seen(self) -> VolumesSeen:
@@ -136,7 +138,7 @@ def save_bundle(
 
     Args:
         folder: where it goes.
-        detector: any detector of this package, built from configurable parts.
+        detector: of this package or of a loaded plugin, built from configurable parts.
         classes: names, in the order of the labels.
         preprocessing: of its training images.
         inference: `None` is `InferenceConfig()`.
@@ -148,8 +150,8 @@ def save_bundle(
         The bundle's sha256, by which predictions refer to it.
 
     Raises:
-        UserError: the number of classes is not the detector's, a weight is not finite, or `folder` exists and
-            `replace` is False.
+        UserError: the number of classes is not the detector's, a weight is not finite, a class is of no loaded plugin,
+            or `folder` exists and `replace` is False.
     """
     from safetensors.torch import save
 
@@ -158,13 +160,16 @@ def save_bundle(
     # safetensors refuses tensors that share memory, hence the clones.
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in detector.state_dict().items()}
     payload = save(weights)
+    architecture, how = to_config(detector), preprocessing.to_json()
+    plugins = plugins_in([architecture, how])
     document = {
         "format": FORMAT,
         "version": VERSION,
-        "detector": to_config(detector),
+        "detector": architecture,
+        **({"plugins": plugins} if plugins else {}),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
         "classes": list(classes),
-        "preprocessing": preprocessing.to_json(),
+        "preprocessing": how,
         "inference": asdict(inference or InferenceConfig()),
         "provenance": {"medpretrain3d_version": __version__, **without_places(provenance or {})},
     }
@@ -196,12 +201,14 @@ def load_bundle(folder: Path) -> Bundle:
     """Read a bundle and build its detector.
 
     Raises:
-        UserError: the folder is missing or no bundle, was written by a newer version, its weights are not the ones
+        UserError: the folder is missing or no bundle, was written by a newer version or needs a plugin that is not
+            loaded, its weights are not the ones
             `bundle.json` speaks of or not finite, or they do not fit the network it describes.
     """
     folder = Path(folder)
     document, text = _read_document(folder)
     path, weights_path = folder / DOCUMENT, folder / WEIGHTS
+    notes = check_required(str(path), document.get("plugins"))
     weights = read_weights(weights_path, document["weights_sha256"])
     # Before memory is given to it: a config of a few bytes can speak of a network of many gigabytes.
     detector = outline(path, document["detector"], weights)
@@ -221,7 +228,7 @@ def load_bundle(folder: Path) -> Bundle:
     detector.load_state_dict(weights)
     sha256 = hashlib.sha256(text).hexdigest()
     provenance = document["provenance"]
-    return Bundle(detector.eval(), tuple(document["classes"]), preprocessing, inference, provenance, sha256)
+    return Bundle(detector.eval(), tuple(document["classes"]), preprocessing, inference, provenance, sha256, notes)
 
 
 def _read_document(folder: Path) -> tuple[_Document, bytes]:

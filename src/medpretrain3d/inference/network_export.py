@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.atomic import finished_folder
-from medpretrain3d.configurable import to_config
+from medpretrain3d.configurable import plugins_in, to_config
 from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
@@ -122,6 +122,7 @@ def _about(bundle: Bundle, shapes: dict[str, list[Any]], difference: float) -> d
         "image": ["B", bundle.preprocessing.num_channels, *bundle.preprocessing.patch],
         **shapes,
         "detector": to_config(bundle.detector),
+        "plugins": plugins_in(to_config(bundle.detector)),
         "preprocessing": bundle.preprocessing.to_json(),
         "inference": asdict(bundle.inference),
         "difference_to_eager": difference,

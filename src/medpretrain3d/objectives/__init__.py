@@ -14,6 +14,7 @@ from medpretrain3d.objectives.spark import SparK
 from medpretrain3d.objectives.swin_multi_task import SwinMultiTask
 from medpretrain3d.objectives.voco import VoCo
 from medpretrain3d.objectives.volume_fusion import VolumeFusion
+from medpretrain3d.registry import import_modules
 
 __all__ = [
     "DINO",
@@ -33,3 +34,5 @@ __all__ = [
     "VoCo",
     "VolumeFusion",
 ]
+
+import_modules(__name__, __path__)  # what is here is known by name

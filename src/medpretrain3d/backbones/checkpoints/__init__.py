@@ -1,12 +1,11 @@
 """Reading encoders: our own files, and the checkpoints of others, each format in a file of its own.
 
 A reader is a function from an opened checkpoint to an `EncoderFile`, or None when the file is not of its kind. A new
-format is a new file and an entry in `READERS`; the first reader that knows a file reads it, so strict ones come first.
+format is a new file and a line below, or a function that a plugin registers in `READERS`; those of plugins look first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
@@ -18,6 +17,7 @@ from medpretrain3d.backbones.checkpoints.encoder_file import (
     save_encoder,
     write_encoder,
 )
+from medpretrain3d.backbones.checkpoints.formats import EXPORTS, READERS
 from medpretrain3d.backbones.checkpoints.genesis import read_genesis
 from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
 from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
@@ -31,8 +31,11 @@ from medpretrain3d.backbones.checkpoints.swin_unetr import read_swin_unetr
 from medpretrain3d.backbones.checkpoints.timm_network import read_timm
 from medpretrain3d.backbones.checkpoints.volumes_seen import VolumesSeen
 from medpretrain3d.errors import UserError
+from medpretrain3d.registry import import_modules
 
 __all__ = [
+    "EXPORTS",
+    "READERS",
     "EncoderFile",
     "LoadReport",
     "RawCheckpoint",
@@ -46,7 +49,8 @@ __all__ = [
     "write_encoder",
 ]
 
-READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] = (
+# In the order in which they look at a file: the first that knows it reads it, so strict ones come first.
+for _reader in (
     read_run_checkpoint,
     read_nnssl,
     read_nnunet,
@@ -55,7 +59,10 @@ READERS: tuple[Callable[[RawCheckpoint, ReadOptions], EncoderFile | None], ...] 
     read_genesis,
     read_medicalnet,
     read_timm,
-)
+):
+    READERS.add(_reader.__name__.removeprefix("read_"), _reader, __name__)
+
+import_modules(__name__, __path__)  # what is here is known by name
 
 
 def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> EncoderFile:  # noqa: B008  frozen
@@ -75,13 +82,12 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
         check_complete(path, ours)
         return ours
     raw = open_checkpoint(path)
-    for reader in READERS:
+    for name, reader in READERS.parts().items():
         try:
             encoder = reader(raw, options)
         except UserError:
             raise
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            name = reader.__name__.removeprefix("read_")
             raise UserError(
                 f"{path}: looks like a checkpoint of {name}, but its plan or tensors are not of that form ({error!r}); "
                 "the file is damaged or of another version"
@@ -89,9 +95,13 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
         if encoder is not None:
             check_complete(path, encoder)
             return encoder
-    names = sorted(raw.weights)
-    held = f"{len(names)} tensors ({', '.join(names[:3])}, ...)" if names else f"no tensors ({', '.join(raw.content)})"
-    known = ", ".join(reader.__name__.removeprefix("read_") for reader in READERS)
+    tensors = sorted(raw.weights)
+    held = (
+        f"{len(tensors)} tensors ({', '.join(tensors[:3])}, ...)"
+        if tensors
+        else f"no tensors ({', '.join(raw.content)})"
+    )
+    known = ", ".join(READERS.names())
     raise UserError(
         f"{path}: of no known format: holds {held}; known are {known} and our own encoder files; where its "
         "architecture is one of medpretrain3d.backbones, load the weights in Python and write them with save_encoder"

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.documents import SCHEMA, Text, read_json
+from medpretrain3d.plugins import check_required
 
 PREFIX = "backbone."
 
@@ -40,6 +41,7 @@ class _Bundle(TypedDict):
 
     detector: _Detector
     weights_sha256: Text
+    plugins: NotRequired[list[dict[str, Any]]]
     preprocessing: dict[str, Any]
     provenance: _Provenance
     classes: NotRequired[list[Text]]
@@ -49,9 +51,10 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
     """Read the backbone out of a bundle that a fine-tuning run wrote.
 
     Raises:
-        UserError: the bundle is incomplete or damaged.
+        UserError: the bundle is incomplete or damaged, or needs a plugin that is not loaded.
     """
     document = read_json(folder / "bundle.json", _Bundle, "export the bundle again")
+    notes = check_required(str(folder / "bundle.json"), document.get("plugins"))
     detector, provenance, sha256 = document["detector"], document["provenance"], document["weights_sha256"]
     weights = read_weights(folder / "detector.safetensors", sha256)
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
@@ -75,4 +78,5 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         "citations": [],
         **({"volumes_seen": provenance["volumes_seen"]} if "volumes_seen" in provenance else {}),
     }
-    return EncoderFile(detector["init_args"]["backbone"], own, card, sha256, "medpretrain3d detector bundle", unused)
+    architecture, form = detector["init_args"]["backbone"], "medpretrain3d detector bundle"
+    return EncoderFile(architecture, own, card, sha256, form, unused, notes)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.configurable import Config, from_config
+from medpretrain3d.configurable import Config, Configurable, from_config, plugins_in, to_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 
@@ -35,6 +36,31 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
             f"{told}; the file is incomplete or of a variant that is not known here"
         )
     require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
+
+
+def check_rebuildable(part: Configurable) -> None:
+    """Refuse, before any time is spent, what could not be made again from the file that a run writes at its end.
+
+    Raises:
+        UserError: it has a class of no loaded plugin, an argument that is no plain data, or a state dict that its
+            arguments do not lead to.
+    """
+    name = type(part).__name__
+    try:
+        config = json.loads(json.dumps(to_config(part)))
+        plugins_in(config)
+        with torch.device("meta"):
+            twin = from_config(config, type(part))
+    except (TypeError, UserError) as error:
+        raise UserError(f"{name}: could not be read from the file that a run writes: {error}") from error
+    told = ""
+    if isinstance(part, nn.Module) and isinstance(twin, nn.Module):
+        told = differences(part.state_dict(), twin.state_dict())
+    if told:
+        raise UserError(
+            f"{name}: its arguments make another network than the one here: {told}; build everything in the "
+            "constructor, from its arguments alone"
+        )
 
 
 def outline(path: Path, config: Config, weights: Mapping[str, Tensor]) -> Any:

@@ -17,10 +17,11 @@ from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
-from medpretrain3d.configurable import Config, to_config
+from medpretrain3d.configurable import Config, plugins_in, to_config
 from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
+from medpretrain3d.plugins import check_required
 
 FORMAT = "medpretrain3d-encoder"
 VERSION = 1
@@ -34,6 +35,7 @@ class Card(TypedDict):
 
     architecture: dict[str, Any]
     weights_sha256: Text
+    plugins: NotRequired[list[dict[str, Any]]]
     preprocessing: NotRequired[dict[str, Any] | None]
     pretraining: NotRequired[dict[str, Any] | None]
     licence: NotRequired[Text | None]
@@ -101,7 +103,7 @@ def write_encoder(
     """Write an encoder file from its parts; see `save_encoder`. `beside` holds further text files by name.
 
     Raises:
-        UserError: a weight is not finite.
+        UserError: a weight is not finite, or a class is of no loaded plugin.
     """
     from safetensors.torch import save
 
@@ -110,10 +112,12 @@ def write_encoder(
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
     payload = save(tensors)
     sha256 = hashlib.sha256(payload).hexdigest()
+    plugins = plugins_in([architecture, card.get("preprocessing")])
     document = {
         "format": FORMAT,
         "version": VERSION,
         "architecture": architecture,
+        **({"plugins": plugins} if plugins else {}),
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "weights_sha256": sha256,
         **{key: value for key, value in without_places(card).items() if key not in _OWN_KEYS},
@@ -131,7 +135,7 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
 
     Raises:
         UserError: the folder is incomplete, was written by a newer version, or its weights are not the ones the card
-            speaks of.
+            speaks of, or it needs a plugin that is not loaded.
     """
     put_back(folder)
     card_path, weights_path = folder / CARD, folder / WEIGHTS
@@ -142,8 +146,9 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
         )
     card = check_header(read_json(card_path, object, _ADVICE), str(card_path), FORMAT, range(1, VERSION + 1), _ADVICE)
     checked(card, Card, str(card_path), _ADVICE)
+    notes = check_required(str(card_path), card.get("plugins"))
     weights = read_weights(weights_path, card["weights_sha256"])
-    return EncoderFile(card["architecture"], weights, card, card["weights_sha256"])
+    return EncoderFile(card["architecture"], weights, card, card["weights_sha256"], notes=notes)
 
 
-_OWN_KEYS = {"format", "version", "architecture", "num_parameters", "weights_sha256"}
+_OWN_KEYS = {"format", "version", "architecture", "plugins", "num_parameters", "weights_sha256"}

@@ -14,6 +14,7 @@ from torch import Tensor
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.formats import EXPORTS
 from medpretrain3d.backbones.checkpoints.primus_layout import swap_first_axes
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.plain_conv import PlainConv
@@ -23,6 +24,12 @@ from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.errors import UserError
 
 CONFIGURATION = "medpretrain3d"
+
+
+@EXPORTS.register("nnssl")
+def export_nnssl(folder: Path, encoder: EncoderFile) -> None:
+    """Write `checkpoint_final.pth` into a folder; see `write_nnssl`."""
+    write_nnssl(folder / "checkpoint_final.pth", encoder)
 
 
 def write_nnssl(path: Path, encoder: EncoderFile) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.configurable import to_config
+from medpretrain3d.configurable import plugins_in, to_config
 from medpretrain3d.errors import UserError
+from medpretrain3d.plugins import check_required
 
 KEY = "encoder"
 """Of the entry that tells what a checkpoint holds."""
@@ -25,7 +26,9 @@ def encoder_entry(backbone: Backbone, owner: str, card: Mapping[str, Any]) -> di
         owner: what holds it there, `objective` or `detector`.
         card: as in an encoder file.
     """
-    entry = {"prefix": f"{owner}.backbone.", "architecture": to_config(backbone), "card": dict(card)}
+    architecture = to_config(backbone)
+    plugins = plugins_in([architecture, card.get("preprocessing")])
+    entry = {"prefix": f"{owner}.backbone.", "architecture": architecture, "plugins": plugins, "card": dict(card)}
     plain: dict[str, Any] = json.loads(json.dumps({KEY: entry}))
     return plain
 
@@ -34,7 +37,8 @@ def read_run_checkpoint(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile
     """Read a run's `checkpoints/last.ckpt` or any of its other checkpoints; averaged weights where the run averages.
 
     Raises:
-        UserError: the run is one of an earlier version, whose checkpoints do not tell what they hold.
+        UserError: the run is one of an earlier version, whose checkpoints do not tell what they hold; or it needs a
+            plugin that is not loaded.
     """
     if "pytorch-lightning_version" not in raw.content or "global_step" not in raw.content:
         return None
@@ -46,10 +50,11 @@ def read_run_checkpoint(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile
                 "run again with its configuration, which ends with an encoder file or a bundle, and take that"
             )
         return None
+    notes = check_required(str(raw.path), entry.get("plugins"))
     prefix, card = str(entry["prefix"]), dict(entry["card"])
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     others = sorted(name for name in weights if not name.startswith(prefix))
     card["pretraining"] = {**card["pretraining"], "steps": steps}
     form = f"medpretrain3d checkpoint of a run, step {steps}"
     unused = dict(Counter(name.split(".")[1] for name in others))
-    return EncoderFile(dict(entry["architecture"]), own, card, raw.sha256, form, unused)
+    return EncoderFile(dict(entry["architecture"]), own, card, raw.sha256, form, unused, notes)

@@ -15,6 +15,7 @@ import numpy as np
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import RUN_WRITERS
 
 
 def predictions_coco(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -53,6 +54,7 @@ def predictions_coco(classes: Sequence[str], predictions: Sequence[Prediction]) 
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+@RUN_WRITERS.register("coco")
 def write_coco(folder: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
     """Write `predictions.coco.json`.
 

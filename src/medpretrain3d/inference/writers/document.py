@@ -10,6 +10,7 @@ from typing import Any
 from medpretrain3d.atomic import write_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import RUN_WRITERS
 
 FORMAT = "medpretrain3d-predictions"
 VERSION = 1
@@ -43,6 +44,7 @@ def predictions_json(classes: Sequence[str], predictions: Iterable[Prediction]) 
     }
 
 
+@RUN_WRITERS.register("json")
 def write_json(folder: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
     """Write `predictions.json`.
 

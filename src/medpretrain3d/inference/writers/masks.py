@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.nifti_file import write_nifti
 
@@ -15,6 +16,7 @@ def mask_path(folder: Path, case: str) -> Path:
     return folder / "masks" / f"{plain_name(case, 'case id')}.nii.gz"
 
 
+@CASE_WRITERS.register("masks")
 def write_masks(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:
     """Write `masks/<case>.nii.gz`, if the prediction has masks: value `n` is the object of the case's n-th box.
 

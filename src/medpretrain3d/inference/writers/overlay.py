@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.nifti_file import write_nifti
 
@@ -22,6 +23,7 @@ def box_map(prediction: Prediction) -> np.ndarray:
     return labels
 
 
+@CASE_WRITERS.register("nifti")
 def write_overlay(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:
     """Write `nifti/<case>.nii.gz`.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 
 SCHEMA = (
@@ -47,6 +48,7 @@ def markups_json(classes: Sequence[str], prediction: Prediction) -> dict[str, An
     }
 
 
+@CASE_WRITERS.register("slicer")
 def write_slicer(folder: Path, classes: Sequence[str], prediction: Prediction) -> None:
     """Write `slicer/<case>.mrk.json`.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import csv_text
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers.writer import RUN_WRITERS
 
 HEADER = (
     *("case", "file", "label", "score"),
@@ -31,6 +32,7 @@ def predictions_csv(classes: Sequence[str], predictions: Iterable[Prediction]) -
     return csv_text(HEADER, rows)
 
 
+@RUN_WRITERS.register("csv")
 def write_csv(folder: Path, classes: Sequence[str], predictions: Sequence[Prediction]) -> None:
     """Write `predictions.csv`.
 

@@ -1,10 +1,9 @@
-"""One file per raw layout, from a folder to the cases in it. A module that holds `LAYOUTS` is found by being here."""
+"""One file per raw layout, from a folder to the cases in it. A module that holds `LAYOUTS` is found by being here; a
+plugin calls `register_layout`."""
 
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +11,38 @@ from pathlib import Path
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import glance, tree
-from medpretrain3d.ingest.importers.layout import Layout
+from medpretrain3d.ingest.importers.layout import REGISTERED, Layout, register_layout
 from medpretrain3d.ingest.importers.unused import unused
+from medpretrain3d.registry import import_modules
 
 SPLITS = ("train", "val", "test", "unlabelled")
 """What a case may be for."""
 
-__all__ = ["SPLITS", "Layout", "Leftover", "ObjectRule", "RawCase", "RawDataset", "layouts", "read_raw"]
+__all__ = [
+    "SPLITS",
+    "Layout",
+    "Leftover",
+    "ObjectRule",
+    "RawCase",
+    "RawDataset",
+    "layouts",
+    "read_raw",
+    "register_layout",
+]
+
+
+def layouts() -> dict[str, Layout]:
+    """Every layout by name, those of plugins included, by rank, those of most signs first."""
+    _register_own()
+    found = sorted(REGISTERED.parts().values(), key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
+    return {layout.name: layout for layout in found}
 
 
 @functools.cache
-def layouts() -> dict[str, Layout]:
-    """Every layout by name, by rank, those of most signs first."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    found = [layout for module in modules for layout in getattr(module, "LAYOUTS", ())]
-    found.sort(key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
-    return {layout.name: layout for layout in found}
+def _register_own() -> None:
+    for module in import_modules(__name__, __path__):
+        for layout in getattr(module, "LAYOUTS", ()):
+            register_layout(layout)
 
 
 def read_raw(

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawDataset
 from medpretrain3d.ingest.importers.files import tree
+from medpretrain3d.plugins import plugin_of
+from medpretrain3d.registry import Registry
 
 
 class Misplaced(UserError):
@@ -52,6 +54,12 @@ class Layout:
             return 0 if self.kind == "detection" else 2
         return 4 if not self.signs else (1 if self.is_described else 3)
 
+    @property
+    def documented_in(self) -> str:
+        """Where its section is, or the plugin that it is of."""
+        plugin = plugin_of(self.read.__module__)
+        return f"docs/datasets.md#{self.name}" if plugin is None else f"plugin {plugin}"
+
     def fits(self, names: Sequence[str]) -> bool:
         """Whether a folder with these names in it, as `glance` gives them, looks like this layout."""
         return all(any(_fits(sign, name) for name in names) for sign in self.signs)
@@ -78,7 +86,7 @@ class Layout:
             return replace(dataset, layout=self.name)
         except Misplaced as error:
             raise UserError(
-                f"{raw}: {error}; wanted for {self.name} (docs/datasets.md#{self.name})",
+                f"{raw}: {error}; wanted for {self.name} ({self.documented_in})",
                 f"{self.wanted}\nfound\n{tree(raw)}",
             ) from error
 
@@ -95,6 +103,19 @@ class Layout:
                 wanted = type(known[name]).__name__
                 raise UserError(f"{self.name}: option {name} is {text!r}, wanted {wanted}") from error
         return arguments
+
+
+REGISTERED: Registry[Layout] = Registry("data set")
+
+
+def register_layout(layout: Layout) -> Layout:
+    """Have `prepare` and `datasets` know a layout.
+
+    Raises:
+        UserError: another has its name.
+    """
+    REGISTERED.add(layout.name, layout, layout.read.__module__)
+    return layout
 
 
 def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
