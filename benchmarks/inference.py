@@ -19,9 +19,10 @@ from torch import nn
 
 from medpretrain3d.backbones import Backbone, Level
 from medpretrain3d.detection import AnchorGrid, RetinaNet
-from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing, tile_starts
+from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, tile_starts
 from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.volume import Volume
 
 PATCH = (128, 128, 128)

@@ -7,19 +7,29 @@ from medpretrain3d.interruption import signals
 if __name__ == "__main__":
     signals.take()  # before the imports below, which take seconds
 
+from collections.abc import Callable
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities import rank_zero_warn
 
 from finetune.closing import close_run
 from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
+from finetune.preprocessing import follow_pretraining
+from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.stage import StageCLI, run_stage
 from medpretrain3d.errors import UserError
 
 
 class FinetuneCLI(StageCLI):
     """Stage 2 from the command line."""
+
+    def resolve(self, config: Namespace, is_said: bool) -> None:
+        """Take from the encoder's file what the recipe leaves to it."""
+        quiet: Callable[[str], None] = lambda text: None  # noqa: E731  one line for two
+        follow_pretraining(config, say if is_said else quiet, rank_zero_warn if is_said else quiet)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import Preprocessing
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
@@ -23,10 +23,11 @@ from medpretrain3d.memory import check_batch
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
 from medpretrain3d.store.store import Case
-from medpretrain3d.values import Checked, Count, PositiveShare, Seed, Share, Sizes, Whole, Workers
+from medpretrain3d.values import Checked, Count, Positive, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
 
 class FinetuneData(Checked, L.LightningDataModule):
@@ -36,8 +37,9 @@ class FinetuneData(Checked, L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: from stored intensities to the network's input; when absent that of the encoder's pretraining,
-            else `Window()` for HU and `ZScore()` for other values.
+        window: from stored intensities to the network's input; when absent that of the pretraining of the encoder
+            that `model.init_from` names, else `Window()` for HU and `ZScore()` for other values.
+        pretrained_spacing_mm: of the scans that the encoder was pretrained on; when absent that which its file states.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
@@ -61,6 +63,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         patch: Sizes,
         batch_size: Count,
         window: Normalisation | None = None,
+        pretrained_spacing_mm: tuple[Positive, Positive, Positive] | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
         object_share: Share = 0.5,
@@ -83,7 +86,6 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.patch = patch
         self.batch_size = batch_size
         self.window = (window or PerUnit()).of_unit(self.store.unit)
-        self.window_is_given = window is not None
         for doubt in self.corpus.doubts_about(self.window):
             say(doubt)
         self.augment = augment
@@ -99,6 +101,13 @@ class FinetuneData(Checked, L.LightningDataModule):
         num_labelled = _num_labelled(len(train), label_fraction, num_train_cases)
         self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labelled))
         self.label_fraction = num_labelled / len(train)
+        self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
+        if pretrained_spacing_mm is not None and pretrained_spacing_mm != self.corpus.spacing_mm:
+            ours = None if self.corpus.spacing_mm is None else list(self.corpus.spacing_mm)
+            rank_zero_warn(
+                f"spacing_mm of the encoder's pretraining is {list(pretrained_spacing_mm)}, of this data {ours}; its "
+                "features were learned on other sizes"
+            )
         self.val_cases = self._refs(self.split.get("val", ()))
         if not self.val_cases:
             say(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from finetune.datamodule import FinetuneData
-from finetune.preprocessing import follow_pretraining
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
@@ -104,7 +103,6 @@ class FinetuneModule(Checked, L.LightningModule):
         if stage != "fit":  # the closing test is set up once more
             return
         if self.encoder is not None:
-            follow_pretraining(self.encoder, data)
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:
             self.seen = SeenScans.of(None, data)

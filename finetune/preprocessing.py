@@ -1,62 +1,68 @@
-"""What the images of the pretraining looked like, and those of this data."""
+"""What the images of the pretraining looked like, put into the configuration of the fine-tuning."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+from jsonargparse import Namespace
 
-from finetune.datamodule import FinetuneData
-from medpretrain3d.backbones import EncoderFile
+from medpretrain3d.backbones import ReadOptions, read_encoder
 from medpretrain3d.configurable import from_config, to_config
-from medpretrain3d.engine.distributed import say
-from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.intensity import PerUnit
+from medpretrain3d.store.preprocessing import stated_window
+from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 
 
-def follow_pretraining(encoder: EncoderFile, data: FinetuneData) -> None:
+def follow_pretraining(config: Namespace, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
     """Show the detector the intensities that its backbone was pretrained on, unless the recipe says which it sees.
 
-    The window of pretraining scans in the unit of this data's store is taken. Where there is none, or spacing and
-    window differ, that is said.
+    Sets `data.window` to the window of pretraining scans in the unit of the data's store, and
+    `data.pretrained_spacing_mm` to the spacing of the pretraining, where they are not given and the encoder's file
+    states them.
+
+    Args:
+        config: of the run; changed.
+        say: told what is taken.
+        warn: told where the encoder saw other images than the detector will.
+
+    Raises:
+        UserError: the encoder or the store cannot be read.
     """
-    card: dict[str, Any] = encoder.card.get("preprocessing", {})
-    unit = data.store.unit
-    window = _window_of(card, unit)
-    if window is not None and not data.window_is_given:
-        window.fitted_to(data.train_cases[0].open())  # before any time is spent: were its statistics measured?
-        data.window = window
+    source, data = config.model.init_from, config.data
+    if not source:
+        return
+    options = config.model.init_options
+    encoder = read_encoder(source, ReadOptions(**options.as_dict()) if isinstance(options, Namespace) else options)
+    card: dict[str, Any] = encoder.card.get("preprocessing") or {}
+    unit = Store(Path(data.store)).unit
+    window = stated_window(card, unit)
+    if data.pretrained_spacing_mm is None:
+        data.pretrained_spacing_mm = card.get("spacing_mm")
+    theirs = None if window is None else to_config(window)
+    if theirs is not None and data.window is None:
+        data.window = Namespace(class_path=theirs["class_path"], init_args=Namespace(theirs["init_args"]))
         say(f"window of the encoder's pretraining: {window}")
-    ours = data.preprocessing().to_json()
-    differs = {"spacing_mm": card.get("spacing_mm", ours["spacing_mm"])}
-    differs["window"] = ours["window"] if window is None else to_config(window)
-    for name, theirs in differs.items():
-        if theirs != ours[name]:
-            rank_zero_warn(
-                f"{name} of the encoder's pretraining is {theirs}, of this data {ours[name]}; "
-                "its features were learned on other intensities or sizes"
-            )
-    if window is None and card.get("window"):
-        rank_zero_warn(
+    given = from_config(data.window.as_dict()) if data.window else PerUnit()
+    ours = to_config(given.of_unit(unit))
+    if theirs is not None and theirs != ours:
+        warn(
+            f"window of the encoder's pretraining is {theirs}, of this data {ours}; its features were learned on other "
+            "intensities"
+        )
+    elif theirs is None and card.get("window"):
+        warn(
             f"the encoder was pretrained on no scans in the unit of this data ({_in_words(unit)}): no window of its "
-            f"pretraining is taken, images are mapped by {ours['window']}"
+            f"pretraining is taken, images are mapped by {ours}"
         )
     schemes = card.get("normalisation")
     if schemes and not card.get("window"):
-        rank_zero_warn(
-            f"the encoder was pretrained on images normalised by {schemes}, this data is mapped by {ours['window']}; "
-            "no window can be taken from the file"
+        warn(
+            f"the encoder was pretrained on images normalised by {schemes}, this data is mapped by {ours}; no window "
+            "can be taken from the file"
         )
-
-
-def _window_of(card: dict[str, Any], unit: Unit) -> Normalisation | None:
-    """The window that pretraining scans in a unit had; None where it saw none, or the card says nothing of windows."""
-    if not card.get("window"):
-        return None
-    window: Normalisation = from_config(card["window"]).of_unit(unit)
-    units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
-    # Cards of others, and ours before they named units, have a window only: one in HU serves none but CT.
-    return window if (unit in units if units else window.suits(unit)) else None
 
 
 def _in_words(unit: Unit) -> str:

@@ -21,6 +21,7 @@ from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.training_cases import training_cases
 from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers
@@ -110,15 +111,16 @@ class PretrainData(Checked, L.LightningDataModule):
             "data_fingerprint": self.corpus.fingerprint,
         }
 
-    def preprocessing(self) -> dict[str, Any]:
+    def preprocessing(self) -> Preprocessing:
         """What fine-tuning has to do alike: spacing and window, in all and of each store."""
-        own = [to_config(self.window.of_unit(unit)) for unit in self.corpus.units]
-        stores = [
-            {"store": store.path.name, "unit": store.unit, "window": window}
+        own = [self.window.of_unit(unit) for unit in self.corpus.units]
+        stores = tuple(
+            StoreWindow(store=store.path.name, unit=store.unit, window=to_config(window))
             for store, window in zip(self.corpus.stores, own, strict=True)
-        ]
-        window = own[0] if all(one == own[0] for one in own) else to_config(self.window)
-        return {"spacing_mm": self.corpus.spacing_mm, "window": window, "patch": self.patch, "stores": stores}
+        )
+        window = own[0] if all(one["window"] == stores[0]["window"] for one in stores) else self.window
+        num_channels = self.train_cases[0].open().num_channels
+        return Preprocessing(self.patch, self.corpus.spacing_mm, window, num_channels, self.corpus.units[0], stores)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All batches of the run, from the one the run continues with."""

@@ -126,7 +126,7 @@ class PretrainModule(Checked, L.LightningModule):
             **({"plugins": self.plugins} if self.plugins else {}),
         }
         return {
-            "preprocessing": self.data.preprocessing(),
+            "preprocessing": self.data.preprocessing().to_json(),
             "pretraining": pretraining,
             "citations": [self.objective.backbone.citation],
             "volumes_seen": self.volumes_seen().to_json(),

@@ -14,7 +14,8 @@ from medpretrain3d.cli import main
 from medpretrain3d.detection import RetinaNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
-from medpretrain3d.inference import Preprocessing, load_bundle, save_bundle
+from medpretrain3d.inference import load_bundle, save_bundle
+from medpretrain3d.store.preprocessing import Preprocessing
 from tests.tiny_detectors import tiny_detector
 
 NOT_NUMBERS = [float("nan"), float("inf"), float("-inf")]

@@ -27,7 +27,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.marks import read_marks, read_nodules, read_series
 from medpretrain3d.evaluation.masks import _read_scores
-from medpretrain3d.inference.bundle import Preprocessing, load_bundle, save_bundle
+from medpretrain3d.inference.bundle import load_bundle, save_bundle
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import find_scans
@@ -40,6 +40,7 @@ from medpretrain3d.ingest.importers.pn9 import read_array
 from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.planning.plan import read_plan
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.quarantine import read_note, write_note
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.store import Content, Object, Store, write_case, write_index

@@ -10,8 +10,9 @@ from safetensors.torch import save
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, Preprocessing, load_bundle, save_bundle
+from medpretrain3d.inference import InferenceConfig, load_bundle, save_bundle
 from medpretrain3d.store.intensity import Window
+from medpretrain3d.store.preprocessing import Preprocessing
 
 CLASSES = ("nodule", "node")
 PREPROCESSING = Preprocessing(patch=(16, 16, 16), spacing_mm=(2.0, 1.5, 1.5), window=Window(-1000, 400))

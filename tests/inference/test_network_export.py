@@ -11,8 +11,9 @@ from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
 from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, RetinaUNet
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import Bundle, InferenceConfig, Preprocessing, save_bundle
+from medpretrain3d.inference import Bundle, InferenceConfig, save_bundle
 from medpretrain3d.inference import network_export as export
+from medpretrain3d.store.preprocessing import Preprocessing
 from tests.tiny_detectors import tiny_detector as tiny
 
 PATCH = (32, 16, 16)

@@ -12,10 +12,11 @@ import torch
 from medpretrain3d.backbones import ResEnc, VolumesSeen
 from medpretrain3d.cli import main
 from medpretrain3d.detection import AnchorGrid, RetinaNet, RetinaUNet
-from medpretrain3d.inference import InferenceConfig, Predictor, Preprocessing, save_bundle
+from medpretrain3d.inference import InferenceConfig, Predictor, save_bundle
 from medpretrain3d.inference.writers import formats
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.store import Store
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, Preprocessing
+from medpretrain3d.inference import Bundle, InferenceConfig, Predictor
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.volume import read_volume
 
 AIR_HU, BLOB_HU = -1000, 512

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medpretrain3d.inference import Preprocessing
 from medpretrain3d.inference.scan import ResampledScan, ScanTiles, TensorTiles, is_air
 from medpretrain3d.inference.tiles import tile_starts
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import ZScore
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.volume import Volume, resample
 
 PATCH = (8, 8, 8)

@@ -11,10 +11,11 @@ from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import mean_average_precision
-from medpretrain3d.inference import InferenceConfig, Preprocessing, Sightings, load_bundle, merge_sightings, save_bundle
+from medpretrain3d.inference import InferenceConfig, Sightings, load_bundle, merge_sightings, save_bundle
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.inference.sweep import best, sweep
 from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.store.preprocessing import Preprocessing
 
 
 def score(found, targets):

@@ -36,7 +36,7 @@ def test_each_store_keeps_its_own_normalisation_whichever_comes_first(cube_store
         expected = Window() if case.unit == "hu" else ZScore().fitted(case.statistics)
         np.testing.assert_array_equal(image, expected(case.read_image()))
         assert np.unique(image).size > 100  # in HU every MR voxel would be 1
-    assert [store["unit"] for store in data.preprocessing()["stores"]] == ["hu", "any"][:: 1 if first == "ct" else -1]
+    assert [store["unit"] for store in data.preprocessing().stores] == ["hu", "any"][:: 1 if first == "ct" else -1]
 
 
 def test_the_recipe_s_window_is_that_of_all_stores_and_said_where_it_means_nothing(cube_store, mr_store, capsys):
@@ -49,7 +49,7 @@ def test_the_recipe_s_window_is_that_of_all_stores_and_said_where_it_means_nothi
         "mr_cubes: its values have no unit, and the constants of Window(low_hu=0, high_hu=9000) do"
         in capsys.readouterr().out
     )
-    assert data.preprocessing()["window"] == to_config(Window(0, 9000))
+    assert data.preprocessing().window == Window(0, 9000)
     assert all(seen(data, ref).max() <= 1 for ref in data.train_cases)
 
 

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+import yaml
 
 from finetune import __main__ as program
 from finetune.module import FinetuneModule
@@ -103,6 +104,9 @@ def test_the_window_of_the_pretraining_is_taken_unless_the_recipe_names_one(fit,
     bundles = [json.loads((folder / "bundle" / "bundle.json").read_text(encoding="utf-8")) for folder in (taken, kept)]
     assert [bundle["preprocessing"]["window"]["init_args"]["low_hu"] for bundle in bundles] == [-900, -1000]
     assert bundles[0]["provenance"]["encoder"]["licence"] == "cc-by-4.0"
+    data = yaml.safe_load((taken / "config.yaml").read_text(encoding="utf-8"))["data"]
+    assert data["window"]["init_args"] == {"low_hu": -900, "high_hu": 500}
+    assert data["pretrained_spacing_mm"] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["resenc_s3d_stale", "plainconv"])

@@ -126,8 +126,17 @@ class StageCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
 
     def before_instantiate_classes(self) -> None:
-        """Refuse a name that is no folder name before anything is read or made."""
+        """Refuse a name that is no folder name before anything is read or made; fill in what other files decide."""
         RunConfig(**self._get(self.config, "run"))
+        self.resolve(self._own_config(), is_said=True)
+
+    def resolve(self, config: Namespace, is_said: bool) -> None:
+        """Set options that are not given and that a file decides which the configuration names.
+
+        Args:
+            config: of a run; changed.
+            is_said: whether the user reads what is set.
+        """
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and compare what Lightning takes without a look."""
@@ -250,7 +259,9 @@ class StageCLI(LightningCLI):
     def _reread(self, path: Path) -> Namespace:
         """The configuration of a run in its folder, with today's default of what was no option then."""
         try:
-            return self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
+            config: Namespace = self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
+            self.resolve(config, is_said=False)
+            return config
         except (UserError, OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not readable as a configuration ({error}); give another run.name, or run.restart=true to "

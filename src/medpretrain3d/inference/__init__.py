@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medpretrain3d.inference.bundle import Bundle, Preprocessing, load_bundle, save_bundle
+from medpretrain3d.inference.bundle import Bundle, load_bundle, save_bundle
 from medpretrain3d.inference.clustering import weighted_box_clustering
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.merging import merge_sightings
@@ -19,7 +19,6 @@ __all__ = [
     "InferenceConfig",
     "Prediction",
     "Predictor",
-    "Preprocessing",
     "ScanTiles",
     "Sightings",
     "detect_volume",

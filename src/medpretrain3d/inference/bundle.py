@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Any, NotRequired, cast
 
-from pydantic import Field, with_config
+from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d import __version__
@@ -24,30 +24,17 @@ from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
-from medpretrain3d.documents import SCHEMA, Name, Number, Text, Whole, check_header, checked, parse_json, read_bytes
+from medpretrain3d.documents import SCHEMA, Name, Text, check_header, checked, parse_json, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.plugins import check_required
-from medpretrain3d.store.intensity import Normalisation, Window
-from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
 
 FORMAT = "medpretrain3d-bundle"
 VERSION = 1
 DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
 _ADVICE = "export the bundle again"
-
-_Edge = Annotated[Whole, Field(ge=1)]
-_Step = Annotated[Number, Field(gt=0)]
-
-
-@with_config({**SCHEMA, "extra": "forbid"})
-class _PreprocessingDocument(TypedDict):
-    patch: Annotated[list[_Edge], Field(min_length=3, max_length=3)]
-    spacing_mm: NotRequired[Annotated[list[_Step], Field(min_length=3, max_length=3)] | None]
-    window: NotRequired[dict[str, Any]]
-    num_channels: NotRequired[_Edge]
-    unit: NotRequired[Literal["hu", "any"]]
 
 
 @with_config(SCHEMA)
@@ -57,45 +44,10 @@ class _Document(TypedDict):
     detector: dict[str, Any]
     weights_sha256: Text
     classes: list[Name]
-    preprocessing: _PreprocessingDocument
+    preprocessing: PreprocessingDocument
     inference: dict[str, Any]
     provenance: dict[str, Any]
     plugins: NotRequired[list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What is done to a scan before the network sees it.
-
-    Args:
-        patch: (D, H, W) of the tiles, as in training.
-        spacing_mm: along (D, H, W), to which scans are resampled; `None` keeps each scan's own.
-        window: from stored intensities to the network's input.
-        num_channels: of the image.
-        unit: `hu`, or `any` for scans that are read as the stores of MR images are.
-    """
-
-    patch: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float] | None = None
-    window: Normalisation = Window()  # noqa: RUF009 (immutable)
-    num_channels: int = 1
-    unit: Unit = "hu"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, the window as its config."""
-        spacing_mm = None if self.spacing_mm is None else list(self.spacing_mm)
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return own | {"patch": list(self.patch), "spacing_mm": spacing_mm, "window": to_config(self.window)}
-
-    @staticmethod
-    def from_json(document: Mapping[str, Any]) -> Preprocessing:
-        """Inverse of `to_json`; what has a default may be absent."""
-        known = dict(document) | {"patch": tuple(document["patch"])}
-        if document.get("spacing_mm") is not None:
-            known["spacing_mm"] = tuple(document["spacing_mm"])
-        if "window" in document:
-            known["window"] = from_config(document["window"], Normalisation)
-        return Preprocessing(**known)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.inference.bundle import Preprocessing
 from medpretrain3d.inference.tiles import Triple
 from medpretrain3d.store.case import AIR_HU
 from medpretrain3d.store.grid import Grid, Spacing
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.resample import resample_linear
 from medpretrain3d.store.statistics import ChannelStatistics
 from medpretrain3d.store.volume import Volume, check_spacing

@@ -33,7 +33,7 @@ class ObjectiveOutput:
     preview: dict[str, Tensor] = field(default_factory=dict)
     """Named volumes (D, H, W) of the first sample to look at, detached; empty where there is nothing to see.
 
-    Floating point is an image in [-1, 1], integers are labels, 0 for none; see `medpretrain3d.engine.pictures`.
+    Floating point is an image in [-1, 1], integers are labels, 0 for none; see `medpretrain3d.visualization.pictures`.
     """
 
 

@@ -1,0 +1,106 @@
+"""What is done to a scan before a network sees it: one class for both stages, encoder files and bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field, with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.configurable import from_config, to_config
+from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
+from medpretrain3d.store.intensity import Normalisation, Window
+from medpretrain3d.store.unit import Unit
+
+_Edge = Annotated[Whole, Field(ge=1)]
+_Step = Annotated[Number, Field(gt=0)]
+
+
+@with_config({**SCHEMA, "extra": "forbid"})
+class StoreWindow(TypedDict):
+    """How the images of one of several stores were mapped."""
+
+    store: Text
+    unit: Literal["hu", "any"]
+    window: dict[str, Any]
+
+
+@with_config({**SCHEMA, "extra": "forbid"})
+class PreprocessingDocument(TypedDict):
+    """Plain data of a `Preprocessing`."""
+
+    patch: Annotated[list[_Edge], Field(min_length=3, max_length=3)]
+    spacing_mm: NotRequired[Annotated[list[_Step], Field(min_length=3, max_length=3)] | None]
+    window: NotRequired[dict[str, Any]]
+    num_channels: NotRequired[_Edge]
+    unit: NotRequired[Literal["hu", "any"]]
+    stores: NotRequired[list[StoreWindow]]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Spacing, intensities and patch of the images that a network was trained on.
+
+    Args:
+        patch: (D, H, W) of the crops in training and of the tiles in prediction, in voxels.
+        spacing_mm: along (D, H, W), to which scans are resampled; `None` keeps each scan's own.
+        window: from stored intensities to the network's input.
+        num_channels: of the image.
+        unit: `hu`, or `any` for scans that are read as the stores of MR images are; of several stores the first one's.
+        stores: of a pretraining: each store's unit, and its window as a description.
+    """
+
+    patch: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+    window: Normalisation = Window()  # noqa: RUF009 (immutable)
+    num_channels: int = 1
+    unit: Unit = "hu"
+    stores: tuple[StoreWindow, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, the window as its description."""
+        document: dict[str, Any] = {
+            "patch": list(self.patch),
+            "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
+            "window": to_config(self.window),
+            "num_channels": self.num_channels,
+            "unit": self.unit,
+        }
+        return document | ({"stores": list(self.stores)} if self.stores else {})
+
+    @staticmethod
+    def from_json(document: Mapping[str, Any], place: str = "preprocessing") -> Preprocessing:
+        """Inverse of `to_json`; what has a default may be absent.
+
+        Args:
+            document: plain data.
+            place: of the document, for messages.
+
+        Raises:
+            UserError: another type of value, or a window that is no normalisation.
+        """
+        advice = "export the file again"
+        known: dict[str, Any] = dict(checked(dict(document), PreprocessingDocument, place, advice))
+        for name in ("patch", "spacing_mm", "stores"):
+            if known.get(name) is not None:
+                known[name] = tuple(known[name])
+        if "window" in known:
+            known["window"] = from_config(known["window"], Normalisation)
+        return Preprocessing(**known)
+
+
+def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalisation | None:
+    """Return the window that pretraining scans in a unit had, or None where there were none or none is stated.
+
+    Args:
+        card: `preprocessing` of an encoder's card. Those of others, and ours before they named units, hold a window
+            only: one in HU serves none but CT.
+        unit: of the scans to be mapped.
+    """
+    if not card.get("window"):
+        return None
+    window: Normalisation = from_config(card["window"]).of_unit(unit)
+    units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
+    return window if (unit in units if units else window.suits(unit)) else None
