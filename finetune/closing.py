@@ -18,10 +18,8 @@ from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import origin
 from medpretrain3d.boxes import Detections
-from medpretrain3d.engine.box_pictures import boxes_on_slices
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.distributed import gather_by_case
-from medpretrain3d.engine.pictures import save_png
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
@@ -29,6 +27,8 @@ from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
+from medpretrain3d.visualization.box_pictures import boxes_on_slices
+from medpretrain3d.visualization.pictures import save_png
 
 MAX_PICTURES = 40
 

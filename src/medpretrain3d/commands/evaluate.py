@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.csv, per_case_csv(result["per_case"]))
     print("\n".join(outcome.table))
     if args.plots is not None:
-        from medpretrain3d.evaluation.plots import draw
+        from medpretrain3d.visualization.evaluation_figures import draw
 
         names = draw(args.plots, outcome.curves, resampling, result)
         print(f"pictures: {args.plots} ({', '.join(names)}; png and svg)")

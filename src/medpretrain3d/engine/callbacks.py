@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
-from medpretrain3d.engine.pictures import save_png, volume_strip
+from medpretrain3d.visualization.pictures import save_png, volume_strip
 
 
 class Throughput(L.Callback):

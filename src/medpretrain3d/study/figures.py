@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN
-from medpretrain3d.study.plot import Axis, Series, line_plot
 from medpretrain3d.study.run import FROC_CURVE, Run
+from medpretrain3d.visualization.line_plot import Axis, Series, line_plot
 
 FALSE_POSITIVE_TICKS = [(rate, str(Fraction(rate))) for rate in FALSE_POSITIVES_PER_SCAN]
 MAX_POINTS = 160
@@ -18,7 +18,7 @@ MAX_BANDS = 4  # more bands on top of each other hide the lines
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot, its heading, and name and colour of its lines."""
+    """A plot, its heading, and name and arm of its lines."""
 
     title: str
     svg: str
@@ -26,7 +26,7 @@ class Figure:
 
 
 def _figure(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Figure:
-    return Figure(title, line_plot(series, x, y), tuple(dict.fromkeys((one.name, one.colour) for one in series)))
+    return Figure(title, line_plot(series, x, y), tuple(dict.fromkeys((one.name, one.arm) for one in series)))
 
 
 def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], column: str, label: str) -> Figure | None:

@@ -15,12 +15,12 @@ from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.study.differences import Difference, paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, restorations, telling_cases
-from medpretrain3d.study.plot import HEIGHT, WIDTH
 from medpretrain3d.study.run import Run, arm_names
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.summary import Verdict, question, verdicts
 from medpretrain3d.study.table import Table
 from medpretrain3d.study.tables import class_table, difference_table, facts_table, result_table
+from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from medpretrain3d.atomic import finished_file
-from medpretrain3d.engine.box_pictures import boxes_on_slices
-from medpretrain3d.engine.drawing import BACKGROUND, TEXT, VIEWS, Rgb, coloured, font, grey, heat, upright
+from medpretrain3d.visualization.box_pictures import boxes_on_slices
+from medpretrain3d.visualization.drawing import BACKGROUND, TEXT, VIEWS, Rgb, coloured, font, grey, heat, upright
 
 __all__ = ["boxes_on_slices", "save_png", "volume_strip"]
 

@@ -9,37 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medpretrain3d.atomic import finished_file
 from medpretrain3d.evaluation.average_precision import RECALL_LEVELS, precision_at_recall
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import Matches
+from medpretrain3d.visualization.style import COLORS, INK, PALE, STYLE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): apart for every kind of colour blindness.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-INK, PALE = "#2b2f36", "#d9dce1"
 SIZE_INCHES = (5.0, 3.6)
 RATES = tuple(np.geomspace(1 / 8, 8, 193).tolist())
-STYLE: Any = {
-    "font.size": 9.5,
-    "font.family": "sans-serif",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "medpretrain3d",  # the same numbers give the same file
-}
 
 
 def draw(folder: Path, curves: Mapping[str, Matches], resampling: Resampling, result: Mapping[str, Any]) -> list[str]:
@@ -65,22 +46,20 @@ def draw(folder: Path, curves: Mapping[str, Matches], resampling: Resampling, re
             pictures["reliability"] = reliability_figure(result["calibration"])
         for name, figure in pictures.items():
             for ending in ("png", "svg"):
-                with finished_file(folder / f"{name}.{ending}") as path:
-                    metadata = {"Date": None} if ending == "svg" else None
-                    figure.savefig(path, format=ending, dpi=200, metadata=metadata)
+                save_figure(figure, folder / f"{name}.{ending}")
     return list(pictures)
 
 
 def froc_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure:
     """Sensitivity by false positives per scan, with the interval as a band."""
     figure, axes = _figure("FROC")
-    for colour, (name, matches) in zip(COLOURS, curves.items(), strict=False):
+    for color, (name, matches) in zip(COLORS, curves.items(), strict=False):
         curve, band = _banded(lambda w, m=matches: froc_curve(m, w, RATES)[:, 0], matches, resampling)
         at = froc_curve(matches, np.ones((1, len(matches.num_targets))), FALSE_POSITIVES_PER_SCAN)[0, 0]
-        axes.plot(RATES, curve, color=colour, linewidth=1.8, label=f"{name}: mean {np.mean(at):.3f}")
-        axes.plot(FALSE_POSITIVES_PER_SCAN, at, "o", color=colour, markersize=3.5)
+        axes.plot(RATES, curve, color=color, linewidth=1.8, label=f"{name}: mean {np.mean(at):.3f}")
+        axes.plot(FALSE_POSITIVES_PER_SCAN, at, "o", color=color, markersize=3.5)
         if band is not None:
-            axes.fill_between(RATES, band[0], band[1], color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(RATES, band[0], band[1], color=color, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_xlim(1 / 8.4, 8.4)
     axes.set_xticks(FALSE_POSITIVES_PER_SCAN, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
@@ -94,13 +73,13 @@ def froc_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure
 def precision_recall_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure:
     """Best precision at each recall or beyond, with the interval as a band; the area is the AP."""
     figure, axes = _figure("Precision and recall, all classes pooled")
-    for colour, (name, matches) in zip(COLOURS, curves.items(), strict=False):
+    for color, (name, matches) in zip(COLORS, curves.items(), strict=False):
         curve, band = _banded(lambda w, m=matches: precision_at_recall(m, w)[:, 0], matches, resampling)
         shown = np.where(curve > 0, curve, np.nan)  # no line along the axis beyond the last object found
         label = f"{name}: AP {curve.mean():.3f}"
-        axes.step(RECALL_LEVELS, shown, where="post", color=colour, linewidth=1.8, label=label)
+        axes.step(RECALL_LEVELS, shown, where="post", color=color, linewidth=1.8, label=label)
         if band is not None:
-            axes.fill_between(RECALL_LEVELS, band[0], band[1], step="post", color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(RECALL_LEVELS, band[0], band[1], step="post", color=color, alpha=0.15, linewidth=0)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     _legend(axes)
     return figure
@@ -111,11 +90,11 @@ def size_figure(strata: Sequence[Mapping[str, Any]]) -> Figure:
     figure, axes = _figure("Recall by size")
     keys = [key for key in strata[0] if key.startswith("recall_IoU_")]
     width = 0.8 / len(keys)
-    for place, (colour, key) in enumerate(zip(COLOURS, keys, strict=False)):
+    for place, (color, key) in enumerate(zip(COLORS, keys, strict=False)):
         x = np.arange(len(strata)) + (place - (len(keys) - 1) / 2) * width
         height = np.array([row[key] for row in strata], dtype=float)
         label = f"IoU {float(key.rpartition('_')[2]):g}"
-        axes.bar(x, np.nan_to_num(height), width * 0.92, color=colour, alpha=0.85, label=label)
+        axes.bar(x, np.nan_to_num(height), width * 0.92, color=color, alpha=0.85, label=label)
         pairs = np.array([row["intervals"].get(key, [math.nan] * 2) for row in strata], dtype=float)
         is_known = ~np.isnan(pairs).any(axis=1) & ~np.isnan(height)
         errors = np.abs(pairs[is_known] - height[is_known, None]).T
@@ -138,13 +117,13 @@ def score_figure(matches: Matches) -> Figure:
     figure, axes = _figure("Scores")
     bins = np.linspace(0, 1, 21).tolist()
     is_hit = matches.is_hit[0]
-    groups = (("hits", is_hit, COLOURS[0]), ("false positives", ~is_hit & matches.counts_always, COLOURS[1]))
+    groups = (("hits", is_hit, COLORS[0]), ("false positives", ~is_hit & matches.counts_always, COLORS[1]))
     values = [matches.scores[chosen] for _, chosen, _ in groups]
     axes.hist(
         values,
         bins,
         stacked=True,
-        color=[colour for *_, colour in groups],
+        color=[color for *_, color in groups],
         alpha=0.85,
         rwidth=0.92,
         label=[f"{len(value)} {name}" for value, (name, *_) in zip(values, groups, strict=True)],
@@ -168,9 +147,7 @@ def reliability_figure(calibration: Mapping[str, Any]) -> Figure:
     intervals = np.array([one.get("interval", [value] * 2) for one, value in zip(filled, y, strict=True)], dtype=float)
     if filled:
         errors = np.nan_to_num(np.abs(intervals - np.array(y)[:, None])).T
-        axes.errorbar(
-            x, y, errors, fmt="o", color=COLOURS[0], ecolor=COLOURS[0], elinewidth=1, capsize=2.5, markersize=4
-        )
+        axes.errorbar(x, y, errors, fmt="o", color=COLORS[0], ecolor=COLORS[0], elinewidth=1, capsize=2.5, markersize=4)
     for one in filled:
         axes.annotate(
             str(one["num_detections"]),

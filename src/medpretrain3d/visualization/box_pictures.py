@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from medpretrain3d.engine.drawing import (
+from medpretrain3d.visualization.drawing import (
     BACKGROUND,
     DETECTION,
     LETTERS_PX,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medpretrain3d.engine.drawing import DETECTION, TRUTH
-from medpretrain3d.engine.pictures import boxes_on_slices, save_png, volume_strip
+from medpretrain3d.visualization.drawing import DETECTION, TRUTH
+from medpretrain3d.visualization.pictures import boxes_on_slices, save_png, volume_strip
 
 NOTHING = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
 

@@ -1,0 +1,71 @@
+"""What every plot looks like: colors, letters, and how it is written to a file or into a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medpretrain3d.atomic import finished_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito (2008): apart for every kind of color blindness.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+ARM_COLORS = ("#6b7280", "#0072b3", "#d55e01", "#009e74", "#b85c94", "#c48a00", "#3a9bd9")
+"""Of the arms of a study, the baseline first, in grey."""
+LINE_STYLES = ("-", "--", ":", "-.")
+"""Arms beyond the colors take them again with the next of these."""
+INK, PALE = "#2b2f36", "#d9dce1"
+STYLE: Any = {
+    "font.size": 9.5,
+    "font.family": "sans-serif",
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "medpretrain3d",  # the same numbers give the same file
+}
+PAGE_COLORS = {INK: "--soft", PALE: "--rule", **{color: f"--arm-{i}" for i, color in enumerate(ARM_COLORS)}}
+"""Variables of a page's style sheet that stand for colors, so that a plot follows its light or dark theme."""
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the ending of the path, completely or not at all.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    ending = path.suffix.lstrip(".")
+    with finished_file(path) as unfinished:
+        figure.savefig(unfinished, format=ending, dpi=200, metadata={"Date": None} if ending == "svg" else None)
+
+
+def inline_svg(figure: Figure, label: str) -> str:
+    """Return a figure as an `<svg>` element for a page, in the colors of the page around it.
+
+    Args:
+        figure: drawn in `INK`, `PALE` and `ARM_COLORS`.
+        label: read aloud to those who do not see it; escaped for XML.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = file.getvalue()
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    for color, variable in PAGE_COLORS.items():
+        body = body.replace(color, f"var({variable})")
+    body = re.sub(r' id="[a-zA-Z0-9.]+_\d+"', "", body)  # counted in each plot anew, and one page holds many
+    body = body.replace("xlink:href", "href")
+    return f'<svg {box[0]} role="img" aria-label="{label}">{body}'
