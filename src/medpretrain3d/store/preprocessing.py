@@ -81,8 +81,7 @@ class Preprocessing:
         Raises:
             UserError: another type of value, or a window that is no normalisation.
         """
-        advice = "export the file again"
-        known: dict[str, Any] = dict(checked(dict(document), PreprocessingDocument, place, advice))
+        known: dict[str, Any] = dict(checked(dict(document), PreprocessingDocument, place, "export the file again"))
         for name in ("patch", "spacing_mm", "stores"):
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
