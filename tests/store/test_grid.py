@@ -130,3 +130,32 @@ def test_close_grids_have_corners_within_a_tenth_of_a_voxel():
 def test_an_affine_that_cannot_be_inverted_is_refused(affine):
     with pytest.raises(ValueError, match="invertible"):
         Grid((2, 2, 2), affine)
+
+
+@pytest.mark.parametrize("degrees", [0, 10, 30, 38, 52, 70])
+def test_boxes_come_back_from_their_hulls_in_lps(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    grid = Grid((9, 9, 9), np.array([[c, -2 * s, 0, 5], [s, 2 * c, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]]))
+    boxes = np.array([[1.0, 2, 3, 6, 3, 4], [0, 0, 0, 1, 1, 9]])
+    again, is_hull = grid.boxes_from_lps_hulls(grid.boxes_to_lps_mm(boxes))
+    assert is_hull.all()
+    np.testing.assert_allclose(again, boxes, atol=1e-9)
+    assert grid.is_axis_aligned == (degrees == 0)
+
+
+def test_a_square_hull_at_45_degrees_leaves_the_box_open():
+    c = np.sqrt(0.5)
+    grid = Grid((9, 9, 9), np.array([[c, -c, 0, 0], [c, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    hulls = grid.boxes_to_lps_mm(np.array([[0.0, 3, 0, 8, 5, 1], [3, 0, 0, 5, 8, 1]]))
+    np.testing.assert_allclose(hulls[0], hulls[1])
+    boxes, is_hull = grid.boxes_from_lps_hulls(hulls)
+    assert not is_hull.any()
+    np.testing.assert_allclose(boxes[0], [-1, -1, 0, 9, 9, 1])  # 8 and 2 along the edges: 10 by 10 around it
+
+
+def test_axes_in_another_order_and_direction_are_parallel():
+    c, s = np.cos(0.3), np.sin(0.3)
+    grid = Grid((2, 3, 4), np.array([[c, -s, 0, 5], [s, c, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]]))
+    assert grid.is_parallel(grid.canonical()[0])
+    assert grid.is_parallel(grid.crop((1, 1, 1), (1, 2, 2)).resampled((2, 2, 2)))
+    assert not grid.is_parallel(Grid((2, 3, 4), np.eye(4)))

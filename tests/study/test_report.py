@@ -209,6 +209,21 @@ def test_runs_tested_on_other_cases_are_not_compared(tmp_path: Path):
     assert any("different cases" in note for note in report.notes)
 
 
+def test_runs_tested_on_other_boxes_of_one_hull_are_not_compared(tmp_path: Path):
+    """At 45 degrees a box and the one across it have one hull in LPS."""
+    c = 0.5**0.5
+    grid = {"shape": [40, 40, 40], "affine_lps": [[c, -c, 0, 0], [c, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}
+    for name, paradigm, box in (("a", "scratch", [0, 8, 0, 20, 12, 5]), ("b", "mae", [8, 0, 0, 12, 20, 5])):
+        targets = write_finetuning(tmp_path / "runs", name, paradigm, 1.0) / "test" / "targets.json"
+        content = json.loads(targets.read_text())
+        for one in content["targets"]:
+            one |= {"boxes_vox": [box], "grid": grid}
+        targets.write_text(json.dumps(content))
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert report.differences.rows == []
+    assert any("different cases or boxes" in note for note in report.notes)
+
+
 def test_only_pretraining_or_only_one_arm(tmp_path: Path):
     write_run(tmp_path / "one", "pre", [], stage="pretrain", paradigm="mae")
     assert "no fine-tuning run to compare" in page_of(tmp_path / "one")

@@ -12,6 +12,7 @@ from typing import Any
 from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.evaluate import add_resampling_arguments
 from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
+from medpretrain3d.evaluation.tables import notes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,4 +61,4 @@ def table(result: Mapping[str, Any]) -> str:
         low, high = row["interval"]
         difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"{name:<{width}}  {row['a']:>6.3f}  {row['b']:>6.3f}  {difference:<24}  {row['p_value']:.4f}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes(result)])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ from medpretrain3d.evaluation.picai import match as match_picai
 from medpretrain3d.evaluation.picai import picai
 from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
 from medpretrain3d.evaluation.ribfrac import ribfrac
+from medpretrain3d.evaluation.scan_frame import in_scan_frames
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 
@@ -190,21 +191,23 @@ def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
     if args.predictions.is_dir():
         _need(args, "instance_scores")
-        scans, overlap = instance_scans(args.predictions, args.targets, args.instance_scores), "masks"
+        masks = instance_scans(args.predictions, args.targets, args.instance_scores)
+        overlaps = Overlaps("masks", masks)
     else:
-        scans, overlap = _box_overlaps(args), "boxes"
-    result = {"overlap": overlap, **ribfrac(scans, resampling)}
-    return Outcome(result, tables.ribfrac_table(result), {"fractures": match_ribfrac(scans)})
+        overlaps = _box_overlaps(args)
+    result = {"overlap": overlaps.of, **ribfrac(overlaps.scans, resampling), "notes": list(overlaps.notes)}
+    return Outcome(result, tables.ribfrac_table(result), {"fractures": match_ribfrac(overlaps.scans)})
 
 
 def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
     if args.predictions.is_dir():
-        scans, overlap = detection_map_scans(args.predictions, args.targets), "masks"
+        overlaps = Overlaps("masks", detection_map_scans(args.predictions, args.targets))
     else:
-        scans, overlap = _box_overlaps(args), "boxes"
-    result = {"overlap": overlap, **picai(scans, resampling)}
-    return Outcome(result, tables.picai_table(result), {"lesions": join_scans([match_picai(one) for one in scans])})
+        overlaps = _box_overlaps(args)
+    result = {"overlap": overlaps.of, **picai(overlaps.scans, resampling), "notes": list(overlaps.notes)}
+    lesions = join_scans([match_picai(one) for one in overlaps.scans])
+    return Outcome(result, tables.picai_table(result), {"lesions": lesions})
 
 
 def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
@@ -232,9 +235,19 @@ def _read(args: argparse.Namespace) -> tuple[list[PredictedCase], TargetFile]:
     return pair(predictions, targets), targets
 
 
-def _box_overlaps(args: argparse.Namespace) -> list[ScanOverlap]:
+@dataclass(frozen=True)
+class Overlaps:
+    """Overlaps of masks or boxes, and what a reader of their scores has to know."""
+
+    of: str
+    scans: Sequence[ScanOverlap]
+    notes: Sequence[str] = ()
+
+
+def _box_overlaps(args: argparse.Namespace) -> Overlaps:
     found, targets = _read(args)
-    return of_boxes(found, targets.cases, targets.classes)
+    scans = of_boxes(found, targets.cases, targets.classes)
+    return Overlaps("boxes", scans, in_scan_frames(found, targets.cases).notes)
 
 
 def _criterion(text: str) -> str | float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.grid import Grid
 
 # The mean of float32 scores that are all 1 may end a rounding above 1.
 SCORE_TOLERANCE = 1e-6
@@ -21,25 +22,45 @@ class TargetCase:
     """The objects of one scan: boxes (N, 6) float64 in any one frame, half-open, labels (N,) int64 from 0.
 
     `ignore` is (M, 6) float64: regions in which finding something is neither right nor wrong; None is no region.
+
+    A scan's `grid`, where it is known, is that of its file, and boxes and regions are then in LPS mm, as hulls where it
+    is oblique. `boxes_vox` (N, 6) and `ignore_vox` (M, 6) are the same in voxels of the file, without hulls.
     """
 
     case: str
     boxes: np.ndarray
     labels: np.ndarray
     ignore: np.ndarray | None = None
+    grid: Grid | None = None
+    boxes_vox: np.ndarray | None = None
+    ignore_vox: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class PredictedCase:
-    """The detections of one scan: boxes (N, 6) float64, scores (N,) float64 in [0, 1], labels (N,) int64 from 0."""
+    """The detections of one scan: boxes (N, 6) float64, scores (N,) float64 in [0, 1], labels (N,) int64 from 0.
+
+    `grid` and `boxes_vox` are as in `TargetCase`.
+    """
 
     case: str
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
+    grid: Grid | None = None
+    boxes_vox: np.ndarray | None = None
 
 
-def target_case(case: str, boxes: Any, labels: Any, classes: Sequence[str], ignore: Any = None) -> TargetCase:
+def target_case(
+    case: str,
+    boxes: Any,
+    labels: Any,
+    classes: Sequence[str],
+    ignore: Any = None,
+    grid: Grid | None = None,
+    boxes_vox: Any = None,
+    ignore_vox: Any = None,
+) -> TargetCase:
     """Check the objects and ignore regions of one scan.
 
     Raises:
@@ -48,10 +69,26 @@ def target_case(case: str, boxes: Any, labels: Any, classes: Sequence[str], igno
     where = f"targets of case '{case}'"
     checked = _boxes(boxes, where)
     regions = None if ignore is None else _boxes(ignore, f"{where}, ignore regions")
-    return TargetCase(case, checked, _labels(labels, len(checked), classes, where), regions)
+    return TargetCase(
+        case,
+        checked,
+        _labels(labels, len(checked), classes, where),
+        regions,
+        grid,
+        _voxels(boxes_vox, checked, where),
+        None if regions is None else _voxels(ignore_vox, regions, f"{where}, ignore regions"),
+    )
 
 
-def predicted_case(case: str, boxes: Any, scores: Any, labels: Any, classes: Sequence[str]) -> PredictedCase:
+def predicted_case(
+    case: str,
+    boxes: Any,
+    scores: Any,
+    labels: Any,
+    classes: Sequence[str],
+    grid: Grid | None = None,
+    boxes_vox: Any = None,
+) -> PredictedCase:
     """Check the detections of one scan.
 
     Raises:
@@ -67,7 +104,8 @@ def predicted_case(case: str, boxes: Any, scores: Any, labels: Any, classes: Seq
         raise UserError(
             f"{where}: score {wrong[0]} is {score[wrong[0]]}, must be in [0, 1]; give probabilities, not logits"
         )
-    return PredictedCase(case, checked, score, _labels(labels, len(checked), classes, where))
+    found = _labels(labels, len(checked), classes, where)
+    return PredictedCase(case, checked, score, found, grid, _voxels(boxes_vox, checked, where))
 
 
 def as_predicted_cases(
@@ -75,7 +113,9 @@ def as_predicted_cases(
 ) -> tuple[PredictedCase, ...]:
     """Checked cases from cases or from a detector's `Detections`; a case without a name is called by its position."""
     return tuple(
-        predicted_case(getattr(one, "case", str(index)), one.boxes, one.scores, one.labels, classes)
+        predicted_case(one.case, one.boxes, one.scores, one.labels, classes, one.grid, one.boxes_vox)
+        if isinstance(one, PredictedCase)
+        else predicted_case(getattr(one, "case", str(index)), one.boxes, one.scores, one.labels, classes)
         for index, one in enumerate(predictions)
     )
 
@@ -83,7 +123,9 @@ def as_predicted_cases(
 def as_target_cases(targets: Sequence[TargetCase | Targets], classes: Sequence[str]) -> tuple[TargetCase, ...]:
     """Checked cases from cases or from `Targets`; a case without a name is called by its position."""
     return tuple(
-        target_case(getattr(one, "case", str(index)), one.boxes, one.labels, classes, one.ignore)
+        target_case(one.case, one.boxes, one.labels, classes, one.ignore, one.grid, one.boxes_vox, one.ignore_vox)
+        if isinstance(one, TargetCase)
+        else target_case(getattr(one, "case", str(index)), one.boxes, one.labels, classes, one.ignore)
         for index, one in enumerate(targets)
     )
 
@@ -117,6 +159,15 @@ def _boxes(boxes: Any, where: str) -> np.ndarray:
             "give the three minima first, then the three maxima"
         )
     return array
+
+
+def _voxels(boxes_vox: Any, boxes: np.ndarray, where: str) -> np.ndarray | None:
+    if boxes_vox is None:
+        return None
+    checked = _boxes(boxes_vox, f"{where}, in voxels")
+    if len(checked) != len(boxes):
+        raise UserError(f"{where}: {len(boxes)} boxes but {len(checked)} in voxels; give each box in both")
+    return checked
 
 
 def _labels(labels: Any, num_boxes: int, classes: Sequence[str], where: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from medpretrain3d.evaluation.bootstrap import (
     replicates,
     two_sided_p,
 )
-from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
 from medpretrain3d.evaluation.data_set import match_data_set
 from medpretrain3d.evaluation.detection import (
     IOU_THRESHOLDS,
@@ -28,6 +28,7 @@ from medpretrain3d.evaluation.detection import (
     metrics,
 )
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
+from medpretrain3d.evaluation.scan_frame import with_known_grids
 
 COMPARED = (
     *(MAP_KEY, ap_key(0.1), ap_key(0.3), ap_key(0.5)),
@@ -61,14 +62,18 @@ def compare(
 
     Returns:
         `differences`: per key of `COMPARED` a dict `a`, `b`, `difference` (b - a), `interval`, `p_value` (see
-        `two_sided_p`); and `num_cases`, `num_bootstrap`, `seed`, `confidence`.
+        `two_sided_p`); and `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`.
 
     Raises:
         UserError: as `evaluate`, or no replicates.
     """
     check_resampling(num_bootstrap, seed, confidence, at_least=1)
-    a = match_data_set(predictions_a, targets, classes, IOU_THRESHOLDS)
-    b = match_data_set(predictions_b, targets, classes, IOU_THRESHOLDS)
+    found_a, found_b = as_predicted_cases(predictions_a, classes), as_predicted_cases(predictions_b, classes)
+    wanted: Sequence[TargetCase | Targets] = targets
+    if len(found_a) == len(found_b) == len(targets):
+        wanted = with_known_grids(as_target_cases(targets, classes), found_a, found_b)
+    a = match_data_set(found_a, wanted, classes, IOU_THRESHOLDS)
+    b = match_data_set(found_b, wanted, classes, IOU_THRESHOLDS)
     once = np.ones((1, a.num_scans))
     value_a, value_b = metrics(a, once), metrics(b, once)
     resampled_a = replicates(partial(metrics, a), a.num_scans, num_bootstrap, seed)
@@ -86,6 +91,8 @@ def compare(
     return {
         "differences": differences,
         "num_cases": a.num_scans,
+        "num_oblique_cases": a.num_oblique,
+        "notes": [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes],
         "num_bootstrap": num_bootstrap,
         "seed": seed,
         "confidence": confidence,

@@ -19,17 +19,23 @@ from medpretrain3d.evaluation.matching import (
     match_scans,
     pool_classes,
 )
+from medpretrain3d.evaluation.scan_frame import in_scan_frames
 
 
 @dataclass(frozen=True)
 class MatchedScans:
-    """Detections and objects of S scans, and which of them belong together at each of T thresholds."""
+    """Detections and objects of S scans, each scan in one frame, and which of them belong together at each of T
+    thresholds."""
 
     predictions: Sequence[PredictedCase]
     targets: Sequence[TargetCase]
     names: Sequence[str]
     classes: list[Matches]
     pooled: Matches
+    num_oblique: int = 0
+    """Scans whose boxes were matched along oblique axes."""
+    notes: Sequence[str] = ()
+    """What a reader of the scores has to know about the frames of the boxes."""
 
     @property
     def num_scans(self) -> int:
@@ -52,6 +58,8 @@ class MatchedScans:
             },
             "num_predictions": sum(len(found.scores) for found in self.predictions),
             "num_ignore_regions": sum(0 if wanted.ignore is None else len(wanted.ignore) for wanted in self.targets),
+            "num_oblique_cases": self.num_oblique,
+            "notes": list(self.notes),
         }
 
     def case_scores(self, rows: Sequence[int]) -> list[dict[str, Any]]:
@@ -83,15 +91,16 @@ def match_data_set(
     thresholds: Sequence[float],
     closeness: Closeness = intersection_over_union,
 ) -> MatchedScans:
-    """Check the cases and match every scan once.
+    """Check the cases and match every scan once, in its own frame (`in_scan_frames`).
 
     Raises:
-        UserError: the lengths differ, there is no scan, or a case is malformed.
+        UserError: the lengths differ, there is no scan, a case is malformed, or its boxes are not of one scan.
     """
     if len(predictions) != len(targets):
         raise UserError(f"{len(predictions)} predicted cases but {len(targets)} target cases; give one per scan")
     if not targets:
         raise UserError("no case to evaluate; give at least one scan")
-    found, wanted = as_predicted_cases(predictions, classes), as_target_cases(targets, classes)
+    framed = in_scan_frames(as_predicted_cases(predictions, classes), as_target_cases(targets, classes))
+    found, wanted = framed.predictions, framed.targets
     matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness)
-    return MatchedScans(found, wanted, classes, matches, pool_classes(matches))
+    return MatchedScans(found, wanted, classes, matches, pool_classes(matches), framed.num_oblique, framed.notes)

@@ -1,17 +1,20 @@
 """Prediction and target files: JSON with the classes and one entry per scan.
 
     {"classes": ["nodule"], "frame": "lps_mm",
-     "predictions": [{"case": "a", "boxes": [[x0, y0, z0, x1, y1, z1]], "scores": [0.9], "labels": [0]}]}
+     "predictions": [{"case": "a", "boxes": [[x0, y0, z0, x1, y1, z1]], "scores": [0.9], "labels": [0],
+                      "boxes_vox": [[i0, j0, k0, i1, j1, k1]], "grid": {"shape": [...], "affine_lps": [[...]]}}]}
 
 A target file has `targets` in place of `predictions` and no scores; an entry may list regions to `ignore` (M, 6), in
-which finding something is neither right nor wrong. `format`, `frame`, `axes` and `case` are optional; other
-keys are not read. Entries are paired by `case` where both files name their cases, else by order.
+which finding something is neither right nor wrong. `boxes_vox`, `ignore_vox` and `grid` say the same in the scan's own
+axes, in which boxes of an oblique scan meet (`scan_frame`); they are read where the frame is lps_mm or not stated.
+`format`, `frame`, `axes`, `case` and these three are optional; other keys are not read. Entries are paired by `case`
+where both files name their cases, else by order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -22,8 +25,10 @@ from typing_extensions import TypedDict
 from medpretrain3d.documents import LARGE, SCHEMA, Name, Text, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, predicted_case, target_case
+from medpretrain3d.store.grid import Grid, GridDocument
 
 BoxConvention = Literal["half-open", "inclusive"]
+LPS = "lps_mm"
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,18 @@ def read_predictions(path: Path | str, convention: BoxConvention = "half-open") 
 
     Raises:
         UserError: the file is missing or not JSON, a key is missing, a box, score or label is wrong, a case is there
-            twice, or inclusive boxes in millimetres; names the file, the case and the index.
+            twice, an impossible grid, or inclusive boxes in millimetres; names the file, the case and the index.
     """
     header = _read(Path(path), "predictions")
     grown = _extent_of_last_voxel(header, convention)
-    cases = tuple(
-        PredictedCase(one.case, one.boxes + grown, one.scores, one.labels)
-        for name, entry in header.entries("boxes", "scores", "labels")
-        for one in [
-            _named(header.path, predicted_case, name, entry["boxes"], entry["scores"], entry["labels"], header.classes)
-        ]
-    )
+
+    def case(name: str, entry: Mapping[str, Any]) -> PredictedCase:
+        place = _place(entry, name, header, convention)
+        found = entry["boxes"], entry["scores"], entry["labels"]
+        one = predicted_case(name, *found, header.classes, place.grid, place.boxes_vox)
+        return replace(one, boxes=one.boxes + grown)
+
+    cases = tuple(_named(header.path, case, *named) for named in header.entries("boxes", "scores", "labels"))
     return PredictionFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
 
 
@@ -77,13 +83,15 @@ def read_targets(path: Path | str, convention: BoxConvention = "half-open") -> T
     """Read what was to be found. Arguments and errors as `read_predictions`."""
     header = _read(Path(path), "targets")
     grown = _extent_of_last_voxel(header, convention)
-    cases = tuple(
-        TargetCase(one.case, one.boxes + grown, one.labels, None if one.ignore is None else one.ignore + grown)
-        for name, entry in header.entries("boxes", "labels")
-        for one in [
-            _named(header.path, target_case, name, entry["boxes"], entry["labels"], header.classes, entry.get("ignore"))
-        ]
-    )
+
+    def case(name: str, entry: Mapping[str, Any]) -> TargetCase:
+        place = _place(entry, name, header, convention)
+        wanted = entry["boxes"], entry["labels"], header.classes, entry.get("ignore")
+        one = target_case(name, *wanted, place.grid, place.boxes_vox, place.ignore_vox)
+        ignore = None if one.ignore is None else one.ignore + grown
+        return replace(one, boxes=one.boxes + grown, ignore=ignore)
+
+    cases = tuple(_named(header.path, case, *named) for named in header.entries("boxes", "labels"))
     return TargetFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
 
 
@@ -108,6 +116,14 @@ def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase
             raise UserError(
                 f"{predictions.path}: {what} is '{ours}' but '{theirs}' in {targets.path}; both must have the same"
             )
+    one: PredictionFile | TargetFile
+    other: PredictionFile | TargetFile
+    for one, other in ((predictions, targets), (targets, predictions)):
+        if other.frame not in (None, LPS) and any(case.grid is not None for case in one.cases):
+            raise UserError(
+                f"{one.path}: gives grids, by which its boxes are in {LPS}, but frame is '{other.frame}' in "
+                f"{other.path}; state the frame in both"
+            )
     if not (predictions.has_names and targets.has_names):
         if len(predictions.cases) != len(targets.cases):
             raise UserError(
@@ -115,8 +131,7 @@ def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase
                 "give one entry per scan, or name the scans by `case` in both files"
             )
         return [
-            PredictedCase(target.case, found.boxes, found.scores, found.labels)
-            for found, target in zip(predictions.cases, targets.cases, strict=True)
+            replace(found, case=target.case) for found, target in zip(predictions.cases, targets.cases, strict=True)
         ]
     by_name = {found.case: found for found in predictions.cases}
     missing = [target.case for target in targets.cases if target.case not in by_name]
@@ -207,6 +222,26 @@ def _extent_of_last_voxel(header: _Header, convention: BoxConvention) -> np.ndar
             "voxels: leave the option out, or give voxel boxes"
         )
     return np.repeat([0.0, 1.0], 3)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What an entry says beside its boxes about where they lie in the scan's file."""
+
+    grid: Grid | None = None
+    boxes_vox: Any = None
+    ignore_vox: Any = None
+
+
+def _place(entry: Mapping[str, Any], name: str, header: _Header, convention: BoxConvention) -> _Place:
+    if header.frame not in (None, LPS) or convention == "inclusive":
+        return _Place()
+    document = entry.get("grid")
+    if document is None:
+        return _Place(None, entry.get("boxes_vox"), entry.get("ignore_vox"))
+    advice = "write the file again, or leave the grid out"
+    grid = Grid.from_json(checked(document, GridDocument, f"grid of case '{name}'", advice))
+    return _Place(grid, entry.get("boxes_vox"), entry.get("ignore_vox"))
 
 
 def _named(path: Path, make: Any, *arguments: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.matching import intersection_over_union
+from medpretrain3d.evaluation.scan_frame import in_scan_frames
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,19 @@ class ScanOverlap:
 
 
 def of_boxes(
-    predictions: Iterable[PredictedCase], targets: Iterable[TargetCase], classes: Sequence[str]
+    predictions: Sequence[PredictedCase], targets: Sequence[TargetCase], classes: Sequence[str]
 ) -> list[ScanOverlap]:
-    """Overlap of boxes.
+    """Overlap of boxes, in each scan's own frame (`in_scan_frames`).
 
     Raises:
-        UserError: more than one class; the protocols of masks know lesions only.
+        UserError: more than one class: the protocols of masks know lesions only; or boxes that are not of one scan.
     """
     if len(classes) != 1:
         raise UserError(f"{len(classes)} classes, {list(classes)}; this protocol knows one kind of lesion: give one")
+    framed = in_scan_frames(predictions, targets)
     return [
         ScanOverlap(found.case, found.scores, intersection_over_union(found.boxes, wanted.boxes))
-        for found, wanted in zip(predictions, targets, strict=True)
+        for found, wanted in zip(framed.predictions, framed.targets, strict=True)
     ]
 
 

@@ -22,6 +22,7 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
         *_curve_rows(result, result["false_positives_per_scan"], curves),
         *_sections(result, "at IoU 0.1"),
         *_absent_classes(result),
+        *notes(result),
     ]
 
 
@@ -33,6 +34,7 @@ def centre_table(result: Mapping[str, Any]) -> list[str]:
         *_curve_rows(result, result["false_positives_per_scan"], {"FROC": ("FROC_curve", "FROC_score")}),
         *_sections(result, f"by '{result['criterion']}'"),
         *_absent_classes(result),
+        *notes(result),
     ]
 
 
@@ -60,7 +62,7 @@ def luna16_table(result: Mapping[str, Any]) -> list[str]:
 def ribfrac_table(result: Mapping[str, Any]) -> list[str]:
     """The curve and its mean."""
     rows = {f"FROC at IoU > 0.2 of {result['overlap']}": ("sensitivity", "froc_score")}
-    return [*_heading(result), *_curve_rows(result, result["fp_per_scan"], rows)]
+    return [*_heading(result), *_curve_rows(result, result["fp_per_scan"], rows), *notes(result)]
 
 
 def picai_table(result: Mapping[str, Any]) -> list[str]:
@@ -70,12 +72,23 @@ def picai_table(result: Mapping[str, Any]) -> list[str]:
         *_heading(result),
         f"IoU of {result['overlap']} at least 0.1; {result['num_positive_cases']} scans with lesions",
         *(f"{name:<16}{cell(result, key)}" for name, key in names.items()),
+        *notes(result),
     ]
 
 
 def section_table(result: Mapping[str, Any]) -> list[str]:
     """One section alone."""
-    return [*_heading(result), *_sections(result, f"at IoU {result['iou']:g}"), *_absent_classes(result)]
+    return [
+        *_heading(result),
+        *_sections(result, f"at IoU {result['iou']:g}"),
+        *_absent_classes(result),
+        *notes(result),
+    ]
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of the scores has to know."""
+    return [f"note: {note}" for note in result.get("notes", ())]
 
 
 def cell(result: Mapping[str, Any], key: str) -> str:

@@ -27,6 +27,15 @@ round, a spacing of 0.703125 mm to 0.703 moves the last of 512 columns by 0.09, 
 ROUNDING_VOX = 1e-3
 """A resampled edge this close to a voxel border counts as lying on it: headers store spacing as float32."""
 
+ALIGNED_OFF_AXIS = 1e-6
+"""A grid lies along the LPS axes where no direction cosine off the nearest axis is larger: a micrometre in a metre."""
+PARALLEL_OFF_AXIS = 1e-3
+"""Two grids lie along the same axes where no direction cosine off the nearest axis is larger: headers round directions
+to a few digits, and 0.06 degrees move the far end of 300 mm by 0.3 mm."""
+MAX_HULL_CONDITION = 10.0
+"""What rounding of a hull's edges may grow by in the box inside it. Near 45 degrees (39 to 51 for a turn about one
+axis) it is more: a square hull is that of every box with this sum of two edges."""
+
 _Row = Annotated[list[Annotated[Number, Field(ge=-1e9, le=1e9)]], Field(min_length=4, max_length=4)]
 
 
@@ -69,6 +78,20 @@ class Grid:
         d, h, w = (float(length) for length in np.linalg.norm(self.affine_lps[:3, :3], axis=0))
         return (d, h, w)
 
+    @property
+    def directions(self) -> np.ndarray:
+        """Unit vectors along the array axes in LPS, one per column (3, 3)."""
+        return self.affine_lps[:3, :3] / np.array(self.spacing_mm)
+
+    @property
+    def is_axis_aligned(self) -> bool:
+        """Whether every array axis runs along an LPS axis, in any order and direction; else the grid is oblique."""
+        return _off_axis(self.directions) <= ALIGNED_OFF_AXIS
+
+    def is_parallel(self, other: Grid) -> bool:
+        """Whether the array axes of two grids run along the same lines, in any order and direction."""
+        return _off_axis(np.linalg.inv(self.directions) @ other.directions) <= PARALLEL_OFF_AXIS
+
     def map_boxes(self, boxes_vox: np.ndarray, to: Grid) -> np.ndarray:
         """Boxes (N, 6) of this grid in voxels of another: exact where the axes are parallel, else the hull."""
         return _hull(boxes_vox, _EDGE_FROM_INDEX @ np.linalg.inv(to.affine_lps) @ self.affine_lps @ _INDEX_FROM_EDGE)
@@ -80,6 +103,26 @@ class Grid:
     def boxes_from_lps_mm(self, boxes_lps_mm: np.ndarray) -> np.ndarray:
         """World boxes (N, 6) in voxels of this grid; the hull where the grid is oblique."""
         return _hull(boxes_lps_mm, _EDGE_FROM_INDEX @ np.linalg.inv(self.affine_lps))
+
+    def boxes_from_lps_hulls(self, boxes_lps_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inverse of `boxes_to_lps_mm`: boxes along this grid's axes from their hulls in LPS.
+
+        A hull has the center of its box, and its edges (x, y, z) are |directions| times the edges of the box.
+
+        Returns:
+            Boxes (N, 6) in voxels, and whether each is the one that has this hull (N,). Where none has it, or near 45
+            degrees many have, it is `boxes_from_lps_mm`, which is larger.
+        """
+        boxes_lps_mm = np.asarray(boxes_lps_mm, dtype=np.float64).reshape(-1, 6)
+        boxes_vox = self.boxes_from_lps_mm(boxes_lps_mm)
+        spread = np.abs(self.directions)
+        if not np.linalg.cond(spread, np.inf) <= MAX_HULL_CONDITION:
+            return boxes_vox, np.zeros(len(boxes_vox), dtype=bool)
+        edges = (boxes_lps_mm[:, 3:] - boxes_lps_mm[:, :3]) @ np.linalg.inv(spread).T / np.array(self.spacing_mm)
+        center = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
+        is_hull = (edges > 0).all(axis=1)
+        boxes_vox[is_hull] = np.concatenate([center - edges / 2, center + edges / 2], axis=1)[is_hull]
+        return boxes_vox, is_hull
 
     def crop(self, start: Sequence[int], size: Sequence[int]) -> Grid:
         """The part of `size` voxels whose lowest voxel is `start` (which may lie outside)."""
@@ -157,6 +200,11 @@ def _volume_share(matrix: np.ndarray) -> float:
     """Volume of a voxel as a share of a rectangular one with the same edges; 0 where axes lie in a plane."""
     edges = float(np.prod(np.linalg.norm(matrix, axis=0)))
     return abs(float(np.linalg.det(matrix))) / edges if edges > 0 else 0.0
+
+
+def _off_axis(directions: np.ndarray) -> float:
+    """The largest cosine (3, 3) beside the largest of each column."""
+    return float(np.sort(np.abs(directions), axis=0)[:-1].max())
 
 
 def _translation(offset: Sequence[float]) -> np.ndarray:

@@ -13,7 +13,7 @@ FORMAT, VERSION = "medpretrain3d-targets", 1
 
 
 def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
-    """The targets document of some cases: boxes and ignore regions in LPS mm, boxes also in voxels of each file."""
+    """The targets document of some cases: boxes and ignore regions in LPS mm and in voxels of each file; its grid."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -27,8 +27,16 @@ def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
 def _entry(store: Store, case_id: str) -> dict[str, Any]:
     case = store.case(case_id)
     boxes_vox, boxes_lps_mm = _in_file(case, case.boxes)
-    entry = {"case": case_id, "boxes": boxes_lps_mm, "labels": case.labels.tolist(), "boxes_vox": boxes_vox}
-    return entry | ({"ignore": _in_file(case, case.ignore_boxes)[1]} if len(case.ignore_boxes) else {})
+    entry = {
+        "case": case_id,
+        "boxes": boxes_lps_mm,
+        "labels": case.labels.tolist(),
+        "boxes_vox": boxes_vox,
+        "grid": case.source_grid.to_json(),
+    }
+    if len(case.ignore_boxes):
+        entry["ignore_vox"], entry["ignore"] = _in_file(case, case.ignore_boxes)
+    return entry
 
 
 def _in_file(case: Case, boxes: np.ndarray) -> tuple[list[list[float]], list[list[float]]]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import TargetFile, compare, pair, read_predictions, read_targets
+from medpretrain3d.evaluation import TargetCase, TargetFile, compare, pair, read_predictions, read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.study.run import AP50, Run
 from medpretrain3d.study.table import Estimate
@@ -78,8 +80,21 @@ def difference(run: Run, baseline: Run) -> Difference:
 
 
 def _same_targets(a: TargetFile, b: TargetFile) -> bool:
-    of_a, of_b = ({one.case: (one.boxes.tolist(), one.labels.tolist()) for one in file.cases} for file in (a, b))
-    return a.classes == b.classes and of_a == of_b
+    of_a, of_b = ({one.case: one for one in file.cases} for file in (a, b))
+    return (
+        a.classes == b.classes
+        and of_a.keys() == of_b.keys()
+        and all(_same_case(one, of_b[case]) for case, one in of_a.items())
+    )
+
+
+def _same_case(a: TargetCase, b: TargetCase) -> bool:
+    """Whether two runs looked for the same in a scan; an older run's targets do not say on which grid."""
+    same_boxes = [
+        ours is None or theirs is None or np.array_equal(ours, theirs)
+        for ours, theirs in ((a.boxes, b.boxes), (a.labels, b.labels), (a.boxes_vox, b.boxes_vox))
+    ]
+    return all(same_boxes) and (a.grid is None or b.grid is None or a.grid.is_close(b.grid))
 
 
 def _baseline_of(run: Run, candidates: Sequence[Run]) -> Run | None:
