@@ -80,19 +80,90 @@ def test_ribfrac_by_hand():
         ScanOverlap("c", np.array([0.5]), np.zeros((1, 0))),
     ]
     result = ribfrac(scans, ONCE)
-    # Hits at 0.9 and 0.6, false positives at 0.7 and 0.5, three fractures, three scans: 2/3 from 1/3 on.
-    assert result["sensitivity"] == pytest.approx([2 / 3] * 5)
+    # Hits at 0.9 and 0.6, false positives at 0.7 and 0.5, three fractures, three scans: the points (0, 0), (0, 1/3),
+    # (1/3, 1/3), (1/3, 2/3), (2/3, 2/3). At 1/2 halfway from the lowest at 1/3 to 2/3, and 2/3 beyond.
+    assert result["sensitivity"] == pytest.approx([1 / 2, 2 / 3, 2 / 3, 2 / 3, 2 / 3])
     assert (result["num_targets"], [row["num_hits"] for row in result["per_case"]]) == (3, [1, 1, 0])
     with pytest.raises(UserError, match="none of the 1 scans"):
         ribfrac(scans[2:], ONCE)
 
 
 def test_ribfrac_thresholds_go_in_steps_of_a_hundredth():
-    # 0.505 and 0.501 enter together at 0.50: the curve rises from (0, 0) to (1, 1).
+    # 0.505 and 0.501 enter together at 0.50, to the point (1, 1). Apart they make (1, 0) and (1, 1), and at the rate 1
+    # the lowest counts.
     apart = ScanOverlap("a", np.array([0.515, 0.501]), np.array([[0.0], [0.9]]))
     together = ScanOverlap("a", np.array([0.505, 0.501]), np.array([[0.0], [0.9]]))
-    assert ribfrac([apart], ONCE)["sensitivity"][0] == 0
-    assert ribfrac([together], ONCE)["sensitivity"][0] == pytest.approx(0.5)
+    assert ribfrac([apart], ONCE)["sensitivity"][1] == pytest.approx(0, abs=1e-7)
+    assert ribfrac([together], ONCE)["sensitivity"][1] == pytest.approx(1)
+
+
+def test_ribfrac_is_0_below_the_first_operating_point():
+    # The false positive of score 1 is there at every threshold: one per scan is the lowest rate.
+    one = ScanOverlap("a", np.array([1.0, 0.9, 0.8]), np.array([[0.0], [0.9], [0.0]]))
+    assert ribfrac([one], ONCE)["sensitivity"] == pytest.approx([0, 0, 1, 1, 1], abs=1e-7)
+
+
+def of_the_challenges_script(scans):
+    """Its arithmetic, point by point: the readings at the key rates."""
+    points = []
+    for step in np.arange(0, 1, 0.01):
+        num_hits = num_false = 0
+        for one in scans:
+            kept = [row for row, score in zip(one.iou, one.scores, strict=True) if score >= step]
+            right = [row for row in kept if len(row) and max(row) > 0.2]
+            num_hits += len({int(np.argmax(row)) for row in right})
+            num_false += len(kept) - len(right)
+        num_targets = sum(one.num_targets for one in scans)
+        points.append(((num_false + 1e-8) / (len(scans) + 1e-8), (num_hits + 1e-8) / (num_targets + 1e-8)))
+    points.sort(key=lambda point: point[0])  # keeps the order of points of one rate
+    readings = []
+    for wanted in (0.5, 1, 2, 4, 8):
+        below, above = [one for one in points if one[0] <= wanted], [one for one in points if one[0] >= wanted]
+        if not below:
+            readings.append(0.0)
+        elif not above:
+            readings.append(max(recall for _, recall in points))
+        else:
+            (rate_0, recall_0), (rate_1, recall_1) = below[-1], above[0]
+            readings.append(recall_0 + (recall_1 - recall_0) * (wanted - rate_0) / (rate_1 - rate_0 + 1e-8))
+    return readings
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ribfrac_reads_the_curve_as_the_challenges_script_does(seed):
+    """On 50 small sets a seed: few scans, so that rates meet the key rates; scores with ties and up to 1."""
+    rng = np.random.default_rng(seed)
+    num_sets = 0
+    while num_sets < 50:
+        scans = []
+        for name in range(rng.integers(1, 6)):
+            shape = (rng.integers(0, 8), rng.integers(0, 4))
+            iou = rng.uniform(0, 0.6, shape) * (rng.uniform(size=shape) < 0.5)
+            scores = rng.uniform(size=shape[0]).round((1, 2, 3, 9)[seed])
+            scans.append(ScanOverlap(str(name), scores, iou))
+        if any(one.num_targets for one in scans):
+            num_sets += 1
+            result = ribfrac(scans, ONCE)
+            assert result["sensitivity"] == pytest.approx(of_the_challenges_script(scans), abs=1e-9)
+            assert result["froc_score"] == pytest.approx(np.mean(of_the_challenges_script(scans)), abs=1e-9)
+
+
+def test_ribfrac_of_resampled_scans_is_that_of_the_scans_repeated():
+    scans = [
+        ScanOverlap("a", np.array([0.9, 0.8, 0.3]), np.array([[0.5], [0.0], [0.0]])),
+        ScanOverlap("b", np.array([0.7]), np.zeros((1, 0))),
+    ]
+    seen = {}
+
+    class Watched(Resampling):
+        def estimate(self, metrics, num_scans):
+            seen.update(metrics(np.array([[2.0, 1], [0, 3]])))
+            return super().estimate(metrics, num_scans)
+
+    ribfrac(scans, Watched(num_bootstrap=0))
+    repeated = ribfrac([scans[0], scans[0], scans[1]], ONCE)["sensitivity"]
+    assert seen["sensitivity"][0] == pytest.approx(repeated)
+    assert np.isnan(seen["sensitivity"][1]).all()  # no fracture in this replicate
 
 
 def test_picai_by_hand():
