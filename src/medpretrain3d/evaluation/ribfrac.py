@@ -87,7 +87,7 @@ def match(scans: Sequence[ScanOverlap]) -> Matches:
 
 
 def _points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False positives per scan and sensitivity at each of the thresholds, rising: both (R, 100), nan without objects."""
+    """False positives per scan and sensitivity at the rising thresholds: both (R, 100), nan without objects."""
 
     def found(chosen: np.ndarray) -> np.ndarray:
         """Weighted number of the chosen findings at or above each threshold."""
