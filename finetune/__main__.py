@@ -1,52 +1,33 @@
-"""`python -m finetune fit --config configs/finetune/<recipe>.yaml [--model.init_from runs/.../encoder]`."""
+"""`python -m finetune fit --config <recipe>`, which `medpretrain3d finetune` is as well; the program is `cli.py`."""
 
 from __future__ import annotations
 
-from medpretrain3d.interruption import signals
+import sys
+from collections.abc import Sequence
+from functools import partial
 
-if __name__ == "__main__":
-    signals.take()  # before the imports below, which take seconds
-
-from collections.abc import Callable
-from typing import Any
-
-from jsonargparse import Namespace
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities import rank_zero_warn
-
-from finetune.closing import close_run
-from finetune.datamodule import FinetuneData
-from finetune.module import FinetuneModule
-from finetune.preprocessing import follow_pretraining
-from medpretrain3d.engine.distributed import say
-from medpretrain3d.engine.stage import StageCLI, run_stage
-from medpretrain3d.errors import UserError
+from medpretrain3d.command_line.stages import begin
 
 
-class FinetuneCLI(StageCLI):
-    """Stage 2 from the command line."""
-
-    def resolve(self, config: Namespace, is_said: bool) -> None:
-        """Take from the encoder's file what the recipe leaves to it."""
-        quiet: Callable[[str], None] = lambda text: None  # noqa: E731  one line for two
-        follow_pretraining(config, say if is_said else quiet, rank_zero_warn if is_said else quiet)
-
-    def fit(self, **kwargs: Any) -> None:
-        """Train, then write the bundle and test it on the test split."""
-        launcher = self.trainer.strategy.launcher
-        if isinstance(launcher, _MultiProcessingLauncher):
-            raise UserError(
-                "trainer.strategy: got one whose processes end with the training (ddp_fork, ddp_spawn, ddp_notebook), "
-                "wanted one whose processes test as well; use ddp"
-            )
-        super().fit(**kwargs)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
-
-
-def main(args: list[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
-    FinetuneCLI(FinetuneModule, FinetuneData, job_type="finetune", args=args)
+    from finetune.cli import train
+
+    train(args)
+
+
+def run(args: Sequence[str] | None = None) -> None:
+    """Run the program: bad input is one line and exit code 2, soon.
+
+    Raises:
+        SystemExit: see `run_stage`.
+    """
+    words = sys.argv[1:] if args is None else args
+    begin("finetune", words)
+    from medpretrain3d.engine.stage import run_stage
+
+    run_stage(partial(main, words))
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run()

@@ -1,49 +1,33 @@
-"""`python -m pretrain fit --config configs/pretrain/<recipe>.yaml`."""
+"""`python -m pretrain fit --config <recipe>`, which `medpretrain3d pretrain` is as well; the program is `cli.py`."""
 
 from __future__ import annotations
 
-from medpretrain3d.interruption import signals
+import sys
+from collections.abc import Sequence
+from functools import partial
 
-if __name__ == "__main__":
-    signals.take()  # before the imports below, which take seconds
-
-from typing import Any
-
-import lightning as L
-from lightning.pytorch.cli import LightningArgumentParser
-
-from medpretrain3d.engine.callbacks import Previews
-from medpretrain3d.engine.stage import StageCLI, run_stage
-from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
-from pretrain.closing import close_run
-from pretrain.datamodule import PretrainData
-from pretrain.module import PretrainModule
-from pretrain.probes import Probes as Probes  # the same
+from medpretrain3d.command_line.stages import begin
 
 
-class PretrainCLI(StageCLI):
-    """Stage 1 from the command line."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What a supervised objective tells apart is what the data is labelled with; the others do not ask."""
-        super().add_arguments_to_parser(parser)
-        parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
-
-    def callbacks(self) -> list[L.Callback]:
-        """Pictures while it trains."""
-        return [*super().callbacks(), Previews(self.run.folder / "previews")]
-
-    def fit(self, **kwargs: Any) -> None:
-        """Train, then write the encoder file."""
-        super().fit(**kwargs)
-        costs = self.compute.facts(self.trainer)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
-
-
-def main(args: list[str] | None = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
-    PretrainCLI(PretrainModule, PretrainData, job_type="pretrain", args=args)
+    from pretrain.cli import train
+
+    train(args)
+
+
+def run(args: Sequence[str] | None = None) -> None:
+    """Run the program: bad input is one line and exit code 2, soon.
+
+    Raises:
+        SystemExit: see `run_stage`.
+    """
+    words = sys.argv[1:] if args is None else args
+    begin("pretrain", words)
+    from medpretrain3d.engine.stage import run_stage
+
+    run_stage(partial(main, words))
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run()

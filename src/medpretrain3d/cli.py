@@ -1,4 +1,4 @@
-"""`medpretrain3d <command>`: everything but training, which is `python -m pretrain` and `python -m finetune`."""
+"""`medpretrain3d <command>`: the two stages, and everything around them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from medpretrain3d import __version__
+from medpretrain3d.command_line.installation import programs_folder
+from medpretrain3d.command_line.parser import CommandParser
+from medpretrain3d.command_line.stages import STAGES
+from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
@@ -42,46 +47,73 @@ _PLUGINS_HELP = "package of your own whose networks, data sets, checkpoint forma
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command, or a stage.
 
     Returns:
         The exit code: 0; 1 when some inputs were left out, or for want of memory, disk or the like; 2 on bad input;
         128 plus the signal that ended it (130 after Ctrl-C, 143 after SIGTERM).
+
+    Raises:
+        SystemExit: with 2, after an option or command that does not exist; a stage ends so as well.
     """
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in STAGES:
+        return _run_stage(words[0], words[1:])
     signals.take()
     signals.mode, signals.farewell = "exit", _farewell
     try:
-        return _run(args)
+        return _run(words)
     finally:
         signals.give_back()
 
 
-def _run(args: Sequence[str] | None) -> int:
-    try:
-        args = take_plugins(sys.argv[1:] if args is None else args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    parser = argparse.ArgumentParser(
-        "medpretrain3d",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<17}{text}" for name, text in COMMANDS.items()),
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    chosen = parser.parse_args(args[:1] if args else ["--help"])
-    command = importlib.import_module(f"medpretrain3d.commands.{chosen.command.replace('-', '_')}")
-    subparser = argparse.ArgumentParser(
-        f"medpretrain3d {chosen.command}",
+def _run_stage(name: str, words: Sequence[str]) -> int:
+    sys.path.insert(0, str(programs_folder()))
+    importlib.import_module(f"{name}.__main__").run(words)
+    return 0
+
+
+def command_parser(name: str) -> CommandParser:
+    """The parser of one command."""
+    command = command_module(name)
+    parser = CommandParser(
+        prog=f"medpretrain3d {name}",
         description=command.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_arguments(subparser)
-    subparser.add_argument(OPTION, action="append", default=[], metavar="PACKAGE", help=_PLUGINS_HELP)
+    command.add_arguments(parser)
+    parser.add_argument(OPTION, action="append", default=[], metavar="PACKAGE", help=_PLUGINS_HELP)
+    return parser
+
+
+def command_module(name: str) -> Any:
+    """The module of one command."""
+    return importlib.import_module(f"medpretrain3d.commands.{name.replace('-', '_')}")
+
+
+def _run(words: Sequence[str]) -> int:
     try:
-        options = subparser.parse_args(args[1:])
+        words = take_plugins(words)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if words and words[0] in STAGES:  # which `--plugins` stood before
+        return _run_stage(words[0], words[1:])
+    parser = CommandParser(
+        prog="medpretrain3d",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:<17}{text}" for name, text in {**STAGES, **COMMANDS}.items()),
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("command", metavar="command", help="one of the commands below")
+    name = parser.parse_args(words[:1] or ["--help"]).command.replace("_", "-")
+    if name not in COMMANDS:
+        hint = did_you_mean(name, {**STAGES, **COMMANDS})
+        parser.error(f"unknown command '{name}'{hint or '; medpretrain3d --help lists them'}")
+    command, subparser = command_module(name), command_parser(name)
+    try:
+        options = subparser.parse_args(words[1:])
         for module in options.plugins:  # one that was written in a shorter way
             load_plugin(module)
         check_numbers(subparser, options)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medpretrain3d.command_line.recipes import read_recipe, with_bases
+from medpretrain3d.command_line.recipes import find_recipe, read_recipe, with_bases
 from medpretrain3d.study.chain import read_chain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def stage_parser(stage: str) -> Any:
     from pretrain.datamodule import PretrainData
     from pretrain.module import PretrainModule
 
-    importlib.import_module(f"{stage}.__main__")  # what the program imports has a short name
+    importlib.import_module(f"{stage}.cli")  # what the program imports has a short name
     module, data = (PretrainModule, PretrainData) if stage == "pretrain" else (FinetuneModule, FinetuneData)
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(module, "model")
@@ -89,6 +90,6 @@ def test_studies_name_recipes_that_exist(path):
     steps = read_chain(path)
     assert steps[-1].product.suffix == ".html"
     for step in steps:
-        for word in step.command:
-            if word.startswith("configs/"):
-                assert (ROOT / word).is_file(), f"{path}: step '{step.name}' names {word}"
+        for option, word in pairwise(step.command):
+            if option == "--config":
+                assert with_bases(find_recipe(word, step.command[1]), step.command[1]), f"{path}: step '{step.name}'"

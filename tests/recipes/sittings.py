@@ -42,7 +42,7 @@ def sit(plan: Sequence[Mapping[str, Any]], folder: Path) -> list[list[int]]:
 def main(path: str) -> None:
     """Sit down as often as planned."""
     for stage in ("pretrain", "finetune"):
-        importlib.import_module(f"{stage}.__main__")
+        importlib.import_module(f"{stage}.cli")
     for sitting in json.loads(Path(path).read_text()):
         print("CODES", json.dumps(_codes(sitting)), flush=True)
 

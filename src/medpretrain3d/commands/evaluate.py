@@ -93,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--hit", default="radius", help="centre: radius, box, or a distance in mm (default: radius)")
     parser.add_argument(
-        "--scores", type=Number(Share), nargs="+", default=SCORES, help="operating points (default: 0.1 ... 0.9)"
+        "--scores", type=Number(Share), nargs="+", default=list(SCORES), help="operating points (default: 0.1 ... 0.9)"
     )
     parser.add_argument("--annotations", type=Path, help="luna16: CSV of nodules")
     parser.add_argument("--excluded", type=Path, help="luna16: CSV of findings that are neither right nor wrong")

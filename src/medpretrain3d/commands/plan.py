@@ -2,7 +2,7 @@
 
 Given a STORE: spacing, patch, batch, strides, kernels, detection levels and anchors for the memory of one device, as
 JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from it:
-`medpretrain3d plan plan.json > plan.yaml`, then `python -m finetune fit --config RECIPE --config plan.yaml`.
+`medpretrain3d plan plan.json > plan.yaml`, then `medpretrain3d finetune --config RECIPE --config plan.yaml`.
 Plan a store of native spacing first, then prepare the data again: `medpretrain3d prepare RAW STORE --plan plan.json`.
 """
 

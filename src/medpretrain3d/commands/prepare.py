@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-voxels", type=Number(Whole), default=1, help="smaller objects become background")
     parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of RAW; default: recognised by its tree")
     parser.add_argument(
-        "--option", type=_option, action="append", default=[], metavar="NAME=VALUE", help="of the data set; repeatable"
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the data set; repeatable"
     )
     parser.add_argument(
         "--fold", type=Number(Whole), default=0, help="official fold that decides on train, val and test"
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         args.min_voxels,
         args.fold,
         args.dataset,
-        tuple(args.option),
+        tuple(map(_option, args.option)),
         args.intensity,
     )
     summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard, check=args.check)
@@ -157,11 +157,13 @@ def _deal_out_folds(store: Store) -> None:
 def _option(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: wanted NAME=VALUE, as min_readers=3")
+        raise UserError(f"--option {text!r}: wanted NAME=VALUE, as min_readers=3")
     return name, value
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str | tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(text, str):
+        return text  # jsonargparse looks at what it has read once more
     number, slash, count = text.partition("/")
     if not (slash and number.isdigit() and count.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r}: wanted i/n, as 1/4")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -24,7 +24,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
-from medpretrain3d.command_line.recipes import BASE, expand_recipes, read_recipe, recipe_text
+from medpretrain3d.command_line.parser import CommandParser
+from medpretrain3d.command_line.recipes import BASE, read_recipe, recipe_text
+from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
 from medpretrain3d.engine.checkpoint_files import (
@@ -53,12 +55,8 @@ from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.plugins import load_plugin, loaded_plugins, take_plugins
 
 
-class OneLineParser(LightningArgumentParser):
+class StageParser(CommandParser, LightningArgumentParser):
     """Says what is wrong with a configuration in one line and names the nearest key."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # argparse would take `--model.optim.warmup_step` for `warmup_steps`, in silence.
-        super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
@@ -70,7 +68,7 @@ class OneLineParser(LightningArgumentParser):
             return self.parse_string(recipe_text(recipe), *args, **kwargs)
         return super().parse_path(path, *args, **kwargs)
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]  # never returns
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the message, shortened to its cause."""
         raise UserError(_one_line(str(ex or message), self))
 
@@ -100,7 +98,7 @@ class StageCLI(LightningCLI):
             super().__init__(
                 model_class,
                 datamodule_class,
-                parser_class=OneLineParser,
+                parser_class=StageParser,
                 save_config_callback=None,  # written into the run's own folder below
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
@@ -141,7 +139,7 @@ class StageCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and compare what Lightning takes without a look."""
         args = take_plugins(sys.argv[1:] if args is None else args)
-        self.config = parser.parse_args(expand_recipes(args, self.job_type))
+        self.config = parser.parse_args(stage_words(args, self.job_type))
         self.config[self.config["subcommand"]]["plugins"] = [plugin.module for plugin in loaded_plugins()]
         check_options(self.config[self.config["subcommand"]].as_dict())
 

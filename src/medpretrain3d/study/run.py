@@ -164,8 +164,8 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     if not runs:
         names = ", ".join(str(folder) for folder in folders)
         raise UserError(
-            f"{names}: no run found (no run.json in it or below); train with `python -m pretrain` or "
-            "`python -m finetune` first, or give the folder that run.root names"
+            f"{names}: no run found (no run.json in it or below); train with `medpretrain3d pretrain` or "
+            "`medpretrain3d finetune` first, or give the folder that run.root names"
         )
     if all(run.facts["stage"] == UNREADABLE for run in runs):
         raise UserError(runs[0].problems[0])

@@ -45,7 +45,7 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
         "Citations": "\n".join(
             f"- {plain(line)}" for line in [*(card.get("citations") or []), *(origin.get("citations") or [])]
         ),
-        "Use": f"```\npython -m finetune fit --config RECIPE --model.init_from {place}\n```",
+        "Use": f"```\nmedpretrain3d finetune --config RECIPE --model.init_from {place}\n```",
     }
     head = ["---", f"license: {identifier(stated or 'unknown')}", "tags: [medical, computed-tomography, 3d]", "---"]
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)

@@ -1,0 +1,43 @@
+"""The program of stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities import rank_zero_warn
+
+from finetune.closing import close_run
+from finetune.datamodule import FinetuneData
+from finetune.module import FinetuneModule
+from finetune.preprocessing import follow_pretraining
+from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.stage import StageCLI
+from medpretrain3d.errors import UserError
+
+
+class FinetuneCLI(StageCLI):
+    """Stage 2 from the command line."""
+
+    def resolve(self, config: Namespace, is_said: bool) -> None:
+        """Take from the encoder's file what the recipe leaves to it."""
+        quiet: Callable[[str], None] = lambda text: None  # noqa: E731  one line for two
+        follow_pretraining(config, say if is_said else quiet, rank_zero_warn if is_said else quiet)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then write the bundle and test it on the test split."""
+        launcher = self.trainer.strategy.launcher
+        if isinstance(launcher, _MultiProcessingLauncher):
+            raise UserError(
+                "trainer.strategy: got one whose processes end with the training (ddp_fork, ddp_spawn, ddp_notebook), "
+                "wanted one whose processes test as well; use ddp"
+            )
+        super().fit(**kwargs)
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
+
+
+def train(args: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    FinetuneCLI(FinetuneModule, FinetuneData, job_type="finetune", args=args)

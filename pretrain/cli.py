@@ -1,0 +1,41 @@
+"""The program of stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser
+
+from medpretrain3d.engine.callbacks import Previews
+from medpretrain3d.engine.stage import StageCLI
+from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
+from pretrain.closing import close_run
+from pretrain.datamodule import PretrainData
+from pretrain.module import PretrainModule
+from pretrain.probes import Probes as Probes  # the same
+
+
+class PretrainCLI(StageCLI):
+    """Stage 1 from the command line."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What a supervised objective tells apart is what the data is labelled with; the others do not ask."""
+        super().add_arguments_to_parser(parser)
+        parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
+
+    def callbacks(self) -> list[L.Callback]:
+        """Pictures while it trains."""
+        return [*super().callbacks(), Previews(self.run.folder / "previews")]
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, then write the encoder file."""
+        super().fit(**kwargs)
+        costs = self.compute.facts(self.trainer)
+        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
+
+
+def train(args: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    PretrainCLI(PretrainModule, PretrainData, job_type="pretrain", args=args)

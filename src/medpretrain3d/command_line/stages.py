@@ -1,0 +1,46 @@
+"""The stages as commands: what is done with their command line before their imports, which take seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from medpretrain3d.command_line.parser import respelled
+from medpretrain3d.command_line.recipes import expand_recipes
+from medpretrain3d.errors import UserError
+from medpretrain3d.interruption import signals
+
+STAGES = {
+    "pretrain": "stage 1: train an objective on stores, for an encoder file",
+    "finetune": "stage 2: train a detector on a labelled store, for a bundle and its test",
+}
+OPTIONS = ("--config", "--seed_everything", "--print_config", "--ckpt_path", "--weights_only")
+"""Options of a stage without a dot."""
+FIT = "fit"
+"""The one thing that a stage does; the word may be left out."""
+
+
+def stage_words(args: Sequence[str], stage: str) -> list[str]:
+    """The words of a stage's command line as its parser takes them.
+
+    Raises:
+        UserError: a recipe does not exist or cannot be read.
+    """
+    words = args[1:] if args and args[0] == FIT else args
+    return [FIT, *expand_recipes(respelled(words, OPTIONS), stage)]
+
+
+def begin(stage: str, args: Sequence[str]) -> None:
+    """Take signals, and look at what can be looked at without torch.
+
+    Raises:
+        SystemExit: with 2 after bad input, which is said in one line.
+    """
+    signals.take()
+    try:
+        stage_words(args, stage)
+    except UserError as error:
+        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # one of several says it
+            print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
