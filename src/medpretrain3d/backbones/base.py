@@ -22,7 +22,13 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map of the pyramid: its channels and its stride in input voxels (D, H, W)."""
+    """One feature map of the pyramid: its channels and its stride in input voxels (D, H, W).
+
+    Example:
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> ResEnc("XXS").levels[1]
+        Level(channels=16, stride=(2, 2, 2))
+    """
 
     channels: int
     stride: tuple[int, int, int]
@@ -33,6 +39,22 @@ class Backbone(Configurable, nn.Module):
 
     `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples
     of the coarsest stride.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from medpretrain3d.backbones import Backbone, Level
+        >>> class Strided(Backbone):
+        ...     def __init__(self, in_channels: int = 1) -> None:
+        ...         super().__init__()
+        ...         self.in_channels, self.checkpointing = in_channels, False
+        ...         self.levels = (Level(channels=8, stride=(2, 2, 2)),)
+        ...         self.conv = nn.Conv3d(in_channels, 8, kernel_size=3, stride=2, padding=1)
+        ...     def forward(self, image):
+        ...         self.check_input(image)
+        ...         return [self.run_block(self.conv, image)]
+        >>> [features.shape for features in Strided()(torch.zeros(1, 1, 16, 16, 16))]
+        [torch.Size([1, 8, 8, 8, 8])]
     """
 
     levels: tuple[Level, ...]

@@ -27,6 +27,13 @@ class GenesisUNet(Backbone):
 
     Raises:
         UserError: not three strides.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import GenesisUNet
+        >>> backbone = GenesisUNet(width=8)
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(8, 16, 16, 16), (16, 8, 8, 8), (32, 4, 4, 4), (64, 2, 2, 2)]
     """
 
     citation = "Zhou et al., 2021, doi:10.1016/j.media.2020.101840"

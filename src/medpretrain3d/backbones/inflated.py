@@ -35,6 +35,13 @@ class InflatedCNN(Backbone):
 
     Raises:
         UserError: timm does not know the name, or the network changes sizes in layers that have no inflated form here.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import InflatedCNN
+        >>> backbone = InflatedCNN("test_resnet").eval()
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 32, 32, 32))]
+        [(32, 16, 16, 16), (32, 8, 8, 8), (48, 4, 4, 4), (192, 2, 2, 2), (96, 1, 1, 1)]
     """
 
     citation = "Carreira and Zisserman, 2017, arXiv:1705.07750"

@@ -48,6 +48,13 @@ class MedNeXt(Backbone):
 
     Raises:
         UserError: an unknown preset, an even kernel, or not four strides.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import MedNeXt
+        >>> backbone = MedNeXt(preset="XXS")
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 32, 32, 32))]
+        [(8, 32, 32, 32), (16, 16, 16, 16), (32, 8, 8, 8), (64, 4, 4, 4), (128, 2, 2, 2)]
     """
 
     citation = "Roy et al., 2023, arXiv:2303.09975"

@@ -45,6 +45,13 @@ class PlainConv(Backbone):
 
     Raises:
         UserError: an unknown preset, or sizes, strides or kernels that do not count one per stage.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import PlainConv
+        >>> backbone = PlainConv(preset="XXS")
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(8, 16, 16, 16), (16, 8, 8, 8), (32, 4, 4, 4)]
     """
 
     citation = "Baumgartner et al., 2021, arXiv:2106.00817"

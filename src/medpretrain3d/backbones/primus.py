@@ -56,6 +56,13 @@ class Primus(TokenBackbone):
 
     Raises:
         UserError: an unknown preset, or a width that does not divide into heads of three rotated axes.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import Primus
+        >>> backbone = Primus(preset="XXS", position_grid=(2, 2, 2))
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(48, 2, 2, 2)]
     """
 
     citation = "Wald et al., 2025, arXiv:2503.01835"

@@ -59,6 +59,13 @@ class ResEnc(Backbone):
 
     Raises:
         UserError: an unknown preset, or sizes, strides or kernels that do not count one per stage.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> backbone = ResEnc(preset="XXS")
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(8, 16, 16, 16), (16, 8, 8, 8), (32, 4, 4, 4), (48, 2, 2, 2)]
     """
 
     citation = "Isensee et al., 2024, arXiv:2404.09556"

@@ -59,6 +59,13 @@ class ResNet3D(Backbone):
 
     Raises:
         UserError: an unknown depth, not five strides, or strides of a dilated stage.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResNet3D
+        >>> backbone = ResNet3D(depth=10, width=8, norm="instance")
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 64, 32, 32))]
+        [(8, 32, 16, 16), (8, 16, 8, 8), (16, 8, 4, 4), (32, 4, 2, 2), (64, 2, 1, 1)]
     """
 
     citation = "Chen et al., 2019, arXiv:1904.00625"

@@ -28,6 +28,13 @@ class SegResNet(Backbone):
 
     Raises:
         UserError: a width that the groups do not divide, or not three strides.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import SegResNet
+        >>> backbone = SegResNet(width=8)
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(8, 16, 16, 16), (16, 8, 8, 8), (32, 4, 4, 4), (64, 2, 2, 2)]
     """
 
     citation = "Myronenko, 2018, arXiv:1810.11654"

@@ -43,6 +43,13 @@ class SwinUNETR(Backbone):
 
     Raises:
         UserError: a feature size that the heads do not divide, or an unknown merging.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import SwinUNETR
+        >>> backbone = SwinUNETR(feature_size=12, window_size=(3, 3, 3))
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 32, 32, 32))]
+        [(12, 16, 16, 16), (24, 8, 8, 8), (48, 4, 4, 4), (96, 2, 2, 2), (192, 1, 1, 1)]
     """
 
     citation = "Hatamizadeh et al., 2022, arXiv:2201.01266"

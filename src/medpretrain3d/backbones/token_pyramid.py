@@ -28,6 +28,13 @@ class TokenPyramid(Backbone):
 
     Raises:
         UserError: more finer levels than the patch can be halved.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import TokenPyramid, ViT
+        >>> backbone = TokenPyramid(ViT(preset="XXS", patch_size=(8, 8, 8)))
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(12, 8, 8, 8), (24, 4, 4, 4), (48, 2, 2, 2), (48, 1, 1, 1)]
     """
 
     citation: ClassVar[str] = "Li et al., 2022, arXiv:2203.16527"

@@ -15,6 +15,14 @@ class TokenBackbone(Backbone):
 
     Tokens are in the order (d h w), W fastest. Hiding tokens is the objective's affair, in one of two ways: hand
     `encode` the index of those that stay, or replace some of what `embed` gave by a mask token.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ViT
+        >>> backbone = ViT(preset="XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2))
+        >>> tokens = backbone.embed(torch.zeros(1, 1, 16, 16, 16))
+        >>> tokens.shape
+        torch.Size([1, 8, 48])
     """
 
     patch_size: Triple

@@ -52,6 +52,13 @@ class ViT(TokenBackbone):
 
     Raises:
         UserError: an unknown preset.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ViT
+        >>> backbone = ViT(preset="XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2))
+        >>> [tuple(features.shape[1:]) for features in backbone(torch.zeros(1, 1, 16, 16, 16))]
+        [(48, 2, 2, 2)]
     """
 
     citation = "Dosovitskiy et al., 2021, arXiv:2010.11929"

@@ -21,6 +21,13 @@ class Targets:
     `mask` is (D, H, W) of whole numbers: 0 for background, `label + 1` inside objects; None where no masks exist.
     `ignore` is (M, 6) float32: regions in which finding something is neither right nor wrong; None is no region.
     `seed` () int64 is what random choices about the image are drawn from in training; None where none was given.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.boxes import Targets
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 5, 5, 5]]), labels=torch.tensor([0]))
+        >>> targets.to("cpu").boxes.shape
+        torch.Size([1, 6])
     """
 
     boxes: Tensor
@@ -39,7 +46,18 @@ class Targets:
 
 @dataclass
 class Detections:
-    """What was found in one image: boxes (N, 6) float32, scores (N,) in [0, 1] falling, labels (N,) int64 from 0."""
+    """What was found in one image: boxes (N, 6) float32, scores (N,) in [0, 1] falling, labels (N,) int64 from 0.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.boxes import Detections
+        >>> boxes = torch.tensor([[0.0, 0, 0, 4, 4, 4], [8, 8, 8, 12, 12, 12]])
+        >>> detections = Detections(boxes, scores=torch.tensor([0.75, 0.25]), labels=torch.tensor([0, 0]))
+        >>> len(detections)
+        2
+        >>> detections[detections.scores > 0.5].boxes
+        tensor([[0., 0., 0., 4., 4., 4.]])
+    """
 
     boxes: Tensor
     scores: Tensor

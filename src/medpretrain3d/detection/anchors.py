@@ -24,6 +24,15 @@ class AnchorGrid(Configurable):
 
     Raises:
         UserError: no level, levels with different numbers of anchors, or an extent that is not positive.
+
+    Example:
+        >>> from medpretrain3d.detection import AnchorGrid
+        >>> grid = AnchorGrid([[(4, 4, 4)], [(8, 8, 8)]])
+        >>> anchors = grid(shapes=[(4, 4, 4), (2, 2, 2)], strides=[(4, 4, 4), (8, 8, 8)], device="cpu")
+        >>> anchors.shape  # 4^3 + 2^3 cells
+        torch.Size([72, 6])
+        >>> anchors[0]
+        tensor([0., 0., 0., 4., 4., 4.])
     """
 
     def __init__(self, sizes: Sequence[Sequence[tuple[Finite, Finite, Finite]]]) -> None:

@@ -25,6 +25,16 @@ class AnchorChoice:
     `sizes` are extents (d, h, w) in voxels per detection level, as `AnchorGrid` takes them. `mean_best_iou` is the mean
     over objects of the IoU with the best anchor of any level on the same centre, `worst_tenth_iou` its 10th percentile,
     `objects_per_level` how many objects each level was chosen for.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import optimise_anchor_sizes
+        >>> extents_vox = torch.tensor([[4.0, 4, 4], [4, 6, 6], [8, 8, 8], [8, 12, 12]])
+        >>> choice = optimise_anchor_sizes(extents_vox, strides=[(2, 2, 2), (4, 4, 4)], anchors_per_level=2)
+        >>> choice.sizes
+        (((4.0, 4.0, 4.0), (4.0, 6.0, 6.0)), ((8.0, 8.0, 8.0), (8.0, 12.0, 12.0)))
+        >>> choice.mean_best_iou
+        1.0
     """
 
     sizes: tuple[tuple[tuple[float, float, float], ...], ...]

@@ -25,6 +25,19 @@ class Denoising(Configurable):
         label_noise: share of the labels that are replaced by a random class.
         box_noise: centres move up to this part of half the extent, extents change up to this part.
         weight: factor of the losses.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.boxes import Targets
+        >>> from medpretrain3d.detection import DeformableDETR, Denoising
+        >>> detector = DeformableDETR(
+        ...     ResEnc("XXS"), num_classes=1, num_levels=2, channels=32, num_heads=2, hidden=32, num_queries=8,
+        ...     encoder_layers=1, decoder_layers=1, auxiliary=Denoising(groups=2),
+        ... )
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+        >>> sorted(detector.losses(torch.rand(1, 1, 16, 16, 16), [targets]))
+        ['classification', 'denoising', 'giou', 'l1', 'proposals']
     """
 
     def __init__(
@@ -72,6 +85,19 @@ class OneToMany(Configurable):
         num_queries: proposals after those of detection.
         repeats: queries given to each object.
         weight: factor of the losses.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.boxes import Targets
+        >>> from medpretrain3d.detection import DeformableDETR, OneToMany
+        >>> detector = DeformableDETR(
+        ...     ResEnc("XXS"), num_classes=1, num_levels=2, channels=32, num_heads=2, hidden=32, num_queries=8,
+        ...     encoder_layers=1, decoder_layers=1, auxiliary=OneToMany(num_queries=16, repeats=3),
+        ... )
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+        >>> sorted(detector.losses(torch.rand(1, 1, 16, 16, 16), [targets]))
+        ['classification', 'giou', 'l1', 'one_to_many', 'proposals']
     """
 
     def __init__(self, num_queries: Rows = 1500, repeats: Layers = 6, weight: NonNegative = 1.0) -> None:

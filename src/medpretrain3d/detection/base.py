@@ -21,6 +21,13 @@ class Detector(Configurable, nn.Module):
 
     Every trainable parameter receives a gradient from `losses`, also when no image holds an object: distributed
     training then needs no search for unused parameters.
+
+    Example:
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.detection import FCOS, Detector
+        >>> detector = FCOS(ResEnc("XXS"), num_classes=2, fpn_channels=16)
+        >>> isinstance(detector, Detector), detector.num_classes
+        (True, 2)
     """
 
     backbone: Backbone

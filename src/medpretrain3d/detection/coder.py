@@ -22,6 +22,16 @@ class BoxCoder(Configurable):
     Args:
         weights: factors `w` of the six deltas: centre (d, h, w), then extent (d, h, w).
         max_ratio: largest extent ratio that decoding can produce; keeps `exp` finite early in training.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import BoxCoder
+        >>> anchors, boxes = torch.tensor([[0.0, 0, 0, 4, 4, 4]]), torch.tensor([[1.0, 0, 0, 5, 4, 4]])
+        >>> deltas = BoxCoder().encode(boxes, anchors)
+        >>> deltas  # a quarter of the anchor along D
+        tensor([[0.2500, 0.0000, 0.0000, 0.0000, 0.0000, 0.0000]])
+        >>> BoxCoder().decode(deltas, anchors)
+        tensor([[1., 0., 0., 5., 4., 4.]])
     """
 
     def __init__(
@@ -51,7 +61,18 @@ class BoxCoder(Configurable):
 
 
 class DistanceCoder(BoxCoder):
-    """Logarithms of the distances from a cell's centre to the six sides, in cells (Tian et al., 2019, eq. 1)."""
+    """Logarithms of the distances from a cell's centre to the six sides, in cells (Tian et al., 2019, eq. 1).
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import DistanceCoder
+        >>> cells, boxes = torch.tensor([[0.0, 0, 0, 4, 4, 4]]), torch.tensor([[-2.0, 0, 0, 6, 4, 4]])
+        >>> deltas = DistanceCoder().encode(boxes, cells)
+        >>> deltas.exp()  # in cells, from the center: one along D, half of one along H and W
+        tensor([[1.0000, 0.5000, 0.5000, 1.0000, 0.5000, 0.5000]])
+        >>> DistanceCoder().decode(deltas, cells)
+        tensor([[-2.,  0.,  0.,  6.,  4.,  4.]])
+    """
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
         """Deltas (N, 6) of boxes (N, 6) around the centres of cells (N, 6); a side behind the centre counts as near."""

@@ -76,6 +76,25 @@ class DeformableDETR(Detector):
 
     Raises:
         UserError: the backbone has fewer levels, or channels that heads do not divide.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.boxes import Targets
+        >>> from medpretrain3d.detection import DeformableDETR
+        >>> detector = DeformableDETR(
+        ...     ResEnc("XXS"), num_classes=1, num_levels=2, channels=32, num_heads=2, hidden=32, num_queries=8,
+        ...     encoder_layers=1, decoder_layers=1,
+        ... )
+        >>> image = torch.rand(1, 1, 16, 16, 16)
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+        >>> losses = detector.losses(image, [targets])
+        >>> sorted(losses)
+        ['classification', 'giou', 'l1', 'proposals']
+        >>> with torch.no_grad():
+        ...     detections = detector.eval().detect(image)
+        >>> len(detections), detections[0].boxes.shape[1]
+        (1, 6)
     """
 
     def __init__(

@@ -21,7 +21,19 @@ from medpretrain3d.values import Layers, Share
 
 
 class Matcher(Configurable):
-    """Assigns objects to anchors. Subclasses implement the call."""
+    """Assigns objects to anchors. Subclasses implement the call.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import Matcher
+        >>> class First(Matcher):
+        ...     def __call__(self, targets, anchors, anchors_per_level, anchors_per_location):
+        ...         matched = torch.full((len(anchors),), -1)
+        ...         matched[: len(targets)] = torch.arange(len(targets))
+        ...         return matched
+        >>> First()(torch.rand(1, 6), torch.rand(3, 6), [3], 1)
+        tensor([ 0, -1, -1])
+    """
 
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
@@ -47,6 +59,16 @@ class ATSSMatcher(Matcher):
 
     Raises:
         UserError: when called with levels that do not add up to the anchors.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import ATSSMatcher, AnchorGrid
+        >>> grid = AnchorGrid([[(4, 4, 4)]])
+        >>> shapes = [(1, 1, 4)]
+        >>> anchors = grid(shapes, strides=[(4, 4, 4)], device="cpu")
+        >>> targets = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
+        >>> ATSSMatcher(num_candidates=2)(targets, anchors, grid.per_level(shapes), grid.per_cell)
+        tensor([ 0, -1, -1, -1])
     """
 
     def __init__(self, num_candidates: Layers = 4, rule: Literal["house", "nndetection"] = "house") -> None:
@@ -134,6 +156,16 @@ class IoUMatcher(Matcher):
         low: IoU below which an anchor is background.
         high: IoU from which an anchor belongs to its best object.
         allow_low_quality: the best anchors of an object belong to it also below `high`, if they touch it.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import AnchorGrid, IoUMatcher
+        >>> grid = AnchorGrid([[(4, 4, 4)]])
+        >>> shapes = [(1, 1, 4)]
+        >>> anchors = grid(shapes, strides=[(4, 4, 4)], device="cpu")
+        >>> targets = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
+        >>> IoUMatcher(low=0.4, high=0.5)(targets, anchors, grid.per_level(shapes), grid.per_cell)
+        tensor([ 0, -1, -1, -1])
     """
 
     def __init__(self, low: Share = 0.4, high: Share = 0.5, allow_low_quality: bool = True) -> None:

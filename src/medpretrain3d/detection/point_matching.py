@@ -28,6 +28,16 @@ class CenterSampling(Matcher):
     Args:
         radius: in cells.
         max_cells: farthest side that a level looks for, in cells; 8 is the published number.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import AnchorGrid, CenterSampling
+        >>> grid = AnchorGrid([[(4, 4, 4)]])
+        >>> shapes = [(1, 1, 4)]
+        >>> anchors = grid(shapes, strides=[(4, 4, 4)], device="cpu")
+        >>> targets = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
+        >>> CenterSampling(radius=1.5)(targets, anchors, grid.per_level(shapes), grid.per_cell)
+        tensor([ 0, -1, -1, -1])
     """
 
     def __init__(self, radius: Positive = 1.5, max_cells: Positive = 8.0) -> None:
@@ -78,6 +88,16 @@ class NearestPoints(Matcher):
         num_points: positive points per object.
         ignore_ratio: ignored points per positive one.
         max_cells: an object belongs to the finest level on which half its longest side is no longer than this.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import AnchorGrid, NearestPoints
+        >>> grid = AnchorGrid([[(4, 4, 4)]])
+        >>> shapes = [(1, 1, 4)]
+        >>> anchors = grid(shapes, strides=[(4, 4, 4)], device="cpu")
+        >>> targets = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
+        >>> NearestPoints(num_points=1, ignore_ratio=1)(targets, anchors, grid.per_level(shapes), grid.per_cell)
+        tensor([ 0, -2, -1, -1])
     """
 
     def __init__(self, num_points: Layers = 7, ignore_ratio: Whole = 26, max_cells: Positive = 8.0) -> None:

@@ -54,6 +54,23 @@ class RetinaNet(Detector):
 
     Raises:
         UserError: the backbone does not have the levels that `first_level` and `anchors` ask for.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.boxes import Targets
+        >>> from medpretrain3d.detection import AnchorGrid, RetinaNet
+        >>> anchors = AnchorGrid([[(4, 4, 4)], [(8, 8, 8)]])
+        >>> detector = RetinaNet(ResEnc("XXS"), num_classes=1, anchors=anchors, fpn_channels=16)
+        >>> image = torch.rand(1, 1, 16, 16, 16)
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+        >>> losses = detector.losses(image, [targets])
+        >>> sorted(losses)
+        ['boxes', 'classification']
+        >>> with torch.no_grad():
+        ...     detections = detector.eval().detect(image)
+        >>> len(detections), detections[0].boxes.shape[1]
+        (1, 6)
     """
 
     def __init__(

@@ -17,7 +17,17 @@ BACKGROUND = -1
 
 
 class ClassificationLoss(Configurable):
-    """Anchors' logits and labels of a batch in, one weighted scalar out. Subclasses implement the call."""
+    """Anchors' logits and labels of a batch in, one weighted scalar out. Subclasses implement the call.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import ClassificationLoss
+        >>> class LogLoss(ClassificationLoss):
+        ...     def __call__(self, logits, labels, num_images):
+        ...         return torch.nn.functional.softplus(-logits[labels >= 0]).mean()
+        >>> LogLoss()(logits=torch.zeros(2, 1), labels=torch.tensor([0, -1]), num_images=1)
+        tensor(0.6931)
+    """
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
         """`logits` (N, K) and `labels` (N,) over the anchors of `num_images` images; BACKGROUND and IGNORED apply."""
@@ -38,6 +48,12 @@ class HardNegativeBCE(ClassificationLoss):
         min_negatives_per_image: drawn also where the share would allow fewer: two negatives (nnDetection's number for
             any batch without objects) teach little about scans in which nothing is to be found.
         weight: factor of the loss.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import HardNegativeBCE
+        >>> HardNegativeBCE()(logits=torch.zeros(2, 1), labels=torch.tensor([0, -1]), num_images=1)  # ln(2)
+        tensor(0.6931)
     """
 
     def __init__(
@@ -88,6 +104,12 @@ class FocalLoss(ClassificationLoss):
         alpha: weight of the positives; `1 - alpha` of the negatives.
         gamma: how fast easy anchors fade.
         weight: factor of the loss.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import FocalLoss
+        >>> FocalLoss()(logits=torch.zeros(2, 1), labels=torch.tensor([0, -1]), num_images=1)  # ln(2) / 4
+        tensor(0.1733)
     """
 
     def __init__(self, alpha: Share = 0.25, gamma: NonNegative = 2.0, weight: NonNegative = 1.0) -> None:

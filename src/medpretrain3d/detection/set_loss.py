@@ -50,6 +50,15 @@ class SetLoss(Configurable):
         giou_weight: factor of the generalized IoU loss.
         alpha: of the focal loss.
         gamma: of the focal loss.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import SetLoss
+        >>> from medpretrain3d.detection.set_loss import UnitTargets
+        >>> queries = torch.tensor([[0.2, 0.2, 0.2, 0.1, 0.1, 0.1], [0.5, 0.5, 0.5, 0.2, 0.2, 0.2]])  # center, extent
+        >>> targets = UnitTargets(boxes=queries[1:] + 0.01, labels=torch.tensor([0]))
+        >>> SetLoss().match(torch.zeros(2, 1), queries, targets)
+        tensor([-1,  0])
     """
 
     def __init__(

@@ -25,6 +25,13 @@ class TargetCase:
 
     A scan's `grid`, where it is known, is that of its file, and boxes and regions are then in LPS mm, as hulls where it
     is oblique. `boxes_vox` (N, 6) and `ignore_vox` (M, 6) are the same in voxels of the file, without hulls.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.evaluation import TargetCase
+        >>> boxes = np.array([[0.0, 0, 0, 4, 4, 4]])
+        >>> TargetCase("scan", boxes, labels=np.array([0]), ignore=boxes + 8).ignore
+        array([[ 8.,  8.,  8., 12., 12., 12.]])
     """
 
     case: str
@@ -41,6 +48,15 @@ class PredictedCase:
     """The detections of one scan: boxes (N, 6) float64, scores (N,) float64 in [0, 1], labels (N,) int64 from 0.
 
     `grid` and `boxes_vox` are as in `TargetCase`.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+        >>> box = np.array([[0.0, 0, 0, 4, 4, 4]])
+        >>> found = PredictedCase("scan", box, scores=np.array([0.9]), labels=np.array([0]))
+        >>> result = evaluate([found], [TargetCase("scan", box, labels=np.array([0]))], ["nodule"], num_bootstrap=0)
+        >>> result["num_targets"]
+        {'nodule': 1}
     """
 
     case: str

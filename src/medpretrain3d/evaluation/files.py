@@ -33,7 +33,20 @@ LPS = "lps_mm"
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """The detections of several scans. `frame` and `axes` are None where the file does not state them."""
+    """The detections of several scans. `frame` and `axes` are None where the file does not state them.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from medpretrain3d.evaluation import read_predictions
+        >>> entry = {"case": "scan", "boxes": [[0, 0, 0, 4, 4, 4]], "scores": [0.9], "labels": [0]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "predictions.json"
+        ...     _ = path.write_text(json.dumps({"classes": ["nodule"], "predictions": [entry]}))
+        ...     file = read_predictions(path)
+        >>> file.classes, file.cases[0].scores
+        (('nodule',), array([0.9]))
+    """
 
     path: Path
     classes: tuple[str, ...]
@@ -45,7 +58,20 @@ class PredictionFile:
 
 @dataclass(frozen=True)
 class TargetFile:
-    """The objects of several scans. `frame` and `axes` are None where the file does not state them."""
+    """The objects of several scans. `frame` and `axes` are None where the file does not state them.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from medpretrain3d.evaluation import read_targets
+        >>> entry = {"case": "scan", "boxes": [[0, 0, 0, 4, 4, 4]], "labels": [0]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "targets.json"
+        ...     _ = path.write_text(json.dumps({"classes": ["nodule"], "targets": [entry]}))
+        ...     file = read_targets(path)
+        >>> file.classes, file.cases[0].labels
+        (('nodule',), array([0]))
+    """
 
     path: Path
     classes: tuple[str, ...]

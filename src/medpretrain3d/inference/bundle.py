@@ -52,7 +52,22 @@ class _Document(TypedDict):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A detector with all that is needed to use it."""
+    """A detector with all that is needed to use it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.detection import FCOS
+        >>> from medpretrain3d.inference import load_bundle, save_bundle
+        >>> from medpretrain3d.store import Preprocessing
+        >>> detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sha256 = save_bundle(Path(folder) / "bundle", detector, ["nodule"], Preprocessing(patch=(16, 16, 16)))
+        ...     bundle = load_bundle(Path(folder) / "bundle")
+        >>> bundle.classes, type(bundle.detector).__name__, bundle.sha256 == sha256
+        (('nodule',), 'FCOS', True)
+    """
 
     detector: Detector
     """In evaluation mode, on the CPU."""

@@ -48,6 +48,11 @@ class InferenceConfig:
 
     Raises:
         UserError: a value outside its range.
+
+    Example:
+        >>> from medpretrain3d.inference import InferenceConfig
+        >>> InferenceConfig(merge="wbc", mirror_axes=(1, 2)).nms_iou
+        0.3
     """
 
     overlap: ShareBelowOne = 0.5

@@ -39,6 +39,18 @@ class Prediction:
 
     Coordinates are rounded to `DECIMALS` when it is made, as they are in files: what is read back from a file and
     written in another form gives the bytes that the prediction itself gives.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from medpretrain3d.boxes import Detections
+        >>> from medpretrain3d.inference import Prediction
+        >>> from medpretrain3d.store import Grid
+        >>> grid = Grid(shape=(8, 8, 8), affine_lps=np.diag([2.0, 2, 2, 1]))  # voxels of 2 mm
+        >>> found = Detections(torch.tensor([[1.0, 1, 1, 3, 3, 3]]), torch.tensor([0.9]), torch.tensor([0]))
+        >>> prediction = Prediction.of("scan", found, grid, source_grid=grid)
+        >>> prediction.boxes_lps_mm  # the edge of voxel 1 lies 1 mm before its center
+        array([[1., 1., 1., 5., 5., 5.]])
     """
 
     case: str

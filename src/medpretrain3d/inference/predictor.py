@@ -41,6 +41,21 @@ class Predictor:
 
     Raises:
         UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.detection import FCOS
+        >>> from medpretrain3d.inference import Bundle, InferenceConfig, Predictor
+        >>> from medpretrain3d.store import Grid, Preprocessing, Volume
+        >>> detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
+        >>> bundle = Bundle(detector, ("nodule",), Preprocessing(patch=(16, 16, 16)), InferenceConfig(), {}, sha256="")
+        >>> grid = Grid((16, 16, 16), np.diag([1.0, 1, 1, 1]))
+        >>> hu = np.random.default_rng(0).integers(-100, 100, (1, 16, 16, 16), dtype=np.int16)
+        >>> prediction = Predictor(bundle, device="cpu").predict(Volume(hu, grid, grid), case="scan")
+        >>> prediction.boxes_lps_mm.shape[1], prediction.case
+        (6, 'scan')
     """
 
     def __init__(

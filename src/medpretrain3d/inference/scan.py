@@ -97,6 +97,16 @@ class ScanTiles:
     Args:
         scan: in the unit of the training images.
         preprocessing: of the training images.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.inference import ScanTiles
+        >>> from medpretrain3d.store import Grid, Preprocessing, Volume
+        >>> grid = Grid((16, 16, 16), np.diag([1.0, 1, 1, 1]))
+        >>> scan = Volume(np.arange(4096, dtype=np.int16).reshape(1, 16, 16, 16), grid, grid)
+        >>> tiles = ScanTiles(scan, Preprocessing(patch=(8, 8, 8)))
+        >>> tiles.shape, tiles.read(start=(0, 8, 8), patch=(8, 8, 8)).shape
+        ((16, 16, 16), torch.Size([1, 8, 8, 8]))
     """
 
     def __init__(self, scan: VoxelReader, preprocessing: Preprocessing) -> None:

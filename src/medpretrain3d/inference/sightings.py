@@ -19,7 +19,17 @@ FAR_VOX = 1e6
 
 @dataclass
 class Sightings:
-    """Detections of tiles and views in voxels of the volume, not yet merged, and how each was seen."""
+    """Detections of tiles and views in voxels of the volume, not yet merged, and how each was seen.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.boxes import Detections
+        >>> from medpretrain3d.inference import Sightings
+        >>> found = Detections(torch.tensor([[2.0, 2, 2, 6, 6, 8]]), torch.tensor([0.9]), torch.tensor([0]))
+        >>> seen = Sightings.in_tile(found, start=(0, 0, 0), patch=(8, 8, 8), shape=(8, 8, 16))
+        >>> seen.is_cut  # the tile ends within the volume, and the box at its face
+        tensor([True])
+    """
 
     detections: Detections
     depth: Tensor

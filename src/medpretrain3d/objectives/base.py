@@ -25,7 +25,14 @@ Paradigm = Literal["reconstruction", "contrastive", "supervised"]
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """What one step of a task returns."""
+    """What one step of a task returns.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.objectives import ObjectiveOutput
+        >>> ObjectiveOutput(loss=torch.tensor(0.5), logs={"accuracy": torch.tensor(0.75)})
+        ObjectiveOutput(loss=tensor(0.5000), logs={'accuracy': tensor(0.7500)}, preview={})
+    """
 
     loss: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
@@ -42,6 +49,23 @@ class Objective(Configurable, nn.Module):
 
     Whatever is thrown away after pretraining (decoders, projectors) lives here, never in the backbone. Random choices
     come from `batch["seed"]` alone, so a run can be repeated and resumed.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import Objective, ObjectiveOutput
+        >>> class Energy(Objective):
+        ...     paradigm = "reconstruction"
+        ...     def __init__(self, backbone) -> None:
+        ...         super().__init__()
+        ...         self.backbone = backbone
+        ...         self.patch_stride = backbone.levels[-1].stride
+        ...     def forward(self, batch):
+        ...         loss = sum(features.square().mean() for features in self.backbone(batch["image"]))
+        ...         return ObjectiveOutput(loss, logs={"energy": loss.detach()})
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> Energy(ResEnc("XXS"))(batch).logs.keys()
+        dict_keys(['energy'])
     """
 
     backbone: Backbone

@@ -32,6 +32,18 @@ class CaseClassification(Objective):
     Raises:
         UserError: no labels, a weight for a label that does not exist, or a backbone with branches for detection; in
             `forward`, a batch without labels.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import CaseClassification
+        >>> objective = CaseClassification(ResEnc("XXS"), classes=(("benign", "malignant"),))
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> batch["case_label"] = torch.tensor([1, 0])
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['accuracy'])
     """
 
     paradigm = "supervised"

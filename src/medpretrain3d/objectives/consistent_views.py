@@ -45,6 +45,18 @@ class ConsistentViews(MAE):
 
     Raises:
         UserError: as MAE, or a backbone with branches for detection; in `forward`, one sample over all processes.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import ConsistentViews
+        >>> objective = ConsistentViews(ResEnc("XXS"), 0.5, mask_block=(4, 4, 4), projector_channels=(32, 16))
+        >>> batch = {"image": torch.rand(2, 2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> batch["affine"] = torch.eye(3, 4).expand(2, 2, 3, 4)  # from a view's voxels to those of the volume
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['align', 'contrast', 'restore', 'shared_places'])
     """
 
     paradigm = "contrastive"

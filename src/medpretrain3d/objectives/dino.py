@@ -38,6 +38,17 @@ class DINO(Objective):
 
     Raises:
         UserError: a backbone with branches for detection.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import DINO
+        >>> objective = DINO(ResEnc("XXS"), num_prototypes=32, head_channels=(32, 16))
+        >>> batch = {"image": torch.rand(2, 2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['mean_target_entropy', 'target_entropy'])
     """
 
     paradigm = "contrastive"

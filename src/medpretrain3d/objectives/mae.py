@@ -28,6 +28,17 @@ class MAE(MaskedReconstruction):
 
     Raises:
         UserError: a ratio that is no share, or blocks that are no whole number of a transformer's patches.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import MAE
+        >>> objective = MAE(ResEnc("XXS"), mask_ratio=0.75, mask_block=(4, 4, 4))
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> sorted(output.preview)
+        ['input', 'masked', 'restored']
     """
 
     def __init__(

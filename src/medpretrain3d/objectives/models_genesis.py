@@ -38,6 +38,17 @@ class ModelsGenesis(Objective):
 
     Raises:
         UserError: a probability outside [0, 1] or no blocks to shuffle.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import ModelsGenesis
+        >>> objective = ModelsGenesis(ResEnc("XXS"), num_shuffled_blocks=100)
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> sorted(output.preview)
+        ['distorted', 'input', 'restored']
     """
 
     paradigm = "reconstruction"

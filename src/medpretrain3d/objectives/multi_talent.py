@@ -30,6 +30,18 @@ class MultiTalent(Objective):
 
     Raises:
         UserError: a data set without classes; in `forward`, a batch without labels.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import MultiTalent
+        >>> objective = MultiTalent(ResEnc("XXS"), classes=(("liver", "spleen"), ("liver", "kidney", "aorta")))
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> batch |= {"label_map": torch.zeros(2, 16, 16, 16, dtype=torch.long), "dataset": torch.tensor([1, 0])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['bce', 'dice'])
     """
 
     paradigm = "supervised"

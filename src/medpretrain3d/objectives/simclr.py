@@ -30,6 +30,17 @@ class SimCLR(Objective):
 
     Raises:
         UserError: a backbone with branches for detection; in `forward`, one sample over all processes.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import SimCLR
+        >>> objective = SimCLR(ResEnc("XXS"), projector_channels=(32, 16))
+        >>> batch = {"image": torch.rand(2, 2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), [])
     """
 
     paradigm = "contrastive"

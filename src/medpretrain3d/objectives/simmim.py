@@ -26,6 +26,17 @@ class SimMIM(MaskedReconstruction):
 
     Raises:
         UserError: a backbone without tokens, a ratio that is no share, or blocks that are no whole number of patches.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ViT
+        >>> from medpretrain3d.objectives import SimMIM
+        >>> objective = SimMIM(ViT("XXS", patch_size=(8, 8, 8), position_grid=(2, 2, 2)), mask_ratio=0.5)
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> sorted(output.preview)
+        ['input', 'masked', 'restored']
     """
 
     def __init__(

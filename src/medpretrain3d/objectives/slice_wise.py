@@ -29,6 +29,17 @@ class SliceWise(MAE):
 
     Raises:
         UserError: an unknown orientation, a ratio that is no share, or slabs that are no whole number of patches.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import SliceWise
+        >>> objective = SliceWise(ResEnc("XXS"), mask_ratio=0.5, slab=2, orientation="axial")
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> sorted(output.preview)
+        ['input', 'masked', 'restored']
     """
 
     def __init__(

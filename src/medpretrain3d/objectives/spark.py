@@ -30,6 +30,17 @@ class SparK(MaskedReconstruction):
     Raises:
         UserError: a backbone that has no sparse form, a ratio that is no share, or blocks that are no multiple of the
             coarsest stride.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import SparK
+        >>> objective = SparK(ResEnc("XXS"), mask_ratio=0.5)
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> sorted(output.preview)
+        ['input', 'masked', 'restored']
     """
 
     def __init__(

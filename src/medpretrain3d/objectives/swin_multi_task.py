@@ -45,6 +45,17 @@ class SwinMultiTask(Objective):
 
     Raises:
         UserError: shares outside (0, 1) or a backbone with branches; in `forward`, one sample over all processes.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import SwinMultiTask
+        >>> objective = SwinMultiTask(ResEnc("XXS"), contrast_channels=16)
+        >>> batch = {"image": torch.rand(2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['contrast', 'restoration', 'rotation'])
     """
 
     paradigm = "reconstruction"

@@ -31,6 +31,24 @@ class VoCo(Objective):
 
     Raises:
         UserError: a backbone with branches for detection; in `forward`, a grid of one crop.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import VoCo
+        >>> objective = VoCo(ResEnc("XXS"), projector_channels=(32, 32))
+        >>> batch = {
+        ...     "base": torch.rand(2, 4, 1, 16, 16, 16),  # a grid of 1 x 2 x 2 crops of each volume
+        ...     "target": torch.rand(2, 1, 16, 16, 16),
+        ...     "target_of": torch.tensor([0, 1]),
+        ...     "share": torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25]]),
+        ...     "grid": torch.tensor([[1, 2, 2], [1, 2, 2]]),
+        ...     "seed": torch.tensor([0, 1]),
+        ... }
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['attract', 'repel', 'spread'])
     """
 
     paradigm = "contrastive"

@@ -31,6 +31,17 @@ class VolumeFusion(Objective):
 
     Raises:
         UserError: ranges that hold nothing; in `forward`, a patch smaller than a box, or single volumes.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.objectives import VolumeFusion
+        >>> objective = VolumeFusion(ResEnc("XXS"), num_boxes=(1, 3), box_edge=(4, 8))
+        >>> batch = {"image": torch.rand(2, 2, 1, 16, 16, 16), "seed": torch.tensor([0, 1])}
+        >>> output = objective(batch)
+        >>> output.loss.backward()
+        >>> output.loss.shape, sorted(output.logs)
+        (torch.Size([]), ['cross_entropy', 'dice_loss'])
     """
 
     paradigm = "reconstruction"

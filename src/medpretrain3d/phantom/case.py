@@ -34,6 +34,14 @@ class PhantomCase:
         diameters_mm: longest axial diameter of nodule 1, 2, ...
         lung: (D, H, W) bool, vessels and nodules included.
         grid: where the voxels lie, LPS mm.
+
+    Example:
+        >>> from medpretrain3d.phantom import make_case
+        >>> case = make_case(seed=0, index=0, spacing_mm=8.0)
+        >>> case.image.shape == case.instances.shape == case.grid.shape
+        True
+        >>> int(case.instances.max()) == len(case.diameters_mm)
+        True
     """
 
     image: np.ndarray

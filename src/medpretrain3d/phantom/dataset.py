@@ -35,7 +35,17 @@ SPACING_RANGE_MM = (1.0, 10.0)
 
 @dataclass(frozen=True)
 class PhantomFolder:
-    """What `write_phantom` left behind: the folder, its splits (case ids), and how much of it was there before."""
+    """What `write_phantom` left behind: the folder, its splits (case ids), and how much of it was there before.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medpretrain3d.phantom import write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     phantom = write_phantom(Path(folder) / "raw", num_cases=3, seed=0, spacing_mm=10.0)
+        >>> {name: len(cases) for name, cases in phantom.splits.items()}
+        {'val': 1, 'test': 1, 'train': 1}
+    """
 
     path: Path
     splits: dict[str, list[str]]

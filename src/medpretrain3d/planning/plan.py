@@ -27,6 +27,16 @@ class Plan:
 
     Raises:
         UserError: a value that cannot be; the message begins with its name.
+
+    Example:
+        >>> from medpretrain3d.planning import Plan
+        >>> plan = Plan(
+        ...     spacing_mm=(2.5, 1.0, 1.0), patch=(32, 64, 64), batch_size=2, preset="XXS",
+        ...     strides=((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)),
+        ...     kernel_sizes=((1, 3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3)),
+        ... )
+        >>> plan.recipe()["data"]
+        {'patch': [32, 64, 64], 'batch_size': 2}
     """
 
     spacing_mm: Size

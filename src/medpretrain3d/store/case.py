@@ -248,6 +248,22 @@ class Case:
     Args:
         folder: `STORE/cases/<id>`.
         sidecar: what `case.json` says.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from medpretrain3d.ingest.prepare import prepare
+        >>> from medpretrain3d.store import Store
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scan = np.random.default_rng(0).integers(-200, 200, (16, 16, 16), dtype=np.int16)
+        ...     nibabel.save(nibabel.Nifti1Image(scan, np.diag([2.0, 2, 2, 1])), Path(folder) / "scan.nii.gz")
+        ...     _ = prepare(Path(folder), Path(folder) / "store")
+        ...     case = Store(Path(folder) / "store").case("scan")
+        ...     crop = case.read_image(start=(0, 0, 0), size=(8, 8, 8))
+        >>> crop.shape, case.grid.spacing_mm
+        ((1, 8, 8, 8), (2.0, 2.0, 2.0))
     """
 
     def __init__(self, folder: Path, sidecar: dict[str, Any]) -> None:

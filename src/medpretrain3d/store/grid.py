@@ -57,6 +57,17 @@ class Grid:
 
     Raises:
         ValueError: the shape is not three positive numbers, or the affine is not finite and invertible.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.store import Grid
+        >>> grid = Grid(shape=(10, 20, 20), affine_lps=[[0, 0, 0.5, 0], [0, 0.5, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+        >>> grid.spacing_mm
+        (2.0, 0.5, 0.5)
+        >>> grid.resampled((1.0, 1.0, 1.0)).shape
+        (20, 10, 10)
+        >>> grid.boxes_to_lps_mm(np.array([[0.0, 0, 0, 1, 2, 2]]))
+        array([[-0.25, -0.25, -1.  ,  0.75,  0.75,  1.  ]])
     """
 
     shape: Triple

@@ -40,6 +40,15 @@ class Normalisation(Configurable, ABC):
 
     One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's
     numbers: `normalisation.fitted_to(case)(crop)`. The others are returned by `fitted` as they are.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.store import Normalisation
+        >>> class Halved(Normalisation):
+        ...     def __call__(self, image):
+        ...         return image / 2
+        >>> Halved()(np.array([2.0, 4.0]))
+        array([1., 2.])
     """
 
     def __str__(self) -> str:
@@ -85,6 +94,12 @@ class Window(Normalisation):
 
     Raises:
         UserError: `low_hu` is not below `high_hu`.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.store import Window
+        >>> Window(low_hu=-1000, high_hu=1000)(np.array([-2000, 0, 500], dtype=np.int16))
+        array([-1. ,  0. ,  0.5], dtype=float32)
     """
 
     low_hu: Real = -1024

@@ -50,6 +50,12 @@ class Preprocessing:
         num_channels: of the image.
         unit: `hu`, or `any` for scans that are read as the stores of MR images are; of several stores the first one's.
         stores: of a pretraining: each store's unit, and its window as a description.
+
+    Example:
+        >>> from medpretrain3d.store import Preprocessing
+        >>> preprocessing = Preprocessing(patch=(32, 64, 64), spacing_mm=(2.5, 1.0, 1.0))
+        >>> preprocessing.to_json()["window"]
+        {'class_path': 'medpretrain3d.store.intensity.Window', 'init_args': {'low_hu': -1024, 'high_hu': 1024}}
     """
 
     patch: tuple[int, int, int]

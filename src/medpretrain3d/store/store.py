@@ -72,6 +72,21 @@ class Store:
 
     Raises:
         UserError: the folder is no store, an unfinished one, or one written by a newer version.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import nibabel
+        >>> import numpy as np
+        >>> from medpretrain3d.ingest.prepare import prepare
+        >>> from medpretrain3d.store import Store
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     scan = np.random.default_rng(0).integers(-200, 200, (16, 16, 16), dtype=np.int16)
+        ...     nibabel.save(nibabel.Nifti1Image(scan, np.diag([2.0, 2, 2, 1])), Path(folder) / "scan.nii.gz")
+        ...     _ = prepare(Path(folder), Path(folder) / "store")
+        ...     store = Store(Path(folder) / "store")
+        >>> store.case_ids, store.splits
+        (('scan',), {'test': (), 'train': ('scan',), 'val': ()})
     """
 
     def __init__(self, path: Path | str) -> None:

@@ -36,6 +36,14 @@ class Volume:
         grid: of `array`; oblique scans keep their oblique affine.
         source_grid: of the file, in its own array order: `grid.map_boxes(boxes, source_grid)` gives voxels of the file.
         rescale: slope and intercept per channel: the file's values are `slope * array + intercept`; empty for HU.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.store import Grid, Volume
+        >>> grid = Grid((4, 4, 4), np.diag([1.0, 1, 1, 1]))
+        >>> volume = Volume(np.zeros((1, 4, 4, 4), np.int16), grid, source_grid=grid)
+        >>> volume.num_channels, volume.unit
+        (1, 'hu')
     """
 
     array: np.ndarray

@@ -50,6 +50,18 @@ class EncoderFile:
     `card` holds what is known of it, as plain data: `preprocessing` (spacing, window or normalisation of the images),
     `pretraining` (objective, steps, corpus), `volumes_seen` (hashes of the scans, see `VolumesSeen`), `licence` (None
     where the file states none), `citations` (one line each).
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sha256 = save_encoder(Path(folder) / "encoder", ResEnc("XXS"), {"licence": "CC-BY-4.0"})
+        ...     encoder = read_encoder(Path(folder) / "encoder")
+        >>> encoder.architecture["class_path"], encoder.card["licence"], len(encoder.weights)
+        ('medpretrain3d.backbones.resenc.ResEnc', 'CC-BY-4.0', 45)
+        >>> encoder.sha256 == sha256
+        True
     """
 
     architecture: Config

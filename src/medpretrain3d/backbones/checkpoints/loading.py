@@ -19,7 +19,18 @@ from medpretrain3d.errors import UserError
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did, tensor by tensor."""
+    """What a load did, tensor by tensor.
+
+    Example:
+        >>> from medpretrain3d.backbones import EncoderFile, ResEnc, load_encoder
+        >>> from medpretrain3d.configurable import to_config
+        >>> source = ResEnc("XXS")
+        >>> encoder = EncoderFile(to_config(source), source.state_dict(), card={}, sha256="0" * 64)
+        >>> report = load_encoder(ResEnc("XXS"), encoder)
+        >>> print(report)
+        45 of 45 backbone tensors matched; fresh: none; unused: none
+          source: medpretrain3d encoder file; licence: not stated in the file
+    """
 
     matched: int
     total: int

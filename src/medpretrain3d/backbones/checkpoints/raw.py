@@ -38,6 +38,11 @@ class ReadOptions:
         stem: which stem of a network that was trained with one per data set (MultiTalent).
         token_order: in which order a Primus was trained to read its patches. In the letters of its own code the axes of
             a tensor are (w, h, d): old code, nnssl among it, flattened them as `hwd`, later nnU-Net code as `whd`.
+
+    Example:
+        >>> from medpretrain3d.backbones import ReadOptions
+        >>> ReadOptions(token_order="whd")
+        ReadOptions(stem=None, token_order='whd')
     """
 
     stem: str | None = None

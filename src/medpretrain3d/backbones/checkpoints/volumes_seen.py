@@ -25,7 +25,15 @@ NUM_BYTES = 8
 
 @dataclass(frozen=True)
 class VolumesSeen:
-    """Scans that some weights, or those they were continued from, were trained on; empty for random weights."""
+    """Scans that some weights, or those they were continued from, were trained on; empty for random weights.
+
+    Example:
+        >>> from medpretrain3d.backbones import VolumesSeen
+        >>> first, second = "1" * 64, "2" * 64  # of voxels, as stores keep them
+        >>> seen = VolumesSeen.of_training([first], with_labels=True)
+        >>> seen.among({"case_1": first, "case_2": second})
+        ['case_1']
+    """
 
     with_labels: frozenset[bytes] = frozenset()
     """By a supervised objective or as training cases of a detector."""
