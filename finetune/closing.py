@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from finetune.scoring import WATCHED, CaseResult, watched
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import origin
 from medpretrain3d.boxes import Detections
+from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
@@ -104,12 +104,12 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
     ordered = [module.results[case_id] for case_id in refs]
     write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
     truth = targets_json(data.store, list(refs))
-    write_text(folder / "targets.json", json.dumps(truth) + "\n")
+    write_text(folder / "targets.json", json_text(truth))
     in_mm = [r.in_mm() for r in ordered]
     metrics = evaluate(
         [r.predicted for r in in_mm], [r.target for r in in_mm], data.classes, size_edges_mm=DIAMETERS_MM
     )
-    write_text(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    write_text(folder / "metrics.json", json_text(metrics, indent=1))
     for logger in trainer.loggers:
         logger.log_metrics({f"test/{name}": value for name, value in watched(metrics).items()}, trainer.global_step)
         logger.save()

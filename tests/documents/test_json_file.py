@@ -4,11 +4,12 @@ import os
 import time
 from typing import Any, NotRequired
 
+import numpy as np
 import pytest
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.documents import SCHEMA, Text, Triple, Whole, check_header, parse_json, read_json
+from medpretrain3d.documents import SCHEMA, Text, Triple, Whole, check_header, json_text, parse_json, read_json
 from medpretrain3d.errors import UserError
 
 
@@ -71,6 +72,15 @@ def test_what_is_json_is_read(text, content):
 def test_nan_is_read_where_a_kind_of_file_may_hold_it():
     (read,) = parse_json(b"[NaN]", "a.json", list, "make it again", allow_nan=True)
     assert read != read
+
+
+def test_a_number_that_does_not_exist_is_written_as_null():
+    nan, inf = float("nan"), float("inf")
+    document = {"a": nan, "b": [inf, -inf, 0.5], "c": ({"d": np.float64("nan")}, "NaN", None, True)}
+    text = json_text(document)
+    assert text == '{"a": null, "b": [null, null, 0.5], "c": [{"d": null}, "NaN", null, true]}\n'
+    assert json_text([0.1], indent=1) == "[\n 0.1\n]\n"
+    assert parse_json(text, "a.json", dict, "make it again")["b"] == [None, None, 0.5]
 
 
 def test_a_document_is_of_the_type_that_is_wanted_and_stays_as_it_is():

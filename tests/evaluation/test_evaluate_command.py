@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 
 import pytest
 
@@ -42,6 +41,16 @@ def call(command, *arguments):
     return command.run(parser.parse_args([str(one) for one in arguments]))
 
 
+def strict_json(path):
+    """The content of a file that any JSON parser reads: no NaN and no Infinity."""
+
+    def refuse(name):
+        raise AssertionError(f"{path} holds {name}, which is no JSON")
+
+    with open(path, encoding="utf-8") as file:
+        return json.load(file, parse_constant=refuse)
+
+
 def test_evaluate_writes_the_numbers_and_prints_a_table(files, capsys):
     arguments = ("--predictions", files["bad"], "--targets", files["targets"], "-o", files["out"], "--bootstrap", 20)
     assert call(evaluate, *arguments) == 0
@@ -79,13 +88,26 @@ def test_evaluate_names_a_class_without_objects(files, tmp_path, capsys):
     arguments = ("--predictions", tmp_path / "good2.json", "--targets", tmp_path / "targets2.json", "-o", files["out"])
     assert call(evaluate, *arguments, "--bootstrap", 5) == 0
     assert "classes without objects, left out of the means: mass" in capsys.readouterr().out
-    with open(files["out"]) as file:
-        result = json.load(file)
+    result = strict_json(files["out"])
     assert result["AP_IoU_0.50_MaxDet_100"] == pytest.approx(1)
-    assert math.isnan(result["mass_AP_IoU_0.50_MaxDet_100"])
+    assert result["mass_AP_IoU_0.50_MaxDet_100"] is None
+    assert result["intervals"]["mass_AP_IoU_0.50_MaxDet_100"] == [None, None]
     assert call(evaluate, *arguments, "--bootstrap", 0, "--compat", "nndetection") == 0
     with open(files["out"]) as file:
         assert json.load(file)["AP_IoU_0.50_MaxDet_100"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("protocol", ["detection", "centre", "case-level", "operating-points", "calibration", "picai"])
+def test_what_does_not_exist_is_null_in_the_file(files, tmp_path, protocol):
+    nothing = [{"case": case, "boxes": [], "scores": [], "labels": []} for case in "xy"]
+    for key in ("predictions", "targets"):
+        (tmp_path / f"no_{key}.json").write_text(json.dumps({"classes": ["nodule"], key: nothing}))
+    found, targets = tmp_path / "no_predictions.json", ("--targets", tmp_path / "no_targets.json")
+    written = ("--bootstrap", 5, "-o", files["out"])
+    assert call(evaluate, "--protocol", protocol, "--predictions", found, *targets, *written) == 0
+    assert "null" in json.dumps(strict_json(files["out"]))
+    assert call(compare, found, found, *targets, *written) == 0
+    assert strict_json(files["out"])["differences"]["FROC_score_IoU_0.10"]["difference"] is None
 
 
 def test_compare_prints_one_line_per_metric_and_writes_on_demand(files, capsys):

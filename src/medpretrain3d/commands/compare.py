@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.evaluate import add_resampling_arguments
+from medpretrain3d.documents import json_text
 from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
 from medpretrain3d.evaluation.tables import notes
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
     )
     if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=1) + "\n")
+        write_text(args.output, json_text(result, indent=1))
     print(table(result))
     if args.output is not None:
         print(f"all numbers: {args.output}")

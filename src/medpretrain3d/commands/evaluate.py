@@ -15,7 +15,6 @@ Every protocol is defined in docs/evaluation.md. The table goes to the terminal,
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from typing import Any, get_args
 
 from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.numbers import Number
-from medpretrain3d.documents import csv_text
+from medpretrain3d.documents import csv_text, json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     outcome = PROTOCOLS[args.protocol](args, resampling)
     result = {"protocol": args.protocol, **outcome.result}
     if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=1) + "\n")
+        write_text(args.output, json_text(result, indent=1))
     if args.csv is not None:
         write_text(args.csv, per_case_csv(result["per_case"]))
     print("\n".join(outcome.table))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import put_back
 from medpretrain3d.commands.read_options import add_read_options, read_options
-from medpretrain3d.documents import LARGE, read_json
+from medpretrain3d.documents import LARGE, json_text, read_json
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
 
@@ -51,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(card: dict[str, Any]) -> None:
     for key, value in card.items():
-        text = json.dumps(value)
+        text = json_text(value).strip()
         print(f"  {key}: {text if len(text) <= 400 else text[:397] + '...'}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from medpretrain3d.atomic import locked, write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.targets import targets_json
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Write the file."""
     corpus = Corpus([args.store])
     document = targets_json(corpus.stores[0], [ref.case_id for ref in corpus.cases(args.split)])
-    write_text(args.output, json.dumps(document) + "\n")
+    write_text(args.output, json_text(document))
     num_boxes = sum(len(entry["labels"]) for entry in document["targets"])
     print(f"{args.output}: {num_boxes} boxes of {len(document['targets'])} cases")
     return 0

@@ -1,10 +1,10 @@
-"""Documents: the text, JSON, YAML and CSV that files hold, read in one way, in bounded time and memory.
+"""Documents: the text, JSON, YAML and CSV that files hold, read and written in one way, in bounded time and memory.
 
 Whatever is wrong with a file is one `UserError` that begins with its path. What a JSON file has to hold is written down
 as a `TypedDict`, so a value of another type is found when the file is read and not where it is used.
 """
 
-from medpretrain3d.documents.json_file import check_header, parse_json, read_json
+from medpretrain3d.documents.json_file import check_header, json_text, parse_json, read_json
 from medpretrain3d.documents.schema import SCHEMA, CaseId, Name, Number, Numbers, Text, Triple, Whole, checked
 from medpretrain3d.documents.table import Row, csv_text, read_rows, read_table
 from medpretrain3d.documents.text import LARGE, SMALL, read_bytes, read_text
@@ -26,6 +26,7 @@ __all__ = [
     "check_yaml",
     "checked",
     "csv_text",
+    "json_text",
     "parse_json",
     "parse_yaml",
     "read_bytes",

@@ -1,4 +1,4 @@
-"""JSON, read strictly: by the standard, without surprises, and of the type that is wanted."""
+"""JSON by the standard: read strictly, without surprises and of the type that is wanted, and written so too."""
 
 from __future__ import annotations
 
@@ -52,6 +52,23 @@ def parse_json(content: bytes | str, place: str, schema: type[T], advice: str, a
     return checked(document, schema, place, advice)
 
 
+def json_text(document: object, indent: int | None = None) -> str:
+    """A document as JSON text with a line break behind it, as every file of JSON that this project writes.
+
+    JSON knows no NaN and no infinity: a number that does not exist, such as the recall of a class without objects, is
+    null.
+
+    Args:
+        document: plain data.
+        indent: columns per level; all in one line when absent.
+    """
+    try:
+        text = json.dumps(document, indent=indent, allow_nan=False)
+    except ValueError:  # not looked for before, since that takes longer than writing
+        text = json.dumps(_with_nulls(document), indent=indent, allow_nan=False)
+    return text + "\n"
+
+
 def check_header(document: object, place: str, name: str, versions: range, advice: str) -> dict[str, Any]:
     """A document of our own, whose `format` and `version` say that we can read it.
 
@@ -77,6 +94,14 @@ def check_header(document: object, place: str, name: str, versions: range, advic
             f"{place}: got {told[:80]} version {str(version)[:20]}, {wanted}; update medpretrain3d or {advice}"
         )
     return document
+
+
+def _with_nulls(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _with_nulls(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_with_nulls(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def _parsed(text: str, allow_nan: bool) -> Any:

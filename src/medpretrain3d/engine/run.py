@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -15,7 +14,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import SCHEMA, Number, read_json
+from medpretrain3d.documents import SCHEMA, Number, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 from medpretrain3d.values import check_fields
@@ -100,7 +99,7 @@ class RunFile:
     def update(self, **facts: Any) -> None:
         """Add or replace facts; the file is complete at any moment."""
         merged = {**self.read(), **facts, "minutes": self.minutes}
-        write_text(self.path, json.dumps(merged, indent=2) + "\n")
+        write_text(self.path, json_text(merged, indent=2))
 
 
 def is_finished(folder: Path) -> bool:

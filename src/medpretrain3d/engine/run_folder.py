@@ -12,6 +12,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.leftovers import remove
 from medpretrain3d.atomic.lock import LOCK
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 
 RUN = "run.json"
@@ -62,4 +63,4 @@ def _check_ours(folder: Path) -> None:
 
 
 def _json(facts: Mapping[str, Any]) -> str:
-    return json.dumps(dict(facts), indent=2) + "\n"
+    return json_text(dict(facts), indent=2)

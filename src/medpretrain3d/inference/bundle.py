@@ -7,7 +7,6 @@ of its images, how inference is done and where it all came from.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
-from medpretrain3d.documents import SCHEMA, Name, Text, check_header, checked, parse_json, read_bytes
+from medpretrain3d.documents import SCHEMA, Name, Text, check_header, checked, json_text, parse_json, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
@@ -140,7 +139,7 @@ def save_bundle(
         "inference": asdict(inference or InferenceConfig()),
         "provenance": {"medpretrain3d_version": __version__, **without_places(provenance or {})},
     }
-    text = (json.dumps(document, indent=2) + "\n").encode()
+    text = json_text(document, indent=2).encode()
     with finished_folder(folder, replace=(DOCUMENT, WEIGHTS) if replace else False) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
         (unfinished / DOCUMENT).write_bytes(text)
@@ -161,7 +160,7 @@ def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, 
     document, _ = _read_document(Path(folder))
     document["inference"] = asdict(inference)
     document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
-    write_text(Path(folder) / DOCUMENT, json.dumps(document, indent=2) + "\n")
+    write_text(Path(folder) / DOCUMENT, json_text(document, indent=2))
 
 
 def load_bundle(folder: Path) -> Bundle:

@@ -11,7 +11,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import LARGE, SCHEMA, Text, read_json
+from medpretrain3d.documents import LARGE, SCHEMA, Text, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.inputs import ScanInput
 from medpretrain3d.inference.prediction import Entry, Prediction
@@ -62,7 +62,7 @@ class FinishedCases:
             UserError: the disk is full or the folder cannot be written.
         """
         document = {"identity": self.identity, "scan_sha256": scan.sha256(), "prediction": prediction.to_json()}
-        write_text(self._path(prediction.case), json.dumps(document, allow_nan=False) + "\n")
+        write_text(self._path(prediction.case), json_text(document))
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{plain_name(case, 'case id')}.json"

@@ -9,7 +9,6 @@ where there are anchors or cells. docs/prediction.md tells how boxes are decoded
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.configurable import plugins_in, to_config
 from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 
@@ -95,7 +95,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
             np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
         shapes = {name: ["B", *output.shape[1:]] for name, output in zip(names, wanted, strict=True)}
         about = _about(bundle, shapes, difference)
-        (unfinished / "export.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (unfinished / "export.json").write_text(json_text(about, indent=2), encoding="utf-8")
     return difference
 
 

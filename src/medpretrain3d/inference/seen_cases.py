@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.documents import SCHEMA, Name, Number, Text, check_header, checked, parse_json
+from medpretrain3d.documents import SCHEMA, Name, Number, Text, check_header, checked, json_text, parse_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sightings import Sightings
@@ -86,7 +85,7 @@ class SeenCases:
             "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
         }
         with finished_file(path) as unfinished:
-            unfinished.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
+            unfinished.write_bytes(save(tensors, metadata={"about": json_text(about)}))
 
     @staticmethod
     def load(path: Path) -> SeenCases:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -15,6 +14,7 @@ from typing import Any
 
 from medpretrain3d.atomic import locked_folder, remove_unfinished, write_text
 from medpretrain3d.atomic.lock import LOCK
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
 from medpretrain3d.ingest.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
@@ -173,7 +173,7 @@ def _write_index(
     folds: Sequence[Fold],
 ) -> dict[str, int]:
     """Make the index of a store whose cases are all there; returns the number of cases per split."""
-    write_text(store / SKIPPED, json.dumps(list(skipped), indent=1) + "\n")
+    write_text(store / SKIPPED, json_text(list(skipped), indent=1))
     rows = [outcome.row for outcome in outcomes.values() if outcome.row is not None]
     if not rows:
         (store / INDEX).unlink(missing_ok=True)

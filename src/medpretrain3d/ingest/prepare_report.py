@@ -5,7 +5,6 @@ It is printed at the end of a call and kept as STORE/report.json.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import printable
 from medpretrain3d.ingest.importers import RawDataset
 from medpretrain3d.ingest.importers.base import ANATOMY
@@ -121,7 +121,7 @@ class PrepareReport:
 
     def write(self, store: Path) -> None:
         """Keep it beside the store's index."""
-        write_text(store / REPORT, json.dumps(asdict(self), indent=1) + "\n")
+        write_text(store / REPORT, json_text(asdict(self), indent=1))
 
     def lines(self) -> Iterator[str]:
         """As it is printed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import locked_folder, write_text
-from medpretrain3d.documents import SCHEMA, Number, Whole, csv_text, read_json
+from medpretrain3d.documents import SCHEMA, Number, Whole, csv_text, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.phantom.case import make_case, planned_diameters_mm
 from medpretrain3d.phantom.files import CaseFiles, write_case
@@ -99,7 +98,7 @@ def _write(out: Path, parameters: dict[str, Any], workers: int, progress: bool) 
             for _ in _run(jobs, min(workers, len(jobs))):
                 advance()
         _write_tables(out, case_ids, files, splits)
-        write_text(manifest, _json({**parameters, "complete": True}))
+        write_text(manifest, json_text({**parameters, "complete": True}, indent=1))
     num_nodules = sum(len(_read_table(its_files)["instances"]) for its_files in files)
     return PhantomFolder(out, splits, num_nodules, len(missing), num_cases - len(missing))
 
@@ -129,7 +128,7 @@ def _claim(out: Path, manifest: Path, parameters: dict[str, Any]) -> bool:
         # Hidden files do not count: an earlier call may have been killed while it wrote phantom.json.
         if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
             raise UserError(f"{out}: holds other files and no phantom.json; choose a new or empty folder")
-        write_text(manifest, _json({**parameters, "complete": False}))
+        write_text(manifest, json_text({**parameters, "complete": False}, indent=1))
         return False
     try:
         found: dict[str, Any] = read_json(manifest, dict[str, Any], f"remove the folder {out} and call again")
@@ -183,7 +182,7 @@ def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits
         out / "cases.csv",
         csv_text(CASE_COLUMNS, ([case_id, "nodule" if rows else "no nodule"] for case_id, rows in boxes.items())),
     )
-    write_text(out / "splits.json", _json([{"train": splits["train"], "val": splits["val"]}]))
+    write_text(out / "splits.json", json_text([{"train": splits["train"], "val": splits["val"]}], indent=1))
     document = {
         "name": "phantom",
         "description": "synthetic chest CTs with lung nodules; no patient data",
@@ -193,7 +192,7 @@ def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits
         "numTraining": len(splits["train"]) + len(splits["val"]),
         "file_ending": ".nii.gz",
     }
-    write_text(out / "dataset.json", _json(document))
+    write_text(out / "dataset.json", json_text(document, indent=1))
     for part in ("imagesTs", "labelsTs"):  # readers look for them even where a small phantom has no test case
         (out / part).mkdir(exist_ok=True)
 
@@ -227,7 +226,3 @@ class _Table(TypedDict):
 
 def _read_table(files: CaseFiles) -> _Table:
     return read_json(files.table, _Table, "remove it and call again, it is made again")
-
-
-def _json(document: Any) -> str:
-    return json.dumps(document, indent=1) + "\n"

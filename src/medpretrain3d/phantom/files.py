@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.phantom.case import PhantomCase, case_rng
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.nifti_file import write_nifti
@@ -53,10 +53,10 @@ def write_case(files: CaseFiles, case: PhantomCase, seed: int, index: int) -> No
     write_nifti(files.labels, reordered(case.instances, orientation), grid)
     write_text(
         files.table,
-        json.dumps({
+        json_text({
             "instances": {str(instance): 0 for instance in range(1, len(case.diameters_mm) + 1)},
             "diameters_mm": {str(i): round(diameter, 3) for i, diameter in enumerate(case.diameters_mm, start=1)},
-        }, indent=1) + "\n",
+        }, indent=1),
     )  # fmt: skip
 
 

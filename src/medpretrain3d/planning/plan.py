@@ -12,7 +12,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.configurable import Config, from_config
-from medpretrain3d.documents import read_json
+from medpretrain3d.documents import json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
 from medpretrain3d.store.intensity import Normalisation
@@ -180,8 +180,8 @@ def _readable(document: dict[str, Any]) -> str:
     """JSON with one line per key, and one per stage or level."""
     lines = []
     for key, value in document.items():
-        text = json.dumps(value)
+        text = json_text(value).strip()
         if isinstance(value, tuple | list) and value and isinstance(value[0], tuple | list):
-            text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+            text = "[\n  " + ",\n  ".join(json_text(row).strip() for row in value) + "\n ]"
         lines.append(f" {json.dumps(key)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}"

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from xxhash import xxh3_64_hexdigest
 
 from medpretrain3d.atomic import finished_folder
-from medpretrain3d.documents import SCHEMA, Number, Text, Whole, read_json
+from medpretrain3d.documents import SCHEMA, Number, Text, Whole, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.arrays import array_shape, read_crop, write_array
@@ -159,7 +159,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
         sidecar["file_bytes"] = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
         sidecar["bytes"] = sum(sidecar["file_bytes"].values())
         sidecar["checksum"] = sidecar_checksum(sidecar)
-        (unfinished / SIDECAR).write_text(json.dumps(sidecar, indent=1) + "\n", encoding="utf-8")
+        (unfinished / SIDECAR).write_text(json_text(sidecar, indent=1), encoding="utf-8")
     return index_row(sidecar)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -11,7 +10,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import SCHEMA, Text, read_json
+from medpretrain3d.documents import SCHEMA, Text, json_text, read_json
 from medpretrain3d.errors import UserError
 
 NOTES = "skipped"
@@ -67,7 +66,7 @@ def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Ma
     """Note why a case cannot be used, and from which files and options that follows; returns the note."""
     kind = error.kind if isinstance(error, Unusable) else "annotation"
     note = {"case": case_id, "file": file, "kind": kind, "reason": str(error), **facts}
-    write_text(note_path(store, case_id), json.dumps(note, indent=1) + "\n")
+    write_text(note_path(store, case_id), json_text(note, indent=1))
     return note
 
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import LARGE, SCHEMA, Text, checked, read_json
+from medpretrain3d.documents import LARGE, SCHEMA, Text, checked, json_text, read_json
 from medpretrain3d.errors import UserError
 
 SPLITS = "splits.json"
@@ -135,7 +134,7 @@ def write_splits(store: Path, splits: Splits) -> None:
         document["folds"] = [{name: list(ids) for name, ids in fold.items()} for fold in splits.folds]
     if splits.label_order:
         document["label_order"] = list(splits.label_order)
-    write_text(store / SPLITS, json.dumps(document, indent=1) + "\n")
+    write_text(store / SPLITS, json_text(document, indent=1))
 
 
 def kept_splits(store: Path, named: Fold) -> Splits:

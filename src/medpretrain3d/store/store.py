@@ -22,7 +22,19 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import LARGE, SCHEMA, CaseId, Name, Number, Text, Whole, check_header, checked, read_json
+from medpretrain3d.documents import (
+    LARGE,
+    SCHEMA,
+    CaseId,
+    Name,
+    Number,
+    Text,
+    Whole,
+    check_header,
+    checked,
+    json_text,
+    read_json,
+)
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
 from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
@@ -193,7 +205,7 @@ def write_index(
         "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
     write_splits(path, written)
-    write_text(path / INDEX, json.dumps(index) + "\n")
+    write_text(path / INDEX, json_text(index))
     return written.named
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import Config, plugins_in, to_config
-from medpretrain3d.documents import SCHEMA, Text, check_header, checked, read_json
+from medpretrain3d.documents import SCHEMA, Text, check_header, checked, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.plugins import check_required
@@ -136,7 +135,7 @@ def write_encoder(
     }
     with finished_folder(folder, replace=(CARD, WEIGHTS)) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
-        (unfinished / CARD).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (unfinished / CARD).write_text(json_text(document, indent=2), encoding="utf-8")
         for name, text in (beside or {}).items():
             (unfinished / name).write_text(text, encoding="utf-8")
     return sha256

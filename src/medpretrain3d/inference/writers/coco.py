@@ -6,7 +6,6 @@ extent, `[i, j, k, di, dj, dk]` in voxels of the file's own array order, and an 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.writer import RUN_WRITERS
 
@@ -61,4 +61,4 @@ def write_coco(folder: Path, classes: Sequence[str], predictions: Sequence[Predi
     Raises:
         UserError: the folder cannot be written.
     """
-    write_text(folder / "predictions.coco.json", json.dumps(predictions_coco(classes, predictions)) + "\n")
+    write_text(folder / "predictions.coco.json", json_text(predictions_coco(classes, predictions)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.writer import RUN_WRITERS
@@ -51,5 +51,4 @@ def write_json(folder: Path, classes: Sequence[str], predictions: Sequence[Predi
     Raises:
         UserError: two predictions of one case id, or the folder cannot be written.
     """
-    document = json.dumps(predictions_json(classes, predictions), allow_nan=False)
-    write_text(folder / "predictions.json", document + "\n")
+    write_text(folder / "predictions.json", json_text(predictions_json(classes, predictions)))

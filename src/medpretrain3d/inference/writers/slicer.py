@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
@@ -55,8 +55,8 @@ def write_slicer(folder: Path, classes: Sequence[str], prediction: Prediction) -
     Raises:
         UserError: the folder cannot be written.
     """
-    document = json.dumps(markups_json(classes, prediction), indent=1)
-    write_text(folder / "slicer" / f"{plain_name(prediction.case, 'case id')}.mrk.json", document + "\n")
+    document = json_text(markups_json(classes, prediction), indent=1)
+    write_text(folder / "slicer" / f"{plain_name(prediction.case, 'case id')}.mrk.json", document)
 
 
 def _roi(
