@@ -44,6 +44,26 @@ def test_poly_with_warm_up_by_hand():
     assert lr_factor(14, config, 14) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("num_steps", "ramp"), [(1, 0), (2, 0), (3, 1), (6, 2), (120, 40), (3000, 1000), (125_000, 1000)]
+)
+def test_a_run_that_says_nothing_warms_up_for_a_thousand_steps_or_a_third(num_steps, ramp):
+    factors = [lr_factor(step, OptimConfig(), num_steps) for step in range(num_steps)]
+    assert factors.index(1.0) == max(ramp - 1, 0)
+    assert factors[:ramp] == pytest.approx([(step + 1) / ramp for step in range(ramp)])
+    assert configure(Model(), OptimConfig(), num_steps)["optimizer"].param_groups[0]["lr"] == 1e-2 * factors[0]
+    after_sawtooth = OptimConfig(sawtooth_steps=30)
+    assert [lr_factor(step, after_sawtooth, 30 + num_steps) for step in range(30, 30 + num_steps)] == factors
+
+
+def test_a_constant_rate_warms_up_alike_in_runs_of_any_length():
+    config = OptimConfig(schedule="constant")
+    longer = [lr_factor(step, config, 5000) for step in range(5000)]
+    assert longer[:100] == [lr_factor(step, config, 100) for step in range(100)]
+    assert longer[499:1001] == pytest.approx([*((step + 1) / 1000 for step in range(499, 1000)), 1.0])
+    configure(Model(), config, 100)  # no refusal: the ramp is not asked for
+
+
 def test_the_published_ramp_begins_at_a_millionth():
     config = OptimConfig(lr=1e-2, warmup_steps=4000, warmup_lr=1e-6)
     at = [config.lr * lr_factor(step, config, 125_000) for step in (0, 2000, 4000, 64_500)]
@@ -73,7 +93,7 @@ def test_sawtooth_leaves_the_encoder_as_it_is_until_its_turn():
 
 
 def test_cosine_by_hand():
-    config = OptimConfig(schedule="cosine")
+    config = OptimConfig(schedule="cosine", warmup_steps=0)
     assert [lr_factor(step, config, 4) for step in (0, 2, 4)] == pytest.approx([1.0, 0.5, 0.0])
 
 
@@ -85,7 +105,7 @@ def test_groups_scale_the_backbone_and_spare_biases_from_decay():
 
 def test_layer_decay_halves_the_rate_from_group_to_group_towards_the_input():
     model = Model()
-    of = rates(configure(model, OptimConfig(lr=0.8, layer_decay=0.5), 10)["optimizer"])
+    of = rates(configure(model, OptimConfig(lr=0.8, layer_decay=0.5, warmup_steps=0), 10)["optimizer"])
     modules = [model.head, model.backbone.blocks[1], model.backbone.blocks[0], model.backbone.stem]
     assert [of[id(module.weight)] for module in modules] == pytest.approx([0.8, 0.4, 0.2, 0.1])
 
@@ -103,7 +123,7 @@ def test_frozen_groups_are_the_first_ones_and_are_not_in_the_optimiser():
 def test_one_plain_sgd_step_by_hand():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     model = nn.ParameterList([parameter])
-    settings = OptimConfig(lr=0.5, momentum=0.9, weight_decay=0.0)
+    settings = OptimConfig(lr=0.5, momentum=0.9, weight_decay=0.0, warmup_steps=0)
     optimiser = configure(model, settings, 10)["optimizer"]
     parameter.grad = torch.tensor([[2.0]])
     optimiser.step()
@@ -114,7 +134,9 @@ def test_one_plain_sgd_step_by_hand():
 @pytest.mark.parametrize(("nesterov", "second"), [(False, 2.9), (True, 2.9 * 0.9 + 1)])
 def test_momentum_with_and_without_nesterov_by_hand(nesterov, second):
     parameter = nn.Parameter(torch.tensor([[0.0]]))
-    settings = OptimConfig(lr=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0, schedule="constant")
+    settings = OptimConfig(
+        lr=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0, schedule="constant", warmup_steps=0
+    )
     optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
     where = []
     for gradient in (2.111111, 1.0):  # momentum: v = 2.11, then 0.9 * 2.11 + 1 = 2.9
@@ -126,7 +148,7 @@ def test_momentum_with_and_without_nesterov_by_hand(nesterov, second):
 
 def test_adamw_divides_by_the_root_of_the_gradient_plus_eps():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
-    settings = OptimConfig(name="adamw", lr=0.1, weight_decay=0.0, eps=1.0, amsgrad=True)
+    settings = OptimConfig(name="adamw", lr=0.1, weight_decay=0.0, eps=1.0, amsgrad=True, warmup_steps=0)
     optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
     parameter.grad = torch.tensor([[3.0]])
     optimiser.step()

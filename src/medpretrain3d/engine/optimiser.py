@@ -15,10 +15,17 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import NonNegative, Positive, Share, ShareBelowOne, Whole, check_fields
 
+WARMUP_STEPS = 1_000
+"""Of a run that says nothing of it, as in detectron2."""
+
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How weights are updated. The defaults are the CNN recipe: SGD with Nesterov momentum and polynomial decay.
+    """How weights are updated. The defaults fine-tune a CNN: SGD with Nesterov momentum, a ramp and polynomial decay.
+
+    They are those of the published Retina U-Net but for the ramp's length. With the momentum of 0.99 that segmentation
+    and pretraining take, the box head of a fresh detector can run away: 219 of 219 positives decoded at the coder's
+    limit after 120 steps, and stayed there. With 0.9 none does.
 
     Two published ways of fine-tuning: *ramp* is `warmup_steps` for all layers at once; *sawtooth* ramps up what lies
     outside the encoder alone for `sawtooth_steps`, then all layers over `warmup_steps`.
@@ -28,7 +35,7 @@ class OptimConfig:
     lr: NonNegative = 1e-2
     """Peak learning rate."""
     weight_decay: NonNegative = 3e-5
-    momentum: Share = 0.99
+    momentum: Share = 0.9
     """Of SGD."""
     nesterov: bool = True
     """Of SGD."""
@@ -40,8 +47,8 @@ class OptimConfig:
     """Of AdamW: divide by the largest second moment so far."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     """After the warm-up."""
-    warmup_steps: Whole = 0
-    """Linear ramp to the peak."""
+    warmup_steps: Whole | None = None
+    """Linear ramp to the peak; None is `WARMUP_STEPS`, at most a third of a run whose schedule falls."""
     warmup_lr: NonNegative = 0.0
     """Where ramps begin; a ramp from 0 leaves out the step of rate 0."""
     sawtooth_steps: Whole = 0
@@ -55,6 +62,17 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Steps of the ramp in a run of so many steps; of a constant schedule the same in all, so it can be extended.
+
+        A ramp shorter than a few dozen steps was worse than none: at 120 steps the loss ended at 1.47 (4 steps), 1.04
+        (12), 0.71 (40) and 0.80 (100), and at 0.92 without.
+        """
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        is_falling = self.schedule != "constant"
+        return min(WARMUP_STEPS, (num_steps - self.sawtooth_steps) // 3) if is_falling else WARMUP_STEPS
 
 
 def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str, Any]:
@@ -70,9 +88,9 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
     """
     if not config.lr and config.warmup_lr:
         raise UserError(f"optim.lr 0 and optim.warmup_lr {config.warmup_lr}: a ramp ends at lr; set warmup_lr to 0 too")
-    before_decay = config.sawtooth_steps + config.warmup_steps
-    if min(config.sawtooth_steps, config.warmup_steps) < 0 or before_decay >= num_steps:
-        asked = f"optim.warmup_steps {config.warmup_steps}"
+    asked_steps = config.warmup_steps or 0
+    if config.sawtooth_steps + asked_steps >= num_steps:
+        asked = f"optim.warmup_steps {asked_steps}"
         asked += f" after sawtooth_steps {config.sawtooth_steps}" if config.sawtooth_steps else ""
         raise UserError(
             f"{asked} and trainer.max_steps {num_steps}: the warm-up must be shorter "
@@ -134,12 +152,13 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool =
     """Share of the peak learning rate at an optimiser step."""
     if step < config.sawtooth_steps:
         return 0.0 if is_encoder else _ramp(step, config.sawtooth_steps, config)
+    warmup_steps = config.num_warmup_steps(num_steps)
     step, num_steps = step - config.sawtooth_steps, num_steps - config.sawtooth_steps
-    if step < config.warmup_steps:
-        return _ramp(step, config.warmup_steps, config)
+    if step < warmup_steps:
+        return _ramp(step, warmup_steps, config)
     if config.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - config.warmup_steps) / (num_steps - config.warmup_steps))
+    progress = min(1.0, (step - warmup_steps) / (num_steps - warmup_steps))
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
     return (1 - progress) ** 0.9
