@@ -68,6 +68,41 @@ def test_a_scan_that_cannot_be_read_leaves_the_others(bundle, scans, tmp_path, c
     assert sorted(path.name for path in out.rglob("*.json")) == ["a.json", "c.json", "predictions.json"]
 
 
+@pytest.mark.parametrize("formats", [["json"], ["csv"], ["coco"], ["json", "csv", "coco"]])
+def test_good_predictions_are_not_replaced_by_fewer_where_a_scan_fails(bundle, scans, tmp_path, capsys, formats):
+    out = tmp_path / "out"
+    assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz", "--format", *formats) == 0
+    before = {path.name: path.read_bytes() for path in out.glob("predictions.*")}
+    assert len(before) == len(formats)
+    (scans / "c.nii.gz").write_bytes(b"cut off by a full disk")
+    for again in (["a_0000.nii.gz", "c.nii.gz"], ["b.nii.gz"], ["a_0000.nii.gz", "b.nii.gz"]):
+        capsys.readouterr()
+        assert predict(bundle, out, *(scans / name for name in again), "--format", *formats) == 1
+        assert {path.name: path.read_bytes() for path in out.glob("predictions.*")} == before
+        captured = capsys.readouterr()
+        assert "stay as an earlier call wrote them" in captured.err.splitlines()[-1]
+        assert "boxes in" not in captured.out
+
+
+def test_fewer_scans_that_were_asked_for_are_said(bundle, scans, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert predict(bundle, out, scans / "a_0000.nii.gz", scans / "c.nii.gz") == 0
+    assert "held predictions" not in capsys.readouterr().out
+    assert predict(bundle, out, scans / "a_0000.nii.gz") == 0
+    assert f"note: {out} held predictions of 1 more scans, first 'c'" in capsys.readouterr().out
+    assert set(cases(out)) == {"a"}
+
+
+def test_where_no_scan_could_be_predicted_no_file_says_that_nothing_was_found(bundle, scans, tmp_path, capsys):
+    assert predict(bundle, tmp_path / "out", scans / "b.nii.gz") == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("1 of 1 scans could not be predicted, see above; nothing is written")
+    )
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
 def test_boxes_lie_inside_the_scan(bundle, scans, tmp_path):
     predict(bundle, tmp_path / "out", scans / "c.nii.gz")
     entry = cases(tmp_path / "out")["c"]
@@ -178,12 +213,18 @@ def test_options_reach_the_result(bundle, scans, tmp_path):
         (["{scans}/c.nii.gz", "--overlap", "1.5"], "overlap 1.5"),
         (["{scans}/c.nii.gz", "--device", "nonsense"], "device 'nonsense'"),
         (["{empty}"], "holds no volume"),
+        (["{scans}/d.nii.gz"], "d.nii.gz: no such file or folder"),
+        (["{scans}/c.nii.gz", "{scans}/d"], "d: no such file or folder"),
+        (["{list}"], "d.nii.gz: no such file or folder"),
+        (["{scans}/c.nii.gz", "--batch-size", "0"], "--batch-size"),
         (["{scans}/c.nii.gz", "{scans}/../scans/c.nii.gz"], "both have the case id 'c'"),
     ],
 )
 def test_bad_requests_end_in_one_line_and_code_2(bundle, scans, tmp_path, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
-    filled = [argument.format(scans=scans, empty=tmp_path / "empty") for argument in arguments]
+    (tmp_path / "list.txt").write_text("scans/c.nii.gz\nscans/d.nii.gz\n")
+    places = {"scans": scans, "empty": tmp_path / "empty", "list": tmp_path / "list.txt"}
+    filled = [argument.format(**places) for argument in arguments]
     assert main(["predict", str(bundle), "-o", str(tmp_path / "out"), *filled]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -216,6 +257,24 @@ def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsy
     (out / "masks" / "c.nii.gz").unlink()
     assert predict(bundle, out, scans / "c.nii.gz", "--format", "masks") == 0
     assert (out / "masks" / "c.nii.gz").is_file()
+
+
+def test_masks_of_a_call_with_other_options_are_not_taken_over(segmenting_bundle, oblique_scans, tmp_path, capsys):
+    scan, masks = oblique_scans / "a.nii.gz", tmp_path / "out" / "masks" / "a.nii.gz"
+    both = ["--format", "json", "masks"]
+    assert predict(segmenting_bundle, tmp_path / "out", scan, *both) == 0
+    least = ["--score-threshold", str(cases(tmp_path / "out")["a"]["scores"][9])]
+    stale = masks.read_bytes()
+    assert predict(segmenting_bundle, tmp_path / "out", scan, *least) == 0  # other boxes, and no masks of them
+    capsys.readouterr()
+    assert predict(segmenting_bundle, tmp_path / "out", scan, *both, *least) == 0
+    assert "taken from" not in capsys.readouterr().out
+    assert predict(segmenting_bundle, tmp_path / "fresh", scan, *both, *least) == 0
+    assert 0 < len(cases(tmp_path / "fresh")["a"]["boxes"]) < 20
+    assert masks.read_bytes() == (tmp_path / "fresh" / "masks" / "a.nii.gz").read_bytes() != stale
+    masks.write_bytes(stale)
+    assert predict(segmenting_bundle, tmp_path / "out", scan, *both, *least) == 0
+    assert masks.read_bytes() != stale
 
 
 def test_masks_of_a_detector_without_them_are_refused_before_anything_is_read(bundle, scans, tmp_path, capsys):

@@ -82,15 +82,18 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 def run(args: argparse.Namespace) -> int:
     """Predict every scan; 0 if all could be read, 1 if some could not.
 
+    The files of all scans replace those of an earlier call, unless a scan could not be predicted and they would hold
+    fewer scans.
+
     Raises:
-        UserError: no bundle, no scans, two scans with one case id, or an option out of range.
+        UserError: no bundle, no scans, a path where nothing is, two scans with one case id, or an option out of range.
     """
     from tqdm import tqdm
 
     from medpretrain3d.inference import Predictor, load_bundle, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
     from medpretrain3d.inference.inputs import find_scans
-    from medpretrain3d.inference.writers import mask_path, write_case
+    from medpretrain3d.inference.writers import cases_written, mask_path, write_case
     from medpretrain3d.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -122,9 +125,8 @@ def run(args: argparse.Namespace) -> int:
     predictions, num_reused, failures = [], 0, []
     voxels: dict[str, str] = {}
     for scan in tqdm(scans, desc="predict", unit="scan", disable=None):
-        prediction = finished.load(scan)
-        if prediction is not None and with_masks and not mask_path(args.out, scan.case).is_file():
-            prediction = None
+        masks = mask_path(args.out, scan.case) if with_masks else None
+        prediction = finished.load(scan, masks)
         num_reused += prediction is not None
         if prediction is None:
             try:
@@ -139,10 +141,19 @@ def run(args: argparse.Namespace) -> int:
                 continue
             write_case(args.out, bundles[0].classes, prediction, ["masks"])
             prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
-            finished.save(prediction, scan)
+            finished.save(prediction, scan, masks)
         write_case(args.out, bundles[0].classes, prediction, args.format)
         predictions.append(prediction)
-    write_predictions(args.out, bundles[0].classes, predictions, args.format)
+    made = {prediction.case for prediction in predictions}
+    lost = [case for case in cases_written(args.out, args.format) if case not in made]
+    is_kept = bool(failures) and (bool(lost) or not predictions)
+    if not is_kept:
+        write_predictions(args.out, bundles[0].classes, predictions, args.format)
+    if lost and not is_kept:
+        print(
+            f"note: {args.out} held predictions of {len(lost)} more scans, first '{lost[0]}', which this call does not "
+            "name; its files of all scans no longer hold them"
+        )
     if num_reused:
         print(f"{num_reused} of {len(scans)} scans taken from {args.out / 'cases'} (same bundle, options and file)")
     if trained_on := seen.among(voxels):
@@ -150,10 +161,12 @@ def run(args: argparse.Namespace) -> int:
             f"note: {len(trained_on)} of {len(voxels)} scans looked at were trained on, first '{trained_on[0]}', "
             f"{len(seen.among(voxels, with_labels=True))} of them with labels: no test of new scans"
         )
-    num_boxes = sum(len(prediction) for prediction in predictions)
-    print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
+    if not is_kept:
+        num_boxes = sum(len(prediction) for prediction in predictions)
+        print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
     if failures:
-        print(f"{len(failures)} of {len(scans)} scans could not be predicted, see above", file=sys.stderr)
+        told = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
+        print(f"{told}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -169,6 +182,15 @@ def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list
     if num_more == len(others):
         raise UserError(f"{others[-1]}: is a bundle, wanted scans behind the bundles; name files, folders or stores")
     return [first, *others[:num_more]], list(others[num_more:])
+
+
+def _why_kept(out: Path, lost: Sequence[str]) -> str:
+    if not lost:
+        return "; nothing is written"
+    return (
+        f"; the files of all scans in {out} stay as an earlier call wrote them, for they hold {len(lost)} scans, first "
+        f"'{lost[0]}', that new ones would not; leave out what cannot be predicted, or name another place"
+    )
 
 
 def _check_room(out: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -22,6 +23,7 @@ from medpretrain3d.names import plain_name
 class _Document(TypedDict):
     identity: dict[str, Any]
     scan_sha256: Text
+    masks_sha256: NotRequired[Text | None]
     prediction: Entry
 
 
@@ -40,8 +42,14 @@ class FinishedCases:
         # Through JSON and back, because tuples become lists there.
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
 
-    def load(self, scan: ScanInput) -> Prediction | None:
-        """The result of a case, or None if there is none, or one of another bundle, other options or another scan."""
+    def load(self, scan: ScanInput, masks: Path | None = None) -> Prediction | None:
+        """The result of a case, or None if there is none, or one of another bundle, other options or another scan.
+
+        Args:
+            scan: as it is now.
+            masks: file of its masks, which has to be the one that was written with the result; None where none is
+                asked for.
+        """
         path = self._path(scan.case)
         if not path.is_file():
             return None
@@ -51,18 +59,30 @@ class FinishedCases:
             is_known = self.num_classes is None or max(entry["labels"], default=0) < self.num_classes
             is_valid = is_known and entry["case"] == scan.case and document["identity"] == self.identity
             is_valid = is_valid and document["scan_sha256"] == scan.sha256()
+            if masks is not None:
+                is_valid = is_valid and masks.is_file() and document.get("masks_sha256") == _sha256(masks)
             return Prediction.from_json(entry, scan.file) if is_valid else None
         except UserError:
             return None  # unreadable is as good as absent: the case is predicted again
 
-    def save(self, prediction: Prediction, scan: ScanInput) -> None:
-        """Keep the result of a case.
+    def save(self, prediction: Prediction, scan: ScanInput, masks: Path | None = None) -> None:
+        """Keep the result of a case, and which file holds its masks, if it has any.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
-        document = {"identity": self.identity, "scan_sha256": scan.sha256(), "prediction": prediction.to_json()}
+        document = {
+            "identity": self.identity,
+            "scan_sha256": scan.sha256(),
+            "masks_sha256": None if masks is None else _sha256(masks),
+            "prediction": prediction.to_json(),
+        }
         write_text(self._path(prediction.case), json_text(document))
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{plain_name(case, 'case id')}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

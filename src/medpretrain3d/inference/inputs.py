@@ -120,7 +120,8 @@ def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
         split: of stores: `train`, `val`, `test`, or `all` cases.
 
     Raises:
-        UserError: a folder without scans, a list that is empty or cannot be read, or two scans with the same case id.
+        UserError: a path where nothing is, a folder without scans, a list that is empty or cannot be read, or two scans
+            with the same case id.
     """
     by_case: dict[str, ScanInput] = {}
     for path in paths:
@@ -147,8 +148,10 @@ def _behind(path: Path, split: str) -> Iterator[ScanInput]:
             yield StoredScan(ref)
     elif path.is_dir():
         yield from _inside(path)
-    else:
+    elif path.exists():
         yield ScanPath(path)
+    else:  # found before anything is read: a slip in a name is not a scan that could not be predicted
+        raise UserError(f"{path}: no such file or folder; name scans, folders of them, lists or stores")
 
 
 def _inside(folder: Path) -> list[ScanPath]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.document import predictions_json
+from medpretrain3d.inference.writers.earlier import cases_written
 from medpretrain3d.inference.writers.masks import mask_path
 from medpretrain3d.inference.writers.writer import CASE_WRITERS, RUN_WRITERS, formats
 from medpretrain3d.registry import import_modules
@@ -19,6 +20,7 @@ __all__ = [
     "CASE_WRITERS",
     "RUN_WRITERS",
     "Prediction",
+    "cases_written",
     "formats",
     "mask_path",
     "predictions_json",
