@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +21,7 @@ from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.loading.sampling import CaseOrder, Sites
 from medpretrain3d.memory import check_batch
+from medpretrain3d.planning import LongObjects
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalisation, PerUnit
@@ -114,6 +116,7 @@ class FinetuneData(Checked, L.LightningDataModule):
                 f"warning: {self.store.path}: no validation case; nothing is measured while training, and nothing tuned"
             )
         self._check_objects([case.case_id for case in self.train_cases])
+        self._say_long_objects()
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
             say(note)
@@ -127,11 +130,18 @@ class FinetuneData(Checked, L.LightningDataModule):
         for doubt in missing_objects(self.store, {**self.split, "train": train}):
             say(f"warning: {self.store.path}: {doubt}")
 
+    def _say_long_objects(self) -> None:
+        cases = [ref.open() for ref in self.train_cases if sum(ref.counts)]
+        boxes = np.concatenate([case.boxes for case in cases]).astype(np.float64)
+        labels = np.concatenate([case.labels for case in cases])
+        if note := LongObjects(boxes[:, 3:] - boxes[:, :3], labels, self.classes, self.patch).note():
+            say(f"note: {self.store.path}: {note}")
+
     def facts(self) -> dict[str, Any]:
         """What a dashboard filters by."""
         return {
             "dataset": self.corpus.name,
-            "fold": self.fold or 0,
+            "fold": self.fold,
             "label_fraction": round(self.label_fraction, 4),
             "num_train_cases": len(self.train_cases),
             "data_fingerprint": self.corpus.fingerprint,

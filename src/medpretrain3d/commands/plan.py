@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         if plan.report.get("specks_left_out"):
             for note in speck_notes(Store(args.source)):
                 print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
+        if too_long := plan.report.get("long_objects"):
+            print(f"note: {args.source}: {too_long}", file=sys.stderr)
         if Store(args.source).spacing_mm is None:
             spacing = " ".join(f"{edge:g}" for edge in plan.spacing_mm)
             print(

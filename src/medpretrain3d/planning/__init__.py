@@ -1,6 +1,7 @@
 """What a data set and a memory budget say about spacing, patch, network and anchors."""
 
+from medpretrain3d.planning.long_objects import LongObjects
 from medpretrain3d.planning.make import make_plan
 from medpretrain3d.planning.plan import Plan, read_plan
 
-__all__ = ["Plan", "make_plan", "read_plan"]
+__all__ = ["LongObjects", "Plan", "make_plan", "read_plan"]

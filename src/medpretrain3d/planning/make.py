@@ -15,6 +15,7 @@ from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
 from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
 from medpretrain3d.errors import UserError
+from medpretrain3d.planning.long_objects import LongObjects
 from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
 from medpretrain3d.planning.plan import Plan
 from medpretrain3d.planning.spacing import Spacing, target_spacing_mm
@@ -41,6 +42,8 @@ class _Facts:
     """(N, 3) voxels."""
     extents_mm: np.ndarray
     """(boxes, 3)."""
+    labels: np.ndarray
+    """(boxes,)."""
     num_classes: int
     num_channels: int
     num_specks: int = 0
@@ -79,6 +82,7 @@ def make_plan(
         plan = _with_anchors(plan, facts, anchors_per_level)
     own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own; the plan's is to be prepared with"}
     store = corpus.stores[0]
+    too_long = LongObjects(facts.extents_mm / np.array(spacing_mm), facts.labels, store.classes, plan.patch).note()
     missing = missing_objects(store, store.splits) if store.classes else []
     report = {
         "stores": corpus.name,
@@ -90,6 +94,7 @@ def make_plan(
         "estimated_gib": round(memory.gib(plan.batch_size), 2),
         "num_boxes": len(facts.extents_mm),
         **({"specks_left_out": facts.num_specks} if facts.num_specks else {}),
+        **({"long_objects": too_long} if too_long else {}),
     }
     return replace(plan, report={**report, **plan.report})
 
@@ -142,6 +147,7 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
         spacings_mm,
         np.array([case.grid.shape for case in cases]),
         extents[~is_speck].astype(np.float64),
+        np.concatenate([case.labels for case in cases])[~is_speck],
         max(len(corpus.classes[0]), 1),
         cases[0].num_channels,
         int(is_speck.sum()),

@@ -1,0 +1,88 @@
+"""Objects that do not fit into a patch, or fit into it only where tiles happen to lie well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medpretrain3d.planning.topology import Triple
+
+AXES = ("D", "H", "W")
+SHOWN = 3
+"""Classes that are named."""
+
+
+@dataclass(frozen=True)
+class LongObjects:
+    """How many training objects are too long for a patch.
+
+    One longer than the patch along an axis is whole in no crop and in no tile: training shows parts of it, and a
+    prediction is joined from pieces. One longer than half of it is whole in some crops; where tiles overlap by half it
+    may lie so that every tile cuts it.
+
+    Args:
+        extents_vox: (N, 3) of the objects, at the spacing of the patch.
+        labels: (N,) index into the classes.
+        classes: names.
+        patch: (D, H, W) voxels.
+    """
+
+    extents_vox: np.ndarray
+    labels: np.ndarray
+    classes: Sequence[str]
+    patch: Triple
+
+    @property
+    def num_longer_than_patch(self) -> int:
+        """Objects longer than the patch along any axis."""
+        return int(self._exceeds(1.0).any(axis=1).sum())
+
+    @property
+    def num_longer_than_half(self) -> int:
+        """Objects longer than half of the patch along any axis, the former among them."""
+        return int(self._exceeds(0.5).any(axis=1).sum())
+
+    def note(self) -> str:
+        """One line with numbers and what to do; empty where every object is at most half as long as the patch."""
+        if not self.num_longer_than_half:
+            return ""
+        whole, num = self.num_longer_than_patch, len(self.extents_vox)
+        share = 1.0 if whole else 0.5
+        size = " x ".join(map(str, self.patch))
+        never_whole = f"{whole} ({whole / num:.0%}) are longer than all of it and never seen whole"
+        told = (
+            f"{self.num_longer_than_half} of {num} training objects ({self.num_longer_than_half / num:.0%}) are longer "
+            f"than half of the patch of {size} voxels, so that tiles may cut them and pieces have to be joined; "
+            f"{never_whole if whole else 'none is longer than all of it'}: {self._along(share)}"
+            f"{self._of_classes(share)}"
+        )
+        axes = np.flatnonzero(self._exceeds(share).any(axis=0))
+        longest = np.ceil(self.extents_vox.max(axis=0) - 1e-6).astype(int)
+        wanted = ", ".join(f"{longest[axis] if whole else 2 * longest[axis]} along {AXES[axis]}" for axis in axes)
+        return f"{told}; take a larger patch ({wanted} holds them all) or a coarser spacing"
+
+    def _exceeds(self, share: float) -> np.ndarray:
+        """(N, 3) whether an object is longer than a share of the patch; a sliver of rounding aside."""
+        return np.asarray(self.extents_vox > share * np.array(self.patch) + 1e-3)
+
+    def _along(self, share: float) -> str:
+        counts = self._exceeds(share).sum(axis=0)
+        return ", ".join(
+            f"{count} along {axis} (longest {self.extents_vox[:, index].max():.0f})"
+            for index, (axis, count) in enumerate(zip(AXES, counts, strict=True))
+            if count
+        )
+
+    def _of_classes(self, share: float) -> str:
+        if len(self.classes) < 2:
+            return ""
+        is_long = self._exceeds(share).any(axis=1)
+        counts = [
+            (int(is_long[self.labels == label].sum()), int((self.labels == label).sum()), name)
+            for label, name in enumerate(self.classes)
+        ]
+        worst = sorted((one for one in counts if one[0]), key=lambda one: -one[0])
+        shown = ", ".join(f"{count} of {total} of '{name}'" for count, total, name in worst[:SHOWN])
+        return f"; {shown}" + (f" and {len(worst) - SHOWN} more classes" if len(worst) > SHOWN else "")
