@@ -85,6 +85,11 @@ class _Mark:
     def is_truth(self) -> bool:
         return self.score is None
 
+    @property
+    def weight(self) -> float:
+        """How much a slice through it is worth; a detection of score 0 is worth more than none."""
+        return 1.0 if self.score is None else max(self.score, 1e-6)
+
     def is_cut(self, axis: int, index: int) -> bool:
         return bool(self.box[axis] <= index + 0.5 < self.box[axis + 3])
 
@@ -120,7 +125,7 @@ def _covering_slices(marks: list[_Mark], axis: int, size: int, count: int) -> li
         missing = [mark for mark in wanted if not any(mark.is_cut(axis, index) for index in chosen)]
         centres = sorted({int(np.clip((m.box[axis] + m.box[axis + 3]) / 2, 0, size - 1)) for m in missing})
         while missing and len(chosen) < count:
-            gains = [sum(m.score or 1.0 for m in missing if m.is_cut(axis, index)) for index in centres]
+            gains = [sum(m.weight for m in missing if m.is_cut(axis, index)) for index in centres]
             if max(gains) == 0:
                 break  # what is left lies outside the volume
             chosen.append(centres[int(np.argmax(gains))])
