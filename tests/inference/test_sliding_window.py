@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes
 from medpretrain3d.inference.tiles import tile_starts
@@ -56,6 +57,12 @@ def test_tiles_find_the_very_boxes_that_lie_in_the_volume(blob_finder, merge, mi
     by_box = dict(zip(boxes, brightness, strict=True))
     for box, label in zip(found.boxes.round().int().tolist(), found.labels.tolist(), strict=True):
         assert label == int(by_box[tuple(box)] > 0.75)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_batch_of_no_tile_is_refused(blob_finder, batch_size):
+    with pytest.raises(UserError, match="see_volume: got batch_size"):
+        detect_volume(blob_finder, volume_with_blobs()[0], (16, 16, 16), InferenceConfig(), batch_size)
 
 
 def test_tiles_and_the_whole_volume_at_once_agree(blob_finder):

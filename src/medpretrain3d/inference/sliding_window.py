@@ -18,6 +18,7 @@ from medpretrain3d.inference.merging import merge_sightings
 from medpretrain3d.inference.scan import TensorTiles, TileReader
 from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.tiles import Triple, tile_starts
+from medpretrain3d.values import Rows, check_value
 
 Progress = Callable[[int, int], None]
 
@@ -84,8 +85,10 @@ def see_volume(
         progress: called with (tiles done, tiles in all) after every batch.
 
     Raises:
-        UserError: a patch with an axis below 1 voxel, or a volume in which no prediction at all is finite.
+        UserError: a patch with an axis below 1 voxel, batches of no tile, or a volume in which no prediction at all is
+            finite.
     """
+    check_value("see_volume", "batch_size", batch_size, Rows)  # of 0 tiles no batch would be made and nothing found
     starts = tile_starts(tiles.shape, patch, config.overlap)
     device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
     seen: list[Sightings] = []
