@@ -27,6 +27,14 @@ class LongObjects:
         labels: (N,) index into the classes.
         classes: names.
         patch: (D, H, W) voxels.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.planning import LongObjects
+        >>> extents = np.array([[8.0, 8, 8], [20, 8, 8], [40, 8, 8]])
+        >>> found = LongObjects(extents, np.zeros(3, int), ["rib"], (32, 32, 32))
+        >>> found.num_longer_than_patch, found.num_longer_than_half
+        (1, 2)
     """
 
     extents_vox: np.ndarray
@@ -78,7 +86,7 @@ class LongObjects:
     def _of_classes(self, share: float) -> str:
         if len(self.classes) < 2:
             return ""
-        is_long = self._exceeds(share).any(axis=1)
+        is_long = np.asarray(self._exceeds(share).any(axis=1))
         counts = [
             (int(is_long[self.labels == label].sum()), int((self.labels == label).sum()), name)
             for label, name in enumerate(self.classes)
