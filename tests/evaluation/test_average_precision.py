@@ -87,3 +87,25 @@ def test_it_is_the_mean_over_101_levels_of_the_best_precision_beyond(drawn):
     else:
         # float32 recalls may miss a level: 1/101 for each hit at most.
         assert value == pytest.approx(np.mean(levels), abs=1e-6 if total < 10 else hits.sum() / 101 + 1e-6)
+
+
+def of_pycocotools(hits, num_targets):
+    """Its arithmetic: float64 recall and precision, the envelope, and at each level the first point at or beyond."""
+    true, false = np.cumsum(np.array(hits, float)), np.cumsum(1 - np.array(hits, float))
+    recall, precision = true / num_targets, true / (true + false + np.spacing(1))
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    at = np.searchsorted(recall, np.linspace(0.0, 1.0, 101), side="left")
+    return np.append(precision, 0.0)[at].mean()
+
+
+def test_recall_in_float64_reaches_the_levels_of_pycocotools():
+    rng = np.random.default_rng(0)
+    differs = 0
+    for num_targets in range(1, 101):
+        hits = rng.uniform(size=num_targets + 20) < 0.5
+        hits[np.cumsum(hits) > num_targets] = False
+        matches, expected = one_scan(hits, num_targets), of_pycocotools(hits, num_targets)
+        assert average_precision(matches, ONCE, np.float64)[0, 0] == pytest.approx(expected, abs=1e-9)
+        differs += abs(average_precision(matches, ONCE)[0, 0] - expected) > 1e-4
+    assert differs > 5
+    assert average_precision(one_scan([1], 25), ONCE, np.float64)[0, 0] == pytest.approx(5 / 101)

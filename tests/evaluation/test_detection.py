@@ -315,3 +315,27 @@ def test_lengths_that_differ_and_no_case_are_errors():
         evaluate(predictions[:-1], targets, CLASSES)
     with pytest.raises(UserError, match="no case"):
         evaluate([], [], CLASSES)
+
+
+def test_recall_is_divided_as_in_nndetection_or_as_in_pycocotools():
+    """1 of 25 objects reaches 4 of 101 levels in float32, as in nnDetection, and 5 in float64."""
+    corner = np.arange(25.0)[:, None] * 10 * np.ones(3)
+    boxes = np.concatenate([corner, corner + 5], axis=1)
+    targets = [TargetCase("x", boxes, np.zeros(25, int))]
+    found = [PredictedCase("x", boxes[:1], np.ones(1), np.zeros(1, int))]
+    for compat, num_levels in (("none", 4), ("nndetection", 4), ("monai", 4), ("coco", 5)):
+        result = evaluate(found, targets, ["a", "b"], num_bootstrap=0, compat=compat, size_edges_mm=[100])
+        num_classes = 1 if compat in ("none", "coco") else 2
+        of_absent = 0 if num_classes == 1 else -1
+        assert result[f"a_{ap_key(0.5)}"] == pytest.approx(num_levels / 101)
+        assert result[ap_key(0.5)] == pytest.approx((num_levels / 101 + of_absent) / num_classes)
+        assert result["size_strata"][0]["AP_IoU_0.50"] == pytest.approx(num_levels / 101)
+        assert result["per_case"][0]["score"] == pytest.approx(num_levels / 101)
+
+
+def test_detections_beyond_the_limit_are_counted_and_said():
+    boxes = np.tile([0.0, 0, 0, 2, 2, 2], (103, 1))
+    found = [PredictedCase("x", boxes, np.linspace(1, 0, 103), np.zeros(103, int))]
+    result = evaluate(found, [TargetCase("x", boxes[:1], np.zeros(1, int))], ["a"], num_bootstrap=0)
+    assert result["num_predictions_over_limit"] == 3
+    assert result["notes"] == ["3 detections beyond the best 100 of a scan and class do not count"]

@@ -9,6 +9,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.luna16 import luna16, mark_scans
 from medpretrain3d.evaluation.marks import Points, read_marks, read_nodules, read_series
+from medpretrain3d.evaluation.tables import luna16_table
 from tests.oracles import FIXTURES
 
 ONCE = Resampling(num_bootstrap=0)
@@ -154,3 +155,15 @@ def test_lists_of_scans_that_make_no_sense_are_refused(tmp_path):
             read_series(tmp_path / "s.csv")
     with pytest.raises(UserError, match="none of the 1 scans"):
         mark_scans(["a"], points(("b", 0, 0, 0, 6)), points())
+
+
+def test_nodules_and_excluded_findings_of_scans_that_are_not_listed_are_counted_and_said():
+    nodules = points(("a", 0, 0, 0, 10), ("b", 0, 0, 0, 10), ("c", 0, 0, 0, 10))
+    result = luna16(mark_scans(["a"], nodules, points(("a", 0, 0, 0, 0.5)), points(("b", 9, 9, 9, 4))), ONCE)
+    assert (result["num_targets"], result["num_nodules_of_unlisted_scans"]) == (1, 2)
+    assert result["num_excluded_of_unlisted_scans"] == 1
+    said = luna16_table(result)
+    assert "nodules of scans that are not in the list, left out: 2" in said
+    assert "excluded findings of scans that are not in the list, left out: 1" in said
+    whole = luna16(mark_scans(["a", "b", "c"], nodules, nodules), ONCE)
+    assert not any("left out" in line for line in luna16_table(whole))

@@ -104,3 +104,29 @@ def test_masks_lie_together_by_their_corners_in_voxels(fractures, row, column, b
         return
     with pytest.raises(UserError, match=r"corners are up to 0.495 voxels apart"):
         instance_scans(*arguments)
+
+
+def picai_files(found, wanted, found_suffix, wanted_suffix, ending=".nii.gz"):
+    for case, map_, lesion in (("10000_1000000", [0, 0.5, 0.5], [0, 1, 1]), ("10001_1000001", [0, 0, 0], [0, 0, 0])):
+        write(found / f"{case}{found_suffix}{ending}", np.array(map_, np.float32))
+        write(wanted / f"{case}{wanted_suffix}{ending}", lesion)
+
+
+@pytest.mark.parametrize("suffixes", [("_detection_map", "_label"), ("_detection_map", ""), ("", "_label"), ("", "")])
+def test_files_may_be_called_as_in_picai(tmp_path, suffixes):
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "labels").mkdir()
+    picai_files(tmp_path / "maps", tmp_path / "labels", *suffixes)
+    scans = detection_map_scans(tmp_path / "maps", tmp_path / "labels")
+    assert [one.case for one in scans] == ["10000_1000000", "10001_1000001"]
+    assert scans[0].iou.tolist() == [[1.0]]
+
+
+def test_maps_and_labels_of_picai_may_share_a_folder(tmp_path):
+    picai_files(tmp_path, tmp_path, "_detection_map", "_label")
+    scans = detection_map_scans(tmp_path, tmp_path)
+    assert [(one.case, one.num_targets) for one in scans] == [("10000_1000000", 1), ("10001_1000001", 0)]
+    for path in tmp_path.glob("*_label.nii.gz"):
+        path.unlink()
+    with pytest.raises(UserError, match="holds no volume '<case>_label'"):
+        detection_map_scans(tmp_path, tmp_path)

@@ -71,7 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compat",
         choices=get_args(Compat),
         default="none",
-        help="detection: a class without objects has AP -1 and enters the means, as there (default: it is left out)",
+        help="detection: nndetection, monai: a class without objects has AP -1 and enters the means, as there "
+        "(default: it is left out); coco: recall in float64, as in pycocotools (default: float32, as in nnDetection)",
     )
     parser.add_argument(
         "--boxes",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from medpretrain3d.evaluation.matching import Matches
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
+RecallType = type[np.floating[Any]]
+"""In which recall is divided: float32 as in nnDetection, float64 as in pycocotools. In float32 1 of 25 objects does not
+reach the level 0.04: one level of 101, so up to 0.01 of AP."""
 
 
-def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
+def average_precision(matches: Matches, weights: np.ndarray, recall_type: RecallType = np.float32) -> np.ndarray:
     """Mean over 101 recall levels of the best precision at that recall or beyond (Lin et al., 2014).
 
     A scan of weight 2 counts as if it were there twice, which is what a bootstrap replicate is.
@@ -17,12 +22,13 @@ def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     Args:
         matches: one class, T thresholds, S scans.
         weights: (R, S), how often each scan counts in each replicate.
+        recall_type: see `RecallType`.
 
     Returns:
         (R, T); nan in a replicate without objects.
     """
     result = np.zeros((len(weights), len(matches.is_hit)))
-    for row, (envelope, levels_reached) in enumerate(_curves(matches, weights)):
+    for row, (envelope, levels_reached) in enumerate(_curves(matches, weights, recall_type)):
         new_levels = np.diff(levels_reached, axis=1, prepend=0)
         result[:, row] = (envelope * new_levels).sum(axis=1) / len(RECALL_LEVELS)
     result[weights @ matches.num_targets == 0] = np.nan
@@ -40,7 +46,9 @@ def precision_at_recall(matches: Matches, weights: np.ndarray) -> np.ndarray:
     return curve
 
 
-def _curves(matches: Matches, weights: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def _curves(
+    matches: Matches, weights: np.ndarray, recall_type: RecallType = np.float32
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Per threshold, at each hit: the best precision from there on, and how many recall levels are reached, (R, P)."""
     ranked = matches.ranked()
     num_targets = weights @ ranked.num_targets  # (R,)
@@ -57,8 +65,6 @@ def _curves(matches: Matches, weights: np.ndarray) -> list[tuple[np.ndarray, np.
             num_detections = num_always + np.cumsum(weight_of_hit * (is_hit & only_as_hit), axis=1)
         precision = num_hits / np.maximum(num_detections, 1)
         envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        # nnDetection divides in float32, where 1 of 25 objects does not reach the recall level 0.04 and float64 does:
-        # one level of 101, so up to 0.01 of AP.
-        recall = num_hits.astype(np.float32) / np.maximum(num_targets, 1).astype(np.float32)[:, None]
+        recall = num_hits.astype(recall_type) / np.maximum(num_targets, 1).astype(recall_type)[:, None]
         curves.append((envelope, np.searchsorted(RECALL_LEVELS, recall, side="right")))
     return curves

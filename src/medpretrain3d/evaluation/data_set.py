@@ -10,9 +10,10 @@ import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.average_precision import average_precision
+from medpretrain3d.evaluation.average_precision import RecallType, average_precision
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
 from medpretrain3d.evaluation.matching import (
+    MAX_DETECTIONS,
     Closeness,
     Matches,
     intersection_over_union,
@@ -43,6 +44,11 @@ class MatchedScans:
         return len(self.targets)
 
     @property
+    def num_over_limit(self) -> int:
+        """Detections beyond the best `MAX_DETECTIONS` of a scan and class."""
+        return sum(len(found.scores) for found in self.predictions) - sum(len(one.scores) for one in self.classes)
+
+    @property
     def classes_without_targets(self) -> list[str]:
         """Classes that no scan holds an object of."""
         return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
@@ -59,17 +65,23 @@ class MatchedScans:
             "num_predictions": sum(len(found.scores) for found in self.predictions),
             "num_ignore_regions": sum(0 if wanted.ignore is None else len(wanted.ignore) for wanted in self.targets),
             "num_oblique_cases": self.num_oblique,
-            "notes": list(self.notes),
+            "num_predictions_over_limit": self.num_over_limit,
+            "notes": [*self.notes, *self._limit_notes()],
         }
 
-    def case_scores(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+    def _limit_notes(self) -> list[str]:
+        if not self.num_over_limit:
+            return []
+        return [f"{self.num_over_limit} detections beyond the best {MAX_DETECTIONS} of a scan and class do not count"]
+
+    def case_scores(self, rows: Sequence[int], recall_type: RecallType = np.float32) -> list[dict[str, Any]]:
         """One entry per scan: `case`, `num_targets`, `num_predictions`, `num_hits`, `max_score`, and `score` in [0, 1].
 
         The score of a scan with objects is the average precision of this scan alone, all classes pooled, averaged over
         the thresholds `rows`. The score of a scan without objects is 1 minus its highest detection score: 1 where
         nothing was found, 0 where something was found with certainty. Hits are those at the first threshold.
         """
-        ap = average_precision(self.pooled.rows(rows), np.eye(self.num_scans)).mean(axis=1)  # (S,)
+        ap = average_precision(self.pooled.rows(rows), np.eye(self.num_scans), recall_type).mean(axis=1)  # (S,)
         hits = np.bincount(self.pooled.scan[self.pooled.is_hit[0]], minlength=self.num_scans)
         return [
             {

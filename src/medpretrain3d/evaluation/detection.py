@@ -2,7 +2,8 @@
 
 Keys and numbers are those of nnDetection v0.1 and of MONAI, with one exception: a class without any object has no AP
 (nan) and is left out of the means, where both count it as -1. `compat` names the one to follow; then the mean recall
-`mAR_IoU_0.10_0.50_0.05` is, as there, over all IoUs of the program's list and not over those in its name.
+`mAR_IoU_0.10_0.50_0.05` is, as there, over all IoUs of the program's list and not over those in its name. "coco"
+divides recall in float64, as pycocotools does, where the others do in float32, as nnDetection (`RecallType`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.evaluation.average_precision import average_precision
+from medpretrain3d.evaluation.average_precision import RecallType, average_precision
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.calibration import calibration
@@ -26,7 +27,7 @@ from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
 from medpretrain3d.evaluation.size_strata import size_strata
 
-Compat = Literal["none", "nndetection", "monai"]
+Compat = Literal["none", "nndetection", "monai", "coco"]
 
 IOU_THRESHOLDS = tuple(step / 100 for step in (10, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 75, 80, 90))
 AP_IOUS = tuple(step / 100 for step in (10, 20, 30, 40, 50, 60, 70, 75, 80, 90))
@@ -37,6 +38,7 @@ MEAN_AR_IOUS: dict[str, tuple[float, ...]] = {
     "none": MAP_IOUS,
     "nndetection": tuple(iou for iou in IOU_THRESHOLDS if iou != 0.75),
     "monai": (*MAP_IOUS, 0.75),
+    "coco": MAP_IOUS,
 }
 FROC_IOUS = tuple(iou for iou in AP_IOUS if iou != 0.75)
 STRATA_IOUS = (0.1, 0.5)
@@ -93,7 +95,8 @@ def evaluate(
         num_bootstrap: replicates behind each interval; 0 for none.
         seed: of the resampling.
         confidence: of the intervals.
-        compat: "nndetection" and "monai" give a class without objects -1 and let it enter the means of AP.
+        compat: "nndetection" and "monai" give a class without objects -1 and let it enter the means of AP; "coco"
+            divides recall in float64.
         size_edges_mm: diameters between the size strata, for boxes in mm; none for no strata.
         scores: of the operating points.
 
@@ -116,8 +119,9 @@ def evaluate(
         values |= {score: np.nan, curve: [np.nan] * num_rates}
         if intervals:
             intervals |= {score: [np.nan] * 2, curve: [[np.nan] * 2] * num_rates}
+    recall_type = _recall_type(compat)
     rows = {iou: IOU_THRESHOLDS.index(iou) for iou in STRATA_IOUS}
-    strata = {"size_strata": size_strata(scans, resampling, rows, size_edges_mm)} if size_edges_mm else {}
+    strata = {"size_strata": size_strata(scans, resampling, rows, size_edges_mm, recall_type)} if size_edges_mm else {}
     return {
         **values,
         **scans.facts(),
@@ -129,7 +133,7 @@ def evaluate(
         "case_level": case_level(scans.pooled, resampling),
         "operating_points": operating_points(scans.pooled, resampling, scores),
         "calibration": calibration(scans.pooled, resampling),
-        "per_case": scans.case_scores(_rows(MAP_IOUS)),
+        "per_case": scans.case_scores(_rows(MAP_IOUS), recall_type),
     }
 
 
@@ -164,15 +168,16 @@ def coco_metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "non
         this class out of its means.
     """
     is_absent = [not one.num_targets.any() for one in scans.classes]
-    ap = np.stack([average_precision(one, weights) for one in scans.classes])  # (K, R, T)
-    if compat != "none":
+    is_absent_counted = compat in ("nndetection", "monai")
+    ap = np.stack([average_precision(one, weights, _recall_type(compat)) for one in scans.classes])  # (K, R, T)
+    if is_absent_counted:
         ap[is_absent] = -1.0
     result: dict[str, np.ndarray] = {}
 
     def report(key: str, per_class: np.ndarray, mean: np.ndarray) -> None:
-        result[key] = np.full_like(mean, -1.0) if all(is_absent) and compat != "none" else mean
+        result[key] = np.full_like(mean, -1.0) if all(is_absent) and is_absent_counted else mean
         for name, value, absent in zip(scans.names, per_class, is_absent, strict=True):
-            result[f"{name}_{key}"] = np.full_like(value, -1.0) if absent and compat != "none" else value
+            result[f"{name}_{key}"] = np.full_like(value, -1.0) if absent and is_absent_counted else value
 
     over_classes = _mean(ap)  # (R, T)
     report(MAP_KEY, ap[:, :, _rows(MAP_IOUS)].mean(axis=2), over_classes[:, _rows(MAP_IOUS)].mean(axis=1))
@@ -203,6 +208,10 @@ def ious_without_hit(scans: MatchedScans) -> list[float]:
         return []
     is_hit = scans.pooled.is_hit[_rows(FROC_IOUS)]
     return [iou for iou, of_iou in zip(FROC_IOUS, is_hit, strict=True) if not of_iou.any()]
+
+
+def _recall_type(compat: Compat) -> RecallType:
+    return np.float64 if compat == "coco" else np.float32
 
 
 def _rows(ious: Sequence[float]) -> list[int]:

@@ -42,6 +42,8 @@ class MarkedScans:
     num_on_excluded: int
     num_double: int
     num_marks_elsewhere: int
+    num_nodules_elsewhere: int
+    num_excluded_elsewhere: int
 
 
 def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: Points | None = None) -> MarkedScans:
@@ -72,7 +74,17 @@ def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: 
     if not matches.num_targets.any():
         raise UserError(f"none of the {len(series)} scans of the list has an annotated nodule; check the seriesuids")
     elsewhere = marks.num_outside(series)
-    return MarkedScans(series, matches, len(marks.value) - elsewhere, over_limit, on_excluded, double, elsewhere)
+    return MarkedScans(
+        series,
+        matches,
+        num_marks=len(marks.value) - elsewhere,
+        num_over_limit=over_limit,
+        num_on_excluded=on_excluded,
+        num_double=double,
+        num_marks_elsewhere=elsewhere,
+        num_nodules_elsewhere=nodules.num_outside(series),
+        num_excluded_elsewhere=(excluded or no_points()).num_outside(series),
+    )
 
 
 def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:
@@ -109,6 +121,8 @@ def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:
         "num_marks_on_excluded": scans.num_on_excluded,
         "num_double_marks": scans.num_double,
         "num_marks_of_unlisted_scans": scans.num_marks_elsewhere,
+        "num_nodules_of_unlisted_scans": scans.num_nodules_elsewhere,
+        "num_excluded_of_unlisted_scans": scans.num_excluded_elsewhere,
         **resampling.facts(),
         "per_case": _per_case(scans),
     }

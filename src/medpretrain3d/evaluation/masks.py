@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,11 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.overlap import ScanOverlap, of_detection_map, of_instances
 
 SCORE_COLUMNS = ("public_id", "label_id", "confidence")
+
+
+SUFFIXES_FOUND = ("-label", "_detection_map")
+"""What may follow the case in the name of a mask of what was found: RibFrac's and PI-CAI's."""
+SUFFIXES_WANTED = ("-label", "_label")
 
 
 def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]:
@@ -35,6 +40,11 @@ def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]
 def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
     """Detection maps (one confidence per finding, 0 elsewhere) and lesion masks, as in PI-CAI.
 
+    Args:
+        found: folder of `<patient>_<study>_detection_map.nii.gz`, or any format that is read; the suffix may be absent.
+        wanted: folder of `<patient>_<study>_label.nii.gz` or without suffix. It may be the folder `found`, whose files
+            are then told apart by their suffixes.
+
     Raises:
         UserError: a scan without a partner, or maps that are unreadable, not on one grid, or no detection maps.
     """
@@ -45,7 +55,8 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
     """Case, what was found and what was there, one scan at a time."""
     from medpretrain3d.store.readers import read_scan
 
-    there, truth = _files(found), _files(wanted)
+    is_shared = found.resolve() == wanted.resolve()
+    there, truth = _files(found, SUFFIXES_FOUND, is_shared), _files(wanted, SUFFIXES_WANTED, is_shared)
     for folder, other, missing in (
         (found, wanted, truth.keys() - there.keys()),
         (wanted, found, there.keys() - truth.keys()),
@@ -64,17 +75,24 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
         yield case, mask.voxels[0], true_mask.voxels[0]
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _files(folder: Path, suffixes: Sequence[str], is_shared: bool) -> dict[str, Path]:
+    """The masks of a folder by case; of a shared one those with a suffix that the other kind does not have."""
     from medpretrain3d.store.readers import find_volumes, volume_stem
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give a folder of NIfTI masks, one per scan")
     files: dict[str, Path] = {}
     for path in find_volumes(folder):
-        case = volume_stem(path).removesuffix("-label")
+        stem = volume_stem(path)
+        suffix = next((suffix for suffix in suffixes if stem.endswith(suffix)), "")
+        if is_shared and suffix != suffixes[-1]:
+            continue
+        case = stem.removesuffix(suffix)
         if case in files:
             raise UserError(f"{files[case]} and {path} are both of case '{case}'; keep one")
         files[case] = path
+    if not files and is_shared:
+        raise UserError(f"{folder}: holds no volume '<case>{suffixes[-1]}'; give two folders, or names with suffixes")
     if not files:
         raise UserError(f"{folder}: holds no volume; give a folder of NIfTI masks, one per scan")
     return files

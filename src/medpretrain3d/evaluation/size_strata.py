@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.average_precision import average_precision
+from medpretrain3d.evaluation.average_precision import RecallType, average_precision
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.data_set import MatchedScans
@@ -27,7 +27,11 @@ def diameter(boxes: np.ndarray) -> np.ndarray:
 
 
 def size_strata(
-    scans: MatchedScans, resampling: Resampling, rows: dict[float, int], edges_mm: Sequence[float] = DIAMETERS_MM
+    scans: MatchedScans,
+    resampling: Resampling,
+    rows: dict[float, int],
+    edges_mm: Sequence[float] = DIAMETERS_MM,
+    recall_type: RecallType = np.float32,
 ) -> list[dict[str, Any]]:
     """AP and recall in bins of the diameter, the longest edge of the box.
 
@@ -39,6 +43,7 @@ def size_strata(
         resampling: of the intervals.
         rows: the threshold's row by the IoU it is reported as.
         edges_mm: rising; n edges make n + 1 strata, each with its lower edge and without its upper one.
+        recall_type: of the AP.
 
     Returns:
         Per stratum `from_mm`, `to_mm` (None for no limit), `num_targets`, and per IoU `AP_IoU_x` (mean over the classes
@@ -61,7 +66,8 @@ def size_strata(
             found = {}
             for iou, classes in members.items():
                 present = [one for one in classes if one.num_targets.any()]
-                found[f"AP_IoU_{iou:.2f}"] = _mean([average_precision(one, weights)[:, 0] for one in present], weights)
+                ap = [average_precision(one, weights, recall_type)[:, 0] for one in present]
+                found[f"AP_IoU_{iou:.2f}"] = _mean(ap, weights)
                 found[f"recall_IoU_{iou:.2f}"] = recall(pool_classes(classes), weights)[:, 0]
             return found
 

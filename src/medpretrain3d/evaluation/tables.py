@@ -56,7 +56,13 @@ def luna16_table(result: Mapping[str, Any]) -> list[str]:
         "of scans that are not in the list": result["num_marks_of_unlisted_scans"],
     }
     counts = "; ".join(f"{number} {what}" for what, number in dropped.items() if number)
-    return [*lines, f"marks that count neither as right nor wrong: {counts}"] if counts else lines
+    if counts:
+        lines.append(f"marks that count neither as right nor wrong: {counts}")
+    for what in ("nodules", "excluded"):
+        if number := result[f"num_{what}_of_unlisted_scans"]:
+            name = "nodules" if what == "nodules" else "excluded findings"
+            lines.append(f"{name} of scans that are not in the list, left out: {number}")
+    return lines
 
 
 def ribfrac_table(result: Mapping[str, Any]) -> list[str]:
@@ -159,7 +165,7 @@ def _absent_classes(result: Mapping[str, Any]) -> list[str]:
     names = result["classes_without_targets"]
     if not names:
         return []
-    how = "left out of the means" if result.get("compat", "none") == "none" else "AP -1, counted in the means"
+    how = "left out of the means" if result.get("compat", "none") in ("none", "coco") else "AP -1, counted in the means"
     return [f"classes without objects, {how}: {', '.join(names)}"]
 
 
