@@ -23,7 +23,7 @@ FALSE_POSITIVES = (0.5, 1.0, 2.0, 4.0, 8.0)
 SCORE_STEPS = np.arange(0, 1, 0.01)
 """The thresholds of the challenge, as its script makes them: 0.35 is a last bit above the score 0.35 there."""
 EPSILON = 1e-8
-"""What the script adds to every number of a quotient; so 1 in 2 scans is a little more than the rate 0.5, 2 in 1 a
+"""What the script adds to both numbers of a rate; so 1 in 2 scans is a little more than the rate 0.5, 2 in 1 a
 little less than 2, and 1 in 1 just 1."""
 
 
@@ -98,7 +98,8 @@ def _points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
     is_hit = matches.is_hit[0]
     num_targets = (weights @ matches.num_targets)[:, None]
     rate = (found(~is_hit) + EPSILON) / (weights.sum(axis=1, keepdims=True) + EPSILON)
-    return rate, np.where(num_targets > 0, (found(is_hit) + EPSILON) / (num_targets + EPSILON), np.nan)
+    # Without the script's epsilon here, which only makes 1e-8 of a sensitivity of 0.
+    return rate, np.where(num_targets > 0, found(is_hit) / np.maximum(num_targets, 1), np.nan)
 
 
 def _sensitivity_at(rates: Sequence[float], rate: np.ndarray, sensitivity: np.ndarray) -> np.ndarray:
