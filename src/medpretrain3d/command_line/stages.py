@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from medpretrain3d.command_line.parser import respelled
+from medpretrain3d.command_line.precheck import precheck
 from medpretrain3d.command_line.recipes import expand_recipes
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
@@ -32,14 +33,14 @@ def stage_words(args: Sequence[str], stage: str) -> list[str]:
 
 
 def begin(stage: str, args: Sequence[str]) -> None:
-    """Take signals, and look at what can be looked at without torch.
+    """Take signals, and look at what can be looked at without torch: an error is said within a second.
 
     Raises:
         SystemExit: with 2 after bad input, which is said in one line.
     """
     signals.take()
     try:
-        stage_words(args, stage)
+        precheck(stage, stage_words(args, stage)[1:])
     except UserError as error:
         if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # one of several says it
             print(f"error: {error}", file=sys.stderr)
