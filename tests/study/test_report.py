@@ -280,7 +280,7 @@ def test_losses_of_different_objectives_are_not_on_one_axis(tmp_path: Path):
 
 
 def test_no_run_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(UserError, match=r"no run found.*python -m finetune"):
+    with pytest.raises(UserError, match=r"no run found.*medpretrain3d finetune"):
         find_runs([tmp_path])
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
