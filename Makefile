@@ -7,7 +7,7 @@ DATASET ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test pretrain finetune bench format clean
+.PHONY: help install demo smoke test docs pretrain finetune bench format clean
 
 help:  ## print this help
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test: .venv/installed  ## lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
 
+docs: .venv/installed  ## the documentation as a site: docs/_build/index.html; a link that leads nowhere is an error
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 pretrain: .venv/installed  ## stage 1: CONFIG=configs/pretrain/<recipe>.yaml ARGS="--key value ..."
 	@test -n "$(CONFIG)" || { echo 'error: say which recipe, as in make pretrain CONFIG=configs/pretrain/mae_resenc_l.yaml' >&2; exit 2; }
 	$(BIN)/python -m pretrain fit --config $(CONFIG) $(ARGS)
@@ -57,5 +60,5 @@ format: .venv/installed  ## format and fix the code
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and build products; runs/ and .venv/ stay
-	rm -rf build dist *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build docs/methods docs/reference/api docs/reference/commands.md *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -118,7 +118,7 @@ class Grid:
     def boxes_from_lps_hulls(self, boxes_lps_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The inverse of `boxes_to_lps_mm`: boxes along this grid's axes from their hulls in LPS.
 
-        A hull has the center of its box, and its edges (x, y, z) are |directions| times the edges of the box.
+        A hull has the center of its box, and its edges (x, y, z) are `|directions|` times the edges of the box.
 
         Returns:
             Boxes (N, 6) in voxels, and whether each is the one that has this hull (N,). Where none has it, or near 45

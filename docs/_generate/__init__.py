@@ -1,0 +1,16 @@
+"""Pages that follow from the code: one per package, one of every command, one per method with its figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from _generate.api import write_api
+from _generate.commands import write_commands
+from _generate.methods import write_methods
+
+
+def write_pages(docs: Path) -> None:
+    """Write all of them, below the folder of the pages."""
+    write_commands(docs / "reference" / "commands.md")
+    write_api(docs / "reference" / "api")
+    write_methods(docs / "methods")
