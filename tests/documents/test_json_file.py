@@ -9,7 +9,7 @@ import pytest
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.documents import SCHEMA, Text, Triple, Whole, check_header, json_text, parse_json, read_json
+from medpretrain3d.documents import SCHEMA, Text, Triple, Whole, json_text, parse_json, read_json
 from medpretrain3d.errors import UserError
 
 
@@ -125,20 +125,3 @@ def test_a_file_larger_than_its_kind_is_not_read(tmp_path):
         file.truncate(2**40)
     with pytest.raises(UserError, match="1,099,511,627,776 bytes, wanted at most 67,108,864"):
         read_json(path, object, "x")
-
-
-@pytest.mark.parametrize(
-    ("document", "told"),
-    [
-        ([], "got a list, wanted an object of format f"),
-        ({}, "got None version None, wanted f up to version 2"),
-        ({"format": ["f"], "version": 1}, r"got \['f'\] version 1, wanted f"),
-        ({"format": "f"}, "version None, wanted f up to version 2; update medpretrain3d or make it again"),
-        ({"format": "f", "version": "1"}, "version 1, wanted f"),
-        ({"format": "f", "version": True}, "version True"),
-        ({"format": "f", "version": 3}, "version 3"),
-    ],
-)
-def test_a_document_of_ours_says_format_and_version(document, told):
-    with pytest.raises(UserError, match=told):
-        check_header(document, "a.json", "f", range(1, 3), "make it again")

@@ -4,7 +4,8 @@ Whatever is wrong with a file is one `UserError` that begins with its path. What
 as a `TypedDict`, so a value of another type is found when the file is read and not where it is used.
 """
 
-from medpretrain3d.documents.json_file import check_header, json_text, parse_json, read_json
+from medpretrain3d.documents.artifact import Artifact
+from medpretrain3d.documents.json_file import json_text, parse_json, read_json
 from medpretrain3d.documents.schema import SCHEMA, CaseId, Name, Number, Numbers, Text, Triple, Whole, checked
 from medpretrain3d.documents.table import Row, csv_text, read_rows, read_table
 from medpretrain3d.documents.text import LARGE, SMALL, read_bytes, read_text
@@ -14,6 +15,7 @@ __all__ = [
     "LARGE",
     "SCHEMA",
     "SMALL",
+    "Artifact",
     "CaseId",
     "Name",
     "Number",
@@ -22,7 +24,6 @@ __all__ = [
     "Text",
     "Triple",
     "Whole",
-    "check_header",
     "check_yaml",
     "checked",
     "csv_text",

@@ -69,33 +69,6 @@ def json_text(document: object, indent: int | None = None) -> str:
     return text + "\n"
 
 
-def check_header(document: object, place: str, name: str, versions: range, advice: str) -> dict[str, Any]:
-    """A document of our own, whose `format` and `version` say that we can read it.
-
-    Args:
-        document: content of a JSON file.
-        place: for messages.
-        name: the format.
-        versions: those that can be read.
-        advice: what to do about another document.
-
-    Raises:
-        UserError: no object, another format, or another version.
-    """
-    if not isinstance(document, dict):
-        raise UserError(f"{place}: got a {type(document).__name__}, wanted an object of format {name}; {advice}")
-    found, version = document.get("format"), document.get("version")
-    if found != name or type(version) is not int or version not in versions:
-        told = found if isinstance(found, str) else repr(found)
-        wanted = f"wanted {name} up to version {versions[-1]}"
-        if versions[0] > 1 and found == name:
-            wanted = f"this medpretrain3d reads version {versions[-1]}"
-        raise UserError(
-            f"{place}: got {told[:80]} version {str(version)[:20]}, {wanted}; update medpretrain3d or {advice}"
-        )
-    return document
-
-
 def _with_nulls(document: Any) -> Any:
     if isinstance(document, dict):
         return {key: _with_nulls(value) for key, value in document.items()}

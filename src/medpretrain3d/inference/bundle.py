@@ -16,22 +16,20 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import finished_folder, put_back, write_text
+from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.checkpoints.completeness import differences, outline
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
-from medpretrain3d.documents import SCHEMA, Name, Text, check_header, checked, json_text, parse_json, read_bytes
+from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.plugins import check_required
 from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
 
-FORMAT = "medpretrain3d-bundle"
-VERSION = 1
 DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
 _ADVICE = "export the bundle again"
 
@@ -47,6 +45,9 @@ class _Document(TypedDict):
     inference: dict[str, Any]
     provenance: dict[str, Any]
     plugins: NotRequired[list[dict[str, Any]]]
+
+
+BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 1, _Document, _ADVICE)
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ def save_bundle(
     payload = save(weights)
     architecture, how = to_config(detector), preprocessing.to_json()
     plugins = plugins_in([architecture, how])
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
+    document: dict[str, Any] = {
         "detector": architecture,
         **({"plugins": plugins} if plugins else {}),
         "weights_sha256": hashlib.sha256(payload).hexdigest(),
@@ -139,7 +138,7 @@ def save_bundle(
         "inference": asdict(inference or InferenceConfig()),
         "provenance": {"medpretrain3d_version": __version__, **without_places(provenance or {})},
     }
-    text = json_text(document, indent=2).encode()
+    text = BUNDLE_DOCUMENT.text(document, indent=2).encode()
     with finished_folder(folder, replace=(DOCUMENT, WEIGHTS) if replace else False) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
         (unfinished / DOCUMENT).write_bytes(text)
@@ -160,7 +159,7 @@ def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, 
     document, _ = _read_document(Path(folder))
     document["inference"] = asdict(inference)
     document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
-    write_text(Path(folder) / DOCUMENT, json_text(document, indent=2))
+    BUNDLE_DOCUMENT.write(Path(folder) / DOCUMENT, document, indent=2)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -206,9 +205,7 @@ def _read_document(folder: Path) -> tuple[_Document, bytes]:
             "fine-tuning run writes it"
         )
     text = read_bytes(path, _ADVICE)
-    document = parse_json(text, str(path), object, _ADVICE)
-    check_header(document, str(path), FORMAT, range(1, VERSION + 1), _ADVICE)
-    return checked(document, _Document, str(path), _ADVICE), text
+    return BUNDLE_DOCUMENT.parse(text, str(path)), text
 
 
 def _check_classes(classes: Sequence[str], detector: Detector) -> None:

@@ -14,15 +14,13 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.documents import SCHEMA, Name, Number, Text, check_header, checked, json_text, parse_json
+from medpretrain3d.documents import SCHEMA, Artifact, Name, Number, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Spacing
 
-FORMAT = "medpretrain3d-sightings"
-VERSION = 2  # 1 held no views
 _ADVICE = "make the file again with medpretrain3d tune BUNDLE --store STORE"
 
 
@@ -39,6 +37,9 @@ class _About(TypedDict):
     classes: list[Name]
     inference: dict[str, Any]
     cases: list[_Entry]
+
+
+ABOUT_DOCUMENT = Artifact("medpretrain3d-sightings", 2, _About, _ADVICE, oldest=2)  # 1 held no views
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,12 @@ class SeenCases:
 
         tensors = _tensors(self.cases)
         about = {
-            "format": FORMAT,
-            "version": VERSION,
             "classes": list(self.classes),
             "inference": asdict(self.inference),
             "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
         }
         with finished_file(path) as unfinished:
-            unfinished.write_bytes(save(tensors, metadata={"about": json_text(about)}))
+            unfinished.write_bytes(save(tensors, metadata={"about": ABOUT_DOCUMENT.text(about)}))
 
     @staticmethod
     def load(path: Path) -> SeenCases:
@@ -108,9 +107,7 @@ class SeenCases:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not readable as sightings ({error}); {_ADVICE}") from error
-        document = parse_json(about, str(path), object, _ADVICE)
-        check_header(document, str(path), FORMAT, range(VERSION, VERSION + 1), _ADVICE)
-        known = checked(document, _About, str(path), _ADVICE)
+        known = ABOUT_DOCUMENT.parse(about, str(path))
         try:
             _check_tensors(tensors, len(known["cases"]), len(known["classes"]))
             inference = InferenceConfig.from_json(known["inference"])

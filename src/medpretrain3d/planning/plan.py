@@ -12,12 +12,14 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones.base import check_patch
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.configurable import Config, from_config
-from medpretrain3d.documents import json_text, read_json
+from medpretrain3d.documents import Artifact, json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
 from medpretrain3d.store.intensity import Normalisation
 
-FORMAT, VERSION = "medpretrain3d-plan", 1
+DOCUMENT = Artifact(
+    "medpretrain3d-plan", 1, dict[str, Any], "this is no plan as wanted, correct it, or make one with `plan STORE -o`"
+)
 Size = tuple[float, float, float]
 
 
@@ -106,7 +108,7 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """Write the plan as JSON."""
-        write_text(path, _readable({"format": FORMAT, "version": VERSION, **asdict(self)}) + "\n")
+        write_text(path, _readable(DOCUMENT.document(asdict(self))) + "\n")
 
     def _check_levels(self, num_stages: int) -> None:
         if self.anchors is None and self.first_level is None:
@@ -132,9 +134,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         UserError: no such file, no plan, an unknown or missing key, or a value that cannot be; names the key.
     """
-    document: Any = read_json(Path(path), object, "correct it, or make one with `plan STORE -o`")
-    if not isinstance(document, dict) or document.get("format") != FORMAT or document.get("version") != VERSION:
-        raise UserError(f"{path}: is no plan (wanted format '{FORMAT}', version {VERSION}); make one with `plan STORE`")
+    document = DOCUMENT.read(Path(path))
     values = {key: _tuples(value) for key, value in document.items() if key not in ("format", "version", "report")}
     known = {one.name: one for one in fields(Plan)}
     for key in values:

@@ -21,19 +21,15 @@ from typing import Annotated, Any
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import (
     LARGE,
     SCHEMA,
+    Artifact,
     CaseId,
     Name,
     Number,
     Text,
     Whole,
-    check_header,
-    checked,
-    json_text,
-    read_json,
 )
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
@@ -42,7 +38,6 @@ from medpretrain3d.store.grid import Spacing
 from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.store.unit import Unit
 
-FORMAT = "medpretrain3d-store"
 INDEX, SKIPPED = "store.json", "skipped.json"
 
 __all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
@@ -74,6 +69,11 @@ class _Index(TypedDict):
     fingerprint: Text
     duplicates: list[list[Text]]
     cases: list[_Row]
+
+
+INDEX_DOCUMENT = Artifact(
+    "medpretrain3d-store", VERSION, _Index, f"this is not the index of a store, {_ADVICE}", VERSION, LARGE
+)
 
 
 class Store:
@@ -194,8 +194,6 @@ def write_index(
     dealt = tuple(_fold_apart(fold, kept.named, groups) for fold in official or kept.folds)
     written = Splits(kept.named, dealt, kept.label_order)
     index = {
-        "format": FORMAT,
-        "version": VERSION,
         "classes": list(classes),
         "spacing_mm": None if spacing_mm is None else [float(value) for value in spacing_mm],
         "channel_names": list(channel_names),
@@ -205,7 +203,7 @@ def write_index(
         "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
     write_splits(path, written)
-    write_text(path / INDEX, json_text(index))
+    INDEX_DOCUMENT.write(path / INDEX, index)
     return written.named
 
 
@@ -229,11 +227,7 @@ def _read_index(path: Path) -> _Index:
         raise UserError(f"{path}: its preparation did not finish; call `medpretrain3d prepare` again, it goes on")
     if not file.is_file():
         raise UserError(f"{path}: has no {INDEX}, so it is no store; make one with `medpretrain3d prepare RAW STORE`")
-    document = read_json(file, object, _ADVICE, LARGE)
-    check_header(
-        document, str(file), FORMAT, range(VERSION, VERSION + 1), f"this is not the index of a store, {_ADVICE}"
-    )
-    index = checked(document, _Index, str(file), _ADVICE)
+    index = INDEX_DOCUMENT.read(file)
     ids = [row["id"] for row in index["cases"]]
     for what, names in (("case", ids), ("class", index["classes"])):
         if len(set(names)) < len(names):

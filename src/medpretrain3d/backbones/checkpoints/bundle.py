@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
-from medpretrain3d.documents import SCHEMA, Text, read_json
+from medpretrain3d.documents import SCHEMA, Artifact, Text
 from medpretrain3d.plugins import check_required
 
 PREFIX = "backbone."
@@ -47,13 +47,16 @@ class _Bundle(TypedDict):
     classes: NotRequired[list[Text]]
 
 
+BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 1, _Bundle, "export the bundle again")
+
+
 def read_bundle_backbone(folder: Path) -> EncoderFile:
     """Read the backbone out of a bundle that a fine-tuning run wrote.
 
     Raises:
         UserError: the bundle is incomplete or damaged, or needs a plugin that is not loaded.
     """
-    document = read_json(folder / "bundle.json", _Bundle, "export the bundle again")
+    document = BUNDLE_DOCUMENT.read(folder / "bundle.json")
     notes = check_required(str(folder / "bundle.json"), document.get("plugins"))
     detector, provenance, sha256 = document["detector"], document["provenance"], document["weights_sha256"]
     weights = read_weights(folder / "detector.safetensors", sha256)

@@ -17,15 +17,12 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import Config, plugins_in, to_config
-from medpretrain3d.documents import SCHEMA, Text, check_header, checked, json_text, read_json
+from medpretrain3d.documents import SCHEMA, Artifact, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.plugins import check_required
 
-FORMAT = "medpretrain3d-encoder"
-VERSION = 1
 CARD, WEIGHTS = "encoder.json", "encoder.safetensors"
-_ADVICE = "no encoder card, export the encoder again"
 
 
 @with_config(SCHEMA)
@@ -40,6 +37,9 @@ class Card(TypedDict):
     licence: NotRequired[Text | None]
     citations: NotRequired[list[Text] | None]
     continued_from: NotRequired[dict[str, Any] | None]
+
+
+CARD_DOCUMENT = Artifact("medpretrain3d-encoder", 1, Card, "no encoder card, export the encoder again")
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,6 @@ def write_encoder(
     sha256 = hashlib.sha256(payload).hexdigest()
     plugins = plugins_in([architecture, card.get("preprocessing")])
     document = {
-        "format": FORMAT,
-        "version": VERSION,
         "architecture": architecture,
         **({"plugins": plugins} if plugins else {}),
         "num_parameters": sum(value.numel() for value in tensors.values()),
@@ -135,7 +133,7 @@ def write_encoder(
     }
     with finished_folder(folder, replace=(CARD, WEIGHTS)) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
-        (unfinished / CARD).write_text(json_text(document, indent=2), encoding="utf-8")
+        (unfinished / CARD).write_text(CARD_DOCUMENT.text(document, indent=2), encoding="utf-8")
         for name, text in (beside or {}).items():
             (unfinished / name).write_text(text, encoding="utf-8")
     return sha256
@@ -155,8 +153,7 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
             f"{folder}: no encoder file here, wanted a folder with encoder.json and encoder.safetensors as a "
             "pretraining run writes it (runs/<group>/<name>/encoder)"
         )
-    card = check_header(read_json(card_path, object, _ADVICE), str(card_path), FORMAT, range(1, VERSION + 1), _ADVICE)
-    checked(card, Card, str(card_path), _ADVICE)
+    card: dict[str, Any] = {**CARD_DOCUMENT.read(card_path)}
     notes = check_required(str(card_path), card.get("plugins"))
     weights = read_weights(weights_path, card["weights_sha256"])
     return EncoderFile(card["architecture"], weights, card, card["weights_sha256"], notes=notes)
