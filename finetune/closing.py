@@ -25,6 +25,7 @@ from medpretrain3d.evaluation import evaluate
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
 from medpretrain3d.visualization.box_pictures import boxes_on_slices
@@ -62,17 +63,17 @@ def close_run(
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
         return
-    run_file.update(steps=trainer.global_step, **module.facts(), **data.facts())
+    run_file.update(RunMetadata(steps=trainer.global_step) | module.metadata() | data.metadata())
     if data.test_cases:
         _write_test(run.folder / "test", module, data, trainer)
-    run_file.update(finished=True, **compute.facts(trainer))
+    run_file.update(RunMetadata(finished=True) | compute.metadata(trainer))
     print(f"detector bundle: {run.folder / 'bundle'}")
 
 
 def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, config: str) -> None:
     provenance = {
         "git_commit": git_sha(),
-        "encoder_sha256": module.facts()["checkpoint_sha256"],
+        "encoder_sha256": module.metadata().checkpoint_sha256,
         **({"encoder": origin(module.encoder)} if module.encoder else {}),
         "training": {
             "run": f"{run.group}/{run.name}",

@@ -22,6 +22,7 @@ from medpretrain3d.loading.object_crops import ObjectCrops, finish_objects
 from medpretrain3d.loading.sampling import CaseOrder, Sites
 from medpretrain3d.memory import check_batch
 from medpretrain3d.planning import LongObjects
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalisation, PerUnit
@@ -137,15 +138,15 @@ class FinetuneData(Checked, L.LightningDataModule):
         if note := LongObjects(boxes[:, 3:] - boxes[:, :3], labels, self.classes, self.patch).note():
             say(f"note: {self.store.path}: {note}")
 
-    def facts(self) -> dict[str, Any]:
-        """What a dashboard filters by."""
-        return {
-            "dataset": self.corpus.name,
-            "fold": self.fold,
-            "label_fraction": round(self.label_fraction, 4),
-            "num_train_cases": len(self.train_cases),
-            "data_fingerprint": self.corpus.fingerprint,
-        }
+    def metadata(self) -> RunMetadata:
+        """Return which cases the run is trained on."""
+        return RunMetadata(
+            dataset=self.corpus.name,
+            fold=self.fold,
+            label_fraction=round(self.label_fraction, 4),
+            num_train_cases=len(self.train_cases),
+            data_fingerprint=self.corpus.fingerprint,
+        )
 
     def preprocessing(self) -> Preprocessing:
         """What prediction has to do alike."""

@@ -22,6 +22,7 @@ from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, f
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked
 
@@ -68,22 +69,27 @@ class FinetuneModule(Checked, L.LightningModule):
             say(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
         self.results: dict[str, CaseResult] = {}
 
-    def facts(self) -> dict[str, Any]:
-        """What a dashboard filters by."""
-        pretraining = self.encoder.card.get("pretraining", {}) if self.encoder else {}
-        paradigm = pretraining.get("paradigm", "unknown") if self.encoder else "scratch"
-        return {
-            "paradigm": paradigm,
-            "method": pretraining.get("method", paradigm),  # files of others state one name
-            "corpus": pretraining.get("corpus"),
-            "num_pretrain_volumes": pretraining.get("num_pretrain_volumes", 0),
-            "pretrain_run": pretraining.get("run"),
-            "checkpoint_sha256": self.encoder.sha256 if self.encoder else None,
-            "detector": type(self.detector).__name__,
-            "backbone": self.detector.backbone.name,
-            "params": sum(parameter.numel() for parameter in self.detector.parameters()),
-            **(self.seen.facts() if self.seen else {}),
-        }
+    def metadata(self) -> RunMetadata:
+        """Return which network is trained, and what its weights come from."""
+        network = RunMetadata(
+            detector=type(self.detector).__name__,
+            backbone=self.detector.backbone.name,
+            params=sum(parameter.numel() for parameter in self.detector.parameters()),
+        )
+        if self.encoder is None:
+            start = RunMetadata(paradigm="scratch", method="scratch", num_pretrain_volumes=0)
+        else:
+            pretraining = self.encoder.card.get("pretraining") or {}
+            paradigm = pretraining.get("paradigm", "unknown")
+            start = RunMetadata(
+                paradigm=paradigm,
+                method=pretraining.get("method", paradigm),  # files of others state one name
+                corpus=pretraining.get("corpus"),
+                num_pretrain_volumes=pretraining.get("num_pretrain_volumes", 0),
+                pretrain_run=pretraining.get("run"),
+                checkpoint_sha256=self.encoder.sha256,
+            )
+        return network | start | (self.seen.metadata() if self.seen else RunMetadata())
 
     @property
     def data(self) -> FinetuneData:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import EncoderFile, VolumesSeen
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 
 
@@ -41,18 +41,18 @@ class SeenScans:
             unknown=seen.unknown,
         )
 
-    def facts(self) -> dict[str, Any]:
-        """For `run.json`; None where nothing is known."""
+    def metadata(self) -> RunMetadata:
+        """Return the counts; None where nothing is known."""
         is_unknown = bool(self.unknown)
-        return {
-            "num_test_cases": self.num_test,
-            "num_val_cases": self.num_val,
-            "num_test_cases_seen": None if is_unknown and not self.test else len(self.test),
-            "num_val_cases_seen": None if is_unknown and not self.val else len(self.val),
-            "num_test_cases_seen_with_labels": len(self.test_with_labels),
-            "num_val_cases_seen_with_labels": len(self.val_with_labels),
-            "is_pretraining_data_known": not is_unknown,
-        }
+        return RunMetadata(
+            num_test_cases=self.num_test,
+            num_val_cases=self.num_val,
+            num_test_cases_seen=None if is_unknown and not self.test else len(self.test),
+            num_val_cases_seen=None if is_unknown and not self.val else len(self.val),
+            num_test_cases_seen_with_labels=len(self.test_with_labels),
+            num_val_cases_seen_with_labels=len(self.val_with_labels),
+            is_pretraining_data_known=not is_unknown,
+        )
 
     def __str__(self) -> str:
         if self.unknown and not self.test + self.val:

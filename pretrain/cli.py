@@ -32,7 +32,7 @@ class PretrainCLI(StageCLI):
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""
         super().fit(**kwargs)
-        costs = self.compute.facts(self.trainer)
+        costs = self.compute.metadata(self.trainer)
         close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
 
 

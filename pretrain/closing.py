@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import lightning as L
 
 from medpretrain3d import __version__
 from medpretrain3d.backbones import save_encoder
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from medpretrain3d.run_metadata import RunMetadata
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
 
@@ -21,7 +19,7 @@ def close_run(
     run: RunConfig,
     run_file: RunFile,
     config: str,
-    costs: Mapping[str, Any],
+    costs: RunMetadata,
 ) -> None:
     """Write `encoder/` into the run's folder and say in `run.json` that the run is finished; the first process does.
 
@@ -36,17 +34,17 @@ def close_run(
     """
     if not trainer.is_global_zero:
         return
-    facts = {**module.facts(), **data.facts()}
     card = module.card()
     card["pretraining"] |= {
         "run": f"{run.group}/{run.name}",
         "steps": trainer.global_step,
         "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
         "minutes": run_file.minutes,
-        **costs,
+        **costs.known(),
     }
     card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": config}
     folder = run.folder / "encoder"
     sha256 = save_encoder(folder, module.objective.backbone, card)
-    run_file.update(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256, **costs, **facts)
+    own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
+    run_file.update(module.metadata() | data.metadata() | costs | own)
     print(f"encoder file: {folder}")

@@ -19,6 +19,7 @@ from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
 from medpretrain3d.loading.sampling import CaseOrder, Sites
 from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalisation, PerUnit
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
@@ -103,13 +104,13 @@ class PretrainData(Checked, L.LightningDataModule):
         """What labels stand for, of each data set on its own: the outputs of a supervised objective."""
         return self.views.classes(self.corpus)
 
-    def facts(self) -> dict[str, Any]:
-        """What a dashboard filters by."""
-        return {
-            "corpus": self.corpus.name,
-            "num_pretrain_volumes": len(self.train_cases),
-            "data_fingerprint": self.corpus.fingerprint,
-        }
+    def metadata(self) -> RunMetadata:
+        """Return which scans the run is trained on."""
+        return RunMetadata(
+            corpus=self.corpus.name,
+            num_pretrain_volumes=len(self.train_cases),
+            data_fingerprint=self.corpus.fingerprint,
+        )
 
     def preprocessing(self) -> Preprocessing:
         """What fine-tuning has to do alike: spacing and window, in all and of each store."""

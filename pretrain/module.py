@@ -22,6 +22,7 @@ from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, Objective
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.values import Checked
 from pretrain.datamodule import PretrainData
 
@@ -59,14 +60,14 @@ class PretrainModule(Checked, L.LightningModule):
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
                 say(f"{name} does not list the scans that it was trained on, so what comes of it cannot either")
 
-    def facts(self) -> dict[str, Any]:
-        """What a dashboard filters by."""
-        return {
-            "paradigm": self.objective.paradigm,
-            "method": type(self.objective).__name__.lower(),
-            "backbone": self.objective.backbone.name,
-            "params": self.objective.backbone.num_parameters(),
-        }
+    def metadata(self) -> RunMetadata:
+        """Return which network learns in which way."""
+        return RunMetadata(
+            paradigm=self.objective.paradigm,
+            method=type(self.objective).__name__.lower(),
+            backbone=self.objective.backbone.name,
+            params=self.objective.backbone.num_parameters(),
+        )
 
     @property
     def data(self) -> PretrainData:
@@ -116,13 +117,13 @@ class PretrainModule(Checked, L.LightningModule):
 
     def card(self) -> dict[str, Any]:
         """What an encoder file says of the encoder: how it sees images, how it was trained, where it began."""
-        facts = self.facts()
+        own = self.metadata()
         pretraining = {
             "objective": to_config(self.objective),
-            "paradigm": facts["paradigm"],
-            "method": facts["method"],
+            "paradigm": own.paradigm,
+            "method": own.method,
             "seed": self.data.seed,
-            **self.data.facts(),
+            **self.data.metadata().known(),
             **({"plugins": self.plugins} if self.plugins else {}),
         }
         return {

@@ -46,7 +46,7 @@ def from_the_start():
 def test_flop_are_those_of_every_batch_of_any_size(tmp_path):
     meter = ComputeMeter(RunFile(tmp_path))
     train_on(meter, 2, 2, 5, 2, 1)
-    assert meter.facts(CPU)["flop"] == 2 * (2 * 8 * 4) * (2 + 2 + 5 + 2 + 1)  # two processes
+    assert meter.metadata(CPU).flop == 2 * (2 * 8 * 4) * (2 + 2 + 5 + 2 + 1)  # two processes
 
 
 def test_arithmetic_that_an_objective_draws_is_measured_again(tmp_path):
@@ -54,7 +54,7 @@ def test_arithmetic_that_an_objective_draws_is_measured_again(tmp_path):
     for number in range(100):
         step(meter, torch.ones(1, 8), 1 if number < 50 else 3)
     # 50 batches of 16; then one of 48, and 49 that count as the mean of both
-    assert meter.facts(CPU)["flop"] == 2 * (50 * 16 + 48 + 49 * 32)
+    assert meter.metadata(CPU).flop == 2 * (50 * 16 + 48 + 49 * 32)
 
 
 def test_a_continued_run_measures_the_batches_that_an_undisturbed_one_does(tmp_path, monkeypatch):
@@ -89,11 +89,11 @@ def test_a_killed_sitting_is_part_of_what_the_run_cost(tmp_path, clock):
     again = ComputeMeter(RunFile(tmp_path))
     clock.now += 60
     train_on(again, 2)
-    facts = RunFile(tmp_path).read()
-    assert facts["minutes"] == pytest.approx(2)
-    assert facts["compute_hours"] == pytest.approx(2 / 60 * 3)
-    assert facts["flop"] == 2 * (2 * 8 * 4) * 2 * 2  # one batch of each sitting
-    assert facts["compute_device"] == "CPU core"
+    known = RunFile(tmp_path).read()
+    assert known.minutes == pytest.approx(2)
+    assert known.compute_hours == pytest.approx(2 / 60 * 3)
+    assert known.flop == 2 * (2 * 8 * 4) * 2 * 2  # one batch of each sitting
+    assert known.compute_device == "CPU core"
 
 
 def test_hours_on_other_numbers_of_devices_add_up(tmp_path, clock, monkeypatch):
@@ -103,7 +103,7 @@ def test_hours_on_other_numbers_of_devices_add_up(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(compute, "_num_cores", lambda: 5)
     second = ComputeMeter(RunFile(tmp_path))
     clock.now += 3600
-    assert second.facts(CPU)["compute_hours"] == pytest.approx(3 + 5)
+    assert second.metadata(CPU).compute_hours == pytest.approx(3 + 5)
 
 
 def test_a_run_that_had_trained_all_its_steps_keeps_its_costs(tmp_path, clock):
@@ -113,4 +113,4 @@ def test_a_run_that_had_trained_all_its_steps_keeps_its_costs(tmp_path, clock):
     clock.now += 60
     closing = ComputeMeter(RunFile(tmp_path))
     closing.on_test_batch_end(CPU, None, None, None, 0)
-    assert closing.facts(CPU)["flop"] == first.facts(CPU)["flop"] > 0
+    assert closing.metadata(CPU).flop == first.metadata(CPU).flop > 0

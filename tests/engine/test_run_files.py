@@ -12,16 +12,18 @@ from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata
 
 
-def test_run_file_adds_facts_and_minutes(tmp_path):
-    RunFile(tmp_path).update(name="a", finished=False)
+def test_run_file_adds_metadata_and_minutes(tmp_path):
+    RunFile(tmp_path).update(RunMetadata(name="a", finished=False))
     assert not is_finished(tmp_path)
     again = RunFile(tmp_path)
-    again.update(finished=True)
-    facts = again.read()
-    assert facts["name"] == "a"
-    assert facts["minutes"] >= 0
+    again.update(RunMetadata(finished=True))
+    known = again.read()
+    assert known.name == "a"
+    assert known.minutes is not None
+    assert known.minutes >= 0
     assert is_finished(tmp_path)
 
 
@@ -132,12 +134,12 @@ def test_what_wandb_offline_noted_for_a_folder_holds(monkeypatch, tmp_path):
         assert wandb_mode("auto") == mode
 
 
-def test_an_offline_wandb_run_holds_the_facts_and_nothing_of_the_machine(monkeypatch, tmp_path):
+def test_an_offline_wandb_run_holds_the_metadata_and_nothing_of_the_machine(monkeypatch, tmp_path):
     import socket
 
     monkeypatch.setenv("WANDB_MODE", "OFFLINE")
     run = RunConfig(name="r", group="g")
-    logger = wandb_logger(run, tmp_path, "pretrain", {"paradigm": "mae", "corpus": "phantom"})
+    logger = wandb_logger(run, tmp_path, "pretrain", RunMetadata(paradigm="mae", corpus="phantom"))
     assert logger is not None
     experiment = logger.experiment
     logger.log_metrics({"train/loss": 1.0}, step=0)

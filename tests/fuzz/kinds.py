@@ -39,6 +39,7 @@ from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.pn9 import read_array
 from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.planning.plan import read_plan
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.quarantine import read_note, write_note
@@ -143,7 +144,7 @@ def write_all(root: Path) -> dict[str, Kind]:
         return str(make_report(find_runs([root / "runs"]), "t"))
 
     add("run.json", run / "run.json", report, OF_TEXT)
-    add("run.json, resumed", run / "run.json", lambda: RunFile(run).update(a=1), OF_TEXT)
+    add("run.json, resumed", run / "run.json", lambda: RunFile(run).update(RunMetadata(steps=1)), OF_TEXT)
     add("metrics.csv", run / "metrics.csv", report, OF_TEXT)
     add("metrics.csv, resumed", run / "metrics.csv", lambda: CurveLogger(run).continue_from(2), OF_TEXT)
     add("metrics.json", run / "test/metrics.json", report, OF_TEXT)

@@ -27,5 +27,5 @@ def test_objects_too_long_for_the_patch_are_said(cube_store, capsys, patch, told
 def test_the_first_fold_is_another_fact_than_no_fold(cube_store, tmp_path):
     store = shutil.copytree(cube_store, tmp_path / "store")
     assert cli.main(["split", str(store), "--folds", "2"]) == 0
-    facts = [FinetuneData(str(store), (16, 16, 16), 1, fold=fold).facts()["fold"] for fold in (None, 0, 1)]
-    assert facts == [None, 0, 1]
+    folds = [FinetuneData(str(store), (16, 16, 16), 1, fold=fold).metadata().fold for fold in (None, 0, 1)]
+    assert folds == [None, 0, 1]

@@ -164,6 +164,6 @@ def test_finetuning_takes_a_fold_and_a_fraction(store):
         half = data(fold=number, label_fraction=0.5)
         ids = {case.case_id for case in half.train_cases}
         assert ids < {case.case_id for case in whole.train_cases}
-        assert (half.facts()["fold"], half.facts()["num_train_cases"]) == (number, len(ids))
+        assert (half.metadata().fold, half.metadata().num_train_cases) == (number, len(ids))
     with pytest.raises(UserError, match=r"data.label_fraction 0.5 and data.num_train_cases 2: give one"):
         data(fold=0, label_fraction=0.5, num_train_cases=2)

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.study.run import Run, arm_names, find_runs
 
 
-def run(name: str = "r", **facts: Any) -> Run:
-    return Run(Path(name), {"stage": "finetune", "name": name, "dataset": "d", "num_train_cases": 4, **facts})
+def run(name: str = "r", **known: Any) -> Run:
+    own = {"stage": "finetune", "name": name, "dataset": "d", "num_train_cases": 4}
+    return Run(Path(name), RunMetadata(**{**own, **known}))
 
 
 def test_arms_of_one_paradigm_are_told_apart_by_what_differs():
@@ -26,14 +28,14 @@ def test_steps_that_grow_with_the_labels_make_one_arm():
 
 
 def test_runs_are_found_once_and_the_baseline_comes_first(tmp_path: Path):
-    for name, facts in {
+    for name, known in {
         "b": {"stage": "finetune", "paradigm": "mae"},
         "c": {"stage": "finetune", "paradigm": "scratch"},
         "a": {"stage": "pretrain", "paradigm": "mae"},
         "other": {"tool": "not ours"},
     }.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(json.dumps({"name": name, "group": "g", **facts}))
+        (tmp_path / name / "run.json").write_text(json.dumps({"name": name, "group": "g", **known}))
     found = find_runs([tmp_path, tmp_path / "b"])
     assert [one.name for one in found] == ["g/a", "g/c", "g/b"]
 
@@ -44,7 +46,7 @@ def test_metrics_that_are_nan_or_missing_are_unknown(tmp_path: Path):
         '{"a": NaN, "b": null, "c": 0.25, "intervals": {"a": [NaN, NaN], "c": [0.1, 0.4]},'
         ' "x_AP_IoU_0.50_MaxDet_100": 0.5, "per_case": [{"case": 7, "score": 0.5}, {"case": "b", "score": NaN}]}'
     )
-    one = Run(tmp_path, {})
+    one = Run(tmp_path, RunMetadata())
     assert [str(one.estimate(key)) for key in "abcd"] == ["-", "-", "0.250 [0.100, 0.400]", "-"]
     assert {name: str(value) for name, value in one.class_estimates().items()} == {"x": "0.500"}
     assert one.case_scores == {"7": 0.5}
@@ -55,4 +57,4 @@ def test_previews_are_in_the_order_of_steps(tmp_path: Path):
     (tmp_path / "previews").mkdir()
     for name in ("step_0000100", "step_0000020", "step_final"):
         (tmp_path / "previews" / f"{name}.png").touch()
-    assert [step for step, _ in Run(tmp_path, {}).previews] == [20, 100]
+    assert [step for step, _ in Run(tmp_path, RunMetadata()).previews] == [20, 100]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medpretrain3d.engine.run import RunFile
+from medpretrain3d.run_metadata import RunMetadata
 
 MEASURED_EVERY = 50
 """Steps from one count of the arithmetic to the next; counting slows a step down."""
@@ -38,8 +39,8 @@ class ComputeMeter(L.Callback):
     def __init__(self, run_file: RunFile) -> None:
         self._run_file = run_file
         earlier = run_file.read()
-        self._earlier_flop = int(earlier.get("flop") or 0)
-        self._earlier_hours = float(earlier.get("compute_hours") or 0.0)
+        self._earlier_flop = int(earlier.flop or 0)
+        self._earlier_hours = earlier.compute_hours or 0.0
         self._earlier_minutes = run_file.minutes
         self._flop = 0
         """Of this process in this sitting."""
@@ -58,18 +59,18 @@ class ComputeMeter(L.Callback):
         self._at_last_step = dict(state_dict["measured"])
         self._measured = dict(self._at_last_step)
 
-    def facts(self, trainer: L.Trainer) -> dict[str, Any]:
-        """`flop`, `compute_hours` and `compute_device` of the whole run so far."""
+    def metadata(self, trainer: L.Trainer) -> RunMetadata:
+        """Return `flop`, `compute_hours` and `compute_device` of the whole run so far."""
         is_cpu = trainer.strategy.root_device.type == "cpu"
         # Processes on one CPU share its cores; each GPU belongs to one process.
         num_devices = _num_cores() if is_cpu else trainer.world_size
         hours = self._earlier_hours + (self._run_file.minutes - self._earlier_minutes) / 60 * num_devices
         flop = self._earlier_flop + self._flop * trainer.world_size
-        return {
-            "flop": flop if flop < 2**63 else float(flop),  # larger whole numbers are no JSON to many readers
-            "compute_hours": float(f"{hours:.6g}"),
-            "compute_device": "CPU core" if is_cpu else "GPU",
-        }
+        return RunMetadata(
+            flop=flop if flop < 2**63 else float(flop),  # larger whole numbers are no JSON to many readers
+            compute_hours=float(f"{hours:.6g}"),
+            compute_device="CPU core" if is_cpu else "GPU",
+        )
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keep what it took to get here."""
@@ -130,7 +131,7 @@ class ComputeMeter(L.Callback):
 
     def _keep(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            self._run_file.update(**self.facts(trainer))
+            self._run_file.update(self.metadata(trainer))
             self._kept = time.monotonic()
 
 

@@ -45,16 +45,14 @@ def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint:
         UserError: the run is finished, has made more steps than are asked for, or an option differs that may change
             its result; all of them are named.
     """
-    facts, steps = RunFile(run.folder).read(), now["trainer"]["max_steps"]
+    known, steps = RunFile(run.folder).read(), now["trainer"]["max_steps"]
     found = differences(before, now)
-    if facts.get("data_fingerprint"):  # a store may have moved; what is in it counts
+    if known.data_fingerprint:  # a store may have moved; what is in it counts
         found = [one for one in found if not one.startswith("data.store ")]
-        if facts["data_fingerprint"] != fingerprint:
-            found.append(
-                f"the data in data.store {facts['data_fingerprint'][:12]} -> {fingerprint[:12]} (fingerprints)"
-            )
-    is_finished = bool(facts.get("finished"))
-    done = max(num_steps_done(run.checkpoints), int(facts.get("steps") or 0) if is_finished else 0)
+        if known.data_fingerprint != fingerprint:
+            found.append(f"the data in data.store {known.data_fingerprint[:12]} -> {fingerprint[:12]} (fingerprints)")
+    is_finished = bool(known.finished)
+    done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
     if is_finished and steps == done:
         told = f" (and its configuration differs: {'; '.join(found)})" if found else ""
         raise UserError(

@@ -1,4 +1,4 @@
-"""A run: its name, its folder, and the facts that are written about it."""
+"""A run: its name, its folder, and the file with its metadata."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, cast
+from typing import Literal
 
-from pydantic import with_config
-from typing_extensions import TypedDict
-
-from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import SCHEMA, Number, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
+from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 from medpretrain3d.values import check_fields
 
 
@@ -65,16 +61,8 @@ class RunConfig:
         return self.checkpoints / "last.ckpt"
 
 
-@with_config(SCHEMA)
-class _Facts(TypedDict):
-    """What of `run.json` a run that goes on relies on."""
-
-    minutes: NotRequired[Number]
-    finished: NotRequired[bool]
-
-
 class RunFile:
-    """`run.json`: flat facts, written when a run starts, now and then while it lasts, and completed when it ends.
+    """`run.json`: metadata, written when a run starts, now and then while it lasts, and completed when it ends.
 
     Keep one object for a whole sitting: it measures the minutes, to which those of earlier sittings are added.
     """
@@ -82,29 +70,29 @@ class RunFile:
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / "run.json"
         self._started = time.monotonic()
-        self._earlier_minutes = float(self.read().get("minutes", 0.0))
+        self._earlier_minutes = float(self.read().minutes or 0.0)
 
-    def read(self) -> dict[str, Any]:
-        """The facts so far; empty before the first write."""
-        if not self.path.exists():
-            return {}
-        advice = "give another run.name, or run.restart=true to repeat the run"
-        return cast(dict[str, Any], read_json(self.path, _Facts, advice, allow_nan=True))
+    def read(self) -> RunMetadata:
+        """Return the metadata so far; empty before the first write."""
+        return read_run_metadata(self.path) if self.path.exists() else RunMetadata()
 
     @property
     def minutes(self) -> float:
         """Wall-clock minutes of this run so far, earlier sittings included."""
         return round(self._earlier_minutes + (time.monotonic() - self._started) / 60, 4)
 
-    def update(self, **facts: Any) -> None:
-        """Add or replace facts; the file is complete at any moment."""
-        merged = {**self.read(), **facts, "minutes": self.minutes}
-        write_text(self.path, json_text(merged, indent=2))
+    def update(self, metadata: RunMetadata) -> None:
+        """Add or replace metadata; the file is complete at any moment."""
+        self.write(self.read() | metadata)
+
+    def write(self, metadata: RunMetadata) -> None:
+        """Replace all metadata but the minutes."""
+        RUN_DOCUMENT.write(self.path, (metadata | RunMetadata(minutes=self.minutes)).to_json(), indent=2)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run ended well."""
-    return bool(RunFile(folder).read().get("finished", False))
+    """Return whether a run ended well."""
+    return bool(RunFile(folder).read().finished)
 
 
 def git_sha() -> str:

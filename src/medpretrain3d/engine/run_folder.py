@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.leftovers import remove
 from medpretrain3d.atomic.lock import LOCK
-from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 
 RUN = "run.json"
 PRODUCTS = ("config.yaml", "metrics.csv", "checkpoints", "encoder", "bundle", "validation", "test", "previews")
@@ -21,12 +18,12 @@ PRODUCTS = ("config.yaml", "metrics.csv", "checkpoints", "encoder", "bundle", "v
 ADVICE = "give another run.name, or take the folder away"
 
 
-def claim_run(folder: Path, facts: Mapping[str, Any], restart: bool) -> None:
+def claim_run(folder: Path, metadata: RunMetadata, restart: bool) -> None:
     """Make a run's folder ours, by a `run.json` in it before anything else.
 
     Args:
         folder: of the run; a link to one stays a link.
-        facts: what `run.json` says, `stage` among them.
+        metadata: of the run, its stage among them.
         restart: whether the earlier run in it is thrown away.
 
     Raises:
@@ -37,7 +34,7 @@ def claim_run(folder: Path, facts: Mapping[str, Any], restart: bool) -> None:
         if not restart:
             return
         _check_ours(folder)
-        write_text(path, _json(facts))  # should what follows be interrupted: a run that has not begun
+        write_text(path, _text(metadata))  # should what follows be interrupted: a run that has not begun
         with disk_errors(folder):
             for name in sorted(os.listdir(folder)):
                 if name not in (RUN, LOCK):
@@ -46,21 +43,21 @@ def claim_run(folder: Path, facts: Mapping[str, Any], restart: bool) -> None:
     found = next((name for name in PRODUCTS if os.path.lexists(folder / name)), None)
     if found:
         raise UserError(f"{folder}: holds a {found} and no {RUN}, so it is not of this program; {ADVICE}")
-    write_text(path, _json(facts))
+    write_text(path, _text(metadata))
 
 
 def _check_ours(folder: Path) -> None:
     path = folder / RUN
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict) or facts.get("stage") not in ("pretrain", "finetune"):
+        stage = read_run_metadata(path).stage
+    except UserError:
+        stage = None
+    if stage not in ("pretrain", "finetune"):
         raise UserError(f"{path}: is not that of a run of this program, so nothing is removed; {ADVICE}")
     other = next((one for one in sorted(folder.rglob(RUN)) if one != path), None)
     if other:
         raise UserError(f"{folder}: holds another run, {other.parent.relative_to(folder)}; {ADVICE}")
 
 
-def _json(facts: Mapping[str, Any]) -> str:
-    return json_text(dict(facts), indent=2)
+def _text(metadata: RunMetadata) -> str:
+    return RUN_DOCUMENT.text(metadata.to_json(), indent=2)

@@ -53,6 +53,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.plugins import load_plugin, loaded_plugins, take_plugins
+from medpretrain3d.run_metadata import RunMetadata
 
 
 class StageParser(CommandParser, LightningArgumentParser):
@@ -165,10 +166,10 @@ class StageCLI(LightningCLI):
         if rank == 0:
             self._open_folder()
         self.run_file = RunFile(run.folder)
-        facts = self.facts()
+        metadata = self.metadata()
         self.curves = CurveLogger(run.folder)
         loggers: list[Logger] = [self.curves]
-        tracker = wandb_logger(run, run.folder, self.job_type, facts)
+        tracker = wandb_logger(run, run.folder, self.job_type, metadata)
         if tracker is not None:
             loggers.append(tracker)
         kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
@@ -214,29 +215,27 @@ class StageCLI(LightningCLI):
         if self.trainer.is_global_zero:
             if resume:
                 print(f"{run.folder}: continuing an interrupted run from {resume}")
-            self.run_file.update(**self.facts())
+            self.run_file.update(self.metadata())
         with ending.launching(self.trainer):
             self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
 
-    def facts(self) -> dict[str, Any]:
-        """Flat facts about the run: names that dashboards and the report filter by."""
+    def metadata(self) -> RunMetadata:
+        """Return the metadata of the run, as it begins: what dashboards and reports filter by."""
         run = self.run
-        trainer = self._get(self.config_init, "trainer")
-        return {
-            "stage": self.job_type,
-            "name": run.name,
-            "group": run.group,
-            "seed": self._get(self.config, "seed_everything"),
-            "budget_steps": trainer.get("max_steps"),
-            "git_sha": git_sha(),
-            "version": __version__,
-            "machine": machine(),
-            "finished": False,
-            **self.datamodule.facts(),
-            **self.model.facts(),
-        }
+        own = RunMetadata(
+            stage=self.job_type,
+            name=run.name,
+            group=run.group,
+            seed=self._get(self.config, "seed_everything"),
+            budget_steps=self._get(self.config_init, "trainer").get("max_steps"),
+            git_sha=git_sha(),
+            medpretrain3d_version=__version__,
+            machine=machine(),
+            finished=False,
+        )
+        return own | self.datamodule.metadata() | self.model.metadata()
 
     def _open_folder(self) -> None:
         """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
@@ -248,10 +247,10 @@ class StageCLI(LightningCLI):
         config = self.config_text()
         path = run.folder / "config.yaml"
         self._held.enter_context(locked_folder(run.folder))
-        claim_run(run.folder, self.facts(), run.restart)
+        claim_run(run.folder, self.metadata(), run.restart)
         if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
             before, now = self._plain(self._reread(path)), self._plain(self._own_config())
-            check_continuation(run, before, now, self.datamodule.facts()["data_fingerprint"])
+            check_continuation(run, before, now, str(self.datamodule.metadata().data_fingerprint))
         write_text(path, config)
 
     def _reread(self, path: Path) -> Namespace:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata
 
 Mode = Literal["online", "offline", "disabled"]
 
@@ -58,17 +59,17 @@ def _spelled(text: str) -> Mode:
     return mode
 
 
-def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str, Any]) -> WandbLogger | None:
+def wandb_logger(run: RunConfig, folder: Path, job_type: str, metadata: RunMetadata) -> WandbLogger | None:
     """A logger whose run carries the names the study compares by; None when tracking is off.
 
-    By default the run holds metrics, pictures and `facts`, but no host name, path, command line, code or package list
+    By default the run holds metrics, pictures and metadata, but no host name, path, command line, code or package list
     (`run.share_machine=true` sends them).
 
     Args:
         run: where the run belongs.
         folder: the run's folder; wandb's files go below it.
         job_type: `pretrain` or `finetune`.
-        facts: flat configuration of the run.
+        metadata: of the run, sent as its configuration.
     """
     mode = wandb_mode(run.wandb)
     if mode == "disabled":
@@ -88,13 +89,14 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, facts: Mapping[str
         "host": "redacted",
     }
     settings = wandb.Settings(init_timeout=30, silent=True, **({} if run.share_machine else private))
+    tags = (metadata.paradigm, metadata.method, metadata.corpus, metadata.backbone, metadata.dataset)
     arguments: dict[str, Any] = {
         "project": PROJECT,
         "group": run.group,
         "job_type": job_type,
         "name": run.name,
-        "tags": [str(facts[key]) for key in ("paradigm", "method", "corpus", "backbone", "dataset") if facts.get(key)],
-        "config": dict(facts),
+        "tags": [tag for tag in tags if tag],
+        "config": metadata.known(),
         "settings": settings,
         "dir": str(folder),
     }

@@ -15,7 +15,12 @@ from medpretrain3d.study.table import Estimate
 
 BASELINE = "scratch"
 NOT_DISTINGUISHABLE = "not distinguishable"
-MATCHED_FACTS = ("dataset", "fold", "num_train_cases", "seed", "backbone", "detector")
+
+
+def _matched(run: Run) -> tuple[object, ...]:
+    """What a run and its baseline have in common."""
+    own = run.metadata
+    return own.dataset, own.fold, own.num_train_cases, own.seed, own.backbone, own.detector
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Difference:
     @property
     def has_equal_budget(self) -> bool:
         """Whether both were trained for the same number of steps."""
-        return self.run.facts.get("budget_steps") == self.baseline.facts.get("budget_steps")
+        return self.run.metadata.budget_steps == self.baseline.metadata.budget_steps
 
 
 def paired_differences(runs: Sequence[Run]) -> tuple[list[Difference], list[str]]:
@@ -98,10 +103,6 @@ def _same_case(a: TargetCase, b: TargetCase) -> bool:
 
 
 def _baseline_of(run: Run, candidates: Sequence[Run]) -> Run | None:
-    alike = [
-        other
-        for other in candidates
-        if other.method == BASELINE and all(other.facts.get(fact) == run.facts.get(fact) for fact in MATCHED_FACTS)
-    ]
-    same_budget = [other for other in alike if other.facts.get("budget_steps") == run.facts.get("budget_steps")]
+    alike = [other for other in candidates if other.method == BASELINE and _matched(other) == _matched(run)]
+    same_budget = [other for other in alike if other.metadata.budget_steps == run.metadata.budget_steps]
     return next(iter(same_budget or alike), None)

@@ -19,7 +19,7 @@ from medpretrain3d.study.run import Run, arm_names
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.summary import Verdict, question, verdicts
 from medpretrain3d.study.table import Table
-from medpretrain3d.study.tables import class_table, difference_table, facts_table, result_table
+from medpretrain3d.study.tables import class_table, difference_table, metadata_table, result_table
 from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH
 
 
@@ -42,7 +42,7 @@ class Report:
     finetune_figures: list[Figure]
     restorations: list[Comparison]
     cases: list[Comparison]
-    facts: Table
+    metadata: Table
 
     def __str__(self) -> str:
         """What a terminal shows: the sentence, the verdicts and the two tables of numbers."""
@@ -60,8 +60,8 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
     Raises:
         UserError: nothing can be shown. What of a run is damaged or missing is said in the report's notes.
     """
-    pretraining = [run for run in runs if run.facts["stage"] == "pretrain"]
-    finetuning = [run for run in runs if run.facts["stage"] == "finetune"]
+    pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
+    finetuning = [run for run in runs if run.metadata.stage == "finetune"]
     arms = arm_names(finetuning)
     colours = _colours(finetuning, pretraining, arms)
     differences, unpaired = paired_differences(finetuning)
@@ -99,7 +99,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
         ),
         restorations=restorations(pretraining),
         cases=_cases(finetuning, arms),
-        facts=facts_table(runs),
+        metadata=metadata_table(runs),
     )
 
 
@@ -165,7 +165,7 @@ def _colours(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     colours = {run: names.index(arms[run]) for run in finetuning}
     # A pretraining run has the colour of the runs that grew from it.
     grown = {run.method: colours[run] for run in finetuning}
-    grown |= {str(run.facts.get("pretrain_run")): colours[run] for run in finetuning}
+    grown |= {str(run.metadata.pretrain_run): colours[run] for run in finetuning}
     return colours | {
         run: grown.get(run.name, grown.get(run.method, len(names) + place)) for place, run in enumerate(pretraining)
     }
@@ -210,8 +210,8 @@ def _missing(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]
 
 def _unequal(differences: Sequence[Difference]) -> list[str]:
     return [
-        f"{one.run.name}: trained for {one.run.facts.get('budget_steps')} steps, {one.baseline.name} for "
-        f"{one.baseline.facts.get('budget_steps')}; their difference is not one of pretraining alone."
+        f"{one.run.name}: trained for {one.run.metadata.budget_steps} steps, {one.baseline.name} for "
+        f"{one.baseline.metadata.budget_steps}; their difference is not one of pretraining alone."
         for one in differences
         if not one.has_equal_budget
     ]

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key
+from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.study.curves import Curve, read_curves
 from medpretrain3d.study.table import Estimate
 
@@ -24,21 +25,6 @@ FROC_CURVE, FROC_SCORE = froc_curve_key(0.1), froc_score_key(0.1)
 _ADVICE = "not readable JSON of a run, repeat the run or take its folder away"
 UNREADABLE = "unreadable"
 """The stage of a run whose `run.json` cannot be read."""
-
-
-@with_config(SCHEMA)
-class _Facts(TypedDict):
-    """What of `run.json` a report computes with; the rest is shown."""
-
-    stage: NotRequired[Text]
-    name: NotRequired[Text]
-    group: NotRequired[Text]
-    method: NotRequired[Text | None]
-    paradigm: NotRequired[Text | None]
-    dataset: NotRequired[Text | None]
-    num_train_cases: NotRequired[Whole | None]
-    seed: NotRequired[int | None]
-    finished: NotRequired[bool]
 
 
 _Value = float | None  # NaN, too, where nothing was measured
@@ -62,35 +48,35 @@ class _Metrics(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: its folder and the flat facts of its `run.json`."""
+    """One run: its folder and the metadata of its `run.json`."""
 
     folder: Path
-    facts: dict[str, Any]
+    metadata: RunMetadata
     problems: list[str] = field(default_factory=list)
     """What of it could not be read, a line each: the run is shown without it."""
 
     @property
     def name(self) -> str:
         """Group and name, as in the folder's path."""
-        return f"{self.facts.get('group', self.folder.parent.name)}/{self.facts.get('name', self.folder.name)}"
+        return f"{self.metadata.group or self.folder.parent.name}/{self.metadata.name or self.folder.name}"
 
     @property
     def method(self) -> str:
         """How the backbone was initialised or is being pretrained: `scratch`, `mae`, ...; an arm of the study.
 
-        Its family is the fact `paradigm`, which stands for both where a file of others was the start.
+        Its family is `paradigm`, which stands for both where a file of others was the start.
         """
-        return str(self.facts.get("method") or self.facts.get("paradigm", "unknown"))
+        return self.metadata.method or self.metadata.paradigm or "unknown"
 
     @property
     def setting(self) -> tuple[str, int]:
         """What a run shares with those it is plotted beside: data set and number of labelled training cases."""
-        return str(self.facts.get("dataset", "unknown")), int(self.facts.get("num_train_cases") or 0)
+        return self.metadata.dataset or "unknown", self.metadata.num_train_cases or 0
 
     @property
     def is_finished(self) -> bool:
         """Whether the run ended well."""
-        return bool(self.facts.get("finished", False))
+        return bool(self.metadata.finished)
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -160,29 +146,29 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         for path in sorted(folder.rglob("run.json")):
             files.setdefault(path.resolve(), path)
     runs = [_read_run(path) for path in files.values()]
-    runs = [run for run in runs if "stage" in run.facts]  # other tools, too, have files called run.json
+    runs = [run for run in runs if run.metadata.stage is not None]  # other tools, too, have files called run.json
     if not runs:
         names = ", ".join(str(folder) for folder in folders)
         raise UserError(
             f"{names}: no run found (no run.json in it or below); train with `medpretrain3d pretrain` or "
             "`medpretrain3d finetune` first, or give the folder that run.root names"
         )
-    if all(run.facts["stage"] == UNREADABLE for run in runs):
+    if all(run.metadata.stage == UNREADABLE for run in runs):
         raise UserError(runs[0].problems[0])
     return sorted(runs, key=_reading_order)
 
 
 def arm_names(runs: Sequence[Run]) -> dict[Run, str]:
-    """What to call the arm of each run: the method, with the facts that tell arms of one method apart."""
+    """What to call the arm of each run: the method, with what tells arms of one method apart."""
     names = {run: run.method for run in runs}
     for fact in ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps"):
         for method in {run.method for run in runs}:
             alike = [run for run in runs if run.method == method]
-            values = {(run.setting, str(run.facts.get(fact))) for run in alike}
+            values = {(run.setting, str(getattr(run.metadata, fact))) for run in alike}
             # Compared within a setting: steps that grow with the labels make one arm, not several.
             if len(values) > len({setting for setting, _ in values}):
                 for run in alike:
-                    names[run] += f", {_in_words(fact, run.facts.get(fact))}"
+                    names[run] += f", {_in_words(fact, getattr(run.metadata, fact))}"
     return names
 
 
@@ -193,26 +179,24 @@ def _in_words(fact: str, value: Any) -> str:
 
 
 def _reading_order(run: Run) -> tuple[Any, ...]:
-    facts = run.facts
     return (
-        facts["stage"] != "pretrain",
+        run.metadata.stage != "pretrain",
         run.setting,
         run.method != "scratch",  # the baseline comes first
         run.method,
-        str(facts.get("seed", "")).zfill(9),
+        -1 if run.metadata.seed is None else run.metadata.seed,
         run.name,
     )
 
 
 def _read_run(path: Path) -> Run:
-    """A run, also one whose facts cannot be read: it is listed with the reason."""
+    """A run, also one whose metadata cannot be read: it is listed with the reason."""
     try:
-        facts: Any = read_json(path, dict[str, Any], _ADVICE, allow_nan=True)
-        if "stage" in facts:
-            checked(facts, _Facts, str(path), _ADVICE)
-        return Run(path.parent, facts)
+        document: dict[str, Any] = read_json(path, dict[str, Any], _ADVICE, allow_nan=True)
+        known = RunMetadata.from_json(document, str(path), _ADVICE) if "stage" in document else RunMetadata()
+        return Run(path.parent, known)
     except UserError as error:
-        return Run(path.parent, {"stage": UNREADABLE}, [str(error)])
+        return Run(path.parent, RunMetadata(stage=UNREADABLE), [str(error)])
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

@@ -11,22 +11,24 @@ def seen_notes(runs: Sequence[Run]) -> list[str]:
     """A line for each run that started from pretrained weights; runs of which the same holds share one."""
     told: dict[str, list[str]] = {}
     for run in runs:
-        if run.facts.get("checkpoint_sha256"):
+        if run.metadata.checkpoint_sha256:
             told.setdefault(_in_words(run), []).append(run.name)
     return [f"{', '.join(names)}: {words}" for words, names in told.items()]
 
 
 def _in_words(run: Run) -> str:
-    facts = run.facts
-    counts = [facts.get(f"num_{split}_cases_seen") for split in ("test", "val")]
-    if all(count is None for count in counts):
+    own = run.metadata
+    counts = (own.num_test_cases_seen, own.num_val_cases_seen)
+    if counts == (None, None):
         return "it is not known how many test and validation scans the pretraining saw; its weights do not list them."
-    least = "" if facts.get("is_pretraining_data_known", True) else "at least "
+    least = "at least " if own.is_pretraining_data_known is False else ""
     parts = [
-        f"{least}{count or 0} of {facts.get(f'num_{split}_cases', '?')} {name} scans"
-        for count, split, name in zip(counts, ("test", "val"), ("test", "validation"), strict=True)
+        f"{least}{count or 0} of {'?' if total is None else total} {name} scans"
+        for count, total, name in zip(
+            counts, (own.num_test_cases, own.num_val_cases), ("test", "validation"), strict=True
+        )
     ]
-    labelled = [facts.get(f"num_{split}_cases_seen_with_labels") or 0 for split in ("test", "val")]
+    labelled = [own.num_test_cases_seen_with_labels or 0, own.num_val_cases_seen_with_labels or 0]
     with_labels = (
         f", {labelled[0]} and {labelled[1]} of them with labels: no test of new scans" if any(labelled) else ""
     )

@@ -30,7 +30,7 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     starts = [f"from {name}" if name.startswith(BASELINE) else f"after {name} pretraining" for name in names]
     datasets = _listed(sorted({run.setting[0] for run in finetuning}))
     labels = _listed([str(count) for count in sorted({run.setting[1] for run in finetuning})])
-    seeds = len({run.facts.get("seed") for run in finetuning if run.is_tested})
+    seeds = len({run.metadata.seed for run in finetuning if run.is_tested})
     tests = sorted({run.metrics["num_cases"] for run in finetuning if "num_cases" in run.metrics})
     tested = f"tested on {_listed([str(count) for count in tests])} cases" if tests else "not tested yet"
     return (

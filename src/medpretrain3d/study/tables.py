@@ -10,7 +10,7 @@ from medpretrain3d.study.differences import Difference
 from medpretrain3d.study.run import AP10, AP50, FROC_SCORE, Run
 from medpretrain3d.study.table import Cell, Table
 
-FACTS = (
+METADATA = (
     "stage",
     "paradigm",
     "method",
@@ -41,8 +41,8 @@ def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
     table = Table(header, num_text_columns=2)
     for run in runs:
         estimates = [run.estimate(key) for key in (MAP_KEY, AP10, AP50, FROC_SCORE)]
-        before = [run.name, arms[run], _labels(run), _fact(run, "seed"), _steps(run)]
-        table.rows.append([*before, *estimates, _fact(run, "minutes")])
+        before = [run.name, arms[run], _labels(run), _field(run, "seed"), _steps(run)]
+        table.rows.append([*before, *estimates, _field(run, "minutes")])
     return table
 
 
@@ -50,7 +50,7 @@ def difference_table(differences: Sequence[Difference], arms: Mapping[Run, str])
     """One row per pair: run minus scratch."""
     table = Table(["run", "minus", "labels", "seed", "mAP", "AP50", "on mAP"], num_text_columns=2)
     for one in differences:
-        middle: list[Cell] = [_labels(one.run), _fact(one.run, "seed"), one.mean_ap, one.ap50]
+        middle: list[Cell] = [_labels(one.run), _field(one.run, "seed"), one.mean_ap, one.ap50]
         table.rows.append([one.run.name, one.baseline.name, *middle, one.verdict])
     return table
 
@@ -67,28 +67,28 @@ def class_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
     return Table(["run", *classes], rows)
 
 
-def facts_table(runs: Sequence[Run]) -> Table:
+def metadata_table(runs: Sequence[Run]) -> Table:
     """What is needed to say where each number comes from."""
-    shown = [name for name in FACTS if any(run.facts.get(name) is not None for run in runs)]
-    rows: list[Sequence[Cell]] = [[run.name, *(_fact(run, name) for name in shown)] for run in runs]
+    shown = [name for name in METADATA if any(getattr(run.metadata, name) is not None for run in runs)]
+    rows: list[Sequence[Cell]] = [[run.name, *(_field(run, name) for name in shown)] for run in runs]
     return Table(["run", *(name.replace("_", " ") for name in shown)], rows, num_text_columns=1 + len(shown))
 
 
 def _labels(run: Run) -> str:
-    fraction = run.facts.get("label_fraction")
+    fraction = run.metadata.label_fraction
     share = "" if fraction is None else f" ({100 * fraction:.3g} %)"
-    return f"{_fact(run, 'num_train_cases')}{share}"
+    return f"{_field(run, 'num_train_cases')}{share}"
 
 
 def _steps(run: Run) -> str:
-    done, budget = run.facts.get("steps"), run.facts.get("budget_steps")
+    done, budget = run.metadata.steps, run.metadata.budget_steps
     if run.is_finished or budget is None:
         return _text(done if done is not None else budget)
     return f"{_text(done)} of {_text(budget)}" if done is not None else "unfinished"
 
 
-def _fact(run: Run, name: str) -> str:
-    return _text(run.facts.get(name), shorten=name.endswith(("sha256", "fingerprint")))
+def _field(run: Run, name: str) -> str:
+    return _text(getattr(run.metadata, name), shorten=name.endswith(("sha256", "fingerprint")))
 
 
 def _text(value: Any, shorten: bool = False) -> str:
