@@ -30,7 +30,6 @@ exclude_patterns = ["_build", "_generate"]
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of torch, numpy and the like have no pages here; pages and headings do
 
-suppress_warnings = ["toc.empty_glob"]
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
 myst_heading_anchors = 4  # links to headings work as they do on a code host
 

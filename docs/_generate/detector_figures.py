@@ -26,7 +26,7 @@ def _centers(boxes: Tensor) -> np.ndarray:
 
 def draw_anchors() -> Figure:
     """The positive anchors of an object."""
-    figure, ax, crop = slice_axes("anchors given to the object")
+    figure, ax, crop = slice_axes("anchors given to the object", margin=12)
     grid = AnchorGrid([[(6, 6, 6), (9, 9, 9)], [(12, 12, 12), (18, 18, 18)]])
     anchors = grid(_shapes(), STRIDES, "cpu")
     matcher = ATSSMatcher()
@@ -50,7 +50,7 @@ def draw_segmentation() -> Figure:
 
 def draw_points() -> Figure:
     """The positive cells of an object, and the distances to its sides."""
-    figure, ax, crop = slice_axes("cells around the center, distances to the sides")
+    figure, ax, crop = slice_axes("cells around the center, distances to the sides", margin=8)
     grid = AnchorGrid([[stride] for stride in STRIDES])
     cells = grid(_shapes(), STRIDES, "cpu")
     matched = CenterSampling()(torch.tensor([crop.box]).float(), cells, grid.per_level(_shapes()), 1)

@@ -79,8 +79,8 @@ def panels(pictures: Mapping[str, Tensor | np.ndarray], middle: int | None = Non
     return figure
 
 
-def slice_axes(title: str = "", width: float = 4.2) -> tuple[Figure, Axes, Crop]:
-    """The slice through the nodule, with its box, to draw upon."""
+def slice_axes(title: str, margin: int | None = None, width: float = 4.2) -> tuple[Figure, Axes, Crop]:
+    """The slice through the nodule, with its box, to draw upon; with a margin in voxels the part around it alone."""
     crop = phantom_crop()
     figure = Figure(figsize=(width, width + 0.2), layout="constrained")
     ax = figure.subplots()
@@ -88,6 +88,10 @@ def slice_axes(title: str = "", width: float = 4.2) -> tuple[Figure, Axes, Crop]
     ax.imshow(crop.image[crop.slice], cmap="gray", vmin=-1, vmax=1, extent=(0, wide, height, 0))
     outline(ax, crop.box, OBJECT, 2.0)
     ax.set_title(title, fontsize=10)
+    if margin is not None:
+        _, h0, w0, _, h1, w1 = crop.box
+        ax.set_xlim(w0 - margin, w1 + margin)
+        ax.set_ylim(h1 + margin, h0 - margin)
     ax.set_axis_off()
     return figure, ax, crop
 
@@ -100,5 +104,5 @@ def outline(ax: Axes, box: object, color: str, linewidth: float = 1.0, alpha: fl
 
 def save(figure: Figure, path: Path) -> int:
     """Write a picture, without a date, and return how many pixels of a page it is wide."""
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    figure.savefig(path, dpi=150, bbox_inches="tight", pad_inches=0.05, metadata={"Software": None})
     return round(85 * figure.get_size_inches()[0])
