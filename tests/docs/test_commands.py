@@ -31,7 +31,7 @@ def commands(page: Path) -> list[str]:
     return [re.sub(r"\s+#.*", "", line).strip() for line in lines if line.strip()]
 
 
-DOCUMENTED = [(page, line) for page in PAGES for line in dict.fromkeys(commands(page))]
+DOCUMENTED = [(page, line) for line, page in {line: page for page in PAGES for line in commands(page)}.items()]
 
 
 def name_of(one: tuple[Path, str]) -> str:
