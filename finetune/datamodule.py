@@ -149,12 +149,12 @@ class FinetuneData(Checked, L.LightningDataModule):
         )
 
     def preprocessing(self) -> Preprocessing:
-        """What prediction has to do alike."""
+        """Return the preprocessing that prediction has to reproduce."""
         num_channels = self.train_cases[0].open().num_channels
         return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels, self.store.unit)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """All batches of the run, from the one the run continues with."""
+        """Return all batches of the run, from the one the run continues with."""
         reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
         order = CaseOrder(self.train_cases, self.seed)
         crops = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
@@ -162,15 +162,15 @@ class FinetuneData(Checked, L.LightningDataModule):
         return make_loader(crops, batches, self.num_workers, crops.collate)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """What was left to be done on the device."""
+        """Finish the batch's crops on the device."""
         return finish_objects(batch)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Whole validation volumes, dealt out to the processes."""
+        """Return whole validation volumes, dealt out to the processes."""
         return self._volumes(self.val_cases)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Whole test volumes, dealt out to the processes."""
+        """Return whole test volumes, dealt out to the processes."""
         return self._volumes(self.test_cases)
 
     def _refs(self, case_ids: Sequence[str]) -> list[CaseRef]:

@@ -114,7 +114,7 @@ class FinetuneModule(Checked, L.LightningModule):
             self.seen = SeenScans.of(None, data)
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
-        """Sum of the detector's losses on one batch."""
+        """Return sum of the detector's losses on one batch."""
         image, targets = batch
         with sample_seeds(torch.stack([_seed(target) for target in targets])):
             losses = self.detector.losses(image, targets)
@@ -136,11 +136,11 @@ class FinetuneModule(Checked, L.LightningModule):
         self._detect(case)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget earlier results."""
+        """Reset the results."""
         self.results = {}
 
     def on_test_epoch_start(self) -> None:
-        """Forget earlier results."""
+        """Reset the results."""
         self.results = {}
 
     def on_validation_epoch_end(self) -> None:
@@ -154,7 +154,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.results = gather_by_case(self.results)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Have the checkpoint tell which encoder is in it, so that it can be read like a detector bundle's.
+        """Add the encoder entry to the checkpoint, so that it can be read like a detector bundle's.
 
         What was left out so far, as the first process counts it, is kept too.
         """
@@ -178,7 +178,7 @@ class FinetuneModule(Checked, L.LightningModule):
         checkpoint |= encoder_entry(self.detector.backbone, "detector", card)
 
     def volumes_seen(self) -> VolumesSeen:
-        """Scans that the weights were trained on, here and before."""
+        """Return scans that the weights were trained on, here and before."""
         ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=True)
         return VolumesSeen.of_encoder(self.encoder) | ours
 
@@ -188,11 +188,11 @@ class FinetuneModule(Checked, L.LightningModule):
             self.detector.num_invalid_boxes, self.detector.num_invalid_predictions = checkpoint["num_invalid"]
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser and schedule."""
+        """Return the recipe's optimiser and schedule."""
         return configure(self.detector, self.optim, self.trainer.max_steps)
 
     def see(self, case: Case) -> Sightings:
-        """What the detector sees in one whole volume, not merged.
+        """Run the detector on one whole volume and return its detections, not merged.
 
         Raises:
             UserError: none of its predictions is finite.

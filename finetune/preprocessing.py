@@ -1,4 +1,4 @@
-"""What the images of the pretraining looked like, put into the configuration of the fine-tuning."""
+"""Transfer of the pretraining's preprocessing to the configuration of the fine-tuning."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ WATCHED = {
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What was found and what was there in one volume, in voxels of its store."""
+    """Predictions and ground truth of one volume, in voxels of its store."""
 
     predicted: PredictedCase
     target: TargetCase
@@ -39,7 +39,7 @@ class CaseResult:
         )
 
     def in_mm(self) -> CaseResult:
-        """The same in millimetres along the volume's axes: overlaps stay, and sizes get a meaning."""
+        """Return the same in millimetres along the volume's axes: overlaps stay, and sizes get a meaning."""
         edges_mm = np.tile(self.spacing_mm, 2)
         predicted = replace(self.predicted, boxes=self.predicted.boxes * edges_mm)
         ignore = None if self.target.ignore is None else self.target.ignore * edges_mm
@@ -48,13 +48,13 @@ class CaseResult:
 
 
 def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) -> dict[str, float]:
-    """The watched metrics over all volumes."""
+    """Return the watched metrics over all volumes."""
     predicted = [result.predicted for result in results.values()]
     targets = [result.target for result in results.values()]
     return watched(evaluate(predicted, targets, classes, num_bootstrap=0))
 
 
 def watched(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The watched numbers of an evaluation by their short names."""
+    """Return the watched numbers of an evaluation by their short names."""
     # nan means that nothing was hit; a curve shows it as 0.
     return {name: float(np.nan_to_num(metrics[key])) for name, key in WATCHED.items()}

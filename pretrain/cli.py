@@ -21,12 +21,12 @@ class PretrainCLI(StageCLI):
     """Stage 1 from the command line."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What a supervised objective tells apart is what the data is labelled with; the others do not ask."""
+        """Link the classes of a supervised objective to the labels of the data; the others do not ask."""
         super().add_arguments_to_parser(parser)
         parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
 
     def callbacks(self) -> list[L.Callback]:
-        """Pictures while it trains."""
+        """Return pictures while it trains."""
         return [*super().callbacks(), Previews(self.run.folder / "previews")]
 
     def fit(self, **kwargs: Any) -> None:

@@ -101,7 +101,7 @@ class PretrainData(Checked, L.LightningDataModule):
 
     @property
     def classes(self) -> tuple[tuple[str, ...], ...]:
-        """What labels stand for, of each data set on its own: the outputs of a supervised objective."""
+        """Class names of the labels, of each dataset on its own: the outputs of a supervised objective."""
         return self.views.classes(self.corpus)
 
     def metadata(self) -> RunMetadata:
@@ -113,7 +113,7 @@ class PretrainData(Checked, L.LightningDataModule):
         )
 
     def preprocessing(self) -> Preprocessing:
-        """What fine-tuning has to do alike: spacing and window, in all and of each store."""
+        """Return the preprocessing that fine-tuning has to reproduce: spacing and window, in all and of each store."""
         own = [self.window.of_unit(unit) for unit in self.corpus.units]
         stores = tuple(
             StoreWindow(store=store.path.name, unit=store.unit, window=to_config(window))
@@ -124,7 +124,7 @@ class PretrainData(Checked, L.LightningDataModule):
         return Preprocessing(self.patch, self.corpus.spacing_mm, window, num_channels, self.corpus.units[0], stores)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """All batches of the run, from the one the run continues with."""
+        """Return all batches of the run, from the one the run continues with."""
         reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
         order = CaseOrder(self.train_cases, self.seed, self.dataset_balance)
         crops = ImageCrops(order, reader, self.views, self.augment_on)
@@ -132,7 +132,7 @@ class PretrainData(Checked, L.LightningDataModule):
         return make_loader(crops, batches, self.num_workers, crops.collate)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """A crop of every held-out case, in batches as in training: a contrast takes several crops."""
+        """Return a crop of every held-out case, in batches as in training: a contrast takes several crops."""
         if not self.val_cases:
             return []
         reader = CropReader(self.patch, self.window, sites=self.sites)
@@ -143,7 +143,7 @@ class PretrainData(Checked, L.LightningDataModule):
         return make_loader(crops, batches, 0, crops.collate)
 
     def _with_labels(self, cases: list[CaseRef]) -> list[CaseRef]:
-        """The cases to show: all, unless the views leave out those without labels."""
+        """Return the cases to show: all, unless the views leave out those without labels."""
         if self.views.unlabelled != "skip":
             return cases
         kept = [case for case in cases if self.views.is_labelled(case)]
@@ -152,5 +152,5 @@ class PretrainData(Checked, L.LightningDataModule):
         return kept
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """What was left to be done on the device."""
+        """Finish the batch's crops on the device."""
         return finish_batch(batch, self.views)

@@ -86,7 +86,7 @@ class PretrainModule(Checked, L.LightningModule):
         freeze(self.objective, self.optim)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
+        """Return loss of one batch."""
         out = self.objective(batch)
         values = means_to_log(self.trainer, {"loss": out.loss, **out.logs})
         self.log("train/loss", values.pop("loss"), prog_bar=True)
@@ -95,28 +95,28 @@ class PretrainModule(Checked, L.LightningModule):
         return out.loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Let what follows the weights follow."""
+        """Step the optimizer, then update what follows the weights, such as an EMA teacher."""
         super().optimizer_step(*args, **kwargs)
         self.objective.after_step()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Loss on crops that are the same every time, and something to look at."""
+        """Return loss on crops that are the same every time, and something to look at."""
         out = self.objective(batch)
         self.log("val/loss", out.loss, prog_bar=True, sync_dist=True, batch_size=len(batch["seed"]))
         return {"preview": out.preview}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Have the checkpoint tell which encoder is in it, so that it can be read like an encoder file."""
+        """Add the encoder entry to the checkpoint, so that it can be read like an encoder file."""
         checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card())
 
     def volumes_seen(self) -> VolumesSeen:
-        """Scans that the weights were trained on, here and before."""
+        """Return scans that the weights were trained on, here and before."""
         was_supervised = self.objective.paradigm == "supervised"
         ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=was_supervised)
         return VolumesSeen.of_encoder(self.encoder) | ours
 
     def card(self) -> dict[str, Any]:
-        """What an encoder file says of the encoder: how it sees images, how it was trained, where it began."""
+        """Return the model card of the encoder: how it sees images, how it was trained, where it began."""
         own = self.metadata()
         pretraining = {
             "objective": to_config(self.objective),
@@ -135,5 +135,5 @@ class PretrainModule(Checked, L.LightningModule):
         }
 
     def configure_optimizers(self) -> Any:
-        """The recipe's optimiser and schedule."""
+        """Return the recipe's optimiser and schedule."""
         return configure(self.objective, self.optim, self.trainer.max_steps)

@@ -1,4 +1,4 @@
-"""What the backbone has learnt so far, asked of the same crops at every validation."""
+"""Probing of the backbone's features, on the same crops at every validation."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class Probes(Checked, L.Callback):
         self._psnr: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What an interrupted run has to remember."""
+        """Return the callback's state."""
         return {"start": self.start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it."""
+        """Restore the state."""
         self.start = dict(state_dict["start"])
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -83,7 +83,7 @@ class Probes(Checked, L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """How well the hidden part of this batch's first crop was restored."""
+        """Compute the PSNR of the restored hidden part of this batch's first crop."""
         shown = outputs.get("preview", {}) if isinstance(outputs, dict) else {}
         if not {"input", "restored"} <= shown.keys():
             return
@@ -117,7 +117,7 @@ class Probes(Checked, L.Callback):
             say(told)
 
     def _spread(self, module: PretrainModule) -> dict[str, float]:
-        """Effective rank and standard deviation over crops of held-out cases; empty where there are too few."""
+        """Return effective rank and standard deviation over crops of held-out cases; empty where there are too few."""
         crops = self._anywhere(module.data)
         if len(crops) < 2:
             return {}
@@ -125,7 +125,7 @@ class Probes(Checked, L.Callback):
         return {"effective_rank": effective_rank(features), "feature_std": feature_std(features)}
 
     def _organs(self, module: PretrainModule) -> dict[str, float]:
-        """Accuracies on the labelled store, chance is one over the number of classes; empty without a store."""
+        """Return accuracies on the labelled store, chance is one over the number of classes; empty without a store."""
         if self.corpus is None:
             return {}
         teaching, asked = (self._objects(module, part) for part in (0, 1))
@@ -134,7 +134,7 @@ class Probes(Checked, L.Callback):
         return {"knn": knn_accuracy(*teaching, *asked), "linear": linear_accuracy(*teaching, *asked)}
 
     def _objects(self, module: PretrainModule, part: int) -> tuple[Tensor, Tensor] | None:
-        """Features (N, C) at the centres of objects of every second case, and their classes (N,)."""
+        """Return features (N, C) at the centres of objects of every second case, and their classes (N,)."""
         assert self.corpus is not None
         rows: list[Tensor] = []
         labels: list[int] = []
@@ -148,7 +148,7 @@ class Probes(Checked, L.Callback):
         return (torch.stack(rows), torch.tensor(labels, device=rows[0].device)) if rows else None
 
     def _anywhere(self, data: PretrainData) -> list[Tensor]:
-        """Crops (C, D, H, W) dealt out over the held-out cases, at places that never change."""
+        """Return crops (C, D, H, W) dealt out over the held-out cases, at places that never change."""
         refs: list[CaseRef] = data.val_cases
         random = np.random.Generator(np.random.Philox(0))
         crops = []
@@ -158,7 +158,7 @@ class Probes(Checked, L.Callback):
         return crops
 
     def _feature(self, module: PretrainModule, crop: Tensor) -> Tensor:
-        """The coarsest map (C, d, h, w) of a crop."""
+        """Return the coarsest map (C, d, h, w) of a crop."""
         return module.objective.backbone(crop[None].to(module.device))[-1][0].float()
 
 
@@ -168,13 +168,13 @@ def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:
 
 
 def _around(box: np.ndarray, patch: Patch) -> Patch:
-    """Lowest corner of a crop with the box in its middle; it may lie outside the volume, where there is air."""
+    """Return lowest corner of a crop with the box in its middle; it may lie outside the volume, where there is air."""
     d, h, w = (round(float(edge)) for edge in (box[:3] + box[3:]) / 2 - np.array(patch) / 2)
     return (d, h, w)
 
 
 def _middle(feature: Tensor) -> Tensor:
-    """Mean (C,) of the one or two cells in the middle of each axis of a map (C, d, h, w)."""
+    """Return mean (C,) of the one or two cells in the middle of each axis of a map (C, d, h, w)."""
     for axis in (1, 2, 3):
         size = feature.shape[axis]
         feature = feature.narrow(axis, (size - 1) // 2, 2 - size % 2)

@@ -74,7 +74,7 @@ def _run_stage(name: str, words: Sequence[str]) -> int:
 
 
 def command_parser(name: str) -> CommandParser:
-    """The parser of one command."""
+    """Return the parser of one command."""
     command = command_module(name)
     parser = CommandParser(
         prog=f"medpretrain3d {name}",
@@ -87,7 +87,7 @@ def command_parser(name: str) -> CommandParser:
 
 
 def command_module(name: str) -> Any:
-    """The module of one command."""
+    """Return the module of one command."""
     return importlib.import_module(f"medpretrain3d.commands.{name.replace('-', '_')}")
 
 

@@ -55,7 +55,7 @@ class _ForgivingCache:
         self._cache = cache
 
     def load_overload(self, *arguments: Any) -> Any:
-        """Machine code for the types of a call, or None."""
+        """Return machine code for the types of a call, or None."""
         try:
             return self._cache.load_overload(*arguments)
         except Exception:  # pickle raises any kind for bytes that are not those it wrote

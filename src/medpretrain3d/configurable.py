@@ -86,7 +86,7 @@ def from_config(config: Mapping[str, Any], base: type = Configurable) -> Any:
 
 
 def plugins_in(value: Any) -> list[dict[str, Any]]:
-    """The plugins that configs anywhere in plain data need, as a file names them.
+    """Return the plugins that configs anywhere in plain data need, as a file names them.
 
     Raises:
         UserError: a class is neither of `medpretrain3d` nor of a loaded plugin.

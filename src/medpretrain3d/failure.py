@@ -1,4 +1,4 @@
-"""What a failure is called: one line for those that a machine, a disk or an input causes, nothing for a bug."""
+"""Error messages of failures: one line for those that a machine, a disk or an input causes, nothing for a bug."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OF_THE_MACHINE = {
 
 
 def explain(error: BaseException, saves_memory: str) -> str | None:
-    """What went wrong and what to do, in one line; None for what only a developer can mend.
+    """Return the cause of an error and its remedy in one line; None for what only a developer can mend.
 
     An exception that crossed a process as text, as those of loader workers do, is read from that text.
 
@@ -59,7 +59,7 @@ def _explain(error: BaseException, saves_memory: str, known: set[int]) -> str | 
 
 
 def death(what: str, code: int, saves_memory: str) -> str:
-    """How a process ended that nobody asked to end: by its exit code, negative for a signal."""
+    """Return the error message of a process that ended unasked: by its exit code, negative for a signal."""
     if code < 0:
         return _killed(what, signal.Signals(-code).name, saves_memory)
     return f"{what} ended with exit code {code}"
@@ -93,12 +93,12 @@ def _shared_memory() -> str:
 
 
 def _text(error: BaseException) -> str:
-    """What an exception says; of a UserError without the escapes that keep it on one line."""
+    """Return the message of an exception; of a UserError without the escapes that keep it on one line."""
     return str(error.args[0]) if isinstance(error, UserError) and error.args else str(error)
 
 
 def _innermost(error: BaseException) -> tuple[str, str]:
-    """Class and message of an exception, or of the one whose traceback is its text."""
+    """Return class and message of an exception, or of the one whose traceback is its text."""
     text = _text(error)
     if _WITHIN_TEXT.search(text):
         lines = text.rstrip().splitlines()

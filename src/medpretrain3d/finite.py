@@ -42,7 +42,7 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite, without a copy of its size: a sum is not finite if one value is not.
+    """Return whether no value is NaN or infinite, without a copy of its size: a sum is not finite if one value is not.
 
     A sum of finite values that overflows is looked at value by value. Whole numbers are finite.
     """

@@ -35,7 +35,7 @@ class Interrupted(SystemExit):
 
 
 class Signals:
-    """What this process was told by signals.
+    """Signal handling of this process.
 
     A handler alone would not do: Python runs it in the main thread once that is back from C, and a process that waits
     for another one in a collective never is. So a thread reads the signals too (`signal.set_wakeup_fd`), and ends the
@@ -48,7 +48,7 @@ class Signals:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all state."""
         self.received: int | None = None
         """The first signal that came."""
         self.mode: Literal["exit", "raise", "note"] = "exit"
@@ -123,7 +123,7 @@ class Signals:
         os._exit(code)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        """In the main thread, which may come to it much later than the thread below."""
+        """Handle a signal in the main thread, which may come to it much later than the thread below."""
         self._begin(signum)
         if self.mode == "raise" and not self._is_raised:
             self.check()
@@ -158,7 +158,7 @@ class Signals:
 
 
 def end_with_parent(signum: int = signal.SIGKILL) -> None:
-    """Let the kernel send this process a signal once its parent is dead, however it died; on Linux only."""
+    """Request a signal from the kernel once this process's parent is dead, however it died; on Linux only."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
 

@@ -9,7 +9,7 @@ MAX_BYTES = 200
 
 
 def plain_name(name: object, what: str) -> str:
-    """The name, which can be that of a file or folder inside another folder, whatever ending is put behind it.
+    """Return the name, which can be that of a file or folder inside another folder, whatever ending is put behind it.
 
     Args:
         name: as it was given, or as a file states it.

@@ -45,7 +45,7 @@ class Plugin:
     """Modules that importing it imports, itself included."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as a file names what it needs."""
+        """Return plain data, as a file names what it needs."""
         return {"module": self.module, "distribution": self.distribution, "version": self.version}
 
     def __str__(self) -> str:
@@ -114,18 +114,18 @@ def take_plugins(args: Sequence[str]) -> list[str]:
 
 
 def plugin_of(module: str) -> Plugin | None:
-    """The loaded plugin that a module belongs to; None of one that importing the plugin does not import."""
+    """Return the loaded plugin that a module belongs to; None of one that importing the plugin does not import."""
     return next((plugin for plugin in _loaded.values() if module in plugin.submodules), None)
 
 
 def loaded_plugins() -> list[Plugin]:
-    """Every loaded plugin, in the order of loading."""
+    """Return every loaded plugin, in the order of loading."""
     load_plugins()
     return list(_loaded.values())
 
 
 def required_plugins(modules: Iterable[str]) -> list[dict[str, Any]]:
-    """The plugins that modules belong to, as a file names what it needs."""
+    """Return the plugins that modules belong to, as a file names what it needs."""
     found = dict.fromkeys(plugin for module in modules if (plugin := plugin_of(module)) is not None)
     return [plugin.to_json() for plugin in found]
 
@@ -204,13 +204,13 @@ def _is_there(module: str) -> bool:
 
 
 def _plain(record: object, key: str) -> str:
-    """A name or version out of a file of anybody, which may hold what a terminal would obey."""
+    """Return a name or version out of a file of anybody, which may hold what a terminal would obey."""
     value = record.get(key) if isinstance(record, Mapping) else None
     return value if isinstance(value, str) and re.fullmatch(r"[\w.+!-]{1,100}", value) else ""
 
 
 def _cause(error: BaseException) -> str:
-    """What failed and where, without the way there."""
+    """Return the error and its location in one line, without the traceback."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     where = f", {os.path.basename(frames[-1].filename)} line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{where}"

@@ -1,4 +1,4 @@
-"""What the processes of a run compute together, so that W of them with B samples step as one with W B samples.
+"""Reductions over the processes of a run, so that W of them with B samples step as one with W B samples.
 
 DDP averages gradients over the processes. A loss that every process divides by a count of its own would then depend on
 how samples were dealt out; `mean_over_samples` divides by the count of all, as DETR and FCOS do for their positives.
@@ -14,17 +14,17 @@ from torch import Tensor
 
 
 def rank() -> int:
-    """Number of this process; 0 where there is only one."""
+    """Return number of this process; 0 where there is only one."""
     return dist.get_rank() if _are_several() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if _are_several() else 1
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows (n, C) of W processes as (W n, C), in the order of the ranks; every process has the same n.
+    """Return rows (n, C) of W processes as (W n, C), in the order of the ranks; every process has the same n.
 
     The gradient goes back to the process that made the row, summed over the losses of all. So, where each process takes
     the mean over its own rows and gradients are averaged, as DDP does, the step is that of one process with all rows.
@@ -34,7 +34,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def total(value: Tensor) -> Tensor:
-    """Sum of a tensor over the processes, with gradient.
+    """Return sum of a tensor over the processes, with gradient.
 
     The gradient is that of a loss which every process computes alike from the sum, averaged over processes by DDP.
     """
@@ -46,7 +46,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def mean_over_samples(summed: Tensor, count: Tensor | int, least: float = 1) -> Tensor:
-    """This process's part of a mean over the samples of all: the mean of the parts is `sum / max(count, least)`.
+    """Return this process's part of a mean over the samples of all: the mean of the parts is `sum / max(count, least)`.
 
     Args:
         summed: sum over what this process has, with gradient.
@@ -58,12 +58,12 @@ def mean_over_samples(summed: Tensor, count: Tensor | int, least: float = 1) -> 
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Mean of a tensor over the processes, without gradient."""
+    """Return mean of a tensor over the processes, without gradient."""
     return total(value.detach()) / world_size()
 
 
 def largest(value: Tensor) -> Tensor:
-    """Each number of a tensor as it is on the process where it is largest, without gradient."""
+    """Return each number of a tensor as it is on the process where it is largest, without gradient."""
     value = value.detach().clone()
     if _are_several():
         dist.all_reduce(value, dist.ReduceOp.MAX)
@@ -71,7 +71,7 @@ def largest(value: Tensor) -> Tensor:
 
 
 def first_process(value: Tensor) -> Tensor:
-    """The tensor that the first process has, without gradient; the same shape on all."""
+    """Return the tensor that the first process has, without gradient; the same shape on all."""
     value = value.detach().clone()
     if _are_several():
         dist.broadcast(value, 0)
@@ -79,7 +79,7 @@ def first_process(value: Tensor) -> Tensor:
 
 
 def among_lowest(values: Tensor, count: int) -> Tensor:
-    """Whether each value (n,) int64 of this process is among the `count` lowest of all processes: (n,) bool.
+    """Return whether each value (n,) int64 of this process is among the `count` lowest of all processes: (n,) bool.
 
     `count` is the same on all; n need not be.
     """

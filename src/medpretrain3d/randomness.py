@@ -20,7 +20,7 @@ from medpretrain3d.processes import rank
 
 
 def counter_random(seed: Tensor, count: int, start: int = 0) -> Tensor:
-    """Random int64 numbers (B, count), a pure function of (seed, position); the first one's position is `start`.
+    """Return random int64 numbers (B, count), a pure function of (seed, position); the first one's position is `start`.
 
     The finaliser of SplitMix64 (Steele et al., 2014) on a counter: no state, so CPU and GPU agree and a resumed run
     draws what the uninterrupted one would have drawn.
@@ -29,17 +29,17 @@ def counter_random(seed: Tensor, count: int, start: int = 0) -> Tensor:
 
 
 def random_at(seed: Tensor, position: Tensor) -> Tensor:
-    """The numbers of `counter_random` at any positions: int64, seeds and positions broadcast."""
+    """Return the numbers of `counter_random` at any positions: int64, seeds and positions broadcast."""
     return _mix(_mix(seed) + (position + 1) * _GOLDEN)
 
 
 def derived_seeds(seed: Tensor, purpose: str) -> Tensor:
-    """Seeds of the same shape for one purpose, whose numbers have nothing to do with those of another."""
+    """Return seeds of the same shape for one purpose, whose numbers have nothing to do with those of another."""
     return random_at(seed, torch.tensor(zlib.crc32(purpose.encode()), dtype=torch.int64, device=seed.device))
 
 
 def to_uniform(bits: Tensor) -> Tensor:
-    """Float32 in [0, 1) from random int64 numbers of the same shape."""
+    """Return Float32 in [0, 1) from random int64 numbers of the same shape."""
     # 24 bits: what float32 holds below 1.
     return ((bits & 0xFFFFFF) * 2.0**-24).to(torch.float32)
 
@@ -57,7 +57,7 @@ _draws: ContextVar[_Draws | None] = ContextVar("draws", default=None)
 
 @contextmanager
 def sample_seeds(seeds: Tensor, times: int = 0) -> Iterator[None]:
-    """What is drawn inside belongs to samples of these seeds.
+    """Bind what is drawn inside the context to samples of these seeds.
 
     Args:
         seeds: (B,) int64, one per row of the batch that the network sees: where views or blocks lie along the batch
@@ -72,13 +72,13 @@ def sample_seeds(seeds: Tensor, times: int = 0) -> Iterator[None]:
 
 
 def drawing_from() -> tuple[Tensor, int] | None:
-    """The arguments for `sample_seeds` that repeat what follows from here, None outside of one."""
+    """Return the arguments for `sample_seeds` that repeat what follows from here, None outside of one."""
     draws = _draws.get()
     return (draws.seeds, draws.times) if draws else None
 
 
 def row_seeds(rows: int, device: torch.device) -> Tensor:
-    """Seeds (rows,) int64 of the samples at work.
+    """Return seeds (rows,) int64 of the samples at work.
 
     Outside of `sample_seeds` they come from PyTorch's generator and the rows' places in the batch of all processes, so
     processes that were seeded alike still draw what one process with all rows would.

@@ -55,11 +55,11 @@ class Registry(Generic[T]):
         return {name: part for name, (part, module) in self._sorted(False) if is_known(module)}
 
     def names(self) -> list[str]:
-        """Names of all parts, those of this package first, as a list for a user."""
+        """Return names of all parts, those of this package first, as a list for a user."""
         return [name for name, (_, module) in self._sorted(True) if is_known(module)]
 
     def __getitem__(self, name: str) -> T:
-        """The part of a name.
+        """Return the part of a name.
 
         Raises:
             UserError: there is none; names those that are known.
@@ -75,20 +75,20 @@ class Registry(Generic[T]):
 
 
 def note_class(cls: type) -> None:
-    """Remember a class that a config can name, when it is defined."""
+    """Register a class that a config can name, when it is defined."""
     _classes[f"{cls.__module__}.{cls.__qualname__}"] = cls
     ADDING.add(cls.__module__)
 
 
 def class_of_plugin(path: str) -> type | None:
-    """The class of a loaded plugin by its full name; imports nothing that a file names."""
+    """Return the class of a loaded plugin by its full name; imports nothing that a file names."""
     load_plugins()
     cls = _classes.get(path)
     return cls if cls is not None and plugin_of(cls.__module__) else None
 
 
 def known_classes(base: type[T]) -> dict[str, type[T]]:
-    """Classes of this package and of loaded plugins that derive from a base, by their short names.
+    """Return classes of this package and of loaded plugins that derive from a base, by their short names.
 
     Raises:
         UserError: two have one name.
@@ -104,12 +104,12 @@ def known_classes(base: type[T]) -> dict[str, type[T]]:
 
 
 def is_own(module: str) -> bool:
-    """Whether a module is of this package."""
+    """Return whether a module is of this package."""
     return module.partition(".")[0] == OWN
 
 
 def is_known(module: str) -> bool:
-    """Whether a module is of this package or of a loaded plugin."""
+    """Return whether a module is of this package or of a loaded plugin."""
     return is_own(module) or plugin_of(module) is not None
 
 

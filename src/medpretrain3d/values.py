@@ -24,19 +24,19 @@ LARGEST = 2**31 - 1
 
 @dataclass(frozen=True)
 class Rising(BaseMetadata):
-    """Of a pair: the first is not above the second."""
+    """Constraint on a pair: the first is not above the second."""
 
 
 @dataclass(frozen=True)
 class MaxProduct(BaseMetadata):
-    """Of a list of numbers: their product is not above a limit, such as that of cells with a vector each."""
+    """Constraint on a list of numbers: their product is not above a limit, such as that of cells with a vector each."""
 
     limit: int
 
 
 @dataclass(frozen=True)
 class Unchecked(BaseMetadata):
-    """Of what the constructor itself compares, and knows better words for: which text, or whether it is finite."""
+    """Marker of what the constructor itself checks, and has better words for: which text, or whether it is finite."""
 
 
 # Limits from above keep a mistyped width from taking all memory before anyone can say so.
@@ -99,7 +99,7 @@ def constructor(cls: type) -> inspect.Signature:
 
 
 def arguments_by_name(bound: inspect.BoundArguments) -> dict[str, Any]:
-    """Arguments of a call of the constructor, defaults included, without `self`."""
+    """Return arguments of a call of the constructor, defaults included, without `self`."""
     bound.apply_defaults()
     arguments: dict[str, Any] = {}
     for parameter in list(bound.signature.parameters.values())[1:]:
@@ -146,7 +146,7 @@ def check_value(place: str, name: str, value: object, hint: Any) -> None:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Whether a value is one of a type, a list as good as a tuple and a whole number as good as a number."""
+    """Return whether a value is one of a type, a list as good as a tuple and a whole number as good as a number."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         if any(isinstance(one, Unchecked) for one in parts[1:]):
@@ -176,7 +176,7 @@ def fits(value: object, hint: Any) -> bool:
 
 
 def wanted(hint: Any) -> str:
-    """A type in words: `a whole number >= 1`."""
+    """Return a type in words: `a whole number >= 1`."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         limits = [text for one in _flat(parts[1:]) if (text := _limit(one))]
@@ -196,7 +196,7 @@ def wanted(hint: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """A value for a message, shortened."""
+    """Return a value for a message, shortened."""
     text = repr(value) if isinstance(value, str | int | float | None) else str(value)
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -276,7 +276,7 @@ def _flat(metadata: Sequence[Any]) -> list[Any]:
 
 @functools.cache
 def _constructor(cls: type) -> tuple[inspect.Signature, dict[str, Any]]:
-    """Signature and types of the arguments, those that are handed on to a base class included."""
+    """Return signature and types of the arguments, those that are handed on to a base class included."""
     init: Any = cls.__init__  # type: ignore[misc]  # of this very class
     own = inspect.signature(init)
     try:

@@ -1,4 +1,4 @@
-"""What a file system refuses, as one line for the user."""
+"""File system errors, as one line for the user."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _is_about(error: OSError, path: Path) -> bool:
-    """Whether an error names the place, a folder above it, or what is written to be renamed there."""
+    """Return whether an error names the place, a folder above it, or what is written to be renamed there."""
     if isinstance(error.filename, int):
         return True
     named = Path(os.path.abspath(os.fsdecode(error.filename)))

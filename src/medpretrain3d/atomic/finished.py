@@ -112,7 +112,7 @@ def _make_folders(folder: Path) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a device or a pipe is in the place of a file.
+    """Return whether a device or a pipe is in the place of a file.
 
     Raises:
         OSError: a folder is there, or what is there cannot be known.

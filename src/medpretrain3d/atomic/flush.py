@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold a file's content, or the names in a folder.
+    """Flush a file's content, or the names in a folder, to disk.
 
     Raises:
         OSError: the disk refuses.
@@ -25,7 +25,7 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(folder: Path) -> None:
-    """Have the disk hold every file and folder below a folder, itself last.
+    """Flush every file and folder below a folder to disk, itself last.
 
     Raises:
         OSError: the disk refuses.

@@ -19,7 +19,7 @@ _PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.(unfinished|outgoing)", re.DOTALL)
 
 
 def unfinished_path(place: Path) -> Path:
-    """A new name beside `place`, hidden, under which it is made."""
+    """Return a new name beside `place`, hidden, under which it is made."""
     return place.with_name(f".{short_name(place.name)}.{uuid.uuid4().hex[:8]}{UNFINISHED}")
 
 
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def _leftovers(folder: Path) -> list[tuple[Path, str]]:
-    """What is not finished in a folder, each with the stem of what it was to become."""
+    """List the unfinished files and folders in a folder, each with the stem of its final name."""
     try:
         names = sorted(name for name in os.listdir(folder) if name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +84,7 @@ def _leftovers(folder: Path) -> list[tuple[Path, str]]:
 
 
 def short_name(name: str) -> str:
-    """The name, or what stands for one that is too long to be added to."""
+    """Return the name, or what stands for one that is too long to be added to."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST:
         return name

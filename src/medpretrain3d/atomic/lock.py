@@ -151,7 +151,7 @@ def _machine() -> str:
 
 
 def _is_running(pid: int) -> bool:
-    """Whether a process is there and has not ended; one that nobody waited for is still in the table."""
+    """Return whether a process is there and has not ended; one that nobody waited for is still in the table."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):

@@ -67,7 +67,7 @@ class Backbone(Configurable, nn.Module):
     """Constructor arguments of the sizes worth listing: the published ones and those of ours for small machines."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """One feature map per level, finest first."""
+        """Return one feature map per level, finest first."""
         raise NotImplementedError("a Backbone subclass implements forward")
 
     @property
@@ -77,7 +77,7 @@ class Backbone(Configurable, nn.Module):
         return f"{type(self).__name__}-{preset}" if preset else type(self).__name__
 
     def num_parameters(self) -> int:
-        """How many trainable numbers the encoder has."""
+        """Return the number of trainable parameters of the encoder."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @property
@@ -99,7 +99,7 @@ class Backbone(Configurable, nn.Module):
         return groups
 
     def run_block(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
-        """The block's output; with `checkpointing`, its inner activations are not kept."""
+        """Return the block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
             modes = _get_current_function_mode_stack()  # an objective may run the network in one, on blocks
             drawn = drawing_from()

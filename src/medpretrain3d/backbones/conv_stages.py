@@ -1,4 +1,4 @@
-"""What nnU-Net's two convolutional encoders are made of, and what both are told stage by stage."""
+"""Building blocks of nnU-Net's two convolutional encoders, and the per-stage settings of both."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ConvNormAct(nn.Module):
             nn.init.zeros_(self.conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
+        """Map an image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
         return self.act(self.norm(self.conv(x)))
 
 
@@ -74,7 +74,7 @@ class ConvStack(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
+        """Map an image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
         return self.convs(x)
 
 
@@ -84,7 +84,7 @@ def stage_widths(
     preset: str | None,
     *own: Sequence[int] | None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and depth of each stage: those of a preset, or the caller's own where the preset is None.
+    """Return channels and depth of each stage: those of a preset, or the caller's own where the preset is None.
 
     Raises:
         UserError: an unknown preset, a preset together with own numbers, or own numbers that do not count alike.
@@ -105,7 +105,7 @@ def stage_widths(
 
 
 def per_stage(family: str, what: str, given: Sequence[Triple] | None, default: list[Triple]) -> list[Triple]:
-    """One triple per stage; the default where none are given.
+    """Return one triple per stage; the default where none are given.
 
     Raises:
         UserError: another number of triples than stages.
@@ -118,12 +118,12 @@ def per_stage(family: str, what: str, given: Sequence[Triple] | None, default: l
 
 
 def halving_strides(num_stages: int) -> list[Triple]:
-    """Full resolution first, then half of it at each stage."""
+    """Return full resolution first, then half of it at each stage."""
     return [(1, 1, 1)] + [(2, 2, 2)] * (num_stages - 1)
 
 
 def stage_levels(channels: Sequence[int], strides: Sequence[Triple]) -> tuple[Level, ...]:
-    """The pyramid of an encoder whose stages have these channels and strides."""
+    """Return the pyramid of an encoder whose stages have these channels and strides."""
     levels, reached = [], (1, 1, 1)
     for count, stride in zip(channels, strides, strict=True):
         reached = (reached[0] * stride[0], reached[1] * stride[1], reached[2] * stride[2])

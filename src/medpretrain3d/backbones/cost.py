@@ -1,4 +1,4 @@
-"""What a backbone costs, counted on tensors without memory."""
+"""Computational cost of a backbone (FLOPs, activation memory), counted on tensors without memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medpretrain3d.backbones.base import Backbone, Triple, check_patch
 
 
 class Cost(NamedTuple):
-    """Of one image through the encoder."""
+    """FLOPs and activation memory of one image through the encoder."""
 
     flop: int
     """Floating point operations of the forward pass; a multiplication with its addition counts as two."""

@@ -64,7 +64,7 @@ class GenesisUNet(Backbone):
         self.levels = tuple(levels)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         x, features = image, []
         for index, name in enumerate(STAGES):

@@ -77,11 +77,11 @@ class InflatedCNN(Backbone):
 
     @property
     def name(self) -> str:
-        """As in `InflatedCNN-resnet50`."""
+        """Model name, as in `InflatedCNN-resnet50`."""
         return f"InflatedCNN-{self.model}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         batch = image.shape[0]
         x = rearrange(image, "b c d h w -> (b d) c h w")
@@ -94,7 +94,7 @@ class InflatedCNN(Backbone):
 
 
 def plane_network(model: str, in_channels: int) -> Any:
-    """timm's network for planes as its `FeatureListNet`: a dictionary of stages, cut after the last feature map.
+    """Return timm's network for planes as its `FeatureListNet`: a dictionary of stages, cut after the last feature map.
 
     Raises:
         UserError: timm does not know the name or gives no feature maps of it.
@@ -119,7 +119,7 @@ def plane_network(model: str, in_channels: int) -> Any:
 
 
 def inflated_weights(whole: Mapping[str, Tensor], backbone: InflatedCNN) -> dict[str, Tensor]:
-    """The state dict that gives a backbone the features of timm's network for planes.
+    """Return the state dict that gives a backbone the features of timm's network for planes.
 
     Args:
         whole: the state dict of that network, classifier and all.
@@ -140,13 +140,13 @@ def inflated_weights(whole: Mapping[str, Tensor], backbone: InflatedCNN) -> dict
 
 
 def inflate(weight: Tensor, kernel_depth: int) -> Tensor:
-    """A kernel (out, in, kh, kw) to (out, in, kd, kh, kw): repeated along depth and divided by the repeats."""
+    """Return a kernel (out, in, kh, kw) to (out, in, kd, kh, kw): repeated along depth and divided by the repeats."""
     return weight[:, :, None].expand(-1, -1, kernel_depth, -1, -1) / kernel_depth
 
 
 @dataclass
 class _Slices:
-    """How many volumes the slices at hand belong to; one object that all layers of a network share."""
+    """Number of volumes that the slices at hand belong to; one object that all layers of a network share."""
 
     num_volumes: int = 1
 

@@ -95,11 +95,11 @@ class MedNeXt(Backbone):
 
     @property
     def name(self) -> str:
-        """As in `MedNeXt-B-k3`."""
+        """Model name, as in `MedNeXt-B-k3`."""
         return f"{super().name}-k{self.kernel_size}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         x = self.stem(image)
         features = []

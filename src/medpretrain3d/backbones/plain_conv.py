@@ -85,7 +85,7 @@ class PlainConv(Backbone):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         features = []
         x = image

@@ -101,11 +101,11 @@ class Primus(TokenBackbone):
         self.eva = _Encoder(blocks, num_register_tokens + math.prod(self.position_grid), size.width)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
+        """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
         return self.down_projection(image)
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
+        """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
         registers = self.num_register_tokens
         table = self.eva.pos_embed
         x = tokens + resize_positions(table[:, registers:], self.position_grid, grid)

@@ -117,11 +117,11 @@ class ResNet3D(Backbone):
 
     @property
     def name(self) -> str:
-        """As in `ResNet3D-50`."""
+        """Model name, as in `ResNet3D-50`."""
         return f"ResNet3D-{self.depth}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         x = self.relu(self.bn1(self.conv1(image)))
         features = [x]

@@ -10,7 +10,7 @@ from medpretrain3d.backbones.base import Triple
 
 
 def axial_rotation(grid: Triple, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sine and cosine of every token's angles, each (N, head_width) float32, tokens in the order (d h w).
+    """Return sine and cosine of every token's angles, each (N, head_width) float32, tokens in the order (d h w).
 
     The channels of a head fall into three equal groups, for D, H and W; a pair of channels within a group turns by
     position * 10000^(-i / n), i = 0 .. n - 1, with n = head_width / 6.

@@ -70,11 +70,11 @@ class SegResNet(Backbone):
 
     @property
     def name(self) -> str:
-        """As in `SegResNet-16`."""
+        """Model name, as in `SegResNet-16`."""
         return f"SegResNet-{self.width}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         x = self.convInit(image)
         features = []

@@ -101,20 +101,20 @@ class SwinUNETR(Backbone):
 
     @property
     def name(self) -> str:
-        """As in `SwinUNETR-48` or `SwinUNETR-V2-48`."""
+        """Model name, as in `SwinUNETR-48` or `SwinUNETR-V2-48`."""
         return f"SwinUNETR{'-V2' if self.is_v2 else ''}-{self.feature_size}"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map (B, C_l, D / s_d, H / s_h, W / s_w) per level, finest first."""
         self.check_input(image)
         return self.encode(self.embed(image))
 
     def embed(self, image: Tensor) -> Tensor:
-        """Image (B, C, D, H, W) to tokens (B, feature_size, d, h, w), each a function of its own patch."""
+        """Map an image (B, C, D, H, W) to tokens (B, feature_size, d, h, w), each a function of its own patch."""
         return self.patch_embed(image)
 
     def encode(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens of `embed`, of which an objective may have replaced some, to one map per level."""
+        """Return tokens of `embed`, of which an objective may have replaced some, to one map per level."""
         x = tokens
         features = [_channel_norm(x)]
         for index in range(1, 5):
@@ -140,5 +140,5 @@ class _Merging(nn.Module):
 
 
 def _channel_norm(x: Tensor) -> Tensor:
-    """Layer norm over the channels of (B, C, D, H, W), without weights."""
+    """Return layer norm over the channels of (B, C, D, H, W), without weights."""
     return F.layer_norm(x.movedim(1, -1), [x.shape[1]]).movedim(-1, 1)

@@ -69,7 +69,7 @@ class TokenPyramid(Backbone):
         return f"{self.backbone.name}+pyramid"
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map per level, finest first."""
+        """Map an image (B, C, D, H, W) to one map per level, finest first."""
         self.check_input(image)
         (x,) = self.backbone(image)
         maps = [branch(x) for branch in self.finer] + [x]
@@ -78,13 +78,13 @@ class TokenPyramid(Backbone):
         return maps
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
-        """Those of the transformer, then the branches."""
+        """Return those of the transformer, then the branches."""
         branches = list(self.finer.parameters())
         return [*self.backbone.depth_groups(), *([branches] if branches else [])]
 
 
 def _halving(stride: Triple, num_finer: int) -> Triple:
-    """Factor along each axis that leads one level finer: 2 until the axis is at full resolution."""
+    """Return factor along each axis that leads one level finer: 2 until the axis is at full resolution."""
     if any(edge > 1 and edge % 2 for edge in stride) or stride == (1, 1, 1):
         raise UserError(
             f"TokenPyramid: got num_finer {num_finer}, but a level of stride {stride} has no finer one by halving; "

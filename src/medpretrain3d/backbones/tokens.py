@@ -47,12 +47,12 @@ class TokenBackbone(Backbone):
         raise NotImplementedError("a TokenBackbone subclass implements encode")
 
     def grid(self, shape: tuple[int, ...]) -> Triple:
-        """How many tokens an image (D, H, W) has along each axis."""
+        """Return the number of tokens along each axis of an image (D, H, W)."""
         d, h, w = (size // edge for size, edge in zip(shape, self.patch_size, strict=True))
         return (d, h, w)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Image (B, C, D, H, W) to one map (B, width, D / p_d, H / p_h, W / p_w)."""
+        """Map an image (B, C, D, H, W) to one map (B, width, D / p_d, H / p_h, W / p_w)."""
         self.check_input(image)
         grid = self.grid(tuple(image.shape[2:]))
         tokens = self.encode(self.embed(image), grid)
@@ -73,7 +73,7 @@ class DropPath(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is added to the residual stream."""
+        """Apply stochastic depth, sample by sample, to the branch that is added to the residual stream."""
         if not self.training or not self.probability:
             return x
         is_kept = to_uniform(draw_bits(len(x), 1, x.device)) >= self.probability  # (B, 1)
@@ -81,17 +81,17 @@ class DropPath(nn.Module):
 
 
 def drop_paths(last: float, depth: int) -> list[DropPath]:
-    """One for each of `depth` blocks, with a probability that rises from 0 to that of the last block."""
+    """Return one for each of `depth` blocks, with a probability that rises from 0 to that of the last block."""
     return [DropPath(last * index / max(1, depth - 1)) for index in range(depth)]
 
 
 def tokens_to_map(tokens: Tensor, grid: Triple) -> Tensor:
-    """Tokens (B, N, C) in the order (d h w) to a map (B, C, d, h, w)."""
+    """Return tokens (B, N, C) in the order (d h w) to a map (B, C, d, h, w)."""
     return rearrange(tokens, "b (d h w) c -> b c d h w", d=grid[0], h=grid[1], w=grid[2])
 
 
 def keep_tokens(tokens: Tensor, keep_index: Tensor) -> Tensor:
-    """Of tokens (B, N, C) those at `keep_index` (B, N_keep), in its order."""
+    """Gather the tokens (B, N, C) at `keep_index` (B, N_keep), in its order."""
     return tokens.gather(1, keep_index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 

@@ -92,11 +92,11 @@ class ViT(TokenBackbone):
         self.apply(_initialise)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
+        """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
         return self.patch_embed(image)
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
+        """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
         x = tokens + resize_positions(self.pos_embed, self.position_grid, grid)
         if keep_index is not None:
             x = keep_tokens(x, keep_index)
@@ -105,7 +105,7 @@ class ViT(TokenBackbone):
         return self.norm(x)
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
-        """Embedding and positions, then one group per block; the last norm belongs to the last block."""
+        """Return embedding and positions, then one group per block; the last norm belongs to the last block."""
         groups = [[*self.patch_embed.parameters(), self.pos_embed]]
         groups += [list(block.parameters()) for block in self.blocks]
         groups[-1] += self.norm.parameters()

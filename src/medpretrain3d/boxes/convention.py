@@ -1,4 +1,4 @@
-"""What a box is, and what holds boxes: the targets and the detections of one image.
+"""Box convention, and the containers of boxes: the targets and the detections of one image.
 
 A box is `(d0, h0, w0, d1, h1, w1)`: min corner then max corner along tensor axes (D, H, W), in voxels, half-open. Voxel
 `i` fills the interval `[i, i + 1)`, so a cube of three voxels has volume 27 and a box has no "+1" anywhere. World boxes
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass
 class Targets:
-    """What is to be found in one image: boxes (N, 6) float32, labels (N,) int64 from 0, and optionally a label map.
+    """Ground truth of one image: boxes (N, 6) float32, labels (N,) int64 from 0, and optionally a label map.
 
     `mask` is (D, H, W) of whole numbers: 0 for background, `label + 1` inside objects; None where no masks exist.
     `ignore` is (M, 6) float32: regions in which finding something is neither right nor wrong; None is no region.
@@ -37,7 +37,7 @@ class Targets:
     seed: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Targets:
-        """The same targets on another device."""
+        """Return the same targets on another device."""
         mask = None if self.mask is None else self.mask.to(device)
         ignore = None if self.ignore is None else self.ignore.to(device)
         seed = None if self.seed is None else self.seed.to(device)
@@ -46,7 +46,7 @@ class Targets:
 
 @dataclass
 class Detections:
-    """What was found in one image: boxes (N, 6) float32, scores (N,) in [0, 1] falling, labels (N,) int64 from 0.
+    """Detections in one image: boxes (N, 6) float32, scores (N,) in [0, 1] descending, labels (N,) int64 from 0.
 
     Example:
         >>> import torch
@@ -70,12 +70,12 @@ class Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> Detections:
-        """The same detections on another device."""
+        """Return the same detections on another device."""
         return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device))
 
     @staticmethod
     def cat(parts: Sequence[Detections]) -> Detections:
-        """All detections of several parts, best score first."""
+        """Return all detections of several parts, best score first."""
         joined = Detections(
             torch.cat([part.boxes for part in parts]) if parts else torch.zeros(0, 6),
             torch.cat([part.scores for part in parts]) if parts else torch.zeros(0),
@@ -85,18 +85,18 @@ class Detections:
 
 
 def box_volume(boxes: Tensor) -> Tensor:
-    """Volume of each box (N,); 0 where a corner pair is swapped. float32, or float64 for float64 boxes."""
+    """Return volume of each box (N,); 0 where a corner pair is swapped. float32, or float64 for float64 boxes."""
     boxes = at_least_float32(boxes)
     return (boxes[:, 3:] - boxes[:, :3]).clamp(min=0).prod(dim=1)
 
 
 def clip_boxes(boxes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
+    """Return boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
     limit = boxes.new_tensor([*shape, *shape])
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def at_least_float32(boxes: Tensor) -> Tensor:
-    """The boxes in float32, or as they are where they are float64."""
+    """Return the boxes in float32, or as they are where they are float64."""
     # Boxes stay fp32 under autocast: bf16 has 8 significant bits, so 160.5 becomes 160 and 301 becomes 300.
     return boxes if boxes.dtype == torch.float64 else boxes.float()

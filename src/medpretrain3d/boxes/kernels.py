@@ -23,7 +23,7 @@ Box = tuple[Any, Any, Any, Any, Any, Any]
 
 @compiled()
 def _overlap(box: Box, volume: Any, b: NDArray[Any], volume_b: NDArray[Any], j: int) -> tuple[Any, Any]:
-    """Volume of the intersection and of the union of a box with box `j`."""
+    """Return volume of the intersection and of the union of a box with box `j`."""
     d0, h0, w0, d1, h1, w1 = box
     zero = b.dtype.type(0)
     d = (d1 if d1 < b[3, j] else b[3, j]) - (d0 if d0 > b[0, j] else b[0, j])
@@ -35,7 +35,7 @@ def _overlap(box: Box, volume: Any, b: NDArray[Any], volume_b: NDArray[Any], j: 
 
 @compiled()
 def _hull(box: Box, b: NDArray[Any], j: int) -> Any:
-    """Volume of the smallest box around a box and box `j`."""
+    """Return volume of the smallest box around a box and box `j`."""
     d0, h0, w0, d1, h1, w1 = box
     d = (d1 if d1 > b[3, j] else b[3, j]) - (d0 if d0 < b[0, j] else b[0, j])
     h = (h1 if h1 > b[4, j] else b[4, j]) - (h0 if h0 < b[1, j] else b[1, j])
@@ -87,7 +87,7 @@ def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
 
 @compiled()
 def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, finds_best: bool) -> NDArray[np.int64]:
-    """By which kept box each of (N, 6) boxes, best first, finite and with volume, is suppressed; itself if kept: (N,).
+    """Run NMS on (N, 6) boxes, best first, finite and with volume: (N,), index of each one's suppressor, or its own.
 
     Of several kept boxes it names the best one if `finds_best`, else any, which is faster.
 
@@ -162,7 +162,7 @@ def cover(
     min_score_ratio: float,
     num_covers: int,
 ) -> NDArray[np.int64]:
-    """By which cover each of (N, 6) boxes is covered; itself if by none: (N,). See `covered_by`."""
+    """Find the cover of each of (N, 6) boxes: (N,), its index, or the box's own if there is none. See `covered_by`."""
     count = boxes.shape[0]
     owner = np.arange(count)
     covers = np.empty(count, np.int64)

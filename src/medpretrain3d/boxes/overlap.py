@@ -1,4 +1,4 @@
-"""How much boxes overlap: IoU and generalized IoU of every box with every other, or of pairs.
+"""Overlap of boxes: IoU and generalized IoU of every box with every other, or of pairs.
 
 Large matrices on the CPU come from a fused loop (`kernels`), everything else from plain torch; both carry out the same
 operations in the same order and give the same bits.
@@ -19,7 +19,7 @@ MIN_FUSED_PAIRS = 4096
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every box of `a` (N, 6) with every box of `b` (M, 6): (N, M).
+    """Return intersection over union of every box of `a` (N, 6) with every box of `b` (M, 6): (N, M).
 
     float32, or float64 where both are: world boxes lie far from their origin, and at 1500 mm the last digit of float32
     is 1e-4 mm. Boxes without volume or with NaN have IoU 0 with everything.
@@ -33,7 +33,7 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalized IoU in [-1, 1] of every pair: (N, M), precision as in `box_iou` (Rezatofighi et al., 2019)."""
+    """Return generalized IoU in [-1, 1] of every pair: (N, M), precision as in `box_iou` (Rezatofighi et al., 2019)."""
     a, b = at_least_float32(a), at_least_float32(b)
     if not _is_worth_fusing(a, b):
         return _giou(a, b)
@@ -43,7 +43,7 @@ def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes that pair by position, with broadcasting: (..., 6), (..., 6) -> (...)."""
+    """Return IoU of boxes that pair by position, with broadcasting: (..., 6), (..., 6) -> (...)."""
     a, b = at_least_float32(a), at_least_float32(b)
     intersection = volume_a = volume_b = a.new_ones(())
     for axis in range(3):

@@ -11,7 +11,7 @@ from medpretrain3d.errors import UserError
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Indices of the boxes that survive non-maximum suppression, best score first: (K,) int64.
+    """Return indices of the boxes that survive non-maximum suppression, best score first: (K,) int64.
 
     A box is dropped when its IoU with a better box that was kept is above `iou_threshold`. Boxes without volume or
     with NaN overlap nothing and are kept. On the CPU a spatial grid finds the few pairs that can overlap; elsewhere
@@ -78,7 +78,7 @@ def covered_by(
 
 
 def _winners(boxes: Tensor, iou_threshold: float, finds_best: bool) -> Tensor:
-    """By which kept box each of (N, 6) boxes, best first, is suppressed; itself if kept: (N,)."""
+    """Run NMS on (N, 6) boxes, best first: (N,), index of the kept box that suppresses each, or its own if kept."""
     boxes = at_least_float32(boxes.detach())
     volume = box_volume(boxes)
     winner = torch.arange(len(boxes))

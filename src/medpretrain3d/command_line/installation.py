@@ -1,4 +1,4 @@
-"""Where the stages and the recipes lie: beside `src/` in a checkout, inside the package where a wheel was installed."""
+"""Locations of the stages and the recipes: beside `src/` in a checkout, inside the package in an installed wheel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def programs_folder() -> Path:
-    """The folder of `pretrain/`, `finetune/` and `configs/`.
+    """Return the folder of `pretrain/`, `finetune/` and `configs/`.
 
     A wheel holds them below the package (`setup.py` puts them there), since modules called `pretrain` at the top of
     site-packages would be everyone's.

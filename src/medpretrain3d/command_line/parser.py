@@ -34,7 +34,7 @@ class CommandParser(ArgumentParser):
         raise SystemExit(2)
 
     def cause(self, message: str) -> str:
-        """What argparse says, with the nearest known word in place of a list of all."""
+        """Return the error message of argparse, with the nearest known word in place of a list of all."""
         text = " ".join(message.split())
         if unknown := re.match(r"unrecognized arguments: (\S+)", text):
             word = unknown[1].partition("=")[0]
@@ -49,12 +49,12 @@ class CommandParser(ArgumentParser):
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
-    """Long options of a parser."""
+    """Return long options of a parser."""
     return [name for name in parser._option_string_actions if name.startswith("--")]
 
 
 def respelled(words: Sequence[str], known: Iterable[str]) -> list[str]:
-    """Words of a command line whose options have the hyphens and underscores that the parser knows.
+    """Return words of a command line whose options have the hyphens and underscores that the parser knows.
 
     Args:
         words: up to `--` options are respelled, what is behind it stays.

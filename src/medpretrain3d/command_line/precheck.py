@@ -1,4 +1,4 @@
-"""What is wrong with a configuration as far as signatures tell, said before torch is imported.
+"""Validation of a configuration against signatures, before torch is imported.
 
 Whatever cannot be judged so (classes of others, values that only a constructor understands) is left to the parser.
 """
@@ -156,7 +156,7 @@ class Precheck:
         return UserError(f"configuration: unknown key '{name}'{hint} ({where}{self._source})")
 
     def _all_keys(self) -> list[str]:
-        """Keys down to the arguments of what is below the roots, and of classes chosen so far."""
+        """Return keys down to the arguments of what is below the roots, and of classes chosen so far."""
         keys = [f"trainer.{name}" for name in trainer_options()]
         for root, name in self._roots.items():
             for parameter, hint in signatures(name)[0].parameters.items():
@@ -170,7 +170,7 @@ class Precheck:
 
     @staticmethod
     def _tail(name: str, value: Any) -> str:
-        """The whole key of an option of the command line."""
+        """Return the whole key of an option of the command line."""
         while isinstance(value, Mapping) and len(value) == 1:
             ((inner, value),) = value.items()
             name = f"{name}.{inner}"
@@ -207,7 +207,7 @@ def precheck(stage: str, words: Sequence[str]) -> None:
 
 
 def _parts(hint: Any) -> Iterator[str]:
-    """Names of the classes in a type."""
+    """Return names of the classes in a type."""
     if isinstance(hint, type) and get_origin(hint) is None and issubclass(hint, Part):
         yield hint.__name__
     elif get_origin(hint) in (Union, types.UnionType, list):

@@ -23,7 +23,7 @@ _load = get_loader("yaml")
 
 
 def recipe_names(kind: str) -> list[str]:
-    """Names of the recipes that ship with the package.
+    """Return names of the recipes that ship with the package.
 
     Args:
         kind: a folder of `configs/`: `pretrain`, `finetune` or `study`.
@@ -32,7 +32,7 @@ def recipe_names(kind: str) -> list[str]:
 
 
 def find_recipe(text: str, kind: str, beside: Path | None = None) -> Path:
-    """The file that a path or a name means; a path wins.
+    """Return the file that a path or a name means; a path wins.
 
     Args:
         text: a path, or the name of a recipe of the package.
@@ -55,7 +55,7 @@ def find_recipe(text: str, kind: str, beside: Path | None = None) -> Path:
 
 
 def with_bases(path: Path, kind: str, below: Sequence[Path] = ()) -> list[Path]:
-    """A recipe and what it lies on, in the order in which they are loaded: the lowest base first.
+    """Return a recipe and what it lies on, in the order in which they are loaded: the lowest base first.
 
     Args:
         path: the recipe.
@@ -84,7 +84,7 @@ def with_bases(path: Path, kind: str, below: Sequence[Path] = ()) -> list[Path]:
 
 
 def expand_recipes(args: Sequence[str], kind: str) -> list[str]:
-    """A command line whose every `--config` names a file, bases before what lies on them, and each base once.
+    """Return a command line whose every `--config` names a file, bases before what lies on them, and each base once.
 
     Text that is YAML itself, such as `--config '{trainer: {max_steps: 2}}'`, stays as it is.
 
@@ -111,7 +111,7 @@ def expand_recipes(args: Sequence[str], kind: str) -> list[str]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """What a recipe says; whether its keys and values are known is the parser's affair.
+    """Read a recipe from its YAML file; whether its keys and values are known is the parser's affair.
 
     Raises:
         UserError: the file is missing or too large, no YAML in UTF-8, gives a key twice, is nested too deeply, grows
@@ -128,13 +128,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def recipe_text(recipe: dict[str, Any]) -> str:
-    """A recipe as YAML without its `base`, which is loaded before; texts stay texts whatever reads them."""
+    """Return a recipe as YAML without its `base`, which is loaded before; texts stay texts whatever reads them."""
     own = {key: value for key, value in recipe.items() if key != BASE}
     return yaml.dump(own, Dumper=_Quoted, sort_keys=False)
 
 
 def load_recipe(text: str) -> Any:
-    """What jsonargparse makes of a text, if it is one that stays small.
+    """Parse YAML text as jsonargparse does, if it is one that stays small.
 
     Raises:
         YAMLError: see `check_yaml`, or a value that its tag does not fit.

@@ -35,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Signature:
-    """What is known of a class."""
+    """Signature of a class, as far as it is known."""
 
     name: str
     bases: tuple[str, ...]
@@ -48,7 +48,7 @@ class Signature:
 
 @functools.cache
 def files_of_classes() -> dict[str, list[Path]]:
-    """The files that define a class of each name."""
+    """Return the files that define a class of each name."""
     folders = [
         *(PACKAGE / folder for folder in FOLDERS),
         *(programs_folder() / one for one in ("pretrain", "finetune")),
@@ -63,23 +63,23 @@ def files_of_classes() -> dict[str, list[Path]]:
 
 @functools.cache
 def signatures(name: str) -> tuple[Signature, ...]:
-    """The classes of a name."""
+    """Return the classes of a name."""
     return tuple(_signature(path, name) for path in files_of_classes().get(name, []))
 
 
 def is_below(signature: Signature, base: str) -> bool:
-    """Whether a class is, or derives from, one of a name."""
+    """Return whether a class is, or derives from, one of a name."""
     return signature.name == base or any(is_below(one, base) for name in signature.bases for one in signatures(name))
 
 
 def names_below(base: str) -> list[str]:
-    """Names of the classes that derive from one."""
+    """Return names of the classes that derive from one."""
     return [name for name in files_of_classes() if any(is_below(one, base) for one in signatures(name))]
 
 
 @functools.cache
 def trainer_options() -> frozenset[str]:
-    """Arguments of Lightning's trainer; empty where its source is not where it used to be."""
+    """Return arguments of Lightning's trainer; empty where its source is not where it used to be."""
     try:
         path = Path(str(metadata.distribution("lightning").locate_file("lightning/pytorch/trainer/trainer.py")))
     except metadata.PackageNotFoundError:

@@ -23,7 +23,7 @@ FIT = "fit"
 
 
 def stage_words(args: Sequence[str], stage: str) -> list[str]:
-    """The words of a stage's command line as its parser takes them.
+    """Return the words of a stage's command line as its parser takes them.
 
     Raises:
         UserError: a recipe does not exist or cannot be read.

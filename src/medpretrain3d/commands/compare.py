@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call writes the file at a time."""
+    """Return one call writes the file at a time."""
     return locked(args.output) if args.output else nullcontext()
 
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """One line per metric: A, B, B - A with its interval, p."""
+    """Return one line per metric: A, B, B - A with its interval, p."""
     width = max(len(name) for name in result["differences"])
     lines = [
         f"{result['num_cases']} scans; {result['confidence']:.0%} intervals and two-sided p from "

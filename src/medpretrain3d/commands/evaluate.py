@@ -51,7 +51,7 @@ from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a protocol found: its result, the result as text, and the matches behind its curves by name."""
+    """Result of an evaluation protocol: the result, its table as text, and the matches behind its curves by name."""
 
     result: dict[str, Any]
     table: list[str]
@@ -113,7 +113,7 @@ def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call writes the file at a time."""
+    """Return one call writes the file at a time."""
     return locked(args.output) if args.output else nullcontext()
 
 
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def per_case_csv(rows: list[Mapping[str, Any]]) -> str:
-    """One row per scan under the names of its numbers."""
+    """Return one row per scan under the names of its numbers."""
     return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
@@ -211,7 +211,7 @@ def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 
 def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
-    """A protocol that is one section of `detection`, at the IoU asked for."""
+    """Return a protocol that is one section of `detection`, at the IoU asked for."""
 
     def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         found, targets = _read(args)

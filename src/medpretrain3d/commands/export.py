@@ -15,7 +15,7 @@ from medpretrain3d.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to export, how and where."""
+    """Add the arguments of `export`: encoder, output folder, format, model card, read options."""
     parser.add_argument("encoder", help="encoder file, checkpoint, folder or hub id")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument(
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call makes the folder at a time."""
+    """Return one call makes the folder at a time."""
     return locked(args.output)
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call makes the folder at a time."""
+    """Return one call makes the folder at a time."""
     return locked(args.out)
 
 

@@ -27,7 +27,7 @@ class Number:
         self.__name__ = self._read.__name__  # what argparse calls it where the text is no number
 
     def __call__(self, text: str) -> Any:
-        """The number; what is none is said by argparse."""
+        """Return the number; what is none is said by argparse."""
         return self._read(text)
 
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call writes the file at a time."""
+    """Return one call writes the file at a time."""
     return locked(args.output) if args.output else nullcontext()
 
 

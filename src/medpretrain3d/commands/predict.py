@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call fills the folder at a time."""
+    """Return one call fills the folder at a time."""
     return locked_folder(args.out)
 
 
@@ -171,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The bundles and the scans among what was named: bundles come first and hold a `bundle.json`.
+    """Return the bundles and the scans among what was named: bundles come first and hold a `bundle.json`.
 
     Raises:
         UserError: only bundles were named.

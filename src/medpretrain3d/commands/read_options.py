@@ -18,7 +18,7 @@ def add_read_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
-    """What was chosen."""
+    """Return the read options chosen on the command line."""
     from medpretrain3d.backbones import ReadOptions
 
     return ReadOptions(stem=args.stem, token_order=args.token_order)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call writes the file at a time."""
+    """Return one call writes the file at a time."""
     return locked(args.out) if args.out else nullcontext()
 
 

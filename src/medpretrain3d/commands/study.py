@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """One call works at the study's folder at a time; the programs that it starts lock what they write."""
+    """Return one call works at the study's folder at a time; the programs that it starts lock what they write."""
     return locked_folder(read_folder(find_recipe(args.document, "study")), f".study{LOCK}", clean=False)
 
 

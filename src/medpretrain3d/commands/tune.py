@@ -88,7 +88,7 @@ def _sightings(args: argparse.Namespace) -> Path:
 
 
 def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenCases:
-    """What a bundle's detector sees in the cases of a labelled store, in the bundle's own way.
+    """Run a bundle's detector on the cases of a labeled store, with the bundle's own settings, without merging.
 
     Raises:
         UserError: no store, no such split, or other classes.

@@ -69,7 +69,7 @@ class AnchorGrid(Configurable):
         return cls(sizes)
 
     def __call__(self, shapes: Sequence[Shape], strides: Sequence[Shape], device: torch.device | str) -> Tensor:
-        """All anchors (A, 6) float32, ordered by level, then cell (D, H, W), then anchor of the cell."""
+        """Return all anchors (A, 6) float32, ordered by level, then cell (D, H, W), then anchor of the cell."""
         key = (tuple(shapes), tuple(strides), str(device))
         if self._last is None or self._last[0] != key:
             levels = [self._level(*level) for level in zip(self.sizes, shapes, strides, strict=True)]
@@ -77,7 +77,7 @@ class AnchorGrid(Configurable):
         return self._last[1]
 
     def per_level(self, shapes: Sequence[Shape]) -> list[int]:
-        """How many anchors each level has."""
+        """Return the number of anchors on each level."""
         return [d * h * w * self.per_cell for d, h, w in shapes]
 
     @staticmethod

@@ -20,7 +20,7 @@ STEPS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.25)
 
 @dataclass(frozen=True)
 class AnchorChoice:
-    """What the search found.
+    """Result of the anchor search.
 
     `sizes` are extents (d, h, w) in voxels per detection level, as `AnchorGrid` takes them. `mean_best_iou` is the mean
     over objects of the IoU with the best anchor of any level on the same centre, `worst_tenth_iou` its 10th percentile,
@@ -43,12 +43,12 @@ class AnchorChoice:
     objects_per_level: tuple[int, ...]
 
     def grid(self) -> AnchorGrid:
-        """The anchors of these sizes."""
+        """Return the anchors of these sizes."""
         return AnchorGrid(self.sizes)
 
 
 def concentric_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes with extents `a` (N, 3) and `b` (M, 3) on one centre: (N, M)."""
+    """Return IoU of boxes with extents `a` (N, 3) and `b` (M, 3) on one centre: (N, M)."""
     intersection = torch.minimum(a[:, None], b[None]).prod(dim=2)
     return intersection / (a.prod(dim=1)[:, None] + b.prod(dim=1)[None] - intersection)
 
@@ -123,7 +123,7 @@ def _tenths(size: Tensor) -> tuple[int, ...]:
 
 
 def _search(extents: Tensor, count: int) -> Tensor:
-    """(count, 3) extents for the objects (N, 3) of one level, smallest volume first."""
+    """Return (count, 3) extents for the objects (N, 3) of one level, smallest volume first."""
     if len(extents) > MAX_OBJECTS:  # evenly through the objects sorted by volume
         extents = extents[torch.linspace(0, len(extents) - 1, MAX_OBJECTS).round().long()]
     sizes = _greedy_medoids(extents, count)
@@ -149,7 +149,7 @@ def _greedy_medoids(extents: Tensor, count: int) -> Tensor:
 
 
 def _descend(extents: Tensor, sizes: Tensor, max_rounds: int = 20) -> Tensor:
-    """Coordinate descent on the mean best IoU: one extent of one anchor at a time, until nothing improves."""
+    """Return coordinate descent on the mean best IoU: one extent of one anchor at a time, until nothing improves."""
     iou = concentric_iou(extents, sizes)  # (N, count)
     for _ in range(max_rounds):
         improved = False

@@ -49,7 +49,7 @@ class Denoising(Configurable):
         self.weight = weight
 
     def spoil(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
+        """Return boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
 
         M is the most objects of an image of any process: queries of a group see each other. Images with fewer are
         filled up with queries that do not count: their object is -2.
@@ -106,12 +106,12 @@ class OneToMany(Configurable):
         self.weight = weight
 
     def repeat(self, target: UnitTargets) -> UnitTargets:
-        """Every object `repeats` times."""
+        """Return every object `repeats` times."""
         return UnitTargets(target.boxes.repeat(self.repeats, 1), target.labels.repeat(self.repeats))
 
 
 def groups_apart(sizes: Sequence[int], device: torch.device | str) -> Tensor | None:
-    """(Q, Q) bool, True between queries of different groups of these sizes; None for a single group."""
+    """Return (Q, Q) bool, True between queries of different groups of these sizes; None for a single group."""
     sizes = [size for size in sizes if size]
     if len(sizes) < 2:
         return None

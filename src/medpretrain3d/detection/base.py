@@ -44,7 +44,7 @@ class Detector(Configurable, nn.Module):
         raise NotImplementedError("a Detector subclass implements losses")
 
     def detect(self, image: Tensor) -> list[Detections]:
-        """What is found in each image of (B, C, D, H, W); boxes in voxels of that image, best score first."""
+        """Detect objects in each image of (B, C, D, H, W); boxes in voxels of that image, best score first."""
         raise NotImplementedError("a Detector subclass implements detect")
 
     def valid_targets(self, targets: list[Targets]) -> list[Targets]:
@@ -76,7 +76,7 @@ class Detector(Configurable, nn.Module):
         return valid
 
     def finite_predictions(self, *predictions: Tensor) -> Tensor:
-        """Which rows of the tensors (N, ...) are finite in all of them: (N,) bool; the others are counted, reported."""
+        """Find the rows of tensors (N, ...) that are finite in all: (N,) bool; the others are counted, reported."""
         finite = torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
         num_invalid = len(finite) - int(finite.sum())
         self.num_predictions += len(finite)
@@ -90,7 +90,7 @@ class Detector(Configurable, nn.Module):
         return finite
 
     def where_any_is_finite(self, loss: Tensor, finite: Tensor) -> Tensor:
-        """The loss; not a number where no prediction of any process is finite, for then nothing was learnt.
+        """Return the loss; not a number where no prediction of any process is finite, for then nothing was learnt.
 
         Args:
             loss: ().

@@ -43,7 +43,7 @@ class BoxCoder(Configurable):
         self.max_log_ratio = math.log(max_ratio)
 
     def encode(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """Deltas (N, 6) that take each anchor (N, 6) to its box (N, 6)."""
+        """Return deltas (N, 6) that take each anchor (N, 6) to its box (N, 6)."""
         center, extent = _center_extent(boxes)
         anchor_center, anchor_extent = _center_extent(anchors)
         shift = (center - anchor_center) / anchor_extent
@@ -51,7 +51,7 @@ class BoxCoder(Configurable):
         return torch.cat([shift, log_ratio], dim=1) * shift.new_tensor(self.weights)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (N, 6) float32 that the deltas (N, 6) make of the anchors (N, 6)."""
+        """Return boxes (N, 6) float32 that the deltas (N, 6) make of the anchors (N, 6)."""
         deltas = deltas.float()
         deltas = deltas / deltas.new_tensor(self.weights)
         anchor_center, anchor_extent = _center_extent(anchors)
@@ -81,7 +81,7 @@ class DistanceCoder(BoxCoder):
         return torch.cat([(center - low) / stride, (high - center) / stride], dim=1).clamp(min=0.01).log()
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (N, 6) float32 around the centres of cells (N, 6)."""
+        """Return boxes (N, 6) float32 around the centres of cells (N, 6)."""
         center, stride = _center_extent(anchors)
         before, after = limited(deltas.float(), self.max_log_ratio).exp().split(3, dim=1)
         return torch.cat([center - before * stride, center + after * stride], dim=1)

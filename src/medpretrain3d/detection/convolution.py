@@ -21,7 +21,7 @@ class Conv3(nn.Conv3d):
         super().__init__(channels, out_channels, 3, padding=1, bias=bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, C, D, H, W) -> (B, C', D, H, W)."""
+        """Return (B, C, D, H, W) -> (B, C', D, H, W)."""
         batch, channels, d, h, _ = image.shape
         # Under autocast oneDNN is used anyway, and half a map may be too short for its bf16 gradients.
         is_slow = image.device.type == "cpu" and batch == 1 and channels * d * h <= MAX_SLOW

@@ -65,7 +65,7 @@ class DeformableAttention(nn.Module):
             self.offsets.bias.copy_(start.expand(-1, num_levels, -1, -1).flatten())
 
     def forward(self, queries: Tensor, references: Tensor, memory: Tensor, shapes: Sequence[Shape]) -> Tensor:
-        """What the queries read: (B, Q, C).
+        """Compute the attention output of the queries: (B, Q, C).
 
         Args:
             queries: (B, Q, C), position included.

@@ -31,7 +31,7 @@ PRIOR = 0.01
 
 @dataclass(frozen=True)
 class _Memory:
-    """What the encoder made of a batch: tokens (B, S, C) of the levels' cells, and the proposal of each cell."""
+    """Encoder output of a batch: tokens (B, S, C) of the levels' cells, and the proposal of each cell."""
 
     tokens: Tensor
     shapes: list[Shape]
@@ -149,7 +149,7 @@ class DeformableDETR(Detector):
         self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, Denoising) else None
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        """Weighted scalars for images (B, C, D, H, W).
+        """Return weighted scalars for images (B, C, D, H, W).
 
         `classification`, `l1` and `giou` of the last decoder layer, their sum over the layers before it
         (`earlier_layers`) and for the encoder's `proposals`; `denoising` or `one_to_many` where such queries are asked.
@@ -214,7 +214,7 @@ class DeformableDETR(Detector):
         return found
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What the last layer says of (B, C, D, H, W): logits (B, Q, K) and unit boxes (B, Q, 6), float32."""
+        """Return the last decoder layer's logits (B, Q, K) and unit boxes (B, Q, 6), float32, of (B, C, D, H, W)."""
         memory = self._encode(image)
         last = self._decode(memory, *self._proposed(memory, self.num_queries), None)[-1]
         return last.logits, last.boxes
@@ -242,7 +242,7 @@ class DeformableDETR(Detector):
         return _Memory(tokens, shapes, self.objectness(proposed).float(), boxes)
 
     def _proposed(self, memory: _Memory, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (B, Q, 6), content and position (B, Q, C) of the queries that the best proposals become."""
+        """Return boxes (B, Q, 6), content and position (B, Q, C) of the queries that the best proposals become."""
         ranking = memory.objectness[:, :, 0].nan_to_num(nan=-torch.inf)
         best = ranking.topk(min(count, ranking.shape[1]), dim=1).indices  # (B, Q)
         boxes = memory.boxes.detach().gather(1, best[:, :, None].expand(-1, -1, 6))
@@ -256,7 +256,7 @@ class DeformableDETR(Detector):
     def _decode(
         self, memory: _Memory, references: Tensor, content: Tensor, position: Tensor, apart: Tensor | None
     ) -> list[_Output]:
-        """What every layer predicts for the queries; each starts at the boxes of the one before."""
+        """Run the decoder and return the predictions of every layer; each starts at the boxes of the one before."""
         outputs = []
         for layer, classifier, refine in zip(self.decoder, self.classifiers, self.refine, strict=True):
             content = layer(content, position, references, memory.tokens, memory.shapes, apart)
@@ -286,7 +286,7 @@ class DeformableDETR(Detector):
 
 
 def _ignored(given: Tensor, boxes: Tensor, regions: Tensor | None) -> Tensor:
-    """`given` (Q,) with -2 for predictions without an object whose centre lies in a region."""
+    """Return `given` (Q,) with -2 for predictions without an object whose centre lies in a region."""
     if regions is None or not len(regions):
         return given
     low, high = from_unit(regions, (1, 1, 1)).split(3, dim=1)

@@ -21,7 +21,7 @@ def sine_encoding(values: Tensor, size: int, temperature: float = 10_000.0) -> T
 
 
 def cell_centers(shapes: Sequence[Shape], device: torch.device | str) -> Tensor:
-    """Centres of the cells of all levels, finest level first, in [0, 1] of the image: (S, 3) as (d, h, w)."""
+    """Return centres of the cells of all levels, finest level first, in [0, 1] of the image: (S, 3) as (d, h, w)."""
     levels = []
     for shape in shapes:
         axes = [(torch.arange(size, device=device) + 0.5) / size for size in shape]
@@ -43,7 +43,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, tokens: Tensor, position: Tensor, references: Tensor, shapes: Sequence[Shape]) -> Tensor:
-        """Tokens (B, S, C) -> (B, S, C); `references` (B, S, 3) are their cells' centres."""
+        """Return tokens (B, S, C) -> (B, S, C); `references` (B, S, 3) are their cells' centres."""
         normed = self.norm_attention(tokens)
         tokens = tokens + self.dropout(self.attention(normed + position, references, normed, shapes))
         return tokens + self.dropout(self.hidden(self.norm_hidden(tokens)))
@@ -91,7 +91,7 @@ class DecoderLayer(nn.Module):
 
 
 def perceptron(channels: int, outputs: int) -> nn.Sequential:
-    """Three layers whose last starts at zero: boxes start at their references."""
+    """Return three layers whose last starts at zero: boxes start at their references."""
     last = nn.Linear(channels, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

@@ -26,7 +26,7 @@ class Dropout(nn.Module):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """Return the same shape."""
         if not self.training or not self.probability:
             return x
         count, dropped = x[0].numel(), round(self.probability * _RANGE)
@@ -50,7 +50,7 @@ class SelfAttention(nn.MultiheadAttention):
         self.weights_dropout = Dropout(dropout)
 
     def forward(self, placed: Tensor, content: Tensor, apart: Tensor | None) -> Tensor:  # type: ignore[override]
-        """What each row reads from the others: (B, Q, C).
+        """Compute the attention output of each row: (B, Q, C).
 
         Args:
             placed: (B, Q, C), by which rows find each other.

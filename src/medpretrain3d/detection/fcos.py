@@ -133,7 +133,7 @@ def reaching(boxes: Tensor, points: Tensor) -> Tensor:
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """How near points (N, 3) are to the centres of boxes (N, 6): (N,), 1 in the centre, 0 on a side and outside.
+    """Compute the centerness of points (N, 3) in boxes (N, 6): (N,), 1 in the center, 0 on a side and outside.
 
     The geometric mean over axes of nearer by farther side (Tian et al., 2019, eq. 3, with three axes).
     """

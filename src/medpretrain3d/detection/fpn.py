@@ -34,7 +34,7 @@ class FPN(nn.Module):
         self.output = nn.ModuleDict({str(index): Conv3(channels[index], channels[index]) for index in self.outputs})
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone features, finest first -> the pyramid's `outputs`, in their order."""
+        """Return backbone features, finest first -> the pyramid's `outputs`, in their order."""
         return self.refine(self.merge(features, min(self.outputs)), self.outputs)
 
     def merge(self, features: Sequence[Tensor], finest: int = 0) -> dict[int, Tensor]:
@@ -51,7 +51,7 @@ class FPN(nn.Module):
         return merged
 
     def refine(self, merged: Mapping[int, Tensor], outputs: Sequence[int]) -> list[Tensor]:
-        """Output convolutions of some of the merged levels."""
+        """Return output convolutions of some of the merged levels."""
         return [self.output[str(index)](merged[index]) for index in outputs]
 
 

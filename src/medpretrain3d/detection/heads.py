@@ -35,7 +35,7 @@ class ClassificationHead(nn.Module):
         self.output = _output_conv(channels, anchors_per_cell * num_classes, bias=-math.log((1 - prior) / prior))
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Pyramid levels (B, C, d, h, w) -> logits (B, A, K) in the order of `AnchorGrid`."""
+        """Return pyramid levels (B, C, d, h, w) -> logits (B, A, K) in the order of `AnchorGrid`."""
         return torch.cat([_by_anchor(self.output(self.tower(level)), self.num_classes) for level in pyramid], dim=1)
 
 
@@ -49,7 +49,7 @@ class BoxHead(nn.Module):
         self.scale = nn.Parameter(torch.ones(num_levels))
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Pyramid levels (B, C, d, h, w) -> deltas (B, A, 6) in the order of `AnchorGrid`."""
+        """Return pyramid levels (B, C, d, h, w) -> deltas (B, A, 6) in the order of `AnchorGrid`."""
         deltas = [
             _by_anchor(self.output(self.tower(level)), 6) * scale
             for level, scale in zip(pyramid, self.scale, strict=True)
@@ -65,7 +65,7 @@ class PointHead(BoxHead):
         self.centerness = _output_conv(channels, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """Pyramid levels (B, C, d, h, w) -> distances and centre-ness (B, A, 7)."""
+        """Return pyramid levels (B, C, d, h, w) -> distances and centre-ness (B, A, 7)."""
         points = []
         for level, scale in zip(pyramid, self.scale, strict=True):
             features = self.tower(level)

@@ -10,7 +10,7 @@ from medpretrain3d.processes import total
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
-    """Focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
+    """Return focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
     ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     p_wrong = -torch.expm1(-ce)  # probability given to the wrong answer
     # At 0 the slope of a power below 1 is infinite, and times the slope 0 of `p_wrong` it is NaN.
@@ -20,14 +20,14 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
 
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """`1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
+    """Return `1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
     iou, union, hull = _iou_union_hull(boxes.float(), targets.float())
     hull_volume = hull.prod(dim=1)
     return 1 - (iou - (hull_volume - union) / hull_volume)
 
 
 def diou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
-    """`1 - IoU + d^2 / c^2`: (N, 6), (N, 6) -> (N,) in [0, 2) (Zheng et al., 2020, eq. 7).
+    """Return `1 - IoU + d^2 / c^2`: (N, 6), (N, 6) -> (N,) in [0, 2) (Zheng et al., 2020, eq. 7).
 
     `d` is the distance of the centres, `c` the diagonal of the hull.
     """
@@ -49,7 +49,7 @@ def _iou_union_hull(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def l1_loss(deltas: Tensor, targets: Tensor) -> Tensor:
-    """Sum over the six deltas of `|x - y|`: (N, 6), (N, 6) -> (N,) float32."""
+    """Return sum over the six deltas of `|x - y|`: (N, 6), (N, 6) -> (N,) float32."""
     return (deltas.float() - targets.float()).abs().sum(dim=1)
 
 
@@ -59,7 +59,7 @@ def smooth_l1_loss(deltas: Tensor, targets: Tensor, beta: float = 1.0) -> Tensor
 
 
 def soft_dice_loss(probabilities: Tensor, labels: Tensor, smooth: float = 1e-5) -> Tensor:
-    """`1 - Dice`, mean over the foreground classes, each pooled over the batch (Milletari et al., 2016, eq. 1).
+    """Return `1 - Dice`, mean over the foreground classes, each pooled over the batch (Milletari et al., 2016, eq. 1).
 
     The batch is that of all processes.
 

@@ -1,4 +1,4 @@
-"""Which anchor is responsible for which object.
+"""Matchers that assign ground-truth objects to anchors.
 
 A matcher is called with targets (N, 6), anchors (A, 6), the number of anchors on each level and of each cell. It
 returns for every anchor the index of its object: (A,) int64, `BACKGROUND` (-1) for none, `IGNORED` (-2) for neither.
@@ -38,7 +38,7 @@ class Matcher(Configurable):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Index of the matched target per anchor: (A,) int64; see the module."""
+        """Return index of the matched target per anchor: (A,) int64; see the module."""
         raise NotImplementedError("a Matcher subclass implements the call")
 
 
@@ -78,7 +78,7 @@ class ATSSMatcher(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Index of the matched target per anchor: (A,) int64, -1 for background."""
+        """Return index of the matched target per anchor: (A,) int64, -1 for background."""
         if sum(anchors_per_level) != len(anchors):
             raise UserError(
                 f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors "
@@ -176,7 +176,7 @@ class IoUMatcher(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Index of the matched target per anchor: (A,) int64, -1 for background, -2 for ignored."""
+        """Return index of the matched target per anchor: (A,) int64, -1 for background, -2 for ignored."""
         best_iou = anchors.new_full((len(anchors),), -1.0, dtype=torch.float32)
         best_target = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         low_quality = best_target.clone()
@@ -194,7 +194,7 @@ class IoUMatcher(Matcher):
 
 
 def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
-    """The `count` cells nearest to each centre, nearest first, the first of equals: (N, count) int64.
+    """Return the `count` cells nearest to each centre, nearest first, the first of equals: (N, count) int64.
 
     Cells that follow each other lie close together, so a block of them has a small hull, and the distance to the hull
     bounds the distances to its cells: of 300,000 cells each centre looks at about a thousand.
@@ -219,7 +219,7 @@ def _nearest_cells_compiled(centers_vox: Tensor, cells: Tensor, count: int, bloc
 
 
 def nearest_cells_on_device(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:
-    """`nearest_cells` in plain torch, for any device."""
+    """Return `nearest_cells` in plain torch, for any device."""
     count = min(count, len(cells))
     bounds = _squared_distance_to_hulls(centers_vox, cells, block)  # (N, blocks)
     within = torch.arange(block, device=cells.device)
@@ -238,7 +238,7 @@ def nearest_cells_on_device(centers_vox: Tensor, cells: Tensor, count: int, bloc
 
 
 def _squared_distance(centers_vox: Tensor, cells: Tensor) -> Tensor:
-    """Four times that of centres (N, 3) from the centres of boxes (N, M, 6): (N, M)."""
+    """Return four times that of centres (N, 3) from the centres of boxes (N, M, 6): (N, M)."""
     # By axis, and not the product form of cdist: that one loses the order of near ties at large coordinates.
     twice = 2 * centers_vox
     d, h, w = (cells[:, :, axis] + cells[:, :, axis + 3] - twice[:, axis, None] for axis in range(3))
@@ -262,7 +262,7 @@ def _squared_distance_to_hulls(centers_vox: Tensor, cells: Tensor, block: int) -
 def ignore_background(
     matched: Tensor, anchors: Tensor, regions: Tensor, as_objects: Tensor, min_share: float = 0.5
 ) -> Tensor:
-    """`matched` (A,) with the background anchors that speak of an ignore region set to `IGNORED`.
+    """Return `matched` (A,) with the background anchors that speak of an ignore region set to `IGNORED`.
 
     The rule: an anchor matched to an object stays so. A background anchor is neither right nor wrong if its centre lies
     in a region, or at least `min_share` of its volume does (the IoF of COCO's crowds), or if the matcher would have

@@ -1,4 +1,4 @@
-"""Which point is responsible for which object: matchers of detectors without anchors.
+"""Matchers that assign ground-truth objects to points, for anchor-free detectors.
 
 They are called like the matchers of anchors, with one "anchor" per cell: the cell itself, whose centre is the point and
 whose extents are the stride.
@@ -47,7 +47,7 @@ class CenterSampling(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Index of the matched target per point: (A,) int64, -1 for background."""
+        """Return index of the matched target per point: (A,) int64, -1 for background."""
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         point, stride = _centers(anchors), anchors[:, 3:] - anchors[:, :3]
         least, most = self._ranges(anchors_per_level, anchors)
@@ -68,7 +68,7 @@ class CenterSampling(Matcher):
         return matched
 
     def _ranges(self, anchors_per_level: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and largest distance of the farthest side that each point may have, in cells: (A,), (A,)."""
+        """Return least and largest distance of the farthest side that each point may have, in cells: (A,), (A,)."""
         last = len(anchors_per_level) - 1
         bounds = [
             (0.0 if level == 0 else self.max_cells / 2, torch.inf if level == last else self.max_cells)
@@ -108,7 +108,7 @@ class NearestPoints(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Index of the matched target per point: (A,) int64, -1 for background, -2 for ignored."""
+        """Return index of the matched target per point: (A,) int64, -1 for background, -2 for ignored."""
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         levels = object_levels(targets, anchors, anchors_per_level, self.max_cells)
         near = {}

@@ -98,7 +98,7 @@ class RetinaUNet(RetinaNet):
         return mask_logits(features[0], self.fpn.merge(features, 1)[1], self.fpn, self.segmenter).float().softmax(dim=1)
 
     def branches(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What training asks of (B, C, D, H, W): logits of every voxel, and the pyramid's detection levels."""
+        """Return voxel-wise segmentation logits and the pyramid's detection levels of (B, C, D, H, W), for training."""
         features = self.backbone(image)
         merged = self.fpn.merge(features, min(1, self._detection_levels[0]))
         logits = mask_logits(features[0], merged[1], self.fpn, self.segmenter)

@@ -124,7 +124,7 @@ class RetinaNet(Detector):
         self.fpn = FPN(levels, [channels] * len(levels), [index - start for index in detection_levels])
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        """`classification` and `boxes`, weighted scalars, for images (B, C, D, H, W)."""
+        """Return `classification` and `boxes`, weighted scalars, for images (B, C, D, H, W)."""
         return self._box_losses(self._pyramid(image), self.valid_targets(targets))
 
     @torch.no_grad()
@@ -134,16 +134,16 @@ class RetinaNet(Detector):
         return self._detections(self._pyramid(image), (d, h, w))
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What the heads say of (B, C, D, H, W), not decoded: logits (B, A, K) and deltas (B, A, 6)."""
+        """Return the raw head outputs of (B, C, D, H, W), not decoded: logits (B, A, K) and deltas (B, A, 6)."""
         pyramid = self._pyramid(image)
         return self.classification_head(pyramid), self.box_head(pyramid)
 
     def anchors_of(self, image: Tensor) -> Tensor:
-        """The anchors (A, 6) that the outputs of an image of this size belong to."""
+        """Return the anchors (A, 6) that the outputs of an image of this size belong to."""
         return self.anchors(_shapes(self._pyramid(image)), self.strides, image.device)
 
     def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
-        """Features (B, C, d, h, w) of the detection levels, finest first."""
+        """Return features (B, C, d, h, w) of the detection levels, finest first."""
         features = self.backbone(image)
         return self.fpn(features[len(features) - len(self.fpn.lateral) :])
 
@@ -187,14 +187,14 @@ class RetinaNet(Detector):
         return {"boxes": self.box_weight * mean_over_samples(loss, len(boxes))}
 
     def _box_loss(self, deltas: Tensor, anchors: Tensor, boxes: Tensor) -> Tensor:
-        """Loss of each positive anchor (P,) float32."""
+        """Return loss of each positive anchor (P,) float32."""
         formula = BOX_LOSSES[self.box_loss]
         if formula in (giou_loss, diou_loss):
             return formula(self.coder.decode(deltas, anchors), boxes)
         return formula(deltas, self.coder.encode(boxes, anchors))
 
     def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
-        """Score of each class at each anchor (A, K) float32, of the heads' outputs (A, K) and (A, 6)."""
+        """Return score of each class at each anchor (A, K) float32, of the heads' outputs (A, K) and (A, 6)."""
         return logits.sigmoid()
 
     def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:

@@ -71,14 +71,14 @@ class HardNegativeBCE(ClassificationLoss):
         self.weight = weight
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
-        """Mean over the sampled anchors and classes; see `ClassificationLoss`."""
+        """Return mean over the sampled anchors and classes; see `ClassificationLoss`."""
         sampled = self.sample(logits.detach().float(), labels, num_images)
         logits = logits[sampled].float()
         loss = F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits), reduction="sum")
         return self.weight * mean_over_samples(loss, logits.numel())  # 0 where everything is to be ignored
 
     def sample(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
-        """Indices of the sampled anchors of this process: positives, then negatives."""
+        """Return indices of the sampled anchors of this process: positives, then negatives."""
         positives, background = torch.nonzero(labels >= 0)[:, 0], torch.nonzero(labels == BACKGROUND)[:, 0]
         own = torch.tensor([num_images, len(positives), len(background)], device=labels.device)
         images, num_positives, num_background = total(own).tolist()
@@ -118,7 +118,7 @@ class FocalLoss(ClassificationLoss):
         self.weight = weight
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
-        """Sum over anchors and classes per positive anchor of all processes; see `ClassificationLoss`."""
+        """Return sum over anchors and classes per positive anchor of all processes; see `ClassificationLoss`."""
         counted = labels != IGNORED
         logits, labels = logits[counted].float(), labels[counted]
         loss = sigmoid_focal_loss(logits, _one_hot(labels, logits), self.alpha, self.gamma).sum()
@@ -126,18 +126,18 @@ class FocalLoss(ClassificationLoss):
 
 
 def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:
-    """(N, K) with a 1 at the label; a row of zeros for background."""
+    """Return (N, K) with a 1 at the label; a row of zeros for background."""
     return (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
 
 
 def _luck(num_anchors: int, num_images: int, device: torch.device) -> Tensor:
-    """A random number (N,) int64 for each of the anchors of all images."""
+    """Return a random number (N,) int64 for each of the anchors of all images."""
     per_image = -(-num_anchors // num_images)
     seeds = derived_seeds(row_seeds(num_images, device), "anchors")
     return counter_random(seeds, per_image).flatten()[:num_anchors]
 
 
 def _rising_bits(values: Tensor) -> Tensor:
-    """Int64 numbers of 32 bits in the order of float32 values that are finite."""
+    """Return Int64 numbers of 32 bits in the order of float32 values that are finite."""
     bits = values.float().view(torch.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()

@@ -25,13 +25,13 @@ class UnitTargets:
 
 
 def to_unit(boxes: Tensor, shape: Shape) -> Tensor:
-    """Corner boxes (..., 6) in voxels -> unit boxes: (centre, extent) in parts of the image, float32."""
+    """Return corner boxes (..., 6) in voxels -> unit boxes: (centre, extent) in parts of the image, float32."""
     low, high = (boxes.float() / boxes.new_tensor([*shape, *shape], dtype=torch.float32)).split(3, dim=-1)
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def from_unit(unit: Tensor, shape: Shape) -> Tensor:
-    """Unit boxes (..., 6) -> corner boxes in voxels, float32; `from_unit(unit, (1, 1, 1))` stays in parts."""
+    """Return unit boxes (..., 6) -> corner boxes in voxels, float32; `from_unit(unit, (1, 1, 1))` stays in parts."""
     center, extent = unit.float().split(3, dim=-1)
     return torch.cat([center - extent / 2, center + extent / 2], dim=-1) * unit.new_tensor(
         [*shape, *shape], dtype=torch.float32
@@ -78,7 +78,7 @@ class SetLoss(Configurable):
 
     @torch.no_grad()
     def match(self, logits: Tensor, boxes: Tensor, targets: UnitTargets) -> Tensor:
-        """Index of the object each prediction is given, -1 for none: (Q,).
+        """Return index of the object each prediction is given, -1 for none: (Q,).
 
         Args:
             logits: (Q, K) of one image.
@@ -104,7 +104,7 @@ class SetLoss(Configurable):
     def __call__(
         self, logits: Tensor, boxes: Tensor, finite: Tensor, targets: Sequence[UnitTargets], given: Sequence[Tensor]
     ) -> dict[str, Tensor]:
-        """`classification`, `l1` and `giou`, weighted scalars per object given, of all processes.
+        """Return `classification`, `l1` and `giou`, weighted scalars per object given, of all processes.
 
         Args:
             logits: (B, Q, K).

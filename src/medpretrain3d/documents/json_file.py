@@ -40,7 +40,7 @@ def read_json(path: Path, schema: type[T], advice: str, max_bytes: int = SMALL, 
 
 
 def parse_json(content: bytes | str, place: str, schema: type[T], advice: str, allow_nan: bool = False) -> T:
-    """The content of a JSON text; `place` names it in messages. Other arguments and errors as `read_json`."""
+    """Return the content of a JSON text; `place` names it in messages. Other arguments and errors as `read_json`."""
     text = decoded(content, place, advice) if isinstance(content, bytes) else content
     try:
         document = _parsed(text, allow_nan)
@@ -53,7 +53,7 @@ def parse_json(content: bytes | str, place: str, schema: type[T], advice: str, a
 
 
 def json_text(document: object, indent: int | None = None) -> str:
-    """A document as JSON text with a line break behind it, as every file of JSON that this project writes.
+    """Return a document as JSON text with a line break behind it, as every file of JSON that this project writes.
 
     JSON knows no NaN and no infinity: a number that does not exist, such as the recall of a class without objects, is
     null.
@@ -101,7 +101,7 @@ def _check_depth(text: str) -> None:
 
 
 def _depth(text: str) -> int:
-    """Of brackets, those in strings among them."""
+    """Compute the nesting depth of brackets, those in strings among them."""
     codes = np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8)
     codes = codes[(codes | 0x26) == 0x7F]  # the four brackets: 0x5b, 0x5d, 0x7b, 0x7d, and some others
     step = np.isin(codes, np.frombuffer(b"[{", np.uint8)).astype(np.int64)

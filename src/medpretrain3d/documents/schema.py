@@ -1,4 +1,4 @@
-"""What a document has to hold, written as types, and one way to compare."""
+"""Schemas of documents, written as types, and one way to validate against them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Numbers = list[Number]
 
 
 def checked(document: object, schema: type[T], place: str, advice: str) -> T:
-    """The document, which is of the type that the schema says.
+    """Return the document, which is of the type that the schema says.
 
     Args:
         document: plain data.

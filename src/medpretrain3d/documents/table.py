@@ -23,7 +23,7 @@ Row = dict[str, str]
 
 
 def read_rows(path: Path, advice: str, max_bytes: int = LARGE) -> list[list[str]]:
-    """The cells of a CSV file, row by row, in UTF-8 with or without a mark at the beginning.
+    """Return the cells of a CSV file, row by row, in UTF-8 with or without a mark at the beginning.
 
     Where the first line has no comma, semicolons or tabs part the cells, as where decimals have commas.
 
@@ -38,7 +38,7 @@ def read_rows(path: Path, advice: str, max_bytes: int = LARGE) -> list[list[str]
 def read_table(
     path: Path, columns: Iterable[str], advice: str, max_bytes: int = LARGE, drop_torn: bool = False
 ) -> list[Row]:
-    """The rows of a CSV file by column name, stripped of blanks; without empty rows.
+    """Return the rows of a CSV file by column name, stripped of blanks; without empty rows.
 
     A row may be shorter than the header (the rest is empty), and longer by empty cells.
 

@@ -16,7 +16,7 @@ LARGE = 2**30
 
 
 def read_bytes(path: Path, advice: str, max_bytes: int = SMALL) -> bytes:
-    """The content of a regular file.
+    """Return the content of a regular file.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def read_bytes(path: Path, advice: str, max_bytes: int = SMALL) -> bytes:
 
 
 def read_text(path: Path, advice: str, max_bytes: int = SMALL) -> str:
-    """The text of a file, without the mark some programs begin UTF-8 with. Arguments and errors as `read_bytes`.
+    """Return the text of a file, without the mark some programs begin UTF-8 with. Arguments and errors as `read_bytes`.
 
     Raises:
         UserError: it is not in UTF-8.
@@ -52,7 +52,7 @@ def read_text(path: Path, advice: str, max_bytes: int = SMALL) -> str:
 
 
 def decoded(content: bytes, place: str, advice: str) -> str:
-    """Bytes as UTF-8, without a mark at the beginning.
+    """Return bytes as UTF-8, without a mark at the beginning.
 
     Raises:
         UserError: they are not in UTF-8, or hold a null byte as no text does.

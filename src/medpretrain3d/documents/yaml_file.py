@@ -19,7 +19,7 @@ SAFE_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without lib
 
 
 def read_yaml(path: Path, advice: str) -> Any:
-    """The content of a YAML file, as plain data.
+    """Return the content of a YAML file, as plain data.
 
     Raises:
         UserError: the file is missing or too large, no YAML in UTF-8, or see `parse_yaml`.
@@ -32,7 +32,7 @@ def read_yaml(path: Path, advice: str) -> Any:
 
 
 def parse_yaml(text: str, loader: type = SAFE_LOADER) -> Any:
-    """The one document in a text.
+    """Return the one document in a text.
 
     Args:
         text: YAML.

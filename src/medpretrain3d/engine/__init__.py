@@ -1,1 +1,1 @@
-"""What both stages share with Lightning: command line, run folder, optimisers, curves, tracking."""
+"""Lightning integration shared by both stages: command line, run folder, optimizers, curves, tracking."""

@@ -1,4 +1,4 @@
-"""What is watched while a stage trains."""
+"""Callbacks that monitor training: throughput, peak memory and previews."""
 
 from __future__ import annotations
 

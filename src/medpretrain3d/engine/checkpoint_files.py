@@ -69,12 +69,12 @@ class CheckpointFiles(CheckpointIO):
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step belongs, in the folder of a run's checkpoints."""
+    """Return the checkpoint path of a step, in the folder of a run's checkpoints."""
     return folder / f"step_{step:07d}.ckpt"
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether there is anything to continue from, damaged or not."""
+    """Return whether there is anything to continue from, damaged or not."""
     return bool(_found(folder))
 
 
@@ -128,7 +128,7 @@ def adopt(path: Path, folder: Path, step: int) -> list[Path]:
 
 
 def keep_only(folder: Path, kept: list[Path]) -> None:
-    """Let `last.ckpt` name the last of the checkpoints to keep, then remove all others.
+    """Link `last.ckpt` to the last of the checkpoints to keep, then remove all others.
 
     In this order: at every moment the link and the files it may name are there.
     """
@@ -140,7 +140,7 @@ def keep_only(folder: Path, kept: list[Path]) -> None:
 
 
 def _found(folder: Path) -> list[Path]:
-    """All checkpoint files; `last.ckpt` only where it is a file of its own."""
+    """Return all checkpoint files; `last.ckpt` only where it is a file of its own."""
     own = [path for path in folder.glob("step_*.ckpt") if re.fullmatch(r"step_\d+", path.stem)]
     last = [path for path in [folder / LAST] if path.is_file() and path.resolve() not in {one.resolve() for one in own}]
     return [*own, *last, *folder.parent.glob("hpc_ckpt_*.ckpt")]
@@ -158,7 +158,7 @@ def _num_steps(path: Path) -> int:
 
 
 def _damage(path: Path) -> str | None:
-    """What is wrong with a file, None if nothing is. Every record has a checksum, which PyTorch does not look at."""
+    """Return the defect of a file, None if it has none. Every record has a checksum, which PyTorch does not look at."""
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
@@ -174,7 +174,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _trained(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What training made of a checkpoint: weights, averaged or not, and the state of the optimizer."""
+    """Select the trained state of a checkpoint: weights, averaged or not, and the state of the optimizer."""
     parts = ("state_dict", "current_model_state", "optimizer_states")  # the second of Lightning's WeightAveraging
     return {name: checkpoint[name] for name in parts if name in checkpoint}
 

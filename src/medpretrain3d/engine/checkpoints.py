@@ -37,12 +37,12 @@ class Checkpoints(Checkpoint):
         self._random_state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is validated, and the state of the generators that a layer of a recipe may draw from."""
+        """Return the validated step and the state of the generators that a layer of a recipe may draw from."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {"validated_step": self._validated_step, "random_state": {"cpu": torch.get_rng_state(), "cuda": cuda}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it."""
+        """Restore the state."""
         self._validated_step = state_dict["validated_step"]
         self._random_state = state_dict["random_state"]
 
@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
 
 
 def _is_after_step(trainer: L.Trainer) -> bool:
-    """Whether a validation is one of a training run, and not in the middle of an accumulated step."""
+    """Return whether a validation is one of a training run, and not in the middle of an accumulated step."""
     if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.global_step == 0:
         return False
     num_batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -1,4 +1,4 @@
-"""What a run costs: hours of its devices, and arithmetic."""
+"""Compute cost of a run: device hours and FLOPs."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class ComputeMeter(L.Callback):
 
     # Counting changes the rounding of gradients (torch 2.14), so that a continued run has to measure the same batches.
     def state_dict(self) -> dict[str, Any]:
-        """What was measured up to the last whole step, with which an interrupted run goes on."""
+        """Return the FLOPs measured up to the last whole step, with which an interrupted run goes on."""
         return {"measured": self._at_last_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember it."""
+        """Restore the state."""
         self._at_last_step = dict(state_dict["measured"])
         self._measured = dict(self._at_last_step)
 
@@ -112,7 +112,7 @@ class ComputeMeter(L.Callback):
         self._keep_now_and_then(trainer)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """What closes the run takes a while."""
+        """Write the compute cost to run.json before the run is closed, which takes a while."""
         self._keep(trainer)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
@@ -136,7 +136,7 @@ class ComputeMeter(L.Callback):
 
 
 def _shape(batch: Any) -> str:
-    """Shapes of the tensors of a batch; how many objects there are to find is not among them."""
+    """Return shapes of the tensors of a batch; how many objects there are to find is not among them."""
     if isinstance(batch, Tensor):
         return "x".join(map(str, batch.shape))
     if isinstance(batch, dict):

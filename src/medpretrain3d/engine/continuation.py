@@ -72,7 +72,7 @@ def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint:
 
 
 def differences(before: Config, now: Config) -> list[str]:
-    """What keeps a run that began as `before` from being continued as `now`: `key before -> now`, one per key.
+    """List the changes that keep a run begun as `before` from resuming as `now`: `key before -> now`, one per key.
 
     How long to train (`trainer.max_steps`) is asked anew at every call.
 
@@ -96,14 +96,14 @@ def differences(before: Config, now: Config) -> list[str]:
 
 
 def global_batch(config: Config) -> int:
-    """Samples of one optimizer step, over all processes."""
+    """Return samples of one optimizer step, over all processes."""
     trainer, data = config["trainer"], config["data"]
     num_processes = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.get("num_nodes") or 1)
     return int(data["batch_size"]) * num_processes * int(trainer.get("accumulate_grad_batches") or 1)
 
 
 def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
-    """How many devices of this machine Lightning would take."""
+    """Return the number of devices of this machine that Lightning would take."""
     on_gpu = _accelerator(accelerator) == "gpu"
     if isinstance(devices, list):
         return len(devices)
@@ -115,7 +115,7 @@ def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
 
 
 def _flat(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Values by their keys with dots; entries of a list of objects are counted."""
+    """Return values by their keys with dots; entries of a list of objects are counted."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         key = f"{prefix}{name}"
@@ -161,7 +161,7 @@ def _is_same_place(one: str, other: str) -> bool:
 
 
 def _is_data_parallel(strategy: Any) -> bool:
-    """Whether every process holds the whole network, so that the steps are those of one process."""
+    """Return whether every process holds the whole network, so that the steps are those of one process."""
     name = str(strategy).rpartition(".")[2].lower()
     return name in ("none", "auto", "single_device", "singledevicestrategy") or name.startswith("ddp")
 

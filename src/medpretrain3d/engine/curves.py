@@ -92,7 +92,7 @@ class CurveLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Have the disk hold what was written."""
+        """Flush what was written to disk."""
         if self._last_start and self._path.exists():
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -123,7 +123,7 @@ class ContinuedCurves(L.Callback):
 
 
 def _read(path: Path) -> tuple[list[str], list[Row], int]:
-    """Columns, rows up to the first that is not whole, and the number of lines from there on."""
+    """Return columns, rows up to the first that is not whole, and the number of lines from there on."""
     lines = path.read_bytes().split(b"\n")
     whole, torn = lines[:-1], lines[-1]
     columns: list[str] = []

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other."""
+"""Communication between the processes of a distributed run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 
 def global_rank(asked: Mapping[str, Any]) -> int:
-    """The number of this process among those of a run, over all nodes, before its trainer exists.
+    """Return the number of this process among those of a run, over all nodes, before its trainer exists.
 
     A trainer that is thrown away is asked: launchers name ranks in different variables, and which of them count depends
     on the devices. `SLURM_LOCALID`, for one, says nothing of runs on one device each that share a job step.
@@ -41,7 +41,7 @@ def global_rank(asked: Mapping[str, Any]) -> int:
 
 
 def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
-    """Results of all processes, by case id and in the order of the ids; each process gets all of them.
+    """Return results of all processes, by case id and in the order of the ids; each process gets all of them.
 
     Metrics over whole volumes are computed on this union, so that they do not depend on the number of processes.
     """
@@ -54,7 +54,7 @@ def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
 
 
 def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars of a training step as means over the processes, in one exchange and only at steps that are logged.
+    """Return scalars of a training step as means over the processes, in one exchange and only at steps that are logged.
 
     At all others they are those of this process, which the progress bar alone shows.
     """

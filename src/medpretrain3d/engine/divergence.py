@@ -102,5 +102,5 @@ class Divergence(L.Callback):
 
 
 def _scaler(trainer: L.Trainer) -> Any:
-    """What scales the loss in half precision, None where nothing does."""
+    """Return the gradient scaler of half precision, None where the loss is not scaled."""
     return getattr(trainer.precision_plugin, "scaler", None)

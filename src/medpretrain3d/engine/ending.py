@@ -1,4 +1,4 @@
-"""How a run ends before its time: all of its processes, soon, with one cause and an exit code that says so."""
+"""Early termination of a run: all of its processes, soon, with one cause and an exit code that says so."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Ending:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything; what a forked child does."""
+        """Reset all state, as a forked child does."""
         self._peers: Peers | None = None
         self._children: Sequence[subprocess.Popen[bytes]] = ()
         self._decided = threading.Lock()
@@ -50,7 +50,7 @@ class Ending:
         self._code_of_others = 0
 
     def begin(self) -> None:
-        """Called first in each process of a stage's program."""
+        """Install signal handling and process supervision, first of all in each process of a stage's program."""
         signals.take()
         if "TORCHELASTIC_RUN_ID" in os.environ or _is_launched_child():
             end_with_parent()
@@ -58,7 +58,7 @@ class Ending:
         subprocess_script._launch_process_observer = self._watch_children  # type: ignore[assignment]  # a method
 
     def connect(self, trainer: L.Trainer) -> None:
-        """Called by each process of a trainer once they can reach each other; a collective call."""
+        """Connect each process of a trainer to the others, once they can reach each other; a collective call."""
         if multiprocessing.parent_process() is not None:  # started by ddp_fork or ddp_spawn, which run no `begin`
             signals.take()
             end_with_parent()
@@ -93,7 +93,7 @@ class Ending:
         signals.check()
 
     def done(self, code: int = 0) -> None:
-        """Called when nothing is left to do: the others need not wonder, and a launcher waits for its children.
+        """Report normal completion to the other processes; a launcher waits for its children.
 
         Args:
             code: with which this process ends.
@@ -144,7 +144,7 @@ class Ending:
         raise SystemExit(code)
 
     def _hear(self, news: News) -> None:
-        """In the thread that listens."""
+        """Handle a message from another process, in the thread that listens."""
         if news.kind == "signal":
             self._tell(news, but=news.rank)
             signals.receive(news.code)
@@ -173,7 +173,7 @@ class Ending:
             self._peers.tell(news, but)
 
     def _watch_children(self, children: list[subprocess.Popen[bytes]]) -> None:
-        """In place of Lightning's observer: on a launcher, which is the first process of its node."""
+        """Watch the child processes of a launcher, the first process of its node, in place of Lightning's observer."""
         self._children = children
         signals.before_exit.append(lambda: self._wait_for_children(5.0))
 
@@ -187,7 +187,7 @@ class Ending:
         threading.Thread(target=watch, daemon=True, name="children").start()
 
     def _death(self, rank: int) -> str:
-        """What is known of the end of a process."""
+        """Return the error message for a dead process, as far as its end is known; empty where it said why itself."""
         if not 0 < rank <= len(self._children):
             return death_of_unknown_cause(rank)
         try:
@@ -221,7 +221,7 @@ def _in_launched_process(launcher: _MultiProcessingLauncher, *args: Any) -> None
 
 
 def death_of_unknown_cause(rank: int) -> str:
-    """What is said of a process that is gone without a word."""
+    """Return the error message for a process that is gone without a word."""
     return f"error: process {rank} was lost: it was killed, or its machine; if memory ran out, {SAVES_MEMORY}"
 
 
@@ -245,7 +245,7 @@ def _is_sequel(error: BaseException) -> bool:
 
 
 def _is_launched_child() -> bool:
-    """Whether Lightning's launcher made this process."""
+    """Return whether Lightning's launcher made this process."""
     return os.environ.get("LOCAL_RANK", "0") != "0" and "SLURM_PROCID" not in os.environ
 
 

@@ -50,14 +50,14 @@ class ResumableFitLoop(_FitLoop):
         loop._batches_that_stepped = loop.global_step - 1  # what curves call the step of this batch
 
     def is_between_steps(self) -> bool:
-        """Whether the last step is whole, its metrics are logged, and no batch of the next one has begun."""
+        """Return whether the last step is whole, its metrics are logged, and no batch of the next one has begun."""
         loop = self.epoch_loop
         progress, steps = loop.batch_progress.current, loop.global_step
         num_batches = steps * self.trainer.accumulate_grad_batches
         return progress.ready == progress.completed == num_batches and loop._batches_that_stepped == steps
 
     def is_validation_due(self) -> bool:
-        """Whether a validation follows the batch at which training stands."""
+        """Return whether a validation follows the batch at which training stands."""
         assert self._data_fetcher is not None
         return self.epoch_loop._should_check_val_fx(self._data_fetcher)
 

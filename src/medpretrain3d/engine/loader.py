@@ -18,7 +18,7 @@ def make_loader(
     num_workers: int,
     collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """A loader over the batches of a sampler, in their order."""
+    """Return a loader over the batches of a sampler, in their order."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -32,7 +32,7 @@ def make_loader(
 
 
 class RunPosition(TypedDict):
-    """Where in the run this process is, in the words of a batch sampler."""
+    """Position of this process in the run, as the arguments of a batch sampler."""
 
     num_batches: int
     rank: int
@@ -41,7 +41,7 @@ class RunPosition(TypedDict):
 
 
 def run_position(trainer: L.Trainer | None) -> RunPosition:
-    """Number of micro-batches per process in the whole run, and how many were trained on before this sitting.
+    """Return number of micro-batches per process in the whole run, and how many were trained on before this sitting.
 
     Both follow from the number of optimizer steps: the batches of a step that was interrupted are trained on again.
     """

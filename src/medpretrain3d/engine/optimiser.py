@@ -21,7 +21,7 @@ WARMUP_STEPS = 1_000
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """How weights are updated. The defaults fine-tune a CNN: SGD with Nesterov momentum, a ramp and polynomial decay.
+    """Optimizer and LR schedule. The defaults fine-tune a CNN: SGD with Nesterov momentum, a ramp and polynomial decay.
 
     They are those of the published Retina U-Net, but for a shorter ramp. With a momentum of 0.99, as segmentation and
     pretraining take it, and no ramp the box head of a fresh detector can run away: 219 of 219 positives were decoded at
@@ -114,7 +114,7 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
 
 
 def current_lr(optimiser: torch.optim.Optimizer) -> float:
-    """The learning rate of the parts that no factor slows down: of the group with the highest peak.
+    """Return the learning rate of the parts that no factor slows down: of the group with the highest peak.
 
     In both stages: what lies outside of the encoder, and the encoder with it unless it is scaled, decayed or resting.
     """
@@ -144,7 +144,7 @@ def freeze(model: nn.Module, config: OptimConfig) -> None:
 
 
 def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool = False) -> float:
-    """Share of the peak learning rate at an optimiser step."""
+    """Return share of the peak learning rate at an optimiser step."""
     if step < config.sawtooth_steps:
         return 0.0 if is_encoder else _ramp(step, config.sawtooth_steps, config)
     warmup_steps = config.num_warmup_steps
@@ -165,7 +165,7 @@ def _ramp(step: int, num_steps: int, config: OptimConfig) -> float:
 
 
 class _Place(NamedTuple):
-    """What the parameters of one optimiser group have in common."""
+    """Settings shared by the parameters of one optimizer group."""
 
     is_encoder: bool
     lr_scale: float

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other when they cannot wait for each other: why one of them ends."""
+"""Messages between the processes of a run when they cannot wait for each other: why one of them ends."""
 
 from __future__ import annotations
 

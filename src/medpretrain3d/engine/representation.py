@@ -1,4 +1,4 @@
-"""How good features are, measured on a few hundred of them: pure functions of tensors."""
+"""Representation quality metrics, measured on a few hundred features: pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions features (N, C) use, from 1 to min(N - 1, C); 0 where all rows are equal.
+    """Compute the effective rank of features (N, C), from 1 to min(N - 1, C); 0 where all rows are equal.
 
     The exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007), of features less their mean.
     """
@@ -32,7 +32,7 @@ def feature_std(features: Tensor) -> float:
 
 
 def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, neighbours: int = 5) -> float:
-    """Mean over classes of the share of test rows whose `neighbours` most similar train rows vote for the truth.
+    """Return mean over classes of the share of test rows whose `neighbours` most similar train rows vote for the truth.
 
     Similarity is the cosine; votes are weighted by it. Rows are (N, C) and (M, C), labels (N,) and (M,) int64.
     """
@@ -44,7 +44,7 @@ def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, nei
 
 
 def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, ridge: float = 1e-2) -> float:
-    """The same of the linear classifier with the least squared error on train rows; no steps, no random start.
+    """Return the same of the linear classifier with the least squared error on train rows; no steps, no random start.
 
     Args:
         train, labels, test, truth: as in `knn_accuracy`.
@@ -59,12 +59,12 @@ def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, 
 
 
 def class_mean_accuracy(found: Tensor, truth: Tensor) -> float:
-    """Share of right answers for each class, averaged over the classes that occur."""
+    """Return share of right answers for each class, averaged over the classes that occur."""
     right = [(found[truth == label] == label).double().mean() for label in truth.unique()]
     return torch.stack(right).mean().item()
 
 
 def psnr(restored: Tensor, image: Tensor, where: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB over the voxels `where`, of images in [-1, 1]: the peak is 2."""
+    """Return peak signal-to-noise ratio in dB over the voxels `where`, of images in [-1, 1]: the peak is 2."""
     error = (restored.double() - image.double())[where].square().mean().item()
     return 10 * math.log10(4 / max(error, 1e-12))

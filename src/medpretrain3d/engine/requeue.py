@@ -69,7 +69,7 @@ class Requeue(L.Callback):
 
 
 def is_job() -> bool:
-    """Whether this process belongs to a job of SLURM."""
+    """Return whether this process belongs to a job of SLURM."""
     return "SLURM_JOB_ID" in os.environ
 
 

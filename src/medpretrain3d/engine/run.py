@@ -18,7 +18,7 @@ from medpretrain3d.values import check_fields
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run belongs. Its folder is `<root>/<group>/<name>`."""
+    """Name, folder and tracking of a run. Its folder is `<root>/<group>/<name>`."""
 
     name: str = "run"
     """One plain folder name, as is the group."""
@@ -121,7 +121,7 @@ def _git(folder: Path, *words: str) -> str:
 
 
 def machine() -> str:
-    """What computed, in the words of a results table: cores or GPUs, never a host name."""
+    """Describe the hardware for a results table: cores or GPUs, never a host name."""
     import torch
 
     if torch.cuda.is_available():

@@ -155,11 +155,11 @@ class StageCLI(LightningCLI):
 
     @property
     def run(self) -> RunConfig:
-        """Where this run belongs."""
+        """Name, folder and tracking settings of this run."""
         return self._get(self.config_init, "run")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer, with loggers, checkpoints and a precision that suits the hardware."""
+        """Return the trainer, with loggers, checkpoints and a precision that suits the hardware."""
         run, asked = self.run, self._get(self.config_init, "trainer")
         rank = global_rank(asked)
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
@@ -195,7 +195,7 @@ class StageCLI(LightningCLI):
         return trainer
 
     def callbacks(self) -> list[L.Callback]:
-        """What every run of this stage has beside the callbacks of its recipe."""
+        """Return the callbacks of every run of this stage, beside those of its recipe."""
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
         self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
         self.compute = ComputeMeter(self.run_file)
@@ -254,7 +254,7 @@ class StageCLI(LightningCLI):
         write_text(path, config)
 
     def _reread(self, path: Path) -> Namespace:
-        """The configuration of a run in its folder, with today's default of what was no option then."""
+        """Return the configuration of a run in its folder, with today's default of what was no option then."""
         try:
             config: Namespace = self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
             self.resolve(config, is_said=False)
@@ -274,12 +274,12 @@ class StageCLI(LightningCLI):
         return plain
 
     def config_text(self) -> str:
-        """The whole configuration, defaults included, as YAML."""
+        """Return the whole configuration, defaults included, as YAML."""
         return self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
 
 
 def default_precision() -> str:
-    """bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
+    """Return bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
     return "bf16-mixed" if torch.cuda.is_available() else "32-true"
 
 
@@ -314,7 +314,7 @@ def run_stage(main: Callable[[], None]) -> None:
 
 
 def _farewell(run: RunConfig, signum: int) -> str:
-    """The last line of a run that was told to end."""
+    """Return the last line of a run that was told to end."""
     if getattr(rank_zero_only, "rank", 0):
         return ""
     told = f"{run.folder}: interrupted by {signal.Signals(signum).name}"
@@ -341,7 +341,7 @@ def _one_line(message: str, parser: LightningArgumentParser) -> str:
 
 
 def _known_keys(parser: LightningArgumentParser) -> set[str]:
-    """All options of the parser and its subcommands, dots included."""
+    """Return all options of the parser and its subcommands, dots included."""
     keys: set[str] = set()
     for action in parser._actions:
         keys.add(str(action.dest))

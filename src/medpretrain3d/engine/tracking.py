@@ -28,7 +28,7 @@ _NO = ("", "0", "false", "no", "off", "n", "f")
 
 
 def wandb_mode(asked: Mode | Literal["auto"]) -> Mode:
-    """Where a run is tracked: the environment wins, then the recipe, then what `wandb offline` noted for this folder.
+    """Return the wandb mode: the environment wins, then the recipe, then what `wandb offline` noted for this folder.
 
     `auto` is online when an API key is set and offline otherwise. `WANDB_MODE` is read in every spelling of wandb's,
     and `WANDB_DISABLED`, which wandb itself no longer reads, as its users mean it.
@@ -60,7 +60,7 @@ def _spelled(text: str) -> Mode:
 
 
 def wandb_logger(run: RunConfig, folder: Path, job_type: str, metadata: RunMetadata) -> WandbLogger | None:
-    """A logger whose run carries the names the study compares by; None when tracking is off.
+    """Return a logger whose run carries the names the study compares by; None when tracking is off.
 
     By default the run holds metrics, pictures and metadata, but no host name, path, command line, code or package list
     (`run.share_machine=true` sends them).

@@ -19,7 +19,7 @@ from medpretrain3d.interruption import end_with_parent
 
 
 def begin_worker(worker: int) -> None:
-    """What a worker of a data loader does first (`worker_init_fn`).
+    """Initialize a worker of a data loader (`worker_init_fn`).
 
     Schedulers and terminals send their signals to every process, but a worker that left a step of the training halfway
     would turn an end in good order into a failure: only its parent ends it.
@@ -39,7 +39,7 @@ def _obey_parent(obeyed: set[signal.Signals], parent: int) -> None:
 
 
 def _stack(batch: list[Tensor], **options: Any) -> Tensor:
-    """In place of PyTorch's own, which makes a worker's batches in shared memory or not at all."""
+    """Collate tensors in place of PyTorch's function, which makes a worker's batches in shared memory or not at all."""
     try:
         stacked: Tensor = collate_tensor_fn(batch, **options)
         return stacked

@@ -15,7 +15,7 @@ reach the level 0.04: one level of 101, so up to 0.01 of AP."""
 
 
 def average_precision(matches: Matches, weights: np.ndarray, recall_type: RecallType = np.float32) -> np.ndarray:
-    """Mean over 101 recall levels of the best precision at that recall or beyond (Lin et al., 2014).
+    """Return mean over 101 recall levels of the best precision at that recall or beyond (Lin et al., 2014).
 
     A scan of weight 2 counts as if it were there twice, which is what a bootstrap replicate is.
 

@@ -8,7 +8,7 @@ from medpretrain3d.evaluation.matching import Matches
 
 
 def recall(matches: Matches, weights: np.ndarray, max_detections: int | None = None) -> np.ndarray:
-    """Share of the objects that the `max_detections` best-scored detections of each scan hit (Lin et al., 2014).
+    """Return share of the objects that the `max_detections` best-scored detections of each scan hit (Lin et al., 2014).
 
     Args:
         matches: T thresholds, S scans.

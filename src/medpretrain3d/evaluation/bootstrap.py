@@ -19,7 +19,7 @@ Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made: replicates (0 for none), seed, confidence.
+    """Bootstrap settings of confidence intervals: replicates (0 for none), seed, confidence.
 
     Raises:
         UserError: as `check_resampling`.
@@ -33,7 +33,7 @@ class Resampling:
         check_resampling(self.num_bootstrap, self.seed, self.confidence)
 
     def estimate(self, metrics: Metrics, num_scans: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
+        """Return every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
 
         A metric that is nan has the interval (nan, nan); without replicates there are no intervals.
         """
@@ -47,12 +47,12 @@ class Resampling:
         return values, intervals
 
     def facts(self) -> dict[str, Any]:
-        """What a result says about its intervals."""
+        """Return the bootstrap settings that a result states."""
         return {"num_bootstrap": self.num_bootstrap, "seed": self.seed, "confidence": self.confidence}
 
 
 def replicates(metrics: Metrics, num_scans: int, num_bootstrap: int, seed: int) -> dict[str, np.ndarray]:
-    """Every metric on each of `num_bootstrap` resampled sets of scans, shapes as `metrics` gives them."""
+    """Return every metric on each of `num_bootstrap` resampled sets of scans, shapes as `metrics` gives them."""
     weights = scan_weights(num_scans, num_bootstrap, seed)
     # 500 at a time: 10,000 replicates of 5,000 hits would need 400 MB per temporary.
     parts = [metrics(weights[start : start + 500]) for start in range(0, num_bootstrap, 500)]
@@ -60,7 +60,7 @@ def replicates(metrics: Metrics, num_scans: int, num_bootstrap: int, seed: int) 
 
 
 def scan_weights(num_scans: int, num_bootstrap: int, seed: int) -> np.ndarray:
-    """How often each scan is drawn in each replicate, (num_bootstrap, num_scans); rows sum to `num_scans`.
+    """Draw the count of each scan in each bootstrap replicate, (num_bootstrap, num_scans); rows sum to `num_scans`.
 
     The same seed gives the same scans, which pairs the replicates of two prediction files.
     """
@@ -81,7 +81,7 @@ def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray
 
 
 def two_sided_p(differences: np.ndarray) -> float:
-    """Achieved significance of a difference of zero, from bootstrap replicates of the difference (R,).
+    """Return achieved significance of a difference of zero, from bootstrap replicates of the difference (R,).
 
     p = min(1, 2 min(1 + #{d <= 0}, 1 + #{d >= 0}) / (1 + R)): never 0, and 1 where nothing differs
     (Davison & Hinkley, 1997, eq. 4.11 applied to both tails).

@@ -13,7 +13,7 @@ NUM_BINS = 10
 
 
 def calibration(matches: Matches, resampling: Resampling, num_bins: int = NUM_BINS) -> dict[str, Any]:
-    """Reliability in bins of equal width, and the expected calibration error (Guo et al., 2017, eq. 3).
+    """Return reliability in bins of equal width, and the expected calibration error (Guo et al., 2017, eq. 3).
 
     The confidence of a detection is its score, its accuracy whether it hits at the first threshold. Detections in an
     ignore region that hit nothing are left out.
@@ -32,7 +32,7 @@ def calibration(matches: Matches, resampling: Resampling, num_bins: int = NUM_BI
     place = np.clip((matches.scores * num_bins).astype(int), 0, num_bins - 1)  # (N,)
 
     def per_scan(value: np.ndarray) -> np.ndarray:
-        """Sum of a value per detection over each scan and bin: (S, B)."""
+        """Return sum of a value per detection over each scan and bin: (S, B)."""
         total = np.zeros((num_scans, num_bins))
         np.add.at(total, (matches.scan, place), value * counts)
         return total

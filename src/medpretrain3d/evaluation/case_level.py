@@ -11,7 +11,7 @@ from medpretrain3d.evaluation.matching import Matches
 
 
 def case_level(matches: Matches, resampling: Resampling) -> dict[str, Any]:
-    """AUROC and AUPRC of the highest score per scan; a scan is positive when it holds an object.
+    """Return AUROC and AUPRC of the highest score per scan; a scan is positive when it holds an object.
 
     A scan without detections has score 0. A detection in an ignore region that hits nothing does not count.
 
@@ -38,7 +38,7 @@ def case_level(matches: Matches, resampling: Resampling) -> dict[str, Any]:
 
 
 def case_scores(matches: Matches) -> np.ndarray:
-    """Highest score of the detections that count, per scan; 0 without any: (S,)."""
+    """Return highest score of the detections that count, per scan; 0 without any: (S,)."""
     score = np.zeros(len(matches.num_targets))
     counts = matches.is_hit[0] | matches.counts_always
     np.maximum.at(score, matches.scan[counts], matches.scores[counts])
@@ -46,7 +46,7 @@ def case_scores(matches: Matches) -> np.ndarray:
 
 
 def area_under_roc(score: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probability that a positive scores above a negative, ties half (Hanley & McNeil, 1982).
+    """Return probability that a positive scores above a negative, ties half (Hanley & McNeil, 1982).
 
     Args:
         score: (S,).
@@ -67,7 +67,7 @@ def area_under_roc(score: np.ndarray, is_positive: np.ndarray, weights: np.ndarr
 def area_under_precision_recall(
     score: np.ndarray, is_positive: np.ndarray, weights: np.ndarray, num_missed: np.ndarray | float = 0.0
 ) -> np.ndarray:
-    """Sum over the scores, falling, of precision times gain in recall: the step function, without interpolation.
+    """Return sum over the scores, falling, of precision times gain in recall: the step function, without interpolation.
 
     Args:
         score: (N,).

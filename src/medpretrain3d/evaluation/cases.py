@@ -1,4 +1,4 @@
-"""What was found and what was to be found in one scan, as checked numpy arrays."""
+"""Predictions and ground truth of one scan, as checked numpy arrays."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ JUST_INSIDE = float(np.nextafter(0, 1))
 
 
 def closeness(criterion: Criterion) -> Closeness:
-    """How close each pair is: 1 for one centre, falling to 0 where the criterion is just missed.
+    """Return the closeness function of a hit criterion: 1 for one center, falling to 0 where it is just missed.
 
     Raises:
         UserError: no such criterion, or a distance that is not above 0.

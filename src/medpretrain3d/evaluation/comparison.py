@@ -46,7 +46,7 @@ def compare(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:
-    """Paired bootstrap over scans of the differences B - A.
+    """Return paired bootstrap over scans of the differences B - A.
 
     Both sets are scored on the same resampled scans, so that what makes a scan hard cancels. A FROC score without any
     hit counts as 0 here.

@@ -54,7 +54,7 @@ class MatchedScans:
         return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
 
     def facts(self) -> dict[str, Any]:
-        """What was counted."""
+        """Return the counts of cases, targets, predictions and ignore regions."""
         return {
             "classes": list(self.names),
             "classes_without_targets": self.classes_without_targets,

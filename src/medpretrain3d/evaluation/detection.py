@@ -49,27 +49,27 @@ MAP_KEY = f"mAP_IoU_0.10_0.50_0.05_MaxDet_{MAX_DETECTIONS}"
 
 
 def ap_key(iou: float) -> str:
-    """The key of the average precision at one IoU."""
+    """Return the key of the average precision at one IoU."""
     return f"AP_IoU_{iou:.2f}_MaxDet_{MAX_DETECTIONS}"
 
 
 def ar_key(iou: float) -> str:
-    """The key of the recall at one IoU."""
+    """Return the key of the recall at one IoU."""
     return f"AR_IoU_{iou:.2f}_MaxDet_{MAX_DETECTIONS}"
 
 
 def mean_ar_key(max_detections: int) -> str:
-    """The key of the recall averaged over the IoUs of the mAP."""
+    """Return the key of the recall averaged over the IoUs of the mAP."""
     return f"mAR_IoU_0.10_0.50_0.05_MaxDet_{max_detections}"
 
 
 def froc_score_key(iou: float) -> str:
-    """The key of the mean sensitivity over the seven rates of false positives at one IoU."""
+    """Return the key of the mean sensitivity over the seven rates of false positives at one IoU."""
     return f"FROC_score_IoU_{iou:.2f}"
 
 
 def froc_curve_key(iou: float) -> str:
-    """The key of the seven sensitivities at one IoU."""
+    """Return the key of the seven sensitivities at one IoU."""
     return f"FROC_curve_IoU_{iou:.2f}"
 
 
@@ -84,7 +84,7 @@ def evaluate(
     size_edges_mm: Sequence[float] = (),
     scores: Sequence[float] = SCORES,
 ) -> dict[str, Any]:
-    """Score the detections of whole scans.
+    """Return score the detections of whole scans.
 
     A detection that hits no object but whose centre lies in an ignore region of its scan is neither right nor wrong.
 
@@ -151,12 +151,12 @@ def mean_average_precision(
 
 
 def metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -> dict[str, np.ndarray]:
-    """Every metric under each weighting of the scans: `coco_metrics` and `froc_metrics`."""
+    """Return every metric under each weighting of the scans: `coco_metrics` and `froc_metrics`."""
     return {**coco_metrics(scans, weights, compat), **froc_metrics(scans, weights)}
 
 
 def coco_metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "none") -> dict[str, np.ndarray]:
-    """AP, mAP, AR and mAR, over all classes and of each.
+    """Return AP, mAP, AR and mAR, over all classes and of each.
 
     Args:
         scans: the matched data set of S scans.
@@ -193,7 +193,7 @@ def coco_metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "non
 
 
 def froc_metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean sensitivity (R,) and the seven sensitivities (R, 7) at each IoU, all classes pooled."""
+    """Return mean sensitivity (R,) and the seven sensitivities (R, 7) at each IoU, all classes pooled."""
     result: dict[str, np.ndarray] = {}
     curves = froc_curve(scans.pooled.rows(_rows(FROC_IOUS)), weights)  # (R, T, rates)
     for row, iou in enumerate(FROC_IOUS):
@@ -203,7 +203,7 @@ def froc_metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarr
 
 
 def ious_without_hit(scans: MatchedScans) -> list[float]:
-    """The IoU thresholds of the FROC at which detections exist and none of them hits."""
+    """Return the IoU thresholds of the FROC at which detections exist and none of them hits."""
     if not len(scans.pooled.scores):
         return []
     is_hit = scans.pooled.is_hit[_rows(FROC_IOUS)]
@@ -219,7 +219,7 @@ def _rows(ious: Sequence[float]) -> list[int]:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the classes, axis 0, without those that are nan."""
+    """Return mean over the classes, axis 0, without those that are nan."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # no class has objects: the mean is nan, as it should be
         return np.asarray(np.nanmean(values, axis=0))

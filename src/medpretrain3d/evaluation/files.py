@@ -122,7 +122,7 @@ def read_targets(path: Path | str, convention: BoxConvention = "half-open") -> T
 
 
 def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase]:
-    """The predicted cases in the order of the target cases.
+    """Return the predicted cases in the order of the target cases.
 
     A scan that one of the files does not list is an error, in both directions: leaving it out would change the score
     without a word. A scan in which nothing was found is an entry with empty lists.
@@ -239,7 +239,7 @@ def _read(path: Path, key: str) -> _Header:
 
 
 def _extent_of_last_voxel(header: _Header, convention: BoxConvention) -> np.ndarray:
-    """What turns the file's boxes into half-open ones, (6,)."""
+    """Return the offset (6,) that turns the file's boxes into half-open ones."""
     if convention == "half-open":
         return np.zeros(6)
     if header.frame is not None and header.frame.endswith("_mm"):
@@ -252,7 +252,7 @@ def _extent_of_last_voxel(header: _Header, convention: BoxConvention) -> np.ndar
 
 @dataclass(frozen=True)
 class _Place:
-    """What an entry says beside its boxes about where they lie in the scan's file."""
+    """Position of an entry's boxes in the scan's file, as stated beside its boxes."""
 
     grid: Grid | None = None
     boxes_vox: Any = None

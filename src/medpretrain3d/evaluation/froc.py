@@ -16,7 +16,7 @@ PointReading = Literal["nearest", "last_below", "first_above"]
 
 
 def froc_curve(matches: Matches, weights: np.ndarray, rates: Sequence[float] = FALSE_POSITIVES_PER_SCAN) -> np.ndarray:
-    """Sensitivity at each rate of false positives per scan, over all scans, also those without objects.
+    """Return sensitivity at each rate of false positives per scan, over all scans, also those without objects.
 
     Lowering the score threshold draws the curve; detections of equal score enter together, and between two thresholds
     the curve is linear (nnDetection's reading). Beyond its last point it stays level.
@@ -39,7 +39,7 @@ def froc_curve(matches: Matches, weights: np.ndarray, rates: Sequence[float] = F
     num_all = weights @ ranked.counts_before(np.array([len(group)]))  # (R, 1)
 
     def in_groups(chosen: np.ndarray) -> np.ndarray:
-        """Weighted number of the chosen detections in each group with a hit: (R, P)."""
+        """Return weighted number of the chosen detections in each group with a hit: (R, P)."""
         per_scan = np.zeros((weights.shape[1], len(at)))
         np.add.at(per_scan, (ranked.scan[chosen], np.searchsorted(at, group[chosen])), 1)
         return weights @ per_scan
@@ -59,7 +59,7 @@ def froc_curve(matches: Matches, weights: np.ndarray, rates: Sequence[float] = F
 
 
 def froc_points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The operating points themselves, one per distinct score and (0, 0) before them.
+    """Return the operating points themselves, one per distinct score and (0, 0) before them.
 
     Args:
         matches: one threshold, S scans.
@@ -83,7 +83,7 @@ def froc_points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def read_points(rate: np.ndarray, sensitivity: np.ndarray, at: Sequence[float], how: PointReading) -> np.ndarray:
-    """Sensitivity at the rates `at`, taken from one of the points (R, P) without interpolation: (R, len(at)).
+    """Return sensitivity at the rates `at`, taken from one of the points (R, P) without interpolation: (R, len(at)).
 
     Of equally near points, and of the points at or above a rate, the one of the highest score threshold counts; of
     those at or below, the one of the lowest. Beyond the last point `first_above` takes the last one.
@@ -100,7 +100,7 @@ def read_points(rate: np.ndarray, sensitivity: np.ndarray, at: Sequence[float], 
 
 
 def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of ranked scores: the group of equal scores each belongs to (N,), where groups begin and end (P,)."""
+    """Group ties of ranked scores: the group each score belongs to (N,), where groups begin and end (P,)."""
     _, first, group = np.unique(-scores, return_index=True, return_inverse=True)
     return group, first, np.append(first[1:], len(group))[: len(first)]
 

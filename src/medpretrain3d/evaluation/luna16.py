@@ -88,7 +88,7 @@ def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: 
 
 
 def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:
-    """Sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan, and their mean, the CPM.
+    """Return sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan, and their mean, the CPM.
 
     Returns:
         `fp_per_scan`, `sensitivity`, `cpm` by linear interpolation between the operating points, as in the public
@@ -136,7 +136,7 @@ def _best_marks(marks: Points) -> Points:
 
 
 def _within_radius(marks: Points, nodules: Points) -> np.ndarray:
-    """Which mark lies in which nodule: (N, G) bool."""
+    """Compute which mark lies in which nodule: (N, G) bool."""
     radius_mm = np.where(nodules.value < 0, UNKNOWN_DIAMETER_MM, nodules.value) / 2
     offset_mm = marks.center_lps_mm[:, None] - nodules.center_lps_mm[None]  # (N, G, 3)
     return (offset_mm**2).sum(axis=2) < radius_mm**2

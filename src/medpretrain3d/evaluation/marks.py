@@ -34,22 +34,22 @@ class Points:
     value: np.ndarray
 
     def of(self, series: str) -> Points:
-        """Those of one scan, in the order of the file."""
+        """Return those of one scan, in the order of the file."""
         mine = self.series == series
         return Points(self.series[mine], self.center_lps_mm[mine], self.value[mine])
 
     def num_outside(self, series: Sequence[str]) -> int:
-        """How many belong to none of the scans."""
+        """Count the points that belong to none of the scans."""
         return int((~np.isin(self.series, list(series))).sum())
 
 
 def no_points() -> Points:
-    """A file without rows."""
+    """Return a file without rows."""
     return Points(np.zeros(0, dtype=np.str_), np.zeros((0, 3)), np.zeros(0))
 
 
 def read_series(path: Path) -> list[str]:
-    """The scans that count, also those without nodules.
+    """Return the scans that count, also those without nodules.
 
     Raises:
         UserError: no file, no scan, or a scan listed twice.
@@ -73,7 +73,7 @@ def read_nodules(path: Path) -> Points:
 
 
 def read_marks(path: Path) -> Points:
-    """What was found, from LUNA16's CSV or from this project's JSON.
+    """Read predicted marks, from LUNA16's CSV or from this project's JSON.
 
     Raises:
         UserError: no file, a column is missing, a number is none, a probability outside [0, 1], or a JSON that is not

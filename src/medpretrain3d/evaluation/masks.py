@@ -20,7 +20,7 @@ SUFFIXES_WANTED = ("-label", "_label")
 
 
 def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]:
-    """Instance maps and the confidence of their values, as in RibFrac.
+    """Return instance maps and the confidence of their values, as in RibFrac.
 
     Args:
         found: folder of instance maps, `<case>.nii.gz` or `<case>-label.nii.gz`, 0 for background.
@@ -38,7 +38,7 @@ def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]
 
 
 def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
-    """Detection maps (one confidence per finding, 0 elsewhere) and lesion masks, as in PI-CAI.
+    """Return detection maps (one confidence per finding, 0 elsewhere) and lesion masks, as in PI-CAI.
 
     Args:
         found: folder of `<patient>_<study>_detection_map.nii.gz`, or any format that is read; the suffix may be absent.
@@ -52,7 +52,7 @@ def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
 
 
 def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Case, what was found and what was there, one scan at a time."""
+    """Return case, what was found and what was there, one scan at a time."""
     from medpretrain3d.store.readers import read_scan
 
     is_shared = found.resolve() == wanted.resolve()
@@ -76,7 +76,7 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
 
 
 def _files(folder: Path, suffixes: Sequence[str], is_shared: bool) -> dict[str, Path]:
-    """The masks of a folder by case; of a shared one those with a suffix that the other kind does not have."""
+    """Return the masks of a folder by case; of a shared one those with a suffix that the other kind does not have."""
     from medpretrain3d.store.readers import find_volumes, volume_stem
 
     if not folder.is_dir():

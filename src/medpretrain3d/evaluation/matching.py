@@ -1,4 +1,4 @@
-"""Which detections hit an object, scan by scan.
+"""Matching of detections to ground-truth objects, scan by scan.
 
 A scan's matches do not depend on the other scans. Everything that follows (average precision, FROC, bootstrap) is
 counting, with one weight per scan.
@@ -47,7 +47,7 @@ class Matches:
         return np.ones(len(self.scores), dtype=bool) if self.is_ignorable is None else ~self.is_ignorable
 
     def __getitem__(self, index: np.ndarray) -> Matches:
-        """Some of the detections, in the order of `index`; the objects stay."""
+        """Return some of the detections, in the order of `index`; the objects stay."""
         return Matches(
             self.scores[index],
             self.scan[index],
@@ -59,18 +59,18 @@ class Matches:
         )
 
     def rows(self, rows: Sequence[int]) -> Matches:
-        """Some of the thresholds."""
+        """Return some of the thresholds."""
         target = None if self.target is None else self.target[rows]
         return Matches(
             self.scores, self.scan, self.is_hit[rows], self.num_targets, self.is_ignorable, self.detection, target
         )
 
     def ranked(self) -> Matches:
-        """Best score first; equal scores keep the order of the scans, as in the COCO evaluator."""
+        """Return best score first; equal scores keep the order of the scans, as in the COCO evaluator."""
         return self[np.argsort(-self.scores, kind="stable")]
 
     def counts_before(self, positions: np.ndarray) -> np.ndarray:
-        """How many of each scan's detections that always count stand before each position: (S, P) float64."""
+        """Count each scan's detections outside ignore regions that are ranked before each position: (S, P) float64."""
         counting = np.nonzero(self.counts_always)[0]
         width = len(self.scores) + 1
         # Scan and place in one number, so that one sorted search answers for all scans.
@@ -80,12 +80,12 @@ class Matches:
 
 
 def intersection_over_union(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
-    """IoU of every pair in float64: (N, G)."""
+    """Return IoU of every pair in float64: (N, G)."""
     return box_iou(torch.from_numpy(boxes), torch.from_numpy(target_boxes)).numpy()
 
 
 def greedy_match(closeness: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Which object each detection of one class and scan hits, -1 for none: (T, N) int64.
+    """Match the detections of one class and scan to objects greedily: index of the object, -1 for none: (T, N) int64.
 
     In falling score each detection takes the closest object that no better detection holds, provided the closeness is
     at least the threshold (Lin et al., 2014; the COCO evaluator).
@@ -113,7 +113,7 @@ def greedy_match(closeness: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def lies_in_any(boxes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
-    """Whether the centre of each box (N, 6) lies in one of the regions (M, 6), borders included: (N,) bool."""
+    """Return whether the centre of each box (N, 6) lies in one of the regions (M, 6), borders included: (N,) bool."""
     if regions is None or not len(regions):
         return np.zeros(len(boxes), dtype=bool)
     center = (boxes[:, None, :3] + boxes[:, None, 3:]) / 2  # (N, 1, 3)
@@ -128,7 +128,7 @@ def match_scans(
     closeness: Closeness = intersection_over_union,
     max_detections: int = MAX_DETECTIONS,
 ) -> list[Matches]:
-    """The matches of every class over all scans; `predictions[i]` and `targets[i]` are of the same scan."""
+    """Return the matches of every class over all scans; `predictions[i]` and `targets[i]` are of the same scan."""
     return [
         join_scans(
             [
@@ -141,7 +141,7 @@ def match_scans(
 
 
 def join_scans(scans: Sequence[Matches]) -> Matches:
-    """Matches of single scans, each numbered 0 in its own, as those of a data set."""
+    """Return matches of single scans, each numbered 0 in its own, as those of a data set."""
     return Matches(
         np.concatenate([one.scores for one in scans]),
         np.repeat(np.arange(len(scans)), [len(one.scores) for one in scans]),
@@ -152,7 +152,7 @@ def join_scans(scans: Sequence[Matches]) -> Matches:
 
 
 def pool_classes(classes: Sequence[Matches]) -> Matches:
-    """All classes as one: a hit stays a hit of its own class, every object counts the same."""
+    """Return all classes as one: a hit stays a hit of its own class, every object counts the same."""
     return Matches(
         np.concatenate([one.scores for one in classes]),
         np.concatenate([one.scan for one in classes]),

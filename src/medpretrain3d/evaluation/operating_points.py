@@ -1,4 +1,4 @@
-"""What a detector does when it reports everything above a chosen score."""
+"""Operating points: detection performance at chosen score thresholds."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def operating_points(
 
 
 def _per_scan_above(matches: Matches, chosen: np.ndarray, scores: Sequence[float]) -> np.ndarray:
-    """How many of the chosen detections each scan has at or above each score: (S, P) float64."""
+    """Count the chosen detections of each scan at or above each score: (S, P) float64."""
     num_scans = len(matches.num_targets)
     counts = [np.bincount(matches.scan[chosen & (matches.scores >= score)], minlength=num_scans) for score in scores]
     return np.stack(counts, axis=1).astype(float) if counts else np.zeros((num_scans, 0))

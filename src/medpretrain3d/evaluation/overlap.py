@@ -30,7 +30,7 @@ class ScanOverlap:
 def of_boxes(
     predictions: Sequence[PredictedCase], targets: Sequence[TargetCase], classes: Sequence[str]
 ) -> list[ScanOverlap]:
-    """Overlap of boxes, in each scan's own frame (`in_scan_frames`).
+    """Return overlap of boxes, in each scan's own frame (`in_scan_frames`).
 
     Raises:
         UserError: more than one class: the protocols of masks know lesions only; or boxes that are not of one scan.
@@ -45,7 +45,7 @@ def of_boxes(
 
 
 def of_instances(case: str, found: np.ndarray, scores: dict[int, float], wanted: np.ndarray) -> ScanOverlap:
-    """Overlap of the instances of two label maps (D, H, W), 0 for background.
+    """Return overlap of the instances of two label maps (D, H, W), 0 for background.
 
     Args:
         case: name of the scan.
@@ -71,7 +71,7 @@ def of_instances(case: str, found: np.ndarray, scores: dict[int, float], wanted:
 
 
 def of_detection_map(case: str, found: np.ndarray, wanted: np.ndarray) -> ScanOverlap:
-    """Overlap of the 26-connected parts of a detection map with those of a lesion mask (D, H, W).
+    """Return overlap of the 26-connected parts of a detection map with those of a lesion mask (D, H, W).
 
     Each part of the map is a finding and its highest value the score, as in PI-CAI.
 
@@ -102,7 +102,7 @@ def of_detection_map(case: str, found: np.ndarray, wanted: np.ndarray) -> ScanOv
 
 
 def mask_iou(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair of instances, in the order of their values: (N, G)."""
+    """Return intersection over union of every pair of instances, in the order of their values: (N, G)."""
     found_values, found_index = np.unique(found, return_inverse=True)
     wanted_values, wanted_index = np.unique(wanted, return_inverse=True)
     pairs = np.bincount(

@@ -22,7 +22,7 @@ MIN_IOU = 0.1
 
 
 def picai(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any]:
-    """AP of the lesions, AUROC of the scans, and `score`, the mean of both.
+    """Return AP of the lesions, AUROC of the scans, and `score`, the mean of both.
 
     Returns:
         `AP` (nan without a lesion), `auroc` (nan unless there are scans of both kinds), `score`, `intervals`, what was
@@ -57,7 +57,7 @@ def picai(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any
 
 
 def match(one: ScanOverlap) -> Matches:
-    """The findings of one scan that are right or wrong; a score of 0 is no finding."""
+    """Return the findings of one scan that are right or wrong; a score of 0 is no finding."""
     from scipy.optimize import linear_sum_assignment
 
     enough = np.where(one.iou >= MIN_IOU, one.iou, 0.0)

@@ -28,7 +28,7 @@ little less than 2, and 1 in 1 just 1."""
 
 
 def ribfrac(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any]:
-    """Sensitivity at 0.5, 1, 2, 4 and 8 false positives per scan, and their mean.
+    """Return sensitivity at 0.5, 1, 2, 4 and 8 false positives per scan, and their mean.
 
     Returns:
         `fp_per_scan`, `sensitivity`, `froc_score`, `intervals`, what was counted, `per_case`.
@@ -90,7 +90,7 @@ def _points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """False positives per scan and sensitivity at the rising thresholds: both (R, 100), nan without objects."""
 
     def found(chosen: np.ndarray) -> np.ndarray:
-        """Weighted number of the chosen findings at or above each threshold."""
+        """Return weighted number of the chosen findings at or above each threshold."""
         of_scan = np.zeros((weights.shape[1], len(SCORE_STEPS)))
         np.add.at(of_scan, (matches.scan[chosen], np.searchsorted(SCORE_STEPS, matches.scores[chosen])), 1)
         return weights @ of_scan[:, ::-1].cumsum(axis=1)[:, ::-1]

@@ -128,7 +128,7 @@ def _along_axes(
 
 
 def _is_same_region(ours: Grid, theirs: Grid, case: str) -> bool:
-    """Whether two grids of one direction have the same extent."""
+    """Return whether two grids of one direction have the same extent."""
     advice = "another scan has the same id: predict the scan that the targets are of"
     if not ours.is_parallel(theirs):
         raise UserError(f"case '{case}': the grid of the predictions is turned against that of the targets; {advice}")

@@ -22,7 +22,7 @@ above 10 mm and T1c above 20 mm, and above 30 mm it is called a mass."""
 
 
 def diameter(boxes: np.ndarray) -> np.ndarray:
-    """Longest edge of each box (N, 6): (N,)."""
+    """Return longest edge of each box (N, 6): (N,)."""
     return (boxes[:, 3:] - boxes[:, :3]).max(axis=1, initial=0.0)
 
 
@@ -33,7 +33,7 @@ def size_strata(
     edges_mm: Sequence[float] = DIAMETERS_MM,
     recall_type: RecallType = np.float32,
 ) -> list[dict[str, Any]]:
-    """AP and recall in bins of the diameter, the longest edge of the box.
+    """Return AP and recall in bins of the diameter, the longest edge of the box.
 
     Matching is done once, on all objects. A hit counts in the stratum of the object it hits, a false positive in the
     stratum of its own diameter, so that every object and every detection counts in exactly one stratum.
@@ -80,7 +80,7 @@ def size_strata(
 def _members(
     scans: MatchedScans, matches: Matches, label: int, row: int, edges: Sequence[float], stratum: int
 ) -> Matches:
-    """The detections and objects of one class that belong to a stratum at one threshold."""
+    """Return the detections and objects of one class that belong to a stratum at one threshold."""
     assert matches.detection is not None
     assert matches.target is not None
     size = np.zeros(len(matches.scores))
@@ -101,7 +101,7 @@ def _bin(size: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 
 
 def _mean(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Mean over the classes that have objects in a replicate, (R,)."""
+    """Return mean over the classes that have objects in a replicate, (R,)."""
     if not values:
         return np.full(len(weights), np.nan)
     stacked = np.stack(values)

@@ -12,7 +12,7 @@ FROC_IOUS = (0.1, 0.5)
 
 
 def detection_table(result: Mapping[str, Any]) -> list[str]:
-    """mAP, AP and recall per class, then the FROC curves and every section."""
+    """Return mAP, AP and recall per class, then the FROC curves and every section."""
     columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS}
     columns |= {"mAR .1:.5": mean_ar_key(100)}
     curves = {f"FROC at IoU {iou:.1f}": (froc_curve_key(iou), froc_score_key(iou)) for iou in FROC_IOUS}
@@ -27,7 +27,7 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def centre_table(result: Mapping[str, Any]) -> list[str]:
-    """AP per class, the FROC curve and every section."""
+    """Return AP per class, the FROC curve and every section."""
     return [
         *_heading(result),
         *_class_rows(result, {"AP": "AP"}),
@@ -39,7 +39,7 @@ def centre_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def luna16_table(result: Mapping[str, Any]) -> list[str]:
-    """The curve by each read-out, and what became of the marks."""
+    """Return the curve by each read-out, and what became of the marks."""
     rates = "  ".join(f"{rate:>5g}" for rate in result["fp_per_scan"])
     lines = [
         f"{result['num_cases']} scans, {result['num_targets']} nodules, {result['num_marks']} marks"
@@ -66,13 +66,13 @@ def luna16_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def ribfrac_table(result: Mapping[str, Any]) -> list[str]:
-    """The curve and its mean."""
+    """Return the curve and its mean."""
     rows = {f"FROC at IoU > 0.2 of {result['overlap']}": ("sensitivity", "froc_score")}
     return [*_heading(result), *_curve_rows(result, result["fp_per_scan"], rows), *notes(result)]
 
 
 def picai_table(result: Mapping[str, Any]) -> list[str]:
-    """AP, AUROC and their mean."""
+    """Return AP, AUROC and their mean."""
     names = {"AP of lesions": "AP", "AUROC of scans": "auroc", "score": "score"}
     return [
         *_heading(result),
@@ -83,7 +83,7 @@ def picai_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def section_table(result: Mapping[str, Any]) -> list[str]:
-    """One section alone."""
+    """Return one section alone."""
     return [
         *_heading(result),
         *_sections(result, f"at IoU {result['iou']:g}"),
@@ -93,12 +93,12 @@ def section_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the scores has to know."""
+    """Return the notes of a result as lines of text."""
     return [f"note: {note}" for note in result.get("notes", ())]
 
 
 def cell(result: Mapping[str, Any], key: str) -> str:
-    """A number and its interval."""
+    """Return a number and its interval."""
     return f"{result[key]:.3f}{_interval(result, key)}"
 
 

@@ -36,7 +36,7 @@ _ADVICE = "export the bundle again"
 
 @with_config(SCHEMA)
 class _Document(TypedDict):
-    """What `bundle.json` holds."""
+    """Schema of `bundle.json`."""
 
     detector: dict[str, Any]
     weights_sha256: Text

@@ -53,7 +53,7 @@ def cluster_boxes(boxes: Tensor, scores: Tensor, weights: Tensor, iou_threshold:
 
 
 def per_cluster(values: Tensor, owner: Tensor, num_clusters: int) -> Tensor:
-    """Sum of (N, ...) over the members of each cluster: (M, ...)."""
+    """Return sum of (N, ...) over the members of each cluster: (M, ...)."""
     return values.new_zeros(num_clusters, *values.shape[1:]).index_add_(0, owner, values)
 
 

@@ -1,4 +1,4 @@
-"""How a volume is looked at and how what is seen becomes one list of boxes: the choices of prediction."""
+"""Inference settings: tiling of a volume, mirrored views, and merging of the detections into one list of boxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Document(TypedDict):
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How tiles and views are laid out and merged.
+    """Inference settings: layout and merging of tiles and views.
 
     Args:
         overlap: least fraction of a tile that it shares with its neighbour. From 0.5 on, every object up to half a
@@ -85,7 +85,7 @@ class InferenceConfig:
 
     @staticmethod
     def from_json(document: object) -> InferenceConfig:
-        """Inverse of `dataclasses.asdict`; what has a default may be absent.
+        """Invert `dataclasses.asdict`; what has a default may be absent.
 
         Raises:
             UserError: an unknown key, a value of another type or outside its range.

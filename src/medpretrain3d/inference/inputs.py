@@ -37,7 +37,7 @@ class ScanInput(Protocol):
         """Read what is needed. Raises UserError where the scan is damaged."""
 
     def sha256(self) -> str:
-        """Changes when the scan does."""
+        """Return changes when the scan does."""
 
     def voxels(self, opened: VoxelReader) -> str:
         """Hash of the voxels before resampling, as `CaseRef.voxels`, of what `open` gave; empty if they are gone."""
@@ -66,7 +66,7 @@ class ScanPath:
         return read_channels([self.path, *self.more], unit)
 
     def sha256(self) -> str:
-        """Of the files, or of all slices."""
+        """Compute the SHA-256 of the files, or of all slices."""
         digest = hashlib.sha256()
         for path in (file for part in (self.path, *self.more) for file in source_files(part)):
             with path.open("rb") as file:
@@ -74,7 +74,7 @@ class ScanPath:
         return digest.hexdigest()
 
     def voxels(self, opened: VoxelReader) -> str:
-        """Of the volume that was read."""
+        """Compute the voxel hash of the volume that was read."""
         return voxels_sha256(opened.array) if isinstance(opened, Volume) else ""
 
 
@@ -99,7 +99,7 @@ class StoredScan:
         return self.ref.open()
 
     def sha256(self) -> str:
-        """As taken when the case was prepared."""
+        """Return the SHA-256 taken when the case was prepared."""
         return str(self.ref.open().sidecar["sha256"])
 
     def voxels(self, opened: VoxelReader) -> str:
@@ -108,7 +108,7 @@ class StoredScan:
 
 
 def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
-    """The scans behind what was named, in that order.
+    """Return the scans behind what was named, in that order.
 
     A path may be a volume file; a folder with volume files directly inside, in the order of their names, where `_0000`
     and `_0001` are channels and what is called a label map (`p1_seg.nii.gz`) does not count; the folder of a DICOM
@@ -171,7 +171,7 @@ def _inside(folder: Path) -> list[ScanPath]:
 
 
 def _is_series(folder: Path) -> bool:
-    """Whether a DICOM file lies directly in a folder."""
+    """Return whether a DICOM file lies directly in a folder."""
     return any(file.is_file() and is_dicom(file) for file in folder.glob("[!.]*"))
 
 

@@ -22,13 +22,13 @@ class Segmenter(Protocol):
     """A detector with a segmentation head."""
 
     def segment(self, image: Tensor) -> Tensor:
-        """Probability of background and of each class at every voxel: (B, K + 1, D, H, W)."""
+        """Return probability of background and of each class at every voxel: (B, K + 1, D, H, W)."""
 
 
 def instance_map(
     detector: Segmenter, tiles: TileReader, boxes: np.ndarray, labels: np.ndarray, patch: Triple, overlap: float
 ) -> np.ndarray:
-    """Which voxels belong to the object of which box: (D, H, W) uint16, `n + 1` for box `n`, 0 for none.
+    """Compute the instance segmentation of detected boxes: (D, H, W) uint16, `n + 1` for box `n`, 0 for none.
 
     An object is the largest connected component of its class inside its box. Voxels of two boxes go to the first. A box
     in which the segmentation sees nothing of its class has no voxel.
@@ -102,7 +102,7 @@ class _Blend:
         place += weighted[:, :, : place.shape[2], : place.shape[3]]
 
     def finish(self) -> np.ndarray:
-        """The likeliest class of every voxel (D, H, W) uint8."""
+        """Return the likeliest class of every voxel (D, H, W) uint8."""
         if len(self.sums):
             self._decide(self.first + self.depth)
         return self.classes
@@ -116,7 +116,7 @@ class _Blend:
 
 
 def to_file_order(instances: np.ndarray, grid: Grid, source_grid: Grid) -> np.ndarray:
-    """A map (D, H, W) on `grid` as the voxels (i, j, k) of the file: each takes the value at its centre.
+    """Return a map (D, H, W) on `grid` as the voxels (i, j, k) of the file: each takes the value at its centre.
 
     Args:
         instances: on `grid`.

@@ -18,7 +18,7 @@ MIN_SCORE_RATIO = 0.5
 
 @dataclass(frozen=True)
 class JoinedPieces:
-    """What pieces became: some joined to longer boxes, the others as they were."""
+    """Result of joining pieces: some joined to longer boxes, the others as they were."""
 
     boxes: Tensor
     """(J, 6)."""
@@ -106,7 +106,7 @@ class _Chains:
         self.owner[self.owner == second] = first
 
     def joined(self) -> JoinedPieces:
-        """What is left."""
+        """Return the joined boxes and the pieces left as they were."""
         alive = np.flatnonzero(self.is_alive)
         place = np.full(len(self.box), -1)
         place[alive] = np.arange(len(alive))

@@ -24,7 +24,7 @@ def best_continuation(
     min_section_iou: float,
     min_score_ratio: float,
 ) -> int:
-    """Index of the piece that continues `first` best along an axis, the first of equals; -1 if none does."""
+    """Return index of the piece that continues `first` best along an axis, the first of equals; -1 if none does."""
     own, other, sign = (axis + 3, axis, 1.0) if upwards else (axis, axis + 3, -1.0)
     best, best_fit = -1, 0.0
     for c in candidates:

@@ -135,7 +135,7 @@ def _merge_pieces(pieces: Sightings, weights: Tensor, config: InferenceConfig) -
 
 
 def _share_of_views(objects: _Objects, sightings: Sightings) -> Tensor:
-    """Of the views that found an object or could have seen it whole, the share that found it: (M,)."""
+    """Compute, of the views that found an object or could have seen it whole, the share that found it: (M,)."""
     num_views, count = max(1, len(sightings.views)), len(objects.scores)
     pairs = (objects.owner * num_views + sightings.view)[objects.is_member].unique()
     num_found = per_cluster(torch.ones(len(pairs)), pairs // num_views, count)

@@ -54,7 +54,7 @@ class Network(nn.Module):
         self.detector = detector
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, C, D, H, W) -> what the detector calls its outputs."""
+        """Return image (B, C, D, H, W) -> what the detector calls its outputs."""
         return self.detector.outputs(image)
 
 
@@ -100,7 +100,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
 
 
 def _difference(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], is_ordered: bool) -> float:
-    """Largest difference of outputs (B, N, ...), each relative to its largest value.
+    """Return largest difference of outputs (B, N, ...), each relative to its largest value.
 
     Compared are equal rows or, without an order, the rows most alike: proposals that are good alike to seven digits may
     become queries in another order.

@@ -1,4 +1,4 @@
-"""What was found in one scan, in the scan's own voxels and in millimetres."""
+"""Predictions for one scan, in the scan's own voxels and in millimeters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
 
 @with_config(SCHEMA)
 class Entry(TypedDict):
-    """What a predictions file says about a case."""
+    """Schema of a case's entry in a predictions file."""
 
     case: Text
     boxes: list[_Box]
@@ -35,7 +35,7 @@ DECIMALS = 4
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What was found in one scan, best score first.
+    """Predictions for one scan, best score first.
 
     Coordinates are rounded to `DECIMALS` when it is made, as they are in files: what is read back from a file and
     written in another form gives the bytes that the prediction itself gives.
@@ -104,7 +104,7 @@ class Prediction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The case's entry in a predictions file, from which `from_json` makes the same prediction again."""
+        """Return the case's entry in a predictions file, from which `from_json` makes the same prediction again."""
         return {
             "case": self.case,
             "boxes": self.boxes_lps_mm.tolist(),
@@ -116,7 +116,7 @@ class Prediction:
 
     @staticmethod
     def from_json(entry: Entry, file: str = "") -> Prediction:
-        """Inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             UserError: not one box in voxels, score and label per box, or an impossible grid.

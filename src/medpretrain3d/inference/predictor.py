@@ -76,12 +76,12 @@ class Predictor:
 
     @property
     def config(self) -> InferenceConfig:
-        """How boxes are merged: the first member's."""
+        """Inference settings for merging boxes: the first member's."""
         return self.configs[0]
 
     @property
     def unit(self) -> Unit:
-        """In which scans are read: as the first member's training images were."""
+        """Intensity unit of the scans to read: that of the first member's training images."""
         return self.bundles[0].preprocessing.unit
 
     @property
@@ -105,7 +105,7 @@ class Predictor:
         progress: Progress | None = None,
         with_masks: bool = False,
     ) -> Prediction:
-        """Boxes in a scan, in voxels of its file and in LPS millimetres, best score first.
+        """Return boxes in a scan, in voxels of its file and in LPS millimetres, best score first.
 
         Args:
             scan: a `Volume` as `read_volume` gives it, or a `Case` of a store; intensities in the unit of the training
@@ -126,7 +126,7 @@ class Predictor:
         return self._with_masks(prediction, readers) if with_masks else prediction
 
     def see(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> Sightings:
-        """What all members see in a scan, not merged, in voxels of the scan.
+        """Run all members on a scan and return their detections, not merged, in voxels of the scan.
 
         Raises:
             UserError: the scan does not have the number of channels a member was trained with.
@@ -134,7 +134,7 @@ class Predictor:
         return self._see(self._readers(scan, case), scan.grid, progress)
 
     def predict_file(self, path: Path, progress: Progress | None = None) -> Prediction:
-        """Boxes in a file; the case id is its name without its ending and without nnU-Net's `_0000`.
+        """Return boxes in a file; the case id is its name without its ending and without nnU-Net's `_0000`.
 
         Raises:
             UserError: the file cannot be read, or has other channels than the training data.
@@ -202,7 +202,7 @@ def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
 
 
 def _mapped(boxes: Tensor, grid: Grid, to: Grid) -> Tensor:
-    """Boxes (N, 6) of one grid in voxels of another, float32."""
+    """Return boxes (N, 6) of one grid in voxels of another, float32."""
     if grid == to:
         return boxes
     return torch.from_numpy(grid.map_boxes(boxes.double().numpy(), to).astype(np.float32))

@@ -29,30 +29,30 @@ class VoxelReader(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """Of the voxels."""
+        """Grid of the voxels."""
 
     @property
     def source_grid(self) -> Grid:
-        """Of the file, in its own array order."""
+        """Grid of the file, in its own array order."""
 
     @property
     def num_channels(self) -> int:
-        """Of the voxels."""
+        """Number of channels of the voxels."""
 
     @property
     def pad_values(self) -> tuple[int, ...]:
-        """What surrounds the volume, per channel; -1024 for HU."""
+        """Padding value per channel, which surrounds the volume; -1024 for HU."""
 
     @property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Of each channel of the whole volume, which a normalisation may be fitted to."""
+        """Intensity statistics of each channel of the whole volume, which a normalization may be fitted to."""
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """The region (C, d, h, w) int16 of `size` voxels from `start` on; what lies behind the end may be missing."""
 
 
 class TileReader(Protocol):
-    """What `detect_volume` reads a volume through."""
+    """Interface through which `detect_volume` reads a volume tile by tile."""
 
     @property
     def shape(self) -> Triple:
@@ -176,7 +176,7 @@ class ResampledScan:
 
 
 def is_air(region: np.ndarray) -> bool:
-    """Whether no block of 4 x 4 x 4 voxels of (C, d, h, w), in any channel, has a mean above -900 HU.
+    """Return whether no block of 4 x 4 x 4 voxels of (C, d, h, w), in any channel, has a mean above -900 HU.
 
     Means of blocks and not single voxels: noise of a few dozen HU lifts single voxels of air above -900 HU in every
     tile, while a lesion of a few voxels lifts the mean of its block.
@@ -189,7 +189,7 @@ def is_air(region: np.ndarray) -> bool:
 
 
 def is_constant(tile: Tensor) -> bool:
-    """Whether every channel of (C, d, h, w) has one value throughout."""
+    """Return whether every channel of (C, d, h, w) has one value throughout."""
     return bool((tile.amin(dim=(1, 2, 3)) == tile.amax(dim=(1, 2, 3))).all())
 
 
@@ -205,7 +205,7 @@ def _steps(grid: Grid, spacing_mm: Sequence[float]) -> list[float]:
 
 
 def _filled(region: np.ndarray, patch: Triple, values: Sequence[int]) -> np.ndarray:
-    """A region (C, d, h, w) with what surrounds the volume behind its end: (C, *patch)."""
+    """Return a region (C, d, h, w) with what surrounds the volume behind its end: (C, *patch)."""
     if region.shape[1:] == patch:
         return region
     tile = np.empty((len(region), *patch), region.dtype)

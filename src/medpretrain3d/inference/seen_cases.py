@@ -1,4 +1,4 @@
-"""What a detector saw in labelled scans, kept in one file, so that ways of merging are compared without the network."""
+"""Unmerged detections in labeled scans, kept in one file, so that ways of merging are compared without the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Entry(TypedDict):
 
 @with_config(SCHEMA)
 class _About(TypedDict):
-    """What the file's metadata hold beside the tensors."""
+    """Schema of the file's metadata beside the tensors."""
 
     classes: list[Name]
     inference: dict[str, Any]
@@ -144,7 +144,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int)
 
 
 def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
-    """All cases behind each other; `counts` (cases, 4) counts sightings, targets, ignore regions and views."""
+    """Return all cases behind each other; `counts` (cases, 4) counts sightings, targets, ignore regions and views."""
     seen = Sightings.cat([one.sightings for one in cases])
     ignore = [_ignore(one.targets) for one in cases]
     counts = [

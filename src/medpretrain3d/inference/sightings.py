@@ -58,7 +58,7 @@ class Sightings:
 
     @staticmethod
     def in_tile(detections: Detections, start: Triple, patch: Triple, shape: Triple) -> Sightings:
-        """Raw detections of one view of one tile, clipped to the volume; boxes without extent there are gone.
+        """Return raw detections of one view of one tile, clipped to the volume; boxes without extent there are gone.
 
         Args:
             detections: in voxels of the tile, on the CPU.
@@ -79,7 +79,7 @@ class Sightings:
 
     @staticmethod
     def cat(parts: Sequence[Sightings]) -> Sightings:
-        """All raw detections of several parts, in the order given."""
+        """Return all raw detections of several parts, in the order given."""
         if not parts:
             return Sightings(
                 Detections.cat([]),
@@ -104,7 +104,7 @@ class Sightings:
 
 
 def num_unseen_views(boxes: Tensor, views: Tensor, owner: Tensor, owner_view: Tensor, block: int = 256) -> Tensor:
-    """Number of views that could have seen each box whole and hold no detection of it: (M,) int64.
+    """Return number of views that could have seen each box whole and hold no detection of it: (M,) int64.
 
     Args:
         boxes: (M, 6) merged objects in voxels of the volume.
@@ -143,7 +143,7 @@ def center_depth(boxes: Tensor, start: Triple, patch: Triple, shape: Triple) -> 
 
 
 def _inner_faces(start: Triple, patch: Triple, shape: Triple) -> tuple[Tensor, Tensor]:
-    """Where a tile ends inside the volume, (3,) low and (3,) high; infinitely far where the volume ends first."""
+    """Return a tile's faces inside the volume, (3,) low and (3,) high; infinitely far where the volume ends first."""
     low = [float(first) if first > 0 else -torch.inf for first in start]
     high = [
         float(first + width) if first + width < size else torch.inf

@@ -44,7 +44,7 @@ def detect_volume(
     pad_value: float = -1.0,
     progress: Progress | None = None,
 ) -> Detections:
-    """What a detector finds in a whole volume: boxes in its voxels, clipped to it, best score first, on the CPU.
+    """Run sliding-window inference on a volume: boxes in its voxels, clipped to it, best score first, on the CPU.
 
     Args:
         detector: in evaluation mode; tiles are moved to its device, the volume stays where it is.
@@ -72,7 +72,7 @@ def see_volume(
     batch_size: int = 1,
     progress: Progress | None = None,
 ) -> Sightings:
-    """What all tiles and views of a volume show, not yet merged, in voxels of the volume.
+    """Run sliding-window inference without merging: detections of all tiles and views, in voxels of the volume.
 
     Boxes are merged later, not logits, so only one batch of tiles is in memory. Empty tiles are not run.
 
@@ -114,7 +114,7 @@ def see_volume(
 
 
 def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
-    """Boxes (N, 6) as they lie in the image mirrored along `axes`; mirroring twice gives them back.
+    """Return boxes (N, 6) as they lie in the image mirrored along `axes`; mirroring twice gives them back.
 
     Half-open edges swap without any "1": an edge at `e` of an axis of `size` voxels goes to `size - e`.
     """
@@ -136,7 +136,7 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def _views(
     tiles: TileReader, starts: Sequence[Triple], patch: Triple, views: Sequence[tuple[int, ...]]
 ) -> Iterator[View]:
-    """Every tile that is not empty, in every view."""
+    """Return every tile that is not empty, in every view."""
     for index, start in enumerate(starts):
         tile = tiles.read(start, patch)
         if tile is None:

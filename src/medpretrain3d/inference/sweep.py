@@ -76,5 +76,5 @@ def sweep(
 
 
 def best(trials: Sequence[Trial]) -> Trial:
-    """The trial of the highest score; of equal ones the first, so nothing is changed without a gain."""
+    """Return the trial of the highest score; of equal ones the first, so nothing is changed without a gain."""
     return max(trials, key=lambda one: one.score)

@@ -11,7 +11,7 @@ Triple = tuple[int, int, int]
 
 
 def axis_starts(size: int, patch: int, overlap: float) -> list[int]:
-    """First voxels of the tiles along one axis, rising.
+    """Return first voxels of the tiles along one axis, rising.
 
     With `n` tiles the step is at most `patch - ceil(overlap * patch)`, which fixes the smallest possible `n`; the tiles
     are then spread evenly, so the true overlap is often larger than the one asked for and never smaller.

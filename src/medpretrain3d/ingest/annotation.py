@@ -1,4 +1,4 @@
-"""What is known about a case, brought onto the grid of its stored voxels."""
+"""Annotations of a case, brought onto the grid of its stored voxels."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def _inside(case: RawCase, marks: Sequence[Mark], boxes_vox: np.ndarray, grid: G
 
 
 def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
-    """Whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
+    """Return whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
     middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
     return ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
 
 
 def _other_frame(marks: Sequence[Mark], grid: Grid) -> str:
-    """What to do about objects outside of their scan, such as a frame in which all of them would be inside."""
+    """Suggest a remedy for objects outside of their scan, such as a frame in which all of them would be inside."""
     for frame, order, signs, told in (
         (
             "lps_mm",
@@ -155,5 +155,5 @@ def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def marks_sha256(case: RawCase) -> str:
-    """By which `prepare` knows whether the marks of a finished case changed."""
+    """Compute the hash by which `prepare` knows whether the marks of a finished case changed."""
     return hashlib.sha256(repr((case.marks, case.ignore, case.patient)).encode()).hexdigest()

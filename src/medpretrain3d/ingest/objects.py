@@ -81,7 +81,7 @@ def find_objects(
 
 
 def _parts(labels: np.ndarray, rule: ObjectRule) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:
-    """Value, hull and mask inside the hull of every part of a label map."""
+    """Return value, hull and mask inside the hull of every part of a label map."""
     from scipy.ndimage import find_objects as hulls
 
     numbered = labels.astype(np.int32)

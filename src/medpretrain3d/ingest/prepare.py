@@ -34,7 +34,7 @@ OTHER_CALL_S = 3600
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What decides the content of a store."""
+    """Options that determine the content of a store."""
 
     spacing_mm: tuple[float, float, float] | None = None
     """Along (D, H, W); None keeps each scan's own."""
@@ -52,7 +52,7 @@ class PrepareOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """What happened."""
+    """Result of preparing a store."""
 
     prepared: int
     reused: int
@@ -152,7 +152,7 @@ def _prepare(
 
 
 def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
-    """What an earlier file of splits said that cannot be kept."""
+    """Return warnings about the content of an earlier file of splits that cannot be kept."""
     if (store / INDEX).is_file() and not (store / SPLITS).is_file():
         return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"]
     try:
@@ -209,7 +209,7 @@ def _channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
 
 
 def _unit(channel_names: Sequence[str]) -> Unit:
-    """Unnamed channels are taken for CT, which can be told by its values; MR has to be named."""
+    """Return unnamed channels are taken for CT, which can be told by its values; MR has to be named."""
     is_named = not channel_names[0].startswith("channel ")
     return "any" if is_named and not any("ct" in name.lower().split() for name in channel_names) else "hu"
 

@@ -68,13 +68,13 @@ class Redo:
 
 
 def settled(job: Job) -> Outcome | None:
-    """What an earlier call made of the same files with the same options; None where there is work to do."""
+    """Return the outcome of an earlier call on the same files and options; None where there is work to do."""
     found = earlier(job)
     return found if isinstance(found, Outcome) else None
 
 
 def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
-    """What an earlier call made of the same files with the same options, or why that has to be made again.
+    """Return the outcome of an earlier call on the same files and options, or why that has to be made again.
 
     Args:
         job: the case.
@@ -155,14 +155,14 @@ def _content(job: Job, facts: dict[str, Any]) -> Content:
 
 
 def _changed(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What is another now than when a record was written; empty where nothing is."""
+    """Return why a record is out of date; empty where it is not."""
     different = [name for name, value in facts.items() if record.get(name) != value]
     told = {"prepared_from": "its raw files changed", "options": "annotations or options changed"}
     return next((told.get(name, "an older version made it") for name in different), "")
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """What decides a case's content, as plain data: its files by size and time of change, and the options."""
+    """Return the cache key of a case, as plain data: its files by size and time of change, and the options."""
     paths = [*job.case.images, *([job.case.labels] if job.case.labels else [])]
     files = [(file.name, file.stat()) for path in paths for file in source_files(path)]
     # A hash, for a DICOM series has hundreds of files, and their names may be a patient's.

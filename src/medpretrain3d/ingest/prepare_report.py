@@ -1,4 +1,4 @@
-"""What `prepare` found: the layout and why, cases, objects per class and split, sizes, and what was not used and why.
+"""Report of `prepare`: the layout and why, cases, objects per class and split, sizes, and what was not used and why.
 
 It is printed at the end of a call and kept as STORE/report.json.
 """
@@ -49,7 +49,7 @@ class Counted:
 
     @staticmethod
     def of(pairs: Iterable[tuple[str, str]]) -> tuple[Counted, ...]:
-        """By reason, from pairs of reason and thing."""
+        """Count things by reason, from pairs of reason and thing."""
         found: dict[str, list[str]] = {}
         for reason, what in pairs:
             found.setdefault(reason, []).append(what)
@@ -62,7 +62,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What is in a store, and what of the raw folders is not."""
+    """Report of a store's content, and of what it leaves out of the raw folders."""
 
     sources: tuple[Source, ...]
     cases: Mapping[str, int]
@@ -124,7 +124,7 @@ class PrepareReport:
         write_text(store / REPORT, json_text(asdict(self), indent=1))
 
     def lines(self) -> Iterator[str]:
-        """As it is printed."""
+        """Yield the lines of the report as printed."""
         for line in self._lines():
             yield printable(line)
 
@@ -171,7 +171,7 @@ def _source(raw: Path, dataset: RawDataset) -> Source:
 
 
 def _annotations(store: Store) -> tuple[dict[int, list[float]], list[tuple[str, str]]]:
-    """Longest edges in mm by class, and the remarks of every case that has annotations."""
+    """Return longest edges in mm by class, and the remarks of every case that has annotations."""
     edges_mm: dict[int, list[float]] = {}
     remarks: list[tuple[str, str]] = []
     if not store.classes:

@@ -65,7 +65,7 @@ class SpatialAugment(Configurable):
         self.in_plane_beyond = in_plane_beyond
 
     def draw(self, random: np.random.Generator, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Placement:
-        """One random placement for voxels of these edges (D, H, W)."""
+        """Return one random placement for voxels of these edges (D, H, W)."""
         edges_mm = np.array(spacing_mm, dtype=np.float64)
         across = np.arange(3) == edges_mm.argmax()
         stays_in_plane = edges_mm.max() / edges_mm.min() > self.in_plane_beyond
@@ -86,7 +86,7 @@ class SpatialAugment(Configurable):
 
 @dataclass(frozen=True)
 class IntensityChange:
-    """What happens to the intensities of one crop, in the order of the fields; None and 1 leave them alone."""
+    """Intensity augmentation of one crop, in the order of the fields; None and 1 leave the intensities alone."""
 
     noise: tuple[float, int] | None = None
     """Standard deviation and seed of additive Gaussian noise."""
@@ -99,7 +99,7 @@ class IntensityChange:
     gamma: float = 1.0
 
     def __call__(self, image: Tensor) -> Tensor:
-        """A changed copy of an image (C, D, H, W) float32; the same image where nothing was drawn."""
+        """Return a changed copy of an image (C, D, H, W) float32; the same image where nothing was drawn."""
         if self.noise is not None:
             deviation, seed = self.noise
             generator = torch.Generator(image.device).manual_seed(seed)
@@ -155,7 +155,7 @@ class IntensityAugment(Configurable):
         self.inverted_gamma_p = inverted_gamma_p
 
     def draw(self, random: np.random.Generator) -> IntensityChange:
-        """One random change."""
+        """Return one random change."""
 
         def happens(probability: float) -> bool:
             return bool(random.random() < probability)
@@ -173,7 +173,7 @@ class IntensityAugment(Configurable):
 
 
 def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
-    """(3, 3): about D, then H, then W, applied from the right."""
+    """Return (3, 3): about D, then H, then W, applied from the right."""
     (cd, ch, cw), (sd, sh, sw) = np.cos(angles_rad), np.sin(angles_rad)
     about_d = np.array([[1, 0, 0], [0, cd, -sd], [0, sd, cd]])
     about_h = np.array([[ch, 0, sh], [0, 1, 0], [-sh, 0, ch]])
@@ -182,7 +182,7 @@ def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
 
 
 def _along_axes(image: Tensor, matrices: list[np.ndarray]) -> Tensor:
-    """An image (C, D, H, W) with a matrix (n, n) applied along each of D, H and W."""
+    """Return an image (C, D, H, W) with a matrix (n, n) applied along each of D, H and W."""
     # A separable filter as three matrix products runs on any device, and serves blurring and coarse grids alike.
     along_d, along_h, along_w = (torch.from_numpy(matrix).to(image.device, image.dtype) for matrix in matrices)
     image = image @ along_w.T
@@ -191,7 +191,7 @@ def _along_axes(image: Tensor, matrices: list[np.ndarray]) -> Tensor:
 
 
 def _blur_matrix(size: int, sigma_vox: float) -> np.ndarray:
-    """(size, size): Gaussian weights within 4 sigma, summing to 1 in each row also at the border."""
+    """Return (size, size): Gaussian weights within 4 sigma, summing to 1 in each row also at the border."""
     distance = np.arange(size)[:, None] - np.arange(size)
     weights = np.exp(-(distance**2) / (2 * sigma_vox**2)) * (np.abs(distance) <= 4 * sigma_vox + 0.5)
     return weights / weights.sum(axis=1, keepdims=True)

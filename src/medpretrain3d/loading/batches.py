@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a pure function of the position in the run."""
+"""Batch sampling: a pure function of the position in the run."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class PositionBatches(Sampler[list[int]]):
 
 
 def generator_at(seed: int, position: int) -> np.random.Generator:
-    """The random generator of one sample: Philox counts, so it costs nothing to jump to any position."""
+    """Return the random generator of one sample: Philox counts, so it costs nothing to jump to any position."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, position], dtype=np.uint64)))
 
 
 def shuffled(seed: int, position: int, count: int) -> int:
-    """Index of the sample at `position` when `count` items are visited in a new random order on every pass."""
+    """Return index of the sample at `position` when `count` items are visited in a new random order on every pass."""
     return int(_order_of_pass(seed, position // count, count)[position % count])
 
 

@@ -42,11 +42,11 @@ class CaseLabelView(OneView):
             raise UserError(f"{table}: holds the labels {list(self.names)}, wanted at least two to choose from")
 
     def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
-        """The labels of the table, whatever the stores hold."""
+        """Return the labels of the table, whatever the stores hold."""
         return (self.names,)
 
     def is_labelled(self, ref: CaseRef) -> bool:
-        """Whether the table names the case."""
+        """Return whether the table names the case."""
         return ref.case_id in self.labels_of
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
@@ -59,7 +59,7 @@ class CaseLabelView(OneView):
                 )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """A crop of the case at the position, with the labels of the case."""
+        """Return a crop of the case at the position, with the labels of the case."""
         names = self.labels_of[order.at(position).case_id]
         if self.is_multi_label:
             label = torch.tensor([float(name in names) for name in self.names])

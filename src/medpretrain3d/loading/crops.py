@@ -37,12 +37,12 @@ class SourceCrop:
     change: IntensityChange | None = None
 
     def finish(self) -> Tensor:
-        """The crop (C, D, H, W) float32. HU are interpolated and then windowed, as `prepare` resamples HU."""
+        """Return the crop (C, D, H, W) float32. HU are interpolated and then windowed, as `prepare` resamples HU."""
         image = self.window(place(self.voxels, self.placement, self.patch))
         return image if self.change is None else self.change(image)
 
     def to(self, device: torch.device | str) -> SourceCrop:
-        """The same crop on another device."""
+        """Return the same crop on another device."""
         return replace(self, voxels=self.voxels.to(device))
 
 
@@ -58,11 +58,11 @@ class SourceLabels:
     """(ids,) whole numbers; the result has their type."""
 
     def instances(self) -> Tensor:
-        """The instance ids (D, H, W) int64."""
+        """Return the instance ids (D, H, W) int64."""
         return self._placed().long()
 
     def finish(self) -> Tensor:
-        """The values (D, H, W)."""
+        """Return the values (D, H, W)."""
         placed = self._placed()
         if placed.device.type == "cpu":
             values = torch.empty(placed.shape, dtype=self.value_of.dtype)
@@ -71,7 +71,7 @@ class SourceLabels:
         return self.value_of[placed.long()]
 
     def _placed(self) -> Tensor:
-        """The instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
+        """Return the instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
         if self.voxels.device.type != "cpu":
             return place(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
         if self.placement.is_plain:  # only mirrored, which needs no more than the size of a voxel
@@ -79,13 +79,13 @@ class SourceLabels:
         return place(self.voxels, self.placement, self.patch, nearest=True)[0]
 
     def to(self, device: torch.device | str) -> SourceLabels:
-        """The same map on another device."""
+        """Return the same map on another device."""
         return replace(self, voxels=self.voxels.to(device), value_of=self.value_of.to(device))
 
 
 @dataclass(frozen=True)
 class CropReader:
-    """How crops are read: size, window, and what is drawn for each."""
+    """Reader of crops: size, window, and what is drawn for each."""
 
     patch: Patch
     window: Normalisation
@@ -94,7 +94,7 @@ class CropReader:
     sites: Sites = field(default_factory=Sites)
 
     def draw_placement(self, case: Case, random: np.random.Generator) -> Placement:
-        """Rotation, zoom and mirroring of one crop."""
+        """Return rotation, zoom and mirroring of one crop."""
         return self.spatial.draw(random, case.grid.spacing_mm) if self.spatial else PLAIN
 
     def image(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceCrop:
@@ -102,7 +102,7 @@ class CropReader:
         return self.crop(case, case.read_image(*placement.source(start, self.patch)), placement, random)
 
     def crop(self, case: Case, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
-        """Voxels (C, d, h, w) of the case already read; draws the change of intensity."""
+        """Return voxels (C, d, h, w) of the case already read; draws the change of intensity."""
         change = self.intensity.draw(random) if self.intensity else None
         window = self.window.fitted_to(case)
         return SourceCrop(torch.from_numpy(voxels), placement, self.patch, window, change)
@@ -134,5 +134,5 @@ def finish(sample: Any) -> Any:
 
 
 def draw_seed(random: np.random.Generator) -> int:
-    """A seed for whoever makes random choices of its own later."""
+    """Return a seed for whoever makes random choices of its own later."""
     return int(random.integers(0, 2**63 - 1))

@@ -15,7 +15,7 @@ from medpretrain3d.loading.views import Views
 
 
 class ImageCrops(Dataset[dict[str, Any]]):
-    """What an objective asks to see, drawn from (seed, position).
+    """Dataset of the views that an objective asks for, drawn from (seed, position).
 
     Item `position` is the sample of `views` with a `seed` () int64 added.
 
@@ -55,12 +55,12 @@ class ImageCrops(Dataset[dict[str, Any]]):
         return finish(sample) if self.augment_on == "workers" else sample
 
     def collate(self, samples: list[dict[str, Any]]) -> Any:
-        """A batch; with `augment_on` device the samples as they are."""
+        """Return a batch; with `augment_on` device the samples as they are."""
         return self.views.collate(samples) if self.augment_on == "workers" else samples
 
 
 def finish_batch(batch: Any, views: Views) -> dict[str, Tensor]:
-    """The batch that an objective gets, from one that reached its device; finished ones pass as they are.
+    """Return the batch that an objective gets, from one that reached its device; finished ones pass as they are.
 
     Samples are finished one by one: only those that drew an operation pay for it, and each is a million voxels, enough
     to fill a device.

@@ -37,7 +37,7 @@ class SourceObjects:
     """() int64, for whoever makes random choices about the sample later."""
 
     def finish(self) -> tuple[Tensor, Targets]:
-        """Image (C, D, H, W) float32 and what is to be found in it."""
+        """Return image (C, D, H, W) float32 and what is to be found in it."""
         patch, aligned = self.image.patch, self.image.placement.is_aligned
         visible = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor([*patch, *patch]))
         mask = None
@@ -56,7 +56,7 @@ class SourceObjects:
         return self.image.finish(), targets
 
     def to(self, device: torch.device | str) -> SourceObjects:
-        """The same sample on another device."""
+        """Return the same sample on another device."""
         moved = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in moved.items() if hasattr(value, "to")})
 
@@ -112,7 +112,7 @@ class ObjectCrops(Dataset[Any]):
         return sample.finish() if self.augment_on == "workers" else sample
 
     def collate(self, samples: list[Any]) -> Any:
-        """A batch; with `augment_on` device the samples as they are."""
+        """Return a batch; with `augment_on` device the samples as they are."""
         return collate_objects(samples) if self.augment_on == "workers" else samples
 
     def _read(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceObjects:
@@ -142,20 +142,20 @@ class ObjectCrops(Dataset[Any]):
 
 
 def collate_objects(samples: list[tuple[Tensor, Targets]]) -> tuple[Tensor, list[Targets]]:
-    """Samples to a batch: images stacked (B, C, D, H, W), targets as a list."""
+    """Return samples to a batch: images stacked (B, C, D, H, W), targets as a list."""
     images, targets = zip(*samples, strict=True)
     return torch.stack(images), list(targets)
 
 
 def finish_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
-    """The batch that a detector gets, from one that reached its device; finished ones pass as they are."""
+    """Return the batch that a detector gets, from one that reached its device; finished ones pass as they are."""
     if isinstance(batch, list) and batch and isinstance(batch[0], SourceObjects):
         return collate_objects([sample.finish() for sample in batch])
     return batch
 
 
 def instance_hulls(instances: Tensor, ids: Tensor) -> Tensor:
-    """Half-open hull (N, 6) int64 of each id of a map (D, H, W); an empty box where it is not in the map."""
+    """Return half-open hull (N, 6) int64 of each id of a map (D, H, W); an empty box where it is not in the map."""
     hulls = ids.new_zeros(len(ids), 6)
     for hull, number in zip(hulls, ids.tolist(), strict=True):
         is_here = instances == number

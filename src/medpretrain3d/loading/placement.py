@@ -21,7 +21,7 @@ Patch = tuple[int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where the voxels of a patch come from: patch offset `o` from its centre is read at `matrix @ (o + u(o))`.
+    """Spatial transform of a patch: patch offset `o` from its center is read at `matrix @ (o + u(o))`.
 
     Mirroring comes last. `u` is the elastic displacement, linear between the nodes of a lattice over the patch.
     """
@@ -56,7 +56,7 @@ class Placement:
         return (d, h, w)
 
     def source(self, start: Patch, patch: Patch) -> tuple[Patch, Patch]:
-        """Lowest voxel and size of the crop to read for a patch that stands at `start`."""
+        """Return lowest voxel and size of the crop to read for a patch that stands at `start`."""
         size = self.source_size(patch)
         d, h, w = (s - (edge - p) // 2 for s, edge, p in zip(start, size, patch, strict=True))
         return (d, h, w), size
@@ -71,11 +71,11 @@ class Placement:
         return np.concatenate([matrix, (np.array(start) + half - matrix @ half)[:, None]], axis=1)
 
     def mirrored_matrix(self) -> np.ndarray:
-        """(3, 3): `matrix` with the mirroring in it."""
+        """Return (3, 3): `matrix` with the mirroring in it."""
         return self.matrix @ np.diag(_signs(self.flips))
 
     def displacement(self, patch: Patch) -> np.ndarray:
-        """(3, G, G, G) in voxels of the mirrored patch; G is 0 where nothing is displaced."""
+        """Return (3, G, G, G) in voxels of the mirrored patch; G is 0 where nothing is displaced."""
         if self.elastic is None:
             return np.zeros((3, 0, 0, 0))
         nodes = self.elastic.shape[1]
@@ -105,7 +105,7 @@ def place(source: Tensor, placement: Placement, patch: Patch, nearest: bool = Fa
 
 
 def place_on_device(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
-    """`place` by `grid_sample`, for any device."""
+    """Return `place` by `grid_sample`, for any device."""
     # grid_sample wants (w, h, d) in [-1, 1] with -1 and 1 at the outer faces of the crop; build it from offsets along
     # (d, h, w), so that the reversal happens in one place.
     scale = 2.0 / np.array(source.shape[1:])
@@ -143,7 +143,7 @@ def place_boxes(boxes: np.ndarray, placement: Placement, patch: Patch, source_si
 
 
 def _undo_displacement(points: np.ndarray, displacement: np.ndarray, patch: Patch) -> np.ndarray:
-    """Offsets `o` with `o + u(o) = points`, by fixed-point iteration: `u` is a contraction by construction."""
+    """Return offsets `o` with `o + u(o) = points`, by fixed-point iteration: `u` is a contraction by construction."""
     from scipy.ndimage import map_coordinates
 
     nodes = displacement.shape[1]
@@ -160,7 +160,7 @@ def _signs(flips: tuple[int, ...]) -> np.ndarray:
 
 
 def _sphere(count: int) -> np.ndarray:
-    """(count, 3) points spread evenly over the unit sphere along a spiral, poles of all axes included."""
+    """Return (count, 3) points spread evenly over the unit sphere along a spiral, poles of all axes included."""
     turn = np.arange(count) + 0.5
     height = 1 - 2 * turn / count
     angle = np.pi * (1 + np.sqrt(5)) * turn
@@ -182,7 +182,7 @@ def _place_compiled(source: Tensor, placement: Placement, patch: Patch, nearest:
 
 @functools.cache
 def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The loops of linear and of nearest interpolation, compiled when first wanted."""
+    """Return the loops of linear and of nearest interpolation, compiled when first wanted."""
     from medpretrain3d.loading.placement_kernels import read_linear, read_nearest
 
     return read_linear, read_nearest

@@ -21,7 +21,7 @@ def _between(plane: Any, j: int, k: int, q: float, r: float) -> Any:
 
 @_inlined
 def _displaced(lattice: Any, axis: int, d: float, h: float, w: float) -> Any:
-    """Displacement along `axis` at lattice coordinates, linear between nodes."""
+    """Return displacement along `axis` at lattice coordinates, linear between nodes."""
     last = lattice.shape[1] - 1
     i, j, k = min(int(d), last - 1), min(int(h), last - 1), min(int(w), last - 1)
     p, q, r = d - i, h - j, w - k
@@ -31,7 +31,7 @@ def _displaced(lattice: Any, axis: int, d: float, h: float, w: float) -> Any:
 
 @_inlined
 def _moved(matrix: Any, lattice: Any, patch: Any, d: int, h: int, w: int) -> Any:
-    """By how much elastic displacement moves the place that a patch voxel is read at."""
+    """Compute by how much elastic displacement moves the sampling location of a patch voxel."""
     nodes = lattice.shape[1]
     a = d * (nodes - 1) / max(patch[1] - 1, 1)
     b = h * (nodes - 1) / max(patch[2] - 1, 1)
@@ -46,7 +46,7 @@ def _moved(matrix: Any, lattice: Any, patch: Any, d: int, h: int, w: int) -> Any
 
 @_inlined
 def _row_start(matrix: Any, patch: Any, size: Any, d: int, h: int) -> Any:
-    """Where the first voxel of a row of the patch is read, in voxels of the source from its lowest corner."""
+    """Compute the sampling location of a row's first patch voxel, in voxels of the source from its lowest corner."""
     od, oh, ow = d + 0.5 - patch[1] / 2, h + 0.5 - patch[2] / 2, 0.5 - patch[3] / 2
     return (
         matrix[0, 0] * od + matrix[0, 1] * oh + matrix[0, 2] * ow + size[1] / 2,

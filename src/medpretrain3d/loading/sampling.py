@@ -1,4 +1,4 @@
-"""Which case a position of the run shows, and where in the case the crop stands."""
+"""Sampling of the case at a position of the run, and of the crop's place in the case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRIES = 12
 
 
 class CaseOrder:
-    """Which case is shown at a position, a function of (seed, position) alone.
+    """Sampling order of the cases: the case at a position, a function of (seed, position) alone.
 
     Args:
         cases: of one or more data sets.
@@ -51,7 +51,7 @@ class CaseOrder:
         self._with_class: dict[int, list[int]] | None = None
 
     def index_at(self, position: int) -> int:
-        """Which of the cases is shown at a position."""
+        """Return the index of the case at a position."""
         if self.dataset_balance == 0:
             return shuffled(self.seed, position, len(self.cases))
         # Its own stream: the sample at the position draws from (seed, position) itself.
@@ -59,11 +59,11 @@ class CaseOrder:
         return min(int(np.searchsorted(self._upper, chance, side="right")), len(self.cases) - 1)
 
     def at(self, position: int) -> CaseRef:
-        """The case shown at a position."""
+        """Return the case shown at a position."""
         return self.cases[self.index_at(position)]
 
     def other_than(self, index: int, random: np.random.Generator) -> CaseRef:
-        """Any other case, each with the same chance."""
+        """Return any other case, each with the same chance."""
         return self.cases[(index + int(random.integers(1, len(self.cases)))) % len(self.cases)]
 
     def of_random_class(self, random: np.random.Generator) -> tuple[CaseRef, int] | None:
@@ -81,7 +81,7 @@ class CaseOrder:
 
 @dataclass(frozen=True)
 class Sites(Configurable):
-    """Where crops are placed: on objects, on foreground, and otherwise anywhere, without reading more than a block.
+    """Crop sampling: on objects, on foreground, and otherwise anywhere, without reading more than a block.
 
     Args:
         object_share: share of crops around a random point of a random object, every class of the case equally likely.
@@ -108,18 +108,18 @@ class Sites(Configurable):
             )
 
     def draw(self, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
-        """Lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
+        """Return lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
         return self.start(self.kind(random), case, patch, random)
 
     def kind(self, random: np.random.Generator) -> Site:
-        """What the next crop is to be placed on."""
+        """Draw the kind of site for the next crop."""
         chance = random.random() if self.object_share or self.foreground_share else 1.0
         if chance < self.object_share:
             return "object"
         return "foreground" if chance < self.object_share + self.foreground_share else "anywhere"
 
     def start(self, kind: Site, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
-        """Lowest corner of a crop on a site of this kind."""
+        """Return lowest corner of a crop on a site of this kind."""
         if kind == "object" and len(case.boxes):
             return object_start(case, patch, random)
         if kind == "foreground" or (kind == "object" and self.foreground_share):
@@ -129,7 +129,7 @@ class Sites(Configurable):
 
 
 def uniform_start(shape: Patch, patch: Patch, random: np.random.Generator) -> Patch:
-    """Lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
+    """Return lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
     d, h, w = (
         int(random.integers(min(0, size - edge), max(0, size - edge) + 1))
         for size, edge in zip(shape, patch, strict=True)
@@ -138,7 +138,7 @@ def uniform_start(shape: Patch, patch: Patch, random: np.random.Generator) -> Pa
 
 
 def object_start(case: Case, patch: Patch, random: np.random.Generator, label: int | None = None) -> Patch:
-    """Lowest corner of a crop around a random point of a random object.
+    """Return lowest corner of a crop around a random point of a random object.
 
     Args:
         case: with at least one object.
@@ -177,7 +177,7 @@ def foreground_start(
 
 
 def inside(start: np.ndarray, shape: Patch, patch: Patch) -> Patch:
-    """The nearest lowest corner of a crop inside the volume, or covering it where the volume is smaller."""
+    """Return the nearest lowest corner of a crop inside the volume, or covering it where the volume is smaller."""
     room = np.array(shape) - patch
     d, h, w = (int(value) for value in np.clip(start, np.minimum(room, 0), np.maximum(room, 0)))
     return (d, h, w)

@@ -1,4 +1,4 @@
-"""What an objective asks to see of each sample: one crop, two that overlap, a grid, a pair of volumes, labels."""
+"""Views that an objective asks for in each sample: one crop, two that overlap, a grid, a pair of volumes, labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Unlabelled = Literal["error", "skip"]
 
 
 class Views(Configurable):
-    """What a sample consists of; named in a recipe as `data.views`.
+    """Views that make up a sample; named in a recipe as `data.views`.
 
     `draw` reads the crops of one sample, `collate` makes a batch of finished samples. The data set adds `seed`.
     """
@@ -35,7 +35,7 @@ class Views(Configurable):
     unlabelled: Unlabelled = "error"
 
     def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
-        """Names of the classes that labels stand for, of each data set on its own."""
+        """Return names of the classes that labels stand for, of each data set on its own."""
         return corpus.classes
 
     def is_labelled(self, ref: CaseRef) -> bool:
@@ -50,7 +50,7 @@ class Views(Configurable):
         """
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """The sample at a position."""
+        """Return the sample at a position."""
         raise NotImplementedError("a Views subclass implements draw")
 
     def collate(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class OneView(Views):
     """One crop: `image` (C, D, H, W)."""
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """A crop of the case at the position."""
+        """Return a crop of the case at the position."""
         case = order.at(position).open()
         placement = reader.draw_placement(case, random)
         start = reader.sites.draw(case, reader.patch, random)
@@ -84,7 +84,7 @@ class LabelledView(Views):
         self.unlabelled: Unlabelled = unlabelled
 
     def is_labelled(self, ref: CaseRef) -> bool:
-        """Whether the case has a mask."""
+        """Return whether the case has a mask."""
         return ref.has_mask
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
@@ -97,7 +97,7 @@ class LabelledView(Views):
                 )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """A crop of the case at the position, with what is in it."""
+        """Return a crop of the case at the position, with what is in it."""
         ref = order.at(position)
         case = ref.open()
         placement = reader.draw_placement(case, random)
@@ -134,7 +134,7 @@ class TwoViews(Views):
             raise UserError("TwoViews: elastic deformation leaves no exact geometry; set elastic_p to 0")
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """Two crops of the case at the position."""
+        """Return two crops of the case at the position."""
         case, patch = order.at(position).open(), reader.patch
         placements = [reader.draw_placement(case, random) for _ in range(2)]
         first = reader.sites.draw(case, patch, random)
@@ -188,7 +188,7 @@ class GridAndTargets(Views):
             )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """One region of the case at the position."""
+        """Return one region of the case at the position."""
         case, patch = order.at(position).open(), reader.patch
         d, h, w = (count * edge for count, edge in zip(self.grid, patch, strict=True))
         region: Patch = (d, h, w)
@@ -225,7 +225,7 @@ class VolumePairs(Views):
             raise UserError("VolumePairs: one case alone makes no pair; give a store (and num_val_cases) of 2 or more")
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
-        """A crop of the case at the position, and one of any other case."""
+        """Return a crop of the case at the position, and one of any other case."""
         index = order.index_at(position)
         crops = []
         for ref in (order.cases[index], order.other_than(index, random)):
@@ -237,7 +237,7 @@ class VolumePairs(Views):
 
 
 def shared_volume(targets: np.ndarray, bases: np.ndarray, patch: Patch) -> np.ndarray:
-    """Share (T, G) of each target's volume inside each base crop; all crops have the size of the patch.
+    """Return share (T, G) of each target's volume inside each base crop; all crops have the size of the patch.
 
     `targets` (T, 3) and `bases` (G, 3) are lowest corners in voxels.
     """
@@ -246,7 +246,7 @@ def shared_volume(targets: np.ndarray, bases: np.ndarray, patch: Patch) -> np.nd
 
 
 def shared_hull(own: np.ndarray, other: np.ndarray, patch: Patch) -> np.ndarray:
-    """Box (6,), in voxels of a view, of what another view of the same size sees too; exact for any affine.
+    """Return box (6,), in voxels of a view, of what another view of the same size sees too; exact for any affine.
 
     The two views are the half-spaces of their twelve faces; the corners of what they share are found among the
     crossings of every three faces. `own` and `other` are (3, 4), from places in a view to the shared frame.

@@ -1,4 +1,4 @@
-"""Where two views show the same place: `affine` of `medpretrain3d.loading.views.TwoViews`, applied to feature maps."""
+"""Spatial alignment of two views: `affine` of `medpretrain3d.loading.views.TwoViews`, applied to feature maps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sample_at(feature: Tensor, places: Tensor, patch: tuple[int, int, int]) -> t
 
 @torch.no_grad()
 def view_pictures(batch: Batch) -> dict[str, Tensor]:
-    """Both views of the first sample, and the second as the first sees it: black where only one of them sees."""
+    """Return both views of the first sample, and the second as the first sees it: black where only one of them sees."""
     first, second = batch["image"][0].float()  # (C, D, H, W) each
     d, h, w = first.shape[1:]
     places = cell_centres((d, h, w), (d, h, w), first.device)[None]

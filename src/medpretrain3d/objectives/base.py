@@ -25,7 +25,7 @@ Paradigm = Literal["reconstruction", "contrastive", "supervised"]
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """What one step of a task returns.
+    """Output of one training step of an objective.
 
     Example:
         >>> import torch
@@ -77,7 +77,7 @@ class Objective(Configurable, nn.Module):
     """The patch (D, H, W) must be a multiple of this."""
 
     def __call__(self, batch: Batch) -> ObjectiveOutput:
-        """`forward`, in which the network draws (drop path) from the seeds of the samples.
+        """Return `forward`, in which the network draws (drop path) from the seeds of the samples.
 
         A task that shows the network other rows than one per sample says whose they are with `sample_seeds`.
         """
@@ -86,22 +86,22 @@ class Objective(Configurable, nn.Module):
         return output
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """Loss, scalars and pictures of one batch."""
+        """Return loss, scalars and pictures of one batch."""
         raise NotImplementedError("an Objective subclass implements forward")
 
     def after_load(self) -> None:
-        """Called when the backbone has received weights from a file: copies of it begin with them."""
+        """Reset copies of the backbone to its weights, after it has received them from a file."""
 
     def after_step(self) -> None:
-        """Called after every step of the optimiser: averages of weights follow."""
+        """Update averages of weights, after every step of the optimizer."""
 
 
 def seeds_of_views(seed: Tensor, num_views: int) -> Tensor:
-    """Seeds (V B,) for the views of each sample (B,): all first views, then all second ones."""
+    """Return seeds (V B,) for the views of each sample (B,): all first views, then all second ones."""
     return counter_random(derived_seeds(seed, "views"), num_views).T.flatten()
 
 
 def common_stride(*strides: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Least common multiple of several strides, axis by axis."""
+    """Return least common multiple of several strides, axis by axis."""
     d, h, w = (math.lcm(*along_axis) for along_axis in zip(*strides, strict=True))
     return (d, h, w)

@@ -105,7 +105,7 @@ class CaseClassification(Objective):
 
     @torch.no_grad()
     def _preview(self, image: Tensor, features: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The crop, and how likely its label looks from each place of the coarsest level (Zhou et al., 2016)."""
+        """Return the crop, and how likely its label looks from each place of the coarsest level (Zhou et al., 2016)."""
         logits = self.head(features.movedim(0, -1)).float()  # (d, h, w, K)
         share, label = (logits.softmax(dim=-1), target) if target.ndim == 0 else (logits.sigmoid(), target.argmax())
         places = F.interpolate(2 * share[None, None, ..., int(label)] - 1, image.shape, mode="trilinear")

@@ -94,7 +94,7 @@ class ConsistentViews(MAE):
         self.teacher.follow(self._student())
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4), `seed` (B,) to the loss and its three parts."""
+        """Return `image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4), `seed` (B,) to the loss and its three parts."""
         image = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
         d, h, w = image.shape[2:]
         patch = (d, h, w)
@@ -129,7 +129,7 @@ class ConsistentViews(MAE):
         )
 
     def _see(self, image: Tensor, hidden_blocks: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The restored image, features (2 B, N, C), and their places (2 B, N, 3) in voxels."""
+        """Return the restored image, features (2 B, N, C), and their places (2 B, N, 3) in voxels."""
         patch = (image.shape[2], image.shape[3], image.shape[4])
         grid = self._grid(patch)
         places = cell_centres(grid, patch, image.device).expand(len(image), -1, -1)
@@ -145,7 +145,7 @@ class ConsistentViews(MAE):
         )
 
     def _grid(self, patch: Triple) -> Triple:
-        """Cells of the coarsest level along each axis."""
+        """Return cells of the coarsest level along each axis."""
         d, h, w = (size // step for size, step in zip(patch, self.backbone.levels[-1].stride, strict=True))
         return (d, h, w)
 
@@ -158,14 +158,14 @@ class _Cells(nn.Module):
 
 
 def hidden_huber(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
-    """Mean Huber loss, with a bend at 1, over hidden voxels; shapes as in `masked_mse`."""
+    """Return mean Huber loss, with a bend at 1, over hidden voxels; shapes as in `masked_mse`."""
     error = F.huber_loss(restored.float(), image.float(), reduction="none")
     hidden = hidden.expand_as(error)
     return mean_over_samples((error * hidden).sum(), hidden.sum())
 
 
 def cosine_distance(predicted: Tensor, target: Tensor, inside: Tensor) -> Tensor:
-    """Mean of 1 - cosine over places that both views show, then over views; a view that shares no place has 0.
+    """Return mean of 1 - cosine over places that both views show, then over views; a view that shares no place has 0.
 
     `predicted` and `target` are (B, N, C), `inside` is (B, N) bool.
     """

@@ -12,7 +12,7 @@ Cuboid = tuple[slice, slice, slice]
 
 
 def random_cuboids(draws: Draws, count: int, patch: Triple, smallest: Triple, largest: Triple) -> tuple[Tensor, Tensor]:
-    """Cuboids anywhere inside the patch, each edge uniform from `smallest` to `largest` voxels.
+    """Return cuboids anywhere inside the patch, each edge uniform from `smallest` to `largest` voxels.
 
     Returns:
         Lowest corners (count, 3) and edges (count, 3), int64, along (D, H, W).
@@ -23,14 +23,14 @@ def random_cuboids(draws: Draws, count: int, patch: Triple, smallest: Triple, la
 
 
 def random_cuboid(draws: Draws, patch: Triple, smallest: Triple, largest: Triple, margin: int = 0) -> Cuboid:
-    """One cuboid that keeps `margin` voxels from the faces of the patch, or as much as its edges leave."""
+    """Return one cuboid that keeps `margin` voxels from the faces of the patch, or as much as its edges leave."""
     edges = [draws.integer(low, high) for low, high in zip(smallest, largest, strict=True)]
     d, h, w = (_place(draws, size, edge, margin) for size, edge in zip(patch, edges, strict=True))
     return (d, h, w)
 
 
 def slices(corners: Tensor, edges: Tensor) -> list[Cuboid]:
-    """Lowest corners (N, 3) and edges (N, 3) as N triples of slices."""
+    """Return lowest corners (N, 3) and edges (N, 3) as N triples of slices."""
     bounds = torch.stack([corners, corners + edges], dim=2).tolist()
     return [(slice(*d), slice(*h), slice(*w)) for d, h, w in bounds]
 

@@ -1,4 +1,4 @@
-"""What turns features back into a volume; thrown away after pretraining."""
+"""Decoders that reconstruct a volume from features; thrown away after pretraining."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class UNetDecoder(nn.Module):
         self.head = nn.Conv3d(channels, out_channels, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features finest first to a volume (B, out_channels, D, H, W) at full resolution."""
+        """Return features finest first to a volume (B, out_channels, D, H, W) at full resolution."""
         x = features[-1]
         for upsample, fuse, skip in zip(self.upsample, self.fuse, features[-2::-1], strict=True):
             x = fuse(torch.cat([upsample(x), skip], dim=1))
@@ -93,7 +93,7 @@ class TokenDecoder(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, visible: Tensor, grid: Triple, keep_index: Tensor) -> Tensor:
-        """Visible tokens (B, N_keep, C) at their places on the grid to a volume (B, out_channels, D, H, W)."""
+        """Return visible tokens (B, N_keep, C) at their places on the grid to a volume (B, out_channels, D, H, W)."""
         visible = self.embed(visible)
         batch, width = len(visible), visible.shape[-1]
         everywhere = self.mask_token.to(visible.dtype).expand(batch, math.prod(grid), width)

@@ -126,7 +126,7 @@ class PrototypeHead(nn.Module):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """One map per level to (B, K)."""
+        """Return one map per level to (B, K)."""
         bottleneck = self.projector(pool(features[-1]))
         with torch.autocast(bottleneck.device.type, enabled=False):
             return F.normalize(bottleneck.float(), dim=1) @ F.normalize(self.prototypes, dim=1).T
@@ -138,5 +138,5 @@ def distillation(student: Tensor, target: Tensor) -> Tensor:
 
 
 def entropy(share: Tensor) -> Tensor:
-    """In nats, over the last axis; ln K where all are alike."""
+    """Compute the entropy in nats over the last axis; ln K where all are alike."""
     return torch.special.entr(share).sum(dim=-1)

@@ -46,7 +46,7 @@ def local_shuffle(image: Tensor, draws: Draws, num_blocks: int) -> Tensor:
 
 
 def bezier_curve(controls: Tensor, is_rising: bool, num_points: int = 1024) -> Tensor:
-    """Values (num_points,) of a monotone map of [0, 1] onto itself at evenly spaced intensities.
+    """Return values (num_points,) of a monotone map of [0, 1] onto itself at evenly spaced intensities.
 
     The cubic Bezier curve from (0, 0) over two control points to (1, 1), or its mirror image, from (0, 1) to (1, 0).
 
@@ -79,7 +79,7 @@ def apply_curve(image: Tensor, curve: Tensor) -> Tensor:
 
 
 def in_paint(image: Tensor, draws: Draws) -> Tensor:
-    """Uniform noise in up to five cuboids, each edge a sixth to a third of the patch."""
+    """Return uniform noise in up to five cuboids, each edge a sixth to a third of the patch."""
     d, h, w = image.shape[1:]
     smallest, largest = _shares((d, h, w), 1 / 6), _shares((d, h, w), 1 / 3)
     painted = image.clone()
@@ -92,7 +92,7 @@ def in_paint(image: Tensor, draws: Draws) -> Tensor:
 
 
 def out_paint(image: Tensor, draws: Draws) -> Tensor:
-    """Uniform noise everywhere but in one to five cuboids, each edge three to four sevenths of the patch."""
+    """Return uniform noise everywhere but in one to five cuboids, each edge three to four sevenths of the patch."""
     d, h, w = image.shape[1:]
     smallest, largest = _shares((d, h, w), 3 / 7), _shares((d, h, w), 4 / 7)
     painted = _noise(draws, image)

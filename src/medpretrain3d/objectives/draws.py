@@ -21,23 +21,23 @@ class Draws:
         self.position = 0
 
     def bits(self, count: int) -> Tensor:
-        """(count,) int64, every bit a coin."""
+        """Return (count,) int64, every bit a coin."""
         drawn = counter_random(self.seed, count, self.position)[0]
         self.position += count
         return drawn
 
     def uniform(self, *shape: int) -> Tensor:
-        """Float32 of this shape in [0, 1)."""
+        """Return Float32 of this shape in [0, 1)."""
         return to_uniform(self.bits(math.prod(shape))).reshape(shape)
 
     def integers(self, low: int | Tensor, high: int | Tensor, *shape: int) -> Tensor:
-        """Int64 of this shape from `low` to `high`, both included; the bounds may be tensors that broadcast."""
+        """Return Int64 of this shape from `low` to `high`, both included; the bounds may be tensors that broadcast."""
         # The remainder of 63 bits favours no number of a patch's size by more than 1e-15.
         positive = self.bits(math.prod(shape)).reshape(shape) & 0x7FFF_FFFF_FFFF_FFFF
         return low + positive % (high - low + 1)
 
     def integer(self, low: int, high: int) -> int:
-        """One number from `low` to `high`, both included."""
+        """Return one number from `low` to `high`, both included."""
         return int(self.integers(low, high))
 
     def happens(self, probability: float) -> bool:

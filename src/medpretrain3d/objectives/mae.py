@@ -60,7 +60,7 @@ class MAE(MaskedReconstruction):
         )
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
-        """The whole image (B, C, D, H, W) from its visible blocks."""
+        """Return the whole image (B, C, D, H, W) from its visible blocks."""
         if not isinstance(self.backbone, TokenBackbone):
             return self.decoder(self.backbone(image.masked_fill(expand_blocks(hidden_blocks, block), 0.0)))
         self.backbone.check_input(image)

@@ -1,4 +1,4 @@
-"""What all masked reconstructions share: hide part of the patch, restore it, compare."""
+"""Base of all masked reconstructions: hide part of the patch, restore it, compare."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ class MaskedReconstruction(Objective):
         self.patch_stride = common_stride(backbone.levels[-1].stride, self.mask_block)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
-        """The whole image (B, C, D, H, W) from what is visible of it; `hidden_blocks` is (B, d, h, w) bool."""
+        """Return the whole image (B, C, D, H, W) from what is visible of it; `hidden_blocks` is (B, d, h, w) bool."""
         raise NotImplementedError("a MaskedReconstruction subclass implements restore")
 
     def block(self, shape: Triple) -> Triple:
-        """What is hidden as a whole in a patch of this shape."""
+        """Return the mask block (D, H, W) for a patch of this shape, which is hidden as a whole."""
         return self.mask_block
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
+        """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
         d, h, w = image.shape[2:]
         block = self.block((d, h, w))
@@ -92,14 +92,14 @@ class MaskedReconstruction(Objective):
         return ObjectiveOutput(loss, {"hidden_share": hidden.float().mean()}, preview)
 
     def _target_frame(self, image: Tensor, block: Triple) -> tuple[Tensor, Tensor]:
-        """Mean and scale that stand between intensities and targets."""
+        """Return mean and scale that stand between intensities and targets."""
         if not self.normalise_targets:
             return image.new_zeros(()).expand_as(image), image.new_ones(()).expand_as(image)
         return block_statistics(image, self.backbone.patch_size if isinstance(self.backbone, TokenBackbone) else block)
 
 
 def masked_mse(restored: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
-    """Mean squared error over hidden voxels only.
+    """Return mean squared error over hidden voxels only.
 
     `restored` and `image` are (B, C, D, H, W), `hidden` is (B, 1, D, H, W) bool.
     """
@@ -126,7 +126,7 @@ def hidden_tokens(hidden_blocks: Tensor, block: Triple, stride: Triple) -> Tenso
 
 
 def visible_index(hidden: Tensor) -> Tensor:
-    """Which tokens are visible, (B, N_keep) int64, of a mask (B, 1, d, h, w) that hides as many in every sample."""
+    """Return the indices (B, N_keep) int64 of visible tokens; a mask (B, 1, d, h, w) hides as many in every sample."""
     visible = ~hidden.flatten(1)
     return torch.nonzero(visible)[:, 1].reshape(len(visible), -1)
 

@@ -1,4 +1,4 @@
-"""Which blocks of a patch are hidden: a pure function of each sample's seed, the same on every device."""
+"""Random block masks: a pure function of each sample's seed, the same on every device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) 
 
 
 def hidden_share(seed: Tensor, low: float, high: float) -> float:
-    """Share of blocks to hide in a batch: uniform in [low, high), drawn from the seed of its first sample.
+    """Return share of blocks to hide in a batch: uniform in [low, high), drawn from the seed of its first sample.
 
     One share for the batch of all processes, so that every sample has as many visible blocks and they stack.
     """

@@ -92,7 +92,7 @@ class ModelsGenesis(Objective):
 
     @torch.no_grad()
     def distort(self, image: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        """An image (C, D, H, W) and its seed () to what the network sees and what it has to restore."""
+        """Return an image (C, D, H, W) and its seed () to what the network sees and what it has to restore."""
         draws = Draws(seed)
         target = random_flips(image, draws, self.flip_p)
         seen = target
@@ -105,7 +105,7 @@ class ModelsGenesis(Objective):
         return seen, target
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, distorted, restored."""
+        """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, distorted, restored."""
         pairs = [self.distort(image, seed) for image, seed in zip(batch["image"], batch["seed"], strict=True)]
         distorted, target = (torch.stack(side) for side in zip(*pairs, strict=True))
         # fp32: squares of small errors are lost in half precision.

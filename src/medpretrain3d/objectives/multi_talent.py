@@ -81,7 +81,7 @@ class MultiTalent(Objective):
         )
 
     def logits(self, feature: Tensor, dataset: int) -> Tensor:
-        """Full-resolution features (C, D, H, W) to the outputs (K, D, H, W) of the classes of one data set."""
+        """Return full-resolution features (C, D, H, W) to the outputs (K, D, H, W) of the classes of one data set."""
         own = slice(self.first_output[dataset], self.first_output[dataset + 1])
         return F.conv3d(feature[None], self.outputs.weight[own], self.outputs.bias[own])[0]  # type: ignore[index]
 
@@ -98,7 +98,7 @@ class MultiTalent(Objective):
 
 
 def label_sums(logits: Tensor, label_map: Tensor) -> Tensor:
-    """What the loss needs to know of one image, five sums over its voxels for each class (5, K).
+    """Compute the loss terms of one image, five sums over its voxels for each class (5, K).
 
     Binary cross-entropy, number of voxels, probability inside objects, probability, size of objects. `logits` are
     (K, D, H, W); `label_map` (D, H, W) holds `k + 1` inside objects of class k.
@@ -122,6 +122,6 @@ def bce_and_dice(tally: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
 
 
 def logits_to_labels(logits: Tensor) -> Tensor:
-    """The label map (D, H, W) of outputs (K, D, H, W): the most probable class, 0 where none is over a half."""
+    """Return the label map (D, H, W) of outputs (K, D, H, W): the most probable class, 0 where none is over a half."""
     best = logits.max(dim=0)
     return torch.where(best.values > 0, best.indices + 1, torch.zeros_like(best.indices))

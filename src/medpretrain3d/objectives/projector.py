@@ -13,12 +13,12 @@ from medpretrain3d.errors import UserError
 
 
 def pool(feature: Tensor) -> Tensor:
-    """Mean over space in fp32: a map (B, C, D, H, W) to (B, C)."""
+    """Return mean over space in fp32: a map (B, C, D, H, W) to (B, C)."""
     return feature.float().mean(dim=(2, 3, 4))
 
 
 def pool_levels(features: list[Tensor]) -> Tensor:
-    """Means over space of every level side by side (B, sum of C)."""
+    """Return means over space of every level side by side (B, sum of C)."""
     return torch.cat([pool(feature) for feature in features], dim=1)
 
 

@@ -14,7 +14,7 @@ _inlined = inlined()
 
 @_inlined
 def _mixed(x: Any) -> Any:
-    """SplitMix64's finaliser, as in `masking`, on unsigned numbers."""
+    """Return SplitMix64's finaliser, as in `masking`, on unsigned numbers."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -22,7 +22,7 @@ def _mixed(x: Any) -> Any:
 
 @_compiled
 def shuffled_index(corners: Any, edges: Any, keys: Any, patch: Any) -> Any:
-    """Which voxel each voxel is read from after every block, in turn, has permuted its own (Fisher and Yates).
+    """Compute the source index of each voxel after every block, in turn, has permuted its voxels (Fisher and Yates).
 
     `corners` and `edges` are (N, 3) int64, `keys` (N,) uint64, one per block, `patch` (3,) int64. Returns (D * H * W,)
     int64; where blocks overlap, the last one decides.

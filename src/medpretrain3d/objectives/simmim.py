@@ -59,7 +59,7 @@ class SimMIM(MaskedReconstruction):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
-        """The whole image (B, C, D, H, W) from its visible tokens."""
+        """Return the whole image (B, C, D, H, W) from its visible tokens."""
         backbone = self.backbone
         backbone.check_input(image)
         hidden = hidden_tokens(hidden_blocks, block, backbone.levels[0].stride)  # (B, 1, d, h, w)

@@ -61,7 +61,7 @@ class SliceWise(MAE):
         self.axis = axis
 
     def block(self, shape: Triple) -> Triple:
-        """The slab, across the whole patch."""
+        """Return the slab, across the whole patch."""
         return _replaced(shape, self.axis, self.mask_block[self.axis])
 
 

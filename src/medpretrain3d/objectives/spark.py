@@ -59,7 +59,7 @@ class SparK(MaskedReconstruction):
         self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
-        """The whole image (B, C, D, H, W) from its visible blocks."""
+        """Return the whole image (B, C, D, H, W) from its visible blocks."""
         self.backbone.check_input(image)
         features, blocks = visible_features(self.backbone, image, hidden_blocks, block)
         dense = [densify(x, blocks) for densify, x in zip(self.densify, features, strict=True)]
@@ -77,7 +77,7 @@ class _Densify(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, x: Tensor, blocks: VisibleBlocks) -> Tensor:
-        """Blocks (B N, C, d, h, w) to a map (B, C, D, H, W)."""
+        """Return blocks (B N, C, d, h, w) to a map (B, C, D, H, W)."""
         normed = blocks.group_norm(x.float(), x.shape[1])  # one channel per group, no scale, no shift
         return self.smooth(blocks.scatter(normed, self.mask_token))
 

@@ -30,7 +30,7 @@ REFUSED = {"instance_norm", "conv2d", "conv_transpose3d", "interpolate", "max_po
 
 
 class VisibleBlocks(TorchFunctionMode):
-    """Which blocks are visible, and the context in which a network runs on them.
+    """Visible blocks of a batch, and the context in which a network runs on them.
 
     Args:
         hidden: (B, d, h, w) bool; as many are hidden in every sample.
@@ -50,13 +50,13 @@ class VisibleBlocks(TorchFunctionMode):
         self._neighbours: dict[Triple, tuple[Tensor, Tensor]] = {}
 
     def gather(self, image: Tensor) -> Tensor:
-        """The visible blocks (B N, C, d, h, w) of a volume (B, C, D, H, W)."""
+        """Return the visible blocks (B N, C, d, h, w) of a volume (B, C, D, H, W)."""
         d, h, w = self.grid
         blocks = rearrange(image, "b c (gd d) (gh h) (gw w) -> b gd gh gw c d h w", gd=d, gh=h, gw=w)
         return blocks[tuple(self.places.unbind(1))]
 
     def scatter(self, blocks: Tensor, fill: Tensor) -> Tensor:
-        """Blocks (B N, C, d, h, w) back in their places, `fill` (C,) at hidden ones: (B, C, D, H, W)."""
+        """Return blocks (B N, C, d, h, w) back in their places, `fill` (C,) at hidden ones: (B, C, D, H, W)."""
         shape = (self.rows.numel(), *blocks.shape[1:])
         everywhere = fill.to(blocks.dtype)[:, None, None, None].expand(shape)
         placed = everywhere.index_copy(0, torch.nonzero(self.rows.flatten() >= 0)[:, 0], blocks)
@@ -79,7 +79,7 @@ class VisibleBlocks(TorchFunctionMode):
         return rearrange(normed, "b c n d h w -> (b n) c d h w")
 
     def seams(self, edge: Triple, margin: Triple) -> Iterator[tuple[Tensor, Tensor, Slices, Slices]]:
-        """What each block with a margin takes from its visible neighbours.
+        """Iterate over the overlaps of each block's margin with its visible neighbors.
 
         Yields:
             rows of blocks, rows of their neighbours in one direction, voxels of the former with margin, of the latter.
@@ -162,7 +162,7 @@ class _Margin(torch.autograd.Function):
 def visible_features(
     backbone: Backbone, image: Tensor, hidden: Tensor, block: Triple
 ) -> tuple[list[Tensor], VisibleBlocks]:
-    """Features of the visible blocks, one tensor (B N, C_l, d, h, w) per level, and where they belong.
+    """Return features of the visible blocks, one tensor (B N, C_l, d, h, w) per level, and where they belong.
 
     Where nothing is hidden the volume is one block, and the network computes what it always does.
 
@@ -184,7 +184,7 @@ def visible_features(
 
 
 def _inner(edge: tuple[int, ...], margin: tuple[int, ...]) -> tuple[slice, ...]:
-    """The block inside its margin."""
+    """Return the block inside its margin."""
     inner = (slice(width, width + size) for size, width in zip(edge, margin, strict=True))
     return (slice(None), slice(None), *inner)
 

@@ -93,7 +93,7 @@ class SwinMultiTask(Objective):
 
     @torch.no_grad()
     def draw_view(self, image: Tensor, draws: Draws) -> tuple[Tensor, Tensor, int]:
-        """A view of an image (C, D, H, W): with boxes cut out, without, and the quarter turns made."""
+        """Return a view of an image (C, D, H, W): with boxes cut out, without, and the quarter turns made."""
         is_square = image.shape[2] == image.shape[3]  # a quarter turn keeps the shape of such a patch alone
         turns = draws.integer(0, NUM_TURNS - 1) if is_square else 2 * draws.integer(0, 1)
         turned = image.rot90(turns, (2, 3))
@@ -102,7 +102,7 @@ class SwinMultiTask(Objective):
         return torch.where(cut, noise, turned), turned, turns
 
     def draw_cuts(self, patch: tuple[int, ...], draws: Draws) -> Tensor:
-        """Where boxes are cut out of a patch, (D, H, W) bool: as many boxes as first hold `cut_share` of its voxels."""
+        """Draw the cutout mask of a patch, (D, H, W) bool: as many boxes as first hold `cut_share` of its voxels."""
         d, h, w = patch
         low, high = ([max(1, int(share * size)) for size in patch] for share in self.cut_edge)
         wanted = self.cut_share * math.prod(patch)
@@ -116,7 +116,7 @@ class SwinMultiTask(Objective):
         return cut
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
+        """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
         draws = [Draws(seed) for seed in batch["seed"]]
         views = [self.draw_view(one, own) for _ in range(2) for one, own in zip(image, draws, strict=True)]

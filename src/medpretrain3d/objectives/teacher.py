@@ -28,11 +28,11 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
-        """What the copy makes of its input, without gradient."""
+        """Run the teacher network on its input, without gradient."""
         return self.network(x)
 
     def train(self, mode: bool = True) -> Teacher:
-        """Batch norms see the batch as the student's do; drop path and the like are off."""
+        """Return batch norms see the batch as the student's do; drop path and the like are off."""
         super().train(False)
         for module in self.modules():
             if isinstance(module, _BatchNorm):

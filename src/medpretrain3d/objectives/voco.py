@@ -65,7 +65,7 @@ class VoCo(Objective):
         self.projector = Projector(channels, projector_channels, with_norm=True)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
-        """`base` (B, G, C, D, H, W), `target` (T, C, D, H, W), `target_of` (T,), `share` (T, G) to the loss."""
+        """Return `base` (B, G, C, D, H, W), `target` (T, C, D, H, W), `target_of` (T,), `share` (T, G) to the loss."""
         base, target, share, target_of = batch["base"], batch["target"], batch["share"], batch["target_of"]
         if base.shape[1] < 2:
             raise UserError("VoCo: got a grid of one base crop, wanted at least two to tell apart; raise views.grid")
@@ -87,7 +87,7 @@ class VoCo(Objective):
 
 
 def crop_seeds(seed: Tensor, num_bases: int, target_of: Tensor) -> Tensor:
-    """A seed for each crop: the base crops of all samples (B,), sample by sample, then the targets (T,)."""
+    """Return a seed for each crop: the base crops of all samples (B,), sample by sample, then the targets (T,)."""
     views = derived_seeds(seed, "views")
     is_earlier = (target_of[:, None] == target_of).tril(-1)
     place = num_bases + is_earlier.sum(dim=1)  # (T,) among the crops of its sample
@@ -95,7 +95,7 @@ def crop_seeds(seed: Tensor, num_bases: int, target_of: Tensor) -> Tensor:
 
 
 def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samples: int) -> tuple[Tensor, Tensor]:
-    """The two terms of the predicted overlap (Wu et al., 2024, eq. 4 and 5), each the mean over volumes.
+    """Return the two terms of the predicted overlap (Wu et al., 2024, eq. 4 and 5), each the mean over volumes.
 
     Where base and target overlap by `o`: sum of `-log(1 - |o - p|) o` over sum of `o`. Where they do not: mean `p^2`.
 
@@ -118,7 +118,7 @@ def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samp
 
 
 def base_similarity(bases: Tensor) -> Tensor:
-    """Mean cosine, cut off at 0, between different base crops of a volume: `bases` (B, G, C) of length 1."""
+    """Return mean cosine, cut off at 0, between different base crops of a volume: `bases` (B, G, C) of length 1."""
     num_bases = bases.shape[1]
     cosine = (bases @ bases.mT).relu()
     others = ~torch.eye(num_bases, dtype=torch.bool, device=bases.device)
@@ -127,7 +127,7 @@ def base_similarity(bases: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _pictures(batch: Batch, predicted: Tensor) -> dict[str, Tensor]:
-    """The first volume's region, and the true and predicted overlap of its first target as grey levels."""
+    """Return the first volume's region, and the true and predicted overlap of its first target as grey levels."""
     d, h, w = batch["grid"][0].tolist()
     base = batch["base"][0, :, 0].float()  # (G, D, H, W)
     flat = [base] + [

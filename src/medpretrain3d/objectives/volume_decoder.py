@@ -25,7 +25,7 @@ class VolumeDecoder(nn.Module):
         self.decoder = UNetDecoder(levels, out_channels) if is_pyramid else StepwiseDecoder(levels[0], out_channels)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """One map (B, C_l, D / s_d, H / s_h, W / s_w) per level to (B, out_channels, D, H, W)."""
+        """Return one map (B, C_l, D / s_d, H / s_h, W / s_w) per level to (B, out_channels, D, H, W)."""
         return self.decoder(features)
 
 
@@ -52,10 +52,10 @@ class StepwiseDecoder(nn.Module):
         self.head = nn.Conv3d(channels, out_channels, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Features finest first, of which the last is read, to (B, out_channels, D, H, W)."""
+        """Return features finest first, of which the last is read, to (B, out_channels, D, H, W)."""
         return self.head(self.steps(features[-1]))
 
 
 def _smallest_factor(edge: int) -> int:
-    """Smallest prime factor; 1 for 1."""
+    """Return smallest prime factor; 1 for 1."""
     return next((factor for factor in range(2, edge + 1) if edge % factor == 0), 1)

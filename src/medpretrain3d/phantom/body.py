@@ -26,7 +26,7 @@ class Body:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Body:
-        """A random adult; half of them received contrast agent."""
+        """Return a random adult; half of them received contrast agent."""
         half_width = rng.uniform(142, 168)
         return Body(
             half_width_mm=half_width,
@@ -50,7 +50,7 @@ class Body:
 
     @property
     def spine_y_mm(self) -> float:
-        """Where the vertebral bodies have their centre."""
+        """Center of the vertebral bodies along y, in mm."""
         return 0.80 * self.cage_half_depth_mm
 
     def at(self, z: float, y: float, x: float) -> np.ndarray:
@@ -58,7 +58,7 @@ class Body:
         return np.array([z * self.lung_height_mm, y * self.cage_half_depth_mm, x * self.cage_half_width_mm])
 
     def cage_scale(self, z_mm: np.ndarray) -> np.ndarray:
-        """Width of the rib cage at a height, as a share of its greatest: narrows to 0 above the apex."""
+        """Return width of the rib cage at a height, as a share of its greatest: narrows to 0 above the apex."""
         rise = np.clip((z_mm - 0.3 * self.lung_height_mm) / (0.72 * self.lung_height_mm), 0, 1)
         return np.sqrt(1 - rise**2.6)
 
@@ -69,7 +69,7 @@ class Body:
         return np.sqrt((x / (self.cage_half_width_mm * scale)) ** 2 + (y / depth) ** 2)
 
     def diaphragm_z_mm(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Height of the two domes; the right one, over the liver, is the higher."""
+        """Return height of the two domes; the right one, over the liver, is the higher."""
         is_right = x < 0
         peak = np.where(is_right, 0.20, 0.15) * self.lung_height_mm
         aside = (np.abs(x) / self.cage_half_width_mm - 0.45) / 0.55
@@ -77,7 +77,7 @@ class Body:
         return peak - 0.27 * self.lung_height_mm * np.minimum(aside**2 + behind**2, 1.5)
 
     def space(self, rng: np.random.Generator, spacing_mm: float) -> Space:
-        """A scanner's field of view around the body, its voxels near `spacing_mm`.
+        """Return a scanner's field of view around the body, its voxels near `spacing_mm`.
 
         In plane the spacing varies by a tenth, between slices by a quarter: at 2 mm 1.8-2.2 and 1.5-2.5 mm.
         """

@@ -52,12 +52,12 @@ class PhantomCase:
 
 
 def case_rng(seed: int, index: int, stream: str) -> np.random.Generator:
-    """The generator of one stream of one case; the same on every machine."""
+    """Return the generator of one stream of one case; the same on every machine."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index, STREAMS.index(stream)])))
 
 
 def planned_diameters_mm(seed: int, index: int) -> np.ndarray:
-    """Diameters (N,) of a case's nodules; N is 0 for a case without any. Needs no painting."""
+    """Return diameters (N,) of a case's nodules; N is 0 for a case without any. Needs no painting."""
     rng = case_rng(seed, index, "nodules")
     return statistics.draw_diameters_mm(rng, int(statistics.draw_num_nodules(rng, 1)[0]))
 
@@ -121,7 +121,7 @@ def _paint_airways(space: Space, image: np.ndarray, points_mm: np.ndarray, radii
 
 
 def _grid(space: Space, rng: np.random.Generator) -> Grid:
-    """The scanner's world: the body's axes, and an origin that differs from scan to scan."""
+    """Return the scanner's world: the body's axes, and an origin that differs from scan to scan."""
     origin_xyz = np.round(np.array(space.first_mm)[::-1] + rng.uniform((-20, -180, -900), (20, 60, 100)), 1)
     affine = np.zeros((4, 4))
     affine[[2, 1, 0], [0, 1, 2]] = space.spacing_mm  # (d, h, w) run along (z, y, x)

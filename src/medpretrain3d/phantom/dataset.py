@@ -34,7 +34,7 @@ SPACING_RANGE_MM = (1.0, 10.0)
 
 @dataclass(frozen=True)
 class PhantomFolder:
-    """What `write_phantom` left behind: the folder, its splits (case ids), and how much of it was there before.
+    """Result of `write_phantom`: the folder, its splits (case ids), and how much of it was there before.
 
     Example:
         >>> import tempfile
@@ -198,7 +198,7 @@ def _write_tables(out: Path, case_ids: list[str], files: list[CaseFiles], splits
 
 
 def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
-    """Rows of the box table of one case, from the files themselves: label, file voxels, LPS mm, diameter."""
+    """Return rows of the box table of one case, from the files themselves: label, file voxels, LPS mm, diameter."""
     import nibabel
     from scipy.ndimage import find_objects
 
@@ -218,7 +218,7 @@ def _box_rows(files: CaseFiles) -> Iterator[list[Any]]:
 
 @with_config(SCHEMA)
 class _Table(TypedDict):
-    """What is written about the nodules of a case, by their value in the label map."""
+    """Schema of a case's nodule table, by their value in the label map."""
 
     instances: dict[str, Whole]
     diameters_mm: dict[str, Number]

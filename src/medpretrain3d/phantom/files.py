@@ -19,7 +19,7 @@ ORIENTATIONS = ("LPS", "RAS", "LAS")
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case's files lie in an nnU-Net folder."""
+    """Paths of a case's files in an nnU-Net folder."""
 
     image: Path
     labels: Path
@@ -27,7 +27,7 @@ class CaseFiles:
 
     @staticmethod
     def of(folder: Path, case_id: str, is_test: bool) -> CaseFiles:
-        """The paths of a case in `folder`."""
+        """Return the paths of a case in `folder`."""
         part = "Ts" if is_test else "Tr"
         labels = folder / f"labels{part}"
         return CaseFiles(
@@ -37,7 +37,7 @@ class CaseFiles:
         )
 
     def all_exist(self) -> bool:
-        """Whether the case was written completely."""
+        """Return whether the case was written completely."""
         return self.image.is_file() and self.labels.is_file() and self.table.is_file()
 
 
@@ -61,13 +61,13 @@ def write_case(files: CaseFiles, case: PhantomCase, seed: int, index: int) -> No
 
 
 def reordered(array: np.ndarray, orientation: str) -> np.ndarray:
-    """A canonical (D, H, W) array in file order (i, j, k), which runs towards `orientation`, such as "RAS"."""
+    """Return a canonical (D, H, W) array in file order (i, j, k), which runs towards `orientation`, such as "RAS"."""
     flipped = tuple(axis for axis, code in enumerate(orientation) if code in "RAI")
     return np.ascontiguousarray(np.flip(array.transpose(2, 1, 0), flipped))
 
 
 def reordered_grid(grid: Grid, orientation: str) -> Grid:
-    """The grid of what `reordered` gives for a canonical grid."""
+    """Return the grid of what `reordered` gives for a canonical grid."""
     d, h, w = grid.shape
     shape = (w, h, d)
     to_canonical = np.zeros((4, 4))  # from file index to canonical index

@@ -1,4 +1,4 @@
-"""What a detector must not take for a nodule: things of a nodule's brightness with another shape.
+"""Nodule mimics, which a detector must not take for one: things of a nodule's brightness with another shape.
 
 Stubs of vessels, bands of scar, fissures, thickened pleura and calcified granulomas below 3 mm.
 """
@@ -109,7 +109,7 @@ def paint_granuloma(canvas: LungCanvas, center_mm: np.ndarray, rng: np.random.Ge
 
 
 def _pleura_beside(canvas: LungCanvas, body: Body, start_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The place where the lung ends sidewards of `start_mm`, and the chest wall's normal there."""
+    """Return the place where the lung ends sidewards of `start_mm`, and the chest wall's normal there."""
     outward = np.array([0.0, start_mm[1] / body.cage_half_depth_mm**2, start_mm[2] / body.cage_half_width_mm**2])
     outward /= max(float(np.sqrt((outward**2).sum())), 1e-9)
     steps_mm = np.arange(0, 2 * body.cage_half_width_mm, 0.5 * canvas.space.voxel_mm)

@@ -42,7 +42,7 @@ class NoduleShape:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> NoduleShape:
-        """A random shape of longest axial diameter 1."""
+        """Return a random shape of longest axial diameter 1."""
         rotation, _ = np.linalg.qr(rng.standard_normal((3, 3)))
         num_lobes = int(rng.integers(3, 9))
         shape = NoduleShape(
@@ -61,14 +61,14 @@ class NoduleShape:
         return NoduleShape(**{**shape.__dict__, "semi_axes": shape.semi_axes / longest})
 
     def radius(self, directions: np.ndarray) -> np.ndarray:
-        """Distance (...) from the centre to the surface along unit vectors (..., 3)."""
+        """Return distance (...) from the centre to the surface along unit vectors (..., 3)."""
         on_axes = np.einsum("ij,...j->...i", self.rotation, directions) / self.semi_axes
         ellipsoid = 1 / np.sqrt((on_axes**2).sum(axis=-1))
         toward_lobe = np.einsum("lj,...j->...l", self.lobes, directions)
         return ellipsoid * (1 + (self.lobe_heights * np.exp(8 * (toward_lobe - 1))).sum(axis=-1))
 
     def depth_mm(self, diameter_mm: float, offsets_mm: OpenGrid) -> np.ndarray:
-        """Depth below the surface at places relative to the centre (z, y, x): negative outside."""
+        """Return depth below the surface at places relative to the centre (z, y, x): negative outside."""
         z, y, x = np.broadcast_arrays(*offsets_mm)
         distance = np.sqrt(z**2 + y**2 + x**2)
         directions = np.stack([z, y, x], axis=-1) / np.maximum(distance, 1e-6)[..., None]
@@ -120,7 +120,7 @@ def place_nodules(
 
 
 def nodule_room(space: Space, nodule: Nodule) -> tuple[Slices, OpenGrid]:
-    """The voxels that the nodule may touch, and their coordinates relative to its centre."""
+    """Return the voxels that the nodule may touch, and their coordinates relative to its centre."""
     return space.around(nodule.center_mm, REACH * nodule.diameter_mm + space.voxel_mm)
 
 

@@ -51,7 +51,7 @@ def reconstruction_noise(
 
 
 def point_spread(space: Space, image: np.ndarray, sigma_mm: float) -> np.ndarray:
-    """The image (D, H, W) float32 as a scanner of limited resolution sees it: a Gaussian blur."""
+    """Return the image (D, H, W) float32 as a scanner of limited resolution sees it: a Gaussian blur."""
     for axis, step in enumerate(space.spacing_mm):
         image = gaussian_filter1d(image, sigma_mm / step, axis=axis, mode="nearest")
     return image

@@ -27,7 +27,7 @@ def paint_bones(space: Space, body: Body, image: np.ndarray, rng: np.random.Gene
 def _rib_balls(
     space: Space, body: Body, rng: np.random.Generator
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Balls of all ribs and collar bones, and balls of their cartilage."""
+    """Return balls of all ribs and collar bones, and balls of their cartilage."""
     bones, cartilage = [], []
     angle = np.linspace(0.10, 0.90, 60) * np.pi  # from the spine round to the breastbone
     for pair in range(NUM_RIB_PAIRS):

@@ -31,7 +31,7 @@ class Space:
         return float(np.prod(self.spacing_mm) ** (1 / 3))
 
     def coordinates(self) -> OpenGrid:
-        """Body coordinates z (D, 1, 1), y (1, H, 1), x (1, 1, W) of the voxel centres in mm, float32."""
+        """Return body coordinates z (D, 1, 1), y (1, H, 1), x (1, 1, W) of the voxel centres in mm, float32."""
         z, y, x = np.ogrid[tuple(slice(size) for size in self.shape)]
         return tuple(  # type: ignore[return-value]  # three axes make three arrays
             (first + step * index).astype(np.float32)
@@ -39,15 +39,15 @@ class Space:
         )
 
     def nearest_voxel(self, points_mm: np.ndarray) -> np.ndarray:
-        """Index of the voxel nearest to each point: (..., 3) int64; may lie outside."""
+        """Return index of the voxel nearest to each point: (..., 3) int64; may lie outside."""
         return np.rint((points_mm - np.array(self.first_mm)) / np.array(self.spacing_mm)).astype(np.int64)
 
     def voxel_center_mm(self, index: np.ndarray) -> np.ndarray:
-        """Body coordinates (..., 3) of voxel centres."""
+        """Return body coordinates (..., 3) of voxel centres."""
         return np.array(self.first_mm) + np.array(self.spacing_mm) * index
 
     def around(self, center_mm: np.ndarray, reach_mm: float) -> tuple[Slices, OpenGrid]:
-        """The voxels within `reach_mm` of a point along each axis, and their coordinates relative to it."""
+        """Return the voxels within `reach_mm` of a point along each axis, and their coordinates relative to it."""
         slices, offsets = [], []
         for axis in range(3):
             center = (center_mm[axis] - self.first_mm[axis]) / self.spacing_mm[axis]
@@ -60,7 +60,7 @@ class Space:
         return (slices[0], slices[1], slices[2]), (z[:, None, None], y[None, :, None], x[None, None, :])
 
     def part(self, slices: Slices) -> Space:
-        """The room of `array[slices]`."""
+        """Return the room of `array[slices]`."""
         d, h, w = (part.stop - part.start for part in slices)
         z, y, x = self.voxel_center_mm(np.array([part.start for part in slices])).tolist()
         return Space((d, h, w), self.spacing_mm, (z, y, x))

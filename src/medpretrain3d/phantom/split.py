@@ -1,4 +1,4 @@
-"""Which cases train, validate and test."""
+"""Training, validation and test split of the cases."""
 
 from __future__ import annotations
 

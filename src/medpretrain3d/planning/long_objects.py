@@ -16,7 +16,7 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class LongObjects:
-    """How many training objects are too long for a patch.
+    """Counts of training objects that are too long for a patch.
 
     One longer than the patch along an axis is whole in no crop and in no tile: training shows parts of it, and a
     prediction is joined from pieces. One longer than half of it is whole in some crops; where tiles overlap by half it
@@ -72,7 +72,7 @@ class LongObjects:
         return f"{told}; take a larger patch ({wanted} holds them all) or a coarser spacing"
 
     def _exceeds(self, share: float) -> np.ndarray:
-        """(N, 3) whether an object is longer than a share of the patch; a sliver of rounding aside."""
+        """Return (N, 3) whether an object is longer than a share of the patch; a sliver of rounding aside."""
         return np.asarray(self.extents_vox > share * np.array(self.patch) + 1e-3)
 
     def _along(self, share: float) -> str:

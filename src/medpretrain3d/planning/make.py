@@ -34,7 +34,7 @@ CELLS_PER_OBJECT = 2.0
 
 @dataclass(frozen=True)
 class _Facts:
-    """What the cases say, along (D, H, W)."""
+    """Geometry statistics of the cases (nnU-Net's dataset fingerprint), along (D, H, W)."""
 
     spacings_mm: np.ndarray
     """(N, 3)."""
@@ -100,7 +100,7 @@ def make_plan(
 
 
 def estimate(plan: Plan, num_classes: int = 1, num_channels: int = 1) -> MemoryEstimate:
-    """Memory of training a Retina U-Net as planned, or of the encoder alone where nothing is detected."""
+    """Return memory of training a Retina U-Net as planned, or of the encoder alone where nothing is detected."""
     levels = None if plan.anchors is None else (len(plan.anchors), len(plan.anchors[0]))
     # Every map grows with the patch, so a small one tells all.
     d, h, w = plan.topology.reached[-1]
@@ -130,7 +130,7 @@ def _traced(
 
 
 def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
-    """What a step runs before its losses."""
+    """Run the forward pass of a training step, before its losses."""
     if not isinstance(network, RetinaUNet):
         return list(network(image))
     mask_logits, pyramid = network.branches(image)
@@ -155,7 +155,7 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
 
 
 def _plain(preset: Preset) -> tuple[tuple[Triple, ...], tuple[Triple, ...]]:
-    """No strides and no kernels, until a patch is found."""
+    """Return no strides and no kernels, until a patch is found."""
     ones: tuple[Triple, ...] = ((1, 1, 1),) * len(PRESETS[preset].channels)
     return ones, ones
 
@@ -197,7 +197,7 @@ def _first_patch(spacing_mm: Spacing, median_scan: np.ndarray) -> np.ndarray:
 def _fit_patch(
     plan: Plan, facts: _Facts, median_scan: np.ndarray, memory_gib: float, anchors_per_level: int
 ) -> tuple[Plan, MemoryEstimate, bool]:
-    """The plan with the largest patch that fits, its memory, and whether the first patch already did."""
+    """Return the plan with the largest patch that fits, its memory, and whether the first patch already did."""
     patch, shrunk = _first_patch(plan.spacing_mm, median_scan), False
     while True:
         d, h, w = (int(size) for size in patch)

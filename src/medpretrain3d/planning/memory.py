@@ -1,4 +1,4 @@
-"""How much memory training takes, from the network alone: no GPU, no arithmetic.
+"""Memory estimate of training, from the network alone: no GPU, no arithmetic.
 
 The network is traced on the meta device, where tensors have shapes and no values. Counted are, in 4 bytes each:
 
@@ -33,11 +33,11 @@ class MemoryEstimate:
     per_sample: int
 
     def gib(self, batch_size: int) -> float:
-        """What a batch takes, the reserve included."""
+        """Return the memory of a batch in GiB, the reserve included."""
         return RESERVE_GIB + (self.fixed + batch_size * self.per_sample) / GIB
 
     def largest_batch(self, memory_gib: float) -> int:
-        """Samples that fit; 0 where none does."""
+        """Return samples that fit; 0 where none does."""
         return max(0, int(((memory_gib - RESERVE_GIB) * GIB - self.fixed) // self.per_sample))
 
 

@@ -25,7 +25,7 @@ Size = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train with on a data set. Axes are (D, H, W).
+    """Training plan of a dataset. Axes are (D, H, W).
 
     Raises:
         UserError: a value that cannot be; the message begins with its name.
@@ -93,7 +93,7 @@ class Plan:
         return Topology(self.strides, self.kernel_sizes)
 
     def recipe(self) -> dict[str, Any]:
-        """The part of a recipe that follows from the plan, for `--config` behind another recipe."""
+        """Return the part of a recipe that follows from the plan, for `--config` behind another recipe."""
         plain = json.loads(json.dumps(asdict(self)))
         stages = {name: plain[name] for name in ("preset", "strides", "kernel_sizes")}
         backbone = {"class_path": "medpretrain3d.backbones.ResEnc", "init_args": stages}
@@ -177,7 +177,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _readable(document: dict[str, Any]) -> str:
-    """JSON with one line per key, and one per stage or level."""
+    """Return JSON with one line per key, and one per stage or level."""
     lines = []
     for key, value in document.items():
         text = json_text(value).strip()

@@ -11,7 +11,7 @@ ANISOTROPIC = 3.0
 
 
 def target_spacing_mm(spacings_mm: np.ndarray, shapes: np.ndarray) -> Spacing:
-    """nnU-Net's rule (Isensee et al., 2021): medians; the 10th percentile on a strongly anisotropic axis.
+    """Return nnU-Net's rule (Isensee et al., 2021): medians; the 10th percentile on a strongly anisotropic axis.
 
     An axis is strongly anisotropic when its median spacing is more than 3 times the next coarser one *and* its median
     number of voxels is less than a third of the next smaller one. Its spacing never falls below that of the others.

@@ -27,7 +27,7 @@ class Topology:
 
 
 def plan_topology(spacing_mm: tuple[float, float, float], patch: Triple, num_stages: int) -> Topology:
-    """nnU-Net's rule: coarse axes wait until the others have come to their spacing.
+    """Return nnU-Net's rule: coarse axes wait until the others have come to their spacing.
 
     A stage halves the axes that keep 4 cells and whose cells are less than twice as long as the shortest of those. Its
     kernel spans 3 cells along an axis from where its cells are less than twice as long as the shortest ones, and 1

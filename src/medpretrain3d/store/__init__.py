@@ -1,4 +1,4 @@
-"""What a volume is: its grid and intensities, the store that holds many, and how they are shown to a network."""
+"""Volumes and their storage: grid and intensities, the store that holds many, and preprocessing for a network."""
 
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import Normalisation, Window

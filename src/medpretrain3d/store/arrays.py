@@ -73,7 +73,7 @@ def _chunk_table(framed: Any) -> np.ndarray:
 
 
 def array_shape(path: Path) -> tuple[int, ...]:
-    """Shape of a stored array.
+    """Return shape of a stored array.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -117,7 +117,7 @@ def read_crop(
 
 
 def _checked_table(stored: Any, num_bytes: int) -> np.ndarray:
-    """Where the chunks lie, once the shape that the header claims is known to be theirs.
+    """Return the chunk table, once the shape that the header claims is known to match it.
 
     Raises:
         ValueError: another number of chunks than the shape has, or a chunk larger than is ever written.
@@ -157,7 +157,7 @@ def _read_chunks(file: int, stored: Any, table: np.ndarray, low: np.ndarray, hig
 
 
 def _spans(edge: int, low: int, high: int) -> list[tuple[int, slice, slice]]:
-    """Of each chunk along an axis that holds a part of `low .. high`: its number, that part, its place in the crop."""
+    """Split `low .. high` by the chunks along an axis: chunk number, slice of the chunk, slice of the crop."""
     spans = []
     for number in range(low // edge, (high - 1) // edge + 1):
         first = number * edge

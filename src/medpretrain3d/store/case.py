@@ -54,7 +54,7 @@ class _Instance(TypedDict):
 
 @with_config(SCHEMA)
 class Sidecar(TypedDict):
-    """What `case.json` holds."""
+    """Schema of `case.json`."""
 
     version: Whole
     id: Text
@@ -115,7 +115,7 @@ class Content:
 
 
 def case_folder(store: Path, case_id: str) -> Path:
-    """Where a case of a store lies.
+    """Return the folder of a case of a store.
 
     Raises:
         UserError: the id cannot be a folder's name inside the store.
@@ -164,7 +164,7 @@ def write_case(store: Path, content: Content) -> dict[str, Any]:
 
 
 def index_row(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """What the store's index says about a case; `counts` has the objects of each class up to the last one present."""
+    """Return a case's row of the store's index; `counts` has the objects of each class up to the last one present."""
     labels = np.array([instance["label"] for instance in sidecar["instances"]], dtype=np.int64)
     return {
         "id": sidecar["id"],
@@ -227,7 +227,7 @@ def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.
 
 
 def sidecar_checksum(sidecar: Mapping[str, Any]) -> str:
-    """XXH3 of everything that a sidecar says but this."""
+    """Return XXH3 of everything that a sidecar says but this."""
     said = {key: value for key, value in sidecar.items() if key != "checksum"}
     return xxh3_64_hexdigest(json.dumps(said, sort_keys=True).encode())
 
@@ -298,22 +298,22 @@ class Case:
 
     @functools.cached_property
     def grid(self) -> Grid:
-        """Of the stored voxels."""
+        """Grid of the stored voxels."""
         return Grid.from_json(self.sidecar["grid"])
 
     @functools.cached_property
     def source_grid(self) -> Grid:
-        """Of the file the case came from: `grid.map_boxes(boxes, source_grid)` gives voxels of that file."""
+        """Grid of the file the case came from: `grid.map_boxes(boxes, source_grid)` gives voxels of that file."""
         return Grid.from_json(self.sidecar["source_grid"])
 
     @property
     def unit(self) -> Unit:
-        """Of the values."""
+        """Intensity unit of the values."""
         return "any" if self.rescale else "hu"
 
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Of each channel of the whole volume before it was resampled, in stored units.
+        """Intensity statistics of each channel of the whole volume before it was resampled, in stored units.
 
         `normalisation.fitted_to(case)(crop)` is what a network sees.
         """
@@ -354,7 +354,7 @@ class Case:
         return table
 
     def read_image(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-        """A crop (C, d, h, w) int16; `pad_values` outside the volume. `start` may be negative.
+        """Return a crop (C, d, h, w) int16; `pad_values` outside the volume. `start` may be negative.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -362,7 +362,7 @@ class Case:
         return read_crop(self.folder / IMAGE, start, size, self.pad_values)
 
     def read_instances(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-        """A crop (d, h, w) uint16 of instance ids; 0 is background and outside.
+        """Return a crop (d, h, w) uint16 of instance ids; 0 is background and outside.
 
         Raises:
             UserError: the case has no mask, or its file is missing or damaged.
@@ -372,7 +372,7 @@ class Case:
         return read_crop(self.folder / MASK, start, size)
 
     def read_label_map(self, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-        """A crop (d, h, w) uint8: 0 is background and outside, `label + 1` inside objects.
+        """Return a crop (d, h, w) uint8: 0 is background and outside, `label + 1` inside objects.
 
         Raises:
             UserError: the case has no mask, or its file is missing or damaged.

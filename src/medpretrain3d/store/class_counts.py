@@ -1,4 +1,4 @@
-"""How many objects of each class the cases of a split hold, and what is missing there."""
+"""Class counts of the objects in the cases of a split, and what is missing there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ HELD_OUT = ("val", "test")
 
 
 def count_objects(store: Store, case_ids: Sequence[str]) -> np.ndarray:
-    """Objects of each class (K,) int64 in some cases of a store, from its index."""
+    """Return objects of each class (K,) int64 in some cases of a store, from its index."""
     counts = [store.entries[case_id]["counts"] for case_id in case_ids]
     return np.array(counts, dtype=np.int64).reshape(-1, len(store.classes)).sum(axis=0)
 
 
 def missing_objects(store: Store, cases_of: Mapping[str, Sequence[str]]) -> list[str]:
-    """A sentence about each class that cannot be learnt or cannot be measured, and about all objects missing.
+    """Return a sentence about each class that cannot be learnt or cannot be measured, and about all objects missing.
 
     Args:
         store: a labelled store.

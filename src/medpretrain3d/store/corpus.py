@@ -86,11 +86,11 @@ class Corpus:
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
-        """In which the scans of each store were prepared."""
+        """Intensity unit of each store's scans."""
         return tuple(store.unit for store in self.stores)
 
     def doubts_about(self, window: Normalisation) -> list[str]:
-        """What a user should know of a window that means nothing to the values of a store."""
+        """Return warnings about a window that means nothing to the values of a store."""
         return [
             f"{store.path}: its values have no unit, and the constants of {window} do; ZScore() suits them, or PerUnit "
             "beside CT"
@@ -99,7 +99,7 @@ class Corpus:
         ]
 
     def cases(self, split: str) -> list[CaseRef]:
-        """Cases of a split of every store; `all` for all cases.
+        """Return cases of a split of every store; `all` for all cases.
 
         Raises:
             UserError: none of the stores has such a split, or it is empty.
@@ -115,7 +115,7 @@ class Corpus:
         return found
 
     def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
-        """Of a split or of some cases those to train on, and `count` to look at, chosen not by the run's seed.
+        """Divide a split or some cases into those to train on and `count` held-out ones, chosen not by the run's seed.
 
         Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
 

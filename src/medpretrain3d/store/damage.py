@@ -100,5 +100,5 @@ def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]]
 
 
 def _comparable(case: Case) -> dict[str, object]:
-    """What the index says of a case, but for the counts, which it fills up with zeros."""
+    """Return the index row of a case but for the counts, which the index fills up with zeros."""
     return {key: value for key, value in index_row(case.sidecar).items() if key != "counts"}

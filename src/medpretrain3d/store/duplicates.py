@@ -11,7 +11,7 @@ _PRECEDENCE = ("test", "val", "train")
 
 
 def same_voxels(voxels: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Groups of two and more cases with the same voxels.
+    """Return groups of two and more cases with the same voxels.
 
     Args:
         voxels: hash of each case's voxels, `store.entries[case_id]["voxels"]`.

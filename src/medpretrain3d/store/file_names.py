@@ -30,12 +30,12 @@ def channel_files(files: Iterable[Path]) -> dict[str, tuple[Path, ...]]:
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """The words of a name in lower case, at whatever else than letters and digits it is parted."""
+    """Return the words of a name in lower case, at whatever else than letters and digits it is parted."""
     return tuple(re.findall(r"[^\W_]+", name.lower()))
 
 
 def is_label_map(path: Path) -> bool:
-    """Whether a volume is called a label map by the first or last word of its name or the last of a folder's."""
+    """Return whether a volume is called a label map by the first or last word of its name or the last of a folder's."""
     if not volume_ending(path):
         return False
     words = words_of(volume_stem(path))
@@ -44,6 +44,6 @@ def is_label_map(path: Path) -> bool:
 
 
 def case_id_of(path: Path, root: Path) -> str:
-    """A file or folder below `root` as an id: `a/b/scan.nii.gz` becomes `a__b__scan`."""
+    """Return a file or folder below `root` as an id: `a/b/scan.nii.gz` becomes `a__b__scan`."""
     parts = path.relative_to(root).parts
     return "__".join([*parts[:-1], volume_stem(path)]) if parts else path.name

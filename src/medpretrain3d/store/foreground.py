@@ -37,7 +37,7 @@ def foreground_normalisation(store: Store, split: str = "train") -> ForegroundZS
 
 
 def _object_voxels(case: Case) -> Sequence[np.ndarray]:
-    """Voxels (C, n) int16 of each object, those of its mask where it has one. Overlapping boxes count twice."""
+    """Return voxels (C, n) int16 of each object, those of its mask where it has one. Overlapping boxes count twice."""
     voxels = []
     for instance, box in zip(case.instance_ids, case.boxes, strict=True):
         low = np.clip(np.floor(box[:3]).astype(int), 0, None)

@@ -1,4 +1,4 @@
-"""Where voxels lie in the patient: the one place that converts between voxels and millimetres.
+"""Voxel geometry in patient space: the one place that converts between voxels and millimeters.
 
 World coordinates are LPS millimetres (x to the patient's Left, y to Posterior, z to Superior), as in DICOM. Voxel
 centres lie at integer indices; the edge `e` of a half-open box therefore lies at index coordinate `e - 0.5`.
@@ -100,23 +100,23 @@ class Grid:
         return _off_axis(self.directions) <= ALIGNED_OFF_AXIS
 
     def is_parallel(self, other: Grid) -> bool:
-        """Whether the array axes of two grids run along the same lines, in any order and direction."""
+        """Return whether the array axes of two grids run along the same lines, in any order and direction."""
         return _off_axis(np.linalg.inv(self.directions) @ other.directions) <= PARALLEL_OFF_AXIS
 
     def map_boxes(self, boxes_vox: np.ndarray, to: Grid) -> np.ndarray:
-        """Boxes (N, 6) of this grid in voxels of another: exact where the axes are parallel, else the hull."""
+        """Return boxes (N, 6) of this grid in voxels of another: exact where the axes are parallel, else the hull."""
         return _hull(boxes_vox, _EDGE_FROM_INDEX @ np.linalg.inv(to.affine_lps) @ self.affine_lps @ _INDEX_FROM_EDGE)
 
     def boxes_to_lps_mm(self, boxes_vox: np.ndarray) -> np.ndarray:
-        """Boxes (N, 6) as `(x0, y0, z0, x1, y1, z1)` in LPS mm; the hull where the grid is oblique."""
+        """Return boxes (N, 6) as `(x0, y0, z0, x1, y1, z1)` in LPS mm; the hull where the grid is oblique."""
         return _hull(boxes_vox, self.affine_lps @ _INDEX_FROM_EDGE)
 
     def boxes_from_lps_mm(self, boxes_lps_mm: np.ndarray) -> np.ndarray:
-        """World boxes (N, 6) in voxels of this grid; the hull where the grid is oblique."""
+        """Return world boxes (N, 6) in voxels of this grid; the hull where the grid is oblique."""
         return _hull(boxes_lps_mm, _EDGE_FROM_INDEX @ np.linalg.inv(self.affine_lps))
 
     def boxes_from_lps_hulls(self, boxes_lps_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The inverse of `boxes_to_lps_mm`: boxes along this grid's axes from their hulls in LPS.
+        """Return the inverse of `boxes_to_lps_mm`: boxes along this grid's axes from their hulls in LPS.
 
         A hull has the center of its box, and its edges (x, y, z) are `|directions|` times the edges of the box.
 
@@ -136,11 +136,11 @@ class Grid:
         return boxes_vox, is_hull
 
     def crop(self, start: Sequence[int], size: Sequence[int]) -> Grid:
-        """The part of `size` voxels whose lowest voxel is `start` (which may lie outside)."""
+        """Return the part of `size` voxels whose lowest voxel is `start` (which may lie outside)."""
         return Grid(_three(size), self.affine_lps @ _translation(start))
 
     def resampled(self, spacing_mm: Sequence[float]) -> Grid:
-        """The same region at another spacing: the low corner stays, so `box_new = box_old * old / new` per axis.
+        """Return the same region at another spacing: the low corner stays, so `box_new = box_old * old / new` per axis.
 
         The last voxel may reach over the old region's end, never fall short of it.
         """
@@ -150,7 +150,7 @@ class Grid:
         return Grid(_three(shape), self.affine_lps @ _INDEX_FROM_EDGE @ scale @ _EDGE_FROM_INDEX)
 
     def canonical(self) -> tuple[Grid, tuple[int, int, int], tuple[int, ...]]:
-        """The grid with its axes permuted and mirrored so that they run nearest to (Superior, Posterior, Left).
+        """Return the grid with its axes permuted and mirrored so that they run nearest to (Superior, Posterior, Left).
 
         Returns:
             The grid, the order of the old axes, and the new axes that are mirrored:
@@ -171,7 +171,7 @@ class Grid:
         return Grid(_three(shape), self.affine_lps @ to_old), _three(order), mirrored
 
     def corner_distance_vox(self, other: Grid) -> float:
-        """How far the same corner of two grids of one shape lies apart, in voxels of this one: the largest distance
+        """Compute the largest distance between the same corners of two grids of one shape, in voxels of this one:
         along any axis, of any of the eight corners."""
         corners = np.array([*itertools.product(*((-0.5, size - 0.5) for size in self.shape))])
         moved = np.linalg.inv(self.affine_lps) @ other.affine_lps @ np.column_stack([corners, np.ones(8)]).T
@@ -183,7 +183,7 @@ class Grid:
         return self.shape == other.shape and self.corner_distance_vox(other) <= SAME_PLACE_VOX
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {"shape": list(self.shape), "affine_lps": self.affine_lps.tolist()}
 
     @staticmethod
@@ -208,13 +208,13 @@ class Grid:
 
 
 def _volume_share(matrix: np.ndarray) -> float:
-    """Volume of a voxel as a share of a rectangular one with the same edges; 0 where axes lie in a plane."""
+    """Return volume of a voxel as a share of a rectangular one with the same edges; 0 where axes lie in a plane."""
     edges = float(np.prod(np.linalg.norm(matrix, axis=0)))
     return abs(float(np.linalg.det(matrix))) / edges if edges > 0 else 0.0
 
 
 def _off_axis(directions: np.ndarray) -> float:
-    """The largest cosine (3, 3) beside the largest of each column."""
+    """Return the largest cosine (3, 3) beside the largest of each column."""
     return float(np.sort(np.abs(directions), axis=0)[:-1].max())
 
 
@@ -229,7 +229,7 @@ _EDGE_FROM_INDEX = _translation((0.5, 0.5, 0.5))
 
 
 def _hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Hull (N, 6) of the eight mapped corners of every box, float64."""
+    """Return hull (N, 6) of the eight mapped corners of every box, float64."""
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 6)
     picks = np.array(list(itertools.product((0, 3), (1, 4), (2, 5))))  # (8, 3): which corner coordinate
     corners = boxes[:, picks] @ matrix[:3, :3].T + matrix[:3, 3]  # (N, 8, 3)

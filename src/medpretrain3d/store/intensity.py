@@ -25,11 +25,11 @@ class Measured(Protocol):
 
     @property
     def unit(self) -> Unit:
-        """Of its values."""
+        """Intensity unit of its values."""
 
     @property
     def statistics(self) -> Sequence[ChannelStatistics]:
-        """Of each channel of the whole volume."""
+        """Intensity statistics of each channel of the whole volume."""
 
 
 Numbers = Real | Sequence[Real]
@@ -58,19 +58,19 @@ class Normalisation(Configurable, ABC):
     __repr__ = __str__  # within another one
 
     def of_unit(self, unit: Unit) -> Normalisation:
-        """The normalisation of volumes in this unit."""
+        """Return the normalisation of volumes in this unit."""
         return self
 
     def suits(self, unit: Unit) -> bool:
-        """Whether its numbers mean anything to volumes in this unit."""
+        """Return whether its numbers mean anything to volumes in this unit."""
         return True
 
     def fitted_to(self, volume: Measured) -> Normalisation:
-        """The normalisation of one volume, be it a case of a store or a scan in memory."""
+        """Return the normalisation of one volume, be it a case of a store or a scan in memory."""
         return self.of_unit(volume.unit).fitted(volume.statistics)
 
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
-        """The normalisation of one volume, whose channels have these statistics."""
+        """Return the normalisation of one volume, whose channels have these statistics."""
         return self
 
     @overload
@@ -115,7 +115,7 @@ class Window(Normalisation):
         return unit == "hu"
 
     def __call__(self, image: Any) -> Any:
-        """In [-1, 1]."""
+        """Clip to the window and scale to [-1, 1]."""
         centre, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
         return _scaled(image, centre, half, (-1.0, 1.0))
 
@@ -182,11 +182,11 @@ class ForegroundZScore(Normalisation):
             )
 
     def suits(self, unit: Unit) -> bool:
-        """Its constants are HU."""
+        """Return its constants are HU."""
         return unit == "hu"
 
     def __call__(self, image: Any) -> Any:
-        """An image (C, ...); with one number per statistic of any shape."""
+        """Return an image (C, ...); with one number per statistic of any shape."""
         return _scaled(
             image, self.mean, self.std, ((self.low - self.mean) / self.std, (self.high - self.mean) / self.std)
         )
@@ -250,7 +250,7 @@ class FittedZScore(Normalisation):
         self.std = np.array([one or 1.0 for one in std], dtype=float)
 
     def __call__(self, image: Any) -> Any:
-        """An image (C, ...)."""
+        """Return an image (C, ...)."""
         return _scaled(image, self.mean, self.std)
 
 
@@ -271,7 +271,7 @@ class PerUnit(Normalisation):
         return (self.hu if unit == "hu" else self.other).of_unit(unit)
 
     def suits(self, unit: Unit) -> bool:
-        """Whether that of the unit does."""
+        """Return whether that of the unit does."""
         return self.of_unit(unit).suits(unit)
 
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
@@ -302,15 +302,15 @@ class PerChannel(Normalisation):
         self.channels = tuple(channels)
 
     def of_unit(self, unit: Unit) -> Self:
-        """Each channel's own."""
+        """Return each channel's own."""
         return type(self)([channel.of_unit(unit) for channel in self.channels])
 
     def suits(self, unit: Unit) -> bool:
-        """Whether all channels' do."""
+        """Return whether all channels' do."""
         return all(channel.suits(unit) for channel in self.channels)
 
     def fitted(self, statistics: Sequence[ChannelStatistics]) -> Self:
-        """Each channel fitted to its own statistics.
+        """Return each channel fitted to its own statistics.
 
         Raises:
             UserError: the volume has another number of channels.
@@ -320,7 +320,7 @@ class PerChannel(Normalisation):
         return type(self)([channel.fitted([its]) for channel, its in pairs])
 
     def __call__(self, image: Any) -> Any:
-        """An image (C, ...).
+        """Return an image (C, ...).
 
         Raises:
             UserError: it has another number of channels.

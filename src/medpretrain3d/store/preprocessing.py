@@ -1,4 +1,4 @@
-"""What is done to a scan before a network sees it: one class for both stages, encoder files and bundles."""
+"""Preprocessing of a scan for a network: one class for both stages, encoder files and bundles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Step = Annotated[Number, Field(gt=0)]
 
 @with_config({**SCHEMA, "extra": "forbid"})
 class StoreWindow(TypedDict):
-    """How the images of one of several stores were mapped."""
+    """Schema of the intensity normalization of one of several stores."""
 
     store: Text
     unit: Literal["hu", "any"]
@@ -66,7 +66,7 @@ class Preprocessing:
     stores: tuple[StoreWindow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, the window as its description."""
+        """Return plain data, the window as its description."""
         document: dict[str, Any] = {
             "patch": list(self.patch),
             "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
@@ -78,7 +78,7 @@ class Preprocessing:
 
     @staticmethod
     def from_json(document: Mapping[str, Any], place: str = "preprocessing") -> Preprocessing:
-        """Inverse of `to_json`; what has a default may be absent.
+        """Invert `to_json`; what has a default may be absent.
 
         Args:
             document: plain data.

@@ -36,7 +36,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @with_config(SCHEMA)
 class Note(TypedDict):
-    """What is noted about a case that cannot be used, beside its source files and options."""
+    """Schema of the note about a case that cannot be used, beside its source files and options."""
 
     case: Text
     file: Text
@@ -58,7 +58,7 @@ class Unusable(UserError):
 
 
 def note_path(store: Path, case_id: str) -> Path:
-    """Where the note about a case that cannot be used lies."""
+    """Return the path of the note about a case that cannot be used."""
     return Path(store) / NOTES / f"{case_id}.json"
 
 
@@ -71,7 +71,7 @@ def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Ma
 
 
 def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
-    """The note about a case; None where there is none, or a damaged one."""
+    """Return the note about a case; None where there is none, or a damaged one."""
     try:
         note = read_json(note_path(store, case_id), Note, "it is made again")
     except UserError:

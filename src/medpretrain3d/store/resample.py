@@ -71,7 +71,7 @@ def _taps(old_size: int, size: int, step: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _mean_of_hat(distance: np.ndarray, width: float) -> np.ndarray:
-    """Mean of the hat `max(1 - |t|, 0)` over `distance - width / 2 .. distance + width / 2`.
+    """Return mean of the hat `max(1 - |t|, 0)` over `distance - width / 2 .. distance + width / 2`.
 
     Exact integrals make ramps come out exact; a sampled and normalised triangle is off by up to 0.03 voxels.
     """

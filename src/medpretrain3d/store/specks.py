@@ -29,7 +29,7 @@ def are_specks(cases: Sequence[Case]) -> list[np.ndarray]:
 
 
 def speck_notes(store: Store) -> list[str]:
-    """What `prepare` left out for its size, and a line per class that has specks, with their sizes; reads sidecars."""
+    """Return notes on what `prepare` left out for its size, and a line per class with specks, sizes; reads sidecars."""
     if not store.classes:
         return []
     cases = [store.case(case_id) for case_id in store.case_ids]
@@ -59,7 +59,7 @@ def _left_out(store: Store, cases: Sequence[Case]) -> list[str]:
 
 
 def _sizes(case: Case) -> np.ndarray:
-    """Voxels (N,) of each object in its file, NaN where it has none."""
+    """Return voxels (N,) of each object in its file, NaN where it has none."""
     if case.has_mask and "object_voxels" not in case.sidecar:  # prepared before they were counted: as its box has
         edges_mm = (case.boxes[:, 3:] - case.boxes[:, :3]).astype(np.float64) * case.grid.spacing_mm
         return np.rint(edges_mm.prod(axis=1) / np.prod(case.source_grid.spacing_mm))

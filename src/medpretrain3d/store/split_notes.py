@@ -1,4 +1,4 @@
-"""What a user should know of how the cases of a store are split: scans that are there twice, patients on both sides."""
+"""Notes on the splits of a store: scans that are there twice, patients on both sides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SIDES = ("train", "val", "test")
 
 
 def split_notes(store: Store, fold: int | None = None) -> list[str]:
-    """One line per thing, empty where there is nothing to say.
+    """Return one line per thing, empty where there is nothing to say.
 
     Args:
         store: whose splits.
@@ -26,7 +26,7 @@ def split_notes(store: Store, fold: int | None = None) -> list[str]:
 
 
 def _copies(store: Store, home: dict[str, str]) -> list[str]:
-    """Copies across splits are used by nothing, so that none is trained on and tested."""
+    """Return copies across splits are used by nothing, so that none is trained on and tested."""
     pairs = []
     for group in store.duplicates:
         kept = [case_id for case_id in group if home.get(case_id) != DUPLICATES]

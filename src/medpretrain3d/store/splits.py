@@ -1,4 +1,4 @@
-"""Which cases train, which validate, which test: the file `splits.json` of a store.
+"""Training, validation and test splits: the file `splits.json` of a store.
 
 {"train": [...], "val": [...], "test": [...], "unlabelled": [...],   as the raw data set has it
  "folds": [{"train": [...], "val": [...], "test": [...]}],           official ones, or those of `medpretrain3d split`
@@ -30,7 +30,7 @@ _ADVICE = "correct it, or remove it and prepare the store again"
 
 @with_config(SCHEMA)
 class _Document(TypedDict, total=False):
-    """What `splits.json` holds beside a list of cases per split."""
+    """Schema of `splits.json` beside a list of cases per split."""
 
     folds: list[dict[str, list[Text]]]
     label_order: list[Text]
@@ -64,7 +64,7 @@ class Splits:
         return self._whole(self.folds[number])
 
     def whole_folds(self) -> tuple[Fold, ...]:
-        """Every fold with the test cases it is tested on."""
+        """Return every fold with the test cases it is tested on."""
         return tuple(self._whole(fold) for fold in self.folds)
 
     def _whole(self, fold: Fold) -> Fold:
@@ -92,7 +92,7 @@ def label_budget(train: Sequence[str], order: Sequence[str], count: int) -> tupl
 
 
 def fraction_count(num_cases: int, fraction: float) -> int:
-    """How many cases a label fraction is, at least one.
+    """Return the number of cases of a label fraction, at least one.
 
     Raises:
         UserError: the fraction is not above 0 and at most 1.

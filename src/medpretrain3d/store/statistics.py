@@ -1,4 +1,4 @@
-"""What the intensities of a volume or a data set are like, from exact histograms of its int16 values."""
+"""Intensity statistics of a volume or a dataset, from exact histograms of its int16 values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StatisticsDocument(TypedDict):
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Of one channel, in stored units; all 0 where nothing was counted.
+    """Intensity statistics of one channel, in stored units; all 0 where nothing was counted.
 
     The first four are of the voxels above what surrounds the patient, the last two of every voxel: None in a case that
     was prepared before they were measured.
@@ -48,7 +48,7 @@ class ChannelStatistics:
     std_of_all: float | None = None
 
     def to_json(self) -> dict[str, float | None]:
-        """Plain data."""
+        """Return plain data."""
         return asdict(self)
 
     @staticmethod
@@ -69,7 +69,7 @@ class Histogram:
             self.counts += np.bincount(part.ravel().astype(np.int64) - _LOWEST, minlength=2**16)
 
     def statistics(self, above: int | None = None) -> ChannelStatistics:
-        """Of all values, or of those greater than one; of all where none is greater."""
+        """Compute the statistics of all values, or of those greater than one; of all where none is greater."""
         counts = self.counts.copy()
         if above is not None:
             counts[: above - _LOWEST + 1] = 0
@@ -86,7 +86,7 @@ class Histogram:
 
 
 def channel_statistics(image: np.ndarray, pad_values: Sequence[int]) -> tuple[ChannelStatistics, ...]:
-    """Of each channel of an image (C, D, H, W) int16, over the voxels above what surrounds the patient and over all.
+    """Compute statistics of each channel of an image (C, D, H, W) int16, over the voxels above padding and over all.
 
     Args:
         image: a whole volume, as stored.

@@ -61,7 +61,7 @@ class _Row(TypedDict):
 
 @with_config(SCHEMA)
 class _Index(TypedDict):
-    """What `store.json` holds."""
+    """Schema of `store.json`."""
 
     classes: list[Name]
     spacing_mm: Annotated[list[_Step], Field(min_length=3, max_length=3)] | None
@@ -126,7 +126,7 @@ class Store:
 
     @functools.cached_property
     def unit(self) -> Unit:
-        """In which its scans were prepared: one for all, as its first case tells."""
+        """Intensity unit of its scans: one for all, as its first case tells."""
         return self.case(self.case_ids[0]).unit
 
     @property
@@ -208,13 +208,13 @@ def write_index(
 
 
 def _fold_apart(fold: Fold, named: Fold, groups: Sequence[Sequence[str]]) -> Fold:
-    """A fold without copies of what it is tested on, be these its own test cases or the named ones."""
+    """Return a fold without copies of what it is tested on, be these its own test cases or the named ones."""
     apart = keep_apart({"test": named.get("test", ()), **fold}, groups)
     return {name: ids for name, ids in apart.items() if name in fold or name == DUPLICATES}
 
 
 def fingerprint(classes: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """sha256 over the class names and the content hash of every case, whatever their order."""
+    """Return sha256 over the class names and the content hash of every case, whatever their order."""
     lines = [json.dumps(list(classes)), *sorted(f"{row['id']} {row['sha256']}" for row in rows)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 

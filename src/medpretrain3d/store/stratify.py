@@ -24,7 +24,7 @@ CANDIDATES = 8
 
 @dataclass(frozen=True)
 class Stratum:
-    """What stratification looks at in one case."""
+    """Stratification variables of one case."""
 
     case_id: str
     labels: np.ndarray
@@ -85,7 +85,7 @@ def make_folds(strata: Sequence[Stratum], num_folds: int, seed: int = 0) -> list
 
 
 def label_order(strata: Sequence[Stratum], seed: int = 0) -> tuple[str, ...]:
-    """Cases in an order of which every beginning resembles the whole, patients in one piece."""
+    """Return cases in an order of which every beginning resembles the whole, patients in one piece."""
     features = _features(strata)
     waiting = _groups(strata, seed)
     whole, taken = features.sum(axis=0), np.zeros(features.shape[1])

@@ -40,6 +40,6 @@ def _entry(store: Store, case_id: str) -> dict[str, Any]:
 
 
 def _in_file(case: Case, boxes: np.ndarray) -> tuple[list[list[float]], list[list[float]]]:
-    """Boxes (N, 6) of the store's grid in voxels of the file's own array, and in LPS mm."""
+    """Return boxes (N, 6) of the store's grid in voxels of the file's own array, and in LPS mm."""
     boxes_vox = case.grid.map_boxes(boxes.astype(np.float64), case.source_grid)
     return np.round(boxes_vox, 4).tolist(), np.round(case.source_grid.boxes_to_lps_mm(boxes_vox), 4).tolist()

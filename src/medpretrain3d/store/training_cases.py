@@ -1,4 +1,4 @@
-"""Which cases of several stores are trained on: none that is tested, under whatever name and in whatever store."""
+"""Training cases of several stores: none that is tested, under whatever name and in whatever store."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def training_cases(
 
 
 def _of_store(store: Store, dataset: int, split: str | None, fold: int | None) -> list[CaseRef]:
-    """Chosen by the store's own splits."""
+    """Return chosen by the store's own splits."""
     if split == "all":
         ids: Sequence[str] = store.case_ids
     elif split is not None:
@@ -119,7 +119,7 @@ def _check_each(corpus: Corpus, chosen: Sequence[Sequence[CaseRef]], split: str 
 
 
 def _tested_among(corpus: Corpus, cases: Sequence[CaseRef], fold: int | None) -> list[str]:
-    """What is said where test cases are trained on because somebody asked for it."""
+    """Return warnings where test cases are trained on because somebody asked for it."""
     notes = []
     for dataset, store in enumerate(corpus.stores):
         own = {case.case_id for case in cases if case.dataset == dataset}

@@ -1,4 +1,4 @@
-"""What the values of a scan are."""
+"""Intensity unit of a scan."""
 
 from __future__ import annotations
 

@@ -53,22 +53,22 @@ class Volume:
 
     @property
     def unit(self) -> Unit:
-        """Of the values."""
+        """Intensity unit of the values."""
         return "any" if self.rescale else "hu"
 
     @property
     def pad_values(self) -> tuple[int, ...]:
-        """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
+        """Padding value of each channel, which surrounds the volume: -1024 for HU, else the lowest value."""
         return tuple(int(channel.min()) if self.rescale else AIR_HU for channel in self.array)
 
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Of each channel, as a store has them: `normalisation.fitted_to(volume)(volume.array)`."""
+        """Intensity statistics per channel, as a store has them: `normalisation.fitted_to(volume)(volume.array)`."""
         return channel_statistics(self.array, self.pad_values)
 
     @property
     def num_channels(self) -> int:
-        """Of `array`."""
+        """Number of channels of `array`."""
         return len(self.array)
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -163,7 +163,7 @@ def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Gr
 
 
 def resample(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
-    """An image at another spacing (D, H, W): linear, averaging where voxels grow.
+    """Return an image at another spacing (D, H, W): linear, averaging where voxels grow.
 
     Raises:
         UserError: the spacing is not three positive numbers.
@@ -173,7 +173,7 @@ def resample(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
 
 
 def resample_labels(volume: Volume, spacing_mm: Sequence[float]) -> Volume:
-    """A label map at another spacing (D, H, W): each voxel takes the label at its centre.
+    """Return a label map at another spacing (D, H, W): each voxel takes the label at its centre.
 
     Raises:
         UserError: the spacing is not three positive numbers.
@@ -228,7 +228,7 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
 
 
 def _to_int16(channel: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """A channel as int16, with the slope and intercept that lead back."""
+    """Return a channel as int16, with the slope and intercept that lead back."""
     low, high = float(channel.min()), float(channel.max())
     limits = np.iinfo(np.int16)
     if limits.min <= low and high <= limits.max and (channel.dtype.kind != "f" or (channel == np.rint(channel)).all()):
@@ -238,7 +238,7 @@ def _to_int16(channel: np.ndarray) -> tuple[np.ndarray, float, float]:
 
 
 def _canonical(scan: Scan, voxels: np.ndarray) -> Volume:
-    """Voxels (C, i, j, k) of a scan in the canonical frame."""
+    """Return voxels (C, i, j, k) of a scan in the canonical frame."""
     source_grid = scan.grid
     grid, order, mirrored = source_grid.canonical()
     array = voxels.transpose(0, *(axis + 1 for axis in order))

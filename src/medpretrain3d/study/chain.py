@@ -45,7 +45,7 @@ def read_chain(path: Path) -> list[Step]:
 
 
 def read_folder(path: Path) -> Path:
-    """The folder of a study document.
+    """Return the folder of a study document.
 
     Raises:
         UserError: as `read_chain`.

@@ -1,4 +1,4 @@
-"""What pretraining changes: each run against the one from scratch that is like it in everything else."""
+"""Effect of pretraining: each run against the one from scratch that is like it in everything else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Difference:
 
 
 def paired_differences(runs: Sequence[Run]) -> tuple[list[Difference], list[str]]:
-    """The differences of all tested runs, and a sentence for each run where there is none."""
+    """Return the differences of all tested runs, and a sentence for each run where there is none."""
     tested = [run for run in runs if run.is_tested]
     found, missing = [], []
     for run in tested:
@@ -94,7 +94,7 @@ def _same_targets(a: TargetFile, b: TargetFile) -> bool:
 
 
 def _same_case(a: TargetCase, b: TargetCase) -> bool:
-    """Whether two runs looked for the same in a scan; an older run's targets do not say on which grid."""
+    """Return whether two runs looked for the same in a scan; an older run's targets do not say on which grid."""
     same_boxes = [
         ours is None or theirs is None or np.array_equal(ours, theirs)
         for ours, theirs in ((a.boxes, b.boxes), (a.labels, b.labels), (a.boxes_vox, b.boxes_vox))

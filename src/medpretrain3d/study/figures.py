@@ -30,7 +30,7 @@ def _figure(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Figure:
 
 
 def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], column: str, label: str) -> Figure | None:
-    """One column of `metrics.csv` by step, a line per run; None where no run has it."""
+    """Return one column of `metrics.csv` by step, a line per run; None where no run has it."""
     series = []
     for run in runs:
         if column in run.curves:

@@ -1,4 +1,4 @@
-"""Which pictures a report shows, and how they travel inside one file."""
+"""Pictures of a report, and their embedding inside one file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Comparison:
 
 
 def restorations(runs: Sequence[Run]) -> list[Comparison]:
-    """First and last preview of each pretraining run."""
+    """Return first and last preview of each pretraining run."""
     shown = []
     for run in runs:
         previews = run.previews
@@ -67,7 +67,7 @@ def telling_cases(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def data_uri(path: Path) -> str:
-    """The picture as a `data:` address, as WebP where that is smaller; empty if the file is no picture."""
+    """Return the picture as a `data:` address, as WebP where that is smaller; empty if the file is no picture."""
     try:
         png = path.read_bytes()
         webp = io.BytesIO()

@@ -45,7 +45,7 @@ class Report:
     metadata: Table
 
     def __str__(self) -> str:
-        """What a terminal shows: the sentence, the verdicts and the two tables of numbers."""
+        """Format the report for a terminal: the sentence, the verdicts and the two tables of numbers."""
         parts = [self.question, str(self.results)]
         if self.differences.rows:
             parts.append("Difference from scratch, paired by test case:\n" + str(self.differences))
@@ -145,7 +145,7 @@ def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Losses of different objectives are no numbers to be seen on one axis."""
+    """Return losses of different objectives are no numbers to be seen on one axis."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.method, []).append(run)

@@ -38,7 +38,7 @@ class _CaseScore(TypedDict):
 
 @with_config(SCHEMA)
 class _Metrics(TypedDict):
-    """What of `test/metrics.json` a report computes with."""
+    """Schema of the `test/metrics.json` fields that a report computes with."""
 
     num_cases: NotRequired[Whole]
     confidence: NotRequired[Number]
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """How the backbone was initialised or is being pretrained: `scratch`, `mae`, ...; an arm of the study.
+        """Method that initialized the backbone or is pretraining it: `scratch`, `mae`, ...; an arm of the study.
 
         Its family is `paradigm`, which stands for both where a file of others was the start.
         """
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def setting(self) -> tuple[str, int]:
-        """What a run shares with those it is plotted beside: data set and number of labelled training cases."""
+        """Dataset and number of labeled training cases, shared by the runs that are plotted side by side."""
         return self.metadata.dataset or "unknown", self.metadata.num_train_cases or 0
 
     @property
@@ -121,19 +121,19 @@ class Run:
         return {path.stem: path for path in sorted((self.folder / "test" / "pictures").glob("*.png"))}
 
     def estimate(self, key: str) -> Estimate:
-        """A number of the test with its interval; not-a-number where it was not measured."""
+        """Return a number of the test with its interval; not-a-number where it was not measured."""
         value = self.metrics.get(key)
         interval = self.metrics.get("intervals", {}).get(key) or (None, None)
         return Estimate(value, *interval)
 
     def class_estimates(self, key: str = AP50) -> dict[str, Estimate]:
-        """The same number for each class by its name."""
+        """Return the same number for each class by its name."""
         ending = f"_{key}"
         return {name.removesuffix(ending): self.estimate(name) for name in self.metrics if name.endswith(ending)}
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """All runs in and below the folders, each once, in the order a report lists them.
+    """Return all runs in and below the folders, each once, in the order a report lists them.
 
     Raises:
         UserError: a folder does not exist, or there is no run below any of them.
@@ -190,7 +190,7 @@ def _reading_order(run: Run) -> tuple[Any, ...]:
 
 
 def _read_run(path: Path) -> Run:
-    """A run, also one whose metadata cannot be read: it is listed with the reason."""
+    """Return a run, also one whose metadata cannot be read: it is listed with the reason."""
     try:
         document: dict[str, Any] = read_json(path, dict[str, Any], _ADVICE, allow_nan=True)
         known = RunMetadata.from_json(document, str(path), _ADVICE) if "stage" in document else RunMetadata()
@@ -214,7 +214,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
 
 
 def _is_interval(pair: list[Any], value: Any) -> bool:
-    """Low and high of a number, or of each of several."""
+    """Return low and high of a number, or of each of several."""
     if isinstance(value, list) and value:
         return len(pair) == len(value) and all(isinstance(one, list) and len(one) == 2 for one in pair)
     return len(pair) == 2 and not any(isinstance(one, list) for one in pair)

@@ -1,4 +1,4 @@
-"""What a reader of a report must know: how many scans of the test the pretraining saw."""
+"""Notes on how many scans of the test the pretraining saw, for a reader of a report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from medpretrain3d.study.run import Run
 
 
 def seen_notes(runs: Sequence[Run]) -> list[str]:
-    """A line for each run that started from pretrained weights; runs of which the same holds share one."""
+    """Return a line for each run that started from pretrained weights; runs of which the same holds share one."""
     told: dict[str, list[str]] = {}
     for run in runs:
         if run.metadata.checkpoint_sha256:

@@ -22,7 +22,7 @@ class Verdict:
 
 
 def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> str:
-    """What was compared, in a sentence."""
+    """Summarize the comparison in a sentence."""
     if not finetuning:
         methods = _listed(sorted({run.method for run in pretraining}))
         return f"{_count(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
@@ -40,7 +40,7 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
 
 
 def verdicts(differences: Sequence[Difference], arms: Mapping[Run, str]) -> list[Verdict]:
-    """A sentence per arm and setting: is it distinguishable from scratch?"""
+    """Return a sentence per arm and setting: is it distinguishable from scratch?"""
     groups: dict[tuple[str, tuple[str, int]], list[Difference]] = {}
     for one in differences:
         groups.setdefault((arms[one.run], one.run.setting), []).append(one)

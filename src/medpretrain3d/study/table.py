@@ -60,7 +60,7 @@ class Table:
     num_text_columns: int = 1
 
     def __str__(self) -> str:
-        """Columns aligned for a terminal: words to the left, numbers to the right."""
+        """Return columns aligned for a terminal: words to the left, numbers to the right."""
         lines = [list(self.header), *([str(cell) for cell in row] for row in self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(self.header))]
         lines.insert(1, ["-" * width for width in widths])

@@ -36,7 +36,7 @@ METADATA = (
 
 
 def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
-    """One row per fine-tuning run, with intervals."""
+    """Return one row per fine-tuning run, with intervals."""
     header = ["run", "started from", "labels", "seed", "steps", "mAP", "AP10", "AP50", "FROC", "minutes"]
     table = Table(header, num_text_columns=2)
     for run in runs:
@@ -47,7 +47,7 @@ def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
 
 
 def difference_table(differences: Sequence[Difference], arms: Mapping[Run, str]) -> Table:
-    """One row per pair: run minus scratch."""
+    """Return one row per pair: run minus scratch."""
     table = Table(["run", "minus", "labels", "seed", "mAP", "AP50", "on mAP"], num_text_columns=2)
     for one in differences:
         middle: list[Cell] = [_labels(one.run), _field(one.run, "seed"), one.mean_ap, one.ap50]
@@ -56,7 +56,7 @@ def difference_table(differences: Sequence[Difference], arms: Mapping[Run, str])
 
 
 def class_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
-    """AP at IoU 0.5 of each class; classes go down where they are many."""
+    """Return AP at IoU 0.5 of each class; classes go down where they are many."""
     tested = [run for run in runs if run.is_tested]
     estimates = {run: run.class_estimates() for run in tested}
     classes = list(dict.fromkeys(name for run in tested for name in estimates[run]))
@@ -68,7 +68,7 @@ def class_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
 
 
 def metadata_table(runs: Sequence[Run]) -> Table:
-    """What is needed to say where each number comes from."""
+    """Build the table of run metadata, which says where each number comes from."""
     shown = [name for name in METADATA if any(getattr(run.metadata, name) is not None for run in runs)]
     rows: list[Sequence[Cell]] = [[run.name, *(_field(run, name) for name in shown)] for run in runs]
     return Table(["run", *(name.replace("_", " ") for name in shown)], rows, num_text_columns=1 + len(shown))

@@ -45,7 +45,7 @@ def boxes_on_slices(
     max_panels: int = 6,
     panel_px: int = 320,
 ) -> Rgb:
-    """Slices through the objects and the best detections: truth in solid blue, detections in dashed orange.
+    """Return slices through the objects and the best detections: truth in solid blue, detections in dashed orange.
 
     Up to `max_panels - 2` axial slices are chosen so that together they cut as many objects as possible, then as many
     detections; closely framed, and listed from head to foot. Then one coronal and one sagittal slice of the whole.
@@ -87,7 +87,7 @@ class _Mark:
 
     @property
     def weight(self) -> float:
-        """How much a slice through it is worth; a detection of score 0 is worth more than none."""
+        """Weight of the mark in the choice of slices; a detection of score 0 weighs more than none."""
         return 1.0 if self.score is None else max(self.score, 1e-6)
 
     def is_cut(self, axis: int, index: int) -> bool:
@@ -167,7 +167,8 @@ def _panel(
 def _frame(
     marks: list[_Mark], axes: tuple[int, int], shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """What an axial panel shows: the marks with 30 mm around them, at least 160 mm, square where the slice allows."""
+    """Return an axial panel's field of view: the marks with 30 mm around them, at least 160 mm, square where the slice
+    allows."""
     # 160 mm on 320 pixels: a nodule of 6 mm still has a box of 12 pixels.
     hulls = [(min(m.box[a] for m in marks), max(m.box[a + 3] for m in marks)) for a in axes]
     edge_mm = max(160.0, *((b - a) * spacing_mm[axis] + 60 for (a, b), axis in zip(hulls, axes, strict=True)))

@@ -1,4 +1,4 @@
-"""What every picture is drawn with: colours, grey levels, heat colours, letters."""
+"""Drawing helpers of all pictures: colors, gray levels, heat colors, letters."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def heat(share: NDArray[np.float64]) -> Rgb:
 
 
 def font(size_px: int) -> Any:
-    """The letters that come with Pillow."""
+    """Return the letters that come with Pillow."""
     return ImageFont.load_default(size_px)
 
 
 def upright(text: str) -> Image.Image:
-    """A label that reads from bottom to top."""
+    """Return a label that reads from bottom to top."""
     label = Image.new("RGB", (60, 16), BACKGROUND)
     ImageDraw.Draw(label).text((30, 8), text, TEXT, font(12), anchor="mm")
     return label.transpose(Image.Transpose.ROTATE_90)

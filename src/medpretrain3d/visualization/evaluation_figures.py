@@ -51,7 +51,7 @@ def draw(folder: Path, curves: Mapping[str, Matches], resampling: Resampling, re
 
 
 def froc_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure:
-    """Sensitivity by false positives per scan, with the interval as a band."""
+    """Return sensitivity by false positives per scan, with the interval as a band."""
     figure, axes = _figure("FROC")
     for color, (name, matches) in zip(COLORS, curves.items(), strict=False):
         curve, band = _banded(lambda w, m=matches: froc_curve(m, w, RATES)[:, 0], matches, resampling)
@@ -71,7 +71,7 @@ def froc_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure
 
 
 def precision_recall_figure(curves: Mapping[str, Matches], resampling: Resampling) -> Figure:
-    """Best precision at each recall or beyond, with the interval as a band; the area is the AP."""
+    """Return best precision at each recall or beyond, with the interval as a band; the area is the AP."""
     figure, axes = _figure("Precision and recall, all classes pooled")
     for color, (name, matches) in zip(COLORS, curves.items(), strict=False):
         curve, band = _banded(lambda w, m=matches: precision_at_recall(m, w)[:, 0], matches, resampling)
@@ -86,7 +86,7 @@ def precision_recall_figure(curves: Mapping[str, Matches], resampling: Resamplin
 
 
 def size_figure(strata: Sequence[Mapping[str, Any]]) -> Figure:
-    """Recall per stratum of the diameter, with intervals."""
+    """Return recall per stratum of the diameter, with intervals."""
     figure, axes = _figure("Recall by size")
     keys = [key for key in strata[0] if key.startswith("recall_IoU_")]
     width = 0.8 / len(keys)
@@ -113,7 +113,7 @@ def size_figure(strata: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def score_figure(matches: Matches) -> Figure:
-    """How the scores of hits and of false positives are spread."""
+    """Plot the score histograms of hits and of false positives."""
     figure, axes = _figure("Scores")
     bins = np.linspace(0, 1, 21).tolist()
     is_hit = matches.is_hit[0]
@@ -138,7 +138,7 @@ def score_figure(matches: Matches) -> Figure:
 
 
 def reliability_figure(calibration: Mapping[str, Any]) -> Figure:
-    """Precision in bins of the score; on the diagonal scores mean what they say."""
+    """Return precision in bins of the score; on the diagonal scores mean what they say."""
     error = calibration["expected_calibration_error"]
     figure, axes = _figure(f"Reliability: expected calibration error {error:.3f}")
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1.2, zorder=0)

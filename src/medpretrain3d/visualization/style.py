@@ -1,4 +1,4 @@
-"""What every plot looks like: colors, letters, and how it is written to a file or into a page."""
+"""Style of all plots: colors, letters, and how a plot is written to a file or into a page."""
 
 from __future__ import annotations
 

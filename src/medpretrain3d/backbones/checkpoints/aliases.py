@@ -14,7 +14,7 @@ _OWN_COPY = "decoder.encoder."  # the decoder holds a reference to the encoder, 
 
 
 def without_aliases(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Every tensor once, under `conv` and `norm`, and a note where two copies differ.
+    """Return every tensor once, under `conv` and `norm`, and a note where two copies differ.
 
     Of copies that differ, `all_modules` is what the network computed with: in checkpoints of sparse pretraining (S3D)
     its layers were exchanged and the others were left at their initial values.

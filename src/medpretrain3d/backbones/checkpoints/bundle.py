@@ -37,7 +37,7 @@ class _Provenance(TypedDict):
 
 @with_config(SCHEMA)
 class _Bundle(TypedDict):
-    """What of `bundle.json` is of interest to who wants the backbone alone."""
+    """Schema of the `bundle.json` fields needed to load the backbone alone."""
 
     detector: _Detector
     weights_sha256: Text

@@ -77,7 +77,7 @@ def outline(path: Path, config: Config, weights: Mapping[str, Tensor]) -> Any:
 
 
 def differences(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> str:
-    """What of a network's state dict a file does not have, or has in another shape, or besides; empty if nothing."""
+    """Compare a state dict with a network's: missing, unused and mismatched tensors as text; empty if there is none."""
     faults = {
         "missing": sorted(wanted.keys() - got.keys()),
         "unused": sorted(got.keys() - wanted.keys()),

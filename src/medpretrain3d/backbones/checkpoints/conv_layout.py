@@ -81,7 +81,7 @@ _PLAIN = _Family(
 def _stages(
     where: str, weights: Mapping[str, Tensor], family: _Family
 ) -> tuple[tuple[int, ...], tuple[int, ...], list[tuple[int, ...]]]:
-    """Channels, depth and kernel of each stage."""
+    """Return channels, depth and kernel of each stage."""
     pattern = family.unit_weight.replace(".", r"\.").replace("{}", r"(\d+)")
     units = [match.groups() for name in weights if (match := re.fullmatch(pattern, name))]
     depth = Counter(int(stage) for stage, _ in units)
@@ -148,7 +148,7 @@ def _negative_slope(where: str, plan: Mapping[str, Any]) -> tuple[float, list[st
 
 
 def _add_zero_biases(weights: dict[str, Tensor]) -> int:
-    """Instance norm takes away whatever a bias adds: a convolution without one is one with zeros."""
+    """Return instance norm takes away whatever a bias adds: a convolution without one is one with zeros."""
     bare = [
         name
         for name in weights

@@ -27,7 +27,7 @@ CARD, WEIGHTS = "encoder.json", "encoder.safetensors"
 
 @with_config(SCHEMA)
 class Card(TypedDict):
-    """What `encoder.json` has to hold; what else it holds is shown and not relied on."""
+    """Schema of `encoder.json`; what else it holds is shown and not relied on."""
 
     architecture: dict[str, Any]
     weights_sha256: Text
@@ -79,12 +79,12 @@ class EncoderFile:
 
 
 def stated(**facts: Any) -> dict[str, Any]:
-    """Those facts that a file states."""
+    """Return those facts that a file states."""
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def origin(encoder: EncoderFile) -> dict[str, Any]:
-    """What must be known of an encoder wherever its weights go on to: plain data for the card of what comes of it."""
+    """Return an encoder's provenance for the card of whatever its weights are used for next: plain data."""
     known = ("licence", "citations", "continued_from")
     kept = {key: encoder.card[key] for key in known if encoder.card.get(key)}
     return {"sha256": encoder.sha256, "format": encoder.format, **kept}

@@ -16,7 +16,7 @@ POSITION_TABLE = "pos_embed"
 
 
 def fit(encoder: EncoderFile, receiver: Backbone) -> tuple[dict[str, Tensor], list[str]]:
-    """The file's tensors in the receiver's shapes where that is possible, and what was done, in words.
+    """Return the file's tensors in the receiver's shapes where that is possible, and what was done, in words.
 
     What cannot be fitted is returned as it is; comparing shapes is the caller's affair.
     """
@@ -64,7 +64,7 @@ def fit_kernel(weight: Tensor, kernel: tuple[int, ...]) -> Tensor:
 def fit_positions(
     table: Tensor, shape: tuple[int, ...], grid: tuple[int, ...] | None, new_grid: tuple[int, ...] | None
 ) -> Tensor:
-    """A position table (1, R + N, C), R rows for tokens without a place first, for another grid of N' tokens."""
+    """Return a position table (1, R + N, C), R rows for tokens without a place first, for another grid of N' tokens."""
     if grid is None or new_grid is None:
         return table
     num_places, num_new = prod(grid), prod(new_grid)

@@ -19,7 +19,7 @@ CITATION = (
 
 
 def read_genesis(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The encoder of a Models Genesis checkpoint; None for other files."""
+    """Return the encoder of a Models Genesis checkpoint; None for other files."""
     if FIRST not in raw.weights:
         return None
     architecture, own, unused = read_genesis_unet(raw.weights, "")
@@ -34,7 +34,7 @@ def read_genesis(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
 
 
 def read_genesis_unet(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
-    """Architecture, weights and counts of the rest, for a state dict with this U-Net below `prefix`."""
+    """Return architecture, weights and counts of the rest, for a state dict with this U-Net below `prefix`."""
     own, unused = select(weights, prefix, STAGES)
     half_width, in_channels = own[FIRST].shape[:2]
     arguments = {"in_channels": in_channels, "width": 2 * half_width}

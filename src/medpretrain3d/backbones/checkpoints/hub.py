@@ -15,7 +15,7 @@ _TEXTS = (".json", ".md")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it has the form `owner/name` or `owner/name/file.pth` and is not below a folder that is here."""
+    """Return whether it has the form `owner/name` or `owner/name/file.pth` and is not below a folder that is here."""
     owner, *rest = source.split("/")
     names_a_file = len(rest) > 1
     has_form = _HUB_ID.fullmatch(source) is not None and not Path(owner).exists()
@@ -23,7 +23,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(hub_id: str) -> Path:
-    """A checkpoint's file, or the folder that holds it, on this machine: from the shelf, the cache or the hub.
+    """Return a checkpoint's file, or the folder that holds it, on this machine: from the shelf, the cache or the hub.
 
     The texts beside it (plan, model card) come along.
 
@@ -57,7 +57,7 @@ def fetch(hub_id: str) -> Path:
 
 
 def _cached(repo: str, wanted: str) -> Path | None:
-    """What an earlier run has downloaded: the file, or the folder of the snapshot when none was named."""
+    """Return a download in the local hub cache: the file, or the folder of the snapshot when none was named."""
     import huggingface_hub
 
     try:

@@ -19,7 +19,7 @@ from medpretrain3d.errors import UserError
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a load did, tensor by tensor.
+    """Report of loading a state dict, tensor by tensor.
 
     Example:
         >>> from medpretrain3d.backbones import EncoderFile, ResEnc, load_encoder
@@ -100,13 +100,13 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
 
 
 def _stage(name: str) -> str:
-    """`stages.4` of `stages.4.blocks.0.conv1.conv.weight`; empty for a tensor that belongs to no stage."""
+    """Return `stages.4` of `stages.4.blocks.0.conv1.conv.weight`; empty for a tensor that belongs to no stage."""
     parts = name.split(".")
     return ".".join(parts[:2]) if parts[0] == "stages" else ""
 
 
 def _whole_stages(names: Iterable[str], other_side: Iterable[str]) -> dict[str, int]:
-    """Stages among the names of which the other side has nothing at all, with their number of tensors."""
+    """Return stages among the names of which the other side has nothing at all, with their number of tensors."""
     known = {_stage(name) for name in other_side}
     return dict(Counter(stage for name in names if (stage := _stage(name)) and stage not in known))
 
@@ -132,7 +132,7 @@ _SEEN_ELSEWHERE = {
 
 
 def _invisible_differences(encoder: EncoderFile, receiver: Backbone) -> list[str]:
-    """What no shape shows, such as strides: the weights fit, the features will be others."""
+    """List differences that no tensor shape shows, such as strides: the weights fit, the features will be others."""
     with torch.device("meta"):
         twin = from_config(encoder.architecture)
     theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]

@@ -18,7 +18,7 @@ CITATION = "Chen, S., Ma, K., & Zheng, Y. (2019). Med3D: transfer learning for 3
 
 
 def read_medicalnet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The network of a MedicalNet checkpoint; None for other files.
+    """Return the network of a MedicalNet checkpoint; None for other files.
 
     Raises:
         UserError: blocks per stage of no depth that is known here.

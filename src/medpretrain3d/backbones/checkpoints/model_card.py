@@ -16,7 +16,7 @@ UNKNOWN = "not stated in the encoder's card"
 
 
 def model_card(encoder: EncoderFile, name: str, licence: str | None = None, results: str | None = None) -> str:
-    """Markdown with front matter: architecture, data, recipe, licence, results, citations, how to use it.
+    """Return Markdown with front matter: architecture, data, recipe, licence, results, citations, how to use it.
 
     Args:
         encoder: what is exported.

@@ -27,7 +27,7 @@ June 2025. The tensors of all are called alike: the trainer's name tells."""
 
 
 def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The encoder of an nnssl checkpoint; None for other files.
+    """Return the encoder of an nnssl checkpoint; None for other files.
 
     Raises:
         UserError: parts that the plan speaks of are not in the file, or of a variant that is not known here.
@@ -74,7 +74,7 @@ def _conv_names(
 
 
 def _stem(where: str, weights: Mapping[str, Tensor], default: str, wanted: str | None) -> tuple[str, list[str]]:
-    """The prefix of the stem: the plan's, or of a network with one per data set the one that was asked for."""
+    """Return the prefix of the stem: the plan's, or of a network with one per data set the one that was asked for."""
     parent, _, name = default.rpartition(".")
     if (below := _children(weights, default)) and "convs" not in below:  # the plan names all stems at once
         parent, name = default, below[0]
@@ -102,7 +102,7 @@ def _primus_names(where: str, weights: Mapping[str, Tensor], plan: Mapping[str, 
 
 
 def _below(where: str, weights: Mapping[str, Tensor], prefix: str, new_prefix: str) -> Names:
-    """The names below a prefix, which ends at a dot, under another one."""
+    """Return the names below a prefix, which ends at a dot, under another one."""
     found = {f"{new_prefix}{name.removeprefix(prefix)}": name for name in weights if name.startswith(f"{prefix}.")}
     if not found:
         parts = sorted({".".join(name.split(".")[:2]) for name in weights})
@@ -117,7 +117,7 @@ def _renamed(weights: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
 
 
 def _part(name: str) -> str:
-    """`decoder` of `decoder.stages.0...`, `encoder.stem.004` of a stem that was not chosen."""
+    """Return `decoder` of `decoder.stages.0...`, `encoder.stem.004` of a stem that was not chosen."""
     parts = name.split(".")
     return ".".join(parts[: 3 if parts[1:2] == ["stem"] else 2 if parts[0] == "encoder" else 1])
 
@@ -127,7 +127,7 @@ def _architecture_plans(plan: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _configuration(plan: Mapping[str, Any], content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the images were made like: the configuration that was trained, or the plan's only one."""
+    """Return the configuration of the training images: the one that was trained, or else the plan's first."""
     configurations = (plan.get("pretrain_plan") or {}).get("configurations") or {}
     name = (content.get("init_args") or {}).get("configuration_name")
     if name not in configurations:
@@ -141,7 +141,7 @@ def _trainer(raw: RawCheckpoint, plan: Mapping[str, Any]) -> str:
 
 
 def _token_order(trainer: str) -> tuple[str, list[str]]:
-    """What a trainer of nnssl flattens tokens like, and a note where its name decides."""
+    """Return the order in which a trainer of nnssl flattens tokens, and a note where its name decides."""
     if "simmim" not in trainer.lower().replace("_", ""):
         return TOKEN_ORDER, []
     return SIMMIM_TOKEN_ORDER, [f"trained by {trainer}, and SimMIM of nnssl flattens tokens (w h d), unlike its MAE"]
@@ -172,7 +172,7 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cited(citations: Any) -> list[str]:
-    """One line per citation of a file's list, in which each entry has a type, a name and texts."""
+    """Return one line per citation of a file's list, in which each entry has a type, a name and texts."""
     lines = []
     for entry in citations if isinstance(citations, list | tuple) else []:
         if isinstance(entry, Mapping):

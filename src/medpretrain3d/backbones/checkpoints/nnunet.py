@@ -24,7 +24,7 @@ TOKEN_ORDER = "whd"
 
 
 def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The encoder of an nnU-Net checkpoint; None for other files.
+    """Return the encoder of an nnU-Net checkpoint; None for other files.
 
     Raises:
         UserError: no plans in the file, or a network that is not known here.
@@ -74,7 +74,7 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
 
 
 def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tuple[str, dict[str, Any]]:
-    """A configuration with all that it inherits."""
+    """Return a configuration with all that it inherits."""
     known = plans.get("configurations") or {}
     if name not in known:
         raise UserError(f"{where}: trained as '{name}', its plans know {', '.join(known) or 'no configuration'}")
@@ -88,7 +88,7 @@ def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tu
 
 
 def _arch_kwargs(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """`arch_kwargs` of plans since nnU-Net 2.4, or the same from the flat keys of older ones."""
+    """Return `arch_kwargs` of plans since nnU-Net 2.4, or the same from the flat keys of older ones."""
     if "architecture" in configuration:
         return dict(configuration["architecture"].get("arch_kwargs") or {})
     return {"strides": configuration.get("pool_op_kernel_sizes")}

@@ -11,7 +11,7 @@ INTENSITY = "medpretrain3d.store.intensity."
 
 
 def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Config | None:
-    """What `data.window` has to be for images that look as in pretraining; None where the plan does not tell.
+    """Return the `data.window` that normalizes intensities as in pretraining; None where the plan does not tell.
 
     `CTNormalization` cuts at percentiles of the foreground and divides by its deviation: the same numbers here.
     `ZScoreNormalization` takes mean and deviation over all voxels of a volume: the same here.

@@ -23,7 +23,7 @@ def read_primus(
     patches: Iterable[Sequence[int] | None],
     token_order: str,
 ) -> tuple[dict[str, Tensor], Config, list[str]]:
-    """Weights in our order of axes and tokens, the network's config, and notes.
+    """Return weights in our order of axes and tokens, the network's config, and notes.
 
     Args:
         where: names the file in errors.
@@ -107,7 +107,7 @@ def primus_architecture(
 
 
 def swap_first_axes(weights: Mapping[str, Tensor], architecture: Config) -> dict[str, Tensor]:
-    """Weights of a network whose tokens are flattened (h w d), in nnssl's letters, for tokens (w h d), and back.
+    """Return weights of a network whose tokens are flattened (h w d), in nnssl's letters, for tokens (w h d), and back.
 
     The table of positions is transposed. The rotation needs the same care: it is told a token's place by its number, so
     in such a network the first third of a head's channels turns with the second axis and the second third with the
@@ -134,7 +134,7 @@ def _grid(
     patch_size: tuple[int, ...],
     patches: Iterable[Sequence[int] | None],
 ) -> tuple[int, ...]:
-    """Tokens along each axis: as the plan's patch counts them where that agrees with the table, else a cube."""
+    """Return tokens along each axis: as the plan's patch counts them where that agrees with the table, else a cube."""
     stated = [tuple(int(p) // e for p, e in zip(patch, patch_size, strict=True)) for patch in patches if patch]
     if table is None:
         return stated[0] if stated else (1, 1, 1)

@@ -1,4 +1,4 @@
-"""What goes with weights into the hands of others: facts, and no places on the machine they come from."""
+"""Model cards for publication with weights: facts, and no paths on the machine they come from."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def _mapped(value: Any, change: Callable[[str], str]) -> Any:
 
 
 def _last(text: str) -> str:
-    """The last name of a path; a text that is none stays."""
+    """Return the last name of a path; a text that is none stays."""
     is_place = ("/" in text or "\\" in text or text.startswith("~")) and "://" not in text and "\n" not in text
     return _name(text) if is_place else _named(text)
 
 
 def _named(text: str) -> str:
-    """A text in which absolute paths are replaced by their last names."""
+    """Return a text in which absolute paths are replaced by their last names."""
     if text.startswith(("/", "~/", "\\\\")) and "\n" not in text:
         return _name(text)
     return _PLACE.sub(lambda found: _name(found[0]), text)

@@ -51,7 +51,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class RawCheckpoint:
-    """What a file holds, before anyone has said what it is."""
+    """Content of a checkpoint file, before its format is identified."""
 
     path: Path
     content: Mapping[str, Any]
@@ -128,7 +128,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
 
 
 def _numpy_data() -> list[Any]:
-    """What NumPy scalars and arrays are pickled with: data, no code. nnU-Net keeps its training curves in them."""
+    """Return NumPy's safe globals, of scalars and arrays: data, no code. nnU-Net keeps its training curves in them."""
     multiarray = np._core.multiarray  # type: ignore[attr-defined]  # has no public name
     makers = (multiarray.scalar, multiarray._reconstruct)
     older = [(maker, f"numpy.core.multiarray.{maker.__name__}") for maker in makers]
@@ -154,7 +154,7 @@ def _sidecars(folder: Path) -> dict[str, Any]:
 
 
 def _licence(card: Path) -> str | None:
-    """The licence in the front matter of a model card, as hubs write it."""
+    """Return the licence in the front matter of a model card, as hubs write it."""
     if not card.is_file():
         return None
     lines = card.read_text(errors="replace").splitlines()[:60]

@@ -19,7 +19,7 @@ KEY = "encoder"
 
 
 def encoder_entry(backbone: Backbone, owner: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage adds to its checkpoints, plain data.
+    """Build the encoder entry that a stage adds to its checkpoints, plain data.
 
     Args:
         backbone: inside the trained module.

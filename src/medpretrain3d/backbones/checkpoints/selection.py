@@ -32,7 +32,7 @@ def select(
 
 
 def window(low_hu: float, high_hu: float) -> dict[str, object]:
-    """The config of the window that a publication states, as the card of an encoder file holds it."""
+    """Return the config of the window that a publication states, as the card of an encoder file holds it."""
     return {
         "class_path": "medpretrain3d.store.intensity.Window",
         "init_args": {"low_hu": low_hu, "high_hu": high_hu},

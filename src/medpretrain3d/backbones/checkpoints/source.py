@@ -19,7 +19,7 @@ RUN_CHECKPOINTS = "checkpoints"
 
 
 def locate(source: str | Path) -> Path:
-    """The file of weights, or the folder where it is an encoder file or a detector bundle of this package.
+    """Return the file of weights, or the folder where it is an encoder file or a detector bundle of this package.
 
     Raises:
         UserError: nothing there, no weights in the folder, or several files none of which is preferred.
@@ -44,7 +44,7 @@ def locate(source: str | Path) -> Path:
 
 
 def choose(folder: Path) -> Path:
-    """The file of weights in a folder, or in its only subfolder that holds one (nnU-Net's `fold_0`).
+    """Return the file of weights in a folder, or in its only subfolder that holds one (nnU-Net's `fold_0`).
 
     Raises:
         UserError: none, or several without a preferred one.

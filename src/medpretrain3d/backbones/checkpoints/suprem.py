@@ -20,7 +20,7 @@ STEM = "convInit.conv.weight"
 
 
 def read_suprem(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The encoder of a SuPreM checkpoint, which keeps its network under `net`; None for other files."""
+    """Return the encoder of a SuPreM checkpoint, which keeps its network under `net`; None for other files."""
     if "net" not in raw.content:
         return None
     weights, notes = raw.weights, [UNIT_RANGE, RAS_AXES]

@@ -18,13 +18,13 @@ MERGING_NOTE = (
 
 
 def swin_prefix(weights: Mapping[str, Tensor]) -> str | None:
-    """What stands before the transformer's names, such as `backbone.swinViT.`; None where there is no transformer."""
+    """Return the key prefix of the transformer, such as `backbone.swinViT.`; None where there is no transformer."""
     found = [name.removesuffix(EMBEDDING) for name, value in weights.items() if name.endswith(EMBEDDING)]
     return found[0] if len(found) == 1 and f"{found[0]}layers1.0.blocks.0.norm1.weight" in weights else None
 
 
 def read_swin(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
-    """Architecture, weights and counts of the rest, for a state dict with a Swin transformer below `prefix`."""
+    """Return architecture, weights and counts of the rest, for a state dict with a Swin transformer below `prefix`."""
     own, unused = select(weights, prefix, PARTS)
     own = {name.replace(".mlp.fc", ".mlp.linear"): value for name, value in own.items()}
     feature_size, in_channels, *patch_size = own[EMBEDDING].shape

@@ -22,7 +22,7 @@ VOCO = "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo: volume contrastive learning
 
 
 def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The Swin transformer of a Swin UNETR by MONAI or VoCo; None for other files."""
+    """Return the Swin transformer of a Swin UNETR by MONAI or VoCo; None for other files."""
     weights = _flattened(raw.weights)
     prefix = swin_prefix(weights)
     if prefix is None or prefix.startswith("backbone."):
@@ -40,12 +40,12 @@ def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
 
 
 def _flattened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of MONAI's disruptive autoencoder, `encoder.layers1.0.0.blocks`, without the doubled index."""
+    """Return names of MONAI's disruptive autoencoder, `encoder.layers1.0.0.blocks`, without the doubled index."""
     return {re.sub(r"^encoder\.(layers\d)\.0\.0\.", r"encoder.\1.0.", name): value for name, value in weights.items()}
 
 
 def _publication(is_v2: bool, others: set[str]) -> tuple[str, dict[str, Any], dict[str, Any], list[str]]:
-    """Name, task, preprocessing and papers, told from the heads and decoders beside the transformer."""
+    """Return name, task, preprocessing and papers, told from the heads and decoders beside the transformer."""
     has_decoder = any(part.startswith("decoder") for part in others)
     if is_v2:
         paradigm = "supervised segmentation" if has_decoder else "voco"

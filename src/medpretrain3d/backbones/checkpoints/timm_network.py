@@ -15,7 +15,7 @@ from medpretrain3d.errors import UserError
 
 
 def read_timm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """The network inflated to volumes; None for files without timm's `config.json` beside them.
+    """Return the network inflated to volumes; None for files without timm's `config.json` beside them.
 
     Its three colours stay three channels; a backbone of one channel receives their sum, which is what a grey image in
     all three would have met.
@@ -42,7 +42,7 @@ def read_timm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
 
 
 def _whole(raw: RawCheckpoint, model: str, config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in timm's names of today: it knows how the names of older files have changed.
+    """Return the state dict in timm's names of today: it knows how the names of older files have changed.
 
     The whole network is loaded, because timm leaves what a file lacks at random values when it cuts a network.
     """

@@ -1,4 +1,4 @@
-"""Which scans weights were trained on, in eight bytes each: a later test can say how many of its scans they saw.
+"""Hashes of the scans weights were trained on, eight bytes each: a later test can say how many of its scans they saw.
 
 A scan is known by the hash of its voxels before resampling (`CaseRef.voxels`), the same in stores of any spacing and
 for copies under other names. A hash of that keeps 64 bits: among 300,000 volumes, which take 3.2 MB of a card, a scan
@@ -43,7 +43,7 @@ class VolumesSeen:
 
     @staticmethod
     def of_training(voxels: Iterable[str], with_labels: bool) -> VolumesSeen:
-        """Of one training.
+        """Build the record of one training run.
 
         Args:
             voxels: hash of each training scan, `CaseRef.voxels`.
@@ -54,7 +54,7 @@ class VolumesSeen:
 
     @staticmethod
     def of_encoder(encoder: EncoderFile | None) -> VolumesSeen:
-        """As its card says; unknown where it says nothing, and empty for None, which is random weights.
+        """Read the record in an encoder's card; unknown where it says nothing, empty for None, which is random weights.
 
         Raises:
             UserError: the card's list is damaged.
@@ -67,7 +67,7 @@ class VolumesSeen:
         return VolumesSeen.from_json(document)
 
     def __or__(self, other: VolumesSeen) -> VolumesSeen:
-        """Of weights that were trained on both."""
+        """Return the union of two records, for weights that were trained on both."""
         return VolumesSeen(
             self.with_labels | other.with_labels,
             self.without_labels | other.without_labels,
@@ -78,7 +78,7 @@ class VolumesSeen:
         return len(self.with_labels | self.without_labels)
 
     def among(self, voxels: Mapping[str, str], with_labels: bool = False) -> list[str]:
-        """Those of some cases that were seen; with `with_labels` those whose labels were.
+        """Return those of some cases that were seen; with `with_labels` those whose labels were.
 
         Args:
             voxels: hash of each case's scan, `CaseRef.voxels`, by its id.
@@ -88,7 +88,7 @@ class VolumesSeen:
         return [case_id for case_id, digest in voxels.items() if _truncated(digest) in seen]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: base64 of the sorted hashes."""
+        """Return plain data: base64 of the sorted hashes."""
         return {
             "num_volumes": len(self),
             "with_labels": _packed(self.with_labels),
@@ -98,7 +98,7 @@ class VolumesSeen:
 
     @staticmethod
     def from_json(document: Any) -> VolumesSeen:
-        """Inverse of `to_json`.
+        """Invert `to_json`.
 
         Raises:
             UserError: the list is damaged.

@@ -15,7 +15,7 @@ MAX_BYTES = 2**36
 
 
 def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    """The tensors of a file.
+    """Return the tensors of a file.
 
     Args:
         path: the file.

@@ -19,7 +19,7 @@ from medpretrain3d.inference.writers.writer import RUN_WRITERS
 
 
 def predictions_coco(classes: Sequence[str], predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """The COCO document of all scans; ids count from 1, and `width`, `height`, `depth` are the axes i, j, k."""
+    """Return the COCO document of all scans; ids count from 1, and `width`, `height`, `depth` are the axes i, j, k."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, prediction in enumerate(predictions, start=1):

@@ -17,14 +17,14 @@ VERSION = 1
 
 
 def is_predictions(path: Path) -> bool:
-    """Whether a file begins as `write_json` begins one, or is empty."""
+    """Return whether a file begins as `write_json` begins one, or is empty."""
     with path.open("rb") as file:
         head = file.read(200)
     return not head.strip() or FORMAT.encode() in head
 
 
 def predictions_json(classes: Sequence[str], predictions: Iterable[Prediction]) -> dict[str, Any]:
-    """The predictions document of all scans.
+    """Return the predictions document of all scans.
 
     Raises:
         UserError: two predictions of one case id.

@@ -1,4 +1,4 @@
-"""What an earlier call left in the files of all scans, which a call writes anew."""
+"""Results of an earlier call in the files of all scans, which a call writes anew."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from medpretrain3d.store.nifti_file import write_nifti
 
 
 def mask_path(folder: Path, case: str) -> Path:
-    """Where the instance map of a case lies."""
+    """Return the path of a case's instance map."""
     return folder / "masks" / f"{plain_name(case, 'case id')}.nii.gz"
 
 

@@ -31,7 +31,7 @@ COLORS = (
 
 
 def markups_json(classes: Sequence[str], prediction: Prediction) -> dict[str, Any]:
-    """The markups document of one scan.
+    """Return the markups document of one scan.
 
     A ROI lies along the axes of the scan's voxels, so the box is the one that was found, not the larger hull that
     LPS axes need around it where the scan is oblique.

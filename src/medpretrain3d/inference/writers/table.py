@@ -20,7 +20,7 @@ HEADER = (
 
 
 def predictions_csv(classes: Sequence[str], predictions: Iterable[Prediction]) -> str:
-    """The table of all scans; the header names unit and frame of every column."""
+    """Return the table of all scans; the header names unit and frame of every column."""
     rows = []
     for prediction in predictions:
         for box_mm, box_vox, score, label in zip(

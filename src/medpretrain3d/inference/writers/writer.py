@@ -18,6 +18,6 @@ CASE_WRITERS: Registry[CaseWriter] = Registry("prediction format")
 
 
 def formats() -> list[str]:
-    """Every name that `predict --format` takes, those of this package first."""
+    """Return every name that `predict --format` takes, those of this package first."""
     names = [*RUN_WRITERS.names(), *CASE_WRITERS.names()]
     return list(dict.fromkeys(names))

@@ -32,7 +32,7 @@ __all__ = [
 
 
 def layouts() -> dict[str, Layout]:
-    """Every layout by name, those of plugins included, by rank, those of most signs first."""
+    """Return every layout by name, those of plugins included, by rank, those of most signs first."""
     _register_own()
     found = sorted(REGISTERED.parts().values(), key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
     return {layout.name: layout for layout in found}
@@ -80,7 +80,7 @@ def read_raw(
 
 
 def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
-    """The layout of a folder, by what shows it, and what speaks against others whose names fit."""
+    """Return the layout of a folder, by what shows it, and what speaks against others whose names fit."""
     if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
         raise UserError(f"{raw}: has dataset.json but no imagesTr beside it", f"found\n{tree(raw)}")
     names = glance(raw)

@@ -10,7 +10,7 @@ from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 
 
 def read_abdomenatlas(raw: Path) -> RawDataset:
-    """The scan of every folder BDMAP_<N>; the organ masks in `segmentations` are not read.
+    """Return the scan of every folder BDMAP_<N>; the organ masks in `segmentations` are not read.
 
     Raises:
         Misplaced: no such folder.

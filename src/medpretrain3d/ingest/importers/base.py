@@ -1,4 +1,4 @@
-"""What an importer gives: where the files of each case are and what its annotations mean. No voxel is read."""
+"""Output of an importer: where the files of each case are and what its annotations mean. No voxel is read."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _tables(raw: Path) -> list[Path]:
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    """The rows by column name in lower case.
+    """Return the rows by column name in lower case.
 
     Raises:
         UserError: no column `image`, columns that differ in case only, or a column of classes that is not `label`.
@@ -123,7 +123,7 @@ def _unread(names: Sequence[str]) -> list[str]:
 def _images(
     raw: Path, table: Path, rows: Sequence[Mapping[str, str]], scans: Sequence[RawCase]
 ) -> tuple[dict[str, Path], list[Leftover]]:
-    """The scan that each name in the column `image` means, where it is another than the path of that name."""
+    """Return the scan that each name in the column `image` means, where it is another than the path of that name."""
     place_of = {scan.images[0].relative_to(raw).as_posix(): scan.images[0] for scan in scans}
     written = list(dict.fromkeys(row["image"] for row in rows))
     elsewhere = [name for name in written if not below(raw, name).exists()]
@@ -172,13 +172,13 @@ def _is_ignored(table: Path, row: Mapping[str, str]) -> bool:
 
 
 def _is_bare(row: Mapping[str, str]) -> bool:
-    """Whether a row says nothing of an object. `ignore` says something only with a place."""
+    """Return whether a row says nothing of an object. `ignore` says something only with a place."""
     told = [name for name in row if _PLACE.fullmatch(name) or name in ("label", "diameter_mm", "diameter_vox")]
     return not any(row[name] for name in told)
 
 
 def _mark(table: Path, row: Mapping[str, str], label: int) -> Mark:
-    """The object of a row. In RAS, x and y point the other way, so that lowest and highest change places."""
+    """Return the object of a row. In RAS, x and y point the other way, so that lowest and highest change places."""
     suffix = next((one for one in FRAME_OF if row.get(f"x0_{one}") or row.get(f"x_{one}")), None)
     if suffix is None:
         raise UserError(f"{table}: neither a box (x0_vox, x0_lps_mm, ...) nor a centre (x_vox, ...); row {row}")

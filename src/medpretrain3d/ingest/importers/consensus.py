@@ -24,13 +24,13 @@ class ReaderMark:
 
     @property
     def radius_mm(self) -> float:
-        """Of the sphere with the box's volume."""
+        """Radius in mm of the sphere with the box's volume."""
         edges_mm = np.array(self.box_mm[3:]) - self.box_mm[:3]
         return float(np.prod(edges_mm) ** (1 / 3)) / 2
 
 
 def group_marks(marks: Sequence[ReaderMark]) -> list[list[int]]:
-    """Indices of the marks that are one nodule, nodule by nodule.
+    """Return indices of the marks that are one nodule, nodule by nodule.
 
     Two marks belong together when their centres are closer than the larger of their radii, and so do all marks that are
     linked by such pairs. On LIDC-IDRI this gives the grouping of pylidc for 2,642 of its 2,651 nodules.
@@ -46,5 +46,5 @@ def group_marks(marks: Sequence[ReaderMark]) -> list[list[int]]:
 
 
 def agreement(marks: Sequence[ReaderMark]) -> int:
-    """How many readers marked a nodule; a reader who outlined it in two pieces counts once."""
+    """Count the readers who marked a nodule; a reader who outlined it in two pieces counts once."""
     return len({mark.reader for mark in marks})

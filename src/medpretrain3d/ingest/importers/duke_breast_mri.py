@@ -114,7 +114,7 @@ def _first_phase(raw: Path, mapping: Path) -> dict[str, Path]:
 
 
 def _slice_z_mm(series: Path, slice_number: int) -> float:
-    """The z of the slice with a number, as the file names end on: `1-057.dcm` is slice 57."""
+    """Return the z of the slice with a number, as the file names end on: `1-057.dcm` is slice 57."""
     file = next(
         (path for path in series.glob("*.dcm") if path.stem.split("-")[-1].lstrip("0") == str(slice_number)), None
     )

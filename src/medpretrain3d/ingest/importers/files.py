@@ -16,17 +16,17 @@ from medpretrain3d.store.readers import volume_stem, walk
 
 
 def dicom_series(folder: Path) -> list[Path]:
-    """Every folder at any depth, itself included, that holds .dcm files, in order."""
+    """Return every folder at any depth, itself included, that holds .dcm files, in order."""
     return sorted({path.parent for path in find_files(folder, "*.dcm")})
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
-    """Every file at any depth whose path ends as the pattern says (`case_*/*.xml`), in order; see `walk`."""
+    """Return every file at any depth whose path ends as the pattern says (`case_*/*.xml`), in order; see `walk`."""
     return sorted(path for path in walk(folder) if path.match(pattern))
 
 
 def by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Files by their names without ending, whatever folders they lie in."""
+    """Return files by their names without ending, whatever folders they lie in."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         found[volume_stem(path)].append(path)
@@ -34,7 +34,7 @@ def by_stem(files: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def twice(raw: Path, files: Sequence[Path]) -> str:
-    """What is wrong with several files of one name; empty where there is one, or none."""
+    """Return the error message for several files of one name; empty where there is one, or none."""
     if len(files) < 2:
         return ""
     told = " and ".join(path.relative_to(raw).as_posix() for path in files[:2])
@@ -42,7 +42,7 @@ def twice(raw: Path, files: Sequence[Path]) -> str:
 
 
 def below(root: Path, name: str) -> Path:
-    """A path that a file of the data set names, which must lie below the data set's folder.
+    """Return a path that a file of the data set names, which must lie below the data set's folder.
 
     Raises:
         UserError: it is absolute or leads out of the folder.
@@ -54,7 +54,7 @@ def below(root: Path, name: str) -> Path:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path, columns: Iterable[str] = ()) -> list[Row]:
-    """The rows of a CSV file by column name, stripped; empty rows are left out.
+    """Return the rows of a CSV file by column name, stripped; empty rows are left out.
 
     Raises:
         UserError: the file is missing, no text, or lacks a column.
@@ -72,7 +72,7 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[Row]:
 
 
 def number(path: Path, row: Mapping[str, str], column: str) -> float:
-    """A number out of a row of a CSV file; its decimals may stand behind a comma.
+    """Return a number out of a row of a CSV file; its decimals may stand behind a comma.
 
     Raises:
         UserError: it is none, or not finite.
@@ -88,7 +88,7 @@ def number(path: Path, row: Mapping[str, str], column: str) -> float:
 
 
 def whole(path: Path, row: Mapping[str, str], column: str) -> int:
-    """A whole number out of a row of a CSV file, also where a spreadsheet made `1.0` of it.
+    """Return a whole number out of a row of a CSV file, also where a spreadsheet made `1.0` of it.
 
     Raises:
         UserError: it is none.
@@ -100,7 +100,7 @@ def whole(path: Path, row: Mapping[str, str], column: str) -> int:
 
 
 def flag(value: object, place: str) -> bool:
-    """Whether a cell of a table or a value of a JSON file says yes; an empty one says no.
+    """Return whether a cell of a table or a value of a JSON file says yes; an empty one says no.
 
     Args:
         value: `1`, `true`, `yes` or `0`, `false`, `no` in any case, or a boolean or number.
@@ -141,7 +141,7 @@ def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
 
 
 def tree(folder: Path, depth: int = 2, most: int = 6) -> str:
-    """What a folder holds, two levels deep and a few names per folder, indented."""
+    """Format a folder's content as a tree, two levels deep and a few names per folder, indented."""
     return "\n".join(_branches(folder, depth, most, "  ")) or "  (an empty folder)"
 
 

@@ -16,7 +16,7 @@ LABEL_FOLDER = re.compile(
 
 
 def read_flare(raw: Path) -> RawDataset:
-    """Every scan of a folder whose name does not speak of labels; nnU-Net's `_0000` is dropped.
+    """Return every scan of a folder whose name does not speak of labels; nnU-Net's `_0000` is dropped.
 
     Raises:
         Misplaced: no scan in such a folder.

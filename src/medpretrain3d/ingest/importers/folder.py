@@ -17,7 +17,7 @@ MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "
 
 
 def read_folder(raw: Path) -> RawDataset:
-    """Every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
+    """Return every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
     scans, maps = volumes_below(raw)
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
     cases = (*scans, *(replace(one, problem=problem) for one in maps))

@@ -31,14 +31,14 @@ class ScanIds:
             self._by_plain[_plain(one)].append(one)
 
     def find(self, written: str) -> str | None:
-        """The scan that a table means; None where it is none or may be several."""
+        """Return the scan that a table means; None where it is none or may be several."""
         if written in self.ids:
             return written
         found = self._by_plain.get(_plain(written), [])
         return found[0] if len(found) == 1 else None
 
     def meet(self, table: Path, written: Sequence[str]) -> tuple[dict[str, str], list[Leftover]]:
-        """The scans that the rows of a table mean, and a leftover for each row that means none.
+        """Return the scans that the rows of a table mean, and a leftover for each row that means none.
 
         Args:
             table: for messages.

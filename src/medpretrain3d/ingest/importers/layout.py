@@ -56,16 +56,16 @@ class Layout:
 
     @property
     def documented_in(self) -> str:
-        """Where its section is, or the plugin that it is of."""
+        """Location of the layout's documentation, or the plugin that it is of."""
         plugin = plugin_of(self.read.__module__)
         return f"docs/datasets.md#{self.name}" if plugin is None else f"plugin {plugin}"
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether a folder with these names in it, as `glance` gives them, looks like this layout."""
+        """Return whether a folder with these names in it, as `glance` gives them, looks like this layout."""
         return all(any(_fits(sign, name) for name in names) for sign in self.signs)
 
     def shown(self, names: Sequence[str]) -> str:
-        """The first name for each sign, by which the layout was recognised."""
+        """Return the first name for each sign, by which the layout was recognised."""
         return ", ".join(dict.fromkeys(next(name for name in names if _fits(sign, name)) for sign in self.signs))
 
     def open(self, raw: Path, options: Mapping[str, str] | None = None) -> RawDataset:
@@ -109,7 +109,7 @@ REGISTERED: Registry[Layout] = Registry("data set")
 
 
 def register_layout(layout: Layout) -> Layout:
-    """Have `prepare` and `datasets` know a layout.
+    """Register a layout, so that `prepare` and `datasets` know it.
 
     Raises:
         UserError: another has its name.
@@ -125,7 +125,7 @@ def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
 
 
 def need(path: Path) -> Path:
-    """A file or folder that has to be there.
+    """Return a file or folder that has to be there.
 
     Raises:
         Misplaced: it is not.

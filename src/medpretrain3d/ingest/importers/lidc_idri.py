@@ -77,7 +77,7 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
 
 
 def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """Objects and ignore regions of one scan's reading."""
+    """Return objects and ignore regions of one scan's reading."""
     outlines: list[ReaderMark] = []
     boxes: list[BoxMark] = []
     objects: list[Mark] = []
@@ -100,7 +100,7 @@ def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], t
 
 
 def _mean(boxes: list[BoxMark]) -> BoxMark:
-    """The mean box. A mean of slices need not be one: the nearest of those that some reader chose is taken."""
+    """Return the mean box. A mean of slices need not be one: the nearest of those that some reader chose is taken."""
     low, high = (np.mean([getattr(box, end) for box in boxes], axis=0).tolist() for end in ("low", "high"))
     slices_mm = sorted({z_mm for box in boxes for z_mm in (box.low[2], box.high[2])})
     first, last = (min(slices_mm, key=lambda z_mm: abs(z_mm - mean[2])) for mean in (low, high))
@@ -108,7 +108,7 @@ def _mean(boxes: list[BoxMark]) -> BoxMark:
 
 
 def _roi(roi: ET.Element, point: str = "edgeMap") -> tuple[np.ndarray, float]:
-    """Points (N, 2) of an outline as column and row, and the z of its slice in mm."""
+    """Return points (N, 2) of an outline as column and row, and the z of its slice in mm."""
     points = [[float(_text(edge, "xCoord")), float(_text(edge, "yCoord"))] for edge in roi.iter(point)]
     if not points:
         raise UserError(f"a LIDC reading has a {roi.tag} without {point}; download the XML files again")
@@ -124,7 +124,7 @@ def _box(rois: list[tuple[np.ndarray, float]]) -> BoxMark:
 
 
 def _in_mm(box: BoxMark, slices_mm: list[float]) -> tuple[float, ...]:
-    """Nearly in millimetres, which is enough to tell which outlines are one nodule."""
+    """Return nearly in millimetres, which is enough to tell which outlines are one nodule."""
     planes = np.unique(slices_mm)
     thickness_mm = float(np.diff(planes).min()) if len(planes) > 1 else 1.0
     low, high = np.array(box.low), np.array(box.high)
@@ -134,7 +134,7 @@ def _in_mm(box: BoxMark, slices_mm: list[float]) -> tuple[float, ...]:
 
 
 def _point(points: np.ndarray, z_mm: float) -> SphereMark:
-    """The region around a finding of which one point is marked."""
+    """Return the region around a finding of which one point is marked."""
     column, row = (points[0] + 0.5).tolist()
     return SphereMark((column, row, z_mm), POINT_MM, "slices")
 
@@ -160,7 +160,7 @@ def _text(element: ET.Element, name: str) -> str:
 
 
 def _series_uid(folder: Path) -> str:
-    """Of a series whose folder has another name; from the header of its first file."""
+    """Read the UID of a series whose folder has another name, from the header of its first file."""
     return header_text(min(folder.glob("*.dcm")), "0020|000e")
 
 

@@ -67,7 +67,7 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
 def _spheres(
     table: Path, scans: ScanIds, unknown_diameter_mm: float | None = None
 ) -> tuple[defaultdict[str, list[Mark]], list[Leftover]]:
-    """The spheres of each scan, and the rows that meet none."""
+    """Return the spheres of each scan, and the rows that meet none."""
     rows = read_csv(table, COLUMNS)
     scan_of, unmet = scans.meet(table, [row["seriesuid"] for row in rows])
     spheres: defaultdict[str, list[Mark]] = defaultdict(list)

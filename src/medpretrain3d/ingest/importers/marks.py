@@ -34,7 +34,7 @@ class BoxMark:
     """Class from 0; of no meaning in an ignore region."""
 
     def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxMark:
-        """The box with its axes in another order and direction."""
+        """Return the box with its axes in another order and direction."""
         ends = np.array([self.low, self.high])[:, list(order)] * signs
         (x0, y0, z0), (x1, y1, z1) = np.sort(ends, axis=0).tolist()
         return replace(self, low=(x0, y0, z0), high=(x1, y1, z1))
@@ -63,7 +63,7 @@ class SphereMark:
     label: int = 0
 
     def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereMark:
-        """The sphere with its axes in another order and direction."""
+        """Return the sphere with its axes in another order and direction."""
         x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
         return replace(self, center=(x, y, z))
 
@@ -86,7 +86,7 @@ Mark = BoxMark | SphereMark
 
 
 def boxes_of(marks: Sequence[Mark], grid: Grid) -> np.ndarray:
-    """Boxes (N, 6) float64 of marks in voxels of the file's grid.
+    """Return boxes (N, 6) float64 of marks in voxels of the file's grid.
 
     Raises:
         Unusable: as `BoxMark.box_vox`.

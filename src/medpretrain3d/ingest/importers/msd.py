@@ -59,7 +59,7 @@ def _layout(name: str) -> Layout:
 
 
 def _other_labels(dataset: Mapping[str, Any], label_names: Mapping[int, str]) -> str:
-    """Where `dataset.json` calls its labels otherwise than the task's does; empty where it does not."""
+    """Return how the labels of `dataset.json` differ from the task's; empty where they do not."""
     labels = dataset.get("labels")
     pairs = labels.items() if isinstance(labels, dict) else ()
     # MSD writes value -> name, nnU-Net name -> value.

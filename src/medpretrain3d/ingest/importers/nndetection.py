@@ -49,7 +49,7 @@ def _descriptions(raw: Path) -> list[Path]:
 
 
 def _is_description(path: Path) -> bool:
-    """A description, or the classes of the instances in one label map."""
+    """Return a description, or the classes of the instances in one label map."""
     return str(path) in DESCRIPTIONS or (path.parent.name == "labelsTr" and path.suffix == ".json")
 
 

@@ -43,7 +43,7 @@ def read_nnunet(raw: Path, fold: int = 0) -> RawDataset:
 
 
 def read_description(raw: Path) -> dict[str, Any]:
-    """What `dataset.json` says.
+    """Read the dataset description, `dataset.json`.
 
     Raises:
         Misplaced: it, or the folder of images, is missing.
@@ -54,7 +54,7 @@ def read_description(raw: Path) -> dict[str, Any]:
 
 
 def described(path: Path, content: object) -> dict[str, Any]:
-    """The content of a description, which has to be an object.
+    """Return the content of a description, which has to be an object.
 
     Raises:
         UserError: it is something else.
@@ -73,7 +73,7 @@ def list_cases(
     fold: int = 0,
     tables: Sequence[Path] = (),
 ) -> RawDataset:
-    """The cases of imagesTr, labelsTr, imagesTs and labelsTs below a folder.
+    """Return the cases of imagesTr, labelsTr, imagesTs and labelsTs below a folder.
 
     Raises:
         Misplaced: there is no imagesTr.
@@ -111,7 +111,7 @@ def list_cases(
 
 
 def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
-    """In the order of their numbers; numbers and names may change places, as those of labels may."""
+    """Return the channel names in the order of their numbers; these may change places, as those of labels may."""
     channels = dataset.get("channel_names") or dataset.get("modality") or dataset.get("modalities") or {}
     if not isinstance(channels, dict):
         return ()
@@ -126,7 +126,7 @@ def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
 def classes_of(
     path: Path, dataset: Mapping[str, Any], has_background: bool = True
 ) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Names of the classes in the order of their values, and the class of each value.
+    """Return names of the classes in the order of their values, and the class of each value.
 
     Args:
         path: of the description, for messages.
@@ -202,7 +202,7 @@ def _case(
 
 
 def _label_files(folder: Path, case_id: str) -> list[Path]:
-    """The label maps of a case; links that lead nowhere are there as well, and reading them says so."""
+    """Return the label maps of a case; links that lead nowhere are there as well, and reading them says so."""
     paths = [folder / f"{case_id}{ending}" for ending in VOLUME_ENDINGS]
     return [path for path in paths if path.is_file() or path.is_symlink()]
 
@@ -225,7 +225,7 @@ def _object_rule(raw: Path, dataset: Mapping[str, Any]) -> ObjectRule:
 
 
 def _folds(path: Path, known: Mapping[str, Any]) -> tuple[tuple[dict[str, tuple[str, ...]], ...], list[Leftover]]:
-    """The folds of the splits file, and its ids without files, which may be those of a part of the data set."""
+    """Return the folds of the splits file, and its ids without files, which may be those of a part of the data set."""
     folds = read_json(path)
     folds = [folds] if isinstance(folds, dict) else folds
     strangers: list[str] = []

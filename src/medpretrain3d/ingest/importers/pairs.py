@@ -18,7 +18,7 @@ _SIDES = frozenset(("images", "imagestr", "imagests", "imgs", "img", "image", "s
 
 
 def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
-    """Every label map with its one scan, at any depth; scans without a label map are unlabelled.
+    """Return every label map with its one scan, at any depth; scans without a label map are unlabelled.
 
     Both names have the same words, but for `seg`, `mask`, `label` or the like in one and at most one word in the other,
     as `ct` or `image`. A label map of no further word belongs to the only scan of its folder. Folders such as `images`
@@ -45,7 +45,7 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
 
 
 def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
-    """The label maps of each scan by its id, and those without one scan, which are cases with a problem."""
+    """Return the label maps of each scan by its id, and those without one scan, which are cases with a problem."""
     same_words, one_more = defaultdict(list), defaultdict(list)
     for scan in scans:
         place, words = _place(scan), _words(scan)
@@ -79,13 +79,13 @@ def _case(scan: RawCase, maps: Sequence[RawCase], names: Sequence[str]) -> RawCa
 
 
 def _place(case: RawCase) -> tuple[str, ...]:
-    """The folders of a case, without those that tell scans from label maps."""
+    """Return the folders of a case, without those that tell scans from label maps."""
     folders = case.id.lower().split("__")[:-1]
     return tuple(name for name in folders if name not in _SIDES and not LABEL_MAP.fullmatch(name))
 
 
 def _words(case: RawCase) -> tuple[str, ...]:
-    """The words of a case's name without the one that says that it is a label map."""
+    """Return the words of a case's name without the one that says that it is a label map."""
     words = words_of(case.id.split("__")[-1])
     for end, rest in ((0, words[1:]), (-1, words[:-1])):
         if words and LABEL_MAP.fullmatch(words[end]):
@@ -94,7 +94,7 @@ def _words(case: RawCase) -> tuple[str, ...]:
 
 
 def _without_one(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The words without each one that is no number in turn."""
+    """Return the words without each one that is no number in turn."""
     return (words[:place] + words[place + 1 :] for place, word in enumerate(words) if not word.isdigit())
 
 

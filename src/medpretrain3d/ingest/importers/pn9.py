@@ -74,7 +74,7 @@ def read_pn9(raw: Path) -> RawDataset:
 
 
 def read_array(path: Path) -> Volume:
-    """One scan: grey values (1, D, H, W) or (D, H, W) at 1 mm, taken as running to superior, posterior and left.
+    """Return one scan: grey values (1, D, H, W) or (D, H, W) at 1 mm, taken as running to superior, posterior and left.
 
     Raises:
         UserError: the file is no such array; a pickled one is refused, for it could run code.

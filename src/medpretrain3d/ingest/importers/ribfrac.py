@@ -63,7 +63,7 @@ def read_ribfrac(raw: Path) -> RawDataset:
 
 
 def _files(raw: Path, what: str) -> dict[str, list[Path]]:
-    """`RibFrac<N>-<what>.nii.gz` by `RibFrac<N>`."""
+    """Return `RibFrac<N>-<what>.nii.gz` by `RibFrac<N>`."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in find_files(raw, f"RibFrac*-{what}.nii.gz"):
         found[path.name.removesuffix(f"-{what}.nii.gz")].append(path)

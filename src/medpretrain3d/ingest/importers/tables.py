@@ -18,12 +18,12 @@ _AXIS = r"(^|[^a-z]|coord|pos|cent(er|re)|world|voxel){axis}($|[^a-z]|min|max|co
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The CSV files directly in a folder."""
+    """Return the CSV files directly in a folder."""
     return sorted(path for path in walk(folder, is_deep=False) if path.suffix.lower() in ENDINGS and path.is_file())
 
 
 def columns_of(path: Path) -> list[str]:
-    """The names of a table's columns; none where it is no table."""
+    """Return the names of a table's columns; none where it is no table."""
     try:
         rows = read_rows(path, "correct it")
     except UserError:
@@ -32,18 +32,18 @@ def columns_of(path: Path) -> list[str]:
 
 
 def holds_places(path: Path) -> bool:
-    """Whether a table's columns look like coordinates along x, y and z, as `coordX` or `xmin`."""
+    """Return whether a table's columns look like coordinates along x, y and z, as `coordX` or `xmin`."""
     names = [name.lower() for name in columns_of(path) if not _NO_PLACE.search(name.lower())]
     return all(any(re.search(_AXIS.format(axis=axis), name) for name in names) for axis in "xyz")
 
 
 def is_description(path: Path) -> bool:
-    """Whether a document is called as nnU-Net and nnDetection call the description of a data set."""
+    """Return whether a document is called as nnU-Net and nnDetection call the description of a data set."""
     return path.stem.lower() == "dataset" and path.suffix.lower() in (".json", ".yaml", ".yml")
 
 
 def holds_objects(path: Path, beside_label_maps: bool = False) -> str:
-    """What in a table or document looks like objects or their classes; empty where nothing does.
+    """Return why a table or document seems to hold objects or their classes; empty where nothing looks like it.
 
     Args:
         path: the file.

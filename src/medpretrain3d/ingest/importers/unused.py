@@ -1,4 +1,4 @@
-"""What lies in a raw folder and enters no case."""
+"""Unused files: the content of a raw folder that enters no case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medpretrain3d.store.readers.dicom import ENDINGS as DICOM_ENDINGS
 
 
 def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftover]:
-    """Volumes, DICOM files and tables that were not read, and folders that could not be gone into.
+    """Return volumes, DICOM files and tables that were not read, and folders that could not be gone into.
 
     Args:
         raw: the folder.
@@ -60,6 +60,6 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
 
 
 def _is_near(path: Path, raw: Path, dataset: RawDataset) -> bool:
-    """Whether a document lies where one of a data set would: directly in the folder, or in one without cases; a
+    """Return whether a document lies where one of a data set would: directly in the folder, or in one without cases; a
     description anywhere below a folder that was read by names alone."""
     return path.parent == raw or dataset.layout == "folder" or (dataset.layout == "pairs" and is_description(path))

@@ -83,13 +83,13 @@ def check_there(path: Path) -> None:
 
 
 def volume_ending(path: Path) -> str:
-    """The known ending of a file's name, in lower case; empty where it has none."""
+    """Return the known ending of a file's name, in lower case; empty where it has none."""
     name = Path(path).name.lower()
     return next((ending for ending in VOLUME_ENDINGS if name.endswith(ending)), "")
 
 
 def volume_stem(path: Path) -> str:
-    """A volume's file name without its ending, a folder's or slice's name as it is."""
+    """Return a volume's file name without its ending, a folder's or slice's name as it is."""
     name = Path(path).name
     return name[: len(name) - len(volume_ending(path))]
 
@@ -100,7 +100,7 @@ def find_volumes(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def source_files(path: Path) -> list[Path]:
-    """Every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series.
+    """Return every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series.
 
     Raises:
         Unusable: the file is missing, or the header is damaged.

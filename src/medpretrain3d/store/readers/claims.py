@@ -31,7 +31,7 @@ _BLOCK_BYTES = 2**22
 
 
 class Readable(Protocol):
-    """What bytes are read from."""
+    """Interface of a binary stream to read from."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
@@ -48,7 +48,7 @@ class Claim:
 
     @property
     def num_bytes(self) -> int:
-        """Of the voxels, uncompressed."""
+        """Size of the voxels in bytes, uncompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def check(self, stored: int, is_compressed: bool) -> None:

@@ -69,7 +69,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def find_series(root: Path) -> list[Series]:
-    """Every series of a folder and the folders below it, in the order of folders and first files.
+    """Return every series of a folder and the folders below it, in the order of folders and first files.
 
     Raises:
         MissingLibrary: SimpleITK.
@@ -114,7 +114,7 @@ def read_dicom(path: Path) -> Scan:
 
 
 def series_of(path: Path) -> Series:
-    """The series in a folder, or the one that a file belongs to.
+    """Return the series in a folder, or the one that a file belongs to.
 
     Raises:
         MissingLibrary: SimpleITK.
@@ -153,7 +153,7 @@ def _by_series(folder: Path, files: Sequence[Path], is_strict: bool) -> list[Ser
 
 @dataclass(frozen=True)
 class _Head:
-    """What decides where a slice lies."""
+    """Header fields that determine the position of a slice."""
 
     file: Path
     size: tuple[int, int]
@@ -255,7 +255,7 @@ def _header(file: Path) -> Any:
 
 
 def _pixels(file: Path) -> np.ndarray:
-    """(column, row), rescaled."""
+    """Return (column, row), rescaled."""
     reader = _header(file)
     try:
         pixels = _simpleitk().GetArrayFromImage(reader.Execute())
@@ -265,7 +265,7 @@ def _pixels(file: Path) -> np.ndarray:
 
 
 def header_text(file: Path, tag: str) -> str:
-    """The text of one element, as `0020|000e`; asked for by importers that have to tell series or slices apart.
+    """Return the text of one element, as `0020|000e`; asked for by importers that have to tell series or slices apart.
 
     Raises:
         UserError: SimpleITK is missing.

@@ -63,7 +63,7 @@ def check_elements(path: Path) -> None:
 
 
 def _value(content: mmap.mmap, place: int, tag: int, is_explicit: bool) -> tuple[int, int]:
-    """Where the value of an element begins, and its length."""
+    """Return the offset and the length of an element's value."""
     kind = bytes(content[place + 4 : place + 6])
     if is_explicit and tag >> 16 != 0xFFFE and kind in _SHORT:
         return place + 8, int.from_bytes(content[place + 6 : place + 8], "little")

@@ -11,7 +11,7 @@ MAX_HEADER_BYTES = 2**20
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, int]]:
-    """The lines of a header, each with the number of the byte behind it.
+    """Return the lines of a header, each with the number of the byte behind it.
 
     Raises:
         Unusable: the header does not end within 1 MiB.
@@ -24,7 +24,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def numbers(path: Path, header: Mapping[str, str], key: str, default: list[float] | None = None) -> list[float]:
-    """The numbers of a field.
+    """Return the numbers of a field.
 
     Raises:
         Unusable: the field is missing and has no default, or holds something else than numbers.
@@ -38,12 +38,12 @@ def numbers(path: Path, header: Mapping[str, str], key: str, default: list[float
 
 
 def flag(header: Mapping[str, str], key: str) -> bool:
-    """Whether a field says yes."""
+    """Return whether a field says yes."""
     return header.get(key, "").lower() in ("true", "1")
 
 
 def file_beside(path: Path, name: str) -> Path:
-    """The file a header names, which must lie beside the header or below it.
+    """Return the file a header names, which must lie beside the header or below it.
 
     Raises:
         Unusable: it lies elsewhere, is a list of several, or is missing.

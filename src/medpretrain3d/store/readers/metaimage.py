@@ -66,7 +66,7 @@ def read_metaimage(path: Path) -> Scan:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files that make up a scan: the header, and the voxels where they lie beside it.
+    """Return the files that make up a scan: the header, and the voxels where they lie beside it.
 
     Raises:
         Unusable: no MetaImage file, or its voxels are missing.
@@ -76,7 +76,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
-    """The header's values, and the number of the byte behind it."""
+    """Return the header's values, and the number of the byte behind it."""
     header = {}
     for line, end in read_lines(path):
         key, is_pair, value = line.partition("=")
@@ -89,7 +89,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _affine(path: Path, header: dict[str, str], num_axes: int, shape: Sequence[int]) -> np.ndarray:
-    """In MetaImage each row of the matrix is the direction of one axis; ITK's world is LPS."""
+    """Compute the affine: in MetaImage each row of the matrix is the direction of one axis; ITK's world is LPS."""
 
     def first(keys: tuple[str, ...], default: list[float]) -> np.ndarray:
         key = next((key for key in keys if key in header), keys[0])

@@ -74,7 +74,7 @@ def read_nrrd(path: Path) -> Scan:
 
 
 def data_files(path: Path) -> list[Path]:
-    """The files that make up a scan: the header, and the voxels where they lie beside it.
+    """Return the files that make up a scan: the header, and the voxels where they lie beside it.
 
     Raises:
         Unusable: no NRRD file, or its voxels are missing.
@@ -84,7 +84,7 @@ def data_files(path: Path) -> list[Path]:
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
-    """The header's fields in lower case, and the number of the byte behind it."""
+    """Return the header's fields in lower case, and the number of the byte behind it."""
     header: dict[str, str] = {}
     end = 0
     for line, end in read_lines(path):
@@ -114,7 +114,7 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype:
 
 
 def _affine(path: Path, header: dict[str, str], sizes: Sequence[int]) -> tuple[np.ndarray, int | None]:
-    """Affine to LPS mm, and the axis of the channels, which has no direction."""
+    """Return affine to LPS mm, and the axis of the channels, which has no direction."""
     space = header.get("space", "lps").lower()
     if space not in _SPACES:
         raise Unusable(f"{path}: space is none of {', '.join(_SPACES)}; export it in LPS", "geometry")
@@ -146,5 +146,5 @@ def _vectors(path: Path, header: dict[str, str]) -> list[list[float]]:
 
 
 def _vector(text: str) -> list[float]:
-    """`(1,0,0)` as numbers; none for `none`."""
+    """Return `(1,0,0)` as numbers; none for `none`."""
     return [float(value) for value in text.strip("()").split(",")] if text.startswith("(") else []

@@ -1,4 +1,4 @@
-"""What every reader gives: the voxels of one file or series, and where they lie."""
+"""Output of every reader: the voxels of one file or series, and their geometry."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Scan:
 
     @property
     def grid(self) -> Grid:
-        """Of the file, in its own array order."""
+        """Grid of the file, in its own array order."""
         return Grid((self.voxels.shape[1], self.voxels.shape[2], self.voxels.shape[3]), self.affine_lps)
 
 
 def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The affine, unless no scanner writes such a one, or its voxels are no boxes.
+    """Return the affine, unless no scanner writes such a one, or its voxels are no boxes.
 
     Args:
         path: for messages.
@@ -93,7 +93,7 @@ def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.n
 
 
 def _shear(axes: np.ndarray, shape: Sequence[int]) -> tuple[float, float]:
-    """How far later axes (3, 3; the last one is the stack's) are from being at right angles to earlier ones.
+    """Compute the shear of axes (3, 3; the last one is the stack's): their deviation from right angles to earlier ones.
 
     Returns:
         The largest shift along an earlier axis over the whole of a later one, in voxels, and that angle in degrees.
@@ -108,7 +108,7 @@ def _shear(axes: np.ndarray, shape: Sequence[int]) -> tuple[float, float]:
 
 
 def spatial_shape(path: Path, sizes: list[int]) -> tuple[tuple[int, int, int], int]:
-    """Sizes of a header's axes as a shape (i, j, k) and a number of channels, which the fourth axis holds.
+    """Return sizes of a header's axes as a shape (i, j, k) and a number of channels, which the fourth axis holds.
 
     Raises:
         Unusable: a size below 1, fewer than three axes, or more than the channels of one scan.

@@ -23,7 +23,7 @@ def regular_order(
     size: tuple[int, int],
     are_equal: Callable[[int, int], bool],
 ) -> tuple[list[int], np.ndarray]:
-    """Order slices along their normal; nothing is filled in or interpolated.
+    """Return order slices along their normal; nothing is filled in or interpolated.
 
     Args:
         path: of the series, for messages.

@@ -14,7 +14,7 @@ ARCHIVE_LEFTOVERS = "__MACOSX"
 def walk(
     folder: Path, passed_over: Callable[[Path, str], None] = lambda path, reason: None, is_deep: bool = True
 ) -> Iterator[Path]:
-    """Regular files at any depth, and links that lead nowhere, which are for the reader of the file to name.
+    """Return regular files at any depth, and links that lead nowhere, which are for the reader of the file to name.
 
     Links to folders are followed, into each folder once. Hidden files and folders, `__MACOSX`, pipes and devices are
     left out.
