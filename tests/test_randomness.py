@@ -13,7 +13,7 @@ from medpretrain3d.objectives.voco import crop_seeds
 from medpretrain3d.processes import among_lowest
 from medpretrain3d.randomness import counter_random, derived_seeds, draw_bits, random_at, row_seeds, sample_seeds
 from tests.tiny import tiny_backbone
-from tests.tiny_objectives import TINY_OBJECTIVES
+from tests.tiny_objectives import TINY_OBJECTIVES, default_backbone
 
 CPU = torch.device("cpu")
 
@@ -99,8 +99,8 @@ def test_checkpointing_drops_the_same_branches_again(cls):
 @pytest.mark.parametrize("cls", TINY_OBJECTIVES)
 def test_no_objective_draws_from_the_generator_of_the_process(cls):
     tiny = TINY_OBJECTIVES[cls]
-    has_transformer = "ViT anisotropic" in tiny.backbones
-    name = "ViT anisotropic" if has_transformer else tiny.backbones[0]
+    name = default_backbone(cls, "ViT anisotropic")
+    has_transformer = name == "ViT anisotropic"
     torch.manual_seed(0)
     backbone = ViT("XXS", patch_size=(4, 8, 8), drop_path=0.5) if has_transformer else tiny_backbone(name)
     objective = tiny.make(backbone)

@@ -1,9 +1,13 @@
-"""One tiny example of every backbone: what the contract tests of backbones, objectives and detectors are built from."""
+"""Tiny examples of every backbone: what the contract tests of backbones, objectives and detectors are built from.
+
+A class that is not named here has one by its own `tiny`: a new backbone is tested by existing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 
@@ -18,23 +22,44 @@ from medpretrain3d.backbones import (
     ResNet3D,
     SegResNet,
     SwinUNETR,
+    TokenBackbone,
     TokenPyramid,
     ViT,
 )
+from medpretrain3d.registry import known_classes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tiny:
     """How a class is built small.
 
-    `make` takes `in_channels` and `checkpointing`. `shape` is an input with another size along each axis; the finest
-    feature maps are 4 long along D, since torch's bf16 convolutions on the CPU are wrong on maps of 2.
+    `make` takes `in_channels` and `checkpointing`. `given_shape` is an input with another size along each axis; the
+    finest feature maps are 4 long along D, since torch's bf16 convolutions on the CPU are wrong on maps of 2.
     """
 
     make: Callable[..., Backbone]
-    shape: tuple[int, int, int]
-    has_anisotropic_strides: bool = False
-    """Whether the example steps differently along D."""
+    given_shape: tuple[int, int, int] | None = None
+    has_anisotropic_strides: bool | None = False
+    """Whether the example steps differently along D; None where nobody says."""
+
+    @cached_property
+    def strides(self) -> list[tuple[int, int, int]]:
+        with torch.device("meta"):
+            return [level.stride for level in self.make().levels]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """An input with another size along each axis."""
+        return self.given_shape or self.cells(4, 2, 3)
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """A small patch that holds two cells of the coarsest level."""
+        return self.cells(2, 2, 2)
+
+    def cells(self, *counts: int) -> tuple[int, int, int]:
+        d, h, w = (count * step for count, step in zip(counts, self.strides[-1], strict=True))
+        return (d, h, w)
 
 
 ANISOTROPIC = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (1, 2, 2)]
@@ -85,6 +110,11 @@ TINY_BACKBONES: dict[str, Tiny] = {
     "ViT anisotropic": Tiny(lambda **options: ViT("XXS", patch_size=(4, 8, 8), **options), (8, 16, 24), True),
     "TokenPyramid": Tiny(lambda **options: TokenPyramid(ViT("XXS", patch_size=(8, 8, 8), **options)), (32, 16, 48)),
 }
+BASES = (Backbone, TokenBackbone)
+_named = {name.split()[0].partition("-")[0] for name in TINY_BACKBONES}
+for _cls in known_classes(Backbone).values():
+    if _cls not in BASES and _cls.__name__ not in _named:
+        TINY_BACKBONES[_cls.__name__] = Tiny(partial(_cls, **_cls.tiny), has_anisotropic_strides=None)
 
 
 def tiny_backbone(name: str = "ResEnc", **options: object) -> Backbone:

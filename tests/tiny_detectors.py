@@ -1,4 +1,7 @@
-"""One tiny example of every detector, for the tests that ask the same of all of them."""
+"""One tiny example of every detector, for the tests that ask the same of all of them.
+
+A class that is not named here has one by its own `tiny`: a new detector is tested by existing.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.registry import known_classes
 
 ANCHORS = AnchorGrid([[(6, 6, 6), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])
 TINY_DETECTORS: dict[type[Detector], Any] = {
@@ -27,6 +31,9 @@ TINY_DETECTORS: dict[type[Detector], Any] = {
         encoder_layers=1,
         decoder_layers=2,
     ),
+}
+TINY_DETECTORS |= {
+    cls: partial(cls, **cls.tiny) for cls in known_classes(Detector).values() if cls not in TINY_DETECTORS
 }
 
 

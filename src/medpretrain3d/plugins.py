@@ -151,8 +151,8 @@ def check_required(place: str, required: object) -> tuple[str, ...]:
         load_plugins()
         plugin, told = _loaded.get(module) or plugin_of(module), f"{distribution or module} {version}".strip()
         if plugin is None:
-            found = "" if _is_there(module) else "which is not installed (install it if you trust it), "
-            raise UserError(f"{place}: needs the plugin {told}, {found}and which is not loaded; give {OPTION} {module}")
+            missing = "not loaded;" if _is_there(module) else "not installed; install it if you trust it, and"
+            raise UserError(f"{place}: needs the plugin {told}, which is {missing} give {OPTION} {module}")
         if (plugin.version or "") != version:
             notes.append(f"made with the plugin {told}, here is {plugin}: what it computes may differ")
     return tuple(notes)

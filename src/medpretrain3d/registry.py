@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -84,7 +85,7 @@ def class_of_plugin(path: str) -> type | None:
     """Return the class of a loaded plugin by its full name; imports nothing that a file names."""
     load_plugins()
     cls = _classes.get(path)
-    return cls if cls is not None and plugin_of(cls.__module__) else None
+    return cls if cls is not None and plugin_of(cls.__module__) and _is_in_module(cls) else None
 
 
 def known_classes(base: type[T]) -> dict[str, type[T]]:
@@ -96,11 +97,16 @@ def known_classes(base: type[T]) -> dict[str, type[T]]:
     load_plugins()
     found: dict[str, type[T]] = {}
     for cls in _classes.values():
-        if issubclass(cls, base) and cls is not base and is_known(cls.__module__):
+        if issubclass(cls, base) and cls is not base and is_known(cls.__module__) and _is_in_module(cls):
             other = found.setdefault(cls.__name__, cls)
             if other is not cls:
                 raise UserError(f"{cls.__name__}: is in {other.__module__} and in {cls.__module__}; rename one of them")
     return found
+
+
+def _is_in_module(cls: type) -> bool:
+    """Whether a class is found by its name, as one of a function or of an example in a docstring is not."""
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
 
 
 def is_own(module: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 
 import pytest
 import torch
@@ -13,23 +14,22 @@ from medpretrain3d import detection, objectives
 from medpretrain3d.boxes import Targets
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import Detector
-from medpretrain3d.objectives import Objective
+from medpretrain3d.objectives import MAE, Objective
 from tests.tiny import TINY_BACKBONES, tiny_backbone
 from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
-from tests.tiny_objectives import PAIRS, TINY_OBJECTIVES, tiny_objective
+from tests.tiny_objectives import PAIRS, PATCHES, TINY_OBJECTIVES, refusal, tiny_objective
+
+DETECTORS = list(TINY_DETECTORS)
+
+
+def test_every_class_of_the_package_has_its_tiny_example():
+    assert set(TINY_DETECTORS) == exported(detection, Detector)
+    assert set(TINY_OBJECTIVES) == exported(objectives, Objective)
 
 
 def exported(package, base):
     classes = [getattr(package, name) for name in package.__all__]
-    return [cls for cls in classes if inspect.isclass(cls) and issubclass(cls, base) and cls is not base]
-
-
-OBJECTIVES = exported(objectives, Objective)
-DETECTORS = exported(detection, Detector)
-
-
-def test_every_detector_has_its_tiny_example():
-    assert set(TINY_DETECTORS) == set(DETECTORS)
+    return {cls for cls in classes if inspect.isclass(cls) and issubclass(cls, base) and cls is not base}
 
 
 def image(count: int = 2) -> torch.Tensor:
@@ -50,12 +50,11 @@ def crops(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return batch["image"] if "image" in batch else batch["base"]
 
 
-def test_every_objective_has_its_tiny_example():
-    assert set(TINY_OBJECTIVES) == set(OBJECTIVES)
-
-
 @pytest.mark.parametrize(("cls", "name"), PAIRS, ids=[f"{cls.__name__} {name}" for cls, name in PAIRS])
-def test_objectives_train_every_parameter_and_repeat_themselves(cls, name):
+def test_objectives_refuse_a_backbone_or_train_every_parameter_and_repeat_themselves(cls, name):
+    if told := refusal(cls, name):
+        assert re.search(r"use|pretrain", told), "says what to take instead"
+        return
     objective = tiny_objective(cls, name)
     batch = TINY_OBJECTIVES[cls].batch(name, 5)
     out = objective(batch)
@@ -65,6 +64,18 @@ def test_objectives_train_every_parameter_and_repeat_themselves(cls, name):
     assert all(volume.ndim == 3 and not volume.requires_grad for volume in out.preview.values())
     for size, step in zip(crops(batch).shape[-3:], objective.patch_stride, strict=True):
         assert size % step == 0
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_backbone_is_trained_by_most_objectives(name):
+    takes_it = [cls for cls in TINY_OBJECTIVES if not refusal(cls, name)]
+    assert MAE in takes_it
+    assert len(takes_it) > len(TINY_OBJECTIVES) / 3
+
+
+@pytest.mark.parametrize("cls", TINY_OBJECTIVES)
+def test_an_objective_trains_several_kinds_of_backbones(cls):
+    assert len([name for name in PATCHES if not refusal(cls, name)]) > 2
 
 
 @pytest.mark.parametrize("cls", DETECTORS)

@@ -90,7 +90,7 @@ def test_without_the_package_one_line_says_what_to_name(place):
         ),
     )
     assert told.count("exit code 2") == 4
-    assert told.count("needs the plugin my_package 0.1.0, and which is not loaded; give --plugins my_package") == 3
+    assert told.count("needs the plugin my_package 0.1.0, which is not loaded; give --plugins my_package") == 3
     assert "plugin nowhere: not found" in told
     assert "Traceback" not in told
 
@@ -132,9 +132,7 @@ def test_what_no_file_could_name_is_refused_before_training(place, tmp_path, sta
     for name, module in (("PlainNet", "network"), ("Denoising", "objective"), ("CenterNet", "detector")):
         recipe = recipe.replace(f"class_path: {name}", f"class_path: my_package.{module}.{name}")
     (tmp_path / "recipe.yaml").write_text(recipe.replace("data/my_scans", str(place / "data" / "my_scans")))
-    told = call(
-        *(tmp_path, "-m", stage, "fit", "--config", "recipe.yaml", f"--model.{key}", value, *QUICK), expect=2
-    )
+    told = call(*(tmp_path, "-m", stage, "fit", "--config", "recipe.yaml", f"--model.{key}", value, *QUICK), expect=2)
     assert said in told
     assert "Traceback" not in told
     assert not (tmp_path / "runs").exists()

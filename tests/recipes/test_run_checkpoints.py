@@ -12,8 +12,7 @@ from medpretrain3d import cli
 from medpretrain3d.backbones import read_encoder
 from medpretrain3d.errors import UserError
 from pretrain import __main__ as pretrain_program
-from tests.tiny import tiny_backbone
-from tests.tiny_objectives import TINY_OBJECTIVES
+from tests.tiny_objectives import TINY_OBJECTIVES, tiny_objective
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN
 
@@ -76,7 +75,6 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_what_to_do(runs, tmp
 
 @pytest.mark.parametrize("cls", TINY_OBJECTIVES)
 def test_every_objective_holds_its_backbone_where_checkpoints_say(cls):
-    tiny = TINY_OBJECTIVES[cls]
-    objective = tiny.make(tiny_backbone(tiny.backbones[0]))
+    objective = tiny_objective(cls)
     named = {name.removeprefix("backbone.") for name in objective.state_dict() if name.startswith("backbone.")}
     assert named == objective.backbone.state_dict().keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -38,7 +38,9 @@ class Backbone(Configurable, nn.Module):
     """A 3D encoder. Subclasses set `levels` (finest first) and return one tensor per level.
 
     `forward` maps an image (B, C, D, H, W) to L tensors (B, C_l, D / s_d, H / s_h, W / s_w); D, H and W are multiples
-    of the coarsest stride.
+    of the coarsest stride. The constructor takes `in_channels` and `checkpointing`, and builds everything from its
+    arguments alone. Every parameter gets a gradient when all levels are used; nothing is drawn but from `draw_bits`;
+    features are close under bf16 autocast; `torch.export` can trace it.
 
     Example:
         >>> import torch
@@ -65,6 +67,8 @@ class Backbone(Configurable, nn.Module):
     """Paper of the architecture: authors, year, identifier."""
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
     """Constructor arguments of the sizes worth listing: the published ones and those of ours for small machines."""
+    tiny: ClassVar[Mapping[str, Any]] = {}
+    """Constructor arguments of a network of some thousand parameters, of which every contract test is asked."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return one feature map per level, finest first."""

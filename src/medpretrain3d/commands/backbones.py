@@ -10,11 +10,11 @@ import argparse
 
 import torch
 
-from medpretrain3d import backbones
 from medpretrain3d.backbones import Backbone, Level
 from medpretrain3d.backbones.cost import cost
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
+from medpretrain3d.registry import known_classes
 from medpretrain3d.values import Count
 
 
@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _families(names: list[str]) -> list[type[Backbone]]:
-    known = {name: getattr(backbones, name) for name in backbones.__all__}
-    families = {name: cls for name, cls in known.items() if isinstance(cls, type) and issubclass(cls, Backbone)}
-    listed = {name: cls for name, cls in families.items() if cls.sizes}
+    listed = {name: cls for name, cls in sorted(known_classes(Backbone).items()) if cls.sizes}
     if unknown := [name for name in names if name not in listed]:
         raise UserError(f"no backbone family {', '.join(unknown)}; known are {', '.join(listed)}")
     return [listed[name] for name in names or listed]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,14 @@ logger = logging.getLogger(__name__)
 class Detector(Configurable, nn.Module):
     """A network that finds boxes. Subclasses set `backbone` and `num_classes` and implement the two verbs.
 
+    The constructor takes `backbone` and `num_classes` first; the others have defaults or are in `tiny`. Where it takes
+    `detections_per_image` or `score_threshold`, no more boxes of an image are given, and none of a lower score. A
+    backbone with too few levels is refused by a `UserError`.
+
     Every trainable parameter receives a gradient from `losses`, also when no image holds an object: distributed
-    training then needs no search for unused parameters.
+    training then needs no search for unused parameters. What is found in an ignore region, and is no object, costs
+    less than elsewhere, and nothing in a loss called `classification`. `valid_targets` and `finite_predictions` drop
+    and count what is no box and what is not finite; neither ends a step.
 
     Example:
         >>> from medpretrain3d.backbones import ResEnc
@@ -32,6 +40,8 @@ class Detector(Configurable, nn.Module):
 
     backbone: Backbone
     num_classes: int
+    tiny: ClassVar[Mapping[str, Any]] = {}
+    """Arguments beside `backbone` and `num_classes` of a small one, of which every contract test is asked."""
     num_invalid_boxes: int = 0
     """Target boxes dropped so far because they had no extent or were not finite; worth logging."""
     num_invalid_predictions: int = 0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -48,7 +48,14 @@ class Objective(Configurable, nn.Module):
     """A pretraining task around a backbone: batch in, loss and named scalars out.
 
     Whatever is thrown away after pretraining (decoders, projectors) lives here, never in the backbone. Random choices
-    come from `batch["seed"]` alone, so a run can be repeated and resumed.
+    come from `batch["seed"]` alone, so a run can be repeated and resumed. Every parameter that wants a gradient gets
+    one in every step, also when the batch has one sample of each kind.
+
+    The first argument of the constructor is the backbone, the others have defaults or are in `tiny`.
+
+    Raises:
+        UserError: by the constructor, where it cannot train a backbone of that kind; says which one or which other
+            objective to use.
 
     Example:
         >>> import torch
@@ -73,6 +80,8 @@ class Objective(Configurable, nn.Module):
     """The family that studies compare; the method is the name of the class."""
     views: ClassVar[tuple[str, ...]] = ()
     """Names of the classes of `data.views` it can be fed by; empty for any."""
+    tiny: ClassVar[Mapping[str, Any]] = {}
+    """Arguments beside the backbone of a small objective, of which every contract test is asked."""
     patch_stride: tuple[int, int, int]
     """The patch (D, H, W) must be a multiple of this."""
 

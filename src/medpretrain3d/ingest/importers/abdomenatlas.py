@@ -37,5 +37,16 @@ LAYOUTS = (
         wanted="  RAW/**/BDMAP_00000001/ct.nii.gz   (segmentations/ beside it is not read)",
         signs=("**/BDMAP_*/ct.nii.gz",),
         read=read_abdomenatlas,
+        page="""\
+Abdominal CTs of many hospitals (Qu et al., 2023; Li et al., 2024); 5,195 public ones in AbdomenAtlas1.0Mini.
+Get it: the data set AbdomenAtlas/AbdomenAtlas1.0Mini.
+Licence: CC BY-NC-SA 4.0.
+Errata: gathered from public sets, MSD, LiTS, KiTS, BTCV, FLARE and TotalSegmentator among them: an encoder pretrained
+on it has seen their test scans.
+
+```
+RAW/BDMAP_00000001/ct.nii.gz
+RAW/BDMAP_00000001/segmentations/*.nii.gz     not read
+```""",
     ),
 )

@@ -214,5 +214,27 @@ LAYOUTS = (
         signs=(_is_table,),
         read=read_boxes_csv,
         contradiction=lambda raw: "" if _tables(raw) else "-",
+        page="""\
+Scans of any format and a table of boxes, or of centres and diameters. The columns' names say the frame.
+
+```
+RAW/boxes.csv       any other name will do for a .csv or .tsv file with these columns
+RAW/**
+```
+
+| columns | meaning |
+|---|---|
+| `image` | path of the scan below RAW, a folder for a DICOM series; a row with no more is a scan without objects |
+| `label` | name of the class; without this column every object is an `object` |
+| `x0_F y0_F z0_F x1_F y1_F z1_F` | the box, lowest corner first |
+| `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter |
+| `ignore` | 1, true or yes for an ignore region; 0, false, no or nothing for an object; any other word is an error |
+| `patient`, `split` | optional, the same in every row of a scan; split is train, val or test |
+
+Columns may be written in any case; one that names classes is called `label`, another name for it is an error.
+
+F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm` (DICOM,
+ITK) or `ras_mm` (NIfTI, 3D Slicer). Scans that no row names are unlabelled. Semicolons or tabs may part the cells,
+decimals may have commas.""",
     ),
 )

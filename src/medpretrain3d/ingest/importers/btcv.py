@@ -70,5 +70,17 @@ LAYOUTS = (
   RAW/Testing/img/img0061.nii.gz      (without labels, may be missing)""",
         signs=("**/img/img[0-9]*.nii.gz", "**/label/label[0-9]*.nii.gz"),
         read=read_btcv,
+        page="""\
+Thirteen abdominal organs in 30 CTs, 20 more without labels (Landman et al., 2015). All voxels of an organ are one
+object.
+Get it: synapse.org, syn3193805, file RawData.zip (registration).
+Licence: the terms of the Synapse project.
+Errata: left and right kidney and adrenal gland are different classes: the recipe does not mirror left and right.
+
+```
+RAW/Training/img/img0001.nii.gz
+RAW/Training/label/label0001.nii.gz
+RAW/Testing/img/img0061.nii.gz
+```""",
     ),
 )

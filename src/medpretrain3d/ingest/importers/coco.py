@@ -122,5 +122,17 @@ LAYOUTS = (
         signs=("annotations.json",),
         read=read_coco,
         contradiction=_contradiction,
+        page="""\
+Scans and a JSON file in the manner of COCO with a third axis.
+
+```
+RAW/annotations.json
+  images       [{"id": 1, "file_name": "a.nii.gz", "patient": "p1", "split": "val"}]
+  categories   [{"id": 1, "name": "nodule"}]
+  annotations  [{"image_id": 1, "category_id": 1, "bbox": [x, y, z, width, height, depth], "iscrowd": 0}]
+  frame        "voxels" (default), "lps_mm" or "ras_mm"
+```
+
+`patient` and `split` may be missing. `iscrowd` 1 is an ignore region, an image without annotations a negative.""",
     ),
 )

@@ -44,5 +44,16 @@ LAYOUTS = (
   RAW/dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz   (may be missing)""",
         signs=("**/train*/train_[0-9]*/train_[0-9]*/train_*.nii.gz",),
         read=read_ct_rate,
+        page="""\
+50,188 reconstructions of 25,692 non-contrast chest CTs of 21,304 patients (Hamamci et al., 2024).
+Get it: the data set ibrahimhamamci/CT-RATE (registration).
+Licence: CC BY-NC-SA 4.0.
+Errata: headers of the first release are wrong in part; `train_fixed` and `valid_fixed` are the corrected scans and
+outrank `train` and `valid` where both are there. Users report scans of the head among them.
+
+```
+RAW/dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz      reconstruction 1 of scan a of patient 1
+RAW/dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz
+```""",
     ),
 )

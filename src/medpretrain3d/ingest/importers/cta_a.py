@@ -69,5 +69,17 @@ LAYOUTS = (
   RAW/aneurysm_seg.csv   (subset, id, hospital, cta_img_file, aneurysm_seg_file; may be missing)""",
         signs=("**/cta_img/*.nii*", "**/ane_seg/*.nii*"),
         read=read_cta_a,
+        page="""\
+Intracranial aneurysms in CT angiographies, the Large IA Segmentation data set (Bo et al., 2021).
+Get it: Zenodo record 6801398.
+Licence: as that record says; the code is for non-commercial academic research.
+Errata: none known to us. The tree below is that of the authors' code (MeteorsHub/GLIA-Net); the archive itself was
+not at hand.
+
+```
+RAW/cta_img/P001.nii.gz
+RAW/ane_seg/P001.nii.gz
+RAW/aneurysm_seg.csv      subset,id,hospital,cta_img_file,aneurysm_seg_file; subset is train, eval or test
+```""",
     ),
 )

@@ -134,5 +134,21 @@ LAYOUTS = (
   RAW/{MAPPING}.xlsx   (or .csv)""",
         signs=(f"**/{BOXES}*",),
         read=read_duke_breast_mri,
+        page="""\
+One box around the largest tumour in 922 breast MRIs (Saha et al., 2018).
+Get it: The Cancer Imaging Archive, collection Duke-Breast-Cancer-MRI: images, `Annotation_Boxes.xlsx` and
+`Breast-Cancer-MRI-filepath_filename-mapping.xlsx`. The tables are read with the extra `tables`, or exported as .csv
+without it.
+Licence: CC BY-NC 4.0.
+Errata: further tumours carry no box. Series run in either direction; slices are counted as the files are numbered.
+Taken as counted from 1 with both ends inside. Values have no unit, as in all MR.
+
+```
+RAW/**/Breast_MRI_001/<study>/<series>/1-001.dcm
+RAW/Annotation_Boxes.xlsx
+RAW/Breast-Cancer-MRI-filepath_filename-mapping.xlsx
+```
+
+Only the first contrast phase (`post_1`), on which the boxes were drawn, is prepared.""",
     ),
 )

@@ -41,5 +41,17 @@ LAYOUTS = (
   RAW/**/labels/...                 (folders of labels are not read)""",
         signs=("**/*FLARE*",),
         read=read_flare,
+        page="""\
+Corpora laid out as those of the FLARE challenges (Ma et al., 2024): folders of scans beside folders of labels, which
+are not read.
+Get it: the site of the challenge's year, as flare22.grand-challenge.org.
+Licence: that of the challenge's year.
+Errata: the labelled scans of 2022 are those of MSD Pancreas.
+
+```
+RAW/**/images/FLARE22_Tr_0001_0000.nii.gz
+RAW/**/labels/FLARE22_Tr_0001.nii.gz               not read
+RAW/**/FLARE22_UnlabeledCase1-1000/Case_00001_0000.nii.gz
+```""",
     ),
 )

@@ -65,6 +65,16 @@ LAYOUTS = (
   ...""",
         signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/aggregated_MAJ_seg.nii.gz",),
         read=read_kits21,
+        page="""\
+Kidney tumours and cysts in 300 CTs (Heller et al., 2021). Values: 1 kidney (no object), 2 tumour, 3 cyst.
+Get it: the repository of the challenge, kits21.kits-challenge.org, whose script downloads the images.
+Licence: CC BY-NC-SA 4.0.
+Errata: the cases are those of KiTS19, newly labelled, and part of KiTS23: do not train on one and test on another.
+
+```
+RAW/kits21/data/case_00000/imaging.nii.gz
+RAW/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz      or --option labels=aggregated_OR_seg.nii.gz
+```""",
     ),
     Layout(
         name="kits23",
@@ -76,5 +86,15 @@ LAYOUTS = (
   ...""",
         signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/segmentation.nii.gz",),
         read=read_kits23,
+        page="""\
+The same with 489 training cases, ids 0 to 299 and 400 to 588.
+Get it: the repository of the challenge, kits23.kits-challenge.org, whose script downloads the images.
+Licence: CC BY-NC-SA 4.0.
+Errata: holds all cases of KiTS21.
+
+```
+RAW/dataset/case_00000/imaging.nii.gz
+RAW/dataset/case_00000/segmentation.nii.gz
+```""",
     ),
 )

@@ -46,6 +46,9 @@ class Layout:
     """What in a folder's content says that it is not of this layout though its names fit; empty where nothing does. A
     `-` says so without being worth telling."""
 
+    page: str = ""
+    """Markdown of its section in docs/datasets.md, below the heading: where to get it, licence, errata, tree."""
+
     @property
     def rank(self) -> int:
         """Layouts of a lower rank are preferred where several fit: named detection data sets, layouts with a file that

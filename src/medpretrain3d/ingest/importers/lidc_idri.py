@@ -174,5 +174,25 @@ LAYOUTS = (
   RAW/**/*.xml                                (readings, beside the images or from LIDC-XML-only.zip)""",
         signs=("**/LIDC-IDRI-*/", "**/*.xml"),
         read=read_lidc_idri,
+        page="""\
+Lung nodules in 1,018 CTs of 1,010 patients, outlined by up to four readers (Armato et al., 2011).
+Get it: The Cancer Imaging Archive, collection LIDC-IDRI, with the readings (`LIDC-XML-only.zip`, or beside the
+images).
+Licence: CC BY 3.0.
+Errata: eight patients have two CTs; they stay in one fold. Chest radiographs in the tree are left out. Some series
+lack slices or have two at one place; `prepare` quarantines those with the reason.
+
+```
+RAW/LIDC-IDRI/LIDC-IDRI-0001/<study>/<series>/*.dcm
+RAW/**/*.xml
+```
+
+`--option min_readers=3` is the agreement level, 1 to 4 (3 is LUNA16's). **Consensus rule:** two outlines are one
+nodule when their centres are closer than the larger radius of the two, and so are all outlines that such pairs
+connect; the readers of a group are counted once each; the box is the mean of the outlines' boxes, from the first to
+the last slice nearest to the mean. On all 1,018 scans the grouping is that of pylidc for more than 99 % of 2,651
+nodules (`tests/ingest/test_dicom_importers.py`). Nodules of fewer readers, nodules below 3 mm and non-nodules become
+ignore regions, points with a diameter of 10 mm. Outlines run on the first pixel outside the nodule, so a box ends one
+pixel before them.""",
     ),
 )

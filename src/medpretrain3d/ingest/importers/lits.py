@@ -52,5 +52,18 @@ LAYOUTS = (
   RAW/**/test-volume-<N>.nii    (70, without labels, may be missing)""",
         signs=("**/volume-[0-9]*.nii*", "**/segmentation-[0-9]*.nii*"),
         read=read_lits,
+        page="""\
+LiTS as originally released (Bilic et al., 2023): 131 CTs with labels, 70 without. Values: 1 liver (no object), 2
+tumour.
+Get it: competitions.codalab.org, competition 17094 (registration).
+Licence: CC BY-NC-ND 4.0.
+Errata: a mask whose affine is not that of its volume is quarantined rather than guessed at. Cases without a tumour
+are kept as negatives. The 131 cases are those of `msd_liver`.
+
+```
+RAW/Training Batch 1/volume-0.nii, segmentation-0.nii
+RAW/Training Batch 2/volume-28.nii, segmentation-28.nii
+RAW/**/test-volume-0.nii
+```""",
     ),
 )

@@ -102,5 +102,24 @@ LAYOUTS = (
   RAW/subset9""",
         signs=("annotations.csv", "subset*/*.mhd"),
         read=read_luna16,
+        page="""\
+Lung nodules in 888 CTs of LIDC-IDRI (Setio et al., 2017): 1,186 nodules of at least 3 mm that three of four readers
+accepted.
+Get it: luna16.grand-challenge.org; Zenodo records 3723295 (subsets 0 to 6) and 4121926 (7 to 9).
+`annotations_excluded.csv` is in `evaluationScript.zip`.
+Licence: CC BY 4.0; the images are LIDC-IDRI's, CC BY 3.0.
+Errata: excluded findings of unknown size have a diameter of -1, taken as 10 mm as in the official evaluation. Some
+scans run to the right and front (negative direction in the .mhd header), which their world coordinates respect. The
+release does not say which scans are of one patient.
+
+```
+RAW/annotations.csv               seriesuid,coordX,coordY,coordZ,diameter_mm   (LPS mm)
+RAW/annotations_excluded.csv      the same columns
+RAW/subset0/<seriesuid>.mhd, .raw
+...
+RAW/subset9
+```
+
+Fold k tests on subset k, validates on subset k + 1 and trains on the other eight.""",
     ),
 )

@@ -26,6 +26,44 @@ TASKS = {
 """Per task: its folder, the class, what the values of its label maps mean, and what its dataset.json calls them."""
 
 
+PAGES = {
+    "liver": """\
+Task 3 of the Medical Segmentation Decathlon (Antonelli et al., 2022), 131 CTs with labels. Values: 1 liver (no
+object), 2 cancer.
+Get it: medicaldecathlon.com, Task03_Liver.
+Licence: CC BY-SA 4.0.
+Errata: the cases are those of LiTS; do not mix the two.
+
+```
+RAW/dataset.json
+RAW/imagesTr/liver_0.nii.gz
+RAW/labelsTr/liver_0.nii.gz
+RAW/imagesTs/liver_132.nii.gz     without labels
+```""",
+    "lung": """\
+Task 6, 63 CTs with labels. Values: 1 cancer.
+Get it: medicaldecathlon.com, Task06_Lung. The tree is that of `msd_liver`, `lung_001.nii.gz`.
+Licence: CC BY-SA 4.0.
+Errata: none known to us.""",
+    "pancreas": """\
+Task 7, 281 CTs with labels. Values: 1 pancreas (no object), 2 cancer.
+Get it: medicaldecathlon.com, Task07_Pancreas. The tree is that of `msd_liver`, `pancreas_001.nii.gz`.
+Licence: CC BY-SA 4.0.
+Errata: FLARE's labelled cases come from here.""",
+    "hepatic_vessel": """\
+Task 8, 303 CTs with labels. Values: 1 vessel (no object), 2 tumour.
+Get it: medicaldecathlon.com, Task08_HepaticVessel. The tree is that of `msd_liver`, `hepaticvessel_001.nii.gz`.
+Licence: CC BY-SA 4.0.
+Errata: none known to us.""",
+    "colon": """\
+Task 10, 126 CTs with labels. Values: 1 primary colon cancer.
+Get it: medicaldecathlon.com, Task10_Colon. The tree is that of `msd_liver`, `colon_001.nii.gz`.
+Licence: CC BY-SA 4.0.
+Errata: none known to us.""",
+}
+"""Per task: its section of docs/datasets.md."""
+
+
 def _layout(name: str) -> Layout:
     folder, class_name, class_of_value, label_names = TASKS[name]
 
@@ -55,6 +93,7 @@ def _layout(name: str) -> Layout:
         signs=("dataset.json", f"imagesTr/{prefix}_[0-9]*.nii.gz", f"labelsTr/{prefix}_[0-9]*.nii.gz"),
         read=read,
         contradiction=contradiction,
+        page=PAGES[name],
     )
 
 

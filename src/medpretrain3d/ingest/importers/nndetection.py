@@ -75,5 +75,18 @@ LAYOUTS = (
         signs=(_is_description, _is_images),
         read=read_nndetection,
         contradiction=_contradiction,
+        page="""\
+An nnDetection task: instance maps, and the class of each instance in a JSON file per case. Classes count from 0.
+
+```
+RAW/dataset.json                                {"labels": {"0": "nodule"}, "modalities": {"0": "CT"}, ...}
+RAW/raw_splitted/imagesTr/case_0_0000.nii.gz
+RAW/raw_splitted/labelsTr/case_0.nii.gz, case_0.json      {"instances": {"1": 0}}
+RAW/raw_splitted/imagesTs, labelsTs
+```
+
+`dataset.yaml` will do as well, the folders may lie beside it, and RAW may be `raw_splitted` itself.
+
+Its folds are a pickle, which could run code and is not read; give them as `raw_splitted/splits.json`.""",
     ),
 )

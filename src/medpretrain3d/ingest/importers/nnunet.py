@@ -265,5 +265,8 @@ LAYOUTS = (
   RAW/imagesTs, RAW/labelsTs   (the test split, may be missing)""",
         signs=("dataset.json", "imagesTr/"),
         read=read_nnunet,
+        page="""\
+The layout of nnU-Net and of the Medical Segmentation Decathlon, see [data.md](data.md). A value named `ignore` marks
+ignore regions.""",
     ),
 )

@@ -109,5 +109,22 @@ LAYOUTS = (
   RAW/**/<name>.nii.gz              the scan, or <name>_ct, <name>_image, <name>_flair, ...""",
         signs=(is_label_map,),
         read=read_pairs,
+        page="""\
+Scans with label maps beside them, told apart by their names, at any depth.
+
+```
+RAW/**/p1_seg.nii.gz          a label map: seg, segmentation, mask, label, annotation or gt, first or last in the name
+RAW/**/p1_instances.nii.gz    or an instance map, each value an object of one class
+RAW/**/p1_ct.nii.gz           its scan: the same words and at most one more, which is no number
+RAW/p2/image.nii.gz, RAW/p2/mask.nii.gz          or the only scan of a folder; RAW/p2/ct/*.dcm will do
+RAW/images/p3.nii.gz, RAW/labels/p3.nii.gz       or in folders beside each other
+```
+
+`--option classes=liver,tumor` names the values 1, 2, ...; without it there is one class, `object`, of value 1. An
+object is a connected component, or with `--objects labels` all voxels of a value. A value without a name quarantines
+its case, as does a label map without a scan or with several that it could be of. Scans without a label map are
+unlabelled. Where all scans are called `ct`, `flair`, `t1` and so on, that names the channel and so says whether
+values are HU. For anything else, anatomy around tumours or several channels of other names, write a `dataset.json`
+(nnunet).""",
     ),
 )

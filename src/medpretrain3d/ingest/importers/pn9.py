@@ -107,5 +107,19 @@ LAYOUTS = (
   RAW/{FOLDER}/train.txt, val.txt, test.txt   (RAW itself will do)""",
         signs=("**/train_anno.csv", "**/test_anno.csv"),
         read=read_pn9,
+        page="""\
+40,439 lung nodules in 8,798 CTs (Mei et al., 2021), given as boxes. Nine kinds of nodule, used as one class.
+Get it: the authors' repository, mj129/SANet, names the archives; take the .npy files.
+Licence: non-commercial research only.
+Errata: published at 1 mm as grey values 0 to 255. The window is not stated; -1200 to 600 HU is assumed, as is that
+the axes run to superior, posterior and left. The authors' own code leaves out 09184, 05181, 07121, 00805 and 08832 in
+training. Nodules that other sets would draw as one are at times listed as two on neighbouring slices.
+
+```
+RAW/**/00000_zoom.npy                                        (1, D, H, W)
+RAW/split_full_with_nodule_9classes/train_anno.csv           pid,nodule_class,xmin,xmax,ymin,ymax,zmin,zmax,...
+RAW/split_full_with_nodule_9classes/test_anno.csv
+RAW/split_full_with_nodule_9classes/train.txt, val.txt, test.txt
+```""",
     ),
 )

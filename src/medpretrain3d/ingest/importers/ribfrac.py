@@ -81,5 +81,18 @@ LAYOUTS = (
   RAW/**/RibFrac<N>-label.nii.gz   (the archives, unpacked anywhere below RAW)""",
         signs=("**/ribfrac-*-info*.csv",),
         read=read_ribfrac,
+        page="""\
+About 5,000 rib fractures in 660 CTs (Jin et al., 2020): 420 for training, 80 for validation, 160 for testing without
+labels.
+Get it: ribfrac.grand-challenge.org; Zenodo records 3893508 and 3893498 (training), 3893496 (validation), 3993380
+(test).
+Licence: CC BY-NC 4.0.
+Errata: code -1 is a fracture of undefined type, kept as a fracture. None else known to us.
+
+```
+RAW/ribfrac-train-info-1.csv, ribfrac-train-info-2.csv, ribfrac-val-info.csv   public_id,label_id,label_code
+RAW/**/RibFrac1-image.nii.gz
+RAW/**/RibFrac1-label.nii.gz      a value per fracture
+```""",
     ),
 )

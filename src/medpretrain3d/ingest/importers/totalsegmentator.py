@@ -62,6 +62,16 @@ LAYOUTS = (
   RAW/meta.csv                   (split; may be missing)""",
         signs=("s[0-9][0-9][0-9][0-9]/ct.nii.gz", "s[0-9]*/segmentations/"),
         read=read_totalsegmentator,
+        page="""\
+1,228 CTs of all body regions (Wasserthal et al., 2023). The masks of organs, one file each, are not read.
+Get it: Zenodo record 10047292 (version 2).
+Licence: CC BY 4.0.
+Errata: scans are resampled to 1.5 mm.
+
+```
+RAW/s0000/ct.nii.gz
+RAW/meta.csv              image_id;...;split
+```""",
     ),
     Layout(
         name="totalsegmentator_examples",
@@ -71,5 +81,10 @@ LAYOUTS = (
         wanted="  RAW/<name>.nii.gz beside RAW/<name>_seg<N>.nii.gz",
         signs=("example_ct*.nii.gz", "example_ct*_seg[0-9]*.nii.gz"),
         read=read_totalsegmentator,
+        page="""\
+The example scans of the program of the same name: `<name>.nii.gz` beside `<name>_seg<N>.nii.gz`, which is not read.
+Get it: the program's repository, wasserth/TotalSegmentator.
+Licence: Apache-2.0.
+Errata: the label maps are the program's output, no annotation.""",
     ),
 )
