@@ -96,6 +96,15 @@ def test_what_is_right_or_cannot_be_judged_passes(words):
     look("pretrain", "--config", "smoke", *words.split())
 
 
+def test_a_recipe_that_names_plugins_may_name_their_classes(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("{model: {objective: {class_path: Theirs}}, plugins: [theirs]}")
+    look("pretrain", "--config", str(tmp_path / "recipe.yaml"))
+    look("pretrain", "--plugins", "theirs", "--model.objective", "Theirs")
+    (tmp_path / "recipe.yaml").write_text("model: {objective: {class_path: Theirs}}")
+    with pytest.raises(UserError, match="unknown class 'Theirs'"):
+        look("pretrain", "--config", str(tmp_path / "recipe.yaml"))
+
+
 def test_signatures_are_those_of_the_classes():
     for stage in CLASSES:
         importlib.import_module(f"{stage}.cli")

@@ -56,6 +56,7 @@ class Precheck:
             UserError: a key, class or value is none that can be meant.
         """
         self._source = source
+        self._has_plugins |= bool(document.get("plugins"))
         for name, value in _named(document):
             if name == "trainer" and isinstance(value, Mapping):
                 self._trainer(value)
