@@ -16,8 +16,8 @@ from medpretrain3d.backbones import (
     origin,
     read_encoder,
 )
-from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
-from medpretrain3d.configurable import plugins_in, to_config
+from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
+from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
@@ -50,7 +50,7 @@ class PretrainModule(Checked, L.LightningModule):
     ) -> None:
         super().__init__()
         check_rebuildable(objective.backbone)
-        self.plugins = plugins_in(to_config(objective))
+        self.plugins = check_described(objective)
         self.objective = objective
         self.optim = optim
         self.encoder = read_encoder(init_from, init_options) if init_from else None

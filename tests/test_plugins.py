@@ -12,11 +12,14 @@ import torch
 
 from medpretrain3d import cli, plugins, registry
 from medpretrain3d.backbones import Backbone, ResEnc, load_encoder, read_encoder, save_encoder
-from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
+from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import from_config, plugins_in, to_config
+from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference import load_bundle, save_bundle
 from medpretrain3d.plugins import VARIABLE, check_required, load_plugin, loaded_plugins, take_plugins
 from medpretrain3d.registry import Registry, known_classes
+from medpretrain3d.store.preprocessing import Preprocessing
 
 NETWORK = """
 import torch
@@ -223,6 +226,31 @@ def test_what_its_arguments_do_not_make_again_is_refused_before_training(monkeyp
     monkeypatch.setattr(Hidden, "extra", False)
     with pytest.raises(UserError, match=r"make another network than the one here: 1 tensors missing \(extra_bias\)"):
         check_rebuildable(network)
+
+
+def test_an_argument_that_is_no_plain_data_is_refused_before_training(package):
+    name = package(
+        other="from .net import Net\nclass Other(Net):\n    def __init__(self, x=None):\n        super().__init__()\n",
+        init="from . import other",
+    )
+    load_plugin(name)
+    other = known_classes(Backbone)["Other"]
+    assert check_described(other()) == plugins_in(to_config(other()))
+    with pytest.raises(UserError, match="Other: could not be read .* object cannot be written as plain data"):
+        check_rebuildable(other(x=object()))
+
+
+def test_a_backbone_of_ours_is_read_out_of_a_bundle_without_the_plugin_of_its_detector(tmp_path):
+    detector = FCOS(ResEnc("XXS"), 1, fpn_channels=8)
+    save_bundle(tmp_path / "bundle", detector, ["x"], Preprocessing((16, 16, 16)))
+    path = tmp_path / "bundle" / "bundle.json"
+    document = json.loads(path.read_text())
+    document["plugins"] = [{"module": "no_such_package", "distribution": "no-such-package", "version": "1"}]
+    document["detector"]["class_path"] = "no_such_package.Net"
+    path.write_text(json.dumps(document))
+    assert read_encoder(tmp_path / "bundle").architecture["init_args"]["preset"] == "XXS"
+    with pytest.raises(UserError, match="needs the plugin no-such-package 1, which is not installed"):
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_class_of_a_script_is_refused_before_training(monkeypatch):

@@ -91,7 +91,15 @@ def plugins_in(value: Any) -> list[dict[str, Any]]:
     Raises:
         UserError: a class is neither of `medpretrain3d` nor of a loaded plugin.
     """
-    return required_plugins(cls.__module__ for cls in _classes_in(value))
+    return required_plugins(_class(path).__module__ for path in class_paths(value))
+
+
+def class_paths(value: Any) -> list[str]:
+    """Full names of the classes that configs anywhere in plain data name."""
+    if isinstance(value, Mapping):
+        own = [str(value["class_path"])] if "class_path" in value else []
+        return own + [path for item in value.values() for path in class_paths(item)]
+    return [path for item in value for path in class_paths(item)] if isinstance(value, list | tuple) else []
 
 
 def _class(path: str) -> type:
@@ -121,13 +129,6 @@ def _no_plugin(path: str) -> str:
         f"class_path '{path}': a file may only name classes of medpretrain3d and of plugins that are loaded; give "
         f"{OPTION} {package} if you trust it (docs/extending.md)"
     )
-
-
-def _classes_in(value: Any) -> list[type]:
-    if isinstance(value, Mapping):
-        own = [_class(str(value["class_path"]))] if "class_path" in value else []
-        return own + [cls for item in value.values() for cls in _classes_in(item)]
-    return [cls for item in value for cls in _classes_in(item)] if isinstance(value, list | tuple) else []
 
 
 def _plain(value: Any) -> Any:

@@ -63,7 +63,7 @@ class StageParser(CommandParser, LightningArgumentParser):
         """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
         recipe = read_recipe(Path(path))
         named = recipe.get("plugins")
-        for module in named if isinstance(named, list) else []:
+        for module in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
             load_plugin(str(module))  # before the names of its classes are looked up
         if BASE in recipe:
             return self.parse_string(recipe_text(recipe), *args, **kwargs)
@@ -117,7 +117,7 @@ class StageCLI(LightningCLI):
         """The run's place, and one seed for everything."""
         parser.add_argument(
             "--plugins",
-            type=list[str],
+            type=str | list[str],
             default=[],
             help="packages of your own whose classes the recipe names (docs/extending.md); repeatable",
         )

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
+from medpretrain3d.configurable import class_paths
 from medpretrain3d.documents import SCHEMA, Artifact, Text
 from medpretrain3d.plugins import check_required
 
@@ -57,8 +58,12 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         UserError: the bundle is incomplete or damaged, or needs a plugin that is not loaded.
     """
     document = BUNDLE_DOCUMENT.read(folder / "bundle.json")
-    notes = check_required(str(folder / "bundle.json"), document.get("plugins"))
     detector, provenance, sha256 = document["detector"], document["provenance"], document["weights_sha256"]
+    paths = class_paths(detector["init_args"]["backbone"])  # a plugin of the detector alone is not needed
+    needed = [
+        one for one in document.get("plugins", []) if any(path.startswith(f"{one.get('module')}.") for path in paths)
+    ]
+    notes = check_required(str(folder / "bundle.json"), needed)
     weights = read_weights(folder / "detector.safetensors", sha256)
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
     # Sorted, since safetensors hands out tensors in an order that changes from call to call.

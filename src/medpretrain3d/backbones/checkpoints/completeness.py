@@ -38,21 +38,34 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
 
 
+def check_described(part: Configurable) -> list[dict[str, Any]]:
+    """Refuse what the file that a run writes at its end could not name.
+
+    Returns:
+        The plugins that it is of, as a file names them.
+
+    Raises:
+        UserError: it has a class of no loaded plugin, or an argument that is no plain data.
+    """
+    try:
+        return plugins_in(json.loads(json.dumps(to_config(part))))
+    except (TypeError, UserError) as error:
+        raise _unreadable(part, error) from error
+
+
 def check_rebuildable(part: Configurable) -> None:
     """Refuse, before any time is spent, what could not be made again from the file that a run writes at its end.
 
     Raises:
-        UserError: it has a class of no loaded plugin, an argument that is no plain data, or a state dict that its
-            arguments do not lead to.
+        UserError: see `check_described`; or its state dict does not follow from its arguments.
     """
+    check_described(part)
     name = type(part).__name__
     try:
-        config = json.loads(json.dumps(to_config(part)))
-        plugins_in(config)
         with torch.device("meta"):
-            twin = from_config(config, type(part))
-    except (TypeError, UserError) as error:
-        raise UserError(f"{name}: could not be read from the file that a run writes: {error}") from error
+            twin = from_config(to_config(part), type(part))
+    except UserError as error:
+        raise _unreadable(part, error) from error
     told = ""
     if isinstance(part, nn.Module) and isinstance(twin, nn.Module):
         told = differences(part.state_dict(), twin.state_dict())
@@ -61,6 +74,10 @@ def check_rebuildable(part: Configurable) -> None:
             f"{name}: its arguments make another network than the one here: {told}; build everything in the "
             "constructor, from its arguments alone"
         )
+
+
+def _unreadable(part: Configurable, error: Exception) -> UserError:
+    return UserError(f"{type(part).__name__}: could not be read from the file that a run writes: {error}")
 
 
 def outline(path: Path, config: Config, weights: Mapping[str, Tensor]) -> Any:
