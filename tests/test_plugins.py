@@ -112,7 +112,7 @@ def test_a_module_that_a_plugin_does_not_import_is_not_imported_for_a_file(packa
         from_config({"class_path": f"{name}.other.Other", "init_args": {}})
     assert f"{name}.other" not in sys.modules
     other = importlib.import_module(f"{name}.other").Other()  # as a recipe can name it
-    with pytest.raises(UserError, match="Other: could not be read from the file that a run writes"):
+    with pytest.raises(UserError, match=r"Other: could not be read from the file that a run writes"):
         check_rebuildable(other)
 
 
@@ -236,7 +236,7 @@ def test_an_argument_that_is_no_plain_data_is_refused_before_training(package):
     load_plugin(name)
     other = known_classes(Backbone)["Other"]
     assert check_described(other()) == plugins_in(to_config(other()))
-    with pytest.raises(UserError, match="Other: could not be read .* object cannot be written as plain data"):
+    with pytest.raises(UserError, match=r"Other: could not be read .* object cannot be written as plain data"):
         check_rebuildable(other(x=object()))
 
 
