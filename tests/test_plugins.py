@@ -14,7 +14,7 @@ from medpretrain3d import cli, plugins, registry
 from medpretrain3d.backbones import Backbone, ResEnc, load_encoder, read_encoder, save_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import from_config, plugins_in, to_config
-from medpretrain3d.detection import FCOS
+from medpretrain3d.detection import FCOS, Detector
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle, save_bundle
 from medpretrain3d.plugins import VARIABLE, check_required, load_plugin, loaded_plugins, take_plugins
@@ -238,6 +238,25 @@ def test_an_argument_that_is_no_plain_data_is_refused_before_training(package):
     assert check_described(other()) == plugins_in(to_config(other()))
     with pytest.raises(UserError, match=r"Other: could not be read .* object cannot be written as plain data"):
         check_rebuildable(other(x=object()))
+
+
+def test_a_bundle_names_its_plugin_and_notes_another_version(package, tmp_path):
+    name = package(
+        "from . import finder", finder="from medpretrain3d.detection import FCOS\nclass Finder(FCOS): pass\n"
+    )
+    load_plugin(name)
+    detector = known_classes(Detector)["Finder"](ResEnc("XXS"), 1, fpn_channels=8)
+    save_bundle(tmp_path / "bundle", detector, ["x"], Preprocessing((16, 16, 16)))
+    assert load_bundle(tmp_path / "bundle").notes == ()
+    path = tmp_path / "bundle" / "bundle.json"
+    path.write_text(path.read_text().replace('"version": "1.2"', '"version": "1.3"'))
+    (note,) = load_bundle(tmp_path / "bundle").notes
+    assert "1.3, here is" in note
+    assert "1.2: what it computes may differ" in note
+    plugins._loaded.clear()
+    os.environ[VARIABLE] = ""
+    with pytest.raises(UserError, match=rf"bundle\.json: needs the plugin .* 1\.3, which is not loaded; .* {name}$"):
+        load_bundle(tmp_path / "bundle")
 
 
 def test_a_backbone_of_ours_is_read_out_of_a_bundle_without_the_plugin_of_its_detector(tmp_path):

@@ -112,7 +112,7 @@ def test_with_the_package_it_predicts_writes_exports_and_reads(place):
     assert told.count("exit code 0") == 5
     lines = (place / "out" / "predictions.txt").read_text().splitlines()
     found = json.loads((place / "out" / "predictions.json").read_text())
-    assert len(lines) - 1 == sum(len(case["boxes"]) for case in found["cases"]) > 0
+    assert len(lines) - 1 == sum(len(case["boxes"]) for case in found["predictions"]) > 0
     assert "checkpoint of my lab" in told
     weights = [(place / one / "encoder.safetensors").read_bytes() for one in (encoder, "again")]
     assert weights[0] == weights[1]
