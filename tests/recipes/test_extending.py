@@ -119,21 +119,14 @@ def test_with_the_package_it_predicts_writes_exports_and_reads(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "key", "value", "said"),
-    [
-        ("pretrain", "objective.class_path", "my_package.objective.Denoising", "give --plugins my_package"),
-        ("finetune", "detector.class_path", "my_package.CenterNet", "give --plugins my_package"),
-        ("pretrain", "objective.class_path", "my_package.network.PlainNet", "PlainNet"),
-    ],
-)
-def test_what_no_file_could_name_is_refused_before_training(place, tmp_path, stage, key, value, said):
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_what_no_file_could_name_is_refused_before_training(place, tmp_path, stage):
     recipe = (EXAMPLE / f"{stage}.yaml").read_text().replace("plugins: [my_package]\n", "")
     for name, module in (("PlainNet", "network"), ("Denoising", "objective"), ("CenterNet", "detector")):
         recipe = recipe.replace(f"class_path: {name}", f"class_path: my_package.{module}.{name}")
     (tmp_path / "recipe.yaml").write_text(recipe.replace("data/my_scans", str(place / "data" / "my_scans")))
-    told = call(*(tmp_path, "-m", stage, "fit", "--config", "recipe.yaml", f"--model.{key}", value, *QUICK), expect=2)
-    assert said in told
+    told = call(tmp_path, "-m", stage, "fit", "--config", "recipe.yaml", *QUICK, expect=2)
+    assert "give --plugins my_package" in told
     assert "Traceback" not in told
     assert not (tmp_path / "runs").exists()
 
