@@ -23,8 +23,8 @@ DETECTORS = list(TINY_DETECTORS)
 
 
 def test_every_class_of_the_package_has_its_tiny_example():
-    assert set(TINY_DETECTORS) == exported(detection, Detector)
-    assert set(TINY_OBJECTIVES) == exported(objectives, Objective)
+    assert set(TINY_DETECTORS) >= exported(detection, Detector)
+    assert set(TINY_OBJECTIVES) >= exported(objectives, Objective)
 
 
 def exported(package, base):
