@@ -68,8 +68,8 @@ class Backbone(Configurable, nn.Module):
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
     """Constructor arguments of the sizes worth listing: the published ones and those of ours for small machines."""
     tiny: ClassVar[Mapping[str, Any]] = {}
-    """Constructor arguments of a network of some thousand parameters, of which every contract test is asked; wide enough
-    to learn something of every objective in thirty steps."""
+    """Constructor arguments of a network of some thousand parameters, of which every contract test is asked; wide
+    enough to learn something of every objective in thirty steps."""
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return one feature map per level, finest first."""
