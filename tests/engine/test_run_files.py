@@ -193,7 +193,7 @@ def test_an_existing_folder_is_not_overwritten_unasked(tmp_path):
 def test_default_precision_is_fp32_without_a_gpu_and_bf16_with_one(monkeypatch):
     import torch
 
-    from medpretrain3d.engine.stage import default_precision
+    from medpretrain3d.engine.trainer_options import default_precision
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert default_precision() == "32-true"

@@ -87,7 +87,7 @@ class Precheck:
     def _value(self, value: Any, hint: Any, key: str, owner: str) -> None:
         if hint is None:
             return
-        parts = list(_parts(hint))
+        parts = list(parts_of(hint))
         if not parts:
             self._plain(value, hint, owner, key.rpartition(".")[2])
             return
@@ -162,7 +162,7 @@ class Precheck:
         for root, name in self._roots.items():
             for parameter, hint in signatures(name)[0].parameters.items():
                 keys.append(f"{root}.{parameter}")
-                parts = [one for part in _parts(hint) for one in signatures(part) if one.is_dataclass]
+                parts = [one for part in parts_of(hint) for one in signatures(part) if one.is_dataclass]
                 keys += [f"{root}.{parameter}.{inner}" for one in parts for inner in one.parameters]
         for key, name in self._chosen.items():
             chosen = signatures(name.rpartition(".")[2])
@@ -207,13 +207,13 @@ def precheck(stage: str, words: Sequence[str]) -> None:
         check.layer(layer, f"{name} {value}")
 
 
-def _parts(hint: Any) -> Iterator[str]:
+def parts_of(hint: Any) -> Iterator[str]:
     """Return names of the classes in a type."""
     if isinstance(hint, type) and get_origin(hint) is None and issubclass(hint, Part):
         yield hint.__name__
     elif get_origin(hint) in (Union, types.UnionType, list):
         for one in get_args(hint):
-            yield from _parts(one)
+            yield from parts_of(one)
 
 
 def _named(arguments: Mapping[Any, Any]) -> list[tuple[str, Any]]:

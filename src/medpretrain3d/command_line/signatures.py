@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,10 @@ class Signature:
     is_open: bool
     """Whether it may take other arguments as well."""
     is_dataclass: bool
+    defaults: Mapping[str, str]
+    """Defaults, as they are written."""
+    texts: Mapping[str, str]
+    """What the docstring says of arguments."""
 
 
 @functools.cache
@@ -99,15 +104,20 @@ def _signature(path: Path, name: str) -> Signature:
     is_open = any(one.is_open for one in inherited) or any(
         base not in HARMLESS and not files_of_classes().get(base) for base in bases
     )
+    defaults = {key: text for one in reversed(inherited) for key, text in one.defaults.items()}
+    texts = {key: text for one in reversed(inherited) for key, text in one.texts.items()} | _texts(node)
     init = _constructor(node)
     if init is not None:
+        defaults |= _defaults(init)
         own = {argument: _hint(path, annotation) for argument, annotation in _arguments(init)}
         hands_on = init.args.kwarg is not None
-        return Signature(name, bases, {**known, **own} if hands_on else own, hands_on and is_open, is_dataclass)
+        known = {**known, **own} if hands_on else own
+        return Signature(name, bases, known, hands_on and is_open, is_dataclass, defaults, texts)
     if is_dataclass:
         fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
-        known |= {one.target.id: _hint(path, one.annotation) for one in fields if isinstance(one.target, ast.Name)}
-    return Signature(name, bases, known, is_open, is_dataclass)
+        known |= {ast.unparse(one.target): _hint(path, one.annotation) for one in fields}
+        defaults |= {ast.unparse(one.target): ast.unparse(one.value) for one in fields if one.value is not None}
+    return Signature(name, bases, known, is_open, is_dataclass, defaults, texts)
 
 
 @functools.cache
@@ -125,6 +135,24 @@ def _constructor(node: ast.ClassDef) -> ast.FunctionDef | None:
 
 def _arguments(init: ast.FunctionDef) -> list[tuple[str, ast.expr | None]]:
     return [(one.arg, one.annotation) for one in [*init.args.args[1:], *init.args.kwonlyargs]]
+
+
+def _defaults(init: ast.FunctionDef) -> dict[str, str]:
+    places, given = init.args.args, init.args.defaults
+    pairs = [*zip(places[len(places) - len(given) :], given, strict=True)]
+    pairs += [(one, each) for one, each in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True) if each]
+    return {one.arg: ast.unparse(each) for one, each in pairs}
+
+
+def _texts(node: ast.ClassDef) -> dict[str, str]:
+    """Of arguments, from the section of the docstring; of fields, from the texts below them."""
+    section = re.search(r"^Args:\n(.*?)(?:^\S|\Z)", ast.get_docstring(node) or "", re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\w|\Z)", section[1] if section else "", re.MULTILINE | re.DOTALL)
+    texts = {name: " ".join(text.split()) for name, text in entries}
+    for field, text in pairwise(node.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            texts[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return texts
 
 
 def _last_name(node: ast.expr) -> str:

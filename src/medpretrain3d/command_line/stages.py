@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from medpretrain3d.command_line.parser import respelled
 from medpretrain3d.command_line.precheck import precheck
 from medpretrain3d.command_line.recipes import expand_recipes
+from medpretrain3d.command_line.stage_help import stage_help
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
 
@@ -36,9 +37,12 @@ def begin(stage: str, args: Sequence[str]) -> None:
     """Take signals, and look at what can be looked at without torch: an error is said within a second.
 
     Raises:
-        SystemExit: with 2 after bad input, which is said in one line.
+        SystemExit: with 2 after bad input, which is said in one line; with 0 after the help.
     """
     signals.take()
+    if any(word in ("-h", "--help") for word in args):
+        print(stage_help(stage))
+        raise SystemExit(0)
     try:
         precheck(stage, stage_words(args, stage)[1:])
     except UserError as error:

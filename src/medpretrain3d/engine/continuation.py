@@ -104,7 +104,7 @@ def global_batch(config: Config) -> int:
 
 def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
     """Return the number of devices of this machine that Lightning would take."""
-    on_gpu = _accelerator(accelerator) == "gpu"
+    on_gpu = accelerator_of(accelerator) == "gpu"
     if isinstance(devices, list):
         return len(devices)
     if isinstance(devices, str) and "," in devices:
@@ -139,7 +139,7 @@ def _is_onlooker(entry: Any) -> bool:
 
 def _is_same(key: str, one: Any, other: Any) -> bool:
     if key == "trainer.accelerator":
-        return _accelerator(one) == _accelerator(other)
+        return accelerator_of(one) == accelerator_of(other)
     if key == "trainer.strategy":
         return _is_data_parallel(one) and _is_data_parallel(other)
     if isinstance(one, list) and isinstance(other, list):
@@ -166,7 +166,8 @@ def _is_data_parallel(strategy: Any) -> bool:
     return name in ("none", "auto", "single_device", "singledevicestrategy") or name.startswith("ddp")
 
 
-def _accelerator(name: Any) -> str:
+def accelerator_of(name: Any) -> str:
+    """Return `cpu`, `gpu` or another one's name: what Lightning takes where it is left to it."""
     if name in (None, "auto"):
         return "gpu" if torch.cuda.is_available() else "cpu"
     return "gpu" if name == "cuda" else str(name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import re
 import signal
 import sys
 import warnings
@@ -12,10 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import lightning as L
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
@@ -24,8 +21,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
-from medpretrain3d.command_line.parser import CommandParser
-from medpretrain3d.command_line.recipes import BASE, read_recipe, recipe_text
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.callbacks import Throughput
@@ -47,31 +42,16 @@ from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
-from medpretrain3d.engine.tracking import wandb_logger
-from medpretrain3d.engine.trainer_options import check_options
+from medpretrain3d.engine.stage_parser import StageParser, one_line
+from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
+from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
-from medpretrain3d.plugins import load_plugin, loaded_plugins, take_plugins
+from medpretrain3d.plugins import loaded_plugins, take_plugins
 from medpretrain3d.run_metadata import RunMetadata
 
-
-class StageParser(CommandParser, LightningArgumentParser):
-    """Says what is wrong with a configuration in one line and names the nearest key."""
-
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
-        recipe = read_recipe(Path(path))
-        named = recipe.get("plugins")
-        for module in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
-            load_plugin(str(module))  # before the names of its classes are looked up
-        if BASE in recipe:
-            return self.parse_string(recipe_text(recipe), *args, **kwargs)
-        return super().parse_path(path, *args, **kwargs)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message, shortened to its cause."""
-        raise UserError(_one_line(str(ex or message), self))
+PRINT = "--print_config"
 
 
 class StageCLI(LightningCLI):
@@ -140,9 +120,50 @@ class StageCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line, and compare what Lightning takes without a look."""
         args = take_plugins(sys.argv[1:] if args is None else args)
-        self.config = parser.parse_args(stage_words(args, self.job_type))
+        words = stage_words(args, self.job_type)
+        if "--trainer.help" in words:
+            print(trainer_help(self._subcommand_parsers["fit"]))
+            raise SystemExit(0)
+        flags = [word.partition("=")[2] for word in words if word.partition("=")[0] == PRINT]
+        if "--config" in words:  # of none, jsonargparse prints the defaults, with what is required left open
+            words = [word for word in words if word.partition("=")[0] != PRINT]
+        self.config = parser.parse_args(words)
         self.config[self.config["subcommand"]]["plugins"] = [plugin.module for plugin in loaded_plugins()]
         check_options(self.config[self.config["subcommand"]].as_dict())
+        if flags:
+            print(self.used_text(flags[-1]))
+            raise SystemExit(0)
+
+    def used_text(self, flags: str = "") -> str:
+        """Return the configuration with what is decided from the hardware and by this stage, as YAML that is a recipe.
+
+        What the stage adds of its own cannot be given in a recipe and is told in comments.
+
+        Args:
+            flags: `skip_default`, to leave out what is as it would be.
+        """
+        self.subcommand = self.config["subcommand"]
+        config = self._own_config().clone()
+        run = RunConfig(**config["run"])
+        self.resolve(config, is_said=False)
+        for name, value in trainer_options_used(config["trainer"], run).items():
+            config[f"trainer.{name}"] = value
+        text: str = self._parser(self.subcommand).dump(
+            config, skip_none=False, skip_validation=True, skip_default="skip_default" in flags
+        )
+        self.config_init = Namespace(run=run, trainer=config["trainer"])
+        self.run_file, self.curves = RunFile(run.folder), CurveLogger(run.folder)
+        mode = wandb_mode(run.wandb)
+        loggers = ["CurveLogger (metrics.csv)", *([f"wandb, {mode}"] if mode != "disabled" else [])]
+        added = {
+            "callbacks": [type(one).__name__ for one in self.callbacks()],
+            "loggers": loggers,
+            "plugins": [CheckpointFiles.__name__],
+            "sampler": ["PositionBatches, a function of seed and step"],
+        }
+        return (
+            text + "# added by the stage:\n" + "\n".join(f"#   {key}: {', '.join(one)}" for key, one in added.items())
+        )
 
     def instantiate_classes(self) -> None:
         """Make everything; a part that one of several types takes fails with an error of its own."""
@@ -151,7 +172,7 @@ class StageCLI(LightningCLI):
         except ValueError as error:
             if isinstance(error, UserError) or "Does not validate" not in str(error):
                 raise
-            raise UserError(_one_line(str(error), self.parser)) from error
+            raise UserError(one_line(str(error), self.parser)) from error
 
     @property
     def run(self) -> RunConfig:
@@ -174,11 +195,9 @@ class StageCLI(LightningCLI):
             loggers.append(tracker)
         kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
         kwargs.setdefault("logger", loggers)
-        kwargs.setdefault("default_root_dir", str(run.folder))
-        kwargs.setdefault("use_distributed_sampler", False)  # batches are a function of the position, rank included
-        kwargs.setdefault("enable_model_summary", False)
-        if asked.get("precision") is None:
-            kwargs.setdefault("precision", default_precision())
+        for name, value in trainer_options_used(asked, run).items():
+            if name not in ("devices", "accelerator"):  # which Lightning finds itself
+                kwargs.setdefault(name, value)
         interval = asked.get("val_check_interval")
         if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
             kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
@@ -278,11 +297,6 @@ class StageCLI(LightningCLI):
         return self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
 
 
-def default_precision() -> str:
-    """Return bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
-    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
-
-
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's program.
 
@@ -322,43 +336,3 @@ def _farewell(run: RunConfig, signum: int) -> str:
     if not step:
         return f"{told} before its first checkpoint; the same command begins anew"
     return f"{told}; the same command continues from the checkpoint of step {step}"
-
-
-def _one_line(message: str, parser: LightningArgumentParser) -> str:
-    text = " ".join(message.split())
-    unknown = re.search(r"(?:[Kk]ey|does not accept option) '([\w.]+)'|[Uu]nrecognized arguments: --([\w.]+)", text)
-    if unknown:
-        key = unknown.group(1) or unknown.group(2)
-        word = key.rpartition(".")[2]
-        known = _known_keys(parser)
-        words = {name.rpartition(".")[2] for name in known} | _constructor_names()
-        # A last word that exists means that what stands before it is wrong: then whole keys are compared.
-        close = difflib.get_close_matches(*((key, sorted(known)) if word in words else (word, sorted(words))), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        return f"configuration: unknown key '{key if word in words else word}'{hint} ({text[:300]})"
-    cause = re.search(r"- (\w+: got .*?, wanted .*?)(?= - |$)", text)  # of the one type among several that was meant
-    return f"configuration: {cause[1] if cause else text[:600]}"
-
-
-def _known_keys(parser: LightningArgumentParser) -> set[str]:
-    """Return all options of the parser and its subcommands, dots included."""
-    keys: set[str] = set()
-    for action in parser._actions:
-        keys.add(str(action.dest))
-        children: Any = action.choices
-        if isinstance(children, dict):
-            keys |= {key for subparser in children.values() for key in _known_keys(subparser)}
-    return keys
-
-
-def _constructor_names() -> set[str]:
-    """Argument names of every configurable class that is imported: what a nested key may have meant."""
-    from inspect import signature
-
-    from medpretrain3d.configurable import Configurable
-
-    def below(cls: type) -> set[type]:
-        children: list[type] = type.__subclasses__(cls)
-        return {cls}.union(*(below(child) for child in children))
-
-    return {name for cls in below(Configurable) for name in signature(cls).parameters}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jsonargparse import ArgumentParser
 
 from medpretrain3d.command_line.trainer import OPTIONS
-from medpretrain3d.engine.continuation import num_devices
+from medpretrain3d.engine.continuation import accelerator_of, num_devices
+from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Seed, check_value
 
@@ -39,3 +42,38 @@ def check_options(config: Mapping[str, Any]) -> None:
             f"trainer: got val_check_interval {interval} and max_steps {steps}, so that nothing is ever validated; "
             f"wanted at most {steps}, or limit_val_batches 0 to train without validation"
         )
+
+
+def trainer_options_used(trainer: Mapping[str, Any], run: RunConfig) -> dict[str, Any]:
+    """Return what is decided in place of options that were not given, or whatever they say.
+
+    Args:
+        trainer: options of the trainer.
+        run: whose folder is written to.
+    """
+    accelerator = trainer.get("accelerator")
+    used = {
+        "default_root_dir": str(run.folder),
+        "use_distributed_sampler": False,  # batches are a function of the position, rank included
+        "enable_model_summary": False,
+        "devices": num_devices(trainer.get("devices"), accelerator),
+        "accelerator": "cuda" if accelerator_of(accelerator) == "gpu" else accelerator_of(accelerator),
+    }
+    return used if trainer.get("precision") is not None else {**used, "precision": default_precision()}
+
+
+def default_precision() -> str:
+    """Return bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
+    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+
+
+def trainer_help(parser: ArgumentParser) -> str:
+    """Return all options of Lightning's trainer, a line or two each."""
+    lines = ["options of Lightning's trainer, as --trainer.NAME VALUE:"]
+    for action in parser._actions:
+        if str(action.dest).startswith("trainer.") and not str(action.dest).endswith(".help"):
+            text = " ".join(str(action.help or "").split()).partition(". ")[0].rstrip(".")
+            option = f"  --{action.dest}".ljust(42)
+            wrapped = textwrap.wrap(f"{text} (default {action.default})", 120 - 42)
+            lines.append(option + f"\n{' ' * 42}".join(wrapped))
+    return "\n".join(lines)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from medpretrain3d.plugins import loaded_plugins
+from pretrain import __main__ as program
+
+
+def printed(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["fit", *words])
+    assert ended.value.code == 0
+    return str(capsys.readouterr().out)
+
+
+def test_print_config_shows_what_will_be_used_and_is_a_recipe(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    text = printed(capsys, "--config", "smoke", "--print-config")
+    trainer = yaml.safe_load(text)["trainer"]
+    assert (trainer["precision"], trainer["devices"], trainer["accelerator"]) == ("32-true", 1, "cpu")
+    assert trainer["use_distributed_sampler"] is False
+    assert trainer["default_root_dir"] == "runs/smoke/mae"
+    for added in ("Checkpoints", "Divergence", "Previews", "CurveLogger", "PositionBatches", "CheckpointFiles"):
+        assert added in text.partition("# added by the stage:")[2]
+    assert list(tmp_path.iterdir()) == [], "nothing is written"
+    (tmp_path / "printed.yaml").write_text(text)
+    assert printed(capsys, "--config", "printed.yaml", "--print_config") == text
+    assert loaded_plugins() == []
+
+
+def test_what_was_given_stays(capsys):
+    text = printed(capsys, "--config", "smoke", "--trainer.precision", "bf16-mixed", "--print_config")
+    assert yaml.safe_load(text)["trainer"]["precision"] == "bf16-mixed"
+
+
+def test_all_options_of_the_trainer_have_a_help_of_their_own(capsys):
+    text = printed(capsys, "--trainer.help")
+    assert "--trainer.limit_val_batches" in text
+    assert "--data" not in text
