@@ -39,6 +39,7 @@ COMMANDS = {
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
     "export-detector": "write the network of a bundle as ONNX or for torch.export",
     "backbones": "list the encoders: levels, parameters, arithmetic, memory, paper",
+    "completion": "print a script that completes all of this in a shell",
     "doctor": "check that the installed libraries work together",
 }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin
 
 from medpretrain3d.command_line.precheck import CLASSES, parts_of
 from medpretrain3d.command_line.recipes import recipe_names
@@ -51,6 +52,33 @@ Where a class is wanted, --KEY CLASS chooses it and --KEY.OPTION VALUE sets its 
     return "\n".join([*sections, "trainer, and further options by --trainer.help:", *options])
 
 
+def stage_options(stage: str) -> dict[str, list[str]]:
+    """Return the options of a stage without the trainer's, and the classes or texts that each may be."""
+    found: dict[str, list[str]] = {}
+
+    def add(key: str, signature: Signature) -> None:
+        for name, hint in signature.parameters.items():
+            parts = list(parts_of(hint))
+            inner = [one for part in parts for one in signatures(part)]
+            if inner and inner[0].is_dataclass:
+                add(f"{key}.{name}", inner[0])
+            else:
+                found[f"--{key}.{name}"] = _classes(parts) or _texts_of(hint)
+
+    for key, name in CLASSES[stage].items():
+        add(key, signatures(name)[0])
+    return found
+
+
+def _classes(parts: Sequence[str]) -> list[str]:
+    below = [one for part in parts for one in names_below(part)]
+    return [one for one in below if one not in parts] or below
+
+
+def _texts_of(hint: Any) -> list[str]:
+    return [str(one) for one in get_args(hint) if isinstance(one, str)] if get_origin(hint) is Literal else []
+
+
 def _options(key: str, signature: Signature) -> Iterator[str]:
     for name, hint in signature.parameters.items():
         parts = list(parts_of(hint))
@@ -61,9 +89,7 @@ def _options(key: str, signature: Signature) -> Iterator[str]:
         default = signature.defaults.get(name)
         told = "" if default in ("None", None) or "(" in default else f"default {default}"
         told = "required" if default is None else told
-        classes = [
-            one for part in parts for one in names_below(part) if one not in parts or len(names_below(part)) == 1
-        ]
+        classes = _classes(parts)
         what = f"one of {', '.join(classes)}" if classes else wanted(hint) if hint is not None else ""
         text = signature.texts.get(name, "").partition(". ")[0].rstrip(".")
         yield _line(f"{key}.{name}", "; ".join(one for one in (text, what.removesuffix(" or null"), told) if one))
