@@ -11,7 +11,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 def write_series(folder: Path, num_slices: int = 3) -> None:
     """Write `1.dcm`, `2.dcm`, ... of 4 x 5 pixels."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for number in range(1, num_slices + 1):
         one = Dataset()
         one.file_meta = FileMetaDataset()

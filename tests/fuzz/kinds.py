@@ -11,9 +11,10 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import openpyxl
 import torch
 
-from medpretrain3d.backbones import ResEnc
+from medpretrain3d.backbones import ResEnc, encoder_entry
 from medpretrain3d.backbones.checkpoints import EncoderFile, read_encoder, save_encoder
 from medpretrain3d.backbones.checkpoints.nnssl_export import write_nnssl
 from medpretrain3d.backbones.checkpoints.raw import open_checkpoint
@@ -21,6 +22,7 @@ from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.command_line.recipes import read_recipe
 from medpretrain3d.configurable import to_config
 from medpretrain3d.detection import AnchorGrid, RetinaNet
+from medpretrain3d.engine.checkpoint_files import CheckpointFiles, newest_whole_checkpoint
 from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.errors import UserError
@@ -48,7 +50,8 @@ from medpretrain3d.store.store import Content, Object, Store, write_case, write_
 from medpretrain3d.study.chain import read_chain
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
-from tests.fuzz.mutators import OF_BYTES, OF_TEXT, Mutator
+from tests.fuzz.dicom import write_series
+from tests.fuzz.mutators import OF_BYTES, OF_TEXT, Mutator, within_zip
 
 GRID = Grid((6, 7, 8), np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
 BOX = (1.0, 1.0, 1.0, 4.0, 4.0, 4.0)
@@ -112,6 +115,18 @@ def write_all(root: Path) -> dict[str, Kind]:
 
     save_file(weights, foreign / "model.safetensors")
     add("safetensors", foreign / "model.safetensors", lambda: open_checkpoint(foreign / "model.safetensors"), OF_BYTES)
+
+    kept = root / "kept"
+    checkpoint = kept / "last.ckpt"
+    checkpoint.parent.mkdir()
+    state = {f"objective.backbone.{name}": value for name, value in backbone.state_dict().items()}
+    fit_loop = {"state_dict": {}, "epoch_progress": {"current": {"completed": 0}}}
+    entry = encoder_entry(backbone, "objective", {"preprocessing": {}, "pretraining": {"corpus": "c"}, "citations": []})
+    facts = {"global_step": 3, "epoch": 0, "pytorch-lightning_version": "2.6.6", "callbacks": {"Checkpoints": {}}}
+    training = {"optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}}], "loops": {"fit_loop": fit_loop}}
+    torch.save({**facts, "state_dict": state, **training, **entry}, checkpoint)
+    add("last.ckpt", checkpoint, lambda: CheckpointFiles().load_checkpoint(_newest(kept)), OF_BYTES, "kept")
+    add("last.ckpt, encoder", checkpoint, lambda: read_encoder(checkpoint), OF_BYTES)
 
     plan = {
         **{"format": "medpretrain3d-plan", "version": 1, "spacing_mm": [1.0, 1.0, 1.0], "patch": [32, 32, 32]},
@@ -221,8 +236,41 @@ def add_importers(root: Path, add: Callable[..., None], text: Callable[[Path, An
     names = "image,label,x0_vox,y0_vox,z0_vox,x1_vox,y1_vox,z1_vox,split"
     text(table / "boxes.csv", f"{names}\na.nii.gz,x,1,1,1,3,3,3,train\n")
     add("boxes.csv", table / "boxes.csv", lambda: read_raw(table, dataset="boxes_csv"), OF_TEXT, "table")
+    add_dicom_sets(root, add, text)
     listed = text(root / "list.txt", "coco/a.nii.gz\n")
     add("list of scans", listed, lambda: find_scans([listed]), OF_BYTES, "")
+
+
+def add_dicom_sets(root: Path, add: Callable[..., None], text: Callable[[Path, Any], Path]) -> None:
+    """Readings of LIDC-IDRI and tables of Duke Breast MRI, each beside a series."""
+    lidc, duke = root / "lidc", root / "duke"
+    write_series(lidc / "LIDC-IDRI-0001/study/1.2")
+    edges = "".join(f"<edgeMap><xCoord>{x}</xCoord><yCoord>{y}</yCoord></edgeMap>" for x, y in ((0, 0), (3, 0), (3, 3)))
+    roi = f"<roi><imageZposition>2.0</imageZposition><inclusion>TRUE</inclusion>{edges}</roi>"
+    locus = "<imageZposition>1.0</imageZposition><locus><xCoord>1</xCoord><yCoord>2</yCoord></locus>"
+    findings = f"<unblindedReadNodule>{roi}</unblindedReadNodule><nonNodule>{locus}</nonNodule>"
+    session = f"<readingSession>{findings}</readingSession>"
+    header = "<ResponseHeader><SeriesInstanceUid>1.2</SeriesInstanceUid></ResponseHeader>"
+    reading = f'<LidcReadMessage xmlns="http://www.nih.gov">{header}{session * 4}</LidcReadMessage>'
+    readings = text(lidc / "LIDC-IDRI-0001/study/1.2/readings.xml", reading)
+    add("LIDC XML", readings, lambda: read_raw(lidc, dataset="lidc_idri"), OF_TEXT, "lidc")
+
+    patient = "Breast_MRI_001"
+    write_series(duke / f"Duke-Breast-Cancer-MRI/{patient}/study/phase")
+    path = f"Duke-Breast-Cancer-MRI/{patient}/study/phase/1-001.dcm"
+    boxes = ("Patient ID", "Start Row", "End Row", "Start Column", "End Column", "Start Slice", "End Slice")
+    mapping = ("original_path_and_filename", "classic_path", "descriptive_path")
+    tables = {
+        "Annotation_Boxes": (boxes, (patient, 1, 3, 1, 3, 1, 2)),
+        "Breast-Cancer-MRI-filepath_filename-mapping": (mapping, (f"DICOM/{patient}/post_1/a.dcm", path, path)),
+    }
+    for name, rows in tables.items():
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(duke / f"{name}.xlsx")
+    table = duke / "Annotation_Boxes.xlsx"
+    add("Duke XLSX", table, lambda: read_raw(duke, dataset="duke_breast_mri"), (*OF_BYTES, within_zip), "duke")
 
 
 def add_scans(root: Path, add: Callable[..., None]) -> None:
@@ -246,8 +294,6 @@ def add_scans(root: Path, add: Callable[..., None]) -> None:
     np.save(folder / "a_zoom.npy", np.zeros((1, 4, 5, 6), np.uint8))
     add(".npy", folder / "a_zoom.npy", lambda: read_array(folder / "a_zoom.npy"), OF_BYTES)
     series = root / "series"
-    from tests.fuzz.dicom import write_series
-
     write_series(series)
     add("DICOM", series / "1.dcm", lambda: read_scan(series), OF_BYTES, "series")
 
@@ -262,6 +308,12 @@ def _store(path: Path) -> Path:
         objects = [Object(1, 1, BOX)]
         rows.append(write_case(path, Content(case_id, image, GRID, GRID, f"{case_id}.nii", objects, mask, [BOX])))
     write_index(path, ("x", "y"), (1.0, 1.0, 1.0), rows, {"val": ["b"]})
+    return path
+
+
+def _newest(folder: Path) -> Path:
+    path = newest_whole_checkpoint(folder)
+    assert path is not None
     return path
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +122,19 @@ def grown(content: bytes, draw: random.Random) -> bytes:
     """YAML whose aliases stand for 10^12 values, behind what was there."""
     laughs = "\nl0: &l0 [x, x]\n" + "".join(f"l{i}: &l{i} [*l{i - 1}, *l{i - 1}]\n" for i in range(1, 40))
     return content + laughs.encode()
+
+
+def within_zip(content: bytes, draw: random.Random) -> bytes:
+    """One member of an archive is another text, with a right checksum: a workbook that says something else."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = draw.choice([one for one in members if "sheet1" in one] * 4 + list(members))
+    mutate = draw.choice([truncated, replaced, nested, other_number, other_number, emptied])
+    changed = io.BytesIO()
+    with zipfile.ZipFile(changed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for one, text in members.items():
+            archive.writestr(one, mutate(text, draw) if one == name else text)
+    return changed.getvalue()
 
 
 OF_BYTES: tuple[Mutator, ...] = (truncated, flipped, zeroed, with_garbage, overwritten, emptied, replaced)

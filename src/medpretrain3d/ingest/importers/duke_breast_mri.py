@@ -16,6 +16,7 @@ from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import dicom_series, find_files, number, read_csv, whole
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 from medpretrain3d.ingest.importers.marks import BoxMark
+from medpretrain3d.ingest.importers.xlsx import read_xlsx
 from medpretrain3d.store.readers.dicom import header_text
 
 BOXES, MAPPING = "Annotation_Boxes", "Breast-Cancer-MRI-filepath_filename-mapping"
@@ -78,23 +79,7 @@ def _table(raw: Path, name: str) -> Path:
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, str]]:
-    if path.suffix == ".csv":
-        yield from read_csv(path, columns)
-        return
-    try:
-        from openpyxl import load_workbook
-    except ImportError as error:
-        raise UserError(
-            f'{path}: pip install "medpretrain3d[tables]" to read it, or export it as {path.stem}.csv beside it'
-        ) from error
-    rows = load_workbook(path, read_only=True, data_only=True).worksheets[0].iter_rows(values_only=True)
-    names = [str(name).strip() for name in next(rows)]
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise UserError(f"{path}: lacks the column {missing[0]}; has {', '.join(names)}")
-    for row in rows:
-        if row[0] is not None:
-            yield {name: str(value).strip() for name, value in zip(names, row, strict=True)}
+    yield from read_csv(path, columns) if path.suffix == ".csv" else read_xlsx(path, columns)
 
 
 def _first_phase(raw: Path, mapping: Path) -> dict[str, Path]:

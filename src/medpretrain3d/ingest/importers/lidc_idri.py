@@ -8,6 +8,7 @@ pixel before them.
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from medpretrain3d.store.readers.dicom import header_text
 
 POINT_MM = 10.0
 """Diameter of the ignore region around a finding of which only a point is known."""
+MAX_COORDINATE = 1e5
+"""Pixels or millimetres; no scanner is larger."""
 PIXEL_MM = 0.68
 """Pixel spacing by which distances between outlines are judged; the median of the data set, of 0.46 to 0.98."""
 
@@ -58,7 +61,11 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
         if uid not in readings:  # as the chest radiographs of the tree, which nobody outlined
             leftovers.append(Leftover(place, "series that no reading names"))
         else:
-            objects, ignored = findings(readings[uid], min_readers)
+            path, reading = readings[uid]
+            try:
+                objects, ignored = findings(reading, min_readers)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
             patient = next((part for part in folder.relative_to(raw).parts if part.startswith("LIDC-IDRI-")), None)
             cases.append(RawCase(uid, (folder,), marks=objects, ignore=ignored, patient=patient))
     met = {case.id for case in cases}
@@ -77,7 +84,11 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
 
 
 def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
-    """Return objects and ignore regions of one scan's reading."""
+    """Return objects and ignore regions of one scan's reading.
+
+    Raises:
+        UserError: something is missing in it, or not a number.
+    """
     outlines: list[ReaderMark] = []
     boxes: list[BoxMark] = []
     objects: list[Mark] = []
@@ -109,10 +120,10 @@ def _mean(boxes: list[BoxMark]) -> BoxMark:
 
 def _roi(roi: ET.Element, point: str = "edgeMap") -> tuple[np.ndarray, float]:
     """Return points (N, 2) of an outline as column and row, and the z of its slice in mm."""
-    points = [[float(_text(edge, "xCoord")), float(_text(edge, "yCoord"))] for edge in roi.iter(point)]
+    points = [[_number(edge, "xCoord"), _number(edge, "yCoord")] for edge in roi.iter(point)]
     if not points:
         raise UserError(f"a LIDC reading has a {roi.tag} without {point}; download the XML files again")
-    return np.array(points).reshape(-1, 2), float(_text(roi, "imageZposition"))
+    return np.array(points).reshape(-1, 2), _number(roi, "imageZposition")
 
 
 def _box(rois: list[tuple[np.ndarray, float]]) -> BoxMark:
@@ -139,7 +150,7 @@ def _point(points: np.ndarray, z_mm: float) -> SphereMark:
     return SphereMark((column, row, z_mm), POINT_MM, "slices")
 
 
-def _readings(raw: Path) -> Iterator[tuple[str, ET.Element]]:
+def _readings(raw: Path) -> Iterator[tuple[str, tuple[Path, ET.Element]]]:
     for path in find_files(raw, "*.xml"):
         try:
             root = ET.parse(path).getroot()
@@ -149,7 +160,7 @@ def _readings(raw: Path) -> Iterator[tuple[str, ET.Element]]:
             element.tag = element.tag.rpartition("}")[2]
         uid = root.findtext(".//ResponseHeader/SeriesInstanceUid")
         if uid and root.find("readingSession") is not None:  # radiographs have readings of another kind
-            yield uid.strip(), root
+            yield uid.strip(), (path, root)
 
 
 def _text(element: ET.Element, name: str) -> str:
@@ -157,6 +168,17 @@ def _text(element: ET.Element, name: str) -> str:
     if text is None:
         raise UserError(f"a LIDC reading lacks {name} in {element.tag}; download the XML files again")
     return text.strip()
+
+
+def _number(element: ET.Element, name: str) -> float:
+    text = _text(element, name)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) < MAX_COORDINATE:
+        raise UserError(f"a LIDC reading has the {name} '{text[:50]}'; download the XML files again")
+    return value
 
 
 def _series_uid(folder: Path) -> str:
