@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C: how a program ends that is told to."""
+"""SIGTERM, SIGHUP, Ctrl-C and SLURM's notice: how a program ends that is told to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ GRACE_S = 20.0
 SAME_S = 0.5
 """Ctrl-C reaches all processes of a terminal and may be passed on as well: within this time it counts once."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+NOTICE = signal.SIGUSR1
+"""What `#SBATCH --signal=USR1@90` sends 90 seconds before the end; without a job of SLURM it has no meaning here."""
+NOTICE_S = 40.0
+"""After a notice there is so much more time."""
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, NOTICE)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -82,6 +87,8 @@ class Signals:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         for signum in _ENDING:
+            if signum == NOTICE and not is_job():
+                continue
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, or a shell's background
                 self._previous[signum] = signal.signal(signum, self._handle)
         threading.Thread(target=self._watch, args=(self._pipe[0],), daemon=True, name="signals").start()
@@ -148,13 +155,18 @@ class Signals:
                     self._begin(signum)
         for listener in self.listeners:
             listener(self.received)
-        deadline_s = self._first_s + self.grace_s
+        deadline_s = self._first_s + self.grace_s + (NOTICE_S if self.received == NOTICE else 0)
         while (left_s := deadline_s - time.monotonic()) > 0:
             if select.select([pipe], [], [], left_s)[0]:
                 is_again = signal.SIGINT in os.read(pipe, 64) and self.received == signal.SIGINT
                 if is_again and time.monotonic() - self._first_s > SAME_S:
                     break
         self.exit(128 + self.received, self.farewell(self.received))
+
+
+def is_job() -> bool:
+    """Whether this process belongs to a job of SLURM."""
+    return "SLURM_JOB_ID" in os.environ
 
 
 def end_with_parent(signum: int = signal.SIGKILL) -> None:

@@ -4,7 +4,8 @@
 that a program takes to start. Several processes of one sitting find each other as those of `torchrun` do.
 
 A plan is a list of sittings: `{"stage": "pretrain", "arguments": [...], "num_processes": 2, "cut": {"point": "forward",
-"step": 7, "nth": 0, "signal": 9}}`. Without `cut` a sitting goes to its end. Printed is a list of exit codes.
+"step": 7, "nth": 0, "signal": 9}}`. Without `cut` a sitting goes to its end; with `cut_rank` one process is struck.
+Printed is a list of exit codes.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _run(sitting: Mapping[str, Any], rank: int, count: int, port: int) -> None:
     code = 1
     try:
         program = importlib.import_module(f"{sitting['stage']}.__main__")
-        if "cut" in sitting:
+        if "cut" in sitting and sitting.get("cut_rank", rank) == rank:
             _arm(sitting["stage"], **sitting["cut"])
         from medpretrain3d.engine.stage import run_stage
 

@@ -56,3 +56,26 @@ def test_a_notice_keeps_the_state_asks_for_the_queue_and_the_run_continues(cube_
     assert "continuing an interrupted run from" in (tmp_path / "sittings.log").read_text()
     assert names(folder) == {"last.ckpt", "step_0000006.ckpt", "step_0000009.ckpt"}
     assert outcome(folder) == outcome(tmp_path / "g" / "whole")
+
+
+@pytest.mark.slow
+def test_a_notice_to_one_of_two_processes_ends_both_and_asks_once(cube_store, tmp_path, job):
+    job = {name: job[name] for name in ("SLURM_JOB_ID", "PATH")}  # as of a launcher that SLURM does not know
+    both = ["--data.batch_size", "1"]
+    whole, cut = (arguments("finetune", cube_store, tmp_path, name, both) for name in ("whole", "cut"))
+    same = {"stage": "finetune", "num_processes": 2, "environment": job}
+    in_a_step = {"point": "forward", "step": 4, "signal": 10}
+    in_a_validation = {"point": "validation", "step": 6, "signal": 10}
+    sittings = [
+        {**same, "arguments": whole},
+        {**same, "arguments": cut, "cut": in_a_step, "cut_rank": 1},
+        {**same, "arguments": cut, "cut": in_a_validation, "cut_rank": 1},
+        {**same, "arguments": cut},
+    ]
+    assert sit(sittings, tmp_path) == [[0, 0], [138, 138], [138, 138], [0, 0]]
+    assert (tmp_path / "asked").read_text().splitlines() == ["requeue 4242"] * 2
+    printed = (tmp_path / "sittings.log").read_text()
+    assert printed.count("interrupted by SIGUSR1") == 2
+    assert "HUNG" not in printed
+    assert "Traceback" not in printed
+    assert outcome(tmp_path / "g" / "cut") == outcome(tmp_path / "g" / "whole")

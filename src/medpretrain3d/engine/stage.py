@@ -39,14 +39,14 @@ from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
-from medpretrain3d.engine.requeue import Requeue, leave_requeue_alone
+from medpretrain3d.engine.requeue import leave_requeue_alone, requeue
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.stage_parser import StageParser, one_line
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
 from medpretrain3d.errors import UserError
-from medpretrain3d.interruption import Interrupted, signals
+from medpretrain3d.interruption import NOTICE, Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.plugins import loaded_plugins, take_plugins
 from medpretrain3d.run_metadata import RunMetadata
@@ -218,11 +218,10 @@ class StageCLI(LightningCLI):
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
         self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
         self.compute = ComputeMeter(self.run_file)
-        requeue = Requeue(self.run.folder, self.checkpoints.save)
         curves = ContinuedCurves(self.curves)
         divergence = Divergence(self.run.checkpoints)
         together = EndTogether(self.checkpoints.save, partial(_farewell, self.run))
-        watchers = [ContinuedSchedule(), Throughput(), self.compute, requeue, together]
+        watchers = [ContinuedSchedule(), Throughput(), self.compute, together]
         return [divergence, self.checkpoints, curves, *watchers]
 
     def fit(self, **kwargs: Any) -> None:
@@ -333,6 +332,8 @@ def _farewell(run: RunConfig, signum: int) -> str:
         return ""
     told = f"{run.folder}: interrupted by {signal.Signals(signum).name}"
     step = num_steps_done(run.checkpoints)
+    if signum == NOTICE:
+        return f"{told} at step {step}; {requeue()}"
     if not step:
         return f"{told} before its first checkpoint; the same command begins anew"
     return f"{told}; the same command continues from the checkpoint of step {step}"

@@ -16,9 +16,9 @@ from typing import Any
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
-from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
+from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
 
-INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
 """Exit codes of programs that were told to end."""
 
 
