@@ -21,6 +21,7 @@ from medpretrain3d.engine.distributed import gather_by_case, means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
+from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.store import Case
@@ -68,6 +69,7 @@ class FinetuneModule(Checked, L.LightningModule):
         if init_fpn:
             say(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
         self.results: dict[str, CaseResult] = {}
+        self._left_out_elsewhere = torch.zeros(2, dtype=torch.long)
 
     def metadata(self) -> RunMetadata:
         """Return which network is trained, and what its weights come from."""
@@ -119,7 +121,7 @@ class FinetuneModule(Checked, L.LightningModule):
         with sample_seeds(torch.stack([_seed(target) for target in targets])):
             losses = self.detector.losses(image, targets)
         loss = torch.stack(list(losses.values())).sum()
-        left_out = self.detector.num_invalid_boxes + self.detector.num_invalid_predictions
+        left_out = int(self._left_out_here().sum())
         of_all = loss.new_tensor(float(left_out * self.trainer.world_size))  # the sum, of what is averaged below
         values = means_to_log(self.trainer, {"loss": loss, **losses, "num_invalid": of_all})
         self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=len(image))
@@ -156,9 +158,10 @@ class FinetuneModule(Checked, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the encoder entry to the checkpoint, so that it can be read like a detector bundle's.
 
-        What was left out so far, as the first process counts it, is kept too.
+        What all processes left out so far is kept too; after a failure, when they cannot be asked, what the others did
+        up to the checkpoint before.
         """
-        checkpoint["num_invalid"] = [self.detector.num_invalid_boxes, self.detector.num_invalid_predictions]
+        checkpoint["num_invalid"] = (self._left_out_here() + self._left_out_elsewhere).tolist()
         data = self.data
         pretraining = {
             "paradigm": "supervised_detection",
@@ -182,8 +185,16 @@ class FinetuneModule(Checked, L.LightningModule):
         ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=True)
         return VolumesSeen.of_encoder(self.encoder) | ours
 
+    def on_before_save(self) -> None:
+        """Learn what the other processes left out so far."""
+        own = self._left_out_here()
+        self._left_out_elsewhere = total(own.to(self.device)).cpu() - own
+
+    def _left_out_here(self) -> Tensor:
+        return torch.tensor([self.detector.num_invalid_boxes, self.detector.num_invalid_predictions])
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Go on counting, on the first process what all had counted."""
         if self.trainer.is_global_zero and "num_invalid" in checkpoint:
             self.detector.num_invalid_boxes, self.detector.num_invalid_predictions = checkpoint["num_invalid"]
 

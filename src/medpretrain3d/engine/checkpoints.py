@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 import torch
@@ -13,6 +13,17 @@ from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_o
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.errors import UserError
+
+
+@runtime_checkable
+class TellsBeforeSaving(Protocol):
+    """A module whose state is of all processes.
+
+    `on_save_checkpoint` must not wait for the others: the first process alone calls it where one has failed.
+    """
+
+    def on_before_save(self) -> None:
+        """Exchange what is kept; every process calls this."""
 
 
 class Checkpoints(Checkpoint):
@@ -101,6 +112,9 @@ class Checkpoints(Checkpoint):
             return
         for logger in trainer.loggers:
             logger.save()  # curves reach at least as far as the checkpoint
+        module = trainer.lightning_module
+        if isinstance(module, TellsBeforeSaving):
+            module.on_before_save()
         state = self._state(trainer)  # every process, for strategies that gather it
         failure = None
         if trainer.is_global_zero:
