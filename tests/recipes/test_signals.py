@@ -30,6 +30,28 @@ if __name__ == "__main__":
     run_stage(program.main)
 """
 
+FULL_DISK = """
+import errno
+from pathlib import Path
+import torch
+from medpretrain3d.engine.stage import run_stage
+from pretrain import __main__ as program
+
+save, kept = torch.save, []
+
+def full(state, file):
+    kept.append(state["global_step"])
+    if kept[-1] == kept[0]:
+        return save(state, file)
+    file.write(b"half")
+    Path(__file__).with_name("full").touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+if __name__ == "__main__":
+    torch.save = full
+    run_stage(program.main)
+"""
+
 
 @pytest.fixture
 def start(cube_store, tmp_path):
@@ -100,3 +122,16 @@ def test_a_failure_of_one_of_two_processes_ends_both_and_is_told_once(start, fai
     assert run.end(within_s=90) == code
     assert sum("Traceback" in line for line in run.printed) == num_tracebacks
     assert re.search(last, run.printed[-1])
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_ends_both_processes_with_one_line(start):
+    run = start("pretrain", *TWO_PROCESSES, "--trainer.enable_progress_bar", "false", code=FULL_DISK)
+    run.wait_for((run.folder.parent.parent / "full").exists)
+    assert run.end() not in (0, None)
+    printed = "\n".join(run.printed)
+    assert printed.count("the disk is full") == 1
+    assert re.search(r"error: .*the run continues from .*step_\d+\.ckpt$", run.printed[-1])
+    assert "Traceback" not in printed
+    assert [path.name for path in (run.folder / "checkpoints").glob("*.ckpt")]
+    assert not list((run.folder / "checkpoints").glob("*unfinished*"))

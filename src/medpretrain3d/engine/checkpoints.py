@@ -121,10 +121,10 @@ class Checkpoints(Checkpoint):
             try:
                 self._write(trainer, state)
             except UserError as error:
-                failure = str(error)
+                failure = f"{error}; the run continues from {self._continued_from}"  # which it alone knows
         failure = trainer.strategy.broadcast(failure)
         if failure is not None:
-            raise UserError(f"{failure}; the run continues from {self._continued_from}")
+            raise UserError(failure)
         self._saved = (trainer.global_step, self._validated_step)
 
     @property
