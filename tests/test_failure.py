@@ -89,6 +89,11 @@ def test_what_was_exhausted_is_told_where_dealing_with_it_failed_too():
 def test_how_a_process_died_is_told_by_its_signal():
     assert death("process 1", -signal.SIGKILL, HELP).endswith("because memory ran out; lower --batch-size")
     assert "/dev/shm" in death("process 1", -signal.SIGBUS, HELP)
+    crash = "process 1 was ended by SIGABRT: a library crashed, perhaps an old one; `medpretrain3d doctor` tells which"
+    assert death("process 1", -signal.SIGABRT, HELP) == crash
+    crashed = explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), HELP)
+    assert crashed is not None
+    assert "loader worker 7 was ended by Segmentation fault: a library crashed" in crashed
     assert death("process 1", 3, HELP) == "process 1 ended with exit code 3"
     killed = explain(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), HELP)
     assert killed is not None

@@ -17,6 +17,7 @@ _OUT_OF_MEMORY = re.compile(
 )
 _KILLED_WORKER = re.compile(r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\)(?: is killed by signal: ([^.\n]+))?")
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_CRASHES = ("SIGABRT", "SIGSEGV", "SIGILL", "SIGFPE", "Aborted", "Segmentation fault", "Illegal instruction")
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO}
 _OF_THE_MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS, errno.ESTALE, errno.EACCES, errno.EPERM),
@@ -73,6 +74,8 @@ def _killed(what: str, how: str, saves_memory: str) -> str:
         )
     if "Killed" in how or "SIGKILL" in how:
         return f"{what} was killed (SIGKILL): by hand, or by the system because memory ran out; {saves_memory}"
+    if any(crash in how for crash in _CRASHES):
+        return f"{what} was ended by {how}: a library crashed, perhaps an old one; `medpretrain3d doctor` tells which"
     return f"{what} died unexpectedly{f' ({how})' if how else ''}; if memory ran out, {saves_memory}"
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 
 
 @contextmanager
@@ -32,6 +34,15 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
             for worker in active_children():
                 worker.kill()
             raise
+
+
+def exit_code_of_the_dead(workers: Sequence[BaseProcess]) -> int:
+    """Exit code, negative for a signal, of the worker that died by itself; the pool ends the others with SIGTERM."""
+    deadline = time.monotonic() + 10.0
+    while any(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)  # the pool breaks a little earlier than the kernel is done with a process
+    codes = (worker.exitcode for worker in workers)
+    return next((code for code in codes if code not in (None, 0, -signal.SIGTERM)), -signal.SIGKILL)
 
 
 def _end_with_parent() -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medpretrain3d.atomic import locked_folder, remove_unfinished, write_text
 from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.failure import death
 from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
 from medpretrain3d.ingest.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
@@ -26,7 +28,7 @@ from medpretrain3d.store.splits import SPLITS, Fold, read_splits
 from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import check_spacing
-from medpretrain3d.worker_pool import worker_pool
+from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
 
 OTHER_CALL_S = 3600
 """A file of the index that another shard began is left alone for this long."""
@@ -294,13 +296,13 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome
         return
     with worker_pool(workers) as pool:
         futures = {pool.submit(prepare_case, job): job.case.id for job in jobs}
+        processes = active_children()
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
-            raise UserError(
-                "a worker died, most likely for want of memory; use fewer --workers, finished cases are kept"
-            ) from error
+            told = death("a worker", exit_code_of_the_dead(processes), "use fewer --workers")
+            raise UserError(f"{told}; finished cases are kept") from error
 
 
 def _with_bar(outcomes: Iterator[tuple[str, Outcome]], total: int, show: bool) -> Iterator[tuple[str, Outcome]]:
