@@ -39,3 +39,13 @@ def test_all_options_of_the_trainer_have_a_help_of_their_own(capsys):
     text = printed(capsys, "--trainer.help")
     assert "--trainer.limit_val_batches" in text
     assert "--data" not in text
+
+
+def test_what_an_encoder_will_decide_that_is_not_there_yet_is_said(capsys, monkeypatch, tmp_path):
+    from finetune import __main__ as finetune
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        finetune.main(["--config", "luna16", "--model.init_from", "runs/none/encoder", "--print_config"])
+    assert ended.value.code == 0
+    assert "# not known yet: runs/none/encoder: no such file" in capsys.readouterr().out

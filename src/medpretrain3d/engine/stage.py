@@ -145,7 +145,11 @@ class StageCLI(LightningCLI):
         self.subcommand = self.config["subcommand"]
         config = self._own_config().clone()
         run = RunConfig(**config["run"])
-        self.resolve(config, is_said=False)
+        unknown = ""
+        try:
+            self.resolve(config, is_said=False)
+        except UserError as error:  # of a file that an earlier program has yet to write
+            unknown = f"\n# not known yet: {error}"
         for name, value in trainer_options_used(config["trainer"], run).items():
             config[f"trainer.{name}"] = value
         text: str = self._parser(self.subcommand).dump(
@@ -161,9 +165,8 @@ class StageCLI(LightningCLI):
             "plugins": [CheckpointFiles.__name__],
             "sampler": ["PositionBatches, a function of seed and step"],
         }
-        return (
-            text + "# added by the stage:\n" + "\n".join(f"#   {key}: {', '.join(one)}" for key, one in added.items())
-        )
+        told = "\n".join(f"#   {key}: {', '.join(ones)}" for key, ones in added.items())
+        return f"{text}# added by the stage:\n{told}{unknown}"
 
     def instantiate_classes(self) -> None:
         """Make everything; a part that one of several types takes fails with an error of its own."""
