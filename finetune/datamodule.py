@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
+from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import say
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
@@ -135,7 +136,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         cases = [ref.open() for ref in self.train_cases if sum(ref.counts)]
         boxes = np.concatenate([case.boxes for case in cases]).astype(np.float64)
         labels = np.concatenate([case.labels for case in cases])
-        if note := LongObjects(boxes[:, 3:] - boxes[:, :3], labels, self.classes, self.patch).note():
+        if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
             say(f"note: {self.store.path}: {note}")
 
     def metadata(self) -> RunMetadata:

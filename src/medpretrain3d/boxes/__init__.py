@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from medpretrain3d.boxes.convention import Detections, Targets, box_volume, clip_boxes
+from medpretrain3d.boxes.arithmetic import box_center, box_size, box_volume, clip_boxes, corners_of, has_extent
+from medpretrain3d.boxes.convention import Detections, Targets
 from medpretrain3d.boxes.overlap import box_iou, generalized_box_iou, paired_iou
 from medpretrain3d.boxes.suppression import classwise_nms, covered_by, nms, suppress
 
 __all__ = [
     "Detections",
     "Targets",
+    "box_center",
     "box_iou",
+    "box_size",
     "box_volume",
     "classwise_nms",
     "clip_boxes",
+    "corners_of",
     "covered_by",
     "generalized_box_iou",
+    "has_extent",
     "nms",
     "paired_iou",
     "suppress",

@@ -82,21 +82,3 @@ class Detections:
             torch.cat([part.labels for part in parts]) if parts else torch.zeros(0, dtype=torch.long),
         )
         return joined[joined.scores.argsort(descending=True, stable=True)]
-
-
-def box_volume(boxes: Tensor) -> Tensor:
-    """Return volume of each box (N,); 0 where a corner pair is swapped. float32, or float64 for float64 boxes."""
-    boxes = at_least_float32(boxes)
-    return (boxes[:, 3:] - boxes[:, :3]).clamp(min=0).prod(dim=1)
-
-
-def clip_boxes(boxes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Return boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
-    limit = boxes.new_tensor([*shape, *shape])
-    return torch.minimum(boxes.clamp(min=0), limit)
-
-
-def at_least_float32(boxes: Tensor) -> Tensor:
-    """Return the boxes in float32, or as they are where they are float64."""
-    # Boxes stay fp32 under autocast: bf16 has 8 significant bits, so 160.5 becomes 160 and 301 becomes 300.
-    return boxes if boxes.dtype == torch.float64 else boxes.float()

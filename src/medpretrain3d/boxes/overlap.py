@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes.convention import at_least_float32, box_volume
+from medpretrain3d.boxes.arithmetic import at_least_float32, box_volume
 
 MIN_FUSED_PAIRS = 4096
 """Below this many pairs torch takes under 0.1 ms, and numba need not be imported (half a second, once)."""

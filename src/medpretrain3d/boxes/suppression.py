@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes.convention import Detections, at_least_float32, box_volume
+from medpretrain3d.boxes.arithmetic import at_least_float32, box_volume
+from medpretrain3d.boxes.convention import Detections
 from medpretrain3d.boxes.overlap import box_iou
 from medpretrain3d.errors import UserError
 

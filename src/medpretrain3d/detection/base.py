@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.boxes import Detections, Targets, has_extent
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import total
@@ -110,4 +110,4 @@ class Detector(Configurable, nn.Module):
 
 
 def _is_box(boxes: Tensor) -> Tensor:
-    return torch.isfinite(boxes).all(dim=1) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+    return torch.isfinite(boxes).all(dim=1) & has_extent(boxes)

@@ -10,6 +10,7 @@ import torch
 from annotated_types import MaxLen, MinLen
 from torch import Tensor
 
+from medpretrain3d.boxes import box_center, box_size, corners_of
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.values import Positive
 
@@ -57,7 +58,7 @@ class BoxCoder(Configurable):
         anchor_center, anchor_extent = _center_extent(anchors)
         center = anchor_center + deltas[:, :3] * anchor_extent
         extent = anchor_extent * torch.exp(limited(deltas[:, 3:], self.max_log_ratio))
-        return torch.cat([center - extent / 2, center + extent / 2], dim=1)
+        return corners_of(center, extent)
 
 
 class DistanceCoder(BoxCoder):
@@ -93,5 +94,5 @@ def limited(values: Tensor, highest: float) -> Tensor:
 
 
 def _center_extent(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    low, high = boxes.float().split(3, dim=1)
-    return (low + high) / 2, high - low
+    boxes = boxes.float()
+    return box_center(boxes), box_size(boxes)

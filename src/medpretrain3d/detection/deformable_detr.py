@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.boxes import Detections, Targets, clip_boxes
+from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
 from medpretrain3d.detection.base import Detector
@@ -209,7 +209,7 @@ class DeformableDETR(Detector):
             best = scores.topk(min(self.detections_per_image, len(scores)))
             query, label = best.indices // self.num_classes, best.indices % self.num_classes
             boxes = clip_boxes(from_unit(unit[query], (d, h, w)), (d, h, w))
-            keep = (best.values >= max(0.0, self.score_threshold)) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+            keep = (best.values >= max(0.0, self.score_threshold)) & has_extent(boxes)
             found.append(Detections(boxes, best.values, label)[torch.nonzero(keep)[:, 0]])
         return found
 

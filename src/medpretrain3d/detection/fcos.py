@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.boxes import box_center, box_size
 from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.coder import DistanceCoder
 from medpretrain3d.detection.heads import PointHead
@@ -107,7 +108,7 @@ class FCOS(RetinaNet):
         self.box_head = PointHead(fpn_channels, self.anchors.num_levels, head_convs)
 
     def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        points = (anchors[:, :3] + anchors[:, 3:]) / 2
+        points = box_center(anchors)
         truth = centerness(points, reaching(boxes, points))  # (P,)
         of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum()
         of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum")
@@ -126,7 +127,7 @@ def reaching(boxes: Tensor, points: Tensor) -> Tensor:
     An object that holds no centre of a cell is learned by points beside it, whose centre-ness would be 0: no box would
     be learned there and no score reach above 0. So it is at least 1/3 along such an axis.
     """
-    center, half = (boxes[:, :3] + boxes[:, 3:]) / 2, (boxes[:, 3:] - boxes[:, :3]) / 2
+    center, half = box_center(boxes), box_size(boxes) / 2
     offset = (points - center).abs()
     half = torch.where(offset < half, half, 2 * offset)
     return torch.cat([center - half, center + half], dim=1)

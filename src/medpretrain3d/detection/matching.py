@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import box_iou, box_volume, generalized_box_iou, paired_iou
+from medpretrain3d.boxes import box_center, box_iou, box_volume, generalized_box_iou, paired_iou
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.errors import UserError
@@ -113,8 +113,7 @@ class ATSSMatcher(Matcher):
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
         """Anchors of the nearest cells of every level: (N, M) int64. Looks at cells, not at their many anchors."""
-        target_center = (targets[:, :3] + targets[:, 3:]) / 2
-        cells = anchors[::anchors_per_location]
+        target_center, cells = box_center(targets), anchors[::anchors_per_location]
         of_cell = torch.arange(anchors_per_location, device=anchors.device)
         candidates, start = [], 0
         for num_anchors in anchors_per_level:
@@ -275,7 +274,7 @@ def ignore_background(
         as_objects: (A,) what the matcher says of the regions.
         min_share: of an anchor's volume.
     """
-    center, volume = (anchors[:, :3] + anchors[:, 3:]) / 2, box_volume(anchors)
+    center, volume = box_center(anchors), box_volume(anchors)
     ignored = as_objects >= 0
     for region in regions.float():  # one at a time: a row of the (M, A) matrix is all that is needed
         inside = ((center >= region[:3]) & (center < region[3:])).all(dim=1)

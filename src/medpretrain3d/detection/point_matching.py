@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import box_volume
+from medpretrain3d.boxes import box_center, box_size, box_volume
 from medpretrain3d.detection.matching import Matcher, nearest_cells
 from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.values import Layers, Positive, Whole
@@ -49,7 +49,7 @@ class CenterSampling(Matcher):
     ) -> Tensor:
         """Return index of the matched target per point: (A,) int64, -1 for background."""
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-        point, stride = _centers(anchors), anchors[:, 3:] - anchors[:, :3]
+        point, stride = box_center(anchors), box_size(anchors)
         least, most = self._ranges(anchors_per_level, anchors)
         for index in _large_first(targets):
             low, high = targets[index].float().split(3)
@@ -62,7 +62,7 @@ class CenterSampling(Matcher):
         served[matched] = True  # background marks the spare last place
         for index in torch.nonzero(~served[:-1])[:, 0].tolist():
             start, end = levels[index]
-            near = start + nearest_cells(_centers(targets[index, None]), anchors[start:end], 27)[0]
+            near = start + nearest_cells(box_center(targets[index, None]).float(), anchors[start:end], 27)[0]
             free = near[matched[near] == BACKGROUND]
             matched[free[:1]] = index
         return matched
@@ -115,7 +115,7 @@ class NearestPoints(Matcher):
         for index in _large_first(targets):
             start, end = levels[index]
             count = self.num_points * (1 + self.ignore_ratio)
-            near[index] = start + nearest_cells(_centers(targets[index, None]), anchors[start:end], count)[0]
+            near[index] = start + nearest_cells(box_center(targets[index, None]).float(), anchors[start:end], count)[0]
             matched[near[index]] = IGNORED
         for index, points in near.items():
             matched[points[: self.num_points]] = index
@@ -127,15 +127,11 @@ def object_levels(
 ) -> list[tuple[int, int]]:
     """First and last + 1 of the cells of the finest level on which half an object's extent is at most `max_cells`."""
     ends = torch.tensor([0, *cells_per_level]).cumsum(0).tolist()
-    strides = torch.stack([cells[start, 3:] - cells[start, :3] for start in ends[:-1]])  # (L, 3)
-    half = (targets[:, 3:] - targets[:, :3]).float() / 2
+    strides = box_size(cells[ends[:-1]])  # (L, 3)
+    half = box_size(targets).float() / 2
     fits = (half[:, None] / strides <= max_cells).all(dim=2)  # (N, L)
     fits[:, -1] = True
     return [(ends[level], ends[level + 1]) for level in fits.int().argmax(dim=1).tolist()]
-
-
-def _centers(boxes: Tensor) -> Tensor:
-    return (boxes[:, :3] + boxes[:, 3:]).float() / 2
 
 
 def _large_first(targets: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.boxes import Detections, Targets, classwise_nms, clip_boxes
+from medpretrain3d.boxes import Detections, Targets, classwise_nms, clip_boxes, has_extent
 from medpretrain3d.detection.anchors import AnchorGrid, Shape
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.coder import BoxCoder
@@ -209,7 +209,7 @@ class RetinaNet(Detector):
         best = scores.flatten().topk(min(self.candidates_per_image, scores.numel()))
         anchor, label = best.indices // self.num_classes, best.indices % self.num_classes
         boxes = clip_boxes(self.coder.decode(outputs[anchor, :6], anchors[anchor]), image_shape)
-        keep = (best.values >= max(0.0, self.score_threshold)) & (boxes[:, 3:] > boxes[:, :3]).all(dim=1)
+        keep = (best.values >= max(0.0, self.score_threshold)) & has_extent(boxes)
         found = Detections(boxes, best.values, label)[torch.nonzero(keep)[:, 0]]
         return classwise_nms(found, self.nms_iou)[: self.detections_per_image]
 

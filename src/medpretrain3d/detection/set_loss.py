@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import generalized_box_iou
+from medpretrain3d.boxes import box_center, box_size, corners_of, generalized_box_iou
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
@@ -26,16 +26,14 @@ class UnitTargets:
 
 def to_unit(boxes: Tensor, shape: Shape) -> Tensor:
     """Return corner boxes (..., 6) in voxels -> unit boxes: (centre, extent) in parts of the image, float32."""
-    low, high = (boxes.float() / boxes.new_tensor([*shape, *shape], dtype=torch.float32)).split(3, dim=-1)
-    return torch.cat([(low + high) / 2, high - low], dim=-1)
+    boxes = boxes.float() / boxes.new_tensor([*shape, *shape], dtype=torch.float32)
+    return torch.cat([box_center(boxes), box_size(boxes)], dim=-1)
 
 
 def from_unit(unit: Tensor, shape: Shape) -> Tensor:
     """Return unit boxes (..., 6) -> corner boxes in voxels, float32; `from_unit(unit, (1, 1, 1))` stays in parts."""
     center, extent = unit.float().split(3, dim=-1)
-    return torch.cat([center - extent / 2, center + extent / 2], dim=-1) * unit.new_tensor(
-        [*shape, *shape], dtype=torch.float32
-    )
+    return corners_of(center, extent) * unit.new_tensor([*shape, *shape], dtype=torch.float32)
 
 
 class SetLoss(Configurable):

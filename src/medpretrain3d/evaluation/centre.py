@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.boxes import Detections, Targets, box_center, box_size
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.average_precision import average_precision
 from medpretrain3d.evaluation.bootstrap import Resampling
@@ -38,8 +38,8 @@ def closeness(criterion: Criterion) -> Closeness:
         raise UserError(f"hit criterion '{criterion}': must be 'radius', 'box' or a distance in mm above 0, e.g. 5")
 
     def close(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
-        offset = _center(boxes)[:, None] - _center(target_boxes)[None]  # (N, G, 3)
-        half_extent = (target_boxes[:, 3:] - target_boxes[:, :3]) / 2  # (G, 3)
+        offset = box_center(boxes)[:, None] - box_center(target_boxes)[None]  # (N, G, 3)
+        half_extent = box_size(target_boxes) / 2  # (G, 3)
         with np.errstate(divide="ignore", invalid="ignore"):
             if criterion == "box":
                 share = (np.abs(offset) / half_extent).max(axis=2)
@@ -105,7 +105,3 @@ def _metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
         "FROC_score": curve.mean(axis=1),
         "FROC_curve": curve,
     }
-
-
-def _center(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, :3] + boxes[:, 3:]) / 2

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medpretrain3d.boxes import box_center
 from medpretrain3d.documents import read_rows
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import read_predictions
@@ -99,7 +100,7 @@ def _marks_of_boxes(path: Path) -> Points:
         raise UserError(f"{path}: has {len(file.classes)} classes, {list(file.classes)}; LUNA16 knows nodules only")
     boxes = np.concatenate([case.boxes for case in file.cases])
     names = np.repeat([case.case for case in file.cases], [len(case.scores) for case in file.cases])
-    return Points(names, (boxes[:, :3] + boxes[:, 3:]) / 2, np.concatenate([case.scores for case in file.cases]))
+    return Points(names, box_center(boxes), np.concatenate([case.scores for case in file.cases]))
 
 
 def _read_points(path: Path, value: str) -> Points:

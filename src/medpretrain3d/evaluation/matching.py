@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medpretrain3d.boxes import box_iou
+from medpretrain3d.boxes import box_center, box_iou
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 
 MAX_DETECTIONS = 100
@@ -116,7 +116,7 @@ def lies_in_any(boxes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
     """Return whether the centre of each box (N, 6) lies in one of the regions (M, 6), borders included: (N,) bool."""
     if regions is None or not len(regions):
         return np.zeros(len(boxes), dtype=bool)
-    center = (boxes[:, None, :3] + boxes[:, None, 3:]) / 2  # (N, 1, 3)
+    center = box_center(boxes)[:, None]  # (N, 1, 3)
     return ((center >= regions[:, :3]) & (center <= regions[:, 3:])).all(axis=2).any(axis=1)
 
 

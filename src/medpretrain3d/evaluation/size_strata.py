@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medpretrain3d.boxes import box_size
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.average_precision import RecallType, average_precision
 from medpretrain3d.evaluation.average_recall import recall
@@ -22,8 +23,8 @@ above 10 mm and T1c above 20 mm, and above 30 mm it is called a mass."""
 
 
 def diameter(boxes: np.ndarray) -> np.ndarray:
-    """Return longest edge of each box (N, 6): (N,)."""
-    return (boxes[:, 3:] - boxes[:, :3]).max(axis=1, initial=0.0)
+    """Longest edge of each box (N, 6): (N,)."""
+    return box_size(boxes).max(axis=1, initial=0.0)
 
 
 def size_strata(

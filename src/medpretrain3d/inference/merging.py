@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections, box_volume, covered_by, nms, suppress
+from medpretrain3d.boxes import Detections, box_size, box_volume, covered_by, nms, suppress
 from medpretrain3d.inference.clustering import Clusters, cluster_boxes, per_cluster
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.joining import join_pieces
@@ -48,7 +48,7 @@ def merge_sightings(
         for label in sightings.detections.labels.unique()
     ]
     found = Detections.cat(merged)
-    extent_mm = (found.boxes[:, 3:] - found.boxes[:, :3]) * found.boxes.new_tensor(spacing_mm)  # (N, 3)
+    extent_mm = box_size(found.boxes) * found.boxes.new_tensor(spacing_mm)  # (N, 3)
     return found[extent_mm.amax(dim=1) >= config.min_size_mm]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.boxes import Detections
+from medpretrain3d.boxes import Detections, has_extent
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.grid import Grid, GridDocument
@@ -43,7 +43,7 @@ class Prediction:
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from medpretrain3d.boxes import Detections
+        >>> from medpretrain3d.boxes import Detections, has_extent
         >>> from medpretrain3d.inference import Prediction
         >>> from medpretrain3d.store import Grid
         >>> grid = Grid(shape=(8, 8, 8), affine_lps=np.diag([2.0, 2, 2, 1]))  # voxels of 2 mm
@@ -91,7 +91,7 @@ class Prediction:
         # A resampled grid may end a fraction of a voxel behind the file's last voxel.
         boxes_vox = np.clip(boxes_vox, 0, np.tile(source_grid.shape, 2))
         rounded = np.round(boxes_vox, DECIMALS)  # which may take the extent of a sliver at the scan's face
-        kept = (rounded[:, 3:] > rounded[:, :3]).all(axis=1)
+        kept = has_extent(rounded)
         boxes_vox = boxes_vox[kept]
         return Prediction(
             case,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections, clip_boxes
+from medpretrain3d.boxes import Detections, box_center, clip_boxes, has_extent
 from medpretrain3d.inference.tiles import Triple
 
 # A cut box ends at the tile's face; regression leaves it within a voxel of it.
@@ -67,7 +67,7 @@ class Sightings:
             shape: size of the volume.
         """
         boxes = clip_boxes(detections.boxes.float() + torch.tensor(start * 2), shape)
-        inside = torch.nonzero((boxes[:, 3:] > boxes[:, :3]).all(dim=1))[:, 0]
+        inside = torch.nonzero(has_extent(boxes))[:, 0]
         found = Detections(boxes, detections.scores.float(), detections.labels)[inside]
         low, high = _inner_faces(start, patch, shape)
         low, high = (low + CUT_MARGIN_VOX).clamp(min=-FAR_VOX), (high - CUT_MARGIN_VOX).clamp(max=FAR_VOX)
@@ -137,7 +137,7 @@ def center_depth(boxes: Tensor, start: Triple, patch: Triple, shape: Triple) -> 
         shape: size of the volume.
     """
     low, high = _inner_faces(start, patch, shape)
-    center = (boxes[:, :3] + boxes[:, 3:]) / 2
+    center = box_center(boxes)
     half = boxes.new_tensor(patch) / 2
     return (torch.minimum(center - low, high - center) / half).clamp(0, 1).amin(dim=1)
 

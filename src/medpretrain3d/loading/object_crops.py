@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medpretrain3d.boxes import Targets, box_volume
+from medpretrain3d.boxes import Targets, box_volume, has_extent
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import AugmentOn, CropReader, SourceCrop, SourceLabels, draw_seed
 from medpretrain3d.loading.placement import Patch, Placement, place_boxes
@@ -46,7 +46,7 @@ class SourceObjects:
             # on average and its IoU with the exact box is 0.87. So a whole object keeps its exact box; a cut or rotated
             # one has only its mask to go by, unless it is too small to have a voxel there.
             is_whole = (visible == self.boxes).all(dim=1) & aligned
-            is_seen = (visible[:, 3:] > visible[:, :3]).all(dim=1)
+            is_seen = has_extent(visible)
             judged = is_seen & ~is_whole & (self.ids > 0)
             if judged.any():
                 visible[judged] = instance_hulls(self.instances.instances(), self.ids[judged]).to(visible.dtype)
@@ -123,7 +123,7 @@ class ObjectCrops(Dataset[Any]):
             return place_boxes(boxes.astype(np.float64) - np.tile(source_start, 2), placement, patch, source_size)
 
         ignore = np.clip(carried(case.ignore_boxes), 0, np.tile(patch, 2))
-        ignore = ignore[(ignore[:, 3:] > ignore[:, :3]).all(axis=1)]
+        ignore = ignore[has_extent(ignore)]
         return SourceObjects(
             image=self.reader.image(case, start, placement, random),
             boxes=torch.from_numpy(carried(case.boxes)),

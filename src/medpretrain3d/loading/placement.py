@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medpretrain3d.boxes import box_center, box_size
+
 Patch = tuple[int, int, int]
 
 
@@ -128,8 +130,8 @@ def place_boxes(boxes: np.ndarray, placement: Placement, patch: Patch, source_si
     Exact for flips and zooms. Otherwise a box becomes the hull of the ellipsoid inscribed in it, which is far tighter
     than the hull of the eight corners: that one grows a round lesion by up to 73 %.
     """
-    centre = (boxes[:, :3] + boxes[:, 3:]) / 2 - np.array(source_size) / 2
-    half = (boxes[:, 3:] - boxes[:, :3]) / 2
+    centre = box_center(boxes) - np.array(source_size) / 2
+    half = box_size(boxes) / 2
     to_patch = np.linalg.inv(placement.mirrored_matrix())
     if placement.elastic is None:
         centre = centre @ to_patch.T

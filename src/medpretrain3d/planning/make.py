@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
+from medpretrain3d.boxes import box_size
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
 from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
 from medpretrain3d.errors import UserError
@@ -139,7 +140,7 @@ def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
 
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     spacings_mm = np.array([case.grid.spacing_mm for case in cases])
-    extents = np.concatenate([(case.boxes[:, 3:] - case.boxes[:, :3]) * case.grid.spacing_mm for case in cases])
+    extents = np.concatenate([box_size(case.boxes) * case.grid.spacing_mm for case in cases])
     is_speck = np.concatenate(are_specks(cases))
     if is_speck.all():  # of small objects alone, these are the objects
         is_speck[:] = False

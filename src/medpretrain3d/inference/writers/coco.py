@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.boxes import box_size
 from medpretrain3d.documents import json_text
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.writer import RUN_WRITERS
@@ -35,7 +36,7 @@ def predictions_coco(classes: Sequence[str], predictions: Sequence[Prediction]) 
                 "affine_lps": prediction.grid.affine_lps.tolist(),
             }
         )
-        extents = prediction.boxes_vox[:, 3:] - prediction.boxes_vox[:, :3]
+        extents = box_size(prediction.boxes_vox)
         for box, extent, score, label in zip(
             prediction.boxes_vox, extents, prediction.scores, prediction.labels, strict=True
         ):

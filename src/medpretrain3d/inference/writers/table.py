@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.boxes import box_center, box_size
 from medpretrain3d.documents import csv_text
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.writer import RUN_WRITERS
@@ -26,7 +27,7 @@ def predictions_csv(classes: Sequence[str], predictions: Iterable[Prediction]) -
         for box_mm, box_vox, score, label in zip(
             prediction.boxes_lps_mm, prediction.boxes_vox, prediction.scores, prediction.labels, strict=True
         ):
-            numbers = [*box_mm, *((box_mm[:3] + box_mm[3:]) / 2), *(box_mm[3:] - box_mm[:3]), *box_vox]
+            numbers = [*box_mm, *box_center(box_mm), *box_size(box_mm), *box_vox]
             name = classes[int(label)]
             rows.append([prediction.case, prediction.file, name, f"{score:.6g}", *(f"{one:.3f}" for one in numbers)])
     return csv_text(HEADER, rows)
