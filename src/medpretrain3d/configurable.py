@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.moved import current_class_path
+from medpretrain3d.moved import current_arguments, current_class_path
 from medpretrain3d.plugins import OPTION, plugin_of, required_plugins
 from medpretrain3d.registry import class_of_plugin, is_own, note_class
 from medpretrain3d.values import Checked, arguments_by_name, constructor
@@ -75,7 +75,7 @@ def from_config(config: Mapping[str, Any], base: type = Configurable) -> Any:
     cls = _class(path)
     if not issubclass(cls, base):
         raise UserError(f"class_path '{path}' is no {base.__name__}, which is wanted here")
-    built = {name: _built(value) for name, value in arguments.items()}
+    built = {name: _built(value) for name, value in current_arguments(path, arguments).items()}
     try:
         return cls(**built)
     except UserError:

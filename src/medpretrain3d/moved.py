@@ -1,18 +1,36 @@
-"""Classes that have moved since recipes, encoder files and bundles were written that name them."""
+"""Classes that have moved, and arguments that have other names, since files were written that name them.
+
+Recipes, encoder files and bundles written before are read as if they had been written today.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+OWN = "medpretrain3d."
 MOVED = {
     "medpretrain3d.data.augment": "medpretrain3d.loading.augment",
     "medpretrain3d.data.intensity": "medpretrain3d.store.intensity",
     "medpretrain3d.data.sampling": "medpretrain3d.loading.sampling",
     "medpretrain3d.data.views": "medpretrain3d.loading.views",
     "medpretrain3d.data.case_labels": "medpretrain3d.loading.case_labels",
+    "medpretrain3d.detection.sampling": "medpretrain3d.detection.classification_losses",
 }
 """Modules, or classes with their module, and where they are now."""
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What an argument of a constructor is called now, and the value that each earlier one is."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+ARGUMENTS = {"ATSSMatcher": {"rule": Renamed("guarantee_match", {"house": True, "nndetection": False})}}
+"""Earlier arguments of this package's classes, by the short name of the class."""
 
 
 def current_class_path(path: str) -> str:
@@ -21,15 +39,33 @@ def current_class_path(path: str) -> str:
     return f"{MOVED[module]}.{name}" if module in MOVED else MOVED.get(path, path)
 
 
-def with_current_class_paths(document: Any) -> Any:
-    """Return a copy of plain data in which every `class_path` leads to where the class is now."""
-    if isinstance(document, Mapping):
-        return {
-            key: current_class_path(value)
-            if key == "class_path" and isinstance(value, str) and value.startswith("medpretrain3d.")
-            else with_current_class_paths(value)
-            for key, value in document.items()
-        }
+def current_arguments(path: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a class by their names of today; what was never one of its arguments stays.
+
+    Args:
+        path: the class, with its module or by its short name.
+        arguments: as a file holds them.
+    """
+    is_own = "." not in path or path.startswith(OWN)
+    renamed = ARGUMENTS.get(path.rpartition(".")[2], {}) if is_own else {}
+    current = dict(arguments)
+    for earlier, now in renamed.items():
+        value = arguments.get(earlier)
+        if isinstance(value, str) and value in now.values and now.name not in arguments:
+            current[now.name] = now.values[current.pop(earlier)]
+    return current
+
+
+def with_current_names(document: Any) -> Any:
+    """Return a copy of plain data in which every `class_path` and its `init_args` are those of today."""
     if isinstance(document, list):
-        return [with_current_class_paths(item) for item in document]
-    return document
+        return [with_current_names(item) for item in document]
+    if not isinstance(document, Mapping):
+        return document
+    current = {key: with_current_names(value) for key, value in document.items()}
+    path, arguments = document.get("class_path"), current.get("init_args")
+    if isinstance(path, str):
+        current["class_path"] = current_class_path(path) if path.startswith(OWN) else path
+        if isinstance(arguments, Mapping):
+            current["init_args"] = current_arguments(path, arguments)
+    return current

@@ -14,7 +14,7 @@ from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.documents import check_yaml, read_text
 from medpretrain3d.documents.yaml_file import MAX_BYTES
 from medpretrain3d.errors import UserError
-from medpretrain3d.moved import with_current_class_paths
+from medpretrain3d.moved import with_current_names
 
 BASE = "base"
 """The key by which a recipe names the recipe or recipes that it changes."""
@@ -141,7 +141,7 @@ def load_recipe(text: str) -> Any:
     """
     check_yaml(text)
     try:
-        return with_current_class_paths(_load(text))
+        return with_current_names(_load(text))
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
         raise yaml.YAMLError(f"a value cannot be read ({error})") from error
 

@@ -6,6 +6,7 @@ from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.anchors_search import AnchorChoice, optimise_anchor_sizes
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.classification_losses import ClassificationLoss, FocalLoss, HardNegativeBCE
 from medpretrain3d.detection.coder import BoxCoder, DistanceCoder
 from medpretrain3d.detection.deformable_detr import DeformableDETR
 from medpretrain3d.detection.fcos import FCOS
@@ -13,7 +14,6 @@ from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, Matcher
 from medpretrain3d.detection.point_matching import CenterSampling, NearestPoints
 from medpretrain3d.detection.retina_unet import RetinaUNet
 from medpretrain3d.detection.retinanet import RetinaNet
-from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss, HardNegativeBCE
 from medpretrain3d.detection.set_loss import SetLoss
 from medpretrain3d.registry import import_modules
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.configurable import Configurable
+from medpretrain3d.detection.labels import IGNORED
 from medpretrain3d.detection.set_loss import UnitTargets
 from medpretrain3d.processes import largest
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
@@ -52,7 +53,7 @@ class Denoising(Configurable):
         """Return boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
 
         M is the most objects of an image of any process: queries of a group see each other. Images with fewer are
-        filled up with queries that do not count: their object is -2.
+        filled up with queries that do not count: their object is `IGNORED`.
         """
         device = targets[0].boxes.device
         most = int(largest(torch.tensor(max(len(target.labels) for target in targets), device=device)))
@@ -74,7 +75,7 @@ class Denoising(Configurable):
             replaced = to_uniform(bits[:, 6]) < self.label_noise
             labels.append(torch.where(replaced, (bits[:, 7] >> 1).abs() % num_classes, label))
             index = torch.arange(most, device=box.device)
-            given.append(index.masked_fill(index >= count, -2).repeat(self.groups))
+            given.append(index.masked_fill(index >= count, IGNORED).repeat(self.groups))
         return torch.stack(boxes), torch.stack(labels), given
 
 

@@ -21,6 +21,7 @@ from medpretrain3d.detection.deformable_layers import (
     perceptron,
     sine_encoding,
 )
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.set_loss import SetLoss, UnitTargets, from_unit, to_unit
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Channels, Layers, Rows, Share, ShareBelowOne
@@ -286,13 +287,13 @@ class DeformableDETR(Detector):
 
 
 def _ignored(given: Tensor, boxes: Tensor, regions: Tensor | None) -> Tensor:
-    """Return `given` (Q,) with -2 for predictions without an object whose centre lies in a region."""
+    """Return `given` (Q,) with `IGNORED` for predictions without an object whose centre lies in a region."""
     if regions is None or not len(regions):
         return given
     low, high = from_unit(regions, (1, 1, 1)).split(3, dim=1)
     center = boxes[:, None, :3]
     inside = ((center >= low) & (center < high)).all(dim=2).any(dim=1)
-    return given.masked_fill(inside & (given == -1), -2)
+    return given.masked_fill(inside & (given == BACKGROUND), IGNORED)
 
 
 def _classifier(channels: int, num_classes: int) -> nn.Linear:

@@ -11,12 +11,12 @@ from torch import Tensor
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import box_center, box_size
 from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.classification_losses import ClassificationLoss, FocalLoss
 from medpretrain3d.detection.coder import DistanceCoder
 from medpretrain3d.detection.heads import PointHead
 from medpretrain3d.detection.matching import Matcher
 from medpretrain3d.detection.point_matching import CenterSampling
 from medpretrain3d.detection.retinanet import RetinaNet
-from medpretrain3d.detection.sampling import ClassificationLoss, FocalLoss
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.values import Channels, Layers, LayersOrNone, NonNegative, Rows, Share

@@ -8,14 +8,13 @@ Anchors come in the order of `AnchorGrid`: by level, then cell, and the anchors 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import box_center, box_iou, box_volume, generalized_box_iou, paired_iou
 from medpretrain3d.configurable import Configurable
-from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Layers, Share
 
@@ -51,11 +50,12 @@ class ATSSMatcher(Matcher):
 
     Args:
         num_candidates: nearest cells per object and level.
-        rule: `"nndetection"` stops there, which has two gaps. An object that touches none of its candidates makes all
-            of them positive, because the threshold is 0. An object none of whose candidates reaches the threshold, or
-            whose candidates all went to others, is never learnt. `"house"` closes both: an anchor that does not touch
-            the object is not positive, and an object left without anchor gets its best candidate alone; if it touches
-            no candidate, the best of all anchors, and only if it touches no anchor at all, the nearest candidate.
+        guarantee_match: give every object an anchor. False stops at the above and reproduces nnDetection, which has
+            two gaps. An object that touches none of its candidates makes all of them positive, because the threshold
+            is 0. An object none of whose candidates reaches the threshold, or whose candidates all went to others, is
+            never learnt. True closes both: an anchor that does not touch the object is not positive, and an object left
+            without anchor gets its best candidate alone; if it touches no candidate, the best of all anchors, and only
+            if it touches no anchor at all, the nearest candidate.
 
     Raises:
         UserError: when called with levels that do not add up to the anchors.
@@ -71,14 +71,14 @@ class ATSSMatcher(Matcher):
         tensor([ 0, -1, -1, -1])
     """
 
-    def __init__(self, num_candidates: Layers = 4, rule: Literal["house", "nndetection"] = "house") -> None:
+    def __init__(self, num_candidates: Layers = 4, guarantee_match: bool = True) -> None:
         self.num_candidates = num_candidates
-        self.rule = rule
+        self.guarantee_match = guarantee_match
 
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Return index of the matched target per anchor: (A,) int64, -1 for background."""
+        """Return index of the matched target per anchor: (A,) int64, or `BACKGROUND`."""
         if sum(anchors_per_level) != len(anchors):
             raise UserError(
                 f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors "
@@ -92,7 +92,7 @@ class ATSSMatcher(Matcher):
         iou = paired_iou(targets[:, None], anchors[candidates])  # (N, M); the full (N, A) matrix is never built
         deviation = iou.std(dim=1, correction=min(1, iou.shape[1] - 1), keepdim=True)  # a single candidate has none
         positive = iou >= iou.mean(dim=1, keepdim=True) + deviation
-        if self.rule == "house":
+        if self.guarantee_match:
             positive &= iou > 0
 
         objects, columns = torch.nonzero(positive, as_tuple=True)
@@ -104,7 +104,7 @@ class ATSSMatcher(Matcher):
         wins = torch.ones_like(for_anchor, dtype=torch.bool)
         wins[1:] = for_anchor[1:] != for_anchor[:-1]
         matched[for_anchor[wins]] = objects[wins]
-        if self.rule == "house":
+        if self.guarantee_match:
             counts = torch.bincount(objects[wins], minlength=len(targets)).tolist()
             self._serve_the_unmatched(matched, counts, targets, anchors, candidates, iou)
         return matched
@@ -175,7 +175,7 @@ class IoUMatcher(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Return index of the matched target per anchor: (A,) int64, -1 for background, -2 for ignored."""
+        """Return index of the matched target per anchor: (A,) int64, `BACKGROUND` or `IGNORED`."""
         best_iou = anchors.new_full((len(anchors),), -1.0, dtype=torch.float32)
         best_target = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         low_quality = best_target.clone()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import box_center, box_size, box_volume
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.matching import Matcher, nearest_cells
-from medpretrain3d.detection.sampling import BACKGROUND, IGNORED
 from medpretrain3d.values import Layers, Positive, Whole
 
 
@@ -47,7 +47,7 @@ class CenterSampling(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Return index of the matched target per point: (A,) int64, -1 for background."""
+        """Return index of the matched target per point: (A,) int64, or `BACKGROUND`."""
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         point, stride = box_center(anchors), box_size(anchors)
         least, most = self._ranges(anchors_per_level, anchors)
@@ -108,7 +108,7 @@ class NearestPoints(Matcher):
     def __call__(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
-        """Return index of the matched target per point: (A,) int64, -1 for background, -2 for ignored."""
+        """Return index of the matched target per point: (A,) int64, `BACKGROUND` or `IGNORED`."""
         matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
         levels = object_levels(targets, anchors, anchors_per_level, self.max_cells)
         near = {}

@@ -12,12 +12,13 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, classwise_nms, clip_boxes, has_extent
 from medpretrain3d.detection.anchors import AnchorGrid, Shape
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.classification_losses import ClassificationLoss, HardNegativeBCE
 from medpretrain3d.detection.coder import BoxCoder
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.heads import BoxHead, ClassificationHead
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.losses import diou_loss, giou_loss, l1_loss, smooth_l1_loss
 from medpretrain3d.detection.matching import ATSSMatcher, Matcher, ignore_background
-from medpretrain3d.detection.sampling import BACKGROUND, IGNORED, ClassificationLoss, HardNegativeBCE
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.values import Channels, LayersOrNone, NonNegative, Rows, Share
@@ -160,7 +161,7 @@ class RetinaNet(Detector):
             all_finite.append(self.finite_predictions(logits[index], outputs[index]))
             matched = matched.masked_fill(~all_finite[-1], IGNORED)
             positive = torch.nonzero(matched >= 0)[:, 0]
-            of_anchor = matched.clamp(max=BACKGROUND)  # objects become -1 here and their class below; -2 stays
+            of_anchor = matched.clamp(max=BACKGROUND)  # objects: their class follows; IGNORED stays
             of_anchor[positive] = classes[matched[positive]]
             labels.append(of_anchor)
             positive_outputs.append(outputs[index, positive])

@@ -11,6 +11,7 @@ from torch import Tensor
 from medpretrain3d.boxes import box_center, box_size, corners_of, generalized_box_iou
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.anchors import Shape
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
 from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.values import NonNegative, Share
@@ -76,7 +77,7 @@ class SetLoss(Configurable):
 
     @torch.no_grad()
     def match(self, logits: Tensor, boxes: Tensor, targets: UnitTargets) -> Tensor:
-        """Return index of the object each prediction is given, -1 for none: (Q,).
+        """Return index of the object each prediction is given, `BACKGROUND` for none: (Q,).
 
         Args:
             logits: (Q, K) of one image.
@@ -95,7 +96,7 @@ class SetLoss(Configurable):
         )
         # A prediction that is not finite goes last; scipy would refuse the whole image.
         rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-        given = torch.full((len(logits),), -1, device=logits.device)
+        given = torch.full((len(logits),), BACKGROUND, device=logits.device)
         given[torch.from_numpy(rows).to(given)] = torch.from_numpy(columns).to(given)
         return given
 
@@ -109,19 +110,20 @@ class SetLoss(Configurable):
             boxes: (B, Q, 6) unit boxes.
             finite: (B, Q) predictions that count.
             targets: of each image.
-            given: per image (Q,) the object of each prediction; -1 for none, -2 for a prediction that does not count.
+            given: per image (Q,) the object of each prediction; `BACKGROUND` for none, `IGNORED` where it does not
+                count.
         """
         labels, predicted, true = [], [], []
         for index, (target, objects) in enumerate(zip(targets, given, strict=True)):
             positive = (objects >= 0) & finite[index]
-            label = torch.full_like(objects, -1)
+            label = torch.full_like(objects, BACKGROUND)
             label[positive] = target.labels[objects[positive]]
-            labels.append(label.masked_fill((objects == -2) | ~finite[index], -2))
+            labels.append(label.masked_fill((objects == IGNORED) | ~finite[index], IGNORED))
             predicted.append(boxes[index, positive])
             true.append(target.boxes[objects[positive]])
         label, unit, truth = torch.cat(labels), torch.cat(predicted).float(), torch.cat(true)
         count = len(truth)
-        counted = label != -2
+        counted = label != IGNORED
         logits = logits.flatten(0, 1)[counted].float()
         one_hot = (label[counted, None] == torch.arange(logits.shape[1], device=logits.device)).float()
         focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma).sum()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medpretrain3d.detection.sampling import FocalLoss, HardNegativeBCE
+from medpretrain3d.detection.classification_losses import FocalLoss, HardNegativeBCE
 
 
 def test_share_and_hardness_of_the_sample():

@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.configurable import Configurable
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.losses import sigmoid_focal_loss
 from medpretrain3d.processes import among_lowest, mean_over_samples, total
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds
 from medpretrain3d.values import Count, NonNegative, Rows, Share, Whole
-
-IGNORED = -2
-BACKGROUND = -1
 
 
 class ClassificationLoss(Configurable):
