@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from _generate.figures import CANDIDATE, OBJECT, OTHER, PATCH, outline, panels, phantom_crop, slice_axes
-from medpretrain3d.detection import AnchorGrid, ATSSMatcher, CenterSampling, SetLoss
+from medpretrain3d.boxes import box_center
+from medpretrain3d.detection import AnchorGrid, ATSSMatcher, CenterSampling, PointGrid, SetLoss
 from medpretrain3d.detection.set_loss import UnitTargets, to_unit
 
 STRIDES = [(4, 4, 4), (8, 8, 8)]
@@ -21,7 +22,7 @@ def _shapes() -> list[tuple[int, int, int]]:
 
 
 def _centers(boxes: Tensor) -> np.ndarray:
-    return ((boxes[:, :3] + boxes[:, 3:]) / 2).numpy()
+    return box_center(boxes).numpy()
 
 
 def draw_anchors() -> Figure:
@@ -51,7 +52,7 @@ def draw_segmentation() -> Figure:
 def draw_points() -> Figure:
     """The positive cells of an object, and the distances to its sides."""
     figure, ax, crop = slice_axes("cells around the center, distances to the sides", margin=8)
-    grid = AnchorGrid([[stride] for stride in STRIDES])
+    grid = PointGrid(len(STRIDES))
     cells = grid(_shapes(), STRIDES, "cpu")
     matched = CenterSampling()(torch.tensor([crop.box]).float(), cells, grid.per_level(_shapes()), 1)
     points = _centers(cells)

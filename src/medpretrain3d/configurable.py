@@ -25,10 +25,16 @@ class Configurable(Checked):
 
     _init_args: dict[str, Any]
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Make the class known by its name."""
+    def __init_subclass__(cls, is_base: bool = False, **options: Any) -> None:
+        """Make the class known by its name.
+
+        Args:
+            is_base: others derive from it, and no config names it: it takes what no file describes.
+            options: of other bases.
+        """
         super().__init_subclass__(**options)
-        note_class(cls)
+        if not is_base:
+            note_class(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Configurable:
         """Allocate the object and note the arguments that `__init__` is about to receive."""

@@ -27,6 +27,16 @@ def test_every_recipe_passes(path):
     look(path.parent.name, "--config", str(path))
 
 
+@pytest.mark.parametrize("loss", ["diou", "SmoothL1Loss", '{"class_path": "L1Loss", "init_args": {"weight": 2.0}}'])
+def test_a_box_loss_is_a_word_or_a_class(loss):
+    look("finetune", "--config", "smoke", f"--model.detector.init_args.box_loss={loss}")
+
+
+def test_a_word_that_is_neither_is_said():
+    with pytest.raises(UserError, match="unknown class 'gio' of type BoxLoss"):
+        look("finetune", "--config", "smoke", "--model.detector.init_args.box_loss=gio")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

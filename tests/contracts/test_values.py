@@ -19,7 +19,8 @@ from medpretrain3d import cli
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.configurable import Configurable, from_config, to_config
-from medpretrain3d.detection import Detector
+from medpretrain3d.detection import Detector, GIoULoss
+from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.engine.optimiser import OptimConfig
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
@@ -48,7 +49,8 @@ ANYTHING = st.sampled_from(BAD_NUMBERS + BAD_TYPES)
 def below(cls: type) -> set[type]:
     """All subclasses in the library that are no bases only."""
     children = {child for one in type.__subclasses__(cls) for child in below(one)}
-    is_base = inspect.isabstract(cls) or cls in (Configurable, Backbone, TokenBackbone, Objective, Detector)
+    bases = (Configurable, Backbone, TokenBackbone, Objective, Detector, DenseDetector)
+    is_base = inspect.isabstract(cls) or cls in bases
     return children if is_base or not cls.__module__.startswith("medpretrain3d.") else {cls, *children}
 
 
@@ -71,6 +73,12 @@ def right_arguments(cls: type) -> dict[str, Any]:
         "mask_ratio": 0.5,
         "mask_block": (8, 8, 8),
         "sizes": ANCHORS.sizes,
+        "num_levels": 2,
+        "box_loss": GIoULoss(),
+        "score_threshold": 0.1,
+        "nms_iou": 0.5,
+        "candidates_per_image": 10,
+        "detections_per_image": 10,
         "channels": [Window()],
         "table": "cases.csv",
         "name": "bone",

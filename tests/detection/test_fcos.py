@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import FCOS, AnchorGrid, CenterSampling, DistanceCoder, NearestPoints
-from medpretrain3d.detection.fcos import centerness, reaching
+from medpretrain3d.detection import FCOS, CenterSampling, DistanceCoder, NearestPoints, PointGrid, RetinaNet
+from medpretrain3d.detection.centerness import centerness, reaching
 from medpretrain3d.detection.point_matching import object_levels
 from tests.tiny_detectors import tiny_detector
 
@@ -16,7 +16,7 @@ SHAPES, STRIDES = [(6, 1, 1), (3, 1, 1)], [(4, 4, 4), (8, 8, 8)]
 
 
 def cells(shapes=SHAPES, strides=STRIDES):
-    grid = AnchorGrid([[stride] for stride in strides])
+    grid = PointGrid(len(strides))
     return grid(shapes, strides, "cpu"), grid.per_level(shapes)
 
 
@@ -100,7 +100,18 @@ def test_a_sure_class_off_centre_scores_less():
     model = tiny_detector(FCOS)
     logits, outputs = torch.zeros(2, 1), torch.zeros(2, 7)
     outputs[:, 6] = torch.tensor([20.0, 0.0])
-    assert model._scores(logits, outputs)[:, 0].tolist() == pytest.approx([math.sqrt(0.5), 0.5])
+    assert model.post_processing.scores(logits, outputs)[:, 0].tolist() == pytest.approx([math.sqrt(0.5), 0.5])
+
+
+def test_the_points_of_a_level_are_the_centers_of_its_cells():
+    cells = PointGrid(2)([(2, 1, 1), (1, 1, 1)], [(1, 2, 2), (2, 4, 4)], "cpu")
+    assert cells.tolist() == [[0, 0, 0, 1, 2, 2], [1, 0, 0, 2, 2, 2], [0, 0, 0, 2, 4, 4]]
+
+
+def test_it_has_no_anchors_and_is_no_retinanet():
+    detector = tiny_detector(FCOS)
+    assert isinstance(detector.anchors, PointGrid)
+    assert not isinstance(detector, RetinaNet)
 
 
 def test_untrained_boxes_are_two_cells_wide():

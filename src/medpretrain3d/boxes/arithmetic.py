@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Boxes = TypeVar("Boxes", Tensor, np.ndarray[Any, Any])
+Boxes = TypeVar("Boxes", Tensor, np.ndarray)
 
 
 def box_center(boxes: Boxes) -> Boxes:
-    """Center of each box: (..., 6) -> (..., 3), in the precision of the boxes."""
+    """Compute the center of each box: (..., 6) -> (..., 3), in the precision of the boxes."""
     return (boxes[..., :3] + boxes[..., 3:]) / 2
 
 
 def box_size(boxes: Boxes) -> Boxes:
-    """Edge lengths of each box: (..., 6) -> (..., 3); negative where a corner pair is swapped."""
+    """Compute the edge lengths of each box: (..., 6) -> (..., 3); negative where a corner pair is swapped."""
     return boxes[..., 3:] - boxes[..., :3]
 
 
 def has_extent(boxes: Boxes) -> Boxes:
-    """Whether each box is longer than 0 along every axis: (..., 6) -> (...) bool; not where a corner is NaN."""
-    return (boxes[..., 3:] > boxes[..., :3]).all(-1)
+    """Tell whether each box is longer than 0 along every axis: (..., 6) -> (...) bool; not where a corner is NaN."""
+    is_longer = boxes[..., 3:] > boxes[..., :3]
+    return is_longer[..., 0] & is_longer[..., 1] & is_longer[..., 2]
 
 
 def box_volume(boxes: Tensor) -> Tensor:
-    """Volume of each box (N,); 0 where a corner pair is swapped. float32, or float64 for float64 boxes."""
+    """Compute the volume of each box (N,); 0 where a corner pair is swapped. float32, or float64 for float64 boxes."""
     return box_size(at_least_float32(boxes)).clamp(min=0).prod(dim=-1)
 
 
 def clip_boxes(boxes: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
+    """Return boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
     limit = boxes.new_tensor([*shape, *shape])
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def corners_of(center: Tensor, size: Tensor) -> Tensor:
-    """Boxes (..., 6) of centers (..., 3) and sizes (..., 3)."""
+    """Return boxes (..., 6) of centers (..., 3) and sizes (..., 3)."""
     return torch.cat([center - size / 2, center + size / 2], dim=-1)
 
 
 def at_least_float32(boxes: Tensor) -> Tensor:
-    """The boxes in float32, or as they are where they are float64."""
+    """Return the boxes in float32, or as they are where they are float64."""
     # Boxes stay fp32 under autocast: bf16 has 8 significant bits, so 160.5 becomes 160 and 301 becomes 300.
     return boxes if boxes.dtype == torch.float64 else boxes.float()

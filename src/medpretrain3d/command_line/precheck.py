@@ -99,7 +99,8 @@ class Precheck:
         elif isinstance(value, Mapping):
             self._part(value, parts, key)
         elif isinstance(value, str):
-            if "/" not in value and not value.endswith((".yaml", ".yml", ".json")):
+            is_name = "/" not in value and not value.endswith((".yaml", ".yml", ".json"))
+            if is_name and not fits(value, hint):  # a word may stand for an object: `box_loss: giou`
                 self._part({"class_path": value}, parts, key)
         elif not fits(value, hint):
             raise self._unfit(value, hint, owner, key.rpartition(".")[2])

@@ -6,12 +6,16 @@ from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.anchors_search import AnchorChoice, optimise_anchor_sizes
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.box_grid import BoxGrid
+from medpretrain3d.detection.box_losses import BoxLoss, DIoULoss, GIoULoss, L1Loss, RegressionLoss, SmoothL1Loss
 from medpretrain3d.detection.classification_losses import ClassificationLoss, FocalLoss, HardNegativeBCE
 from medpretrain3d.detection.coder import BoxCoder, DistanceCoder
 from medpretrain3d.detection.deformable_detr import DeformableDETR
 from medpretrain3d.detection.fcos import FCOS
 from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, Matcher
 from medpretrain3d.detection.point_matching import CenterSampling, NearestPoints
+from medpretrain3d.detection.points import PointGrid
+from medpretrain3d.detection.post_processing import PostProcessing
 from medpretrain3d.detection.retina_unet import RetinaUNet
 from medpretrain3d.detection.retinanet import RetinaNet
 from medpretrain3d.detection.set_loss import SetLoss
@@ -23,21 +27,30 @@ __all__ = [
     "AnchorChoice",
     "AnchorGrid",
     "BoxCoder",
+    "BoxGrid",
+    "BoxLoss",
     "CenterSampling",
     "ClassificationLoss",
+    "DIoULoss",
     "DeformableDETR",
     "Denoising",
     "Detector",
     "DistanceCoder",
     "FocalLoss",
+    "GIoULoss",
     "HardNegativeBCE",
     "IoUMatcher",
+    "L1Loss",
     "Matcher",
     "NearestPoints",
     "OneToMany",
+    "PointGrid",
+    "PostProcessing",
+    "RegressionLoss",
     "RetinaNet",
     "RetinaUNet",
     "SetLoss",
+    "SmoothL1Loss",
     "optimise_anchor_sizes",
 ]
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-import torch
-from torch import Tensor
-
-from medpretrain3d.configurable import Configurable
+from medpretrain3d.detection.box_grid import BoxGrid, Shape
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Finite
 
-Shape = tuple[int, int, int]
 
-
-class AnchorGrid(Configurable):
-    """The same anchors centred on every cell of a level: cell `c` of stride `s` has its centre at `(c + 0.5) s`.
+class AnchorGrid(BoxGrid):
+    """The same anchors centred on every cell of a level, of chosen sizes.
 
     Args:
         sizes: for each detection level, finest first, the anchors' extents (d, h, w) in voxels. Every level has the
@@ -47,8 +42,6 @@ class AnchorGrid(Configurable):
         self.sizes = tuple(tuple((float(d), float(h), float(w)) for d, h, w in level) for level in sizes)
         self.num_levels = len(self.sizes)
         self.per_cell = counts[0]
-        # Kept as a plain attribute, not as a buffer: `module.half()` must not round voxels.
-        self._last: tuple[object, Tensor] | None = None
 
     @classmethod
     def combinations(cls, sizes_per_axis: Sequence[Sequence[float]], strides: Sequence[Shape]) -> AnchorGrid:
@@ -68,21 +61,6 @@ class AnchorGrid(Configurable):
         ]
         return cls(sizes)
 
-    def __call__(self, shapes: Sequence[Shape], strides: Sequence[Shape], device: torch.device | str) -> Tensor:
-        """Return all anchors (A, 6) float32, ordered by level, then cell (D, H, W), then anchor of the cell."""
-        key = (tuple(shapes), tuple(strides), str(device))
-        if self._last is None or self._last[0] != key:
-            levels = [self._level(*level) for level in zip(self.sizes, shapes, strides, strict=True)]
-            self._last = (key, torch.cat(levels).to(device))
-        return self._last[1]
-
-    def per_level(self, shapes: Sequence[Shape]) -> list[int]:
-        """Return the number of anchors on each level."""
-        return [d * h * w * self.per_cell for d, h, w in shapes]
-
-    @staticmethod
-    def _level(sizes: Sequence[tuple[float, float, float]], shape: Shape, stride: Shape) -> Tensor:
-        axes = [(torch.arange(n, dtype=torch.float32) + 0.5) * s for n, s in zip(shape, stride, strict=True)]
-        centers_vox = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 1, 3)  # (cells, 1, 3)
-        half = torch.tensor(sizes, dtype=torch.float32)[None] / 2  # (1, anchors of a cell, 3)
-        return torch.cat([centers_vox - half, centers_vox + half], dim=-1).reshape(-1, 6)
+    def sizes_on(self, level: int, stride: Shape) -> Sequence[tuple[float, float, float]]:
+        """Return those chosen for the level."""
+        return self.sizes[level]

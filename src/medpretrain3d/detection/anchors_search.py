@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.detection.anchors import AnchorGrid, Shape
+from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.errors import UserError
 
 MAX_OBJECTS = 2000

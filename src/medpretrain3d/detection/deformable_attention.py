@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from medpretrain3d.detection.anchors import Shape
+from medpretrain3d.detection.box_grid import Shape
 
 
 def sample_levels(levels: Sequence[Tensor], locations: Tensor, weights: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
-from medpretrain3d.detection.anchors import Shape
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
 from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.deformable_layers import (
     DecoderLayer,
     EncoderLayer,

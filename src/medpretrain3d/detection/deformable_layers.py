@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medpretrain3d.detection.anchors import Shape
+from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.deformable_attention import DeformableAttention
 from medpretrain3d.detection.dropout import Dropout, SelfAttention
 

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.boxes import box_center, box_size
-from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.box_losses import BoxLoss, box_loss_of
+from medpretrain3d.detection.centerness import CenternessLoss, CenternessScores
 from medpretrain3d.detection.classification_losses import ClassificationLoss, FocalLoss
 from medpretrain3d.detection.coder import DistanceCoder
-from medpretrain3d.detection.heads import PointHead
+from medpretrain3d.detection.dense import DenseDetector
+from medpretrain3d.detection.fpn import FPN
+from medpretrain3d.detection.heads import BoxHead, ClassificationHead, PointHead
 from medpretrain3d.detection.matching import Matcher
 from medpretrain3d.detection.point_matching import CenterSampling
-from medpretrain3d.detection.retinanet import RetinaNet
+from medpretrain3d.detection.points import PointGrid
 from medpretrain3d.errors import UserError
-from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.values import Channels, Layers, LayersOrNone, NonNegative, Rows, Share
 
 
-class FCOS(RetinaNet):
+class FCOS(DenseDetector):
     """Every cell of the pyramid predicts classes, the distances to six sides, and its centre-ness (Tian et al., 2019).
 
-    No anchor sizes to choose, and one prediction per cell: fit for small lesions on a fine level. The network is that
-    of `RetinaNet`; the cell takes the place of the anchor. Scores are `sqrt(class * centre-ness)` (Tian et al., 2022).
+    No anchor sizes to choose, and one prediction per cell: fit for small lesions on a fine level. Scores are
+    `sqrt(class * centre-ness)` (Tian et al., 2022).
 
     Args:
         backbone: any backbone.
@@ -38,15 +35,15 @@ class FCOS(RetinaNet):
         head_convs: convolutions in each head before its output convolution.
         matcher: objects to points; `None` is `CenterSampling()`.
         classification: loss over points; `None` is `FocalLoss()`.
-        box_loss: on boxes; mean over the positive points, weighted by their centre-ness.
-        box_weight: factor of the box loss.
+        box_loss: on boxes, by name or as a `BoxLoss`; mean over the positive points, weighted by their centre-ness.
+        box_weight: factor of a box loss given by name.
         score_threshold: detections below it are not returned.
         nms_iou: overlap within a class above which the lower score goes.
         candidates_per_image: best point-class pairs that are decoded and compared.
         detections_per_image: detections returned at most.
 
     Raises:
-        UserError: the backbone does not have the levels asked for.
+        UserError: the backbone does not have the levels asked for, or a `BoxLoss` and a `box_weight` are given.
 
     Example:
         >>> import torch
@@ -75,69 +72,35 @@ class FCOS(RetinaNet):
         head_convs: LayersOrNone = 4,
         matcher: Matcher | None = None,
         classification: ClassificationLoss | None = None,
-        box_loss: Literal["giou", "diou"] = "giou",
+        box_loss: Literal["giou", "diou"] | BoxLoss = "giou",
         box_weight: NonNegative = 1.0,
         score_threshold: Share = 0.0,
         nms_iou: Share = 0.6,
         candidates_per_image: Rows = 10_000,
         detections_per_image: Rows = 100,
     ) -> None:
-        strides = [level.stride for level in backbone.levels[first_level:]]
-        if not 1 <= (num_levels or len(strides)) <= len(strides):
+        num_there = max(0, len(backbone.levels) - first_level)
+        if not 1 <= (num_levels or num_there) <= num_there:
             raise UserError(
                 f"{num_levels or 'all'} levels from level {first_level} on, but the backbone has "
                 f"{len(backbone.levels)} levels; give fewer levels or a smaller first_level"
             )
+        points = PointGrid(num_levels or num_there)
+        neck = FPN.down_to(backbone.levels, first_level, points.num_levels, fpn_channels)
+        classification_head = ClassificationHead(fpn_channels, points.per_cell, num_classes, head_convs)
+        # Only drawn: a seed gives the weights that it always gave, when a box head came before the point head.
+        BoxHead(fpn_channels, points.per_cell, points.num_levels, head_convs)
         super().__init__(
             backbone,
             num_classes,
-            AnchorGrid([[stride] for stride in strides[:num_levels]]),
-            first_level=first_level,
-            fpn_channels=fpn_channels,
-            head_convs=head_convs,
+            points,
+            first_level,
+            neck=neck,
+            classification_head=classification_head,
+            box_head=PointHead(fpn_channels, points.num_levels, head_convs),
             coder=DistanceCoder(),
             matcher=matcher or CenterSampling(),
             classification=classification or FocalLoss(),
-            box_loss=box_loss,
-            box_weight=box_weight,
-            score_threshold=score_threshold,
-            nms_iou=nms_iou,
-            candidates_per_image=candidates_per_image,
-            detections_per_image=detections_per_image,
+            box_loss=CenternessLoss(box_loss_of(box_loss, box_weight)),
+            post_processing=CenternessScores(score_threshold, nms_iou, candidates_per_image, detections_per_image),
         )
-        self.box_head = PointHead(fpn_channels, self.anchors.num_levels, head_convs)
-
-    def _regression_losses(self, outputs: Tensor, anchors: Tensor, boxes: Tensor) -> dict[str, Tensor]:
-        points = box_center(anchors)
-        truth = centerness(points, reaching(boxes, points))  # (P,)
-        of_boxes = (self._box_loss(outputs[:, :6], anchors, boxes) * truth).sum()
-        of_centers = F.binary_cross_entropy_with_logits(outputs[:, 6], truth, reduction="sum")
-        return {
-            "boxes": self.box_weight * mean_over_samples(of_boxes, truth.sum(), least=1e-6),
-            "centerness": mean_over_samples(of_centers, len(truth)),
-        }
-
-    def _scores(self, logits: Tensor, outputs: Tensor) -> Tensor:
-        return (logits.sigmoid() * outputs[:, 6:].sigmoid()).sqrt()
-
-
-def reaching(boxes: Tensor, points: Tensor) -> Tensor:
-    """Boxes (N, 6), made twice as large as the distance of their point (N, 3) along each axis where it lies outside.
-
-    An object that holds no centre of a cell is learned by points beside it, whose centre-ness would be 0: no box would
-    be learned there and no score reach above 0. So it is at least 1/3 along such an axis.
-    """
-    center, half = box_center(boxes), box_size(boxes) / 2
-    offset = (points - center).abs()
-    half = torch.where(offset < half, half, 2 * offset)
-    return torch.cat([center - half, center + half], dim=1)
-
-
-def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """Compute the centerness of points (N, 3) in boxes (N, 6): (N,), 1 in the center, 0 on a side and outside.
-
-    The geometric mean over axes of nearer by farther side (Tian et al., 2019, eq. 3, with three axes).
-    """
-    before, after = points - boxes[:, :3], boxes[:, 3:] - points
-    ratio = torch.minimum(before, after).clamp(min=0) / torch.maximum(before, after)
-    return ratio.prod(dim=1).pow(1 / 3)

@@ -10,7 +10,15 @@ from medpretrain3d.backbones.base import Level
 from medpretrain3d.detection.convolution import Conv3
 
 
-class FPN(nn.Module):
+class Neck(nn.Module):
+    """Makes the features of the detection levels out of a backbone's. Subclasses implement `forward`."""
+
+    def forward(self, features: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return maps (B, C, d, h, w) of the detection levels of maps of the backbone's, both finest first."""
+        raise NotImplementedError("a Neck subclass implements forward")
+
+
+class FPN(Neck):
     """Lateral 1x1x1 convolutions, learned upsampling, addition, one output convolution (Lin et al., 2017).
 
     Only the levels asked for own an output convolution, so that no parameter is left without a gradient.
@@ -23,6 +31,7 @@ class FPN(nn.Module):
 
     def __init__(self, levels: Sequence[Level], channels: Sequence[int], outputs: Sequence[int]) -> None:
         super().__init__()
+        self.channels = tuple(channels)
         self.outputs = tuple(outputs)
         self.lateral = nn.ModuleList(
             nn.Conv3d(level.channels, width, 1) for level, width in zip(levels, channels, strict=True)
@@ -33,8 +42,22 @@ class FPN(nn.Module):
             self.upsample.append(nn.ConvTranspose3d(channels[index + 1], channels[index], step, stride=step))
         self.output = nn.ModuleDict({str(index): Conv3(channels[index], channels[index]) for index in self.outputs})
 
+    @classmethod
+    def down_to(cls, levels: Sequence[Level], first_level: int, num_outputs: int, channels: int) -> FPN:
+        """Return the pyramid from a backbone's coarsest level down to one of its levels, and nothing finer.
+
+        Args:
+            levels: of the backbone, finest first.
+            first_level: the finest.
+            num_outputs: levels that it returns, from the finest on.
+            channels: its width.
+        """
+        used = levels[first_level:]
+        return cls(used, [channels] * len(used), range(num_outputs))
+
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return backbone features, finest first -> the pyramid's `outputs`, in their order."""
+        """Return backbone features, finest first -> the pyramid's `outputs`, in order; finer ones are left out."""
+        features = features[len(features) - len(self.lateral) :]
         return self.refine(self.merge(features, min(self.outputs)), self.outputs)
 
     def merge(self, features: Sequence[Tensor], finest: int = 0) -> dict[int, Tensor]:

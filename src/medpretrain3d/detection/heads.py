@@ -14,7 +14,15 @@ from medpretrain3d.detection.convolution import Conv3
 CHANNELS_PER_GROUP = 16
 
 
-class ClassificationHead(nn.Module):
+class Head(nn.Module):
+    """Predicts values of each box on the cells of a pyramid. Subclasses implement `forward`."""
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Predict values (B, A, V) of pyramid levels (B, C, d, h, w) in the order of `BoxGrid`."""
+        raise NotImplementedError("a Head subclass implements forward")
+
+
+class ClassificationHead(Head):
     """One logit per anchor and class.
 
     Args:
@@ -39,7 +47,7 @@ class ClassificationHead(nn.Module):
         return torch.cat([_by_anchor(self.output(self.tower(level)), self.num_classes) for level in pyramid], dim=1)
 
 
-class BoxHead(nn.Module):
+class BoxHead(Head):
     """Six deltas per anchor, with a learned scale per level (Tian et al., 2019)."""
 
     def __init__(self, channels: int, anchors_per_cell: int, num_levels: int, num_convs: int) -> None:

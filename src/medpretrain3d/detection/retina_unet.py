@@ -71,25 +71,24 @@ class RetinaUNet(RetinaNet):
         super().__init__(backbone, num_classes, anchors, **options)
         self.segmentation = segmentation
         num_outputs = num_classes + 1 if segmentation == "classes" else 2
-        self.segmenter = nn.Conv3d(self._full_channels, num_outputs, 1)
+        self.segmenter = nn.Conv3d(self.fpn.channels[0], num_outputs, 1)
 
-    def _build_neck(self, detection_levels: range, channels: int) -> None:
-        levels = self.backbone.levels
+    @staticmethod
+    def _neck(backbone: Backbone, first_level: int, num_levels: int, channels: int) -> FPN:
+        levels = backbone.levels
         if levels[0].stride != (1, 1, 1):
             raise UserError(
-                f"RetinaUNet segments at full resolution, but the finest level of {type(self.backbone).__name__} has "
+                f"RetinaUNet segments at full resolution, but the finest level of {type(backbone).__name__} has "
                 f"stride {levels[0].stride}; use RetinaNet"
             )
-        self._detection_levels = tuple(detection_levels)
-        finer = [max(1, channels // 2 ** (detection_levels.start - index)) for index in range(detection_levels.start)]
+        finer = [max(1, channels // 2 ** (first_level - index)) for index in range(first_level)]
         widths = finer + [channels] * (len(levels) - len(finer))
-        self._full_channels = widths[0]
-        self.fpn = FPN(levels, widths, outputs=sorted({0, *detection_levels}))
+        return FPN(levels, widths, outputs=sorted({0, *range(first_level, first_level + num_levels)}))
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
         logits, pyramid = self.branches(image)
-        return self._box_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(logits, targets)
+        return self.pyramid_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(logits, targets)
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
@@ -100,13 +99,17 @@ class RetinaUNet(RetinaNet):
     def branches(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return voxel-wise segmentation logits and the pyramid's detection levels of (B, C, D, H, W), for training."""
         features = self.backbone(image)
-        merged = self.fpn.merge(features, min(1, self._detection_levels[0]))
+        merged = self.fpn.merge(features, min(1, self.first_level))
         logits = mask_logits(features[0], merged[1], self.fpn, self.segmenter)
         return logits, self.fpn.refine(merged, self._detection_levels)
 
-    def _pyramid(self, image: Tensor) -> Sequence[Tensor]:
-        merged = self.fpn.merge(self.backbone(image), self._detection_levels[0])
-        return self.fpn.refine(merged, self._detection_levels)
+    def pyramid(self, image: Tensor) -> Sequence[Tensor]:
+        """Return features (B, C, d, h, w) of the detection levels, finest first; what only segments is left out."""
+        return self.fpn.refine(self.fpn.merge(self.backbone(image), self.first_level), self._detection_levels)
+
+    @property
+    def _detection_levels(self) -> range:
+        return range(self.first_level, self.first_level + self.anchors.num_levels)
 
     def _mask_losses(self, logits: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         masked = [index for index, target in enumerate(targets) if target.mask is not None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medpretrain3d.boxes import box_center, box_size, corners_of, generalized_box_iou
 from medpretrain3d.configurable import Configurable
-from medpretrain3d.detection.anchors import Shape
+from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
 from medpretrain3d.processes import mean_over_samples

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def lies_in_any(boxes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
     """Return whether the centre of each box (N, 6) lies in one of the regions (M, 6), borders included: (N,) bool."""
     if regions is None or not len(regions):
         return np.zeros(len(boxes), dtype=bool)
-    center = box_center(boxes)[:, None]  # (N, 1, 3)
+    center: Any = box_center(boxes)[:, None]  # (N, 1, 3)
     return ((center >= regions[:, :3]) & (center <= regions[:, 3:])).all(axis=2).any(axis=1)
 
 

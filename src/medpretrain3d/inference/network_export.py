@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.configurable import plugins_in, to_config
 from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
@@ -49,7 +50,7 @@ class Network(nn.Module):
         detector: one of `OUTPUTS`, in evaluation mode.
     """
 
-    def __init__(self, detector: RetinaNet | DeformableDETR) -> None:
+    def __init__(self, detector: DenseDetector | DeformableDETR) -> None:
         super().__init__()
         self.detector = detector
 
@@ -73,7 +74,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
         UserError: another kind of detector, the libraries of ONNX are missing, the outputs differ, or `folder` exists.
     """
     detector = bundle.detector
-    if not isinstance(detector, RetinaNet | DeformableDETR) or type(detector) not in OUTPUTS:
+    if not isinstance(detector, DenseDetector | DeformableDETR) or type(detector) not in OUTPUTS:
         known = ", ".join(one.__name__ for one in OUTPUTS)
         raise UserError(
             f"{type(detector).__name__} cannot be exported, only {known} can; predict with the bundle itself"
@@ -85,13 +86,13 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
         wanted = network(tile)
         path = unfinished / FILES[export_format]
         run = _to_onnx(network, tile, path, names) if export_format == "onnx" else _to_torch(network, tile, path)
-        difference = _difference(run(tile), wanted, is_ordered=isinstance(detector, RetinaNet))
+        difference = _difference(run(tile), wanted, is_ordered=isinstance(detector, DenseDetector))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{folder}: outputs differ from eager by {difference:.2g} of the largest, allowed is {TOLERANCE:g}; "
                 "nothing was written, try the other format"
             )
-        if isinstance(detector, RetinaNet):
+        if isinstance(detector, DenseDetector):
             np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
         shapes = {name: ["B", *output.shape[1:]] for name, output in zip(names, wanted, strict=True)}
         about = _about(bundle, shapes, difference)

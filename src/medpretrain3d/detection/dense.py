@@ -1,0 +1,172 @@
+"""Dense detection: classes and a box predicted at every cell of a feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.box_grid import BoxGrid, Shape
+from medpretrain3d.detection.box_losses import RegressionLoss
+from medpretrain3d.detection.classification_losses import ClassificationLoss
+from medpretrain3d.detection.coder import BoxCoder
+from medpretrain3d.detection.fpn import Neck
+from medpretrain3d.detection.heads import Head
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
+from medpretrain3d.detection.matching import Matcher, ignore_background
+from medpretrain3d.detection.post_processing import PostProcessing
+from medpretrain3d.values import Channels, LayersOrNone
+
+
+class DenseDetector(Detector, is_base=True):
+    """A backbone, a neck and two heads over its levels; what they say is matched, learned and decoded by other parts.
+
+    `RetinaNet` and `FCOS` are choices of parts. So is a detector of your own: a subclass whose constructor takes plain
+    values and `Configurable` objects, so that a bundle can rebuild it, and hands parts on to this one.
+
+    Args:
+        backbone: any backbone.
+        num_classes: foreground classes; background is not one of them.
+        anchors: the boxes that predictions are made at; as many levels as the neck returns.
+        first_level: index into `backbone.levels` of the finest detection level.
+        neck: from the backbone's features to those of the detection levels, both finest first.
+        classification_head: from the detection levels to logits (B, A, K) in the order of `anchors`.
+        box_head: from them to values (B, A, V) that `box_loss` and `post_processing` read, six deltas first.
+        coder: boxes to deltas and back.
+        matcher: objects to anchors.
+        classification: loss over anchors.
+        box_loss: loss of the values of positive anchors.
+        post_processing: from logits and values to detections.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import ResEnc
+        >>> from medpretrain3d.boxes import Targets
+        >>> from medpretrain3d.detection import ATSSMatcher, AnchorGrid, BoxCoder, FocalLoss, L1Loss, PostProcessing
+        >>> from medpretrain3d.detection.dense import DenseDetector
+        >>> from medpretrain3d.detection.fpn import FPN
+        >>> from medpretrain3d.detection.heads import BoxHead, ClassificationHead
+        >>> backbone = ResEnc("XXS")
+        >>> detector = DenseDetector(
+        ...     backbone, num_classes=1, anchors=AnchorGrid([[(8, 8, 8)]]), first_level=2,
+        ...     neck=FPN.down_to(backbone.levels, 2, num_outputs=1, channels=16),
+        ...     classification_head=ClassificationHead(16, anchors_per_cell=1, num_classes=1, num_convs=1),
+        ...     box_head=BoxHead(16, anchors_per_cell=1, num_levels=1, num_convs=1),
+        ...     coder=BoxCoder(), matcher=ATSSMatcher(), classification=FocalLoss(), box_loss=L1Loss(),
+        ...     post_processing=PostProcessing(0.0, 0.5, candidates_per_image=100, detections_per_image=10),
+        ... )
+        >>> targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+        >>> sorted(detector.losses(torch.rand(1, 1, 16, 16, 16), [targets]))
+        ['boxes', 'classification']
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: Channels,
+        anchors: BoxGrid,
+        first_level: LayersOrNone,
+        neck: Neck,
+        classification_head: Head,
+        box_head: Head,
+        coder: BoxCoder,
+        matcher: Matcher,
+        classification: ClassificationLoss,
+        box_loss: RegressionLoss,
+        post_processing: PostProcessing,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.anchors = anchors
+        self.first_level = first_level
+        self.strides = [level.stride for level in backbone.levels[first_level : first_level + anchors.num_levels]]
+        self.coder = coder
+        self.matcher = matcher
+        self.classification = classification
+        self.box_loss = box_loss
+        self.post_processing = post_processing
+        # Names and order of the weights in bundles: whichever neck it is, they are called `fpn`.
+        self.backbone = backbone
+        self.fpn = neck
+        self.classification_head = classification_head
+        self.box_head = box_head
+
+    def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
+        """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W)."""
+        return self.pyramid_losses(self.pyramid(image), self.valid_targets(targets))
+
+    @torch.no_grad()
+    def detect(self, image: Tensor) -> list[Detections]:
+        """Return detections of each image (B, C, D, H, W), clipped, suppressed within classes, best score first."""
+        d, h, w = image.shape[2:]
+        return self._detections(self.pyramid(image), (d, h, w))
+
+    def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the raw head outputs of (B, C, D, H, W), not decoded: logits (B, A, K) and values (B, A, V)."""
+        pyramid = self.pyramid(image)
+        return self.classification_head(pyramid), self.box_head(pyramid)
+
+    def anchors_of(self, image: Tensor) -> Tensor:
+        """Return the anchors (A, 6) that the outputs of an image of this size belong to."""
+        return self.anchors(_shapes(self.pyramid(image)), self.strides, image.device)
+
+    def pyramid(self, image: Tensor) -> Sequence[Tensor]:
+        """Return features (B, C, d, h, w) of the detection levels, finest first."""
+        levels: Sequence[Tensor] = self.fpn(self.backbone(image))
+        return levels
+
+    def pyramid_losses(self, pyramid: Sequence[Tensor], targets: list[Targets]) -> dict[str, Tensor]:
+        """Compute the losses of both heads.
+
+        Args:
+            pyramid: features of the detection levels.
+            targets: valid ones, see `valid_targets`.
+        """
+        logits, outputs = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, V)
+        shapes = _shapes(pyramid)
+        anchors = self.anchors(shapes, self.strides, outputs.device)
+        per_level = self.anchors.per_level(shapes)
+
+        labels, positive_outputs, positive_anchors, positive_boxes, all_finite = [], [], [], [], []
+        for index, target in enumerate(targets):
+            boxes, classes = target.boxes.to(anchors.device), target.labels.to(anchors.device)
+            matched = self._matched(boxes, target.ignore, anchors, per_level)  # (A,)
+            all_finite.append(self.finite_predictions(logits[index], outputs[index]))
+            matched = matched.masked_fill(~all_finite[-1], IGNORED)
+            positive = torch.nonzero(matched >= 0)[:, 0]
+            of_anchor = matched.clamp(max=BACKGROUND)  # objects have their class below; IGNORED stays
+            of_anchor[positive] = classes[matched[positive]]
+            labels.append(of_anchor)
+            positive_outputs.append(outputs[index, positive])
+            positive_anchors.append(anchors[positive])
+            positive_boxes.append(boxes[matched[positive]])
+        classification = self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets))
+        classification = self.where_any_is_finite(classification, torch.stack(all_finite))
+        return {"classification": classification} | self.box_loss(
+            torch.cat(positive_outputs).float(), torch.cat(positive_anchors), torch.cat(positive_boxes), self.coder
+        )
+
+    def _matched(self, boxes: Tensor, ignore: Tensor | None, anchors: Tensor, per_level: list[int]) -> Tensor:
+        matched = self.matcher(boxes, anchors, per_level, self.anchors.per_cell)
+        if ignore is None or not len(ignore):
+            return matched
+        regions = ignore.to(anchors.device)
+        as_objects = self.matcher(regions, anchors, per_level, self.anchors.per_cell)
+        return ignore_background(matched, anchors, regions, as_objects)
+
+    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
+        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
+        anchors = self.anchors(_shapes(pyramid), self.strides, outputs.device)
+        return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, outputs, strict=True)]
+
+    def _of_image(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:
+        finite = self.finite_predictions(logits, outputs)
+        return self.post_processing(logits, outputs, finite, anchors, self.coder, image_shape)
+
+
+def _shapes(pyramid: Sequence[Tensor]) -> list[Shape]:
+    return [(level.shape[2], level.shape[3], level.shape[4]) for level in pyramid]
