@@ -95,7 +95,7 @@ def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data
         return
     module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
     opened = (ref.open() for ref in data.val_cases[trainer.global_rank :: trainer.world_size])
-    seen = gather_by_case({case.id: SeenCase.of(case, module.see(case)) for case in opened})
+    seen = gather_by_case({case.id: SeenCase.of(case, module.detect_raw(case)) for case in opened})
     if trainer.is_global_zero:
         SeenCases(data.classes, module.inference, tuple(seen.values())).save(path)
 

@@ -20,7 +20,14 @@ from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, means_to_log, say
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, ScanTiles, Sightings, load_bundle, merge_sightings, see_volume
+from medpretrain3d.inference import (
+    InferenceConfig,
+    RawDetections,
+    ScanTiles,
+    detect_tiles,
+    load_bundle,
+    merge_raw_detections,
+)
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
@@ -202,7 +209,7 @@ class FinetuneModule(Checked, L.LightningModule):
         """Return the recipe's optimiser and schedule."""
         return configure(self.detector, self.optim, self.trainer.max_steps)
 
-    def see(self, case: Case) -> Sightings:
+    def detect_raw(self, case: Case) -> RawDetections:
         """Run the detector on one whole volume and return its detections, not merged.
 
         Raises:
@@ -210,14 +217,14 @@ class FinetuneModule(Checked, L.LightningModule):
         """
         tiles = ScanTiles(case, self.data.preprocessing())
         try:
-            return see_volume(self.detector, tiles, self.data.patch, self.inference)
+            return detect_tiles(self.detector, tiles, self.data.patch, self.inference)
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
 
     def _detect(self, case: Case | None) -> None:
         if case is None:
             return
-        found = merge_sightings(self.see(case), self.inference, case.grid.spacing_mm)
+        found = merge_raw_detections(self.detect_raw(case), self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
 
 

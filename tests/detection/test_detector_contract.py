@@ -24,7 +24,7 @@ from medpretrain3d.detection import (
     SetLoss,
 )
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, see_volume
+from medpretrain3d.inference import InferenceConfig, detect_tiles
 from medpretrain3d.inference.scan import TensorTiles
 from medpretrain3d.values import constructor
 from tests.tiny_detectors import TINY_DETECTORS
@@ -147,13 +147,13 @@ def test_a_volume_without_any_finite_prediction_is_an_error(detector):
     model = make(detector).eval()
     volume = torch.zeros(1, 24, 16, 64)
     volume[..., 32:] = image()[0]
-    see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
+    detect_tiles(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
     volume[0, 0, 0, -1] = torch.nan  # one of three tiles
-    see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
+    detect_tiles(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(UserError, match=r"none of the \d+ predictions in a volume is finite"):
-        see_volume(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
+        detect_tiles(model, TensorTiles(volume, 0.0), SHAPE, InferenceConfig())
 
 
 @pytest.mark.parametrize("detector", EVERY_DETECTOR)

@@ -34,8 +34,8 @@ from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
-from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.writers import predictions_json
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.pn9 import read_array
@@ -182,13 +182,13 @@ def write_all(root: Path) -> dict[str, Kind]:
     labels = text(root / "labels.csv", "case,label\na,x\nb,y\n")
     add("case labels", labels, lambda: CaseLabelView(str(labels)), OF_TEXT)
 
-    sightings = root / "sightings.safetensors"
+    raw_detections = root / "sightings.safetensors"
     boxes, one = torch.tensor([BOX]), torch.ones(1)
     detections = Detections(boxes, one / 2, torch.tensor([1]))
-    seen = Sightings.in_tile(detections, (0, 0, 0), (6, 7, 8), (6, 7, 8))
+    seen = RawDetections.in_tile(detections, (0, 0, 0), (6, 7, 8), (6, 7, 8))
     looked = SeenCase("a", (1.0, 1.0, 1.0), seen, Targets(boxes, torch.tensor([0]), ignore=boxes))
-    SeenCases(("x", "y"), InferenceConfig(), (looked,)).save(sightings)
-    add("sightings", sightings, lambda: SeenCases.load(sightings), OF_BYTES)
+    SeenCases(("x", "y"), InferenceConfig(), (looked,)).save(raw_detections)
+    add("sightings", raw_detections, lambda: SeenCases.load(raw_detections), OF_BYTES)
 
     add_importers(root, add, text)
     add_scans(root, add)

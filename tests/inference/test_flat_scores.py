@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from medpretrain3d.boxes import Detections
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.merging import merge_raw_detections
+from medpretrain3d.inference.raw_detections import CUT_MARGIN_VOX, RawDetections
 from medpretrain3d.inference.scan import TensorTiles
-from medpretrain3d.inference.sightings import CUT_MARGIN_VOX, Sightings
-from medpretrain3d.inference.sliding_window import detect_volume, see_volume
+from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume
 
 
 class Oracle(Detector):
@@ -88,10 +88,10 @@ def test_many_objects_seen_by_many_views_keep_their_score():
     # 90 objects x 5 members x 8 mirrored views x 8 tiles are 28,800 raw detections of one class.
     places = list(itertools.islice(itertools.product(range(0, 60, 12), repeat=3), 90))
     boxes = torch.tensor([[d, h, w, d + 6, h + 6, w + 6] for d, h, w in places], dtype=torch.float32)
-    view = Sightings.in_tile(
+    view = RawDetections.in_tile(
         Detections(boxes, torch.full((90,), 0.8), torch.zeros(90).long()), (0, 0, 0), *[(66,) * 3] * 2
     )
-    found = merge_sightings(Sightings.cat([view] * 320), InferenceConfig(merge="wbc"))
+    found = merge_raw_detections(RawDetections.cat([view] * 320), InferenceConfig(merge="wbc"))
     assert len(found) == 90
     assert found.scores.tolist() == pytest.approx([0.8] * 90)
 
@@ -158,11 +158,11 @@ def test_predict_equals_a_brute_force_merging_of_the_definition(data):
         if len(boxes) < 4 and apart(boxes, box):
             boxes.append(box)
     members = [
-        see_volume(Noisy(seed + member), TensorTiles(volume_with(boxes, shape), -1.0), patch, config)
+        detect_tiles(Noisy(seed + member), TensorTiles(volume_with(boxes, shape), -1.0), patch, config)
         for member in range(int(random.integers(1, 4)))
     ]
-    raw = Sightings.cat(members)
-    found = merge_sightings(raw, config)
+    raw = RawDetections.cat(members)
+    found = merge_raw_detections(raw, config)
     expected = brute_force(raw, config)
     assert len(found) == len(expected)
     for (box, score), mine, mine_score in zip(expected, found.boxes.tolist(), found.scores.tolist(), strict=True):
@@ -204,7 +204,7 @@ def iou(a, b):
 
 
 def brute_force(raw, config):
-    """(box, score) by the five steps of `merge_sightings`, for one class."""
+    """(box, score) by the five steps of `merge_raw_detections`, for one class."""
     found = [
         {
             "box": np.asarray(box, float),

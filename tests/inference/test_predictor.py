@@ -179,7 +179,7 @@ def test_a_member_that_sees_nothing_lowers_the_score_of_a_cluster(blob_finder, t
     scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"], boxes=[BOXES[0]], shape=(12, 12, 12))
     alone = Predictor(bundle_of(blob_finder), changes={"merge": "wbc"}).predict_file(scan)
     ensemble = Predictor([bundle_of(blob_finder), bundle_of(Blind())], changes={"merge": "wbc"})
-    # One tile each: of two expected sightings one is missing.
+    # One tile each: of two expected raw detections one is missing.
     assert ensemble.predict_file(scan).scores.tolist() == pytest.approx([alone.scores[0] / 2])
 
 

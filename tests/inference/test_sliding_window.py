@@ -61,7 +61,7 @@ def test_tiles_find_the_very_boxes_that_lie_in_the_volume(blob_finder, merge, mi
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
 def test_a_batch_of_no_tile_is_refused(blob_finder, batch_size):
-    with pytest.raises(UserError, match="see_volume: got batch_size"):
+    with pytest.raises(UserError, match="detect_tiles: got batch_size"):
         detect_volume(blob_finder, volume_with_blobs()[0], (16, 16, 16), InferenceConfig(), batch_size)
 
 

@@ -11,7 +11,7 @@ from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import mean_average_precision
-from medpretrain3d.inference import InferenceConfig, Sightings, load_bundle, merge_sightings, save_bundle
+from medpretrain3d.inference import InferenceConfig, RawDetections, load_bundle, merge_raw_detections, save_bundle
 from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.inference.sweep import best, sweep
 from medpretrain3d.ingest.prepare import prepare
@@ -26,9 +26,9 @@ def seen_case(boxes, scores, target_boxes, case="a", labels=None):
     found = Detections(
         torch.tensor(boxes).float().reshape(-1, 6), torch.tensor(scores), torch.zeros(len(scores)).long()
     )
-    sightings = Sightings.in_tile(found, (0, 0, 0), (16, 16, 16), (16, 16, 16))
+    raw_detections = RawDetections.in_tile(found, (0, 0, 0), (16, 16, 16), (16, 16, 16))
     targets = Targets(torch.tensor(target_boxes).float().reshape(-1, 6), torch.zeros(len(target_boxes)).long())
-    return SeenCase(case, (1.0, 1.0, 1.0), sightings, targets)
+    return SeenCase(case, (1.0, 1.0, 1.0), raw_detections, targets)
 
 
 def two_neighbours():
@@ -66,7 +66,7 @@ def test_scores_that_were_not_kept_are_not_tried():
 def test_every_trial_is_what_prediction_would_give():
     cases = [two_neighbours()]
     for trial in sweep(cases, InferenceConfig(), lambda found, _: float(len(found[0]))):
-        assert trial.score == len(merge_sightings(cases[0].sightings, trial.config))
+        assert trial.score == len(merge_raw_detections(cases[0].raw_detections, trial.config))
 
 
 def test_scans_without_objects_cannot_be_chosen_by():
@@ -87,9 +87,11 @@ def test_sightings_come_back_from_their_file(tmp_path):
     for ours, theirs in zip(again.cases, cases, strict=True):
         assert (ours.case, ours.spacing_mm) == (theirs.case, theirs.spacing_mm)
         for name in ("boxes", "scores", "labels"):
-            assert torch.equal(getattr(ours.sightings.detections, name), getattr(theirs.sightings.detections, name))
+            assert torch.equal(
+                getattr(ours.raw_detections.detections, name), getattr(theirs.raw_detections.detections, name)
+            )
         for name in ("depth", "touches_face", "view", "views"):
-            assert torch.equal(getattr(ours.sightings, name), getattr(theirs.sightings, name))
+            assert torch.equal(getattr(ours.raw_detections, name), getattr(theirs.raw_detections, name))
         assert torch.equal(ours.targets.boxes, theirs.targets.boxes)
         assert torch.equal(ours.targets.labels, theirs.targets.labels)
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Sweep, print, store.
 
     Raises:
-        UserError: no bundle, no sightings, other classes, or no object to choose by.
+        UserError: no bundle, no raw detections, other classes, or no object to choose by.
     """
     from medpretrain3d.errors import UserError
     from medpretrain3d.evaluation import mean_average_precision
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sightings(args: argparse.Namespace) -> Path:
-    return args.sightings or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+    return args.raw_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
 
 
 def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenCases:
@@ -108,5 +108,5 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenC
         )
     refs = tqdm(corpus.cases(split), desc="look", unit="scan", disable=None)
     opened = (ref.open() for ref in refs)
-    seen = tuple(SeenCase.of(case, predictor.see(case, case.id)) for case in opened)
+    seen = tuple(SeenCase.of(case, predictor.detect_raw(case, case.id)) for case in opened)
     return SeenCases(bundle.classes, bundle.inference, seen)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from medpretrain3d.inference.bundle import Bundle, load_bundle, save_bundle
 from medpretrain3d.inference.clustering import weighted_box_clustering
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.predictor import Predictor
+from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import ScanTiles
-from medpretrain3d.inference.sightings import Sightings
-from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes, see_volume
+from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume, mirror_boxes
 from medpretrain3d.inference.tiles import tile_starts
 from medpretrain3d.inference.writers import predictions_json, write_predictions
 
@@ -19,15 +19,15 @@ __all__ = [
     "InferenceConfig",
     "Prediction",
     "Predictor",
+    "RawDetections",
     "ScanTiles",
-    "Sightings",
+    "detect_tiles",
     "detect_volume",
     "load_bundle",
-    "merge_sightings",
+    "merge_raw_detections",
     "mirror_boxes",
     "predictions_json",
     "save_bundle",
-    "see_volume",
     "tile_starts",
     "weighted_box_clustering",
     "write_predictions",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.inference.sightings import CUT_MARGIN_VOX
+from medpretrain3d.inference.raw_detections import CUT_MARGIN_VOX
 
 MIN_SECTION_IOU = 0.5
 """Of the cross-sections of two pieces; below it they are two objects."""

@@ -12,7 +12,7 @@ from medpretrain3d.boxes import Detections, box_size, box_volume, covered_by, nm
 from medpretrain3d.inference.clustering import Clusters, cluster_boxes, per_cluster
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.joining import join_pieces
-from medpretrain3d.inference.sightings import Sightings, num_unseen_views
+from medpretrain3d.inference.raw_detections import RawDetections, num_unseen_views
 
 MIN_COVERED = 0.5
 """Share of a cut box that lies in a better one from which on both are one object."""
@@ -20,14 +20,15 @@ MIN_SCORE_RATIO = 0.5
 """A whole box speaks for a cut one of up to twice its score; a weak whole box is no reason to drop a sure cut one."""
 
 
-def merge_sightings(
-    sightings: Sightings, config: InferenceConfig, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
+def merge_raw_detections(
+    raw_detections: RawDetections, config: InferenceConfig, spacing_mm: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Detections:
     """Merge raw detections of all tiles and views to one detection per object, class by class, best score first.
 
     1. Boxes that no tile face cuts are merged: `nms` keeps the one of highest rank (score times weight) with its own
        score, `wbc` takes the weighted mean of box and score (`cluster_boxes`).
-    2. A cut box of which half or more lies in such an object of at least half its score is a sighting of that object
+    2. A cut box of which half or more lies in such an object of at least half its score is a raw detection of that
+    object
        and adds nothing but that its view has seen it.
     3. Other cut boxes are joined where neighbouring tiles agree (`join_pieces`). Of those that remain and mostly lie in
        each other, joined ones stand for the others, longer ones for shorter ones, then those of higher rank.
@@ -38,14 +39,14 @@ def merge_sightings(
     Time grows with the number of detections times the number of objects; nothing is cut off before merging.
 
     Args:
-        sightings: in voxels of the volume, clipped to it.
+        raw detections: in voxels of the volume, clipped to it.
         config: the way of merging and its thresholds.
         spacing_mm: of the volume (D, H, W), for `config.min_size_mm`.
     """
-    sightings = sightings[torch.nonzero(sightings.detections.scores >= config.score_threshold)[:, 0]]
+    raw_detections = raw_detections[torch.nonzero(raw_detections.detections.scores >= config.score_threshold)[:, 0]]
     merged = [
-        _merge_class(sightings[torch.nonzero(sightings.detections.labels == label)[:, 0]], label, config)
-        for label in sightings.detections.labels.unique()
+        _merge_class(raw_detections[torch.nonzero(raw_detections.detections.labels == label)[:, 0]], label, config)
+        for label in raw_detections.detections.labels.unique()
     ]
     found = Detections.cat(merged)
     extent_mm = box_size(found.boxes) * found.boxes.new_tensor(spacing_mm)  # (N, 3)
@@ -64,19 +65,19 @@ class _Objects:
     """(N,) bool: the detection made the object's box and score; False if it only says that its view has seen it."""
 
 
-def _merge_class(sightings: Sightings, label: Tensor, config: InferenceConfig) -> Detections:
-    objects = _objects(sightings, config)
+def _merge_class(raw_detections: RawDetections, label: Tensor, config: InferenceConfig) -> Detections:
+    objects = _objects(raw_detections, config)
     boxes, scores = objects.boxes, objects.scores
     if config.merge == "wbc":
-        scores = scores * _share_of_views(objects, sightings)
+        scores = scores * _share_of_views(objects, raw_detections)
     order = nms(boxes, scores, config.nms_iou)[: config.max_per_class]
     order = order[scores[order] >= config.score_threshold]
     return Detections(boxes[order], scores[order], label.expand(len(order)))
 
 
-def _objects(sightings: Sightings, config: InferenceConfig) -> _Objects:
-    found, is_cut = sightings.detections, sightings.is_cut
-    weights = config.border_weight + (1 - config.border_weight) * sightings.depth
+def _objects(raw_detections: RawDetections, config: InferenceConfig) -> _Objects:
+    found, is_cut = raw_detections.detections, raw_detections.is_cut
+    weights = config.border_weight + (1 - config.border_weight) * raw_detections.depth
     whole, cut = torch.nonzero(~is_cut)[:, 0], torch.nonzero(is_cut)[:, 0]
     merged = _merge_whole(found.boxes[whole], found.scores[whole], weights[whole], config)
     owner = torch.full((len(is_cut),), -1)
@@ -84,7 +85,7 @@ def _objects(sightings: Sightings, config: InferenceConfig) -> _Objects:
     if len(cut):
         owner[cut] = _owner_of_copies(found.boxes[cut], found.scores[cut], merged)
     pieces = torch.nonzero(owner < 0)[:, 0]
-    longer = _merge_pieces(sightings[pieces], weights[pieces], config)
+    longer = _merge_pieces(raw_detections[pieces], weights[pieces], config)
     owner[pieces] = len(merged.scores) + longer.owner
     is_member = ~is_cut
     is_member[pieces] = True
@@ -113,7 +114,7 @@ def _owner_of_copies(boxes: Tensor, scores: Tensor, whole: Clusters) -> Tensor:
     return torch.where(is_copy, order[owner.where(is_copy, 0)] if len(order) else owner, -1)
 
 
-def _merge_pieces(pieces: Sightings, weights: Tensor, config: InferenceConfig) -> Clusters:
+def _merge_pieces(pieces: RawDetections, weights: Tensor, config: InferenceConfig) -> Clusters:
     found = pieces.detections
     joined = join_pieces(found.boxes, found.scores, pieces.touches_face, pieces.views[pieces.view])
     ranks = joined.scores * per_cluster(weights, joined.owner, len(joined.scores)) / joined.num_pieces
@@ -134,10 +135,10 @@ def _merge_pieces(pieces: Sightings, weights: Tensor, config: InferenceConfig) -
     return Clusters(joined.boxes[order[kept]], scores, owner)
 
 
-def _share_of_views(objects: _Objects, sightings: Sightings) -> Tensor:
+def _share_of_views(objects: _Objects, raw_detections: RawDetections) -> Tensor:
     """Compute, of the views that found an object or could have seen it whole, the share that found it: (M,)."""
-    num_views, count = max(1, len(sightings.views)), len(objects.scores)
-    pairs = (objects.owner * num_views + sightings.view)[objects.is_member].unique()
+    num_views, count = max(1, len(raw_detections.views)), len(objects.scores)
+    pairs = (objects.owner * num_views + raw_detections.view)[objects.is_member].unique()
     num_found = per_cluster(torch.ones(len(pairs)), pairs // num_views, count)
-    num_missing = num_unseen_views(objects.boxes, sightings.views, objects.owner, sightings.view)
+    num_missing = num_unseen_views(objects.boxes, raw_detections.views, objects.owner, raw_detections.view)
     return num_found / (num_found + num_missing)

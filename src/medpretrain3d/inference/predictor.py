@@ -16,11 +16,11 @@ from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.inputs import ScanPath
 from medpretrain3d.inference.instances import Segmenter, instance_map, to_file_order
-from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
-from medpretrain3d.inference.sightings import Sightings
-from medpretrain3d.inference.sliding_window import Progress, see_volume
+from medpretrain3d.inference.sliding_window import Progress, detect_tiles
 from medpretrain3d.inference.tiles import tile_starts
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.unit import Unit
@@ -120,12 +120,12 @@ class Predictor:
                 and no member has a segmentation head.
         """
         readers = self._readers(scan, file or case)
-        sightings = self._see(readers, scan.grid, progress)
-        detections = merge_sightings(sightings, self.config, scan.grid.spacing_mm)
+        raw_detections = self._see(readers, scan.grid, progress)
+        detections = merge_raw_detections(raw_detections, self.config, scan.grid.spacing_mm)
         prediction = Prediction.of(case, detections, scan.grid, scan.source_grid, file)
         return self._with_masks(prediction, readers) if with_masks else prediction
 
-    def see(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> Sightings:
+    def detect_raw(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> RawDetections:
         """Run all members on a scan and return their detections, not merged, in voxels of the scan.
 
         Raises:
@@ -147,7 +147,7 @@ class Predictor:
             _check_channels(scan, bundle, name)
         return [ScanTiles(scan, bundle.preprocessing) for bundle in self.bundles]
 
-    def _see(self, readers: Sequence[ScanTiles], grid: Grid, progress: Progress | None) -> Sightings:
+    def _see(self, readers: Sequence[ScanTiles], grid: Grid, progress: Progress | None) -> RawDetections:
         members = list(zip(self.bundles, self.configs, readers, strict=True))
         counts = [
             len(tile_starts(tiles.shape, bundle.preprocessing.patch, config.overlap))
@@ -157,11 +157,11 @@ class Predictor:
         for index, (bundle, config, tiles) in enumerate(members):
             told = None if progress is None else _after(progress, sum(counts[:index]), sum(counts))
             patch = bundle.preprocessing.patch
-            seen = see_volume(bundle.detector, tiles, patch, config, self.batch_size, told)
+            seen = detect_tiles(bundle.detector, tiles, patch, config, self.batch_size, told)
             seen.detections.boxes = _mapped(seen.detections.boxes, tiles.grid, grid)
             seen.views = _mapped(seen.views, tiles.grid, grid)
             parts.append(seen)
-        return Sightings.cat(parts)
+        return RawDetections.cat(parts)
 
     def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
         member, segmenter = self.segmenter

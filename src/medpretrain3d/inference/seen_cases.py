@@ -17,7 +17,7 @@ from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.documents import SCHEMA, Artifact, Name, Number, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.sightings import Sightings
+from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Spacing
 
@@ -48,16 +48,16 @@ class SeenCase:
 
     case: str
     spacing_mm: Spacing
-    sightings: Sightings
+    raw_detections: RawDetections
     targets: Targets
     """Boxes, labels and ignore regions; no mask."""
 
     @staticmethod
-    def of(case: Case, sightings: Sightings) -> SeenCase:
+    def of(case: Case, raw_detections: RawDetections) -> SeenCase:
         """Pair what was seen in a case of a store with its objects."""
         ignore = torch.from_numpy(case.ignore_boxes)
         targets = Targets(torch.from_numpy(case.boxes), torch.from_numpy(case.labels), ignore=ignore)
-        return SeenCase(case.id, case.grid.spacing_mm, sightings, targets)
+        return SeenCase(case.id, case.grid.spacing_mm, raw_detections, targets)
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,12 @@ def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int)
 
 
 def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
-    """Return all cases behind each other; `counts` (cases, 4) counts sightings, targets, ignore regions and views."""
-    seen = Sightings.cat([one.sightings for one in cases])
+    """Return all cases behind each other; `counts` (cases, 4) counts raw detections, targets, ignore regions and
+    views."""
+    seen = RawDetections.cat([one.raw_detections for one in cases])
     ignore = [_ignore(one.targets) for one in cases]
     counts = [
-        [len(one.sightings), len(one.targets.labels), len(regions), len(one.sightings.views)]
+        [len(one.raw_detections), len(one.targets.labels), len(regions), len(one.raw_detections.views)]
         for one, regions in zip(cases, ignore, strict=True)
     ]
     tensors = {
@@ -157,7 +158,7 @@ def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
         "labels": seen.detections.labels,
         "depth": seen.depth,
         "touches_face": seen.touches_face,
-        "view": torch.cat([torch.zeros(0, dtype=torch.long), *(one.sightings.view for one in cases)]),
+        "view": torch.cat([torch.zeros(0, dtype=torch.long), *(one.raw_detections.view for one in cases)]),
         "views": seen.views,
         "target_boxes": torch.cat([torch.zeros(0, 6), *(one.targets.boxes for one in cases)]),
         "target_labels": torch.cat([torch.zeros(0, dtype=torch.long), *(one.targets.labels for one in cases)]),
@@ -182,7 +183,7 @@ def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str,
         SeenCase(
             name,
             spacings[i],
-            Sightings(Detections(boxes[i], scores[i], labels[i]), depth[i], touches_face[i], view[i], views[i]),
+            RawDetections(Detections(boxes[i], scores[i], labels[i]), depth[i], touches_face[i], view[i], views[i]),
             Targets(target_boxes[i], target_labels[i], ignore=ignore[i]),
         )
         for i, name in enumerate(names)

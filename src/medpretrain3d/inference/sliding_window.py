@@ -14,9 +14,9 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.merging import merge_raw_detections
+from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import TensorTiles, TileReader
-from medpretrain3d.inference.sightings import Sightings
 from medpretrain3d.inference.tiles import Triple, tile_starts
 from medpretrain3d.values import Rows, check_value
 
@@ -61,17 +61,19 @@ def detect_volume(
     """
     config = config or InferenceConfig()
     tiles = TensorTiles(image, pad_value) if isinstance(image, Tensor) else image
-    return merge_sightings(see_volume(detector, tiles, patch, config, batch_size, progress), config, tiles.spacing_mm)
+    return merge_raw_detections(
+        detect_tiles(detector, tiles, patch, config, batch_size, progress), config, tiles.spacing_mm
+    )
 
 
-def see_volume(
+def detect_tiles(
     detector: Detector,
     tiles: TileReader,
     patch: Triple,
     config: InferenceConfig,
     batch_size: int = 1,
     progress: Progress | None = None,
-) -> Sightings:
+) -> RawDetections:
     """Run sliding-window inference without merging: detections of all tiles and views, in voxels of the volume.
 
     Boxes are merged later, not logits, so only one batch of tiles is in memory. Empty tiles are not run.
@@ -88,10 +90,10 @@ def see_volume(
         UserError: a patch with an axis below 1 voxel, batches of no tile, or a volume in which no prediction at all is
             finite.
     """
-    check_value("see_volume", "batch_size", batch_size, Rows)  # of 0 tiles no batch would be made and nothing found
+    check_value("detect_tiles", "batch_size", batch_size, Rows)  # of 0 tiles no batch would be made and nothing found
     starts = tile_starts(tiles.shape, patch, config.overlap)
     device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
-    seen: list[Sightings] = []
+    seen: list[RawDetections] = []
     before = detector.num_predictions, detector.num_invalid_predictions
     with torch.inference_mode(), autocast(device):
         for batch in _batches(_views(tiles, starts, patch, config.views), batch_size):
@@ -99,7 +101,7 @@ def see_volume(
             for view, of_view in zip(batch, found, strict=True):
                 detections = of_view[of_view.scores >= config.score_threshold].to("cpu")
                 detections.boxes = mirror_boxes(detections.boxes, patch, view.mirrored)
-                seen.append(Sightings.in_tile(detections, starts[view.tile], patch, tiles.shape))
+                seen.append(RawDetections.in_tile(detections, starts[view.tile], patch, tiles.shape))
             if progress is not None:
                 progress(batch[-1].tile, len(starts))
     if progress is not None:
@@ -110,7 +112,7 @@ def see_volume(
             f"none of the {made} predictions in a volume is finite, so nothing can be found in it; the detector's "
             "training diverged (lower its learning rate), or the volume's intensities are not finite"
         )
-    return Sightings.cat(seen)
+    return RawDetections.cat(seen)
 
 
 def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:

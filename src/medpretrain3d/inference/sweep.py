@@ -1,7 +1,7 @@
 """The best way to merge what was seen in the validation scans: choices tried one after the other, in seconds.
 
-The network does not run: the sightings of the validation scans were kept. Predicting needs no sweep; without one the
-recipe's values are used.
+The network does not run: the raw detections of the validation scans were kept. Predicting needs no sweep; without one
+the recipe's values are used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.merging import merge_sightings
+from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.seen_cases import SeenCase
 
 Score = Callable[[list[Detections], list[Targets]], float]
@@ -61,7 +61,7 @@ def sweep(
     targets = [case.targets for case in cases]
 
     def trial(config: InferenceConfig) -> Trial:
-        found = [merge_sightings(case.sightings, config, case.spacing_mm) for case in cases]
+        found = [merge_raw_detections(case.raw_detections, config, case.spacing_mm) for case in cases]
         value = score(found, targets)
         return Trial(config, value if math.isfinite(value) else 0.0)
 

@@ -18,15 +18,15 @@ FAR_VOX = 1e6
 
 
 @dataclass
-class Sightings:
+class RawDetections:
     """Detections of tiles and views in voxels of the volume, not yet merged, and how each was seen.
 
     Example:
         >>> import torch
         >>> from medpretrain3d.boxes import Detections
-        >>> from medpretrain3d.inference import Sightings
+        >>> from medpretrain3d.inference import RawDetections
         >>> found = Detections(torch.tensor([[2.0, 2, 2, 6, 6, 8]]), torch.tensor([0.9]), torch.tensor([0]))
-        >>> seen = Sightings.in_tile(found, start=(0, 0, 0), patch=(8, 8, 8), shape=(8, 8, 16))
+        >>> seen = RawDetections.in_tile(found, start=(0, 0, 0), patch=(8, 8, 8), shape=(8, 8, 16))
         >>> seen.is_cut  # the tile ends within the volume, and the box at its face
         tensor([True])
     """
@@ -46,8 +46,8 @@ class Sightings:
     def __len__(self) -> int:
         return len(self.depth)
 
-    def __getitem__(self, index: Tensor) -> Sightings:
-        return Sightings(
+    def __getitem__(self, index: Tensor) -> RawDetections:
+        return RawDetections(
             self.detections[index], self.depth[index], self.touches_face[index], self.view[index], self.views
         )
 
@@ -57,7 +57,7 @@ class Sightings:
         return self.touches_face.any(dim=1)
 
     @staticmethod
-    def in_tile(detections: Detections, start: Triple, patch: Triple, shape: Triple) -> Sightings:
+    def in_tile(detections: Detections, start: Triple, patch: Triple, shape: Triple) -> RawDetections:
         """Return raw detections of one view of one tile, clipped to the volume; boxes without extent there are gone.
 
         Args:
@@ -73,15 +73,15 @@ class Sightings:
         low, high = (low + CUT_MARGIN_VOX).clamp(min=-FAR_VOX), (high - CUT_MARGIN_VOX).clamp(max=FAR_VOX)
         touches_face = torch.cat([found.boxes[:, :3] < low, found.boxes[:, 3:] > high], dim=1)
         depth = center_depth(found.boxes, start, patch, shape)
-        return Sightings(
+        return RawDetections(
             found, depth, touches_face, torch.zeros(len(depth), dtype=torch.long), torch.cat([low, high])[None]
         )
 
     @staticmethod
-    def cat(parts: Sequence[Sightings]) -> Sightings:
+    def cat(parts: Sequence[RawDetections]) -> RawDetections:
         """Return all raw detections of several parts, in the order given."""
         if not parts:
-            return Sightings(
+            return RawDetections(
                 Detections.cat([]),
                 torch.zeros(0),
                 torch.zeros(0, 6, dtype=torch.bool),
@@ -94,7 +94,7 @@ class Sightings:
             torch.cat([part.detections.labels for part in parts]),
         )
         first_view = torch.tensor([0, *(len(part.views) for part in parts)]).cumsum(0).tolist()
-        return Sightings(
+        return RawDetections(
             joined,
             torch.cat([part.depth for part in parts]),
             torch.cat([part.touches_face for part in parts]),
