@@ -24,7 +24,7 @@ from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
-from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
@@ -95,9 +95,9 @@ def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data
         return
     module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
     opened = (ref.open() for ref in data.val_cases[trainer.global_rank :: trainer.world_size])
-    seen = gather_by_case({case.id: SeenCase.of(case, module.detect_raw(case)) for case in opened})
+    seen = gather_by_case({case.id: CachedCase.of(case, module.detect_raw(case)) for case in opened})
     if trainer.is_global_zero:
-        SeenCases(data.classes, module.inference, tuple(seen.values())).save(path)
+        CachedDetections(data.classes, module.inference, tuple(seen.values())).save(path)
 
 
 def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, trainer: L.Trainer) -> None:

@@ -30,12 +30,12 @@ from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.marks import read_marks, read_nodules, read_series
 from medpretrain3d.evaluation.masks import _read_scores
 from medpretrain3d.inference.bundle import load_bundle, save_bundle
+from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
-from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
 from medpretrain3d.inference.writers import predictions_json
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.pn9 import read_array
@@ -186,9 +186,9 @@ def write_all(root: Path) -> dict[str, Kind]:
     boxes, one = torch.tensor([BOX]), torch.ones(1)
     detections = Detections(boxes, one / 2, torch.tensor([1]))
     seen = RawDetections.in_tile(detections, (0, 0, 0), (6, 7, 8), (6, 7, 8))
-    looked = SeenCase("a", (1.0, 1.0, 1.0), seen, Targets(boxes, torch.tensor([0]), ignore=boxes))
-    SeenCases(("x", "y"), InferenceConfig(), (looked,)).save(raw_detections)
-    add("sightings", raw_detections, lambda: SeenCases.load(raw_detections), OF_BYTES)
+    looked = CachedCase("a", (1.0, 1.0, 1.0), seen, Targets(boxes, torch.tensor([0]), ignore=boxes))
+    CachedDetections(("x", "y"), InferenceConfig(), (looked,)).save(raw_detections)
+    add("sightings", raw_detections, lambda: CachedDetections.load(raw_detections), OF_BYTES)
 
     add_importers(root, add, text)
     add_scans(root, add)

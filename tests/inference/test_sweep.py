@@ -12,7 +12,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import mean_average_precision
 from medpretrain3d.inference import InferenceConfig, RawDetections, load_bundle, merge_raw_detections, save_bundle
-from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
+from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.sweep import best, sweep
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.preprocessing import Preprocessing
@@ -22,19 +22,19 @@ def score(found, targets):
     return mean_average_precision(found, targets, ("one",))
 
 
-def seen_case(boxes, scores, target_boxes, case="a", labels=None):
+def cached_case(boxes, scores, target_boxes, case="a", labels=None):
     found = Detections(
         torch.tensor(boxes).float().reshape(-1, 6), torch.tensor(scores), torch.zeros(len(scores)).long()
     )
     raw_detections = RawDetections.in_tile(found, (0, 0, 0), (16, 16, 16), (16, 16, 16))
     targets = Targets(torch.tensor(target_boxes).float().reshape(-1, 6), torch.zeros(len(target_boxes)).long())
-    return SeenCase(case, (1.0, 1.0, 1.0), raw_detections, targets)
+    return CachedCase(case, (1.0, 1.0, 1.0), raw_detections, targets)
 
 
 def two_neighbours():
     """Two true objects with IoU 1/3, each seen once: suppression at 0.3 loses one of them."""
     boxes = [[0, 0, 0, 4, 4, 4], [2, 0, 0, 6, 4, 4]]
-    return seen_case(boxes, [0.9, 0.8], boxes)
+    return cached_case(boxes, [0.9, 0.8], boxes)
 
 
 def test_the_sweep_finds_the_overlap_that_keeps_neighbours_apart():
@@ -46,7 +46,7 @@ def test_the_sweep_finds_the_overlap_that_keeps_neighbours_apart():
 
 
 def test_small_false_findings_are_swept_away():
-    case = seen_case([[0, 0, 0, 1, 1, 1], [8, 8, 8, 12, 12, 12]], [0.9, 0.8], [[8, 8, 8, 12, 12, 12]])
+    case = cached_case([[0, 0, 0, 1, 1, 1], [8, 8, 8, 12, 12, 12]], [0.9, 0.8], [[8, 8, 8, 12, 12, 12]])
     trials = sweep([case], InferenceConfig(), score)
     assert best(trials).config == InferenceConfig(min_size_mm=2.0)
 
@@ -54,7 +54,7 @@ def test_small_false_findings_are_swept_away():
 def test_what_is_already_best_stays():
     box = [[8, 8, 8, 12, 12, 12]]
     start = InferenceConfig(merge="wbc", nms_iou=0.25, overlap=0.6, mirror_axes=(1,))
-    assert best(sweep([seen_case(box, [0.9], box)], start, score)).config == start
+    assert best(sweep([cached_case(box, [0.9], box)], start, score)).config == start
 
 
 def test_scores_that_were_not_kept_are_not_tried():
@@ -71,18 +71,18 @@ def test_every_trial_is_what_prediction_would_give():
 
 def test_scans_without_objects_cannot_be_chosen_by():
     with pytest.raises(UserError, match="1 validation scans without a single object"):
-        sweep([seen_case([[0, 0, 0, 1, 1, 1]], [0.9], [])], InferenceConfig(), score)
+        sweep([cached_case([[0, 0, 0, 1, 1, 1]], [0.9], [])], InferenceConfig(), score)
 
 
 def test_sightings_come_back_from_their_file(tmp_path):
     cases = (
         two_neighbours(),
-        seen_case([], [], [[0, 0, 0, 1, 1, 1]], "b"),
-        seen_case([[0, 0, 0, 9, 9, 9]], [0.5], [], "c"),
+        cached_case([], [], [[0, 0, 0, 1, 1, 1]], "b"),
+        cached_case([[0, 0, 0, 9, 9, 9]], [0.5], [], "c"),
     )
     config = InferenceConfig(mirror_axes=(0, 2))
-    SeenCases(("one",), config, cases).save(tmp_path / "new" / "seen.safetensors")
-    again = SeenCases.load(tmp_path / "new" / "seen.safetensors")
+    CachedDetections(("one",), config, cases).save(tmp_path / "new" / "seen.safetensors")
+    again = CachedDetections.load(tmp_path / "new" / "seen.safetensors")
     assert (again.classes, again.inference) == (("one",), config)
     for ours, theirs in zip(again.cases, cases, strict=True):
         assert (ours.case, ours.spacing_mm) == (theirs.case, theirs.spacing_mm)
@@ -101,7 +101,7 @@ def test_a_file_without_sightings_is_refused(tmp_path, content, message):
     if content is not None:
         (tmp_path / "seen.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=message):
-        SeenCases.load(tmp_path / "seen.safetensors")
+        CachedDetections.load(tmp_path / "seen.safetensors")
 
 
 def write_labelled(raw, shape=(16, 16, 16)):

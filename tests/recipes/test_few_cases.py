@@ -8,7 +8,7 @@ import json
 import pytest
 
 from finetune import __main__ as program
-from medpretrain3d.inference.seen_cases import SeenCases
+from medpretrain3d.inference.cached_detections import CachedDetections
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program, write_cubes
 
@@ -37,7 +37,7 @@ def test_one_case_to_validate_and_one_to_test_on_two_processes(tmp_path):
     folder = tmp_path / "smoke" / "r"
     assert {"val/mAP", "test/mAP"} <= columns(folder)
     assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["num_cases"] == 1
-    assert len(SeenCases.load(folder / "validation" / "sightings.safetensors").cases) == 1
+    assert len(CachedDetections.load(folder / "validation" / "sightings.safetensors").cases) == 1
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import load_bundle
-from medpretrain3d.inference.seen_cases import SeenCases
+from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.store.intensity import Window
 from pretrain import __main__ as pretrain_program
 
@@ -51,7 +51,7 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
     torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    seen = SeenCases.load(folder / "validation" / "sightings.safetensors")
+    seen = CachedDetections.load(folder / "validation" / "sightings.safetensors")
     assert [len(case.targets.labels) for case in seen.cases] == [1, 1]
     assert cli.main(["tune", str(folder / "bundle")]) == 0
     assert "2 scans: mAP" in capsys.readouterr().out

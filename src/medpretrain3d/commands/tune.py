@@ -18,7 +18,7 @@ from medpretrain3d.atomic import locked, locked_folder, remove_unfinished
 
 if TYPE_CHECKING:
     from medpretrain3d.inference.bundle import Bundle
-    from medpretrain3d.inference.seen_cases import SeenCases
+    from medpretrain3d.inference.cached_detections import CachedDetections
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.errors import UserError
     from medpretrain3d.evaluation import mean_average_precision
     from medpretrain3d.inference.bundle import load_bundle, set_inference
-    from medpretrain3d.inference.seen_cases import SeenCases
+    from medpretrain3d.inference.cached_detections import CachedDetections
     from medpretrain3d.inference.sweep import best, sweep
 
     bundle = load_bundle(args.bundle)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     path = _sightings(args)
     if args.store is not None:
         look(bundle, args.store, args.split, args.device).save(path)
-    seen = SeenCases.load(path)
+    seen = CachedDetections.load(path)
     if seen.classes != bundle.classes:
         raise UserError(
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
@@ -87,7 +87,7 @@ def _sightings(args: argparse.Namespace) -> Path:
     return args.raw_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
 
 
-def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenCases:
+def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> CachedDetections:
     """Run a bundle's detector on the cases of a labeled store, with the bundle's own settings, without merging.
 
     Raises:
@@ -96,8 +96,8 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenC
     from tqdm import tqdm
 
     from medpretrain3d.errors import UserError
+    from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
     from medpretrain3d.inference.predictor import Predictor
-    from medpretrain3d.inference.seen_cases import SeenCase, SeenCases
     from medpretrain3d.store.corpus import Corpus
 
     corpus, predictor = Corpus([store]), Predictor(bundle, device)
@@ -108,5 +108,5 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> SeenC
         )
     refs = tqdm(corpus.cases(split), desc="look", unit="scan", disable=None)
     opened = (ref.open() for ref in refs)
-    seen = tuple(SeenCase.of(case, predictor.detect_raw(case, case.id)) for case in opened)
-    return SeenCases(bundle.classes, bundle.inference, seen)
+    seen = tuple(CachedCase.of(case, predictor.detect_raw(case, case.id)) for case in opened)
+    return CachedDetections(bundle.classes, bundle.inference, seen)

@@ -15,9 +15,9 @@ from typing import Any
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.cached_detections import CachedCase
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.merging import merge_raw_detections
-from medpretrain3d.inference.seen_cases import SeenCase
 
 Score = Callable[[list[Detections], list[Targets]], float]
 
@@ -39,7 +39,7 @@ class Trial:
 
 
 def sweep(
-    cases: Sequence[SeenCase],
+    cases: Sequence[CachedCase],
     start: InferenceConfig,
     score: Score,
     steps: Sequence[Mapping[str, tuple[Any, ...]]] = STEPS,

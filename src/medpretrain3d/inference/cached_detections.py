@@ -43,7 +43,7 @@ ABOUT_DOCUMENT = Artifact("medpretrain3d-sightings", 2, _About, _ADVICE, oldest=
 
 
 @dataclass(frozen=True)
-class SeenCase:
+class CachedCase:
     """One scan: what tiles and views saw, not merged, and what there was; both in the same voxels."""
 
     case: str
@@ -53,21 +53,21 @@ class SeenCase:
     """Boxes, labels and ignore regions; no mask."""
 
     @staticmethod
-    def of(case: Case, raw_detections: RawDetections) -> SeenCase:
+    def of(case: Case, raw_detections: RawDetections) -> CachedCase:
         """Pair what was seen in a case of a store with its objects."""
         ignore = torch.from_numpy(case.ignore_boxes)
         targets = Targets(torch.from_numpy(case.boxes), torch.from_numpy(case.labels), ignore=ignore)
-        return SeenCase(case.id, case.grid.spacing_mm, raw_detections, targets)
+        return CachedCase(case.id, case.grid.spacing_mm, raw_detections, targets)
 
 
 @dataclass(frozen=True)
-class SeenCases:
+class CachedDetections:
     """Several scans, looked at by one detector in one way."""
 
     classes: tuple[str, ...]
     inference: InferenceConfig
     """How they were looked at: overlap, mirrored views, and the score below which nothing was kept."""
-    cases: tuple[SeenCase, ...]
+    cases: tuple[CachedCase, ...]
 
     def save(self, path: Path) -> None:
         """Write the file, completely or not at all.
@@ -87,7 +87,7 @@ class SeenCases:
             unfinished.write_bytes(save(tensors, metadata={"about": ABOUT_DOCUMENT.text(about)}))
 
     @staticmethod
-    def load(path: Path) -> SeenCases:
+    def load(path: Path) -> CachedDetections:
         """Read the file.
 
         Raises:
@@ -115,7 +115,7 @@ class SeenCases:
             raise UserError(f"{path}: {error}") from error
         spacings = [(d, h, w) for d, h, w in (entry["spacing_mm"] for entry in known["cases"])]
         names = [entry["case"] for entry in known["cases"]]
-        return SeenCases(tuple(known["classes"]), inference, tuple(_cases(names, spacings, tensors)))
+        return CachedDetections(tuple(known["classes"]), inference, tuple(_cases(names, spacings, tensors)))
 
 
 def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:
@@ -143,7 +143,7 @@ def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int)
         raise UserError(f"view names rows that views does not have; {_ADVICE}")
 
 
-def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
+def _tensors(cases: Sequence[CachedCase]) -> dict[str, Tensor]:
     """Return all cases behind each other; `counts` (cases, 4) counts raw detections, targets, ignore regions and
     views."""
     seen = RawDetections.cat([one.raw_detections for one in cases])
@@ -168,7 +168,7 @@ def _tensors(cases: Sequence[SeenCase]) -> dict[str, Tensor]:
     return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}  # no two share memory
 
 
-def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str, Tensor]) -> list[SeenCase]:
+def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str, Tensor]) -> list[CachedCase]:
     num_seen, num_targets, num_ignored, num_views = tensors["counts"].T.tolist()
 
     def split(name: str, counts: list[int]) -> tuple[Tensor, ...]:
@@ -180,7 +180,7 @@ def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str,
     target_boxes, target_labels = split("target_boxes", num_targets), split("target_labels", num_targets)
     ignore = split("ignore_boxes", num_ignored)
     return [
-        SeenCase(
+        CachedCase(
             name,
             spacings[i],
             RawDetections(Detections(boxes[i], scores[i], labels[i]), depth[i], touches_face[i], view[i], views[i]),
