@@ -209,14 +209,14 @@ def brute_force(raw, config):
         {
             "box": np.asarray(box, float),
             "score": float(score),
-            "weight": config.border_weight + (1 - config.border_weight) * float(depth),
+            "weight": config.border_weight + (1 - config.border_weight) * float(border_distance),
             "touches": touches,
             "view": view,
         }
-        for box, score, depth, touches, view in zip(
+        for box, score, border_distance, touches, view in zip(
             raw.detections.boxes.tolist(),
             raw.detections.scores.tolist(),
-            raw.depth.tolist(),
+            raw.border_distance.tolist(),
             raw.touches_face.tolist(),
             raw.view.tolist(),
             strict=True,

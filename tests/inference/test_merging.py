@@ -7,7 +7,7 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.merging import merge_raw_detections
-from medpretrain3d.inference.raw_detections import RawDetections, center_depth
+from medpretrain3d.inference.raw_detections import RawDetections, center_border_distance
 
 PATCH, SHAPE = (10, 10, 10), (30, 10, 10)
 
@@ -28,7 +28,7 @@ def test_depth_falls_to_the_faces_inside_the_volume_only():
     boxes = torch.tensor(
         [[14.0, 0, 0, 16, 2, 2], [11.5, 4, 4, 13.5, 6, 6], [9, 4, 4, 11, 6, 6]]
     )  # D centres 15, 12.5, 10
-    assert center_depth(boxes, (10, 0, 0), PATCH, SHAPE).tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert center_border_distance(boxes, (10, 0, 0), PATCH, SHAPE).tolist() == pytest.approx([1.0, 0.5, 0.0])
 
 
 def test_the_border_weight_decides_between_a_deep_box_and_a_confident_one():
@@ -36,7 +36,7 @@ def test_the_border_weight_decides_between_a_deep_box_and_a_confident_one():
     deep = RawDetections.in_tile(detections([[2, 2, 2, 8, 8, 8]], [0.5]), (10, 0, 0), PATCH, SHAPE)
     shallow = RawDetections.in_tile(detections([[6, 2, 2, 12, 8, 8]], [0.9]), (5, 0, 0), (16, 10, 10), SHAPE)
     both = RawDetections.cat([deep, shallow])
-    both.depth = torch.tensor([1.0, 0.2])
+    both.border_distance = torch.tensor([1.0, 0.2])
     assert merged(both, border_weight=0.1).scores.tolist() == pytest.approx([0.5])  # 0.5 against 0.9 * 0.28
     assert merged(both, border_weight=1.0).scores.tolist() == pytest.approx([0.9])
 
@@ -53,7 +53,7 @@ def test_a_tile_reports_in_voxels_of_the_volume_and_says_what_is_cut():
         detections([[0, 0, 0, 3, 4, 5], [4, 4, 4, 6, 10, 10]], [0.9, 0.8]), (10, 0, 0), PATCH, SHAPE
     )
     assert seen.detections.boxes.tolist() == [[10, 0, 0, 13, 4, 5], [14, 4, 4, 16, 10, 10]]
-    assert seen.is_cut.tolist() == [True, False]  # the second ends where the volume does
+    assert seen.touches_border.tolist() == [True, False]  # the second ends where the volume does
 
 
 def test_a_whole_box_beats_its_cut_copy_of_higher_score():

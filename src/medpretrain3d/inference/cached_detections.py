@@ -156,7 +156,7 @@ def _tensors(cases: Sequence[CachedCase]) -> dict[str, Tensor]:
         "boxes": seen.detections.boxes,
         "scores": seen.detections.scores,
         "labels": seen.detections.labels,
-        "depth": seen.depth,
+        "depth": seen.border_distance,
         "touches_face": seen.touches_face,
         "view": torch.cat([torch.zeros(0, dtype=torch.long), *(one.raw_detections.view for one in cases)]),
         "views": seen.views,
@@ -175,7 +175,7 @@ def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str,
         return tensors[name].split(counts)
 
     boxes, scores, labels = (split(name, num_seen) for name in ("boxes", "scores", "labels"))
-    depth, touches_face, view = (split(name, num_seen) for name in ("depth", "touches_face", "view"))
+    border_distance, touches_face, view = (split(name, num_seen) for name in ("depth", "touches_face", "view"))
     views = split("views", num_views)
     target_boxes, target_labels = split("target_boxes", num_targets), split("target_labels", num_targets)
     ignore = split("ignore_boxes", num_ignored)
@@ -183,7 +183,9 @@ def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str,
         CachedCase(
             name,
             spacings[i],
-            RawDetections(Detections(boxes[i], scores[i], labels[i]), depth[i], touches_face[i], view[i], views[i]),
+            RawDetections(
+                Detections(boxes[i], scores[i], labels[i]), border_distance[i], touches_face[i], view[i], views[i]
+            ),
             Targets(target_boxes[i], target_labels[i], ignore=ignore[i]),
         )
         for i, name in enumerate(names)

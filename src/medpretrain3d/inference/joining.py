@@ -26,7 +26,7 @@ class JoinedPieces:
     """(J,) mean over the pieces."""
     num_pieces: Tensor
     """(J,) int64."""
-    is_cut: Tensor
+    touches_border: Tensor
     """(J,) bool: the box still ends at a tile's face."""
     owner: Tensor
     """(P,) int64, which of the J each piece went into."""

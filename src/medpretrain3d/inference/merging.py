@@ -76,18 +76,18 @@ def _merge_class(raw_detections: RawDetections, label: Tensor, config: Inference
 
 
 def _objects(raw_detections: RawDetections, config: InferenceConfig) -> _Objects:
-    found, is_cut = raw_detections.detections, raw_detections.is_cut
-    weights = config.border_weight + (1 - config.border_weight) * raw_detections.depth
-    whole, cut = torch.nonzero(~is_cut)[:, 0], torch.nonzero(is_cut)[:, 0]
+    found, touches_border = raw_detections.detections, raw_detections.touches_border
+    weights = config.border_weight + (1 - config.border_weight) * raw_detections.border_distance
+    whole, cut = torch.nonzero(~touches_border)[:, 0], torch.nonzero(touches_border)[:, 0]
     merged = _merge_whole(found.boxes[whole], found.scores[whole], weights[whole], config)
-    owner = torch.full((len(is_cut),), -1)
+    owner = torch.full((len(touches_border),), -1)
     owner[whole] = merged.owner
     if len(cut):
         owner[cut] = _owner_of_copies(found.boxes[cut], found.scores[cut], merged)
     pieces = torch.nonzero(owner < 0)[:, 0]
     longer = _merge_pieces(raw_detections[pieces], weights[pieces], config)
     owner[pieces] = len(merged.scores) + longer.owner
-    is_member = ~is_cut
+    is_member = ~touches_border
     is_member[pieces] = True
     boxes, scores = torch.cat([merged.boxes, longer.boxes]), torch.cat([merged.scores, longer.scores])
     return _Objects(boxes, scores, owner, is_member)
@@ -121,7 +121,7 @@ def _merge_pieces(pieces: RawDetections, weights: Tensor, config: InferenceConfi
     volumes = box_volume(joined.boxes)
     # Joined boxes come first, those that end at no tile's face before the others, and the longer the more complete.
     is_joined, share = joined.num_pieces > 1, volumes / volumes.max() if len(volumes) else volumes
-    ranks = torch.where(is_joined, 3.0 - 1.5 * joined.is_cut.float() + share, ranks)
+    ranks = torch.where(is_joined, 3.0 - 1.5 * joined.touches_border.float() + share, ranks)
     order = ranks.argsort(descending=True, stable=True)
     cover = covered_by(joined.boxes[order], joined.scores[order], MIN_COVERED, MIN_SCORE_RATIO)  # (J,) places in order
     kept, place = cover.unique(return_inverse=True)

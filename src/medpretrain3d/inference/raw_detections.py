@@ -27,12 +27,12 @@ class RawDetections:
         >>> from medpretrain3d.inference import RawDetections
         >>> found = Detections(torch.tensor([[2.0, 2, 2, 6, 6, 8]]), torch.tensor([0.9]), torch.tensor([0]))
         >>> seen = RawDetections.in_tile(found, start=(0, 0, 0), patch=(8, 8, 8), shape=(8, 8, 16))
-        >>> seen.is_cut  # the tile ends within the volume, and the box at its face
+        >>> seen.touches_border  # the tile ends within the volume, and the box at its face
         tensor([True])
     """
 
     detections: Detections
-    depth: Tensor
+    border_distance: Tensor
     """(N,) how deep in its tile the box's centre lies: 0 at a face, 1 in the middle."""
     touches_face: Tensor
     """(N, 6) bool, in the order of a box's coordinates: the box ends at that face of its tile inside the volume, so the
@@ -44,15 +44,15 @@ class RawDetections:
     whole, its faces inside the volume moved inwards by `CUT_MARGIN_VOX`, the others infinitely far (`FAR_VOX`)."""
 
     def __len__(self) -> int:
-        return len(self.depth)
+        return len(self.border_distance)
 
     def __getitem__(self, index: Tensor) -> RawDetections:
         return RawDetections(
-            self.detections[index], self.depth[index], self.touches_face[index], self.view[index], self.views
+            self.detections[index], self.border_distance[index], self.touches_face[index], self.view[index], self.views
         )
 
     @property
-    def is_cut(self) -> Tensor:
+    def touches_border(self) -> Tensor:
         """(N,) bool: the box touches a face of its tile inside the volume."""
         return self.touches_face.any(dim=1)
 
@@ -72,9 +72,13 @@ class RawDetections:
         low, high = _inner_faces(start, patch, shape)
         low, high = (low + CUT_MARGIN_VOX).clamp(min=-FAR_VOX), (high - CUT_MARGIN_VOX).clamp(max=FAR_VOX)
         touches_face = torch.cat([found.boxes[:, :3] < low, found.boxes[:, 3:] > high], dim=1)
-        depth = center_depth(found.boxes, start, patch, shape)
+        border_distance = center_border_distance(found.boxes, start, patch, shape)
         return RawDetections(
-            found, depth, touches_face, torch.zeros(len(depth), dtype=torch.long), torch.cat([low, high])[None]
+            found,
+            border_distance,
+            touches_face,
+            torch.zeros(len(border_distance), dtype=torch.long),
+            torch.cat([low, high])[None],
         )
 
     @staticmethod
@@ -96,7 +100,7 @@ class RawDetections:
         first_view = torch.tensor([0, *(len(part.views) for part in parts)]).cumsum(0).tolist()
         return RawDetections(
             joined,
-            torch.cat([part.depth for part in parts]),
+            torch.cat([part.border_distance for part in parts]),
             torch.cat([part.touches_face for part in parts]),
             torch.cat([part.view + first for part, first in zip(parts, first_view, strict=False)]),
             torch.cat([part.views for part in parts]),
@@ -125,7 +129,7 @@ def num_unseen_views(boxes: Tensor, views: Tensor, owner: Tensor, owner_view: Te
     return torch.cat(counts) if counts else torch.zeros(0, dtype=torch.long)
 
 
-def center_depth(boxes: Tensor, start: Triple, patch: Triple, shape: Triple) -> Tensor:
+def center_border_distance(boxes: Tensor, start: Triple, patch: Triple, shape: Triple) -> Tensor:
     """1 for a box centred in a tile's middle, falling linearly to 0 at its faces: (N,).
 
     A face that is the volume's own end cuts nothing, so nearness to it does not count.
