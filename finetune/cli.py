@@ -9,8 +9,8 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 
-from finetune.closing import close_run
 from finetune.datamodule import FinetuneData
+from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
 from medpretrain3d.engine.distributed import say
@@ -35,7 +35,7 @@ class FinetuneCLI(StageCLI):
                 "wanted one whose processes test as well; use ddp"
             )
         super().fit(**kwargs)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
+        finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
 
 
 def train(args: Sequence[str] | None = None) -> None:

@@ -115,7 +115,7 @@ class FinetuneModule(Checked, L.LightningModule):
                 f"detector.num_classes is {self.detector.num_classes}, but the store has {len(data.classes)} classes "
                 f"({', '.join(data.classes)}); set num_classes to {len(data.classes)}"
             )
-        if stage != "fit":  # the closing test is set up once more
+        if stage != "fit":  # the final test is set up once more
             return
         if self.encoder is not None:
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
@@ -159,7 +159,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:
-        """Collect what the closing callback writes down."""
+        """Collect what the end of the run writes down."""
         self.results = gather_by_case(self.results)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

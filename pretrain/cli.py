@@ -11,8 +11,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from medpretrain3d.engine.callbacks import Previews
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
-from pretrain.closing import close_run
 from pretrain.datamodule import PretrainData
+from pretrain.finalize import finalize
 from pretrain.module import PretrainModule
 from pretrain.probes import Probes as Probes  # the same
 
@@ -33,7 +33,7 @@ class PretrainCLI(StageCLI):
         """Train, then write the encoder file."""
         super().fit(**kwargs)
         costs = self.compute.metadata(self.trainer)
-        close_run(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
+        finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
 
 
 def train(args: Sequence[str] | None = None) -> None:

@@ -111,6 +111,6 @@ def test_a_run_that_had_trained_all_its_steps_keeps_its_costs(tmp_path, clock):
     train_on(first, 4)
     first.on_train_end(CPU, None)
     clock.now += 60
-    closing = ComputeMeter(RunFile(tmp_path))
-    closing.on_test_batch_end(CPU, None, None, None, 0)
-    assert closing.metadata(CPU).flop == first.metadata(CPU).flop > 0
+    finalize = ComputeMeter(RunFile(tmp_path))
+    finalize.on_test_batch_end(CPU, None, None, None, 0)
+    assert finalize.metadata(CPU).flop == first.metadata(CPU).flop > 0

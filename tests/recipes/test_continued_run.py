@@ -49,7 +49,7 @@ def test_a_run_that_ended_in_its_closing_phase_keeps_its_curves_and_costs(stage,
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(f"{program.__package__}.cli.close_run", killed)
+    monkeypatch.setattr(f"{program.__package__}.cli.finalize", killed)
     with pytest.raises(KeyboardInterrupt):
         fit("cut")
     monkeypatch.undo()

@@ -182,7 +182,7 @@ def test_a_run_killed_before_its_test_closes_with_the_averaged_weights(fit, monk
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("finetune.cli.close_run", killed)
+    monkeypatch.setattr("finetune.cli.finalize", killed)
     with pytest.raises(KeyboardInterrupt):
         fit(name="cut")
     monkeypatch.undo()

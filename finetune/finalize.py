@@ -34,7 +34,7 @@ from medpretrain3d.visualization.pictures import save_png
 MAX_PICTURES = 40
 
 
-def close_run(
+def finalize(
     trainer: L.Trainer,
     module: FinetuneModule,
     data: FinetuneData,

@@ -12,7 +12,7 @@ from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
 
 
-def close_run(
+def finalize(
     trainer: L.Trainer,
     module: PretrainModule,
     data: PretrainData,
