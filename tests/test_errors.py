@@ -6,7 +6,7 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 
 @pytest.mark.parametrize("sign", ["\x1b[2J", "\r", "\n", "\b", "\x9b", "\u202e", "\u2028", "\x00", "\udc80", "\x07"])
@@ -20,8 +20,8 @@ def test_a_message_shows_what_a_terminal_would_obey(sign):
 
 
 def test_an_error_survives_the_way_between_processes():
-    error = pickle.loads(pickle.dumps(Unusable("a\nb", "mask")))
-    assert (type(error), str(error), error.kind) == (Unusable, "a\\nb", "mask")
+    error = pickle.loads(pickle.dumps(InvalidCaseError("a\nb", "mask")))
+    assert (type(error), str(error), error.kind) == (InvalidCaseError, "a\\nb", "mask")
     assert str(pickle.loads(pickle.dumps(UserError("a", "b\nc")))) == "a\nb\nc"
 
 

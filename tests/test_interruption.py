@@ -25,7 +25,7 @@ def stuck():  # where Python cannot run a handler: the main thread does not come
     ctypes.CDLL(None).pthread_mutex_lock(mutex)
 """
 RAISES = "signals.mode = 'raise'\ntry:\n    wait()\nfinally:\n    print('cleaned up', flush=True)"
-NOTES = "signals.mode = 'note'\nwait()\nsignals.check()"
+SKIP_RECORDS = "signals.mode = 'note'\nwait()\nsignals.check()"
 STUCK = "signals.mode = 'raise'\nstuck()"
 STEPS = """
 signals.mode = 'note'
@@ -78,7 +78,7 @@ def test_before_a_program_has_begun_it_ends_at_once(start):
     assert program.returncode == 143
 
 
-@pytest.mark.parametrize("code", [NOTES, STUCK])
+@pytest.mark.parametrize("code", [SKIP_RECORDS, STUCK])
 def test_what_does_not_end_by_itself_is_ended(start, code):
     program = start(code, grace_s=0.5)
     program.send_signal(signal.SIGTERM)
@@ -87,7 +87,7 @@ def test_what_does_not_end_by_itself_is_ended(start, code):
 
 
 def test_ctrl_c_twice_ends_at_once(start):
-    program = start(NOTES, grace_s=50)
+    program = start(SKIP_RECORDS, grace_s=50)
     program.send_signal(signal.SIGINT)
     started = time.monotonic()
     while program.poll() is None and time.monotonic() < started + 20:

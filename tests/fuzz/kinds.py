@@ -44,8 +44,8 @@ from medpretrain3d.planning.plan import read_plan
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
-from medpretrain3d.store.quarantine import read_note, write_note
 from medpretrain3d.store.readers import read_scan
+from medpretrain3d.store.skipped_cases import read_skip_record, write_skip_record
 from medpretrain3d.store.store import Content, Object, Store, write_case, write_index
 from medpretrain3d.study.chain import read_chain
 from medpretrain3d.study.report import make_report
@@ -87,8 +87,8 @@ def write_all(root: Path) -> dict[str, Kind]:
     add("case.json", store / "cases/a/case.json", lambda: _whole(store), OF_TEXT, "cases/a")
     add("image.b2nd", store / "cases/a/image.b2nd", lambda: Store(store).case("a").read_image(), OF_BYTES)
     add("mask.b2nd", store / "cases/a/mask.b2nd", lambda: Store(store).case("a").read_label_map(), OF_BYTES)
-    write_note(store, "b", "b.nii", UserError("x"), {})
-    add("note", store / "skipped/b.json", lambda: read_note(store, "b"), OF_TEXT)
+    write_skip_record(store, "b", "b.nii", UserError("x"), {})
+    add("note", store / "skipped/b.json", lambda: read_skip_record(store, "b"), OF_TEXT)
 
     encoder, bundle = root / "encoder", root / "bundle"
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from medpretrain3d.ingest.importers.marks import BoxMark, Mark, boxes_of
 from medpretrain3d.ingest.objects import TOO_SMALL, Instance, find_objects
 from medpretrain3d.store.case import Object
 from medpretrain3d.store.grid import Grid
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.volume import Volume, check_same_place, read_labels, resample_labels
 
 CUT_VOX = 0.5
@@ -97,7 +97,7 @@ def _from_labels(
     try:
         instances, found = find_objects(labels.array[0], case.class_of_value, rule, min_voxels)
     except UserError as error:
-        raise Unusable(f"{case.labels}: {error}", "annotation") from error
+        raise InvalidCaseError(f"{case.labels}: {error}", "annotation") from error
     return Volume(instances[None], labels.grid, labels.source_grid), found
 
 
@@ -111,7 +111,7 @@ def _inside(case: RawCase, marks: Sequence[Mark], boxes_vox: np.ndarray, grid: G
     is_inside = _are_inside(boxes_vox, grid)
     if not is_inside.all():
         mark, outside = marks[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
-        raise Unusable(
+        raise InvalidCaseError(
             f"{outside} of {len(marks)} objects: {mark} lies outside {case.images[0].name} of {grid.shape} voxels or "
             f"is empty; {_other_frame(marks, grid)}",
             "annotation",

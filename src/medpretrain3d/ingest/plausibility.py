@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import SMALLEST_RANGE_HU, Volume
 
@@ -24,28 +24,30 @@ def check_plausible(path: Path, volume: Volume, unit: Unit) -> None:
     """Refuse what is no scan of a patient, as read and before it is resampled.
 
     Raises:
-        Unusable: implausible size or spacing; one value only; in HU, next to nothing but air.
+        InvalidCaseError: implausible size or spacing; one value only; in HU, next to nothing but air.
     """
     shape, spacing_mm = volume.grid.shape, volume.grid.spacing_mm
     extent_mm = np.array(shape) * spacing_mm
     if min(shape) < MIN_VOX:
-        raise Unusable(f"{path}: {shape} voxels (axes S, P, L), wanted {MIN_VOX} or more along each", "size")
+        raise InvalidCaseError(f"{path}: {shape} voxels (axes S, P, L), wanted {MIN_VOX} or more along each", "size")
     if not ((extent_mm >= EXTENT_MM[0]) & (extent_mm <= EXTENT_MM[1])).all():
         told = ", ".join(f"{mm:.4g}" for mm in extent_mm)
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: is {told} mm large (axes S, P, L), wanted {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}; "
             "check the spacing",
             "geometry",
         )
     if max(spacing_mm) > MAX_ANISOTROPY * min(spacing_mm):
         told = ", ".join(f"{mm:.4g}" for mm in spacing_mm)
-        raise Unusable(f"{path}: voxels of {told} mm, one edge over {MAX_ANISOTROPY} times another", "geometry")
+        raise InvalidCaseError(f"{path}: voxels of {told} mm, one edge over {MAX_ANISOTROPY} times another", "geometry")
     for channel in volume.array:
         if channel.min() == channel.max():
-            raise Unusable(f"{path}: every voxel is {int(channel.min())}; give the scan itself", "no tissue")
+            raise InvalidCaseError(f"{path}: every voxel is {int(channel.min())}; give the scan itself", "no tissue")
     tissue = np.count_nonzero(volume.array > TISSUE_HU) / volume.array.size
     if unit == "hu" and tissue < MIN_TISSUE:
-        raise Unusable(f"{path}: {tissue:.2%} of the voxels are above {TISSUE_HU} HU: nothing but air", "no tissue")
+        raise InvalidCaseError(
+            f"{path}: {tissue:.2%} of the voxels are above {TISSUE_HU} HU: nothing but air", "no tissue"
+        )
     low, high = int(volume.array.min()), int(volume.array.max())
     if unit == "hu" and high - low < SMALLEST_RANGE_HU:
-        raise Unusable(f"{path}: values from {low} to {high}, as of a label map; give the scan in HU", "values")
+        raise InvalidCaseError(f"{path}: values from {low} to {high}, as of a label map; give the scan in HU", "values")

@@ -23,7 +23,7 @@ from medpretrain3d.ingest.prepare_case import Job, Outcome, Redo, earlier, prepa
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.case import CASES
-from medpretrain3d.store.quarantine import NOTES
+from medpretrain3d.store.skipped_cases import SKIP_RECORDS
 from medpretrain3d.store.splits import SPLITS, Fold, read_splits
 from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.store.unit import Unit
@@ -260,7 +260,7 @@ def _folder_name(text: str) -> str:
 def _check_room(store: Path, case_ids: set[str]) -> None:
     """Refuse a folder of other content."""
     cases = store / CASES
-    if store.is_dir() and not cases.is_dir() and not (store / NOTES).is_dir() and any(store.glob("[!.]*")):
+    if store.is_dir() and not cases.is_dir() and not (store / SKIP_RECORDS).is_dir() and any(store.glob("[!.]*")):
         raise UserError(f"{store}: is neither empty nor a store; choose another folder")
     there = {path.name for path in cases.iterdir() if path.name[0] != "."} if cases.is_dir() else set()
     strangers = sorted(there - case_ids)
@@ -286,7 +286,7 @@ def _locked(store: Path, shard: tuple[int, int]) -> Iterator[None]:
 def _clean(store: Path, case_ids: set[str], index_age_s: float) -> None:
     """Remove leftovers of killed calls; cases of other shards may just be in the making."""
     remove_unfinished(store / CASES, case_ids)
-    remove_unfinished(store / NOTES, {f"{case_id}.json" for case_id in case_ids})
+    remove_unfinished(store / SKIP_RECORDS, {f"{case_id}.json" for case_id in case_ids})
     remove_unfinished(store, {INDEX, SPLITS, SKIPPED, REPORT}, index_age_s)
 
 

@@ -32,8 +32,8 @@ from medpretrain3d.store.case import (
     write_case,
 )
 from medpretrain3d.store.damage import check_contents, check_sizes
-from medpretrain3d.store.quarantine import Unusable, note_path, read_note, write_note
 from medpretrain3d.store.readers import MissingLibrary, source_files
+from medpretrain3d.store.skipped_cases import InvalidCaseError, read_skip_record, skip_record_path, write_skip_record
 from medpretrain3d.store.statistics import MEASURED
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import read_channels, resample
@@ -84,7 +84,7 @@ def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
         facts = _facts(job)
     except UserError:
         return Redo()
-    note = read_note(job.store, job.case.id)
+    note = read_skip_record(job.store, job.case.id)
     if note is not None:
         return Redo(changed) if (changed := _changed(note, facts)) else Outcome(note=note)
     folder = case_folder(job.store, job.case.id)
@@ -114,24 +114,24 @@ def prepare_case(job: Job) -> Outcome:
     except MissingLibrary:
         raise
     except (UserError, MemoryError) as error:
-        reason = error if isinstance(error, UserError) else Unusable("does not fit into memory", "size")
+        reason = error if isinstance(error, UserError) else InvalidCaseError("does not fit into memory", "size")
         file = case.images[0].name if case.images else ""
-        note = write_note(job.store, case.id, file, reason, facts)
+        note = write_skip_record(job.store, case.id, file, reason, facts)
         if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
             shutil.rmtree(folder, ignore_errors=True)
         return Outcome(note=note)
     row = write_case(job.store, content)
-    note_path(job.store, case.id).unlink(missing_ok=True)
+    skip_record_path(job.store, case.id).unlink(missing_ok=True)
     return Outcome(row)
 
 
 def _content(job: Job, facts: dict[str, Any]) -> Content:
     case = job.case
     if case.problem:
-        raise Unusable(case.problem, "layout")
+        raise InvalidCaseError(case.problem, "layout")
     image = case.reader(case.images[0]) if case.reader else read_channels(case.images, job.unit)
     if len(image.array) != job.num_channels:
-        raise Unusable(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
+        raise InvalidCaseError(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
     voxels, statistics = voxels_sha256(image.array), image.statistics
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)

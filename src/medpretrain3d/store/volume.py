@@ -12,9 +12,9 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import AIR_HU
 from medpretrain3d.store.grid import SAME_PLACE_VOX, Grid
-from medpretrain3d.store.quarantine import Unusable
 from medpretrain3d.store.readers import Scan, read_scan
 from medpretrain3d.store.resample import resample_linear, resample_nearest
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.store.unit import Unit
 
@@ -85,16 +85,19 @@ def read_volume(path: Path, unit: Unit = "hu") -> Volume:
     0 to 32000, which keeps 15 bits, and `rescale` leads back.
 
     Raises:
-        Unusable: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised image, a
+        InvalidCaseError: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised
+        image, a
             DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
     """
     scan = read_scan(path)
     if unit == "hu" and scan.modality in WITHOUT_HU:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: is of modality {scan.modality}, so it is not in HU; prepare with --intensity any", "values"
         )
     if unit == "hu" and scan.not_hu:
-        raise Unusable(f"{path}: {scan.not_hu}; export it again, or convert it and say --intensity any", "values")
+        raise InvalidCaseError(
+            f"{path}: {scan.not_hu}; export it again, or convert it and say --intensity any", "values"
+        )
     if unit == "hu":
         return _canonical(scan, _to_hu(path, scan.voxels))
     channels = [_to_int16(channel) for channel in scan.voxels]
@@ -106,7 +109,7 @@ def read_channels(paths: Sequence[Path], unit: Unit = "hu") -> Volume:
     """Read the channels of one case, from one file or several, into one volume.
 
     Raises:
-        Unusable: a file cannot be read, or lies elsewhere than the first one.
+        InvalidCaseError: a file cannot be read, or lies elsewhere than the first one.
     """
     volumes = [read_volume(path, unit) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
@@ -124,22 +127,25 @@ def read_labels(path: Path) -> Volume:
     """Read a label map or instance map (1, D, H, W) from any format of `readers`, in any orientation.
 
     Raises:
-        Unusable: whatever `read_scan` refuses, several channels, and values that are not whole numbers from 0 to 65535.
+        InvalidCaseError: whatever `read_scan` refuses, several channels, and values that are not whole numbers from 0
+        to 65535.
     """
     scan = read_scan(path)
     voxels = scan.voxels
     if len(voxels) != 1:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: a mask of {len(voxels)} channels, wanted one; write overlapping objects apart", "values"
         )
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > 65535:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: labels from {low} to {high}, wanted 0 to 65535; is it an image rather than a mask?", "values"
         )
     whole = voxels.astype(np.uint16)
     if voxels.dtype.kind == "f" and not np.array_equal(whole, voxels):
-        raise Unusable(f"{path}: labels are not whole numbers; was the mask resampled with interpolation?", "values")
+        raise InvalidCaseError(
+            f"{path}: labels are not whole numbers; was the mask resampled with interpolation?", "values"
+        )
     return _canonical(scan, whole)
 
 
@@ -147,14 +153,14 @@ def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Gr
     """Refuse a file whose voxels are not those of another, whatever order the two files store them in.
 
     Raises:
-        Unusable: shapes differ, or a corner lies more than `SAME_PLACE_VOX` voxels from that of the other.
+        InvalidCaseError: shapes differ, or a corner lies more than `SAME_PLACE_VOX` voxels from that of the other.
     """
     if grid.shape != reference.shape:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: shape {grid.shape}, {reference_path.name} has {reference.shape} (axes S, P, L)", "mask"
         )
     if not grid.is_close(reference):
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: affine differs from that of {reference_path.name}: corners are up to "
             f"{reference.corner_distance_vox(grid):.3g} voxels apart, allowed are {SAME_PLACE_VOX:g}; write both on "
             "one grid",
@@ -210,7 +216,7 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
     low, high = float(voxels.min()), float(voxels.max())
     limits = np.iinfo(np.int16)
     if round(low) < limits.min or round(high) > limits.max:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: values from {low:g} to {high:g} do not fit int16, so they are not HU; "
             "check the rescale slope and intercept of the export",
             "values",
@@ -218,7 +224,7 @@ def _to_hu(path: Path, voxels: np.ndarray) -> np.ndarray:
     if voxels.dtype.kind == "f":
         rounded = np.rint(voxels)
         if high - low < SMALLEST_RANGE_HU and not np.array_equal(rounded, voxels):
-            raise Unusable(
+            raise InvalidCaseError(
                 f"{path}: fractions from {low:g} to {high:g}, so it is not in HU but normalised; "
                 "give the original scan",
                 "values",

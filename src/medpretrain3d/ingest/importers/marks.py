@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from medpretrain3d.store.grid import Grid
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 Frame = Literal["voxels", "slices", "lps_mm"]
 """`voxels`: of the file's own array (i, j, k), which is (column, row, slice) in DICOM and MetaImage; voxel `i` fills
@@ -43,7 +43,7 @@ class BoxMark:
         """The box (6,) in voxels of the file's grid, half-open; the hull of a world box where the grid is oblique.
 
         Raises:
-            Unusable: the frame is `slices` and the grid is not axial, or a slice lies between two of the grid.
+            InvalidCaseError: the frame is `slices` and the grid is not axial, or a slice lies between two of the grid.
         """
         if self.frame == "voxels":
             return np.array([*self.low, *self.high], dtype=np.float64)
@@ -71,7 +71,7 @@ class SphereMark:
         """The sphere's exact hull (6,) in voxels of the file's grid, along its own axes also where they are oblique.
 
         Raises:
-            Unusable: as for a box.
+            InvalidCaseError: as for a box.
         """
         center = np.array(self.center, dtype=np.float64)
         if self.frame == "lps_mm":
@@ -89,7 +89,7 @@ def boxes_of(marks: Sequence[Mark], grid: Grid) -> np.ndarray:
     """Return boxes (N, 6) float64 of marks in voxels of the file's grid.
 
     Raises:
-        Unusable: as `BoxMark.box_vox`.
+        InvalidCaseError: as `BoxMark.box_vox`.
     """
     return np.array([mark.box_vox(grid) for mark in marks], dtype=np.float64).reshape(-1, 6)
 
@@ -97,12 +97,12 @@ def boxes_of(marks: Sequence[Mark], grid: Grid) -> np.ndarray:
 def _slice_index(grid: Grid, z_mm: float) -> int:
     step_mm = grid.affine_lps[2, :3]  # how z changes along column, row and slice
     if np.abs(step_mm[:2]).max() > 1e-3 * abs(step_mm[2]):
-        raise Unusable(
+        raise InvalidCaseError(
             f"slices are named by their z, but the series is not axial: z grows by {step_mm.tolist()} mm", "annotation"
         )
     index = (z_mm - grid.affine_lps[2, 3]) / step_mm[2]
     if abs(index - round(index)) > 0.3 or not 0 <= round(index) < grid.shape[2]:
-        raise Unusable(
+        raise InvalidCaseError(
             f"no slice at z = {z_mm:g} mm, slices are {abs(step_mm[2]):g} mm apart; is this the annotated series?",
             "annotation",
         )

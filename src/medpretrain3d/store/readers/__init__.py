@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.quarantine import Unusable
 from medpretrain3d.store.readers import dicom, metaimage, nifti, nrrd
-from medpretrain3d.store.readers.claims import DAMAGED_DEFLATE
+from medpretrain3d.store.readers.declared_header import DAMAGED_DEFLATE
 from medpretrain3d.store.readers.dicom import MissingLibrary, Series, find_series, series_of
 from medpretrain3d.store.readers.scan import Scan
 from medpretrain3d.store.readers.walk import walk
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 __all__ = [
     "VOLUME_ENDINGS",
@@ -42,7 +42,7 @@ def read_scan(path: Path) -> Scan:
 
     Raises:
         MissingLibrary: DICOM is asked for and its library is not installed.
-        Unusable: the file is missing, empty, damaged, of no known format, or what its reader refuses.
+        InvalidCaseError: the file is missing, empty, damaged, of no known format, or what its reader refuses.
     """
     path = Path(path)
     check_there(path)
@@ -50,28 +50,30 @@ def read_scan(path: Path) -> Scan:
     if not ending and (path.is_dir() or dicom.is_dicom(path)):
         return dicom.read_dicom(path)
     if not ending:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: wanted a volume ({', '.join(VOLUME_ENDINGS)}) or a DICOM series; convert it first", "layout"
         )
     if path.stat().st_size == 0:
-        raise Unusable(f"{path}: is empty; copy or export it again")
+        raise InvalidCaseError(f"{path}: is empty; copy or export it again")
     try:
         return _READERS[ending](path)
     except UserError:
         raise
     except DAMAGED_DEFLATE as error:
-        raise Unusable(f"{path}: damaged or truncated compressed data ({error}); copy or export it again") from error
+        raise InvalidCaseError(
+            f"{path}: damaged or truncated compressed data ({error}); copy or export it again"
+        ) from error
     except OSError as error:
-        raise Unusable(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
+        raise InvalidCaseError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from error
     except (ValueError, KeyError, IndexError, OverflowError) as error:  # its text may quote the header
-        raise Unusable(f"{path}: its header is damaged; copy or export it again") from error
+        raise InvalidCaseError(f"{path}: its header is damaged; copy or export it again") from error
 
 
 def check_there(path: Path) -> None:
     """Refuse a path at which there is nothing.
 
     Raises:
-        Unusable: no file or folder, a link that leads nowhere, or a name that the file system cannot have.
+        InvalidCaseError: no file or folder, a link that leads nowhere, or a name that the file system cannot have.
     """
     try:
         if path.exists():
@@ -79,7 +81,7 @@ def check_there(path: Path) -> None:
         told = "is a link that leads nowhere; copy what it was to lead to" if path.is_symlink() else "no such file"
     except OSError as error:
         told = f"cannot be read ({(error.strerror or type(error).__name__).lower()})"
-    raise Unusable(f"{path}: {told}")
+    raise InvalidCaseError(f"{path}: {told}")
 
 
 def volume_ending(path: Path) -> str:
@@ -103,7 +105,7 @@ def source_files(path: Path) -> list[Path]:
     """Return every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series.
 
     Raises:
-        Unusable: the file is missing, or the header is damaged.
+        InvalidCaseError: the file is missing, or the header is damaged.
     """
     path = Path(path)
     check_there(path)

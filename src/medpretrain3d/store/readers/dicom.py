@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.quarantine import Unusable
-from medpretrain3d.store.readers.claims import MAX_BYTES, MAX_DEFLATE_RATIO
+from medpretrain3d.store.readers.declared_header import MAX_BYTES, MAX_DEFLATE_RATIO
 from medpretrain3d.store.readers.dicom_elements import check_elements
 from medpretrain3d.store.readers.scan import Scan
 from medpretrain3d.store.readers.slices import regular_order
 from medpretrain3d.store.readers.walk import walk
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 ENDINGS = (".dcm", ".ima")
 
@@ -86,7 +86,7 @@ def read_dicom(path: Path) -> Scan:
 
     Raises:
         MissingLibrary: SimpleITK.
-        Unusable: no series or several, unreadable or coloured slices, several frames in a file, slices that are
+        InvalidCaseError: no series or several, unreadable or coloured slices, several frames in a file, slices that are
             missing, doubled, unevenly spaced, shifted or turned against each other, or of several echoes, times or
             reconstructions.
     """
@@ -95,7 +95,7 @@ def read_dicom(path: Path) -> Scan:
     size = heads[0].size
     different = sum(head.size != size for head in heads)
     if different:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: {different} of {len(heads)} slices are not of {size[0]} x {size[1]} pixels; remove localizers "
             "from the series",
             "slices",
@@ -103,7 +103,7 @@ def read_dicom(path: Path) -> Scan:
     num_bytes = 4 * size[0] * size[1] * len(heads)
     stored = sum(file.stat().st_size for file in series.files)
     if num_bytes > MAX_BYTES or num_bytes > 4 * stored * MAX_DEFLATE_RATIO:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: headers claim {len(heads)} slices of {size[0]} x {size[1]} pixels in {stored:,} bytes", "claim"
         )
     _check_alike(path, heads)
@@ -118,7 +118,8 @@ def series_of(path: Path) -> Series:
 
     Raises:
         MissingLibrary: SimpleITK.
-        Unusable: there is none, the folder holds several, or a file in it that is called one of DICOM is none: at an
+        InvalidCaseError: there is none, the folder holds several, or a file in it that is called one of DICOM is
+        none: at an
             end of the stack nothing else would show that its slice is missing.
     """
     path = Path(path)
@@ -127,13 +128,13 @@ def series_of(path: Path) -> Series:
     files = [file for file in entries if is_dicom(file)]
     damaged = [file for file in entries if file.suffix.lower() in ENDINGS and file not in files]
     if files and damaged:
-        raise Unusable(f"{damaged[0]}: is called a DICOM file and is none; copy or export it again")
+        raise InvalidCaseError(f"{damaged[0]}: is called a DICOM file and is none; copy or export it again")
     found = _by_series(folder, files, is_strict=True)
     if not path.is_dir():
         found = [series for series in found if path in series.files]
     if len(found) != 1:
         told = "holds no DICOM series" if not found else f"holds {len(found)} DICOM series; name one file of the one"
-        raise Unusable(f"{path}: {told}", "layout")
+        raise InvalidCaseError(f"{path}: {told}", "layout")
     return found[0]
 
 
@@ -143,7 +144,7 @@ def _by_series(folder: Path, files: Sequence[Path], is_strict: bool) -> list[Ser
         try:
             header = _header(file)
             key = header.GetMetaData(_SERIES).strip() if header.HasMetaDataKey(_SERIES) else ""
-        except Unusable:
+        except InvalidCaseError:
             if is_strict:
                 raise
             key = ""  # a series of its own, and reading it says what is wrong
@@ -181,22 +182,26 @@ class _Head:
                     return values
             except (RuntimeError, ValueError):
                 pass
-            raise Unusable(f"{file}: no usable tag ({tag}): where the slice lies is unknown; export it again", "slices")
+            raise InvalidCaseError(
+                f"{file}: no usable tag ({tag}): where the slice lies is unknown; export it again", "slices"
+            )
 
         if text(_FRAMES) not in ("", "1"):
-            raise Unusable(f"{file}: holds several frames; convert it, e.g. by dcm2niix", "slices")
+            raise InvalidCaseError(f"{file}: holds several frames; convert it, e.g. by dcm2niix", "slices")
         if text(_SAMPLES) not in ("", "1"):
-            raise Unusable(f"{file}: is in colour, so it is no scan; leave it out", "values")
+            raise InvalidCaseError(f"{file}: is in colour, so it is no scan; leave it out", "values")
         along = numbers(_ORIENTATION, 6).reshape(2, 3).T
         row_mm, column_mm = numbers(_PIXEL_SPACING, 2)
         if not (row_mm > 0 and column_mm > 0 and np.linalg.norm(along, axis=0).min() > 0.5):
-            raise Unusable(f"{file}: spacing of {row_mm} x {column_mm} mm or a direction of no length", "geometry")
+            raise InvalidCaseError(
+                f"{file}: spacing of {row_mm} x {column_mm} mm or a direction of no length", "geometry"
+            )
         # The first direction runs along a row, whose pixels are a column spacing apart.
         axes = along * [column_mm, row_mm]
         width, height = header.GetSize()[:2]
         is_rescaled = bool(text(_SLOPE) and text(_INTERCEPT))
         if is_rescaled and numbers(_SLOPE, 1)[0] == 0:
-            raise Unusable(f"{file}: rescale slope of 0, which leaves no image; export it again", "values")
+            raise InvalidCaseError(f"{file}: rescale slope of 0, which leaves no image; export it again", "values")
         is_localizer = "LOCALIZER" in text(_IMAGE_TYPE).upper().split("\\")
         told = {name: text(tag).upper() for name, tag in _ALIKE.items()}
         return _Head(file, (width, height), numbers(_POSITION, 3), axes, told, is_localizer, is_rescaled)
@@ -207,7 +212,7 @@ def _check_alike(path: Path, heads: Sequence[_Head]) -> None:
     for name in _ALIKE:
         values = sorted({head.told[name] for head in heads} - {""})
         if len(values) > 1:  # of the text only how often it differs is told: it is a header's
-            raise Unusable(
+            raise InvalidCaseError(
                 f"{path}: slices of {len(values)} different {name} in one series; give each a series", "slices"
             )
     for what, count in (
@@ -215,7 +220,9 @@ def _check_alike(path: Path, heads: Sequence[_Head]) -> None:
         ("have no rescale slope or intercept", sum(not head.is_rescaled for head in heads)),
     ):
         if 0 < count < len(heads):
-            raise Unusable(f"{path}: {count} of {len(heads)} slices {what}; remove them from the series", "slices")
+            raise InvalidCaseError(
+                f"{path}: {count} of {len(heads)} slices {what}; remove them from the series", "slices"
+            )
 
 
 def _not_hu(head: _Head) -> str:
@@ -245,12 +252,12 @@ def _header(file: Path) -> Any:
     try:
         str(file).encode()
     except UnicodeEncodeError as error:  # SimpleITK would end the process
-        raise Unusable(f"{file}: its name is not in UTF-8; rename it") from error
+        raise InvalidCaseError(f"{file}: its name is not in UTF-8; rename it") from error
     reader.SetFileName(str(file))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:  # its text may quote the header
-        raise Unusable(f"{file}: is no readable DICOM file; copy or export it again") from error
+        raise InvalidCaseError(f"{file}: is no readable DICOM file; copy or export it again") from error
     return reader
 
 
@@ -260,7 +267,7 @@ def _pixels(file: Path) -> np.ndarray:
     try:
         pixels = _simpleitk().GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise Unusable(f"{file}: its pixels cannot be decoded; copy or export it again") from error
+        raise InvalidCaseError(f"{file}: its pixels cannot be decoded; copy or export it again") from error
     return pixels.reshape(pixels.shape[-2:]).T.astype(np.float32 if pixels.dtype.kind == "f" else np.int32)
 
 
@@ -269,9 +276,9 @@ def header_text(file: Path, tag: str) -> str:
 
     Raises:
         UserError: SimpleITK is missing.
-        Unusable: the file is no DICOM file or lacks the element.
+        InvalidCaseError: the file is no DICOM file or lacks the element.
     """
     header = _header(file)
     if not header.HasMetaDataKey(tag):
-        raise Unusable(f"{file}: has no element ({tag}); download the series again")
+        raise InvalidCaseError(f"{file}: has no element ({tag}); download the series again")
     return str(header.GetMetaData(tag)).strip()

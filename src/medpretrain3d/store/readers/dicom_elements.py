@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 from pathlib import Path
 
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 _BIG_ENDIAN, _DEFLATED = b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 _IMPLICIT = b"1.2.840.10008.1.2"
@@ -26,7 +26,7 @@ def check_elements(path: Path) -> None:
     """Walk over the elements of a file without reading their values.
 
     Raises:
-        Unusable: one claims more bytes than the file has.
+        InvalidCaseError: one claims more bytes than the file has.
     """
     size = path.stat().st_size
     if size < 140:
@@ -52,7 +52,7 @@ def check_elements(path: Path) -> None:
                 place = start
                 continue
             if length > size:  # a value that is merely cut off is the library's to name
-                raise Unusable(
+                raise InvalidCaseError(
                     f"{path}: element ({group:04x},{number:04x}) claims {length:,} bytes, the file has {size:,}; "
                     "copy or export it again",
                     "claim",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.store.quarantine import Unusable
-from medpretrain3d.store.readers.claims import Claim, Inflated
+from medpretrain3d.store.readers.declared_header import DeclaredHeader, Inflated
 from medpretrain3d.store.readers.header import file_beside, flag, numbers, read_lines
 from medpretrain3d.store.readers.scan import Scan, checked_affine, spatial_shape
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 ENDINGS = (".mha", ".mhd")
 
@@ -37,7 +37,7 @@ def read_metaimage(path: Path) -> Scan:
     """Read a scan; channels are interleaved voxel by voxel or the fourth axis.
 
     Raises:
-        Unusable: no MetaImage file, another shape, claims another size than it has, impossible geometry.
+        InvalidCaseError: no MetaImage file, another shape, claims another size than it has, impossible geometry.
     """
     header, end = _read_header(path)
     sizes = [int(size) for size in numbers(path, header, "DimSize")]
@@ -45,10 +45,10 @@ def read_metaimage(path: Path) -> Scan:
     shape, num_channels = spatial_shape(path, [*sizes, interleaved] if interleaved > 1 else sizes)
     dtype = np.dtype(_TYPES.get(header.get("ElementType", ""), "V"))
     if dtype.kind == "V":
-        raise Unusable(f"{path}: unknown ElementType; wanted one of {', '.join(_TYPES)}", "values")
+        raise InvalidCaseError(f"{path}: unknown ElementType; wanted one of {', '.join(_TYPES)}", "values")
     is_big = flag(header, "BinaryDataByteOrderMSB") or flag(header, "ElementByteOrderMSB")
     order = (interleaved, *shape) if interleaved > 1 else (*shape, num_channels)
-    claim = Claim(path, order, dtype.newbyteorder(">" if is_big else "<"))
+    header_ = DeclaredHeader(path, order, dtype.newbyteorder(">" if is_big else "<"))
     affine = _affine(path, header, len(sizes), shape)
 
     data = path if header["ElementDataFile"] == "LOCAL" else file_beside(path, header["ElementDataFile"])
@@ -56,12 +56,12 @@ def read_metaimage(path: Path) -> Scan:
     stored = data.stat().st_size - start
     skip = int(numbers(path, header, "HeaderSize", [0])[0])
     if skip == -1:  # the voxels are the last bytes of the file
-        skip = max(stored - claim.num_bytes, 0)
+        skip = max(stored - header_.num_bytes, 0)
     is_compressed = flag(header, "CompressedData")
-    claim.check(stored - skip, is_compressed)
+    header_.check(stored - skip, is_compressed)
     with data.open("rb") as file:
         file.seek(start + skip)
-        voxels = claim.read(Inflated(file) if is_compressed else file)
+        voxels = header_.read(Inflated(file) if is_compressed else file)
     return Scan(path, voxels if interleaved > 1 else np.moveaxis(voxels, -1, 0), affine)
 
 
@@ -69,7 +69,7 @@ def data_files(path: Path) -> list[Path]:
     """Return the files that make up a scan: the header, and the voxels where they lie beside it.
 
     Raises:
-        Unusable: no MetaImage file, or its voxels are missing.
+        InvalidCaseError: no MetaImage file, or its voxels are missing.
     """
     name = _read_header(path)[0]["ElementDataFile"]
     return [path] if name == "LOCAL" else [path, file_beside(path, name)]
@@ -85,7 +85,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
         header[key.strip()] = value.strip()
         if key.strip() == "ElementDataFile":
             return header, end
-    raise Unusable(f"{path}: is not a MetaImage file (no ElementDataFile in its header); export it again")
+    raise InvalidCaseError(f"{path}: is not a MetaImage file (no ElementDataFile in its header); export it again")
 
 
 def _affine(path: Path, header: dict[str, str], num_axes: int, shape: Sequence[int]) -> np.ndarray:
@@ -95,7 +95,7 @@ def _affine(path: Path, header: dict[str, str], num_axes: int, shape: Sequence[i
         key = next((key for key in keys if key in header), keys[0])
         values = np.array(numbers(path, header, key, default))
         if len(values) != len(default):
-            raise Unusable(f"{path}: {key} has {len(values)} numbers, wanted {len(default)}", "geometry")
+            raise InvalidCaseError(f"{path}: {key} has {len(values)} numbers, wanted {len(default)}", "geometry")
         return values
 
     identity = np.eye(num_axes).ravel().tolist()

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.quarantine import Unusable
-from medpretrain3d.store.readers.claims import MAX_BYTES, Claim
+from medpretrain3d.store.readers.declared_header import MAX_BYTES, DeclaredHeader
 from medpretrain3d.store.readers.scan import SPACING_RANGE_MM, Scan, checked_affine, spatial_shape
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 ENDINGS = (".nii.gz", ".nii")
 _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,20 +25,22 @@ def read_nifti(path: Path) -> Scan:
     The affine is taken from sform, qform or spacing in the order NIfTI prescribes.
 
     Raises:
-        Unusable: no NIfTI file, another shape, claims another size than it has, impossible geometry.
+        InvalidCaseError: no NIfTI file, another shape, claims another size than it has, impossible geometry.
     """
     with _opened(path) as file:
         header = _read_header(path, file)
         sizes = [int(size) for size in header["dim"][1 : 1 + max(int(header["dim"][0]), 0)]]
         if int(header["dim"][0]) > 7:
-            raise Unusable(f"{path}: header has dim {header['dim'].tolist()}; wanted positive sizes", "geometry")
+            raise InvalidCaseError(
+                f"{path}: header has dim {header['dim'].tolist()}; wanted positive sizes", "geometry"
+            )
         shape, num_channels = spatial_shape(path, sizes)
-        claim = Claim(path, (*shape, num_channels), _dtype(path, header))
+        header_ = DeclaredHeader(path, (*shape, num_channels), _dtype(path, header))
         affine_lps, offset = _LPS_FROM_RAS @ _affine_ras(path, header, shape), _offset(path, header)
         is_compressed = path.name.lower().endswith(".gz")
-        claim.check(path.stat().st_size - (0 if is_compressed else offset), is_compressed)
+        header_.check(path.stat().st_size - (0 if is_compressed else offset), is_compressed)
         file.seek(offset)
-        voxels = claim.read(file)
+        voxels = header_.read(file)
     return Scan(path, _scaled(path, header, np.moveaxis(voxels, -1, 0)), affine_lps)
 
 
@@ -58,7 +60,9 @@ def _read_header(path: Path, file: BinaryIO) -> Any:
             header = kind(start[:num_bytes], check=False)
             if bytes(header["magic"])[:3] == magic:
                 return header
-    raise Unusable(f"{path}: is not a NIfTI file (no NIfTI header in its first bytes); convert it, e.g. by dcm2niix")
+    raise InvalidCaseError(
+        f"{path}: is not a NIfTI file (no NIfTI header in its first bytes); convert it, e.g. by dcm2niix"
+    )
 
 
 def _dtype(path: Path, header: Any) -> np.dtype:
@@ -67,9 +71,11 @@ def _dtype(path: Path, header: Any) -> np.dtype:
     try:
         dtype = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
-        raise Unusable(f"{path}: unknown voxel type {int(header['datatype'])}; export it again", "values") from error
+        raise InvalidCaseError(
+            f"{path}: unknown voxel type {int(header['datatype'])}; export it again", "values"
+        ) from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise Unusable(f"{path}: voxels are {dtype}, wanted whole or floating-point numbers", "values")
+        raise InvalidCaseError(f"{path}: voxels are {dtype}, wanted whole or floating-point numbers", "values")
     return dtype
 
 
@@ -79,7 +85,7 @@ def _affine_ras(path: Path, header: Any, shape: Sequence[int]) -> np.ndarray:
     low, high = SPACING_RANGE_MM
     spacing_mm = [float(value) for value in header["pixdim"][1:4]]
     if not all(low <= value <= high for value in spacing_mm):  # also false for NaN
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: header has spacing {spacing_mm} mm, wanted {low} to {high}; correct pixdim", "geometry"
         )
     try:
@@ -87,7 +93,7 @@ def _affine_ras(path: Path, header: Any, shape: Sequence[int]) -> np.ndarray:
     except UserError:
         raise
     except (HeaderDataError, ValueError) as error:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: impossible orientation in the header ({error}); correct its qform", "geometry"
         ) from error
 
@@ -98,7 +104,7 @@ def _offset(path: Path, header: Any) -> int:
     if offset == 0:
         return smallest
     if not (math.isfinite(offset) and smallest <= offset <= MAX_BYTES):
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: header puts voxels at byte {offset:g}, wanted {smallest} or more; export it again", "claim"
         )
     return int(offset)
@@ -108,7 +114,7 @@ def _scaled(path: Path, header: Any, voxels: np.ndarray) -> np.ndarray:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     is_scaled = math.isfinite(slope) and slope != 0
     if is_scaled and not math.isfinite(intercept):
-        raise Unusable(f"{path}: header scales voxels by {slope} x + {intercept}; correct scl_inter", "values")
+        raise InvalidCaseError(f"{path}: header scales voxels by {slope} x + {intercept}; correct scl_inter", "values")
     if is_scaled and (slope, intercept) != (1.0, 0.0):
         return voxels.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     return voxels

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.store.quarantine import Unusable
-from medpretrain3d.store.readers.claims import Claim, Inflated
+from medpretrain3d.store.readers.declared_header import DeclaredHeader, Inflated
 from medpretrain3d.store.readers.header import file_beside, numbers, read_lines
 from medpretrain3d.store.readers.scan import Scan, checked_affine, spatial_shape
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 ENDINGS = (".nrrd", ".nhdr")
 
@@ -47,29 +47,29 @@ def read_nrrd(path: Path) -> Scan:
     """Read a scan; an axis without direction holds its channels. A file that names no space is LPS, as for ITK.
 
     Raises:
-        Unusable: no NRRD file, another shape or encoding, claims another size than it has, impossible geometry.
+        InvalidCaseError: no NRRD file, another shape or encoding, claims another size than it has, impossible geometry.
     """
     header, end = _read_header(path)
     sizes = [int(size) for size in numbers(path, header, "sizes")]
     affine, channel_axis = _affine(path, header, sizes)
     num_channels = 1 if channel_axis is None else sizes[channel_axis]
     spatial_shape(path, [*(size for axis, size in enumerate(sizes) if axis != channel_axis), num_channels])
-    claim = Claim(path, sizes, _dtype(path, header))
+    header_ = DeclaredHeader(path, sizes, _dtype(path, header))
 
     encoding = header.get("encoding", "").lower()
     if encoding not in _RAW + _DEFLATED:
-        raise Unusable(f"{path}: encoding is neither raw nor gzip; export it in one of these")
+        raise InvalidCaseError(f"{path}: encoding is neither raw nor gzip; export it in one of these")
     if float(header.get("line skip", "0")) != 0:
-        raise Unusable(f"{path}: its data begin after a line skip; export it again")
+        raise InvalidCaseError(f"{path}: its data begin after a line skip; export it again")
     data = _data_file(path, header)
     start, stored = (end, path.stat().st_size - end) if data == path else (0, data.stat().st_size)
     skip = int(numbers(path, header, "byte skip", [0])[0])
     if skip == -1:  # the voxels are the last bytes of the file
-        skip = max(stored - claim.num_bytes, 0)
-    claim.check(stored - skip, encoding in _DEFLATED)
+        skip = max(stored - header_.num_bytes, 0)
+    header_.check(stored - skip, encoding in _DEFLATED)
     with data.open("rb") as file:
         file.seek(start + skip)
-        voxels = claim.read(Inflated(file) if encoding in _DEFLATED else file)
+        voxels = header_.read(Inflated(file) if encoding in _DEFLATED else file)
     return Scan(path, voxels[None] if channel_axis is None else np.moveaxis(voxels, channel_axis, 0), affine)
 
 
@@ -77,7 +77,7 @@ def data_files(path: Path) -> list[Path]:
     """Return the files that make up a scan: the header, and the voxels where they lie beside it.
 
     Raises:
-        Unusable: no NRRD file, or its voxels are missing.
+        InvalidCaseError: no NRRD file, or its voxels are missing.
     """
     data = _data_file(path, _read_header(path)[0])
     return [path] if data == path else [path, data]
@@ -97,7 +97,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
             header[field.strip().lower()] = value.strip()
     if "data file" in header or "datafile" in header:  # a header of its own may end with its file
         return header, end
-    raise Unusable(f"{path}: is not an NRRD file (no NRRD header in its first bytes); export it again")
+    raise InvalidCaseError(f"{path}: is not an NRRD file (no NRRD header in its first bytes); export it again")
 
 
 def _data_file(path: Path, header: dict[str, str]) -> Path:
@@ -109,7 +109,7 @@ def _dtype(path: Path, header: dict[str, str]) -> np.dtype:
     name = header.get("type", "").lower()
     code = next((code for code, names in _TYPES.items() if name in names), None)
     if code is None:
-        raise Unusable(f"{path}: unknown voxel type; wanted whole or floating-point numbers", "values")
+        raise InvalidCaseError(f"{path}: unknown voxel type; wanted whole or floating-point numbers", "values")
     return np.dtype(code).newbyteorder(">" if header.get("endian", "").lower() == "big" else "<")
 
 
@@ -117,13 +117,13 @@ def _affine(path: Path, header: dict[str, str], sizes: Sequence[int]) -> tuple[n
     """Return affine to LPS mm, and the axis of the channels, which has no direction."""
     space = header.get("space", "lps").lower()
     if space not in _SPACES:
-        raise Unusable(f"{path}: space is none of {', '.join(_SPACES)}; export it in LPS", "geometry")
+        raise InvalidCaseError(f"{path}: space is none of {', '.join(_SPACES)}; export it in LPS", "geometry")
     vectors = _vectors(path, header)
     along = [vector for vector in vectors if vector]
     num_axes = len(sizes)
     origin = _vector(header.get("space origin", "(0,0,0)"))
     if len(vectors) != num_axes or not 3 <= num_axes <= 4 or [len(one) for one in [*along, origin]] != [3, 3, 3, 3]:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: {len(along)} of {num_axes} axes have a direction; wanted three, and channels along a fourth",
             "geometry",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.store.grid import Grid
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 SPACING_RANGE_MM = (0.01, 100.0)
 """Spacing outside is an error of units or of the writing program."""
@@ -30,7 +30,7 @@ class Scan:
         not_hu: why its values cannot be taken for HU, where the file's header shows it.
 
     Raises:
-        Unusable: voxels that are not finite.
+        InvalidCaseError: voxels that are not finite.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class Scan:
         if self.voxels.dtype.kind == "f":
             num_bad = self.voxels.size - int(np.isfinite(self.voxels).sum())
             if num_bad:
-                raise Unusable(
+                raise InvalidCaseError(
                     f"{self.path}: {num_bad:,} of {self.voxels.size:,} voxels are NaN or infinite; "
                     "replace them by -1024",
                     "not finite",
@@ -65,26 +65,27 @@ def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.n
         shape: voxels along each of its axes.
 
     Raises:
-        Unusable: it is not finite, its spacing is implausible, its axes are parallel, or it is sheared, as a tilted
+        InvalidCaseError: it is not finite, its spacing is implausible, its axes are parallel, or it is sheared, as a
+        tilted
             gantry does it: crops, boxes and rotations would be taken for rectangular ones.
     """
     low, high = SPACING_RANGE_MM
     with np.errstate(invalid="ignore"):
         lengths_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.isfinite(affine).all() or not ((lengths_mm >= low) & (lengths_mm <= high)).all():
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: affine {affine.tolist()} gives voxels of {lengths_mm.tolist()} mm, wanted {low} to {high}; "
             "correct its sform or directions",
             "geometry",
         )
     if abs(np.linalg.det(affine[:3, :3] / lengths_mm)) < 1e-3:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: affine {affine.tolist()} is singular: axes are parallel; correct its sform or directions",
             "geometry",
         )
     shift_vox, degrees = _shear(affine[:3, :3], shape)
     if shift_vox > MAX_SHIFT_VOX:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: gantry tilted by {degrees:.1f} degrees, or sheared: slices are shifted against each other, by "
             f"{shift_vox:.3g} voxels over the volume; straighten it first, e.g. by dcm2niix",
             "gantry tilt",
@@ -111,10 +112,10 @@ def spatial_shape(path: Path, sizes: list[int]) -> tuple[tuple[int, int, int], i
     """Return sizes of a header's axes as a shape (i, j, k) and a number of channels, which the fourth axis holds.
 
     Raises:
-        Unusable: a size below 1, fewer than three axes, or more than the channels of one scan.
+        InvalidCaseError: a size below 1, fewer than three axes, or more than the channels of one scan.
     """
     if not sizes or min(sizes) < 1:
-        raise Unusable(f"{path}: header has sizes {sizes}; wanted positive sizes; export it again", "geometry")
+        raise InvalidCaseError(f"{path}: header has sizes {sizes}; wanted positive sizes; export it again", "geometry")
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes = sizes[:-1]
     if len(sizes) == 5 and sizes[3] == 1:  # NIfTI keeps its fourth axis for time, so vectors use the fifth
@@ -123,7 +124,7 @@ def spatial_shape(path: Path, sizes: list[int]) -> tuple[tuple[int, int, int], i
         sizes = [*sizes, 1]
     if len(sizes) != 4 or sizes[3] > MAX_CHANNELS:
         advice = "stack the slices" if len(sizes) < 4 else "write one file per channel or time point"
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: got shape {tuple(sizes)} ({len(sizes)}D), wanted 3D, or 4D with up to {MAX_CHANNELS} channels; "
             f"{advice}",
             "size",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medpretrain3d.store.quarantine import Unusable
 from medpretrain3d.store.readers.scan import MAX_SHIFT_VOX, checked_affine
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 MAX_UNEVENNESS = 0.1
 """A slice may lie this share of a step from its place on the regular grid: positions are rounded on export."""
@@ -36,7 +36,8 @@ def regular_order(
         Indices of the slices from the lowest on, and the affine (4, 4) from (column, row, slice) to LPS mm.
 
     Raises:
-        Unusable: slices of another spacing or orientation, fewer than two places, different slices at one place,
+        InvalidCaseError: slices of another spacing or orientation, fewer than two places, different slices at one
+        place,
             missing or unevenly spaced slices, slices shifted in their plane, or a tilted gantry.
     """
     _check_parallel(path, axes)
@@ -48,14 +49,14 @@ def regular_order(
     for index in order:
         if kept and heights[index] - heights[kept[-1]] < 1e-3:
             if not are_equal(index, kept[-1]):
-                raise Unusable(
+                raise InvalidCaseError(
                     f"{path}: different slices at one place (phases, echoes or reconstructions?); give each a series",
                     "slices",
                 )
         else:
             kept.append(index)
     if len(kept) < 2:
-        raise Unusable(f"{path}: has slices at {len(kept)} place, wanted a stack of two or more", "slices")
+        raise InvalidCaseError(f"{path}: has slices at {len(kept)} place, wanted a stack of two or more", "slices")
     _check_even(path, heights[kept])
     first, last = corners[kept[0]], corners[kept[-1]]
     affine = np.eye(4)
@@ -74,7 +75,7 @@ def _check_parallel(path: Path, axes: Sequence[np.ndarray]) -> None:
         lengths_mm = np.linalg.norm(turned[0], axis=0)
         is_spacing = np.abs(lengths_mm - step_mm).max() > MAX_TURN * step_mm.min()
         what = "pixel spacing" if is_spacing else "orientation"
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: {len(turned)} of {len(axes)} slices have another {what} than the first; give each stack a "
             "series, without localizers",
             "slices",
@@ -87,7 +88,7 @@ def _check_straight(path: Path, corners: np.ndarray, affine: np.ndarray) -> None
     pixels = np.linalg.lstsq(affine[:3, :2], (corners - regular).T, rcond=None)[0]  # (2, slices)
     num_shifted = int((np.abs(pixels).max(axis=0) > MAX_SHIFT_VOX).sum())
     if num_shifted:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: {num_shifted} of {len(corners)} slices are shifted in their plane, by up to "
             f"{np.abs(pixels).max():.3g} pixels; give each stack a series",
             "slices",
@@ -100,14 +101,14 @@ def _check_even(path: Path, heights: np.ndarray) -> None:
     missing = int(np.rint(steps[steps > 1.5 * usual] / usual - 1).sum())
     whole = np.abs(steps / usual - np.rint(steps / usual)).max() < MAX_UNEVENNESS
     if missing and whole:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: {missing} slices are missing: steps of {usual:.3g} mm, and up to {steps.max():.3g} mm; copy or "
             "export them again",
             "slices",
         )
     regular = np.linspace(heights[0], heights[-1], len(heights))
     if np.abs(heights - regular).max() > MAX_UNEVENNESS * usual:
-        raise Unusable(
+        raise InvalidCaseError(
             f"{path}: slices are unevenly spaced, {steps.min():.3g} to {steps.max():.3g} mm apart; give a "
             "reconstruction of even steps",
             "slices",

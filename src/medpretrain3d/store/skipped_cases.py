@@ -13,7 +13,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import SCHEMA, Text, json_text, read_json
 from medpretrain3d.errors import UserError
 
-NOTES = "skipped"
+SKIP_RECORDS = "skipped"
 """Folder of a store with a note per case that cannot be used."""
 
 Kind = Literal[
@@ -35,7 +35,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @with_config(SCHEMA)
-class Note(TypedDict):
+class SkipRecord(TypedDict):
     """Schema of the note about a case that cannot be used, beside its source files and options."""
 
     case: Text
@@ -44,7 +44,7 @@ class Note(TypedDict):
     reason: str
 
 
-class Unusable(UserError):
+class InvalidCaseError(UserError):
     """A case that is left out while the others go on.
 
     Args:
@@ -57,23 +57,25 @@ class Unusable(UserError):
         self.kind = kind
 
 
-def note_path(store: Path, case_id: str) -> Path:
+def skip_record_path(store: Path, case_id: str) -> Path:
     """Return the path of the note about a case that cannot be used."""
-    return Path(store) / NOTES / f"{case_id}.json"
+    return Path(store) / SKIP_RECORDS / f"{case_id}.json"
 
 
-def write_note(store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Note why a case cannot be used, and from which files and options that follows; returns the note."""
-    kind = error.kind if isinstance(error, Unusable) else "annotation"
+def write_skip_record(
+    store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """SkipRecord why a case cannot be used, and from which files and options that follows; returns the note."""
+    kind = error.kind if isinstance(error, InvalidCaseError) else "annotation"
     note = {"case": case_id, "file": file, "kind": kind, "reason": str(error), **facts}
-    write_text(note_path(store, case_id), json_text(note, indent=1))
+    write_text(skip_record_path(store, case_id), json_text(note, indent=1))
     return note
 
 
-def read_note(store: Path, case_id: str) -> dict[str, Any] | None:
+def read_skip_record(store: Path, case_id: str) -> dict[str, Any] | None:
     """Return the note about a case; None where there is none, or a damaged one."""
     try:
-        note = read_json(note_path(store, case_id), Note, "it is made again")
+        note = read_json(skip_record_path(store, case_id), SkipRecord, "it is made again")
     except UserError:
         return None
     return cast(dict[str, Any], note)

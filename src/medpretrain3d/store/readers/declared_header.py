@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from medpretrain3d.store.quarantine import Unusable
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 MAX_BYTES = 2**34
 """Largest volume that is read: 16 GiB, sixty times a chest CT of 512 x 512 x 512."""
@@ -39,7 +39,7 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True)
-class Claim:
+class DeclaredHeader:
     """Voxels that a header says are in a file."""
 
     path: Path
@@ -55,11 +55,11 @@ class Claim:
         """Compare with the number of bytes that are there for the voxels.
 
         Raises:
-            Unusable: more is claimed than is read, or than `stored` bytes can hold; uncompressed, also less.
+            InvalidCaseError: more is claimed than is read, or than `stored` bytes can hold; uncompressed, also less.
         """
         ratio = MAX_DEFLATE_RATIO if self.num_bytes <= SMALL_BYTES else MAX_LARGE_RATIO
         if self.num_bytes > MAX_BYTES:
-            raise Unusable(
+            raise InvalidCaseError(
                 f"{self.path}: header claims {self._told}, {self.num_bytes:,} bytes; read are at most {MAX_BYTES:,}",
                 "claim",
             )
@@ -73,7 +73,7 @@ class Claim:
             An array of the claimed shape, the first axis running fastest.
 
         Raises:
-            Unusable: the file ends early or goes on.
+            InvalidCaseError: the file ends early or goes on.
         """
         content = bytearray()
         while len(content) < self.num_bytes:
@@ -90,8 +90,10 @@ class Claim:
         shape = tuple(self.shape[:-1] if len(self.shape) > 3 and self.shape[-1] == 1 else self.shape)
         return f"{shape} voxels of {self.dtype}"
 
-    def _error(self, found: str) -> Unusable:
-        return Unusable(f"{self.path}: header claims {self._told}, but {found}; copy or export it again", "claim")
+    def _error(self, found: str) -> InvalidCaseError:
+        return InvalidCaseError(
+            f"{self.path}: header claims {self._told}, but {found}; copy or export it again", "claim"
+        )
 
 
 class Inflated:
