@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.timing import Row, one_thread, race
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops
-from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.store.case import Content, Object, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
@@ -47,7 +47,7 @@ def rows() -> Iterator[Row]:
             row = write_case(folder / kind, Content("ct", image, grid, grid, "ct.nii", objects, mask))
             write_index(folder / kind, ["nodule"], (1.0, 1.0, 1.0), [row], {})
             order = CaseOrder(Corpus([folder / kind]).cases("train"), seed=0)
-            crops = ObjectCrops(order, CropReader(PATCH, Window(), sites=Sites(object_share=0.5)))
+            crops = ObjectCrops(order, CropReader(PATCH, Window(), crop_sampler=CropSampler(object_share=0.5)))
             position = count()
 
             return _ten(lambda: crops[next(position)])

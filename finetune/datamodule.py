@@ -20,7 +20,7 @@ from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops, finish_objects
-from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.memory import check_batch
 from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
@@ -94,7 +94,7 @@ class FinetuneData(Checked, L.LightningDataModule):
             say(doubt)
         self.augment = augment
         self.intensity = intensity
-        self.sites = Sites(object_share, foreground_share)
+        self.crop_sampler = CropSampler(object_share, foreground_share)
         self.balance_classes = balance_classes
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
@@ -156,7 +156,7 @@ class FinetuneData(Checked, L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return all batches of the run, from the one the run continues with."""
-        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
+        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.crop_sampler)
         order = CaseOrder(self.train_cases, self.seed)
         crops = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))

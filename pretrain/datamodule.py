@@ -16,7 +16,7 @@ from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
-from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
 from medpretrain3d.run_metadata import RunMetadata
@@ -40,7 +40,7 @@ class PretrainData(Checked, L.LightningDataModule):
         views: what the objective asks to see of each sample; one crop by default.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma; reconstruction recipes use none.
-        sites: where crops are placed; anywhere by default.
+        crop_sampler: where crops are placed; anywhere by default.
         dataset_balance: 0 shows every case alike, 0.5 cases of a store of n with 1/sqrt(n), 1 every store alike.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         num_val_cases: cases kept out of training, to see the loss on unseen volumes.
@@ -65,7 +65,7 @@ class PretrainData(Checked, L.LightningDataModule):
         views: Views | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
-        sites: Sites = Sites(),  # noqa: B008  immutable
+        crop_sampler: CropSampler = CropSampler(),  # noqa: B008  immutable
         dataset_balance: Share = 0.0,
         augment_on: AugmentOn = "workers",
         num_val_cases: Whole = 4,
@@ -86,7 +86,7 @@ class PretrainData(Checked, L.LightningDataModule):
         self.views = views or OneView()
         self.augment = augment
         self.intensity = intensity
-        self.sites = sites
+        self.crop_sampler = crop_sampler
         self.dataset_balance = dataset_balance
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
@@ -125,7 +125,7 @@ class PretrainData(Checked, L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return all batches of the run, from the one the run continues with."""
-        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.sites)
+        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.crop_sampler)
         order = CaseOrder(self.train_cases, self.seed, self.dataset_balance)
         crops = ImageCrops(order, reader, self.views, self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))
@@ -135,7 +135,7 @@ class PretrainData(Checked, L.LightningDataModule):
         """Return a crop of every held-out case, in batches as in training: a contrast takes several crops."""
         if not self.val_cases:
             return []
-        reader = CropReader(self.patch, self.window, sites=self.sites)
+        reader = CropReader(self.patch, self.window, crop_sampler=self.crop_sampler)
         crops = ImageCrops(CaseOrder(self.val_cases, self.seed), reader, self.views)
         place = run_position(self.trainer)
         num_batches = -(-len(self.val_cases) // (self.batch_size * place["world_size"]))

@@ -11,7 +11,7 @@ from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
 from medpretrain3d.loading.object_crops import ObjectCrops, collate_objects, finish_objects, instance_hulls
-from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView
 from medpretrain3d.store.case import Content, Object, write_case
 from medpretrain3d.store.corpus import Corpus, nested_order
@@ -29,7 +29,7 @@ def image_crops(cases, patch, seed=0, spatial=None) -> ImageCrops:
 
 
 def object_crops(cases, patch, seed=0, share=1.0, spatial=None, intensity=None, **options) -> ObjectCrops:
-    reader = CropReader(patch, WINDOW, spatial, intensity, Sites(object_share=share))
+    reader = CropReader(patch, WINDOW, spatial, intensity, CropSampler(object_share=share))
     return ObjectCrops(CaseOrder(cases, seed), reader, **options)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at
-from medpretrain3d.loading.sampling import CaseOrder, Sites, foreground_start, object_start, uniform_start
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler, foreground_start, object_start, uniform_start
 from medpretrain3d.store.case import Content, Object, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
@@ -65,7 +65,7 @@ def test_no_case_and_strange_balances_are_refused(three_stores):
     with pytest.raises(UserError, match=r"dataset_balance 1\.5"):
         CaseOrder(three_stores.cases("all"), 0, 1.5)
     with pytest.raises(UserError, match="sum of at most 1"):
-        Sites(object_share=0.7, foreground_share=0.4)
+        CropSampler(object_share=0.7, foreground_share=0.4)
 
 
 def test_starts_stay_in_the_volume_or_cover_it(tmp_path):
@@ -85,7 +85,7 @@ def test_foreground_crops_have_tissue_in_the_stored_block_at_their_centre(tmp_pa
     case = Corpus([make_store(tmp_path, ["x"], fill=body)]).cases("all")[0].open()
     found = 0
     for position in range(100):
-        start = Sites(foreground_share=1.0).draw(case, (8, 8, 8), generator_at(0, position))
+        start = CropSampler(foreground_share=1.0).draw(case, (8, 8, 8), generator_at(0, position))
         found += all(inside.start <= first + 4 < inside.stop for first, inside in zip(start, body, strict=True))
     # Starts are uniform over 57 x 89 x 121, of which 32^3 count: a dozen tries fail in (1 - 0.0534)^12 = 52 % of crops.
     assert found == pytest.approx(48, abs=15)
@@ -98,7 +98,9 @@ def test_foreground_of_values_without_unit_is_no_matter_of_hu(tmp_path):
     write_case(tmp_path, Content("x", image, grid, grid, "x", rescale=((1.0, 0.0),)))
     write_index(tmp_path, [], (1.0, 1.0, 1.0), [index_row(Case.open(tmp_path / "cases/x").sidecar)], {}, ["T1"])
     case = Store(tmp_path).case("x")
-    starts = [Sites(foreground_share=1.0).draw(case, (8, 8, 8), generator_at(0, position)) for position in range(60)]
+    starts = [
+        CropSampler(foreground_share=1.0).draw(case, (8, 8, 8), generator_at(0, position)) for position in range(60)
+    ]
     found = sum(all(low <= first + 4 < low + 32 for first, low in zip(s, (32, 32, 64), strict=True)) for s in starts)
     assert found == pytest.approx(29, abs=12)  # 48 %, as in HU; with -500 for a threshold 5 %, as anywhere
 
@@ -109,11 +111,11 @@ def test_an_air_filled_volume_still_gives_a_crop(tmp_path):
 
 
 def test_sites_in_their_shares(tmp_path):
-    kinds = Counter(Sites(0.5, 0.25).kind(generator_at(0, position)) for position in range(2000))
+    kinds = Counter(CropSampler(0.5, 0.25).choose(generator_at(0, position)) for position in range(2000))
     assert kinds["object"] / 2000 == pytest.approx(0.5, abs=0.04)
     assert kinds["foreground"] / 2000 == pytest.approx(0.25, abs=0.04)
     random = generator_at(0, 0)
-    Sites().kind(random)
+    CropSampler().choose(random)
     assert random.random() == generator_at(0, 0).random()  # nothing to decide, nothing drawn
 
 

@@ -10,7 +10,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
-from medpretrain3d.loading.sampling import CaseOrder, Sites
+from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import (
     GridAndTargets,
     LabelledView,
@@ -197,7 +197,9 @@ def test_a_pair_comes_from_two_volumes(tmp_path):
 def test_labels_stay_with_their_voxels_and_their_data_set(corpus):
     seen = set()
     for position in range(8):
-        one = sample(corpus, LabelledView(), position, SpatialAugment(rotation_p=1), sites=Sites(object_share=1.0))
+        one = sample(
+            corpus, LabelledView(), position, SpatialAugment(rotation_p=1), crop_sampler=CropSampler(object_share=1.0)
+        )
         label = int(one["dataset"]) + 1  # store n holds objects of class n alone
         assert set(one["label_map"].unique().tolist()) <= {0, label}
         where = places(one["image"])

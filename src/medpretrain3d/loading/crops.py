@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, SpatialAugment
 from medpretrain3d.loading.placement import PLAIN, Patch, Placement, place
-from medpretrain3d.loading.sampling import Sites
+from medpretrain3d.loading.sampling import CropSampler
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.intensity import Normalisation
 
@@ -91,7 +91,7 @@ class CropReader:
     window: Normalisation
     spatial: SpatialAugment | None = None
     intensity: IntensityAugment | None = None
-    sites: Sites = field(default_factory=Sites)
+    crop_sampler: CropSampler = field(default_factory=CropSampler)
 
     def draw_placement(self, case: Case, random: np.random.Generator) -> Placement:
         """Return rotation, zoom and mirroring of one crop."""

@@ -99,13 +99,13 @@ class ObjectCrops(Dataset[Any]):
 
     def __getitem__(self, position: int) -> Any:
         random = generator_at(self.order.seed, position)
-        ref, label, site = self.order.at(position), None, self.reader.sites.kind(random)
-        if site == "object" and self.balance_classes:
+        ref, label, target = self.order.at(position), None, self.reader.crop_sampler.choose(random)
+        if target == "object" and self.balance_classes:
             ref, label = self.order.of_random_class(random) or (ref, None)
         case = ref.open()
         placement = self.reader.draw_placement(case, random)
         if label is None:
-            start = self.reader.sites.start(site, case, self.reader.patch, random)
+            start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random)
         else:
             start = object_start(case, self.reader.patch, random, label)
         sample = self._read(case, start, placement, random)

@@ -17,7 +17,7 @@ from medpretrain3d.store.case import Case
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.values import Finite, Share
 
-Site = Literal["object", "foreground", "anywhere"]
+CropTarget = Literal["object", "foreground", "anywhere"]
 
 TRIES = 12
 """Places looked at before the best of them is taken for foreground."""
@@ -80,7 +80,7 @@ class CaseOrder:
 
 
 @dataclass(frozen=True)
-class Sites(Configurable):
+class CropSampler(Configurable):
     """Crop sampling: on objects, on foreground, and otherwise anywhere, without reading more than a block.
 
     Args:
@@ -109,16 +109,16 @@ class Sites(Configurable):
 
     def draw(self, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
         """Return lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
-        return self.start(self.kind(random), case, patch, random)
+        return self.locate(self.choose(random), case, patch, random)
 
-    def kind(self, random: np.random.Generator) -> Site:
+    def choose(self, random: np.random.Generator) -> CropTarget:
         """Draw the kind of site for the next crop."""
         chance = random.random() if self.object_share or self.foreground_share else 1.0
         if chance < self.object_share:
             return "object"
         return "foreground" if chance < self.object_share + self.foreground_share else "anywhere"
 
-    def start(self, kind: Site, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
+    def locate(self, kind: CropTarget, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
         """Return lowest corner of a crop on a site of this kind."""
         if kind == "object" and len(case.boxes):
             return object_start(case, patch, random)

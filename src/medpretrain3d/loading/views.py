@@ -66,7 +66,7 @@ class OneView(Views):
         """Return a crop of the case at the position."""
         case = order.at(position).open()
         placement = reader.draw_placement(case, random)
-        start = reader.sites.draw(case, reader.patch, random)
+        start = reader.crop_sampler.draw(case, reader.patch, random)
         return {"image": reader.image(case, start, placement, random)}
 
 
@@ -101,7 +101,7 @@ class LabelledView(Views):
         ref = order.at(position)
         case = ref.open()
         placement = reader.draw_placement(case, random)
-        start = reader.sites.draw(case, reader.patch, random)
+        start = reader.crop_sampler.draw(case, reader.patch, random)
         return {
             "image": reader.image(case, start, placement, random),
             "label_map": reader.labels(case, start, placement),
@@ -137,7 +137,7 @@ class TwoViews(Views):
         """Return two crops of the case at the position."""
         case, patch = order.at(position).open(), reader.patch
         placements = [reader.draw_placement(case, random) for _ in range(2)]
-        first = reader.sites.draw(case, patch, random)
+        first = reader.crop_sampler.draw(case, patch, random)
         reach = np.floor(np.array(patch) * self.max_shift).astype(int)
         shifted = np.array(first) + random.integers(-reach, reach + 1)
         second = inside(shifted, case.grid.shape, patch)
@@ -192,7 +192,7 @@ class GridAndTargets(Views):
         case, patch = order.at(position).open(), reader.patch
         d, h, w = (count * edge for count, edge in zip(self.grid, patch, strict=True))
         region: Patch = (d, h, w)
-        voxels = case.read_image(reader.sites.draw(case, region, random), region)
+        voxels = case.read_image(reader.crop_sampler.draw(case, region, random), region)
         bases = np.array(list(product(*map(range, self.grid)))) * patch  # (G, 3)
         count = int(random.integers(self.num_targets[0], self.num_targets[1] + 1))
         targets = np.array([uniform_start(region, patch, random) for _ in range(count)])  # (T, 3)
@@ -231,7 +231,7 @@ class VolumePairs(Views):
         for ref in (order.cases[index], order.other_than(index, random)):
             case = ref.open()
             placement = reader.draw_placement(case, random)
-            start = reader.sites.draw(case, reader.patch, random)
+            start = reader.crop_sampler.draw(case, reader.patch, random)
             crops.append(reader.image(case, start, placement, random))
         return {"image": crops}
 
