@@ -189,8 +189,8 @@ def test_batches_finished_on_the_device_are_those_of_the_workers(tmp_path, with_
     spatial, intensity = SpatialAugment(rotation_p=0.5, zoom_p=0.5, elastic_p=0.5), IntensityAugment(*[0.5] * 7)
     positions = range(6)
     workers, device = (
-        object_crops(cases, (8, 8, 8), spatial=spatial, intensity=intensity, augment_on=place)
-        for place in ("workers", "device")
+        object_crops(cases, (8, 8, 8), spatial=spatial, intensity=intensity, augment_on=apply_transform)
+        for apply_transform in ("workers", "device")
     )
     moved = [sample.to("cpu") for sample in device.collate([device[position] for position in positions])]
     images, targets = finish_objects(moved)
@@ -201,7 +201,9 @@ def test_batches_finished_on_the_device_are_those_of_the_workers(tmp_path, with_
         assert torch.equal(mine.ignore, theirs.ignore)
         assert (mine.mask is None and theirs.mask is None) or torch.equal(mine.mask, theirs.mask)
     reader, order = CropReader((8, 8, 8), WINDOW, spatial, intensity), CaseOrder(cases, 0)
-    workers, device = (ImageCrops(order, reader, OneView(), place) for place in ("workers", "device"))
+    workers, device = (
+        ImageCrops(order, reader, OneView(), apply_transform) for apply_transform in ("workers", "device")
+    )
     batches = [
         finish_batch(crops.collate([crops[position] for position in positions]), OneView())
         for crops in (workers, device)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.loading.batches import generator_at
-from medpretrain3d.loading.placement import PLAIN, Placement, place, place_boxes, place_on_device
+from medpretrain3d.loading.placement import PLAIN, Placement, apply_transform, place_boxes, place_on_device
 
 PATCH = (20, 24, 28)
 FLIPS = list(product(*[(0, 1)] * 3))
@@ -34,7 +34,7 @@ def hull(mask) -> np.ndarray:
 def test_a_plain_placement_reads_no_margin_and_changes_nothing():
     crop = torch.rand(2, *PATCH)
     assert PLAIN.source_size(PATCH) == PATCH
-    assert place(crop, PLAIN, PATCH) is crop
+    assert apply_transform(crop, PLAIN, PATCH) is crop
 
 
 @pytest.mark.parametrize("axes", FLIPS, ids=str)
@@ -44,9 +44,9 @@ def test_flips_move_voxels_and_boxes_alike_exactly_and_twice_back(axes):
     crop[0, 2:5, 7:9, 20:28] = 1
     box = np.array([[2.0, 7, 20, 5, 9, 28]])
     moved = place_boxes(box, placement, PATCH, PATCH)
-    assert np.array_equal(moved[0], hull(place(crop, placement, PATCH)[0]))
+    assert np.array_equal(moved[0], hull(apply_transform(crop, placement, PATCH)[0]))
     assert np.array_equal(place_boxes(moved, placement, PATCH, PATCH), box)
-    assert torch.equal(place(place(crop, placement, PATCH), placement, PATCH), crop)
+    assert torch.equal(apply_transform(apply_transform(crop, placement, PATCH), placement, PATCH), crop)
 
 
 @settings(max_examples=40)
@@ -59,7 +59,9 @@ def test_boxes_are_the_hull_of_the_moved_object_up_to_a_voxel(position, elastic_
     centre, radius = np.array(size) / 2 + 0.7, np.array([4.0, 5, 6])
     box = np.concatenate([centre - radius, centre + radius])[None]
     moved = place_boxes(box, placement, PATCH, size)[0]
-    where = place(torch.from_numpy(centres(size)), placement, PATCH).numpy()  # each voxel's place in the source
+    where = apply_transform(
+        torch.from_numpy(centres(size)), placement, PATCH
+    ).numpy()  # each voxel's place in the source
     seen = hull(np.square((where - centre[:, None, None, None]) / radius[:, None, None, None]).sum(0) <= 1)
     inside = np.concatenate([np.maximum(moved[:3], 0), np.minimum(moved[3:], PATCH)])
     assert np.abs(inside - seen).max() <= 1
@@ -76,7 +78,7 @@ def test_zoomed_and_flipped_boxes_are_the_hull_of_their_mask_to_a_voxel(position
     mask[0, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = 1
     moved = place_boxes(np.concatenate([low, high])[None].astype(float), placement, PATCH, size)[0]
     inside = np.concatenate([np.maximum(moved[:3], 0), np.minimum(moved[3:], PATCH)])
-    placed = place(mask, placement, PATCH, nearest=True)[0]
+    placed = apply_transform(mask, placement, PATCH, nearest=True)[0]
     if placed.any():
         # A voxel belongs to the mask when its centre does, so each face is at most half a voxel away.
         assert np.abs(inside - hull(placed)).max() <= 0.5 + 1e-6
@@ -90,9 +92,11 @@ def test_the_compiled_loop_and_grid_sample_agree(position, elastic_p):
         generator_at(1, position).integers(-1000, 1000, (2, *placement.source_size(PATCH))).astype(np.int16)
     )
     torch.testing.assert_close(
-        place(source, placement, PATCH), place_on_device(source, placement, PATCH), atol=0.05, rtol=0
+        apply_transform(source, placement, PATCH), place_on_device(source, placement, PATCH), atol=0.05, rtol=0
     )
-    labels = place(source, placement, PATCH, nearest=True) != place_on_device(source, placement, PATCH, nearest=True)
+    labels = apply_transform(source, placement, PATCH, nearest=True) != place_on_device(
+        source, placement, PATCH, nearest=True
+    )
     assert labels.float().mean() < 1e-3  # a place that lies on the border of two voxels may go to either
 
 
@@ -109,11 +113,11 @@ def test_zoom_scales_about_the_centre():
 def test_a_constant_stays_constant_and_a_ramp_is_read_where_the_affine_says(flips):
     placement = Placement(placement_at(3).matrix, flips)
     start, size = placement.source((5, 6, 7), PATCH)
-    assert torch.allclose(place(torch.full((1, *size), 7.0), placement, PATCH), torch.tensor(7.0))
+    assert torch.allclose(apply_transform(torch.full((1, *size), 7.0), placement, PATCH), torch.tensor(7.0))
     ramps = torch.from_numpy(centres(size) + np.array(start)[:, None, None, None]).float()  # each voxel's own place
     affine = placement.affine((5, 6, 7), PATCH)
     expected = np.tensordot(affine[:, :3], centres(PATCH), axes=1) + affine[:, 3][:, None, None, None]
-    np.testing.assert_allclose(place(ramps, placement, PATCH), expected, atol=1e-4)
+    np.testing.assert_allclose(apply_transform(ramps, placement, PATCH), expected, atol=1e-4)
 
 
 @settings(max_examples=40)
@@ -124,7 +128,7 @@ def test_the_source_crop_holds_every_voxel_that_is_looked_up(position, elastic_p
     voxels = torch.ones(1, *size)
     # With a rim of zeros around it, nothing outside of the source may leak into the patch.
     rim = torch.nn.functional.pad(voxels, (1,) * 6)
-    assert torch.allclose(place(rim, placement, PATCH), torch.ones(()))
+    assert torch.allclose(apply_transform(rim, placement, PATCH), torch.ones(()))
 
 
 def test_rotations_are_rigid_in_millimetres():

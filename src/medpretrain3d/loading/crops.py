@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, SpatialAugment
-from medpretrain3d.loading.placement import PLAIN, Patch, Placement, place
+from medpretrain3d.loading.placement import PLAIN, Patch, Placement, apply_transform
 from medpretrain3d.loading.sampling import CropSampler
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.intensity import Normalisation
@@ -38,7 +38,7 @@ class SourceCrop:
 
     def finish(self) -> Tensor:
         """Return the crop (C, D, H, W) float32. HU are interpolated and then windowed, as `prepare` resamples HU."""
-        image = self.window(place(self.voxels, self.placement, self.patch))
+        image = self.window(apply_transform(self.voxels, self.placement, self.patch))
         return image if self.change is None else self.change(image)
 
     def to(self, device: torch.device | str) -> SourceCrop:
@@ -73,10 +73,10 @@ class SourceLabels:
     def _placed(self) -> Tensor:
         """Return the instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
         if self.voxels.device.type != "cpu":
-            return place(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
+            return apply_transform(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
         if self.placement.is_plain:  # only mirrored, which needs no more than the size of a voxel
-            return place(self.voxels.view(torch.int16), self.placement, self.patch)[0].view(torch.uint16)
-        return place(self.voxels, self.placement, self.patch, nearest=True)[0]
+            return apply_transform(self.voxels.view(torch.int16), self.placement, self.patch)[0].view(torch.uint16)
+        return apply_transform(self.voxels, self.placement, self.patch, nearest=True)[0]
 
     def to(self, device: torch.device | str) -> SourceLabels:
         """Return the same map on another device."""

@@ -89,7 +89,7 @@ PLAIN = Placement(np.eye(3))
 """Reads a crop as it stands."""
 
 
-def place(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
+def apply_transform(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
     """Carry a crop (C, d, h, w), read with `placement.source_size(patch)`, to the patch (C, D, H, W).
 
     Args:
@@ -107,7 +107,7 @@ def place(source: Tensor, placement: Placement, patch: Patch, nearest: bool = Fa
 
 
 def place_on_device(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
-    """Return `place` by `grid_sample`, for any device."""
+    """Return `apply_transform` by `grid_sample`, for any device."""
     # grid_sample wants (w, h, d) in [-1, 1] with -1 and 1 at the outer faces of the crop; build it from offsets along
     # (d, h, w), so that the reversal happens in one place.
     scale = 2.0 / np.array(source.shape[1:])
