@@ -13,7 +13,7 @@ from benchmarks.peers import peer
 from benchmarks.timing import Row, one_thread, race
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import generator_at
-from medpretrain3d.loading.crops import SourceCrop, SourceLabels
+from medpretrain3d.loading.crops import DeferredCrop, DeferredLabels
 from medpretrain3d.store.intensity import Window
 
 PATCH = (96, 96, 96)
@@ -47,13 +47,13 @@ def _ours(volume: np.ndarray, labels: np.ndarray) -> Callable[[], None]:
     def run() -> None:
         for _ in range(CROPS):
             random = generator_at(0, next(position))
-            placement = spatial.draw(random)
-            size = placement.source_size(PATCH)
-            image = SourceCrop(
-                torch.from_numpy(_middle(volume, size)), placement, PATCH, window, intensity.draw(random)
+            spatial_transform = spatial.draw(random)
+            size = spatial_transform.source_size(PATCH)
+            image = DeferredCrop(
+                torch.from_numpy(_middle(volume, size)), spatial_transform, PATCH, window, intensity.draw(random)
             )
-            mask = SourceLabels(torch.from_numpy(_middle(labels, size)), placement, PATCH, value_of)
-            assert image.finish().shape[1:] == mask.finish().shape
+            mask = DeferredLabels(torch.from_numpy(_middle(labels, size)), spatial_transform, PATCH, value_of)
+            assert image.apply().shape[1:] == mask.apply().shape
 
     return run
 

@@ -12,8 +12,8 @@ import torch
 from benchmarks.timing import Row
 from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.loading.batches import generator_at
-from medpretrain3d.loading.crops import SourceCrop
-from medpretrain3d.loading.placement import Placement
+from medpretrain3d.loading.crops import DeferredCrop
+from medpretrain3d.loading.spatial_transform import SpatialTransform
 from medpretrain3d.store.intensity import Window
 
 PATCH = (96, 96, 96)
@@ -36,10 +36,10 @@ def _one_large_crop() -> None:
     turn = SpatialAugment(rotation_p=1, zoom_p=0).draw(generator_at(0, 3)).matrix / 0.7
 
     def crop(patch: tuple[int, int, int]) -> tuple[tuple[int, ...], torch.Tensor]:
-        placement = Placement(turn, (0,))
-        size = placement.source_size(patch)
-        source = SourceCrop(torch.zeros((1, *size), dtype=torch.int16), placement, patch, Window())
-        return size, source.finish()
+        spatial_transform = SpatialTransform(turn, (0,))
+        size = spatial_transform.source_size(patch)
+        source = DeferredCrop(torch.zeros((1, *size), dtype=torch.int16), spatial_transform, patch, Window())
+        return size, source.apply()
 
     crop((16, 16, 16))  # everything is imported and compiled
     before = _status_mib("VmRSS")

@@ -19,7 +19,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
-from medpretrain3d.loading.object_crops import ObjectCrops, finish_objects
+from medpretrain3d.loading.object_crops import ObjectCrops, apply_deferred_objects
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.memory import check_batch
 from medpretrain3d.planning import LongObjects
@@ -164,7 +164,7 @@ class FinetuneData(Checked, L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the batch's crops on the device."""
-        return finish_objects(batch)
+        return apply_deferred_objects(batch)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return whole validation volumes, dealt out to the processes."""

@@ -15,7 +15,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
-from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
+from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
@@ -153,4 +153,4 @@ class PretrainData(Checked, L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the batch's crops on the device."""
-        return finish_batch(batch, self.views)
+        return apply_deferred(batch, self.views)

@@ -14,8 +14,8 @@ from medpretrain3d.engine.distributed import gather_by_case, say
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.placement import PLAIN, Patch
 from medpretrain3d.loading.sampling import uniform_start
+from medpretrain3d.loading.spatial_transform import IDENTITY, Patch
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, NonNegative, Rows
@@ -164,7 +164,7 @@ class Probes(Checked, L.Callback):
 
 def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:
     reader = CropReader(data.patch, data.window)
-    return reader.image(case, start, PLAIN, np.random.Generator(np.random.Philox(0))).finish()
+    return reader.image(case, start, IDENTITY, np.random.Generator(np.random.Philox(0))).apply()
 
 
 def _around(box: np.ndarray, patch: Patch) -> Patch:

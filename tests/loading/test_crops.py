@@ -9,8 +9,8 @@ import torch
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
-from medpretrain3d.loading.object_crops import ObjectCrops, collate_objects, finish_objects, instance_hulls
+from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
+from medpretrain3d.loading.object_crops import ObjectCrops, apply_deferred_objects, collate_objects, instance_hulls
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView
 from medpretrain3d.store.case import Content, Object, write_case
@@ -193,8 +193,8 @@ def test_batches_finished_on_the_device_are_those_of_the_workers(tmp_path, with_
         for apply_transform in ("workers", "device")
     )
     moved = [sample.to("cpu") for sample in device.collate([device[position] for position in positions])]
-    images, targets = finish_objects(moved)
-    expected_images, expected = finish_objects(workers.collate([workers[position] for position in positions]))
+    images, targets = apply_deferred_objects(moved)
+    expected_images, expected = apply_deferred_objects(workers.collate([workers[position] for position in positions]))
     assert torch.equal(images, expected_images)
     for mine, theirs in zip(targets, expected, strict=True):
         assert torch.equal(mine.boxes, theirs.boxes)
@@ -205,7 +205,7 @@ def test_batches_finished_on_the_device_are_those_of_the_workers(tmp_path, with_
         ImageCrops(order, reader, OneView(), apply_transform) for apply_transform in ("workers", "device")
     )
     batches = [
-        finish_batch(crops.collate([crops[position] for position in positions]), OneView())
+        apply_deferred(crops.collate([crops[position] for position in positions]), OneView())
         for crops in (workers, device)
     ]
     assert torch.equal(batches[0]["image"], batches[1]["image"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.image_crops import ImageCrops, finish_batch
+from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import (
     GridAndTargets,
@@ -74,7 +74,7 @@ def test_samples_are_a_function_of_seed_and_position_and_the_same_on_the_device(
     order, reader = CaseOrder(corpus.cases("all"), 0), CropReader((8, 8, 8), Window(), SpatialAugment(0, 0, zoom_p=0))
     workers, device = (ImageCrops(order, reader, views, place) for place in ("workers", "device"))
     batch = workers.collate([workers[position] for position in (3, 4, 5)])
-    later = finish_batch(device.collate([device[position] for position in (3, 4, 5)]), views)
+    later = apply_deferred(device.collate([device[position] for position in (3, 4, 5)]), views)
     assert set(batch) == set(later)
     assert batch["seed"].shape == (3,)
     for name in batch:

@@ -12,7 +12,7 @@ from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.configurable import to_config
 from medpretrain3d.inference import load_bundle
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.placement import PLAIN
+from medpretrain3d.loading.spatial_transform import IDENTITY
 from medpretrain3d.store.intensity import NamedWindow, PerUnit, Window, ZScore
 from pretrain import __main__ as pretrain
 from pretrain.datamodule import PretrainData
@@ -24,7 +24,7 @@ def seen(data, ref):
     """A whole volume as the network sees it."""
     case = ref.open()
     reader = CropReader(case.grid.shape, data.window)
-    return reader.image(case, (0, 0, 0), PLAIN, np.random.default_rng(0)).finish().numpy()
+    return reader.image(case, (0, 0, 0), IDENTITY, np.random.default_rng(0)).finish().numpy()
 
 
 @pytest.mark.parametrize("first", ["ct", "mr"])

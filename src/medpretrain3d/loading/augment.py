@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
-from medpretrain3d.loading.placement import Placement
+from medpretrain3d.loading.spatial_transform import SpatialTransform
 from medpretrain3d.values import Axis, NonNegative, Positive, Positives, Share
 
 NODES = 7
@@ -64,8 +64,8 @@ class SpatialAugment(Configurable):
         self.elastic_p = elastic_p
         self.in_plane_beyond = in_plane_beyond
 
-    def draw(self, random: np.random.Generator, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Placement:
-        """Return one random placement for voxels of these edges (D, H, W)."""
+    def draw(self, random: np.random.Generator, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> SpatialTransform:
+        """Return one random spatial transform for voxels of these edges (D, H, W)."""
         edges_mm = np.array(spacing_mm, dtype=np.float64)
         across = np.arange(3) == edges_mm.argmax()
         stays_in_plane = edges_mm.max() / edges_mm.min() > self.in_plane_beyond
@@ -81,7 +81,7 @@ class SpatialAugment(Configurable):
         if self.elastic_p and random.random() < self.elastic_p:
             elastic = random.uniform(-self.elastic, self.elastic, size=(3, NODES, NODES, NODES))
             elastic[across & stays_in_plane] = 0
-        return Placement(matrix, flips, elastic)
+        return SpatialTransform(matrix, flips, elastic)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, SpatialAugment
-from medpretrain3d.loading.placement import PLAIN, Patch, Placement, apply_transform
 from medpretrain3d.loading.sampling import CropSampler
+from medpretrain3d.loading.spatial_transform import IDENTITY, Patch, SpatialTransform, apply_transform
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.intensity import Normalisation
 
@@ -26,33 +26,33 @@ AugmentOn = Literal["workers", "device"]
 
 
 @dataclass(frozen=True, eq=False)
-class SourceCrop:
+class DeferredCrop:
     """Voxels as stored, margin included, and the way from them to the network's input."""
 
     voxels: Tensor
     """(C, d, h, w) int16."""
-    placement: Placement
+    spatial_transform: SpatialTransform
     patch: Patch
     window: Normalisation
     change: IntensityChange | None = None
 
-    def finish(self) -> Tensor:
+    def apply(self) -> Tensor:
         """Return the crop (C, D, H, W) float32. HU are interpolated and then windowed, as `prepare` resamples HU."""
-        image = self.window(apply_transform(self.voxels, self.placement, self.patch))
+        image = self.window(apply_transform(self.voxels, self.spatial_transform, self.patch))
         return image if self.change is None else self.change(image)
 
-    def to(self, device: torch.device | str) -> SourceCrop:
+    def to(self, device: torch.device | str) -> DeferredCrop:
         """Return the same crop on another device."""
         return replace(self, voxels=self.voxels.to(device))
 
 
 @dataclass(frozen=True, eq=False)
-class SourceLabels:
+class DeferredLabels:
     """The same of a map of instances: every instance becomes `value_of[instance]`."""
 
     voxels: Tensor
     """(1, d, h, w) uint16."""
-    placement: Placement
+    spatial_transform: SpatialTransform
     patch: Patch
     value_of: Tensor
     """(ids,) whole numbers; the result has their type."""
@@ -61,7 +61,7 @@ class SourceLabels:
         """Return the instance ids (D, H, W) int64."""
         return self._placed().long()
 
-    def finish(self) -> Tensor:
+    def apply(self) -> Tensor:
         """Return the values (D, H, W)."""
         placed = self._placed()
         if placed.device.type == "cpu":
@@ -73,12 +73,14 @@ class SourceLabels:
     def _placed(self) -> Tensor:
         """Return the instance ids (D, H, W), uint16 on the CPU and int32 elsewhere: torch can do little with uint16."""
         if self.voxels.device.type != "cpu":
-            return apply_transform(self.voxels.to(torch.int32), self.placement, self.patch, nearest=True)[0]
-        if self.placement.is_plain:  # only mirrored, which needs no more than the size of a voxel
-            return apply_transform(self.voxels.view(torch.int16), self.placement, self.patch)[0].view(torch.uint16)
-        return apply_transform(self.voxels, self.placement, self.patch, nearest=True)[0]
+            return apply_transform(self.voxels.to(torch.int32), self.spatial_transform, self.patch, nearest=True)[0]
+        if self.spatial_transform.is_plain:  # only mirrored, which needs no more than the size of a voxel
+            return apply_transform(self.voxels.view(torch.int16), self.spatial_transform, self.patch)[0].view(
+                torch.uint16
+            )
+        return apply_transform(self.voxels, self.spatial_transform, self.patch, nearest=True)[0]
 
-    def to(self, device: torch.device | str) -> SourceLabels:
+    def to(self, device: torch.device | str) -> DeferredLabels:
         """Return the same map on another device."""
         return replace(self, voxels=self.voxels.to(device), value_of=self.value_of.to(device))
 
@@ -93,43 +95,47 @@ class CropReader:
     intensity: IntensityAugment | None = None
     crop_sampler: CropSampler = field(default_factory=CropSampler)
 
-    def draw_placement(self, case: Case, random: np.random.Generator) -> Placement:
+    def draw_placement(self, case: Case, random: np.random.Generator) -> SpatialTransform:
         """Return rotation, zoom and mirroring of one crop."""
-        return self.spatial.draw(random, case.grid.spacing_mm) if self.spatial else PLAIN
+        return self.spatial.draw(random, case.grid.spacing_mm) if self.spatial else IDENTITY
 
-    def image(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceCrop:
+    def image(
+        self, case: Case, start: Patch, spatial_transform: SpatialTransform, random: np.random.Generator
+    ) -> DeferredCrop:
         """Read the image of a crop that stands at `start`, margin included where something is interpolated."""
-        return self.crop(case, case.read_image(*placement.source(start, self.patch)), placement, random)
+        return self.crop(case, case.read_image(*spatial_transform.source(start, self.patch)), spatial_transform, random)
 
-    def crop(self, case: Case, voxels: np.ndarray, placement: Placement, random: np.random.Generator) -> SourceCrop:
+    def crop(
+        self, case: Case, voxels: np.ndarray, spatial_transform: SpatialTransform, random: np.random.Generator
+    ) -> DeferredCrop:
         """Return voxels (C, d, h, w) of the case already read; draws the change of intensity."""
         change = self.intensity.draw(random) if self.intensity else None
         window = self.window.fitted_to(case)
-        return SourceCrop(torch.from_numpy(voxels), placement, self.patch, window, change)
+        return DeferredCrop(torch.from_numpy(voxels), spatial_transform, self.patch, window, change)
 
-    def labels(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:
+    def labels(self, case: Case, start: Patch, spatial_transform: SpatialTransform) -> DeferredLabels:
         """Read the instance map of a crop; finished, 0 is background and `label + 1` inside objects."""
-        instances = case.read_instances(*placement.source(start, self.patch))
-        return SourceLabels(
-            torch.from_numpy(instances[None]), placement, self.patch, torch.from_numpy(case.label_of_instance)
+        instances = case.read_instances(*spatial_transform.source(start, self.patch))
+        return DeferredLabels(
+            torch.from_numpy(instances[None]), spatial_transform, self.patch, torch.from_numpy(case.label_of_instance)
         )
 
 
 @functools.cache
 def _look_up() -> Any:
-    from medpretrain3d.loading.placement_kernels import look_up  # numba takes half a second to import
+    from medpretrain3d.loading.spatial_kernels import look_up  # numba takes half a second to import
 
     return look_up
 
 
-def finish(sample: Any) -> Any:
+def apply_crops(sample: Any) -> Any:
     """Finish every crop inside of dictionaries and lists; a list of crops becomes one tensor (V, ...)."""
-    if hasattr(sample, "finish"):
-        return sample.finish()
+    if hasattr(sample, "apply"):
+        return sample.apply()
     if isinstance(sample, Mapping):
-        return {key: finish(value) for key, value in sample.items()}
+        return {key: apply_crops(value) for key, value in sample.items()}
     if isinstance(sample, list):
-        return torch.stack([finish(one) for one in sample])
+        return torch.stack([apply_crops(one) for one in sample])
     return sample
 
 

@@ -12,33 +12,33 @@ from torch.utils.data import Dataset
 
 from medpretrain3d.boxes import Targets, box_volume, has_extent
 from medpretrain3d.loading.batches import generator_at
-from medpretrain3d.loading.crops import AugmentOn, CropReader, SourceCrop, SourceLabels, draw_seed
-from medpretrain3d.loading.placement import Patch, Placement, place_boxes
+from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, DeferredLabels, draw_seed
 from medpretrain3d.loading.sampling import CaseOrder, object_start
+from medpretrain3d.loading.spatial_transform import Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.case import Case
 
 
 @dataclass(frozen=True, eq=False)
-class SourceObjects:
+class DeferredObjects:
     """A crop as read and the objects around it, whose boxes are already carried to the patch."""
 
-    image: SourceCrop
+    image: DeferredCrop
     boxes: Tensor
     """(N, 6) float64, not cut at the patch's faces."""
     labels: Tensor
     """(N,) int64."""
     ignore: Tensor
     """(M, 6) float32, cut."""
-    instances: SourceLabels | None
+    instances: DeferredLabels | None
     ids: Tensor
     """(N,) int64 value of each object in `instances`, 0 for none."""
     min_visible: float
     seed: Tensor
     """() int64, for whoever makes random choices about the sample later."""
 
-    def finish(self) -> tuple[Tensor, Targets]:
+    def apply(self) -> tuple[Tensor, Targets]:
         """Return image (C, D, H, W) float32 and what is to be found in it."""
-        patch, aligned = self.image.patch, self.image.placement.is_aligned
+        patch, aligned = self.image.patch, self.image.spatial_transform.is_aligned
         visible = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor([*patch, *patch]))
         mask = None
         if self.instances is not None:
@@ -50,12 +50,12 @@ class SourceObjects:
             judged = is_seen & ~is_whole & (self.ids > 0)
             if judged.any():
                 visible[judged] = instance_hulls(self.instances.instances(), self.ids[judged]).to(visible.dtype)
-            mask = self.instances.finish()
+            mask = self.instances.apply()
         keep = box_volume(visible) >= self.min_visible * box_volume(self.boxes).clamp(min=1e-6)
         targets = Targets(visible[keep].float(), self.labels[keep], mask, self.ignore, self.seed)
-        return self.image.finish(), targets
+        return self.image.apply(), targets
 
-    def to(self, device: torch.device | str) -> SourceObjects:
+    def to(self, device: torch.device | str) -> DeferredObjects:
         """Return the same sample on another device."""
         moved = {one.name: getattr(self, one.name) for one in fields(self)}
         return replace(self, **{name: value.to(device) for name, value in moved.items() if hasattr(value, "to")})
@@ -74,7 +74,8 @@ class ObjectCrops(Dataset[Any]):
         balance_classes: crops on objects first choose a class of the whole set, each with the same chance, then a case
             that has one, instead of taking the cases in turn.
         min_visible: objects of which less than this share of the box volume is inside the crop are no target.
-        augment_on: with `device`, items are `SourceObjects`, and `finish_objects` has to be called on the device.
+        augment_on: with `device`, items are `DeferredObjects`, and `apply_deferred_objects` has to be called on the
+            device.
         num_positions: length of the data set; the order never ends, so this is for samplers that ask.
     """
 
@@ -103,40 +104,44 @@ class ObjectCrops(Dataset[Any]):
         if target == "object" and self.balance_classes:
             ref, label = self.order.of_random_class(random) or (ref, None)
         case = ref.open()
-        placement = self.reader.draw_placement(case, random)
+        spatial_transform = self.reader.draw_placement(case, random)
         if label is None:
             start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random)
         else:
             start = object_start(case, self.reader.patch, random, label)
-        sample = self._read(case, start, placement, random)
-        return sample.finish() if self.augment_on == "workers" else sample
+        sample = self._read(case, start, spatial_transform, random)
+        return sample.apply() if self.augment_on == "workers" else sample
 
     def collate(self, samples: list[Any]) -> Any:
         """Return a batch; with `augment_on` device the samples as they are."""
         return collate_objects(samples) if self.augment_on == "workers" else samples
 
-    def _read(self, case: Case, start: Patch, placement: Placement, random: np.random.Generator) -> SourceObjects:
+    def _read(
+        self, case: Case, start: Patch, spatial_transform: SpatialTransform, random: np.random.Generator
+    ) -> DeferredObjects:
         patch = self.reader.patch
-        source_start, source_size = placement.source(start, patch)
+        source_start, source_size = spatial_transform.source(start, patch)
 
         def carried(boxes: np.ndarray) -> np.ndarray:
-            return place_boxes(boxes.astype(np.float64) - np.tile(source_start, 2), placement, patch, source_size)
+            return place_boxes(
+                boxes.astype(np.float64) - np.tile(source_start, 2), spatial_transform, patch, source_size
+            )
 
         ignore = np.clip(carried(case.ignore_boxes), 0, np.tile(patch, 2))
         ignore = ignore[has_extent(ignore)]
-        return SourceObjects(
-            image=self.reader.image(case, start, placement, random),
+        return DeferredObjects(
+            image=self.reader.image(case, start, spatial_transform, random),
             boxes=torch.from_numpy(carried(case.boxes)),
             labels=torch.from_numpy(case.labels),
             ignore=torch.from_numpy(ignore.astype(np.float32)),
-            instances=self._instances(case, start, placement) if case.has_mask else None,
+            instances=self._instances(case, start, spatial_transform) if case.has_mask else None,
             ids=torch.from_numpy(case.instance_ids),
             min_visible=self.min_visible,
             seed=torch.tensor(draw_seed(random)),
         )
 
-    def _instances(self, case: Case, start: Patch, placement: Placement) -> SourceLabels:
-        labels = self.reader.labels(case, start, placement)
+    def _instances(self, case: Case, start: Patch, spatial_transform: SpatialTransform) -> DeferredLabels:
+        labels = self.reader.labels(case, start, spatial_transform)
         # Classes fit a byte, which is quicker to write and to send to a device; the loss widens it there.
         return replace(labels, value_of=labels.value_of.to(torch.uint8))
 
@@ -147,10 +152,10 @@ def collate_objects(samples: list[tuple[Tensor, Targets]]) -> tuple[Tensor, list
     return torch.stack(images), list(targets)
 
 
-def finish_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
+def apply_deferred_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
     """Return the batch that a detector gets, from one that reached its device; finished ones pass as they are."""
-    if isinstance(batch, list) and batch and isinstance(batch[0], SourceObjects):
-        return collate_objects([sample.finish() for sample in batch])
+    if isinstance(batch, list) and batch and isinstance(batch[0], DeferredObjects):
+        return collate_objects([sample.apply() for sample in batch])
     return batch
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at, shuffled
-from medpretrain3d.loading.placement import Patch
+from medpretrain3d.loading.spatial_transform import Patch
 from medpretrain3d.store.arrays import CHUNK_VOX
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.corpus import CaseRef

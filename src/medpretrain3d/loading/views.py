@@ -14,8 +14,8 @@ from torch.utils.data import default_collate
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.placement import Patch
 from medpretrain3d.loading.sampling import CaseOrder, inside, uniform_start
+from medpretrain3d.loading.spatial_transform import Patch
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.values import Counts, Share, Steps
 
@@ -65,9 +65,9 @@ class OneView(Views):
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
         """Return a crop of the case at the position."""
         case = order.at(position).open()
-        placement = reader.draw_placement(case, random)
+        spatial_transform = reader.draw_placement(case, random)
         start = reader.crop_sampler.draw(case, reader.patch, random)
-        return {"image": reader.image(case, start, placement, random)}
+        return {"image": reader.image(case, start, spatial_transform, random)}
 
 
 class LabelledView(Views):
@@ -100,11 +100,11 @@ class LabelledView(Views):
         """Return a crop of the case at the position, with what is in it."""
         ref = order.at(position)
         case = ref.open()
-        placement = reader.draw_placement(case, random)
+        spatial_transform = reader.draw_placement(case, random)
         start = reader.crop_sampler.draw(case, reader.patch, random)
         return {
-            "image": reader.image(case, start, placement, random),
-            "label_map": reader.labels(case, start, placement),
+            "image": reader.image(case, start, spatial_transform, random),
+            "label_map": reader.labels(case, start, spatial_transform),
             "dataset": torch.tensor(ref.dataset),
         }
 
@@ -142,8 +142,8 @@ class TwoViews(Views):
         shifted = np.array(first) + random.integers(-reach, reach + 1)
         second = inside(shifted, case.grid.shape, patch)
         crops = [
-            reader.image(case, start, placement, random)
-            for start, placement in zip((first, second), placements, strict=True)
+            reader.image(case, start, spatial_transform, random)
+            for start, spatial_transform in zip((first, second), placements, strict=True)
         ]
         shift: Patch = (second[0] - first[0], second[1] - first[1], second[2] - first[2])
         affines = [placements[0].affine((0, 0, 0), patch), placements[1].affine(shift, patch)]
@@ -230,9 +230,9 @@ class VolumePairs(Views):
         crops = []
         for ref in (order.cases[index], order.other_than(index, random)):
             case = ref.open()
-            placement = reader.draw_placement(case, random)
+            spatial_transform = reader.draw_placement(case, random)
             start = reader.crop_sampler.draw(case, reader.patch, random)
-            crops.append(reader.image(case, start, placement, random))
+            crops.append(reader.image(case, start, spatial_transform, random))
         return {"image": crops}
 
 

@@ -1,4 +1,4 @@
-"""The compiled loops of `placement.place`: each voxel of the patch is looked up in the source once."""
+"""The compiled loops of `spatial_transform.place`: each voxel of the patch is looked up in the source once."""
 
 from __future__ import annotations
 

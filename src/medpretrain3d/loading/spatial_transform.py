@@ -22,7 +22,7 @@ Patch = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Placement:
+class SpatialTransform:
     """Spatial transform of a patch: patch offset `o` from its center is read at `matrix @ (o + u(o))`.
 
     Mirroring comes last. `u` is the elastic displacement, linear between the nodes of a lattice over the patch.
@@ -85,38 +85,38 @@ class Placement:
         return np.flip(self.elastic, tuple(axis + 1 for axis in self.flips)) * distance_vox[:, None, None, None]
 
 
-PLAIN = Placement(np.eye(3))
+IDENTITY = SpatialTransform(np.eye(3))
 """Reads a crop as it stands."""
 
 
-def apply_transform(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
-    """Carry a crop (C, d, h, w), read with `placement.source_size(patch)`, to the patch (C, D, H, W).
+def apply_transform(source: Tensor, spatial_transform: SpatialTransform, patch: Patch, nearest: bool = False) -> Tensor:
+    """Carry a crop (C, d, h, w), read with `spatial_transform.source_size(patch)`, to the patch (C, D, H, W).
 
     Args:
         source: the voxels read; their centre is the patch's centre.
-        placement: what was drawn.
+        spatial transform: what was drawn.
         patch: size of the result in voxels.
         nearest: for labels, which keep their type; images are interpolated linearly and become float32, unless
             nothing has to be interpolated.
     """
-    if placement.is_plain:
-        return source.flip([axis + 1 for axis in placement.flips]) if placement.flips else source
+    if spatial_transform.is_plain:
+        return source.flip([axis + 1 for axis in spatial_transform.flips]) if spatial_transform.flips else source
     if source.device.type == "cpu":
-        return _place_compiled(source, placement, patch, nearest)
-    return place_on_device(source, placement, patch, nearest)
+        return _place_compiled(source, spatial_transform, patch, nearest)
+    return place_on_device(source, spatial_transform, patch, nearest)
 
 
-def place_on_device(source: Tensor, placement: Placement, patch: Patch, nearest: bool = False) -> Tensor:
+def place_on_device(source: Tensor, spatial_transform: SpatialTransform, patch: Patch, nearest: bool = False) -> Tensor:
     """Return `apply_transform` by `grid_sample`, for any device."""
     # grid_sample wants (w, h, d) in [-1, 1] with -1 and 1 at the outer faces of the crop; build it from offsets along
     # (d, h, w), so that the reversal happens in one place.
     scale = 2.0 / np.array(source.shape[1:])
-    matrix = np.diag(scale) @ placement.mirrored_matrix()
+    matrix = np.diag(scale) @ spatial_transform.mirrored_matrix()
     theta = (matrix @ np.diag(np.array(patch) / 2.0))[::-1, ::-1]
     affine = torch.from_numpy(np.concatenate([theta, np.zeros((3, 1))], axis=1)).to(source.device, torch.float32)
     grid = F.affine_grid(affine[None], [1, 1, *patch], align_corners=False)
-    if placement.elastic is not None:
-        lattice = np.tensordot(matrix, placement.displacement(patch), axes=1)[::-1]
+    if spatial_transform.elastic is not None:
+        lattice = np.tensordot(matrix, spatial_transform.displacement(patch), axes=1)[::-1]
         nodes = torch.from_numpy(lattice.copy()).to(source.device, torch.float32)[None]
         grid += F.interpolate(nodes, patch, mode="trilinear", align_corners=True).permute(0, 2, 3, 4, 1)
     mode = "nearest" if nearest else "bilinear"
@@ -124,7 +124,7 @@ def place_on_device(source: Tensor, placement: Placement, patch: Patch, nearest:
     return placed.to(source.dtype) if nearest else placed
 
 
-def place_boxes(boxes: np.ndarray, placement: Placement, patch: Patch, source_size: Patch) -> np.ndarray:
+def place_boxes(boxes: np.ndarray, spatial_transform: SpatialTransform, patch: Patch, source_size: Patch) -> np.ndarray:
     """Carry boxes (N, 6), in voxels of the source crop, to the patch.
 
     Exact for flips and zooms. Otherwise a box becomes the hull of the ellipsoid inscribed in it, which is far tighter
@@ -132,14 +132,14 @@ def place_boxes(boxes: np.ndarray, placement: Placement, patch: Patch, source_si
     """
     centre = box_center(boxes) - np.array(source_size) / 2
     half = box_size(boxes) / 2
-    to_patch = np.linalg.inv(placement.mirrored_matrix())
-    if placement.elastic is None:
+    to_patch = np.linalg.inv(spatial_transform.mirrored_matrix())
+    if spatial_transform.elastic is None:
         centre = centre @ to_patch.T
         half = np.sqrt(np.square(half) @ np.square(to_patch).T)
         low, high = centre - half, centre + half
     else:
         surface = (centre[:, None] + half[:, None] * _SPHERE) @ to_patch.T  # (N, points, 3)
-        moved = _undo_displacement(surface, placement.displacement(patch), patch)
+        moved = _undo_displacement(surface, spatial_transform.displacement(patch), patch)
         low, high = moved.min(axis=1), moved.max(axis=1)
     return np.concatenate([low, high], axis=1) + np.tile(np.array(patch) / 2, 2)
 
@@ -174,17 +174,17 @@ def _sphere(count: int) -> np.ndarray:
 _SPHERE = _sphere(256)
 
 
-def _place_compiled(source: Tensor, placement: Placement, patch: Patch, nearest: bool) -> Tensor:
+def _place_compiled(source: Tensor, spatial_transform: SpatialTransform, patch: Patch, nearest: bool) -> Tensor:
     voxels = np.ascontiguousarray(source.numpy())
     placed = np.empty((len(voxels), *patch), voxels.dtype if nearest else np.float32)
     kernel = _kernels()[1 if nearest else 0]
-    kernel(voxels, placement.mirrored_matrix(), placement.displacement(patch), placed)
+    kernel(voxels, spatial_transform.mirrored_matrix(), spatial_transform.displacement(patch), placed)
     return torch.from_numpy(placed)
 
 
 @functools.cache
 def _kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the loops of linear and of nearest interpolation, compiled when first wanted."""
-    from medpretrain3d.loading.placement_kernels import read_linear, read_nearest
+    from medpretrain3d.loading.spatial_kernels import read_linear, read_nearest
 
     return read_linear, read_nearest
