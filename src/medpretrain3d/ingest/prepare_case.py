@@ -110,7 +110,7 @@ def prepare_case(job: Job) -> Outcome:
     facts: dict[str, Any] = {}
     try:
         facts = _facts(job)
-        content = _content(job, facts)
+        case_data = _case_data(job, facts)
     except MissingLibrary:
         raise
     except (UserError, MemoryError) as error:
@@ -120,12 +120,12 @@ def prepare_case(job: Job) -> Outcome:
         if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
             shutil.rmtree(folder, ignore_errors=True)
         return Outcome(note=note)
-    row = write_case(job.store, content)
+    row = write_case(job.store, case_data)
     skip_record_path(job.store, case.id).unlink(missing_ok=True)
     return Outcome(row)
 
 
-def _content(job: Job, facts: dict[str, Any]) -> Content:
+def _case_data(job: Job, facts: dict[str, Any]) -> Content:
     case = job.case
     if case.problem:
         raise InvalidCaseError(case.problem, "layout")

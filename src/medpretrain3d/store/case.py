@@ -123,39 +123,43 @@ def case_folder(store: Path, case_id: str) -> Path:
     return Path(store) / CASES / plain_name(case_id, "case id")
 
 
-def write_case(store: Path, content: Content) -> dict[str, Any]:
+def write_case(store: Path, case_data: Content) -> dict[str, Any]:
     """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    pad_values = [int(channel.min()) for channel in content.image] if content.rescale else [AIR_HU] * len(content.image)
+    pad_values = (
+        [int(channel.min()) for channel in case_data.image] if case_data.rescale else [AIR_HU] * len(case_data.image)
+    )
     sidecar = {
         "version": VERSION,
-        "id": content.case_id,
-        "source_file": content.source_file,
-        "patient": content.patient,
-        "num_channels": len(content.image),
-        "has_mask": content.mask is not None,
+        "id": case_data.case_id,
+        "source_file": case_data.source_file,
+        "patient": case_data.patient,
+        "num_channels": len(case_data.image),
+        "has_mask": case_data.mask is not None,
         "pad_values": pad_values,
-        "rescale": [list(one) for one in content.rescale],
-        "statistics": [one.to_json() for one in content.statistics or channel_statistics(content.image, pad_values)],
-        "voxels": content.voxels or voxels_sha256(content.image),
-        "grid": content.grid.to_json(),
-        "source_grid": content.source_grid.to_json(),
+        "rescale": [list(one) for one in case_data.rescale],
+        "statistics": [
+            one.to_json() for one in case_data.statistics or channel_statistics(case_data.image, pad_values)
+        ],
+        "voxels": case_data.voxels or voxels_sha256(case_data.image),
+        "grid": case_data.grid.to_json(),
+        "source_grid": case_data.source_grid.to_json(),
         "instances": [
             {"id": one.id, "label": one.label, "box_vox": [float(edge) for edge in one.box_vox]}
-            for one in content.objects
+            for one in case_data.objects
         ],
-        "object_voxels": [one.num_voxels for one in content.objects],
-        "ignore_boxes_vox": [[float(edge) for edge in box] for box in content.ignore_boxes],
-        **content.facts,
+        "object_voxels": [one.num_voxels for one in case_data.objects],
+        "ignore_boxes_vox": [[float(edge) for edge in box] for box in case_data.ignore_boxes],
+        **case_data.facts,
     }
-    sidecar["sha256"] = content_sha256(sidecar, content.image, content.mask)
-    with finished_folder(case_folder(store, content.case_id), replace=(SIDECAR, IMAGE, MASK)) as unfinished:
-        write_array(unfinished / IMAGE, content.image)
-        if content.mask is not None:
-            write_array(unfinished / MASK, content.mask)
+    sidecar["sha256"] = content_sha256(sidecar, case_data.image, case_data.mask)
+    with finished_folder(case_folder(store, case_data.case_id), replace=(SIDECAR, IMAGE, MASK)) as unfinished:
+        write_array(unfinished / IMAGE, case_data.image)
+        if case_data.mask is not None:
+            write_array(unfinished / MASK, case_data.mask)
         sidecar["file_bytes"] = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
         sidecar["bytes"] = sum(sidecar["file_bytes"].values())
         sidecar["checksum"] = sidecar_checksum(sidecar)
@@ -200,16 +204,16 @@ def _check_sidecar(sidecar: Sidecar, name: str) -> None:
         raise UserError("has a box that is empty or outside the volume; prepare the case again")
 
 
-def _check_boxes(content: Content) -> None:
-    for one in content.objects:
+def _check_boxes(case_data: Content) -> None:
+    for one in case_data.objects:
         low, high = np.array(one.box_vox[:3]), np.array(one.box_vox[3:])
         # A resampled volume may end up to half a voxel before the file's last face.
-        inside = (low >= -0.5).all() and (high <= np.array(content.grid.shape) + 0.5).all()
+        inside = (low >= -0.5).all() and (high <= np.array(case_data.grid.shape) + 0.5).all()
         if not (np.isfinite([low, high]).all() and (low < high).all() and inside):
             box = [round(edge, 2) for edge in one.box_vox]
             raise UserError(
-                f"case {content.case_id}: box {box} of object {one.id} is empty or "
-                f"outside the volume of {content.grid.shape} voxels; correct the annotation, min corner first"
+                f"case {case_data.case_id}: box {box} of object {one.id} is empty or "
+                f"outside the volume of {case_data.grid.shape} voxels; correct the annotation, min corner first"
             )
 
 
