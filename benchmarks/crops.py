@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.peers import peer
 from benchmarks.timing import Row, race
-from medpretrain3d.store.case import IMAGE, Content, write_case
+from medpretrain3d.store.case import IMAGE, CaseData, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
 
@@ -31,7 +31,7 @@ def rows() -> Iterator[Row]:
         file = root / "scan.nii.gz"
         nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), np.diag([-1, -1, 1, 1])), file)
         grid = Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
-        content = Content("a", array[None], grid, grid, "a")
+        content = CaseData("a", array[None], grid, grid, "a")
         write_index(root / "store", (), None, [write_case(root / "store", content)], {})
         case = Store(root / "store").case("a")
         stored = (case.folder / IMAGE).stat().st_size

@@ -1,4 +1,4 @@
-"""Object-centred crops read from a store, with masks and without, against MONAI's sampling on the loaded volume."""
+"""Instance-centred crops read from a store, with masks and without, against MONAI's sampling on the loaded volume."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.timing import Row, one_thread, race
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import Window
@@ -41,10 +41,10 @@ def rows() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         grid = Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
-        objects = [Object(number + 1, 0, tuple(map(float, box))) for number, box in enumerate(boxes)]
+        objects = [Instance(number + 1, 0, tuple(map(float, box))) for number, box in enumerate(boxes)]
 
         def ours(kind: str, mask: np.ndarray | None) -> Callable[[], None]:
-            row = write_case(folder / kind, Content("ct", image, grid, grid, "ct.nii", objects, mask))
+            row = write_case(folder / kind, CaseData("ct", image, grid, grid, "ct.nii", objects, mask))
             write_index(folder / kind, ["nodule"], (1.0, 1.0, 1.0), [row], {})
             order = CaseOrder(Corpus([folder / kind]).cases("train"), seed=0)
             crops = ObjectCrops(order, CropReader(PATCH, Window(), crop_sampler=CropSampler(object_share=0.5)))

@@ -13,7 +13,7 @@ import torch
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.inference import InferenceConfig, save_bundle
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.store import write_index
@@ -35,8 +35,10 @@ def write_inputs(root: Path) -> None:
         image[0, 4:12, 4:12, 4:12] += 900
         mask = np.zeros((24, 24, 24), np.uint16)
         mask[4:12, 4:12, 4:12] = 1
-        objects = [Object(1, 0, (4.0, 4, 4, 12, 12, 12))]
-        rows.append(write_case(root / "store", Content(case_id, image, grid, grid, f"{case_id}.nii.gz", objects, mask)))
+        objects = [Instance(1, 0, (4.0, 4, 4, 12, 12, 12))]
+        rows.append(
+            write_case(root / "store", CaseData(case_id, image, grid, grid, f"{case_id}.nii.gz", objects, mask))
+        )
     write_index(root / "store", ["cube"], (2.0, 2.0, 2.0), rows, {"train": ["a"], "val": ["b"]})
     torch.manual_seed(0)
     detector = RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)

@@ -15,7 +15,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate, mean_average_precision
 from medpretrain3d.evaluation.overlap import of_boxes
 from medpretrain3d.inference.writers import Prediction, write_predictions
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
 
@@ -318,7 +318,7 @@ def store(tmp_path):
     rods = source.map_boxes(np.array([ROD, BESIDE]), grid)
     image = np.zeros((1, *grid.shape), np.int16)
     region = source.map_boxes(np.array([[10.0, 16, 10, 34, 18, 12]]), grid)[0]
-    one = Content("x", image, grid, source, "x.nii", [Object(0, 0, tuple(rods[0]))], ignore_boxes=[tuple(region)])
+    one = CaseData("x", image, grid, source, "x.nii", [Instance(0, 0, tuple(rods[0]))], ignore_boxes=[tuple(region)])
     write_index(tmp_path / "store", ["rod"], None, [write_case(tmp_path / "store", one)], {"test": ["x"]})
     return tmp_path / "store", rods
 

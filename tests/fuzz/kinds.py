@@ -46,7 +46,7 @@ from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.skipped_cases import read_skip_record, write_skip_record
-from medpretrain3d.store.store import Content, Object, Store, write_case, write_index
+from medpretrain3d.store.store import CaseData, Instance, Store, write_case, write_index
 from medpretrain3d.study.chain import read_chain
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
@@ -305,8 +305,8 @@ def _store(path: Path) -> Path:
         image = random.integers(-1000, 1000, (1, *GRID.shape)).astype(np.int16)
         mask = np.zeros(GRID.shape, np.uint16)
         mask[1:4, 1:4, 1:4] = 1
-        objects = [Object(1, 1, BOX)]
-        rows.append(write_case(path, Content(case_id, image, GRID, GRID, f"{case_id}.nii", objects, mask, [BOX])))
+        objects = [Instance(1, 1, BOX)]
+        rows.append(write_case(path, CaseData(case_id, image, GRID, GRID, f"{case_id}.nii", objects, mask, [BOX])))
     write_index(path, ("x", "y"), (1.0, 1.0, 1.0), rows, {"val": ["b"]})
     return path
 

@@ -13,7 +13,7 @@ from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.object_crops import ObjectCrops, apply_deferred_objects, collate_objects, instance_hulls
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.corpus import Corpus, nested_order
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import Window
@@ -33,17 +33,19 @@ def object_crops(cases, patch, seed=0, share=1.0, spatial=None, intensity=None, 
     return ObjectCrops(CaseOrder(cases, seed), reader, **options)
 
 
-def content(case_id: str, objects=((1, 0, (4, 5, 6, 10, 12, 16)),), with_mask: bool = True) -> Content:
+def content(case_id: str, objects=((1, 0, (4, 5, 6, 10, 12, 16)),), with_mask: bool = True) -> CaseData:
     """The image counts along W, objects fill their boxes."""
     image = np.broadcast_to(np.arange(SHAPE[2], dtype=np.int16) * 10, (1, *SHAPE)).copy()
     mask = np.zeros(SHAPE, np.uint16)
     for number, _, (d0, h0, w0, d1, h1, w1) in objects:
         mask[d0:d1, h0:h1, w0:w1] = number
-    listed = [Object(number, label, tuple(map(float, box))) for number, label, box in objects]
-    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", listed, mask if with_mask else None, voxels=case_id)
+    listed = [Instance(number, label, tuple(map(float, box))) for number, label, box in objects]
+    return CaseData(
+        case_id, image, GRID, GRID, f"{case_id}.nii.gz", listed, mask if with_mask else None, voxels=case_id
+    )
 
 
-def make_store(folder, *contents: Content) -> Corpus:
+def make_store(folder, *contents: CaseData) -> Corpus:
     rows = [write_case(folder, one) for one in contents]
     write_index(folder, ["a", "b"], (1.0, 1.0, 1.0), rows, {})
     return Corpus([folder])
@@ -114,7 +116,7 @@ def test_a_case_without_objects_gives_empty_targets(tmp_path):
 def test_a_whole_object_keeps_its_exact_box_and_a_cut_one_gets_the_hull_of_its_mask(tmp_path):
     # The mask at the store's spacing is a voxel smaller on each side than the box from the file's own spacing.
     one = content("x", objects=((1, 0, (5, 6, 7, 9, 11, 15)),))
-    exact = Object(1, 0, (4.25, 5.5, 6.5, 9.75, 12.0, 15.5))
+    exact = Instance(1, 0, (4.25, 5.5, 6.5, 9.75, 12.0, 15.5))
     cases = make_store(tmp_path, replace(one, objects=[exact])).cases("all")
     whole = object_crops(cases, SHAPE)[0][1]
     assert whole.boxes.tolist() == [list(exact.box_vox)]
@@ -255,7 +257,7 @@ def test_a_corpus_of_two_stores_and_what_it_refuses(tmp_path):
 
 @pytest.mark.parametrize("box", [(4, 4, 4, 3, 8, 8), (0, 0, 0, 30, 8, 8), (-3, 0, 0, 4, 4, 4), (0, 0, 0, 4, 4, np.nan)])
 def test_a_box_that_is_empty_or_outside_is_refused_and_nothing_is_written(tmp_path, box):
-    image, objects = np.zeros((1, *SHAPE), np.int16), [Object(0, 0, tuple(map(float, box)))]
+    image, objects = np.zeros((1, *SHAPE), np.int16), [Instance(0, 0, tuple(map(float, box)))]
     with pytest.raises(UserError, match=r"object 0 is empty or outside the volume of \(20, 24, 28\) voxels"):
-        write_case(tmp_path, Content("x", image, GRID, GRID, "x.nii", objects))
+        write_case(tmp_path, CaseData("x", image, GRID, GRID, "x.nii", objects))
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ import pytest
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler, foreground_start, object_start, uniform_start
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Case, Store, index_row, write_index
@@ -23,8 +23,8 @@ def make_store(folder, names, shape=SHAPE, fill=None, objects=()):
         image = np.full((1, *shape), -1000, np.int16)
         if fill is not None:
             image[(0, *fill)] = 40
-        listed = [Object(0, label, tuple(map(float, box))) for label, box in objects]
-        rows.append(write_case(folder, Content(name, image, Grid(shape, affine), Grid(shape, affine), name, listed)))
+        listed = [Instance(0, label, tuple(map(float, box))) for label, box in objects]
+        rows.append(write_case(folder, CaseData(name, image, Grid(shape, affine), Grid(shape, affine), name, listed)))
     write_index(folder, ["a", "b"], (1.0, 1.0, 1.0), rows, {})
     return folder
 
@@ -95,7 +95,7 @@ def test_foreground_of_values_without_unit_is_no_matter_of_hu(tmp_path):
     random, grid = np.random.default_rng(0), Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
     image = random.integers(0, 60, (1, *SHAPE)).astype(np.int16)  # all of it lies above -500
     image[0, 32:64, 32:64, 64:96] += 2000
-    write_case(tmp_path, Content("x", image, grid, grid, "x", rescale=((1.0, 0.0),)))
+    write_case(tmp_path, CaseData("x", image, grid, grid, "x", rescale=((1.0, 0.0),)))
     write_index(tmp_path, [], (1.0, 1.0, 1.0), [index_row(Case.open(tmp_path / "cases/x").sidecar)], {}, ["T1"])
     case = Store(tmp_path).case("x")
     starts = [

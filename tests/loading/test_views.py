@@ -20,7 +20,7 @@ from medpretrain3d.loading.views import (
     shared_hull,
     shared_volume,
 )
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import Window
@@ -42,10 +42,10 @@ def corpus(tmp_path_factory):
             image = (100 * np.indices(SHAPE) + 50).astype(np.int16)
             mask = np.zeros(SHAPE, np.uint16)
             mask[10:30, 12:30, 14:30] = 3
-            objects = [Object(3, number, (10.0, 12, 14, 30, 30, 30))]
+            objects = [Instance(3, number, (10.0, 12, 14, 30, 30, 30))]
             grid = Grid(SHAPE, affine)
             rows.append(
-                write_case(folder / str(number), Content(f"{letter}{number}", image, grid, grid, "x", objects, mask))
+                write_case(folder / str(number), CaseData(f"{letter}{number}", image, grid, grid, "x", objects, mask))
             )
         write_index(folder / str(number), ["organ", "lesion"][: number + 1], (1.0, 1.0, 1.0), rows, {}, ["d", "h", "w"])
     return Corpus([folder / "0", folder / "1"])
@@ -181,7 +181,9 @@ def test_a_pair_comes_from_two_volumes(tmp_path):
     rows = []
     for value in (100, 200, 300):
         grid = Grid((8, 8, 8), np.eye(4)[[2, 1, 0, 3]])
-        rows.append(write_case(tmp_path, Content(f"v{value}", np.full((1, 8, 8, 8), value, np.int16), grid, grid, "x")))
+        rows.append(
+            write_case(tmp_path, CaseData(f"v{value}", np.full((1, 8, 8, 8), value, np.int16), grid, grid, "x"))
+        )
     write_index(tmp_path, [], (1.0, 1.0, 1.0), rows, {})
     corpus = Corpus([tmp_path])
     first = []
@@ -222,7 +224,7 @@ def test_what_the_views_cannot_work_with_is_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="num_targets"):
         GridAndTargets(num_targets=(3, 2))
     grid = Grid((8, 8, 8), np.eye(4)[[2, 1, 0, 3]])
-    rows = [write_case(tmp_path, Content("only", np.zeros((1, 8, 8, 8), np.int16), grid, grid, "x"))]
+    rows = [write_case(tmp_path, CaseData("only", np.zeros((1, 8, 8, 8), np.int16), grid, grid, "x"))]
     write_index(tmp_path, [], (1.0, 1.0, 1.0), rows, {})
     with pytest.raises(UserError, match="one case alone makes no pair"):
         sample(Corpus([tmp_path]), VolumePairs())

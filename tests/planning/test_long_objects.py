@@ -6,7 +6,7 @@ import numpy as np
 
 from medpretrain3d import cli
 from medpretrain3d.planning import LongObjects
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import write_index
 
@@ -37,10 +37,10 @@ def test_plan_says_how_many_objects_are_too_long_for_its_patch(tmp_path, capsys)
     shape, rows = (32, 32, 32), []
     grid = Grid(shape, np.eye(4)[[2, 1, 0, 3]])
     for number in range(3):
-        objects = [Object(1, 0, (2.0, 2, 2, 30, 8, 8)), Object(2, 1, (4.0, 20, 20, 10, 26, 26))]
+        objects = [Instance(1, 0, (2.0, 2, 2, 30, 8, 8)), Instance(2, 1, (4.0, 20, 20, 10, 26, 26))]
         rows.append(
             write_case(
-                tmp_path / "s", Content(f"c{number}", np.zeros((1, *shape), np.int16), grid, grid, "x.nii", objects)
+                tmp_path / "s", CaseData(f"c{number}", np.zeros((1, *shape), np.int16), grid, grid, "x.nii", objects)
             )
         )
     write_index(tmp_path / "s", ["rod", "ball"], None, rows, {})

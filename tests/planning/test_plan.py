@@ -14,7 +14,7 @@ from medpretrain3d.planning import make_plan, read_plan
 from medpretrain3d.planning.make import estimate
 from medpretrain3d.planning.spacing import target_spacing_mm
 from medpretrain3d.planning.topology import plan_topology
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
@@ -26,8 +26,8 @@ def store(folder, spacings_mm=((2.0, 1.0, 1.0),) * 3, shape=(40, 60, 60), boxes=
     rows = []
     for number, spacing_mm in enumerate(spacings_mm):
         grid = Grid(shape, np.diag([*spacing_mm, 1.0])[[2, 1, 0, 3]])
-        objects = [Object(0, 0, (4.0, 8, 8, 8, 16, 16)), Object(0, 0, (20.0, 10, 10, 28, 26, 26))] if boxes else []
-        content = Content(f"c{number}", np.zeros((1, *shape), np.int16), grid, grid, "x.nii", objects)
+        objects = [Instance(0, 0, (4.0, 8, 8, 8, 16, 16)), Instance(0, 0, (20.0, 10, 10, 28, 26, 26))] if boxes else []
+        content = CaseData(f"c{number}", np.zeros((1, *shape), np.int16), grid, grid, "x.nii", objects)
         rows.append(write_case(folder, content))
     write_index(folder, ["lesion"] if boxes else [], None, rows, {})
     return folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medpretrain3d.store.case import Content, Object, write_case
+from medpretrain3d.store.case import CaseData, Instance, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import write_index
 
@@ -60,7 +60,7 @@ def write_cubes(store: Path, splits: dict[str, int]) -> Path:
     return store
 
 
-def _cube(case_id: str) -> Content:
+def _cube(case_id: str) -> CaseData:
     random = np.random.default_rng(sum(case_id.encode()))
     image = random.normal(-800, 30, (1, 24, 24, 24)).astype(np.int16)
     start = random.integers(2, 14, size=3)
@@ -71,7 +71,7 @@ def _cube(case_id: str) -> Content:
     affine = np.array([[0, 0, 2.0, 5], [0, 2.0, 0, 6], [2.0, 0, 0, 7], [0, 0, 0, 1]])
     grid = Grid((24, 24, 24), affine)
     box = tuple(float(edge) for edge in (*start, *(start + 8)))
-    return Content(case_id, image, grid, grid, f"{case_id}.nii.gz", [Object(1, 0, box)], instances)
+    return CaseData(case_id, image, grid, grid, f"{case_id}.nii.gz", [Instance(1, 0, box)], instances)
 
 
 def run_program(stage: str, *arguments: str, expect: int = 0) -> str:

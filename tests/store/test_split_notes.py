@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medpretrain3d.store.case import Content, write_case
+from medpretrain3d.store.case import CaseData, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.store import Store, write_index
@@ -14,7 +14,7 @@ def make(folder, splits, patients, scans=None, folds=()):
     rows = []
     for case_id in [case_id for ids in splits.values() for case_id in ids]:
         scan, image = (scans or {}).get(case_id, case_id), np.zeros((1, 4, 4, 4), np.int16)
-        one = Content(case_id, image, GRID, GRID, "x.nii", patient=patients.get(case_id), voxels=scan)
+        one = CaseData(case_id, image, GRID, GRID, "x.nii", patient=patients.get(case_id), voxels=scan)
         rows.append(write_case(folder, one))
     write_index(folder, ["a"], None, rows, splits, folds=folds)
     return Store(folder)

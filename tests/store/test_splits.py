@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import Content, Object
+from medpretrain3d.store.case import CaseData, Instance
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.splits import LABEL_FRACTIONS, Splits, fraction_count, label_budget, read_splits
 from medpretrain3d.store.store import Store, write_case, write_index
@@ -96,10 +96,12 @@ def store(tmp_path):
     rows = []
     for number in range(10):
         image = np.full((1, 6, 6, 6), number % 9, np.int16)
-        objects = [Object(0, 0, (1.0, 1, 1, 3, 3, 3))] * (number % 3)
+        objects = [Instance(0, 0, (1.0, 1, 1, 3, 3, 3))] * (number % 3)
         grid = Grid((6, 6, 6), np.eye(4))
         patient = f"p{number // 2}" if number < 9 else None
-        rows.append(write_case(tmp_path / "s", Content(f"c{number}", image, grid, grid, "f", objects, patient=patient)))
+        rows.append(
+            write_case(tmp_path / "s", CaseData(f"c{number}", image, grid, grid, "f", objects, patient=patient))
+        )
     write_index(tmp_path / "s", ["lesion"], None, rows, {"test": ["c2"], "unlabelled": ["c3"], "val": ["c5"]})
     return tmp_path / "s"
 

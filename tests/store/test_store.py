@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import AIR_HU, Content, Object, case_folder, write_case
+from medpretrain3d.store.case import AIR_HU, CaseData, Instance, case_folder, write_case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
 from medpretrain3d.store.targets import targets_json
@@ -24,11 +24,11 @@ def content(case_id="a", seed=0, mask=True):
     instances[2:5, 6:9, 1:4] = 1
     instances[10:12, 6:9, 1:4] = 3
     objects = [
-        Object(1, 1, (2.0, 6.0, 1.0, 5.0, 9.0, 4.0)),
-        Object(3, 0, (10.0, 6.0, 1.0, 12.0, 9.0, 4.0)),
-        Object(0, 1, (15.2, 6.0, 1.0, 15.4, 6.5, 1.5)),  # too small for a voxel
+        Instance(1, 1, (2.0, 6.0, 1.0, 5.0, 9.0, 4.0)),
+        Instance(3, 0, (10.0, 6.0, 1.0, 12.0, 9.0, 4.0)),
+        Instance(0, 1, (15.2, 6.0, 1.0, 15.4, 6.5, 1.5)),  # too small for a voxel
     ]
-    return Content(case_id, image, GRID, GRID, f"{case_id}.nii.gz", objects, instances if mask else None)
+    return CaseData(case_id, image, GRID, GRID, f"{case_id}.nii.gz", objects, instances if mask else None)
 
 
 @pytest.fixture
@@ -283,8 +283,8 @@ def test_targets_name_objects_and_ignore_regions_in_millimetres(tmp_path):
         (8, 8, 8), np.array([[0.0, 0, 2, 10], [0, 2, 0, 20], [2, 0, 0, 30], [0, 0, 0, 1]])
     )  # D, H, W to x, y, z
     image = np.zeros((1, 8, 8, 8), np.int16)
-    one = Content(
-        "x", image, grid, grid, "x.nii", [Object(0, 0, (1, 1, 1, 3, 3, 3))], ignore_boxes=[(4, 5, 6, 5, 6, 7)]
+    one = CaseData(
+        "x", image, grid, grid, "x.nii", [Instance(0, 0, (1, 1, 1, 3, 3, 3))], ignore_boxes=[(4, 5, 6, 5, 6, 7)]
     )
     write_index(tmp_path, ["nodule"], (2.0, 2.0, 2.0), [write_case(tmp_path, one)], {})
     (entry,) = targets_json(Store(tmp_path), ["x"])["targets"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import Content, write_case
+from medpretrain3d.store.case import CaseData, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
@@ -24,7 +24,7 @@ def make_store(tmp_path):
         for case_id in [case_id for ids in splits.values() for case_id in ids]:
             scan = (scans or {}).get(case_id, f"{name} {case_id}")
             image = np.zeros((1, 4, 4, 4), np.int16)
-            rows.append(write_case(tmp_path / name, Content(case_id, image, GRID, GRID, "x.nii", voxels=scan)))
+            rows.append(write_case(tmp_path / name, CaseData(case_id, image, GRID, GRID, "x.nii", voxels=scan)))
         write_index(tmp_path / name, ["a"], None, rows, splits, folds=folds)
         return Store(tmp_path / name)
 

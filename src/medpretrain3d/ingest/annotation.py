@@ -11,8 +11,8 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
 from medpretrain3d.ingest.importers.marks import BoxMark, Mark, boxes_of
-from medpretrain3d.ingest.objects import TOO_SMALL, Instance, find_objects
-from medpretrain3d.store.case import Object
+from medpretrain3d.ingest.objects import TOO_SMALL, find_objects
+from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.volume import Volume, check_same_place, read_labels, resample_labels
@@ -25,7 +25,7 @@ CUT_VOX = 0.5
 class Annotation:
     """Objects and ignore regions of a case, half-open boxes in voxels of the stored grid."""
 
-    objects: tuple[Object, ...] = ()
+    objects: tuple[Instance, ...] = ()
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids; None where there is no label map."""
     ignore_boxes: tuple[tuple[float, ...], ...] = ()
@@ -64,7 +64,7 @@ def annotate(
     stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
     visible = set() if stored is None else set(np.unique(stored).tolist())
     objects = [
-        Object(one.id if one.id in visible else 0, one.label, box, one.num_voxels)
+        Instance(one.id if one.id in visible else 0, one.label, box, one.num_voxels)
         for one, box in zip(found, boxes, strict=True)
         if one.label not in (IGNORE, TOO_SMALL)
     ]
@@ -72,7 +72,7 @@ def annotate(
     written = boxes_of(marks, grid)
     inside = _inside(case, marks, written, grid)
     for mark, box in zip(marks, _carried(inside, grid, target), strict=True):
-        objects.append(Object(0, mark.label, box))
+        objects.append(Instance(0, mark.label, box))
     regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid), grid)
     is_visible = (regions[:, :3] < regions[:, 3:]).all(axis=1)
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]

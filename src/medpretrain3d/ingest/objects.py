@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, ObjectRule
+from medpretrain3d.store.case import Instance
 
 TOO_SMALL = -3
 """In the place of a class: a part of fewer than `min_voxels`, which is background."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One object: its id in the instance map, class from 0, box (6,) in voxels of the map, half-open.
-
-    An ignore region has the label `IGNORE`, what is too small for an object `TOO_SMALL`; both have the id 0, for they
-    are not drawn into the instance map.
-    """
-
-    id: int
-    label: int
-    box_vox: tuple[int, ...]
-    num_voxels: int = field(default=0, compare=False)
 
 
 def find_objects(

@@ -25,7 +25,7 @@ from medpretrain3d.store.case import (
     SIDECAR,
     VERSION,
     Case,
-    Content,
+    CaseData,
     case_folder,
     index_row,
     voxels_sha256,
@@ -125,7 +125,7 @@ def prepare_case(job: Job) -> Outcome:
     return Outcome(row)
 
 
-def _case_data(job: Job, facts: dict[str, Any]) -> Content:
+def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
     case = job.case
     if case.problem:
         raise InvalidCaseError(case.problem, "layout")
@@ -137,7 +137,7 @@ def _case_data(job: Job, facts: dict[str, Any]) -> Content:
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
     if job.spacing_mm:
         image = resample(image, job.spacing_mm)
-    return Content(
+    return CaseData(
         case.id,
         image.array,
         image.grid,

@@ -32,7 +32,7 @@ AIR_HU = -1024
 
 
 @dataclass(frozen=True)
-class Object:
+class Instance:
     """One object: its value in the mask (0 where it has no voxel there), class from 0, box (6,) in voxels."""
 
     id: int
@@ -76,7 +76,7 @@ class Sidecar(TypedDict):
 
 
 @dataclass(frozen=True)
-class Content:
+class CaseData:
     """Everything that is written about a case.
 
     Raises:
@@ -92,7 +92,7 @@ class Content:
     """Of the file it came from, in the file's own array order."""
     source_file: str
     """Name of that file, without folders."""
-    objects: Sequence[Object] = ()
+    objects: Sequence[Instance] = ()
     """Boxes half-open, in voxels of `grid`."""
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids, or None where there is no mask."""
@@ -123,7 +123,7 @@ def case_folder(store: Path, case_id: str) -> Path:
     return Path(store) / CASES / plain_name(case_id, "case id")
 
 
-def write_case(store: Path, case_data: Content) -> dict[str, Any]:
+def write_case(store: Path, case_data: CaseData) -> dict[str, Any]:
     """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Raises:
@@ -204,7 +204,7 @@ def _check_sidecar(sidecar: Sidecar, name: str) -> None:
         raise UserError("has a box that is empty or outside the volume; prepare the case again")
 
 
-def _check_boxes(case_data: Content) -> None:
+def _check_boxes(case_data: CaseData) -> None:
     for one in case_data.objects:
         low, high = np.array(one.box_vox[:3]), np.array(one.box_vox[3:])
         # A resampled volume may end up to half a voxel before the file's last face.

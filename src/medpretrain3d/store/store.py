@@ -32,7 +32,7 @@ from medpretrain3d.documents import (
     Whole,
 )
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import CASES, VERSION, Case, Content, Object, case_folder, index_row, write_case
+from medpretrain3d.store.case import CASES, VERSION, Case, CaseData, Instance, case_folder, index_row, write_case
 from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.store.grid import Spacing
 from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
@@ -40,7 +40,7 @@ from medpretrain3d.store.unit import Unit
 
 INDEX, SKIPPED = "store.json", "skipped.json"
 
-__all__ = ["Case", "Content", "Object", "Store", "case_folder", "index_row", "write_case", "write_index"]
+__all__ = ["Case", "CaseData", "Instance", "Store", "case_folder", "index_row", "write_case", "write_index"]
 
 
 _Step = Annotated[Number, Field(gt=0)]
