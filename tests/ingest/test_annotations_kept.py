@@ -185,7 +185,7 @@ def test_columns_in_any_case_and_a_column_of_classes_under_another_name(tmp_path
     for header in ("Image,Label,X0_vox,y0_vox,z0_vox,x1_vox,y1_vox,z1_vox,Ignore", text.splitlines()[0].upper()):
         table.write_text("\n".join([header, *text.splitlines()[1:]]))
         dataset = read_raw(tmp_path)
-        assert [(len(case.marks), len(case.ignore)) for case in dataset.cases] == [(1, 0), (0, 1), (1, 0)]
+        assert [(len(case.annotations), len(case.ignore)) for case in dataset.cases] == [(1, 0), (0, 1), (1, 0)]
         assert dataset.leftovers == ()
     for name in ("class", "Category", "label_name", "type"):
         table.write_text(text.replace("label", name))
@@ -256,8 +256,8 @@ def test_regions_to_ignore_in_any_spelling_are_no_objects(tmp_path, capsys):
     MINIATURES["folder"].write(raw)
     rows = [f"a.nii.gz,nodule,{k},2,3,{k + 1},5,6,{word}" for k, word in enumerate(("", "no", "true", "YES", "1"))]
     (raw / "boxes.csv").write_text("\n".join([f"{COLUMNS},ignore", *rows]))
-    (case,) = [case for case in read_raw(raw).cases if case.marks]
-    assert (len(case.marks), len(case.ignore)) == (2, 3)
+    (case,) = [case for case in read_raw(raw).cases if case.annotations]
+    assert (len(case.annotations), len(case.ignore)) == (2, 3)
     (raw / "boxes.csv").write_text(f"{COLUMNS},ignore\na.nii.gz,nodule,1,2,3,2,5,6,maybe\n")
     code, told = prepared(raw, tmp_path / "store", capsys)
     assert code == 2
@@ -292,7 +292,7 @@ def test_coco_files_that_contradict_themselves_are_refused(changes, message, tmp
         "annotations": [{"image_id": 0, "category_id": 1, "bbox": [1] * 6, "iscrowd": "0"}],
     }
     (tmp_path / "annotations.json").write_text(json.dumps(document))
-    assert len(read_raw(tmp_path).cases[0].marks) == 1
+    assert len(read_raw(tmp_path).cases[0].annotations) == 1
     (tmp_path / "annotations.json").write_text(json.dumps({**document, **changes}))
     with pytest.raises(UserError, match=message):
         read_raw(tmp_path)
@@ -301,8 +301,8 @@ def test_coco_files_that_contradict_themselves_are_refused(changes, message, tmp
 def test_semicolons_and_decimal_commas(tmp_path):
     MINIATURES["folder"].write(tmp_path)
     (tmp_path / "boxes.csv").write_text("image;label;x_vox;y_vox;z_vox;diameter_vox\na.nii.gz;nodule;5,5;4,25;3;2\n")
-    (case,) = [case for case in read_raw(tmp_path).cases if case.marks]
-    assert (case.marks[0].low, case.marks[0].high) == ((4.5, 3.25, 2), (6.5, 5.25, 4))
+    (case,) = [case for case in read_raw(tmp_path).cases if case.annotations]
+    assert (case.annotations[0].low, case.annotations[0].high) == ((4.5, 3.25, 2), (6.5, 5.25, 4))
     (tmp_path / "boxes.csv").write_text("image,label,x_vox,y_vox,z_vox,diameter_vox\na.nii.gz,nodule,5,5,4,25,3,2\n")
     with pytest.raises(UserError, match="row 2 has 8 cells, the header 6"):
         read_raw(tmp_path)

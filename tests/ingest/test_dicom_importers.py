@@ -15,8 +15,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.consensus import ReaderMark, agreement, group_marks
-from medpretrain3d.ingest.importers.marks import BoxMark, SphereMark
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.store import Store
 
@@ -103,7 +103,7 @@ def test_lidc_keeps_what_three_readers_agree_on_and_ignores_the_rest(lidc, tmp_p
 def test_the_agreement_level_is_an_option(lidc):
     def count(level):
         (case,) = read_raw(lidc, options={"min_readers": str(level)}).cases
-        return len(case.marks), len(case.ignore)
+        return len(case.annotations), len(case.ignore)
 
     assert [count(level) for level in (1, 2, 3, 4)] == [(2, 2), (1, 3), (1, 3), (0, 4)]
     with pytest.raises(UserError, match="min_readers 5: four readers read every scan; give 1 to 4"):
@@ -116,7 +116,10 @@ def test_readings_downloaded_apart_find_their_series(lidc):
     xml.rename(lidc / "tcia-lidc-xml/157/158.xml")
     (case,) = read_raw(lidc).cases
     assert case.id == UID
-    assert case.ignore[:2] == (SphereMark((3.5, 8.5, -90.0), 10, "slices"), SphereMark((9.5, 8.5, -97.5), 10, "slices"))
+    assert case.ignore[:2] == (
+        SphereAnnotation((3.5, 8.5, -90.0), 10, "slices"),
+        SphereAnnotation((9.5, 8.5, -97.5), 10, "slices"),
+    )
 
 
 def test_thin_outlines_and_holes(tmp_path):
@@ -124,7 +127,7 @@ def test_thin_outlines_and_holes(tmp_path):
     thin = nodule({-95.0: [(3, 3), (4, 3), (4, 4)], -92.5: [(4, 4)]}) + nodule({-95.0: outline(0, 0, 9, 9)}, "FALSE")
     (tmp_path / "r.xml").write_text(reading(thin))
     (case,) = read_raw(tmp_path, options={"min_readers": "1"}).cases
-    assert case.marks == (BoxMark((3, 3, -95.0), (4, 4, -92.5), "slices"),)
+    assert case.annotations == (BoxAnnotation((3, 3, -95.0), (4, 4, -92.5), "slices"),)
 
 
 def test_marks_group_where_centres_are_closer_than_the_larger_radius():
@@ -132,9 +135,9 @@ def test_marks_group_where_centres_are_closer_than_the_larger_radius():
         return ReaderMark(reader, (x, 0, 0, x + edge, edge, edge))
 
     radius = 10 / 2
-    marks = [cube(0, 0), cube(radius - 0.1, 1), cube(2 * radius - 0.2, 1), cube(30, 2), cube(30 + radius, 3)]
-    assert group_marks(marks) == [[0, 1, 2], [3], [4]]
-    assert agreement(marks[:3]) == 2  # reader 1 marked twice
+    annotations = [cube(0, 0), cube(radius - 0.1, 1), cube(2 * radius - 0.2, 1), cube(30, 2), cube(30 + radius, 3)]
+    assert group_marks(annotations) == [[0, 1, 2], [3], [4]]
+    assert agreement(annotations[:3]) == 2  # reader 1 marked twice
 
 
 def test_grouping_agrees_with_the_nodules_of_lidc(shared_data):
@@ -149,7 +152,7 @@ def test_grouping_agrees_with_the_nodules_of_lidc(shared_data):
     for scan_id, rows in rows_of.items():
         pixel_mm, slice_mm = (float(scans[scan_id][name]) for name in ("pixel_spacing", "slice_spacing"))
         spacing_mm = np.array([pixel_mm, pixel_mm, slice_mm])
-        marks = [
+        annotations = [
             ReaderMark(
                 reader,
                 tuple(
@@ -163,7 +166,7 @@ def test_grouping_agrees_with_the_nodules_of_lidc(shared_data):
         nodules = defaultdict(set)
         for index, row in enumerate(rows):
             nodules[row["nodule"]].add(index)
-        same += sum(set(group) in nodules.values() for group in group_marks(marks))
+        same += sum(set(group) in nodules.values() for group in group_marks(annotations))
         total += len(nodules)
     assert total == 2651
     assert same / total > 0.99

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import layouts, nnunet, read_raw
-from medpretrain3d.ingest.importers.marks import BoxMark, SphereMark
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.store import Store
 
@@ -59,10 +59,13 @@ def test_a_table_of_boxes_and_of_centres_with_diameters(tmp_path):
     dataset = read_raw(tmp_path)
     assert dataset.classes == ("mass", "nodule")
     a, b, unnamed, label_map = dataset.cases
-    assert a.marks == (BoxMark((1, 2, 3), (4, 5, 6), "voxels", 1), SphereMark((10, -20, 30), 8, "lps_mm", 0))
-    assert a.ignore == (SphereMark((1, 2, 3), 4, "lps_mm", 0),)
+    assert a.annotations == (
+        BoxAnnotation((1, 2, 3), (4, 5, 6), "voxels", 1),
+        SphereAnnotation((10, -20, 30), 8, "lps_mm", 0),
+    )
+    assert a.ignore == (SphereAnnotation((1, 2, 3), 4, "lps_mm", 0),)
     assert (a.patient, a.split) == ("p1", "train")
-    assert (b.id, b.marks, b.split, unnamed.split) == ("sub__b", (), "val", "unlabelled")
+    assert (b.id, b.annotations, b.split, unnamed.split) == ("sub__b", (), "val", "unlabelled")
     assert "is called a label map" in label_map.problem
 
 
@@ -75,9 +78,9 @@ def test_a_table_in_ras_turns_x_and_y_around(tmp_path):
     )
     dataset = read_raw(tmp_path)
     assert dataset.classes == ("object",)
-    assert dataset.cases[0].marks == (
-        BoxMark((-4, -6, 3), (-1, -2, 8), "lps_mm"),
-        BoxMark((8, 9, 10), (12, 13, 14), "voxels"),
+    assert dataset.cases[0].annotations == (
+        BoxAnnotation((-4, -6, 3), (-1, -2, 8), "lps_mm"),
+        BoxAnnotation((8, 9, 10), (12, 13, 14), "voxels"),
     )
 
 
@@ -118,9 +121,9 @@ def test_coco_in_other_frames_and_with_damage(tmp_path):
         return read_raw(tmp_path)
 
     a, gone = read().cases
-    assert a.marks == (BoxMark((-5, -7, 3), (-1, -2, 9), "lps_mm", 0),)
+    assert a.annotations == (BoxAnnotation((-5, -7, 3), (-1, -2, 9), "lps_mm", 0),)
     assert "gone.nii, which is not there" in gone.problem
-    assert read(frame="voxels").cases[0].marks == (BoxMark((1, 2, 3), (5, 7, 9), "voxels", 0),)
+    assert read(frame="voxels").cases[0].annotations == (BoxAnnotation((1, 2, 3), (5, 7, 9), "voxels", 0),)
     for changes, message in [
         ({"frame": "mm"}, "frame is 'mm', wanted one of voxels"),
         ({"images": []}, "annotations of image 1, which `images` does not list"),

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnnotation, boxes_of
 from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
-from medpretrain3d.ingest.importers.marks import BoxMark, Mark, boxes_of
 from medpretrain3d.ingest.objects import TOO_SMALL, find_objects
 from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
@@ -68,17 +68,17 @@ def annotate(
         for one, box in zip(found, boxes, strict=True)
         if one.label not in (IGNORE, TOO_SMALL)
     ]
-    marks, grid = tuple(dict.fromkeys(case.marks)), image.source_grid
-    written = boxes_of(marks, grid)
-    inside = _inside(case, marks, written, grid)
-    for mark, box in zip(marks, _carried(inside, grid, target), strict=True):
-        objects.append(Instance(0, mark.label, box))
+    annotations, grid = tuple(dict.fromkeys(case.annotations)), image.source_grid
+    written = boxes_of(annotations, grid)
+    inside = _inside(case, annotations, written, grid)
+    for annotation, box in zip(annotations, _carried(inside, grid, target), strict=True):
+        objects.append(Instance(0, annotation.label, box))
     regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid), grid)
     is_visible = (regions[:, :3] < regions[:, 3:]).all(axis=1)
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
     ignored += _carried(regions[is_visible], grid, target)
     remarks = {
-        "objects given twice, taken once": len(case.marks) - len(marks),
+        "objects given twice, taken once": len(case.annotations) - len(annotations),
         "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
         "ignore regions outside of their scan": int((~is_visible).sum()),
     }
@@ -106,14 +106,14 @@ def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[floa
     return [tuple(box) for box in boxes.tolist()]
 
 
-def _inside(case: RawCase, marks: Sequence[Mark], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     """Marks of objects, cut at the scan's edge where a sphere or a rounded corner reaches over it."""
     is_inside = _are_inside(boxes_vox, grid)
     if not is_inside.all():
-        mark, outside = marks[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
+        annotation, outside = annotations[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
         raise InvalidCaseError(
-            f"{outside} of {len(marks)} objects: {mark} lies outside {case.images[0].name} of {grid.shape} voxels or "
-            f"is empty; {_other_frame(marks, grid)}",
+            f"{outside} of {len(annotations)} objects: {annotation} lies outside {case.images[0].name} of {grid.shape} voxels or "
+            f"is empty; {_other_frame(annotations, grid)}",
             "annotation",
         )
     return _clipped(boxes_vox, grid)
@@ -125,7 +125,7 @@ def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     return ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
 
 
-def _other_frame(marks: Sequence[Mark], grid: Grid) -> str:
+def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
     """Suggest a remedy for objects outside of their scan, such as a frame in which all of them would be inside."""
     for frame, order, signs, told in (
         (
@@ -136,17 +136,17 @@ def _other_frame(marks: Sequence[Mark], grid: Grid) -> str:
         ),
         ("voxels", (2, 1, 0), (1, 1, 1), "all are inside if read as (z, y, x): are x and z exchanged?"),
     ):
-        if all(mark.frame == frame and not _is_empty(mark) for mark in marks):
-            moved = [mark.reordered(order, signs) for mark in marks]
+        if all(annotation.frame == frame and not _is_empty(annotation) for annotation in annotations):
+            moved = [annotation.reordered(order, signs) for annotation in annotations]
             if _are_inside(boxes_of(moved, grid), grid).all():
                 return told
     return "correct it: is its frame the one stated, its lowest corner first?"
 
 
-def _is_empty(mark: Mark) -> bool:
-    if isinstance(mark, BoxMark):
-        return not all(low < high for low, high in zip(mark.low, mark.high, strict=True))
-    return mark.diameter_mm <= 0
+def _is_empty(annotation: ObjectAnnotation) -> bool:
+    if isinstance(annotation, BoxAnnotation):
+        return not all(low < high for low, high in zip(annotation.low, annotation.high, strict=True))
+    return annotation.diameter_mm <= 0
 
 
 def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
@@ -156,4 +156,4 @@ def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
 
 def marks_sha256(case: RawCase) -> str:
     """Compute the hash by which `prepare` knows whether the marks of a finished case changed."""
-    return hashlib.sha256(repr((case.marks, case.ignore, case.patient)).encode()).hexdigest()
+    return hashlib.sha256(repr((case.annotations, case.ignore, case.patient)).encode()).hexdigest()

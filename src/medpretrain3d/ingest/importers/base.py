@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from medpretrain3d.ingest.importers.marks import Mark
+from medpretrain3d.ingest.importers.annotations import ObjectAnnotation
 from medpretrain3d.store.volume import Volume
 
 ObjectRule = Literal["components", "labels", "instances"]
@@ -31,9 +31,9 @@ class RawCase:
     class_of_value: Mapping[int, int] | None = field(default_factory=dict)
     """Class (from 0), `ANATOMY` or `IGNORE` for each value other than 0 that the label map may hold; None where every
     value is an object of class 0, whatever the rule."""
-    marks: tuple[Mark, ...] = ()
+    annotations: tuple[ObjectAnnotation, ...] = ()
     """Objects that are given as boxes or spheres."""
-    ignore: tuple[Mark, ...] = ()
+    ignore: tuple[ObjectAnnotation, ...] = ()
     """Regions in which finding something is neither right nor wrong."""
     patient: str | None = None
     """Pseudonym under which several cases belong together; None where each case is a patient of its own."""

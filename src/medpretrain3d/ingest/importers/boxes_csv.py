@@ -28,12 +28,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, Frame, ObjectAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import below, flag, number, read_csv
 from medpretrain3d.ingest.importers.folder import read_folder
 from medpretrain3d.ingest.importers.ids import ScanIds
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.ingest.importers.marks import BoxMark, Frame, Mark, SphereMark
 from medpretrain3d.ingest.importers.tables import columns_of, tables_in
 from medpretrain3d.store.file_names import case_id_of
 
@@ -146,17 +146,17 @@ def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]],
     (patient,), (split,) = told["patient"], told["split"]
     if split not in ("", *SPLITS):
         raise UserError(f"{table}: {image} is in split {split!r}, wanted {', '.join(SPLITS)}")
-    marks: dict[bool, list[Mark]] = {False: [], True: []}
+    annotations: dict[bool, list[ObjectAnnotation]] = {False: [], True: []}
     for row in rows:
         if not _is_bare(row):
             is_ignored = _is_ignored(table, row)
             label = 0 if is_ignored else classes.index(_label(row))
-            marks[is_ignored].append(_mark(table, row, label))
+            annotations[is_ignored].append(_mark(table, row, label))
     return RawCase(
         case_id_of(path, raw),
         (path,),
-        marks=tuple(marks[False]),
-        ignore=tuple(marks[True]),
+        annotations=tuple(annotations[False]),
+        ignore=tuple(annotations[True]),
         patient=patient or None,
         split=split or "train",
         problem="" if path.exists() else f"{table.name} names {image}, which is not there",
@@ -177,7 +177,7 @@ def _is_bare(row: Mapping[str, str]) -> bool:
     return not any(row[name] for name in told)
 
 
-def _mark(table: Path, row: Mapping[str, str], label: int) -> Mark:
+def _mark(table: Path, row: Mapping[str, str], label: int) -> ObjectAnnotation:
     """Return the object of a row. In RAS, x and y point the other way, so that lowest and highest change places."""
     suffix = next((one for one in FRAME_OF if row.get(f"x0_{one}") or row.get(f"x_{one}")), None)
     if suffix is None:
@@ -187,13 +187,13 @@ def _mark(table: Path, row: Mapping[str, str], label: int) -> Mark:
         x0, y0, z0, x1, y1, z1 = (number(table, row, f"{axis}{end}_{suffix}") for end in "01" for axis in "xyz")
         if sign < 0:
             x0, y0, x1, y1 = -x1, -y1, -x0, -y0
-        return BoxMark((x0, y0, z0), (x1, y1, z1), frame, label)
+        return BoxAnnotation((x0, y0, z0), (x1, y1, z1), frame, label)
     x, y, z = (number(table, row, f"{axis}_{suffix}") for axis in "xyz")
     if row.get("diameter_mm"):
-        return SphereMark((x * sign, y * sign, z), number(table, row, "diameter_mm"), frame, label)
+        return SphereAnnotation((x * sign, y * sign, z), number(table, row, "diameter_mm"), frame, label)
     if frame == "voxels" and row.get("diameter_vox"):
         half = number(table, row, "diameter_vox") / 2
-        return BoxMark((x - half, y - half, z - half), (x + half, y + half, z + half), frame, label)
+        return BoxAnnotation((x - half, y - half, z - half), (x + half, y + half, z + half), frame, label)
     wanted = "diameter_mm or diameter_vox" if frame == "voxels" else "diameter_mm"
     raise UserError(f"{table}: a centre without {wanted}; row {row}")
 

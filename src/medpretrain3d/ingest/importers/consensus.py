@@ -29,22 +29,22 @@ class ReaderMark:
         return float(np.prod(edges_mm) ** (1 / 3)) / 2
 
 
-def group_marks(marks: Sequence[ReaderMark]) -> list[list[int]]:
+def group_marks(annotations: Sequence[ReaderMark]) -> list[list[int]]:
     """Return indices of the marks that are one nodule, nodule by nodule.
 
     Two marks belong together when their centres are closer than the larger of their radii, and so do all marks that are
     linked by such pairs. On LIDC-IDRI this gives the grouping of pylidc for 2,642 of its 2,651 nodules.
     """
-    group_of = list(range(len(marks)))
-    for one in range(len(marks)):
+    group_of = list(range(len(annotations)))
+    for one in range(len(annotations)):
         for other in range(one):
-            distance_mm = math.dist(marks[one].center_mm, marks[other].center_mm)
-            if distance_mm < max(marks[one].radius_mm, marks[other].radius_mm):
+            distance_mm = math.dist(annotations[one].center_mm, annotations[other].center_mm)
+            if distance_mm < max(annotations[one].radius_mm, annotations[other].radius_mm):
                 old, new = group_of[one], group_of[other]
                 group_of = [new if group == old else group for group in group_of]
     return [[index for index, own in enumerate(group_of) if own == group] for group in sorted(set(group_of))]
 
 
-def agreement(marks: Sequence[ReaderMark]) -> int:
+def agreement(annotations: Sequence[ReaderMark]) -> int:
     """Count the readers who marked a nodule; a reader who outlined it in two pieces counts once."""
-    return len({mark.reader for mark in marks})
+    return len({annotation.reader for annotation in annotations})

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import dicom_series, find_files, number, read_csv, whole
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.ingest.importers.marks import BoxMark
 from medpretrain3d.ingest.importers.xlsx import read_xlsx
 from medpretrain3d.store.readers.dicom import header_text
 
@@ -51,8 +51,8 @@ def read_duke_breast_mri(raw: Path) -> RawDataset:
         except UserError as error:
             cases.append(RawCase(patient, (series,), problem=str(error)))
             continue
-        box = BoxMark((x0 - 1, y0 - 1, planes_mm[0]), (x1, y1, planes_mm[1]), "slices")
-        cases.append(RawCase(patient, (series,), marks=(box,), patient=patient))
+        box = BoxAnnotation((x0 - 1, y0 - 1, planes_mm[0]), (x1, y1, planes_mm[1]), "slices")
+        cases.append(RawCase(patient, (series,), annotations=(box,), patient=patient))
     boxed = list(num_rows)
     if not set(boxed) & set(series_of):
         raise UserError(

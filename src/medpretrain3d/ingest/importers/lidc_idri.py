@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.consensus import ReaderMark, agreement, group_marks
 from medpretrain3d.ingest.importers.files import dicom_series, find_files, flag
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.ingest.importers.marks import BoxMark, Mark, SphereMark
 from medpretrain3d.store.readers.dicom import header_text
 
 POINT_MM = 10.0
@@ -67,7 +67,7 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
             except UserError as error:
                 raise UserError(f"{path}: {error}") from error
             patient = next((part for part in folder.relative_to(raw).parts if part.startswith("LIDC-IDRI-")), None)
-            cases.append(RawCase(uid, (folder,), marks=objects, ignore=ignored, patient=patient))
+            cases.append(RawCase(uid, (folder,), annotations=objects, ignore=ignored, patient=patient))
     met = {case.id for case in cases}
     leftovers += [Leftover(uid, "readings whose series is not there") for uid in readings if uid not in met]
     if not met & set(readings):
@@ -83,16 +83,18 @@ def read_lidc_idri(raw: Path, min_readers: int = 3) -> RawDataset:
     )
 
 
-def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], tuple[Mark, ...]]:
+def findings(
+    reading: ET.Element, min_readers: int
+) -> tuple[tuple[ObjectAnnotation, ...], tuple[ObjectAnnotation, ...]]:
     """Return objects and ignore regions of one scan's reading.
 
     Raises:
         UserError: something is missing in it, or not a number.
     """
     outlines: list[ReaderMark] = []
-    boxes: list[BoxMark] = []
-    objects: list[Mark] = []
-    ignored: list[Mark] = []
+    boxes: list[BoxAnnotation] = []
+    objects: list[ObjectAnnotation] = []
+    ignored: list[ObjectAnnotation] = []
     for reader, session in enumerate(reading.iter("readingSession")):
         for nodule in session.iter("unblindedReadNodule"):
             rois = [
@@ -110,12 +112,12 @@ def findings(reading: ET.Element, min_readers: int) -> tuple[tuple[Mark, ...], t
     return tuple(objects), tuple(ignored)
 
 
-def _mean(boxes: list[BoxMark]) -> BoxMark:
+def _mean(boxes: list[BoxAnnotation]) -> BoxAnnotation:
     """Return the mean box. A mean of slices need not be one: the nearest of those that some reader chose is taken."""
     low, high = (np.mean([getattr(box, end) for box in boxes], axis=0).tolist() for end in ("low", "high"))
     slices_mm = sorted({z_mm for box in boxes for z_mm in (box.low[2], box.high[2])})
     first, last = (min(slices_mm, key=lambda z_mm: abs(z_mm - mean[2])) for mean in (low, high))
-    return BoxMark((low[0], low[1], first), (high[0], high[1], last), "slices")
+    return BoxAnnotation((low[0], low[1], first), (high[0], high[1], last), "slices")
 
 
 def _roi(roi: ET.Element, point: str = "edgeMap") -> tuple[np.ndarray, float]:
@@ -126,15 +128,15 @@ def _roi(roi: ET.Element, point: str = "edgeMap") -> tuple[np.ndarray, float]:
     return np.array(points).reshape(-1, 2), _number(roi, "imageZposition")
 
 
-def _box(rois: list[tuple[np.ndarray, float]]) -> BoxMark:
+def _box(rois: list[tuple[np.ndarray, float]]) -> BoxAnnotation:
     points = np.concatenate([points for points, _ in rois])
     low, high = points.min(axis=0) + 1, points.max(axis=0)
     low, high = np.minimum(low, high - 1), np.maximum(high, low)  # never less than the one pixel of a thin outline
     slices_mm = [z_mm for _, z_mm in rois]
-    return BoxMark((*low.tolist(), min(slices_mm)), (*high.tolist(), max(slices_mm)), "slices")
+    return BoxAnnotation((*low.tolist(), min(slices_mm)), (*high.tolist(), max(slices_mm)), "slices")
 
 
-def _in_mm(box: BoxMark, slices_mm: list[float]) -> tuple[float, ...]:
+def _in_mm(box: BoxAnnotation, slices_mm: list[float]) -> tuple[float, ...]:
     """Return nearly in millimetres, which is enough to tell which outlines are one nodule."""
     planes = np.unique(slices_mm)
     thickness_mm = float(np.diff(planes).min()) if len(planes) > 1 else 1.0
@@ -144,10 +146,10 @@ def _in_mm(box: BoxMark, slices_mm: list[float]) -> tuple[float, ...]:
     return (*low[:2].tolist(), low[2] - thickness_mm / 2, *high[:2].tolist(), high[2] + thickness_mm / 2)
 
 
-def _point(points: np.ndarray, z_mm: float) -> SphereMark:
+def _point(points: np.ndarray, z_mm: float) -> SphereAnnotation:
     """Return the region around a finding of which one point is marked."""
     column, row = (points[0] + 0.5).tolist()
-    return SphereMark((column, row, z_mm), POINT_MM, "slices")
+    return SphereAnnotation((column, row, z_mm), POINT_MM, "slices")
 
 
 def _readings(raw: Path) -> Iterator[tuple[str, tuple[Path, ET.Element]]]:

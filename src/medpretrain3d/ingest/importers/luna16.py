@@ -11,11 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import ObjectAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import find_files, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced, need
-from medpretrain3d.ingest.importers.marks import Mark, SphereMark
 
 NUM_SUBSETS = 10
 UNKNOWN_DIAMETER_MM = 10.0
@@ -48,7 +48,7 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
         RawCase(
             path.stem,
             (path,),
-            marks=tuple(nodules[path.stem]),
+            annotations=tuple(nodules[path.stem]),
             ignore=tuple(ignored[path.stem]),
             split=split_of[path.stem],
         )
@@ -66,18 +66,18 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
 
 def _spheres(
     table: Path, scans: ScanIds, unknown_diameter_mm: float | None = None
-) -> tuple[defaultdict[str, list[Mark]], list[Leftover]]:
+) -> tuple[defaultdict[str, list[ObjectAnnotation]], list[Leftover]]:
     """Return the spheres of each scan, and the rows that meet none."""
     rows = read_csv(table, COLUMNS)
     scan_of, unmet = scans.meet(table, [row["seriesuid"] for row in rows])
-    spheres: defaultdict[str, list[Mark]] = defaultdict(list)
+    spheres: defaultdict[str, list[ObjectAnnotation]] = defaultdict(list)
     for row in rows:
         x, y, z, diameter_mm = (number(table, row, column) for column in COLUMNS[1:])
         if diameter_mm <= 0 and unknown_diameter_mm is None:
             raise UserError(f"{table}: diameter_mm is {row['diameter_mm']!r}, wanted more than 0; row {row}")
         if row["seriesuid"] in scan_of:
             diameter_mm = diameter_mm if diameter_mm > 0 else unknown_diameter_mm or 0.0
-            spheres[scan_of[row["seriesuid"]]].append(SphereMark((x, y, z), diameter_mm))
+            spheres[scan_of[row["seriesuid"]]].append(SphereAnnotation((x, y, z), diameter_mm))
     return spheres, unmet
 
 

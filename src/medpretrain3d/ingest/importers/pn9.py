@@ -14,11 +14,11 @@ import numpy as np
 
 from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnnotation
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import find_files, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced, need
-from medpretrain3d.ingest.importers.marks import BoxMark, Mark
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.volume import Volume
 
@@ -46,7 +46,7 @@ def read_pn9(raw: Path) -> RawDataset:
             if split_of.setdefault(pid, split) != split:
                 raise UserError(f"{path}: names {pid}, which {SPLIT_FILES[split_of[pid]]} names as well; keep one")
     scans, leftovers = ScanIds(split_of), [Leftover(pid, "arrays that no split file names") for pid in arrays]
-    boxes: dict[str, list[Mark]] = defaultdict(list)
+    boxes: dict[str, list[ObjectAnnotation]] = defaultdict(list)
     annotations = [need(tables / name) for name in ("train_anno.csv", "test_anno.csv")]
     for table in annotations:
         rows = read_csv(table, ["pid", *EDGES])
@@ -57,12 +57,14 @@ def read_pn9(raw: Path) -> RawDataset:
             # A row of zeros is a scan without nodules.
             if any((x0, y0, z0, x1, y1, z1)) and row["pid"] in scan_of:
                 # The array is (z, y, x), and voxels of a file are counted in the order of its array.
-                boxes[scan_of[row["pid"]]].append(BoxMark((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1), "voxels"))
+                boxes[scan_of[row["pid"]]].append(BoxAnnotation((z0, y0, x0), (z1 + 1, y1 + 1, x1 + 1), "voxels"))
     cases = []
     for pid, split in split_of.items():
         problem = "" if pid in arrays else f"{SPLIT_FILES[split]} lists it, but there is no {pid}_zoom.npy"
         images = (arrays[pid],) if pid in arrays else ()
-        cases.append(RawCase(pid, images, marks=tuple(boxes[pid]), split=split, problem=problem, reader=read_array))
+        cases.append(
+            RawCase(pid, images, annotations=tuple(boxes[pid]), split=split, problem=problem, reader=read_array)
+        )
     leftovers = [one for one in leftovers if one.what not in split_of]
     return RawDataset(
         ("nodule",),

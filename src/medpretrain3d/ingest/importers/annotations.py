@@ -21,7 +21,7 @@ Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class BoxMark:
+class BoxAnnotation:
     """A box by its lowest and highest corner.
 
     In the frame `slices` the third numbers are the z of the first and last slice that belong to the box.
@@ -33,7 +33,7 @@ class BoxMark:
     label: int = 0
     """Class from 0; of no meaning in an ignore region."""
 
-    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxMark:
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxAnnotation:
         """Return the box with its axes in another order and direction."""
         ends = np.array([self.low, self.high])[:, list(order)] * signs
         (x0, y0, z0), (x1, y1, z1) = np.sort(ends, axis=0).tolist()
@@ -54,7 +54,7 @@ class BoxMark:
 
 
 @dataclass(frozen=True)
-class SphereMark:
+class SphereAnnotation:
     """A sphere by its centre and diameter. A centre in `voxels` counts like a box: the first voxel's middle is 0.5."""
 
     center: Point
@@ -62,7 +62,7 @@ class SphereMark:
     frame: Frame = "lps_mm"
     label: int = 0
 
-    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereMark:
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereAnnotation:
         """Return the sphere with its axes in another order and direction."""
         x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
         return replace(self, center=(x, y, z))
@@ -82,16 +82,16 @@ class SphereMark:
         return np.concatenate([center - radius_vox, center + radius_vox])
 
 
-Mark = BoxMark | SphereMark
+ObjectAnnotation = BoxAnnotation | SphereAnnotation
 
 
-def boxes_of(marks: Sequence[Mark], grid: Grid) -> np.ndarray:
+def boxes_of(annotations: Sequence[ObjectAnnotation], grid: Grid) -> np.ndarray:
     """Return boxes (N, 6) float64 of marks in voxels of the file's grid.
 
     Raises:
-        InvalidCaseError: as `BoxMark.box_vox`.
+        InvalidCaseError: as `BoxAnnotation.box_vox`.
     """
-    return np.array([mark.box_vox(grid) for mark in marks], dtype=np.float64).reshape(-1, 6)
+    return np.array([annotation.box_vox(grid) for annotation in annotations], dtype=np.float64).reshape(-1, 6)
 
 
 def _slice_index(grid: Grid, z_mm: float) -> int:

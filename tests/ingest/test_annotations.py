@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.annotation import annotate
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, RawCase
-from medpretrain3d.ingest.importers.marks import BoxMark, SphereMark
 from medpretrain3d.ingest.objects import find_objects
 from medpretrain3d.ingest.prepare import PrepareOptions, prepare
 from medpretrain3d.store.grid import Grid
@@ -24,34 +24,34 @@ AXIAL = Grid((40, 30, 20), np.array([[0.5, 0, 0, 10], [0, 2, 0, 20], [0, 0, 4, 3
 
 
 def test_marks_in_three_frames_give_boxes_one_can_compute():
-    assert BoxMark((1, 2, 3), (4, 6, 8), "voxels").box_vox(AXIAL).tolist() == [1, 2, 3, 4, 6, 8]
+    assert BoxAnnotation((1, 2, 3), (4, 6, 8), "voxels").box_vox(AXIAL).tolist() == [1, 2, 3, 4, 6, 8]
     # The voxel (4, 5, 6) fills 11.75..12.25, 29..31, 52..56 mm.
-    assert BoxMark((11.75, 29, 52), (12.25, 31, 56), "lps_mm").box_vox(AXIAL).tolist() == [4, 5, 6, 5, 6, 7]
+    assert BoxAnnotation((11.75, 29, 52), (12.25, 31, 56), "lps_mm").box_vox(AXIAL).tolist() == [4, 5, 6, 5, 6, 7]
     # Slices 2 to 4, named by their middles, in either order.
-    assert BoxMark((1, 2, 38), (4, 6, 46), "slices").box_vox(AXIAL).tolist() == [1, 2, 2, 4, 6, 5]
-    assert BoxMark((1, 2, 46), (4, 6, 38), "slices").box_vox(AXIAL).tolist() == [1, 2, 2, 4, 6, 5]
+    assert BoxAnnotation((1, 2, 38), (4, 6, 46), "slices").box_vox(AXIAL).tolist() == [1, 2, 2, 4, 6, 5]
+    assert BoxAnnotation((1, 2, 46), (4, 6, 38), "slices").box_vox(AXIAL).tolist() == [1, 2, 2, 4, 6, 5]
     # A sphere of 8 mm around the middle of voxel (10, 10, 10): 8 columns, 2 rows, 1 slice to each side.
     sphere = [2.5, 8.5, 9.5, 18.5, 12.5, 11.5]
-    assert SphereMark((15, 40, 70), 8).box_vox(AXIAL).tolist() == sphere
-    assert SphereMark((10.5, 10.5, 10.5), 8, "voxels").box_vox(AXIAL).tolist() == sphere
-    assert SphereMark((10.5, 10.5, 70), 8, "slices").box_vox(AXIAL).tolist() == sphere
+    assert SphereAnnotation((15, 40, 70), 8).box_vox(AXIAL).tolist() == sphere
+    assert SphereAnnotation((10.5, 10.5, 10.5), 8, "voxels").box_vox(AXIAL).tolist() == sphere
+    assert SphereAnnotation((10.5, 10.5, 70), 8, "slices").box_vox(AXIAL).tolist() == sphere
 
 
 def test_a_slice_that_is_not_there_or_a_series_that_is_not_axial_is_refused():
     with pytest.raises(UserError, match=r"no slice at z = 40 mm, slices are 4 mm apart"):
-        BoxMark((0, 0, 40), (1, 1, 46), "slices").box_vox(AXIAL)
+        BoxAnnotation((0, 0, 40), (1, 1, 46), "slices").box_vox(AXIAL)
     with pytest.raises(UserError, match="no slice at z = 130 mm"):
-        SphereMark((0, 0, 130), 1, "slices").box_vox(AXIAL)
+        SphereAnnotation((0, 0, 130), 1, "slices").box_vox(AXIAL)
     coronal = Grid((4, 4, 4), np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
     with pytest.raises(UserError, match="the series is not axial"):
-        BoxMark((0, 0, 0), (1, 1, 1), "slices").box_vox(coronal)
+        BoxAnnotation((0, 0, 0), (1, 1, 1), "slices").box_vox(coronal)
 
 
 def test_a_sphere_in_an_oblique_scan_keeps_its_diameter():
     turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag([0.5, 1, 2])
-    box = SphereMark(tuple(affine[:3, :3] @ [9, 9, 9]), 4).box_vox(Grid((20, 20, 20), affine))
+    box = SphereAnnotation(tuple(affine[:3, :3] @ [9, 9, 9]), 4).box_vox(Grid((20, 20, 20), affine))
     np.testing.assert_allclose(box, [5.5, 7.5, 8.5, 13.5, 11.5, 10.5])
 
 
@@ -95,15 +95,15 @@ def one_scan(write_nifti, shape=(12, 10, 8)):
 
 def test_marks_are_cut_at_the_edge_and_refused_outside(write_nifti):
     path, image = one_scan(write_nifti)
-    edge = RawCase("a", (path,), marks=(SphereMark((0.5, 5.0, 4.0), 4, "voxels", label=3),))
+    edge = RawCase("a", (path,), annotations=(SphereAnnotation((0.5, 5.0, 4.0), 4, "voxels", label=3),))
     (found,) = annotate(edge, "components", 1, image).objects
     restored = image.grid.map_boxes(np.array([found.box_vox]), image.source_grid)
     assert restored.tolist() == [[0, 3, 2, 2.5, 7, 6]]
     assert (found.label, found.id) == (3, 0)
-    for mark in (BoxMark((13, 0, 0), (14, 1, 1), "voxels"), BoxMark((3, 3, 3), (2, 4, 4), "voxels")):
+    for annotation in (BoxAnnotation((13, 0, 0), (14, 1, 1), "voxels"), BoxAnnotation((3, 3, 3), (2, 4, 4), "voxels")):
         with pytest.raises(UserError, match=r"lies outside scan.nii.gz .* or is empty; correct it: is its frame"):
-            annotate(RawCase("a", (path,), marks=(mark,)), "components", 1, image)
-    outside = RawCase("a", (path,), ignore=(SphereMark((-9, 0, 0), 4, "voxels"), edge.marks[0]))
+            annotate(RawCase("a", (path,), annotations=(annotation,)), "components", 1, image)
+    outside = RawCase("a", (path,), ignore=(SphereAnnotation((-9, 0, 0), 4, "voxels"), edge.annotations[0]))
     assert len(annotate(outside, "components", 1, image).ignore_boxes) == 1
 
 
