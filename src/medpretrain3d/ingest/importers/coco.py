@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import below, flag, read_json
 from medpretrain3d.ingest.importers.layout import Layout, need
-from medpretrain3d.ingest.importers.marks import BoxMark
 from medpretrain3d.store.file_names import case_id_of
 
 FILE = "annotations.json"
@@ -80,28 +80,30 @@ def _case(
     if split not in SPLITS:
         told = ", ".join(SPLITS)
         raise UserError(f"{raw / FILE}: {image['file_name']} is in split {split!r}, wanted {told}")
-    marks = [
+    boxes_of_case = [
         (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{raw / FILE}: iscrowd"))
         for one in annotations
     ]
     return RawCase(
         case_id_of(path, raw),
         (path,),
-        marks=tuple(mark for mark, is_crowd in marks if not is_crowd),
-        ignore=tuple(mark for mark, is_crowd in marks if is_crowd),
+        annotations=tuple(box for box, is_crowd in boxes_of_case if not is_crowd),
+        ignore=tuple(box for box, is_crowd in boxes_of_case if is_crowd),
         patient=str(image["patient"]) if image.get("patient") is not None else None,
         split=split,
         problem="" if path.exists() else f"{FILE} names {image['file_name']}, which is not there",
     )
 
 
-def _mark(bbox: list[float], label: int, frame: str) -> BoxMark:
+def _mark(bbox: list[float], label: int, frame: str) -> BoxAnnotation:
     x, y, z, width, height, depth = (float(value) for value in bbox)
     if not math.isfinite(x + y + z + width + height + depth):
         raise ValueError(f"bbox {bbox} is not finite")
     if frame == "ras_mm":  # x and y point the other way
         x, y = -x - width, -y - height
-    return BoxMark((x, y, z), (x + width, y + height, z + depth), "voxels" if frame == "voxels" else "lps_mm", label)
+    return BoxAnnotation(
+        (x, y, z), (x + width, y + height, z + depth), "voxels" if frame == "voxels" else "lps_mm", label
+    )
 
 
 def _contradiction(raw: Path) -> str:
