@@ -19,7 +19,7 @@ class Targets:
     """Ground truth of one image: boxes (N, 6) float32, labels (N,) int64 from 0, and optionally a label map.
 
     `mask` is (D, H, W) of whole numbers: 0 for background, `label + 1` inside objects; None where no masks exist.
-    `ignore` is (M, 6) float32: regions in which finding something is neither right nor wrong; None is no region.
+    `ignore` is (M, 6) float32: regions in which finding something is ignored; None is no region.
     `seed` () int64 is what random choices about the image are drawn from in training; None where none was given.
 
     Example:

@@ -263,7 +263,7 @@ def ignore_background(
 ) -> Tensor:
     """Return `matched` (A,) with the background anchors that speak of an ignore region set to `IGNORED`.
 
-    The rule: an anchor matched to an object stays so. A background anchor is neither right nor wrong if its centre lies
+    The rule: an anchor matched to an object stays so. A background anchor is ignored if its centre lies
     in a region, or at least `min_share` of its volume does (the IoF of COCO's crowds), or if the matcher would have
     given it to the region as to an object: regions smaller than a cell may hold no centre at all.
 

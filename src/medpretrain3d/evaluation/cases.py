@@ -21,7 +21,7 @@ SCORE_TOLERANCE = 1e-6
 class TargetCase:
     """The objects of one scan: boxes (N, 6) float64 in any one frame, half-open, labels (N,) int64 from 0.
 
-    `ignore` is (M, 6) float64: regions in which finding something is neither right nor wrong; None is no region.
+    `ignore` is (M, 6) float64: regions in which finding something is ignored; None is no region.
 
     A scan's `grid`, where it is known, is that of its file, and boxes and regions are then in LPS mm, as hulls where it
     is oblique. `boxes_vox` (N, 6) and `ignore_vox` (M, 6) are the same in voxels of the file, without hulls.

@@ -86,7 +86,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return score the detections of whole scans.
 
-    A detection that hits no object but whose centre lies in an ignore region of its scan is neither right nor wrong.
+    A detection that hits no object but whose centre lies in an ignore region of its scan is ignored.
 
     Args:
         predictions: one entry per scan.

@@ -5,7 +5,7 @@
                       "boxes_vox": [[i0, j0, k0, i1, j1, k1]], "grid": {"shape": [...], "affine_lps": [[...]]}}]}
 
 A target file has `targets` in place of `predictions` and no scores; an entry may list regions to `ignore` (M, 6), in
-which finding something is neither right nor wrong. `boxes_vox`, `ignore_vox` and `grid` say the same in the scan's own
+which finding something is ignored. `boxes_vox`, `ignore_vox` and `grid` say the same in the scan's own
 axes, in which boxes of an oblique scan meet (`scan_frame`); they are read where the frame is lps_mm or not stated.
 `format`, `frame`, `axes`, `case` and these three are optional; other keys are not read. Entries are paired by `case`
 where both files name their cases, else by order.

@@ -1,7 +1,7 @@
 """LUNA16: marks by their distance to nodules, and the competition performance metric (Setio et al., 2017).
 
 A mark hits a nodule when the squared distance of its centre is below the squared radius, in world mm; a diameter below
-0 means 10 mm. Of several marks on one nodule the best counts and the others are neither right nor wrong. Marks on an
+0 means 10 mm. Of several marks on one nodule the best counts and the others are ignored. Marks on an
 excluded finding are neither, unless they also hit a nodule. Every scan of the list counts, also without nodules.
 """
 

@@ -2,7 +2,7 @@
 
 Findings and lesions are paired so that as many pairs as possible have an IoU of at least 0.1, and among those so that
 the sum of the IoUs is largest (Hungarian method). A finding that has such an IoU with a lesion but went without a pair
-is neither right nor wrong. AP is the area under the steps of precision over recall of all findings of all scans; AUROC
+is ignored. AP is the area under the steps of precision over recall of all findings of all scans; AUROC
 tells scans with lesions from scans without by their highest score; the ranking score is the mean of both.
 """
 

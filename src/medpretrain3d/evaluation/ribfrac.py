@@ -1,7 +1,7 @@
 """RibFrac: fractures by the overlap of instance masks (Jin et al., 2020; Yang et al., 2024).
 
 A finding hits the fracture of highest IoU if that is above 0.2. Of several findings on one fracture the best counts and
-the others are neither right nor wrong. Every scan counts. The curve is read as in the challenge's script
+the others are ignored. Every scan counts. The curve is read as in the challenge's script
 (`_sensitivity_at`). The script measures the union as a connected whole, which lets instances that touch share it; here
 each instance has its own.
 """

@@ -97,7 +97,7 @@ class CaseData:
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids, or None where there is no mask."""
     ignore_boxes: Sequence[tuple[float, ...]] = ()
-    """Regions (6,) in which finding something is neither right nor wrong; half-open, in voxels of `grid`."""
+    """Regions (6,) in which finding something is ignored; half-open, in voxels of `grid`."""
     patient: str | None = None
     """Pseudonym under which several cases belong together."""
     rescale: Sequence[tuple[float, float]] = ()
@@ -331,7 +331,7 @@ class Case:
 
     @functools.cached_property
     def ignore_boxes(self) -> np.ndarray:
-        """(M, 6) float32 in voxels of `grid`: regions in which finding something is neither right nor wrong."""
+        """(M, 6) float32 in voxels of `grid`: regions in which finding something is ignored."""
         return np.array(self.sidecar["ignore_boxes_vox"], dtype=np.float32).reshape(-1, 6)
 
     @functools.cached_property

@@ -17,7 +17,7 @@ OBJECT_RULES: tuple[ObjectRule, ...] = get_args(ObjectRule)
 
 ANATOMY, IGNORE = -1, -2
 """In place of a class: a value that is no object, as the liver around its tumours; and one that marks regions in which
-finding something is neither right nor wrong."""
+finding something is ignored."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RawCase:
     annotations: tuple[ObjectAnnotation, ...] = ()
     """Objects that are given as boxes or spheres."""
     ignore: tuple[ObjectAnnotation, ...] = ()
-    """Regions in which finding something is neither right nor wrong."""
+    """Regions in which finding something is ignored."""
     patient: str | None = None
     """Pseudonym under which several cases belong together; None where each case is a patient of its own."""
     split: str = "train"

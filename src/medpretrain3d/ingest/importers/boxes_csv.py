@@ -10,7 +10,7 @@ RAW/**          the scans
 | label | name of the class; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
 | x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter |
-| ignore | 1, true or yes for a region in which finding something is neither right nor wrong; 0, false, no or empty |
+| ignore | 1, true or yes for a region in which finding something is ignored; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
 Columns may be written in any case.

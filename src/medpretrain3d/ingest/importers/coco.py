@@ -6,7 +6,7 @@ RAW/annotations.json
     annotations  [{"image_id": 1, "category_id": 1, "bbox": [x, y, z, width, height, depth], "iscrowd": 0}]
     frame        "voxels" (as COCO; voxels of the file's own array), "lps_mm" or "ras_mm"; missing is "voxels"
 
-As in COCO, `iscrowd` 1 marks a region in which finding something is neither right nor wrong. An image without
+As in COCO, `iscrowd` 1 marks a region in which finding something is ignored. An image without
 annotations is a case without objects.
 """
 
