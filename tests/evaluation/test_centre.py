@@ -45,7 +45,7 @@ def test_scores_by_hand():
     targets = [TargetCase("s", np.concatenate([OBJECT, OBJECT + 40]), np.array([0, 0]))]
     found = [PredictedCase("s", at((2, 2, 5), (2, 3, 5), (30, 0, 0)), np.array([0.7, 0.9, 0.8]), np.zeros(3, int))]
     result = centre(found, targets, ["a"], "radius", ONCE)
-    # The better of the two marks hits, the other and the far one are wrong: precision 1 up to recall 1/2.
+    # The better of the two candidates hits, the other and the far one are wrong: precision 1 up to recall 1/2.
     assert result["AP"] == result["a_AP"] == pytest.approx(51 / 101)
     assert result["FROC_curve"] == [0.5] * 7
     assert result["operating_points"][7]["precision"] == pytest.approx(1 / 2)  # at a score of 0.8

@@ -7,8 +7,8 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
-from medpretrain3d.evaluation.luna16 import luna16, mark_scans
-from medpretrain3d.evaluation.marks import Points, read_marks, read_nodules, read_series
+from medpretrain3d.evaluation.candidates import Points, read_candidates, read_nodules, read_series
+from medpretrain3d.evaluation.luna16 import luna16, match_candidates
 from medpretrain3d.evaluation.tables import luna16_table
 from tests.oracles import FIXTURES
 
@@ -28,10 +28,10 @@ def points(*rows):
 def test_the_numbers_of_the_public_script(name):
     folder = FIXTURES / "luna16"
     expected = json.loads((folder / "expected.json").read_text(encoding="utf-8"))[name]
-    scans = mark_scans(
+    scans = match_candidates(
         read_series(folder / name / "seriesuids.csv"),
         read_nodules(folder / name / "annotations.csv"),
-        read_marks(folder / name / "predictions.csv"),
+        read_candidates(folder / name / "predictions.csv"),
         read_nodules(folder / name / "annotations_excluded.csv"),
     )
     result = luna16(scans, Resampling(num_bootstrap=50))
@@ -48,7 +48,7 @@ def test_the_numbers_of_the_public_script(name):
 def test_what_a_mark_is():
     nodules = points(("a", 0, 0, 0, 6), ("a", 50, 0, 0, -1), ("b", 0, 0, 0, 8))
     excluded = points(("a", 100, 0, 0, -1), ("a", 2, 0, 0, 10), ("c", 0, 0, 0, 4))
-    marks = points(
+    candidates = points(
         ("a", 1, 0, 0, 0.6),  # on the first nodule, and on an excluded finding
         ("a", 0, 1, 0, 0.8),  # on it again: the better one counts
         ("a", 3, 0, 0, 0.9),  # at its radius: not inside; but in the excluded finding around it
@@ -58,7 +58,7 @@ def test_what_a_mark_is():
         ("b", 0, 0, 3.9, 0.3),
         ("x", 0, 0, 0, 1.0),  # a scan that is not in the list
     )
-    scans = mark_scans(["a", "b", "c"], nodules, marks, excluded)
+    scans = match_candidates(["a", "b", "c"], nodules, candidates, excluded)
     assert scans.matches.scores.tolist() == [0.8, 0.7, 0.5, 0.3]
     assert scans.matches.is_hit[0].tolist() == [True, False, True, True]
     assert scans.matches.num_targets.tolist() == [2, 1, 0]
@@ -70,33 +70,33 @@ def test_what_a_mark_is():
 
 
 def test_a_mark_on_two_nodules_finds_both():
-    scans = mark_scans(["a"], points(("a", 0, 0, 0, 10), ("a", 2, 0, 0, 10)), points(("a", 1, 0, 0, 0.5)))
+    scans = match_candidates(["a"], points(("a", 0, 0, 0, 10), ("a", 2, 0, 0, 10)), points(("a", 1, 0, 0, 0.5)))
     assert scans.matches.is_hit[0].tolist() == [True, True]
 
 
 def test_without_the_excluded_findings_their_marks_are_false():
-    nodules, marks = points(("a", 0, 0, 0, 6)), points(("a", 50, 0, 0, 0.9), ("a", 0, 0, 0, 0.8))
-    assert luna16(mark_scans(["a"], nodules, marks), ONCE)["sensitivity"][:3] == [0, 0, 0]
+    nodules, candidates = points(("a", 0, 0, 0, 6)), points(("a", 50, 0, 0, 0.9), ("a", 0, 0, 0, 0.8))
+    assert luna16(match_candidates(["a"], nodules, candidates), ONCE)["sensitivity"][:3] == [0, 0, 0]
     excluded = points(("a", 50, 0, 0, 5))
-    assert luna16(mark_scans(["a"], nodules, marks, excluded), ONCE)["sensitivity"] == [1] * 7
+    assert luna16(match_candidates(["a"], nodules, candidates, excluded), ONCE)["sensitivity"] == [1] * 7
 
 
 def test_of_more_than_100_marks_those_above_the_101st_count():
     nodule = points(("a", 0, 0, 0, 6))
     far = [("a", 100.0 + i, 0, 0, 0.9) for i in range(60)]
     ties = [("a", 300.0 + i, 0, 0, 0.5) for i in range(41)]
-    # The 101st score is 0.5, so all marks of 0.5 go, and the hit with them.
-    scans = mark_scans(["a"], nodule, points(*far, *ties, ("a", 0, 0, 0, 0.5)))
+    # The 101st score is 0.5, so all candidates of 0.5 go, and the hit with them.
+    scans = match_candidates(["a"], nodule, points(*far, *ties, ("a", 0, 0, 0, 0.5)))
     assert (len(scans.matches.scores), scans.num_over_limit) == (60, 42)
     assert not scans.matches.is_hit.any()
-    assert mark_scans(["a"], nodule, points(*far, *ties[:39], ("a", 0, 0, 0, 0.5))).matches.is_hit.sum() == 1
+    assert match_candidates(["a"], nodule, points(*far, *ties[:39], ("a", 0, 0, 0, 0.5))).matches.is_hit.sum() == 1
 
 
 def test_the_five_read_outs_between_two_points():
     # Two scans, two nodules: points (0, 1/2) and, with one score, (3/2, 1): half way at a rate of 3/4.
     nodules = points(("a", 0, 0, 0, 6), ("b", 0, 0, 0, 6))
     false = [("a", 50.0 + 20 * i, 0, 0, 0.5) for i in range(3)]
-    scans = mark_scans(["a", "b"], nodules, points(("a", 0, 0, 0, 0.9), ("b", 0, 0, 0, 0.5), *false))
+    scans = match_candidates(["a", "b"], nodules, points(("a", 0, 0, 0, 0.9), ("b", 0, 0, 0, 0.5), *false))
     readouts = luna16(scans, ONCE)["readouts"]
     assert set(readouts) == {"linear", "nearest", "last_below", "first_above"}  # no replicates, no mean of them
     at_1 = {name: one["sensitivity"][3] for name, one in readouts.items()}
@@ -109,8 +109,8 @@ def test_boxes_of_a_predictions_file_are_marks_at_their_centres(tmp_path):
     entry = {"case": "1.3.6.1", "boxes": [[-4, 0, 2, 0, 4, 8]], "scores": [0.7], "labels": [0]}
     document = {"classes": ["nodule"], "frame": "lps_mm", "predictions": [entry]}
     (tmp_path / "p.json").write_text(json.dumps(document))
-    marks = read_marks(tmp_path / "p.json")
-    assert (marks.series.tolist(), marks.center_lps_mm.tolist(), marks.value.tolist()) == (
+    candidates = read_candidates(tmp_path / "p.json")
+    assert (candidates.series.tolist(), candidates.center_lps_mm.tolist(), candidates.value.tolist()) == (
         ["1.3.6.1"],
         [[-2, 2, 5]],
         [0.7],
@@ -118,12 +118,12 @@ def test_boxes_of_a_predictions_file_are_marks_at_their_centres(tmp_path):
     for change, said in (({"frame": "voxels"}, "must be 'lps_mm'"), ({"classes": ["a", "b"]}, "2 classes")):
         (tmp_path / "bad.json").write_text(json.dumps(document | change))
         with pytest.raises(UserError, match=said):
-            read_marks(tmp_path / "bad.json")
+            read_candidates(tmp_path / "bad.json")
 
 
 def test_nothing_found_scores_0(tmp_path):
     (tmp_path / "p.csv").write_text("seriesuid,coordX,coordY,coordZ,probability\n")
-    scans = mark_scans(["a"], points(("a", 0, 0, 0, 6)), read_marks(tmp_path / "p.csv"))
+    scans = match_candidates(["a"], points(("a", 0, 0, 0, 6)), read_candidates(tmp_path / "p.csv"))
     for one in luna16(scans, Resampling(num_bootstrap=5))["readouts"].values():
         assert one["sensitivity"] == [0] * 7
 
@@ -143,7 +143,7 @@ def test_nothing_found_scores_0(tmp_path):
 def test_marks_that_make_no_sense_are_refused(tmp_path, text, said):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(UserError, match=said):
-        read_marks(tmp_path / "p.csv")
+        read_candidates(tmp_path / "p.csv")
 
 
 def test_lists_of_scans_that_make_no_sense_are_refused(tmp_path):
@@ -154,16 +154,16 @@ def test_lists_of_scans_that_make_no_sense_are_refused(tmp_path):
         with pytest.raises(UserError, match=said):
             read_series(tmp_path / "s.csv")
     with pytest.raises(UserError, match="none of the 1 scans"):
-        mark_scans(["a"], points(("b", 0, 0, 0, 6)), points())
+        match_candidates(["a"], points(("b", 0, 0, 0, 6)), points())
 
 
 def test_nodules_and_excluded_findings_of_scans_that_are_not_listed_are_counted_and_said():
     nodules = points(("a", 0, 0, 0, 10), ("b", 0, 0, 0, 10), ("c", 0, 0, 0, 10))
-    result = luna16(mark_scans(["a"], nodules, points(("a", 0, 0, 0, 0.5)), points(("b", 9, 9, 9, 4))), ONCE)
+    result = luna16(match_candidates(["a"], nodules, points(("a", 0, 0, 0, 0.5)), points(("b", 9, 9, 9, 4))), ONCE)
     assert (result["num_targets"], result["num_nodules_of_unlisted_scans"]) == (1, 2)
     assert result["num_excluded_of_unlisted_scans"] == 1
     said = luna16_table(result)
     assert "nodules of scans that are not in the list, left out: 2" in said
     assert "excluded findings of scans that are not in the list, left out: 1" in said
-    whole = luna16(mark_scans(["a", "b", "c"], nodules, nodules), ONCE)
+    whole = luna16(match_candidates(["a", "b", "c"], nodules, nodules), ONCE)
     assert not any("left out" in line for line in luna16_table(whole))

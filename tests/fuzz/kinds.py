@@ -27,7 +27,7 @@ from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_predictions, read_targets
-from medpretrain3d.evaluation.marks import read_marks, read_nodules, read_series
+from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.masks import _read_scores
 from medpretrain3d.inference.bundle import load_bundle, save_bundle
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
@@ -171,8 +171,8 @@ def write_all(root: Path) -> dict[str, Kind]:
     entry |= {"boxes_vox": [list(BOX)], "ignore_vox": [[5.0, 5, 5, 6, 6, 6]], "grid": GRID.to_json()}
     targets = text(root / "targets.json", {"classes": ["x"], "frame": "lps_mm", "targets": [entry]})
     add("targets.json", targets, lambda: read_targets(targets), OF_TEXT)
-    marks = text(root / "marks.csv", "seriesuid,coordX,coordY,coordZ,probability\na,1,2,3,0.5\n")
-    add("marks", marks, lambda: read_marks(marks), OF_TEXT)
+    candidates = text(root / "marks.csv", "seriesuid,coordX,coordY,coordZ,probability\na,1,2,3,0.5\n")
+    add("marks", candidates, lambda: read_candidates(candidates), OF_TEXT)
     nodules = text(root / "nodules.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,3,5\n")
     add("nodules", nodules, lambda: read_nodules(nodules), OF_TEXT)
     series = text(root / "series.csv", "seriesuid\na\nb\n")

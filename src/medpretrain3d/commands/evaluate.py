@@ -28,14 +28,14 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.calibration import calibration
+from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import case_level
 from medpretrain3d.evaluation.cases import PredictedCase
 from medpretrain3d.evaluation.centre import JUST_INSIDE, centre, closeness
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import Compat
 from medpretrain3d.evaluation.files import BoxConvention, TargetFile
-from medpretrain3d.evaluation.luna16 import luna16, mark_scans
-from medpretrain3d.evaluation.marks import read_marks, read_nodules, read_series
+from medpretrain3d.evaluation.luna16 import luna16, match_candidates
 from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
 from medpretrain3d.evaluation.matching import Matches, join_scans
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
@@ -177,10 +177,10 @@ def _centre(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "annotations", "series")
-    scans = mark_scans(
+    scans = match_candidates(
         read_series(args.series),
         read_nodules(args.annotations),
-        read_marks(args.predictions),
+        read_candidates(args.predictions),
         None if args.excluded is None else read_nodules(args.excluded),
     )
     result = luna16(scans, resampling)

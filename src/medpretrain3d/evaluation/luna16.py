@@ -1,7 +1,7 @@
-"""LUNA16: marks by their distance to nodules, and the competition performance metric (Setio et al., 2017).
+"""LUNA16: candidates by their distance to nodules, and the competition performance metric (Setio et al., 2017).
 
-A mark hits a nodule when the squared distance of its centre is below the squared radius, in world mm; a diameter below
-0 means 10 mm. Of several marks on one nodule the best counts and the others are ignored. Marks on an
+A candidate hits a nodule when the squared distance of its centre is below the squared radius, in world mm; a diameter
+below 0 means 10 mm. Of several candidates on one nodule the best counts and the others are ignored. Candidates on an
 excluded finding are neither, unless they also hit a nodule. Every scan of the list counts, also without nodules.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling, replicates
+from medpretrain3d.evaluation.candidates import Points, no_points
 from medpretrain3d.evaluation.froc import (
     FALSE_POSITIVES_PER_SCAN,
     PointReading,
@@ -22,18 +23,17 @@ from medpretrain3d.evaluation.froc import (
     froc_points,
     read_points,
 )
-from medpretrain3d.evaluation.marks import Points, no_points
 from medpretrain3d.evaluation.matching import Matches, join_scans
 
-MAX_MARKS = 100
-"""Marks per scan; of more, those above the score of the 101st stay."""
+MAX_CANDIDATES = 100
+"""Candidates per scan; of more, those above the score of the 101st stay."""
 UNKNOWN_DIAMETER_MM = 10.0
 POINT_READINGS: tuple[PointReading, ...] = ("nearest", "last_below", "first_above")
 
 
 @dataclass(frozen=True)
-class MarkedScans:
-    """Marks that have met the nodules: hits and false positives of every scan, and what happened to the rest."""
+class MatchedCandidates:
+    """Candidates that have met the nodules: hits and false positives of every scan, and what happened to the rest."""
 
     series: Sequence[str]
     matches: Matches
@@ -46,16 +46,18 @@ class MarkedScans:
     num_excluded_elsewhere: int
 
 
-def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: Points | None = None) -> MarkedScans:
-    """Decide for every scan of the list what each mark is.
+def match_candidates(
+    series: Sequence[str], nodules: Points, candidates: Points, excluded: Points | None = None
+) -> MatchedCandidates:
+    """Decide for every scan of the list what each candidate is.
 
     Raises:
         UserError: no nodule in any scan of the list.
     """
     parts, over_limit, on_excluded, double = [], 0, 0, 0
     for name in series:
-        all_marks, real, other = marks.of(name), nodules.of(name), (excluded or no_points()).of(name)
-        mine = _best_marks(all_marks)
+        all_marks, real, other = candidates.of(name), nodules.of(name), (excluded or no_points()).of(name)
+        mine = _best_candidates(all_marks)
         hits = _within_radius(mine, real)  # (N, G)
         is_dropped = _within_radius(mine, other).any(axis=1) & ~hits.any(axis=1)
         is_false = ~hits.any(axis=1) & ~is_dropped
@@ -73,11 +75,11 @@ def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: 
     matches = join_scans(parts)
     if not matches.num_targets.any():
         raise UserError(f"none of the {len(series)} scans of the list has an annotated nodule; check the seriesuids")
-    elsewhere = marks.num_outside(series)
-    return MarkedScans(
+    elsewhere = candidates.num_outside(series)
+    return MatchedCandidates(
         series,
         matches,
-        num_marks=len(marks.value) - elsewhere,
+        num_marks=len(candidates.value) - elsewhere,
         num_over_limit=over_limit,
         num_on_excluded=on_excluded,
         num_double=double,
@@ -87,7 +89,7 @@ def mark_scans(series: Sequence[str], nodules: Points, marks: Points, excluded: 
     )
 
 
-def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:
+def luna16(scans: MatchedCandidates, resampling: Resampling) -> dict[str, Any]:
     """Return sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan, and their mean, the CPM.
 
     Returns:
@@ -128,24 +130,24 @@ def luna16(scans: MarkedScans, resampling: Resampling) -> dict[str, Any]:
     }
 
 
-def _best_marks(marks: Points) -> Points:
-    if len(marks.value) <= MAX_MARKS:
-        return marks
-    keep = marks.value > np.sort(marks.value)[::-1][MAX_MARKS]
-    return Points(marks.series[keep], marks.center_lps_mm[keep], marks.value[keep])
+def _best_candidates(candidates: Points) -> Points:
+    if len(candidates.value) <= MAX_CANDIDATES:
+        return candidates
+    keep = candidates.value > np.sort(candidates.value)[::-1][MAX_CANDIDATES]
+    return Points(candidates.series[keep], candidates.center_lps_mm[keep], candidates.value[keep])
 
 
-def _within_radius(marks: Points, nodules: Points) -> np.ndarray:
-    """Compute which mark lies in which nodule: (N, G) bool."""
+def _within_radius(candidates: Points, nodules: Points) -> np.ndarray:
+    """Compute which candidate lies in which nodule: (N, G) bool."""
     radius_mm = np.where(nodules.value < 0, UNKNOWN_DIAMETER_MM, nodules.value) / 2
-    offset_mm = marks.center_lps_mm[:, None] - nodules.center_lps_mm[None]  # (N, G, 3)
+    offset_mm = candidates.center_lps_mm[:, None] - nodules.center_lps_mm[None]  # (N, G, 3)
     return (offset_mm**2).sum(axis=2) < radius_mm**2
 
 
 def _sensitivity(matches: Matches, weights: np.ndarray, name: Any) -> np.ndarray:
     if name == "linear":
         return froc_curve(matches, weights)[:, 0]
-    # 20 replicates at a time: LUNA16 has up to 88,800 marks, and every mark is a point.
+    # 20 replicates at a time: LUNA16 has up to 88,800 candidates, and every candidate is a point.
     parts = [
         read_points(*froc_points(matches, weights[start : start + 20]), FALSE_POSITIVES_PER_SCAN, name)
         for start in range(0, len(weights), 20)
@@ -153,7 +155,7 @@ def _sensitivity(matches: Matches, weights: np.ndarray, name: Any) -> np.ndarray
     return np.concatenate(parts)
 
 
-def _per_case(scans: MarkedScans) -> list[dict[str, Any]]:
+def _per_case(scans: MatchedCandidates) -> list[dict[str, Any]]:
     matches, num_scans = scans.matches, len(scans.series)
     hits = np.bincount(matches.scan[matches.is_hit[0]], minlength=num_scans)
     false = np.bincount(matches.scan[~matches.is_hit[0]], minlength=num_scans)

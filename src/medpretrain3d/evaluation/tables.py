@@ -39,7 +39,7 @@ def centre_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def luna16_table(result: Mapping[str, Any]) -> list[str]:
-    """Return the curve by each read-out, and what became of the marks."""
+    """Return the curve by each read-out, and what became of the candidates."""
     rates = "  ".join(f"{rate:>5g}" for rate in result["fp_per_scan"])
     lines = [
         f"{result['num_cases']} scans, {result['num_targets']} nodules, {result['num_marks']} marks"

@@ -1,10 +1,10 @@
-"""LUNA16's files: nodules and marks as points in LPS mm, one row each, and the list of scans that count.
+"""LUNA16's files: nodules and candidates as points in LPS mm, one row each, and the list of scans that count.
 
     annotations, excluded  seriesuid,coordX,coordY,coordZ,diameter_mm
     predictions            seriesuid,coordX,coordY,coordZ,probability
     series                 one seriesuid per line
 
-A predictions file of this project (JSON, frame lps_mm, one class) is read as marks at the centres of its boxes.
+A predictions file of this project (JSON, frame lps_mm, one class) is read as candidates at the centres of its boxes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COORDINATES = ("coordX", "coordY", "coordZ")
 
 @dataclass(frozen=True)
 class Points:
-    """Points of several scans: nodules with their diameter, or marks with their probability.
+    """Points of several scans: nodules with their diameter, or candidates with their probability.
 
     `series` (N,) str, `center_lps_mm` (N, 3) float64, `value` (N,) float64.
     """
@@ -73,8 +73,8 @@ def read_nodules(path: Path) -> Points:
     return _read_points(path, "diameter_mm")
 
 
-def read_marks(path: Path) -> Points:
-    """Read predicted marks, from LUNA16's CSV or from this project's JSON.
+def read_candidates(path: Path) -> Points:
+    """Read predicted candidates, from LUNA16's CSV or from this project's JSON.
 
     Raises:
         UserError: no file, a column is missing, a number is none, a probability outside [0, 1], or a JSON that is not
@@ -82,14 +82,14 @@ def read_marks(path: Path) -> Points:
     """
     if path.suffix == ".json":
         return _marks_of_boxes(path)
-    marks = _read_points(path, "probability")
-    wrong = np.nonzero(~((marks.value >= 0) & (marks.value <= 1)))[0]
+    candidates = _read_points(path, "probability")
+    wrong = np.nonzero(~((candidates.value >= 0) & (candidates.value <= 1)))[0]
     if len(wrong):
         raise UserError(
-            f"{path}: probability of mark {wrong[0] + 1} is {marks.value[wrong[0]]:g}, must be in [0, 1]; "
+            f"{path}: probability of mark {wrong[0] + 1} is {candidates.value[wrong[0]]:g}, must be in [0, 1]; "
             "give probabilities, not logits"
         )
-    return marks
+    return candidates
 
 
 def _marks_of_boxes(path: Path) -> Points:
