@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medpretrain3d.visualization.box_pictures import _covering_slices, _Mark
+from medpretrain3d.visualization.box_pictures import _covering_slices, _Overlay
 from medpretrain3d.visualization.drawing import DETECTION, TRUTH
 from medpretrain3d.visualization.pictures import boxes_on_slices, save_png, volume_strip
 
@@ -134,6 +134,6 @@ def test_png_round_trip(tmp_path):
 
 
 def test_a_detection_of_score_0_chooses_no_slice_before_one_that_is_sure():
-    marks = [_Mark(np.array([at, 0, 0, at + 2, 4, 4.0]), "", score) for at, score in ((2, 0.0), (10, 0.9))]
-    assert _covering_slices(marks, axis=0, size=20, count=1) == [11]
-    assert _covering_slices(marks, axis=0, size=20, count=2) == [11, 3]
+    overlays = [_Overlay(np.array([at, 0, 0, at + 2, 4, 4.0]), "", score) for at, score in ((2, 0.0), (10, 0.9))]
+    assert _covering_slices(overlays, axis=0, size=20, count=1) == [11]
+    assert _covering_slices(overlays, axis=0, size=20, count=2) == [11, 3]

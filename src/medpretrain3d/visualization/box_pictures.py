@@ -64,17 +64,17 @@ def boxes_on_slices(
         max_panels: at least 1; fewer than 3 leaves out the coronal and sagittal slices.
         panel_px: pixels of a panel's longer edge.
     """
-    marks = _marks(boxes, labels, det_boxes, det_scores, det_labels, classes)
+    overlays = _overlays(boxes, labels, det_boxes, det_scores, det_labels, classes)
     num_axial = max_panels - 2 if max_panels >= 3 else max_panels
-    cuts = [(0, index) for index in sorted(_covering_slices(marks, 0, image.shape[0], num_axial), reverse=True)]
+    cuts = [(0, index) for index in sorted(_covering_slices(overlays, 0, image.shape[0], num_axial), reverse=True)]
     if max_panels >= 3:
-        cuts += [(axis, _covering_slices(marks, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
-    panels = [_panel(image, spacing_mm, marks, axis, index, panel_px) for axis, index in cuts]
+        cuts += [(axis, _covering_slices(overlays, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
+    panels = [_panel(image, spacing_mm, overlays, axis, index, panel_px) for axis, index in cuts]
     return _sheet(panels, legend="solid: truth      dashed: detection, with its score")
 
 
 @dataclass(frozen=True)
-class _Mark:
+class _Overlay:
     """A box to draw, in voxels (6,), with its text; `score` is None for an object."""
 
     box: NDArray[np.float64]
@@ -90,54 +90,56 @@ class _Mark:
         """Weight of the mark in the choice of slices; a detection of score 0 weighs more than none."""
         return 1.0 if self.score is None else max(self.score, 1e-6)
 
-    def is_cut(self, axis: int, index: int) -> bool:
+    def intersects_slice(self, axis: int, index: int) -> bool:
         return bool(self.box[axis] <= index + 0.5 < self.box[axis + 3])
 
     def meets(self, box: NDArray[Any]) -> bool:
         return bool((self.box[:3] < box[3:]).all() and (box[:3] < self.box[3:]).all())
 
 
-def _marks(
+def _overlays(
     boxes: NDArray[Any],
     labels: NDArray[Any],
     det_boxes: NDArray[Any],
     det_scores: NDArray[Any],
     det_labels: NDArray[Any],
     classes: Sequence[str],
-) -> list[_Mark]:
-    marks = [_Mark(np.asarray(box, np.float64), classes[int(label)]) for box, label in zip(boxes, labels, strict=True)]
-    truths = list(zip(marks, labels, strict=True))
+) -> list[_Overlay]:
+    overlays = [
+        _Overlay(np.asarray(box, np.float64), classes[int(label)]) for box, label in zip(boxes, labels, strict=True)
+    ]
+    truths = list(zip(overlays, labels, strict=True))
     for i in np.argsort(-np.asarray(det_scores), kind="stable")[: len(truths) + 3]:
         label, score = int(det_labels[i]), float(det_scores[i])
         is_clear = any(truth.meets(det_boxes[i]) and int(other) == label for truth, other in truths)
         text = f"{score:.2f}" if is_clear else f"{classes[label]} {score:.2f}"
-        marks.append(_Mark(np.asarray(det_boxes[i], np.float64), text, score))
-    return marks
+        overlays.append(_Overlay(np.asarray(det_boxes[i], np.float64), text, score))
+    return overlays
 
 
-def _covering_slices(marks: list[_Mark], axis: int, size: int, count: int) -> list[int]:
-    """At most `count` slices that cut as many marks as possible, greedily; the middle one where there are none.
+def _covering_slices(overlays: list[_Overlay], axis: int, size: int, count: int) -> list[int]:
+    """At most `count` slices that cut as many overlays as possible, greedily; the middle one where there are none.
 
     Objects choose first, so that pictures of one case from different detectors show the same slices.
     """
     chosen: list[int] = []
-    for wanted in ([m for m in marks if m.is_truth], [m for m in marks if not m.is_truth]):
-        missing = [mark for mark in wanted if not any(mark.is_cut(axis, index) for index in chosen)]
+    for wanted in ([m for m in overlays if m.is_truth], [m for m in overlays if not m.is_truth]):
+        missing = [overlay for overlay in wanted if not any(overlay.intersects_slice(axis, index) for index in chosen)]
         centres = sorted({int(np.clip((m.box[axis] + m.box[axis + 3]) / 2, 0, size - 1)) for m in missing})
         while missing and len(chosen) < count:
-            gains = [sum(m.weight for m in missing if m.is_cut(axis, index)) for index in centres]
+            gains = [sum(m.weight for m in missing if m.intersects_slice(axis, index)) for index in centres]
             if max(gains) == 0:
                 break  # what is left lies outside the volume
             chosen.append(centres[int(np.argmax(gains))])
-            missing = [mark for mark in missing if not mark.is_cut(axis, chosen[-1])]
+            missing = [overlay for overlay in missing if not overlay.intersects_slice(axis, chosen[-1])]
     return chosen or [size // 2]
 
 
 def _panel(
-    image: Volume, spacing_mm: Sequence[float], marks: list[_Mark], axis: int, index: int, panel_px: int
+    image: Volume, spacing_mm: Sequence[float], overlays: list[_Overlay], axis: int, index: int, panel_px: int
 ) -> tuple[str, Image.Image]:
     rows, columns = (edge for edge in range(3) if edge != axis)
-    cut = [mark for mark in marks if mark.is_cut(axis, index)]
+    cut = [overlay for overlay in overlays if overlay.intersects_slice(axis, index)]
     low, high = [0.0, 0.0], [float(image.shape[rows]), float(image.shape[columns])]
     if axis == 0 and cut:
         low, high = _frame(cut, (rows, columns), image.shape, spacing_mm)
@@ -151,12 +153,12 @@ def _panel(
     if is_flipped:
         picture = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     rectangles = []
-    for mark in cut:
-        top, bottom = ((mark.box[rows + side] - low[0]) * spacing_mm[rows] * px_per_mm for side in (0, 3))
-        left, right = ((mark.box[columns + side] - low[1]) * spacing_mm[columns] * px_per_mm for side in (0, 3))
+    for overlay in cut:
+        top, bottom = ((overlay.box[rows + side] - low[0]) * spacing_mm[rows] * px_per_mm for side in (0, 3))
+        left, right = ((overlay.box[columns + side] - low[1]) * spacing_mm[columns] * px_per_mm for side in (0, 3))
         if is_flipped:
             top, bottom = size[1] - bottom, size[1] - top
-        rectangles.append((mark, (float(left), float(top), float(right), float(bottom))))
+        rectangles.append((overlay, (float(left), float(top), float(right), float(bottom))))
     draw = ImageDraw.Draw(picture)
     _draw_boxes(draw, rectangles, size)
     outlined(draw, (5, size[1] / 2), LEFT_EDGE[axis], TEXT, anchor="lm")
@@ -165,12 +167,12 @@ def _panel(
 
 
 def _frame(
-    marks: list[_Mark], axes: tuple[int, int], shape: Sequence[int], spacing_mm: Sequence[float]
+    overlays: list[_Overlay], axes: tuple[int, int], shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Return an axial panel's field of view: the marks with 30 mm around them, at least 160 mm, square where the slice
-    allows."""
+    """Return an axial panel's field of view: the overlays with 30 mm around them, at least 160 mm, square where the
+    slice allows."""
     # 160 mm on 320 pixels: a nodule of 6 mm still has a box of 12 pixels.
-    hulls = [(min(m.box[a] for m in marks), max(m.box[a + 3] for m in marks)) for a in axes]
+    hulls = [(min(m.box[a] for m in overlays), max(m.box[a + 3] for m in overlays)) for a in axes]
     edge_mm = max(160.0, *((b - a) * spacing_mm[axis] + 60 for (a, b), axis in zip(hulls, axes, strict=True)))
     low, high = [], []
     for (a, b), axis in zip(hulls, axes, strict=True):
@@ -183,32 +185,32 @@ def _frame(
 
 def _draw_boxes(
     draw: ImageDraw.ImageDraw,
-    rectangles: list[tuple[_Mark, Rectangle]],
+    rectangles: list[tuple[_Overlay, Rectangle]],
     size: tuple[int, int],
 ) -> None:
-    for mark, rectangle in rectangles:
-        if mark.is_truth:
+    for overlay, rectangle in rectangles:
+        if overlay.is_truth:
             draw.rectangle(rectangle, outline=TRUTH, width=2)
-    for mark, rectangle in rectangles:
-        if not mark.is_truth:
+    for overlay, rectangle in rectangles:
+        if not overlay.is_truth:
             _dashed(draw, rectangle, DETECTION)
     taken = [(size[0] - 120.0, size[1] - 24.0, float(size[0]), float(size[1]))]  # the scale bar
-    for mark, (left, top, right, bottom) in rectangles:
-        width, height = draw.textlength(mark.text, font(LETTERS_PX)), LETTERS_PX + 2
+    for overlay, (left, top, right, bottom) in rectangles:
+        width, height = draw.textlength(overlay.text, font(LETTERS_PX)), LETTERS_PX + 2
         above, below = (left, top - height - 1), (left, bottom + 1)
         beside = (right + 3, (top + bottom - height) / 2), (left - width - 3, (top + bottom - height) / 2)
-        wanted = [above, below, *beside] if mark.is_truth else [below, above, *beside]
+        wanted = [above, below, *beside] if overlay.is_truth else [below, above, *beside]
         inside = [
             (float(np.clip(x, 1, max(1, size[0] - width - 1))), float(np.clip(y, 1, max(1, size[1] - height - 1))))
             for x, y in wanted
         ]
         areas = [(x, y, x + width, y + height) for x, y in inside]
         area = next((area for area in areas if not any(_overlap(area, other) for other in taken)), None)
-        if area is None and not mark.is_truth:
+        if area is None and not overlay.is_truth:
             continue  # a crowd of labels is unreadable; the dashed box itself stays
         area = area or areas[0]
         taken.append(area)
-        outlined(draw, area[:2], mark.text, TRUTH if mark.is_truth else DETECTION)
+        outlined(draw, area[:2], overlay.text, TRUTH if overlay.is_truth else DETECTION)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
