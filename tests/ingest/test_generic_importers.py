@@ -183,7 +183,7 @@ def test_names_and_options_are_checked(tmp_path):
         read_raw(tmp_path, fold=1)
 
 
-@pytest.mark.parametrize("name", [name for name, layout in layouts().items() if layout.signs])
+@pytest.mark.parametrize("name", [name for name, layout in layouts().items() if layout.patterns])
 def test_every_layout_shows_its_tree_where_another_is_found(tmp_path, name):
     touch(tmp_path, "holiday/beach.jpg")
     with pytest.raises(UserError) as caught:

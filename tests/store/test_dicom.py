@@ -13,7 +13,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import RawCase
-from medpretrain3d.ingest.prepare_case import Job, prepare_case, settled
+from medpretrain3d.ingest.prepare_case import Job, find_existing, prepare_case
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.readers import find_series, read_scan, source_files
 from medpretrain3d.store.store import Store
@@ -213,7 +213,7 @@ def test_a_series_becomes_a_case_without_the_patients_name(tmp_path, capfd):
         job = Job(RawCase(name, (path,)), tmp_path / "store", "components", None, 1, "hu", 1)
         outcome = prepare_case(job)
         assert bool(outcome.row) == (name == "good")
-        assert settled(job) == outcome
+        assert find_existing(job) == outcome
     np.testing.assert_array_equal(Case.open(tmp_path / "store/cases/good").read_image()[0], pixels - 1024)
     told = capfd.readouterr()
     written = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
@@ -221,7 +221,7 @@ def test_a_series_becomes_a_case_without_the_patients_name(tmp_path, capfd):
         assert secret.encode() not in written
         assert secret not in told.out + told.err
     write_slice(folder / "007.dcm", pixels[0], (-10, 20, 106), 7)  # a slice more, and the case is made anew
-    assert settled(Job(RawCase("good", (folder,)), tmp_path / "store", "components", None, 1, "hu", 1)) is None
+    assert find_existing(Job(RawCase("good", (folder,)), tmp_path / "store", "components", None, 1, "hu", 1)) is None
 
 
 def changed_slice(folder, name="003.dcm", **changes):

@@ -67,7 +67,7 @@ def test_channels_of_one_file(tmp_path, name):
 
 @pytest.mark.parametrize("space", ["RAS", "left-anterior-superior"])
 def test_nrrd_in_other_spaces(tmp_path, space):
-    signs = {"RAS": (-1, -1, 1), "left-anterior-superior": (1, -1, 1)}[space]
+    patterns = {"RAS": (-1, -1, 1), "left-anterior-superior": (1, -1, 1)}[space]
     header = (
         f"NRRD0004\n# {PATIENT}\ntype: short\ndimension: 4\nspace: {space}\nsizes: 1 2 3 4\nendian: big\n"
         f"space directions: none (2,0,0) (0,3,0) (0,0,4)\nencoding: raw\nspace origin: (5,6,7)\nname:={PATIENT}\n\n"
@@ -75,8 +75,8 @@ def test_nrrd_in_other_spaces(tmp_path, space):
     (tmp_path / "a.nrrd").write_bytes(header.encode() + VALUES.astype(">i2").tobytes())
     scan = read_scan(tmp_path / "a.nrrd")
     np.testing.assert_array_equal(scan.voxels, VALUES.transpose(2, 1, 0)[None])
-    np.testing.assert_array_equal(scan.affine_lps[:3, :3], np.diag(signs) @ np.diag([2, 3, 4]))
-    np.testing.assert_array_equal(scan.affine_lps[:3, 3], np.multiply(signs, [5, 6, 7]))
+    np.testing.assert_array_equal(scan.affine_lps[:3, :3], np.diag(patterns) @ np.diag([2, 3, 4]))
+    np.testing.assert_array_equal(scan.affine_lps[:3, 3], np.multiply(patterns, [5, 6, 7]))
 
 
 def test_one_axis_of_spacings_without_space_is_lps(tmp_path):

@@ -19,7 +19,7 @@ from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
-from medpretrain3d.ingest.prepare_case import Job, Outcome, Redo, earlier, prepare_case, settled
+from medpretrain3d.ingest.prepare_case import Job, PrepareResult, Redo, earlier, find_existing, prepare_case
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.case import CASES
@@ -129,14 +129,14 @@ def _prepare(
     _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
 
     found = {job.case.id: earlier(job, check) for job in own}
-    known = {case_id: one for case_id, one in found.items() if isinstance(one, Outcome)}
+    known = {case_id: one for case_id, one in found.items() if isinstance(one, PrepareResult)}
     again = {case_id: one.reason for case_id, one in found.items() if isinstance(one, Redo) and one.reason}
     todo = [job for job in own if job.case.id not in known]
     if todo:
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
     with closing(_outcomes(todo, workers)) as running:
         known |= dict(_with_bar(running, len(todo), progress))
-    others = {job.case.id: settled(job) for job in jobs if job.case.id not in known}
+    others = {job.case.id: find_existing(job) for job in jobs if job.case.id not in known}
     outcomes = known | {case_id: one for case_id, one in others.items() if one is not None}
 
     told = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
@@ -167,7 +167,7 @@ def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
 def _write_index(
     store: Path,
     jobs: Sequence[Job],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, PrepareResult],
     skipped: Sequence[Mapping[str, str]],
     classes: Sequence[str],
     options: PrepareOptions,
@@ -290,7 +290,7 @@ def _clean(store: Path, case_ids: set[str], index_age_s: float) -> None:
     remove_unfinished(store, {INDEX, SPLITS, SKIPPED, REPORT}, index_age_s)
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome], None, None]:
+def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, PrepareResult], None, None]:
     if workers <= 1 or len(jobs) <= 1:
         yield from ((job.case.id, prepare_case(job)) for job in jobs)
         return
@@ -305,7 +305,9 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Outcome
             raise UserError(f"{told}; finished cases are kept") from error
 
 
-def _with_bar(outcomes: Iterator[tuple[str, Outcome]], total: int, show: bool) -> Iterator[tuple[str, Outcome]]:
+def _with_bar(
+    outcomes: Iterator[tuple[str, PrepareResult]], total: int, show: bool
+) -> Iterator[tuple[str, PrepareResult]]:
     from tqdm import tqdm
 
     return iter(tqdm(outcomes, total=total, desc="prepare", unit="case", disable=not show))

@@ -53,7 +53,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PrepareResult:
     """A case as it is in the store: its row for the index, or the note that says why it has none."""
 
     row: Mapping[str, Any] | None = None
@@ -67,13 +67,13 @@ class Redo:
     reason: str = ""
 
 
-def settled(job: Job) -> Outcome | None:
+def find_existing(job: Job) -> PrepareResult | None:
     """Return the outcome of an earlier call on the same files and options; None where there is work to do."""
     found = earlier(job)
-    return found if isinstance(found, Outcome) else None
+    return found if isinstance(found, PrepareResult) else None
 
 
-def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
+def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
     """Return the outcome of an earlier call on the same files and options, or why that has to be made again.
 
     Args:
@@ -86,7 +86,7 @@ def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
         return Redo()
     note = read_skip_record(job.store, job.case.id)
     if note is not None:
-        return Redo(changed) if (changed := _changed(note, facts)) else Outcome(note=note)
+        return Redo(changed) if (changed := _changed(note, facts)) else PrepareResult(note=note)
     folder = case_folder(job.store, job.case.id)
     if not folder.exists():
         return Redo()
@@ -95,12 +95,12 @@ def earlier(job: Job, is_thorough: bool = False) -> Outcome | Redo:
         if changed := _changed(case.sidecar, facts):
             return Redo(changed)
         (check_contents if is_thorough else check_sizes)(case)
-        return Outcome(index_row(case.sidecar))
+        return PrepareResult(index_row(case.sidecar))
     except (UserError, KeyError, TypeError) as error:
         return Redo(f"was damaged: {error}")
 
 
-def prepare_case(job: Job) -> Outcome:
+def prepare_case(job: Job) -> PrepareResult:
     """Write a case, or a note in its place.
 
     Raises:
@@ -119,10 +119,10 @@ def prepare_case(job: Job) -> Outcome:
         note = write_skip_record(job.store, case.id, file, reason, facts)
         if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
             shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(note=note)
+        return PrepareResult(note=note)
     row = write_case(job.store, case_data)
     skip_record_path(job.store, case.id).unlink(missing_ok=True)
-    return Outcome(row)
+    return PrepareResult(row)
 
 
 def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:

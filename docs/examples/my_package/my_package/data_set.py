@@ -26,7 +26,7 @@ register_layout(
         classes=("nodule",),
         licence="CC BY 4.0",
         wanted="  RAW/ct/<id>.nii.gz\n  RAW/nodules/<id>.nii.gz",
-        signs=("ct/*.nii.gz", "nodules/*.nii.gz"),
+        patterns=("ct/*.nii.gz", "nodules/*.nii.gz"),
         read=read_my_scans,
     )
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import Leftover, ObjectRule, RawCase, RawDataset
-from medpretrain3d.ingest.importers.files import glance, tree
+from medpretrain3d.ingest.importers.files import list_names, tree
 from medpretrain3d.ingest.importers.layout import REGISTERED, Layout, register_layout
 from medpretrain3d.ingest.importers.unused import unused
 from medpretrain3d.registry import import_modules
@@ -34,7 +34,7 @@ __all__ = [
 def layouts() -> dict[str, Layout]:
     """Return every layout by name, those of plugins included, by rank, those of most signs first."""
     _register_own()
-    found = sorted(REGISTERED.parts().values(), key=lambda layout: (layout.rank, -len(layout.signs), layout.name))
+    found = sorted(REGISTERED.parts().values(), key=lambda layout: (layout.rank, -len(layout.patterns), layout.name))
     return {layout.name: layout for layout in found}
 
 
@@ -83,7 +83,7 @@ def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
     """Return the layout of a folder, by what shows it, and what speaks against others whose names fit."""
     if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
         raise UserError(f"{raw}: has dataset.json but no imagesTr beside it", f"found\n{tree(raw)}")
-    names = glance(raw)
+    names = list_names(raw)
     fitting: list[Layout] = []
     doubts: list[str] = []
     for layout in layouts().values():
@@ -93,12 +93,12 @@ def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
                 fitting.append(layout)
             elif contradiction != "-":
                 doubts.append(f"{layout.name}: {contradiction}")
-    best = [one for one in fitting if (one.rank, len(one.signs)) == (fitting[0].rank, len(fitting[0].signs))]
+    best = [one for one in fitting if (one.rank, len(one.patterns)) == (fitting[0].rank, len(fitting[0].patterns))]
     if len(best) > 1:
         told = " and ".join(f"{layout.name} ({layout.shown(names)})" for layout in best)
         raise UserError(f"{raw}: looks like {told} alike; say which by --dataset {best[0].name} or {best[1].name}")
     (layout,) = best
-    return layout, f"it has {layout.shown(names)}" if layout.signs else "no other layout fits", doubts
+    return layout, f"it has {layout.shown(names)}" if layout.patterns else "no other layout fits", doubts
 
 
 def _check_splits(layout: Layout, dataset: RawDataset) -> None:

@@ -35,7 +35,7 @@ LAYOUTS = (
         classes=(),
         licence="CC BY-NC-SA 4.0",
         wanted="  RAW/**/BDMAP_00000001/ct.nii.gz   (segmentations/ beside it is not read)",
-        signs=("**/BDMAP_*/ct.nii.gz",),
+        patterns=("**/BDMAP_*/ct.nii.gz",),
         read=read_abdomenatlas,
         page="""\
 Abdominal CTs of many hospitals (Qu et al., 2023; Li et al., 2024); 5,195 public ones in AbdomenAtlas1.0Mini.

@@ -182,15 +182,15 @@ def _mark(table: Path, row: Mapping[str, str], label: int) -> ObjectAnnotation:
     suffix = next((one for one in FRAME_OF if row.get(f"x0_{one}") or row.get(f"x_{one}")), None)
     if suffix is None:
         raise UserError(f"{table}: neither a box (x0_vox, x0_lps_mm, ...) nor a centre (x_vox, ...); row {row}")
-    frame, sign = FRAME_OF[suffix]
+    frame, pattern = FRAME_OF[suffix]
     if row.get(f"x0_{suffix}"):
         x0, y0, z0, x1, y1, z1 = (number(table, row, f"{axis}{end}_{suffix}") for end in "01" for axis in "xyz")
-        if sign < 0:
+        if pattern < 0:
             x0, y0, x1, y1 = -x1, -y1, -x0, -y0
         return BoxAnnotation((x0, y0, z0), (x1, y1, z1), frame, label)
     x, y, z = (number(table, row, f"{axis}_{suffix}") for axis in "xyz")
     if row.get("diameter_mm"):
-        return SphereAnnotation((x * sign, y * sign, z), number(table, row, "diameter_mm"), frame, label)
+        return SphereAnnotation((x * pattern, y * pattern, z), number(table, row, "diameter_mm"), frame, label)
     if frame == "voxels" and row.get("diameter_vox"):
         half = number(table, row, "diameter_vox") / 2
         return BoxAnnotation((x - half, y - half, z - half), (x + half, y + half, z + half), frame, label)
@@ -211,7 +211,7 @@ LAYOUTS = (
         licence="as the data",
         wanted="""  RAW/boxes.csv   (image, label, x0_vox ... z1_vox, or x_lps_mm, y_lps_mm, z_lps_mm, diameter_mm, ...)
   RAW/**          (the scans it names)""",
-        signs=(_is_table,),
+        patterns=(_is_table,),
         read=read_boxes_csv,
         contradiction=lambda raw: "" if _tables(raw) else "-",
         page="""\

@@ -68,7 +68,7 @@ LAYOUTS = (
         wanted="""  RAW/Training/img/img0001.nii.gz     (RAW/RawData/Training/... will do)
   RAW/Training/label/label0001.nii.gz
   RAW/Testing/img/img0061.nii.gz      (without labels, may be missing)""",
-        signs=("**/img/img[0-9]*.nii.gz", "**/label/label[0-9]*.nii.gz"),
+        patterns=("**/img/img[0-9]*.nii.gz", "**/label/label[0-9]*.nii.gz"),
         read=read_btcv,
         page="""\
 Thirteen abdominal organs in 30 CTs, 20 more without labels (Landman et al., 2015). All voxels of an organ are one

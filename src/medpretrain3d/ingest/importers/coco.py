@@ -22,7 +22,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import below, flag, read_json
-from medpretrain3d.ingest.importers.layout import Layout, need
+from medpretrain3d.ingest.importers.layout import Layout, require
 from medpretrain3d.store.file_names import case_id_of
 
 FILE = "annotations.json"
@@ -36,7 +36,7 @@ def read_coco(raw: Path) -> RawDataset:
     Raises:
         UserError: an entry lacks a key, a box has not six numbers, or a path leads out of the folder.
     """
-    path = need(raw / FILE)
+    path = require(raw / FILE)
     document = read_json(path)
     try:
         frame = document.get("frame", "voxels")
@@ -121,7 +121,7 @@ LAYOUTS = (
         licence="as the data",
         wanted="""  RAW/annotations.json   (images, categories, annotations with bbox [x, y, z, width, height, depth])
   RAW/**                 (the scans it names)""",
-        signs=("annotations.json",),
+        patterns=("annotations.json",),
         read=read_coco,
         contradiction=_contradiction,
         page="""\

@@ -42,7 +42,7 @@ LAYOUTS = (
         licence="CC BY-NC-SA 4.0",
         wanted="""  RAW/dataset/train_fixed/train_1/train_1_a/train_1_a_1.nii.gz   (train of the first release will do)
   RAW/dataset/valid_fixed/valid_1/valid_1_a/valid_1_a_1.nii.gz   (may be missing)""",
-        signs=("**/train*/train_[0-9]*/train_[0-9]*/train_*.nii.gz",),
+        patterns=("**/train*/train_[0-9]*/train_[0-9]*/train_*.nii.gz",),
         read=read_ct_rate,
         page="""\
 50,188 reconstructions of 25,692 non-contrast chest CTs of 21,304 patients (Hamamci et al., 2024).

@@ -67,7 +67,7 @@ LAYOUTS = (
         wanted="""  RAW/cta_img/<id>.nii.gz
   RAW/ane_seg/<id>.nii.gz
   RAW/aneurysm_seg.csv   (subset, id, hospital, cta_img_file, aneurysm_seg_file; may be missing)""",
-        signs=("**/cta_img/*.nii*", "**/ane_seg/*.nii*"),
+        patterns=("**/cta_img/*.nii*", "**/ane_seg/*.nii*"),
         read=read_cta_a,
         page="""\
 Intracranial aneurysms in CT angiographies, the Large IA Segmentation data set (Bo et al., 2021).

@@ -117,7 +117,7 @@ LAYOUTS = (
         wanted=f"""  RAW/**/Breast_MRI_001/<study>/<series>/1-001.dcm
   RAW/{BOXES}.xlsx   (or .csv)
   RAW/{MAPPING}.xlsx   (or .csv)""",
-        signs=(f"**/{BOXES}*",),
+        patterns=(f"**/{BOXES}*",),
         read=read_duke_breast_mri,
         page="""\
 One box around the largest tumour in 922 breast MRIs (Saha et al., 2018).

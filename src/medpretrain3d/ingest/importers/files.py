@@ -117,7 +117,7 @@ def flag(value: object, place: str) -> bool:
     raise UserError(f"{place} is {value!r}, wanted 1, true or yes, or 0, false or no")
 
 
-def glance(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
+def list_names(folder: Path, depth: int = 6, folders: int = 8) -> list[str]:
     """Names below a folder, folders with a slash at the end: enough to recognise a layout without walking a corpus.
 
     Args:

@@ -39,7 +39,7 @@ LAYOUTS = (
         licence="of the challenge's year",
         wanted="""  RAW/**/images/FLARE22_Tr_0001_0000.nii.gz, RAW/**/unlabeled.../Case_00001_0000.nii.gz
   RAW/**/labels/...                 (folders of labels are not read)""",
-        signs=("**/*FLARE*",),
+        patterns=("**/*FLARE*",),
         read=read_flare,
         page="""\
 Corpora laid out as those of the FLARE challenges (Ma et al., 2024): folders of scans beside folders of labels, which

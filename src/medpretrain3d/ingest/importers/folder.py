@@ -70,7 +70,7 @@ LAYOUTS = (
         classes=(),
         licence="as the scans",
         wanted="  RAW/**/*.nii.gz, .nii, .mha, .mhd, .nrrd, or folders of .dcm files   (scans without labels)",
-        signs=(),
+        patterns=(),
         read=read_folder,
         page="""\
 Any folder or DICOM tree of scans at any depth, without labels: a corpus. The id is the path, `a/b/scan.nii.gz`

@@ -63,7 +63,7 @@ LAYOUTS = (
         wanted="""  RAW/kits21/data/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
   RAW/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz
   ...""",
-        signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/aggregated_MAJ_seg.nii.gz",),
+        patterns=("**/case_[0-9][0-9][0-9][0-9][0-9]/aggregated_MAJ_seg.nii.gz",),
         read=read_kits21,
         page="""\
 Kidney tumours and cysts in 300 CTs (Heller et al., 2021). Values: 1 kidney (no object), 2 tumour, 3 cyst.
@@ -84,7 +84,7 @@ RAW/kits21/data/case_00000/aggregated_MAJ_seg.nii.gz      or --option labels=agg
         wanted="""  RAW/dataset/case_00000/imaging.nii.gz   (RAW may also be the folder of cases)
   RAW/dataset/case_00000/segmentation.nii.gz
   ...""",
-        signs=("**/case_[0-9][0-9][0-9][0-9][0-9]/segmentation.nii.gz",),
+        patterns=("**/case_[0-9][0-9][0-9][0-9][0-9]/segmentation.nii.gz",),
         read=read_kits23,
         page="""\
 The same with 489 training cases, ids 0 to 299 and 400 to 588.

@@ -35,7 +35,7 @@ class Layout:
     licence: str
     wanted: str
     """The tree, as it is shown to whoever has another one."""
-    signs: tuple[str | Callable[[Path], bool], ...]
+    patterns: tuple[str | Callable[[Path], bool], ...]
     """Patterns, or conditions, that each have to fit a name below the folder for the layout to be recognised by its
     tree. In patterns folders end on a slash; `**/` in front is any depth."""
     read: Callable[..., RawDataset]
@@ -55,7 +55,7 @@ class Layout:
         says what the objects are, corpora, pairs of names, and any folder of scans."""
         if self.kind != "generic":
             return 0 if self.kind == "detection" else 2
-        return 4 if not self.signs else (1 if self.is_described else 3)
+        return 4 if not self.patterns else (1 if self.is_described else 3)
 
     @property
     def documented_in(self) -> str:
@@ -64,12 +64,14 @@ class Layout:
         return f"docs/datasets.md#{self.name}" if plugin is None else f"plugin {plugin}"
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Return whether a folder with these names in it, as `glance` gives them, looks like this layout."""
-        return all(any(_fits(sign, name) for name in names) for sign in self.signs)
+        """Return whether a folder with these names in it, as `list_names` gives them, looks like this layout."""
+        return all(any(_fits(pattern, name) for name in names) for pattern in self.patterns)
 
     def shown(self, names: Sequence[str]) -> str:
         """Return the first name for each sign, by which the layout was recognised."""
-        return ", ".join(dict.fromkeys(next(name for name in names if _fits(sign, name)) for sign in self.signs))
+        return ", ".join(
+            dict.fromkeys(next(name for name in names if _fits(pattern, name)) for pattern in self.patterns)
+        )
 
     def open(self, raw: Path, options: Mapping[str, str] | None = None) -> RawDataset:
         """List the cases of a folder.
@@ -121,13 +123,13 @@ def register_layout(layout: Layout) -> Layout:
     return layout
 
 
-def _fits(sign: str | Callable[[Path], bool], name: str) -> bool:
-    if callable(sign):
-        return sign(Path(name))
-    return PurePosixPath(f"/{name}").match(sign[3:] if sign.startswith("**/") else f"/{sign}")
+def _fits(pattern: str | Callable[[Path], bool], name: str) -> bool:
+    if callable(pattern):
+        return pattern(Path(name))
+    return PurePosixPath(f"/{name}").match(pattern[3:] if pattern.startswith("**/") else f"/{pattern}")
 
 
-def need(path: Path) -> Path:
+def require(path: Path) -> Path:
     """Return a file or folder that has to be there.
 
     Raises:

@@ -196,7 +196,7 @@ LAYOUTS = (
         licence="CC BY 3.0",
         wanted="""  RAW/LIDC-IDRI-0001/<study>/<series>/*.dcm   (patients may lie one folder deeper)
   RAW/**/*.xml                                (readings, beside the images or from LIDC-XML-only.zip)""",
-        signs=("**/LIDC-IDRI-*/", "**/*.xml"),
+        patterns=("**/LIDC-IDRI-*/", "**/*.xml"),
         read=read_lidc_idri,
         page="""\
 Lung nodules in 1,018 CTs of 1,010 patients, outlined by up to four readers (Armato et al., 2011).

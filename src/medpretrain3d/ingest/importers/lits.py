@@ -50,7 +50,7 @@ LAYOUTS = (
         wanted="""  RAW/**/volume-<N>.nii         (131, "Training Batch 1" and "Training Batch 2")
   RAW/**/segmentation-<N>.nii
   RAW/**/test-volume-<N>.nii    (70, without labels, may be missing)""",
-        signs=("**/volume-[0-9]*.nii*", "**/segmentation-[0-9]*.nii*"),
+        patterns=("**/volume-[0-9]*.nii*", "**/segmentation-[0-9]*.nii*"),
         read=read_lits,
         page="""\
 LiTS as originally released (Bilic et al., 2023): 131 CTs with labels, 70 without. Values: 1 liver (no object), 2

@@ -15,7 +15,7 @@ from medpretrain3d.ingest.importers.annotations import ObjectAnnotation, SphereA
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import find_files, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
-from medpretrain3d.ingest.importers.layout import Layout, Misplaced, need
+from medpretrain3d.ingest.importers.layout import Layout, Misplaced, require
 
 NUM_SUBSETS = 10
 UNKNOWN_DIAMETER_MM = 10.0
@@ -32,7 +32,7 @@ def read_luna16(raw: Path, fold: int = 0) -> RawDataset:
     """
     if not 0 <= fold < NUM_SUBSETS:
         raise UserError(f"fold {fold}: LUNA16 has {NUM_SUBSETS} folds, counted from 0")
-    table = need(raw / "annotations.csv")
+    table = require(raw / "annotations.csv")
     excluded = next((raw / name for name in EXCLUDED if (raw / name).is_file()), None)
     if excluded is None:
         raise Misplaced("annotations_excluded.csv is missing; it comes with the challenge's evaluation script")
@@ -100,7 +100,7 @@ LAYOUTS = (
   RAW/subset0/<seriesuid>.mhd, <seriesuid>.raw
   ...
   RAW/subset9""",
-        signs=("annotations.csv", "subset*/*.mhd"),
+        patterns=("annotations.csv", "subset*/*.mhd"),
         read=read_luna16,
         page="""\
 Lung nodules in 888 CTs of LIDC-IDRI (Setio et al., 2017): 1,186 nodules of at least 3 mm that three of four readers

@@ -90,7 +90,7 @@ def _layout(name: str) -> Layout:
   RAW/imagesTr/{prefix}_<N>.nii.gz
   RAW/labelsTr/{prefix}_<N>.nii.gz
   RAW/imagesTs/{prefix}_<N>.nii.gz   (without labels)""",
-        signs=("dataset.json", f"imagesTr/{prefix}_[0-9]*.nii.gz", f"labelsTr/{prefix}_[0-9]*.nii.gz"),
+        patterns=("dataset.json", f"imagesTr/{prefix}_[0-9]*.nii.gz", f"labelsTr/{prefix}_[0-9]*.nii.gz"),
         read=read,
         contradiction=contradiction,
         page=PAGES[name],

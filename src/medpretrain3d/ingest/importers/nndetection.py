@@ -20,7 +20,7 @@ from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawDataset
 from medpretrain3d.ingest.importers.files import read_json
-from medpretrain3d.ingest.importers.layout import Layout, need
+from medpretrain3d.ingest.importers.layout import Layout, require
 from medpretrain3d.ingest.importers.nnunet import classes_of, described, list_cases
 
 SPLITTED = "raw_splitted"
@@ -37,10 +37,10 @@ def read_nndetection(raw: Path, fold: int = 0) -> RawDataset:
     found = _descriptions(raw)
     if len(found) > 1:
         raise UserError(f"{raw}: has {found[0].name} and {found[1].name}; keep one")
-    path = need(found[0] if found else raw / DESCRIPTIONS[0])
+    path = require(found[0] if found else raw / DESCRIPTIONS[0])
     dataset = described(path, read_json(path) if path.suffix == ".json" else read_yaml(path, "correct it"))
     names, class_of_value = classes_of(path, dataset, has_background=False)
-    folder = raw if (raw / "imagesTr").is_dir() else need(raw / SPLITTED)
+    folder = raw if (raw / "imagesTr").is_dir() else require(raw / SPLITTED)
     return list_cases(folder, dataset, names, class_of_value, "instances", fold, (path,))
 
 
@@ -72,7 +72,7 @@ LAYOUTS = (
   RAW/raw_splitted/imagesTr/<case>_0000.nii.gz
   RAW/raw_splitted/labelsTr/<case>.nii.gz, <case>.json
   RAW/raw_splitted/imagesTs, labelsTs   (the test split, may be missing)""",
-        signs=(_is_description, _is_images),
+        patterns=(_is_description, _is_images),
         read=read_nndetection,
         contradiction=_contradiction,
         page="""\

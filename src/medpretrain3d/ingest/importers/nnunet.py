@@ -16,7 +16,7 @@ from typing import Any
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import IGNORE, OBJECT_RULES, Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import flag, read_json
-from medpretrain3d.ingest.importers.layout import Layout, need
+from medpretrain3d.ingest.importers.layout import Layout, require
 from medpretrain3d.store.file_names import channel_files
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_stem
 
@@ -49,7 +49,7 @@ def read_description(raw: Path) -> dict[str, Any]:
         Misplaced: it, or the folder of images, is missing.
         UserError: it is no JSON object.
     """
-    path = need(raw / DESCRIPTION)
+    path = require(raw / DESCRIPTION)
     return described(path, read_json(path))
 
 
@@ -79,7 +79,7 @@ def list_cases(
         Misplaced: there is no imagesTr.
         UserError: a damaged splits file, or a fold that does not exist.
     """
-    images_tr = channel_files(find_volumes(need(raw / "imagesTr")))
+    images_tr = channel_files(find_volumes(require(raw / "imagesTr")))
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
     folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
@@ -263,7 +263,7 @@ LAYOUTS = (
   RAW/imagesTr/<id>_0000.nii.gz or <id>.nii.gz
   RAW/labelsTr/<id>.nii.gz
   RAW/imagesTs, RAW/labelsTs   (the test split, may be missing)""",
-        signs=("dataset.json", "imagesTr/"),
+        patterns=("dataset.json", "imagesTr/"),
         read=read_nnunet,
         page="""\
 The layout of nnU-Net and of the Medical Segmentation Decathlon, see [data.md](data.md). A value named `ignore` marks

@@ -107,7 +107,7 @@ LAYOUTS = (
         wanted="""  RAW/**/<name>_seg.nii.gz          or _mask, _label, _segmentation, ...: values are classes
   RAW/**/<name>_instances.nii.gz    or values are objects of one class
   RAW/**/<name>.nii.gz              the scan, or <name>_ct, <name>_image, <name>_flair, ...""",
-        signs=(is_label_map,),
+        patterns=(is_label_map,),
         read=read_pairs,
         page="""\
 Scans with label maps beside them, told apart by their names, at any depth.

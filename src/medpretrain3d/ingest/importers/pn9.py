@@ -18,7 +18,7 @@ from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnno
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import find_files, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
-from medpretrain3d.ingest.importers.layout import Layout, Misplaced, need
+from medpretrain3d.ingest.importers.layout import Layout, Misplaced, require
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.volume import Volume
 
@@ -39,7 +39,7 @@ def read_pn9(raw: Path) -> RawDataset:
     arrays = {path.name.removesuffix("_zoom.npy"): path for path in find_files(raw, "*_zoom.npy")}
     if not arrays:
         raise Misplaced("no array <pid>_zoom.npy")
-    lists = {split: need(tables / name) for split, name in SPLIT_FILES.items()}
+    lists = {split: require(tables / name) for split, name in SPLIT_FILES.items()}
     split_of: dict[str, str] = {}
     for split, path in lists.items():
         for pid in read_text(path, "give one pid per line").split():
@@ -47,7 +47,7 @@ def read_pn9(raw: Path) -> RawDataset:
                 raise UserError(f"{path}: names {pid}, which {SPLIT_FILES[split_of[pid]]} names as well; keep one")
     scans, leftovers = ScanIds(split_of), [Leftover(pid, "arrays that no split file names") for pid in arrays]
     boxes: dict[str, list[ObjectAnnotation]] = defaultdict(list)
-    annotations = [need(tables / name) for name in ("train_anno.csv", "test_anno.csv")]
+    annotations = [require(tables / name) for name in ("train_anno.csv", "test_anno.csv")]
     for table in annotations:
         rows = read_csv(table, ["pid", *EDGES])
         scan_of, unmet = scans.meet(table, [row["pid"] for row in rows])
@@ -107,7 +107,7 @@ LAYOUTS = (
         wanted=f"""  RAW/**/<pid>_zoom.npy                                  (the archive of .npy files, unpacked)
   RAW/{FOLDER}/train_anno.csv, test_anno.csv
   RAW/{FOLDER}/train.txt, val.txt, test.txt   (RAW itself will do)""",
-        signs=("**/train_anno.csv", "**/test_anno.csv"),
+        patterns=("**/train_anno.csv", "**/test_anno.csv"),
         read=read_pn9,
         page="""\
 40,439 lung nodules in 8,798 CTs (Mei et al., 2021), given as boxes. Nine kinds of nodule, used as one class.

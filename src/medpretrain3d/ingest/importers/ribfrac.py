@@ -79,7 +79,7 @@ LAYOUTS = (
         wanted="""  RAW/ribfrac-train-info-1.csv, ribfrac-train-info-2.csv, ribfrac-val-info.csv
   RAW/**/RibFrac<N>-image.nii.gz
   RAW/**/RibFrac<N>-label.nii.gz   (the archives, unpacked anywhere below RAW)""",
-        signs=("**/ribfrac-*-info*.csv",),
+        patterns=("**/ribfrac-*-info*.csv",),
         read=read_ribfrac,
         page="""\
 About 5,000 rib fractures in 660 CTs (Jin et al., 2020): 420 for training, 80 for validation, 160 for testing without

@@ -60,7 +60,7 @@ LAYOUTS = (
         licence="CC BY 4.0",
         wanted="""  RAW/s0000/ct.nii.gz            (segmentations/ beside it is not read)
   RAW/meta.csv                   (split; may be missing)""",
-        signs=("s[0-9][0-9][0-9][0-9]/ct.nii.gz", "s[0-9]*/segmentations/"),
+        patterns=("s[0-9][0-9][0-9][0-9]/ct.nii.gz", "s[0-9]*/segmentations/"),
         read=read_totalsegmentator,
         page="""\
 1,228 CTs of all body regions (Wasserthal et al., 2023). The masks of organs, one file each, are not read.
@@ -79,7 +79,7 @@ RAW/meta.csv              image_id;...;split
         classes=(),
         licence="Apache-2.0",
         wanted="  RAW/<name>.nii.gz beside RAW/<name>_seg<N>.nii.gz",
-        signs=("example_ct*.nii.gz", "example_ct*_seg[0-9]*.nii.gz"),
+        patterns=("example_ct*.nii.gz", "example_ct*_seg[0-9]*.nii.gz"),
         read=read_totalsegmentator,
         page="""\
 The example scans of the program of the same name: `<name>.nii.gz` beside `<name>_seg<N>.nii.gz`, which is not read.
