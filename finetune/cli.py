@@ -13,7 +13,7 @@ from finetune.datamodule import FinetuneData
 from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.errors import UserError
 
@@ -24,7 +24,7 @@ class FinetuneCLI(StageCLI):
     def resolve(self, config: Namespace, is_said: bool) -> None:
         """Take from the encoder's file what the recipe leaves to it."""
         quiet: Callable[[str], None] = lambda text: None  # noqa: E731  one line for two
-        follow_pretraining(config, say if is_said else quiet, rank_zero_warn if is_said else quiet)
+        follow_pretraining(config, rank_zero_print if is_said else quiet, rank_zero_warn if is_said else quiet)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

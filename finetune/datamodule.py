@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.boxes import box_size
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
@@ -91,7 +91,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.batch_size = batch_size
         self.window = (window or PerUnit()).of_unit(self.store.unit)
         for doubt in self.corpus.doubts_about(self.window):
-            say(doubt)
+            rank_zero_print(doubt)
         self.augment = augment
         self.intensity = intensity
         self.crop_sampler = CropSampler(object_share, foreground_share)
@@ -114,14 +114,14 @@ class FinetuneData(Checked, L.LightningDataModule):
             )
         self.val_cases = self._refs(self.split.get("val", ()))
         if not self.val_cases:
-            say(
+            rank_zero_print(
                 f"warning: {self.store.path}: no validation case; nothing is measured while training, and nothing tuned"
             )
         self._check_objects([case.case_id for case in self.train_cases])
         self._say_long_objects()
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
-            say(note)
+            rank_zero_print(note)
 
     def _check_objects(self, train: Sequence[str]) -> None:
         if not count_objects(self.store, train).sum():
@@ -130,14 +130,14 @@ class FinetuneData(Checked, L.LightningDataModule):
                 "learnt; look at what `medpretrain3d prepare` said, or choose another fold or more cases"
             )
         for doubt in missing_objects(self.store, {**self.split, "train": train}):
-            say(f"warning: {self.store.path}: {doubt}")
+            rank_zero_print(f"warning: {self.store.path}: {doubt}")
 
     def _say_long_objects(self) -> None:
         cases = [ref.open() for ref in self.train_cases if sum(ref.counts)]
         boxes = np.concatenate([case.boxes for case in cases]).astype(np.float64)
         labels = np.concatenate([case.labels for case in cases])
         if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
-            say(f"note: {self.store.path}: {note}")
+            rank_zero_print(f"note: {self.store.path}: {note}")
 
     def metadata(self) -> RunMetadata:
         """Return which cases the run is trained on."""

@@ -17,7 +17,7 @@ from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
-from medpretrain3d.engine.distributed import gather_by_case, means_to_log, say
+from medpretrain3d.engine.distributed import gather_by_case, means_to_log, rank_zero_print
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import (
@@ -72,9 +72,9 @@ class FinetuneModule(Checked, L.LightningModule):
         self.seen: SeenScans | None = None
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
-            say(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
+            rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
         if init_fpn:
-            say(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
+            rank_zero_print(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
         self.results: dict[str, CaseResult] = {}
         self._left_out_elsewhere = torch.zeros(2, dtype=torch.long)
 

@@ -16,7 +16,7 @@ from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 
 
-def follow_pretraining(config: Namespace, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+def follow_pretraining(config: Namespace, rank_zero_print: Callable[[str], None], warn: Callable[[str], None]) -> None:
     """Show the detector the intensities that its backbone was pretrained on, unless the recipe says which it sees.
 
     Sets `data.window` to the window of pretraining scans in the unit of the data's store, and
@@ -25,7 +25,7 @@ def follow_pretraining(config: Namespace, say: Callable[[str], None], warn: Call
 
     Args:
         config: of the run; changed.
-        say: told what is taken.
+        rank_zero_print: told what is taken.
         warn: told where the encoder saw other images than the detector will.
 
     Raises:
@@ -44,7 +44,7 @@ def follow_pretraining(config: Namespace, say: Callable[[str], None], warn: Call
     theirs = None if window is None else to_config(window)
     if theirs is not None and data.window is None:
         data.window = Namespace(class_path=theirs["class_path"], init_args=Namespace(theirs["init_args"]))
-        say(f"window of the encoder's pretraining: {window}")
+        rank_zero_print(f"window of the encoder's pretraining: {window}")
     given = from_config(data.window.as_dict()) if data.window else PerUnit()
     ours = to_config(given.of_unit(unit))
     if theirs is not None and theirs != ours:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import EncoderFile, VolumesSeen
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
@@ -74,7 +74,7 @@ def check_seen_scans(encoder: EncoderFile, data: FinetuneData, is_allowed: bool)
         UserError: it saw some with their labels, and that is not allowed.
     """
     seen = SeenScans.of(encoder, data)
-    say(str(seen))
+    rank_zero_print(str(seen))
     labelled = (*seen.test_with_labels, *seen.val_with_labels)
     if labelled:
         told = (
@@ -86,7 +86,7 @@ def check_seen_scans(encoder: EncoderFile, data: FinetuneData, is_allowed: bool)
                 f"init_from: {told}, so they say nothing about new scans; pretrain without them (data.fold, "
                 "data.exclude), choose other splits, or set model.allow_seen_scans to true"
             )
-        say(f"{told}: allowed, but no test of new scans")
+        rank_zero_print(f"{told}: allowed, but no test of new scans")
     return seen
 
 

@@ -9,7 +9,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from medpretrain3d.configurable import to_config
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
@@ -82,7 +82,7 @@ class PretrainData(Checked, L.LightningDataModule):
         self.batch_size = batch_size
         self.window = window or PerUnit()
         for doubt in self.corpus.doubts_about(self.window):
-            say(doubt)
+            rank_zero_print(doubt)
         self.views = views or OneView()
         self.augment = augment
         self.intensity = intensity
@@ -93,7 +93,7 @@ class PretrainData(Checked, L.LightningDataModule):
         self.seed = seed
         chosen = training_cases(self.corpus, split, fold, [Store(path) for path in exclude or ()])
         for note in chosen.notes:
-            say(note)
+            rank_zero_print(note)
         train_cases, val_cases = self.corpus.hold_out(chosen.cases, num_val_cases)
         self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
         if not self.train_cases:
@@ -148,7 +148,7 @@ class PretrainData(Checked, L.LightningDataModule):
             return cases
         kept = [case for case in cases if self.views.is_labelled(case)]
         if len(kept) < len(cases):
-            say(f"{len(cases) - len(kept)} of {len(cases)} cases have no labels and are left out")
+            rank_zero_print(f"{len(cases) - len(kept)} of {len(cases)} cases have no labels and are left out")
         return kept
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

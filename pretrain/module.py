@@ -18,7 +18,7 @@ from medpretrain3d.backbones import (
 )
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import to_config
-from medpretrain3d.engine.distributed import means_to_log, say
+from medpretrain3d.engine.distributed import means_to_log, rank_zero_print
 from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, Objective
@@ -55,10 +55,12 @@ class PretrainModule(Checked, L.LightningModule):
         self.optim = optim
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
-            say(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
+            rank_zero_print(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
             objective.after_load()
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
-                say(f"{name} does not list the scans that it was trained on, so what comes of it cannot either")
+                rank_zero_print(
+                    f"{name} does not list the scans that it was trained on, so what comes of it cannot either"
+                )
 
     def metadata(self) -> RunMetadata:
         """Return which network learns in which way."""

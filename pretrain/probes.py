@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medpretrain3d.engine.distributed import gather_by_case, say
+from medpretrain3d.engine.distributed import gather_by_case, rank_zero_print
 from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
@@ -114,7 +114,7 @@ class Probes(Checked, L.Callback):
             )
             if self.stop_on_collapse:
                 raise UserError(f"{told}; lower the learning rate, or set stop_on_collapse to false to go on")
-            say(told)
+            rank_zero_print(told)
 
     def _spread(self, module: PretrainModule) -> dict[str, float]:
         """Return effective rank and standard deviation over crops of held-out cases; empty where there are too few."""

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from medpretrain3d.atomic import finished_file, remove_unfinished
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 
@@ -101,7 +101,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
         if damage is None:
             return path
         damaged.append(path)
-        say(f"{path}: this checkpoint is damaged ({damage}); taking the one before it")
+        rank_zero_print(f"{path}: this checkpoint is damaged ({damage}); taking the one before it")
     if damaged:
         raise UserError(
             f"{folder}: no whole checkpoint is left to continue from ({', '.join(path.name for path in damaged)} "

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_only
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.errors import UserError
 
@@ -100,7 +100,7 @@ class Checkpoints(Checkpoint):
             try:
                 self._write(trainer, self._state(trainer))
             except UserError as error:
-                say(f"{error}; the run continues from {self._continued_from}")
+                rank_zero_print(f"{error}; the run continues from {self._continued_from}")
 
     def save(self, trainer: L.Trainer) -> None:
         """Keep the state, between two steps; every process calls this, the first one writes.

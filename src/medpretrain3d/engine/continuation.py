@@ -12,7 +12,7 @@ import lightning as L
 import torch
 
 from medpretrain3d.engine.checkpoint_files import num_steps_done
-from medpretrain3d.engine.distributed import say
+from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
 
@@ -195,7 +195,7 @@ class ContinuedSchedule(L.Callback):
                 group["lr"] = rate
             scheduler._last_lr = now
             if before != now:
-                say(
+                rank_zero_print(
                     f"the schedule is that of a run of {trainer.max_steps} steps now: at step {step} the learning rate "
                     f"goes from {max(before):.4g} to {max(now):.4g}; the steps before it were made with that of the "
                     "earlier length"

@@ -66,6 +66,6 @@ def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, 
 
 
 @rank_zero_only
-def say(text: str) -> None:
+def rank_zero_print(text: str) -> None:
     """Print on the first process only."""
     print(text, flush=True)
