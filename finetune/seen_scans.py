@@ -77,16 +77,16 @@ def check_seen_scans(encoder: EncoderFile, data: FinetuneData, is_allowed: bool)
     rank_zero_print(str(seen))
     labelled = (*seen.test_with_labels, *seen.val_with_labels)
     if labelled:
-        told = (
+        message = (
             f"{len(seen.test_with_labels)} of {seen.num_test} test scans and {len(seen.val_with_labels)} of "
             f"{seen.num_val} validation scans were pretrained on with labels, first '{labelled[0]}'"
         )
         if not is_allowed:
             raise UserError(
-                f"init_from: {told}, so they say nothing about new scans; pretrain without them (data.fold, "
+                f"init_from: {message}, so they say nothing about new scans; pretrain without them (data.fold, "
                 "data.exclude), choose other splits, or set model.allow_seen_scans to true"
             )
-        rank_zero_print(f"{told}: allowed, but no test of new scans")
+        rank_zero_print(f"{message}: allowed, but no test of new scans")
     return seen
 
 

@@ -109,12 +109,12 @@ class Probes(Checked, L.Callback):
         module.log_dict({f"probe/{name}": value for name, value in found.items()}, rank_zero_only=False)
         fallen = [name for name, value in spread.items() if value <= self.min_share * self.start.get(name, 0.0)]
         if fallen:
-            told = f"step {trainer.global_step}: features have collapsed: " + ", ".join(
+            message = f"step {trainer.global_step}: features have collapsed: " + ", ".join(
                 f"{name} {spread[name]:.3f} (at the start {self.start.get(name, 0.0):.3f})" for name in fallen
             )
             if self.stop_on_collapse:
-                raise UserError(f"{told}; lower the learning rate, or set stop_on_collapse to false to go on")
-            rank_zero_print(told)
+                raise UserError(f"{message}; lower the learning rate, or set stop_on_collapse to false to go on")
+            rank_zero_print(message)
 
     def _spread(self, module: PretrainModule) -> dict[str, float]:
         """Return effective rank and standard deviation over crops of held-out cases; empty where there are too few."""

@@ -130,10 +130,10 @@ def _run(words: Sequence[str]) -> int:
         if isinstance(error, UserError):
             print(f"error: {error}", file=sys.stderr)
             return 2
-        told = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
-        if told is None:
+        message = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
+        if message is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         return 1
 
 

@@ -35,12 +35,12 @@ def explain(error: BaseException, saves_memory: str) -> str | None:
         error: what was raised.
         saves_memory: what to change where memory ran out, as "lower --batch-size".
     """
-    told = _explain(error, saves_memory, _OF_THE_MACHINE)
+    message = _explain(error, saves_memory, _OF_THE_MACHINE)
     behind = error.__cause__ or error.__context__
-    while told is None and behind is not None:  # what went wrong first, where dealing with it went wrong as well
-        told = _explain(behind, saves_memory, _EXHAUSTED)
+    while message is None and behind is not None:  # what went wrong first, where dealing with it went wrong as well
+        message = _explain(behind, saves_memory, _EXHAUSTED)
         behind = behind.__cause__ or behind.__context__
-    return told
+    return message
 
 
 def _explain(error: BaseException, saves_memory: str, known: set[int]) -> str | None:

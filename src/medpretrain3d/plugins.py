@@ -149,12 +149,12 @@ def check_required(place: str, required: object) -> tuple[str, ...]:
         if not module:
             raise UserError(f"{place}: names a plugin without a module; the file was written by another")
         load_plugins()
-        plugin, told = _loaded.get(module) or plugin_of(module), f"{distribution or module} {version}".strip()
+        plugin, message = _loaded.get(module) or plugin_of(module), f"{distribution or module} {version}".strip()
         if plugin is None:
             missing = "not loaded;" if _is_there(module) else "not installed; install it if you trust it, and"
-            raise UserError(f"{place}: needs the plugin {told}, which is {missing} give {OPTION} {module}")
+            raise UserError(f"{place}: needs the plugin {message}, which is {missing} give {OPTION} {module}")
         if (plugin.version or "") != version:
-            notes.append(f"made with the plugin {told}, here is {plugin}: what it computes may differ")
+            notes.append(f"made with the plugin {message}, here is {plugin}: what it computes may differ")
     return tuple(notes)
 
 

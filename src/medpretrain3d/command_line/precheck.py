@@ -133,8 +133,8 @@ class Precheck:
         what = " or ".join(parts)
         known = [one for part in parts for one in names_below(part) if not one.startswith("_")]
         hint = did_you_mean(short, known) or f"; there are {', '.join(sorted(known))}"
-        told = f"'{name}' is not of type {what}" if signatures(short) else f"unknown class '{name}' of type {what}"
-        raise UserError(f"configuration: {key}: {told}{hint} ({self._source})")
+        message = f"'{name}' is not of type {what}" if signatures(short) else f"unknown class '{name}' of type {what}"
+        raise UserError(f"configuration: {key}: {message}{hint} ({self._source})")
 
     def _plain(self, value: Any, hint: Any, owner: str, name: str) -> None:
         if isinstance(value, Mapping) and any(isinstance(one, Word) for one in value.values()):

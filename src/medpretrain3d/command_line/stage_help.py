@@ -87,12 +87,12 @@ def _options(key: str, signature: Signature) -> Iterator[str]:
             yield from _options(f"{key}.{name}", inner[0])
             continue
         default = signature.defaults.get(name)
-        told = "" if default in ("None", None) or "(" in default else f"default {default}"
-        told = "required" if default is None else told
+        message = "" if default in ("None", None) or "(" in default else f"default {default}"
+        message = "required" if default is None else message
         classes = _classes(parts)
         what = f"one of {', '.join(classes)}" if classes else wanted(hint) if hint is not None else ""
         text = signature.texts.get(name, "").partition(". ")[0].rstrip(".")
-        yield _line(f"{key}.{name}", "; ".join(one for one in (text, what.removesuffix(" or null"), told) if one))
+        yield _line(f"{key}.{name}", "; ".join(one for one in (text, what.removesuffix(" or null"), message) if one))
 
 
 def _of(name: str) -> str:

@@ -40,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
 def _classes(layout: Layout) -> str:
     if not layout.classes:
         return "as the files say" if layout.kind == "generic" and layout.patterns else "none"
-    told = ", ".join(layout.classes)
-    return told if len(told) < 29 else f"{len(layout.classes)}: {layout.classes[0]}, ..."
+    message = ", ".join(layout.classes)
+    return message if len(message) < 29 else f"{len(layout.classes)}: {layout.classes[0]}, ..."

@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a line per library; 1 when one of them is broken."""
     broken = 0
     for name, program in CHECKS.items():
-        fault, told = _answer(program)
-        print(f"{name:<22}{'BROKEN' if fault else 'ok':<8}{fault or told}", flush=True)
+        fault, message = _answer(program)
+        print(f"{name:<22}{'BROKEN' if fault else 'ok':<8}{fault or message}", flush=True)
         broken += bool(fault)
     if broken:
         print("install the pinned set: pip install -c constraints.txt -e .")
@@ -73,10 +73,10 @@ def _answer(program: str) -> tuple[str, str]:
         return f"no answer in {PATIENCE_S:g} s", ""
     if done.returncode == 0:
         return "", _last_line(done.stdout)
-    told = _last_line(done.stderr)
+    message = _last_line(done.stderr)
     if done.returncode < 0:
-        return f"the process was ended by {signal.Signals(-done.returncode).name} {told}".rstrip(), ""
-    return told or f"exit code {done.returncode}", ""
+        return f"the process was ended by {signal.Signals(-done.returncode).name} {message}".rstrip(), ""
+    return message or f"exit code {done.returncode}", ""
 
 
 def _last_line(text: str) -> str:

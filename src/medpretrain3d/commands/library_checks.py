@@ -212,8 +212,12 @@ def shared_memory() -> None:
         print("none; batches go through pipes")
         return
     free = shutil.disk_usage(place).free
-    told = f"{free / 2**30:.1f} GiB free in {place}"
-    print(told if free >= LITTLE_SHARED_MEMORY else f"{told}: large batches go through pipes (docker run --shm-size)")
+    message = f"{free / 2**30:.1f} GiB free in {place}"
+    print(
+        message
+        if free >= LITTLE_SHARED_MEMORY
+        else f"{message}: large batches go through pipes (docker run --shm-size)"
+    )
 
 
 def cuda() -> None:

@@ -165,8 +165,8 @@ def run(args: argparse.Namespace) -> int:
         num_boxes = sum(len(prediction) for prediction in predictions)
         print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
     if failures:
-        told = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
-        print(f"{told}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)
+        message = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
+        print(f"{message}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -97,8 +97,8 @@ def run(args: argparse.Namespace) -> int:
     for skipped in summary.skipped:
         print(f"skipped {skipped['case']}: {skipped['kind']}: {skipped['reason']}", file=sys.stderr)
     kinds = Counter(skipped["kind"] for skipped in summary.skipped)
-    told = f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
-    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped{told}"
+    message = f" ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))})" if kinds else ""
+    done = f"{summary.prepared} prepared, {summary.reused} reused, {len(summary.skipped)} skipped{message}"
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
     rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
     print(f"{args.store}: {done}; {rest}")
@@ -131,8 +131,8 @@ def _tell_again(again: Mapping[str, str]) -> None:
     for case_id, reason in again.items():
         cases_of.setdefault(reason, []).append(case_id)
     for reason, case_ids in cases_of.items():
-        told = ", ".join(case_ids[:3]) + (" ..." if len(case_ids) > 3 else "")
-        print(f"made again: {told} ({len(case_ids)}): {reason}")
+        message = ", ".join(case_ids[:3]) + (" ..." if len(case_ids) > 3 else "")
+        print(f"made again: {message} ({len(case_ids)}): {reason}")
 
 
 def _spacing_mm(args: argparse.Namespace) -> tuple[float, float, float] | None:

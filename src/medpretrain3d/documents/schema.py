@@ -62,14 +62,14 @@ def checked(document: object, schema: type[T], place: str, advice: str) -> T:
         if isinstance(cause := first.get("ctx", {}).get("error"), UserError):
             raise UserError(f"{place}: {cause}") from error
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).lstrip(".")
-        told = (
+        message = (
             first["msg"]
             .removeprefix("Value error, ")
             .replace("Input should be", "wanted")
             .replace("Field required", "is missing")
         )
         got = f"got {_short(first['input'])}, " if first["type"] != "missing" else ""
-        raise UserError(f"{place}: {f'{where}: ' if where else ''}{got}{told}; {advice}") from error
+        raise UserError(f"{place}: {f'{where}: ' if where else ''}{got}{message}; {advice}") from error
     except RecursionError as error:
         raise UserError(f"{place}: is nested too deeply; {advice}") from error
     # Plain data stays as it is: 1 and 1.0 are one number, but not one text to take a hash of.

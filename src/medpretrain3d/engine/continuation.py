@@ -54,9 +54,9 @@ def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint:
     is_finished = bool(known.finished)
     done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
     if is_finished and steps == done:
-        told = f" (and its configuration differs: {'; '.join(found)})" if found else ""
+        message = f" (and its configuration differs: {'; '.join(found)})" if found else ""
         raise UserError(
-            f"{run.folder}: this run is finished{told}; give another run.name, run.restart=true to repeat it, or a "
+            f"{run.folder}: this run is finished{message}; give another run.name, run.restart=true to repeat it, or a "
             "larger trainer.max_steps to extend it"
         )
     if steps < done:

@@ -46,8 +46,8 @@ class EndTogether(Checkpoint):
         """
         signals.mode = "note"
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            told = torch.tensor(signals.received or 0, device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(told, reduce_op="max"))
+            message = torch.tensor(signals.received or 0, device=trainer.strategy.root_device)
+            signum = int(trainer.strategy.reduce(message, reduce_op="max"))
             if signum:
                 if trainer.global_step:
                     self._save(trainer)

@@ -233,9 +233,9 @@ def _told(error: BaseException) -> tuple[int, str]:
         # When another one than the first is killed, the first one says so.
         text = death(f"process {error.error_index}", error.exit_code, SAVES_MEMORY)
         return 1, f"error: {text}" if error.error_index == 0 else ""
-    told = explain(error, SAVES_MEMORY)
-    if told is not None:
-        return 2 if isinstance(error, UserError) else 1, f"error: {told}"
+    message = explain(error, SAVES_MEMORY)
+    if message is not None:
+        return 2 if isinstance(error, UserError) else 1, f"error: {message}"
     return 1, "".join(traceback.format_exception(error)).rstrip()
 
 

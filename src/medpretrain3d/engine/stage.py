@@ -165,8 +165,8 @@ class StageCLI(LightningCLI):
             "plugins": [CheckpointFiles.__name__],
             "sampler": ["PositionBatches, a function of seed and step"],
         }
-        told = "\n".join(f"#   {key}: {', '.join(ones)}" for key, ones in added.items())
-        return f"{text}# added by the stage:\n{told}{unknown}"
+        message = "\n".join(f"#   {key}: {', '.join(ones)}" for key, ones in added.items())
+        return f"{text}# added by the stage:\n{message}{unknown}"
 
     def instantiate_classes(self) -> None:
         """Make everything; a part that one of several types takes fails with an error of its own."""
@@ -333,10 +333,10 @@ def _farewell(run: RunConfig, signum: int) -> str:
     """Return the last line of a run that was told to end."""
     if getattr(rank_zero_only, "rank", 0):
         return ""
-    told = f"{run.folder}: interrupted by {signal.Signals(signum).name}"
+    message = f"{run.folder}: interrupted by {signal.Signals(signum).name}"
     step = num_steps_done(run.checkpoints)
     if signum == NOTICE:
-        return f"{told} at step {step}; {requeue()}"
+        return f"{message} at step {step}; {requeue()}"
     if not step:
-        return f"{told} before its first checkpoint; the same command begins anew"
-    return f"{told}; the same command continues from the checkpoint of step {step}"
+        return f"{message} before its first checkpoint; the same command begins anew"
+    return f"{message}; the same command continues from the checkpoint of step {step}"

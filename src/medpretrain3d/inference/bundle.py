@@ -179,9 +179,9 @@ def load_bundle(folder: Path) -> Bundle:
     detector = outline(path, document["detector"], weights)
     if not isinstance(detector, Detector):
         raise UserError(f"{path}: describes a {type(detector).__name__}, wanted a detector; {_ADVICE}")
-    told = differences(detector.state_dict(), weights)
-    if told:
-        raise UserError(f"{weights_path}: does not fit the network of bundle.json: {told}; {_ADVICE}")
+    message = differences(detector.state_dict(), weights)
+    if message:
+        raise UserError(f"{weights_path}: does not fit the network of bundle.json: {message}; {_ADVICE}")
     require_finite(str(weights_path), weights, "its training diverged, so it finds nothing; train again")
     try:
         detector = cast(Detector, from_config(document["detector"]))

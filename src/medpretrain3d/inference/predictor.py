@@ -155,9 +155,9 @@ class Predictor:
         ]
         parts = []
         for index, (bundle, config, tiles) in enumerate(members):
-            told = None if progress is None else _after(progress, sum(counts[:index]), sum(counts))
+            message = None if progress is None else _after(progress, sum(counts[:index]), sum(counts))
             patch = bundle.preprocessing.patch
-            seen = detect_tiles(bundle.detector, tiles, patch, config, self.batch_size, told)
+            seen = detect_tiles(bundle.detector, tiles, patch, config, self.batch_size, message)
             seen.detections.boxes = _mapped(seen.detections.boxes, tiles.grid, grid)
             seen.views = _mapped(seen.views, tiles.grid, grid)
             parts.append(seen)

@@ -82,9 +82,9 @@ def annotate(
         "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
         "ignore regions outside of their scan": int((~is_visible).sum()),
     }
-    told = {name: count for name, count in remarks.items() if count}
+    message = {name: count for name, count in remarks.items() if count}
     num_too_small = sum(one.label == TOO_SMALL for one in found)
-    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small, told)
+    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small, message)
 
 
 def _from_labels(
@@ -127,7 +127,7 @@ def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
 
 def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
     """Suggest a remedy for objects outside of their scan, such as a frame in which all of them would be inside."""
-    for frame, order, signs, told in (
+    for frame, order, signs, message in (
         (
             "lps_mm",
             (0, 1, 2),
@@ -139,7 +139,7 @@ def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
         if all(annotation.frame == frame and not _is_empty(annotation) for annotation in annotations):
             moved = [annotation.reordered(order, signs) for annotation in annotations]
             if _are_inside(boxes_of(moved, grid), grid).all():
-                return told
+                return message
     return "correct it: is its frame the one stated, its lowest corner first?"
 
 

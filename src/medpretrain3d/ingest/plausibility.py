@@ -31,15 +31,17 @@ def check_plausible(path: Path, volume: Volume, unit: Unit) -> None:
     if min(shape) < MIN_VOX:
         raise InvalidCaseError(f"{path}: {shape} voxels (axes S, P, L), wanted {MIN_VOX} or more along each", "size")
     if not ((extent_mm >= EXTENT_MM[0]) & (extent_mm <= EXTENT_MM[1])).all():
-        told = ", ".join(f"{mm:.4g}" for mm in extent_mm)
+        message = ", ".join(f"{mm:.4g}" for mm in extent_mm)
         raise InvalidCaseError(
-            f"{path}: is {told} mm large (axes S, P, L), wanted {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}; "
+            f"{path}: is {message} mm large (axes S, P, L), wanted {EXTENT_MM[0]:g} to {EXTENT_MM[1]:g}; "
             "check the spacing",
             "geometry",
         )
     if max(spacing_mm) > MAX_ANISOTROPY * min(spacing_mm):
-        told = ", ".join(f"{mm:.4g}" for mm in spacing_mm)
-        raise InvalidCaseError(f"{path}: voxels of {told} mm, one edge over {MAX_ANISOTROPY} times another", "geometry")
+        message = ", ".join(f"{mm:.4g}" for mm in spacing_mm)
+        raise InvalidCaseError(
+            f"{path}: voxels of {message} mm, one edge over {MAX_ANISOTROPY} times another", "geometry"
+        )
     for channel in volume.array:
         if channel.min() == channel.max():
             raise InvalidCaseError(f"{path}: every voxel is {int(channel.min())}; give the scan itself", "no tissue")

@@ -139,8 +139,8 @@ def _prepare(
     others = {job.case.id: find_existing(job) for job in jobs if job.case.id not in known}
     outcomes = known | {case_id: one for case_id, one in others.items() if one is not None}
 
-    told = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
-    skipped = tuple(_told(one.note) for case_id, one in sorted(outcomes.items()) if one.note and case_id in told)
+    message = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
+    skipped = tuple(_told(one.note) for case_id, one in sorted(outcomes.items()) if one.note and case_id in message)
     prepared = sum(outcomes[job.case.id].row is not None for job in todo)
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
@@ -197,8 +197,8 @@ def _told(note: Mapping[str, Any]) -> dict[str, str]:
 def _common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
     labelled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
     if len(labelled) > 1:
-        told = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labelled.items())
-        raise UserError(f"data sets of different classes ({told}); prepare them into different stores")
+        message = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labelled.items())
+        raise UserError(f"data sets of different classes ({message}); prepare them into different stores")
     return next(iter(labelled), ())
 
 
@@ -301,8 +301,8 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Prepare
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
-            told = death("a worker", exit_code_of_the_dead(processes), "use fewer --workers")
-            raise UserError(f"{told}; finished cases are kept") from error
+            message = death("a worker", exit_code_of_the_dead(processes), "use fewer --workers")
+            raise UserError(f"{message}; finished cases are kept") from error
 
 
 def _with_bar(

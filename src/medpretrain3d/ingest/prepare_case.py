@@ -157,8 +157,8 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
 def _changed(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Return why a record is out of date; empty where it is not."""
     different = [name for name, value in facts.items() if record.get(name) != value]
-    told = {"prepared_from": "its raw files changed", "options": "annotations or options changed"}
-    return next((told.get(name, "an older version made it") for name in different), "")
+    message = {"prepared_from": "its raw files changed", "options": "annotations or options changed"}
+    return next((message.get(name, "an older version made it") for name in different), "")
 
 
 def _facts(job: Job) -> dict[str, Any]:

@@ -136,9 +136,9 @@ class PrepareReport:
         yield f"cases in the store: {', '.join(f'{name} {count}' for name, count in self.cases.items())}"
         if self.objects:
             yield from self._table()
-            told = ", ".join(f"{name} {count}" for name, count in self.negatives.items()) or "none"
+            message = ", ".join(f"{name} {count}" for name, count in self.negatives.items()) or "none"
             empty = f" ({self.num_empty_masks} with an empty label map)" if self.num_empty_masks else ""
-            yield f"labelled cases without objects: {told}{empty}"
+            yield f"labelled cases without objects: {message}{empty}"
         for title, counted in (
             ("left out", self.skipped),
             ("not used", self.unused),

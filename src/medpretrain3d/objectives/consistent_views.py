@@ -106,12 +106,12 @@ class ConsistentViews(MAE):
         with sample_seeds(seed):
             restored, cells, places = self._see(image, hidden_blocks, hidden)
         seen = self.projector(cells)  # (2 B, N, C)
-        told = self.teacher(image)  # (2 B, M, C)
+        message = self.teacher(image)  # (2 B, M, C)
 
         own = rearrange(batch["affine"], "b v i j -> (v b) i j").float()
         other = torch.cat(own.chunk(2)[::-1])
         # What the teacher sees of the other view, in the order of the student's views.
-        other_told = torch.cat(told.chunk(2)[::-1])
+        other_told = torch.cat(message.chunk(2)[::-1])
         grid = self._grid(patch)
         target, inside = sample_at(tokens_to_map(other_told, grid), carry(places, own, other), patch)
         restore = hidden_huber(restored, image, hidden)

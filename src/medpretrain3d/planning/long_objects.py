@@ -60,7 +60,7 @@ class LongObjects:
         share = 1.0 if whole else 0.5
         size = " x ".join(map(str, self.patch))
         never_whole = f"{whole} ({whole / num:.0%}) are longer than all of it and never seen whole"
-        told = (
+        message = (
             f"{self.num_longer_than_half} of {num} training objects ({self.num_longer_than_half / num:.0%}) are longer "
             f"than half of the patch of {size} voxels, so that tiles may cut them and pieces have to be joined; "
             f"{never_whole if whole else 'none is longer than all of it'}: {self._along(share)}"
@@ -69,7 +69,7 @@ class LongObjects:
         axes = np.flatnonzero(self._exceeds(share).any(axis=0))
         longest = np.ceil(self.extents_vox.max(axis=0) - 1e-6).astype(int)
         wanted = ", ".join(f"{longest[axis] if whole else 2 * longest[axis]} along {AXES[axis]}" for axis in axes)
-        return f"{told}; take a larger patch ({wanted} holds them all) or a coarser spacing"
+        return f"{message}; take a larger patch ({wanted} holds them all) or a coarser spacing"
 
     def _exceeds(self, share: float) -> np.ndarray:
         """Return (N, 3) whether an object is longer than a share of the patch; a sliver of rounding aside."""

@@ -297,8 +297,8 @@ class Case:
             _check_sidecar(sidecar, folder.name)
             return Case(folder, cast(dict[str, Any], sidecar))
         except UserError as error:
-            told = str(error) if str(error).startswith(str(path)) else f"{path} is damaged: {error}"
-            raise UserError(f"case {folder.name}: {told}") from error
+            message = str(error) if str(error).startswith(str(path)) else f"{path} is damaged: {error}"
+            raise UserError(f"case {folder.name}: {message}") from error
 
     @functools.cached_property
     def grid(self) -> Grid:

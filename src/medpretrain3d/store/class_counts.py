@@ -28,10 +28,10 @@ def missing_objects(store: Store, cases_of: Mapping[str, Sequence[str]]) -> list
     train = counts.get("train", np.zeros(len(store.classes), dtype=np.int64))
     if not train.sum():
         return [f"none of the {len(cases_of.get('train', ()))} training cases holds an object"]
-    told = []
+    message = []
     for label, name in enumerate(store.classes):
         held_out = [split for split in HELD_OUT if split in counts and counts[split][label]]
         if not train[label]:
             where = f"; there are some in {' and '.join(held_out)}" if held_out else " and none elsewhere"
-            told.append(f"class '{name}' has no object in training{where}")
-    return told
+            message.append(f"class '{name}' has no object in training{where}")
+    return message

@@ -89,8 +89,8 @@ def run_chain(steps: Sequence[Step]) -> None:
             print(f"step '{step.name}' was interrupted (exit code {code})", file=sys.stderr)
             raise Interrupted(code - 128)
         if code < 0:
-            told = death(f"step '{step.name}'", code, "lower what its line above names, or take a machine with more")
-            raise UserError(f"{told}; call again: finished steps are reused, training continues where it was")
+            message = death(f"step '{step.name}'", code, "lower what its line above names, or take a machine with more")
+            raise UserError(f"{message}; call again: finished steps are reused, training continues where it was")
         if code:
             raise UserError(
                 f"step '{step.name}' ended with exit code {code}; mend what it says above and call again: "

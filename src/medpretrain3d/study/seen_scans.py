@@ -9,11 +9,11 @@ from medpretrain3d.study.run import Run
 
 def seen_notes(runs: Sequence[Run]) -> list[str]:
     """Return a line for each run that started from pretrained weights; runs of which the same holds share one."""
-    told: dict[str, list[str]] = {}
+    message: dict[str, list[str]] = {}
     for run in runs:
         if run.metadata.checkpoint_sha256:
-            told.setdefault(_in_words(run), []).append(run.name)
-    return [f"{', '.join(names)}: {words}" for words, names in told.items()]
+            message.setdefault(_in_words(run), []).append(run.name)
+    return [f"{', '.join(names)}: {words}" for words, names in message.items()]
 
 
 def _in_words(run: Run) -> str:

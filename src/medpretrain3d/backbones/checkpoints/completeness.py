@@ -29,11 +29,11 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     backbone = outline(path, encoder.architecture, encoder.weights)
     if not isinstance(backbone, Backbone):
         raise UserError(f"{path}: describes a {type(backbone).__name__}, wanted a backbone; export it again")
-    told = differences(backbone.state_dict(), encoder.weights)
-    if told:
+    message = differences(backbone.state_dict(), encoder.weights)
+    if message:
         raise UserError(
             f"{path}: its weights are not the {backbone.name} of {encoder.format} that its plan describes: "
-            f"{told}; the file is incomplete or of a variant that is not known here"
+            f"{message}; the file is incomplete or of a variant that is not known here"
         )
     require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
 
@@ -66,12 +66,12 @@ def check_rebuildable(part: Configurable) -> None:
             twin = from_config(to_config(part), type(part))
     except UserError as error:
         raise _unreadable(part, error) from error
-    told = ""
+    message = ""
     if isinstance(part, nn.Module) and isinstance(twin, nn.Module):
-        told = differences(part.state_dict(), twin.state_dict())
-    if told:
+        message = differences(part.state_dict(), twin.state_dict())
+    if message:
         raise UserError(
-            f"{name}: its arguments make another network than the one here: {told}; build everything in the "
+            f"{name}: its arguments make another network than the one here: {message}; build everything in the "
             "constructor, from its arguments alone"
         )
 

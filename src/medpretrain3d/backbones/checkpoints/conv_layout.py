@@ -124,9 +124,9 @@ def _strides(plan: Mapping[str, Any], num_stages: int) -> tuple[list[tuple[int, 
             "its plan states no strides: 1 in the first stage and 2 in all others assumed"
         ]
     if len(stated) != num_stages:
-        told = f"its plan speaks of {len(stated)} stages, the file holds {num_stages}: those of the file are read"
+        message = f"its plan speaks of {len(stated)} stages, the file holds {num_stages}: those of the file are read"
         filled = [_triple(stride) for stride in stated][:num_stages]
-        return filled + [(2, 2, 2)] * (num_stages - len(filled)), [told]
+        return filled + [(2, 2, 2)] * (num_stages - len(filled)), [message]
     return [_triple(stride) for stride in stated], []
 
 

@@ -77,9 +77,9 @@ def fit_positions(
 
 
 def _how(before: tuple[int, ...], after: tuple[int, ...]) -> str:
-    told = []
+    message = []
     if before[1] != after[1]:
-        told.append(f"input channels {before[1]} to {after[1]}")
+        message.append(f"input channels {before[1]} to {after[1]}")
     if before[2:] != after[2:]:
-        told.append(f"kernel {'x'.join(map(str, before[2:]))} to {'x'.join(map(str, after[2:]))} by the mean")
-    return ", ".join(told)
+        message.append(f"kernel {'x'.join(map(str, before[2:]))} to {'x'.join(map(str, after[2:]))} by the mean")
+    return ", ".join(message)

@@ -73,8 +73,8 @@ def _only_checkpoint(hub_id: str, files: list[str]) -> str:
         if name in found:
             return name
     if len(found) != 1:
-        told = f"{len(found)} checkpoints ({', '.join(found[:8])})" if found else "no checkpoint"
-        raise UserError(f"{hub_id}: holds {told}; name one as {hub_id}/<file>")
+        message = f"{len(found)} checkpoints ({', '.join(found[:8])})" if found else "no checkpoint"
+        raise UserError(f"{hub_id}: holds {message}; name one as {hub_id}/<file>")
     return found[0]
 
 

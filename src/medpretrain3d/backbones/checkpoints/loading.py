@@ -46,14 +46,14 @@ class LoadReport:
     citations: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        told = [
+        message = [
             f"{self.matched} of {self.total} backbone tensors matched; fresh: {_counted(self.fresh)}; "
             f"unused: {_counted(self.unused)}"
         ]
-        told += [f"  note: {note}" for note in self.notes]
-        told += [f"  source: {self.source}; licence: {self.licence or 'not stated in the file'}"]
-        told += [f"  cite: {citation}" for citation in self.citations]
-        return "\n".join(told)
+        message += [f"  note: {note}" for note in self.notes]
+        message += [f"  source: {self.source}; licence: {self.licence or 'not stated in the file'}"]
+        message += [f"  cite: {citation}" for citation in self.citations]
+        return "\n".join(message)
 
 
 def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | None = None) -> LoadReport:
@@ -137,15 +137,15 @@ def _invisible_differences(encoder: EncoderFile, receiver: Backbone) -> list[str
         twin = from_config(encoder.architecture)
     theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]
     shared = min(len(theirs), len(ours))
-    told = []
+    message = []
     if theirs[:shared] != ours[:shared]:
-        told.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
+        message.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
     a, b = to_config(twin)["init_args"], to_config(receiver)["init_args"]
     for name in sorted((a.keys() & b.keys()) - _SEEN_ELSEWHERE):
         # None is what a preset says.
         if None not in (a[name], b[name]) and _plain(a[name]) != _plain(b[name]):
-            told.append(f"{name} is {b[name]}, in the file {a[name]}")
-    return [f"{difference}: features differ until fine-tuned" for difference in told]
+            message.append(f"{name} is {b[name]}, in the file {a[name]}")
+    return [f"{difference}: features differ until fine-tuned" for difference in message]
 
 
 def _plain(value: Any) -> Any:

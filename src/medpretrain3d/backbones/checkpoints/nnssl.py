@@ -43,15 +43,15 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         kwargs = _architecture_plans(plan).get("arch_kwargs") or {}
         patches = (kwargs.get("input_shape"), _configuration(plan, raw.content).get("patch_size"))
         asked = options.token_order or plan.get("token_order")
-        by_default, told = _token_order(_trainer(raw, plan))
-        notes += [] if asked else told
+        by_default, message = _token_order(_trainer(raw, plan))
+        notes += [] if asked else message
         order = asked or by_default
         own, architecture, more = read_primus(where, _renamed(weights, names), kwargs, patches, order)
     else:
-        names, told = _conv_names(where, weights, plan, options)
+        names, message = _conv_names(where, weights, plan, options)
         own = _renamed(weights, names)
         architecture, more = conv_architecture(where, own, _architecture_plans(plan).get("arch_kwargs"))
-        notes += told
+        notes += message
     unused = dict(Counter(_part(name) for name in sorted(weights.keys() - names.values())))
     return EncoderFile(architecture, own, _card(raw, plan), raw.sha256, "nnssl checkpoint", unused, (*notes, *more))
 

@@ -95,8 +95,8 @@ def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
                 doubts.append(f"{layout.name}: {contradiction}")
     best = [one for one in fitting if (one.rank, len(one.patterns)) == (fitting[0].rank, len(fitting[0].patterns))]
     if len(best) > 1:
-        told = " and ".join(f"{layout.name} ({layout.shown(names)})" for layout in best)
-        raise UserError(f"{raw}: looks like {told} alike; say which by --dataset {best[0].name} or {best[1].name}")
+        message = " and ".join(f"{layout.name} ({layout.shown(names)})" for layout in best)
+        raise UserError(f"{raw}: looks like {message} alike; say which by --dataset {best[0].name} or {best[1].name}")
     (layout,) = best
     return layout, f"it has {layout.shown(names)}" if layout.patterns else "no other layout fits", doubts
 

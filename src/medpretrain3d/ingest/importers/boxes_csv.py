@@ -133,17 +133,17 @@ def _images(
     else:
         found = ScanIds(place_of).meet(table, written)[0]
     likeness = f"names of {table.name} that meet their scan by likeness"
-    told = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
-    return {name: place_of[scan] for name, scan in found.items()}, told
+    message = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
+    return {name: place_of[scan] for name, scan in found.items()}, message
 
 
 def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
     image = rows[0]["image"]
-    told = {name: {row.get(name, "") for row in rows} for name in ("patient", "split")}
-    for name, values in told.items():
+    message = {name: {row.get(name, "") for row in rows} for name in ("patient", "split")}
+    for name, values in message.items():
         if len(values) > 1:
             raise UserError(f"{table}: {image} has {name} {' and '.join(sorted(values))}; keep one of them")
-    (patient,), (split,) = told["patient"], told["split"]
+    (patient,), (split,) = message["patient"], message["split"]
     if split not in ("", *SPLITS):
         raise UserError(f"{table}: {image} is in split {split!r}, wanted {', '.join(SPLITS)}")
     annotations: dict[bool, list[ObjectAnnotation]] = {False: [], True: []}
@@ -173,8 +173,8 @@ def _is_ignored(table: Path, row: Mapping[str, str]) -> bool:
 
 def _is_bare(row: Mapping[str, str]) -> bool:
     """Return whether a row says nothing of an object. `ignore` says something only with a place."""
-    told = [name for name in row if _PLACE.fullmatch(name) or name in ("label", "diameter_mm", "diameter_vox")]
-    return not any(row[name] for name in told)
+    message = [name for name in row if _PLACE.fullmatch(name) or name in ("label", "diameter_mm", "diameter_vox")]
+    return not any(row[name] for name in message)
 
 
 def _mark(table: Path, row: Mapping[str, str], label: int) -> ObjectAnnotation:

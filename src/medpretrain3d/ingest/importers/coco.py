@@ -78,8 +78,8 @@ def _case(
             raise UserError(f"{raw / FILE}: category {one['category_id']!r} of an annotation is not in `categories`")
     split = str(image.get("split") or "train")
     if split not in SPLITS:
-        told = ", ".join(SPLITS)
-        raise UserError(f"{raw / FILE}: {image['file_name']} is in split {split!r}, wanted {told}")
+        message = ", ".join(SPLITS)
+        raise UserError(f"{raw / FILE}: {image['file_name']} is in split {split!r}, wanted {message}")
     boxes_of_case = [
         (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{raw / FILE}: iscrowd"))
         for one in annotations

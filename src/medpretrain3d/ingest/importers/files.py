@@ -37,8 +37,8 @@ def twice(raw: Path, files: Sequence[Path]) -> str:
     """Return the error message for several files of one name; empty where there is one, or none."""
     if len(files) < 2:
         return ""
-    told = " and ".join(path.relative_to(raw).as_posix() for path in files[:2])
-    return f"{len(files)} files of one name, {told}; keep one"
+    message = " and ".join(path.relative_to(raw).as_posix() for path in files[:2])
+    return f"{len(files)} files of one name, {message}; keep one"
 
 
 def below(root: Path, name: str) -> Path:

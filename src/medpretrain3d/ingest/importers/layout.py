@@ -100,8 +100,8 @@ class Layout:
         arguments = {}
         for name, text in options.items():
             if name not in known:
-                told = ", ".join(known) or "none"
-                raise UserError(f"{self.name}: unknown option {name!r}; options of this data set: {told}")
+                message = ", ".join(known) or "none"
+                raise UserError(f"{self.name}: unknown option {name!r}; options of this data set: {message}")
             try:
                 arguments[name] = type(known[name])(text)
             except ValueError as error:

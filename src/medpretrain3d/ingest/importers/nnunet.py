@@ -83,8 +83,8 @@ def list_cases(
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
     folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
-        told = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
-        raise UserError(f"{raw}: has no fold {fold}; {told}")
+        message = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
+        raise UserError(f"{raw}: has no fold {fold}; {message}")
     split_of = {case_id: split for split, ids in folds[fold].items() for case_id in ids} if folds else {}
     listed = listed_cases(dataset) or sorted(images_tr)
     cases = [
@@ -104,8 +104,12 @@ def list_cases(
                 cases.append(RawCase(volume_stem(path), (), path, problem=problem))
                 there.add(volume_stem(path))
     if folds:
-        told = f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
-        leftovers += [Leftover(one, told, is_used=True) for one in listed if one in images_tr and one not in split_of]
+        message = (
+            f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
+        )
+        leftovers += [
+            Leftover(one, message, is_used=True) for one in listed if one in images_tr and one not in split_of
+        ]
     read = (*(tables or (raw / DESCRIPTION,)), *((splits_file,) if splits_file else ()))
     return RawDataset(names, tuple(cases), rule, _channel_names(dataset), folds, read, tuple(leftovers))
 

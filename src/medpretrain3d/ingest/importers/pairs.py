@@ -60,8 +60,10 @@ def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[
         if len(fitting) == 1:
             maps_of[fitting[0].id].append(one)
         else:
-            told = ", ".join(scan.id for scan in fitting[:3]) or "no scan"
-            problem = f"is called a label map; found {told} for it, wanted one that is called alike, as p1_ct of p1_seg"
+            message = ", ".join(scan.id for scan in fitting[:3]) or "no scan"
+            problem = (
+                f"is called a label map; found {message} for it, wanted one that is called alike, as p1_ct of p1_seg"
+            )
             unpaired.append(replace(one, problem=problem))
     return maps_of, unpaired
 

@@ -29,8 +29,8 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
 
     def passed_over(path: Path, reason: str) -> None:
         if reason != "hidden folders" or any(volume_ending(inner) for inner in walk(path)):
-            told = "hidden folders with volumes, which are not read" if reason == "hidden folders" else reason
-            passed.append(Leftover(path.relative_to(raw).as_posix(), told))
+            message = "hidden folders with volumes, which are not read" if reason == "hidden folders" else reason
+            passed.append(Leftover(path.relative_to(raw).as_posix(), message))
 
     found: list[Leftover] = []
     is_guess = not is_named and dataset.layout in ("folder", "pairs")

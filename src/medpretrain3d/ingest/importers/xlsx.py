@@ -37,8 +37,8 @@ def read_xlsx(path: Path, columns: list[str]) -> list[dict[str, str]]:
     except MemoryError:
         raise
     except Exception as error:  # openpyxl passes on whatever its parsers say of a damaged file: a dozen classes
-        told = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{path}: not readable as an Excel workbook ({told}); download it again") from error
+        message = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: not readable as an Excel workbook ({message}); download it again") from error
     names = [str(name).strip() for name in rows[0]] if rows else []
     missing = [column for column in columns if column not in names]
     if missing:

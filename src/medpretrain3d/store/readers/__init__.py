@@ -78,10 +78,10 @@ def check_there(path: Path) -> None:
     try:
         if path.exists():
             return
-        told = "is a link that leads nowhere; copy what it was to lead to" if path.is_symlink() else "no such file"
+        message = "is a link that leads nowhere; copy what it was to lead to" if path.is_symlink() else "no such file"
     except OSError as error:
-        told = f"cannot be read ({(error.strerror or type(error).__name__).lower()})"
-    raise InvalidCaseError(f"{path}: {told}")
+        message = f"cannot be read ({(error.strerror or type(error).__name__).lower()})"
+    raise InvalidCaseError(f"{path}: {message}")
 
 
 def volume_ending(path: Path) -> str:

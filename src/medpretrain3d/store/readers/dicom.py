@@ -110,7 +110,7 @@ def read_dicom(path: Path) -> Scan:
     corners, axes = [head.corner for head in heads], [head.axes for head in heads]
     order, affine = regular_order(path, corners, axes, size, _same_pixels(heads))
     slices = [_pixels(heads[index].file) for index in order]
-    return Scan(path, np.stack(slices, axis=-1)[None], affine, heads[0].told["modalities"], _not_hu(heads[0]))
+    return Scan(path, np.stack(slices, axis=-1)[None], affine, heads[0].message["modalities"], _not_hu(heads[0]))
 
 
 def series_of(path: Path) -> Series:
@@ -133,8 +133,8 @@ def series_of(path: Path) -> Series:
     if not path.is_dir():
         found = [series for series in found if path in series.files]
     if len(found) != 1:
-        told = "holds no DICOM series" if not found else f"holds {len(found)} DICOM series; name one file of the one"
-        raise InvalidCaseError(f"{path}: {told}", "layout")
+        message = "holds no DICOM series" if not found else f"holds {len(found)} DICOM series; name one file of the one"
+        raise InvalidCaseError(f"{path}: {message}", "layout")
     return found[0]
 
 
@@ -162,7 +162,7 @@ class _Head:
     """(3,) LPS mm of the first pixel."""
     axes: np.ndarray
     """(3, 2): steps along the columns' and the rows' index in LPS mm."""
-    told: Mapping[str, str]
+    message: Mapping[str, str]
     """What slices of one volume have in common; empty where the header does not say."""
     is_localizer: bool
     is_rescaled: bool
@@ -203,14 +203,14 @@ class _Head:
         if is_rescaled and numbers(_SLOPE, 1)[0] == 0:
             raise InvalidCaseError(f"{file}: rescale slope of 0, which leaves no image; export it again", "values")
         is_localizer = "LOCALIZER" in text(_IMAGE_TYPE).upper().split("\\")
-        told = {name: text(tag).upper() for name, tag in _ALIKE.items()}
-        return _Head(file, (width, height), numbers(_POSITION, 3), axes, told, is_localizer, is_rescaled)
+        message = {name: text(tag).upper() for name, tag in _ALIKE.items()}
+        return _Head(file, (width, height), numbers(_POSITION, 3), axes, message, is_localizer, is_rescaled)
 
 
 def _check_alike(path: Path, heads: Sequence[_Head]) -> None:
     """Refuse slices that are of several volumes, whatever their places say."""
     for name in _ALIKE:
-        values = sorted({head.told[name] for head in heads} - {""})
+        values = sorted({head.message[name] for head in heads} - {""})
         if len(values) > 1:  # of the text only how often it differs is told: it is a header's
             raise InvalidCaseError(
                 f"{path}: slices of {len(values)} different {name} in one series; give each a series", "slices"
@@ -229,7 +229,7 @@ def _not_hu(head: _Head) -> str:
     """Why values are not known to be HU."""
     if not head.is_rescaled:
         return "has no rescale slope and intercept, so nothing says how its values become HU"
-    return "" if head.told["rescale types"] in HU_TYPES else "its rescale type says that its values are not HU"
+    return "" if head.message["rescale types"] in HU_TYPES else "its rescale type says that its values are not HU"
 
 
 def _same_pixels(heads: Sequence[_Head]) -> Any:
