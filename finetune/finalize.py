@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
-from finetune.scoring import WATCHED, CaseResult, watched
+from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import origin
 from medpretrain3d.boxes import Detections
@@ -112,16 +112,18 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
     )
     write_text(folder / "metrics.json", json_text(metrics, indent=1))
     for logger in trainer.loggers:
-        logger.log_metrics({f"test/{name}": value for name, value in watched(metrics).items()}, trainer.global_step)
+        logger.log_metrics(
+            {f"test/{name}": value for name, value in logged_metrics(metrics).items()}, trainer.global_step
+        )
         logger.save()
     pictures = _draw(folder / "pictures", refs, ordered[:MAX_PICTURES], data)
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             for index, picture in enumerate(pictures[:8]):  # a panel each, because wandb wants those of one panel alike
                 logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
-    low, high = metrics["intervals"][WATCHED["mAP"]]
-    print(f"test, {len(ordered)} volumes: mAP {metrics[WATCHED['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
-    print(f", AP at IoU 0.5 {metrics[WATCHED['AP50']]:.3f}; {module.seen}")
+    low, high = metrics["intervals"][LOGGED_METRICS["mAP"]]
+    print(f"test, {len(ordered)} volumes: mAP {metrics[LOGGED_METRICS['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
+    print(f", AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}; {module.seen}")
 
 
 def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:

@@ -13,7 +13,7 @@ from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.store.grid import Spacing
 from medpretrain3d.store.store import Case
 
-WATCHED = {
+LOGGED_METRICS = {
     "mAP": "mAP_IoU_0.10_0.50_0.05_MaxDet_100",
     "AP10": "AP_IoU_0.10_MaxDet_100",
     "AP50": "AP_IoU_0.50_MaxDet_100",
@@ -51,10 +51,10 @@ def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) 
     """Return the watched metrics over all volumes."""
     predicted = [result.predicted for result in results.values()]
     targets = [result.target for result in results.values()]
-    return watched(evaluate(predicted, targets, classes, num_bootstrap=0))
+    return logged_metrics(evaluate(predicted, targets, classes, num_bootstrap=0))
 
 
-def watched(metrics: Mapping[str, Any]) -> dict[str, float]:
+def logged_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the watched numbers of an evaluation by their short names."""
     # nan means that nothing was hit; a curve shows it as 0.
-    return {name: float(np.nan_to_num(metrics[key])) for name, key in WATCHED.items()}
+    return {name: float(np.nan_to_num(metrics[key])) for name, key in LOGGED_METRICS.items()}

@@ -102,14 +102,14 @@ def test_set_losses_by_hand():
 def test_spoilt_objects_stay_near_and_know_what_to_restore():
     torch.manual_seed(0)
     nothing = UnitTargets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
-    boxes, labels, given = Denoising(groups=3, label_noise=0.0, box_noise=0.4).spoil([TARGETS, nothing], 2)
+    boxes, labels, given = Denoising(groups=3, label_noise=0.0, box_noise=0.4).add_noise([TARGETS, nothing], 2)
     assert (boxes.shape, labels.tolist()[0]) == ((2, 6, 6), [1, 0] * 3)
     assert [each.tolist() for each in given] == [[0, 1] * 3, [-2] * 6]
     change = (boxes[0] - TARGETS.boxes.repeat(3, 1)).abs()
     assert change[:, :3].max() <= 0.4 * 0.1 + 1e-6
     assert change[:, 3:].max() <= 0.4 * 0.2 + 1e-6
     assert change.min() > 0
-    exact, _, _ = Denoising(groups=1, box_noise=0.0).spoil([TARGETS], 2)
+    exact, _, _ = Denoising(groups=1, box_noise=0.0).add_noise([TARGETS], 2)
     torch.testing.assert_close(exact[0], TARGETS.boxes)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import ModelsGenesis
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.distortions import (
     apply_curve,
     bezier_curve,
@@ -13,12 +14,11 @@ from medpretrain3d.objectives.distortions import (
     out_paint,
     random_flips,
 )
-from medpretrain3d.objectives.draws import Draws
 from tests.tiny import tiny_backbone
 
 
-def draws(seed: int = 0) -> Draws:
-    return Draws(torch.tensor(seed))
+def draws(seed: int = 0) -> CounterRNG:
+    return CounterRNG(torch.tensor(seed))
 
 
 def numbered(*shape: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_a_shuffle_that_starts_in_a_block_ends_anywhere_in_it():
     ends = []
     for seed in range(3000):
         shuffled = local_shuffle(numbered(2, 2, 2), draws(seed), num_blocks=1)
-        if (Draws(torch.tensor(seed)).integers(1, 2, 3) == 2).all():  # the edges are drawn first
+        if (CounterRNG(torch.tensor(seed)).integers(1, 2, 3) == 2).all():  # the edges are drawn first
             ends.append(int((shuffled.flatten() == 0).nonzero()))
     share = torch.bincount(torch.tensor(ends), minlength=8) / len(ends)
     assert len(ends) > 250  # one in eight

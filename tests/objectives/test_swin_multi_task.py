@@ -6,7 +6,7 @@ import torch
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import SwinMultiTask
-from medpretrain3d.objectives.draws import Draws
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from tests.tiny import tiny_backbone
 
 
@@ -16,7 +16,7 @@ def test_a_view_is_turned_by_its_label_and_cut_elsewhere_only(width, turned):
     image = torch.arange(8 * 16 * width, dtype=torch.float32).reshape(1, 8, 16, width) + 2  # above any noise
     seen = set()
     for seed in range(30):
-        cut, whole, turns = objective.draw_view(image, Draws(torch.tensor(seed)))
+        cut, whole, turns = objective.draw_view(image, CounterRNG(torch.tensor(seed)))
         assert torch.equal(torch.rot90(whole, -turns, (2, 3)), image)
         kept = cut >= 2
         assert torch.equal(cut[kept], whole[kept])
@@ -27,7 +27,9 @@ def test_a_view_is_turned_by_its_label_and_cut_elsewhere_only(width, turned):
 
 def test_boxes_hold_the_share_that_was_asked_for():
     objective = SwinMultiTask(tiny_backbone(), cut_share=0.3)
-    share = torch.stack([objective.draw_cuts((32, 48, 48), Draws(torch.tensor(s))).float().mean() for s in range(40)])
+    share = torch.stack(
+        [objective.draw_cuts((32, 48, 48), CounterRNG(torch.tensor(s))).float().mean() for s in range(40)]
+    )
     # Overlaps are counted twice: 1 - exp(-0.3) = 0.26 of the voxels if boxes fall independently; near the faces fewer.
     assert 0.2 < share.mean() < 0.3
     assert share.max() < 0.3 + 0.25**3

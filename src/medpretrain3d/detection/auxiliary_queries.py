@@ -49,7 +49,7 @@ class Denoising(Configurable):
         self.box_noise = box_noise
         self.weight = weight
 
-    def spoil(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def add_noise(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
 
         M is the most objects of an image of any process: queries of a group see each other. Images with fewer are

@@ -18,7 +18,7 @@ from medpretrain3d.detection.deformable_layers import (
     DecoderLayer,
     EncoderLayer,
     cell_centers,
-    perceptron,
+    mlp,
     sine_encoding,
 )
 from medpretrain3d.detection.labels import BACKGROUND, IGNORED
@@ -142,11 +142,11 @@ class DeformableDETR(Detector):
         self.encoder_norm = nn.LayerNorm(channels)
         self.propose = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.objectness = _classifier(channels, 1)
-        self.proposal_box = perceptron(channels, 6)
+        self.proposal_box = mlp(channels, 6)
         self.query = nn.Sequential(nn.Linear(6 * (channels // 2), 2 * channels), nn.LayerNorm(2 * channels))
         self.decoder = nn.ModuleList(DecoderLayer(*size) for _ in range(decoder_layers))
         self.classifiers = nn.ModuleList(_classifier(channels, num_classes) for _ in range(decoder_layers))
-        self.refine = nn.ModuleList(perceptron(channels, 6) for _ in range(decoder_layers))
+        self.refine = nn.ModuleList(mlp(channels, 6) for _ in range(decoder_layers))
         self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, Denoising) else None
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
@@ -176,7 +176,7 @@ class DeformableDETR(Detector):
         sizes = [num_found, references.shape[1] - num_found]
         if isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            spoilt, labels, answers = self.auxiliary.spoil(unit, self.num_classes)
+            spoilt, labels, answers = self.auxiliary.add_noise(unit, self.num_classes)
             references = torch.cat([references, spoilt], dim=1)
             content = torch.cat([content, self.label_content(labels).to(content.dtype)], dim=1)
             position = torch.cat([position, self._query_of(spoilt)[1].to(position.dtype)], dim=1)

@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         return self.norm_hidden(content + self.dropout(self.hidden(content)))
 
 
-def perceptron(channels: int, outputs: int) -> nn.Sequential:
+def mlp(channels: int, outputs: int) -> nn.Sequential:
     """Return three layers whose last starts at zero: boxes start at their references."""
     last = nn.Linear(channels, outputs)
     nn.init.zeros_(last.weight)

@@ -157,18 +157,20 @@ class IntensityAugment(Configurable):
     def draw(self, random: np.random.Generator) -> IntensityChange:
         """Return one random change."""
 
-        def happens(probability: float) -> bool:
+        def bernoulli(probability: float) -> bool:
             return bool(random.random() < probability)
 
-        noise = (float(np.sqrt(random.uniform(0, 0.1))), int(random.integers(2**62))) if happens(self.noise_p) else None
+        noise = (
+            (float(np.sqrt(random.uniform(0, 0.1))), int(random.integers(2**62))) if bernoulli(self.noise_p) else None
+        )
         return IntensityChange(
             noise,
-            blur_sigma_vox=random.uniform(0.5, 1.0) if happens(self.blur_p) else None,
-            brightness=random.uniform(0.75, 1.25) if happens(self.brightness_p) else 1.0,
-            contrast=random.uniform(0.75, 1.25) if happens(self.contrast_p) else 1.0,
-            low_resolution=random.uniform(0.5, 1.0) if happens(self.low_resolution_p) else None,
-            inverted_gamma=random.uniform(0.7, 1.5) if happens(self.inverted_gamma_p) else 1.0,
-            gamma=random.uniform(0.7, 1.5) if happens(self.gamma_p) else 1.0,
+            blur_sigma_vox=random.uniform(0.5, 1.0) if bernoulli(self.blur_p) else None,
+            brightness=random.uniform(0.75, 1.25) if bernoulli(self.brightness_p) else 1.0,
+            contrast=random.uniform(0.75, 1.25) if bernoulli(self.contrast_p) else 1.0,
+            low_resolution=random.uniform(0.5, 1.0) if bernoulli(self.low_resolution_p) else None,
+            inverted_gamma=random.uniform(0.7, 1.5) if bernoulli(self.inverted_gamma_p) else 1.0,
+            gamma=random.uniform(0.7, 1.5) if bernoulli(self.gamma_p) else 1.0,
         )
 
 

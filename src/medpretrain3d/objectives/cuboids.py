@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medpretrain3d.objectives.draws import Draws
+from medpretrain3d.objectives.counter_rng import CounterRNG
 
 Triple = tuple[int, int, int]
 Cuboid = tuple[slice, slice, slice]
 
 
-def random_cuboids(draws: Draws, count: int, patch: Triple, smallest: Triple, largest: Triple) -> tuple[Tensor, Tensor]:
+def random_cuboids(
+    draws: CounterRNG, count: int, patch: Triple, smallest: Triple, largest: Triple
+) -> tuple[Tensor, Tensor]:
     """Return cuboids anywhere inside the patch, each edge uniform from `smallest` to `largest` voxels.
 
     Returns:
@@ -22,7 +24,7 @@ def random_cuboids(draws: Draws, count: int, patch: Triple, smallest: Triple, la
     return draws.integers(0, size - edges, count, 3), edges
 
 
-def random_cuboid(draws: Draws, patch: Triple, smallest: Triple, largest: Triple, margin: int = 0) -> Cuboid:
+def random_cuboid(draws: CounterRNG, patch: Triple, smallest: Triple, largest: Triple, margin: int = 0) -> Cuboid:
     """Return one cuboid that keeps `margin` voxels from the faces of the patch, or as much as its edges leave."""
     edges = [draws.integer(low, high) for low, high in zip(smallest, largest, strict=True)]
     d, h, w = (_place(draws, size, edge, margin) for size, edge in zip(patch, edges, strict=True))
@@ -35,7 +37,7 @@ def slices(corners: Tensor, edges: Tensor) -> list[Cuboid]:
     return [(slice(*d), slice(*h), slice(*w)) for d, h, w in bounds]
 
 
-def _place(draws: Draws, size: int, edge: int, margin: int) -> slice:
+def _place(draws: CounterRNG, size: int, edge: int, margin: int) -> slice:
     room = min(margin, (size - edge) // 2)
     start = draws.integer(room, size - edge - room)
     return slice(start, start + edge)

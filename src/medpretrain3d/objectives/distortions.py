@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.cuboids import Triple, random_cuboid, random_cuboids
-from medpretrain3d.objectives.draws import Draws
 
 MAX_FLIPS = 3
 MAX_PAINTED = 5
@@ -20,16 +20,16 @@ MARGIN = 3
 """Voxels between a painted cuboid and the faces of the patch."""
 
 
-def random_flips(image: Tensor, draws: Draws, probability: float) -> Tensor:
+def random_flips(image: Tensor, draws: CounterRNG, probability: float) -> Tensor:
     """Mirror along a random axis, again and again while `probability` says so, three times at most."""
     for _ in range(MAX_FLIPS):
-        if not draws.happens(probability):
+        if not draws.bernoulli(probability):
             break
         image = image.flip(draws.integer(1, 3))
     return image
 
 
-def local_shuffle(image: Tensor, draws: Draws, num_blocks: int) -> Tensor:
+def local_shuffle(image: Tensor, draws: CounterRNG, num_blocks: int) -> Tensor:
     """Permute the voxels inside small blocks, of up to a tenth of the patch along each axis and two voxels at least.
 
     Blocks overlap: each permutes the voxels of the original, and the last one to reach a voxel decides. Where voxels
@@ -78,33 +78,33 @@ def apply_curve(image: Tensor, curve: Tensor) -> Tensor:
     return 2 * (mapped + direction * (intensity - inside)) - 1
 
 
-def in_paint(image: Tensor, draws: Draws) -> Tensor:
+def in_paint(image: Tensor, draws: CounterRNG) -> Tensor:
     """Return uniform noise in up to five cuboids, each edge a sixth to a third of the patch."""
     d, h, w = image.shape[1:]
     smallest, largest = _shares((d, h, w), 1 / 6), _shares((d, h, w), 1 / 3)
     painted = image.clone()
     for _ in range(MAX_PAINTED):
-        if not draws.happens(ONE_MORE_P):
+        if not draws.bernoulli(ONE_MORE_P):
             break
         region = painted[:, *random_cuboid(draws, (d, h, w), smallest, largest, MARGIN)]
         region.copy_(_noise(draws, region))
     return painted
 
 
-def out_paint(image: Tensor, draws: Draws) -> Tensor:
+def out_paint(image: Tensor, draws: CounterRNG) -> Tensor:
     """Return uniform noise everywhere but in one to five cuboids, each edge three to four sevenths of the patch."""
     d, h, w = image.shape[1:]
     smallest, largest = _shares((d, h, w), 3 / 7), _shares((d, h, w), 4 / 7)
     painted = _noise(draws, image)
     for index in range(MAX_PAINTED):
-        if index and not draws.happens(ONE_MORE_P):
+        if index and not draws.bernoulli(ONE_MORE_P):
             break
         kept = random_cuboid(draws, (d, h, w), smallest, largest, MARGIN)
         painted[:, *kept] = image[:, *kept]
     return painted
 
 
-def _noise(draws: Draws, like: Tensor) -> Tensor:
+def _noise(draws: CounterRNG, like: Tensor) -> Tensor:
     return (2 * draws.uniform(*like.shape) - 1).to(like.dtype)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.distortions import (
     apply_curve,
     bezier_curve,
@@ -16,7 +17,6 @@ from medpretrain3d.objectives.distortions import (
     out_paint,
     random_flips,
 )
-from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
 from medpretrain3d.values import Rows, Share
 
@@ -93,15 +93,15 @@ class ModelsGenesis(Objective):
     @torch.no_grad()
     def distort(self, image: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         """Return an image (C, D, H, W) and its seed () to what the network sees and what it has to restore."""
-        draws = Draws(seed)
+        draws = CounterRNG(seed)
         target = random_flips(image, draws, self.flip_p)
         seen = target
-        if draws.happens(self.shuffle_p):
+        if draws.bernoulli(self.shuffle_p):
             seen = local_shuffle(seen, draws, self.num_shuffled_blocks)
-        if draws.happens(self.curve_p):
-            seen = apply_curve(seen, bezier_curve(draws.uniform(2, 2), is_rising=draws.happens(0.5)))
-        if draws.happens(self.paint_p):
-            seen = in_paint(seen, draws) if draws.happens(self.in_paint_share) else out_paint(seen, draws)
+        if draws.bernoulli(self.curve_p):
+            seen = apply_curve(seen, bezier_curve(draws.uniform(2, 2), is_rising=draws.bernoulli(0.5)))
+        if draws.bernoulli(self.paint_p):
+            seen = in_paint(seen, draws) if draws.bernoulli(self.in_paint_share) else out_paint(seen, draws)
         return seen, target
 
     def forward(self, batch: Batch) -> ObjectiveOutput:

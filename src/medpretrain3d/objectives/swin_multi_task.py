@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.cuboids import random_cuboids, slices
-from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import pool, refuse_branches
 from medpretrain3d.objectives.volume_decoder import StepwiseDecoder
@@ -92,7 +92,7 @@ class SwinMultiTask(Objective):
         self.decoder = StepwiseDecoder(coarsest, backbone.in_channels)
 
     @torch.no_grad()
-    def draw_view(self, image: Tensor, draws: Draws) -> tuple[Tensor, Tensor, int]:
+    def draw_view(self, image: Tensor, draws: CounterRNG) -> tuple[Tensor, Tensor, int]:
         """Return a view of an image (C, D, H, W): with boxes cut out, without, and the quarter turns made."""
         is_square = image.shape[2] == image.shape[3]  # a quarter turn keeps the shape of such a patch alone
         turns = draws.integer(0, NUM_TURNS - 1) if is_square else 2 * draws.integer(0, 1)
@@ -101,7 +101,7 @@ class SwinMultiTask(Objective):
         noise = (2 * draws.uniform(*turned.shape) - 1).to(turned.dtype)
         return torch.where(cut, noise, turned), turned, turns
 
-    def draw_cuts(self, patch: tuple[int, ...], draws: Draws) -> Tensor:
+    def draw_cuts(self, patch: tuple[int, ...], draws: CounterRNG) -> Tensor:
         """Draw the cutout mask of a patch, (D, H, W) bool: as many boxes as first hold `cut_share` of its voxels."""
         d, h, w = patch
         low, high = ([max(1, int(share * size)) for size in patch] for share in self.cut_edge)
@@ -118,7 +118,7 @@ class SwinMultiTask(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
-        draws = [Draws(seed) for seed in batch["seed"]]
+        draws = [CounterRNG(seed) for seed in batch["seed"]]
         views = [self.draw_view(one, own) for _ in range(2) for one, own in zip(image, draws, strict=True)]
         cut = torch.stack([view[0] for view in views])  # (2 B, C, D, H, W), all first views, then all second ones
         whole = torch.stack([view[1] for view in views])

@@ -9,8 +9,8 @@ from torch import Tensor
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.cuboids import Triple, random_cuboids, slices
-from medpretrain3d.objectives.draws import Draws
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
 from medpretrain3d.processes import total
 from medpretrain3d.values import Channels
@@ -80,7 +80,7 @@ class VolumeFusion(Objective):
                 f"VolumeFusion: patch {patch} is smaller than the smallest box, {low} voxels; "
                 "use a larger data.patch or a smaller box_edge"
             )
-        draws = Draws(seed)
+        draws = CounterRNG(seed)
         count = draws.integer(*self.num_boxes)
         largest = (min(high, patch[0]), min(high, patch[1]), min(high, patch[2]))
         boxes = slices(*random_cuboids(draws, count, patch, (low, low, low), largest))

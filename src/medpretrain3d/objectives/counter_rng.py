@@ -9,7 +9,7 @@ from torch import Tensor
 from medpretrain3d.randomness import counter_random, to_uniform
 
 
-class Draws:
+class CounterRNG:
     """The random numbers of one sample: a pure function of its seed and of how many were drawn before.
 
     Args:
@@ -40,6 +40,6 @@ class Draws:
         """Return one number from `low` to `high`, both included."""
         return int(self.integers(low, high))
 
-    def happens(self, probability: float) -> bool:
+    def bernoulli(self, probability: float) -> bool:
         """True with this probability."""
         return bool(self.uniform() < probability)
