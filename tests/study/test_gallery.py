@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medpretrain3d.study.gallery import data_uri, telling_cases
+from medpretrain3d.study.gallery import data_uri, example_cases
 from medpretrain3d.study.run import Run
 
 
@@ -23,8 +23,8 @@ def run_with_scores(folder: Path, scores: dict[str, float]) -> Run:
 def test_best_worst_and_most_different_case(tmp_path: Path):
     a = run_with_scores(tmp_path / "a", {"x": 0.9, "y": 0.5, "z": 0.1, "w": 0.2, "only_a": 1.0})
     b = run_with_scores(tmp_path / "b", {"x": 0.8, "y": 0.5, "z": 0.1, "w": 0.9})
-    assert telling_cases([a, b]) == {"x": "found best", "z": "found worst", "w": "where the arms differ most"}
-    assert telling_cases([]) == {}
+    assert example_cases([a, b]) == {"x": "found best", "z": "found worst", "w": "where the arms differ most"}
+    assert example_cases([]) == {}
 
 
 def test_picture_travels_inside_its_address(tmp_path: Path):

@@ -180,7 +180,10 @@ def test_figures_for_labels_froc_and_curves(study: Path):
     assert [figure.title for figure in report.froc_figures] == ["d, 4 labelled cases", "d, 8 labelled cases"]
     assert len(report.pretrain_figures) == 2
     assert len(report.finetune_figures) == 4
-    assert [picture.caption for one in report.restorations for picture in one.pictures] == ["step 5", "step 10"]
+    assert [picture.caption for one in report.reconstruction_previews for picture in one.pictures] == [
+        "step 5",
+        "step 10",
+    ]
     assert [len(one.pictures) for one in report.cases] == [2] * len(report.cases)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.study.run import Run, arm_names, find_runs
+from medpretrain3d.study.run import Run, arm_labels, find_runs
 
 
 def run(name: str = "r", **known: Any) -> Run:
@@ -19,12 +19,12 @@ def test_arms_of_one_paradigm_are_told_apart_by_what_differs():
         run(paradigm="mae", backbone="a", num_pretrain_volumes=10),
         run(paradigm="mae", backbone="a", num_pretrain_volumes=90),
     ]
-    assert list(arm_names(runs).values()) == ["scratch", "mae, 10 volumes", "mae, 90 volumes"]
+    assert list(arm_labels(runs).values()) == ["scratch", "mae, 10 volumes", "mae, 90 volumes"]
 
 
 def test_steps_that_grow_with_the_labels_make_one_arm():
     runs = [run(paradigm="mae", budget_steps=100 * n, num_train_cases=n) for n in (1, 2, 4)]
-    assert list(arm_names(runs).values()) == ["mae"] * 3
+    assert list(arm_labels(runs).values()) == ["mae"] * 3
 
 
 def test_runs_are_found_once_and_the_baseline_comes_first(tmp_path: Path):

@@ -29,7 +29,7 @@ class Comparison:
     pictures: list[Picture]
 
 
-def restorations(runs: Sequence[Run]) -> list[Comparison]:
+def reconstruction_previews(runs: Sequence[Run]) -> list[Comparison]:
     """Return first and last preview of each pretraining run."""
     shown = []
     for run in runs:
@@ -41,7 +41,7 @@ def restorations(runs: Sequence[Run]) -> list[Comparison]:
     return shown
 
 
-def telling_cases(runs: Sequence[Run]) -> dict[str, str]:
+def example_cases(runs: Sequence[Run]) -> dict[str, str]:
     """Test cases worth a look, by why: found best, found worst, and where the runs differ most.
 
     Judged by the mean score over the runs; only cases that every run has a picture of.

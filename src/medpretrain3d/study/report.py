@@ -14,8 +14,8 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.study.differences import Difference, paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
-from medpretrain3d.study.gallery import Comparison, Picture, data_uri, restorations, telling_cases
-from medpretrain3d.study.run import Run, arm_names
+from medpretrain3d.study.gallery import Comparison, Picture, data_uri, example_cases, reconstruction_previews
+from medpretrain3d.study.run import Run, arm_labels
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.summary import Verdict, question, verdicts
 from medpretrain3d.study.table import Table
@@ -40,7 +40,7 @@ class Report:
     froc_figures: list[Figure]
     pretrain_figures: list[Figure]
     finetune_figures: list[Figure]
-    restorations: list[Comparison]
+    reconstruction_previews: list[Comparison]
     cases: list[Comparison]
     metadata: Table
 
@@ -62,7 +62,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
     """
     pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
     finetuning = [run for run in runs if run.metadata.stage == "finetune"]
-    arms = arm_names(finetuning)
+    arms = arm_labels(finetuning)
     colours = _colours(finetuning, pretraining, arms)
     differences, unpaired = paired_differences(finetuning)
     return Report(
@@ -97,7 +97,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
             for name, members in by_setting(finetuning).items()
             for column, label in (("train/loss", "training loss"), ("val/mAP", "validation mAP"))
         ),
-        restorations=restorations(pretraining),
+        reconstruction_previews=reconstruction_previews(pretraining),
         cases=_cases(finetuning, arms),
         metadata=metadata_table(runs),
     )
@@ -177,7 +177,7 @@ def _cases(runs: Sequence[Run], arms: Mapping[Run, str]) -> list[Comparison]:
     settings = [name for name, members in groups.items() if members]
     for setting in dict.fromkeys([*settings[:1], *settings[-1:]]):  # more would make a page of many megabytes
         one_per_arm = list({arms[run]: run for run in reversed(groups[setting])}.values())[::-1]
-        for case, why in telling_cases(one_per_arm).items():
+        for case, why in example_cases(one_per_arm).items():
             pictures = [
                 Picture(data_uri(run.pictures[case]), f"{arms[run]}: score {run.case_scores[case]:.3f}")
                 for run in one_per_arm

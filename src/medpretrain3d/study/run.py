@@ -158,7 +158,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     return sorted(runs, key=_reading_order)
 
 
-def arm_names(runs: Sequence[Run]) -> dict[Run, str]:
+def arm_labels(runs: Sequence[Run]) -> dict[Run, str]:
     """What to call the arm of each run: the method, with what tells arms of one method apart."""
     names = {run: run.method for run in runs}
     for fact in ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps"):
