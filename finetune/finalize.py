@@ -15,7 +15,7 @@ from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
 from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
 from medpretrain3d.atomic import write_text
-from medpretrain3d.backbones import origin
+from medpretrain3d.backbones import provenance_of
 from medpretrain3d.boxes import Detections
 from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
@@ -74,7 +74,7 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
     provenance = {
         "git_commit": git_sha(),
         "encoder_sha256": module.metadata().checkpoint_sha256,
-        **({"encoder": origin(module.encoder)} if module.encoder else {}),
+        **({"encoder": provenance_of(module.encoder)} if module.encoder else {}),
         "training": {
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,

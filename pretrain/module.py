@@ -13,7 +13,7 @@ from medpretrain3d.backbones import (
     check_patch,
     encoder_entry,
     load_encoder,
-    origin,
+    provenance_of,
     read_encoder,
 )
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
@@ -133,7 +133,7 @@ class PretrainModule(Checked, L.LightningModule):
             "pretraining": pretraining,
             "citations": [self.objective.backbone.citation],
             "volumes_seen": self.volumes_seen().to_json(),
-            **({"continued_from": origin(self.encoder)} if self.encoder else {}),
+            **({"continued_from": provenance_of(self.encoder)} if self.encoder else {}),
         }
 
     def configure_optimizers(self) -> Any:

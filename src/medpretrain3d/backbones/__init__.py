@@ -8,7 +8,7 @@ from medpretrain3d.backbones.checkpoints import (
     VolumesSeen,
     encoder_entry,
     load_encoder,
-    origin,
+    provenance_of,
     read_encoder,
     save_encoder,
 )
@@ -48,7 +48,7 @@ __all__ = [
     "check_patch",
     "encoder_entry",
     "load_encoder",
-    "origin",
+    "provenance_of",
     "read_encoder",
     "save_encoder",
 ]

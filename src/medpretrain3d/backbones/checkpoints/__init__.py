@@ -12,7 +12,7 @@ from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
 from medpretrain3d.backbones.checkpoints.encoder_file import (
     EncoderFile,
-    origin,
+    provenance_of,
     read_encoder_folder,
     save_encoder,
     write_encoder,
@@ -43,7 +43,7 @@ __all__ = [
     "VolumesSeen",
     "encoder_entry",
     "load_encoder",
-    "origin",
+    "provenance_of",
     "read_encoder",
     "save_encoder",
     "write_encoder",

@@ -83,7 +83,7 @@ def stated(**facts: Any) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 
-def origin(encoder: EncoderFile) -> dict[str, Any]:
+def provenance_of(encoder: EncoderFile) -> dict[str, Any]:
     """Return an encoder's provenance for the card of whatever its weights are used for next: plain data."""
     known = ("licence", "citations", "continued_from")
     kept = {key: encoder.card[key] for key in known if encoder.card.get(key)}

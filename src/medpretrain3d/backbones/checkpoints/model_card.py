@@ -27,7 +27,7 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
     place = name if re.fullmatch(r"[\w.+-]+", name) else "FOLDER"
     card = without_places(encoder.card)
     stated = licence or card.get("licence")
-    origin = card.get("continued_from") or {}
+    provenance_of = card.get("continued_from") or {}
     pretraining = card.get("pretraining") or {}
     sections = {
         "Architecture": _architecture(encoder),
@@ -37,13 +37,19 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
             {key: value for key, value in pretraining.items() if key not in _DATA}
             | {key: card[key] for key in ("git_commit", "medpretrain3d") if card.get(key)}
         ),
-        "Origin": _facts({"format": encoder.format, "sha256": encoder.sha256} | ({"from": origin} if origin else {})),
+        "Origin": _facts(
+            {"format": encoder.format, "sha256": encoder.sha256} | ({"from": provenance_of} if provenance_of else {})
+        ),
         "Licence": (plain(stated) if stated else UNKNOWN)
-        + (f"; weights it was continued from: {plain(origin['licence'])}" if origin.get("licence") else ""),
+        + (
+            f"; weights it was continued from: {plain(provenance_of['licence'])}"
+            if provenance_of.get("licence")
+            else ""
+        ),
         "Results": results or "None were handed over at export.",
         "Notes": "\n".join(f"- {plain(note)}" for note in encoder.notes),
         "Citations": "\n".join(
-            f"- {plain(line)}" for line in [*(card.get("citations") or []), *(origin.get("citations") or [])]
+            f"- {plain(line)}" for line in [*(card.get("citations") or []), *(provenance_of.get("citations") or [])]
         ),
         "Use": f"```\nmedpretrain3d finetune --config RECIPE --model.init_from {place}\n```",
     }
