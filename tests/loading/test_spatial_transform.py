@@ -28,7 +28,7 @@ def placement_at(position: int, spacing_mm=(1, 1, 1), **options: object) -> Spat
     return SpatialAugment(**always).draw(generator_at(0, position), spacing_mm)  # type: ignore[arg-type]
 
 
-def centres(size) -> np.ndarray:
+def centers(size) -> np.ndarray:
     return np.stack(np.meshgrid(*[np.arange(n) + 0.5 for n in size], indexing="ij"))
 
 
@@ -62,13 +62,13 @@ def test_flips_move_voxels_and_boxes_alike_exactly_and_twice_back(axes):
 def test_boxes_are_the_hull_of_the_moved_object_up_to_a_voxel(position, elastic_p, spacing_mm):
     spatial_transform = placement_at(position, spacing_mm, elastic_p=elastic_p)
     size = spatial_transform.source_size(PATCH)
-    centre, radius = np.array(size) / 2 + 0.7, np.array([4.0, 5, 6])
-    box = np.concatenate([centre - radius, centre + radius])[None]
+    center, radius = np.array(size) / 2 + 0.7, np.array([4.0, 5, 6])
+    box = np.concatenate([center - radius, center + radius])[None]
     moved = place_boxes(box, spatial_transform, PATCH, size)[0]
     where = apply_transform(
-        torch.from_numpy(centres(size)), spatial_transform, PATCH
+        torch.from_numpy(centers(size)), spatial_transform, PATCH
     ).numpy()  # each voxel's place in the source
-    seen = hull(np.square((where - centre[:, None, None, None]) / radius[:, None, None, None]).sum(0) <= 1)
+    seen = hull(np.square((where - center[:, None, None, None]) / radius[:, None, None, None]).sum(0) <= 1)
     inside = np.concatenate([np.maximum(moved[:3], 0), np.minimum(moved[3:], PATCH)])
     assert np.abs(inside - seen).max() <= 1
 
@@ -112,8 +112,8 @@ def test_the_compiled_loop_and_grid_sample_agree(position, elastic_p):
 def test_zoom_scales_about_the_centre():
     spatial_transform = SpatialTransform(np.eye(3) / 2)  # everything twice as large
     size = spatial_transform.source_size(PATCH)
-    centre = np.array(size) / 2
-    box = np.array([[*(centre - 2), *(centre + 2)]])
+    center = np.array(size) / 2
+    box = np.array([[*(center - 2), *(center + 2)]])
     expected = np.concatenate([np.array(PATCH) / 2 - 4, np.array(PATCH) / 2 + 4])
     np.testing.assert_allclose(place_boxes(box, spatial_transform, PATCH, size)[0], expected)
 
@@ -123,9 +123,9 @@ def test_a_constant_stays_constant_and_a_ramp_is_read_where_the_affine_says(flip
     spatial_transform = SpatialTransform(placement_at(3).matrix, flips)
     start, size = spatial_transform.source((5, 6, 7), PATCH)
     assert torch.allclose(apply_transform(torch.full((1, *size), 7.0), spatial_transform, PATCH), torch.tensor(7.0))
-    ramps = torch.from_numpy(centres(size) + np.array(start)[:, None, None, None]).float()  # each voxel's own place
+    ramps = torch.from_numpy(centers(size) + np.array(start)[:, None, None, None]).float()  # each voxel's own place
     affine = spatial_transform.affine((5, 6, 7), PATCH)
-    expected = np.tensordot(affine[:, :3], centres(PATCH), axes=1) + affine[:, 3][:, None, None, None]
+    expected = np.tensordot(affine[:, :3], centers(PATCH), axes=1) + affine[:, 3][:, None, None, None]
     np.testing.assert_allclose(apply_transform(ramps, spatial_transform, PATCH), expected, atol=1e-4)
 
 

@@ -61,7 +61,7 @@ def places(image: torch.Tensor) -> np.ndarray:
     return image.double().numpy() * 320
 
 
-def centres(size) -> np.ndarray:
+def centers(size) -> np.ndarray:
     return np.stack(np.meshgrid(*[np.arange(n) + 0.5 for n in size], indexing="ij"))
 
 
@@ -87,7 +87,7 @@ def test_two_views_say_where_each_voxel_was_read(corpus):
         both = sample(corpus, TwoViews(), position, spatial)
         assert both["image"].shape == (2, 3, *PATCH)
         inner = [places(image) for image in both["image"]]
-        told = [moved(affine.double().numpy(), centres(PATCH)) for affine in both["affine"]]
+        told = [moved(affine.double().numpy(), centers(PATCH)) for affine in both["affine"]]
         # The first view stands at whole voxels, and both tell places from its lowest corner.
         start = np.round(np.median((inner[0] - told[0]).reshape(3, -1), axis=1)).reshape(3, 1, 1, 1)
         for read, expected in zip(inner, told, strict=True):
@@ -121,7 +121,7 @@ def test_the_shared_hull_is_that_of_the_places_both_see(position):
     patch = (24, 28, 32)
     shift = tuple(int(step) for step in random.integers(-10, 11, 3))
     own, other = augment.draw(random).affine((0, 0, 0), patch), augment.draw(random).affine(shift, patch)
-    grid = centres([48, 56, 64]) / 2  # places at a quarter and three quarters of each voxel
+    grid = centers([48, 56, 64]) / 2  # places at a quarter and three quarters of each voxel
     there = np.tensordot(np.linalg.inv(other[:, :3]), moved(own, grid) - other[:, 3].reshape(3, 1, 1, 1), axes=1)
     seen = grid[:, ((there > 0) & (there < np.array(patch).reshape(3, 1, 1, 1))).all(axis=0)]
     box = shared_hull(own, other, patch)

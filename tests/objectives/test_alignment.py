@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medpretrain3d.loading.augment import SpatialAugment
-from medpretrain3d.objectives.alignment import carry, cell_centres, sample_at, view_pictures
+from medpretrain3d.objectives.alignment import carry, cell_centers, sample_at, view_pictures
 from tests.tiny_views import two_views
 
 PATCH = (16, 24, 32)
@@ -13,7 +13,7 @@ PATCH = (16, 24, 32)
 
 def coordinates(affine: torch.Tensor, grid: tuple[int, int, int]) -> torch.Tensor:
     """A feature map (1, 3, d, h, w) that holds the place of each cell in the frame both views share."""
-    places = cell_centres(grid, PATCH, torch.device("cpu"))
+    places = cell_centers(grid, PATCH, torch.device("cpu"))
     return (places @ affine[:, :3].T + affine[:, 3]).T.reshape(1, 3, *grid)
 
 
@@ -30,7 +30,7 @@ def test_a_map_of_coordinates_reads_the_same_place_in_both_views(grid):
             for placement, start in zip(placements, ((0, 0, 0), shift), strict=True)
         )
         flipped += placements[0].flips != placements[1].flips
-        places = cell_centres(grid, PATCH, torch.device("cpu"))[None]
+        places = cell_centers(grid, PATCH, torch.device("cpu"))[None]
         there = carry(places, own[None], other[None])
         read, inside = sample_at(coordinates(other, grid), there, PATCH)
         expected = coordinates(own, grid).flatten(2).mT
@@ -48,7 +48,7 @@ def test_places_outside_the_other_view_are_told():
     own, other = torch.eye(3, 4)[None], torch.eye(3, 4)[None].clone()
     other[0, 2, 3] = 16
     _, inside = sample_at(
-        torch.zeros(1, 1, 2, 3, 4), carry(cell_centres((2, 3, 4), PATCH, own.device)[None], own, other), PATCH
+        torch.zeros(1, 1, 2, 3, 4), carry(cell_centers((2, 3, 4), PATCH, own.device)[None], own, other), PATCH
     )
     assert inside.reshape(2, 3, 4)[0, 0].tolist() == [False, False, True, True]
 

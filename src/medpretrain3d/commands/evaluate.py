@@ -31,7 +31,7 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import case_level
 from medpretrain3d.evaluation.cases import PredictedCase
-from medpretrain3d.evaluation.centre import JUST_INSIDE, centre, closeness
+from medpretrain3d.evaluation.center_distance import JUST_INSIDE, center, closeness
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import Compat
 from medpretrain3d.evaluation.files import BoxConvention, TargetFile
@@ -165,14 +165,14 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     return Outcome(result, tables.detection_table(result), curves)
 
 
-def _centre(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     found, targets = _read(args)
     criterion = _criterion(args.hit)
     if isinstance(criterion, float) and targets.frame is not None and not targets.frame.endswith("_mm"):
         raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {criterion:g} is in mm")
-    result = centre(found, targets.cases, targets.classes, criterion, resampling, args.scores)
+    result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores)
     scans = match_data_set(found, targets.cases, targets.classes, [JUST_INSIDE], closeness(criterion))
-    return Outcome(result, tables.centre_table(result), {f"hit by {args.hit}": scans.pooled})
+    return Outcome(result, tables.center_table(result), {f"hit by {args.hit}": scans.pooled})
 
 
 def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
@@ -266,7 +266,7 @@ def _need(args: argparse.Namespace, *names: str) -> None:
 Protocol = Callable[[argparse.Namespace, Resampling], Outcome]
 PROTOCOLS: dict[str, Protocol] = {
     "detection": _detection,
-    "centre": _centre,
+    "centre": _center,
     "case-level": _section("case_level", lambda scans, how, _: case_level(scans.pooled, how)),
     "operating-points": _section(
         "operating_points", lambda scans, how, args: operating_points(scans.pooled, how, args.scores)

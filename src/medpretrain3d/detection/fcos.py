@@ -23,7 +23,7 @@ class FCOS(DenseDetector):
     """Every cell of the pyramid predicts classes, the distances to six sides, and its centre-ness (Tian et al., 2019).
 
     No anchor sizes to choose, and one prediction per cell: fit for small lesions on a fine level. Scores are
-    `sqrt(class * centre-ness)` (Tian et al., 2022).
+    `sqrt(class * center-ness)` (Tian et al., 2022).
 
     Args:
         backbone: any backbone.

@@ -26,7 +26,7 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def centre_table(result: Mapping[str, Any]) -> list[str]:
+def center_table(result: Mapping[str, Any]) -> list[str]:
     """Return AP per class, the FROC curve and every section."""
     return [
         *_heading(result),

@@ -126,8 +126,8 @@ def to_file_order(instances: np.ndarray, grid: Grid, source_grid: Grid) -> np.nd
     canonical, order, mirrored = source_grid.canonical()
     index_from_index = np.linalg.inv(grid.affine_lps) @ canonical.affine_lps
     for axis, size in enumerate(canonical.shape):
-        centre = index_from_index[axis, axis] * np.arange(size) + index_from_index[axis, 3]
-        index = np.floor(centre + 0.5).astype(int)  # rint would round ties now up, now down
+        center = index_from_index[axis, axis] * np.arange(size) + index_from_index[axis, 3]
+        index = np.floor(center + 0.5).astype(int)  # rint would round ties now up, now down
         is_inside = (index >= 0) & (index < instances.shape[axis])
         instances = instances.take(index.clip(0, instances.shape[axis] - 1), axis=axis)
         instances[(slice(None),) * axis + (~is_inside,)] = 0

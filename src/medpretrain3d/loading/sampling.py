@@ -165,8 +165,8 @@ def foreground_start(
     best, best_share = (0, 0, 0), -1.0
     for _ in range(TRIES):
         start = uniform_start(case.grid.shape, patch, random)
-        centre = [first + edge // 2 for first, edge in zip(start, patch, strict=True)]
-        chunk = [c // CHUNK_VOX * CHUNK_VOX for c in centre]
+        center = [first + edge // 2 for first, edge in zip(start, patch, strict=True)]
+        chunk = [c // CHUNK_VOX * CHUNK_VOX for c in center]
         room = [min(CHUNK_VOX, size - first) for size, first in zip(case.grid.shape, chunk, strict=True)]
         share = float((case.read_image(chunk, room)[0] > foreground_hu).mean())
         if share > best_share:

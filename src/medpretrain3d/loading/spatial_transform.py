@@ -130,15 +130,15 @@ def place_boxes(boxes: np.ndarray, spatial_transform: SpatialTransform, patch: P
     Exact for flips and zooms. Otherwise a box becomes the hull of the ellipsoid inscribed in it, which is far tighter
     than the hull of the eight corners: that one grows a round lesion by up to 73 %.
     """
-    centre = box_center(boxes) - np.array(source_size) / 2
+    center = box_center(boxes) - np.array(source_size) / 2
     half = box_size(boxes) / 2
     to_patch = np.linalg.inv(spatial_transform.mirrored_matrix())
     if spatial_transform.elastic is None:
-        centre = centre @ to_patch.T
+        center = center @ to_patch.T
         half = np.sqrt(np.square(half) @ np.square(to_patch).T)
-        low, high = centre - half, centre + half
+        low, high = center - half, center + half
     else:
-        surface = (centre[:, None] + half[:, None] * _SPHERE) @ to_patch.T  # (N, points, 3)
+        surface = (center[:, None] + half[:, None] * _SPHERE) @ to_patch.T  # (N, points, 3)
         moved = _undo_displacement(surface, spatial_transform.displacement(patch), patch)
         low, high = moved.min(axis=1), moved.max(axis=1)
     return np.concatenate([low, high], axis=1) + np.tile(np.array(patch) / 2, 2)

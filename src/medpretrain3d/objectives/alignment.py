@@ -9,7 +9,7 @@ from torch import Tensor
 from medpretrain3d.objectives.base import Batch
 
 
-def cell_centres(grid: tuple[int, int, int], patch: tuple[int, int, int], device: torch.device) -> Tensor:
+def cell_centers(grid: tuple[int, int, int], patch: tuple[int, int, int], device: torch.device) -> Tensor:
     """Places (N, 3) along (D, H, W), in voxels of the patch, of the centres of a grid's cells; W changes fastest."""
     along = [
         (torch.arange(count, device=device) + 0.5) * (edge / count) for count, edge in zip(grid, patch, strict=True)
@@ -48,7 +48,7 @@ def view_pictures(batch: Batch) -> dict[str, Tensor]:
     """Return both views of the first sample, and the second as the first sees it: black where only one of them sees."""
     first, second = batch["image"][0].float()  # (C, D, H, W) each
     d, h, w = first.shape[1:]
-    places = cell_centres((d, h, w), (d, h, w), first.device)[None]
+    places = cell_centers((d, h, w), (d, h, w), first.device)[None]
     own, other = batch["affine"][:1].float().unbind(dim=1)
     read, inside = sample_at(second[None, :1], carry(places, own, other), (d, h, w))
     shared = read[0, :, 0].where(inside[0], read.new_tensor(-1.0)).reshape(d, h, w)

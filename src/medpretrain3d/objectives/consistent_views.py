@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.backbones.tokens import keep_tokens, tokens_to_map
-from medpretrain3d.objectives.alignment import carry, cell_centres, sample_at, view_pictures
+from medpretrain3d.objectives.alignment import carry, cell_centers, sample_at, view_pictures
 from medpretrain3d.objectives.base import Batch, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.masked import hidden_tokens, visible_index
@@ -132,7 +132,7 @@ class ConsistentViews(MAE):
         """Return the restored image, features (2 B, N, C), and their places (2 B, N, 3) in voxels."""
         patch = (image.shape[2], image.shape[3], image.shape[4])
         grid = self._grid(patch)
-        places = cell_centres(grid, patch, image.device).expand(len(image), -1, -1)
+        places = cell_centers(grid, patch, image.device).expand(len(image), -1, -1)
         if not isinstance(self.backbone, TokenBackbone):
             features = self.backbone(image.masked_fill(hidden, 0.0))
             return self.decoder(features), _Cells()(features), places

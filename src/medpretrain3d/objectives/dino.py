@@ -34,7 +34,7 @@ class DINO(Objective):
         student_temperature: divides the student's outputs.
         teacher_temperature: divides the teacher's centred outputs; lower is sharper.
         momentum: of the teacher's weights.
-        centre_momentum: of the centre, the mean of the teacher's outputs.
+        center_momentum: of the centre, the mean of the teacher's outputs.
 
     Raises:
         UserError: a backbone with branches for detection.
@@ -62,18 +62,18 @@ class DINO(Objective):
         student_temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.04,
         momentum: Share = 0.996,
-        centre_momentum: Share = 0.9,
+        center_momentum: Share = 0.9,
     ) -> None:
         super().__init__()
         refuse_branches("DINO", backbone)
         self.backbone = backbone
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
-        self.centre_momentum = centre_momentum
+        self.center_momentum = center_momentum
         self.patch_stride = backbone.levels[-1].stride
         self.head = PrototypeHead(backbone.levels[-1].channels, head_channels, num_prototypes)
         self.teacher = Teacher(self._student(), momentum)
-        self.centre: Tensor
+        self.center: Tensor
         self.register_buffer("centre", torch.zeros(num_prototypes))
         self._seen: list[Tensor] = []  # means of the teacher's outputs since the last step of the optimiser
 
@@ -89,7 +89,7 @@ class DINO(Objective):
         self.teacher.follow(self._student())
         if self._seen:
             mean = mean_over_processes(torch.stack(self._seen).mean(dim=0))
-            self.centre.lerp_(mean, 1 - self.centre_momentum if self.centre.any() else 1.0)
+            self.center.lerp_(mean, 1 - self.center_momentum if self.center.any() else 1.0)
             self._seen.clear()
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
@@ -101,8 +101,8 @@ class DINO(Objective):
         if self.training:
             self._seen.append(teacher.mean(dim=0))
         # Before the first step there is no centre yet; without one, all samples would begin in one class.
-        centre = self.centre if self.centre.any() else mean_over_processes(teacher.mean(dim=0))
-        target = F.softmax((teacher - centre) / self.teacher_temperature, dim=1)
+        center = self.center if self.center.any() else mean_over_processes(teacher.mean(dim=0))
+        target = F.softmax((teacher - center) / self.teacher_temperature, dim=1)
         other_view = torch.cat(target.chunk(2)[::-1])
         loss = distillation(student / self.student_temperature, other_view)
         mean = target.mean(dim=0)

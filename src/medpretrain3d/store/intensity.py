@@ -116,8 +116,8 @@ class Window(Normalisation):
 
     def __call__(self, image: Any) -> Any:
         """Clip to the window and scale to [-1, 1]."""
-        centre, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
-        return _scaled(image, centre, half, (-1.0, 1.0))
+        center, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
+        return _scaled(image, center, half, (-1.0, 1.0))
 
 
 WindowName = Literal["lung", "soft_tissue", "bone", "full"]

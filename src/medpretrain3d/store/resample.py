@@ -53,13 +53,13 @@ def resample_nearest(array: np.ndarray, steps: Sequence[float], shape: tuple[int
 
 def _taps(old_size: int, size: int, step: float) -> tuple[np.ndarray, np.ndarray]:
     """Old indices and float32 weights (T, size) of the voxels that each new one is a mean of; weights sum to 1."""
-    centre = (np.arange(size) + 0.5) * step - 0.5
+    center = (np.arange(size) + 0.5) * step - 0.5
     # A voxel is a mean over its width, of variance 1/12 in old voxels. The new one lacks (step^2 - 1) / 12, which a
     # mean over this width adds; it vanishes as the steps become equal, so that nothing is blurred without need.
     width = np.sqrt(max(step**2 - 1, 0.0))
-    first = np.ceil(centre - 1 - width / 2).astype(int)
+    first = np.ceil(center - 1 - width / 2).astype(int)
     index = first + np.arange(int(np.ceil(2 + width)) + 1)[:, None]
-    weights = _mean_of_hat(centre - index, width)
+    weights = _mean_of_hat(center - index, width)
     weights[(index < 0) | (index >= old_size)] = 0
     index = index.clip(0, old_size - 1)
     # A last voxel that reaches over the end may be centred beyond the last old one: it takes that one's value.

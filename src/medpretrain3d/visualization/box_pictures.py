@@ -125,12 +125,12 @@ def _covering_slices(overlays: list[_Overlay], axis: int, size: int, count: int)
     chosen: list[int] = []
     for wanted in ([m for m in overlays if m.is_truth], [m for m in overlays if not m.is_truth]):
         missing = [overlay for overlay in wanted if not any(overlay.intersects_slice(axis, index) for index in chosen)]
-        centres = sorted({int(np.clip((m.box[axis] + m.box[axis + 3]) / 2, 0, size - 1)) for m in missing})
+        centers = sorted({int(np.clip((m.box[axis] + m.box[axis + 3]) / 2, 0, size - 1)) for m in missing})
         while missing and len(chosen) < count:
-            gains = [sum(m.weight for m in missing if m.intersects_slice(axis, index)) for index in centres]
+            gains = [sum(m.weight for m in missing if m.intersects_slice(axis, index)) for index in centers]
             if max(gains) == 0:
                 break  # what is left lies outside the volume
-            chosen.append(centres[int(np.argmax(gains))])
+            chosen.append(centers[int(np.argmax(gains))])
             missing = [overlay for overlay in missing if not overlay.intersects_slice(axis, chosen[-1])]
     return chosen or [size // 2]
 

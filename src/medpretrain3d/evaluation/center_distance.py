@@ -51,7 +51,7 @@ def closeness(criterion: Criterion) -> Closeness:
     return close
 
 
-def centre(
+def center(
     predictions: Sequence[PredictedCase | Detections],
     targets: Sequence[TargetCase | Targets],
     classes: Sequence[str],

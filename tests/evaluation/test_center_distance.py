@@ -6,7 +6,7 @@ import pytest
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase
 from medpretrain3d.evaluation.bootstrap import Resampling
-from medpretrain3d.evaluation.centre import centre, closeness
+from medpretrain3d.evaluation.center_distance import center, closeness
 
 ONCE = Resampling(num_bootstrap=0)
 OBJECT = np.array([[0.0, 0, 0, 4, 4, 10]])  # centre (2, 2, 5), longest edge 10
@@ -44,7 +44,7 @@ def test_other_criteria_are_refused(criterion):
 def test_scores_by_hand():
     targets = [TargetCase("s", np.concatenate([OBJECT, OBJECT + 40]), np.array([0, 0]))]
     found = [PredictedCase("s", at((2, 2, 5), (2, 3, 5), (30, 0, 0)), np.array([0.7, 0.9, 0.8]), np.zeros(3, int))]
-    result = centre(found, targets, ["a"], "radius", ONCE)
+    result = center(found, targets, ["a"], "radius", ONCE)
     # The better of the two candidates hits, the other and the far one are wrong: precision 1 up to recall 1/2.
     assert result["AP"] == result["a_AP"] == pytest.approx(51 / 101)
     assert result["FROC_curve"] == [0.5] * 7
