@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import differential_evolution
 
 from benchmarks.timing import Row
-from medpretrain3d.detection.anchors_search import concentric_iou, optimise_anchor_sizes
+from medpretrain3d.detection.anchors_search import concentric_iou, optimize_anchor_sizes
 
 NODULES = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "lidc" / "lidc_nodules.csv"
 STRIDES = [(4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32)]
@@ -40,7 +40,7 @@ def rows() -> Iterator[Row]:
         reached["theirs"] = -best.fun
 
     def ours() -> None:
-        reached["ours"] = optimise_anchor_sizes(extents, STRIDES, anchors_per_level=27).mean_best_iou
+        reached["ours"] = optimize_anchor_sizes(extents, STRIDES, anchors_per_level=27).mean_best_iou
 
     peer_ms, ours_ms = _milliseconds(theirs), _milliseconds(ours)  # half a minute: once is enough
     assert reached["ours"] >= reached["theirs"]

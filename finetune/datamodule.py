@@ -26,7 +26,7 @@ from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
-from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.intensity import Normalization, PerUnit
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
@@ -66,7 +66,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         store: str,
         patch: Sizes,
         batch_size: Count,
-        window: Normalisation | None = None,
+        window: Normalization | None = None,
         pretrained_spacing_mm: tuple[Positive, Positive, Positive] | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
@@ -102,9 +102,9 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.fold = fold
         self.split = self.store.all_splits.fold(fold)
         train = [case.case_id for case in self._cases("train")]
-        num_labelled = _num_labelled(len(train), label_fraction, num_train_cases)
-        self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labelled))
-        self.label_fraction = num_labelled / len(train)
+        num_labeled = _num_labeled(len(train), label_fraction, num_train_cases)
+        self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labeled))
+        self.label_fraction = num_labeled / len(train)
         self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
         if pretrained_spacing_mm is not None and pretrained_spacing_mm != self.corpus.spacing_mm:
             ours = None if self.corpus.spacing_mm is None else list(self.corpus.spacing_mm)
@@ -214,7 +214,7 @@ def _as_it_is(case: Any) -> Any:
     return case
 
 
-def _num_labelled(num_cases: int, fraction: float, count: int | None) -> int:
+def _num_labeled(num_cases: int, fraction: float, count: int | None) -> int:
     if count is None:
         return fraction_count(num_cases, fraction)
     if fraction != 1:

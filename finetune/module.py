@@ -18,7 +18,7 @@ from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.distributed import gather_by_case, means_to_log, rank_zero_print
-from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
+from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import (
     InferenceConfig,

@@ -75,11 +75,11 @@ def check_seen_scans(encoder: EncoderFile, data: FinetuneData, is_allowed: bool)
     """
     seen = SeenScans.of(encoder, data)
     rank_zero_print(str(seen))
-    labelled = (*seen.test_with_labels, *seen.val_with_labels)
-    if labelled:
+    labeled = (*seen.test_with_labels, *seen.val_with_labels)
+    if labeled:
         message = (
             f"{len(seen.test_with_labels)} of {seen.num_test} test scans and {len(seen.val_with_labels)} of "
-            f"{seen.num_val} validation scans were pretrained on with labels, first '{labelled[0]}'"
+            f"{seen.num_val} validation scans were pretrained on with labels, first '{labeled[0]}'"
         )
         if not is_allowed:
             raise UserError(

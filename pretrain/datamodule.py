@@ -21,7 +21,7 @@ from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
-from medpretrain3d.store.intensity import Normalisation, PerUnit
+from medpretrain3d.store.intensity import Normalization, PerUnit
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.training_cases import training_cases
@@ -61,7 +61,7 @@ class PretrainData(Checked, L.LightningDataModule):
         store: str | list[str],
         patch: Sizes,
         batch_size: Count,
-        window: Normalisation | None = None,
+        window: Normalization | None = None,
         views: Views | None = None,
         augment: SpatialAugment | None = None,
         intensity: IntensityAugment | None = None,
@@ -144,9 +144,9 @@ class PretrainData(Checked, L.LightningDataModule):
 
     def _with_labels(self, cases: list[CaseRef]) -> list[CaseRef]:
         """Return the cases to show: all, unless the views leave out those without labels."""
-        if self.views.unlabelled != "skip":
+        if self.views.unlabeled != "skip":
             return cases
-        kept = [case for case in cases if self.views.is_labelled(case)]
+        kept = [case for case in cases if self.views.is_labeled(case)]
         if len(kept) < len(cases):
             rank_zero_print(f"{len(cases) - len(kept)} of {len(cases)} cases have no labels and are left out")
         return kept

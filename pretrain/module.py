@@ -19,7 +19,7 @@ from medpretrain3d.backbones import (
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, rank_zero_print
-from medpretrain3d.engine.optimiser import OptimConfig, configure, current_lr, freeze
+from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, Objective
 from medpretrain3d.run_metadata import RunMetadata

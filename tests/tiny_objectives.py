@@ -92,7 +92,7 @@ OF_VIEWS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "TwoViews": lambda name, seed: two_views(PATCHES[name], seed),
     "GridAndTargets": lambda name, seed: grid_and_targets(PATCHES[name], seed),
     "VolumePairs": lambda name, seed: paired_batch(name, seed),
-    "LabelledView": lambda name, seed: labelled_batch(name, seed),
+    "LabeledView": lambda name, seed: labelled_batch(name, seed),
     "CaseLabelView": lambda name, seed: case_labelled_batch(name, seed),
     "OneView": lambda name, seed: tiny_batch(name, seed),
 }

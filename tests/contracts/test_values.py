@@ -21,7 +21,7 @@ from medpretrain3d.commands.numbers import Number
 from medpretrain3d.configurable import Configurable, from_config, to_config
 from medpretrain3d.detection import Detector, GIoULoss
 from medpretrain3d.detection.dense import DenseDetector
-from medpretrain3d.engine.optimiser import OptimConfig
+from medpretrain3d.engine.optimizer import OptimConfig
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.detection.anchors_search import concentric_iou, optimise_anchor_sizes
+from medpretrain3d.detection.anchors_search import concentric_iou, optimize_anchor_sizes
 from medpretrain3d.errors import UserError
 
 STRIDES = [(4, 4, 4), (8, 8, 8)]
@@ -15,20 +15,20 @@ def test_concentric_iou_of_a_cube_in_a_cube_twice_as_long():
 
 def test_as_many_kinds_of_objects_as_anchors_are_all_met():
     extents = torch.tensor([[6.0, 6, 6], [8, 8, 8], [16, 16, 16], [12, 20, 16]]).repeat(5, 1)
-    choice = optimise_anchor_sizes(extents, STRIDES, anchors_per_level=2)
+    choice = optimize_anchor_sizes(extents, STRIDES, anchors_per_level=2)
     assert choice.sizes == (((6, 6, 6), (8, 8, 8)), ((12, 20, 16), (16, 16, 16)))
     assert choice.mean_best_iou == 1
     assert choice.objects_per_level == (10, 10)
 
 
 def test_a_level_without_objects_takes_scaled_sizes():
-    choice = optimise_anchor_sizes(torch.tensor([[8.0, 8, 8]]), STRIDES, anchors_per_level=1)
+    choice = optimize_anchor_sizes(torch.tensor([[8.0, 8, 8]]), STRIDES, anchors_per_level=1)
     assert choice.sizes == (((8, 8, 8),), ((16, 16, 16),))
     assert choice.objects_per_level == (1, 0)
 
 
 def test_more_anchors_than_kinds_are_filled_with_other_sizes():
-    sizes = optimise_anchor_sizes(torch.tensor([[10.0, 10, 10]]), STRIDES[:1], anchors_per_level=4).sizes[0]
+    sizes = optimize_anchor_sizes(torch.tensor([[10.0, 10, 10]]), STRIDES[:1], anchors_per_level=4).sizes[0]
     assert len(set(sizes)) == 4
     assert (10, 10, 10) in sizes
 
@@ -36,10 +36,10 @@ def test_more_anchors_than_kinds_are_filled_with_other_sizes():
 def test_order_does_not_matter_and_more_anchors_do_better_than_the_mean_object():
     generator = torch.Generator().manual_seed(0)
     extents = (torch.randn(300, 3, generator=generator) * 0.4 + 2.3).exp()
-    choice = optimise_anchor_sizes(extents, STRIDES, anchors_per_level=3)
-    assert choice == optimise_anchor_sizes(extents.flip(0), STRIDES, anchors_per_level=3)
+    choice = optimize_anchor_sizes(extents, STRIDES, anchors_per_level=3)
+    assert choice == optimize_anchor_sizes(extents.flip(0), STRIDES, anchors_per_level=3)
     of_the_mean = concentric_iou(extents, extents.mean(dim=0, keepdim=True)).mean()
-    of_one = optimise_anchor_sizes(extents, STRIDES, anchors_per_level=1).mean_best_iou
+    of_one = optimize_anchor_sizes(extents, STRIDES, anchors_per_level=1).mean_best_iou
     assert of_the_mean < of_one < choice.mean_best_iou
     assert choice.worst_tenth_iou < choice.mean_best_iou
     assert choice.grid().sizes == choice.sizes
@@ -48,7 +48,7 @@ def test_order_does_not_matter_and_more_anchors_do_better_than_the_mean_object()
 @pytest.mark.parametrize("extents", [torch.zeros(0, 3), torch.tensor([[1.0, 0, 1]]), torch.ones(3)])
 def test_no_usable_objects_are_refused(extents):
     with pytest.raises(UserError, match="object extents"):
-        optimise_anchor_sizes(extents, STRIDES)
+        optimize_anchor_sizes(extents, STRIDES)
 
 
 def test_no_two_anchors_of_a_level_are_equal():
@@ -60,7 +60,7 @@ def test_no_two_anchors_of_a_level_are_equal():
         [[0.1, 0.1, 0.1]],
         [[10.0, 10, 10], [12.6] * 3],
     ):
-        choice = optimise_anchor_sizes(torch.tensor(extents), [(1, 1, 1), (2, 2, 2), (4, 4, 4)], 9)
+        choice = optimize_anchor_sizes(torch.tensor(extents), [(1, 1, 1), (2, 2, 2), (4, 4, 4)], 9)
         for level in choice.sizes:
             assert len(set(level)) == 9, extents
             assert min(min(size) for size in level) >= 0.1
@@ -69,5 +69,5 @@ def test_no_two_anchors_of_a_level_are_equal():
 
 def test_levels_of_one_stride_share_no_anchor():
     """As where a scan is too small to be halved once more."""
-    choice = optimise_anchor_sizes(torch.tensor([[8.0, 8, 8]]), [(2, 2, 2), (2, 2, 2)], 9)
+    choice = optimize_anchor_sizes(torch.tensor([[8.0, 8, 8]]), [(2, 2, 2), (2, 2, 2)], 9)
     assert len({size for level in choice.sizes for size in level}) == 18

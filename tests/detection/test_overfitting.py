@@ -46,13 +46,13 @@ def test_learns_one_case_by_heart(case, detector):
     options, steps, lr = RECIPES.get(detector, ({}, 120, 5e-3))
     model = tiny_detector(detector, num_classes=1, **options)
     image, target = case
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.2)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         sum(model.losses(image, [target]).values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     found = model.eval().detect(image)[0]
     predicted = PredictedCase("case", found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())

@@ -9,7 +9,7 @@ from scipy import ndimage
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import AnchorGrid, GIoULoss, RetinaNet
-from medpretrain3d.engine.optimiser import OptimConfig, configure
+from medpretrain3d.engine.optimizer import OptimConfig, configure
 from medpretrain3d.phantom import make_case
 from medpretrain3d.store.intensity import Window
 

@@ -34,12 +34,12 @@ class BlobFinder(Detector):
         return [self._of_image(channels[0].numpy()) for channels in image]
 
     def _of_image(self, image: np.ndarray) -> Detections:
-        labelled, count = ndimage.label(image > 0)
+        labeled, count = ndimage.label(image > 0)
         if not count:
             return Detections.cat([])
-        slices = ndimage.find_objects(labelled)
+        slices = ndimage.find_objects(labeled)
         boxes = [[axis.start for axis in blob] + [axis.stop for axis in blob] for blob in slices]
-        scores = torch.tensor(ndimage.mean(image, labelled, range(1, count + 1)), dtype=torch.float32)
+        scores = torch.tensor(ndimage.mean(image, labeled, range(1, count + 1)), dtype=torch.float32)
         return Detections.cat([Detections(torch.tensor(boxes).float(), scores, (scores > 0.75).long())])
 
 

@@ -63,9 +63,9 @@ def test_tiles_of_other_units_are_normalised_by_the_whole_volume_and_padded_with
     tiles = ScanTiles(scan, Preprocessing((32, 32, 32), window=ZScore(), unit="any"))
     d, h, w = scan.grid.shape
     tile = tiles.read((0, 0, 0), (32, 32, 32))
-    normalised = ZScore().fitted(scan.statistics)(scan.array)
-    np.testing.assert_array_equal(tile[:, :d, :h, :w].numpy(), normalised)
-    assert tile[:, d:].unique().item() == normalised.min()
+    normalized = ZScore().fitted(scan.statistics)(scan.array)
+    np.testing.assert_array_equal(tile[:, :d, :h, :w].numpy(), normalized)
+    assert tile[:, d:].unique().item() == normalized.min()
 
 
 @pytest.mark.parametrize("spacing_mm", [None, (1.0, 1.0, 1.0), (1.0000001, 1.0, 1.0)])

@@ -13,7 +13,7 @@ from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import (
     GridAndTargets,
-    LabelledView,
+    LabeledView,
     OneView,
     TwoViews,
     VolumePairs,
@@ -28,7 +28,7 @@ from medpretrain3d.store.store import write_index
 
 SHAPE = (40, 44, 48)
 PATCH = (12, 16, 20)
-EVERY_VIEWS = [OneView(), TwoViews(), GridAndTargets(), VolumePairs(), LabelledView()]
+EVERY_VIEWS = [OneView(), TwoViews(), GridAndTargets(), VolumePairs(), LabeledView()]
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_labels_stay_with_their_voxels_and_their_data_set(corpus):
     seen = set()
     for position in range(8):
         one = sample(
-            corpus, LabelledView(), position, SpatialAugment(rotation_p=1), crop_sampler=CropSampler(object_share=1.0)
+            corpus, LabeledView(), position, SpatialAugment(rotation_p=1), crop_sampler=CropSampler(object_share=1.0)
         )
         label = int(one["dataset"]) + 1  # store n holds objects of class n alone
         assert set(one["label_map"].unique().tolist()) <= {0, label}
@@ -229,4 +229,4 @@ def test_what_the_views_cannot_work_with_is_refused(corpus, tmp_path):
     with pytest.raises(UserError, match="one case alone makes no pair"):
         sample(Corpus([tmp_path]), VolumePairs())
     with pytest.raises(UserError, match=r"case only of .* has no mask"):
-        sample(Corpus([tmp_path]), LabelledView())
+        sample(Corpus([tmp_path]), LabeledView())

@@ -94,14 +94,14 @@ def test_every_parameter_gets_a_gradient():
 
 def test_thirty_steps_lower_the_loss():
     objective = tiny()
-    optimiser = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     smooth = torch.linspace(-1, 1, 16).reshape(1, 1, 16, 1, 1).expand(2, 1, 16, 16, 16)
     losses = []
     for step in range(30):
         loss = objective({"image": smooth, "seed": torch.arange(2) + 2 * step}).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 

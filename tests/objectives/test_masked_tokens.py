@@ -114,14 +114,14 @@ def test_a_restorer_of_zeros_has_the_loss_of_its_targets():
         return objective(batch).loss.item()
 
     assert loss(loss_on="all") == pytest.approx(image.square().mean().item(), rel=1e-5)
-    assert loss(normalise_targets=True) == pytest.approx(1.0, rel=1e-3)  # unit variance per block
+    assert loss(normalize_targets=True) == pytest.approx(1.0, rel=1e-3)  # unit variance per block
 
 
 def test_a_volume_of_constant_intensity_has_a_finite_loss():
     batch = {"image": torch.full((2, 1, 16, 16, 16), -1.0), "seed": torch.arange(2)}
     for objective in (
-        MAE(ViT("XXS", patch_size=(8, 8, 8)), normalise_targets=True),
-        MAE(ResEnc("XXS"), mask_block=(8, 8, 8), normalise_targets=True),
+        MAE(ViT("XXS", patch_size=(8, 8, 8)), normalize_targets=True),
+        MAE(ResEnc("XXS"), mask_block=(8, 8, 8), normalize_targets=True),
     ):
         assert torch.isfinite(objective(batch).loss)
 

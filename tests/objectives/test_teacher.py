@@ -18,17 +18,17 @@ SHAPE = (8, 16, 16)
 WITH_TEACHER = [DINO, ConsistentViews]
 
 
-def train(objective, steps, optimiser=None):
-    optimiser = optimiser or torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
+def train(objective, steps, optimizer=None):
+    optimizer = optimizer or torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for step in steps:
         loss = objective(two_views(SHAPE, 8 * step, count=8)).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         objective.after_step()
         losses.append(loss.item())
-    return losses, optimiser
+    return losses, optimizer
 
 
 def test_the_average_after_two_steps_by_hand():
@@ -57,9 +57,9 @@ def test_teachers_resume_exactly(cls):
     whole = CONTRASTIVE[cls](tiny_backbone("ViT anisotropic"))
     torch.manual_seed(1)
     resumed = CONTRASTIVE[cls](tiny_backbone("ViT anisotropic"))
-    _, optimiser = train(whole, range(2))
-    state = copy.deepcopy((whole.state_dict(), optimiser.state_dict()))
-    expected, _ = train(whole, range(2, 4), optimiser)
+    _, optimizer = train(whole, range(2))
+    state = copy.deepcopy((whole.state_dict(), optimizer.state_dict()))
+    expected, _ = train(whole, range(2, 4), optimizer)
     resumed.load_state_dict(state[0])
     second = torch.optim.AdamW([p for p in resumed.parameters() if p.requires_grad])
     second.load_state_dict(state[1])

@@ -20,14 +20,14 @@ SAME_BATCH = (SimCLR, VoCo, DINO)
 @pytest.mark.parametrize(("cls", "name"), TRAINED, ids=[f"{cls.__name__} {name}" for cls, name in TRAINED])
 def test_thirty_steps_lower_the_loss(cls, name):
     objective = tiny_objective(cls, name)
-    optimiser = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
     losses = []
     for step in range(30):
         batch = TINY_OBJECTIVES[cls].batch(name, 0 if cls in SAME_BATCH else 2 * step)
         loss = objective(batch).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         objective.after_step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])

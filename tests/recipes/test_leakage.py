@@ -53,7 +53,7 @@ def voxels(store, *case_ids):
 
 SUPERVISED = [
     *("--model.objective", '{"class_path": "medpretrain3d.objectives.MultiTalent", "init_args": {"backbone": '),
-    *("--data.views", '{"class_path": "medpretrain3d.loading.views.LabelledView"}'),
+    *("--data.views", '{"class_path": "medpretrain3d.loading.views.LabeledView"}'),
 ]
 SUPERVISED[1] += '{"class_path": "medpretrain3d.backbones.ResEnc", "init_args": {"preset": "XXS"}}}}'
 EVERYTHING = ("--data.split", "all", "--data.num_val_cases", "0")

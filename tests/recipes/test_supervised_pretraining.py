@@ -17,7 +17,7 @@ from .conftest import TINY_PRETRAIN
 
 BACKBONE = "{class_path: medpretrain3d.backbones.ResEnc, init_args: {preset: XXS}}"
 VIEWS = {
-    "MultiTalent": "medpretrain3d.loading.views.LabelledView",
+    "MultiTalent": "medpretrain3d.loading.views.LabeledView",
     "CaseClassification": "medpretrain3d.loading.case_labels.CaseLabelView",
 }
 
@@ -76,7 +76,7 @@ def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, 
     with pytest.raises(UserError, match=r"has no row for case \w+_\d of .*; add one, or set .* to skip"):
         fit("CaseClassification", table=path)
     few = ("--run.restart", "true", "--data.num_val_cases", "1")
-    folder = fit("CaseClassification", *few, table=path, unlabelled="skip")
+    folder = fit("CaseClassification", *few, table=path, unlabeled="skip")
     said = [line for line in capsys.readouterr().out.splitlines() if "have no labels and are left out" in line]
     assert sum(int(line.split()[0]) for line in said) == 2
     trained_on = json.loads((folder / "run.json").read_text(encoding="utf-8"))["num_pretrain_volumes"]

@@ -148,17 +148,17 @@ def test_each_channel_by_its_own():
         both.fitted([ChannelStatistics(0, 1, 0, 0)])
 
 
-@pytest.mark.parametrize("normalisation", EVERY_NORMALISATION, ids=lambda one: type(one).__name__)
-def test_every_normalisation_is_rebuilt_from_plain_data_and_agrees_on_arrays_and_tensors(normalisation):
+@pytest.mark.parametrize("normalization", EVERY_NORMALISATION, ids=lambda one: type(one).__name__)
+def test_every_normalisation_is_rebuilt_from_plain_data_and_agrees_on_arrays_and_tensors(normalization):
     image = np.random.default_rng(0).integers(-1024, 2000, (2, 3, 4, 5)).astype(np.int16)
     before = image.copy()
-    rebuilt = from_config(json.loads(json.dumps(to_config(normalisation)))).fitted(
+    rebuilt = from_config(json.loads(json.dumps(to_config(normalization)))).fitted(
         channel_statistics(image, [-1024] * 2)
     )
     result = rebuilt(image)
     assert result.dtype == np.float32
     np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(result, normalisation.fitted(channel_statistics(image, [-1024] * 2))(image))
+    np.testing.assert_array_equal(result, normalization.fitted(channel_statistics(image, [-1024] * 2))(image))
     np.testing.assert_allclose(rebuilt(torch.from_numpy(image)).numpy(), result, atol=1e-6)
 
 

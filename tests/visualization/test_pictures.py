@@ -13,8 +13,8 @@ from medpretrain3d.visualization.pictures import boxes_on_slices, save_png, volu
 NOTHING = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
 
 
-def rows_and_columns(picture: np.ndarray, colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return np.nonzero((picture == colour).all(axis=2))
+def rows_and_columns(picture: np.ndarray, color: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.nonzero((picture == color).all(axis=2))
 
 
 def test_box_is_drawn_at_its_edges_in_the_patients_proportions():

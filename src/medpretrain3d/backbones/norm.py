@@ -1,4 +1,4 @@
-"""Normalisation layers shared by backbones and decoders."""
+"""Normalization layers shared by backbones and decoders."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class _Encoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(width)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_initialise)
+        self.apply(_initialize)
         for index, block in enumerate(blocks, start=1):
             # Branches are added up over the depth: later ones begin smaller.
             with torch.no_grad():
@@ -233,7 +233,7 @@ def _size(preset: str | None, width: int | None, depth: int | None, heads: int |
     return Size(width, depth, heads)
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -113,7 +113,7 @@ class ResNet3D(Backbone):
             levels.append(Level(channels, reached))
         last_at = {level.stride: level for level in levels}  # the last of those at one resolution
         self.levels = tuple(last_at.values())
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     @property
     def name(self) -> str:
@@ -205,6 +205,6 @@ def _times(a: Triple, b: Triple) -> Triple:
     return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -89,7 +89,7 @@ class ViT(TokenBackbone):
         self.blocks = nn.ModuleList(_Block(size.width, size.heads, drop) for drop in drop_paths(drop_path, size.depth))
         self.norm = nn.LayerNorm(size.width, eps=1e-6)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
@@ -163,7 +163,7 @@ def _triple(edges: Sequence[int]) -> Triple:
     return (int(d), int(h), int(w))
 
 
-def _initialise(module: nn.Module) -> None:
+def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

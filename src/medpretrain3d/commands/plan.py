@@ -22,7 +22,7 @@ from medpretrain3d.commands.numbers import Number
 from medpretrain3d.configurable import to_config
 from medpretrain3d.planning import Plan, make_plan, read_plan
 from medpretrain3d.store.corpus import Corpus
-from medpretrain3d.store.foreground import foreground_normalisation
+from medpretrain3d.store.foreground import foreground_normalization
 from medpretrain3d.store.specks import speck_notes
 from medpretrain3d.store.store import Store
 from medpretrain3d.values import Layers, Positive
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
     if args.foreground:
-        window = foreground_normalisation(Store(args.source))
+        window = foreground_normalization(Store(args.source))
         for doubt in Corpus([args.source]).doubts_about(window):
             print(f"note: {doubt}", file=sys.stderr)
         plan = replace(plan, window=to_config(window))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medpretrain3d.detection.anchors import AnchorGrid
-from medpretrain3d.detection.anchors_search import AnchorChoice, optimise_anchor_sizes
+from medpretrain3d.detection.anchors_search import AnchorChoice, optimize_anchor_sizes
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.box_grid import BoxGrid
@@ -51,7 +51,7 @@ __all__ = [
     "RetinaUNet",
     "SetLoss",
     "SmoothL1Loss",
-    "optimise_anchor_sizes",
+    "optimize_anchor_sizes",
 ]
 
 import_modules(__name__, __path__)  # what is here is known by name

@@ -29,9 +29,9 @@ class AnchorChoice:
 
     Example:
         >>> import torch
-        >>> from medpretrain3d.detection import optimise_anchor_sizes
+        >>> from medpretrain3d.detection import optimize_anchor_sizes
         >>> extents_vox = torch.tensor([[4.0, 4, 4], [4, 6, 6], [8, 8, 8], [8, 12, 12]])
-        >>> choice = optimise_anchor_sizes(extents_vox, strides=[(2, 2, 2), (4, 4, 4)], anchors_per_level=2)
+        >>> choice = optimize_anchor_sizes(extents_vox, strides=[(2, 2, 2), (4, 4, 4)], anchors_per_level=2)
         >>> choice.sizes
         (((4.0, 4.0, 4.0), (4.0, 6.0, 6.0)), ((8.0, 8.0, 8.0), (8.0, 12.0, 12.0)))
         >>> choice.mean_best_iou
@@ -54,7 +54,7 @@ def concentric_iou(a: Tensor, b: Tensor) -> Tensor:
     return intersection / (a.prod(dim=1)[:, None] + b.prod(dim=1)[None] - intersection)
 
 
-def optimise_anchor_sizes(
+def optimize_anchor_sizes(
     extents_vox: Tensor, strides: Sequence[Shape], anchors_per_level: int = 9, cells_per_object: float = 2.0
 ) -> AnchorChoice:
     """Sizes of `anchors_per_level` anchors on each level that maximise the mean best IoU with the training objects.

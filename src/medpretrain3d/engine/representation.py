@@ -31,13 +31,13 @@ def feature_std(features: Tensor) -> float:
     return rows.std(0, correction=0).mean().item() * math.sqrt(features.shape[1])
 
 
-def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, neighbours: int = 5) -> float:
-    """Return mean over classes of the share of test rows whose `neighbours` most similar train rows vote for the truth.
+def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, neighbors: int = 5) -> float:
+    """Return mean over classes of the share of test rows whose `neighbors` most similar train rows vote for the truth.
 
     Similarity is the cosine; votes are weighted by it. Rows are (N, C) and (M, C), labels (N,) and (M,) int64.
     """
     similarity = F.normalize(test, dim=1) @ F.normalize(train, dim=1).T  # (M, N)
-    near = similarity.topk(min(neighbours, len(train)), dim=1)
+    near = similarity.topk(min(neighbors, len(train)), dim=1)
     votes = torch.zeros(len(test), int(labels.max()) + 1, device=test.device)
     votes.scatter_add_(1, labels[near.indices], near.values + 1)  # + 1: a vote is never negative
     return class_mean_accuracy(votes.argmax(dim=1), truth)

@@ -85,7 +85,7 @@ def prepare(
     files are missing, of another size or changed since is made again, and `Summary.again` says so. The same
     input gives the same bytes, whatever the number of workers and shards. A case that cannot be used is left out and
     noted in `skipped.json`; the others go on. Where labelled and unlabelled folders meet, the unlabelled cases go to
-    the split `unlabelled`: nobody looked for objects there, so they are no negatives.
+    the split `unlabeled`: nobody looked for objects there, so they are no negatives.
 
     Args:
         raws: folders that an importer knows.
@@ -195,11 +195,11 @@ def _told(note: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
-    labelled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
-    if len(labelled) > 1:
-        message = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labelled.items())
+    labeled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
+    if len(labeled) > 1:
+        message = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labeled.items())
         raise UserError(f"data sets of different classes ({message}); prepare them into different stores")
-    return next(iter(labelled), ())
+    return next(iter(labeled), ())
 
 
 def _channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
@@ -223,7 +223,7 @@ def _jobs(
     options: PrepareOptions,
     channel_names: Sequence[str],
 ) -> Iterator[Job]:
-    is_labelled = any(dataset.classes for dataset in datasets)
+    is_labeled = any(dataset.classes for dataset in datasets)
     unit = options.unit or _unit(channel_names)
     home: dict[str, Path] = {}
     for raw, dataset in zip(raws, datasets, strict=True):
@@ -237,7 +237,7 @@ def _jobs(
                     "(pretraining takes several)"
                 )
             home[case.id] = raw
-            if is_labelled and not dataset.classes:
+            if is_labeled and not dataset.classes:
                 case = replace(case, split="unlabelled")
             rule = options.objects or dataset.objects
             yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names))

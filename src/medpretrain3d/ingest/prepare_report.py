@@ -95,12 +95,12 @@ class PrepareReport:
         leftovers = [one for dataset in datasets for one in dataset.leftovers]
         sizes_mm, remarks = _annotations(store)
         remarks += [(one.reason, one.what) for one in leftovers if one.is_used]
-        unlabelled = cases_of.get("unlabelled", ()) if store.classes else ()
-        remarks += [("cases without annotations, taken as unlabelled and not as negatives", one) for one in unlabelled]
-        labelled = {name: ids for name, ids in cases_of.items() if name in _SPLITS} if store.classes else {}
+        unlabeled = cases_of.get("unlabelled", ()) if store.classes else ()
+        remarks += [("cases without annotations, taken as unlabelled and not as negatives", one) for one in unlabeled]
+        labeled = {name: ids for name, ids in cases_of.items() if name in _SPLITS} if store.classes else {}
         entries = store.entries
-        negatives = [(name, one) for name, ids in labelled.items() for one in ids if not entries[one]["num_objects"]]
-        counts = {name: count_objects(store, ids) for name, ids in labelled.items()}
+        negatives = [(name, one) for name, ids in labeled.items() for one in ids if not entries[one]["num_objects"]]
+        counts = {name: count_objects(store, ids) for name, ids in labeled.items()}
         return PrepareReport(
             tuple(map(_source, raws, datasets)),
             {name: len(ids) for name, ids in cases_of.items()},

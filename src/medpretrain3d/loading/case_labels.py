@@ -12,7 +12,7 @@ from medpretrain3d.documents import read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import CaseOrder
-from medpretrain3d.loading.views import OneView, Sample, Unlabelled
+from medpretrain3d.loading.views import OneView, Sample, Unlabeled
 from medpretrain3d.store.corpus import CaseRef, Corpus
 
 
@@ -26,16 +26,16 @@ class CaseLabelView(OneView):
         table: a CSV file with the columns `case` and `label`. With `is_multi_label` a case has a row per label, and one
             with an empty label where it has none.
         is_multi_label: whether a case may have several labels, or none.
-        unlabelled: what to do about cases that the table does not name: `error`, or `skip` them, which is said.
+        unlabeled: what to do about cases that the table does not name: `error`, or `skip` them, which is said.
 
     Raises:
         UserError: a table that is missing or lacks a column, holds one label only, or names a case twice.
     """
 
-    def __init__(self, table: str, is_multi_label: bool = False, unlabelled: Unlabelled = "error") -> None:
+    def __init__(self, table: str, is_multi_label: bool = False, unlabeled: Unlabeled = "error") -> None:
         self.table = table
         self.is_multi_label = is_multi_label
-        self.unlabelled: Unlabelled = unlabelled
+        self.unlabeled: Unlabeled = unlabeled
         self.labels_of = _read_table(Path(table), is_multi_label)
         self.names = tuple(sorted({name for names in self.labels_of.values() for name in names}))
         if len(self.names) < (1 if is_multi_label else 2):
@@ -45,17 +45,17 @@ class CaseLabelView(OneView):
         """Return the labels of the table, whatever the stores hold."""
         return (self.names,)
 
-    def is_labelled(self, ref: CaseRef) -> bool:
+    def is_labeled(self, ref: CaseRef) -> bool:
         """Return whether the table names the case."""
         return ref.case_id in self.labels_of
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
         """Every case needs a row."""
         for ref in order.cases:
-            if not self.is_labelled(ref):
+            if not self.is_labeled(ref):
                 raise UserError(
                     f"{self.table}: has no row for case {ref.case_id} of {ref.store.path}; add one, or set "
-                    "data.views.init_args.unlabelled to skip"
+                    "data.views.init_args.unlabeled to skip"
                 )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:

@@ -19,7 +19,7 @@ from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, Spa
 from medpretrain3d.loading.sampling import CropSampler
 from medpretrain3d.loading.spatial_transform import IDENTITY, Patch, SpatialTransform, apply_transform
 from medpretrain3d.store.case import Case
-from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.intensity import Normalization
 
 AugmentOn = Literal["workers", "device"]
 """Where crops are transformed: on the processes that read them, or on the device that trains."""
@@ -33,7 +33,7 @@ class DeferredCrop:
     """(C, d, h, w) int16."""
     spatial_transform: SpatialTransform
     patch: Patch
-    window: Normalisation
+    window: Normalization
     change: IntensityChange | None = None
 
     def apply(self) -> Tensor:
@@ -90,7 +90,7 @@ class CropReader:
     """Reader of crops: size, window, and what is drawn for each."""
 
     patch: Patch
-    window: Normalisation
+    window: Normalization
     spatial: SpatialAugment | None = None
     intensity: IntensityAugment | None = None
     crop_sampler: CropSampler = field(default_factory=CropSampler)

@@ -22,7 +22,7 @@ from medpretrain3d.values import Counts, Share, Steps
 Sample = dict[str, Any]
 """Tensors, crops yet to be finished, and lists of such crops."""
 
-Unlabelled = Literal["error", "skip"]
+Unlabeled = Literal["error", "skip"]
 """What to do about cases without the labels that a view shows."""
 
 
@@ -32,14 +32,14 @@ class Views(Configurable):
     `draw` reads the crops of one sample, `collate` makes a batch of finished samples. The data set adds `seed`.
     """
 
-    unlabelled: Unlabelled = "error"
+    unlabeled: Unlabeled = "error"
 
     def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
         """Return names of the classes that labels stand for, of each data set on its own."""
         return corpus.classes
 
-    def is_labelled(self, ref: CaseRef) -> bool:
-        """Whether a case has the labels that are shown; with `unlabelled: skip`, cases that have none are left out."""
+    def is_labeled(self, ref: CaseRef) -> bool:
+        """Whether a case has the labels that are shown; with `unlabeled: skip`, cases that have none are left out."""
         return True
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
@@ -70,20 +70,20 @@ class OneView(Views):
         return {"image": reader.image(case, start, spatial_transform, random)}
 
 
-class LabelledView(Views):
+class LabeledView(Views):
     """One crop with its labels, for supervised pretraining on several data sets (MultiTalent).
 
     `image` (C, D, H, W); `label_map` (D, H, W) int64, 0 for background and `label + 1` inside objects; `dataset` ()
     int64, which of `data.store` the case is of, to whose classes alone the labels belong.
 
     Args:
-        unlabelled: what to do about cases without a mask: `error`, or `skip` them, which is said.
+        unlabeled: what to do about cases without a mask: `error`, or `skip` them, which is said.
     """
 
-    def __init__(self, unlabelled: Unlabelled = "error") -> None:
-        self.unlabelled: Unlabelled = unlabelled
+    def __init__(self, unlabeled: Unlabeled = "error") -> None:
+        self.unlabeled: Unlabeled = unlabeled
 
-    def is_labelled(self, ref: CaseRef) -> bool:
+    def is_labeled(self, ref: CaseRef) -> bool:
         """Return whether the case has a mask."""
         return ref.has_mask
 
@@ -92,8 +92,8 @@ class LabelledView(Views):
         for ref in order.cases:
             if not ref.has_mask:
                 raise UserError(
-                    f"LabelledView: case {ref.case_id} of {ref.store.path} has no mask; use labelled cases, or set "
-                    "data.views.init_args.unlabelled to skip"
+                    f"LabeledView: case {ref.case_id} of {ref.store.path} has no mask; use labelled cases, or set "
+                    "data.views.init_args.unlabeled to skip"
                 )
 
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:

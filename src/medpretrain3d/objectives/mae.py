@@ -23,7 +23,7 @@ class MAE(MaskedReconstruction):
         mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
         loss_on: `hidden` voxels alone, as published, or `all`.
-        normalise_targets: restore each patch with its own mean and deviation taken out.
+        normalize_targets: restore each patch with its own mean and deviation taken out.
         decoder_depth: transformer blocks of the decoder.
 
     Raises:
@@ -47,12 +47,12 @@ class MAE(MaskedReconstruction):
         mask_ratio: OpenShare | OpenShares = 0.75,
         mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
-        normalise_targets: bool = False,
+        normalize_targets: bool = False,
         decoder_depth: LayersOrNone = 2,
     ) -> None:
         is_tokens = isinstance(backbone, TokenBackbone)
         block = mask_block or (backbone.levels[0].stride if is_tokens else (16, 16, 16))
-        super().__init__(backbone, mask_ratio, block, loss_on, normalise_targets)
+        super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets)
         self.decoder: TokenDecoder | UNetDecoder = (
             TokenDecoder(backbone.levels[0], backbone.in_channels, decoder_depth)
             if is_tokens

@@ -26,7 +26,7 @@ class MaskedReconstruction(Objective):
         mask_ratio: share of blocks that are hidden; of a pair (a, b) one is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels that is hidden or visible as a whole.
         loss_on: `hidden` voxels alone, as published, or `all`.
-        normalise_targets: restore each patch minus its mean, divided by its standard deviation (He et al., 2022). A
+        normalize_targets: restore each patch minus its mean, divided by its standard deviation (He et al., 2022). A
             patch is that of the transformer, or the mask block of a convolutional network.
 
     Raises:
@@ -34,7 +34,7 @@ class MaskedReconstruction(Objective):
     """
 
     paradigm: ClassVar[Paradigm] = "reconstruction"
-    views: ClassVar[tuple[str, ...]] = ("OneView", "LabelledView")
+    views: ClassVar[tuple[str, ...]] = ("OneView", "LabeledView")
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class MaskedReconstruction(Objective):
         mask_ratio: OpenShare | OpenShares,
         mask_block: Sizes,
         loss_on: LossOn = "hidden",
-        normalise_targets: bool = False,
+        normalize_targets: bool = False,
     ) -> None:
         super().__init__()
         task = type(self).__name__
@@ -59,7 +59,7 @@ class MaskedReconstruction(Objective):
         self.mask_ratio = (low, high)
         self.mask_block: Triple = (mask_block[0], mask_block[1], mask_block[2])
         self.loss_on: LossOn = loss_on
-        self.normalise_targets = normalise_targets
+        self.normalize_targets = normalize_targets
         self.patch_stride = common_stride(backbone.levels[-1].stride, self.mask_block)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
@@ -93,7 +93,7 @@ class MaskedReconstruction(Objective):
 
     def _target_frame(self, image: Tensor, block: Triple) -> tuple[Tensor, Tensor]:
         """Return mean and scale that stand between intensities and targets."""
-        if not self.normalise_targets:
+        if not self.normalize_targets:
             return image.new_zeros(()).expand_as(image), image.new_ones(()).expand_as(image)
         return block_statistics(image, self.backbone.patch_size if isinstance(self.backbone, TokenBackbone) else block)
 

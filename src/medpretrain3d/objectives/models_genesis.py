@@ -52,7 +52,7 @@ class ModelsGenesis(Objective):
     """
 
     paradigm = "reconstruction"
-    views = ("OneView", "LabelledView")
+    views = ("OneView", "LabeledView")
 
     def __init__(
         self,

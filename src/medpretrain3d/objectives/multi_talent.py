@@ -22,7 +22,7 @@ class MultiTalent(Objective):
 
     "Liver" of one set and "liver" of another are two outputs: what one set calls background may be an object of the
     next. An image passes through the outputs of its own set alone; those of other sets are not computed and get a
-    gradient of exactly zero. Wants `data.views` LabelledView; the published `data.dataset_balance` is 0.5.
+    gradient of exactly zero. Wants `data.views` LabeledView; the published `data.dataset_balance` is 0.5.
 
     Args:
         backbone: the encoder to train; a U-Net decoder stands on its levels.
@@ -45,7 +45,7 @@ class MultiTalent(Objective):
     """
 
     paradigm = "supervised"
-    views = ("LabelledView",)
+    views = ("LabeledView",)
 
     def __init__(self, backbone: Backbone, classes: ClassesOfSets) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class MultiTalent(Objective):
         """`image` (B, C, D, H, W), `label_map` (B, D, H, W) and `dataset` (B,) to the loss; pictures of both maps."""
         if "label_map" not in batch:
             raise UserError(
-                "MultiTalent: the batch has no label_map; set data.views to medpretrain3d.loading.views.LabelledView"
+                "MultiTalent: the batch has no label_map; set data.views to medpretrain3d.loading.views.LabeledView"
             )
         image, label_map = batch["image"], batch["label_map"]
         features = self.decoder(self.backbone(image))

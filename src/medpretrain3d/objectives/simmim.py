@@ -22,7 +22,7 @@ class SimMIM(MaskedReconstruction):
         mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default the stride of the coarsest level, which is the patch of a ViT.
         loss_on: `hidden` voxels alone, as published, or `all`.
-        normalise_targets: restore each patch of a ViT, or mask block, with its own mean and deviation taken out.
+        normalize_targets: restore each patch of a ViT, or mask block, with its own mean and deviation taken out.
 
     Raises:
         UserError: a backbone without tokens, a ratio that is no share, or blocks that are no whole number of patches.
@@ -45,14 +45,14 @@ class SimMIM(MaskedReconstruction):
         mask_ratio: OpenShare | OpenShares = 0.75,
         mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
-        normalise_targets: bool = False,
+        normalize_targets: bool = False,
     ) -> None:
         if not isinstance(backbone, TokenBackbone | SwinUNETR):
             raise UserError(
                 f"SimMIM: got {type(backbone).__name__}, wanted one with tokens to replace (ViT, Primus, "
                 "SwinUNETR); use MAE or SparK for a convolutional network"
             )
-        super().__init__(backbone, mask_ratio, mask_block or backbone.levels[-1].stride, loss_on, normalise_targets)
+        super().__init__(backbone, mask_ratio, mask_block or backbone.levels[-1].stride, loss_on, normalize_targets)
         require_whole("SimMIM", self.mask_block, backbone.levels[0].stride, "the patch of the backbone")
         self.mask_token = nn.Parameter(torch.zeros(backbone.levels[0].channels))
         self.head = VoxelHead(backbone.levels[-1], backbone.in_channels)

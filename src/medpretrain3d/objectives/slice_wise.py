@@ -24,7 +24,7 @@ class SliceWise(MAE):
         slab: neighbouring slices that are hidden together; by default 1, for a transformer the edge of its patch.
         orientation: which slices.
         loss_on: `hidden` voxels alone, or `all`.
-        normalise_targets: restore each patch of a transformer, or slab, with its own mean and deviation taken out.
+        normalize_targets: restore each patch of a transformer, or slab, with its own mean and deviation taken out.
         decoder_depth: transformer blocks of a transformer's decoder.
 
     Raises:
@@ -49,7 +49,7 @@ class SliceWise(MAE):
         slab: Layers | None = None,
         orientation: Orientation = "axial",
         loss_on: LossOn = "hidden",
-        normalise_targets: bool = False,
+        normalize_targets: bool = False,
         decoder_depth: LayersOrNone = 2,
     ) -> None:
         if orientation not in ORIENTATIONS:
@@ -57,7 +57,7 @@ class SliceWise(MAE):
         axis = ORIENTATIONS.index(orientation)
         least = backbone.patch_size if isinstance(backbone, TokenBackbone) else (1, 1, 1)
         block = _replaced(least, axis, least[axis] if slab is None else slab)
-        super().__init__(backbone, mask_ratio, block, loss_on, normalise_targets, decoder_depth)
+        super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets, decoder_depth)
         self.axis = axis
 
     def block(self, shape: Triple) -> Triple:

@@ -25,7 +25,7 @@ class SparK(MaskedReconstruction):
         mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels, a multiple of the coarsest stride; by default that stride.
         loss_on: `hidden` voxels alone, as published, or `all`.
-        normalise_targets: restore each mask block with its own mean and deviation taken out.
+        normalize_targets: restore each mask block with its own mean and deviation taken out.
 
     Raises:
         UserError: a backbone that has no sparse form, a ratio that is no share, or blocks that are no multiple of the
@@ -49,11 +49,11 @@ class SparK(MaskedReconstruction):
         mask_ratio: OpenShare | OpenShares = (0.6, 0.9),
         mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
-        normalise_targets: bool = False,
+        normalize_targets: bool = False,
     ) -> None:
         _require_convolutions(backbone)
         coarsest = backbone.levels[-1].stride
-        super().__init__(backbone, mask_ratio, mask_block or coarsest, loss_on, normalise_targets)
+        super().__init__(backbone, mask_ratio, mask_block or coarsest, loss_on, normalize_targets)
         require_whole("SparK", self.mask_block, coarsest, "the coarsest stride")
         self.densify = nn.ModuleList(_Densify(level) for level in backbone.levels)
         self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)

@@ -47,7 +47,7 @@ class VisibleBlocks(TorchFunctionMode):
         # Row of each block among the gathered ones, -1 where it is hidden.
         self.rows = torch.full(hidden.shape, -1, dtype=torch.int64, device=hidden.device)
         self.rows[visible] = torch.arange(len(self.places), device=hidden.device)
-        self._neighbours: dict[Triple, tuple[Tensor, Tensor]] = {}
+        self._neighbors: dict[Triple, tuple[Tensor, Tensor]] = {}
 
     def gather(self, image: Tensor) -> Tensor:
         """Return the visible blocks (B N, C, d, h, w) of a volume (B, C, D, H, W)."""
@@ -86,21 +86,21 @@ class VisibleBlocks(TorchFunctionMode):
         """
         reach = [-(-width // size) for width, size in zip(margin, edge, strict=True)]
         for d, h, w in itertools.product(*(range(-steps, steps + 1) for steps in reach)):
-            rows, sources = self._neighbours_at((d, h, w))
+            rows, sources = self._neighbors_at((d, h, w))
             if (d, h, w) != (0, 0, 0) and len(rows):
                 to, of = zip(*map(_overlap, (d, h, w), edge, margin), strict=True)
                 yield rows, sources, to, of
 
-    def _neighbours_at(self, offset: Triple) -> tuple[Tensor, Tensor]:
-        if offset not in self._neighbours:
+    def _neighbors_at(self, offset: Triple) -> tuple[Tensor, Tensor]:
+        if offset not in self._neighbors:
             at = self.places[:, 1:] + torch.tensor(offset, device=self.places.device)
             size = torch.tensor(self.grid, device=at.device)
             inside = ((at >= 0) & (at < size)).all(dim=1)
             sample, (d, h, w) = self.places[:, 0], at.clamp(min=0).minimum(size - 1).unbind(1)
             source = self.rows[sample, d, h, w].masked_fill(~inside, -1)
             rows = torch.nonzero(source >= 0)[:, 0]
-            self._neighbours[offset] = (rows, source[rows])
-        return self._neighbours[offset]
+            self._neighbors[offset] = (rows, source[rows])
+        return self._neighbors[offset]
 
     def _conv3d(
         self,

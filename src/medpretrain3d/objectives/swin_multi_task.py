@@ -59,7 +59,7 @@ class SwinMultiTask(Objective):
     """
 
     paradigm = "reconstruction"
-    views = ("OneView", "LabelledView")
+    views = ("OneView", "LabeledView")
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
 from medpretrain3d.boxes import box_size
 from medpretrain3d.detection import AnchorGrid, RetinaUNet
-from medpretrain3d.detection.anchors_search import optimise_anchor_sizes
+from medpretrain3d.detection.anchors_search import optimize_anchor_sizes
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.long_objects import LongObjects
 from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
@@ -180,7 +180,7 @@ def _with_anchors(plan: Plan, facts: _Facts, anchors_per_level: int) -> Plan:
     assert plan.first_level is not None
     strides = plan.topology.reached[plan.first_level : plan.first_level + len(plan.anchors)]
     extents_vox = torch.from_numpy(facts.extents_mm / np.array(plan.spacing_mm))
-    choice = optimise_anchor_sizes(extents_vox, strides, anchors_per_level, CELLS_PER_OBJECT)
+    choice = optimize_anchor_sizes(extents_vox, strides, anchors_per_level, CELLS_PER_OBJECT)
     report = {
         "mean_best_iou": round(choice.mean_best_iou, 4),
         "worst_tenth_iou": round(choice.worst_tenth_iou, 4),

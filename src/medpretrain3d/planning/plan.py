@@ -15,7 +15,7 @@ from medpretrain3d.configurable import Config, from_config
 from medpretrain3d.documents import Artifact, json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
-from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.intensity import Normalization
 
 DOCUMENT = Artifact(
     "medpretrain3d-plan", 1, dict[str, Any], "this is no plan as wanted, correct it, or make one with `plan STORE -o`"
@@ -156,10 +156,10 @@ def _check_window(window: Any) -> None:
     if not isinstance(window, Mapping) or "class_path" not in window:
         raise UserError(f"window: got {window!r}, wanted class_path and init_args of a normalisation")
     try:
-        normalisation = from_config(window)
+        normalization = from_config(window)
     except UserError as error:
         raise UserError(f"window: {error}") from error
-    if not isinstance(normalisation, Normalisation):
+    if not isinstance(normalization, Normalization):
         raise UserError(f"window: {window['class_path']} is no normalisation, see docs/data.md#intensities")
 
 

@@ -1,9 +1,9 @@
 """Volumes and their storage: grid and intensities, the store that holds many, and preprocessing for a network."""
 
 from medpretrain3d.store.grid import Grid
-from medpretrain3d.store.intensity import Normalisation, Window
+from medpretrain3d.store.intensity import Normalization, Window
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.volume import Volume, read_volume
 
-__all__ = ["Case", "Grid", "Normalisation", "Preprocessing", "Store", "Volume", "Window", "read_volume"]
+__all__ = ["Case", "Grid", "Normalization", "Preprocessing", "Store", "Volume", "Window", "read_volume"]

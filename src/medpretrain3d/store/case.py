@@ -319,7 +319,7 @@ class Case:
     def statistics(self) -> tuple[ChannelStatistics, ...]:
         """Intensity statistics of each channel of the whole volume before it was resampled, in stored units.
 
-        `normalisation.fitted_to(case)(crop)` is what a network sees.
+        `normalization.fitted_to(case)(crop)` is what a network sees.
         """
         return tuple(ChannelStatistics.from_json(one) for one in self.sidecar["statistics"])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.intensity import Normalisation
+from medpretrain3d.store.intensity import Normalization
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.unit import Unit
 
@@ -89,7 +89,7 @@ class Corpus:
         """Intensity unit of each store's scans."""
         return tuple(store.unit for store in self.stores)
 
-    def doubts_about(self, window: Normalisation) -> list[str]:
+    def doubts_about(self, window: Normalization) -> list[str]:
         """Return warnings about a window that means nothing to the values of a store."""
         return [
             f"{store.path}: its values have no unit, and the constants of {window} do; ZScore() suits them, or PerUnit "

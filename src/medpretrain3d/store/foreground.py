@@ -12,7 +12,7 @@ from medpretrain3d.store.statistics import Histogram
 from medpretrain3d.store.store import Case, Store
 
 
-def foreground_normalisation(store: Store, split: str = "train") -> ForegroundZScore:
+def foreground_normalization(store: Store, split: str = "train") -> ForegroundZScore:
     """Measure the normalisation of a labelled store: percentiles 0.5 and 99.5, mean and standard deviation per channel.
 
     Over every voxel inside the objects of a split, in boxes where a case has no mask; exact, so that the order of cases

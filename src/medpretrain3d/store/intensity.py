@@ -35,16 +35,16 @@ class Measured(Protocol):
 Numbers = Real | Sequence[Real]
 
 
-class Normalisation(Configurable, ABC):
+class Normalization(Configurable, ABC):
     """Maps an image of any shape and numeric type to a new float32 one.
 
     One that needs to know the volume has to be fitted to it first, so that a crop is normalised with the volume's
-    numbers: `normalisation.fitted_to(case)(crop)`. The others are returned by `fitted` as they are.
+    numbers: `normalization.fitted_to(case)(crop)`. The others are returned by `fitted` as they are.
 
     Example:
         >>> import numpy as np
-        >>> from medpretrain3d.store import Normalisation
-        >>> class Halved(Normalisation):
+        >>> from medpretrain3d.store import Normalization
+        >>> class Halved(Normalization):
         ...     def __call__(self, image):
         ...         return image / 2
         >>> Halved()(np.array([2.0, 4.0]))
@@ -57,7 +57,7 @@ class Normalisation(Configurable, ABC):
 
     __repr__ = __str__  # within another one
 
-    def of_unit(self, unit: Unit) -> Normalisation:
+    def of_unit(self, unit: Unit) -> Normalization:
         """Return the normalisation of volumes in this unit."""
         return self
 
@@ -65,11 +65,11 @@ class Normalisation(Configurable, ABC):
         """Return whether its numbers mean anything to volumes in this unit."""
         return True
 
-    def fitted_to(self, volume: Measured) -> Normalisation:
+    def fitted_to(self, volume: Measured) -> Normalization:
         """Return the normalisation of one volume, be it a case of a store or a scan in memory."""
         return self.of_unit(volume.unit).fitted(volume.statistics)
 
-    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalization:
         """Return the normalisation of one volume, whose channels have these statistics."""
         return self
 
@@ -83,7 +83,7 @@ class Normalisation(Configurable, ABC):
 
 
 @dataclass(frozen=True)
-class Window(Normalisation):
+class Window(Normalization):
     """Maps a range of HU linearly to [-1, 1] and cuts what lies outside.
 
     The same window serves every image: normalising each image by itself would throw away what a Hounsfield unit means.
@@ -145,7 +145,7 @@ class NamedWindow(Window):
         super().__init__(*WINDOWS_HU[name])
 
 
-class ForegroundZScore(Normalisation):
+class ForegroundZScore(Normalization):
     """Cuts at two percentiles of the data set's foreground and divides by its standard deviation.
 
     nnDetection's and nnU-Net's normalisation of CT (Baumgartner et al., 2021): percentiles 0.5 and 99.5, mean and
@@ -192,7 +192,7 @@ class ForegroundZScore(Normalisation):
         )
 
 
-class ZScore(Normalisation):
+class ZScore(Normalization):
     """Mean 0 and standard deviation 1 within each volume and channel, for MR, whose values have no unit.
 
     Statistics are those of the volume before it is resampled. They do not change when the values of a channel are
@@ -237,7 +237,7 @@ class ZScore(Normalisation):
         raise UserError("ZScore needs the volume's statistics: ZScore().fitted_to(case)(crop)")
 
 
-class FittedZScore(Normalisation):
+class FittedZScore(Normalization):
     """`ZScore` of one volume.
 
     Args:
@@ -254,7 +254,7 @@ class FittedZScore(Normalisation):
         return _scaled(image, self.mean, self.std)
 
 
-class PerUnit(Normalisation):
+class PerUnit(Normalization):
     """One normalisation for volumes in HU and another for those whose values have no unit: CT and MR used together.
 
     Args:
@@ -262,11 +262,11 @@ class PerUnit(Normalisation):
         other: for stores in any other unit.
     """
 
-    def __init__(self, hu: Normalisation | None = None, other: Normalisation | None = None) -> None:
+    def __init__(self, hu: Normalization | None = None, other: Normalization | None = None) -> None:
         self.hu = hu or Window()
         self.other = other or ZScore()
 
-    def of_unit(self, unit: Unit) -> Normalisation:
+    def of_unit(self, unit: Unit) -> Normalization:
         """That of the unit."""
         return (self.hu if unit == "hu" else self.other).of_unit(unit)
 
@@ -274,7 +274,7 @@ class PerUnit(Normalisation):
         """Return whether that of the unit does."""
         return self.of_unit(unit).suits(unit)
 
-    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalisation:
+    def fitted(self, statistics: Sequence[ChannelStatistics]) -> Normalization:
         """Refuse: statistics do not tell the unit.
 
         Raises:
@@ -291,14 +291,14 @@ class PerUnit(Normalisation):
         raise UserError("PerUnit needs to know the volume's unit: PerUnit().fitted_to(case)(crop)")
 
 
-class PerChannel(Normalisation):
+class PerChannel(Normalization):
     """One normalisation per channel, as a lung and a soft tissue window of a scan given twice, or PET beside CT.
 
     Args:
         channels: in the order of the channels.
     """
 
-    def __init__(self, channels: Sequence[Normalisation]) -> None:
+    def __init__(self, channels: Sequence[Normalization]) -> None:
         self.channels = tuple(channels)
 
     def of_unit(self, unit: Unit) -> Self:

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
-from medpretrain3d.store.intensity import Normalisation, Window
+from medpretrain3d.store.intensity import Normalization, Window
 from medpretrain3d.store.unit import Unit
 
 _Edge = Annotated[Whole, Field(ge=1)]
@@ -60,7 +60,7 @@ class Preprocessing:
 
     patch: tuple[int, int, int]
     spacing_mm: tuple[float, float, float] | None = None
-    window: Normalisation = Window()  # noqa: RUF009 (immutable)
+    window: Normalization = Window()  # noqa: RUF009 (immutable)
     num_channels: int = 1
     unit: Unit = "hu"
     stores: tuple[StoreWindow, ...] = ()
@@ -92,11 +92,11 @@ class Preprocessing:
             if known.get(name) is not None:
                 known[name] = tuple(known[name])
         if "window" in known:
-            known["window"] = from_config(known["window"], Normalisation)
+            known["window"] = from_config(known["window"], Normalization)
         return Preprocessing(**known)
 
 
-def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalisation | None:
+def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalization | None:
     """Return the window that pretraining scans in a unit had, or None where there were none or none is stated.
 
     Args:
@@ -106,6 +106,6 @@ def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalisation | None:
     """
     if not card.get("window"):
         return None
-    window: Normalisation = from_config(card["window"]).of_unit(unit)
+    window: Normalization = from_config(card["window"]).of_unit(unit)
     units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
     return window if (unit in units if units else window.suits(unit)) else None

@@ -63,7 +63,7 @@ class Volume:
 
     @functools.cached_property
     def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Intensity statistics per channel, as a store has them: `normalisation.fitted_to(volume)(volume.array)`."""
+        """Intensity statistics per channel, as a store has them: `normalization.fitted_to(volume)(volume.array)`."""
         return channel_statistics(self.array, self.pad_values)
 
     @property

@@ -29,13 +29,13 @@ def _figure(title: str, series: Sequence[Series], x: Axis, y: Axis) -> Figure:
     return Figure(title, line_plot(series, x, y), tuple(dict.fromkeys((one.name, one.arm) for one in series)))
 
 
-def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], column: str, label: str) -> Figure | None:
+def curve_figure(title: str, runs: Sequence[Run], colors: Mapping[Run, int], column: str, label: str) -> Figure | None:
     """Return one column of `metrics.csv` by step, a line per run; None where no run has it."""
     series = []
     for run in runs:
         if column in run.curves:
             curve = run.curves[column].binned(MAX_POINTS)
-            series.append(Series(run.name, colours[run], curve.steps, curve.values, has_dots=len(curve) <= 25))
+            series.append(Series(run.name, colors[run], curve.steps, curve.values, has_dots=len(curve) <= 25))
     if not series:
         return None
     is_share = column.startswith("val/") and "AP" in column
@@ -43,7 +43,7 @@ def curve_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int], co
     return _figure(title, series, Axis("optimiser steps", low=0.0, max_slack=0.05), y)
 
 
-def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> Figure | None:
+def froc_figure(title: str, runs: Sequence[Run], colors: Mapping[Run, int]) -> Figure | None:
     """Sensitivity by false positives per scan, None where no run was tested; intervals are bands, in small groups."""
     series = []
     for run in runs:
@@ -54,7 +54,7 @@ def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> 
             series.append(
                 Series(
                     run.name,
-                    colours[run],
+                    colors[run],
                     FALSE_POSITIVES_PER_SCAN,
                     [_or_nan(value) for value in sensitivity],
                     low,
@@ -69,7 +69,7 @@ def froc_figure(title: str, runs: Sequence[Run], colours: Mapping[Run, int]) -> 
     return _figure(title, series, x, Axis("sensitivity", 0.0, 1.0))
 
 
-def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colours: Mapping[Run, int]) -> Figure | None:
+def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colors: Mapping[Run, int]) -> Figure | None:
     """Mean AP by number of labelled cases: a line through the mean of each arm, every run a dot with its interval.
 
     None where all runs have the same number of labels.
@@ -86,13 +86,13 @@ def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colou
         shift = (counts[-1] / counts[0]) ** (0.012 * (place - (len(names) - 1) / 2))
         seen = sorted({run.setting[1] for run in members})
         means = [_mean([_or_nan(run.metrics[MAP_KEY]) for run in members if run.setting[1] == n]) for n in seen]
-        colour = colours[members[0]]
-        series.append(Series(name, colour, [n * shift for n in seen], means))
+        color = colors[members[0]]
+        series.append(Series(name, color, [n * shift for n in seen], means))
         estimates = [run.estimate(MAP_KEY) for run in members]
         series.append(
             Series(
                 name,
-                colour,
+                color,
                 [run.setting[1] * shift for run in members],
                 [_or_nan(one.value) for one in estimates],
                 [_or_nan(one.low) for one in estimates],

@@ -63,7 +63,7 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
     pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
     finetuning = [run for run in runs if run.metadata.stage == "finetune"]
     arms = arm_labels(finetuning)
-    colours = _colours(finetuning, pretraining, arms)
+    colors = _colors(finetuning, pretraining, arms)
     differences, unpaired = paired_differences(finetuning)
     return Report(
         title=title,
@@ -79,21 +79,21 @@ def make_report(runs: Sequence[Run], title: str) -> Report:
             *unpaired,
             *_unequal(differences),
         ],
-        legend=list(dict.fromkeys((arms[run], colours[run]) for run in finetuning)),
+        legend=list(dict.fromkeys((arms[run], colors[run]) for run in finetuning)),
         results=result_table(finetuning, arms),
         differences=difference_table(differences, arms),
         classes=[(name, class_table(members, arms)) for name, members in _by_dataset(finetuning).items()],
         label_figures=_drawn(
-            label_figure(name, members, arms, colours) for name, members in _by_dataset(finetuning).items()
+            label_figure(name, members, arms, colors) for name, members in _by_dataset(finetuning).items()
         ),
-        froc_figures=_drawn(froc_figure(name, members, colours) for name, members in by_setting(finetuning).items()),
+        froc_figures=_drawn(froc_figure(name, members, colors) for name, members in by_setting(finetuning).items()),
         pretrain_figures=_drawn(
-            curve_figure(f"Pretraining by {method}: {label}", members, colours, column, label)
+            curve_figure(f"Pretraining by {method}: {label}", members, colors, column, label)
             for method, members in _by_method(pretraining).items()
             for column, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
         ),
         finetune_figures=_drawn(
-            curve_figure(f"{name}: {label}", members, colours, column, label)
+            curve_figure(f"{name}: {label}", members, colors, column, label)
             for name, members in by_setting(finetuning).items()
             for column, label in (("train/loss", "training loss"), ("val/mAP", "validation mAP"))
         ),
@@ -159,14 +159,14 @@ def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return {name: members for name, members in groups.items() if any(run.is_tested for run in members)}
 
 
-def _colours(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> dict[Run, int]:
+def _colors(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> dict[Run, int]:
     names = list(dict.fromkeys(arms.values()))
     names.sort(key=lambda name: not name.startswith("scratch"))
-    colours = {run: names.index(arms[run]) for run in finetuning}
+    colors = {run: names.index(arms[run]) for run in finetuning}
     # A pretraining run has the colour of the runs that grew from it.
-    grown = {run.method: colours[run] for run in finetuning}
-    grown |= {str(run.metadata.pretrain_run): colours[run] for run in finetuning}
-    return colours | {
+    grown = {run.method: colors[run] for run in finetuning}
+    grown |= {str(run.metadata.pretrain_run): colors[run] for run in finetuning}
+    return colors | {
         run: grown.get(run.name, grown.get(run.method, len(names) + place)) for place, run in enumerate(pretraining)
     }
 

@@ -28,8 +28,6 @@ def _in_words(run: Run) -> str:
             counts, (own.num_test_cases, own.num_val_cases), ("test", "validation"), strict=True
         )
     ]
-    labelled = [own.num_test_cases_seen_with_labels or 0, own.num_val_cases_seen_with_labels or 0]
-    with_labels = (
-        f", {labelled[0]} and {labelled[1]} of them with labels: no test of new scans" if any(labelled) else ""
-    )
+    labeled = [own.num_test_cases_seen_with_labels or 0, own.num_val_cases_seen_with_labels or 0]
+    with_labels = f", {labeled[0]} and {labeled[1]} of them with labels: no test of new scans" if any(labeled) else ""
     return f"the pretraining saw {' and '.join(parts)}{with_labels}."

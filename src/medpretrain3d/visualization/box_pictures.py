@@ -21,7 +21,7 @@ from medpretrain3d.visualization.drawing import (
     TEXT,
     TRUTH,
     VIEWS,
-    Colour,
+    Color,
     Rgb,
     font,
     grey,
@@ -217,14 +217,14 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _dashed(draw: ImageDraw.ImageDraw, rectangle: Rectangle, colour: Colour, dash_px: int = 6) -> None:
+def _dashed(draw: ImageDraw.ImageDraw, rectangle: Rectangle, color: Color, dash_px: int = 6) -> None:
     left, top, right, bottom = rectangle
     for y in (top, bottom):
         for x in np.arange(left, right, 2 * dash_px):
-            draw.line((x, y, min(x + dash_px, right), y), fill=colour, width=2)
+            draw.line((x, y, min(x + dash_px, right), y), fill=color, width=2)
     for x in (left, right):
         for y in np.arange(top, bottom, 2 * dash_px):
-            draw.line((x, y, x, min(y + dash_px, bottom)), fill=colour, width=2)
+            draw.line((x, y, x, min(y + dash_px, bottom)), fill=color, width=2)
 
 
 def _draw_scale(draw: ImageDraw.ImageDraw, size: tuple[int, int], px_per_mm: float) -> None:

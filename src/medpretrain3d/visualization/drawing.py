@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Rgb = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # Blue and orange stay apart for every kind of colour blindness (Okabe and Ito, 2008); dashes survive a grey print.
-TRUTH: Colour = (86, 180, 233)
-DETECTION: Colour = (255, 170, 40)
-BACKGROUND: Colour = (17, 19, 22)
-TEXT: Colour = (225, 228, 232)
+TRUTH: Color = (86, 180, 233)
+DETECTION: Color = (255, 170, 40)
+BACKGROUND: Color = (17, 19, 22)
+TEXT: Color = (225, 228, 232)
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
 # Okabe and Ito's colours without black: seven neighbouring labels are told apart.
 LABELS = np.array(
@@ -31,14 +31,14 @@ def grey(plane: NDArray[Any]) -> Rgb:
     return np.repeat(level[..., None], 3, axis=2)
 
 
-def coloured(labels: NDArray[Any], behind: Rgb) -> Rgb:
+def colored(labels: NDArray[Any], behind: Rgb) -> Rgb:
     """Labels (H, W) as colours half transparent over a picture; 0 shows the picture alone, after seven they repeat."""
     mixed = (LABELS[(labels - 1) % len(LABELS)] + behind) // 2
     return np.where((labels > 0)[..., None], mixed, behind).astype(np.uint8)
 
 
 def heat(share: NDArray[np.float64]) -> Rgb:
-    """Colour of values in [0, 1]: black over purple and orange to pale yellow."""
+    """Color of values in [0, 1]: black over purple and orange to pale yellow."""
     place = np.nan_to_num(share, nan=1.0).clip(0, 1) * (len(HEAT) - 1)
     steps = np.arange(len(HEAT))
     return np.stack([np.interp(place, steps, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
@@ -57,7 +57,7 @@ def upright(text: str) -> Image.Image:
 
 
 def outlined(
-    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, colour: Colour, anchor: str = "la"
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, color: Color, anchor: str = "la"
 ) -> None:
     """Letters with a black rim, readable on bone and on air."""
-    draw.text(place, text, colour, font(LETTERS_PX), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+    draw.text(place, text, color, font(LETTERS_PX), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.visualization.box_pictures import boxes_on_slices
-from medpretrain3d.visualization.drawing import BACKGROUND, TEXT, VIEWS, Rgb, coloured, font, grey, heat, upright
+from medpretrain3d.visualization.drawing import BACKGROUND, TEXT, VIEWS, Rgb, colored, font, grey, heat, upright
 
 __all__ = ["boxes_on_slices", "save_png", "volume_strip"]
 
@@ -46,7 +46,7 @@ def volume_strip(volumes: Mapping[str, Volume], max_error: float = 0.5, panel_px
         planes = {title: _slice(volume, axis, index) for title, volume in volumes.items()}
         behind = grey(planes[titles[0]])
         panels = [
-            coloured(plane, behind) if np.issubdtype(plane.dtype, np.integer) else grey(plane)
+            colored(plane, behind) if np.issubdtype(plane.dtype, np.integer) else grey(plane)
             for plane in planes.values()
         ]
         if is_restored:

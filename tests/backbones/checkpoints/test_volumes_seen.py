@@ -10,8 +10,8 @@ from medpretrain3d.errors import UserError
 
 def test_what_was_seen_is_kept_in_eight_bytes_each_and_found_again():
     plain = VolumesSeen.of_training([f"{number:032x}" for number in range(100)], with_labels=False)
-    labelled = VolumesSeen.of_training([f"{number:032x}" for number in range(90, 110)], with_labels=True)
-    document = json.loads(json.dumps((plain | labelled).to_json()))
+    labeled = VolumesSeen.of_training([f"{number:032x}" for number in range(90, 110)], with_labels=True)
+    document = json.loads(json.dumps((plain | labeled).to_json()))
     assert document["num_volumes"] == 110
     assert len(document["without_labels"]) == 4 * -(-8 * 100 // 3)  # base64 of 8 bytes each
     seen = VolumesSeen.from_json(document)

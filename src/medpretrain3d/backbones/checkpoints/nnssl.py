@@ -16,7 +16,7 @@ from torch import Tensor
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
-from medpretrain3d.backbones.checkpoints.normalisation import normalisation
+from medpretrain3d.backbones.checkpoints.normalization import normalization
 from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.errors import UserError
@@ -154,9 +154,9 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
         "preprocessing": stated(
             spacing_mm=configuration.get("spacing"),
             patch=configuration.get("patch_size"),
-            normalisation=configuration.get("normalization_schemes"),
+            normalization=configuration.get("normalization_schemes"),
             # `window` is no key of nnssl: our export adds it.
-            window=raw.content.get("window") or normalisation(configuration.get("normalization_schemes")),
+            window=raw.content.get("window") or normalization(configuration.get("normalization_schemes")),
             recommended_patch=plan.get("recommended_downstream_patchsize"),
         ),
         "pretraining": stated(

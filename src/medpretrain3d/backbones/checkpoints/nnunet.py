@@ -9,7 +9,7 @@ from typing import Any
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
 from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
-from medpretrain3d.backbones.checkpoints.normalisation import normalisation
+from medpretrain3d.backbones.checkpoints.normalization import normalization
 from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.errors import UserError
@@ -53,9 +53,9 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     card = {
         "preprocessing": stated(
             spacing_mm=configuration.get("spacing"),
-            window=normalisation(configuration.get("normalization_schemes"), intensities),
+            window=normalization(configuration.get("normalization_schemes"), intensities),
             patch=configuration.get("patch_size"),
-            normalisation=configuration.get("normalization_schemes"),
+            normalization=configuration.get("normalization_schemes"),
             intensity=intensities,
             channel_names=dataset.get("channel_names"),
         ),

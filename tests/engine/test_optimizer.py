@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, Level
-from medpretrain3d.engine.optimiser import OptimConfig, configure, freeze, lr_factor
+from medpretrain3d.engine.optimizer import OptimConfig, configure, freeze, lr_factor
 from medpretrain3d.errors import UserError
 
 
@@ -31,9 +31,9 @@ class Model(nn.Module):
         self.head = nn.Linear(2, 2)
 
 
-def rates(optimiser: torch.optim.Optimizer) -> dict[int, float]:
+def rates(optimizer: torch.optim.Optimizer) -> dict[int, float]:
     """The learning rate of each parameter now."""
-    return {id(parameter): group["lr"] for group in optimiser.param_groups for parameter in group["params"]}
+    return {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
 
 
 def test_poly_with_warm_up_by_hand():
@@ -89,8 +89,8 @@ def test_cosine_by_hand():
 
 
 def test_groups_scale_the_backbone_and_spare_biases_from_decay():
-    optimiser = configure(Model(), OptimConfig(lr=0.1, weight_decay=0.5, backbone_lr_scale=0.1), 10)["optimizer"]
-    rows = sorted((round(group["initial_lr"], 6), group["weight_decay"]) for group in optimiser.param_groups)
+    optimizer = configure(Model(), OptimConfig(lr=0.1, weight_decay=0.5, backbone_lr_scale=0.1), 10)["optimizer"]
+    rows = sorted((round(group["initial_lr"], 6), group["weight_decay"]) for group in optimizer.param_groups)
     assert rows == [(0.01, 0.0), (0.01, 0.5), (0.1, 0.0), (0.1, 0.5)]
 
 
@@ -115,9 +115,9 @@ def test_one_plain_sgd_step_by_hand():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     model = nn.ParameterList([parameter])
     settings = OptimConfig(lr=0.5, momentum=0.9, weight_decay=0.0, warmup_steps=0)
-    optimiser = configure(model, settings, 10)["optimizer"]
+    optimizer = configure(model, settings, 10)["optimizer"]
     parameter.grad = torch.tensor([[2.0]])
-    optimiser.step()
+    optimizer.step()
     # Nesterov: the first step moves by lr * (g + momentum * g).
     assert parameter.item() == pytest.approx(1 - 0.5 * (2 + 0.9 * 2))
 
@@ -128,11 +128,11 @@ def test_momentum_with_and_without_nesterov_by_hand(nesterov, second):
     settings = OptimConfig(
         lr=1.0, momentum=0.9, nesterov=nesterov, weight_decay=0.0, schedule="constant", warmup_steps=0
     )
-    optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
+    optimizer = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
     where = []
     for gradient in (2.111111, 1.0):  # momentum: v = 2.11, then 0.9 * 2.11 + 1 = 2.9
         parameter.grad = torch.tensor([[gradient]])
-        optimiser.step()
+        optimizer.step()
         where.append(parameter.item())
     assert where[0] - where[1] == pytest.approx(second, abs=1e-4)
 
@@ -140,12 +140,12 @@ def test_momentum_with_and_without_nesterov_by_hand(nesterov, second):
 def test_adamw_divides_by_the_root_of_the_gradient_plus_eps():
     parameter = nn.Parameter(torch.tensor([[1.0]]))
     settings = OptimConfig(name="adamw", lr=0.1, weight_decay=0.0, eps=1.0, amsgrad=True, warmup_steps=0)
-    optimiser = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
+    optimizer = configure(nn.ParameterList([parameter]), settings, 10)["optimizer"]
     parameter.grad = torch.tensor([[3.0]])
-    optimiser.step()
+    optimizer.step()
     # With bias correction the first step is lr * g / (|g| + eps).
     assert parameter.item() == pytest.approx(1 - 0.1 * 3 / (3 + 1))
-    assert "max_exp_avg_sq" in optimiser.state[parameter]
+    assert "max_exp_avg_sq" in optimizer.state[parameter]
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():

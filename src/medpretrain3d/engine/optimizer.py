@@ -100,25 +100,25 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
         }
         for place, parameters in places.items()
     ]
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        optimiser = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
     else:
-        optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
     factors: list[Callable[[int], float]] = [
         partial(lr_factor, config=config, num_steps=num_steps, is_encoder=place.is_encoder) for place in places
     ]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factors)
-    return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def current_lr(optimiser: torch.optim.Optimizer) -> float:
+def current_lr(optimizer: torch.optim.Optimizer) -> float:
     """Return the learning rate of the parts that no factor slows down: of the group with the highest peak.
 
     In both stages: what lies outside of the encoder, and the encoder with it unless it is scaled, decayed or resting.
     """
-    rates = [(group.get("initial_lr", group["lr"]), group["lr"]) for group in optimiser.param_groups]
+    rates = [(group.get("initial_lr", group["lr"]), group["lr"]) for group in optimizer.param_groups]
     return float(max(rates)[1])
 
 

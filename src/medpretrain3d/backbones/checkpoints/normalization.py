@@ -1,4 +1,4 @@
-"""Normalisation as nnU-Net's plans name it, described in this package's words."""
+"""Normalization as nnU-Net's plans name it, described in this package's words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medpretrain3d.configurable import Config
 INTENSITY = "medpretrain3d.store.intensity."
 
 
-def normalisation(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Config | None:
+def normalization(schemes: Sequence[str] | None, intensities: Mapping[str, Any] | None = None) -> Config | None:
     """Return the `data.window` that normalizes intensities as in pretraining; None where the plan does not tell.
 
     `CTNormalization` cuts at percentiles of the foreground and divides by its deviation: the same numbers here.
