@@ -5,11 +5,13 @@ import json
 
 import pytest
 
+from medpretrain3d.backbones import ResEnc
 from medpretrain3d.command_line.recipes import load_recipe
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import FocalLoss
 from medpretrain3d.errors import UserError
 from medpretrain3d.moved import MOVED, current_arguments, current_class_path
+from medpretrain3d.objectives import DINO
 from medpretrain3d.store.intensity import Window
 
 
@@ -75,6 +77,29 @@ def test_a_rule_that_never_was_is_refused():
         from_config({"class_path": "medpretrain3d.detection.matching.ATSSMatcher", "init_args": {"rule": "best"}})
 
 
-@pytest.mark.parametrize("place", MOVED.values())
+@pytest.mark.parametrize("place", [place for place in MOVED.values() if "." in place])
 def test_every_new_place_exists(place):
-    importlib.import_module(place)
+    module, _, name = place.rpartition(".")
+    if name[0].isupper():
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+    else:
+        importlib.import_module(place)
+
+
+def test_options_in_their_earlier_spelling_are_read():
+    recipe = load_recipe(
+        "data: {sites: {class_path: Sites, init_args: {object_share: 0.3}}, views: {class_path: "
+        "medpretrain3d.data.views.LabelledView, init_args: {unlabelled: skip}}}"
+    )
+    assert recipe["data"] == {
+        "crop_sampler": {"class_path": "CropSampler", "init_args": {"object_share": 0.3}},
+        "views": {"class_path": "medpretrain3d.loading.views.LabeledView", "init_args": {"unlabeled": "skip"}},
+    }
+    assert load_recipe("classes: {sites: 1}") == {"classes": {"sites": 1}}
+
+
+def test_the_center_of_dino_is_read_from_a_checkpoint_of_before():
+    objective = DINO(ResEnc("XXS"), num_prototypes=4, head_channels=(8,))
+    state = {name.replace("center", "centre"): value + 1 for name, value in objective.state_dict().items()}
+    objective.load_state_dict(state)
+    assert objective.center.tolist() == [1.0] * 4

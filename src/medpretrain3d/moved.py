@@ -17,8 +17,19 @@ MOVED = {
     "medpretrain3d.data.views": "medpretrain3d.loading.views",
     "medpretrain3d.data.case_labels": "medpretrain3d.loading.case_labels",
     "medpretrain3d.detection.sampling": "medpretrain3d.detection.classification_losses",
+    "medpretrain3d.loading.sampling.Sites": "medpretrain3d.loading.sampling.CropSampler",
+    "medpretrain3d.loading.views.LabelledView": "medpretrain3d.loading.views.LabeledView",
+    "Sites": "CropSampler",
+    "LabelledView": "LabeledView",
 }
-"""Modules, or classes with their module, and where they are now."""
+"""Modules, classes with their module, or short names of classes, and what each is now."""
+KEYS = {
+    "sites": "crop_sampler",
+    "unlabelled": "unlabeled",
+    "normalise_targets": "normalize_targets",
+    "centre_momentum": "center_momentum",
+}
+"""Options of recipes and arguments of classes by their earlier spelling."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ ARGUMENTS = {"ATSSMatcher": {"rule": Renamed("guarantee_match", {"house": True, 
 def current_class_path(path: str) -> str:
     """Return where a class is now that a file names by an earlier place."""
     module, _, name = path.rpartition(".")
-    return f"{MOVED[module]}.{name}" if module in MOVED else MOVED.get(path, path)
+    path = f"{MOVED[module]}.{name}" if module in MOVED else path
+    return MOVED.get(path, path)
 
 
 def current_arguments(path: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +60,7 @@ def current_arguments(path: str, arguments: Mapping[str, Any]) -> dict[str, Any]
     """
     is_own = "." not in path or path.startswith(OWN)
     renamed = ARGUMENTS.get(path.rpartition(".")[2], {}) if is_own else {}
-    current = dict(arguments)
+    current = {KEYS.get(key, key) if is_own else key: value for key, value in arguments.items()}
     for earlier, now in renamed.items():
         value = arguments.get(earlier)
         if isinstance(value, str) and value in now.values and now.name not in arguments:
@@ -63,9 +75,11 @@ def with_current_names(document: Any) -> Any:
     if not isinstance(document, Mapping):
         return document
     current = {key: with_current_names(value) for key, value in document.items()}
+    if isinstance(data := current.get("data"), Mapping):
+        current["data"] = {KEYS.get(key, key): value for key, value in data.items()}
     path, arguments = document.get("class_path"), current.get("init_args")
     if isinstance(path, str):
-        current["class_path"] = current_class_path(path) if path.startswith(OWN) else path
+        current["class_path"] = current_class_path(path)
         if isinstance(arguments, Mapping):
             current["init_args"] = current_arguments(path, arguments)
     return current

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.readers import claims
+from medpretrain3d.store.readers import declared_header
 from medpretrain3d.store.volume import check_same_place, read_channels, read_labels, read_volume
 
 IMAGE = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 3, 4)
@@ -187,7 +187,7 @@ def test_a_changed_gzip_byte_is_noticed(write_nifti):
 
 
 def test_volumes_above_the_limit_are_refused(write_nifti, monkeypatch):
-    monkeypatch.setattr(claims, "MAX_BYTES", 47)
+    monkeypatch.setattr(declared_header, "MAX_BYTES", 47)
     with pytest.raises(UserError, match="read are at most 47"):
         read_volume(write_nifti(IMAGE))
 

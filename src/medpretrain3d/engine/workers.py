@@ -68,8 +68,8 @@ def _from_pipe(raw: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> T
         size = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
         message = f"/dev/shm has {size.f_bsize * size.f_blocks:,} bytes" if size else "there is no /dev/shm"
         print(
-            f"{message}, too little for the batches of {shape} that loader workers read; they come through pipes, which "
-            "takes longer: give the container more (docker run --shm-size), or lower data.num_workers",
+            f"{message}, too little for the batches of {shape} that loader workers read; they come through pipes, "
+            "which takes longer: give the container more (docker run --shm-size), or lower data.num_workers",
             file=sys.stderr,
             flush=True,
         )

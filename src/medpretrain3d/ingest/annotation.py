@@ -112,8 +112,8 @@ def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: n
     if not is_inside.all():
         annotation, outside = annotations[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
         raise InvalidCaseError(
-            f"{outside} of {len(annotations)} objects: {annotation} lies outside {case.images[0].name} of {grid.shape} voxels or "
-            f"is empty; {_other_frame(annotations, grid)}",
+            f"{outside} of {len(annotations)} objects: {annotation} lies outside {case.images[0].name} of {grid.shape} "
+            f"voxels or is empty; {_other_frame(annotations, grid)}",
             "annotation",
         )
     return _clipped(boxes_vox, grid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -74,11 +74,16 @@ class DINO(Objective):
         self.head = PrototypeHead(backbone.levels[-1].channels, head_channels, num_prototypes)
         self.teacher = Teacher(self._student(), momentum)
         self.center: Tensor
-        self.register_buffer("centre", torch.zeros(num_prototypes))
+        self.register_buffer("center", torch.zeros(num_prototypes))
         self._seen: list[Tensor] = []  # means of the teacher's outputs since the last step of the optimiser
 
     def _student(self) -> nn.Module:
         return nn.Sequential(self.backbone, self.head)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if f"{prefix}centre" in state_dict:  # as checkpoints of 0.1.0 call it
+            state_dict[f"{prefix}center"] = state_dict.pop(f"{prefix}centre")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def after_load(self) -> None:
         """The teacher begins as the student."""
