@@ -103,7 +103,8 @@ class FinetuneModule(Checked, L.LightningModule):
     @property
     def data(self) -> FinetuneData:
         """The data module that the trainer was given."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+        result: FinetuneData = self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+        return result
 
     def setup(self, stage: str) -> None:
         """Check that detector and data fit together before any time is spent."""

@@ -74,7 +74,8 @@ class PretrainModule(Checked, L.LightningModule):
     @property
     def data(self) -> PretrainData:
         """The data module that the trainer was given."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+        result: PretrainData = self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
+        return result
 
     def setup(self, stage: str) -> None:
         """Check that the patch suits the pyramid and the task before any time is spent."""

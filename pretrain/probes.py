@@ -159,7 +159,8 @@ class Probes(Checked, L.Callback):
 
     def _feature(self, module: PretrainModule, crop: Tensor) -> Tensor:
         """Return the coarsest map (C, d, h, w) of a crop."""
-        return module.objective.backbone(crop[None].to(module.device))[-1][0].float()
+        result: Tensor = module.objective.backbone(crop[None].to(module.device))[-1][0].float()
+        return result
 
 
 def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:

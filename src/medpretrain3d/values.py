@@ -249,7 +249,8 @@ def _allows(limit: Any, value: Any) -> bool:
     if isinstance(limit, Rising):
         return bool(value[0] <= value[1])
     if isinstance(limit, MaxProduct):
-        return math.prod(value) <= limit.limit
+        result: bool = math.prod(value) <= limit.limit
+        return result
     return not isinstance(limit, MaxLen) or len(value) <= limit.max_length
 
 

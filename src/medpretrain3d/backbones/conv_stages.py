@@ -44,7 +44,8 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
-        return self.act(self.norm(self.conv(x)))
+        result: Tensor = self.act(self.norm(self.conv(x)))
+        return result
 
 
 class ConvStack(nn.Module):
@@ -75,7 +76,8 @@ class ConvStack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
-        return self.convs(x)
+        result: Tensor = self.convs(x)
+        return result
 
 
 def stage_widths(

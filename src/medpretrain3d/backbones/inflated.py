@@ -159,7 +159,8 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, num_volumes: int) -> Tensor:
         self.slices.num_volumes = num_volumes
-        return self.net(x)
+        result: Tensor = self.net(x)
+        return result
 
 
 class _Conv(nn.Module):

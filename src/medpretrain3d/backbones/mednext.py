@@ -129,4 +129,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv3(F.gelu(self.conv2(self.norm(self.conv1(x)))))
-        return residual + (x if self.res_conv is None else self.res_conv(x))
+        result: Tensor = residual + (x if self.res_conv is None else self.res_conv(x))
+        return result

@@ -102,7 +102,8 @@ class Primus(TokenBackbone):
 
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
-        return self.down_projection(image)
+        result: Tensor = self.down_projection(image)
+        return result
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
         """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
@@ -119,7 +120,8 @@ class Primus(TokenBackbone):
             x = torch.cat([repeat(placeless, "1 r c -> b r c", b=len(x)), x], dim=1)
         for block in self.eva.blocks:
             x = self.run_block(block, x, sine, cosine)
-        return self.eva.norm(x)[:, registers:]
+        result: Tensor = self.eva.norm(x)[:, registers:]
+        return result
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Embedding, positions and registers, then one group per block; the last norm belongs to the last block."""
@@ -139,7 +141,8 @@ class _PatchEmbed(nn.Module):
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]  # a Conv3d has one by default
 
     def forward(self, image: Tensor) -> Tensor:
-        return rearrange(self.proj(image), "b c d h w -> b (d h w) c")
+        result: Tensor = rearrange(self.proj(image), "b c d h w -> b (d h w) c")
+        return result
 
 
 class _Encoder(nn.Module):
@@ -175,7 +178,8 @@ class _Block(nn.Module):
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
 
     def _branch(self, x: Tensor, gamma: Tensor | None) -> Tensor:
-        return self.drop_path(x if gamma is None else gamma * x)
+        result: Tensor = self.drop_path(x if gamma is None else gamma * x)
+        return result
 
 
 class _Attention(nn.Module):
@@ -195,7 +199,8 @@ class _Attention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = F.scaled_dot_product_attention(rotate(q, sine, cosine), rotate(k, sine, cosine), v)
-        return self.proj(self.norm(rearrange(mixed, "b heads n c -> b n (heads c)")))
+        result: Tensor = self.proj(self.norm(rearrange(mixed, "b heads n c -> b n (heads c)")))
+        return result
 
 
 class _SwiGLU(nn.Module):
@@ -210,7 +215,8 @@ class _SwiGLU(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.norm(F.silu(self.fc1_g(x)) * self.fc1_x(x)))
+        result: Tensor = self.fc2(self.norm(F.silu(self.fc1_g(x)) * self.fc1_x(x)))
+        return result
 
 
 def _size(preset: str | None, width: int | None, depth: int | None, heads: int | None) -> Size:

@@ -125,7 +125,8 @@ class _Block(nn.Module):
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv2(self.conv1(x)) + self.skip(x))
+        result: Tensor = self.act(self.conv2(self.conv1(x)) + self.skip(x))
+        return result
 
 
 class _Stage(nn.Module):

@@ -173,11 +173,13 @@ class _Block(nn.Module):
         residual = self.bn2(self.conv2(residual))
         if self.is_bottleneck:
             residual = self.bn3(self.conv3(self.relu(residual)))
-        return self.relu(residual + self._shortcut(x))
+        result: Tensor = self.relu(residual + self._shortcut(x))
+        return result
 
     def _shortcut(self, x: Tensor) -> Tensor:
         if self.downsample is not None:
-            return self.downsample(x)
+            result: Tensor = self.downsample(x)
+            return result
         d, h, w = self.stride
         x = x[:, :, ::d, ::h, ::w]
         return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.out_channels - x.shape[1]))  # type A: new channels are zero

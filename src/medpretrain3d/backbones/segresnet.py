@@ -93,7 +93,8 @@ class _Conv(nn.Module):
         self.conv = nn.Conv3d(channels_in, channels, 3, stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        result: Tensor = self.conv(x)
+        return result
 
 
 class _Block(nn.Module):
@@ -106,4 +107,5 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.conv1(F.relu(self.norm1(x)))
-        return x + self.conv2(F.relu(self.norm2(residual)))
+        result: Tensor = x + self.conv2(F.relu(self.norm2(residual)))
+        return result

@@ -65,7 +65,8 @@ class SwinUNETR(Backbone):
         is_v2: bool = False,
         checkpointing: bool = False,
     ) -> None:
-        from monai.networks.blocks import PatchEmbed, UnetrBasicBlock
+        from monai.networks.blocks.patchembedding import PatchEmbed
+        from monai.networks.blocks.unetr_block import UnetrBasicBlock
         from monai.networks.nets.swin_unetr import BasicLayer
 
         super().__init__()
@@ -111,7 +112,8 @@ class SwinUNETR(Backbone):
 
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to tokens (B, feature_size, d, h, w), each a function of its own patch."""
-        return self.patch_embed(image)
+        result: Tensor = self.patch_embed(image)
+        return result
 
     def encode(self, tokens: Tensor) -> list[Tensor]:
         """Return tokens of `embed`, of which an objective may have replaced some, to one map per level."""
@@ -136,7 +138,8 @@ class _Merging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         merged = torch.cat([x[:, d::2, h::2, w::2] for d, h, w in self.offsets], dim=-1)
-        return self.reduction(self.norm(merged))
+        result: Tensor = self.reduction(self.norm(merged))
+        return result
 
 
 def _channel_norm(x: Tensor) -> Tensor:

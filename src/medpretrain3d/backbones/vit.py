@@ -93,7 +93,8 @@ class ViT(TokenBackbone):
 
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
-        return self.patch_embed(image)
+        result: Tensor = self.patch_embed(image)
+        return result
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
         """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
@@ -102,7 +103,8 @@ class ViT(TokenBackbone):
             x = keep_tokens(x, keep_index)
         for block in self.blocks:
             x = self.run_block(block, x)
-        return self.norm(x)
+        result: Tensor = self.norm(x)
+        return result
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return embedding and positions, then one group per block; the last norm belongs to the last block."""
@@ -118,7 +120,8 @@ class _PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_channels, width, patch_size, patch_size)
 
     def forward(self, image: Tensor) -> Tensor:
-        return rearrange(self.proj(image), "b c d h w -> b (d h w) c")
+        result: Tensor = rearrange(self.proj(image), "b c d h w -> b (d h w) c")
+        return result
 
 
 class _Block(nn.Module):
@@ -132,7 +135,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return result
 
 
 class _Attention(nn.Module):
@@ -145,7 +149,8 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
+        result: Tensor = self.proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
+        return result
 
 
 class _Mlp(nn.Module):
@@ -155,7 +160,8 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        result: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return result
 
 
 def _triple(edges: Sequence[int]) -> Triple:

@@ -13,12 +13,14 @@ Boxes = TypeVar("Boxes", Tensor, np.ndarray)
 
 def box_center(boxes: Boxes) -> Boxes:
     """Compute the center of each box: (..., 6) -> (..., 3), in the precision of the boxes."""
-    return (boxes[..., :3] + boxes[..., 3:]) / 2
+    result: Boxes = (boxes[..., :3] + boxes[..., 3:]) / 2
+    return result
 
 
 def box_size(boxes: Boxes) -> Boxes:
     """Compute the edge lengths of each box: (..., 6) -> (..., 3); negative where a corner pair is swapped."""
-    return boxes[..., 3:] - boxes[..., :3]
+    result: Boxes = boxes[..., 3:] - boxes[..., :3]
+    return result
 
 
 def has_extent(boxes: Boxes) -> Boxes:

@@ -130,7 +130,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def recipe_text(recipe: dict[str, Any]) -> str:
     """Return a recipe as YAML without its `base`, which is loaded before; texts stay texts whatever reads them."""
     own = {key: value for key, value in recipe.items() if key != BASE}
-    return yaml.dump(own, Dumper=_Quoted, sort_keys=False)
+    result: str = yaml.dump(own, Dumper=_Quoted, sort_keys=False)
+    return result
 
 
 def load_recipe(text: str) -> Any:
@@ -146,7 +147,7 @@ def load_recipe(text: str) -> Any:
         raise yaml.YAMLError(f"a value cannot be read ({error})") from error
 
 
-class _Quoted(yaml.SafeDumper):
+class _Quoted(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
     """Writes texts in quotes: `"1e-4"` without them would be a number."""
 
 

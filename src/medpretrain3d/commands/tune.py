@@ -84,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sightings(args: argparse.Namespace) -> Path:
-    return args.raw_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+    result: Path = args.raw_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+    return result
 
 
 def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> CachedDetections:

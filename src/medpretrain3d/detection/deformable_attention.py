@@ -88,7 +88,8 @@ class DeformableAttention(nn.Module):
             for part, (d, h, _) in zip(parts, shapes, strict=True)
         ]
         weights = rearrange(weights, "b q n (l p) -> b q n l p", l=self.num_levels)
-        return self.output(sample_levels(levels, center + offsets * unit, weights).to(queries.dtype))
+        result: Tensor = self.output(sample_levels(levels, center + offsets * unit, weights).to(queries.dtype))
+        return result
 
 
 def _directions(count: int) -> Tensor:

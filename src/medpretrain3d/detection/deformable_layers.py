@@ -46,7 +46,8 @@ class EncoderLayer(nn.Module):
         """Return tokens (B, S, C) -> (B, S, C); `references` (B, S, 3) are their cells' centres."""
         normed = self.norm_attention(tokens)
         tokens = tokens + self.dropout(self.attention(normed + position, references, normed, shapes))
-        return tokens + self.dropout(self.hidden(self.norm_hidden(tokens)))
+        result: Tensor = tokens + self.dropout(self.hidden(self.norm_hidden(tokens)))
+        return result
 
 
 class DecoderLayer(nn.Module):
@@ -87,7 +88,8 @@ class DecoderLayer(nn.Module):
         content = self.norm_among(content + self.dropout(self.among(placed, content, apart)))
         read = self.attention(content + position, references, memory, shapes)
         content = self.norm_attention(content + self.dropout(read))
-        return self.norm_hidden(content + self.dropout(self.hidden(content)))
+        result: Tensor = self.norm_hidden(content + self.dropout(self.hidden(content)))
+        return result
 
 
 def mlp(channels: int, outputs: int) -> nn.Sequential:

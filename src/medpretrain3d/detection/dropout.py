@@ -65,7 +65,8 @@ class SelfAttention(nn.MultiheadAttention):
         if apart is not None:
             score = score.masked_fill(apart, -torch.inf)
         weight = self.weights_dropout(score.softmax(dim=-1)).to(of_value.dtype)
-        return self.out_proj(rearrange(weight @ of_value, "b n q c -> b q (n c)"))
+        result: Tensor = self.out_proj(rearrange(weight @ of_value, "b n q c -> b q (n c)"))
+        return result
 
     def _heads(self, rows: Tensor, part: int) -> Tensor:
         own = slice(part * self.embed_dim, (part + 1) * self.embed_dim)

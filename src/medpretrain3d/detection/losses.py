@@ -74,4 +74,5 @@ def soft_dice_loss(probabilities: Tensor, labels: Tensor, smooth: float = 1e-5) 
         predicted = probabilities[:, label]
         sums.append(torch.stack([(predicted * truth).sum(), predicted.sum(), truth.sum()]))
     overlap, predicted, true = total(torch.stack(sums, dim=1))  # (K,) each
-    return 1 - ((2 * overlap + smooth) / (predicted + true + smooth)).mean()
+    result: Tensor = 1 - ((2 * overlap + smooth) / (predicted + true + smooth)).mean()
+    return result

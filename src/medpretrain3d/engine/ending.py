@@ -55,7 +55,7 @@ class Ending:
         if "TORCHELASTIC_RUN_ID" in os.environ or _is_launched_child():
             end_with_parent()
         # Lightning's own observer kills every process five seconds after one has failed, whatever they are about.
-        subprocess_script._launch_process_observer = self._watch_children  # type: ignore[assignment]  # a method
+        subprocess_script._launch_process_observer = self._watch_children  # type: ignore[assignment,attr-defined]  # a method
 
     def connect(self, trainer: L.Trainer) -> None:
         """Connect each process of a trainer to the others, once they can reach each other; a collective call."""

@@ -156,7 +156,8 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool =
     progress = min(1.0, (step - warmup_steps) / (num_steps - warmup_steps))
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))
-    return (1 - progress) ** 0.9
+    result: float = (1 - progress) ** 0.9
+    return result
 
 
 def _ramp(step: int, num_steps: int, config: OptimConfig) -> float:

@@ -10,7 +10,7 @@ import os
 import subprocess
 
 import lightning as L
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 
 def leave_requeue_alone(trainer: L.Trainer) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
@@ -180,7 +180,8 @@ class StageCLI(LightningCLI):
     @property
     def run(self) -> RunConfig:
         """Name, folder and tracking settings of this run."""
-        return self._get(self.config_init, "run")
+        result: RunConfig = self._get(self.config_init, "run")
+        return result
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Return the trainer, with loggers, checkpoints and a precision that suits the hardware."""
@@ -256,7 +257,8 @@ class StageCLI(LightningCLI):
             machine=machine(),
             finished=False,
         )
-        return own | self.datamodule.metadata() | self.model.metadata()
+        result: RunMetadata = own | self.datamodule.metadata() | self.model.metadata()
+        return result
 
     def _open_folder(self) -> None:
         """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
@@ -296,7 +298,8 @@ class StageCLI(LightningCLI):
 
     def config_text(self) -> str:
         """Return the whole configuration, defaults included, as YAML."""
-        return self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
+        result: str = self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
+        return result
 
 
 def run_stage(main: Callable[[], None]) -> None:

@@ -61,7 +61,8 @@ def area_under_roc(score: np.ndarray, is_positive: np.ndarray, weights: np.ndarr
     of_positive, of_negative = weights[:, is_positive], weights[:, ~is_positive]
     pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return ((of_positive @ is_above) * of_negative).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        result: np.ndarray = ((of_positive @ is_above) * of_negative).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        return result
 
 
 def area_under_precision_recall(
@@ -87,4 +88,5 @@ def area_under_precision_recall(
     gain = np.diff(num_hits, axis=1, prepend=0)
     area = (gain * num_hits / np.maximum(num_all, 1)).sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return area / np.where(num_positive > 0, num_positive, np.nan)
+        result: np.ndarray = area / np.where(num_positive > 0, num_positive, np.nan)
+        return result

@@ -46,7 +46,10 @@ def closeness(criterion: Criterion) -> Closeness:
             else:
                 limit = half_extent.max(axis=1) if criterion == "radius" else float(criterion)
                 share = np.linalg.norm(offset, axis=2) / limit
-        return 1 - np.nan_to_num(share, nan=np.inf, posinf=np.inf)  # an object without extent is never hit
+        result: np.ndarray = 1 - np.nan_to_num(
+            share, nan=np.inf, posinf=np.inf
+        )  # an object without extent is never hit
+        return result
 
     return close
 

@@ -108,7 +108,8 @@ def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _per_scan(num_false: np.ndarray, num_false_in_all: np.ndarray, num_scans: np.ndarray) -> np.ndarray:
     # The detour over the share of all false positives rounds as nnDetection does. For 147 false positives in 5 scans it
     # puts the fifth a last bit beyond rate 1, and the hits that follow it with it; 1 in 40 such coincidences does so.
-    return num_false / np.maximum(num_false_in_all, 1) * num_false_in_all / num_scans
+    result: np.ndarray = num_false / np.maximum(num_false_in_all, 1) * num_false_in_all / num_scans
+    return result
 
 
 def _share_reached(rate: float, rate_before: np.ndarray, rate_after: np.ndarray) -> np.ndarray:

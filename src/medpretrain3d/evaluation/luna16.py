@@ -141,7 +141,8 @@ def _within_radius(candidates: Points, nodules: Points) -> np.ndarray:
     """Compute which candidate lies in which nodule: (N, G) bool."""
     radius_mm = np.where(nodules.value < 0, UNKNOWN_DIAMETER_MM, nodules.value) / 2
     offset_mm = candidates.center_lps_mm[:, None] - nodules.center_lps_mm[None]  # (N, G, 3)
-    return (offset_mm**2).sum(axis=2) < radius_mm**2
+    result: np.ndarray = (offset_mm**2).sum(axis=2) < radius_mm**2
+    return result
 
 
 def _sensitivity(matches: Matches, weights: np.ndarray, name: Any) -> np.ndarray:

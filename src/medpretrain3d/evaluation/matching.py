@@ -77,7 +77,8 @@ class Matches:
         # Scan and place in one number, so that one sorted search answers for all scans.
         number = np.sort(self.scan[counting] * width + counting)
         first = np.arange(len(self.num_targets))[:, None] * width  # (S, 1)
-        return (np.searchsorted(number, first + positions) - np.searchsorted(number, first)).astype(float)
+        result: np.ndarray = (np.searchsorted(number, first + positions) - np.searchsorted(number, first)).astype(float)
+        return result
 
 
 def intersection_over_union(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
@@ -118,7 +119,8 @@ def lies_in_any(boxes: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
     if regions is None or not len(regions):
         return np.zeros(len(boxes), dtype=bool)
     center: Any = box_center(boxes)[:, None]  # (N, 1, 3)
-    return ((center >= regions[:, :3]) & (center <= regions[:, 3:])).all(axis=2).any(axis=1)
+    result: np.ndarray = ((center >= regions[:, :3]) & (center <= regions[:, 3:])).all(axis=2).any(axis=1)
+    return result
 
 
 def match_scans(

@@ -24,7 +24,8 @@ class ScanOverlap:
     @property
     def num_targets(self) -> int:
         """Objects in the scan."""
-        return self.iou.shape[1]
+        result: int = self.iou.shape[1]
+        return result
 
 
 def of_boxes(
@@ -110,7 +111,8 @@ def mask_iou(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
         minlength=len(found_values) * len(wanted_values),
     ).reshape(len(found_values), len(wanted_values))
     union = pairs.sum(axis=1)[:, None] + pairs.sum(axis=0)[None] - pairs
-    return (pairs / union)[np.ix_(found_values != 0, wanted_values != 0)]
+    result: np.ndarray = (pairs / union)[np.ix_(found_values != 0, wanted_values != 0)]
+    return result
 
 
 def _check_shapes(case: str, found: np.ndarray, wanted: np.ndarray) -> None:

@@ -93,7 +93,8 @@ def _points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarr
         """Return weighted number of the chosen findings at or above each threshold."""
         of_scan = np.zeros((weights.shape[1], len(SCORE_STEPS)))
         np.add.at(of_scan, (matches.scan[chosen], np.searchsorted(SCORE_STEPS, matches.scores[chosen])), 1)
-        return weights @ of_scan[:, ::-1].cumsum(axis=1)[:, ::-1]
+        result: np.ndarray = weights @ of_scan[:, ::-1].cumsum(axis=1)[:, ::-1]
+        return result
 
     is_hit = matches.is_hit[0]
     num_targets = (weights @ matches.num_targets)[:, None]

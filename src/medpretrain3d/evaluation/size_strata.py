@@ -24,7 +24,8 @@ above 10 mm and T1c above 20 mm, and above 30 mm it is called a mass."""
 
 def diameter(boxes: np.ndarray) -> np.ndarray:
     """Longest edge of each box (N, 6): (N,)."""
-    return box_size(boxes).max(axis=1, initial=0.0)
+    result: np.ndarray = box_size(boxes).max(axis=1, initial=0.0)
+    return result
 
 
 def size_strata(
@@ -107,4 +108,5 @@ def _mean(values: Sequence[np.ndarray], weights: np.ndarray) -> np.ndarray:
         return np.full(len(weights), np.nan)
     stacked = np.stack(values)
     number = (~np.isnan(stacked)).sum(axis=0)
-    return np.nansum(stacked, axis=0) / np.where(number > 0, number, np.nan)
+    result: np.ndarray = np.nansum(stacked, axis=0) / np.where(number > 0, number, np.nan)
+    return result

@@ -172,7 +172,8 @@ def _cases(names: Sequence[str], spacings: Sequence[Spacing], tensors: dict[str,
     num_seen, num_targets, num_ignored, num_views = tensors["counts"].T.tolist()
 
     def split(name: str, counts: list[int]) -> tuple[Tensor, ...]:
-        return tensors[name].split(counts)
+        result: tuple[Tensor, ...] = tensors[name].split(counts)
+        return result
 
     boxes, scores, labels = (split(name, num_seen) for name in ("boxes", "scores", "labels"))
     border_distance, touches_face, view = (split(name, num_seen) for name in ("depth", "touches_face", "view"))

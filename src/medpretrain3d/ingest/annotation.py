@@ -122,7 +122,10 @@ def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: n
 def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     """Return whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
     middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
-    return ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1)
+    result: np.ndarray = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (
+        boxes_vox[:, :3] < boxes_vox[:, 3:]
+    ).all(axis=1)
+    return result
 
 
 def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
@@ -151,7 +154,8 @@ def _is_empty(annotation: ObjectAnnotation) -> bool:
 
 def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     edges = np.array([*grid.shape, *grid.shape], dtype=np.float64)
-    return np.clip(boxes_vox, 0, edges)
+    result: np.ndarray = np.clip(boxes_vox, 0, edges)
+    return result
 
 
 def marks_sha256(case: RawCase) -> str:

@@ -180,7 +180,8 @@ def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
     about_d = np.array([[1, 0, 0], [0, cd, -sd], [0, sd, cd]])
     about_h = np.array([[ch, 0, sh], [0, 1, 0], [-sh, 0, ch]])
     about_w = np.array([[cw, -sw, 0], [sw, cw, 0], [0, 0, 1]])
-    return about_d @ about_h @ about_w
+    result: np.ndarray = about_d @ about_h @ about_w
+    return result
 
 
 def _along_axes(image: Tensor, matrices: list[np.ndarray]) -> Tensor:
@@ -196,7 +197,8 @@ def _blur_matrix(size: int, sigma_vox: float) -> np.ndarray:
     """Return (size, size): Gaussian weights within 4 sigma, summing to 1 in each row also at the border."""
     distance = np.arange(size)[:, None] - np.arange(size)
     weights = np.exp(-(distance**2) / (2 * sigma_vox**2)) * (np.abs(distance) <= 4 * sigma_vox + 0.5)
-    return weights / weights.sum(axis=1, keepdims=True)
+    result: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return result
 
 
 def _coarse_matrix(size: int, share: float) -> np.ndarray:

@@ -156,7 +156,8 @@ def apply_deferred_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
     """Return the batch that a detector gets, from one that reached its device; finished ones pass as they are."""
     if isinstance(batch, list) and batch and isinstance(batch[0], DeferredObjects):
         return collate_objects([sample.apply() for sample in batch])
-    return batch
+    result: tuple[Tensor, list[Targets]] = batch
+    return result
 
 
 def instance_hulls(instances: Tensor, ids: Tensor) -> Tensor:

@@ -82,7 +82,10 @@ class SpatialTransform:
             return np.zeros((3, 0, 0, 0))
         nodes = self.elastic.shape[1]
         distance_vox = (np.array(patch) - 1) / (nodes - 1) * _signs(self.flips)
-        return np.flip(self.elastic, tuple(axis + 1 for axis in self.flips)) * distance_vox[:, None, None, None]
+        result: np.ndarray = (
+            np.flip(self.elastic, tuple(axis + 1 for axis in self.flips)) * distance_vox[:, None, None, None]
+        )
+        return result
 
 
 IDENTITY = SpatialTransform(np.eye(3))

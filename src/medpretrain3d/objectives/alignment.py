@@ -21,7 +21,8 @@ def carry(places: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Places (B, N, 3) of one view to the voxels of another; `own` and `other` are (B, 3, 4) into one shared frame."""
     to_other = torch.linalg.inv(other[:, :, :3])
     matrix, offset = to_other @ own[:, :, :3], to_other @ (own[:, :, 3:] - other[:, :, 3:])
-    return places @ matrix.mT + offset.mT
+    result: Tensor = places @ matrix.mT + offset.mT
+    return result
 
 
 def sample_at(feature: Tensor, places: Tensor, patch: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

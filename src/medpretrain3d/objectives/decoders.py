@@ -47,7 +47,8 @@ class UNetDecoder(nn.Module):
         x = features[-1]
         for upsample, fuse, skip in zip(self.upsample, self.fuse, features[-2::-1], strict=True):
             x = fuse(torch.cat([upsample(x), skip], dim=1))
-        return self.head(self.finish(x))
+        result: Tensor = self.head(self.finish(x))
+        return result
 
 
 class VoxelHead(nn.Module):
@@ -66,7 +67,10 @@ class VoxelHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, d, h, w) to a volume (B, out_channels, d * s_d, h * s_h, w * s_w)."""
         d, h, w = self.stride
-        return rearrange(self.project(x), "b (c pd ph pw) d h w -> b c (d pd) (h ph) (w pw)", pd=d, ph=h, pw=w)
+        result: Tensor = rearrange(
+            self.project(x), "b (c pd ph pw) d h w -> b c (d pd) (h ph) (w pw)", pd=d, ph=h, pw=w
+        )
+        return result
 
 
 class TokenDecoder(nn.Module):
@@ -101,7 +105,8 @@ class TokenDecoder(nn.Module):
         x = x + sine_cosine_positions(grid, width).to(x)
         for block in self.blocks:
             x = block(x)
-        return self.head(tokens_to_map(self.norm(x), grid))
+        result: Tensor = self.head(tokens_to_map(self.norm(x), grid))
+        return result
 
 
 def sine_cosine_positions(grid: Triple, width: int) -> Tensor:

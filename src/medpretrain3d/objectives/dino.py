@@ -144,4 +144,5 @@ def distillation(student: Tensor, target: Tensor) -> Tensor:
 
 def entropy(share: Tensor) -> Tensor:
     """Compute the entropy in nats over the last axis; ln K where all are alike."""
-    return torch.special.entr(share).sum(dim=-1)
+    result: Tensor = torch.special.entr(share).sum(dim=-1)
+    return result

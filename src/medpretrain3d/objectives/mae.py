@@ -62,9 +62,11 @@ class MAE(MaskedReconstruction):
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible blocks."""
         if not isinstance(self.backbone, TokenBackbone):
-            return self.decoder(self.backbone(image.masked_fill(expand_blocks(hidden_blocks, block), 0.0)))
+            result: Tensor = self.decoder(self.backbone(image.masked_fill(expand_blocks(hidden_blocks, block), 0.0)))
+            return result
         self.backbone.check_input(image)
         grid = self.backbone.grid(tuple(image.shape[2:]))
         keep_index = visible_index(hidden_tokens(hidden_blocks, block, self.backbone.patch_size))
         visible = self.backbone.encode(self.backbone.embed(image), grid, keep_index)
-        return self.decoder(visible, grid, keep_index)
+        result = self.decoder(visible, grid, keep_index)
+        return result

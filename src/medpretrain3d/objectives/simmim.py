@@ -66,9 +66,11 @@ class SimMIM(MaskedReconstruction):
         if isinstance(backbone, SwinUNETR):
             tokens = backbone.embed(image)  # (B, C, d, h, w)
             token = self.mask_token.to(tokens.dtype)[:, None, None, None]
-            return self.head(backbone.encode(torch.where(hidden, token, tokens))[-1])
+            result: Tensor = self.head(backbone.encode(torch.where(hidden, token, tokens))[-1])
+            return result
         assert isinstance(backbone, TokenBackbone)
         grid = backbone.grid(tuple(image.shape[2:]))
         tokens = backbone.embed(image)  # (B, N, C)
         tokens = torch.where(hidden.flatten(1)[..., None], self.mask_token.to(tokens.dtype), tokens)
-        return self.head(tokens_to_map(backbone.encode(tokens, grid), grid))
+        result = self.head(tokens_to_map(backbone.encode(tokens, grid), grid))
+        return result

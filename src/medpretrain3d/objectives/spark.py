@@ -63,7 +63,8 @@ class SparK(MaskedReconstruction):
         self.backbone.check_input(image)
         features, blocks = visible_features(self.backbone, image, hidden_blocks, block)
         dense = [densify(x, blocks) for densify, x in zip(self.densify, features, strict=True)]
-        return self.decoder(dense)
+        result: Tensor = self.decoder(dense)
+        return result
 
 
 class _Densify(nn.Module):
@@ -79,7 +80,8 @@ class _Densify(nn.Module):
     def forward(self, x: Tensor, blocks: VisibleBlocks) -> Tensor:
         """Return blocks (B N, C, d, h, w) to a map (B, C, D, H, W)."""
         normed = blocks.group_norm(x.float(), x.shape[1])  # one channel per group, no scale, no shift
-        return self.smooth(blocks.scatter(normed, self.mask_token))
+        result: Tensor = self.smooth(blocks.scatter(normed, self.mask_token))
+        return result
 
 
 def _require_convolutions(backbone: Backbone) -> None:

@@ -115,7 +115,8 @@ class VisibleBlocks(TorchFunctionMode):
         return F.conv3d(self._with_margin(x, padding, 0.0), weight, bias, stride, 0, dilation, groups)
 
     def _max_pool3d(self, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, **options: Any) -> Tensor:
-        return F.max_pool3d(self._with_margin(x, padding, -torch.inf), kernel_size, stride, 0, **options)
+        result: Tensor = F.max_pool3d(self._with_margin(x, padding, -torch.inf), kernel_size, stride, 0, **options)
+        return result
 
     def _with_margin(self, x: Tensor, padding: Any, fill: float) -> Tensor:
         d, h, w = (padding,) * 3 if isinstance(padding, int) else padding
@@ -133,7 +134,8 @@ class VisibleBlocks(TorchFunctionMode):
             "max_pool3d": self._max_pool3d,
             "group_norm": self.group_norm,
         }
-        return ours.get(name, func)(*args, **(kwargs or {}))
+        chosen: Callable[..., Any] = ours.get(name, func)
+        return chosen(*args, **(kwargs or {}))
 
 
 class _Margin(torch.autograd.Function):

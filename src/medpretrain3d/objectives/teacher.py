@@ -29,7 +29,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> list[Tensor] | Tensor:
         """Run the teacher network on its input, without gradient."""
-        return self.network(x)
+        result: list[Tensor] | Tensor = self.network(x)
+        return result
 
     def train(self, mode: bool = True) -> Teacher:
         """Return batch norms see the batch as the student's do; drop path and the like are off."""

@@ -26,7 +26,8 @@ class VolumeDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return one map (B, C_l, D / s_d, H / s_h, W / s_w) per level to (B, out_channels, D, H, W)."""
-        return self.decoder(features)
+        result: Tensor = self.decoder(features)
+        return result
 
 
 class StepwiseDecoder(nn.Module):
@@ -53,7 +54,8 @@ class StepwiseDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return features finest first, of which the last is read, to (B, out_channels, D, H, W)."""
-        return self.head(self.steps(features[-1]))
+        result: Tensor = self.head(self.steps(features[-1]))
+        return result
 
 
 def _smallest_factor(edge: int) -> int:

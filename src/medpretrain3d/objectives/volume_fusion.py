@@ -129,4 +129,5 @@ def soft_dice_loss(probabilities: Tensor, label: Tensor) -> Tensor:
     sums = torch.stack([(probabilities * true).sum(axes), probabilities.sum(axes), true.sum(axes)])  # (3, K)
     inside, predicted, size = total(sums)
     dice = 2 * inside / (predicted + size)
-    return 1 - dice[size > 0].mean()
+    result: Tensor = 1 - dice[size > 0].mean()
+    return result

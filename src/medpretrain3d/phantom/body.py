@@ -66,7 +66,8 @@ class Body:
         """0 on the body's axis, 1 on the inner surface of the rib cage, for coordinates in mm that broadcast."""
         scale = np.maximum(self.cage_scale(z), 1e-3)
         depth = np.where(y > 0, self.cage_half_depth_mm * (0.35 + 0.65 * scale), self.cage_half_depth_mm * scale)
-        return np.sqrt((x / (self.cage_half_width_mm * scale)) ** 2 + (y / depth) ** 2)
+        result: np.ndarray = np.sqrt((x / (self.cage_half_width_mm * scale)) ** 2 + (y / depth) ** 2)
+        return result
 
     def diaphragm_z_mm(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return height of the two domes; the right one, over the liver, is the higher."""
@@ -74,7 +75,8 @@ class Body:
         peak = np.where(is_right, 0.20, 0.15) * self.lung_height_mm
         aside = (np.abs(x) / self.cage_half_width_mm - 0.45) / 0.55
         behind = (y / self.cage_half_depth_mm + 0.10) / 1.05
-        return peak - 0.27 * self.lung_height_mm * np.minimum(aside**2 + behind**2, 1.5)
+        result: np.ndarray = peak - 0.27 * self.lung_height_mm * np.minimum(aside**2 + behind**2, 1.5)
+        return result
 
     def space(self, rng: np.random.Generator, spacing_mm: float) -> Space:
         """Return a scanner's field of view around the body, its voxels near `spacing_mm`.

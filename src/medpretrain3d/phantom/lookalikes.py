@@ -120,4 +120,5 @@ def _pleura_beside(canvas: LungCanvas, body: Body, start_mm: np.ndarray) -> tupl
 
 def _direction(rng: np.random.Generator) -> np.ndarray:
     vector = rng.standard_normal(3)
-    return vector / np.sqrt((vector**2).sum())
+    result: np.ndarray = vector / np.sqrt((vector**2).sum())
+    return result

@@ -65,7 +65,8 @@ class NoduleShape:
         on_axes = np.einsum("ij,...j->...i", self.rotation, directions) / self.semi_axes
         ellipsoid = 1 / np.sqrt((on_axes**2).sum(axis=-1))
         toward_lobe = np.einsum("lj,...j->...l", self.lobes, directions)
-        return ellipsoid * (1 + (self.lobe_heights * np.exp(8 * (toward_lobe - 1))).sum(axis=-1))
+        result: np.ndarray = ellipsoid * (1 + (self.lobe_heights * np.exp(8 * (toward_lobe - 1))).sum(axis=-1))
+        return result
 
     def depth_mm(self, diameter_mm: float, offsets_mm: OpenGrid) -> np.ndarray:
         """Return depth below the surface at places relative to the centre (z, y, x): negative outside."""
@@ -181,4 +182,5 @@ def _fits(space: Space, lung: np.ndarray, branches: np.ndarray, instances: np.nd
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.sqrt((vectors**2).sum(axis=-1, keepdims=True))
+    result: np.ndarray = vectors / np.sqrt((vectors**2).sum(axis=-1, keepdims=True))
+    return result

@@ -40,11 +40,13 @@ class Space:
 
     def nearest_voxel(self, points_mm: np.ndarray) -> np.ndarray:
         """Return index of the voxel nearest to each point: (..., 3) int64; may lie outside."""
-        return np.rint((points_mm - np.array(self.first_mm)) / np.array(self.spacing_mm)).astype(np.int64)
+        result: np.ndarray = np.rint((points_mm - np.array(self.first_mm)) / np.array(self.spacing_mm)).astype(np.int64)
+        return result
 
     def voxel_center_mm(self, index: np.ndarray) -> np.ndarray:
         """Return body coordinates (..., 3) of voxel centres."""
-        return np.array(self.first_mm) + np.array(self.spacing_mm) * index
+        result: np.ndarray = np.array(self.first_mm) + np.array(self.spacing_mm) * index
+        return result
 
     def around(self, center_mm: np.ndarray, reach_mm: float) -> tuple[Slices, OpenGrid]:
         """Return the voxels within `reach_mm` of a point along each axis, and their coordinates relative to it."""
@@ -70,4 +72,5 @@ class Space:
         index = self.nearest_voxel(points_mm)
         within = np.all((index >= 0) & (index < np.array(self.shape)), axis=-1)
         index = np.where(np.expand_dims(within, -1), index, 0)
-        return within & mask[index[..., 0], index[..., 1], index[..., 2]]
+        result: np.ndarray = within & mask[index[..., 0], index[..., 1], index[..., 2]]
+        return result

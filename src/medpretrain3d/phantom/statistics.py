@@ -57,4 +57,5 @@ def draw_places(rng: np.random.Generator, size: int) -> np.ndarray:
     correlation = RISING_INWARD["right" if is_right else "left"]
     normal = rng.standard_normal((size, 3))
     normal[:, 2] = correlation * normal[:, 0] + np.sqrt(1 - correlation**2) * normal[:, 2]
-    return mean + std * normal
+    result: np.ndarray = mean + std * normal
+    return result

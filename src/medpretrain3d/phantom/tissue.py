@@ -47,16 +47,18 @@ def paint_tissue(space: Space, body: Body, rng: np.random.Generator) -> tuple[np
 
 
 def _superellipse(y: np.ndarray, x: np.ndarray, power: float = 2.3) -> np.ndarray:
-    return (np.abs(y) ** power + np.abs(x) ** power) ** (1 / power)
+    result: np.ndarray = (np.abs(y) ** power + np.abs(x) ** power) ** (1 / power)
+    return result
 
 
 def _ellipsoid(body: Body, place: tuple[float, float, float], semi_axes: tuple[float, float, float],
                z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:  # fmt: skip
     """1 on the surface of an ellipsoid whose place and semi-axes (z, y, x) are relative to the rib cage."""
     center, semi = body.at(*place), body.at(*semi_axes)
-    return np.sqrt(
+    result: np.ndarray = np.sqrt(
         ((z - center[0]) / semi[0]) ** 2 + ((y - center[1]) / semi[1]) ** 2 + ((x - center[2]) / semi[2]) ** 2
     )
+    return result
 
 
 def _heart(body: Body, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -66,7 +68,8 @@ def _heart(body: Body, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarra
     along_x = (x - center[2]) * np.cos(turn) - (y - center[1]) * np.sin(turn)
     along_y = (x - center[2]) * np.sin(turn) + (y - center[1]) * np.cos(turn)
     semi = body.at(0.26, 0.56, 0.50)
-    return np.sqrt(((z - center[0]) / semi[0]) ** 2 + (along_y / semi[1]) ** 2 + (along_x / semi[2]) ** 2)
+    result: np.ndarray = np.sqrt(((z - center[0]) / semi[0]) ** 2 + (along_y / semi[1]) ** 2 + (along_x / semi[2]) ** 2)
+    return result
 
 
 def _mediastinum(body: Body, z: np.ndarray, y: np.ndarray, x: np.ndarray, wobble: np.ndarray) -> np.ndarray:
@@ -80,9 +83,10 @@ def _mediastinum(body: Body, z: np.ndarray, y: np.ndarray, x: np.ndarray, wobble
     septum = np.where(y < 0, np.abs(x - 4) / 3.0, 9.0)
     descending_aorta = np.sqrt((x - 24) ** 2 + (y - 0.60 * body.cage_half_depth_mm) ** 2) / 15
     descending_aorta = np.where(z < 0.72 * body.lung_height_mm, descending_aorta, 9.0)
-    return np.minimum.reduce(
+    result: np.ndarray = np.minimum.reduce(
         [column, hila, septum + 0 * z, descending_aorta, _heart(body, z, y, x) * (1 + 0.04 * wobble)]
     )
+    return result
 
 
 def _paint_mediastinum(

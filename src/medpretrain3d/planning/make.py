@@ -192,7 +192,8 @@ def _with_anchors(plan: Plan, facts: _Facts, anchors_per_level: int) -> Plan:
 def _first_patch(spacing_mm: Spacing, median_scan: np.ndarray) -> np.ndarray:
     edge = np.array(spacing_mm) ** -1.0
     edge *= (FIRST_PATCH_VOX / edge.prod()) ** (1 / 3)
-    return np.minimum(np.rint(edge), median_scan).astype(int)
+    result: np.ndarray = np.minimum(np.rint(edge), median_scan).astype(int)
+    return result
 
 
 def _fit_patch(

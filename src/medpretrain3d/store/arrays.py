@@ -172,7 +172,8 @@ def _blosc2() -> ModuleType:
 
     # With more than one thread a worker forked after the first read waits forever for its parent's threads.
     blosc2.set_nthreads(1)
-    return blosc2
+    result: ModuleType = blosc2
+    return result
 
 
 def _region(low: np.ndarray, high: np.ndarray) -> tuple[Any, ...]:

@@ -381,7 +381,8 @@ class Case:
         Raises:
             UserError: the case has no mask, or its file is missing or damaged.
         """
-        return self.label_of_instance.astype(np.uint8)[self.read_instances(start, size)]
+        result: np.ndarray = self.label_of_instance.astype(np.uint8)[self.read_instances(start, size)]
+        return result
 
     def verify(self) -> None:
         """Read everything and compare it with the hash taken when it was written.

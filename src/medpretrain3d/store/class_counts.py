@@ -14,7 +14,8 @@ HELD_OUT = ("val", "test")
 def count_objects(store: Store, case_ids: Sequence[str]) -> np.ndarray:
     """Return objects of each class (K,) int64 in some cases of a store, from its index."""
     counts = [store.entries[case_id]["counts"] for case_id in case_ids]
-    return np.array(counts, dtype=np.int64).reshape(-1, len(store.classes)).sum(axis=0)
+    result: np.ndarray = np.array(counts, dtype=np.int64).reshape(-1, len(store.classes)).sum(axis=0)
+    return result
 
 
 def missing_objects(store: Store, cases_of: Mapping[str, Sequence[str]]) -> list[str]:

@@ -92,7 +92,8 @@ class Grid:
     @property
     def directions(self) -> np.ndarray:
         """Unit vectors along the array axes in LPS, one per column (3, 3)."""
-        return self.affine_lps[:3, :3] / np.array(self.spacing_mm)
+        result: np.ndarray = self.affine_lps[:3, :3] / np.array(self.spacing_mm)
+        return result
 
     @property
     def is_axis_aligned(self) -> bool:

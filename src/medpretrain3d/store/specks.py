@@ -62,7 +62,8 @@ def _sizes(case: Case) -> np.ndarray:
     """Return voxels (N,) of each object in its file, NaN where it has none."""
     if case.has_mask and "object_voxels" not in case.sidecar:  # prepared before they were counted: as its box has
         edges_mm = (case.boxes[:, 3:] - case.boxes[:, :3]).astype(np.float64) * case.grid.spacing_mm
-        return np.rint(edges_mm.prod(axis=1) / np.prod(case.source_grid.spacing_mm))
+        result: np.ndarray = np.rint(edges_mm.prod(axis=1) / np.prod(case.source_grid.spacing_mm))
+        return result
     return np.array([np.nan if one is None else one for one in case.object_voxels], dtype=np.float64)
 
 

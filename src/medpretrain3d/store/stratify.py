@@ -125,7 +125,8 @@ def _features(strata: Sequence[Stratum]) -> np.ndarray:
         np.add.at(objects, (stratum.labels, sizes), 1)
         rows.append(np.concatenate([[1.0], np.eye(max(bins) + 1)[number], objects.ravel()]))
     features = np.stack(rows)
-    return features / np.maximum(features.sum(axis=0), 1)
+    result: np.ndarray = features / np.maximum(features.sum(axis=0), 1)
+    return result
 
 
 def _groups(strata: Sequence[Stratum], seed: int) -> list[list[int]]:

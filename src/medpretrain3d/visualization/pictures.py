@@ -89,4 +89,5 @@ def _contrast_slice(image: Volume, axis: int) -> int:
 
 def _slice(volume: Volume, axis: int, index: int) -> Volume:
     plane = np.take(volume, index, axis=axis)
-    return plane if axis == 0 else plane[::-1]
+    result: Volume = plane if axis == 0 else plane[::-1]
+    return result

@@ -48,7 +48,8 @@ class BoxAnnotation:
         if self.frame == "voxels":
             return np.array([*self.low, *self.high], dtype=np.float64)
         if self.frame == "lps_mm":
-            return grid.boxes_from_lps_mm(np.array([[*self.low, *self.high]]))[0]
+            result: np.ndarray = grid.boxes_from_lps_mm(np.array([[*self.low, *self.high]]))[0]
+            return result
         first, last = sorted(_slice_index(grid, z_mm) for z_mm in (self.low[2], self.high[2]))
         return np.array([*self.low[:2], first, *self.high[:2], last + 1], dtype=np.float64)
 
@@ -106,4 +107,5 @@ def _slice_index(grid: Grid, z_mm: float) -> int:
             f"no slice at z = {z_mm:g} mm, slices are {abs(step_mm[2]):g} mm apart; is this the annotated series?",
             "annotation",
         )
-    return round(index)
+    result: int = round(index)
+    return result

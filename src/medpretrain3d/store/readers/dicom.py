@@ -268,7 +268,10 @@ def _pixels(file: Path) -> np.ndarray:
         pixels = _simpleitk().GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
         raise InvalidCaseError(f"{file}: its pixels cannot be decoded; copy or export it again") from error
-    return pixels.reshape(pixels.shape[-2:]).T.astype(np.float32 if pixels.dtype.kind == "f" else np.int32)
+    result: np.ndarray = pixels.reshape(pixels.shape[-2:]).T.astype(
+        np.float32 if pixels.dtype.kind == "f" else np.int32
+    )
+    return result
 
 
 def header_text(file: Path, tag: str) -> str:
