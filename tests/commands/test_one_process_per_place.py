@@ -11,7 +11,7 @@ import pytest
 
 from medpretrain3d.cli import COMMANDS, main
 
-READING = {"datasets", "inspect", "backbones", "doctor"}
+READING = {"completion", "datasets", "inspect", "backbones", "doctor"}
 LIBRARY = {"prepare", "phantom"}
 """Their functions lock, since programs call them too."""
 HOLD = """
