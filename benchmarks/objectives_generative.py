@@ -16,8 +16,8 @@ from torch import Tensor
 from benchmarks.timing import Row, race
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.objectives import ModelsGenesis, Objective, VolumeFusion
+from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.distortions import local_shuffle
-from medpretrain3d.objectives.draws import Draws
 
 PATCH = (96, 96, 96)
 NUM_BLOCKS = 10_000
@@ -69,7 +69,7 @@ def mix(objective: VolumeFusion, image: Tensor, seed: Tensor) -> Tensor:
 
 
 def shuffle(image: Tensor, seed: int) -> Tensor:
-    return local_shuffle(image, Draws(torch.tensor(seed)), NUM_BLOCKS)
+    return local_shuffle(image, CounterRNG(torch.tensor(seed)), NUM_BLOCKS)
 
 
 def shuffle_in_a_loop(image: Tensor, seed: int) -> Tensor:

@@ -75,7 +75,7 @@ LAYOUTS = (
         page="""\
 Any folder or DICOM tree of scans at any depth, without labels: a corpus. The id is the path, `a/b/scan.nii.gz`
 becomes `a__b__scan`. Of several DICOM series in one folder each is a case. Files that are called label maps (see
-`pairs`) are quarantined, never taken for scans. A modality in all names, as `flair`, says whether values are HU; so
+`pairs`) are skipped, never taken for scans. A modality in all names, as `flair`, says whether values are HU; so
 does a DICOM header.""",
     ),
 )

@@ -204,7 +204,7 @@ Get it: The Cancer Imaging Archive, collection LIDC-IDRI, with the readings (`LI
 images).
 Licence: CC BY 3.0.
 Errata: eight patients have two CTs; they stay in one fold. Chest radiographs in the tree are left out. Some series
-lack slices or have two at one place; `prepare` quarantines those with the reason.
+lack slices or have two at one place; `prepare` skips those with the reason.
 
 ```
 RAW/LIDC-IDRI/LIDC-IDRI-0001/<study>/<series>/*.dcm

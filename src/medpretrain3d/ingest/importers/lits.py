@@ -57,7 +57,7 @@ LiTS as originally released (Bilic et al., 2023): 131 CTs with labels, 70 withou
 tumour.
 Get it: competitions.codalab.org, competition 17094 (registration).
 Licence: CC BY-NC-ND 4.0.
-Errata: a mask whose affine is not that of its volume is quarantined rather than guessed at. Cases without a tumour
+Errata: a mask whose affine is not that of its volume is skipped rather than guessed at. Cases without a tumour
 are kept as negatives. The 131 cases are those of `msd_liver`.
 
 ```

@@ -123,7 +123,7 @@ RAW/images/p3.nii.gz, RAW/labels/p3.nii.gz       or in folders beside each other
 ```
 
 `--option classes=liver,tumor` names the values 1, 2, ...; without it there is one class, `object`, of value 1. An
-object is a connected component, or with `--objects labels` all voxels of a value. A value without a name quarantines
+object is a connected component, or with `--objects labels` all voxels of a value. A value without a name skips
 its case, as does a label map without a scan or with several that it could be of. Scans without a label map are
 unlabelled. Where all scans are called `ct`, `flair`, `t1` and so on, that names the channel and so says whether
 values are HU. For anything else, anatomy around tumours or several channels of other names, write a `dataset.json`
