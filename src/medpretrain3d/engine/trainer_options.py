@@ -36,6 +36,12 @@ def check_options(config: Mapping[str, Any]) -> None:
     num, most = num_devices(trainer.get("devices"), trainer.get("accelerator")), max(8, os.cpu_count() or 1)
     if num > most and not torch.cuda.is_available():
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted at most {most} processes on this CPU")
+    limit = trainer.get("limit_test_batches")
+    if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is a batch, 1.0 is all
+        raise UserError(
+            f"trainer: got limit_test_batches {limit}, wanted none: a run is tested on all test "
+            "cases of its split; choose fewer there"
+        )
     interval, steps = trainer.get("val_check_interval"), trainer["max_steps"]
     if isinstance(interval, int) and interval > steps:
         raise UserError(

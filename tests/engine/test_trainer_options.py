@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from medpretrain3d.engine.trainer_options import check_options
+from medpretrain3d.errors import UserError
+
+
+def check(**trainer):
+    check_options({"seed_everything": 0, "trainer": {"max_steps": 2, **trainer}})
+
+
+@pytest.mark.parametrize("limit", [1, 0, 0.5, 3])
+def test_a_test_of_some_cases_only_is_refused(limit):
+    with pytest.raises(UserError, match=r"limit_test_batches .*, wanted none: a run is tested on all"):
+        check(limit_test_batches=limit)
+
+
+def test_defaults_are_taken():
+    check(limit_test_batches=None, fast_dev_run=False)
+    check(limit_test_batches=1.0)
