@@ -97,7 +97,7 @@ def test_evaluate_names_a_class_without_objects(files, tmp_path, capsys):
         assert json.load(file)["AP_IoU_0.50_MaxDet_100"] == pytest.approx(0)
 
 
-@pytest.mark.parametrize("protocol", ["detection", "center", "case-level", "operating-points", "calibration", "picai"])
+@pytest.mark.parametrize("protocol", ["detection", "centre", "case-level", "operating-points", "calibration", "picai"])
 def test_what_does_not_exist_is_null_in_the_file(files, tmp_path, protocol):
     nothing = [{"case": case, "boxes": [], "scores": [], "labels": []} for case in "xy"]
     for key in ("predictions", "targets"):

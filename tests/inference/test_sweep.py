@@ -90,7 +90,7 @@ def test_sightings_come_back_from_their_file(tmp_path):
             assert torch.equal(
                 getattr(ours.raw_detections.detections, name), getattr(theirs.raw_detections.detections, name)
             )
-        for name in ("depth", "touches_face", "view", "views"):
+        for name in ("border_distance", "touches_face", "view", "views"):
             assert torch.equal(getattr(ours.raw_detections, name), getattr(theirs.raw_detections, name))
         assert torch.equal(ours.targets.boxes, theirs.targets.boxes)
         assert torch.equal(ours.targets.labels, theirs.targets.labels)

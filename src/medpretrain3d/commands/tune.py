@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Bundle, and where the validation scans are."""
     parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
     parser.add_argument(
-        "--sightings", type=Path, metavar="FILE", help="default: validation/sightings.safetensors beside the bundle"
+        "--cached-detections",
+        "--sightings",
+        type=Path,
+        metavar="FILE",
+        help="default: validation/sightings.safetensors beside the bundle",
     )
     parser.add_argument("--store", type=Path, help="look at these labelled scans first, and write FILE")
     parser.add_argument("--split", default="val", help="cases of the store: train, val, test or all (default: val)")
@@ -39,7 +43,7 @@ def lock(args: argparse.Namespace) -> Iterator[None]:
     run = args.bundle.resolve().parent
     with locked_folder(run, clean=False) if (run / "run.json").is_file() else locked(args.bundle):
         remove_unfinished(args.bundle, {"bundle.json"})
-        remove_unfinished(_sightings(args).parent, {_sightings(args).name})
+        remove_unfinished(_cached_detections(args).parent, {_cached_detections(args).name})
         yield
 
 
@@ -58,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     bundle = load_bundle(args.bundle)
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
-    path = _sightings(args)
+    path = _cached_detections(args)
     if args.store is not None:
         look(bundle, args.store, args.split, args.device).save(path)
     seen = CachedDetections.load(path)
@@ -83,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _sightings(args: argparse.Namespace) -> Path:
-    result: Path = args.raw_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
+def _cached_detections(args: argparse.Namespace) -> Path:
+    result: Path = args.cached_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
     return result
 
 
