@@ -8,12 +8,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
-from medpretrain3d.engine.callbacks import Previews
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.datamodule import PretrainData
 from pretrain.finalize import finalize
 from pretrain.module import PretrainModule
+from pretrain.previews import Previews
 from pretrain.probes import Probes as Probes  # the same
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.engine.distributed import gather_by_case, rank_zero_print
-from medpretrain3d.engine.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import uniform_start
@@ -21,6 +20,7 @@ from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, NonNegative, Rows
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
+from pretrain.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
 
 
 class Probes(Checked, L.Callback):

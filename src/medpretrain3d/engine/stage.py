@@ -23,7 +23,6 @@ from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
-from medpretrain3d.engine.callbacks import Throughput
 from medpretrain3d.engine.checkpoint_files import (
     CheckpointFiles,
     has_checkpoints,
@@ -43,6 +42,7 @@ from medpretrain3d.engine.requeue import leave_requeue_alone, requeue
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.stage_parser import StageParser, one_line
+from medpretrain3d.engine.throughput import Throughput
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
 from medpretrain3d.errors import UserError

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from medpretrain3d.engine.representation import (
+from pretrain.representation import (
     class_mean_accuracy,
     effective_rank,
     feature_std,
