@@ -81,6 +81,7 @@ def test_before_a_program_has_begun_it_ends_at_once(start):
 @pytest.mark.parametrize("code", [SKIP_RECORDS, STUCK])
 def test_what_does_not_end_by_itself_is_ended(start, code):
     program = start(code, grace_s=0.5)
+    time.sleep(0.5)  # `ready` is printed before the main thread is stuck
     program.send_signal(signal.SIGTERM)
     assert program.communicate(timeout=20)[1] == "farewell 15\n"
     assert program.returncode == 143

@@ -416,7 +416,7 @@ def test_a_class_that_is_missing_in_training_is_said_by_every_command(tmp_path, 
     assert f"warning: {mass}" in told
     assert f"warning: {cyst} and none elsewhere" in told
     said = []
-    monkeypatch.setattr("finetune.datamodule.say", said.append)
+    monkeypatch.setattr("finetune.datamodule.rank_zero_print", said.append)
     FinetuneData(str(store), (8, 8, 8), 1)
     assert [f"{mass}" in line for line in said if "mass" in line] == [True]
     assert main(["split", str(store), "--folds", "2"]) == 0

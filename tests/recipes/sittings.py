@@ -36,15 +36,19 @@ def sit(plan: Sequence[Mapping[str, Any]], folder: Path) -> list[list[int]]:
     with log.open("w") as output:
         command = [sys.executable, "-m", "tests.recipes.sittings", str(path)]
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, timeout=600)
-    assert done.returncode == 0, log.read_text()[-3000:]
-    return [json.loads(line.split(" ", 1)[1]) for line in log.read_text().splitlines() if line.startswith("CODES ")]
+    assert done.returncode == 0, log.read_text(encoding="utf-8")[-3000:]
+    return [
+        json.loads(line.split(" ", 1)[1])
+        for line in log.read_text(encoding="utf-8").splitlines()
+        if line.startswith("CODES ")
+    ]
 
 
 def main(path: str) -> None:
     """Sit down as often as planned."""
     for stage in ("pretrain", "finetune"):
         importlib.import_module(f"{stage}.cli")
-    for sitting in json.loads(Path(path).read_text()):
+    for sitting in json.loads(Path(path).read_text(encoding="utf-8")):
         print("CODES", json.dumps(_codes(sitting)), flush=True)
 
 

@@ -24,7 +24,7 @@ def seen(data, ref):
     """A whole volume as the network sees it."""
     case = ref.open()
     reader = CropReader(case.grid.shape, data.window)
-    return reader.image(case, (0, 0, 0), IDENTITY, np.random.default_rng(0)).finish().numpy()
+    return reader.image(case, (0, 0, 0), IDENTITY, np.random.default_rng(0)).apply().numpy()
 
 
 @pytest.mark.parametrize("first", ["ct", "mr"])

@@ -59,7 +59,7 @@ def test_no_artifact_names_path_user_or_host(tmp_path):
 
     def call(program: str, *arguments: str | Path) -> None:
         command = [sys.executable, "-m", program, *map(str, arguments)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
 
     def tool(*arguments: str | Path) -> None:

@@ -154,7 +154,7 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
         "preprocessing": stated(
             spacing_mm=configuration.get("spacing"),
             patch=configuration.get("patch_size"),
-            normalization=configuration.get("normalization_schemes"),
+            normalisation=configuration.get("normalization_schemes"),  # as cards spell it
             # `window` is no key of nnssl: our export adds it.
             window=raw.content.get("window") or normalization(configuration.get("normalization_schemes")),
             recommended_patch=plan.get("recommended_downstream_patchsize"),

@@ -55,7 +55,7 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
             spacing_mm=configuration.get("spacing"),
             window=normalization(configuration.get("normalization_schemes"), intensities),
             patch=configuration.get("patch_size"),
-            normalization=configuration.get("normalization_schemes"),
+            normalisation=configuration.get("normalization_schemes"),  # as cards spell it
             intensity=intensities,
             channel_names=dataset.get("channel_names"),
         ),
