@@ -92,6 +92,7 @@ def test_losslessly_compressed_slices_decode(tmp_path, codec):
             "0020|000e": "1.2.3",
             "0020|0032": f"0\\0\\{number}",
             "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0008|0060": "CT",  # without it the writer leaves spacing out, unless it has written another image before
         }.items():
             image.SetMetaData(tag, value)
         writer = sitk.ImageFileWriter()
