@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import locale
 import os
 
 # Before torch is imported: several processes on few cores must sleep while they wait, not spin.
@@ -23,6 +24,14 @@ settings.register_profile("shared_cores", deadline=None)  # a first call may tak
 settings.load_profile("shared_cores")
 
 torch.set_num_threads(1)  # the suite runs in several processes already
+
+
+@pytest.fixture(autouse=True)
+def same_locale():
+    """SimpleITK's codecs leave the locale "C" behind, in which later tests could not read a progress bar."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def test_a_notice_keeps_the_state_asks_for_the_queue_and_the_run_continues(cube_
     assert sit(sittings, tmp_path) == [[0], [138], [138]]
     assert (tmp_path / "asked").read_text().splitlines() == ["requeue 4242"] * 2
     assert names(folder) == {"last.ckpt", "step_0000005.ckpt", "step_0000006.ckpt"}
-    printed = (tmp_path / "sittings.log").read_text()
+    printed = (tmp_path / "sittings.log").read_text(encoding="utf-8")
     assert "interrupted by SIGUSR1 at step 5; SLURM queues job 4242 again, and it continues" in printed
     assert "Traceback" not in printed
     # As an earlier version left it: a newer state in Lightning's own file, beside an older one of its name.
@@ -53,7 +53,7 @@ def test_a_notice_keeps_the_state_asks_for_the_queue_and_the_run_continues(cube_
     (folder / "checkpoints" / "last.ckpt").unlink()
     (folder / "checkpoints" / "step_0000005.ckpt").rename(folder / "checkpoints" / "last.ckpt")
     assert sit([{**same, "arguments": cut}], tmp_path) == [[0]]
-    assert "continuing an interrupted run from" in (tmp_path / "sittings.log").read_text()
+    assert "continuing an interrupted run from" in (tmp_path / "sittings.log").read_text(encoding="utf-8")
     assert names(folder) == {"last.ckpt", "step_0000006.ckpt", "step_0000009.ckpt"}
     assert outcome(folder) == outcome(tmp_path / "g" / "whole")
 
@@ -74,7 +74,7 @@ def test_a_notice_to_one_of_two_processes_ends_both_and_asks_once(cube_store, tm
     ]
     assert sit(sittings, tmp_path) == [[0, 0], [138, 138], [138, 138], [0, 0]]
     assert (tmp_path / "asked").read_text().splitlines() == ["requeue 4242"] * 2
-    printed = (tmp_path / "sittings.log").read_text()
+    printed = (tmp_path / "sittings.log").read_text(encoding="utf-8")
     assert printed.count("interrupted by SIGUSR1") == 2
     assert "HUNG" not in printed
     assert "Traceback" not in printed
