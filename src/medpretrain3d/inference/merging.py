@@ -28,8 +28,7 @@ def merge_raw_detections(
     1. Boxes that no tile face cuts are merged: `nms` keeps the one of highest rank (score times weight) with its own
        score, `wbc` takes the weighted mean of box and score (`cluster_boxes`).
     2. A cut box of which half or more lies in such an object of at least half its score is a raw detection of that
-    object
-       and adds nothing but that its view has seen it.
+       object and adds nothing but that its view has seen it.
     3. Other cut boxes are joined where neighbouring tiles agree (`join_pieces`). Of those that remain and mostly lie in
        each other, joined ones stand for the others, longer ones for shorter ones, then those of higher rank.
     4. With `wbc`, an object found by `n` views loses score for every view that could have seen it whole and holds no
@@ -39,7 +38,7 @@ def merge_raw_detections(
     Time grows with the number of detections times the number of objects; nothing is cut off before merging.
 
     Args:
-        raw detections: in voxels of the volume, clipped to it.
+        raw_detections: in voxels of the volume, clipped to it.
         config: the way of merging and its thresholds.
         spacing_mm: of the volume (D, H, W), for `config.min_size_mm`.
     """

@@ -97,7 +97,7 @@ def apply_transform(source: Tensor, spatial_transform: SpatialTransform, patch: 
 
     Args:
         source: the voxels read; their centre is the patch's centre.
-        spatial transform: what was drawn.
+        spatial_transform: what was drawn.
         patch: size of the result in voxels.
         nearest: for labels, which keep their type; images are interpolated linearly and become float32, unless
             nothing has to be interpolated.
