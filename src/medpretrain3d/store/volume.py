@@ -86,8 +86,7 @@ def read_volume(path: Path, unit: Unit = "hu") -> Volume:
 
     Raises:
         InvalidCaseError: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised
-        image, a
-            DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
+            image, a DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
     """
     scan = read_scan(path)
     if unit == "hu" and scan.modality in WITHOUT_HU:

@@ -119,8 +119,7 @@ def series_of(path: Path) -> Series:
     Raises:
         MissingLibrary: SimpleITK.
         InvalidCaseError: there is none, the folder holds several, or a file in it that is called one of DICOM is
-        none: at an
-            end of the stack nothing else would show that its slice is missing.
+            none: at an end of the stack nothing else would show that its slice is missing.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent

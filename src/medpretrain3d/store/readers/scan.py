@@ -66,8 +66,7 @@ def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.n
 
     Raises:
         InvalidCaseError: it is not finite, its spacing is implausible, its axes are parallel, or it is sheared, as a
-        tilted
-            gantry does it: crops, boxes and rotations would be taken for rectangular ones.
+            tilted gantry does it: crops, boxes and rotations would be taken for rectangular ones.
     """
     low, high = SPACING_RANGE_MM
     with np.errstate(invalid="ignore"):
