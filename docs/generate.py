@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def data_sets(kind: str) -> str:
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "architecture.md": {"objectives": objectives, "detectors": detectors},
     "backbones.md": {"backbones": backbones},
-    "datasets.md": {kind: lambda kind=kind: data_sets(kind) for kind in ("detection", "corpus", "generic")},  # type: ignore[misc]
+    "datasets.md": {kind: partial(data_sets, kind) for kind in ("detection", "corpus", "generic")},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import Namespace
@@ -23,8 +23,7 @@ class FinetuneCLI(StageCLI):
 
     def resolve(self, config: Namespace, is_said: bool) -> None:
         """Take from the encoder's file what the recipe leaves to it."""
-        quiet: Callable[[str], None] = lambda text: None  # noqa: E731  one line for two
-        follow_pretraining(config, rank_zero_print if is_said else quiet, rank_zero_warn if is_said else quiet)
+        follow_pretraining(config, *((rank_zero_print, rank_zero_warn) if is_said else (_quiet, _quiet)))
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""
@@ -36,6 +35,10 @@ class FinetuneCLI(StageCLI):
             )
         super().fit(**kwargs)
         finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
+
+
+def _quiet(text: str) -> None:
+    """Say nothing."""
 
 
 def train(args: Sequence[str] | None = None) -> None:

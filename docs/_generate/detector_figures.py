@@ -18,7 +18,7 @@ STRIDES = [(4, 4, 4), (8, 8, 8)]
 
 
 def _shapes() -> list[tuple[int, int, int]]:
-    return [tuple(edge // step for edge, step in zip(PATCH, stride, strict=True)) for stride in STRIDES]  # type: ignore[misc]
+    return [(PATCH[0] // d, PATCH[1] // h, PATCH[2] // w) for d, h, w in STRIDES]
 
 
 def _centers(boxes: Tensor) -> np.ndarray:

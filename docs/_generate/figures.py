@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,9 +96,9 @@ def slice_axes(title: str, margin: int | None = None, width: float = 4.2) -> tup
     return figure, ax, crop
 
 
-def outline(ax: Axes, box: object, color: str, linewidth: float = 1.0, alpha: float = 1.0) -> None:
+def outline(ax: Axes, box: Iterable[float], color: str, linewidth: float = 1.0, alpha: float = 1.0) -> None:
     """Draw a box (d0, h0, w0, d1, h1, w1) in the plane of H and W."""
-    _, h0, w0, _, h1, w1 = (float(edge) for edge in box)  # type: ignore[attr-defined]
+    _, h0, w0, _, h1, w1 = (float(edge) for edge in box)
     ax.add_patch(Rectangle((w0, h0), w1 - w0, h1 - h0, fill=False, edgecolor=color, linewidth=linewidth, alpha=alpha))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from _generate import detector_figures, objective_figures
 from _generate.figures import save
@@ -71,9 +74,9 @@ def write_methods(folder: Path) -> None:
     (folder / "index.md").write_text(text, encoding="utf-8")
 
 
-def _write_page(folder: Path, method: type, package: str, draw: object, caption: str) -> None:
+def _write_page(folder: Path, method: type, package: str, draw: Callable[[], Figure], caption: str) -> None:
     name = method.__name__
-    width = save(draw(), folder / "figures" / f"{name}.png")  # type: ignore[operator]
+    width = save(draw(), folder / "figures" / f"{name}.png")
     parts = {"summary": _summary(method), "recipes": _recipes(name), "package": package}
     page = PAGE.format(name=name, caption=caption, width=width, **parts)
     (folder / f"{name}.md").write_text(page, encoding="utf-8")

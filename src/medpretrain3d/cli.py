@@ -19,7 +19,7 @@ from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
 from medpretrain3d.interruption import Interrupted, signals
-from medpretrain3d.plugins import OPTION, load_plugin, take_plugins
+from medpretrain3d.plugins import OPTION, take_plugins
 
 # A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
 COMMANDS = {
@@ -115,8 +115,6 @@ def _run(words: Sequence[str]) -> int:
     command, subparser = command_module(name), command_parser(name)
     try:
         options = subparser.parse_args(words[1:])
-        for module in options.plugins:  # one that was written in a shorter way
-            load_plugin(module)
         check_numbers(subparser, options)
         signals.mode = "raise"
         signals.check()
