@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.store.case import CaseData, Instance
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.splits import LABEL_FRACTIONS, Splits, fraction_count, label_budget, read_splits
@@ -169,3 +170,32 @@ def test_finetuning_takes_a_fold_and_a_fraction(store):
         assert (half.metadata().fold, half.metadata().num_train_cases) == (number, len(ids))
     with pytest.raises(UserError, match=r"data.label_fraction 0.5 and data.num_train_cases 2: give one"):
         data(fold=0, label_fraction=0.5, num_train_cases=2)
+
+
+def test_commands_take_the_cases_of_a_fold(store, tmp_path, capsys):
+    main(["split", str(store), "--folds", "4"])
+    folds = Store(store).all_splits.folds
+    for number, fold in enumerate(folds):
+        assert main(["targets", str(store), "--split", "val", "--fold", str(number), "-o", str(tmp_path / "t")]) == 0
+        assert [one["case"] for one in json.loads((tmp_path / "t").read_text())["targets"]] == list(fold["val"])
+        scans = find_scans([store], "val", number)
+        assert tuple(scan.case for scan in scans) == fold["val"]
+        assert [scan.case for scan in find_scans([store], "test", number)] == ["c2"]
+    for arguments, message in [
+        (["--fold", "4", "--split", "val"], "fold 4: the store has 4 folds, counted from 0"),
+        (["--fold", "1", "--split", "all"], "fold 1 with split 'all': wanted one of its splits"),
+        (["--fold", "1", "--split", "unlabeled"], "split 'unlabeled' has no case in fold 1 of s; splits with cases"),
+        (["--fold", "-1", "--split", "val"], "-1"),
+    ]:
+        assert main(["targets", str(store), *arguments, "-o", str(tmp_path / "none")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_split_of_no_store_is_refused(store, tmp_path, capsys):
+    (tmp_path / "scan.nii.gz").touch()
+    for split, fold in (("val", None), ("all", 1)):
+        with pytest.raises(UserError, match="only stores have splits, and no store is named"):
+            find_scans([tmp_path / "scan.nii.gz"], split, fold)
+    assert main(["tune", str(tmp_path / "bundle"), "--fold", "1"]) == 2
+    assert "--fold 1 is of a store; name it with --store" in capsys.readouterr().err

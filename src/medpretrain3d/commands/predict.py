@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Rows, Share, ShareBelowOne
+from medpretrain3d.values import Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
 """What tells that a folder is something else than one of predictions."""
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--split", default="all", help="cases of stores: train, val, test or all (default: all)")
+    parser.add_argument("--fold", type=Number(Whole), help="of stores, whose split is meant; default: named splits")
     parser.add_argument(
         "--format",
         nargs="+",
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     _check_room(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
-    scans = find_scans(paths, args.split)
+    scans = find_scans(paths, args.split, args.fold)
     bundles = [load_bundle(folder) for folder in members]
     chosen = {
         "score_threshold": args.score_threshold,

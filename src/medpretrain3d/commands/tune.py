@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medpretrain3d.atomic import locked, locked_folder, remove_unfinished
+from medpretrain3d.commands.numbers import Number
+from medpretrain3d.values import Whole
 
 if TYPE_CHECKING:
     from medpretrain3d.inference.bundle import Bundle
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--store", type=Path, help="look at these labelled scans first, and write FILE")
     parser.add_argument("--split", default="val", help="cases of the store: train, val, test or all (default: val)")
+    parser.add_argument("--fold", type=Number(Whole), help="of the store, whose split is meant; default: named splits")
     parser.add_argument("--device", default="auto", help="for --store: auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--dry-run", action="store_true", help="print the choice, leave the bundle as it is")
 
@@ -59,12 +62,14 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.cached_detections import CachedDetections
     from medpretrain3d.inference.sweep import best, sweep
 
+    if args.fold is not None and args.store is None:
+        raise UserError(f"--fold {args.fold} is of a store; name it with --store, or leave --fold out")
     bundle = load_bundle(args.bundle)
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     path = _cached_detections(args)
     if args.store is not None:
-        look(bundle, args.store, args.split, args.device).save(path)
+        look(bundle, args.store, args.split, args.device, args.fold).save(path)
     seen = CachedDetections.load(path)
     if seen.classes != bundle.classes:
         raise UserError(
@@ -92,11 +97,11 @@ def _cached_detections(args: argparse.Namespace) -> Path:
     return result
 
 
-def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> CachedDetections:
+def look(bundle: Bundle, store: Path, split: str, device: str = "auto", fold: int | None = None) -> CachedDetections:
     """Run a bundle's detector on the cases of a labeled store, with the bundle's own settings, without merging.
 
     Raises:
-        UserError: no store, no such split, or other classes.
+        UserError: no store, no such split or fold, or other classes.
     """
     from tqdm import tqdm
 
@@ -111,7 +116,7 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto") -> Cache
             f"{store}: is of classes {', '.join(corpus.stores[0].classes)}, the bundle of {', '.join(bundle.classes)}; "
             "give a store of its classes"
         )
-    refs = tqdm(corpus.cases(split), desc="look", unit="scan", disable=None)
+    refs = tqdm(corpus.cases(split, fold), desc="look", unit="scan", disable=None)
     opened = (ref.open() for ref in refs)
     seen = tuple(CachedCase.of(case, predictor.detect_raw(case, case.id)) for case in opened)
     return CachedDetections(bundle.classes, bundle.inference, seen)

@@ -107,7 +107,7 @@ class StoredScan:
         return self.ref.voxels
 
 
-def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
+def find_scans(paths: Sequence[Path], split: str = "all", fold: int | None = None) -> list[ScanInput]:
     """Return the scans behind what was named, in that order.
 
     A path may be a volume file; a folder with volume files directly inside, in the order of their names, where `_0000`
@@ -118,33 +118,37 @@ def find_scans(paths: Sequence[Path], split: str = "all") -> list[ScanInput]:
     Args:
         paths: as named.
         split: of stores: `train`, `val`, `test`, or `all` cases.
+        fold: of stores, whose split is meant; None for their named splits.
 
     Raises:
-        UserError: a path where nothing is, a folder without scans, a list that is empty or cannot be read, or two scans
-            with the same case id.
+        UserError: a path where nothing is, a folder without scans, a list that is empty or cannot be read, two scans
+            with the same case id, or a split where no store is named.
     """
     by_case: dict[str, ScanInput] = {}
     for path in paths:
-        for scan in _behind(path, split):
+        for scan in _behind(path, split, fold):
             plain_name(scan.case, "case id")  # files of its results are called by it
             if scan.case in by_case:
                 names = f"{_name(by_case[scan.case])} and {_name(scan)}"
                 raise UserError(f"{names} both have the case id '{scan.case}'; rename one of them")
             by_case[scan.case] = scan
+    if (split != "all" or fold is not None) and not any(isinstance(scan, StoredScan) for scan in by_case.values()):
+        asked = f"split '{split}'" if fold is None else f"split '{split}' of fold {fold}"
+        raise UserError(f"{asked}: only stores have splits, and no store is named; leave it out, or name a store")
     return list(by_case.values())
 
 
-def _behind(path: Path, split: str) -> Iterator[ScanInput]:
+def _behind(path: Path, split: str, fold: int | None) -> Iterator[ScanInput]:
     if path.suffix == ".txt":
         for listed in _listed(path):
             try:
-                for scan in _behind(listed, split):
+                for scan in _behind(listed, split, fold):
                     plain_name(scan.case, "case id")
                     yield scan
             except UserError as error:
                 raise UserError(f"{path}: {error}") from error
     elif (path / INDEX).is_file():
-        for ref in Corpus([path]).cases(split):
+        for ref in Corpus([path]).cases(split, fold):
             yield StoredScan(ref)
     elif path.is_dir():
         yield from _inside(path)

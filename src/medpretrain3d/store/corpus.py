@@ -98,20 +98,29 @@ class Corpus:
             if not window.suits(store.unit)
         ]
 
-    def cases(self, split: str) -> list[CaseRef]:
+    def cases(self, split: str, fold: int | None = None) -> list[CaseRef]:
         """Return cases of a split of every store; `all` for all cases.
 
+        Args:
+            split: its name.
+            fold: whose split is meant; None for the named splits.
+
         Raises:
-            UserError: none of the stores has such a split, or it is empty.
+            UserError: none of the stores has such a split or fold, the split is empty, or `all` cases of a fold are
+                asked for, which hold those it is trained on.
         """
+        if split == "all" and fold is not None:
+            raise UserError(f"fold {fold} with split 'all': wanted one of its splits, as val for the cases it held out")
+        splits = [store.all_splits.fold(fold) for store in self.stores]
         found = [
             CaseRef(store, case_id, dataset)
-            for dataset, store in enumerate(self.stores)
-            for case_id in (store.case_ids if split == "all" else store.splits.get(split, ()))
+            for dataset, (store, of_store) in enumerate(zip(self.stores, splits, strict=True))
+            for case_id in (store.case_ids if split == "all" else of_store.get(split, ()))
         ]
         if not found:
-            known = sorted({name for store in self.stores for name, ids in store.splits.items() if ids})
-            raise UserError(f"split '{split}' has no case in {self.name}; splits with cases: {', '.join(known)}")
+            known = ", ".join(sorted({name for of_store in splits for name, ids in of_store.items() if ids}))
+            where = self.name if fold is None else f"fold {fold} of {self.name}"
+            raise UserError(f"split '{split}' has no case in {where}; splits with cases: {known}")
         return found
 
     def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
