@@ -95,6 +95,11 @@ class PretrainData(Checked, L.LightningDataModule):
         for note in chosen.notes:
             rank_zero_print(note)
         train_cases, val_cases = self.corpus.hold_out(chosen.cases, num_val_cases)
+        if num_related := len(chosen.cases) - len(train_cases) - len(val_cases):
+            rank_zero_print(
+                f"{self.corpus.name}: {num_related} cases are copies of a validation case or of its patient and are "
+                "not trained on"
+            )
         self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
         if not self.train_cases:
             raise UserError(f"{self.corpus.name}: none of its {len(train_cases)} training cases has labels to show")

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.patients import PatientPattern, Patients, PatientTable
 from medpretrain3d.ingest.prepare import PrepareOptions, prepare
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.specks import speck_notes
@@ -60,6 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fold", type=Number(Whole), default=0, help="official fold that decides on train, val and test"
     )
+    patients = parser.add_mutually_exclusive_group()
+    patients.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE.csv",
+        help="table with the columns case and patient; scans of one patient come into one fold (default: as the data "
+        "set says, else each case is a patient of its own)",
+    )
+    patients.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="or the part of a case id that is the patient, as its group: '(\\w+)_scan\\d+'",
+    )
+    parser.add_argument("--patient-column", metavar="NAME", help="of the --patients table (default: patient)")
     parser.add_argument(
         "--intensity",
         choices=("hu", "any"),
@@ -91,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         args.dataset,
         tuple(map(_option, args.option)),
         args.intensity,
+        _patients(args),
     )
     summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard, check=args.check)
     _tell_again(summary.again)
@@ -141,6 +157,14 @@ def _spacing_mm(args: argparse.Namespace) -> tuple[float, float, float] | None:
 
         return read_plan(args.plan).spacing_mm
     return tuple(args.spacing_mm) if args.spacing_mm else None
+
+
+def _patients(args: argparse.Namespace) -> Patients | None:
+    if args.patient_column and not args.patients:
+        raise UserError(f"--patient-column {args.patient_column} is of a table; name it with --patients FILE.csv")
+    if args.patients:
+        return PatientTable(args.patients, *([args.patient_column] if args.patient_column else []))
+    return None if args.patient_pattern is None else PatientPattern(args.patient_pattern)
 
 
 def _deal_out_folds(store: Store) -> None:

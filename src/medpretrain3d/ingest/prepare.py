@@ -19,6 +19,7 @@ from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
+from medpretrain3d.ingest.patients import Patients, with_patients
 from medpretrain3d.ingest.prepare_case import Job, PrepareResult, Redo, earlier, find_existing, prepare_case
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.names import plain_name
@@ -50,6 +51,8 @@ class PrepareOptions:
     """Options of that layout, name and value."""
     unit: Unit | None = None
     """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
+    patients: Patients | None = None
+    """Which cases are of one patient; None is what the data set says."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def _prepare(
     check: bool,
 ) -> Summary:
     number, count = shard
-    datasets = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
+    read = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
+    datasets = with_patients(raws, read, options.patients)
     classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
     jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]

@@ -35,6 +35,12 @@ class CaseRef:
         return str(self.store.entries[self.case_id]["voxels"])
 
     @property
+    def patient(self) -> tuple[int, str] | None:
+        """Store and pseudonym of the patient, from the index; None where each case is a patient of its own."""
+        patient = self.store.entries[self.case_id]["patient"]
+        return None if patient is None else (self.dataset, str(patient))
+
+    @property
     def counts(self) -> Sequence[int]:
         """Objects of each class, from the index."""
         counts: Sequence[int] = self.store.entries[self.case_id]["counts"]
@@ -126,7 +132,8 @@ class Corpus:
     def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
         """Divide a split or some cases into those to train on and `count` held-out ones, chosen not by the run's seed.
 
-        Copies of a case that is held out, in whatever store and under whatever name, are not trained on.
+        Copies of a case that is held out, in whatever store and under whatever name, are not trained on, nor are other
+        scans of its patient.
 
         Raises:
             UserError: nothing would be left to train on.
@@ -135,11 +142,17 @@ class Corpus:
         if count >= len(cases):
             raise UserError(f"num_val_cases {count} leaves none of the {len(cases)} cases to train on; lower it")
         held_out = set(nested_order(len(cases))[:count])
-        seen = {cases[index].voxels for index in held_out}
-        train = [case for index, case in enumerate(cases) if index not in held_out and case.voxels not in seen]
+        voxels = {cases[index].voxels for index in held_out}
+        patients = {cases[index].patient for index in held_out} - {None}
+        train = [
+            case
+            for index, case in enumerate(cases)
+            if index not in held_out and case.voxels not in voxels and case.patient not in patients
+        ]
         if not train:
             raise UserError(
-                f"num_val_cases {count} leaves none of the {len(cases)} cases to train on but copies; lower it"
+                f"num_val_cases {count} leaves none of the {len(cases)} cases to train on but copies and other scans "
+                "of the same patients; lower it"
             )
         return train, [cases[index] for index in sorted(held_out)]
 
