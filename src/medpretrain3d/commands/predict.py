@@ -13,7 +13,7 @@ import dataclasses
 import operator
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the bundle's)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--batch-size", type=Number(Rows), default=1, help="tiles per forward pass (default: 1)")
+    parser.add_argument(
+        "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
+    )
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -93,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
 
     from medpretrain3d.inference import Predictor, load_bundle, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
-    from medpretrain3d.inference.inputs import find_scans
+    from medpretrain3d.inference.inputs import ScanInput, find_scans
+    from medpretrain3d.inference.prediction import Prediction
+    from medpretrain3d.inference.started_scan import StartedScan, start_ahead
     from medpretrain3d.inference.writers import cases_written, mask_path, write_case
     from medpretrain3d.memory import keep_freed_memory
 
@@ -125,26 +129,43 @@ def run(args: argparse.Namespace) -> int:
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
     predictions, num_reused, failures = [], 0, []
     voxels: dict[str, str] = {}
-    for scan in tqdm(scans, desc="predict", unit="scan", disable=None):
-        masks = mask_path(args.out, scan.case) if with_masks else None
-        prediction = finished.load(scan, masks)
-        num_reused += prediction is not None
-        if prediction is None:
-            try:
-                opened = scan.open(predictor.unit)
-                if len(seen):
-                    voxels[scan.case] = scan.voxels(opened)
-                with tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
-                    prediction = predictor.predict(opened, scan.case, scan.file, _shown_on(bar), with_masks)
-            except UserError as error:
-                failures.append(scan)
-                tqdm.write(f"error: {error}", file=sys.stderr)
-                continue
-            write_case(args.out, bundles[0].classes, prediction, ["masks"])
-            prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
-            finished.save(prediction, scan, masks)
-        write_case(args.out, bundles[0].classes, prediction, args.format)
-        predictions.append(prediction)
+
+    def masks_of(scan: ScanInput) -> Path | None:
+        return mask_path(args.out, scan.case) if with_masks else None
+
+    def start(scan: ScanInput) -> Prediction | StartedScan | UserError:
+        """Take a scan over from an earlier call, or begin to read it; in a thread, while another is predicted."""
+        prediction = finished.load(scan, masks_of(scan))
+        if prediction is not None:
+            return prediction
+        try:
+            finished.note(scan)
+            opened = scan.open(predictor.unit)
+            if len(seen):
+                voxels[scan.case] = scan.voxels(opened)
+            return predictor.start(opened, scan.file or scan.case)
+        except UserError as error:
+            return error
+
+    with closing(start_ahead(scans, start)) as all_started:
+        for scan, started in tqdm(all_started, total=len(scans), desc="predict", unit="scan", disable=None):
+            if isinstance(started, Prediction):
+                prediction, num_reused = started, num_reused + 1
+            else:
+                try:
+                    if isinstance(started, UserError):
+                        raise started
+                    with closing(started), tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
+                        prediction = predictor.predict(started, scan.case, scan.file, _shown_on(bar), with_masks)
+                except UserError as error:
+                    failures.append(scan)
+                    tqdm.write(f"error: {error}", file=sys.stderr)
+                    continue
+                write_case(args.out, bundles[0].classes, prediction, ["masks"])
+                prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
+                finished.save(prediction, scan, masks_of(scan))
+            write_case(args.out, bundles[0].classes, prediction, args.format)
+            predictions.append(prediction)
     made = {prediction.case for prediction in predictions}
     lost = [case for case in cases_written(args.out, args.format) if case not in made]
     is_kept = bool(failures) and (bool(lost) or not predictions)

@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,6 +108,7 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto", fold: in
     from medpretrain3d.errors import UserError
     from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
     from medpretrain3d.inference.predictor import Predictor
+    from medpretrain3d.inference.started_scan import start_ahead
     from medpretrain3d.store.corpus import Corpus
 
     corpus, predictor = Corpus([store]), Predictor(bundle, device)
@@ -116,7 +117,8 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto", fold: in
             f"{store}: is of classes {', '.join(corpus.stores[0].classes)}, the bundle of {', '.join(bundle.classes)}; "
             "give a store of its classes"
         )
-    refs = tqdm(corpus.cases(split, fold), desc="look", unit="scan", disable=None)
-    opened = (ref.open() for ref in refs)
-    seen = tuple(CachedCase.of(case, predictor.detect_raw(case, case.id)) for case in opened)
+    refs = corpus.cases(split, fold)
+    with closing(start_ahead(refs, lambda ref: predictor.start(ref.open(), ref.case_id))) as all_started:
+        bar = tqdm(all_started, total=len(refs), desc="look", unit="scan", disable=None)
+        seen = tuple(CachedCase.of(ref.open(), predictor.detect_raw(scan, ref.case_id)) for ref, scan in bar)
     return CachedDetections(bundle.classes, bundle.inference, seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +49,12 @@ class Detector(Configurable, nn.Module):
     num_predictions: int = 0
     """Predictions made so far, finite or not."""
 
+    def __init_subclass__(cls, is_base: bool = False, **options: Any) -> None:
+        """Keep `launch` with `detect`: a class that overrides `detect` alone does not inherit another's `launch`."""
+        super().__init_subclass__(is_base=is_base, **options)
+        if "detect" in vars(cls) and "launch" not in vars(cls):
+            cls.launch = Detector.launch  # type: ignore[method-assign]
+
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""
         raise NotImplementedError("a Detector subclass implements losses")
@@ -56,6 +62,15 @@ class Detector(Configurable, nn.Module):
     def detect(self, image: Tensor) -> list[Detections]:
         """Detect objects in each image of (B, C, D, H, W); boxes in voxels of that image, best score first."""
         raise NotImplementedError("a Detector subclass implements detect")
+
+    def launch(self, image: Tensor) -> Callable[[], list[Detections]]:
+        """Start to detect; what is returned waits for the device, decodes, and returns what `detect` does.
+
+        On a GPU the next batch can so be launched before this one is decoded. A detector that does not say what can
+        be put off detects at once.
+        """
+        found = self.detect(image)
+        return lambda: found
 
     def valid_targets(self, targets: list[Targets]) -> list[Targets]:
         """The targets with float32 boxes and regions, without those that are empty or not finite (counted, reported).

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -202,9 +203,19 @@ class DeformableDETR(Detector):
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:
         """Detections of each image (B, C, D, H, W), clipped to it, best score first; there is nothing to suppress."""
+        return DeformableDETR.launch(self, image)()  # of a subclass it may be made of `detect`
+
+    @torch.no_grad()
+    def launch(self, image: Tensor) -> Callable[[], list[Detections]]:
+        """See `Detector`: the network runs, choosing the best queries is put off."""
         d, h, w = image.shape[2:]
+        return partial(self._detections, *self.outputs(image), (d, h, w))
+
+    @torch.no_grad()
+    def _detections(self, logits_of_images: Tensor, boxes_of_images: Tensor, image_shape: Shape) -> list[Detections]:
+        d, h, w = image_shape
         found = []
-        for logits, unit in zip(*self.outputs(image), strict=True):
+        for logits, unit in zip(logits_of_images, boxes_of_images, strict=True):
             finite = self.finite_predictions(logits, unit)
             scores = logits.sigmoid().masked_fill(~finite[:, None], -1.0).flatten()
             best = scores.topk(min(self.detections_per_image, len(scores)))

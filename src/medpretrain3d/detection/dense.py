@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -102,8 +103,15 @@ class DenseDetector(Detector, is_base=True):
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:
         """Return detections of each image (B, C, D, H, W), clipped, suppressed within classes, best score first."""
+        return DenseDetector.launch(self, image)()  # of a subclass it may be made of `detect`
+
+    @torch.no_grad()
+    def launch(self, image: Tensor) -> Callable[[], list[Detections]]:
+        """See `Detector`: the network runs, decoding and suppression are put off."""
         d, h, w = image.shape[2:]
-        return self._detections(self.pyramid(image), (d, h, w))
+        pyramid = self.pyramid(image)
+        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
+        return partial(self._detections, logits, outputs, _shapes(pyramid), (d, h, w))
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the raw head outputs of (B, C, D, H, W), not decoded: logits (B, A, K) and values (B, A, V)."""
@@ -158,9 +166,9 @@ class DenseDetector(Detector, is_base=True):
         as_objects = self.matcher(regions, anchors, per_level, self.anchors.per_cell)
         return ignore_background(matched, anchors, regions, as_objects)
 
-    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
-        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
-        anchors = self.anchors(_shapes(pyramid), self.strides, outputs.device)
+    @torch.no_grad()
+    def _detections(self, logits: Tensor, outputs: Tensor, shapes: list[Shape], image_shape: Shape) -> list[Detections]:
+        anchors = self.anchors(shapes, self.strides, outputs.device)
         return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, outputs, strict=True)]
 
     def _of_image(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:

@@ -41,6 +41,11 @@ class FinishedCases:
         self.num_classes = num_classes
         # Through JSON and back, because tuples become lists there.
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+        self._hashes: dict[str, str] = {}
+
+    def note(self, scan: ScanInput) -> None:
+        """Hash a scan that is about to be read, for `save`: a file that changes meanwhile is then predicted again."""
+        self._hashes[scan.case] = scan.sha256()
 
     def load(self, scan: ScanInput, masks: Path | None = None) -> Prediction | None:
         """The result of a case, or None if there is none, or one of another bundle, other options or another scan.
@@ -73,7 +78,7 @@ class FinishedCases:
         """
         document = {
             "identity": self.identity,
-            "scan_sha256": scan.sha256(),
+            "scan_sha256": self._hashes.pop(scan.case, None) or scan.sha256(),
             "masks_sha256": None if masks is None else _sha256(masks),
             "prediction": prediction.to_json(),
         }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TileReader
-from medpretrain3d.inference.sliding_window import autocast
+from medpretrain3d.inference.sliding_window import BATCHES_AHEAD, autocast
 from medpretrain3d.inference.tiles import Triple, tile_starts
 from medpretrain3d.store.grid import Grid
 
@@ -73,9 +75,10 @@ def segment_volume(
     weight = _tent(patch)
     blend = _Blend(tiles.shape, patch[0])
     device = next((p.device for p in detector.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
-    with torch.inference_mode(), autocast(device):
-        for start in tile_starts(tiles.shape, patch, overlap):
-            tile = tiles.read(start, patch) if _meets(boxes, start, patch) else None
+    starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
+    read = ((start, tiles.read(start, patch)) for start in starts)
+    with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device):
+        for start, tile in ahead:
             if tile is not None:
                 probability = detector.segment(tile[None].to(device))[0].float().cpu()  # (K + 1, *patch)
                 blend.add(start, probability * weight)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
@@ -20,9 +19,8 @@ from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
-from medpretrain3d.inference.sliding_window import Progress, detect_tiles
-from medpretrain3d.inference.tiles import tile_starts
-from medpretrain3d.store.grid import Grid
+from medpretrain3d.inference.sliding_window import Progress
+from medpretrain3d.inference.started_scan import StartedScan
 from medpretrain3d.store.unit import Unit
 
 
@@ -37,7 +35,7 @@ class Predictor:
         bundles: what `load_bundle` gave, any number: folds, seeds, other detectors. They move to `device`.
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ...
         changes: fields of `InferenceConfig` in which every member shall differ from its bundle.
-        batch_size: tiles per forward pass.
+        batch_size: tiles per forward pass; `None` is what suits the device (`detect_tiles`).
 
     Raises:
         UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
@@ -63,7 +61,7 @@ class Predictor:
         bundles: Bundle | Sequence[Bundle],
         device: str = "auto",
         changes: Mapping[str, Any] | None = None,
-        batch_size: int = 1,
+        batch_size: int | None = None,
     ) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         _check_members(self.bundles)
@@ -97,9 +95,26 @@ class Predictor:
         names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
         raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet")
 
+    def start(self, scan: VoxelReader, case: str) -> StartedScan:
+        """Begin to read a scan's tiles, in a thread, while another is predicted.
+
+        Args:
+            scan: see `predict`.
+            case: name of the scan in an error.
+
+        Returns:
+            What `predict` and `detect_raw` take in place of the scan and close; to be closed where they do not get it.
+
+        Raises:
+            UserError: the scan does not have the number of channels a member was trained with.
+        """
+        for bundle in self.bundles:
+            _check_channels(scan, bundle, case)
+        return StartedScan(scan, self.bundles, self.configs, self.batch_size)
+
     def predict(
         self,
-        scan: VoxelReader,
+        scan: VoxelReader | StartedScan,
         case: str,
         file: str = "",
         progress: Progress | None = None,
@@ -109,7 +124,7 @@ class Predictor:
 
         Args:
             scan: a `Volume` as `read_volume` gives it, or a `Case` of a store; intensities in the unit of the training
-                data (HU for CT).
+                data (HU for CT). Or what `start` made of one.
             case: id of the scan in the result.
             file: name of the scan's file in the result.
             progress: called with (tiles done, tiles in all), over all members.
@@ -119,19 +134,19 @@ class Predictor:
             UserError: the scan does not have the number of channels a member was trained with, or masks are asked for
                 and no member has a segmentation head.
         """
-        readers = self._readers(scan, file or case)
-        raw_detections = self._see(readers, scan.grid, progress)
-        detections = merge_raw_detections(raw_detections, self.config, scan.grid.spacing_mm)
-        prediction = Prediction.of(case, detections, scan.grid, scan.source_grid, file)
-        return self._with_masks(prediction, readers) if with_masks else prediction
+        with closing(self._started(scan, file or case)) as started:
+            detections = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
+            prediction = Prediction.of(case, detections, started.scan.grid, started.scan.source_grid, file)
+            return self._with_masks(prediction, started.tiles) if with_masks else prediction
 
-    def detect_raw(self, scan: VoxelReader, case: str, progress: Progress | None = None) -> RawDetections:
+    def detect_raw(self, scan: VoxelReader | StartedScan, case: str, progress: Progress | None = None) -> RawDetections:
         """Run all members on a scan and return their detections, not merged, in voxels of the scan.
 
         Raises:
             UserError: the scan does not have the number of channels a member was trained with.
         """
-        return self._see(self._readers(scan, case), scan.grid, progress)
+        with closing(self._started(scan, case)) as started:
+            return started.detect(progress)
 
     def predict_file(self, path: Path, progress: Progress | None = None) -> Prediction:
         """Return boxes in a file; the case id is its name without its ending and without nnU-Net's `_0000`.
@@ -142,26 +157,8 @@ class Predictor:
         scan = ScanPath(Path(path))
         return self.predict(scan.open(self.unit), scan.case, scan.file, progress)
 
-    def _readers(self, scan: VoxelReader, name: str) -> list[ScanTiles]:
-        for bundle in self.bundles:
-            _check_channels(scan, bundle, name)
-        return [ScanTiles(scan, bundle.preprocessing) for bundle in self.bundles]
-
-    def _see(self, readers: Sequence[ScanTiles], grid: Grid, progress: Progress | None) -> RawDetections:
-        members = list(zip(self.bundles, self.configs, readers, strict=True))
-        counts = [
-            len(tile_starts(tiles.shape, bundle.preprocessing.patch, config.overlap))
-            for bundle, config, tiles in members
-        ]
-        parts = []
-        for index, (bundle, config, tiles) in enumerate(members):
-            message = None if progress is None else _after(progress, sum(counts[:index]), sum(counts))
-            patch = bundle.preprocessing.patch
-            seen = detect_tiles(bundle.detector, tiles, patch, config, self.batch_size, message)
-            seen.detections.boxes = _mapped(seen.detections.boxes, tiles.grid, grid)
-            seen.views = _mapped(seen.views, tiles.grid, grid)
-            parts.append(seen)
-        return RawDetections.cat(parts)
+    def _started(self, scan: VoxelReader | StartedScan, name: str) -> StartedScan:
+        return scan if isinstance(scan, StartedScan) else self.start(scan, name)
 
     def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
         member, segmenter = self.segmenter
@@ -199,18 +196,6 @@ def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
             f"{name}: has {scan.num_channels} channels, the bundle was trained on {wanted}; "
             "give scans with the channels of the training data"
         )
-
-
-def _mapped(boxes: Tensor, grid: Grid, to: Grid) -> Tensor:
-    """Return boxes (N, 6) of one grid in voxels of another, float32."""
-    if grid == to:
-        return boxes
-    return torch.from_numpy(grid.map_boxes(boxes.double().numpy(), to).astype(np.float32))
-
-
-def _after(progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one member as part of all."""
-    return lambda done, _: progress(before + done, total)
 
 
 def _device(name: str) -> torch.device:
