@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
 from medpretrain3d.backbones.base import Level
-from medpretrain3d.detection.convolution import Conv3
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.heads import BoxHead, ClassificationHead
 
@@ -49,16 +47,6 @@ def test_box_scale_is_one_number_per_level():
     deltas = head([level, level])
     torch.testing.assert_close(deltas[:, 8:], 3 * deltas[:, :8])
     assert sum(p.numel() for p in head.scale[None]) == 2
-
-
-@pytest.mark.parametrize("shape", [(8, 6, 5), (2, 2, 2), (7, 6, 5), (1, 4, 4)])
-def test_one_image_is_convolved_as_in_a_batch(shape):
-    torch.manual_seed(0)
-    conv, image = Conv3(4, 3), torch.randn(1, 4, *shape)
-    of_one, of_batch = conv(image), conv(image.expand(2, -1, -1, -1, -1))[:1]
-    torch.testing.assert_close(of_one, of_batch)
-    gradients = [torch.autograd.grad(out.square().sum(), list(conv.parameters())) for out in (of_one, of_batch)]
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_groups_of_sixteen_channels():

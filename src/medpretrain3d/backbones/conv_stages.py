@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level, Triple
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
 
@@ -34,7 +35,7 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.conv = nn.Conv3d(channels_in, channels, kernel, stride, padding, bias=bias)
+        self.conv = Conv3d(channels_in, channels, kernel, stride, padding, bias=bias)
         self.norm = instance_norm(channels)
         self.act = nn.Identity() if negative_slope is None else nn.LeakyReLU(negative_slope, inplace=True)
         # He initialisation for LeakyReLU, as nnU-Net does; PyTorch's default is 2.4 times smaller for a 3x3x3 kernel.

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Channels, Steps
 
@@ -85,7 +86,7 @@ class _Stage(nn.Module):
 class _ConvNormAct(nn.Module):
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv3d(channels_in, channels, 3, padding=1)
+        self.conv1 = Conv3d(channels_in, channels, 3, padding=1)
         self.bn1 = nn.BatchNorm3d(channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Channels, Steps
@@ -152,7 +153,7 @@ class _Block(nn.Module):
         self.out_channels = inner * EXPANSION if is_bottleneck else inner
         self.stride = stride
         self.is_bottleneck = is_bottleneck
-        wide = partial(nn.Conv3d, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
+        wide = partial(Conv3d, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
         if is_bottleneck:
             self.conv1 = nn.Conv3d(channels_in, inner, 1, bias=False)
             self.conv2 = wide(inner, inner, stride=stride)

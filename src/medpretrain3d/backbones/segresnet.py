@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Channels, Steps
 
@@ -90,7 +91,7 @@ class _Conv(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: Triple = (1, 1, 1)) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(channels_in, channels, 3, stride, 1, bias=False)
+        self.conv = Conv3d(channels_in, channels, 3, stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.conv(x)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level
-from medpretrain3d.detection.convolution import Conv3
+from medpretrain3d.backbones.convolution import Conv3d
 
 
 class Neck(nn.Module):
@@ -40,7 +40,9 @@ class FPN(Neck):
         for index in range(len(levels) - 1):
             step = _step(levels[index], levels[index + 1])
             self.upsample.append(nn.ConvTranspose3d(channels[index + 1], channels[index], step, stride=step))
-        self.output = nn.ModuleDict({str(index): Conv3(channels[index], channels[index]) for index in self.outputs})
+        self.output = nn.ModuleDict(
+            {str(index): Conv3d(channels[index], channels[index], 3, padding=1) for index in self.outputs}
+        )
 
     @classmethod
     def down_to(cls, levels: Sequence[Level], first_level: int, num_outputs: int, channels: int) -> FPN:

@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from medpretrain3d.detection.convolution import Conv3
+from medpretrain3d.backbones.convolution import Conv3d
 
 CHANNELS_PER_GROUP = 16
 
@@ -87,15 +87,15 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
         groups = max(1, channels // CHANNELS_PER_GROUP)
         # The norm that follows removes a bias.
         layers += [
-            Conv3(channels, channels, bias=False),
+            Conv3d(channels, channels, 3, padding=1, bias=False),
             nn.GroupNorm(groups if channels % groups == 0 else 1, channels),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)
 
 
-def _output_conv(channels: int, out_channels: int, bias: float = 0.0) -> Conv3:
-    conv = Conv3(channels, out_channels)
+def _output_conv(channels: int, out_channels: int, bias: float = 0.0) -> Conv3d:
+    conv = Conv3d(channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
     conv.bias = nn.Parameter(torch.full((out_channels,), bias))
     return conv

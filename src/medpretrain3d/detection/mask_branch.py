@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medpretrain3d.backbones.convolution import conv3d
 from medpretrain3d.detection.fpn import FPN
 
 
@@ -40,7 +41,7 @@ def mask_logits(finest: Tensor, above: Tensor, fpn: FPN, classifier: nn.Conv3d) 
         biases = torch.einsum("kxyz, dx, hy, wz -> kdhw", of_biases, *inside)
         bias = classes @ _bias(output) + _bias(classifier)
     coarse = F.conv_transpose3d(above, of_above, stride=upsample.stride, padding=1)[:, :, :d, :h, :w]
-    return F.conv3d(finest, of_finest, bias, padding=1) + coarse + biases
+    return conv3d(finest, of_finest, bias, padding=(1, 1, 1)) + coarse + biases
 
 
 def _taps_inside(size: int, like: Tensor) -> Tensor:

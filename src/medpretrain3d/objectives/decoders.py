@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Level
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.backbones.tokens import tokens_to_map
 
@@ -125,7 +126,7 @@ def sine_cosine_positions(grid: Triple, width: int) -> Tensor:
 
 def _conv_norm_act(channels_in: int, channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(channels_in, channels, 3, padding=1),
+        Conv3d(channels_in, channels, 3, padding=1),
         instance_norm(channels),
         nn.LeakyReLU(0.01, inplace=True),
     )

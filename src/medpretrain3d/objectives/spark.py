@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, InflatedCNN, Level, SwinUNETR, TokenBackbone, TokenPyramid
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.decoders import UNetDecoder
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, require_whole
@@ -74,7 +75,7 @@ class _Densify(nn.Module):
         super().__init__()
         is_finest = level.stride == (1, 1, 1)
         self.mask_token = nn.Parameter(torch.zeros(level.channels))
-        self.smooth = nn.Identity() if is_finest else nn.Conv3d(level.channels, level.channels, 3, padding=1)
+        self.smooth = nn.Identity() if is_finest else Conv3d(level.channels, level.channels, 3, padding=1)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
     def forward(self, x: Tensor, blocks: VisibleBlocks) -> Tensor:

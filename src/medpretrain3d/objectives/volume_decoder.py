@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Level
+from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.objectives.decoders import UNetDecoder
 
@@ -46,7 +47,7 @@ class StepwiseDecoder(nn.Module):
             d, h, w = (_smallest_factor(edge) for edge in stride)
             narrower = max(MIN_CHANNELS, channels // 2)
             self.steps.append(nn.ConvTranspose3d(channels, narrower, (d, h, w), (d, h, w)))
-            self.steps.append(nn.Conv3d(narrower, narrower, 3, padding=1))
+            self.steps.append(Conv3d(narrower, narrower, 3, padding=1))
             self.steps.append(instance_norm(narrower))
             self.steps.append(nn.LeakyReLU(0.01, inplace=True))
             channels, stride = narrower, (stride[0] // d, stride[1] // h, stride[2] // w)
