@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Bundles, scans, place of the results, and what to do unlike the bundles say."""
     from medpretrain3d.inference.writers import formats
 
-    parser.add_argument("bundle", type=Path, help="folder with bundle.json and detector.safetensors")
+    parser.add_argument("bundle", type=Path, help="folder with bundle.json: a detector, or an ensemble")
     parser.add_argument(
         "scans", type=Path, nargs="+", metavar="[BUNDLE ...] SCAN", help="more bundles for an ensemble, then the scans"
     )
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
-    from medpretrain3d.inference import Predictor, load_bundle, write_predictions
+    from medpretrain3d.inference import Predictor, load_members, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
     from medpretrain3d.inference.inputs import ScanInput, find_scans
     from medpretrain3d.inference.prediction import Prediction
@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
     _check_room(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     scans = find_scans(paths, args.split, args.fold)
-    bundles = [load_bundle(folder) for folder in members]
+    named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
+    bundles = [bundle for _, bundle in named]
     chosen = {
         "score_threshold": args.score_threshold,
         "overlap": args.overlap,
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         "nms_iou": args.nms_iou,
         "mirror_axes": args.mirror,
     }
-    for folder, note in [(folder, note) for folder, one in zip(members, bundles, strict=True) for note in one.notes]:
+    for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
     predictor = Predictor(bundles, args.device, changes, args.batch_size)

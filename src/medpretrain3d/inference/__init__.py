@@ -5,6 +5,7 @@ from __future__ import annotations
 from medpretrain3d.inference.bundle import Bundle, load_bundle, save_bundle
 from medpretrain3d.inference.clustering import weighted_box_clustering
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.ensemble import load_members, save_ensemble
 from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.predictor import Predictor
@@ -24,10 +25,12 @@ __all__ = [
     "detect_tiles",
     "detect_volume",
     "load_bundle",
+    "load_members",
     "merge_raw_detections",
     "mirror_boxes",
     "predictions_json",
     "save_bundle",
+    "save_ensemble",
     "tile_starts",
     "weighted_box_clustering",
     "write_predictions",

@@ -31,6 +31,8 @@ from medpretrain3d.plugins import check_required
 from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
 
 DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
+ENSEMBLE = "medpretrain3d-ensemble"
+"""Format of the document of several bundles as one (`ensemble.py`)."""
 _ADVICE = "export the bundle again"
 
 
@@ -199,6 +201,8 @@ def load_bundle(folder: Path) -> Bundle:
 def _read_document(folder: Path) -> tuple[_Document, bytes]:
     put_back(folder)
     path = folder / DOCUMENT
+    if path.is_file() and not (folder / WEIGHTS).is_file() and ENSEMBLE in read_bytes(path, _ADVICE)[:200].decode():
+        raise UserError(f"{folder}: is an ensemble, wanted one detector; name one of the folders in it")
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise UserError(
             f"{folder}: no detector bundle here, wanted a folder with bundle.json and detector.safetensors as a "

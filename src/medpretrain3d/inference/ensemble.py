@@ -1,0 +1,121 @@
+"""An ensemble as one bundle: a folder with the bundles of its members, and one way of merging what they see.
+
+`bundle.json` names the members, which are bundles of their own in folders beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d import __version__
+from medpretrain3d.atomic import finished_folder, put_back
+from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.bundle import DOCUMENT, ENSEMBLE, WEIGHTS, Bundle, load_bundle
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.names import plain_name
+
+_ADVICE = "make the ensemble again"
+
+
+@with_config(SCHEMA)
+class _Member(TypedDict):
+    folder: Name
+    sha256: Text
+
+
+@with_config(SCHEMA)
+class _Document(TypedDict):
+    """Schema of the `bundle.json` of an ensemble."""
+
+    members: list[_Member]
+    inference: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+ENSEMBLE_DOCUMENT = Artifact(ENSEMBLE, 1, _Document, _ADVICE)
+
+
+def save_ensemble(
+    folder: Path,
+    members: Mapping[str, Path],
+    inference: InferenceConfig,
+    provenance: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> None:
+    """Copy bundles into one, complete or not at all.
+
+    Args:
+        folder: where it goes.
+        members: bundles by the name of their folder in the ensemble.
+        inference: how each member looks at a scan, and how what they see is merged.
+        provenance: plain data; the version of this package is added.
+        replace: whether an existing ensemble gives way once the new one is complete.
+
+    Raises:
+        UserError: no member, one that is damaged, members of other classes, or `folder` exists and `replace` is False.
+    """
+    bundles = {plain_name(name, "member"): load_bundle(place) for name, place in members.items()}
+    _check_members(folder, list(bundles.values()))
+    document = {
+        "members": [{"folder": name, "sha256": bundle.sha256} for name, bundle in bundles.items()],
+        "inference": dataclasses.asdict(inference),
+        "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
+    }
+    text = ENSEMBLE_DOCUMENT.text(document, indent=2)
+    with finished_folder(folder, replace=(DOCUMENT,) if replace else False) as unfinished:
+        for name, place in members.items():
+            (unfinished / name).mkdir()
+            for file in (DOCUMENT, WEIGHTS):
+                shutil.copyfile(place / file, unfinished / name / file)
+        (unfinished / DOCUMENT).write_text(text, encoding="utf-8")
+
+
+def load_members(folder: Path) -> list[Bundle]:
+    """Read the members of an ensemble, or the one bundle that is there.
+
+    Raises:
+        UserError: no bundle, a member that is missing, damaged or another than when the ensemble was made, or members
+            of other classes.
+    """
+    folder = Path(folder)
+    if not is_ensemble(folder):
+        return [load_bundle(folder)]
+    document = ENSEMBLE_DOCUMENT.read(folder / DOCUMENT)
+    inference = InferenceConfig.from_json(document["inference"])
+    bundles = []
+    for member in document["members"]:
+        bundle = load_bundle(folder / plain_name(member["folder"], "member"))
+        if bundle.sha256 != member["sha256"]:
+            raise UserError(
+                f"{folder / member['folder']}: is another bundle than the one the ensemble was made of; {_ADVICE}"
+            )
+        bundles.append(dataclasses.replace(bundle, inference=inference))
+    _check_members(folder, bundles)
+    return bundles
+
+
+def is_ensemble(folder: Path) -> bool:
+    """Return whether a folder holds several bundles as one."""
+    put_back(folder)
+    path = folder / DOCUMENT
+    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
+    return path.is_file() and ENSEMBLE in read_bytes(path, _ADVICE)[:200].decode("utf-8", "replace")
+
+
+def _check_members(folder: Path, bundles: list[Bundle]) -> None:
+    if not bundles:
+        raise UserError(f"{folder}: an ensemble of no member; name at least one bundle")
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise UserError(
+                f"{folder}: members of different classes: {', '.join(bundles[0].classes)} and "
+                f"{', '.join(bundle.classes)}; the members of an ensemble must have the same, in the same order"
+            )
