@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.memory import keep_freed_memory
 
     keep_freed_memory()
-    _check_room(args.out)
+    check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     scans = find_scans(paths, args.split, args.fold)
     named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
@@ -216,7 +216,7 @@ def _why_kept(out: Path, lost: Sequence[str]) -> str:
     )
 
 
-def _check_room(out: Path) -> None:
+def check_place(out: Path) -> None:
     """Refuse a folder that is something else, whose files would be mixed with the results or overwritten.
 
     Raises:

@@ -20,6 +20,7 @@ from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.merging import merge_raw_detections
 
 Score = Callable[[list[Detections], list[Targets]], float]
+Merge = Callable[[CachedCase, InferenceConfig], Detections]
 
 STEPS: tuple[Mapping[str, tuple[Any, ...]], ...] = (
     {"merge": ("nms", "wbc"), "nms_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)},
@@ -38,11 +39,17 @@ class Trial:
     score: float
 
 
+def merge_case(case: CachedCase, config: InferenceConfig) -> Detections:
+    """Return the detections of one case, merged."""
+    return merge_raw_detections(case.raw_detections, config, case.spacing_mm)
+
+
 def sweep(
     cases: Sequence[CachedCase],
     start: InferenceConfig,
     score: Score,
     steps: Sequence[Mapping[str, tuple[Any, ...]]] = STEPS,
+    merge: Merge = merge_case,
 ) -> list[Trial]:
     """Try ways of merging; the first trial is `start`, the best one is `best(trials)`.
 
@@ -52,6 +59,7 @@ def sweep(
         score: of all scans' detections against their targets; higher is better.
         steps: values of fields of `InferenceConfig`, tried in all combinations within a step. Score thresholds below
             that of `start` are not tried: what lies below was not kept.
+        merge: how detections are merged; one that remembers serves several sweeps over the same cases.
 
     Raises:
         UserError: there is no scan, or no object in any of them.
@@ -61,7 +69,7 @@ def sweep(
     targets = [case.targets for case in cases]
 
     def trial(config: InferenceConfig) -> Trial:
-        found = [merge_raw_detections(case.raw_detections, config, case.spacing_mm) for case in cases]
+        found = [merge(case, config) for case in cases]
         value = score(found, targets)
         return Trial(config, value if math.isfinite(value) else 0.0)
 

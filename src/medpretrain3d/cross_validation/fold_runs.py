@@ -1,0 +1,158 @@
+"""The fine-tuning runs of all folds of a store, which must be runs of one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.documents import read_yaml
+from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
+from medpretrain3d.store.store import Store
+
+MAY_DIFFER = (
+    "data.fold",
+    "data.num_workers",
+    "data.seed",
+    "model.init_from",  # pretraining that leaves a fold's cases out makes a file for each fold
+    "run",
+    "seed_everything",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+"""Keys of a configuration in which the runs of one cross-validation may differ, with all below them."""
+SAME_FACTS = ("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps")
+"""What `run.json` has to say alike of them."""
+
+
+@dataclass(frozen=True)
+class FoldRuns:
+    """One finished run per fold of a store, in the order of the folds."""
+
+    store: Store
+    folders: tuple[Path, ...]
+    metadata: tuple[RunMetadata, ...]
+
+    @property
+    def fold_of(self) -> dict[str, int]:
+        """The fold that held each case out."""
+        folds = self.store.all_splits.folds
+        return {case_id: number for number, fold in enumerate(folds) for case_id in fold.get("val", ())}
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the scores has to know: held-out cases that the encoders have seen."""
+        seen = sum(one.num_val_cases_seen or 0 for one in self.metadata)
+        with_labels = sum(one.num_val_cases_seen_with_labels or 0 for one in self.metadata)
+        notes = []
+        if seen:
+            notes.append(
+                f"encoders were pretrained on {seen} of {len(self.fold_of)} cases that their folds hold out, "
+                f"{with_labels} of them with labels: what is measured there may be better than it will be on new scans"
+            )
+        if any(one.is_pretraining_data_known is False for one in self.metadata):
+            notes.append("not every encoder lists the scans it was pretrained on; held-out cases may be among them")
+        return notes
+
+
+def find_fold_runs(folders: Sequence[Path], store: Path | None = None) -> FoldRuns:
+    """Find the runs of all folds in run folders, or in folders that hold run folders.
+
+    Args:
+        folders: of runs, or of groups of them.
+        store: of their data; None is what their configurations name.
+
+    Raises:
+        UserError: no run, one that is no finished fine-tuning of a fold, two of one fold, runs of other recipes or
+            data, a store that has changed since, or a fold without a run.
+    """
+    found = {folder: read_run_metadata(folder / "run.json") for folder in _run_folders(folders)}
+    for folder, metadata in found.items():
+        _check_run(folder, metadata)
+    first = next(iter(found))
+    configs = {folder: _flat(read_yaml(folder / "config.yaml", "repeat the run")) for folder in found}
+    for folder in found:
+        _check_alike(first, found[first], configs[first], folder, found[folder], configs[folder])
+    opened = Store(store or Path(str(configs[first].get("data.store"))))
+    by_fold: dict[int, Path] = {}
+    for folder, metadata in found.items():
+        assert metadata.fold is not None
+        if metadata.fold in by_fold:
+            raise UserError(f"{by_fold[metadata.fold]} and {folder} are both of fold {metadata.fold}; name one of them")
+        by_fold[metadata.fold] = folder
+    _check_store(opened, found[first], sorted(by_fold))
+    ordered = [by_fold[number] for number in sorted(by_fold)]
+    return FoldRuns(opened, tuple(ordered), tuple(found[folder] for folder in ordered))
+
+
+def _run_folders(folders: Sequence[Path]) -> list[Path]:
+    result: list[Path] = []
+    for folder in folders:
+        inner = [folder] if (folder / "run.json").is_file() else sorted(one.parent for one in folder.glob("*/run.json"))
+        if not inner:
+            raise UserError(f"{folder}: holds no run (run.json); name the runs of all folds, or the folder they lie in")
+        result += [one for one in inner if one not in result]
+    return result
+
+
+def _check_run(folder: Path, metadata: RunMetadata) -> None:
+    if metadata.stage != "finetune":
+        raise UserError(f"{folder}: is a run of stage {metadata.stage}, wanted fine-tuning; name the runs of all folds")
+    if metadata.fold is None:
+        raise UserError(f"{folder}: was trained on the named splits, wanted a run per fold; train with --data.fold")
+    if not metadata.finished:
+        raise UserError(f"{folder}: has not ended; start it again, it continues where it was")
+
+
+def _check_alike(
+    first: Path,
+    metadata: RunMetadata,
+    config: Mapping[str, Any],
+    folder: Path,
+    other_metadata: RunMetadata,
+    other: Mapping[str, Any],
+) -> None:
+    for key in [key for key in {**config, **other} if not _may_differ(key)]:
+        if config.get(key) != other.get(key):
+            raise UserError(
+                f"{first} and {folder} differ in {key}: {config.get(key)} and {other.get(key)}; wanted runs of one "
+                "recipe that differ in their fold alone"
+            )
+    for fact in SAME_FACTS:
+        values = getattr(metadata, fact), getattr(other_metadata, fact)
+        if values[0] != values[1]:
+            raise UserError(f"{first} and {folder} differ in {fact}: {values[0]} and {values[1]}; wanted runs alike")
+
+
+def _may_differ(key: str) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in MAY_DIFFER)
+
+
+def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> None:
+    if store.fingerprint != metadata.data_fingerprint:
+        raise UserError(
+            f"{store.path}: is not what the runs were trained on (its fingerprint is another); name their store with "
+            "--store, or train again"
+        )
+    num_folds = len(store.all_splits.folds)
+    missing = sorted(set(range(num_folds)) - set(folds))
+    if missing:
+        numbers = ", ".join(map(str, missing))
+        raise UserError(f"{store.path}: has {num_folds} folds, and no run is of fold {numbers}; train with --data.fold")
+    if strangers := sorted(set(folds) - set(range(num_folds))):
+        raise UserError(f"{store.path}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, by keys with dots."""
+
+    def leaves(inner: Any, key: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(inner, dict) and inner:
+            for name, below in inner.items():
+                yield from leaves(below, f"{key}.{name}" if key else str(name))
+        else:
+            yield key, inner
+
+    return dict(leaves(value, prefix))

@@ -1,0 +1,177 @@
+"""The runs of all folds as one result, on runs that the tests write: no network is trained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medpretrain3d.backbones import ResEnc
+from medpretrain3d.boxes import Detections
+from medpretrain3d.cli import main
+from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
+from medpretrain3d.detection import FCOS
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import mean_average_precision
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.inference import InferenceConfig, RawDetections, load_members, save_bundle
+from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
+from medpretrain3d.inference.sweep import best, sweep
+from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata
+from medpretrain3d.store import Grid, Preprocessing
+from medpretrain3d.store.case import CaseData, Instance
+from medpretrain3d.store.store import Store, write_case, write_index
+
+NUM_FOLDS, NUM_CASES = 3, 9
+SHAPE = (24, 24, 24)
+FOLDS = [
+    {
+        "train": [f"c{n}" for n in range(NUM_CASES) if n % NUM_FOLDS != k],
+        "val": [f"c{n}" for n in range(k, NUM_CASES, NUM_FOLDS)],
+    }
+    for k in range(NUM_FOLDS)
+]
+
+
+def box(number):
+    d = 2.0 + number
+    return (d, 4.0, 4.0, d + 4, 8.0, 8.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Nine cases of one object, in voxels of 2 mm, in three folds."""
+    grid, rows = Grid(SHAPE, np.diag([2.0, 2, 2, 1])), []
+    for number in range(NUM_CASES):
+        image = np.full((1, *SHAPE), number, np.int16)
+        one = CaseData(f"c{number}", image, grid, grid, f"c{number}.nii.gz", [Instance(0, 0, box(number))])
+        rows.append(write_case(tmp_path / "store", one))
+    write_index(tmp_path / "store", ["nodule"], None, rows, {"train": [row["id"] for row in rows]}, folds=FOLDS)
+    return Store(tmp_path / "store")
+
+
+def seen_in(case, extra=()):
+    """What a detector saw: the object with score 0.9, and boxes with scores of their own."""
+    boxes, scores = [case.boxes[0].tolist(), *(list(one) for one, _ in extra)], [0.9, *(score for _, score in extra)]
+    found = Detections(torch.tensor(boxes), torch.tensor(scores), torch.zeros(len(boxes), dtype=torch.long))
+    return CachedCase.of(case, RawDetections.in_tile(found, (0, 0, 0), SHAPE, SHAPE))
+
+
+def write_run(folder, store, fold, extra=(), config=None, **facts):
+    metadata = RunMetadata(
+        stage="finetune", name=folder.name, group="cv", fold=fold, finished=True, dataset="store", steps=8,
+        data_fingerprint=store.fingerprint, method="scratch", paradigm="scratch", num_val_cases_seen=0,
+    )  # fmt: skip
+    folder.mkdir(parents=True)
+    RUN_DOCUMENT.write(folder / "run.json", (metadata | RunMetadata(**facts)).to_json())
+    document = {"seed_everything": fold, "data": {"store": str(store.path), "fold": fold, "patch": [24, 24, 24]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({**document, **(config or {})}))
+    cases = tuple(seen_in(store.case(case_id), extra) for case_id in FOLDS[fold]["val"])
+    CachedDetections(("nodule",), InferenceConfig(), cases).save(folder / "validation" / "sightings.safetensors")
+    torch.manual_seed(fold)
+    detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
+    save_bundle(folder / "bundle", detector, ["nodule"], Preprocessing(patch=SHAPE))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path, store):
+    """A run for each fold; in the cases of fold 2 there is a false finding of 2 mm."""
+    small = [((20.0, 20.0, 20.0, 21.0, 21.0, 21.0), 0.95)]
+    return [write_run(tmp_path / "cv" / f"fold_{k}", store, k, small if k == 2 else ()) for k in range(NUM_FOLDS)]
+
+
+def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp_path, capsys):
+    assert main(["cross-validate", str(tmp_path / "cv"), "-o", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    out = tmp_path / "out"
+    predictions = json.loads((out / "predictions.json").read_text())["predictions"]
+    assert [one["case"] for one in predictions] == [f"c{number}" for number in range(NUM_CASES)]
+    np.testing.assert_allclose(predictions[3]["boxes"][0], np.array(box(3)) * 2 - 1)
+    metrics = json.loads((out / "metrics.json").read_text())
+    folds = metrics["cross_validation"]
+    assert [(row["fold"], row["num_cases"], row["num_targets"]) for row in folds["folds"]] == [
+        (0, 3, 3),
+        (1, 3, 3),
+        (2, 3, 3),
+    ]
+    # Folds 0 and 1 find what there is. Fold 2 has a false finding before each true one, and its merging is chosen by
+    # cases without any, so it stays: a precision of 1/2 at every recall.
+    values = [row[MAP_KEY] for row in folds["folds"]]
+    assert values == pytest.approx([1.0, 1.0, 0.5], abs=0.01)
+    assert folds["mean"][MAP_KEY] == pytest.approx(np.mean(values))
+    assert folds["std"][MAP_KEY] == pytest.approx(np.std(values, ddof=1))
+    assert metrics[MAP_KEY] < 1
+    assert folds["folds"][2]["inference"]["min_size_mm"] == 0
+    assert folds["folds"][0]["inference"]["min_size_mm"] > 0
+    assert "mean ± std" in told
+    members = load_members(out / "ensemble")
+    assert len(members) == NUM_FOLDS
+    assert members[0].inference.min_size_mm > 0  # chosen by all cases, those of fold 2 among them
+    before = (out / "metrics.json").read_bytes()
+    assert main(["cross-validate", *map(str, runs[::-1]), "-o", str(out)]) == 0
+    assert (out / "metrics.json").read_bytes() == before
+
+
+def test_merging_is_chosen_by_the_cases_of_other_folds(runs, store):
+    found = merge_out_of_fold(find_fold_runs(runs))
+    seen = [CachedDetections.load(folder / "validation" / "sightings.safetensors").cases for folder in runs]
+
+    def score(detections, targets):
+        return mean_average_precision(detections, targets, ("nodule",))
+
+    for fold in range(NUM_FOLDS):
+        others = [case for other in range(NUM_FOLDS) if other != fold for case in seen[other]]
+        assert found.configs[fold] == best(sweep(others, InferenceConfig(), score)).config
+    assert found.config == best(sweep([case for one in seen for case in one], InferenceConfig(), score)).config
+    untuned = merge_out_of_fold(find_fold_runs(runs), is_tuned=False)
+    assert set(untuned.configs) == {untuned.config} == {InferenceConfig()}
+
+
+def test_runs_that_are_no_cross_validation_are_refused(runs, store, tmp_path):
+    def refused(message, folder, **changes):
+        shutil.rmtree(tmp_path / "cv" / "fold_1")
+        shutil.rmtree(tmp_path / "other", ignore_errors=True)
+        other = write_run(tmp_path / "other" / "fold_1", store, changes.pop("fold", 1), **changes)
+        with pytest.raises(UserError, match=message):
+            find_fold_runs([tmp_path / "cv", other])
+        shutil.copytree(tmp_path / "other" / "fold_1", tmp_path / "cv" / "fold_1")
+
+    config = {"model": {"optim": {"lr": 0.1}}}
+    refused("differ in model.optim.lr: None and 0.1; wanted runs of one recipe", 1, config=config)
+    refused("are both of fold 0; name one of them", 1, fold=0)
+    refused("has not ended; start it again", 1, finished=False)
+    refused("differ in method: scratch and mae", 1, method="mae")
+    refused("differ in steps: 8 and 9", 1, steps=9)
+    refused("differ in data_fingerprint", 1, data_fingerprint="0")
+    refused("is a run of stage pretrain", 1, stage="pretrain")
+    write = tmp_path / "cv" / "fold_1"
+    shutil.rmtree(write)
+    with pytest.raises(UserError, match=r"has 3 folds, and no run is of fold 1; train with --data.fold"):
+        find_fold_runs([tmp_path / "cv"])
+    with pytest.raises(UserError, match="holds no run"):
+        find_fold_runs([tmp_path / "store"])
+
+
+def test_what_may_differ_between_folds_may(runs, store, tmp_path):
+    shutil.rmtree(runs[1])
+    document = {"seed_everything": 7, "run": {"name": "x"}, "model": {"init_from": "other"}}
+    document["data"] = {"store": str(store.path), "fold": 1, "patch": [24, 24, 24], "num_workers": 3}
+    write_run(runs[1], store, 1, config=document, num_val_cases_seen=2, num_val_cases_seen_with_labels=1)
+    found = find_fold_runs(runs)
+    assert [metadata.fold for metadata in found.metadata] == [0, 1, 2]
+    assert "pretrained on 2 of 9 cases that their folds hold out, 1 of them with labels" in found.notes()[0]
+
+
+def test_detections_of_other_cases_are_refused(runs, store, tmp_path):
+    place = runs[1] / "validation" / "sightings.safetensors"
+    shutil.copyfile(runs[0] / "validation" / "sightings.safetensors", place)
+    with pytest.raises(UserError, match=r"holds 3 cases, which are not the 3 that fold 1 .* holds out; train the fold"):
+        merge_out_of_fold(find_fold_runs(runs))
+    write_index(store.path, ["nodule"], None, list(store.entries.values())[:-1], {}, folds=())
+    with pytest.raises(UserError, match="is not what the runs were trained on"):
+        find_fold_runs(runs)
