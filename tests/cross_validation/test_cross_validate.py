@@ -112,6 +112,14 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     members = load_members(out / "ensemble")
     assert len(members) == NUM_FOLDS
     assert members[0].inference.min_size_mm > 0  # chosen by all cases, those of fold 2 among them
+    files = ["--predictions", str(out / "predictions.json"), "--targets", str(out / "targets.json")]
+    evaluate = ["evaluate", *files, "--folds", str(store.path), "--bootstrap", "10"]
+    assert main([*evaluate, "-o", str(tmp_path / "again.json")]) == 0
+    again = json.loads((tmp_path / "again.json").read_text())["cross_validation"]
+    assert again["mean"] == folds["mean"]
+    assert [row[MAP_KEY] for row in again["folds"]] == values
+    assert main([*evaluate, "--protocol", "centre"]) == 2
+    assert "--folds is of protocol detection" in capsys.readouterr().err
     before = (out / "metrics.json").read_bytes()
     assert main(["cross-validate", *map(str, runs[::-1]), "-o", str(out)]) == 0
     assert (out / "metrics.json").read_bytes() == before

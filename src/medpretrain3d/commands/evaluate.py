@@ -35,6 +35,7 @@ from medpretrain3d.evaluation.center_distance import JUST_INSIDE, center, closen
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import Compat
 from medpretrain3d.evaluation.files import BoxConvention, TargetFile
+from medpretrain3d.evaluation.folds import fold_metrics, fold_table
 from medpretrain3d.evaluation.luna16 import luna16, match_candidates
 from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
 from medpretrain3d.evaluation.matching import Matches, join_scans
@@ -46,6 +47,7 @@ from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
 from medpretrain3d.evaluation.ribfrac import ribfrac
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
+from medpretrain3d.store.store import Store
 from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 
 
@@ -64,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--predictions", type=Path, required=True, help="what was found: JSON, CSV or folder")
     parser.add_argument("--targets", type=Path, help="what was to be found: JSON or folder (not for luna16)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--folds", type=Path, metavar="STORE", help="detection: also each fold of this store, and the mean over folds"
+    )
     parser.add_argument("--csv", type=Path, help="CSV file to write, one row per scan")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="folder for pictures, each as PNG and SVG")
     add_resampling_arguments(parser)
@@ -119,6 +124,8 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write, print."""
+    if args.folds is not None and args.protocol != "detection":
+        raise UserError(f"--folds is of protocol detection, got protocol {args.protocol}; leave it out")
     resampling = Resampling(args.bootstrap, args.seed, args.confidence)
     outcome = PROTOCOLS[args.protocol](args, resampling)
     result = {"protocol": args.protocol, **outcome.result}
@@ -162,7 +169,12 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     )
     scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
     curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
-    return Outcome(result, tables.detection_table(result), curves)
+    table = tables.detection_table(result)
+    if args.folds is not None:
+        held_out = Store(args.folds).all_splits.held_out
+        result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out)
+        table += ["", *fold_table(result["cross_validation"])]
+    return Outcome(result, table, curves)
 
 
 def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:

@@ -39,8 +39,7 @@ class FoldRuns:
     @property
     def fold_of(self) -> dict[str, int]:
         """The fold that held each case out."""
-        folds = self.store.all_splits.folds
-        return {case_id: number for number, fold in enumerate(folds) for case_id in fold.get("val", ())}
+        return self.store.all_splits.held_out
 
     def notes(self) -> list[str]:
         """Return what a reader of the scores has to know: held-out cases that the encoders have seen."""
@@ -141,6 +140,9 @@ def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> N
     if missing:
         numbers = ", ".join(map(str, missing))
         raise UserError(f"{store.path}: has {num_folds} folds, and no run is of fold {numbers}; train with --data.fold")
+    held_out = [case_id for fold in store.all_splits.folds for case_id in fold.get("val", ())]
+    if twice := next((case_id for case_id in held_out if held_out.count(case_id) > 1), None):
+        raise UserError(f"{store.path}: case '{twice}' is held out by two folds, so folds cannot be pooled")
     if strangers := sorted(set(folds) - set(range(num_folds))):
         raise UserError(f"{store.path}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
 

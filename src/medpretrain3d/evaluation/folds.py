@@ -43,7 +43,7 @@ def fold_metrics(
     """
     strangers = [one.case for one in targets if one.case not in fold_of]
     if strangers:
-        raise UserError(f"{len(strangers)} cases were held out by no fold, first '{strangers[0]}'; name their store")
+        raise UserError(f"{len(strangers)} cases are held out by no fold, first '{strangers[0]}'; name their store")
     rows = []
     for fold in sorted({fold_of[one.case] for one in targets}):
         chosen = [number for number, one in enumerate(targets) if fold_of[one.case] == fold]

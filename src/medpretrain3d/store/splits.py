@@ -67,6 +67,11 @@ class Splits:
         """Return every fold with the test cases it is tested on."""
         return tuple(self._whole(fold) for fold in self.folds)
 
+    @property
+    def held_out(self) -> dict[str, int]:
+        """The fold that validates on each case; the last one where several do."""
+        return {case_id: number for number, fold in enumerate(self.folds) for case_id in fold.get("val", ())}
+
     def _whole(self, fold: Fold) -> Fold:
         return {"test": self.named.get("test", ()), **fold}
 
