@@ -6,7 +6,10 @@ import importlib
 import inspect
 from pathlib import Path
 
-PACKAGES = ("boxes", "backbones", "objectives", "detection", "store", "phantom", "planning", "inference", "evaluation")
+PACKAGES = (
+    *("boxes", "backbones", "objectives", "detection", "store", "phantom", "planning", "inference"),
+    *("evaluation", "statistics"),
+)
 
 PAGE = """# medpretrain3d.{name}
 

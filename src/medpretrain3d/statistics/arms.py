@@ -1,0 +1,116 @@
+"""The metric of several arms over the same seeds and scans, and the effect of each against the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medpretrain3d.statistics.budget_curves import area_over_log
+from medpretrain3d.statistics.effect import Effect
+from medpretrain3d.statistics.pseudo_values import pseudo_values
+from medpretrain3d.statistics.two_way import VarianceComponents, effect_of, variance_components
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """One metric of one arm on one data set: S seeds, each tested on the same N scans.
+
+    A seed fixes which cases are labelled, the order of the data and the initialization, the same for all arms.
+
+    Raises:
+        ValueError: the shapes do not fit, or a seed is there twice.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.statistics import ArmScores, arm_effect, judge
+        >>> scans = tuple(map(str, range(12)))
+        >>> without = np.random.default_rng(0).normal(0.4, 0.001, (3, 12))
+        >>> scratch = ArmScores("scratch", (0, 1, 2), np.full(3, 0.4), without, scans)
+        >>> mae = ArmScores("mae", (0, 1, 2), np.array([0.5, 0.52, 0.51]), without + 0.1, scans)
+        >>> judge([arm_effect(mae, scratch)])[0].verdict
+        <Verdict.BETTER: 'better'>
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    values: np.ndarray
+    """(S,), on all scans."""
+    without: np.ndarray
+    """(S, G), without each scan or group of scans, see `leave_one_out_weights`."""
+    scans: tuple[str, ...]
+    """(N,) their names."""
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.seeds),) or self.without.shape[:-1] != self.values.shape:
+            raise ValueError(
+                f"arm {self.name}: {len(self.seeds)} seeds, values {self.values.shape}, without {self.without.shape}"
+            )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"arm {self.name}: a seed is there twice ({self.seeds}); runs of other settings are arms")
+
+    @property
+    def num_scans(self) -> int:
+        """Scans that every seed was tested on."""
+        return len(self.scans)
+
+    @property
+    def pseudo(self) -> np.ndarray:
+        """(S, G) pseudo-values."""
+        return pseudo_values(self.values, self.without)
+
+    def of_seeds(self, seeds: Sequence[int]) -> ArmScores:
+        """Return the scores of some of the seeds, in their order."""
+        rows = [self.seeds.index(one) for one in seeds]
+        return ArmScores(self.name, tuple(seeds), self.values[rows], self.without[rows], self.scans)
+
+
+def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
+    """Return the pseudo-values of arm - baseline of each seed that both have, (S, G).
+
+    Raises:
+        ValueError: they share no seed, or were tested on other scans.
+    """
+    shared = [one for one in arm.seeds if one in baseline.seeds]
+    if not shared:
+        raise ValueError(f"{arm.name} has the seeds {arm.seeds} and {baseline.name} {baseline.seeds}; none is in both")
+    if arm.scans != baseline.scans:
+        raise ValueError(f"{arm.name} and {baseline.name} were tested on other scans; pair runs of the same test set")
+    return arm.of_seeds(shared).pseudo - baseline.of_seeds(shared).pseudo
+
+
+def arm_effect(arm: ArmScores, baseline: ArmScores) -> Effect:
+    """Return the mean difference of the seeds that both have; raises as `difference_pseudo_values`."""
+    pseudo = difference_pseudo_values(arm, baseline)
+    return replace(effect_of(arm.name, pseudo), num_scans=arm.num_scans)  # and not of groups of scans
+
+
+def pilot_components(arm: ArmScores, baseline: ArmScores) -> VarianceComponents:
+    """Return the variance components of the difference of two arms; raises as its parts do."""
+    return variance_components(difference_pseudo_values(arm, baseline))
+
+
+def area_scores(budgets: Sequence[float], scores: Sequence[ArmScores]) -> ArmScores:
+    """Return the area under the curve of one arm over log budget as a metric of its own, for the seeds that all have.
+
+    Args:
+        budgets: rising.
+        scores: of the arm at each budget, on the same scans.
+
+    Raises:
+        ValueError: as `area_over_log`, no seed at all budgets, or other scans.
+    """
+    if any(one.scans != scores[0].scans for one in scores):
+        raise ValueError(f"arm {scores[0].name}: tested on other scans at other budgets; test all on the same")
+    seeds = [one for one in scores[0].seeds if all(one in other.seeds for other in scores)]
+    if not seeds:
+        raise ValueError(f"arm {scores[0].name}: no seed has all budgets; run the missing ones")
+    alike = [one.of_seeds(seeds) for one in scores]
+    return ArmScores(
+        scores[0].name,
+        tuple(seeds),
+        area_over_log(budgets, np.stack([one.values for one in alike], axis=-1)),
+        area_over_log(budgets, np.stack([one.without for one in alike], axis=-1)),
+        scores[0].scans,
+    )

@@ -1,0 +1,128 @@
+"""Curves of a metric over budgets (labels or training steps): one area, and how much less budget an arm needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.stats import t as student
+
+
+def area_over_log(budgets: Sequence[float], values: np.ndarray) -> np.ndarray:
+    """Return the area under a metric over log n, divided by the width: its mean height.
+
+    Linear in the metric, so the area of pseudo-values is the pseudo-value of the area.
+
+    Args:
+        budgets: (B,) rising, above 0.
+        values: (..., B).
+
+    Raises:
+        ValueError: fewer than two budgets, or budgets that do not rise above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.statistics import area_over_log
+        >>> float(area_over_log([1, 2, 4], np.array([0.1, 0.3, 0.3])))
+        0.25
+    """
+    x = _logs(budgets)
+    return np.asarray(np.trapezoid(values, x, axis=-1) / (x[-1] - x[0]))
+
+
+@dataclass(frozen=True)
+class EfficiencyRatio:
+    """Budget the baseline needs for what the arm reaches at `budget`, divided by `budget`; above 1 is good."""
+
+    budget: float
+    value: float
+    """Geometric mean over seeds; a bound where seeds are censored."""
+    interval: tuple[float, float]
+    """Over seeds, on the log scale; an end that is not known is 0 or infinite; (nan, nan) with fewer than two seeds."""
+    num_seeds: int
+    num_beyond: int
+    """Seeds in which the baseline's largest budget does not reach the arm: the value is at least this."""
+    num_below: int
+    """Seeds in which the baseline's smallest budget is already better: the value is at most this."""
+
+    @property
+    def share(self) -> float:
+        """1 / value: the share of the budget that suffices the arm, as in `needs 0.4 of the labels`."""
+        return 1 / self.value
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        if self.num_beyond and self.num_below:
+            return f"not known: {self.num_beyond} seeds beyond and {self.num_below} below the baseline's curve"
+        bound = "at most " if self.num_beyond else "at least " if self.num_below else ""
+        low, high = self.interval
+        known = not math.isnan(low)
+        ends = f" [{1 / high:.2f}, {1 / low if low > 0 else math.inf:.2f}]" if known else ""
+        return f"needs {bound}{self.share:.2f}{ends} of the budget"
+
+
+def efficiency_ratio(
+    budgets: Sequence[float], baseline: np.ndarray, arm: np.ndarray, at: float, confidence: float = 0.95
+) -> EfficiencyRatio:
+    """Return r(n) = n_baseline(m_arm(n)) / n, both curves made monotone and linear in log n; nothing is extrapolated.
+
+    Args:
+        budgets: (B,) rising.
+        baseline: (S, B), the metric of each seed.
+        arm: (S, B), of the same seeds.
+        at: one of the budgets.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `area_over_log`, shapes that differ, or a budget that is none of them.
+    """
+    x = _logs(budgets)
+    if baseline.shape != arm.shape or baseline.shape[1:] != x.shape:
+        raise ValueError(f"curves of shape {baseline.shape} and {arm.shape} at {len(x)} budgets; give (seeds, budgets)")
+    if at not in budgets:
+        raise ValueError(f"budget {at:g} is none of {', '.join(f'{one:g}' for one in budgets)}")
+    column = list(budgets).index(at)
+    found = [_reach(x, _monotone(one), _monotone(other)[column]) for one, other in zip(baseline, arm, strict=True)]
+    logs = np.array([place - math.log(at) for place, _ in found])
+    beyond, below = (sum(side == which for _, side in found) for which in (1, -1))
+    return EfficiencyRatio(
+        at, math.exp(logs.mean()), _interval(logs, beyond, below, confidence), len(logs), beyond, below
+    )
+
+
+def _interval(logs: np.ndarray, beyond: int, below: int, confidence: float) -> tuple[float, float]:
+    number = len(logs)
+    if number < 2:
+        return math.nan, math.nan
+    half = float(student.isf((1 - confidence) / 2, number - 1)) * logs.std(ddof=1) / math.sqrt(number)
+    low, high = logs.mean() - half, logs.mean() + half
+    if beyond:  # the spread of what was cut off is not known
+        low, high = min(low, float(logs.min())), math.inf
+    if below:
+        low, high = -math.inf, max(high, float(logs.max()))
+    return math.exp(low), math.exp(high)
+
+
+def _reach(x: np.ndarray, curve: np.ndarray, wanted: float) -> tuple[float, int]:
+    """Return where a rising curve first reaches a value; beyond its ends the end, and 1 or -1 for which."""
+    at = int(np.searchsorted(curve, wanted, side="left"))
+    if at == len(x):
+        return float(x[-1]), 1
+    if at == 0:
+        return float(x[0]), 0 if curve[0] == wanted else -1
+    share = (wanted - curve[at - 1]) / (curve[at] - curve[at - 1])
+    return float(x[at - 1] + share * (x[at] - x[at - 1])), 0
+
+
+def _monotone(curve: np.ndarray) -> np.ndarray:
+    return np.asarray(isotonic_regression(curve).x)
+
+
+def _logs(budgets: Sequence[float]) -> np.ndarray:
+    values = np.asarray(budgets, dtype=float)
+    if len(values) < 2 or not (values > 0).all() or not (np.diff(values) > 0).all():
+        raise ValueError(f"budgets are {list(budgets)}, must be two or more that rise above 0")
+    return np.asarray(np.log(values))

@@ -1,0 +1,60 @@
+"""A difference of two arms with what is needed to say how sure it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy.stats import t as student
+
+MIN_SCANS = 10
+"""With fewer, no interval claims its confidence: the jackknife of 8 scans knows neither tails nor skewness."""
+MIN_SEEDS = 2
+MIN_DATA_SETS = 3
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Arm minus baseline: estimate, standard error and degrees of freedom, and what they rest on.
+
+    Example:
+        >>> from medpretrain3d.statistics import Effect
+        >>> low, high = Effect("mae", 0.03, 0.01, 9.0, num_seeds=5, num_scans=100).interval(0.95)
+        >>> round(low, 3), round(high, 3)
+        (0.007, 0.053)
+    """
+
+    name: str
+    difference: float
+    standard_error: float
+    degrees_of_freedom: float
+    num_seeds: int
+    num_scans: int
+    num_data_sets: int = 1
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether an interval may claim its confidence: from 10 scans on, finite, and pooled from 3 data sets on."""
+        enough = self.num_scans >= MIN_SCANS if self.num_data_sets == 1 else self.num_data_sets >= MIN_DATA_SETS
+        return enough and math.isfinite(self.difference) and math.isfinite(self.standard_error)
+
+    @property
+    def is_about_method(self) -> bool:
+        """Whether the spread between seeds is known, without which an interval is one of two trained networks only."""
+        return self.has_interval and self.num_seeds >= MIN_SEEDS
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, of no difference; 1 where nothing differs at all, nan where there is no interval."""
+        if not self.has_interval:
+            return math.nan
+        if self.standard_error == 0:
+            return 1.0 if self.difference == 0 else 0.0
+        return float(2 * student.sf(abs(self.difference) / self.standard_error, self.degrees_of_freedom))
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Return difference +- t standard errors; (nan, nan) where there is none to give."""
+        if not self.has_interval:
+            return math.nan, math.nan
+        half = float(student.isf((1 - confidence) / 2, self.degrees_of_freedom)) * self.standard_error
+        return self.difference - half, self.difference + half

@@ -1,0 +1,113 @@
+"""What a design of S seeds and N scans can show, from the spreads of a pilot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from medpretrain3d.statistics.effect import MIN_SCANS, MIN_SEEDS
+from medpretrain3d.statistics.two_way import MeanVariance, VarianceComponents
+
+NUM_DRAWS = 4000
+"""Of mean squares: power is then known to 0.005."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A number of seeds and of test scans, and the difference that they show with the power asked for."""
+
+    num_seeds: int
+    num_scans: int
+    detectable_difference: float
+    """Infinite where a design allows no verdict."""
+
+
+def power(
+    difference: float, components: VarianceComponents, num_seeds: int, num_scans: int, alpha: float = 0.05
+) -> float:
+    """Return the probability that a true difference is found at level alpha, two-sided; 0 where there is no verdict.
+
+    The mean squares of the two-way layout are independent multiples of chi-squares: what the analysis will take for
+    its critical difference is drawn from them, as often as `NUM_DRAWS`.
+    """
+    if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
+        return 0.0
+    return _power(difference, _critical(components, num_seeds, num_scans, alpha), components, num_seeds, num_scans)
+
+
+def detectable_difference(
+    components: VarianceComponents,
+    num_seeds: int,
+    num_scans: int,
+    wanted_power: float = 0.8,
+    alpha: float = 0.05,
+    num_arms: int = 1,
+) -> float:
+    """Return the true difference that is found with `wanted_power`; infinite where there is no verdict at all.
+
+    Args:
+        components: of the difference of two arms, see `variance_components`.
+        num_seeds: at least two.
+        num_scans: test scans, at least ten.
+        wanted_power: probability to find it.
+        alpha: two-sided level of the family.
+        num_arms: compared with the baseline; the smallest p has to be below alpha / num_arms (Holm).
+    """
+    if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
+        return math.inf
+    critical = _critical(components, num_seeds, num_scans, alpha / num_arms)
+
+    def missing(difference: float) -> float:
+        return _power(difference, critical, components, num_seeds, num_scans) - wanted_power
+
+    top = float(critical.max()) + 10 * math.sqrt(components.of_mean(num_seeds, num_scans))
+    return float(brentq(missing, 0.0, top, xtol=1e-6)) if top > 0 else 0.0
+
+
+def designs(
+    components: VarianceComponents,
+    seeds: Sequence[int],
+    scans: Sequence[int],
+    wanted_power: float = 0.8,
+    alpha: float = 0.05,
+    num_arms: int = 1,
+) -> list[Design]:
+    """Return the detectable difference of every pair of S and N, for the table of a plan."""
+    return [
+        Design(one, many, detectable_difference(components, one, many, wanted_power, alpha, num_arms))
+        for one in seeds
+        for many in scans
+    ]
+
+
+def _critical(components: VarianceComponents, num_seeds: int, num_scans: int, alpha: float) -> np.ndarray:
+    """Return differences that an analysis would need to see, one for each draw of the three mean squares."""
+    generator = np.random.default_rng(0)
+
+    def drawn(mean: float, freedom: int) -> np.ndarray:
+        return np.asarray(mean * generator.chisquare(freedom, NUM_DRAWS) / freedom)
+
+    of_seeds, of_scans = num_seeds - 1, num_scans - 1
+    variance = MeanVariance(
+        drawn(components.seed + components.interaction / num_scans, of_seeds) / num_seeds,
+        drawn(components.scan + components.interaction / num_seeds, of_scans) / num_scans,
+        drawn(components.interaction, of_seeds * of_scans) / (num_seeds * num_scans),
+        num_seeds,
+        num_scans,
+    )
+    return np.asarray(student.isf(alpha / 2, variance.degrees_of_freedom) * np.sqrt(variance.total))
+
+
+def _power(
+    difference: float, critical: np.ndarray, components: VarianceComponents, num_seeds: int, num_scans: int
+) -> float:
+    error = math.sqrt(components.of_mean(num_seeds, num_scans))
+    if error == 0:
+        return float((abs(difference) > critical).mean())
+    return float((norm.sf((critical - difference) / error) + norm.cdf((-critical - difference) / error)).mean())

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medpretrain3d.statistics import ArmScores, area_scores, arm_effect, difference_pseudo_values, pilot_components
+
+SCANS = tuple(map(str, range(12)))
+
+
+def scores(name="mae", seeds=(0, 1, 2), shift=0.0, scans=SCANS):
+    generator = np.random.default_rng(0)
+    without = np.stack([0.4 + 0.01 * seed + generator.normal(0, 0.001, len(scans)) for seed in range(3)])
+    rows = [seed % 3 for seed in seeds]
+    return ArmScores(name, seeds, without.mean(axis=1)[rows] + shift, without[rows] + shift, scans)
+
+
+def test_pairs_are_of_the_same_seed_whatever_their_order():
+    effect = arm_effect(scores(seeds=(2, 0), shift=0.1), scores("scratch"))
+    assert (effect.difference, effect.standard_error) == (pytest.approx(0.1), pytest.approx(0, abs=1e-9))
+    assert (effect.num_seeds, effect.num_scans, effect.name) == (2, 12, "mae")
+
+
+def test_what_has_no_pair_is_refused():
+    with pytest.raises(ValueError, match="none is in both"):
+        difference_pseudo_values(scores(seeds=(3,)), scores("scratch"))
+    with pytest.raises(ValueError, match="other scans"):
+        difference_pseudo_values(scores(), scores("scratch", scans=("x", *SCANS[1:])))
+    with pytest.raises(ValueError, match="twice"):
+        scores(seeds=(0, 0))
+    with pytest.raises(ValueError, match="values"):
+        ArmScores("mae", (0,), np.zeros(2), np.zeros((1, 12)), SCANS)
+
+
+def test_the_area_is_a_metric_like_another():
+    area = area_scores([1, 4], [scores(seeds=(0, 1), shift=0.0), scores(seeds=(1, 0, 2), shift=0.2)])
+    assert area.seeds == (0, 1)
+    assert area.values == pytest.approx(scores(seeds=(0, 1)).values + 0.1)
+    assert arm_effect(area, area_scores([1, 4], [scores()] * 2)).difference == pytest.approx(0.1)
+    with pytest.raises(ValueError, match="no seed"):
+        area_scores([1, 4], [scores(seeds=(0,)), scores(seeds=(1,))])
+    with pytest.raises(ValueError, match="other scans"):
+        area_scores([1, 4], [scores(), scores(scans=("x", *SCANS[1:]))])
+
+
+def test_a_pilot_gives_components():
+    assert pilot_components(scores(shift=0.1), scores("scratch")).seed == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from medpretrain3d.statistics import designs, detectable_difference, effect_of, judge, power
+from medpretrain3d.statistics.two_way import VarianceComponents
+
+PILOT = VarianceComponents(seed=2 * 0.015**2, scan=0.1**2, interaction=0.1**2)
+
+
+def test_many_degrees_of_freedom_are_the_normal_case():
+    # (1.95996 + 0.84162) standard errors show with 80 %.
+    scans_only = VarianceComponents(0.0, 1.0, 0.0)
+    assert detectable_difference(scans_only, 50, 10_000) == pytest.approx(2.8016 / 100, rel=1e-3)
+    assert power(2.8016 / 100, scans_only, 50, 10_000) == pytest.approx(0.8, abs=1e-3)
+    assert power(0.0, scans_only, 50, 10_000) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_more_of_anything_shows_less_and_more_arms_show_more():
+    table = {(one.num_seeds, one.num_scans): one.detectable_difference for one in designs(PILOT, (3, 5), (20, 200))}
+    assert table[3, 20] > table[5, 20] > table[5, 200]
+    assert table[3, 20] > table[3, 200] > table[5, 200]
+    assert detectable_difference(PILOT, 5, 20, num_arms=6) > table[5, 20]
+
+
+def test_a_design_without_verdicts_shows_nothing():
+    assert detectable_difference(PILOT, 1, 1000) == math.inf
+    assert detectable_difference(PILOT, 10, 8) == math.inf
+    assert power(1.0, PILOT, 1, 1000) == 0
+    assert detectable_difference(VarianceComponents(0, 0, 0), 2, 10) == 0
+    assert power(0.1, VarianceComponents(0, 0, 0), 2, 10) == 1
+
+
+@pytest.mark.parametrize(("seeds", "scans"), [(3, 40), (5, 100), (10, 30)])
+def test_the_planned_power_is_what_simulated_studies_have(seeds, scans):
+    generator = np.random.default_rng(0)
+    difference = detectable_difference(PILOT, seeds, scans)
+    found = 0
+    for _ in range(1500):
+        pseudo = (
+            difference
+            + generator.normal(0, PILOT.seed**0.5, (seeds, 1))
+            + generator.normal(0, PILOT.scan**0.5, (1, scans))
+            + generator.normal(0, PILOT.interaction**0.5, (seeds, scans))
+        )
+        found += judge([effect_of("mae", pseudo)])[0].verdict == "better"
+    assert found / 1500 == pytest.approx(0.8, abs=0.05)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.statistics import Verdict, declaration_sha256, declared_before, parse_hypothesis, registration_note
+from medpretrain3d.statistics.hypotheses import Answer
+from medpretrain3d.statistics.registration import Registration
+
+DAY = datetime(2026, 1, 1, 12)
+PRIMARY = {"metric": "mAP", "labels": "all"}
+
+
+def test_the_hash_is_of_what_is_declared():
+    first = declaration_sha256(["mae > scratch", "voco = scratch"], PRIMARY, 0.02)
+    assert first == declaration_sha256(["voco  = scratch", "mae > scratch"], dict(reversed(PRIMARY.items())), 0.02)
+    others = [
+        declaration_sha256(["mae > scratch"], PRIMARY, 0.02),
+        declaration_sha256(["mae > scratch", "voco = scratch"], {**PRIMARY, "metric": "AP50"}, 0.02),
+        declaration_sha256(["mae > scratch", "voco = scratch"], PRIMARY, 0.03),
+        declaration_sha256(["mae > scratch", "voco = scratch"], PRIMARY, None),
+    ]
+    assert len({first, *others}) == 5
+
+
+def test_a_change_after_results_is_said():
+    early, late = Registration("a" * 64, DAY), Registration("b" * 64, DAY + timedelta(days=2))
+    result = DAY + timedelta(days=1)
+    assert declared_before([early, late], None)
+    assert declared_before([early], result)
+    assert not declared_before([early, late], result)
+    assert registration_note([early], None).endswith("before any result.")
+    assert "before the first result of 2026-01-02 12:00." in registration_note([early], result)
+    assert "CHANGED 1 time after" in registration_note([late, early], result)
+    assert "nothing here was declared beforehand" in registration_note([late], result)
+    with pytest.raises(ValueError, match="no registration"):
+        registration_note([], result)
+
+
+def test_verdicts_answer_hypotheses():
+    better, equal = parse_hypothesis("mae > scratch"), parse_hypothesis("voco=scratch")
+    assert (str(better), str(equal)) == ("mae > scratch", "voco = scratch")
+    assert better.answer(Verdict.BETTER) is Answer.SUPPORTED
+    assert better.answer(Verdict.WORSE) is better.answer(Verdict.EQUIVALENT) is Answer.REFUTED
+    assert better.answer(Verdict.INCONCLUSIVE) is better.answer(Verdict.NONE) is Answer.OPEN
+    assert equal.answer(Verdict.EQUIVALENT) is Answer.SUPPORTED
+    assert parse_hypothesis("a < b").answer(Verdict.WORSE) is Answer.SUPPORTED
+
+
+@pytest.mark.parametrize("text", ["mae", "mae > mae", "mae >= scratch", "mae > scratch > voco", ""])
+def test_what_is_no_hypothesis_is_refused(text):
+    with pytest.raises(UserError, match="two arms"):
+        parse_hypothesis(text)
