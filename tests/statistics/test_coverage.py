@@ -21,6 +21,7 @@ from medpretrain3d.statistics import (
     share_interval,
     sign_flip_p,
 )
+from medpretrain3d.statistics.two_way import VarianceComponents
 
 NUM_STUDIES = 400
 NUM_SCANS = (10, 16, 25, 40, 60, 100)
@@ -45,7 +46,7 @@ def studies(num_seeds: int, num_arms: int) -> list[list[ArmScores]]:
 
 @cache
 def population() -> tuple[np.ndarray, np.ndarray]:
-    skills = np.linspace(SKILL - 0.4, SKILL + 1.0, 8)
+    skills = np.linspace(SKILL - 0.6, SKILL + 0.6, 7)
     return skills, true_map(skills.tolist())
 
 
@@ -98,17 +99,17 @@ def test_eight_scans_claim_nothing():
 def test_the_power_is_the_planned_one():
     generator = np.random.default_rng(3)
     num_seeds, num_scans, seed_sd = 5, 40, 0.02
-    pilots = []
-    for _ in range(60):
-        arms = simulate_arms(generator, simulate_scans(generator, num_scans), [SKILL, SKILL], num_seeds, seed_sd)
-        pilots.append(pilot_components(scores("b", arms[1], num_scans), scores("a", arms[0], num_scans)))
-    mean = type(pilots[0])(*(float(np.mean([getattr(one, key) for one in pilots])) for key in vars(pilots[0])))
-    wanted = detectable_difference(mean, num_seeds, num_scans)
     skills, truth = population()
-    better = float(np.interp(np.interp(SKILL, skills, truth) + wanted, truth, skills))
-    found = 0
-    for _ in range(250):
-        arms = simulate_arms(generator, simulate_scans(generator, num_scans), [SKILL, better], num_seeds, seed_sd)
-        effect = arm_effect(scores("b", arms[1], num_scans), scores("a", arms[0], num_scans))
-        found += judge([effect])[0].verdict is Verdict.BETTER
-    assert abs(found / 250 - 0.8) <= 0.05
+
+    def study(difference: float) -> tuple[ArmScores, ArmScores]:
+        """Two arms whose true AP is 0.6 and differs by so much."""
+        of_arms = np.interp([0.6 - difference / 2, 0.6 + difference / 2], truth, skills)
+        a, b = simulate_arms(generator, simulate_scans(generator, num_scans), of_arms.tolist(), num_seeds, seed_sd)
+        return scores("b", b, num_scans), scores("a", a, num_scans)
+
+    pilots = [pilot_components(*study(0.14)) for _ in range(80)]
+    mean = VarianceComponents(*(float(np.mean([getattr(one, key) for one in pilots])) for key in vars(pilots[0])))
+    wanted = detectable_difference(mean, num_seeds, num_scans)
+    assert 0.1 < wanted < 0.18
+    found = [judge([arm_effect(*study(wanted))])[0].verdict is Verdict.BETTER for _ in range(300)]
+    assert abs(np.mean(found) - 0.8) <= 0.05

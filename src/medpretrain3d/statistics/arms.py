@@ -77,7 +77,7 @@ def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
         raise ValueError(f"{arm.name} has the seeds {arm.seeds} and {baseline.name} {baseline.seeds}; none is in both")
     if arm.scans != baseline.scans:
         raise ValueError(f"{arm.name} and {baseline.name} were tested on other scans; pair runs of the same test set")
-    return arm.of_seeds(shared).pseudo - baseline.of_seeds(shared).pseudo
+    return np.asarray(arm.of_seeds(shared).pseudo - baseline.of_seeds(shared).pseudo)
 
 
 def arm_effect(arm: ArmScores, baseline: ArmScores) -> Effect:

@@ -32,4 +32,4 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
         >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
         [0.03, 0.06, 0.06]
     """
-    return np.minimum(1.0, np.asarray(p_values, dtype=float) * holm_factors(p_values))
+    return np.asarray(np.minimum(1.0, np.asarray(p_values, dtype=float) * holm_factors(p_values)))

@@ -15,7 +15,7 @@ def leave_one_out_weights(num_scans: int, max_groups: int = MAX_GROUPS) -> np.nd
     Groups are every G-th scan (delete-a-group jackknife; Kott, 2001).
     """
     num_groups = min(num_scans, max_groups)
-    return (np.arange(num_scans)[None, :] % num_groups != np.arange(num_groups)[:, None]).astype(float)
+    return np.asarray(np.arange(num_scans)[None, :] % num_groups != np.arange(num_groups)[:, None], dtype=float)
 
 
 def pseudo_values(value: np.ndarray | float, without: np.ndarray) -> np.ndarray:
