@@ -28,6 +28,7 @@ from medpretrain3d.inference import (
     load_bundle,
     merge_raw_detections,
 )
+from medpretrain3d.precision.names import precision_name
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
@@ -218,7 +219,9 @@ class FinetuneModule(Checked, L.LightningModule):
         """
         tiles = ScanTiles(case, self.data.preprocessing())
         try:
-            return detect_tiles(self.detector, tiles, self.data.patch, self.inference)
+            return detect_tiles(
+                self.detector, tiles, self.data.patch, self.inference, precision=precision_name(self.trainer.precision)
+            )
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
 

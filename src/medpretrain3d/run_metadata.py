@@ -72,6 +72,10 @@ class RunMetadata:
     """Wall clock, of every sitting."""
     compute_hours: Number | None = None
     """Of all devices, validation and test included."""
+    precision: Text | None = None
+    """Of the network, as Lightning names it; the run keeps that which it began with."""
+    bf16_speed_ratio: Number | None = None
+    """Speed of a 3D convolution in bf16, divided by that in fp32, where the run began; None: nothing was measured."""
     compute_device: Text | None = None
     flop: Number | StrictInt | None = None
     """Of the batches trained on."""

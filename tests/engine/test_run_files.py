@@ -188,14 +188,3 @@ def test_an_existing_folder_is_not_overwritten_unasked(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="exists already"), finished_folder(tmp_path / "a"):
         pass
-
-
-def test_default_precision_is_fp32_without_a_gpu_and_bf16_with_one(monkeypatch):
-    import torch
-
-    from medpretrain3d.engine.trainer_options import default_precision
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert default_precision() == "32-true"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert default_precision() == "bf16-mixed"

@@ -21,7 +21,7 @@ TRAINER = {
     "num_nodes": "machines",
     "accelerator": "auto, cpu or gpu",
     "strategy": "auto, ddp, ...",
-    "precision": "default: bf16-mixed on CUDA, 32-true on the CPU",
+    "precision": "default: what is quickest on the device, measured on a CPU",
     "callbacks": "more of them, as a list of class_path and init_args",
 }
 WIDTH = 120

@@ -44,6 +44,7 @@ CHECKS = {
     "shared memory": _check("shared_memory"),
     "CUDA": _check("cuda"),
     "cuDNN": _check("cudnn"),
+    "precision": _check("precision"),
 }
 """A program per library; what only `engine` may import is used without this package."""
 

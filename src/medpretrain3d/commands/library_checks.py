@@ -239,6 +239,16 @@ def cudnn() -> None:
     print("not used" if found is None else found)
 
 
+def precision() -> None:
+    """The precision that networks run in here, and why."""
+    import torch
+
+    from medpretrain3d.precision.choice import choose_precision
+
+    choice = choose_precision("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{choice.precision}: {choice.reason}; others by --trainer.precision and --precision")
+
+
 def _require(is_right: bool, fault: str) -> None:
     if not is_right:
         raise SystemExit(fault)

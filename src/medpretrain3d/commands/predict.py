@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.precision_option import add_precision, tell_precision
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Rows, Share, ShareBelowOne, Whole
 
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the bundle's)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_precision(parser)
     parser.add_argument(
         "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
     )
@@ -117,13 +119,15 @@ def run(args: argparse.Namespace) -> int:
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
-    predictor = Predictor(bundles, args.device, changes, args.batch_size)
+    predictor = Predictor(bundles, args.device, changes, args.batch_size, args.precision)
+    tell_precision(args.precision, predictor.device)
     with_masks = "masks" in args.format
     if with_masks:
         _ = predictor.segmenter  # refuses before any time is spent
     identity = {
         "bundle_sha256": [bundle.sha256 for bundle in bundles],
         "inference": [dataclasses.asdict(config) for config in predictor.configs],
+        "precision": predictor.precision,
     }
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
 

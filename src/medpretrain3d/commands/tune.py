@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from medpretrain3d.atomic import locked, locked_folder, remove_unfinished
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.precision_option import add_precision, tell_precision
+from medpretrain3d.precision.names import Precision
 from medpretrain3d.values import Whole
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="cases of the store: train, val, test or all (default: val)")
     parser.add_argument("--fold", type=Number(Whole), help="of the store, whose split is meant; default: named splits")
     parser.add_argument("--device", default="auto", help="for --store: auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_precision(parser, "for --store: ")
     parser.add_argument("--dry-run", action="store_true", help="print the choice, leave the bundle as it is")
 
 
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     path = _cached_detections(args)
     if args.store is not None:
-        look(bundle, args.store, args.split, args.device, args.fold).save(path)
+        look(bundle, args.store, args.split, args.device, args.fold, args.precision).save(path)
     seen = CachedDetections.load(path)
     if seen.classes != bundle.classes:
         raise UserError(
@@ -97,7 +100,14 @@ def _cached_detections(args: argparse.Namespace) -> Path:
     return result
 
 
-def look(bundle: Bundle, store: Path, split: str, device: str = "auto", fold: int | None = None) -> CachedDetections:
+def look(
+    bundle: Bundle,
+    store: Path,
+    split: str,
+    device: str = "auto",
+    fold: int | None = None,
+    precision: Precision | None = None,
+) -> CachedDetections:
     """Run a bundle's detector on the cases of a labeled store, with the bundle's own settings, without merging.
 
     Raises:
@@ -111,7 +121,8 @@ def look(bundle: Bundle, store: Path, split: str, device: str = "auto", fold: in
     from medpretrain3d.inference.started_scan import start_ahead
     from medpretrain3d.store.corpus import Corpus
 
-    corpus, predictor = Corpus([store]), Predictor(bundle, device)
+    corpus, predictor = Corpus([store]), Predictor(bundle, device, precision=precision)
+    tell_precision(precision, predictor.device)
     if corpus.stores[0].classes != bundle.classes:
         raise UserError(
             f"{store}: is of classes {', '.join(corpus.stores[0].classes)}, the bundle of {', '.join(bundle.classes)}; "

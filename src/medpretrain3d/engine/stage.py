@@ -33,11 +33,20 @@ from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
-from medpretrain3d.engine.distributed import global_rank
+from medpretrain3d.engine.distributed import global_rank, rank_zero_print
 from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
+from medpretrain3d.engine.precision import (
+    UNDECIDED,
+    SamePrecision,
+    device_of,
+    precision_begun_with,
+    precision_metadata,
+    precision_of_run,
+    precision_plugin,
+)
 from medpretrain3d.engine.requeue import leave_requeue_alone, requeue
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
@@ -152,6 +161,7 @@ class StageCLI(LightningCLI):
             unknown = f"\n# not known yet: {error}"
         for name, value in trainer_options_used(config["trainer"], run).items():
             config[f"trainer.{name}"] = value
+        config["trainer.precision"] = precision_of_run(config["trainer"], run).precision
         text: str = self._parser(self.subcommand).dump(
             config, skip_none=False, skip_validation=True, skip_default="skip_default" in flags
         )
@@ -188,6 +198,7 @@ class StageCLI(LightningCLI):
         run, asked = self.run, self._get(self.config_init, "trainer")
         rank = global_rank(asked)
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
+        self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
         if rank == 0:
             self._open_folder()
         self.run_file = RunFile(run.folder)
@@ -202,11 +213,14 @@ class StageCLI(LightningCLI):
         for name, value in trainer_options_used(asked, run).items():
             if name not in ("devices", "accelerator"):  # which Lightning finds itself
                 kwargs.setdefault(name, value)
+        kwargs.setdefault("precision", None)
         interval = asked.get("val_check_interval")
         if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
             kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
         plugins = asked.get("plugins") or []
-        kwargs.setdefault("plugins", [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFiles()])
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        own = [precision_plugin(self.precision.precision, device_of(asked).type), CheckpointFiles()]
+        kwargs.setdefault("plugins", [*plugins, *own])
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
@@ -215,6 +229,7 @@ class StageCLI(LightningCLI):
         leave_requeue_alone(trainer)
         leave_signals_alone(trainer)
         signals.farewell = partial(_farewell, run)
+        rank_zero_print(str(self.precision))
         return trainer
 
     def callbacks(self) -> list[L.Callback]:
@@ -225,7 +240,7 @@ class StageCLI(LightningCLI):
         curves = ContinuedCurves(self.curves)
         divergence = Divergence(self.run.checkpoints)
         together = EndTogether(self.checkpoints.save, partial(_farewell, self.run))
-        watchers = [ContinuedSchedule(), Throughput(), self.compute, together]
+        watchers = [SamePrecision(), ContinuedSchedule(), Throughput(), self.compute, together]
         return [divergence, self.checkpoints, curves, *watchers]
 
     def fit(self, **kwargs: Any) -> None:
@@ -257,6 +272,7 @@ class StageCLI(LightningCLI):
             machine=machine(),
             finished=False,
         )
+        own |= precision_metadata(self.precision)
         result: RunMetadata = own | self.datamodule.metadata() | self.model.metadata()
         return result
 
@@ -273,6 +289,8 @@ class StageCLI(LightningCLI):
         claim_run(run.folder, self.metadata(), run.restart)
         if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
             before, now = self._plain(self._reread(path)), self._plain(self._own_config())
+            before["trainer"]["precision"] = precision_begun_with(run)
+            now["trainer"]["precision"] = self.precision.precision
             check_continuation(run, before, now, str(self.datamodule.metadata().data_fingerprint))
         write_text(path, config)
 

@@ -65,12 +65,7 @@ def trainer_options_used(trainer: Mapping[str, Any], run: RunConfig) -> dict[str
         "devices": num_devices(trainer.get("devices"), accelerator),
         "accelerator": "cuda" if accelerator_of(accelerator) == "gpu" else accelerator_of(accelerator),
     }
-    return used if trainer.get("precision") is not None else {**used, "precision": default_precision()}
-
-
-def default_precision() -> str:
-    """Return bf16 on CUDA; fp32 on the CPU, where half precision is hundreds of times slower."""
-    return "bf16-mixed" if torch.cuda.is_available() else "32-true"
+    return used
 
 
 def trainer_help(parser: ArgumentParser) -> str:

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TileReader
-from medpretrain3d.inference.sliding_window import BATCHES_AHEAD, autocast
+from medpretrain3d.inference.sliding_window import BATCHES_AHEAD
 from medpretrain3d.inference.tiles import Triple, tile_starts
+from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.mixed import autocast
+from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
 
 LEAST_WEIGHT = 0.1
@@ -28,7 +31,13 @@ class Segmenter(Protocol):
 
 
 def instance_map(
-    detector: Segmenter, tiles: TileReader, boxes: np.ndarray, labels: np.ndarray, patch: Triple, overlap: float
+    detector: Segmenter,
+    tiles: TileReader,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    patch: Triple,
+    overlap: float,
+    precision: Precision | None = None,
 ) -> np.ndarray:
     """Compute the instance segmentation of detected boxes: (D, H, W) uint16, `n + 1` for box `n`, 0 for none.
 
@@ -42,10 +51,11 @@ def instance_map(
         labels: (N,) classes from 0.
         patch: (D, H, W) of a tile, as in training.
         overlap: least fraction of a tile that it shares with its neighbour.
+        precision: of the network; `None` is what suits its device.
     """
     import cc3d
 
-    classes, num_classes = segment_volume(detector, tiles, boxes, patch, overlap)
+    classes, num_classes = segment_volume(detector, tiles, boxes, patch, overlap, precision)
     instances = np.zeros(tiles.shape, dtype=np.uint16)
     for number, (box, label) in enumerate(zip(boxes, labels, strict=True), start=1):
         low, high = np.floor(box[:3]).astype(int).clip(min=0), np.ceil(box[3:]).astype(int)
@@ -58,7 +68,12 @@ def instance_map(
 
 
 def segment_volume(
-    detector: Segmenter, tiles: TileReader, boxes: np.ndarray, patch: Triple, overlap: float
+    detector: Segmenter,
+    tiles: TileReader,
+    boxes: np.ndarray,
+    patch: Triple,
+    overlap: float,
+    precision: Precision | None = None,
 ) -> tuple[np.ndarray, int]:
     """The likeliest class of every voxel near the boxes: (D, H, W) uint8, `label + 1`, 0 for background; and how many.
 
@@ -71,13 +86,15 @@ def segment_volume(
         boxes: (N, 6) in voxels of the volume.
         patch: (D, H, W) of a tile.
         overlap: least fraction of a tile that it shares with its neighbour.
+        precision: of the network; `None` is what suits its device.
     """
     weight = _tent(patch)
     blend = _Blend(tiles.shape, patch[0])
     device = next((p.device for p in detector.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
     starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
     read = ((start, tiles.read(start, patch)) for start in starts)
-    with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device):
+    precision = precision or choose_precision(device).precision
+    with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device, precision):
         for start, tile in ahead:
             if tile is not None:
                 probability = detector.segment(tile[None].to(device))[0].float().cpu()  # (K + 1, *patch)

@@ -21,6 +21,8 @@ from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.sliding_window import Progress
 from medpretrain3d.inference.started_scan import StartedScan
+from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.unit import Unit
 
 
@@ -36,6 +38,7 @@ class Predictor:
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, ...
         changes: fields of `InferenceConfig` in which every member shall differ from its bundle.
         batch_size: tiles per forward pass; `None` is what suits the device (`detect_tiles`).
+        precision: of the networks; `None` is what suits the device, see `choose_precision`.
 
     Raises:
         UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
@@ -62,6 +65,7 @@ class Predictor:
         device: str = "auto",
         changes: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         _check_members(self.bundles)
@@ -69,6 +73,7 @@ class Predictor:
         self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
         self.device = _device(device)
+        self.precision: Precision = precision or choose_precision(self.device).precision
         for bundle in self.bundles:
             bundle.detector.to(self.device).eval()
 
@@ -110,7 +115,7 @@ class Predictor:
         """
         for bundle in self.bundles:
             _check_channels(scan, bundle, case)
-        return StartedScan(scan, self.bundles, self.configs, self.batch_size)
+        return StartedScan(scan, self.bundles, self.configs, self.batch_size, self.precision)
 
     def predict(
         self,
@@ -170,6 +175,7 @@ class Predictor:
             prediction.labels,
             patch,
             self.configs[member].overlap,
+            self.precision,
         )
         return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TensorTiles, TileReader
 from medpretrain3d.inference.tile_batches import TileBatch, read_batches
 from medpretrain3d.inference.tiles import Triple, tile_starts
+from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.mixed import autocast
+from medpretrain3d.precision.names import Precision
 from medpretrain3d.values import Rows, check_value
 
 Progress = Callable[[int, int], None]
@@ -37,6 +40,7 @@ def detect_volume(
     batch_size: int | None = None,
     pad_value: float = -1.0,
     progress: Progress | None = None,
+    precision: Precision | None = None,
 ) -> Detections:
     """Run sliding-window inference on a volume: boxes in its voxels, clipped to it, best score first, on the CPU.
 
@@ -49,6 +53,7 @@ def detect_volume(
         pad_value: fills a tile of a tensor behind the end of a volume that is smaller than the patch; -1 is air after
             `Window`.
         progress: called with (tiles done, tiles in all) after every batch.
+        precision: of the network; `None` is what suits its device.
 
     Raises:
         UserError: a patch with an axis below 1 voxel.
@@ -56,7 +61,7 @@ def detect_volume(
     config = config or InferenceConfig()
     tiles = TensorTiles(image, pad_value) if isinstance(image, Tensor) else image
     return merge_raw_detections(
-        detect_tiles(detector, tiles, patch, config, batch_size, progress), config, tiles.spacing_mm
+        detect_tiles(detector, tiles, patch, config, batch_size, progress, precision), config, tiles.spacing_mm
     )
 
 
@@ -67,6 +72,7 @@ def detect_tiles(
     config: InferenceConfig,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    precision: Precision | None = None,
 ) -> RawDetections:
     """Run sliding-window inference without merging: detections of all tiles and views, in voxels of the volume.
 
@@ -81,12 +87,14 @@ def detect_tiles(
         batch_size: tiles and mirrored views per forward pass, which change results by rounding at most; `None` is
             `TILES_ON_GPU` on a GPU and 1 on a CPU. Where they do not fit a GPU's memory, half of them are tried.
         progress: called with (tiles done, tiles in all) after every batch.
+        precision: of the network; `None` is what suits its device.
 
     Raises:
         UserError: a patch with an axis below 1 voxel, batches of no tile, or a volume in which no prediction at all is
             finite.
     """
-    with closing(SlidingWindows([SlidingWindow(detector, tiles, patch, config, batch_size)])) as windows:
+    window = SlidingWindow(detector, tiles, patch, config, batch_size, precision)
+    with closing(SlidingWindows([window])) as windows:
         return windows.detect(progress)[0]
 
 
@@ -99,6 +107,7 @@ class SlidingWindow:
         patch: (D, H, W) of a tile.
         config: overlap, mirrored views, score threshold.
         batch_size: views per forward pass.
+        precision: of the network.
 
     Raises:
         UserError: a patch with an axis below 1 voxel, or batches of no tile.
@@ -111,6 +120,7 @@ class SlidingWindow:
         patch: Triple,
         config: InferenceConfig,
         batch_size: int | None = None,
+        precision: Precision | None = None,
     ) -> None:
         # Of 0 tiles no batch would be made and nothing found.
         check_value("detect_tiles", "batch_size", batch_size, Rows | None)
@@ -119,6 +129,7 @@ class SlidingWindow:
         self.patch = patch
         self.config = config
         self.device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
+        self.precision: Precision = precision or choose_precision(self.device).precision
         self.batch_size = batch_size or (TILES_ON_GPU if self.device.type == "cuda" else 1)
         self.starts = tile_starts(tiles.shape, patch, config.overlap)
         self._seen: list[RawDetections] = []
@@ -196,7 +207,7 @@ class SlidingWindows:
 
         with torch.inference_mode():
             for index, batch in self._batches:
-                with autocast(self.windows[index].device):
+                with autocast(self.windows[index].device, self.windows[index].precision):
                     launched.append((index, launchers[index].launch(batch)))
                     if len(launched) > 1:  # the device has work again before the host decodes
                         keep_first()
@@ -221,11 +232,3 @@ def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
         mirrored[:, axis] = shape[axis] - boxes[:, axis + 3]
         mirrored[:, axis + 3] = shape[axis] - boxes[:, axis]
     return mirrored
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Half precision where it helps: on a GPU, bf16 if it has it."""
-    if device.type != "cuda":
-        return nullcontext()  # bf16 convolutions on a CPU are slower and less exact than fp32
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.autocast("cuda", dtype=dtype)

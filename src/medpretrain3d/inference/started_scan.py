@@ -15,6 +15,7 @@ from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.sliding_window import Progress, SlidingWindow, SlidingWindows
+from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
 
 S = TypeVar("S")
@@ -31,6 +32,7 @@ class StartedScan:
         bundles: that look at it.
         configs: inference settings of each.
         batch_size: tiles per forward pass.
+        precision: of the networks.
     """
 
     def __init__(
@@ -39,12 +41,13 @@ class StartedScan:
         bundles: Sequence[Bundle],
         configs: Sequence[InferenceConfig],
         batch_size: int | None,
+        precision: Precision,
     ) -> None:
         self.scan = scan
         self.tiles = [ScanTiles(scan, bundle.preprocessing) for bundle in bundles]
         self._windows = SlidingWindows(
             [
-                SlidingWindow(bundle.detector, tiles, bundle.preprocessing.patch, config, batch_size)
+                SlidingWindow(bundle.detector, tiles, bundle.preprocessing.patch, config, batch_size, precision)
                 for bundle, config, tiles in zip(bundles, configs, self.tiles, strict=True)
             ]
         )

@@ -19,9 +19,10 @@ def cell_centers(grid: tuple[int, int, int], patch: tuple[int, int, int], device
 
 def carry(places: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Places (B, N, 3) of one view to the voxels of another; `own` and `other` are (B, 3, 4) into one shared frame."""
-    to_other = torch.linalg.inv(other[:, :, :3])
-    matrix, offset = to_other @ own[:, :, :3], to_other @ (own[:, :, 3:] - other[:, :, 3:])
-    result: Tensor = places @ matrix.mT + offset.mT
+    with torch.autocast(places.device.type, enabled=False):  # bf16 turns 160.5 into 160
+        to_other = torch.linalg.inv(other[:, :, :3])
+        matrix, offset = to_other @ own[:, :, :3], to_other @ (own[:, :, 3:] - other[:, :, 3:])
+        result: Tensor = places @ matrix.mT + offset.mT
     return result
 
 

@@ -1,0 +1,86 @@
+"""The context in which networks run in a precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from medpretrain3d.precision.names import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+SHORT = 2
+"""Cells of an axis up to which convolutions on the CPU are left in fp32."""
+CONVOLUTIONS = ("conv3d", "conv_transpose3d")
+WEIGHT_OF_NORM = {"layer_norm": 2, "group_norm": 2, "batch_norm": 3, "instance_norm": 3}
+"""Which of the arguments of each norm its weight is."""
+
+
+@contextmanager
+def autocast(device: torch.device, precision: Precision, cache_enabled: bool = True) -> Iterator[None]:
+    """Context in which networks run in a precision, whatever was on outside of it.
+
+    Args:
+        device: where they run.
+        precision: fp32 computes everything as it is.
+        cache_enabled: whether a weight that is used twice is cast once.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        yield
+        return
+    dtype = DTYPES.get(precision)
+    with torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=cache_enabled):
+        if dtype is None or device.type != "cpu":
+            yield
+            return
+        with KeptInFP32():
+            yield
+
+
+class KeptInFP32(TorchFunctionMode):
+    """Keeps on the CPU in fp32 what autocast leaves to bf16 there and must not; what is returned has the usual type.
+
+    Convolutions of maps that are one or two cells long: oneDNN's bf16 gradients of their weights are random numbers on
+    processors with AVX512 (torch 2.14). Such maps are the coarsest of small patches, which cost nothing.
+
+    Norms without weights, whose statistics are otherwise rounded to bf16; those with weights, and all on GPUs, have
+    them in fp32.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run one of torch's functions."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        is_kept = name in CONVOLUTIONS or name in WEIGHT_OF_NORM
+        if not is_kept or not torch.is_autocast_enabled("cpu") or not _is_kept(name, args, kwargs):
+            return func(*args, **kwargs)
+        usual = torch.get_autocast_dtype("cpu") if name in CONVOLUTIONS else _input(args, kwargs).dtype
+        with torch.autocast("cpu", enabled=False):
+            found: Tensor = func(*map(_in_fp32, args), **{key: _in_fp32(value) for key, value in kwargs.items()})
+        return found.to(usual)
+
+
+def _is_kept(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if name in CONVOLUTIONS:
+        return min(_input(args, kwargs).shape[-3:]) <= SHORT
+    place = WEIGHT_OF_NORM[name]
+    return (args[place] if len(args) > place else kwargs.get("weight")) is None
+
+
+def _input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    image: Tensor = args[0] if args else kwargs["input"]
+    return image
+
+
+def _in_fp32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value

@@ -1,0 +1,35 @@
+"""What stays in fp32 under bf16 autocast, asked of every objective and detector; of backbones in test_backbones.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medpretrain3d.boxes import Targets
+from tests.half_precision import in_both
+from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
+from tests.tiny_objectives import TINY_OBJECTIVES, tiny_objective
+
+
+@pytest.mark.parametrize("cls", TINY_OBJECTIVES)
+def test_losses_of_objectives(cls):
+    objective, batch = tiny_objective(cls), TINY_OBJECTIVES[cls].batch("ResEnc", 5)
+    exact, found = in_both(lambda: objective(batch).loss)
+    assert exact.dtype == found.dtype == torch.float32
+    torch.testing.assert_close(found, exact, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("cls", TINY_DETECTORS)
+def test_losses_and_boxes_of_detectors(cls):
+    detector = tiny_detector(cls)
+    image = torch.rand(2, 1, 24, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mask = torch.zeros(24, 24, 24, dtype=torch.long)
+    mask[2:9, 3:9, 4:9] = 2
+    some = Targets(torch.tensor([[2.0, 3, 4, 9, 9, 9]]), torch.tensor([1]), mask)
+    targets = [some, Targets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))]
+    exact, found = in_both(lambda: detector.losses(image, targets))
+    assert {loss.dtype for loss in found.values()} == {torch.float32}
+    for name, loss in found.items():
+        torch.testing.assert_close(loss, exact[name], rtol=0.02, atol=1e-3, msg=name)
+    exact, found = in_both(lambda: detector.eval().detect(image))
+    assert {one.boxes.dtype for one in found} | {one.scores.dtype for one in found} == {torch.float32}

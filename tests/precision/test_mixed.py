@@ -1,0 +1,51 @@
+"""The context of mixed precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medpretrain3d.precision.mixed import autocast
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_a_network_computes_in_the_precision_and_its_weights_stay_fp32(precision):
+    layer, seen = torch.nn.Linear(3, 3), []
+    layer.register_forward_hook(lambda _, __, found: seen.append(found.dtype))
+    with autocast(CPU, precision):
+        layer(torch.ones(2, 3)).float().sum().backward()
+    wanted = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+    assert seen == [wanted]
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_fp32_is_fp32_within_another_context_too():
+    with torch.autocast("cpu", torch.bfloat16), autocast(CPU, "32-true"):
+        assert torch.nn.Linear(3, 3)(torch.ones(2, 3)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("convolve", [F.conv3d, F.conv_transpose3d])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (4, 1, 4), (3, 3, 2)])
+def test_convolutions_of_short_maps_are_those_of_fp32(convolve, shape):
+    image, weight = torch.randn(1, 4, *shape), torch.randn(4, 4, 3, 3, 3, requires_grad=True)
+    convolve(image, weight, padding=1).square().sum().backward()
+    wanted, weight.grad = weight.grad, None
+    with autocast(CPU, "bf16-mixed"):
+        found = convolve(image.bfloat16(), weight, padding=1)
+        by_name = convolve(input=image.bfloat16(), weight=weight, padding=1)
+    assert found.dtype == torch.bfloat16  # the type that all others have
+    assert found.equal(by_name)
+    exact = convolve(image.bfloat16().float(), weight, padding=1)
+    assert found.equal(exact.bfloat16())
+    found.float().square().sum().backward()
+    torch.testing.assert_close(weight.grad, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
+def test_longer_maps_are_convolved_in_bf16():
+    image, weight = torch.randn(1, 4, 3, 3, 3), torch.randn(4, 4, 3, 3, 3)
+    with autocast(CPU, "bf16-mixed"):
+        found = F.conv3d(image, weight, padding=1)
+    assert not found.equal(F.conv3d(image, weight, padding=1).bfloat16())

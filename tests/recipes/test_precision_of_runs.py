@@ -1,0 +1,98 @@
+"""The precision of both stages through their programs: what is chosen, said, kept in `run.json` and gone on with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from finetune import __main__ as finetune_program
+from medpretrain3d.detection import Detector, RetinaNet, RetinaUNet
+from medpretrain3d.errors import UserError
+from medpretrain3d.precision import choice
+from medpretrain3d.precision.choice import ENVIRONMENT, PrecisionChoice
+from pretrain import __main__ as pretrain_program
+
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Set what a measurement says of this machine."""
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+
+    def say(precision, ratio):
+        monkeypatch.setattr(choice, "_of_device", lambda _: PrecisionChoice(precision, f"{ratio} x", ratio))
+
+    return say
+
+
+@pytest.fixture
+def fit(cube_store, tmp_path):
+    programs = {"pretrain": (pretrain_program, TINY_PRETRAIN), "finetune": (finetune_program, TINY_FINETUNE)}
+
+    def run(stage, *arguments):
+        program, recipe = programs[stage]
+        place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "run"]
+        program.main(["fit", *recipe, *place, "--trainer.accelerator", "cpu", *arguments])
+        return json.loads((tmp_path / "g" / "run" / "run.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measured, capsys):
+    measured("bf16-mixed", 1.8)
+    constant = (
+        "--model.optim.schedule",
+        "constant",
+        "--model.optim.warmup_steps",
+        "0",
+        "--trainer.val_check_interval",
+        "1",
+    )
+    facts = fit("pretrain", *constant, "--trainer.max_steps", "1")
+    assert "precision bf16-mixed: 1.8 x\n" in capsys.readouterr().out
+    assert (facts["precision"], facts["bf16_speed_ratio"]) == ("bf16-mixed", 1.8)
+    measured("32-true", 0.1)
+    facts = fit("pretrain", *constant, "--trainer.max_steps", "2")
+    told = "precision bf16-mixed: as this run began; a run that began here would take 32-true: 0.1 x\n"
+    assert told in capsys.readouterr().out
+    assert (facts["steps"], facts["precision"], facts["bf16_speed_ratio"]) == (2, "bf16-mixed", 1.8)
+    longer = (*constant, "--trainer.max_steps", "3")
+    with pytest.raises(UserError, match="another configuration: trainer.precision bf16-mixed -> 32-true; take"):
+        fit("pretrain", *longer, "--trainer.precision", "32-true")
+    assert fit("pretrain", *longer, "--trainer.precision", "bf16")["steps"] == 3  # the same, typed
+    measured("32-true", 0.1)
+    facts = fit("pretrain", *constant, "--trainer.max_steps", "1", "--run.restart", "true")
+    assert (facts["precision"], facts["bf16_speed_ratio"]) == ("32-true", 0.1)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_training_validation_and_test_run_in_what_is_typed(fit, measured, monkeypatch, capsys, precision):
+    measured("bf16-mixed" if precision == "32-true" else "32-true", 0.1)
+    ran = set()
+
+    def noting(method):
+        def wrapper(self, *args, **kwargs):
+            is_on = torch.is_autocast_enabled("cpu")
+            ran.add((method.__name__, torch.get_autocast_dtype("cpu") if is_on else torch.float32))
+            return method(self, *args, **kwargs)
+
+        return wrapper
+
+    for cls in (Detector, RetinaNet, RetinaUNet):
+        for name in {"losses", "detect"} & vars(cls).keys():
+            monkeypatch.setattr(cls, name, noting(vars(cls)[name]))
+    for cls in RetinaNet.__mro__[1:]:
+        for name in {"losses", "detect"} & vars(cls).keys():
+            monkeypatch.setattr(cls, name, noting(vars(cls)[name]))
+    facts = fit(
+        "finetune", "--trainer.precision", precision, "--model.optim.warmup_steps", "0", "--trainer.max_steps", "1"
+    )
+    wanted = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
+    assert ran == {("losses", wanted), ("detect", wanted)}
+    assert (facts["precision"], facts["bf16_speed_ratio"]) == (precision, None)
+    said = capsys.readouterr().out
+    assert f"precision {precision}: as trainer.precision says" in said
+    assert ("fp16 is emulated on CPUs" in said) == (precision == "16-mixed")
