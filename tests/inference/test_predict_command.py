@@ -362,3 +362,32 @@ def write_dicom(volume, folder):
         writer.KeepOriginalImageUIDOn()
         writer.SetFileName(str(folder / f"{volume.GetDepth() - number:02d}.dcm"))
         writer.Execute(plane)
+
+
+def test_boxes_in_bf16_are_those_of_fp32_to_its_rounding_and_what_is_typed_wins(bundle, scans, tmp_path, capsys):
+    scan = scans / "a_0000.nii.gz"
+    assert predict(bundle, tmp_path / "fp32", scan) == 0
+    assert "precision 32-true: " in capsys.readouterr().err  # whatever the machine chooses is said
+    assert predict(bundle, tmp_path / "bf16", scan, "--precision", "bf16") == 0
+    exact, rough = (cases(tmp_path / name)["a"] for name in ("fp32", "bf16"))
+    assert exact != rough
+    assert np.allclose(exact["scores"], rough["scores"], atol=0.01)
+    # Boxes whose scores tie to rounding may change places: each has one like it.
+    distance = np.abs(np.array(exact["boxes"])[:, None] - np.array(rough["boxes"])[None]).max(axis=2)
+    assert distance.min(axis=1).max() < 1.0  # mm, half a voxel
+
+
+def test_cases_of_another_precision_are_predicted_again(bundle, scans, tmp_path, capsys):
+    scan, out = scans / "a_0000.nii.gz", tmp_path / "out"
+    assert predict(bundle, out, scan, "--precision", "32-true") == 0
+    assert predict(bundle, out, scan, "--precision", "bf16-mixed") == 0
+    assert "taken from" not in capsys.readouterr().out
+    assert predict(bundle, out, scan, "--precision", "bf16-mixed") == 0
+    assert "1 of 1 scans taken from" in capsys.readouterr().out
+
+
+def test_a_precision_that_there_is_not_is_answered_with_those_there_are(bundle, scans, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        predict(bundle, tmp_path / "out", scans, "--precision", "bf16-true")
+    assert ended.value.code == 2
+    assert "wanted one of 32-true, bf16-mixed, 16-mixed" in capsys.readouterr().err

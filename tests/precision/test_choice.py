@@ -144,7 +144,7 @@ def test_other_names(asked, name):
 
 @pytest.mark.parametrize("asked", ["bf16-true", "64-true", "", "8"])
 def test_pure_half_precision_is_refused(asked):
-    with pytest.raises(UserError, match="trainer.precision: got .*, wanted one of 32-true, bf16-mixed, 16-mixed"):
+    with pytest.raises(UserError, match=r"trainer\.precision: got .*, wanted one of 32-true, bf16-mixed, 16-mixed"):
         precision_name(asked, "trainer.precision")
 
 

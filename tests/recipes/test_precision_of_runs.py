@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from finetune import __main__ as finetune_program
-from medpretrain3d.detection import Detector, RetinaNet, RetinaUNet
+from medpretrain3d.backbones import ResEnc
 from medpretrain3d.errors import UserError
 from medpretrain3d.precision import choice
 from medpretrain3d.precision.choice import ENVIRONMENT, PrecisionChoice
 from pretrain import __main__ as pretrain_program
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN
+
+ONE_STEP = ("--model.optim.warmup_steps", "0", "--trainer.val_check_interval", "1")
 
 
 @pytest.fixture
@@ -43,14 +45,7 @@ def fit(cube_store, tmp_path):
 
 def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measured, capsys):
     measured("bf16-mixed", 1.8)
-    constant = (
-        "--model.optim.schedule",
-        "constant",
-        "--model.optim.warmup_steps",
-        "0",
-        "--trainer.val_check_interval",
-        "1",
-    )
+    constant = ("--model.optim.schedule", "constant", *ONE_STEP)
     facts = fit("pretrain", *constant, "--trainer.max_steps", "1")
     assert "precision bf16-mixed: 1.8 x\n" in capsys.readouterr().out
     assert (facts["precision"], facts["bf16_speed_ratio"]) == ("bf16-mixed", 1.8)
@@ -60,7 +55,7 @@ def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measur
     assert told in capsys.readouterr().out
     assert (facts["steps"], facts["precision"], facts["bf16_speed_ratio"]) == (2, "bf16-mixed", 1.8)
     longer = (*constant, "--trainer.max_steps", "3")
-    with pytest.raises(UserError, match="another configuration: trainer.precision bf16-mixed -> 32-true; take"):
+    with pytest.raises(UserError, match=r"another configuration: trainer\.precision bf16-mixed -> 32-true; take"):
         fit("pretrain", *longer, "--trainer.precision", "32-true")
     assert fit("pretrain", *longer, "--trainer.precision", "bf16")["steps"] == 3  # the same, typed
     measured("32-true", 0.1)
@@ -71,27 +66,17 @@ def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measur
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_training_validation_and_test_run_in_what_is_typed(fit, measured, monkeypatch, capsys, precision):
     measured("bf16-mixed" if precision == "32-true" else "32-true", 0.1)
-    ran = set()
+    ran, forward = set(), ResEnc.forward
 
-    def noting(method):
-        def wrapper(self, *args, **kwargs):
-            is_on = torch.is_autocast_enabled("cpu")
-            ran.add((method.__name__, torch.get_autocast_dtype("cpu") if is_on else torch.float32))
-            return method(self, *args, **kwargs)
+    def noting(self, image):
+        found = forward(self, image)
+        ran.add((torch.is_inference_mode_enabled(), found[0].dtype))
+        return found
 
-        return wrapper
-
-    for cls in (Detector, RetinaNet, RetinaUNet):
-        for name in {"losses", "detect"} & vars(cls).keys():
-            monkeypatch.setattr(cls, name, noting(vars(cls)[name]))
-    for cls in RetinaNet.__mro__[1:]:
-        for name in {"losses", "detect"} & vars(cls).keys():
-            monkeypatch.setattr(cls, name, noting(vars(cls)[name]))
-    facts = fit(
-        "finetune", "--trainer.precision", precision, "--model.optim.warmup_steps", "0", "--trainer.max_steps", "1"
-    )
+    monkeypatch.setattr(ResEnc, "forward", noting)
+    facts = fit("finetune", "--trainer.precision", precision, "--trainer.max_steps", "1", *ONE_STEP)
     wanted = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
-    assert ran == {("losses", wanted), ("detect", wanted)}
+    assert ran == {(False, wanted), (True, wanted)}
     assert (facts["precision"], facts["bf16_speed_ratio"]) == (precision, None)
     said = capsys.readouterr().out
     assert f"precision {precision}: as trainer.precision says" in said

@@ -27,8 +27,8 @@ convolution eat up the gain, and the noise of a machine would decide."""
 HOPELESS = 0.5
 """Of the small convolution: below, the larger one is not waited for."""
 SMALL, LARGE = (16, 8), (32, 12)
-"""Channels and edge of the convolutions that are timed: 2 and 12 ms in fp32 on one core. Where bf16 is emulated the small
-one takes 4 to 20 ms in it, the large one 25 to 300."""
+"""Channels and edge of the convolutions that are timed: 2 and 12 ms in fp32 on one core. Where bf16 is emulated the
+small one takes 4 to 20 ms in it, the large one 25 to 300."""
 ROUNDS = (2, 3)
 """Of each. The quickest counts; the precisions take turns, so that other programs disturb both alike."""
 TOLERANCE = 0.02
