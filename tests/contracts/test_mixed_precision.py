@@ -22,7 +22,8 @@ def test_losses_of_objectives(cls):
 @pytest.mark.parametrize("cls", TINY_DETECTORS)
 def test_losses_and_boxes_of_detectors(cls):
     detector = tiny_detector(cls)
-    image = torch.rand(2, 1, 24, 24, 24, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    # Of this image the queries that a fresh DETR takes from its proposals are no tie that rounding would decide.
+    image = torch.rand(2, 1, 24, 24, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
     mask = torch.zeros(24, 24, 24, dtype=torch.long)
     mask[2:9, 3:9, 4:9] = 2
     some = Targets(torch.tensor([[2.0, 3, 4, 9, 9, 9]]), torch.tensor([1]), mask)
