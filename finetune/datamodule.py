@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import rank_zero_print
-from medpretrain3d.engine.loader import make_loader, run_position
+from medpretrain3d.engine.loader import device_of, make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
@@ -54,6 +54,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
         num_train_cases: or as a number of cases.
         num_workers: processes that read crops.
+        prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.
 
     Raises:
@@ -78,6 +79,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         label_fraction: PositiveShare = 1.0,
         num_train_cases: Count | None = None,
         num_workers: Workers = 1,
+        prefetch_factor: Count = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()
@@ -98,6 +100,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.balance_classes = balance_classes
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.seed = seed
         self.fold = fold
         self.split = self.store.all_splits.fold(fold)
@@ -160,7 +163,9 @@ class FinetuneData(Checked, L.LightningDataModule):
         order = CaseOrder(self.train_cases, self.seed)
         crops = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))
-        return make_loader(crops, batches, self.num_workers, crops.collate)
+        return make_loader(
+            crops, batches, self.num_workers, crops.collate, self.prefetch_factor, device_of(self.trainer)
+        )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the batch's crops on the device."""

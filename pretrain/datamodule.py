@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import rank_zero_print
-from medpretrain3d.engine.loader import make_loader, run_position
+from medpretrain3d.engine.loader import device_of, make_loader, run_position
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
@@ -50,6 +50,7 @@ class PretrainData(Checked, L.LightningDataModule):
         exclude: stores of what will be detected later: scans that they test or validate on are not trained on, under
             whatever name and at whatever spacing they are in the corpus.
         num_workers: processes that read crops.
+        prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.
 
     Raises:
@@ -73,6 +74,7 @@ class PretrainData(Checked, L.LightningDataModule):
         fold: Whole | None = None,
         exclude: list[str] | None = None,
         num_workers: Workers = 1,
+        prefetch_factor: Count = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()
@@ -90,6 +92,7 @@ class PretrainData(Checked, L.LightningDataModule):
         self.dataset_balance = dataset_balance
         self.augment_on: AugmentOn = augment_on
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.seed = seed
         chosen = training_cases(self.corpus, split, fold, [Store(path) for path in exclude or ()])
         for note in chosen.notes:
@@ -134,7 +137,9 @@ class PretrainData(Checked, L.LightningDataModule):
         order = CaseOrder(self.train_cases, self.seed, self.dataset_balance)
         crops = ImageCrops(order, reader, self.views, self.augment_on)
         batches = PositionBatches(self.batch_size, **run_position(self.trainer))
-        return make_loader(crops, batches, self.num_workers, crops.collate)
+        return make_loader(
+            crops, batches, self.num_workers, crops.collate, self.prefetch_factor, device_of(self.trainer)
+        )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return a crop of every held-out case, in batches as in training: a contrast takes several crops."""
@@ -145,7 +150,7 @@ class PretrainData(Checked, L.LightningDataModule):
         place = run_position(self.trainer)
         num_batches = -(-len(self.val_cases) // (self.batch_size * place["world_size"]))
         batches = PositionBatches(self.batch_size, num_batches, place["rank"], place["world_size"])
-        return make_loader(crops, batches, 0, crops.collate)
+        return make_loader(crops, batches, 0, crops.collate, device=device_of(self.trainer))
 
     def _with_labels(self, cases: list[CaseRef]) -> list[CaseRef]:
         """Return the cases to show: all, unless the views leave out those without labels."""

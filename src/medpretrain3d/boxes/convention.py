@@ -7,11 +7,15 @@ carry their frame in the name (`boxes_lps_mm`) and are `(x0, y0, z0, x1, y1, z1)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from medpretrain3d.transfer import pinned, sent
 
 
 @dataclass
@@ -38,10 +42,14 @@ class Targets:
 
     def to(self, device: torch.device | str) -> Targets:
         """Return the same targets on another device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        ignore = None if self.ignore is None else self.ignore.to(device)
-        seed = None if self.seed is None else self.seed.to(device)
-        return Targets(self.boxes.to(device), self.labels.to(device), mask, ignore, seed)
+        return self._each(partial(sent, device=device))
+
+    def pin_memory(self) -> Targets:
+        """Return the same targets in pinned memory, from which `to` copies while the host goes on."""
+        return self._each(pinned)
+
+    def _each(self, of: Callable[[Any], Any]) -> Targets:
+        return Targets(*(of(getattr(self, one.name)) for one in fields(self)))
 
 
 @dataclass

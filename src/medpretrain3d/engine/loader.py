@@ -17,14 +17,26 @@ def make_loader(
     batches: Sampler[list[int]],
     num_workers: int,
     collate: Callable[[list[Any]], Any] | None = None,
+    prefetch_factor: int = 2,
+    device: torch.device | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader over the batches of a sampler, in their order."""
+    """Return a loader over the batches of a sampler, in their order.
+
+    Args:
+        dataset: of the samples at the positions.
+        batches: hands out positions.
+        num_workers: processes that read; 0 reads in this one.
+        collate: makes a batch of samples.
+        prefetch_factor: batches that each worker reads ahead.
+        device: where batches go; for a GPU they are put into pinned memory, from which copies go on beside the host.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=prefetch_factor if num_workers else None,
+        pin_memory=device is not None and device.type == "cuda",
         persistent_workers=num_workers > 0,
         generator=torch.Generator(),  # which else is the global one: how often it was asked would depend on the sitting
         worker_init_fn=begin_worker,
@@ -52,3 +64,9 @@ def run_position(trainer: L.Trainer | None) -> RunPosition:
         "world_size": trainer.world_size,
         "first_batch": trainer.global_step * trainer.accumulate_grad_batches,
     }
+
+
+def device_of(trainer: L.Trainer | None) -> torch.device:
+    """Return the device of this process."""
+    assert trainer is not None, "the data module belongs to a trainer"
+    return trainer.strategy.root_device

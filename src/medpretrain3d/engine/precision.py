@@ -89,9 +89,9 @@ class MixedPrecisionOnCPU(MixedPrecision):
     """Lightning's mixed precision with the context that prediction has too."""
 
     @contextmanager
-    def forward_context(self) -> Iterator[None]:  # type: ignore[override]  # a generator is one
+    def forward_context(self) -> Iterator[None]:
         """Run a step of training, validation or test."""
-        with autocast(torch.device("cpu"), self.precision, cache_enabled=False):
+        with autocast(torch.device("cpu"), precision_name(self.precision), cache_enabled=False):
             yield
 
 
@@ -101,9 +101,9 @@ class SamePrecision(L.Callback):
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Ask the first process, before anything is computed."""
         own = trainer.precision
-        agreed: Precision = trainer.strategy.broadcast(own)
+        agreed = trainer.strategy.broadcast(own)
         if agreed != own:
-            trainer.strategy.precision_plugin = precision_plugin(agreed, trainer.strategy.root_device.type)
+            trainer.strategy.precision_plugin = precision_plugin(precision_name(agreed), trainer.strategy.root_device.type)
 
 
 def _written(config: Path) -> str | None:

@@ -51,6 +51,7 @@ from medpretrain3d.engine.requeue import leave_requeue_alone, requeue
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.stage_parser import StageParser, one_line
+from medpretrain3d.engine.strategy import strategy_used
 from medpretrain3d.engine.throughput import Throughput
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
@@ -214,6 +215,7 @@ class StageCLI(LightningCLI):
             if name not in ("devices", "accelerator"):  # which Lightning finds itself
                 kwargs.setdefault(name, value)
         kwargs.setdefault("precision", None)
+        kwargs.setdefault("strategy", strategy_used(asked))
         interval = asked.get("val_check_interval")
         if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
             kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))

@@ -20,6 +20,7 @@ from medpretrain3d.loading.sampling import CropSampler
 from medpretrain3d.loading.spatial_transform import IDENTITY, Patch, SpatialTransform, apply_transform
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.transfer import pinned, sent
 
 AugmentOn = Literal["workers", "device"]
 """Where crops are transformed: on the processes that read them, or on the device that trains."""
@@ -43,7 +44,11 @@ class DeferredCrop:
 
     def to(self, device: torch.device | str) -> DeferredCrop:
         """Return the same crop on another device."""
-        return replace(self, voxels=self.voxels.to(device))
+        return replace(self, voxels=sent(self.voxels, device))
+
+    def pin_memory(self) -> DeferredCrop:
+        """Return the same crop in pinned memory, from which `to` copies while the host goes on."""
+        return replace(self, voxels=pinned(self.voxels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +87,11 @@ class DeferredLabels:
 
     def to(self, device: torch.device | str) -> DeferredLabels:
         """Return the same map on another device."""
-        return replace(self, voxels=self.voxels.to(device), value_of=self.value_of.to(device))
+        return replace(self, voxels=sent(self.voxels, device), value_of=sent(self.value_of, device))
+
+    def pin_memory(self) -> DeferredLabels:
+        """Return the same map in pinned memory, see `DeferredCrop`."""
+        return replace(self, voxels=pinned(self.voxels), value_of=pinned(self.value_of))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, Def
 from medpretrain3d.loading.sampling import CaseOrder, object_start
 from medpretrain3d.loading.spatial_transform import Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.case import Case
+from medpretrain3d.transfer import sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +59,16 @@ class DeferredObjects:
 
     def to(self, device: torch.device | str) -> DeferredObjects:
         """Return the same sample on another device."""
-        moved = {one.name: getattr(self, one.name) for one in fields(self)}
-        return replace(self, **{name: value.to(device) for name, value in moved.items() if hasattr(value, "to")})
+        return self._each(lambda one: sent(one, device) if isinstance(one, Tensor) else one.to(device))
+
+    def pin_memory(self) -> DeferredObjects:
+        """Return the same sample in pinned memory, from which `to` copies while the host goes on."""
+        return self._each(lambda one: one.pin_memory())
+
+    def _each(self, of: Callable[[Any], Any]) -> DeferredObjects:
+        """Return the sample with something done to all that holds voxels or boxes."""
+        held = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: of(value) for name, value in held.items() if hasattr(value, "to")})
 
 
 class ObjectCrops(Dataset[Any]):

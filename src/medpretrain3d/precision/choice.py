@@ -153,7 +153,7 @@ def is_bf16_emulated(capabilities: Mapping[str, Any]) -> bool:
 def has_native_bf16(device: torch.device) -> bool:
     """Return whether a GPU computes in bf16 itself."""
     with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def milliseconds(channels: int, edge: int, in_bf16: bool) -> float:
