@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.timing import HEADER
 from medpretrain3d.engine.run import git_sha, machine
+from medpretrain3d.precision.choice import choose_precision
 
 SCAFFOLD = {"__init__", "__main__", "timing", "memory", "peers"}
 
@@ -23,6 +24,7 @@ if __name__ == "__main__":
     if unknown := sorted(set(chosen) - set(names)):
         raise SystemExit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(names)}")
     print(f"commit {git_sha()}, {machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(choose_precision("cpu"))
     print(HEADER)
     for name in chosen:
         for row in import_module(f"benchmarks.{name}").rows():

@@ -15,6 +15,9 @@ from benchmarks.timing import Row, race
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.mixed import autocast
+from medpretrain3d.precision.names import Precision
 
 FIRST_LEVEL = 2
 BASE = [(6.0, 6.0, 6.0), (8.0, 8.0, 8.0), (10.0, 10.0, 10.0)]
@@ -29,6 +32,7 @@ def rows() -> Iterator[Row]:
     def detector(cls: type[RetinaNet], width: int, convs: int) -> Detector:
         return cls(ResEnc("XS"), 1, anchors, FIRST_LEVEL, fpn_channels=width, head_convs=convs)
 
+    chosen = choose_precision("cpu").precision  # what a run takes; MONAI's users get fp32 unless they ask for less
     default = _monai_step(256, image)
     peer = "monai RetinaNetDetector"
     for name, ours in (
@@ -37,14 +41,15 @@ def rows() -> Iterator[Row]:
         ("FCOS", FCOS(ResEnc("XS"), 1)),
         ("Deformable DETR", DeformableDETR(ResEnc("XS"), 1, num_levels=3)),
     ):
-        yield race(f"step at 64^3, {name}, all defaults", peer, default, _step(ours, image), rounds=3)
+        work = f"step at 64^3, {name}, all defaults, {chosen}"
+        yield race(work, peer, default, _step(ours, image, chosen), rounds=3)
     equal = _monai_step(128, image)
     for name, cls in (("RetinaNet", RetinaNet), ("Retina U-Net, which also segments", RetinaUNet)):
-        ours = _step(detector(cls, 128, 4), image)
+        ours = _step(detector(cls, 128, 4), image, "32-true")
         yield race(f"step at 64^3, {name}", "monai, both 4 convs of 128", equal, ours, rounds=3)
 
 
-def _step(detector: Detector, image: Tensor) -> Callable[[], None]:
+def _step(detector: Detector, image: Tensor, precision: Precision) -> Callable[[], None]:
     mask = torch.zeros(image.shape[2:], dtype=torch.long)
     for d0, h0, w0, d1, h1, w1 in BOXES.long().tolist():
         mask[d0:d1, h0:h1, w0:w1] = 1
@@ -52,7 +57,9 @@ def _step(detector: Detector, image: Tensor) -> Callable[[], None]:
 
     def run() -> None:
         detector.zero_grad()
-        torch.stack(list(detector.losses(image, targets).values())).sum().backward()
+        with autocast(image.device, precision):
+            losses = detector.losses(image, targets)
+        torch.stack(list(losses.values())).sum().backward()
 
     return run
 

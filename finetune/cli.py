@@ -13,6 +13,7 @@ from finetune.datamodule import FinetuneData
 from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.errors import UserError
@@ -24,6 +25,11 @@ class FinetuneCLI(StageCLI):
     def resolve(self, config: Namespace, is_said: bool) -> None:
         """Take from the encoder's file what the recipe leaves to it."""
         follow_pretraining(config, *((rank_zero_print, rank_zero_warn) if is_said else (_quiet, _quiet)))
+
+    def backbone(self) -> Backbone:
+        """Return the detector's."""
+        result: Backbone = self.model.detector.backbone
+        return result
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.datamodule import PretrainData
@@ -28,6 +29,15 @@ class PretrainCLI(StageCLI):
     def callbacks(self) -> list[L.Callback]:
         """Return pictures while it trains."""
         return [*super().callbacks(), Previews(self.run.folder / "previews")]
+
+    def backbone(self) -> Backbone:
+        """Return the objective's."""
+        result: Backbone = self.model.objective.backbone
+        return result
+
+    def has_static_shapes(self) -> bool:
+        """Whether every batch of these views has the same shape."""
+        return bool(self.datamodule.views.has_static_shapes)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""

@@ -391,3 +391,11 @@ def test_a_precision_that_there_is_not_is_answered_with_those_there_are(bundle, 
         predict(bundle, tmp_path / "out", scans, "--precision", "bf16-true")
     assert ended.value.code == 2
     assert "wanted one of 32-true, bf16-mixed, 16-mixed" in capsys.readouterr().err
+
+
+def test_the_layout_of_convolutions_changes_no_box(bundle, scans, tmp_path):
+    found = {}
+    for name, options in (("plain", []), ("laid_out", ["--channels-last"])):
+        assert predict(bundle, tmp_path / name, scans / "a_0000.nii.gz", *options) == 0
+        found[name] = np.array(cases(tmp_path / name)["a"]["boxes"])
+    np.testing.assert_allclose(found["laid_out"], found["plain"], atol=1e-2)

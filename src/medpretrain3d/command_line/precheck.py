@@ -23,8 +23,8 @@ from medpretrain3d.plugins import GROUP, OPTION, VARIABLE
 from medpretrain3d.values import fits, shown, wanted
 
 CLASSES = {
-    "pretrain": {"model": "PretrainModule", "data": "PretrainData", "run": "RunConfig"},
-    "finetune": {"model": "FinetuneModule", "data": "FinetuneData", "run": "RunConfig"},
+    "pretrain": {"model": "PretrainModule", "data": "PretrainData", "run": "RunConfig", "device": "DeviceConfig"},
+    "finetune": {"model": "FinetuneModule", "data": "FinetuneData", "run": "RunConfig", "device": "DeviceConfig"},
 }
 """What stands below the keys of each stage, beside `trainer`."""
 PLAIN = ("seed_everything", "plugins", "ckpt_path", "weights_only", "config", BASE)

@@ -75,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add_precision(parser)
     parser.add_argument(
+        "--channels-last", action="store_true", help="lay out convolutions for tensor cores (docs/howto/gpu.md)"
+    )
+    parser.add_argument(
         "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
     )
 
@@ -119,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
-    predictor = Predictor(bundles, args.device, changes, args.batch_size, args.precision)
+    predictor = Predictor(bundles, args.device, changes, args.batch_size, args.precision, args.channels_last)
     tell_precision(args.precision, predictor.device)
     with_masks = "masks" in args.format
     if with_masks:

@@ -103,7 +103,9 @@ class SamePrecision(L.Callback):
         own = trainer.precision
         agreed = trainer.strategy.broadcast(own)
         if agreed != own:
-            trainer.strategy.precision_plugin = precision_plugin(precision_name(agreed), trainer.strategy.root_device.type)
+            trainer.strategy.precision_plugin = precision_plugin(
+                precision_name(agreed), trainer.strategy.root_device.type
+            )
 
 
 def _written(config: Path) -> str | None:

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.checkpoint_files import (
@@ -33,6 +34,7 @@ from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
+from medpretrain3d.engine.device import DeviceConfig
 from medpretrain3d.engine.distributed import global_rank, rank_zero_print
 from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
@@ -112,6 +114,7 @@ class StageCLI(LightningCLI):
             help="packages of your own whose classes the recipe names (docs/extending.md); repeatable",
         )
         parser.add_class_arguments(RunConfig, "run")
+        parser.add_class_arguments(DeviceConfig, "device")
         parser.link_arguments("seed_everything", "data.seed")
 
     def before_instantiate_classes(self) -> None:
@@ -216,12 +219,16 @@ class StageCLI(LightningCLI):
                 kwargs.setdefault(name, value)
         kwargs.setdefault("precision", None)
         kwargs.setdefault("strategy", strategy_used(asked))
+        device_type = device_of(asked).type
+        DeviceConfig(**vars(self._get(self.config_init, "device"))).apply(self.model, self.backbone(), device_type)
+        if device_type == "cuda" and asked.get("benchmark") is None and not asked.get("deterministic"):
+            kwargs.setdefault("benchmark", self.has_static_shapes())  # else each new shape would be timed
         interval = asked.get("val_check_interval")
         if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
             kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
         plugins = asked.get("plugins") or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
-        own = [precision_plugin(self.precision.precision, device_of(asked).type), CheckpointFiles()]
+        own = [precision_plugin(self.precision.precision, device_type), CheckpointFiles()]
         kwargs.setdefault("plugins", [*plugins, *own])
         try:
             trainer = super().instantiate_trainer(**kwargs)
@@ -233,6 +240,14 @@ class StageCLI(LightningCLI):
         signals.farewell = partial(_farewell, run)
         rank_zero_print(str(self.precision))
         return trainer
+
+    def backbone(self) -> Backbone:
+        """Return the backbone that is trained."""
+        raise NotImplementedError("a stage says where its backbone is")
+
+    def has_static_shapes(self) -> bool:
+        """Whether all batches of training have the same shape."""
+        return True
 
     def callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run of this stage, beside those of its recipe."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from medpretrain3d.channels_last import to_channels_last
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
@@ -39,6 +40,7 @@ class Predictor:
         changes: fields of `InferenceConfig` in which every member shall differ from its bundle.
         batch_size: tiles per forward pass; `None` is what suits the device (`detect_tiles`).
         precision: of the networks; `None` is what suits the device, see `choose_precision`.
+        channels_last: keep the channels of a voxel beside each other, which suits convolutions on tensor cores.
 
     Raises:
         UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
@@ -66,6 +68,7 @@ class Predictor:
         changes: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
         precision: Precision | None = None,
+        channels_last: bool = False,
     ) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         _check_members(self.bundles)
@@ -76,6 +79,8 @@ class Predictor:
         self.precision: Precision = precision or choose_precision(self.device).precision
         for bundle in self.bundles:
             bundle.detector.to(self.device).eval()
+            if channels_last:
+                to_channels_last(bundle.detector)
 
     @property
     def config(self) -> InferenceConfig:

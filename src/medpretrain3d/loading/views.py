@@ -33,6 +33,8 @@ class Views(Configurable):
     """
 
     unlabeled: Unlabeled = "error"
+    has_static_shapes: bool = True
+    """Whether all batches of as many samples have the same shape."""
 
     def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
         """Return names of the classes that labels stand for, of each data set on its own."""
@@ -169,6 +171,8 @@ class GridAndTargets(Views):
     Raises:
         UserError: an empty grid or no targets.
     """
+
+    has_static_shapes = False
 
     def __init__(self, grid: Steps = (1, 4, 4), num_targets: Counts = (2, 8)) -> None:
         if min(grid) < 1 or not 1 <= num_targets[0] <= num_targets[1]:
