@@ -74,6 +74,18 @@ def test_unknown_emulation_is_found_by_the_small_probe_alone():
     assert {one[:2] for one in timing.asked} == {SMALL}
 
 
+@pytest.mark.parametrize(("threads", "edge"), [(1, 12), (2, 15), (8, 24), (64, 48), (256, 48)])
+def test_each_thread_has_as_much_to_do(threads, edge):
+    asked = set()
+
+    def timing(channels, edge, in_bf16):
+        asked.add((channels, edge))
+        return 1.0
+
+    choose_for_cpu(ZEN_4, timing, lambda: "", threads)
+    assert asked == {SMALL, (LARGE[0], edge)}
+
+
 def test_wrong_gradients_are_not_taken_however_quick():
     found = chosen(fault="gradients differ")
     assert found.precision == "32-true"

@@ -28,7 +28,9 @@ HOPELESS = 0.5
 """Of the small convolution: below, the larger one is not waited for."""
 SMALL, LARGE = (16, 8), (32, 12)
 """Channels and edge of the convolutions that are timed: 2 and 12 ms in fp32 on one core. Where bf16 is emulated the
-small one takes 4 to 20 ms in it, the large one 25 to 300."""
+small one takes 4 to 20 ms in it, the large one 25 to 300. The large one grows with the number of threads, which would
+otherwise wait for each other more than they compute."""
+MOST_THREADS = 64
 ROUNDS = (2, 3)
 """Of each. The quickest counts; the precisions take turns, so that other programs disturb both alike."""
 TOLERANCE = 0.02
@@ -91,27 +93,31 @@ def note_on(precision: Precision, device: torch.device | str) -> str:
 def _of_device(device: str) -> PrecisionChoice:
     kind = torch.device(device).type
     if kind == "cpu":
-        return choose_for_cpu(torch.cpu.get_capabilities(), milliseconds, bf16_fault)
+        return choose_for_cpu(torch.cpu.get_capabilities(), milliseconds, bf16_fault, torch.get_num_threads())
     if kind == "cuda":
         at = torch.device(device)
         return choose_for_gpu(has_native_bf16(at), torch.cuda.get_device_capability(at))
     return PrecisionChoice("32-true", f"half precision was never tried on {kind}")
 
 
-def choose_for_cpu(capabilities: Mapping[str, Any], timing: Timing, fault: Callable[[], str]) -> PrecisionChoice:
+def choose_for_cpu(
+    capabilities: Mapping[str, Any], timing: Timing, fault: Callable[[], str], num_threads: int = 1
+) -> PrecisionChoice:
     """Return the precision for a processor.
 
     Args:
         capabilities: as `torch.cpu.get_capabilities` gives them.
         timing: measures a convolution.
         fault: what is wrong about bf16 here, empty if nothing is; asked where bf16 would be taken.
+        num_threads: that compute.
     """
     ratio = _ratio(timing, *SMALL, ROUNDS[0])
     if is_bf16_emulated(capabilities):
         reason = f"this processor has no bf16 instructions and emulates them: {_ratio_in_words(ratio)}"
         return PrecisionChoice("32-true", reason, ratio)
     if ratio >= HOPELESS:
-        ratio = _ratio(timing, *LARGE, ROUNDS[1])
+        channels, edge = LARGE
+        ratio = _ratio(timing, channels, round(edge * min(num_threads, MOST_THREADS) ** (1 / 3)), ROUNDS[1])
     if ratio < MARGIN:
         reason = f"bf16 does not pay on this processor: {_ratio_in_words(ratio)}, it would from {MARGIN:g} on"
         return PrecisionChoice("32-true", reason, ratio)
