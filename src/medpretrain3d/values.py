@@ -184,7 +184,7 @@ def wanted(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(wanted(part) for part in parts))
     if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+        return f"one of {', '.join(dict.fromkeys(map(str, parts)))}" if len(parts) > 1 else str(parts[0])
     if hint is None or hint is type(None):
         return "null"
     if origin is tuple and (len(parts) != 2 or parts[1] is not Ellipsis):

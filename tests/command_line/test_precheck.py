@@ -58,6 +58,12 @@ def test_a_word_that_is_neither_is_said():
         ("--model.objective.backbone.class_path ResEncc", "did you mean 'ResEnc'?"),
         ("--model.objective.init_args.backbone.init_args.preset XXXS", "ResEnc: got preset 'XXXS', wanted one of XXS"),
         ("--run.wandb on", "got wandb True, wanted one of auto"),
+        ("--device cuda", "device: got 'cuda', wanted options of it, such as --device.tf32"),
+        ("--device.tf32 yes", "DeviceConfig: got tf32"),
+        (
+            "--trainer.precision bf16-true",
+            "got precision 'bf16-true', wanted one of 32-true, bf16-mixed, 16-mixed, 32,",
+        ),
         ("--data.views TwoViews --data.views.init_args.x 1", "unknown key 'x'"),
     ],
 )
@@ -134,6 +140,12 @@ def test_signatures_are_those_of_the_classes():
         assert set(signature.parameters) == set(names), cls
         assert None not in signature.parameters.values(), f"the types of {cls.__name__} are not all known"
     assert {"max_steps", "devices", "callbacks"} < trainer_options()
+
+
+def test_a_class_that_derives_from_another_of_its_name_takes_what_that_takes():
+    (signature,) = signatures("Conv3d")  # of `torch.nn.Conv3d`
+    assert signature.is_open
+    assert signature.bases == ()
 
 
 def test_a_wrong_configuration_costs_no_import_of_torch(tmp_path):

@@ -65,6 +65,11 @@ class Precheck:
                 value = _loaded(value) if isinstance(value, Word) else value
                 if isinstance(value, Mapping):
                     self._members(value, signature, name)
+                elif value is not None and not (isinstance(value, str) and Path(value).is_file()):
+                    raise UserError(
+                        f"configuration: {name}: got {shown(value)}, wanted options of it, such as "
+                        f"--{name}.{next(iter(signature.parameters))} ({self._source})"
+                    )
             elif name not in (*PLAIN, "trainer"):
                 raise self._unknown(name, self._tail(name, value), "", [*self._roots, "trainer", *PLAIN[:-1]])
 

@@ -96,13 +96,14 @@ def trainer_options() -> frozenset[str]:
 
 def _signature(path: Path, name: str) -> Signature:
     node = _class_in(path, name)
-    bases = tuple(_last_name(base) for base in node.bases)
+    named = [_last_name(base) for base in node.bases]
+    bases = tuple(base for base in named if base != name)  # `class Conv3d(nn.Conv3d)` derives from another one
     is_dataclass = any("dataclass" in ast.unparse(one) for one in node.decorator_list)
     inherited = [one for base in bases for one in signatures(base)]
     is_dataclass = is_dataclass or any(one.is_dataclass for one in inherited)
     known = {key: hint for one in reversed(inherited) for key, hint in one.parameters.items()}
     is_open = any(one.is_open for one in inherited) or any(
-        base not in HARMLESS and not files_of_classes().get(base) for base in bases
+        base not in HARMLESS and (base == name or not files_of_classes().get(base)) for base in named
     )
     defaults = {key: text for one in reversed(inherited) for key, text in one.defaults.items()}
     texts = {key: text for one in reversed(inherited) for key, text in one.texts.items()} | _texts(node)
