@@ -16,7 +16,7 @@ from benchmarks.timing import HEADER
 from medpretrain3d.engine.run import git_sha, machine
 from medpretrain3d.precision.choice import choose_precision
 
-SCAFFOLD = {"__init__", "__main__", "timing", "memory", "peers"}
+SCAFFOLD = {"__init__", "__main__", "timing", "memory", "peers", "coverage"}
 
 if __name__ == "__main__":
     names = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - SCAFFOLD)

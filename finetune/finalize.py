@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
             for index, picture in enumerate(pictures[:8]):  # a panel each, because wandb wants those of one panel alike
                 logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
     low, high = metrics["intervals"][LOGGED_METRICS["mAP"]]
-    print(f"test, {len(ordered)} volumes: mAP {metrics[LOGGED_METRICS['mAP']]:.3f} [{low:.3f}, {high:.3f}]", end="")
+    interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    print(f"test, {len(ordered)} volumes: mAP {metrics[LOGGED_METRICS['mAP']]:.3f}{interval}", end="")
     print(f", AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}; {module.seen}")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.bootstrap import check_resampling, percentile_interval, scan_weights, two_sided_p
+from medpretrain3d.evaluation.bootstrap import Resampling, check_resampling, scan_weights
 
 
 def test_each_replicate_draws_as_many_scans_as_there_are():
@@ -20,21 +20,34 @@ def test_a_seed_gives_its_scans():
     assert (scan_weights(7, 5, seed=3) != scan_weights(7, 5, seed=4)).any()
 
 
-def test_the_interval_is_the_central_share():
-    replicates = np.stack([np.arange(101.0), np.full(101, np.nan)], axis=1)
-    replicates[50, 1] = 4.0
-    assert percentile_interval(replicates, 0.9) == pytest.approx(np.array([[5.0, 4.0], [95.0, 4.0]]))
-    assert np.isnan(percentile_interval(np.full((3, 1), np.nan), 0.9)).all()
+def mean_of(values):
+    return lambda weights: {"share": weights @ values / weights.sum(axis=1), "rate": 9 * (weights @ values)}
 
 
-def test_p_of_ten_replicates():
-    # One of nine at or below 0: 2 (1 + 1) / (1 + 9).
-    assert two_sided_p(np.array([-1.0] + [1.0] * 8)) == pytest.approx(0.4)
-    assert two_sided_p(np.array([1.0] + [-1.0] * 8)) == pytest.approx(0.4)
-    assert two_sided_p(np.ones(9)) == pytest.approx(0.2)  # never 0
-    assert two_sided_p(np.zeros(9)) == 1
-    assert two_sided_p(np.array([np.nan] + [1.0] * 9)) == pytest.approx(0.2)
-    assert np.isnan(two_sided_p(np.array([np.nan])))
+def test_intervals_come_with_every_number_and_are_none_below_ten_scans():
+    values, intervals = Resampling().estimate(mean_of(np.linspace(0, 1, 12)), 12, rates=("rate",))
+    assert values["share"] == pytest.approx(0.5)
+    assert 0 < intervals["share"][0] < 0.5 < intervals["share"][1] < 1
+    assert intervals["rate"][1] > 54  # a rate has no upper limit
+    few = Resampling().estimate(mean_of(np.linspace(0, 1, 9)), 9)[1]
+    assert np.isnan(few["share"]).all()
+    assert Resampling(0).estimate(mean_of(np.linspace(0, 1, 12)), 12)[1] == {}
+
+
+def test_what_rests_on_few_of_many_scans_has_no_interval():
+    metrics = mean_of(np.linspace(0, 1, 30))
+    intervals = Resampling().estimate(metrics, 30, num_behind=lambda name: 3 if name == "rate" else 30)[1]
+    assert np.isnan(intervals["rate"]).all()
+    assert not np.isnan(intervals["share"]).any()
+
+
+def test_what_does_not_exist_without_one_of_the_scans_has_no_interval():
+    def metrics(weights):
+        return {"curve": np.stack([np.where(weights[:, 0] > 0, 0.5, np.nan), np.full(len(weights), 0.25)], axis=1)}
+
+    curve = Resampling().estimate(metrics, 20)[1]["curve"]
+    assert np.isnan(curve[0]).all()
+    assert not np.isnan(curve[1]).any()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from medpretrain3d.evaluation.comparison import COMPARED
 from medpretrain3d.evaluation.detection import MAP_KEY, froc_score_key
 
 BOX = np.array([[0.0, 0, 0, 4, 4, 4]])
-TARGETS = [TargetCase(str(scan), BOX, np.array([0])) for scan in range(8)]
+TARGETS = [TargetCase(str(scan), BOX, np.array([0])) for scan in range(12)]
 
 
 def found(hits):
@@ -21,35 +21,36 @@ def found(hits):
 
 
 def test_nothing_differs_from_itself():
-    result = compare(found([1, 0] * 4), found([1, 0] * 4), TARGETS, ["a"], num_bootstrap=50)
+    result = compare(found([1, 0] * 6), found([1, 0] * 6), TARGETS, ["a"], num_bootstrap=50)
     assert set(result["differences"]) == set(COMPARED)
     for row in result["differences"].values():
         assert row["difference"] == 0
         assert row["interval"] == [0, 0]
-        assert row["p_value"] == 1
+        assert row["p_value"] == row["p_corrected"] == 1
 
 
-def test_all_against_none_differs_by_1_in_every_replicate():
-    result = compare(found([0] * 8), found([1] * 8), TARGETS, ["a"], num_bootstrap=99)
+def test_all_against_none_differs_by_1_without_any_scan():
+    result = compare(found([0] * 12), found([1] * 12), TARGETS, ["a"], num_bootstrap=99)
     for row in result["differences"].values():
         assert (row["a"], row["b"], row["difference"]) == pytest.approx((0, 1, 1))
         assert row["interval"] == pytest.approx([1, 1])
-        assert row["p_value"] == pytest.approx(2 / 100)
+        assert row["p_value"] == pytest.approx(2 / 2**12)  # exact
+        assert row["p_corrected"] == pytest.approx(7 * 2 / 2**12)
 
 
 def test_swapping_the_two_turns_the_sign():
-    a, b = found([1, 1, 0, 0, 1, 0, 1, 0]), found([1, 1, 1, 0, 1, 0, 1, 1])
+    a, b = found([1, 1, 0, 0, 1, 0] * 2), found([1, 1, 1, 0, 1, 1] * 2)
     there = compare(a, b, TARGETS, ["a"], num_bootstrap=200)["differences"][MAP_KEY]
     back = compare(b, a, TARGETS, ["a"], num_bootstrap=200)["differences"][MAP_KEY]
     assert there["difference"] > 0
     assert there["difference"] == pytest.approx(-back["difference"])
     assert there["interval"] == pytest.approx([-back["interval"][1], -back["interval"][0]])
     assert there["p_value"] == back["p_value"]
-    assert there["interval"][0] >= 0  # b finds what a finds, in every replicate
+    assert there["interval"][0] < there["difference"] < there["interval"][1]
 
 
 def test_the_two_sides_are_those_of_evaluate():
-    a, b = found([1, 0, 1, 1, 0, 1, 0, 1]), found([0, 0, 1, 1, 1, 1, 0, 1])
+    a, b = found([1, 0, 1, 1, 0, 1] * 2), found([0, 0, 1, 1, 1, 1] * 2)
     result = compare(a, b, TARGETS, ["a"], num_bootstrap=5)["differences"]
     for key in (MAP_KEY, froc_score_key(0.1)):
         assert result[key]["a"] == evaluate(a, TARGETS, ["a"], num_bootstrap=0)[key]
@@ -58,4 +59,22 @@ def test_the_two_sides_are_those_of_evaluate():
 
 def test_a_comparison_needs_replicates():
     with pytest.raises(UserError, match="at least 1"):
-        compare(found([1] * 8), found([1] * 8), TARGETS, ["a"], num_bootstrap=0)
+        compare(found([1] * 12), found([1] * 12), TARGETS, ["a"], num_bootstrap=0)
+
+
+def test_few_scans_have_an_exact_p_and_no_interval():
+    wanted, a, b = TARGETS[:8], found([0] * 8), found([1] * 8)
+    result = compare(a, b, wanted, ["a"])
+    row = result["differences"][MAP_KEY]
+    assert np.isnan(row["interval"]).all()
+    assert row["p_value"] == 2 / 2**8
+    assert "says nothing about the method" in result["notes"][-1]
+
+
+def test_the_seed_draws_the_sign_flips_and_nothing_else():
+    targets = [TargetCase(str(scan), BOX, np.array([0])) for scan in range(16)]
+    a, b = found([1, 0, 0, 1] * 4), found([1, 1, 0, 1, 0, 1, 1, 1] * 2)
+    rows = [compare(a, b, targets, ["a"], 99, seed=seed)["differences"][MAP_KEY] for seed in (0, 0, 1)]
+    assert rows[0] == rows[1]
+    assert rows[0]["interval"] == rows[2]["interval"]
+    assert rows[0]["p_value"] != rows[2]["p_value"]

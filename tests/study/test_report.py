@@ -3,6 +3,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ from PIL import Image
 
 from medpretrain3d import cli
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets
+from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.study.report import make_report, write_report
 from medpretrain3d.study.run import find_runs
 
-NUM_CASES = 4
+NUM_CASES = 12
 OBJECT = [10.0, 10, 10, 20, 20, 20]
 
 
@@ -43,30 +45,36 @@ def write_picture(path: Path) -> None:
     Image.fromarray(np.zeros((8, 12, 3), np.uint8)).save(path)
 
 
-def write_test(folder: Path, shift: float, case_prefix: str = "case") -> dict[str, Any]:
-    """Test files of a detector whose boxes are all `shift` voxels beside the objects."""
-    cases = [f"{case_prefix}{i}" for i in range(NUM_CASES)]
-    targets = [{"case": case, "boxes": [OBJECT], "labels": [0]} for case in cases]
-    found = [
-        {
-            "case": case,
-            "boxes": [[OBJECT[0] + shift, *OBJECT[1:3], OBJECT[3] + shift, *OBJECT[4:]]],
-            "scores": [0.5 + i / 10],
-        }
-        for i, case in enumerate(cases)
+@cache
+def scored(shift: float, case_prefix: str, num_cases: int) -> dict[str, dict[str, Any]]:
+    """Test documents of a detector whose boxes are all `shift` voxels beside the objects, by file."""
+    cases = [f"{case_prefix}{i}" for i in range(num_cases)]
+    boxes = np.array([[OBJECT[0] + shift, *OBJECT[1:3], OBJECT[3] + shift, *OBJECT[4:]]])
+    label, scores = np.zeros(1, int), [np.array([0.5 + i / 30]) for i in range(num_cases)]
+    found = [PredictedCase(case, boxes, score, label) for case, score in zip(cases, scores, strict=True)]
+    wanted = [TargetCase(case, np.array([OBJECT]), label) for case in cases]
+    predictions = [
+        {"case": one.case, "boxes": boxes.tolist(), "scores": one.scores.tolist(), "labels": [0]} for one in found
     ]
-    test = folder / "test"
-    test.mkdir()
-    (test / "targets.json").write_text(json.dumps({"classes": ["node<b>"], "targets": targets}))
-    (test / "predictions.json").write_text(
-        json.dumps({"classes": ["node<b>"], "predictions": [{**one, "labels": [0]} for one in found]})
-    )
-    wanted = read_targets(test / "targets.json")
-    metrics = evaluate(pair(read_predictions(test / "predictions.json"), wanted), wanted.cases, wanted.classes, 50)
-    (test / "metrics.json").write_text(json.dumps(metrics))
-    for case in cases:
-        write_picture(test / "pictures" / f"{case}.png")
-    return metrics
+    return {
+        "targets": {
+            "classes": ["node<b>"],
+            "targets": [{"case": case, "boxes": [OBJECT], "labels": [0]} for case in cases],
+        },
+        "predictions": {"classes": ["node<b>"], "predictions": predictions},
+        "metrics": evaluate(found, wanted, ["node<b>"]),
+    }
+
+
+def write_test(folder: Path, shift: float, case_prefix: str = "case") -> dict[str, Any]:
+    """Test files of `scored`, and a picture of each case."""
+    documents = scored(shift, case_prefix, NUM_CASES)
+    (folder / "test").mkdir()
+    for name, document in documents.items():
+        (folder / "test" / f"{name}.json").write_text(json.dumps(document))
+    for one in documents["targets"]["targets"]:
+        write_picture(folder / "test" / "pictures" / f"{one['case']}.png")
+    return documents["metrics"]
 
 
 def write_finetuning(root: Path, name: str, paradigm: str, shift: float, num_cases: int = 8, **facts: Any) -> Path:
@@ -130,36 +138,93 @@ def test_numbers_and_intervals_are_those_of_metrics_json(study: Path):
     assert metrics[key] == pytest.approx(5 / 9)
 
 
-def test_difference_is_run_minus_scratch_and_its_verdict_is_plain(study: Path):
+def test_one_run_each_has_an_interval_over_scans_and_no_verdict(study: Path):
     report = make_report(find_runs([study]), "Title")
-    assert [row[:2] for row in report.differences.rows] == [
-        ["demo/mae_4", "demo/scratch_4"],
-        ["demo/mae_8", "demo/scratch_8"],
-    ]
-    for row in report.differences.rows:
-        assert [str(cell) for cell in row[4:]] == ["+0.444 [+0.444, +0.444]", "+1.000 [+1.000, +1.000]", "higher"]
-    assert [verdict.gist for verdict in report.verdicts] == ["higher", "higher"]
-    assert "d, 4 labelled cases: mae is better than scratch on 4 test cases." in page_of(study)
+    assert [row[:5] for row in report.differences.rows] == [["mae", "d", "4", "1", "12"], ["mae", "d", "8", "1", "12"]]
+    for row, ending in zip(report.differences.rows, (" (exploratory)", ""), strict=True):
+        assert [str(cell) for cell in row[5:]] == [
+            *("+0.444 [+0.444, +0.444]", "+1.000 [+1.000, +1.000]", "-"),
+            f"no verdict{ending}",
+        ]
+    assert {verdict.gist for verdict in report.verdicts} == {"no verdict"}
+    assert "it says nothing about the method" in page_of(study)
+    assert re.search(r"\b(better|worse|higher|lower) than\b", page_of(study)) is None
 
 
-def test_equal_detectors_are_not_distinguishable(tmp_path: Path):
-    write_finetuning(tmp_path / "runs", "a", "scratch", 1.0)
-    write_finetuning(tmp_path / "runs", "b", "mae", 1.0)
-    report = make_report(find_runs([tmp_path / "runs"]), "Title")
-    assert [verdict.gist for verdict in report.verdicts] == ["not distinguishable"]
+def seeds_of(root: Path, arm: str, shifts: list[float], **facts: Any) -> None:
+    for seed, shift in enumerate(shifts):
+        write_finetuning(root, f"{arm}_{seed}", arm, shift, seed=seed, **facts)
+
+
+def test_seeds_are_replicates_and_the_verdict_is_of_all_of_them(tmp_path: Path):
+    root = tmp_path / "runs"
+    # mAP at a shift of s voxels of 10: 9 thresholds, IoU (10 - s) / (10 + s).
+    seeds_of(root, "scratch", [5.0, 6.0, 5.0])
+    seeds_of(root, "mae", [2.0, 3.0, 2.0])  # better in every seed
+    seeds_of(root, "simclr", [2.0, 8.0, 5.0])  # better, worse, alike
+    report = make_report(find_runs([root]), "Title")
+    verdicts = {row[0]: row[-1] for row in report.differences.rows}
+    assert verdicts == {"mae": "better", "simclr": "inconclusive"}
+    (mae,) = [one for one in report.verdicts if one.gist == "better"]
+    assert mae.headline == "d, 8 labelled cases: mae is better than scratch (3 seeds, 12 test cases)."
+    assert "after Holm" in mae.numbers
+
+
+def test_equal_arms_are_equivalent_only_against_a_declared_delta(tmp_path: Path):
+    root = tmp_path / "runs"
+    seeds_of(root, "scratch", [1.0, 2.0])
+    seeds_of(root, "mae", [1.0, 2.0])
+    runs = find_runs([root])
+    assert [one.gist for one in make_report(runs, "Title").verdicts] == ["inconclusive"]
+    report = make_report(runs, "Title", delta=0.02)
+    assert [one.gist for one in report.verdicts] == ["equivalent"]
     assert "No pretraining run in these folders" in report.notes[0]
 
 
-def test_seeds_are_summed_up_in_one_verdict(tmp_path: Path):
+def test_few_test_cases_have_no_verdict_however_many_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tests.study.test_report.NUM_CASES", 9)
     root = tmp_path / "runs"
-    for seed in (0, 1):
-        write_finetuning(root, f"scratch_{seed}", "scratch", 5.0, seed=seed)
-        write_finetuning(root, f"mae_{seed}", "mae", 5.0 * seed, seed=seed)  # exact, then as bad as scratch
-    (verdict,) = make_report(find_runs([root]), "Title").verdicts
-    assert verdict.gist == "not distinguishable"
-    assert verdict.numbers == (
-        "mAP +0.222 on average over 2 pairs (+0.000 to +0.444); the interval lies above zero in 1 of them, below in 0."
-    )
+    seeds_of(root, "scratch", [5.0] * 3)
+    seeds_of(root, "mae", [0.0] * 3)
+    report = make_report(find_runs([root]), "Title")
+    assert [one.gist for one in report.verdicts] == ["no verdict"]
+    assert "9 test scans; an interval needs 10" in report.verdicts[0].numbers
+    assert "[" not in "".join(str(cell) for row in report.results.rows for cell in row)
+
+
+def test_intervals_of_earlier_versions_are_not_shown(tmp_path: Path):
+    path = write_finetuning(tmp_path / "runs", "a", "scratch", 5.0) / "test" / "metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["interval_method"]
+    path.write_text(json.dumps(metrics))
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert "[" not in "".join(map(str, report.results.rows[0]))
+    assert any("cover less than they say" in note for note in report.notes)
+
+
+def test_folds_are_pooled_where_each_has_scans_of_its_own(tmp_path: Path):
+    root = tmp_path / "runs"
+    for arm, shift in (("scratch", 5.0), ("mae", 2.0)):
+        for seed in (0, 1):
+            for fold in (0, 1):
+                name = f"{arm}_{seed}_{fold}"
+                folder = write_finetuning(root, name, arm, shift, seed=seed, fold=fold)
+                shutil.rmtree(folder / "test")
+                write_test(folder, shift, case_prefix=f"fold{fold}_")
+    (row,) = make_report(find_runs([root]), "Title").differences.rows
+    assert [*row[:5], row[-1]] == ["mae", "d", "8", "2", "24", "better"]
+    shutil.rmtree(root / "demo" / "mae_1_1")
+    report = make_report(find_runs([root]), "Title")
+    assert report.differences.rows[0][3] == "1"  # a seed that lacks a fold is left out, and that is said
+    assert any("does not have all folds" in note for note in report.notes)
+
+
+def test_folds_that_share_test_scans_are_not_pooled(tmp_path: Path):
+    root = tmp_path / "runs"
+    for arm, shift in (("scratch", 5.0), ("mae", 2.0)):
+        for fold in (0, 1):
+            write_finetuning(root, f"{arm}_{fold}", arm, shift, fold=fold)
+    assert [row[3:5] for row in make_report(find_runs([root]), "Title").differences.rows] == [["1", "12"], ["1", "12"]]
 
 
 def test_texts_are_escaped(tmp_path: Path):
@@ -204,7 +269,15 @@ def test_missing_parts_are_said_and_do_not_stop_the_report(study: Path):
 def test_runs_tested_on_other_cases_are_not_compared(tmp_path: Path):
     write_finetuning(tmp_path / "runs", "a", "scratch", 1.0)
     other = write_run(
-        tmp_path / "runs", "b", [], stage="finetune", paradigm="mae", dataset="d", fold=0, num_train_cases=8
+        tmp_path / "runs",
+        "b",
+        [],
+        stage="finetune",
+        paradigm="mae",
+        dataset="d",
+        fold=0,
+        num_train_cases=8,
+        label_fraction=1.0,
     )
     write_test(other, 0.0, case_prefix="other")
     report = make_report(find_runs([tmp_path / "runs"]), "Title")
@@ -234,10 +307,12 @@ def test_only_pretraining_or_only_one_arm(tmp_path: Path):
     assert "no tested run from scratch" in page_of(tmp_path / "two" / "runs")
 
 
-def test_unequal_budgets_are_said(tmp_path: Path):
+def test_unequal_budgets_are_not_compared(tmp_path: Path):
     write_finetuning(tmp_path / "runs", "a", "scratch", 1.0, budget_steps=10)
     write_finetuning(tmp_path / "runs", "b", "mae", 1.0, budget_steps=20)
-    assert "trained for 20 steps, demo/a for 10" in page_of(tmp_path / "runs")
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    assert report.differences.rows == []
+    assert any("demo/a differs in budget_steps 20 and 10" in note for note in report.notes)
 
 
 def test_fifty_runs(tmp_path: Path):

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.study.run import Run, arm_labels, find_runs
+from medpretrain3d.study.identity import arm_labels
+from medpretrain3d.study.run import Run, find_runs
 
 
 def run(name: str = "r", **known: Any) -> Run:
@@ -43,7 +44,8 @@ def test_runs_are_found_once_and_the_baseline_comes_first(tmp_path: Path):
 def test_metrics_that_are_nan_or_missing_are_unknown(tmp_path: Path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "metrics.json").write_text(
-        '{"a": NaN, "b": null, "c": 0.25, "intervals": {"a": [NaN, NaN], "c": [0.1, 0.4]},'
+        '{"num_cases": 12, "interval_method": "x",'
+        ' "a": NaN, "b": null, "c": 0.25, "intervals": {"a": [NaN, NaN], "c": [0.1, 0.4]},'
         ' "x_AP_IoU_0.50_MaxDet_100": 0.5, "per_case": [{"case": 7, "score": 0.5}, {"case": "b", "score": NaN}]}'
     )
     one = Run(tmp_path, RunMetadata())

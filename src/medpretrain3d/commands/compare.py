@@ -1,8 +1,12 @@
-"""Test whether two prediction files differ by more than the choice of scans: paired bootstrap over scans of B - A."""
+"""Test whether two prediction files differ by more than the choice of scans: B - A, paired by scan.
+
+Two files are one run each. Whether a method is better takes several seeds of each: `medpretrain3d report`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,6 +17,8 @@ from medpretrain3d.commands.evaluate import add_resampling_arguments
 from medpretrain3d.documents import json_text
 from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
 from medpretrain3d.evaluation.tables import notes
+from medpretrain3d.statistics import MIN_SCANS
+from medpretrain3d.statistics.sign_flip import MAX_EXACT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,15 +56,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """Return one line per metric: A, B, B - A with its interval, p."""
+    """Return one line per metric: A, B, B - A with its interval, p alone and corrected for all lines."""
     width = max(len(name) for name in result["differences"])
+    exact = "all" if result["num_cases"] <= MAX_EXACT else str(result["num_bootstrap"])
+    few = "" if result["num_cases"] >= MIN_SCANS else f", none with fewer than {MIN_SCANS} scans"
     lines = [
-        f"{result['num_cases']} scans; {result['confidence']:.0%} intervals and two-sided p from "
-        f"{result['num_bootstrap']} paired resamplings of the scans",
-        f"{'':<{width}}  {'A':>6}  {'B':>6}  {'B - A':<24}  p",
+        f"{result['num_cases']} scans; {result['confidence']:.0%} intervals over scans{few}; two-sided p from {exact} "
+        f"sign flips of scans, and corrected for all {len(result['differences'])} lines (Holm)",
+        f"{'':<{width}}  {'A':>6}  {'B':>6}  {'B - A':<24}  {'p':<6}  corrected",
     ]
     for name, row in result["differences"].items():
         low, high = row["interval"]
-        difference = f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"{name:<{width}}  {row['a']:>6.3f}  {row['b']:>6.3f}  {difference:<24}  {row['p_value']:.4f}")
+        interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+        difference = f"{row['difference']:+.3f}{interval}"
+        p_values = f"{row['p_value']:.4f}  {row['p_corrected']:.4f}"
+        lines.append(f"{name:<{width}}  {row['a']:>6.3f}  {row['b']:>6.3f}  {difference:<24}  {p_values}")
     return "\n".join([*lines, *notes(result)])

@@ -1,4 +1,4 @@
-"""Score predictions against targets, by the rules of a field, with bootstrap intervals over scans.
+"""Score predictions against targets, by the rules of a field, with intervals over scans.
 
   detection         boxes by IoU: AP, mAP, AR, FROC, by class and size       JSON files (docs/data.md)
   centre            boxes by the distance of their centres                   JSON files
@@ -107,11 +107,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """The bootstrap's settings."""
+    """Settings of intervals and random draws."""
     parser.add_argument(
-        "--bootstrap", type=Number(Whole), default=NUM_BOOTSTRAP, help="replicates (default: %(default)s)"
+        "--bootstrap",
+        type=Number(Whole),
+        default=NUM_BOOTSTRAP,
+        help="random draws: sign flips of compare, replicates of luna16's bootstrap_mean; 0 for no intervals "
+        "(default: %(default)s)",
     )
-    parser.add_argument("--seed", type=Number(Seed), default=0, help="seed of the resampling (default: %(default)s)")
+    parser.add_argument("--seed", type=Number(Seed), default=0, help="seed of the draws (default: %(default)s)")
     parser.add_argument(
         "--confidence", type=Number(OpenShare), default=CONFIDENCE, help="of the intervals (default: %(default)s)"
     )
@@ -157,7 +161,6 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         edges_mm = DIAMETERS_MM if targets.frame == "lps_mm" else ()
     elif edges_mm and targets.frame is not None and not targets.frame.endswith("_mm"):
         raise UserError(f"{targets.path}: frame is '{targets.frame}', size bins are in mm; leave --size-bins-mm out")
-    settings = resampling.facts()
     result = evaluate(
         found,
         targets.cases,
@@ -165,7 +168,9 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         compat=args.compat,
         size_edges_mm=edges_mm,
         scores=args.scores,
-        **settings,
+        num_bootstrap=resampling.num_bootstrap,
+        seed=resampling.seed,
+        confidence=resampling.confidence,
     )
     scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
     curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}

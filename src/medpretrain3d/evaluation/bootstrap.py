@@ -1,17 +1,19 @@
-"""Resampling of scans: the patient is the unit that varies, not the detection."""
+"""Intervals over scans: the patient is the unit that varies, not the detection."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.statistics import MIN_SCANS, leave_one_out_weights, rate_interval, share_interval
 
 NUM_BOOTSTRAP = 1000
 CONFIDENCE = 0.95
+INTERVAL_METHOD = "jackknife over scans, Korn and Graubard"
 
 Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """From weights of the scans (R, S) to metrics by name, (R,) for a scalar and (R, K) for a curve."""
@@ -19,7 +21,10 @@ Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclass(frozen=True)
 class Resampling:
-    """Bootstrap settings of confidence intervals: replicates (0 for none), seed, confidence.
+    """Settings of intervals: confidence, and replicates and seed of what is drawn at random; 0 for no intervals.
+
+    Intervals are not drawn: they follow from leaving out each scan once. What is drawn are the replicates of the mean
+    that one of LUNA16's read-outs is, and the sign flips of a comparison of many scans.
 
     Raises:
         UserError: as `check_resampling`.
@@ -32,23 +37,48 @@ class Resampling:
     def __post_init__(self) -> None:
         check_resampling(self.num_bootstrap, self.seed, self.confidence)
 
-    def estimate(self, metrics: Metrics, num_scans: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def estimate(
+        self,
+        metrics: Metrics,
+        num_scans: int,
+        rates: Collection[str] = (),
+        num_behind: Callable[[str], int] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
 
-        A metric that is nan has the interval (nan, nan); without replicates there are no intervals.
+        The interval is (nan, nan) for a metric that is nan, on all scans or without one of them, and where it rests on
+        fewer than 10 scans; without replicates there are no intervals.
+
+        Args:
+            metrics: shares, which lie in [0, 1], and rates.
+            num_scans: of the data set.
+            rates: names of the metrics that are rates.
+            num_behind: scans that a metric rests on, by its name: those with an object; None for all.
         """
-        values = {name: value[0].tolist() for name, value in metrics(np.ones((1, num_scans))).items()}
+        values = {name: value[0] for name, value in metrics(np.ones((1, num_scans))).items()}
         intervals: dict[str, Any] = {}
         if self.num_bootstrap:
-            for name, value in replicates(metrics, num_scans, self.num_bootstrap, self.seed).items():
-                interval = percentile_interval(value.reshape(self.num_bootstrap, -1), self.confidence)
-                interval[:, np.isnan(np.atleast_1d(values[name]))] = np.nan
-                intervals[name] = interval[:, 0].tolist() if value.ndim == 1 else interval.T.tolist()
-        return values, intervals
+            without = metrics(leave_one_out_weights(num_scans)) if num_scans >= MIN_SCANS else {}
+            for name, value in values.items():
+                number = num_scans if num_behind is None else num_behind(name)
+                interval = rate_interval if name in rates else share_interval
+                points = np.atleast_1d(value)
+                left_out = without[name].reshape(-1, len(points)).T if without else np.full((len(points), 1), np.nan)
+                pairs = [
+                    list(interval(float(one), other, self.confidence, number))
+                    for one, other in zip(points, left_out, strict=True)
+                ]
+                intervals[name] = pairs if np.ndim(value) else pairs[0]
+        return {name: value.tolist() for name, value in values.items()}, intervals
 
     def facts(self) -> dict[str, Any]:
-        """Return the bootstrap settings that a result states."""
-        return {"num_bootstrap": self.num_bootstrap, "seed": self.seed, "confidence": self.confidence}
+        """Return the settings that a result states."""
+        return {
+            "num_bootstrap": self.num_bootstrap,
+            "seed": self.seed,
+            "confidence": self.confidence,
+            "interval_method": INTERVAL_METHOD,
+        }
 
 
 def replicates(metrics: Metrics, num_scans: int, num_bootstrap: int, seed: int) -> dict[str, np.ndarray]:
@@ -60,37 +90,9 @@ def replicates(metrics: Metrics, num_scans: int, num_bootstrap: int, seed: int) 
 
 
 def scan_weights(num_scans: int, num_bootstrap: int, seed: int) -> np.ndarray:
-    """Draw the count of each scan in each bootstrap replicate, (num_bootstrap, num_scans); rows sum to `num_scans`.
-
-    The same seed gives the same scans, which pairs the replicates of two prediction files.
-    """
+    """Draw the count of each scan in each bootstrap replicate, (num_bootstrap, num_scans); rows sum to `num_scans`."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(num_scans, np.full(num_scans, 1 / num_scans), size=num_bootstrap).astype(float)
-
-
-def percentile_interval(replicates: np.ndarray, confidence: float) -> np.ndarray:
-    """The central `confidence` share of the replicates along axis 0: (2, ...) (Efron & Tibshirani, 1993, ch. 13).
-
-    A replicate in which the quantity is undefined (nan) is left out; nan where none is defined.
-    """
-    tail = (1 - confidence) / 2
-    defined = ~np.isnan(replicates).all(axis=0)
-    interval = np.full((2, *replicates.shape[1:]), np.nan)
-    interval[:, defined] = np.nanquantile(replicates[:, defined], [tail, 1 - tail], axis=0)
-    return interval
-
-
-def two_sided_p(differences: np.ndarray) -> float:
-    """Return achieved significance of a difference of zero, from bootstrap replicates of the difference (R,).
-
-    p = min(1, 2 min(1 + #{d <= 0}, 1 + #{d >= 0}) / (1 + R)): never 0, and 1 where nothing differs
-    (Davison & Hinkley, 1997, eq. 4.11 applied to both tails).
-    """
-    defined = np.round(differences[~np.isnan(differences)], 12)  # sums in another order differ in the last bit
-    if not len(defined):
-        return float("nan")
-    fewer = min((defined <= 0).sum(), (defined >= 0).sum())
-    return float(min(1.0, 2 * (1 + fewer) / (1 + len(defined))))
 
 
 def check_resampling(num_bootstrap: int, seed: int, confidence: float, at_least: int = 0) -> None:

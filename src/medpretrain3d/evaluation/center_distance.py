@@ -82,7 +82,9 @@ def center(
     """
     resampling = resampling or Resampling()
     scans = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion))
-    values, intervals = resampling.estimate(lambda weights: _metrics(scans, weights), scans.num_scans)
+    values, intervals = resampling.estimate(
+        lambda weights: _metrics(scans, weights), scans.num_scans, num_behind=scans.num_scans_with
+    )
     return {
         **values,
         **scans.facts(),

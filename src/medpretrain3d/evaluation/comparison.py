@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.evaluation.bootstrap import (
-    CONFIDENCE,
-    NUM_BOOTSTRAP,
-    check_resampling,
-    percentile_interval,
-    replicates,
-    two_sided_p,
-)
+from medpretrain3d.evaluation.bootstrap import CONFIDENCE, INTERVAL_METHOD, NUM_BOOTSTRAP, check_resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
-from medpretrain3d.evaluation.data_set import match_data_set
+from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import (
     IOU_THRESHOLDS,
     MAP_KEY,
@@ -29,6 +22,14 @@ from medpretrain3d.evaluation.detection import (
 )
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 from medpretrain3d.evaluation.scan_frame import with_known_grids
+from medpretrain3d.statistics import (
+    ONE_RUN_EACH,
+    effect_of,
+    holm,
+    leave_one_out_weights,
+    pseudo_values,
+    sign_flip_p,
+)
 
 COMPARED = (
     *(MAP_KEY, ap_key(0.1), ap_key(0.3), ap_key(0.5)),
@@ -46,23 +47,24 @@ def compare(
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:
-    """Return paired bootstrap over scans of the differences B - A.
+    """Return the differences B - A with intervals over scans and the p of a paired sign-flip permutation.
 
-    Both sets are scored on the same resampled scans, so that what makes a scan hard cancels. A FROC score without any
-    hit counts as 0 here.
+    Both sets are scored without the same scan in turn, so that what makes a scan hard cancels. A FROC score without
+    any hit counts as 0 here. Two files are one run each: this says nothing about the methods that trained them.
 
     Args:
         predictions_a: detections of each scan, the reference.
         predictions_b: detections of each scan, the challenger.
         targets: objects of each scan.
         classes: name of each label.
-        num_bootstrap: replicates.
-        seed: of the resampling.
+        num_bootstrap: sign flips behind p; up to 12 scans all are counted and p is exact.
+        seed: of the sign flips.
         confidence: of the intervals.
 
     Returns:
-        `differences`: per key of `COMPARED` a dict `a`, `b`, `difference` (b - a), `interval`, `p_value` (see
-        `two_sided_p`); and `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`.
+        `differences`: per key of `COMPARED` a dict `a`, `b`, `difference` (b - a), `interval` (nan with fewer than 10
+        scans with objects), `p_value`, and `p_corrected` for all of them together (Holm); `num_cases`,
+        `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`, `interval_method`.
 
     Raises:
         UserError: as `evaluate`, or no replicates.
@@ -74,26 +76,41 @@ def compare(
         wanted = with_known_grids(as_target_cases(targets, classes), found_a, found_b)
     a = match_data_set(found_a, wanted, classes, IOU_THRESHOLDS)
     b = match_data_set(found_b, wanted, classes, IOU_THRESHOLDS)
-    once = np.ones((1, a.num_scans))
-    value_a, value_b = metrics(a, once), metrics(b, once)
-    resampled_a = replicates(partial(metrics, a), a.num_scans, num_bootstrap, seed)
-    resampled_b = replicates(partial(metrics, b), b.num_scans, num_bootstrap, seed)
+    rows = {key: _row(of_a, of_b) for key, of_a, of_b in _scores(a, b)}
+    p_values = {key: sign_flip_p(pseudo, num_bootstrap, seed) for key, (_, pseudo) in rows.items()}
+    corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
+    num_behind = a.num_scans_with("")
     differences = {}
-    for key in COMPARED:
-        resampled = resampled_b[key] - resampled_a[key]
-        differences[key] = {
-            "a": float(value_a[key][0]),
-            "b": float(value_b[key][0]),
-            "difference": float(value_b[key][0] - value_a[key][0]),
-            "interval": percentile_interval(resampled[:, None], confidence)[:, 0].tolist(),
-            "p_value": two_sided_p(resampled),
-        }
+    for key, (row, pseudo) in rows.items():
+        effect = replace(effect_of(key, pseudo[None]), num_scans=num_behind)
+        interval = np.clip(effect.interval(confidence), -1, 1).tolist()
+        differences[key] = {**row, "interval": interval, "p_value": p_values[key], "p_corrected": corrected[key]}
     return {
         "differences": differences,
         "num_cases": a.num_scans,
         "num_oblique_cases": a.num_oblique,
-        "notes": [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes],
+        "notes": [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes]
+        + [f"{ONE_RUN_EACH}; seeds and verdicts are the report's"],
         "num_bootstrap": num_bootstrap,
         "seed": seed,
         "confidence": confidence,
+        "interval_method": INTERVAL_METHOD,
     }
+
+
+def _scores(a: MatchedScans, b: MatchedScans) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return each compared metric of both, on all scans and without each: (1 + G,)."""
+    once, left_out = np.ones((1, a.num_scans)), leave_one_out_weights(a.num_scans)
+    found = []
+    for one in (a, b):
+        whole = metrics(one, once)
+        without = metrics(one, left_out) if one.num_scans > 1 else {key: np.full(1, np.nan) for key in COMPARED}
+        found.append({key: np.concatenate([whole[key], without[key]]) for key in COMPARED})
+    return [(key, found[0][key], found[1][key]) for key in COMPARED]
+
+
+def _row(of_a: np.ndarray, of_b: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Return the numbers of a metric, and the pseudo-values of its difference, (G,)."""
+    difference = of_b - of_a
+    row = {"a": float(of_a[0]), "b": float(of_b[0]), "difference": float(difference[0])}
+    return row, pseudo_values(difference[0], difference[1:])

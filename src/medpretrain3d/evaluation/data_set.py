@@ -53,6 +53,12 @@ class MatchedScans:
         """Classes that no scan holds an object of."""
         return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
 
+    def num_scans_with(self, key: str) -> int:
+        """Count the scans that a metric rests on: those with an object, of its class where `key` begins with one."""
+        one = next((i for i, name in enumerate(self.names) if key.startswith(f"{name}_")), None)
+        matches = self.pooled if one is None else self.classes[one]
+        return int((matches.num_targets > 0).sum())
+
     def facts(self) -> dict[str, Any]:
         """Return the counts of cases, targets, predictions and ignore regions."""
         return {

@@ -1,4 +1,4 @@
-"""Boxes by overlap: AP and mAP, AR, FROC, each with a bootstrap interval over scans.
+"""Boxes by overlap: AP and mAP, AR, FROC, each with an interval over scans.
 
 Keys and numbers are those of nnDetection v0.1 and of MONAI, with one exception: a class without any object has no AP
 (nan) and is left out of the means, where both count it as -1. `compat` names the one to follow; then the mean recall
@@ -92,8 +92,8 @@ def evaluate(
         predictions: one entry per scan.
         targets: the objects of the same scans in the same order, boxes in the frame of the predictions.
         classes: name of each label.
-        num_bootstrap: replicates behind each interval; 0 for none.
-        seed: of the resampling.
+        num_bootstrap: 0 for no intervals, which cost an evaluation without each scan.
+        seed: kept in the result; the intervals are not drawn.
         confidence: of the intervals.
         compat: "nndetection" and "monai" give a class without objects -1 and let it enter the means of AP; "coco"
             divides recall in float64.
@@ -113,7 +113,9 @@ def evaluate(
     """
     resampling = Resampling(num_bootstrap, seed, confidence)
     scans = match_data_set(predictions, targets, classes, IOU_THRESHOLDS)
-    values, intervals = resampling.estimate(lambda weights: metrics(scans, weights, compat), scans.num_scans)
+    values, intervals = resampling.estimate(
+        lambda weights: metrics(scans, weights, compat), scans.num_scans, num_behind=scans.num_scans_with
+    )
     for iou in ious_without_hit(scans):
         score, curve, num_rates = froc_score_key(iou), froc_curve_key(iou), len(FALSE_POSITIVES_PER_SCAN)
         values |= {score: np.nan, curve: [np.nan] * num_rates}

@@ -47,7 +47,7 @@ def operating_points(
                 "false_positives_per_scan": num_false / weights.sum(axis=1, keepdims=True),
             }
 
-    values, intervals = resampling.estimate(metrics, num_scans)
+    values, intervals = resampling.estimate(metrics, num_scans, rates=("false_positives_per_scan",))
     return [
         {
             "score": float(score),

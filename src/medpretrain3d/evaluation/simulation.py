@@ -60,12 +60,9 @@ def simulate_scans(generator: np.random.Generator, num_scans: int, objects_per_s
     return SimulatedScans(scan, ease, generator.normal(0, 0.7, len(scan)), scan_ease)
 
 
-def simulated_map(run: Matches) -> tuple[float, np.ndarray]:
-    """Return the AP of a run, averaged over `IOUS`, on all scans and without each: a number and (G,)."""
-    num_scans = len(run.num_targets)
-    weights = np.concatenate([np.ones((1, num_scans)), leave_one_out_weights(num_scans)])
-    ap = average_precision(run, weights).mean(axis=1)
-    return float(ap[0]), ap[1:]
+def simulated_map(run: Matches, weights: np.ndarray) -> np.ndarray:
+    """Return the AP of a run, averaged over `IOUS`, under weights of the scans (R, N): (R,)."""
+    return np.asarray(average_precision(run, weights).mean(axis=1))
 
 
 SKILL_PER_AP = 2.8
@@ -76,23 +73,34 @@ ARM_BY_SCAN_SD = 0.4
 
 @dataclass(frozen=True)
 class SimulatedArm:
-    """The seeds of an arm: their skill (S,), AP (S,), and AP without each scan (S, G)."""
+    """The seeds of an arm: their skill (S,), AP (S,), AP without each scan (S, G), and on resampled scans (S, R)."""
 
     skills: np.ndarray
     values: np.ndarray
     without: np.ndarray
+    replicates: np.ndarray
 
 
 def simulate_arms(
-    generator: np.random.Generator, scans: SimulatedScans, skills: Sequence[float], num_seeds: int, seed_sd: float
+    generator: np.random.Generator,
+    scans: SimulatedScans,
+    skills: Sequence[float],
+    num_seeds: int,
+    seed_sd: float,
+    replicates: int = 0,
 ) -> list[SimulatedArm]:
     """Train and test every arm with S seeds; `seed_sd` is the spread of AP between the seeds of an arm."""
+    num_scans = len(scans.scan_ease)
+    left_out = leave_one_out_weights(num_scans)
+    resampled = generator.multinomial(num_scans, np.full(num_scans, 1 / num_scans), replicates).astype(float)
+    weights = np.concatenate([np.ones((1, num_scans)), left_out, resampled])
     arms = []
     for skill in skills:
         gain = generator.normal(0, ARM_BY_SCAN_SD, len(scans.scan_ease))
         of_seeds = skill + SKILL_PER_AP * generator.normal(0, seed_sd, num_seeds)
-        found = [simulated_map(scans.run(generator, one, gain)) for one in of_seeds]
-        arms.append(SimulatedArm(of_seeds, np.array([one for one, _ in found]), np.stack([one for _, one in found])))
+        found = np.stack([simulated_map(scans.run(generator, one, gain), weights) for one in of_seeds])
+        split = np.split(found, [1, 1 + len(left_out)], axis=1)
+        arms.append(SimulatedArm(of_seeds, split[0][:, 0], split[1], split[2]))
     return arms
 
 
@@ -104,5 +112,5 @@ def true_map(skills: Sequence[float], num_sets: int = 8, num_scans: int = 500) -
             generator = np.random.default_rng(row)  # the same scans for all
             scans = simulate_scans(generator, num_scans)
             run = scans.run(generator, skill, generator.normal(0, ARM_BY_SCAN_SD, num_scans))
-            found[row, column] = average_precision(run, np.ones((1, num_scans))).mean()
+            found[row, column] = simulated_map(run, np.ones((1, num_scans)))[0]
     return np.asarray(found.mean(axis=0))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key, mean_ar_key
+from medpretrain3d.statistics import MIN_SCANS
 
 SHOWN_IOUS = (0.1, 0.3, 0.5)
 FROC_IOUS = (0.1, 0.5)
@@ -109,9 +111,11 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
 
 
 def _resampled(result: Mapping[str, Any]) -> str:
+    if result["num_bootstrap"] and result["num_cases"] < MIN_SCANS:
+        return f"; no intervals: {MIN_SCANS} scans are the least that hold one"
     if not result["num_bootstrap"]:
         return ""
-    return f"; {result['confidence']:.0%} intervals from {result['num_bootstrap']} resamplings of the scans"
+    return f"; {result['confidence']:.0%} intervals over scans"
 
 
 def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
@@ -173,4 +177,4 @@ def _interval(result: Mapping[str, Any], key: str) -> str:
     if key not in result["intervals"]:
         return ""
     low, high = result["intervals"][key]
-    return f" [{low:.3f}, {high:.3f}]"
+    return "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"

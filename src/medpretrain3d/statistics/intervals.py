@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import beta, gamma, norm
-from scipy.stats import t as student
+from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv, ndtri, stdtrit
 
 from medpretrain3d.statistics.effect import MIN_SCANS
 from medpretrain3d.statistics.pseudo_values import jackknife_variance
@@ -18,7 +17,8 @@ def share_interval(value: float, without: np.ndarray, confidence: float, num_sca
     """Return the interval of a number in [0, 1]: AP, recall, AUROC (Korn and Graubard, 1998).
 
     Clopper and Pearson's interval of `value` among as many draws as would have the jackknife's variance. Where all
-    scans agree, these are the scans: 12 of 12 found is [0.735, 1] and not [1, 1], as a bootstrap has it.
+    scans agree, these are the scans: 12 of 12 found is [0.735, 1] and not [1, 1], as a bootstrap has it. A number that
+    lies outside of [0, 1] (a class counted as -1) has the interval of a mean.
 
     Args:
         value: on all scans.
@@ -31,15 +31,16 @@ def share_interval(value: float, without: np.ndarray, confidence: float, num_sca
     """
     if not _is_enough(value, without, num_scans):
         return NO_INTERVAL
-    alpha = 1 - confidence
-    variance = float(jackknife_variance(without))
-    spread = value * (1 - value)
-    number = spread / variance if variance > 0 and spread > 0 else float(num_scans)
-    # A variance from few scans is uncertain itself.
-    number *= float(norm.isf(alpha / 2) / student.isf(alpha / 2, len(without) - 1)) ** 2 if spread > 0 else 1.0
+    tail = (1 - confidence) / 2
+    variance, spread = float(jackknife_variance(without)), value * (1 - value)
+    if not 0 <= value <= 1:
+        return mean_interval(value, without, confidence, num_scans)
+    number = float(num_scans)
+    if variance > 0 and spread > 0:
+        number = spread / variance * _uncertainty(tail, len(without))
     hits, misses = number * value, number * (1 - value)
-    low = float(beta.ppf(alpha / 2, hits, misses + 1)) if hits > 0 else 0.0
-    high = float(beta.isf(alpha / 2, hits + 1, misses)) if misses > 0 else 1.0
+    low = float(betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
+    high = float(betainccinv(hits + 1, misses, tail)) if misses > 0 else 1.0
     return low, high
 
 
@@ -50,15 +51,27 @@ def rate_interval(value: float, without: np.ndarray, confidence: float, num_scan
     """
     if not _is_enough(value, without, num_scans):
         return NO_INTERVAL
-    alpha = 1 - confidence
+    tail = (1 - confidence) / 2
     variance = float(jackknife_variance(without))
-    unit = variance / value if variance > 0 and value > 0 else 1 / num_scans  # of rate per event
-    events = value / unit
-    if variance > 0:
-        events *= float(norm.isf(alpha / 2) / student.isf(alpha / 2, len(without) - 1)) ** 2
-    unit = value / events if events > 0 else unit
-    low = float(gamma.ppf(alpha / 2, events)) * unit if events > 0 else 0.0
-    return low, float(gamma.isf(alpha / 2, events + 1)) * unit
+    events = value * num_scans
+    if variance > 0 and value > 0:
+        events = value**2 / variance * _uncertainty(tail, len(without))
+    unit = value / events if events > 0 else 1 / num_scans  # of rate per event
+    low = float(gammaincinv(events, tail)) * unit if events > 0 else 0.0
+    return low, float(gammainccinv(events + 1, tail)) * unit
+
+
+def mean_interval(value: float, without: np.ndarray, confidence: float, num_scans: int) -> tuple[float, float]:
+    """Return value +- t standard errors, for a number without limits; arguments as `share_interval`."""
+    if not _is_enough(value, without, num_scans):
+        return NO_INTERVAL
+    half = -float(stdtrit(len(without) - 1, (1 - confidence) / 2)) * math.sqrt(float(jackknife_variance(without)))
+    return value - half, value + half
+
+
+def _uncertainty(tail: float, num_groups: int) -> float:
+    """Return by what a variance from few scans, uncertain itself, lowers the number of draws that it stands for."""
+    return float(ndtri(tail) / stdtrit(num_groups - 1, tail)) ** 2
 
 
 def _is_enough(value: float, without: np.ndarray, num_scans: int) -> bool:

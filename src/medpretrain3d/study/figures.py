@@ -49,7 +49,7 @@ def froc_figure(title: str, runs: Sequence[Run], colors: Mapping[Run, int]) -> F
     for run in runs:
         sensitivity = run.metrics.get(FROC_CURVE)
         if sensitivity and len(sensitivity) == len(FALSE_POSITIVES_PER_SCAN):
-            interval = run.metrics.get("intervals", {}).get(FROC_CURVE) or []
+            interval = run.interval(FROC_CURVE) or []
             low, high = zip(*map(_finite_pair, interval), strict=True) if interval else (None, None)
             series.append(
                 Series(

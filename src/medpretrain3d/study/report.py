@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.evaluation.detection import MAP_KEY
-from medpretrain3d.study.differences import Difference, paired_differences
+from medpretrain3d.study.differences import paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, example_cases, reconstruction_previews
-from medpretrain3d.study.run import Run, arm_labels
+from medpretrain3d.study.identity import arm_labels, identify
+from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
-from medpretrain3d.study.summary import Verdict, question, verdicts
+from medpretrain3d.study.summary import Finding, findings, question
 from medpretrain3d.study.table import Table
 from medpretrain3d.study.tables import class_table, difference_table, metadata_table, result_table
 from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH
@@ -30,7 +31,7 @@ class Report:
     title: str
     question: str
     confidence_percent: str
-    verdicts: list[Verdict]
+    verdicts: list[Finding]
     notes: list[str]
     legend: list[tuple[str, int]]
     results: Table
@@ -48,40 +49,49 @@ class Report:
         """Format the report for a terminal: the sentence, the verdicts and the two tables of numbers."""
         parts = [self.question, str(self.results)]
         if self.differences.rows:
-            parts.append("Difference from scratch, paired by test case:\n" + str(self.differences))
+            parts.append("Difference from scratch, paired by seed and test case:\n" + str(self.differences))
         parts.append("\n".join(map(str, self.verdicts)))
         parts.append("\n".join(f"note: {note}" for note in self.notes))
         return "\n\n".join(part for part in parts if part)
 
 
-def make_report(runs: Sequence[Run], title: str) -> Report:
+def make_report(
+    runs: Sequence[Run], title: str, delta: float | None = None, arm_options: Collection[str] = ()
+) -> Report:
     """Read, compare and draw.
+
+    Args:
+        runs: of both stages.
+        title: heading of the page.
+        delta: difference of mAP that counts as none; None where none was declared: then nothing is called equivalent.
+        arm_options: options that a study gives to its arms: they are what the arm is and not what has to be alike.
 
     Raises:
         UserError: nothing can be shown. What of a run is damaged or missing is said in the report's notes.
     """
     pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
     finetuning = [run for run in runs if run.metadata.stage == "finetune"]
-    arms = arm_labels(finetuning)
+    identities = identify(finetuning, pretraining, arm_options)
+    arms = arm_labels(finetuning, identities)
     colors = _colors(finetuning, pretraining, arms)
-    differences, unpaired = paired_differences(finetuning)
+    differences, unpaired = paired_differences(finetuning, identities, arms, delta)
     return Report(
         title=title,
         question=question(finetuning, pretraining, arms),
         confidence_percent=" or ".join(
             sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
         ),
-        verdicts=verdicts(differences, arms),
+        verdicts=findings(differences),
         notes=[
             *(problem for run in runs for problem in run.problems),
             *_missing(pretraining, finetuning),
             *seen_notes(finetuning),
             *unpaired,
-            *_unequal(differences),
+            *_old_intervals(finetuning),
         ],
         legend=list(dict.fromkeys((arms[run], colors[run]) for run in finetuning)),
         results=result_table(finetuning, arms),
-        differences=difference_table(differences, arms),
+        differences=difference_table(differences),
         classes=[(name, class_table(members, arms)) for name, members in _by_dataset(finetuning).items()],
         label_figures=_drawn(
             label_figure(name, members, arms, colors) for name, members in _by_dataset(finetuning).items()
@@ -208,10 +218,11 @@ def _missing(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]
     return notes
 
 
-def _unequal(differences: Sequence[Difference]) -> list[str]:
+def _old_intervals(runs: Sequence[Run]) -> list[str]:
+    old = [run.name for run in runs if run.is_tested and "interval_method" not in run.metrics]
+    if not old:
+        return []
     return [
-        f"{one.run.name}: trained for {one.run.metadata.budget_steps} steps, {one.baseline.name} for "
-        f"{one.baseline.metadata.budget_steps}; their difference is not one of pretraining alone."
-        for one in differences
-        if not one.has_equal_budget
+        f"{', '.join(old)}: the intervals in test/metrics.json are of an earlier version and cover less than they say; "
+        "they are not shown. `medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked,
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.study.curves import Curve, read_curves
 from medpretrain3d.study.table import Estimate
 
@@ -99,6 +100,11 @@ class Run:
             return {}
 
     @property
+    def tested_cases(self) -> list[str]:
+        """Names of the test cases."""
+        return [str(row["case"]) for row in self.metrics.get("per_case", [])]
+
+    @property
     def is_tested(self) -> bool:
         """Whether there are numbers of a test."""
         return MAP_KEY in self.metrics
@@ -122,9 +128,15 @@ class Run:
 
     def estimate(self, key: str) -> Estimate:
         """Return a number of the test with its interval; not-a-number where it was not measured."""
-        value = self.metrics.get(key)
-        interval = self.metrics.get("intervals", {}).get(key) or (None, None)
-        return Estimate(value, *interval)
+        return Estimate(self.metrics.get(key), *(self.interval(key) or (None, None)))
+
+    def interval(self, key: str) -> Any:
+        """Return the interval of a number, or one per point of a curve; None where none claims its confidence.
+
+        Those of earlier versions were percentiles of a bootstrap, which cover less than they say.
+        """
+        is_claimed = self.metrics.get("interval_method") and self.metrics.get("num_cases", 0) >= MIN_SCANS
+        return self.metrics.get("intervals", {}).get(key) if is_claimed else None
 
     def class_estimates(self, key: str = AP50) -> dict[str, Estimate]:
         """Return the same number for each class by its name."""
@@ -156,26 +168,6 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     if all(run.metadata.stage == UNREADABLE for run in runs):
         raise UserError(runs[0].problems[0])
     return sorted(runs, key=_reading_order)
-
-
-def arm_labels(runs: Sequence[Run]) -> dict[Run, str]:
-    """What to call the arm of each run: the method, with what tells arms of one method apart."""
-    names = {run: run.method for run in runs}
-    for fact in ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps"):
-        for method in {run.method for run in runs}:
-            alike = [run for run in runs if run.method == method]
-            values = {(run.setting, str(getattr(run.metadata, fact))) for run in alike}
-            # Compared within a setting: steps that grow with the labels make one arm, not several.
-            if len(values) > len({setting for setting, _ in values}):
-                for run in alike:
-                    names[run] += f", {_in_words(fact, getattr(run.metadata, fact))}"
-    return names
-
-
-def _in_words(fact: str, value: Any) -> str:
-    if fact == "num_pretrain_volumes":
-        return f"{value} volumes"
-    return f"{value} steps" if fact == "budget_steps" else str(value)
 
 
 def _reading_order(run: Run) -> tuple[Any, ...]:

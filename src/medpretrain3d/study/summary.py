@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medpretrain3d.study.differences import BASELINE, NOT_DISTINGUISHABLE, Difference
+from medpretrain3d.statistics import Verdict
+from medpretrain3d.study.differences import Difference
+from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.run import Run
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One finding: its gist (`higher`, `lower`, `not distinguishable`), a sentence, and the numbers behind it."""
+class Finding:
+    """One finding: the verdict in a word, a sentence, and the numbers behind it."""
 
     gist: str
     headline: str
     numbers: str
 
     def __str__(self) -> str:
+        """Return it as a line."""
         return f"{self.headline} {self.numbers}"
 
 
@@ -39,37 +42,31 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     )
 
 
-def verdicts(differences: Sequence[Difference], arms: Mapping[Run, str]) -> list[Verdict]:
-    """Return a sentence per arm and setting: is it distinguishable from scratch?"""
-    groups: dict[tuple[str, tuple[str, int]], list[Difference]] = {}
-    for one in differences:
-        groups.setdefault((arms[one.run], one.run.setting), []).append(one)
-    return [_verdict(arm, setting, members) for (arm, setting), members in groups.items()]
+def findings(differences: Sequence[Difference]) -> list[Finding]:
+    """Return a sentence per arm and setting, with the verdict and what it rests on."""
+    return [_finding(one) for one in differences]
 
 
-def _verdict(arm: str, setting: tuple[str, int], members: Sequence[Difference]) -> Verdict:
-    where = f"{setting[0]}, {setting[1]} labelled cases"
-    gists = {one.verdict for one in members}
-    gist = gists.pop() if len(gists) == 1 else NOT_DISTINGUISHABLE
+def _finding(one: Difference) -> Finding:
+    judged = one.mean_ap
     outcome = {
-        "higher": f"{arm} is better than {BASELINE}",
-        "lower": f"{arm} is worse than {BASELINE}",
-        NOT_DISTINGUISHABLE: f"no distinguishable difference between {arm} and {BASELINE}",
-    }[gist]
-    num_cases = max(one.num_cases for one in members)
-    headline = f"{where}: {outcome} on {num_cases} test cases."
-    if len(members) == 1:
-        return Verdict(gist, headline, f"mAP {members[0].mean_ap}, AP50 {members[0].ap50}.")
-    values = [one.mean_ap.value for one in members if one.mean_ap.is_known and one.mean_ap.value is not None]
-    tally = {gist: sum(one.verdict == gist for one in members) for gist in ("higher", "lower")}
-    mean = f"mAP {sum(values) / len(values):+.3f} on average" if values else "mAP is not known"
-    spread = f" ({min(values):+.3f} to {max(values):+.3f})" if values else ""
-    return Verdict(
-        gist,
-        headline,
-        f"{mean} over {len(members)} pairs{spread}; the interval lies above zero in {tally['higher']} of them, "
-        f"below in {tally['lower']}.",
-    )
+        Verdict.BETTER: f"{one.arm} is better than {BASELINE}",
+        Verdict.WORSE: f"{one.arm} is worse than {BASELINE}",
+        Verdict.EQUIVALENT: f"{one.arm} and {BASELINE} are equivalent",
+        Verdict.INCONCLUSIVE: f"{one.arm} against {BASELINE} is inconclusive",
+        Verdict.NONE: f"no verdict on {one.arm} against {BASELINE}",
+    }[judged.verdict]
+    labels = _listed([str(count) for count in sorted({run.setting[1] for run in one.runs})])
+    rests_on = f"{_count(len(one.seeds), 'seed')}, {_count(one.num_cases, 'test case')}"
+    rests_on += f" of {len(one.folds)} folds" if one.folds else ""
+    exploratory = "" if one.is_primary else ", exploratory"
+    headline = f"{one.setting[0]}, {labels} labelled cases: {outcome} ({rests_on}{exploratory})."
+    parts = [f"mAP {one.estimate}"]
+    if judged.verdict is not Verdict.NONE:
+        parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
+    parts.append(f"AP50 {one.ap50_estimate}")
+    reason = f" {judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""
+    return Finding(str(judged.verdict), headline, f"{', '.join(parts)}.{reason}")
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -46,12 +46,21 @@ def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
     return table
 
 
-def difference_table(differences: Sequence[Difference], arms: Mapping[Run, str]) -> Table:
-    """Return one row per pair: run minus scratch."""
-    table = Table(["run", "minus", "labels", "seed", "mAP", "AP50", "on mAP"], num_text_columns=2)
+def difference_table(differences: Sequence[Difference]) -> Table:
+    """Return one row per arm and setting: arm minus scratch, over its seeds."""
+    table = Table(
+        ["arm", "data set", "labels", "seeds", "cases", "mAP", "AP50", "p (Holm)", "on mAP"], num_text_columns=2
+    )
     for one in differences:
-        middle: list[Cell] = [_labels(one.run), _field(one.run, "seed"), one.mean_ap, one.ap50]
-        table.rows.append([one.run.name, one.baseline.name, *middle, one.verdict])
+        labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
+        p_value = one.mean_ap.corrected_p_value
+        table.rows.append(
+            [
+                *(one.arm, one.setting[0], labels, str(len(one.seeds)), str(one.num_cases)),
+                *(one.estimate, one.ap50_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
+                f"{one.mean_ap.verdict}{'' if one.is_primary else ' (exploratory)'}",
+            ]
+        )
     return table
 
 

@@ -1,0 +1,184 @@
+"""What makes two runs replicates of each other, and what makes one the baseline of another: everything but the seed.
+
+Facts come from `run.json`, options from the `config.yaml` beside it. What differs in any of them is another arm or
+another setting; nothing of it is ever averaged or paired.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medpretrain3d.documents import read_yaml
+from medpretrain3d.errors import UserError
+from medpretrain3d.study.run import Run
+
+SETTING_FACTS = (
+    *("dataset", "num_train_cases", "label_fraction", "data_fingerprint", "backbone", "detector", "params"),
+    *("budget_steps", "fold", "num_test_cases", "num_val_cases"),
+)
+"""Shared by an arm and its baseline."""
+START_FACTS = ("paradigm", "method", "corpus", "num_pretrain_volumes")
+"""What the arm is."""
+PRETRAIN_FACTS = ("method", "backbone", "corpus", "num_pretrain_volumes", "data_fingerprint", "budget_steps", "params")
+FREE = re.compile(
+    # Where a run is kept, who is told of it, how fast it goes; what the facts say better; what a seed decides.
+    r"run\..*|plugins|base|seed_everything|data\.(num_workers|store|fold|label_seed|label_fraction|num_train_cases)"
+    r"|model\.(init_from|allow_seen_scans)|ckpt_path|weights_only"
+    r"|trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones|callbacks"
+    r"|val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)(\..*)?"
+)
+"""Options that do not tell runs apart."""
+OF_START = re.compile(r"model\.init_.*|data\.pretrained_spacing_mm")
+"""Options of how a run starts: the arm has them and its baseline does not."""
+
+BASELINE = "scratch"
+
+Items = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A run without its seed: the setting that it shares with its baseline, and how it started."""
+
+    setting: Items
+    start: Items
+    seed: int | None
+    pretraining_seed: int | None = None
+
+    def without_fold(self) -> Items:
+        """Return the setting of which several folds are parts."""
+        free = ("fold", "num_test_cases", "num_val_cases", "num_train_cases", "label_fraction")
+        return tuple(pair for pair in self.setting if pair[0] not in free)
+
+    def differing(self, other: Identity) -> list[str]:
+        """Return in words what of the settings differs."""
+        own, others = dict(self.setting), dict(other.setting)
+        return [
+            f"{key} {own.get(key, '-')} and {others.get(key, '-')}"
+            for key in sorted(own | others)
+            if own.get(key) != others.get(key)
+        ]
+
+
+def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Collection[str] = ()) -> dict[Run, Identity]:
+    """Return the identity of fine-tuning runs; of their pretraining all is known whose run is among `pretraining`.
+
+    Encoders of pretraining runs that differ in their seed alone are of one arm. An encoder whose run is not there is
+    of an arm with the runs that began from the very same file.
+
+    Args:
+        runs: of fine-tuning.
+        pretraining: runs of pretraining.
+        arm_options: options that a study gives to its arms (keys with dots): part of the arm, not of the setting.
+    """
+    known = {one.name: one for one in pretraining}
+    of_pretraining = {name: (*_facts(one, PRETRAIN_FACTS), *_options(one)) for name, one in known.items()}
+    result = {}
+    for run in runs:
+        own = run.metadata
+        options = list(_options(run))
+        is_start = [key in arm_options or bool(OF_START.fullmatch(key)) for key, _ in options]
+        setting = [
+            *_facts(run, SETTING_FACTS),
+            *(one for one, is_its in zip(options, is_start, strict=True) if not is_its),
+        ]
+        source = str(own.pretrain_run)
+        start, seed = [*_facts(run, START_FACTS)], None
+        if run.method != BASELINE or arm_options:
+            start += [one for one, is_its in zip(options, is_start, strict=True) if is_its]
+        if source in known and known[source].metadata.checkpoint_sha256 in (None, own.checkpoint_sha256):
+            start += [(f"pretraining {key}", value) for key, value in of_pretraining[source]]
+            seed = known[source].metadata.seed
+        elif own.checkpoint_sha256:
+            start.append(("encoder", own.checkpoint_sha256[:12]))
+        elif own.pretrain_run:
+            start.append(("encoder of", source))
+        result[run] = Identity(tuple(sorted(setting)), tuple(sorted(start)), own.seed, seed)
+    return _apart(result)
+
+
+def _apart(found: dict[Run, Identity]) -> dict[Run, Identity]:
+    """Make arms of pretraining seeds where one fine-tuning seed was run from several of them."""
+    places: dict[tuple[Any, ...], set[int | None]] = {}
+    for one in found.values():
+        places.setdefault((one.setting, one.start, one.seed), set()).add(one.pretraining_seed)
+    mixed = {(setting, start) for (setting, start, _), seeds in places.items() if len(seeds) > 1}
+    return {
+        run: Identity(
+            one.setting, (*one.start, ("pretraining seed", str(one.pretraining_seed))), one.seed, one.pretraining_seed
+        )
+        if (one.setting, one.start) in mixed
+        else one
+        for run, one in found.items()
+    }
+
+
+def arm_labels(runs: Sequence[Run], identities: Mapping[Run, Identity] | None = None) -> dict[Run, str]:
+    """Return what to call the arm of each run: the method, with what tells arms of one method apart.
+
+    Compared within a setting of data set and labels: steps that grow with the labels make one arm, not several.
+    """
+    known = identities or identify(runs, ())
+    names = {run: run.method for run in runs}
+    for method in {run.method for run in runs}:
+        alike = [run for run in runs if run.method == method]
+        for key in _telling(alike, known):
+            for run in alike:
+                names[run] += f", {_in_words(key, dict((*known[run].setting, *known[run].start)).get(key, '-'))}"
+    return names
+
+
+def _telling(runs: Sequence[Run], known: Mapping[Run, Identity]) -> list[str]:
+    """Return the keys in which runs of one method differ though data set and labels are the same."""
+    groups: dict[tuple[str, int], list[dict[str, str]]] = {}
+    for run in runs:
+        groups.setdefault(run.setting, []).append(dict((*known[run].setting, *known[run].start)))
+    keys = {
+        key
+        for members in groups.values()
+        for key in set().union(*members) - {"fold", "num_test_cases", "num_val_cases", "label_fraction", "params"}
+        if len({one.get(key) for one in members}) > 1
+    }
+    return sorted(keys, key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
+
+
+_ORDER = ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps")
+
+
+def _in_words(key: str, value: str) -> str:
+    if key in ("num_pretrain_volumes", "budget_steps"):
+        return f"{value} {'volumes' if key == 'num_pretrain_volumes' else 'steps'}"
+    if key in _ORDER:
+        return value
+    return f"{key.rpartition('.')[2].removeprefix('pretraining ').replace('_', ' ')} {value[:40]}"
+
+
+def _facts(run: Run, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        value = getattr(run.metadata, name)
+        if value is not None:
+            yield name, str(value)
+
+
+def _options(run: Run) -> Iterator[tuple[str, str]]:
+    path = run.folder / "config.yaml"
+    try:
+        document = read_yaml(path, "repeat the run") if path.is_file() else {}
+    except UserError as error:
+        run.problems.append(str(error))
+        yield "config.yaml", f"not readable, of {run.folder}"
+        return
+    for key, value in _flat(document):
+        if not FREE.fullmatch(key) and value is not None:
+            yield key, str(value)
+
+
+def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
