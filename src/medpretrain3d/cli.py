@@ -31,6 +31,7 @@ COMMANDS = {
     "targets": "write the true boxes of a store's split as JSON",
     "predict": "find boxes in scans with a detector bundle",
     "tune": "choose how a bundle merges boxes, by its validation scans",
+    "test": "predict and score a labelled data set, such as an external test set",
     "cross-validate": "make one result of the runs of all folds",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",

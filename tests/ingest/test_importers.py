@@ -134,7 +134,7 @@ def test_a_misplaced_layout_shows_what_was_wanted_and_found(tmp_path):
     shown = r"no case found; wanted for folder .*\n  RAW/\*\*.*\nfound\n  readme.txt\n  slices/"
     with pytest.raises(UserError, match=shown):
         read_raw(tmp_path)
-    with pytest.raises(UserError, match="no imagesTr beside it"):
+    with pytest.raises(UserError, match="no imagesTr or imagesTs beside it"):
         read_raw(describe(tmp_path))
     with pytest.raises(UserError, match="no such folder"):
         read_raw(tmp_path / "nowhere")

@@ -23,12 +23,14 @@ def missing_objects(store: Store, cases_of: Mapping[str, Sequence[str]]) -> list
 
     Args:
         store: a labelled store.
-        cases_of: ids of the cases of `train`, `val` and `test`.
+        cases_of: ids of the cases of `train`, `val` and `test`; a set without training cases is for testing alone.
     """
+    if not cases_of.get("train"):
+        return []
     counts = {split: count_objects(store, ids) for split, ids in cases_of.items() if split in ("train", *HELD_OUT)}
-    train = counts.get("train", np.zeros(len(store.classes), dtype=np.int64))
+    train = counts["train"]
     if not train.sum():
-        return [f"none of the {len(cases_of.get('train', ()))} training cases holds an object"]
+        return [f"none of the {len(cases_of['train'])} training cases holds an object"]
     message = []
     for label, name in enumerate(store.classes):
         held_out = [split for split in HELD_OUT if split in counts and counts[split][label]]

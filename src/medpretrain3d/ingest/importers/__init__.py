@@ -81,8 +81,9 @@ def read_raw(
 
 def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
     """Return the layout of a folder, by what shows it, and what speaks against others whose names fit."""
-    if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in ("imagesTr", "raw_splitted")):
-        raise UserError(f"{raw}: has dataset.json but no imagesTr beside it", f"found\n{tree(raw)}")
+    folders = ("imagesTr", "imagesTs", "raw_splitted")
+    if (raw / "dataset.json").is_file() and not any((raw / name).is_dir() for name in folders):
+        raise UserError(f"{raw}: has dataset.json but no imagesTr or imagesTs beside it", f"found\n{tree(raw)}")
     names = list_names(raw)
     fitting: list[Layout] = []
     doubts: list[str] = []

@@ -3,7 +3,7 @@
 RAW/dataset.json               labels (name -> value, or value -> name), channel_names or modality
 RAW/imagesTr/<id>_0000.nii.gz  (nnU-Net) or <id>.nii.gz (MSD)
 RAW/labelsTr/<id>.nii.gz       label values; with "instances": true instance ids, classes in labelsTr/<id>.json
-RAW/imagesTs, RAW/labelsTs     the test split, where its labels are there; else unlabelled
+RAW/imagesTs, RAW/labelsTs     the test split, where its labels are there; else unlabelled; may be alone
 RAW/splits.json                optional: a list of folds {"train": [...], "val": [...]}; also splits_final.json
 """
 
@@ -76,17 +76,21 @@ def list_cases(
     """Return the cases of imagesTr, labelsTr, imagesTs and labelsTs below a folder.
 
     Raises:
-        Misplaced: there is no imagesTr.
+        Misplaced: there is no imagesTr, nor imagesTs with labelsTs.
         UserError: a damaged splits file, or a fold that does not exist.
     """
-    images_tr = channel_files(find_volumes(require(raw / "imagesTr")))
+    is_test_set = all((raw / name).is_dir() for name in ("imagesTs", "labelsTs")) and not (raw / "labelsTr").is_dir()
+    images_tr = channel_files(find_volumes(raw / "imagesTr" if is_test_set else require(raw / "imagesTr")))
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
     folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
         message = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
         raise UserError(f"{raw}: has no fold {fold}; {message}")
     split_of = {case_id: split for split, ids in folds[fold].items() for case_id in ids} if folds else {}
-    listed = listed_cases(dataset) or sorted(images_tr)
+    # An external test set comes with the description of the set it tests, whose training cases are elsewhere.
+    elsewhere = listed_cases(dataset) if is_test_set and not images_tr else []
+    leftovers += [Leftover(one, f"training cases of {DESCRIPTION}, which a test set does without") for one in elsewhere]
+    listed = sorted(images_tr) if elsewhere else listed_cases(dataset) or sorted(images_tr)
     cases = [
         _case(raw, "Tr", case_id, images_tr.get(case_id, ()), rule, class_of_value, split_of.get(case_id, "train"))
         for case_id in listed
@@ -256,6 +260,10 @@ def _are_ids(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def _is_of_images(path: Path) -> bool:
+    return str(path) in ("imagesTr", "imagesTs")
+
+
 LAYOUTS = (
     Layout(
         name="nnunet",
@@ -266,8 +274,8 @@ LAYOUTS = (
         wanted="""  RAW/dataset.json
   RAW/imagesTr/<id>_0000.nii.gz or <id>.nii.gz
   RAW/labelsTr/<id>.nii.gz
-  RAW/imagesTs, RAW/labelsTs   (the test split, may be missing)""",
-        patterns=("dataset.json", "imagesTr/"),
+  RAW/imagesTs, RAW/labelsTs   (the test split, may be missing, or be there alone)""",
+        patterns=("dataset.json", _is_of_images),
         read=read_nnunet,
         page="""\
 The layout of nnU-Net and of the Medical Segmentation Decathlon, see [data.md](data.md). A value named `ignore` marks
