@@ -80,3 +80,15 @@ def test_gamma_keeps_mean_and_deviation_and_a_constant_image():
         assert not torch.allclose(change(crop), crop)
         flat = torch.full((1, 4, 4, 4), 0.5)
         torch.testing.assert_close(change(flat), flat)
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.5])
+def test_gamma_is_its_formula_in_double_precision(exponent):
+    """Also of a whole patch, where sums of squares in single precision would be off by a thousandth."""
+    crop = (1.5 * image(1, 96, 96, 96) + 0.2).clamp(-1, 1)
+    exact = crop.double()
+    low, high = exact.aminmax()
+    curved = ((exact - low) / (high - low)) ** exponent * (high - low) + low
+    expected = (curved - curved.mean()) / curved.std(correction=0) * exact.std(correction=0) + exact.mean()
+    found = IntensityChange(gamma=exponent)(crop)
+    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)

@@ -215,9 +215,18 @@ def _coarse_matrix(size: int, share: float) -> np.ndarray:
 
 
 def _gamma(image: Tensor, exponent: float) -> Tensor:
-    deviation, mean = torch.std_mean(image, correction=0)
-    low, high = image.aminmax()
-    span = (high - low).clamp(min=1e-7)
-    curved = ((image - low) / span).pow_(exponent).mul_(span).add_(low)
-    curved_deviation, curved_mean = torch.std_mean(curved, correction=0)
-    return curved.sub_(curved_mean).mul_(deviation / curved_deviation.clamp(min=1e-7)).add_(mean)
+    """Return an image (C, D, H, W) raised to an exponent on its range, with the mean and deviation that it had."""
+    mean, (low, high) = image.mean(), image.aminmax()
+    deviation = _root_mean_square(image - mean)
+    # The curve stays in [0, 1]: its own scale goes out with its deviation.
+    curved = (image - low).div_((high - low).clamp(min=1e-7)).pow_(exponent)
+    curved.sub_(curved.mean())
+    return curved.mul_(deviation / _root_mean_square(curved).clamp(min=1e-7)).add_(mean)
+
+
+def _root_mean_square(centered: Tensor) -> Tensor:
+    """Return the deviation of an image whose mean is 0."""
+    # torch.std_mean takes one voxel after the other, 15 times as long (CPU time at 160^3, one thread); a norm over all
+    # voxels at once adds them up in fp32 and is wrong by 1e-3, that of the rows' norms by 1e-7.
+    rows = torch.linalg.vector_norm(centered, dim=-1)
+    return torch.linalg.vector_norm(rows) / centered.numel() ** 0.5
