@@ -28,14 +28,15 @@ def counter_random(seed: Tensor, count: int, start: int = 0) -> Tensor:
     return random_at(seed[:, None], torch.arange(start, start + count, dtype=torch.int64, device=seed.device)[None])
 
 
-def random_at(seed: Tensor, position: Tensor) -> Tensor:
+def random_at(seed: Tensor, position: Tensor | int) -> Tensor:
     """Return the numbers of `counter_random` at any positions: int64, seeds and positions broadcast."""
-    return _mix(_mix(seed) + (position + 1) * _GOLDEN)
+    step = (position + 1) * _GOLDEN
+    return _mix(_mix(seed) + (step if isinstance(step, Tensor) else _signed(step)))
 
 
 def derived_seeds(seed: Tensor, purpose: str) -> Tensor:
     """Return seeds of the same shape for one purpose, whose numbers have nothing to do with those of another."""
-    return random_at(seed, torch.tensor(zlib.crc32(purpose.encode()), dtype=torch.int64, device=seed.device))
+    return random_at(seed, zlib.crc32(purpose.encode()))
 
 
 def to_uniform(bits: Tensor) -> Tensor:
@@ -88,11 +89,11 @@ def row_seeds(rows: int, device: torch.device) -> Tensor:
     """
     draws = _draws.get()
     if draws is None:
-        base = torch.randint(2**62, (1,)).to(device)
+        base = torch.randint(2**62, (1,)).to(device, non_blocking=True)
         return base + rank() * rows + torch.arange(rows, device=device)
     if len(draws.seeds) != rows:
         raise ValueError(f"got a batch of {rows} rows inside of sample_seeds of {len(draws.seeds)}; wanted as many")
-    return draws.seeds.to(device)
+    return draws.seeds.to(device, non_blocking=True)
 
 
 def draw_bits(rows: int, count: int, device: torch.device) -> Tensor:
@@ -111,6 +112,11 @@ def _mix(x: Tensor) -> Tensor:
     x = (x ^ _shift_right(x, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
     x = (x ^ _shift_right(x, 27)) * (0x94D049BB133111EB - (1 << 64))
     return x ^ _shift_right(x, 31)
+
+
+def _signed(number: int) -> int:
+    """Return what 64 bits keep of a number, read as signed."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

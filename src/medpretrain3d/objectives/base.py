@@ -105,6 +105,21 @@ class Objective(Configurable, nn.Module):
         """Update averages of weights, after every step of the optimizer."""
 
 
+ON_HOST = "_on_host"
+"""What the name of a tensor of a batch ends with that stayed on the CPU when the batch went to its device."""
+
+
+def on_host(batch: Batch, name: str) -> Tensor:
+    """Return a tensor of a batch on the CPU: the one that a stage kept there, or a copy, which waits for the device."""
+    return batch.get(name + ON_HOST, batch[name]).cpu()
+
+
+def seeds_on_host(batch: Batch) -> list[int]:
+    """Return the seeds (B,) as numbers, for what is drawn where it is decided; see `on_host`."""
+    seeds: list[int] = on_host(batch, "seed").tolist()
+    return seeds
+
+
 def seeds_of_views(seed: Tensor, num_views: int) -> Tensor:
     """Return seeds (V B,) for the views of each sample (B,): all first views, then all second ones."""
     return counter_random(derived_seeds(seed, "views"), num_views).T.flatten()

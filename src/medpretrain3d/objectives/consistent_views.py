@@ -16,7 +16,7 @@ from medpretrain3d.objectives.alignment import carry, cell_centers, sample_at, v
 from medpretrain3d.objectives.base import Batch, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.masked import hidden_tokens, visible_index
-from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
+from medpretrain3d.objectives.masking import Triple, expand_blocks
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import Projector, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
@@ -93,17 +93,18 @@ class ConsistentViews(MAE):
         """The teacher follows."""
         self.teacher.follow(self._student())
 
+    def mask_seeds(self, seed: Tensor) -> Tensor:
+        """Two seeds of each sample: its views hide different blocks."""
+        return seeds_of_views(seed, 2)
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4), `seed` (B,) to the loss and its three parts."""
         image = rearrange(batch["image"], "b v c d h w -> (v b) c d h w")
         d, h, w = image.shape[2:]
         patch = (d, h, w)
-        # Two seeds of each sample: its views hide different blocks.
-        seed = seeds_of_views(batch["seed"], 2)
-        share = hidden_share(batch["seed"], *self.mask_ratio)
-        hidden_blocks = random_block_mask(seed, patch, self.mask_block, share)
-        hidden = expand_blocks(hidden_blocks, self.mask_block)  # (2 B, 1, D, H, W)
-        with sample_seeds(seed):
+        hidden_blocks = self.draw_mask(batch, patch, self.mask_block)
+        hidden = expand_blocks(hidden_blocks.to(image.device, non_blocking=True), self.mask_block)  # (2 B, 1, D, H, W)
+        with sample_seeds(seeds_of_views(batch["seed"], 2)):
             restored, cells, places = self._see(image, hidden_blocks, hidden)
         seen = self.projector(cells)  # (2 B, N, C)
         message = self.teacher(image)  # (2 B, M, C)
@@ -136,7 +137,8 @@ class ConsistentViews(MAE):
         if not isinstance(self.backbone, TokenBackbone):
             features = self.backbone(image.masked_fill(hidden, 0.0))
             return self.decoder(features), _Cells()(features), places
-        keep_index = visible_index(hidden_tokens(hidden_blocks, self.mask_block, self.backbone.patch_size))
+        tokens = hidden_tokens(hidden_blocks, self.mask_block, self.backbone.patch_size)
+        keep_index = visible_index(tokens, image.device)
         visible = self.backbone.encode(self.backbone.embed(image), grid, keep_index)
         return (
             self.decoder(visible, grid, keep_index),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from medpretrain3d.objectives.counter_rng import CounterRNG
 
@@ -13,13 +12,13 @@ Cuboid = tuple[slice, slice, slice]
 
 def random_cuboids(
     draws: CounterRNG, count: int, patch: Triple, smallest: Triple, largest: Triple
-) -> tuple[Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return cuboids anywhere inside the patch, each edge uniform from `smallest` to `largest` voxels.
 
     Returns:
         Lowest corners (count, 3) and edges (count, 3), int64, along (D, H, W).
     """
-    low, high, size = (draws.seed.new_tensor(edges) for edges in (smallest, largest, patch))
+    low, high, size = (np.array(edges) for edges in (smallest, largest, patch))
     edges = draws.integers(low, high, count, 3)
     return draws.integers(0, size - edges, count, 3), edges
 
@@ -31,9 +30,9 @@ def random_cuboid(draws: CounterRNG, patch: Triple, smallest: Triple, largest: T
     return (d, h, w)
 
 
-def slices(corners: Tensor, edges: Tensor) -> list[Cuboid]:
+def slices(corners: np.ndarray, edges: np.ndarray) -> list[Cuboid]:
     """Return lowest corners (N, 3) and edges (N, 3) as N triples of slices."""
-    bounds = torch.stack([corners, corners + edges], dim=2).tolist()
+    bounds = np.stack([corners, corners + edges], axis=2).tolist()
     return [(slice(*d), slice(*h), slice(*w)) for d, h, w in bounds]
 
 

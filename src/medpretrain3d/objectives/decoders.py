@@ -103,7 +103,7 @@ class TokenDecoder(nn.Module):
         batch, width = len(visible), visible.shape[-1]
         everywhere = self.mask_token.to(visible.dtype).expand(batch, math.prod(grid), width)
         x = everywhere.scatter(1, keep_index[..., None].expand(-1, -1, width), visible)
-        x = x + sine_cosine_positions(grid, width).to(x)
+        x = x + sine_cosine_positions(grid, width).to(x.device, x.dtype, non_blocking=True)
         for block in self.blocks:
             x = block(x)
         result: Tensor = self.head(tokens_to_map(self.norm(x), grid))

@@ -76,6 +76,7 @@ class DINO(Objective):
         self.center: Tensor
         self.register_buffer("center", torch.zeros(num_prototypes))
         self._seen: list[Tensor] = []  # means of the teacher's outputs since the last step of the optimiser
+        self._has_center: bool | None = False  # None until somebody looks at one that was loaded
 
     def _student(self) -> nn.Module:
         return nn.Sequential(self.backbone, self.head)
@@ -83,6 +84,7 @@ class DINO(Objective):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         if f"{prefix}centre" in state_dict:  # as checkpoints of 0.1.0 call it
             state_dict[f"{prefix}center"] = state_dict.pop(f"{prefix}centre")
+        self._has_center = None
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def after_load(self) -> None:
@@ -94,8 +96,15 @@ class DINO(Objective):
         self.teacher.follow(self._student())
         if self._seen:
             mean = mean_over_processes(torch.stack(self._seen).mean(dim=0))
-            self.center.lerp_(mean, 1 - self.center_momentum if self.center.any() else 1.0)
+            self.center.lerp_(mean, 1 - self.center_momentum if self.has_center() else 1.0)
+            self._has_center = True
             self._seen.clear()
+
+    def has_center(self) -> bool:
+        """Return whether there was a step before; noted, since asking the device for it would be waiting for it."""
+        if self._has_center is None:
+            self._has_center = bool(self.center.any())
+        return self._has_center
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
@@ -106,7 +115,7 @@ class DINO(Objective):
         if self.training:
             self._seen.append(teacher.mean(dim=0))
         # Before the first step there is no centre yet; without one, all samples would begin in one class.
-        center = self.center if self.center.any() else mean_over_processes(teacher.mean(dim=0))
+        center = self.center if self.has_center() else mean_over_processes(teacher.mean(dim=0))
         target = F.softmax((teacher - center) / self.teacher_temperature, dim=1)
         other_view = torch.cat(target.chunk(2)[::-1])
         loss = distillation(student / self.student_temperature, other_view)

@@ -40,9 +40,9 @@ def local_shuffle(image: Tensor, draws: CounterRNG, num_blocks: int) -> Tensor:
     d, h, w = image.shape[1:]
     edges = [max(min(2, size), size // 10) for size in (d, h, w)]
     corners, sizes = random_cuboids(draws, num_blocks, (d, h, w), (1, 1, 1), (edges[0], edges[1], edges[2]))
-    keys = draws.bits(num_blocks).cpu().numpy().view(np.uint64)
-    index = shuffled_index(corners.cpu().numpy(), sizes.cpu().numpy(), keys, np.array([d, h, w]))
-    return image.flatten(1)[:, torch.from_numpy(index).to(image.device)].reshape(image.shape)
+    index = shuffled_index(corners, sizes, draws.bits(num_blocks).view(np.uint64), np.array([d, h, w]))
+    source = torch.from_numpy(index).to(image.device, non_blocking=True)
+    return image.flatten(1)[:, source].reshape(image.shape)
 
 
 def bezier_curve(controls: Tensor, is_rising: bool, num_points: int = 1024) -> Tensor:
@@ -105,7 +105,7 @@ def out_paint(image: Tensor, draws: CounterRNG) -> Tensor:
 
 
 def _noise(draws: CounterRNG, like: Tensor) -> Tensor:
-    return (2 * draws.uniform(*like.shape) - 1).to(like.dtype)
+    return (2 * draws.noise(like.shape, like.device) - 1).to(like.dtype)
 
 
 def _shares(patch: Triple, share: float) -> Triple:

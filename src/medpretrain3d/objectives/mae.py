@@ -62,11 +62,12 @@ class MAE(MaskedReconstruction):
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible blocks."""
         if not isinstance(self.backbone, TokenBackbone):
-            result: Tensor = self.decoder(self.backbone(image.masked_fill(expand_blocks(hidden_blocks, block), 0.0)))
+            hidden = expand_blocks(hidden_blocks.to(image.device, non_blocking=True), block)
+            result: Tensor = self.decoder(self.backbone(image.masked_fill(hidden, 0.0)))
             return result
         self.backbone.check_input(image)
         grid = self.backbone.grid(tuple(image.shape[2:]))
-        keep_index = visible_index(hidden_tokens(hidden_blocks, block, self.backbone.patch_size))
+        keep_index = visible_index(hidden_tokens(hidden_blocks, block, self.backbone.patch_size), image.device)
         visible = self.backbone.encode(self.backbone.embed(image), grid, keep_index)
         result = self.decoder(visible, grid, keep_index)
         return result

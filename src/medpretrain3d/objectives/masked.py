@@ -10,9 +10,9 @@ from torch import Tensor
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, Paradigm, common_stride
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, Paradigm, common_stride, on_host
 from medpretrain3d.objectives.masking import Triple, expand_blocks, hidden_share, random_block_mask
-from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.processes import mean_over_samples, world_size
 from medpretrain3d.values import OpenShare, OpenShares, Sizes
 
 LossOn = Literal["hidden", "all"]
@@ -63,22 +63,35 @@ class MaskedReconstruction(Objective):
         self.patch_stride = common_stride(backbone.levels[-1].stride, self.mask_block)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
-        """Return the whole image (B, C, D, H, W) from what is visible of it; `hidden_blocks` is (B, d, h, w) bool."""
+        """Return the whole image (B, C, D, H, W) from what is visible of it.
+
+        `hidden_blocks` (B, d, h, w) bool is on the CPU: how many blocks are visible, and where, shapes what is computed.
+        """
         raise NotImplementedError("a MaskedReconstruction subclass implements restore")
 
     def block(self, shape: Triple) -> Triple:
         """Return the mask block (D, H, W) for a patch of this shape, which is hidden as a whole."""
         return self.mask_block
 
+    def mask_seeds(self, seed: Tensor) -> Tensor:
+        """Return the seeds (N,) of the masks, given those of the samples (B,)."""
+        return seed
+
+    def draw_mask(self, batch: Batch, shape: Triple, block: Triple) -> Tensor:
+        """Return the hidden blocks (N, d, h, w) bool, on the CPU."""
+        seed = on_host(batch, "seed")
+        # Processes exchange the seed that decides where they exchange gradients: on their devices.
+        share = hidden_share(batch["seed"] if world_size() > 1 else seed, *self.mask_ratio)
+        return random_block_mask(self.mask_seeds(seed), shape, block, share)
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
         d, h, w = image.shape[2:]
         block = self.block((d, h, w))
-        share = hidden_share(batch["seed"], *self.mask_ratio)
-        hidden_blocks = random_block_mask(batch["seed"], (d, h, w), block, share)
+        hidden_blocks = self.draw_mask(batch, (d, h, w), block)
         restored = self.restore(image, hidden_blocks, block).float()
-        hidden = expand_blocks(hidden_blocks, block)  # (B, 1, D, H, W)
+        hidden = expand_blocks(hidden_blocks.to(image.device, non_blocking=True), block)  # (B, 1, D, H, W)
         mean, scale = self._target_frame(image, block)
         where = hidden if self.loss_on == "hidden" else torch.ones_like(hidden)
         loss = masked_mse(restored, (image - mean) / scale, where)
@@ -125,10 +138,13 @@ def hidden_tokens(hidden_blocks: Tensor, block: Triple, stride: Triple) -> Tenso
     return expand_blocks(hidden_blocks, (d, h, w))
 
 
-def visible_index(hidden: Tensor) -> Tensor:
-    """Return the indices (B, N_keep) int64 of visible tokens; a mask (B, 1, d, h, w) hides as many in every sample."""
-    visible = ~hidden.flatten(1)
-    return torch.nonzero(visible)[:, 1].reshape(len(visible), -1)
+def visible_index(hidden: Tensor, device: torch.device | None = None) -> Tensor:
+    """Return the indices (B, N_keep) int64 of visible tokens; a mask (B, 1, d, h, w) hides as many in every sample.
+
+    They are found on the CPU, which has to know how many there are, and sent to the device.
+    """
+    _, index = (~hidden.flatten(1).cpu().numpy()).nonzero()
+    return torch.from_numpy(index).reshape(len(hidden), -1).to(device, non_blocking=True)
 
 
 def require_whole(task: str, block: Triple, stride: Triple, whose: str) -> None:

@@ -51,8 +51,8 @@ def hidden_share(seed: Tensor, low: float, high: float) -> float:
     """
     if low == high:
         return low
-    bits = counter_random(~first_process(seed[:1]), 1)  # ~: not the numbers that place the blocks
-    return low + (high - low) * ((int(bits) >> 11) & (2**53 - 1)) / 2**53
+    ((bits,),) = counter_random(~first_process(seed[:1]), 1).tolist()  # ~: not the numbers that place the blocks
+    return low + (high - low) * ((bits >> 11) & (2**53 - 1)) / 2**53
 
 
 def expand_blocks(hidden: Tensor, block: Triple) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_on_host
 from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.distortions import (
     apply_curve,
@@ -91,22 +91,23 @@ class ModelsGenesis(Objective):
         self.num_shuffled_blocks = num_shuffled_blocks
 
     @torch.no_grad()
-    def distort(self, image: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        """Return an image (C, D, H, W) and its seed () to what the network sees and what it has to restore."""
+    def distort(self, image: Tensor, seed: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Return an image (C, D, H, W) and its seed to what the network sees and what it has to restore."""
         draws = CounterRNG(seed)
         target = random_flips(image, draws, self.flip_p)
         seen = target
         if draws.bernoulli(self.shuffle_p):
             seen = local_shuffle(seen, draws, self.num_shuffled_blocks)
         if draws.bernoulli(self.curve_p):
-            seen = apply_curve(seen, bezier_curve(draws.uniform(2, 2), is_rising=draws.bernoulli(0.5)))
+            curve = bezier_curve(torch.from_numpy(draws.uniform(2, 2)), is_rising=draws.bernoulli(0.5))
+            seen = apply_curve(seen, curve.to(image.device, non_blocking=True))
         if draws.bernoulli(self.paint_p):
             seen = in_paint(seen, draws) if draws.bernoulli(self.in_paint_share) else out_paint(seen, draws)
         return seen, target
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, distorted, restored."""
-        pairs = [self.distort(image, seed) for image, seed in zip(batch["image"], batch["seed"], strict=True)]
+        pairs = [self.distort(image, seed) for image, seed in zip(batch["image"], seeds_on_host(batch), strict=True)]
         distorted, target = (torch.stack(side) for side in zip(*pairs, strict=True))
         # fp32: squares of small errors are lost in half precision.
         restored = self.decoder(self.backbone(distorted)).float()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, on_host
 from medpretrain3d.objectives.decoders import UNetDecoder
 from medpretrain3d.processes import total
 
@@ -71,12 +71,14 @@ class MultiTalent(Objective):
             )
         image, label_map = batch["image"], batch["label_map"]
         features = self.decoder(self.backbone(image))
-        tally, first_logits = self._tally(features, label_map, batch["dataset"].tolist())
-        bce, dice = bce_and_dice(total(tally))
+        tally, first_logits = self._tally(features, label_map, on_host(batch, "dataset").tolist())
+        tally = total(tally)
+        bce, dice = bce_and_dice(tally)
+        num_shown = (tally[1] > 0).sum()
         found = logits_to_labels(first_logits.detach())
         return ObjectiveOutput(
             (bce - dice).sum(),
-            {"bce": bce.detach().mean(), "dice": dice.detach().mean()},
+            {"bce": bce.detach().sum() / num_shown, "dice": dice.detach().sum() / num_shown},
             {"input": image[0, 0].detach(), "true labels": label_map[0], "predicted labels": found},
         )
 
@@ -112,13 +114,13 @@ def label_sums(logits: Tensor, label_map: Tensor) -> Tensor:
 
 
 def bce_and_dice(tally: Tensor, smooth: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Cross-entropy per voxel and soft Dice, both (K',), of the K' of K classes that the batch could have shown.
+    """Cross-entropy per voxel and soft Dice, both (K,), 0 for a class that the batch could not have shown.
 
     Dice takes the batch as one volume (Ulrich et al., 2023, eq. 1), over all processes. `tally` is a sum of
-    `label_sums` (5, K); a class is valid where voxels were counted.
+    `label_sums` (5, K); all sums of a class are 0 where no voxels were counted.
     """
-    bce, count, inside, probability, size = tally[:, tally[1] > 0]
-    return bce / count, 2 * inside / (probability + size + smooth)
+    bce, count, inside, probability, size = tally
+    return bce / count.clamp(min=1), 2 * inside / (probability + size + smooth)
 
 
 def logits_to_labels(logits: Tensor) -> Tensor:

@@ -62,6 +62,7 @@ class SimMIM(MaskedReconstruction):
         """Return the whole image (B, C, D, H, W) from its visible tokens."""
         backbone = self.backbone
         backbone.check_input(image)
+        hidden_blocks = hidden_blocks.to(image.device, non_blocking=True)
         hidden = hidden_tokens(hidden_blocks, block, backbone.levels[0].stride)  # (B, 1, d, h, w)
         if isinstance(backbone, SwinUNETR):
             tokens = backbone.embed(image)  # (B, C, d, h, w)

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -33,33 +34,38 @@ class VisibleBlocks(TorchFunctionMode):
     """Visible blocks of a batch, and the context in which a network runs on them.
 
     Args:
-        hidden: (B, d, h, w) bool; as many are hidden in every sample.
+        hidden: (B, d, h, w) bool; as many are hidden in every sample. Which block lies beside which is found on the
+            CPU: it decides what is computed, and a mask on another device is waited for.
         block: block (D, H, W) in voxels, a multiple of every stride of the network.
+        device: of the blocks; that of the mask by default.
     """
 
-    def __init__(self, hidden: Tensor, block: Triple) -> None:
+    def __init__(self, hidden: Tensor, block: Triple, device: torch.device | None = None) -> None:
         super().__init__()
-        visible = ~hidden
+        visible = ~hidden.cpu().numpy()
         self.grid = tuple(hidden.shape[1:])
         self.block = block
         self.batch = len(hidden)
-        self.places = visible.nonzero()  # (B N, 4): sample and place on the grid
+        self.device = hidden.device if device is None else device
+        self._places = np.argwhere(visible)  # (B N, 4): sample and place on the grid
         # Row of each block among the gathered ones, -1 where it is hidden.
-        self.rows = torch.full(hidden.shape, -1, dtype=torch.int64, device=hidden.device)
-        self.rows[visible] = torch.arange(len(self.places), device=hidden.device)
-        self._neighbors: dict[Triple, tuple[Tensor, Tensor]] = {}
+        self._rows = np.where(visible, visible.cumsum().reshape(visible.shape) - 1, -1)
+        flat = np.flatnonzero(visible)
+        # (5, B N): sample, place on the grid, and place among all blocks.
+        self.places = self._sent(np.concatenate([self._places.T, flat[None]]))
+        self._seams: dict[Triple, list[tuple[Triple, Tensor, Tensor]]] = {}
 
     def gather(self, image: Tensor) -> Tensor:
         """Return the visible blocks (B N, C, d, h, w) of a volume (B, C, D, H, W)."""
         d, h, w = self.grid
         blocks = rearrange(image, "b c (gd d) (gh h) (gw w) -> b gd gh gw c d h w", gd=d, gh=h, gw=w)
-        return blocks[tuple(self.places.unbind(1))]
+        return blocks[tuple(self.places[:4])]
 
     def scatter(self, blocks: Tensor, fill: Tensor) -> Tensor:
         """Return blocks (B N, C, d, h, w) back in their places, `fill` (C,) at hidden ones: (B, C, D, H, W)."""
-        shape = (self.rows.numel(), *blocks.shape[1:])
+        shape = (self._rows.size, *blocks.shape[1:])
         everywhere = fill.to(blocks.dtype)[:, None, None, None].expand(shape)
-        placed = everywhere.index_copy(0, torch.nonzero(self.rows.flatten() >= 0)[:, 0], blocks)
+        placed = everywhere.index_copy(0, self.places[4], blocks)
         d, h, w = self.grid
         return rearrange(placed, "(b gd gh gw) c d h w -> b c (gd d) (gh h) (gw w)", gd=d, gh=h, gw=w)
 
@@ -84,23 +90,35 @@ class VisibleBlocks(TorchFunctionMode):
         Yields:
             rows of blocks, rows of their neighbours in one direction, voxels of the former with margin, of the latter.
         """
-        reach = [-(-width // size) for width, size in zip(margin, edge, strict=True)]
-        for d, h, w in itertools.product(*(range(-steps, steps + 1) for steps in reach)):
-            rows, sources = self._neighbors_at((d, h, w))
-            if (d, h, w) != (0, 0, 0) and len(rows):
-                to, of = zip(*map(_overlap, (d, h, w), edge, margin), strict=True)
-                yield rows, sources, to, of
+        d, h, w = (-(-width // size) for width, size in zip(margin, edge, strict=True))
+        for offset, rows, sources in self._neighbors((d, h, w)):
+            to, of = zip(*map(_overlap, offset, edge, margin), strict=True)
+            yield rows, sources, to, of
 
-    def _neighbors_at(self, offset: Triple) -> tuple[Tensor, Tensor]:
-        if offset not in self._neighbors:
-            at = self.places[:, 1:] + torch.tensor(offset, device=self.places.device)
-            size = torch.tensor(self.grid, device=at.device)
-            inside = ((at >= 0) & (at < size)).all(dim=1)
-            sample, (d, h, w) = self.places[:, 0], at.clamp(min=0).minimum(size - 1).unbind(1)
-            source = self.rows[sample, d, h, w].masked_fill(~inside, -1)
-            rows = torch.nonzero(source >= 0)[:, 0]
-            self._neighbors[offset] = (rows, source[rows])
-        return self._neighbors[offset]
+    def _neighbors(self, reach: Triple) -> list[tuple[Triple, Tensor, Tensor]]:
+        """Return the rows of blocks and of their visible neighbors, for each offset of up to `reach` blocks."""
+        if reach not in self._seams:
+            found = {}
+            for offset in itertools.product(*(range(-steps, steps + 1) for steps in reach)):
+                if any(offset) and (pair := self._neighbors_at(offset)).size:
+                    found[offset] = pair
+            # All offsets at once: 26 small copies cost more than what they carry.
+            sent = self._sent(np.concatenate(list(found.values()), axis=1)) if found else self.places[:2, :0]
+            parts = sent.split([pair.shape[1] for pair in found.values()], dim=1)
+            self._seams[reach] = [(offset, *part) for offset, part in zip(found, parts, strict=True)]
+        return self._seams[reach]
+
+    def _neighbors_at(self, offset: Triple) -> np.ndarray:
+        """Return (2, n): rows of the blocks that have a visible neighbor there, and rows of these."""
+        at = self._places[:, 1:] + offset
+        inside = ((at >= 0) & (at < self.grid)).all(axis=1)
+        sources = self._rows[(self._places[inside, 0], *at[inside].T)]
+        is_visible = sources >= 0
+        return np.stack([np.flatnonzero(inside)[is_visible], sources[is_visible]])
+
+    def _sent(self, index: np.ndarray) -> Tensor:
+        """Return an index on the device."""
+        return torch.from_numpy(index).to(self.device, non_blocking=True)
 
     def _conv3d(
         self,
@@ -174,14 +192,15 @@ def visible_features(
         hidden: (B, d, h, w) bool; as many are hidden in every sample.
         block: block (D, H, W) in voxels, a multiple of the coarsest stride.
     """
-    if not hidden.any():
+    hidden = hidden.cpu()
+    if not hidden.numpy().any():
         d, h, w = image.shape[2:]
-        whole = VisibleBlocks(hidden[:, :1, :1, :1], (d, h, w))
+        whole = VisibleBlocks(hidden[:, :1, :1, :1], (d, h, w), image.device)
         return backbone(image), whole
-    blocks = VisibleBlocks(hidden, block)
+    blocks = VisibleBlocks(hidden, block, image.device)
     gathered = blocks.gather(image)
     # What is left out of a sample is left out of all its blocks.
-    with blocks, sample_seeds(row_seeds(len(image), image.device)[blocks.places[:, 0]]):
+    with blocks, sample_seeds(row_seeds(len(image), image.device)[blocks.places[0]]):
         return backbone(gathered), blocks
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views, seeds_on_host
 from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.cuboids import random_cuboids, slices
 from medpretrain3d.objectives.nt_xent import nt_xent
@@ -97,11 +98,11 @@ class SwinMultiTask(Objective):
         is_square = image.shape[2] == image.shape[3]  # a quarter turn keeps the shape of such a patch alone
         turns = draws.integer(0, NUM_TURNS - 1) if is_square else 2 * draws.integer(0, 1)
         turned = image.rot90(turns, (2, 3))
-        cut = self.draw_cuts(turned.shape[1:], draws)
-        noise = (2 * draws.uniform(*turned.shape) - 1).to(turned.dtype)
+        cut = self.draw_cuts(turned.shape[1:], draws, turned.device)
+        noise = (2 * draws.noise(turned.shape, turned.device) - 1).to(turned.dtype)
         return torch.where(cut, noise, turned), turned, turns
 
-    def draw_cuts(self, patch: tuple[int, ...], draws: CounterRNG) -> Tensor:
+    def draw_cuts(self, patch: tuple[int, ...], draws: CounterRNG, device: torch.device | None = None) -> Tensor:
         """Draw the cutout mask of a patch, (D, H, W) bool: as many boxes as first hold `cut_share` of its voxels."""
         d, h, w = patch
         low, high = ([max(1, int(share * size)) for size in patch] for share in self.cut_edge)
@@ -109,8 +110,9 @@ class SwinMultiTask(Objective):
         usual = math.prod((a + b) / 2 for a, b in zip(low, high, strict=True))
         enough = math.ceil(4 * wanted / usual)  # four times what is needed on average
         corners, edges = random_cuboids(draws, enough, (d, h, w), (low[0], low[1], low[2]), (high[0], high[1], high[2]))
-        count = int((edges.prod(dim=1).cumsum(0) < wanted).sum()) + 1
-        cut = torch.zeros(patch, dtype=torch.bool, device=draws.seed.device)
+        held = edges.prod(axis=1).cumsum().astype(np.float32)
+        count = int((held < np.float32(wanted)).sum()) + 1
+        cut = torch.zeros(patch, dtype=torch.bool, device=device)
         for box in slices(corners[:count], edges[:count]):
             cut[box] = True
         return cut
@@ -118,11 +120,11 @@ class SwinMultiTask(Objective):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""
         image = batch["image"]
-        draws = [CounterRNG(seed) for seed in batch["seed"]]
+        draws = [CounterRNG(seed) for seed in seeds_on_host(batch)]
         views = [self.draw_view(one, own) for _ in range(2) for one, own in zip(image, draws, strict=True)]
         cut = torch.stack([view[0] for view in views])  # (2 B, C, D, H, W), all first views, then all second ones
         whole = torch.stack([view[1] for view in views])
-        turns = torch.tensor([view[2] for view in views], device=image.device)
+        turns = torch.tensor([view[2] for view in views]).to(image.device, non_blocking=True)
         with sample_seeds(seeds_of_views(batch["seed"], 2)):
             features = self.backbone(cut)
         pooled = pool(features[-1])

@@ -120,9 +120,10 @@ def overlap_losses(predicted: Tensor, share: Tensor, target_of: Tensor, num_samp
 def base_similarity(bases: Tensor) -> Tensor:
     """Return mean cosine, cut off at 0, between different base crops of a volume: `bases` (B, G, C) of length 1."""
     num_bases = bases.shape[1]
-    cosine = (bases @ bases.mT).relu()
-    others = ~torch.eye(num_bases, dtype=torch.bool, device=bases.device)
-    return cosine[:, others].mean()
+    cosine = (bases @ bases.mT).relu().flatten(1)
+    # Without its first number, the diagonal is the end of each row of G + 1: a mask would have to be counted.
+    others = cosine[:, 1:].unflatten(1, (num_bases - 1, num_bases + 1))[:, :, :-1]
+    return others.flatten().mean()
 
 
 @torch.no_grad()

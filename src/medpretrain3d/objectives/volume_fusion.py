@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
+from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_on_host
 from medpretrain3d.objectives.counter_rng import CounterRNG
 from medpretrain3d.objectives.cuboids import Triple, random_cuboids, slices
 from medpretrain3d.objectives.volume_decoder import VolumeDecoder
@@ -68,8 +68,8 @@ class VolumeFusion(Objective):
         self.decoder = VolumeDecoder(backbone.levels, num_classes)
 
     @torch.no_grad()
-    def draw_label(self, patch: Triple, seed: Tensor) -> Tensor:
-        """Label (D, H, W) int64 of a patch; its alpha is `label / (num_classes - 1)`.
+    def draw_label(self, patch: Triple, seed: int | Tensor, device: torch.device | None = None) -> Tensor:
+        """Label (D, H, W) int64 of a patch, made on a device; its alpha is `label / (num_classes - 1)`.
 
         Raises:
             UserError: the patch is smaller than the smallest box.
@@ -84,7 +84,7 @@ class VolumeFusion(Objective):
         count = draws.integer(*self.num_boxes)
         largest = (min(high, patch[0]), min(high, patch[1]), min(high, patch[2]))
         boxes = slices(*random_cuboids(draws, count, patch, (low, low, low), largest))
-        label = torch.zeros(patch, dtype=torch.int64, device=seed.device)
+        label = torch.zeros(patch, dtype=torch.int64, device=device)
         for box, box_label in zip(boxes, draws.integers(0, self.num_classes - 1, count).tolist(), strict=True):
             label[box] = box_label
         return label
@@ -98,7 +98,8 @@ class VolumeFusion(Objective):
                 "set data.views to VolumePairs"
             )
         d, h, w = image.shape[3:]
-        label = torch.stack([self.draw_label((d, h, w), seed) for seed in batch["seed"]])  # (B, D, H, W)
+        labels = [self.draw_label((d, h, w), seed, image.device) for seed in seeds_on_host(batch)]
+        label = torch.stack(labels)  # (B, D, H, W)
         alpha = self._alpha(label)[:, None]
         fused = torch.lerp(image[:, 1], image[:, 0], alpha.to(image.dtype))
         logits = self.decoder(self.backbone(fused)).float()  # fp32: exp of large logits overflows in half precision
@@ -128,6 +129,7 @@ def soft_dice_loss(probabilities: Tensor, label: Tensor) -> Tensor:
     true = torch.zeros_like(probabilities).scatter_(1, label[:, None], 1.0)
     sums = torch.stack([(probabilities * true).sum(axes), probabilities.sum(axes), true.sum(axes)])  # (3, K)
     inside, predicted, size = total(sums)
-    dice = 2 * inside / (predicted + size)
-    result: Tensor = 1 - dice[size > 0].mean()
+    occurs = size > 0
+    dice = 2 * inside / (predicted + size).where(occurs, 1.0)  # of a class that does not occur, 0
+    result: Tensor = 1 - dice.sum() / occurs.sum()
     return result
