@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from medpretrain3d.configurable import to_config
@@ -19,6 +20,7 @@ from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
+from medpretrain3d.objectives.base import with_host_copies
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalization, PerUnit
@@ -160,6 +162,13 @@ class PretrainData(Checked, L.LightningDataModule):
         if len(kept) < len(cases):
             rank_zero_print(f"{len(cases) - len(kept)} of {len(cases)} cases have no labels and are left out")
         return kept
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Send a batch to the device; what objectives decide by stays on the CPU too, so that they wait for nothing."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, list):  # samples whose crops are finished there
+            return [with_host_copies(*pair) for pair in zip(moved, batch, strict=True)]
+        return with_host_copies(moved, batch)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Finish the batch's crops on the device."""

@@ -15,12 +15,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, autocast
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 DEVICE = torch.device("lazy")
@@ -94,11 +95,13 @@ class CountingDevice(TorchDispatchMode):
         super().__init__()
         self.waits: list[str] = []
         self.num_kernels = 0
+        self._before: list[tuple[bool, Any]] = []
 
     def __enter__(self) -> CountingDevice:
         # `torch.tensor(..., device=DEVICE)` then is what it is on a GPU: a tensor on the CPU that is copied.
-        self._lifted_cpu_only = torch._C._only_lift_cpu_tensors()
+        self._before.append((torch._C._only_lift_cpu_tensors(), torch.autocast))
         torch._C._set_only_lift_cpu_tensors(True)
+        torch.autocast = _autocast  # type: ignore[assignment, misc]
         super().__enter__()
         return self
 
@@ -106,7 +109,8 @@ class CountingDevice(TorchDispatchMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        torch._C._set_only_lift_cpu_tensors(self._lifted_cpu_only)
+        lifted_cpu_only, torch.autocast = self._before.pop()  # type: ignore[misc]
+        torch._C._set_only_lift_cpu_tensors(lifted_cpu_only)
 
     def reset(self) -> None:
         """Count from here, once model and data are on the device and what a first step makes is made."""
@@ -186,6 +190,11 @@ def _mapped(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: _mapped(change, part) for key, part in tree.items()}
     return tree
+
+
+def _autocast(device_type: str, *args: Any, **options: Any) -> AbstractContextManager[Any]:
+    """Stand for `torch.autocast`, which knows no `DEVICE`: nothing is cast there."""
+    return nullcontext() if device_type == DEVICE.type else autocast(device_type, *args, **options)
 
 
 def _values(tensor: Tensor) -> Tensor:

@@ -187,7 +187,8 @@ def rotation_matrix(angles_rad: np.ndarray) -> np.ndarray:
 def _along_axes(image: Tensor, matrices: list[np.ndarray]) -> Tensor:
     """Return an image (C, D, H, W) with a matrix (n, n) applied along each of D, H and W."""
     # A separable filter as three matrix products runs on any device, and serves blurring and coarse grids alike.
-    along_d, along_h, along_w = (torch.from_numpy(matrix).to(image.device, image.dtype) for matrix in matrices)
+    sent = (torch.from_numpy(matrix).to(image.device, image.dtype, non_blocking=True) for matrix in matrices)
+    along_d, along_h, along_w = sent
     image = image @ along_w.T
     image = along_h @ image
     return (along_d @ image.flatten(2)).view(image.shape)

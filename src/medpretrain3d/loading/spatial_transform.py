@@ -116,11 +116,12 @@ def place_on_device(source: Tensor, spatial_transform: SpatialTransform, patch: 
     scale = 2.0 / np.array(source.shape[1:])
     matrix = np.diag(scale) @ spatial_transform.mirrored_matrix()
     theta = (matrix @ np.diag(np.array(patch) / 2.0))[::-1, ::-1]
-    affine = torch.from_numpy(np.concatenate([theta, np.zeros((3, 1))], axis=1)).to(source.device, torch.float32)
+    theta = np.concatenate([theta, np.zeros((3, 1))], axis=1)
+    affine = torch.from_numpy(theta).to(source.device, torch.float32, non_blocking=True)
     grid = F.affine_grid(affine[None], [1, 1, *patch], align_corners=False)
     if spatial_transform.elastic is not None:
         lattice = np.tensordot(matrix, spatial_transform.displacement(patch), axes=1)[::-1]
-        nodes = torch.from_numpy(lattice.copy()).to(source.device, torch.float32)[None]
+        nodes = torch.from_numpy(lattice.copy()).to(source.device, torch.float32, non_blocking=True)[None]
         grid += F.interpolate(nodes, patch, mode="trilinear", align_corners=True).permute(0, 2, 3, 4, 1)
     mode = "nearest" if nearest else "bilinear"
     placed = F.grid_sample(source.float()[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]

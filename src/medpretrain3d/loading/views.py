@@ -217,7 +217,9 @@ class GridAndTargets(Views):
         counts = torch.tensor([len(sample["target"]) for sample in samples])
         joined = {name: torch.cat([sample[name] for sample in samples]) for name in ("target", "share")}
         rest = [{name: value for name, value in sample.items() if name not in joined} for sample in samples]
-        return {**super().collate(rest), **joined, "target_of": torch.arange(len(samples)).repeat_interleave(counts)}
+        target_of = torch.arange(len(samples)).repeat_interleave(counts)
+        target_of = target_of.to(joined["share"].device, non_blocking=True)  # where crops were finished
+        return {**super().collate(rest), **joined, "target_of": target_of}
 
 
 class VolumePairs(Views):

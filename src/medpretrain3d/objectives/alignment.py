@@ -20,7 +20,7 @@ def cell_centers(grid: tuple[int, int, int], patch: tuple[int, int, int], device
 def carry(places: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Places (B, N, 3) of one view to the voxels of another; `own` and `other` are (B, 3, 4) into one shared frame."""
     with torch.autocast(places.device.type, enabled=False):  # bf16 turns 160.5 into 160
-        to_other = torch.linalg.inv(other[:, :, :3])
+        to_other = torch.linalg.inv_ex(other[:, :, :3]).inverse  # asks no device whether it exists
         matrix, offset = to_other @ own[:, :, :3], to_other @ (own[:, :, 3:] - other[:, :, 3:])
         result: Tensor = places @ matrix.mT + offset.mT
     return result
@@ -38,7 +38,8 @@ def sample_at(feature: Tensor, places: Tensor, patch: tuple[int, int, int]) -> t
         (B, N, C), linear between the centres of cells and constant beyond the last, and whether each place lies in the
         view (B, N).
     """
-    share = places / places.new_tensor(patch)  # 0 and 1 are the faces of the view
+    size = torch.tensor(patch, dtype=places.dtype).to(places.device, non_blocking=True)
+    share = places / size  # 0 and 1 are the faces of the view
     inside = ((share >= 0) & (share <= 1)).all(dim=2)
     where = (2 * share - 1).flip(-1)[:, :, None, None]  # grid_sample wants (w, h, d)
     read = F.grid_sample(feature.float(), where.float(), mode="bilinear", padding_mode="border", align_corners=False)
@@ -53,5 +54,5 @@ def view_pictures(batch: Batch) -> dict[str, Tensor]:
     places = cell_centers((d, h, w), (d, h, w), first.device)[None]
     own, other = batch["affine"][:1].float().unbind(dim=1)
     read, inside = sample_at(second[None, :1], carry(places, own, other), (d, h, w))
-    shared = read[0, :, 0].where(inside[0], read.new_tensor(-1.0)).reshape(d, h, w)
+    shared = read[0, :, 0].where(inside[0], -1.0).reshape(d, h, w)
     return {"view 1": first[0], "view 2": second[0], "view 2 seen from view 1": shared}

@@ -17,7 +17,8 @@ from medpretrain3d.randomness import counter_random, derived_seeds, sample_seeds
 Batch = Mapping[str, Tensor]
 """What a corpus gives: `image` (B, C, D, H, W) float32 in [-1, 1] and `seed` (B,) int64, one random seed per sample.
 
-A recipe's `data.views` may ask for more than one crop of each sample; see `medpretrain3d.loading.views`.
+A stage keeps `seed_on_host` on the CPU beside them, see `on_host`. A recipe's `data.views` may ask for more than one
+crop of each sample; see `medpretrain3d.loading.views`.
 """
 
 Paradigm = Literal["reconstruction", "contrastive", "supervised"]
@@ -107,6 +108,16 @@ class Objective(Configurable, nn.Module):
 
 ON_HOST = "_on_host"
 """What the name of a tensor of a batch ends with that stayed on the CPU when the batch went to its device."""
+
+
+def with_host_copies(moved: Batch, batch: Batch) -> dict[str, Tensor]:
+    """Return a batch that went to its device along with what stays on the CPU of it: numbers that decide what is done.
+
+    Args:
+        moved: on the device.
+        batch: the same on the CPU.
+    """
+    return {**moved, **{name + ON_HOST: batch[name] for name in ("seed", "dataset") if name in batch}}
 
 
 def on_host(batch: Batch, name: str) -> Tensor:
