@@ -230,4 +230,5 @@ def _root_mean_square(centered: Tensor) -> Tensor:
     # torch.std_mean takes one voxel after the other, 15 times as long (CPU time at 160^3, one thread); a norm over all
     # voxels at once adds them up in fp32 and is wrong by 1e-3, that of the rows' norms by 1e-7.
     rows = torch.linalg.vector_norm(centered, dim=-1)
-    return torch.linalg.vector_norm(rows) / centered.numel() ** 0.5
+    norm: Tensor = torch.linalg.vector_norm(rows)
+    return norm / centered.numel() ** 0.5

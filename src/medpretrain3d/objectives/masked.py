@@ -65,7 +65,7 @@ class MaskedReconstruction(Objective):
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from what is visible of it.
 
-        `hidden_blocks` (B, d, h, w) bool is on the CPU: how many blocks are visible, and where, shapes what is computed.
+        `hidden_blocks` (B, d, h, w) bool is on the CPU: how many are visible, and where, shapes what is computed.
         """
         raise NotImplementedError("a MaskedReconstruction subclass implements restore")
 

@@ -51,7 +51,8 @@ def hidden_share(seed: Tensor, low: float, high: float) -> float:
     """
     if low == high:
         return low
-    ((bits,),) = counter_random(~first_process(seed[:1]), 1).tolist()  # ~: not the numbers that place the blocks
+    drawn: list[int] = counter_random(~first_process(seed[:1]), 1)[0].tolist()  # ~: not those that place the blocks
+    (bits,) = drawn
     return low + (high - low) * ((bits >> 11) & (2**53 - 1)) / 2**53
 
 

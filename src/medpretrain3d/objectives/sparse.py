@@ -99,9 +99,9 @@ class VisibleBlocks(TorchFunctionMode):
         """Return the rows of blocks and of their visible neighbors, for each offset of up to `reach` blocks."""
         if reach not in self._seams:
             found = {}
-            for offset in itertools.product(*(range(-steps, steps + 1) for steps in reach)):
-                if any(offset) and (pair := self._neighbors_at(offset)).size:
-                    found[offset] = pair
+            for d, h, w in itertools.product(*(range(-steps, steps + 1) for steps in reach)):
+                if (d, h, w) != (0, 0, 0) and (pair := self._neighbors_at((d, h, w))).size:
+                    found[d, h, w] = pair
             # All offsets at once: 26 small copies cost more than what they carry.
             sent = self._sent(np.concatenate(list(found.values()), axis=1)) if found else self.places[:2, :0]
             parts = sent.split([pair.shape[1] for pair in found.values()], dim=1)

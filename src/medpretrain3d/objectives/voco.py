@@ -123,7 +123,8 @@ def base_similarity(bases: Tensor) -> Tensor:
     cosine = (bases @ bases.mT).relu().flatten(1)
     # Without its first number, the diagonal is the end of each row of G + 1: a mask would have to be counted.
     others = cosine[:, 1:].unflatten(1, (num_bases - 1, num_bases + 1))[:, :, :-1]
-    return others.flatten().mean()
+    result: Tensor = others.flatten().mean()
+    return result
 
 
 @torch.no_grad()
