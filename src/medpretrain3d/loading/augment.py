@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -231,4 +232,4 @@ def _root_mean_square(centered: Tensor) -> Tensor:
     # voxels at once adds them up in fp32 and is wrong by 1e-3, that of the rows' norms by 1e-7.
     rows = torch.linalg.vector_norm(centered, dim=-1)
     norm: Tensor = torch.linalg.vector_norm(rows)
-    return norm / centered.numel() ** 0.5
+    return norm / math.sqrt(centered.numel())
