@@ -22,8 +22,10 @@ from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
-from medpretrain3d.evaluation import evaluate
+from medpretrain3d.evaluation import evaluate, read_targets
+from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
+from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.run_metadata import RunMetadata
@@ -111,6 +113,11 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
     metrics = evaluate(
         [r.predicted for r in in_mm], [r.target for r in in_mm], data.classes, size_edges_mm=DIAMETERS_MM
     )
+    train = targets_json(data.store, [ref.case_id for ref in data.train_cases])
+    write_text(folder / "train_targets.json", json_text(train))
+    if any(sum(ref.counts) for ref in data.train_cases):
+        files = [read_targets(folder / name) for name in ("train_targets.json", "targets.json")]
+        metrics["trivial_baselines"] = trivial_baselines(files[0].cases, files[1].cases, data.classes, Resampling())
     write_text(folder / "metrics.json", json_text(metrics, indent=1))
     for logger in trainer.loggers:
         logger.log_metrics(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -224,3 +226,16 @@ def test_the_convention_of_the_boxes_can_be_chosen(files, tmp_path):
         assert call(evaluate, *arguments, "--bootstrap", 0, "--boxes", convention) == 0
         with open(files["out"]) as file:
             assert json.load(file)["AP_IoU_0.50_MaxDet_100"] == at_half
+
+
+def test_what_a_detector_has_to_beat_stands_in_the_table(files, tmp_path, capsys):
+    arguments = ("--predictions", files["bad"], "--targets", files["targets"], "-o", files["out"])
+    assert call(evaluate, *arguments, "--train-targets", files["targets"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^position prior +\d\.\d{3} ", printed, re.M)
+    assert re.search(r"^random boxes +\d\.\d{3} ", printed, re.M)
+    assert set(strict_json(files["out"])["trivial_baselines"]) == {"position prior", "random boxes"}
+    content = json.loads(Path(files["targets"]).read_text()) | {"classes": ["mass"]}
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="write both with the same"):
+        call(evaluate, *arguments, "--train-targets", tmp_path / "other.json")

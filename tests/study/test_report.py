@@ -202,6 +202,18 @@ def test_intervals_of_earlier_versions_are_not_shown(tmp_path: Path):
     assert any("cover less than they say" in note for note in report.notes)
 
 
+def test_trivial_baselines_stand_in_the_table_once_a_setting(tmp_path: Path):
+    for name, value in (("a", 0.2), ("b", 0.3)):
+        path = write_finetuning(tmp_path / "runs", name, "scratch", 5.0, seed=ord(name)) / "test" / "metrics.json"
+        key = "mAP_IoU_0.10_0.50_0.05_MaxDet_100"
+        prior = {key: value, "intervals": {key: [0.1, 0.4]}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"trivial_baselines": {"position prior": prior}}))
+    rows = [[str(cell) for cell in row] for row in make_report(find_runs([tmp_path / "runs"]), "Title").results.rows]
+    assert rows[2][:2] == ["position prior", "training boxes alone"]
+    assert rows[2][5] == "0.300 [0.100, 0.400]"  # the harder one
+    assert len(rows) == 3
+
+
 def test_folds_are_pooled_where_each_has_scans_of_its_own(tmp_path: Path):
     root = tmp_path / "runs"
     for arm, shift in (("scratch", 5.0), ("mae", 2.0)):

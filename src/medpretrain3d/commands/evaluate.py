@@ -47,6 +47,7 @@ from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
 from medpretrain3d.evaluation.ribfrac import ribfrac
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
+from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.store.store import Store
 from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 
@@ -99,6 +100,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hit", default="radius", help="centre: radius, box, or a distance in mm (default: radius)")
     parser.add_argument(
         "--scores", type=Number(Share), nargs="+", default=list(SCORES), help="operating points (default: 0.1 ... 0.9)"
+    )
+    parser.add_argument(
+        "--train-targets",
+        type=Path,
+        metavar="JSON",
+        help="detection: boxes of the training scans (medpretrain3d targets STORE --split train); adds what a detector "
+        "has to beat, the position prior and random boxes",
     )
     parser.add_argument("--annotations", type=Path, help="luna16: CSV of nodules")
     parser.add_argument("--excluded", type=Path, help="luna16: CSV of findings that are neither right nor wrong")
@@ -172,6 +180,14 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         seed=resampling.seed,
         confidence=resampling.confidence,
     )
+    if args.train_targets is not None:
+        train = read_targets(args.train_targets, args.boxes)
+        if (train.classes, train.frame) != (targets.classes, targets.frame):
+            raise UserError(
+                f"{train.path}: has classes {list(train.classes)} and frame {train.frame}, {targets.path} "
+                f"{list(targets.classes)} and {targets.frame}; write both with the same `medpretrain3d targets`"
+            )
+        result["trivial_baselines"] = trivial_baselines(train.cases, targets.cases, targets.classes, resampling)
     scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
     curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
     table = tables.detection_table(result)

@@ -14,7 +14,7 @@ FROC_IOUS = (0.1, 0.5)
 
 
 def detection_table(result: Mapping[str, Any]) -> list[str]:
-    """Return mAP, AP and recall per class, then the FROC curves and every section."""
+    """Return mAP, AP and recall per class and of trivial baselines, then the FROC curves and every section."""
     columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS}
     columns |= {"mAR .1:.5": mean_ar_key(100)}
     curves = {f"FROC at IoU {iou:.1f}": (froc_curve_key(iou), froc_score_key(iou)) for iou in FROC_IOUS}
@@ -123,11 +123,15 @@ def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str]) -> list[s
     rows = [("all classes", sum(num_targets.values()), "")]
     if len(num_targets) > 1:
         rows += [(name, count, f"{name}_") for name, count in num_targets.items()]
-    width = max(len(name) for name, _, _ in rows)
+    baselines = result.get("trivial_baselines", {})
+    width = max(len(name) for name in (*(row[0] for row in rows), *baselines))
     lines = [f"{'':<{width}}  objects  " + "  ".join(f"{name:<21}" for name in columns).rstrip()]
     for name, count, prefix in rows:
         cells = [cell(result, prefix + key) for key in columns.values()]
         lines.append(f"{name:<{width}}  {count:>7}  " + "  ".join(f"{text:<21}" for text in cells).rstrip())
+    for name, numbers in baselines.items():
+        cells = [cell(numbers, key) for key in columns.values()]
+        lines.append(f"{name:<{width}}  {'':>7}  " + "  ".join(f"{text:<21}" for text in cells).rstrip())
     return lines
 
 

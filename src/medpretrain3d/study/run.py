@@ -45,6 +45,7 @@ class _Metrics(TypedDict):
     confidence: NotRequired[Number]
     per_case: NotRequired[list[_CaseScore]]
     intervals: NotRequired[dict[str, list[_Value] | list[list[_Value]] | None]]
+    trivial_baselines: NotRequired[dict[str, dict[str, _Value | dict[str, list[_Value]]]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,19 @@ class Run:
         """
         is_claimed = self.metrics.get("interval_method") and self.metrics.get("num_cases", 0) >= MIN_SCANS
         return self.metrics.get("intervals", {}).get(key) if is_claimed else None
+
+    @property
+    def baseline_names(self) -> list[str]:
+        """Trivial baselines that were tested on the same scans."""
+        return list(self.metrics.get("trivial_baselines", {}))
+
+    def baseline_estimate(self, name: str, key: str) -> Estimate:
+        """Return a number of a trivial baseline with its interval."""
+        numbers = self.metrics["trivial_baselines"][name]
+        value, intervals = numbers.get(key), numbers.get("intervals")
+        pair = intervals.get(key, ()) if isinstance(intervals, dict) else ()
+        is_claimed = len(pair) == 2 and self.metrics.get("num_cases", 0) >= MIN_SCANS
+        return Estimate(None if isinstance(value, dict) else value, *(pair if is_claimed else (None, None)))
 
     def class_estimates(self, key: str = AP50) -> dict[str, Estimate]:
         """Return the same number for each class by its name."""
