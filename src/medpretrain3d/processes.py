@@ -49,12 +49,15 @@ def mean_over_samples(summed: Tensor, count: Tensor | int, least: float = 1) -> 
     """Return this process's part of a mean over the samples of all: the mean of the parts is `sum / max(count, least)`.
 
     Args:
-        summed: sum over what this process has, with gradient.
-        count: how much that was, here.
+        summed: sum over what this process has, with gradient; any shape.
+        count: how much that was, here, of one shape with `summed` if it is a tensor of counts.
         least: denominator where there is nothing, or next to nothing, on any process.
     """
-    counted = torch.as_tensor(count, dtype=torch.float32, device=summed.device)
-    return summed * world_size() / total(counted.detach()).clamp(min=least)
+    if isinstance(count, Tensor):
+        counted = count.detach().to(summed.device, torch.float32, non_blocking=True)
+    else:
+        counted = torch.full((), count, dtype=torch.float32, device=summed.device)
+    return summed * world_size() / total(counted).clamp(min=least)
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -68,6 +71,11 @@ def largest(value: Tensor) -> Tensor:
     if _are_several():
         dist.all_reduce(value, dist.ReduceOp.MAX)
     return value
+
+
+def largest_count(count: int, device: torch.device) -> int:
+    """Return the largest of the processes' counts; the host waits for `device` only where there are several."""
+    return int(largest(torch.full((), count, device=device))) if _are_several() else count
 
 
 def first_process(value: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def box_volume(boxes: Tensor) -> Tensor:
 
 def clip_boxes(boxes: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Return boxes (N, 6) cut to the volume `(0, 0, 0)` .. `shape`."""
-    limit = boxes.new_tensor([*shape, *shape])
+    limit = torch.tensor([*shape, *shape]).to(boxes.device, boxes.dtype, non_blocking=True)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from medpretrain3d.boxes import Detections, Targets, has_extent
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import total
+from medpretrain3d.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,24 @@ class Detector(Configurable, nn.Module):
         Raises:
             UserError: a label is outside `0 .. num_classes - 1`.
         """
+        return [
+            Targets(
+                valid.boxes.to(target.boxes.device, non_blocking=True),
+                valid.labels.to(target.labels.device, non_blocking=True),
+                target.mask,
+                None if valid.ignore is None else valid.ignore.to(target.boxes.device, non_blocking=True),
+                target.seed,
+            )
+            for target, valid in zip(targets, self.valid_targets_on_host(targets), strict=True)
+        ]
+
+    def valid_targets_on_host(self, targets: list[Targets]) -> list[Targets]:
+        """Return `valid_targets` with boxes, labels and regions on the CPU, where they are matched; masks stay.
+
+        Targets that are there already cost no wait, others one for all images.
+        """
         valid = []
-        for target in targets:
+        for target in targets_to_host(targets):
             boxes, labels = target.boxes.float().reshape(-1, 6), target.labels.long()
             keep = _is_box(boxes)
             num_invalid = len(keep) - int(keep.sum())
@@ -96,15 +113,20 @@ class Detector(Configurable, nn.Module):
                     f"labels {sorted(set(labels.tolist()))}: a detector of {self.num_classes} classes takes labels "
                     f"0 .. {self.num_classes - 1}; set num_classes to the number of classes of the data"
                 )
-            regions = boxes.new_zeros(0, 6) if target.ignore is None else target.ignore.to(boxes).reshape(-1, 6)
+            assert target.ignore is not None
+            regions = target.ignore.float().reshape(-1, 6)
             valid.append(Targets(boxes, labels, target.mask, regions[_is_box(regions)], target.seed))
         return valid
 
     def finite_predictions(self, *predictions: Tensor) -> Tensor:
         """Find the rows of tensors (N, ...) that are finite in all: (N,) bool; the others are counted, reported."""
-        finite = torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
-        num_invalid = len(finite) - int(finite.sum())
-        self.num_predictions += len(finite)
+        finite = finite_rows(*predictions)
+        self.count_predictions(len(finite), len(finite) - int(finite.sum()))
+        return finite
+
+    def count_predictions(self, num: int, num_invalid: int) -> None:
+        """Count predictions, and report those that are not finite."""
+        self.num_predictions += num
         if num_invalid:
             self.num_invalid_predictions += num_invalid
             logger.warning(
@@ -112,7 +134,6 @@ class Detector(Configurable, nn.Module):
                 num_invalid,
                 self.num_invalid_predictions,
             )
-        return finite
 
     def where_any_is_finite(self, loss: Tensor, finite: Tensor) -> Tensor:
         """Return the loss; not a number where no prediction of any process is finite, for then nothing was learnt.
@@ -122,6 +143,19 @@ class Detector(Configurable, nn.Module):
             finite: which predictions of this process are, any shape, bool.
         """
         return torch.where(total(finite.sum()) > 0, loss, torch.nan)
+
+
+def targets_to_host(targets: Sequence[Targets]) -> list[Targets]:
+    """Return targets with boxes, labels and regions on the CPU, masks where they are; at most one wait for all."""
+    none = torch.zeros(0, 6)
+    parts = [(one.boxes, one.labels, none if one.ignore is None else one.ignore) for one in targets]
+    on_host = iter(to_host([part for of_image in parts for part in of_image]))
+    return [Targets(next(on_host), next(on_host), one.mask, next(on_host), one.seed) for one in targets]
+
+
+def finite_rows(*predictions: Tensor) -> Tensor:
+    """Find the rows of tensors (N, ...) that are finite in all: (N,) bool."""
+    return torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
 
 
 def _is_box(boxes: Tensor) -> Tensor:

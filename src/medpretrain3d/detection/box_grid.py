@@ -32,7 +32,7 @@ class BoxGrid(Configurable):
     per_cell: int
     """Boxes on each cell, the same number on all levels: the heads are shared over levels."""
     # A plain attribute, not a buffer: `module.half()` must not round voxels.
-    _last: tuple[object, Tensor] | None = None
+    _last: tuple[object, dict[torch.device, Tensor]] | None = None
 
     def sizes_on(self, level: int, stride: Shape) -> Sequence[tuple[float, float, float]]:
         """Return extents (d, h, w) in voxels of the `per_cell` boxes of a level, counted from the finest."""
@@ -40,14 +40,17 @@ class BoxGrid(Configurable):
 
     def __call__(self, shapes: Sequence[Shape], strides: Sequence[Shape], device: torch.device | str) -> Tensor:
         """Return all boxes (A, 6) float32, ordered by level, then cell (D, H, W), then box of the cell."""
-        key = (tuple(shapes), tuple(strides), str(device))
+        key = (tuple(shapes), tuple(strides))
         if self._last is None or self._last[0] != key:
             levels = [
                 _on_cells(self.sizes_on(level, stride), shape, stride)
                 for level, shape, stride in zip(range(self.num_levels), shapes, strides, strict=True)
             ]
-            self._last = (key, torch.cat(levels).to(device))
-        return self._last[1]
+            self._last = (key, {torch.device("cpu"): torch.cat(levels)})
+        on_device, device = self._last[1], torch.device(device)
+        if device not in on_device:
+            on_device[device] = on_device[torch.device("cpu")].to(device, non_blocking=True)
+        return on_device[device]
 
     def per_level(self, shapes: Sequence[Shape]) -> list[int]:
         """Return the number of boxes on each level."""

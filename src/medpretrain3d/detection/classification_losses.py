@@ -70,16 +70,28 @@ class HardNegativeBCE(ClassificationLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
         """Return mean over the sampled anchors and classes; see `ClassificationLoss`."""
-        sampled = self.sample(logits.detach().float(), labels, num_images)
-        logits = logits[sampled].float()
-        loss = F.binary_cross_entropy_with_logits(logits, _one_hot(labels[sampled], logits), reduction="sum")
-        return self.weight * mean_over_samples(loss, logits.numel())  # 0 where everything is to be ignored
+        sampled, is_sampled = self._candidates(logits.detach().float(), labels, num_images)
+        logits = logits.index_select(0, sampled).float()
+        one_hot = _one_hot(labels.index_select(0, sampled), logits)
+        loss = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
+        loss = torch.where(is_sampled[:, None], loss, 0).sum()
+        return self.weight * mean_over_samples(loss, is_sampled.sum() * logits.shape[1])  # 0 where all is ignored
 
     def sample(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
         """Return indices of the sampled anchors of this process: positives, then negatives."""
-        positives, background = torch.nonzero(labels >= 0)[:, 0], torch.nonzero(labels == BACKGROUND)[:, 0]
-        own = torch.tensor([num_images, len(positives), len(background)], device=labels.device)
-        images, num_positives, num_background = total(own).tolist()
+        sampled, is_sampled = self._candidates(logits, labels, num_images)
+        return sampled[is_sampled]
+
+    def _candidates(self, logits: Tensor, labels: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        """Return the anchors that may be in the sample (S,), as many as the counts tell, and whether they are: (S,).
+
+        All of one process are; of several, which each know but their own, some are not.
+        """
+        is_positive, is_background = labels >= 0, labels == BACKGROUND
+        own = torch.stack([is_positive.sum(), is_background.sum()])
+        of_all = total(torch.cat([own.new_full((1,), num_images), own]))
+        # The one time that the host waits: with the counts, no shape below depends on data.
+        own_positives, own_background, images, num_positives, num_background = torch.cat([own, of_all]).tolist()
         num_positives = min(num_positives, round(self.anchors_per_image * images * self.positive_fraction))
         num_negatives = max(
             round(num_positives * (1 / self.positive_fraction - 1)), self.min_negatives_per_image * images
@@ -87,12 +99,15 @@ class HardNegativeBCE(ClassificationLoss):
         num_negatives = min(num_negatives, num_background)
 
         luck = _luck(len(labels), num_images, labels.device)
-        positives = positives[among_lowest(luck[positives], num_positives)]
+        positives, background = _rows_of(is_positive, own_positives), _rows_of(is_background, own_background)
+        positives, is_drawn = _lowest(positives, luck[positives], num_positives)
         easiness = _rising_bits(-logits[background].amax(dim=1))
         # Of equally hard ones, as in air, chance decides: their order on a process must not.
         ranking = (easiness << 32) | (luck[background] & 0xFFFFFFFF)
-        hardest = background[among_lowest(ranking, min(self.pool * num_negatives, num_background))]
-        return torch.cat([positives, hardest[among_lowest(luck[hardest], num_negatives)]])
+        hardest, is_hard = _lowest(background, ranking, min(self.pool * num_negatives, num_background))
+        worst = torch.iinfo(torch.int64).max
+        negatives, is_negative = _lowest(hardest, luck[hardest].masked_fill(~is_hard, worst), num_negatives)
+        return torch.cat([positives, negatives]), torch.cat([is_drawn, is_negative])
 
 
 class FocalLoss(ClassificationLoss):
@@ -117,10 +132,26 @@ class FocalLoss(ClassificationLoss):
 
     def __call__(self, logits: Tensor, labels: Tensor, num_images: int) -> Tensor:
         """Return sum over anchors and classes per positive anchor of all processes; see `ClassificationLoss`."""
-        counted = labels != IGNORED
-        logits, labels = logits[counted].float(), labels[counted]
-        loss = sigmoid_focal_loss(logits, _one_hot(labels, logits), self.alpha, self.gamma).sum()
-        return self.weight * mean_over_samples(loss, (labels >= 0).sum())
+        counted = (labels != IGNORED)[:, None]
+        logits = torch.where(counted, logits.float(), 0)  # what is not finite does not count
+        loss = sigmoid_focal_loss(logits, _one_hot(labels, logits), self.alpha, self.gamma)
+        return self.weight * mean_over_samples(torch.where(counted, loss, 0).sum(), (labels >= 0).sum())
+
+
+def _rows_of(mask: Tensor, count: int) -> Tensor:
+    """Return the rows (count,) int64 in which a mask (N,) is true, as many as there are, rising; no wait for them."""
+    return torch.nonzero_static(mask, size=count)[:, 0]
+
+
+def _lowest(rows: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Choose the rows (n,) whose values are among the `count` lowest of all processes.
+
+    Returns:
+        As many rows as this process can have of them (k,), rising as `rows` are, and which of these it has (k,) bool.
+    """
+    most = min(count, len(rows))
+    place = torch.nonzero_static(among_lowest(values, count), size=most, fill_value=-1)[:, 0]
+    return rows[place], place >= 0
 
 
 def _one_hot(labels: Tensor, logits: Tensor) -> Tensor:

@@ -49,16 +49,19 @@ class BoxCoder(Configurable):
         anchor_center, anchor_extent = _center_extent(anchors)
         shift = (center - anchor_center) / anchor_extent
         log_ratio = torch.log(extent / anchor_extent)
-        return torch.cat([shift, log_ratio], dim=1) * shift.new_tensor(self.weights)
+        return torch.cat([shift, log_ratio], dim=1) * self._weights_like(shift)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Return boxes (N, 6) float32 that the deltas (N, 6) make of the anchors (N, 6)."""
         deltas = deltas.float()
-        deltas = deltas / deltas.new_tensor(self.weights)
+        deltas = deltas / self._weights_like(deltas)
         anchor_center, anchor_extent = _center_extent(anchors)
         center = anchor_center + deltas[:, :3] * anchor_extent
         extent = anchor_extent * torch.exp(limited(deltas[:, 3:], self.max_log_ratio))
         return corners_of(center, extent)
+
+    def _weights_like(self, deltas: Tensor) -> Tensor:
+        return torch.tensor(self.weights).to(deltas.device, deltas.dtype, non_blocking=True)
 
 
 class DistanceCoder(BoxCoder):

@@ -10,16 +10,18 @@ from torch import Tensor
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.assignment import assign
+from medpretrain3d.detection.base import Detector, targets_to_host
 from medpretrain3d.detection.box_grid import BoxGrid, Shape
 from medpretrain3d.detection.box_losses import RegressionLoss
 from medpretrain3d.detection.classification_losses import ClassificationLoss
 from medpretrain3d.detection.coder import BoxCoder
 from medpretrain3d.detection.fpn import Neck
 from medpretrain3d.detection.heads import Head
-from medpretrain3d.detection.labels import BACKGROUND, IGNORED
-from medpretrain3d.detection.matching import Matcher, ignore_background
+from medpretrain3d.detection.labels import IGNORED
+from medpretrain3d.detection.matching import Matcher
 from medpretrain3d.detection.post_processing import PostProcessing
+from medpretrain3d.transfer import to_host
 from medpretrain3d.values import Channels, LayersOrNone
 
 
@@ -98,7 +100,8 @@ class DenseDetector(Detector, is_base=True):
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W)."""
-        return self.pyramid_losses(self.pyramid(image), self.valid_targets(targets))
+        valid = self.valid_targets_on_host(targets)  # before the network, after which targets on a GPU would queue
+        return self.pyramid_losses(self.pyramid(image), valid)
 
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:
@@ -132,39 +135,24 @@ class DenseDetector(Detector, is_base=True):
 
         Args:
             pyramid: features of the detection levels.
-            targets: valid ones, see `valid_targets`.
+            targets: valid ones, see `valid_targets`; without a wait where they are on the CPU.
         """
         logits, outputs = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, V)
-        shapes = _shapes(pyramid)
-        anchors = self.anchors(shapes, self.strides, outputs.device)
-        per_level = self.anchors.per_level(shapes)
-
-        labels, positive_outputs, positive_anchors, positive_boxes, all_finite = [], [], [], [], []
-        for index, target in enumerate(targets):
-            boxes, classes = target.boxes.to(anchors.device), target.labels.to(anchors.device)
-            matched = self._matched(boxes, target.ignore, anchors, per_level)  # (A,)
-            all_finite.append(self.finite_predictions(logits[index], outputs[index]))
-            matched = matched.masked_fill(~all_finite[-1], IGNORED)
-            positive = torch.nonzero(matched >= 0)[:, 0]
-            of_anchor = matched.clamp(max=BACKGROUND)  # objects have their class below; IGNORED stays
-            of_anchor[positive] = classes[matched[positive]]
-            labels.append(of_anchor)
-            positive_outputs.append(outputs[index, positive])
-            positive_anchors.append(anchors[positive])
-            positive_boxes.append(boxes[matched[positive]])
-        classification = self.classification(logits.flatten(0, 1), torch.cat(labels), len(targets))
-        classification = self.where_any_is_finite(classification, torch.stack(all_finite))
-        return {"classification": classification} | self.box_loss(
-            torch.cat(positive_outputs).float(), torch.cat(positive_anchors), torch.cat(positive_boxes), self.coder
-        )
-
-    def _matched(self, boxes: Tensor, ignore: Tensor | None, anchors: Tensor, per_level: list[int]) -> Tensor:
-        matched = self.matcher(boxes, anchors, per_level, self.anchors.per_cell)
-        if ignore is None or not len(ignore):
-            return matched
-        regions = ignore.to(anchors.device)
-        as_objects = self.matcher(regions, anchors, per_level, self.anchors.per_cell)
-        return ignore_background(matched, anchors, regions, as_objects)
+        shapes, num_invalid = _shapes(pyramid), self.num_invalid_predictions
+        # Before the host waits for the predictions: a GPU has the network to compute.
+        anchors = self.anchors(shapes, self.strides, "cpu")
+        per_level, per_cell = self.anchors.per_level(shapes), self.anchors.per_cell
+        assignment = assign(self.matcher, targets_to_host(targets), anchors, per_level, per_cell)
+        finite = self.finite_predictions(logits.flatten(0, 1), outputs.flatten(0, 1))  # (B * A,)
+        if self.num_invalid_predictions > num_invalid:
+            assignment = assignment.only(to_host([finite])[0])
+        assigned = assignment.to(outputs.device)
+        labels = assigned.class_of_anchors().masked_fill(~finite, IGNORED)
+        classification = self.classification(logits.flatten(0, 1), labels, len(targets))
+        classification = self.where_any_is_finite(classification, finite)
+        positive_outputs = outputs.flatten(0, 1).index_select(0, assigned.positive).float()
+        of_boxes = self.box_loss(positive_outputs, assigned.anchors, assigned.boxes, self.coder)
+        return {"classification": classification} | of_boxes
 
     @torch.no_grad()
     def _detections(self, logits: Tensor, outputs: Tensor, shapes: list[Shape], image_shape: Shape) -> list[Detections]:

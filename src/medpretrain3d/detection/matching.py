@@ -8,6 +8,7 @@ Anchors come in the order of `AnchorGrid`: by level, then cell, and the anchors 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ class Matcher(Configurable):
     ) -> Tensor:
         """Return index of the matched target per anchor: (A,) int64; see the module."""
         raise NotImplementedError("a Matcher subclass implements the call")
+
+    def match_images(
+        self,
+        targets: Sequence[Tensor],
+        anchors: Tensor,
+        anchors_per_level: Sequence[int],
+        anchors_per_location: int,
+    ) -> Tensor:
+        """Return for each image what the call says of its targets (N, 6): (B, A) int64. All is on the CPU."""
+        return torch.stack([self(boxes, anchors, anchors_per_level, anchors_per_location) for boxes in targets])
 
 
 class ATSSMatcher(Matcher):
@@ -79,35 +90,89 @@ class ATSSMatcher(Matcher):
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
     ) -> Tensor:
         """Return index of the matched target per anchor: (A,) int64, or `BACKGROUND`."""
+        return self.match_images([targets], anchors, anchors_per_level, anchors_per_location)[0]
+
+    def match_images(
+        self,
+        targets: Sequence[Tensor],
+        anchors: Tensor,
+        anchors_per_level: Sequence[int],
+        anchors_per_location: int,
+    ) -> Tensor:
+        """Return (B, A) int64: the objects of all images are asked at once, each about the anchors of its own."""
         if sum(anchors_per_level) != len(anchors):
             raise UserError(
                 f"anchors_per_level {list(anchors_per_level)} for {len(anchors)} anchors: give the number of anchors "
                 "on each level, all anchors of a cell counted"
             )
-        matched = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-        if len(targets) == 0:
-            return matched
-        targets, anchors = targets.float(), anchors.float()
-        candidates = self._candidates(targets, anchors, anchors_per_level, anchors_per_location)  # (N, M)
-        iou = paired_iou(targets[:, None], anchors[candidates])  # (N, M); the full (N, A) matrix is never built
+        counts = [len(boxes) for boxes in targets]
+        matched = torch.full((len(counts), len(anchors)), BACKGROUND, device=anchors.device)
+        if sum(counts):
+            image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(anchors.device)
+            objects = torch.cat(list(targets)).float()
+            self._match(matched.view(-1), objects, image, anchors.float(), anchors_per_level, anchors_per_location)
+        for row, first_object in zip(matched, accumulate(counts, initial=0), strict=False):
+            if first_object:  # they were counted through the batch
+                row -= first_object * (row >= 0)
+        return matched
+
+    def _match(
+        self,
+        matched: Tensor,
+        objects: Tensor,
+        image: Tensor,
+        anchors: Tensor,
+        anchors_per_level: Sequence[int],
+        anchors_per_location: int,
+    ) -> None:
+        """Enter the objects (N, 6) of images (N,) in `matched` (B * A,), that is `BACKGROUND`."""
+        candidates = self._candidates(objects, anchors, anchors_per_level, anchors_per_location)  # (N, M)
+        iou = paired_iou(objects[:, None], anchors[candidates])  # (N, M); the full (N, A) matrix is never built
         deviation = iou.std(dim=1, correction=min(1, iou.shape[1] - 1), keepdim=True)  # a single candidate has none
         positive = iou >= iou.mean(dim=1, keepdim=True) + deviation
         if self.guarantee_match:
             positive &= iou > 0
 
-        objects, columns = torch.nonzero(positive, as_tuple=True)
-        for_anchor, claim = candidates[objects, columns], iou[objects, columns]
+        first_anchor = image * len(anchors)
+        claimants, columns = torch.nonzero(positive, as_tuple=True)
+        for_anchor = candidates[claimants, columns] + first_anchor[claimants]
         # By anchor, then falling IoU, then object: the first of each anchor has it.
-        order = claim.argsort(descending=True, stable=True)
+        order = iou[claimants, columns].argsort(descending=True, stable=True)
         order = order[for_anchor[order].argsort(stable=True)]
-        objects, for_anchor = objects[order], for_anchor[order]
+        claimants, for_anchor = claimants[order], for_anchor[order]
         wins = torch.ones_like(for_anchor, dtype=torch.bool)
         wins[1:] = for_anchor[1:] != for_anchor[:-1]
-        matched[for_anchor[wins]] = objects[wins]
+        matched[for_anchor[wins]] = claimants[wins]
         if self.guarantee_match:
-            counts = torch.bincount(objects[wins], minlength=len(targets)).tolist()
-            self._serve_the_unmatched(matched, counts, targets, anchors, candidates, iou)
-        return matched
+            won = torch.bincount(claimants[wins], minlength=len(objects)).tolist()
+            for index in _best_first([index for index, count in enumerate(won) if count == 0], iou):
+                choice = self._choices(objects[index, None], anchors, candidates[index], iou[index])
+                self._serve(index, choice + first_anchor[index], matched, won)
+
+    @staticmethod
+    def _choices(target: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor) -> Tensor:
+        """Return anchors that an object (1, 6) left without one may have, the best first."""
+        choice, closeness = candidates, iou
+        if not bool((closeness > 0).any()):  # perhaps it touches others
+            choice = torch.arange(len(anchors), device=anchors.device)
+            closeness = box_iou(target, anchors)[0]
+        if bool((closeness > 0).any()):
+            choice, closeness = choice[closeness > 0], closeness[closeness > 0]
+        else:  # it touches none at all; GIoU still tells near from far
+            choice = candidates
+            closeness = generalized_box_iou(target, anchors[choice])[0]
+        return choice[closeness.argsort(descending=True, stable=True)]
+
+    @staticmethod
+    def _serve(index: int, choice: Tensor, matched: Tensor, won: list[int]) -> None:
+        """Give an object the first anchor of its choice that is not another object's only one."""
+        for anchor in choice.tolist():
+            owner = int(matched[anchor])
+            if owner == BACKGROUND or won[owner] > 1:
+                if owner != BACKGROUND:
+                    won[owner] -= 1
+                matched[anchor], won[index] = index, 1
+                break
 
     def _candidates(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
@@ -122,30 +187,6 @@ class ATSSMatcher(Matcher):
             candidates.append((nearest[:, :, None] * anchors_per_location + of_cell).flatten(1))
             start = end
         return torch.cat(candidates, dim=1)
-
-    @staticmethod
-    def _serve_the_unmatched(
-        matched: Tensor, counts: list[int], targets: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor
-    ) -> None:
-        """Give each object without anchor its best candidate, unless that is another object's only one."""
-        unmatched = [index for index, count in enumerate(counts) if count == 0]
-        for index in sorted(unmatched, key=iou.amax(dim=1).tolist().__getitem__, reverse=True):
-            choice, closeness = candidates[index], iou[index]
-            if not bool((closeness > 0).any()):  # perhaps it touches others
-                choice = torch.arange(len(anchors), device=anchors.device)
-                closeness = box_iou(targets[index : index + 1], anchors)[0]
-            if bool((closeness > 0).any()):
-                choice, closeness = choice[closeness > 0], closeness[closeness > 0]
-            else:  # it touches none at all; GIoU still tells near from far
-                choice = candidates[index]
-                closeness = generalized_box_iou(targets[index : index + 1], anchors[choice])[0]
-            for anchor in choice[closeness.argsort(descending=True, stable=True)].tolist():
-                owner = int(matched[anchor])
-                if owner == BACKGROUND or counts[owner] > 1:
-                    if owner != BACKGROUND:
-                        counts[owner] -= 1
-                    matched[anchor], counts[index] = index, 1
-                    break
 
 
 class IoUMatcher(Matcher):
@@ -190,6 +231,13 @@ class IoUMatcher(Matcher):
         matched = torch.where(best_iou >= self.high, best_target, IGNORED)
         matched[best_iou < self.low] = BACKGROUND
         return torch.where((low_quality >= 0) & (matched < 0), low_quality, matched)
+
+
+def _best_first(objects: list[int], iou: Tensor) -> list[int]:
+    """Sort objects by the highest IoU (N, M) of any of their candidates."""
+    if not objects:
+        return []
+    return sorted(objects, key=iou.amax(dim=1).tolist().__getitem__, reverse=True)
 
 
 def nearest_cells(centers_vox: Tensor, cells: Tensor, count: int, block: int = 128) -> Tensor:

@@ -87,8 +87,9 @@ class RetinaUNet(RetinaNet):
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
+        valid = self.valid_targets_on_host(targets)
         logits, pyramid = self.branches(image)
-        return self.pyramid_losses(pyramid, self.valid_targets(targets)) | self._mask_losses(logits, targets)
+        return self.pyramid_losses(pyramid, valid) | self._mask_losses(logits, targets)
 
     @torch.no_grad()
     def segment(self, image: Tensor) -> Tensor:
@@ -121,8 +122,14 @@ class RetinaUNet(RetinaNet):
                     "both must be the same crop"
                 )
         # With no mask in the batch both losses are sums over nothing: 0, with gradients of 0 for the whole branch.
-        logits = logits[masked].float()
-        labels = torch.stack(masks).to(logits.device) if masks else logits.new_zeros((0, *logits.shape[2:])).long()
+        if len(masked) < len(targets):
+            logits = logits.index_select(0, torch.tensor(masked, dtype=torch.long).to(logits.device, non_blocking=True))
+        logits = logits.float()
+        labels = (
+            torch.stack(masks).to(logits.device, non_blocking=True)
+            if masks
+            else logits.new_zeros((0, *logits.shape[2:]), dtype=torch.long)
+        )
         if self.segmentation == "foreground":
             labels = labels.clamp(max=1)
         cross_entropy = mean_over_samples(F.cross_entropy(logits, labels, reduction="sum"), labels.numel())
