@@ -124,15 +124,15 @@ class CountingDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        tensors = list(_tensors((args, kwargs)))
-        goes_to = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
-        if goes_to != DEVICE.type and not any(isinstance(tensor, OnDevice) for tensor in tensors):
-            return func(*args, **kwargs)
         if torch.is_inference_mode_enabled():  # where operations arrive that are made of others
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+        tensors = list(_tensors((args, kwargs)))
+        goes_to = None if kwargs.get("device") is None else torch.device(kwargs["device"]).type
+        if goes_to != DEVICE.type and not any(isinstance(tensor, OnDevice) for tensor in tensors):
+            return func(*args, **kwargs)
         self._count(func, tensors, args, kwargs)
         if goes_to == DEVICE.type:
             kwargs = kwargs | {"device": torch.device("cpu")}

@@ -47,6 +47,7 @@ NOT_WAITING = {
     "a number of the CPU": lambda x: x * torch.tensor(2.0),
     "repeat_interleave of known size": lambda x: x.repeat_interleave(x.long(), output_size=10),
     "copy that nothing waits for": lambda x: torch.ones(3).to(x.device, non_blocking=True),
+    "copy of another type": lambda x: torch.ones(3).to(x.device, torch.float64, non_blocking=True),
     "on the CPU": lambda x: torch.nonzero(torch.ones(3)).tolist(),
     "type": lambda x: x.double().long().float(),
 }
