@@ -77,7 +77,8 @@ def test_sixty_lesions_of_many_anchors_each_are_all_found():
     lesions = torch.tensor([[d, h, w, d + 6, h + 6, w + 6] for d, h, w in corners], dtype=torch.float32)
     iou, nearest = box_iou(anchors, lesions).max(dim=1)
     logits = torch.where(iou > 0.1, iou, -9.0)[:, None]
-    found = detector._of_image(logits, detector.coder.encode(lesions[nearest], anchors), anchors, (64, 64, 64))
+    deltas = detector.coder.encode(lesions[nearest], anchors)
+    found = detector._decoded(logits[None], deltas[None], anchors, (64, 64, 64))[0]
     assert int((iou > 0.1).sum()) > 1000
     is_found = box_iou(lesions, found.boxes[found.scores > 0.5]).amax(dim=1) > 0.9
     assert int(is_found.sum()) == 60

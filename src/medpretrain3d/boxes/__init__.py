@@ -5,11 +5,12 @@ from __future__ import annotations
 from medpretrain3d.boxes.arithmetic import box_center, box_size, box_volume, clip_boxes, corners_of, has_extent
 from medpretrain3d.boxes.convention import Detections, Targets
 from medpretrain3d.boxes.overlap import box_iou, generalized_box_iou, paired_iou
-from medpretrain3d.boxes.suppression import classwise_nms, covered_by, nms, suppress
+from medpretrain3d.boxes.suppression import batched_nms, classwise_nms, covered_by, nms, suppress
 
 __all__ = [
     "Detections",
     "Targets",
+    "batched_nms",
     "box_center",
     "box_iou",
     "box_size",

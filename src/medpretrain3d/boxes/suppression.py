@@ -26,8 +26,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Raises:
         UserError: a threshold below 0.
     """
-    if iou_threshold < 0:
-        raise UserError(f"iou_threshold {iou_threshold}: must be at least 0; 0.3 to 0.6 are usual")
+    _check_threshold(iou_threshold)
     if boxes.device.type != "cpu":
         return blocked_nms(boxes, scores, iou_threshold)
     order = scores.argsort(descending=True, stable=True)
@@ -78,8 +77,42 @@ def covered_by(
     return torch.from_numpy(owner)
 
 
-def _winners(boxes: Tensor, iou_threshold: float, finds_best: bool) -> Tensor:
-    """Run NMS on (N, 6) boxes, best first: (N,), index of the kept box that suppresses each, or its own if kept."""
+def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Return indices of the boxes that survive suppression within their group, by group and best score first: (K,).
+
+    A group is a class, or a class of one of several images. Boxes are not moved apart, as is usual where all groups are
+    suppressed as one: coordinates would lose digits.
+
+    Args:
+        boxes: (N, 6).
+        scores: (N,).
+        groups: (N,) int64.
+        iou_threshold: as in `nms`.
+
+    Raises:
+        UserError: a threshold below 0.
+    """
+    _check_threshold(iou_threshold)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    if boxes.device.type != "cpu":
+        counts = groups.unique(return_counts=True)[1].tolist()
+        parts = [part[blocked_nms(boxes[part], scores[part], iou_threshold)] for part in order.split(counts)]
+        return torch.cat(parts) if parts else order
+    winner = _winners(boxes[order], iou_threshold, finds_best=False, groups=groups[order])
+    return order[winner == torch.arange(len(order))]
+
+
+def _check_threshold(iou_threshold: float) -> None:
+    if iou_threshold < 0:
+        raise UserError(f"iou_threshold {iou_threshold}: must be at least 0; 0.3 to 0.6 are usual")
+
+
+def _winners(boxes: Tensor, iou_threshold: float, finds_best: bool, groups: Tensor | None = None) -> Tensor:
+    """Run NMS on (N, 6) boxes, best first: (N,), index of the kept box that suppresses each, or its own if kept.
+
+    Boxes of groups (N,), which follow each other, suppress none of another.
+    """
     boxes = at_least_float32(boxes.detach())
     volume = box_volume(boxes)
     winner = torch.arange(len(boxes))
@@ -88,8 +121,10 @@ def _winners(boxes: Tensor, iou_threshold: float, finds_best: bool) -> Tensor:
         from medpretrain3d.boxes.kernels import suppress as suppress_kernel
 
         threshold = boxes.new_tensor(iou_threshold).numpy()[()]
-        found = suppress_kernel(boxes[solid].numpy(), volume[solid].numpy(), threshold, finds_best)
-        winner[solid] = solid[torch.from_numpy(found)]
+        counts = None if groups is None else groups[solid].unique_consecutive(return_counts=True)[1].tolist()
+        for part in solid.split(counts or len(solid)):
+            found = suppress_kernel(boxes[part].numpy(), volume[part].numpy(), threshold, finds_best)
+            winner[part] = part[torch.from_numpy(found)]
     return winner
 
 
@@ -125,8 +160,5 @@ def blocked_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, block: int 
 
 def classwise_nms(detections: Detections, iou_threshold: float) -> Detections:
     """Non-maximum suppression within each class; the result is sorted by score."""
-    kept = []
-    for label in detections.labels.unique():
-        of_class = detections[torch.nonzero(detections.labels == label)[:, 0]]
-        kept.append(of_class[nms(of_class.boxes, of_class.scores, iou_threshold)])
-    return Detections.cat(kept) if kept else detections
+    kept = detections[batched_nms(detections.boxes, detections.scores, detections.labels, iou_threshold)]
+    return kept[kept.scores.argsort(descending=True, stable=True)]

@@ -61,7 +61,10 @@ class Detector(Configurable, nn.Module):
         raise NotImplementedError("a Detector subclass implements losses")
 
     def detect(self, image: Tensor) -> list[Detections]:
-        """Detect objects in each image of (B, C, D, H, W); boxes in voxels of that image, best score first."""
+        """Detect objects in each image of (B, C, D, H, W); boxes in voxels of that image, best score first.
+
+        What is found is on the CPU where that saves waiting for a device, as it does in the detectors of this package.
+        """
         raise NotImplementedError("a Detector subclass implements detect")
 
     def launch(self, image: Tensor) -> Callable[[], list[Detections]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.detection.assignment import assign
-from medpretrain3d.detection.base import Detector, targets_to_host
+from medpretrain3d.detection.base import Detector, finite_rows, targets_to_host
 from medpretrain3d.detection.box_grid import BoxGrid, Shape
 from medpretrain3d.detection.box_losses import RegressionLoss
 from medpretrain3d.detection.classification_losses import ClassificationLoss
@@ -106,15 +106,14 @@ class DenseDetector(Detector, is_base=True):
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:
         """Return detections of each image (B, C, D, H, W), clipped, suppressed within classes, best score first."""
-        return DenseDetector.launch(self, image)()  # of a subclass it may be made of `detect`
+        d, h, w = image.shape[2:]
+        return self._detections(self.pyramid(image), (d, h, w))
 
     @torch.no_grad()
     def launch(self, image: Tensor) -> Callable[[], list[Detections]]:
         """See `Detector`: the network runs, decoding and suppression are put off."""
         d, h, w = image.shape[2:]
-        pyramid = self.pyramid(image)
-        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
-        return partial(self._detections, logits, outputs, _shapes(pyramid), (d, h, w))
+        return partial(self._decoded, *self._predicted(self.pyramid(image)), (d, h, w))
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the raw head outputs of (B, C, D, H, W), not decoded: logits (B, A, K) and values (B, A, V)."""
@@ -154,14 +153,22 @@ class DenseDetector(Detector, is_base=True):
         of_boxes = self.box_loss(positive_outputs, assigned.anchors, assigned.boxes, self.coder)
         return {"classification": classification} | of_boxes
 
-    @torch.no_grad()
-    def _detections(self, logits: Tensor, outputs: Tensor, shapes: list[Shape], image_shape: Shape) -> list[Detections]:
-        anchors = self.anchors(shapes, self.strides, outputs.device)
-        return [self._of_image(*of_image, anchors, image_shape) for of_image in zip(logits, outputs, strict=True)]
+    def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
+        return self._decoded(*self._predicted(pyramid), image_shape)
 
-    def _of_image(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> Detections:
-        finite = self.finite_predictions(logits, outputs)
-        return self.post_processing(logits, outputs, finite, anchors, self.coder, image_shape)
+    def _predicted(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (B, A, K), values (B, A, V), float32, and the anchors (A, 6)."""
+        logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
+        return logits, outputs, self.anchors(_shapes(pyramid), self.strides, outputs.device)
+
+    @torch.no_grad()
+    def _decoded(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> list[Detections]:
+        """Wait once for the device: for the candidates of all images, and for how many predictions are finite."""
+        finite = finite_rows(logits.flatten(0, 1), outputs.flatten(0, 1)).view(logits.shape[:2])
+        candidates = self.post_processing.candidates(logits, outputs, finite, anchors, self.coder, image_shape)
+        boxes, scores, labels, num_finite = to_host([*candidates, finite.sum()])
+        self.count_predictions(finite.numel(), finite.numel() - int(num_finite))
+        return self.post_processing.suppress(boxes, scores, labels)
 
 
 def _shapes(pyramid: Sequence[Tensor]) -> list[Shape]:
