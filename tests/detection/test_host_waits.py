@@ -13,18 +13,8 @@ from tests.host_waits import DEVICE, CountingDevice
 from tests.tiny_detectors import tiny_detector
 
 SHAPE = (24, 16, 32)
-LOSSES = {
-    (RetinaNet, 1): 25,
-    (RetinaNet, 4): 70,
-    (RetinaUNet, 1): 27,
-    (RetinaUNet, 4): 72,
-    (FCOS, 1): 19,
-    (FCOS, 4): 64,
-    (DeformableDETR, 1): 64,
-    (DeformableDETR, 4): 172,
-}
-"""Host waits of the losses and their backward pass; detector and images."""
-DETECTIONS = {(RetinaNet, 4): 76, (RetinaUNet, 4): 76, (FCOS, 4): 72, (DeformableDETR, 4): 17}
+WAITS = {RetinaNet: 3, RetinaUNet: 3, FCOS: 2, DeformableDETR: 2}
+"""For targets that are on the device, to know which predictions are finite, and of `HardNegativeBCE` for its counts."""
 
 
 def a_batch(size: int) -> tuple[Tensor, list[Targets]]:
@@ -41,7 +31,8 @@ def step(model: Detector, image: Tensor, targets: list[Targets]) -> None:
     torch.stack(list(losses.values())).sum().backward()
 
 
-@pytest.mark.parametrize(("detector", "size"), LOSSES)
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("detector", WAITS)
 def test_the_host_waits_this_often_in_a_training_step(detector, size):
     image, targets = a_batch(size)
     with CountingDevice() as device:
@@ -50,16 +41,16 @@ def test_the_host_waits_this_often_in_a_training_step(detector, size):
         step(model, image, targets)
         device.reset()
         step(model, image, targets)
-        assert len(device.waits) == LOSSES[detector, size], device.summary
+        assert len(device.waits) == WAITS[detector], device.summary
 
 
-@pytest.mark.parametrize(("detector", "size"), DETECTIONS)
-def test_the_host_waits_this_often_in_a_batch_of_tiles(detector, size):
-    image, _ = a_batch(size)
+@pytest.mark.parametrize("detector", WAITS)
+def test_the_host_waits_once_for_a_batch_of_tiles(detector):
+    image, _ = a_batch(4)
     with CountingDevice() as device, torch.inference_mode():
         model = tiny_detector(detector).eval().to(DEVICE)
         image = image.to(DEVICE)
         model.detect(image[:1])
         device.reset()
         model.detect(image)
-        assert len(device.waits) == DETECTIONS[detector, size], device.summary
+        assert len(device.waits) == 1, device.summary

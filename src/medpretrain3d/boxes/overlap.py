@@ -33,10 +33,17 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def generalized_box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Return generalized IoU in [-1, 1] of every pair: (N, M), precision as in `box_iou` (Rezatofighi et al., 2019)."""
+    """Return generalized IoU in [-1, 1] of every pair: (N, M), precision as in `box_iou` (Rezatofighi et al., 2019).
+
+    Of (..., N, 6) and (..., M, 6), whose first axes broadcast, (..., N, M).
+    """
     a, b = at_least_float32(a), at_least_float32(b)
     if not _is_worth_fusing(a, b):
         return _giou(a, b)
+    if a.dim() > 2 or b.dim() > 2:
+        first = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        matrices = zip(*[boxes.expand(*first, -1, -1).flatten(0, -3) for boxes in (a, b)], strict=True)
+        return torch.stack([generalized_box_iou(*pair) for pair in matrices]).view(*first, a.shape[-2], b.shape[-2])
     from medpretrain3d.boxes.kernels import giou_matrix
 
     return _filled_by(giou_matrix, a, b)
@@ -57,7 +64,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def _is_worth_fusing(a: Tensor, b: Tensor) -> bool:
     alike = a.device.type == b.device.type == "cpu" and a.dtype == b.dtype
-    return alike and len(a) * len(b) >= MIN_FUSED_PAIRS and not (a.requires_grad or b.requires_grad)
+    return alike and a.shape[-2] * b.shape[-2] >= MIN_FUSED_PAIRS and not (a.requires_grad or b.requires_grad)
 
 
 def _filled_by(kernel: Callable[..., None], a: Tensor, b: Tensor) -> Tensor:
@@ -70,10 +77,10 @@ def _filled_by(kernel: Callable[..., None], a: Tensor, b: Tensor) -> Tensor:
 
 def _giou(a: Tensor, b: Tensor) -> Tensor:
     intersection, union = _intersection_and_union(a, b)
-    hull = a.new_ones(len(a), len(b))
+    hull = torch.ones_like(union)
     for axis in range(3):
-        hull *= torch.maximum(a[:, None, axis + 3], b[None, :, axis + 3]) - torch.minimum(
-            a[:, None, axis], b[None, :, axis]
+        hull *= torch.maximum(a[..., :, None, axis + 3], b[..., None, :, axis + 3]) - torch.minimum(
+            a[..., :, None, axis], b[..., None, :, axis]
         )
     tiny = torch.finfo(union.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)
@@ -85,10 +92,11 @@ def _ratio(intersection: Tensor, union: Tensor) -> Tensor:
 
 def _intersection_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     # One axis at a time: the (N, M, 3) temporaries of the one-line version are what costs on large inputs.
-    intersection = a.new_ones(len(a), len(b))
+    first = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    intersection = a.new_ones(*first, a.shape[-2], b.shape[-2])
     for axis in range(3):
-        low = torch.maximum(a[:, None, axis], b[None, :, axis])
-        high = torch.minimum(a[:, None, axis + 3], b[None, :, axis + 3])
+        low = torch.maximum(a[..., :, None, axis], b[..., None, :, axis])
+        high = torch.minimum(a[..., :, None, axis + 3], b[..., None, :, axis + 3])
         intersection *= (high - low).clamp_(min=0)
-    union = box_volume(a)[:, None] + box_volume(b)[None, :] - intersection
+    union = box_volume(a)[..., :, None] + box_volume(b)[..., None, :] - intersection
     return intersection, union

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.labels import IGNORED
-from medpretrain3d.detection.set_loss import UnitTargets
-from medpretrain3d.processes import largest
+from medpretrain3d.detection.set_matching import UnitTargets
+from medpretrain3d.processes import largest_count
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
 from medpretrain3d.values import Layers, NonNegative, Rows, Share
 
@@ -49,34 +49,39 @@ class Denoising(Configurable):
         self.box_noise = box_noise
         self.weight = weight
 
-    def add_noise(self, targets: Sequence[UnitTargets], num_classes: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def add_noise(
+        self, targets: Sequence[UnitTargets], num_classes: int, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return boxes (B, groups * M, 6), labels (B, groups * M) and the object each is to restore.
 
         M is the most objects of an image of any process: queries of a group see each other. Images with fewer are
         filled up with queries that do not count: their object is `IGNORED`.
+
+        Args:
+            targets: of each image, on the CPU, as the objects returned are.
+            num_classes: labels are replaced by.
+            device: of the boxes and labels returned; waited for where there are several processes.
         """
-        device = targets[0].boxes.device
-        most = int(largest(torch.tensor(max(len(target.labels) for target in targets), device=device)))
+        device = torch.device(device)
+        counts = [len(target.labels) for target in targets]
+        most = largest_count(max(counts), device)
         seeds = derived_seeds(row_seeds(len(targets), device), "denoising")
         # Six numbers for the box and two for the label of each copy of each object.
         drawn = counter_random(seeds, most * self.groups * 8).view(len(targets), most, self.groups, 8)
-        drawn = drawn.transpose(1, 2).flatten(1, 2)  # (B, groups * M, 8)
-        boxes, labels, given = [], [], []
-        for target, bits in zip(targets, drawn, strict=True):
-            count = len(target.labels)
-            box = target.boxes.new_tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(most, 1)
-            box[:count] = target.boxes
-            label = torch.zeros(most, dtype=torch.long, device=box.device)
-            label[:count] = target.labels
-            box, label = box.repeat(self.groups, 1), label.repeat(self.groups)
-            noise = (to_uniform(bits[:, :6]) * 2 - 1) * self.box_noise
-            center = box[:, :3] + noise[:, :3] * box[:, 3:] / 2
-            boxes.append(torch.cat([center, box[:, 3:] * (1 + noise[:, 3:])], dim=1).clamp(1e-3, 1 - 1e-3))
-            replaced = to_uniform(bits[:, 6]) < self.label_noise
-            labels.append(torch.where(replaced, (bits[:, 7] >> 1).abs() % num_classes, label))
-            index = torch.arange(most, device=box.device)
-            given.append(index.masked_fill(index >= count, IGNORED).repeat(self.groups))
-        return torch.stack(boxes), torch.stack(labels), given
+        bits = drawn.transpose(1, 2).flatten(1, 2)  # (B, groups * M, 8)
+        box = torch.tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(len(targets), most, 1)
+        label = torch.zeros(len(targets), most, dtype=torch.long)
+        for row, target in enumerate(targets):
+            box[row, : counts[row]], label[row, : counts[row]] = target.boxes, target.labels
+        box = box.to(device, non_blocking=True).repeat(1, self.groups, 1)
+        label = label.to(device, non_blocking=True).repeat(1, self.groups)
+        noise = (to_uniform(bits[..., :6]) * 2 - 1) * self.box_noise
+        center = box[..., :3] + noise[..., :3] * box[..., 3:] / 2
+        boxes = torch.cat([center, box[..., 3:] * (1 + noise[..., 3:])], dim=-1).clamp(1e-3, 1 - 1e-3)
+        replaced = to_uniform(bits[..., 6]) < self.label_noise
+        labels = torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, label)
+        index = torch.arange(most)
+        return boxes, labels, [index.masked_fill(index >= count, IGNORED).repeat(self.groups) for count in counts]
 
 
 class OneToMany(Configurable):
@@ -116,5 +121,5 @@ def groups_apart(sizes: Sequence[int], device: torch.device | str) -> Tensor | N
     sizes = [size for size in sizes if size]
     if len(sizes) < 2:
         return None
-    group = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device, non_blocking=True)
     return group[:, None] != group[None]

@@ -142,10 +142,11 @@ class Detector(Configurable, nn.Module):
         """Return the loss; not a number where no prediction of any process is finite, for then nothing was learnt.
 
         Args:
-            loss: ().
-            finite: which predictions of this process are, any shape, bool.
+            loss: (), or (L,) of several layers.
+            finite: which predictions of this process are, any shape, or (L, ...) those of each layer, bool.
         """
-        return torch.where(total(finite.sum()) > 0, loss, torch.nan)
+        num_finite = finite.flatten(1).sum(dim=1) if loss.dim() else finite.sum()
+        return torch.where(total(num_finite) > 0, loss, torch.nan)
 
 
 def targets_to_host(targets: Sequence[Targets]) -> list[Targets]:

@@ -79,7 +79,8 @@ class DeformableAttention(nn.Module):
         weights = self.weights(queries).float().unflatten(2, (self.num_heads, -1)).softmax(dim=3)
         center = references[:, :, None, None, None, :3]
         if references.shape[2] == 3:
-            unit = 1 / offsets.new_tensor(shapes)[:, None]  # (L, 1, 3)
+            cells = torch.tensor(shapes, dtype=offsets.dtype).to(offsets.device, non_blocking=True)
+            unit = 1 / cells[:, None]  # (L, 1, 3)
         else:
             unit = references[:, :, None, None, None, 3:] / (2 * self.num_points)
         parts = self.value(memory).split([d * h * w for d, h, w in shapes], dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
-from medpretrain3d.detection.base import Detector
+from medpretrain3d.detection.base import Detector, finite_rows
 from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.deformable_layers import (
     DecoderLayer,
@@ -22,9 +22,12 @@ from medpretrain3d.detection.deformable_layers import (
     mlp,
     sine_encoding,
 )
-from medpretrain3d.detection.labels import BACKGROUND, IGNORED
-from medpretrain3d.detection.set_loss import SetLoss, UnitTargets, from_unit, to_unit
+from medpretrain3d.detection.layer_predictions import LayerPredictions, padded_regions
+from medpretrain3d.detection.set_loss import SetLoss
+from medpretrain3d.detection.set_matching import UnitTargets, padded
+from medpretrain3d.detection.unit_boxes import from_unit, to_unit
 from medpretrain3d.errors import UserError
+from medpretrain3d.transfer import to_host
 from medpretrain3d.values import Channels, Layers, Rows, Share, ShareBelowOne
 
 PRIOR = 0.01
@@ -47,9 +50,6 @@ class _Output:
 
     logits: Tensor
     boxes: Tensor
-
-    def of(self, queries: slice) -> _Output:
-        return _Output(self.logits[:, queries], self.boxes[:, queries])
 
 
 class DeformableDETR(Detector):
@@ -158,18 +158,13 @@ class DeformableDETR(Detector):
         Queries that find something in an ignore region are left out of the classification.
         """
         d, h, w = image.shape[2:]
-        valid = self.valid_targets(targets)
-        unit = [
-            UnitTargets(to_unit(target.boxes.to(image.device), (d, h, w)), target.labels.to(image.device))
-            for target in valid
-        ]
-        ignore = [
-            to_unit(target.ignore.to(image.device), (d, h, w)) if target.ignore is not None else None
-            for target in valid
-        ]
+        # Before the network, after which targets on a GPU would queue; they stay on the CPU until they are matched.
+        valid = self.valid_targets_on_host(targets)
+        unit = [UnitTargets(to_unit(target.boxes, (d, h, w)), target.labels) for target in valid]
+        regions = padded_regions([target.ignore for target in valid], (d, h, w)).to(image.device, non_blocking=True)
         memory = self._encode(image)
         anything = [UnitTargets(target.boxes, torch.zeros_like(target.labels)) for target in unit]
-        proposals = self._loss(_Output(memory.objectness, memory.boxes), anything, ignore)
+        asked = {"proposals": LayerPredictions(memory.objectness[None], memory.boxes[None], anything, regions)}
 
         wanted = self.num_queries + (self.auxiliary.num_queries if isinstance(self.auxiliary, OneToMany) else 0)
         references, content, position = self._proposed(memory, wanted)
@@ -177,33 +172,41 @@ class DeformableDETR(Detector):
         sizes = [num_found, references.shape[1] - num_found]
         if isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            spoilt, labels, answers = self.auxiliary.add_noise(unit, self.num_classes)
+            spoilt, labels, answers = self.auxiliary.add_noise(unit, self.num_classes, image.device)
             references = torch.cat([references, spoilt], dim=1)
             content = torch.cat([content, self.label_content(labels).to(content.dtype)], dim=1)
             position = torch.cat([position, self._query_of(spoilt)[1].to(position.dtype)], dim=1)
             sizes += [spoilt.shape[1] // self.auxiliary.groups] * self.auxiliary.groups
         outputs = self._decode(memory, references, content, position, groups_apart(sizes, image.device))
-
-        *earlier, last = [self._loss(output.of(slice(0, num_found)), unit, ignore) for output in outputs]
-        losses = last | {"proposals": _total(proposals)}
-        if earlier:
-            losses["earlier_layers"] = torch.stack([_total(layer) for layer in earlier]).sum()
-        further = [output.of(slice(num_found, None)) for output in outputs]
+        logits, boxes = torch.stack([one.logits for one in outputs]), torch.stack([one.boxes for one in outputs])
+        asked["layers"] = LayerPredictions(logits[:, :, :num_found], boxes[:, :, :num_found], unit, regions)
+        further = logits[:, :, num_found:], boxes[:, :, num_found:]
         if isinstance(self.auxiliary, OneToMany):
-            repeated = [self.auxiliary.repeat(target) for target in unit]
-            of_layers = [_total(self._loss(output, repeated, ignore)) for output in further]
-            losses["one_to_many"] = self.auxiliary.weight * torch.stack(of_layers).sum()
+            asked["one_to_many"] = LayerPredictions(
+                *further, [self.auxiliary.repeat(target) for target in unit], regions
+            )
+        elif isinstance(self.auxiliary, Denoising):
+            given = torch.stack(answers).expand(len(outputs), -1, -1)
+            asked["denoising"] = LayerPredictions(*further, unit, regions[:, :0], given)
+
+        found = self._losses_of_layers(asked)  # each (L,)
+        of_layers = found.pop("layers")
+        losses = {name: values[-1] for name, values in of_layers.items()} | {"proposals": _total(found["proposals"])}
+        if len(outputs) > 1:
+            losses["earlier_layers"] = _total({name: values[:-1] for name, values in of_layers.items()})
+        if isinstance(self.auxiliary, OneToMany):
+            losses["one_to_many"] = self.auxiliary.weight * _total(found["one_to_many"])
         elif isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            of_layers = [0 * self.label_content.weight.sum()]  # takes part in every step, also without objects
-            of_layers += [_total(self._loss(output, unit, ignore, answers)) for output in further]
-            losses["denoising"] = self.auxiliary.weight * torch.stack(of_layers).sum()
+            nothing = 0 * self.label_content.weight.sum()  # takes part in every step, also without objects
+            losses["denoising"] = self.auxiliary.weight * (nothing + _total(found["denoising"]))
         return losses
 
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:
         """Detections of each image (B, C, D, H, W), clipped to it, best score first; there is nothing to suppress."""
-        return DeformableDETR.launch(self, image)()  # of a subclass it may be made of `detect`
+        d, h, w = image.shape[2:]
+        return self._detections(*self.outputs(image), (d, h, w))
 
     @torch.no_grad()
     def launch(self, image: Tensor) -> Callable[[], list[Detections]]:
@@ -212,18 +215,18 @@ class DeformableDETR(Detector):
         return partial(self._detections, *self.outputs(image), (d, h, w))
 
     @torch.no_grad()
-    def _detections(self, logits_of_images: Tensor, boxes_of_images: Tensor, image_shape: Shape) -> list[Detections]:
-        d, h, w = image_shape
-        found = []
-        for logits, unit in zip(logits_of_images, boxes_of_images, strict=True):
-            finite = self.finite_predictions(logits, unit)
-            scores = logits.sigmoid().masked_fill(~finite[:, None], -1.0).flatten()
-            best = scores.topk(min(self.detections_per_image, len(scores)))
-            query, label = best.indices // self.num_classes, best.indices % self.num_classes
-            boxes = clip_boxes(from_unit(unit[query], (d, h, w)), (d, h, w))
-            keep = (best.values >= max(0.0, self.score_threshold)) & has_extent(boxes)
-            found.append(Detections(boxes, best.values, label)[torch.nonzero(keep)[:, 0]])
-        return found
+    def _detections(self, logits: Tensor, unit: Tensor, image_shape: Shape) -> list[Detections]:
+        """Wait once for the device: for the best queries of all images, and for how many predictions are finite."""
+        finite = finite_rows(logits.flatten(0, 1), unit.flatten(0, 1)).view(logits.shape[:2])
+        all_scores = logits.sigmoid().masked_fill(~finite[:, :, None], -1.0).flatten(1)
+        best = all_scores.topk(min(self.detections_per_image, all_scores.shape[1]), dim=1)
+        query, label = best.indices // self.num_classes, best.indices % self.num_classes
+        of_query = unit.gather(1, query[:, :, None].expand(-1, -1, 6))
+        found = clip_boxes(from_unit(of_query, image_shape), image_shape)
+        boxes, scores, labels, num_finite = to_host([found, best.values, label, finite.sum()])
+        self.count_predictions(finite.numel(), finite.numel() - int(num_finite))
+        keep = (scores >= max(0.0, self.score_threshold)) & has_extent(boxes)
+        return [Detections(boxes[row, kept], scores[row, kept], labels[row, kept]) for row, kept in enumerate(keep)]
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last decoder layer's logits (B, Q, K) and unit boxes (B, Q, 6), float32, of (B, C, D, H, W)."""
@@ -277,34 +280,29 @@ class DeformableDETR(Detector):
             references = boxes.detach()
         return outputs
 
-    def _loss(
-        self,
-        output: _Output,
-        targets: Sequence[UnitTargets],
-        ignore: Sequence[Tensor | None],
-        given: Sequence[Tensor] | None = None,
-    ) -> dict[str, Tensor]:
-        finite = self.finite_predictions(output.logits.flatten(0, 1), output.boxes.flatten(0, 1))
-        finite = finite.unflatten(0, output.logits.shape[:2])
-        if given is None:
-            given = [
-                _ignored(self.criterion.match(logits, boxes, target), boxes, regions)
-                for logits, boxes, target, regions in zip(output.logits, output.boxes, targets, ignore, strict=True)
-            ]
-        losses = self.criterion(output.logits, output.boxes, finite, targets, given)
-        if finite.numel():  # no denoising query where no image holds an object
-            losses["classification"] = self.where_any_is_finite(losses["classification"], finite)
+    def _losses_of_layers(self, asked: dict[str, LayerPredictions]) -> dict[str, dict[str, Tensor]]:
+        """Match all predictions of a step and compute their losses; each is (L,).
+
+        The costs of all layers and images are computed on the device and come to the CPU in one copy, which is the one
+        time that the host waits; the assignment problems are solved there, as nothing else solves them.
+        """
+        finite = [one.finite() for one in asked.values()]
+        costs = [
+            self.criterion.costs(one.logits.detach(), one.boxes.detach(), padded(one.targets, one.logits.device))
+            for one in asked.values()
+            if one.given is None
+        ]
+        on_host = to_host([*finite, *costs])
+        costs = on_host[len(finite) :]
+        losses = {}
+        for (name, one), on_device, is_finite in zip(asked.items(), finite, on_host, strict=False):
+            self.count_predictions(is_finite.numel(), is_finite.numel() - int(is_finite.sum()))
+            given = one.matched(costs.pop(0)) if one.given is None else one.given
+            of_layers = self.criterion.of_layers(one.logits, one.boxes, one.assignment(given, is_finite))
+            if is_finite.numel():  # no denoising query where no image holds an object
+                of_layers["classification"] = self.where_any_is_finite(of_layers["classification"], on_device)
+            losses[name] = of_layers
         return losses
-
-
-def _ignored(given: Tensor, boxes: Tensor, regions: Tensor | None) -> Tensor:
-    """Return `given` (Q,) with `IGNORED` for predictions without an object whose centre lies in a region."""
-    if regions is None or not len(regions):
-        return given
-    low, high = from_unit(regions, (1, 1, 1)).split(3, dim=1)
-    center = boxes[:, None, :3]
-    inside = ((center >= low) & (center < high)).all(dim=2).any(dim=1)
-    return given.masked_fill(inside & (given == BACKGROUND), IGNORED)
 
 
 def _classifier(channels: int, num_classes: int) -> nn.Linear:

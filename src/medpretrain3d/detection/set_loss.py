@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import box_center, box_size, corners_of, generalized_box_iou
+from medpretrain3d.boxes import generalized_box_iou
 from medpretrain3d.configurable import Configurable
-from medpretrain3d.detection.box_grid import Shape
-from medpretrain3d.detection.labels import BACKGROUND, IGNORED
+from medpretrain3d.detection.labels import IGNORED
 from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
+from medpretrain3d.detection.set_matching import SetAssignment, UnitTargets, hungarian
+from medpretrain3d.detection.unit_boxes import from_unit, to_unit
 from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.transfer import to_host
 from medpretrain3d.values import NonNegative, Share
 
-
-@dataclass(frozen=True)
-class UnitTargets:
-    """Objects of one image: unit boxes (N, 6) and labels (N,)."""
-
-    boxes: Tensor
-    labels: Tensor
-
-
-def to_unit(boxes: Tensor, shape: Shape) -> Tensor:
-    """Return corner boxes (..., 6) in voxels -> unit boxes: (centre, extent) in parts of the image, float32."""
-    boxes = boxes.float() / boxes.new_tensor([*shape, *shape], dtype=torch.float32)
-    return torch.cat([box_center(boxes), box_size(boxes)], dim=-1)
-
-
-def from_unit(unit: Tensor, shape: Shape) -> Tensor:
-    """Return unit boxes (..., 6) -> corner boxes in voxels, float32; `from_unit(unit, (1, 1, 1))` stays in parts."""
-    center, extent = unit.float().split(3, dim=-1)
-    return corners_of(center, extent) * unit.new_tensor([*shape, *shape], dtype=torch.float32)
+__all__ = ["SetLoss", "UnitTargets", "from_unit", "to_unit"]
 
 
 class SetLoss(Configurable):
@@ -77,28 +60,35 @@ class SetLoss(Configurable):
 
     @torch.no_grad()
     def match(self, logits: Tensor, boxes: Tensor, targets: UnitTargets) -> Tensor:
-        """Return index of the object each prediction is given, `BACKGROUND` for none: (Q,).
+        """Return index of the object each prediction is given, `BACKGROUND` for none: (Q,), on the CPU.
 
         Args:
             logits: (Q, K) of one image.
             boxes: (Q, 6) unit boxes.
             targets: of the image.
         """
-        from scipy.optimize import linear_sum_assignment
+        return hungarian(self.costs(logits, boxes, targets).cpu())
 
+    @torch.no_grad()
+    def costs(self, logits: Tensor, boxes: Tensor, targets: UnitTargets) -> Tensor:
+        """Compute what it costs to give each object to each prediction: (..., Q, N) float32.
+
+        Args:
+            logits: (..., Q, K).
+            boxes: (..., Q, 6) unit boxes.
+            targets: of an image, or of all images of a batch, `padded`; broadcast over what comes before.
+        """
         logits, boxes = logits.float(), boxes.float()
         found = sigmoid_focal_loss(logits, torch.ones_like(logits), self.alpha, self.gamma)
         missed = sigmoid_focal_loss(logits, torch.zeros_like(logits), self.alpha, self.gamma)
+        labels = targets.labels[..., None, :].expand(*logits.shape[:-1], -1)
         overlap = generalized_box_iou(from_unit(boxes, (1, 1, 1)), from_unit(targets.boxes, (1, 1, 1)))
         distance = torch.cdist(boxes, targets.boxes, p=1)
         cost = (
-            self.class_cost * (found - missed)[:, targets.labels] + self.l1_cost * distance - self.giou_cost * overlap
+            self.class_cost * (found - missed).gather(-1, labels) + self.l1_cost * distance - self.giou_cost * overlap
         )
         # A prediction that is not finite goes last; scipy would refuse the whole image.
-        rows, columns = linear_sum_assignment(cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-        given = torch.full((len(logits),), BACKGROUND, device=logits.device)
-        given[torch.from_numpy(rows).to(given)] = torch.from_numpy(columns).to(given)
-        return given
+        return cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
 
     def __call__(
         self, logits: Tensor, boxes: Tensor, finite: Tensor, targets: Sequence[UnitTargets], given: Sequence[Tensor]
@@ -109,27 +99,34 @@ class SetLoss(Configurable):
             logits: (B, Q, K).
             boxes: (B, Q, 6) unit boxes.
             finite: (B, Q) predictions that count.
-            targets: of each image.
+            targets: of each image, on the CPU.
             given: per image (Q,) the object of each prediction; `BACKGROUND` for none, `IGNORED` where it does not
                 count.
         """
-        labels, predicted, true = [], [], []
-        for index, (target, objects) in enumerate(zip(targets, given, strict=True)):
-            positive = (objects >= 0) & finite[index]
-            label = torch.full_like(objects, BACKGROUND)
-            label[positive] = target.labels[objects[positive]]
-            labels.append(label.masked_fill((objects == IGNORED) | ~finite[index], IGNORED))
-            predicted.append(boxes[index, positive])
-            true.append(target.boxes[objects[positive]])
-        label, unit, truth = torch.cat(labels), torch.cat(predicted).float(), torch.cat(true)
-        count = len(truth)
-        counted = label != IGNORED
-        logits = logits.flatten(0, 1)[counted].float()
-        one_hot = (label[counted, None] == torch.arange(logits.shape[1], device=logits.device)).float()
-        focal = sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma).sum()
-        giou = giou_loss(from_unit(unit, (1, 1, 1)), from_unit(truth, (1, 1, 1))).sum()
-        return {
-            "classification": self.class_weight * mean_over_samples(focal, count),
-            "l1": self.l1_weight * mean_over_samples((unit - truth).abs().sum(), count),
-            "giou": self.giou_weight * mean_over_samples(giou, count),
-        }
+        on_host, is_finite = to_host([torch.stack(list(given)), finite])
+        assignment = SetAssignment.of(on_host[None], is_finite[None], targets).to(logits.device)
+        return {name: values[0] for name, values in self.of_layers(logits[None], boxes[None], assignment).items()}
+
+    def of_layers(self, logits: Tensor, boxes: Tensor, assignment: SetAssignment) -> dict[str, Tensor]:
+        """Return what the call does for each of L layers: (L,) each.
+
+        Args:
+            logits: (L, B, Q, K).
+            boxes: (L, B, Q, 6) unit boxes.
+            assignment: on their device.
+        """
+        labels = assignment.labels[..., None]
+        counted = labels != IGNORED
+        logits = torch.where(counted, logits.float(), 0)  # what is not finite does not count
+        one_hot = (labels == torch.arange(logits.shape[-1], device=logits.device)).float()
+        focal = torch.where(counted, sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma), 0)
+
+        unit, truth = boxes.flatten(0, 2).index_select(0, assignment.positive).float(), assignment.boxes
+        giou = giou_loss(from_unit(unit, (1, 1, 1)), from_unit(truth, (1, 1, 1)))
+        of_boxes = torch.stack([(unit - truth).abs().sum(dim=1), giou])  # (2, P)
+        l1, giou = torch.stack([part.sum(dim=1) for part in of_boxes.split(assignment.counts, dim=1)], dim=1)
+        summed = torch.stack(
+            [self.class_weight * focal.flatten(1).sum(dim=1), self.l1_weight * l1, self.giou_weight * giou]
+        )
+        means = mean_over_samples(summed, torch.tensor(assignment.counts))
+        return dict(zip(("classification", "l1", "giou"), means, strict=True))
