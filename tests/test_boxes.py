@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from medpretrain3d.boxes import (
     Detections,
     Targets,
+    batched_nms,
     box_iou,
     box_volume,
     classwise_nms,
@@ -19,6 +20,7 @@ from medpretrain3d.boxes import (
 )
 from medpretrain3d.boxes.suppression import blocked_nms
 from medpretrain3d.errors import UserError
+from tests.host_waits import DEVICE, CountingDevice
 from tests.oracles import oracle
 
 
@@ -200,6 +202,33 @@ def test_nms_within_classes_leaves_other_classes_alone():
     kept = classwise_nms(found, 0.5)
     assert kept.scores.tolist() == pytest.approx([0.9, 0.4])
     assert kept.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_groups_are_suppressed_in_one_call_as_one_by_one(on_device):
+    boxes = random_boxes(400, 7, mixed=True)
+    scores = (torch.rand(400, generator=torch.Generator().manual_seed(8)) * 20).round() / 20  # many equal ones
+    groups = torch.randint(9, (400,), generator=torch.Generator().manual_seed(9)) * 3
+    expected = []
+    for group in range(0, 27, 3):
+        rows = torch.nonzero(groups == group)[:, 0]
+        expected += rows[nms(boxes[rows], scores[rows], 0.2)].tolist()
+    if not on_device:
+        assert batched_nms(boxes, scores, groups, 0.2).tolist() == expected
+        return
+    with CountingDevice():
+        found = batched_nms(boxes.to(DEVICE), scores.to(DEVICE), groups.to(DEVICE), 0.2).tolist()
+    assert found == expected
+
+
+def test_generalized_iou_of_batches_is_that_of_each():
+    for count in (5, 90):  # in torch, and in the fused loop
+        a, b = random_boxes(6 * count, 10).view(3, 2, count, 6), random_boxes(2 * 80, 11).view(2, 80, 6)
+        found = generalized_box_iou(a, b)
+        assert found.shape == (3, 2, count, 80)
+        for layer in range(3):
+            for image in range(2):
+                assert found[layer, image].equal(generalized_box_iou(a[layer, image], b[image]))
 
 
 def test_boxes_are_cut_to_the_volume():

@@ -170,3 +170,18 @@ def test_nearest_cells_agree_with_sorting_all_distances(nearest):
 def test_levels_that_do_not_add_up_are_refused():
     with pytest.raises(UserError, match="8 anchors: give the number of anchors on each level"):
         ATSSMatcher()(torch.zeros(0, 6), torch.zeros(8, 6), [4], 2)
+
+
+@pytest.mark.parametrize("matcher", [ATSSMatcher(), ATSSMatcher(guarantee_match=False), IoUMatcher()])
+def test_images_are_matched_together_as_one_by_one(matcher):
+    random = torch.Generator().manual_seed(0)
+    grid, shapes = AnchorGrid([[(6, 6, 6), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]]), [(6, 4, 8), (3, 2, 4)]
+    anchors = grid(shapes, [(4, 4, 4), (8, 8, 8)], "cpu")
+    targets = []
+    for count in (3, 0, 40, 1):  # forty are so many that they take anchors of each other
+        center, half = torch.rand(count, 3, generator=random) * 24, torch.rand(count, 3, generator=random) * 5 + 0.2
+        targets.append(torch.cat([center - half, center + half], dim=1))
+    together = matcher.match_images(targets, anchors, grid.per_level(shapes), grid.per_cell)
+    for found, boxes in zip(together, targets, strict=True):
+        assert found.equal(matcher(boxes, anchors, grid.per_level(shapes), grid.per_cell))
+        assert (found >= 0).any() == (len(boxes) > 0)
