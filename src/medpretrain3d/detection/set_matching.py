@@ -83,8 +83,10 @@ class SetAssignment:
 
     def to(self, device: torch.device) -> SetAssignment:
         """Return the same on a device, without waiting for it."""
-        parts = [part.to(device, non_blocking=True) for part in (self.labels, self.positive, self.boxes)]
-        return SetAssignment(*parts, counts=self.counts)
+        labels, positive, boxes = (
+            part.to(device, non_blocking=True) for part in (self.labels, self.positive, self.boxes)
+        )
+        return SetAssignment(labels, positive, boxes, self.counts)
 
     def ignoring(self, inside: Tensor) -> SetAssignment:
         """Return the same, with `IGNORED` for queries without an object that are `inside` (L, B, Q) a region."""
