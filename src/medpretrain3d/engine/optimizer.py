@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medpretrain3d.backbones import Backbone
+from medpretrain3d.engine.fused import stay_fused
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import NonNegative, Positive, Share, ShareBelowOne, Whole, check_fields
 
@@ -103,9 +104,10 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
     optimizer: torch.optim.Optimizer
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+        optimizer = torch.optim.SGD(groups, config.lr, config.momentum, nesterov=nesterov, fused=True)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, amsgrad=config.amsgrad)
+        optimizer = torch.optim.AdamW(groups, config.lr, config.betas, config.eps, amsgrad=config.amsgrad, fused=True)
+    stay_fused(optimizer)
     factors: list[Callable[[int], float]] = [
         partial(lr_factor, config=config, num_steps=num_steps, is_encoder=place.is_encoder) for place in places
     ]

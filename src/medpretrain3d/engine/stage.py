@@ -57,6 +57,7 @@ from medpretrain3d.engine.strategy import strategy_used
 from medpretrain3d.engine.throughput import Throughput
 from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
+from medpretrain3d.engine.weight_averaging import average_in_one_call
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import NOTICE, Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
@@ -234,6 +235,7 @@ class StageCLI(LightningCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
+        average_in_one_call(trainer.callbacks)  # type: ignore[attr-defined]  # a list of them
         ResumableFitLoop.of(trainer)
         leave_requeue_alone(trainer)
         leave_signals_alone(trainer)

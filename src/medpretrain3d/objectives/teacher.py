@@ -48,7 +48,6 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
         """Move the weights towards the student's; statistics of batch norms are copied."""
-        for own, theirs in zip(self.network.parameters(), student.parameters(), strict=True):
-            own.lerp_(theirs, 1 - self.momentum)
-        for copied, statistic in zip(self.network.buffers(), student.buffers(), strict=True):
-            copied.copy_(statistic)
+        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - self.momentum)
+        if statistics := list(self.network.buffers()):
+            torch._foreach_copy_(statistics, list(student.buffers()))
