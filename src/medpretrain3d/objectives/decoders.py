@@ -12,6 +12,7 @@ from medpretrain3d.backbones import Level
 from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.backbones.tokens import tokens_to_map
+from medpretrain3d.errors import UserError
 
 Triple = tuple[int, int, int]
 
@@ -19,37 +20,60 @@ Triple = tuple[int, int, int]
 class UNetDecoder(nn.Module):
     """nnU-Net's light decoder: per stage a transposed convolution, the skip, and one convolution.
 
-    A pyramid that begins below full resolution (ResNet, Swin) gets one more stage without a skip.
+    A pyramid that begins below full resolution (ResNet, Swin) gets one more stage without a skip. A decoder may stop
+    before, at a level of which each cell is mapped to the voxels that it stands for.
 
     Args:
         levels: the pyramid, finest first.
         out_channels: channels of the output.
+        stride: of the level to stop at; by default none.
+
+    Raises:
+        UserError: no level has that stride.
     """
 
-    def __init__(self, levels: tuple[Level, ...], out_channels: int) -> None:
+    def __init__(self, levels: tuple[Level, ...], out_channels: int, stride: Triple | None = None) -> None:
         super().__init__()
+        levels = levels_from(levels, stride)
         self.upsample = nn.ModuleList()
         self.fuse = nn.ModuleList()
         for coarse, fine in zip(levels[:0:-1], levels[-2::-1], strict=True):
             d, h, w = (c // f for c, f in zip(coarse.stride, fine.stride, strict=True))
             self.upsample.append(nn.ConvTranspose3d(coarse.channels, fine.channels, (d, h, w), (d, h, w)))
             self.fuse.append(_conv_norm_act(2 * fine.channels, fine.channels))
-        channels, stride = levels[0].channels, levels[0].stride
+        channels, finest = levels[0].channels, levels[0].stride
         self.finish = nn.Sequential()
-        if stride != (1, 1, 1):
+        if finest != (1, 1, 1) and stride is None:
             half = max(1, channels // 2)
-            self.finish.append(nn.ConvTranspose3d(channels, half, stride, stride))
+            self.finish.append(nn.ConvTranspose3d(channels, half, finest, finest))
             self.finish.append(_conv_norm_act(half, half))
             channels = half
-        self.head = nn.Conv3d(channels, out_channels, 1)
+        self.head = nn.Conv3d(channels, out_channels, 1) if stride is None else VoxelHead(levels[0], out_channels)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Return features finest first to a volume (B, out_channels, D, H, W) at full resolution."""
+        """Return features finest first, of which the finest may be too fine, to a volume (B, out_channels, D, H, W)."""
+        features = features[len(features) - len(self.upsample) - 1 :]
         x = features[-1]
         for upsample, fuse, skip in zip(self.upsample, self.fuse, features[-2::-1], strict=True):
             x = fuse(torch.cat([upsample(x), skip], dim=1))
         result: Tensor = self.head(self.finish(x))
         return result
+
+
+def levels_from(levels: tuple[Level, ...], stride: Triple | None) -> tuple[Level, ...]:
+    """Return the levels from that of a stride on, which a decoder that stops there reads; all of them for None.
+
+    Raises:
+        UserError: no level has that stride.
+    """
+    if stride is None:
+        return levels
+    strides = [level.stride for level in levels]
+    d, h, w = stride
+    if (d, h, w) not in strides:
+        there = ", ".join(map(str, strides))
+        raise UserError(f"decoder_stride: got {(d, h, w)}, wanted that of a level of the backbone: {there}")
+    return levels[strides.index((d, h, w)) :]
 
 
 class VoxelHead(nn.Module):

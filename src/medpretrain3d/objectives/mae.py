@@ -5,10 +5,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
+from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.decoders import TokenDecoder, UNetDecoder
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, visible_index
 from medpretrain3d.objectives.masking import Triple, expand_blocks
-from medpretrain3d.values import LayersOrNone, OpenShare, OpenShares, Sizes
+from medpretrain3d.values import LayersOrNone, OpenShare, OpenShares, Sizes, Steps
 
 
 class MAE(MaskedReconstruction):
@@ -25,9 +26,13 @@ class MAE(MaskedReconstruction):
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalize_targets: restore each patch with its own mean and deviation taken out.
         decoder_depth: transformer blocks of the decoder.
+        decoder_stride: of a convolutional network's level at which the U-Net stops, as (2, 2, 2); each of its cells is
+            mapped to the voxels that it stands for. By default it goes on to full resolution, where most of the time
+            of a step goes.
 
     Raises:
-        UserError: a ratio that is no share, or blocks that are no whole number of a transformer's patches.
+        UserError: a ratio that is no share, blocks that are no whole number of a transformer's patches, or a stride
+            that no level has.
 
     Example:
         >>> import torch
@@ -49,14 +54,20 @@ class MAE(MaskedReconstruction):
         loss_on: LossOn = "hidden",
         normalize_targets: bool = False,
         decoder_depth: LayersOrNone = 2,
+        decoder_stride: Steps | None = None,
     ) -> None:
         is_tokens = isinstance(backbone, TokenBackbone)
+        if is_tokens and decoder_stride is not None:
+            raise UserError(
+                f"{type(self).__name__}: got decoder_stride {tuple(decoder_stride)} with {type(backbone).__name__}, "
+                "whose decoder predicts from its patches as it is; leave it out"
+            )
         block = mask_block or (backbone.levels[0].stride if is_tokens else (16, 16, 16))
         super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets)
         self.decoder: TokenDecoder | UNetDecoder = (
             TokenDecoder(backbone.levels[0], backbone.in_channels, decoder_depth)
             if is_tokens
-            else UNetDecoder(backbone.levels, backbone.in_channels)
+            else UNetDecoder(backbone.levels, backbone.in_channels, decoder_stride)
         )
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:

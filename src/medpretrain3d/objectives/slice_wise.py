@@ -9,7 +9,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.masked import LossOn
 from medpretrain3d.objectives.masking import Triple
-from medpretrain3d.values import Layers, LayersOrNone, OpenShare, OpenShares
+from medpretrain3d.values import Layers, LayersOrNone, OpenShare, OpenShares, Steps
 
 Orientation = Literal["axial", "coronal", "sagittal"]
 ORIENTATIONS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
@@ -26,6 +26,7 @@ class SliceWise(MAE):
         loss_on: `hidden` voxels alone, or `all`.
         normalize_targets: restore each patch of a transformer, or slab, with its own mean and deviation taken out.
         decoder_depth: transformer blocks of a transformer's decoder.
+        decoder_stride: as in `MAE`.
 
     Raises:
         UserError: an unknown orientation, a ratio that is no share, or slabs that are no whole number of patches.
@@ -51,13 +52,14 @@ class SliceWise(MAE):
         loss_on: LossOn = "hidden",
         normalize_targets: bool = False,
         decoder_depth: LayersOrNone = 2,
+        decoder_stride: Steps | None = None,
     ) -> None:
         if orientation not in ORIENTATIONS:
             raise UserError(f"SliceWise: got orientation '{orientation}', wanted one of {', '.join(ORIENTATIONS)}")
         axis = ORIENTATIONS.index(orientation)
         least = backbone.patch_size if isinstance(backbone, TokenBackbone) else (1, 1, 1)
         block = _replaced(least, axis, least[axis] if slab is None else slab)
-        super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets, decoder_depth)
+        super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets, decoder_depth, decoder_stride)
         self.axis = axis
 
     def block(self, shape: Triple) -> Triple:

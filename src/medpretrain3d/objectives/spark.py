@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone, InflatedCNN, Level, SwinUNETR, TokenBackbone, TokenPyramid
 from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives.decoders import UNetDecoder
+from medpretrain3d.objectives.decoders import UNetDecoder, levels_from
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, require_whole
 from medpretrain3d.objectives.masking import Triple
 from medpretrain3d.objectives.sparse import VisibleBlocks, visible_features
-from medpretrain3d.values import OpenShare, OpenShares, Sizes
+from medpretrain3d.values import OpenShare, OpenShares, Sizes, Steps
 
 
 class SparK(MaskedReconstruction):
@@ -27,10 +27,11 @@ class SparK(MaskedReconstruction):
         mask_block: block (D, H, W) in voxels, a multiple of the coarsest stride; by default that stride.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalize_targets: restore each mask block with its own mean and deviation taken out.
+        decoder_stride: as in `MAE`; finer levels are neither filled up nor smoothed.
 
     Raises:
         UserError: a backbone that has no sparse form, a ratio that is no share, or blocks that are no multiple of the
-            coarsest stride.
+            coarsest stride, or a `decoder_stride` that no level has.
 
     Example:
         >>> import torch
@@ -51,19 +52,21 @@ class SparK(MaskedReconstruction):
         mask_block: Sizes | None = None,
         loss_on: LossOn = "hidden",
         normalize_targets: bool = False,
+        decoder_stride: Steps | None = None,
     ) -> None:
         _require_convolutions(backbone)
         coarsest = backbone.levels[-1].stride
         super().__init__(backbone, mask_ratio, mask_block or coarsest, loss_on, normalize_targets)
         require_whole("SparK", self.mask_block, coarsest, "the coarsest stride")
-        self.densify = nn.ModuleList(_Densify(level) for level in backbone.levels)
-        self.decoder = UNetDecoder(backbone.levels, backbone.in_channels)
+        self.densify = nn.ModuleList(_Densify(level) for level in levels_from(backbone.levels, decoder_stride))
+        self.decoder = UNetDecoder(backbone.levels, backbone.in_channels, decoder_stride)
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible blocks."""
         self.backbone.check_input(image)
         features, blocks = visible_features(self.backbone, image, hidden_blocks, block)
-        dense = [densify(x, blocks) for densify, x in zip(self.densify, features, strict=True)]
+        read = features[len(features) - len(self.densify) :]
+        dense = [densify(x, blocks) for densify, x in zip(self.densify, read, strict=True)]
         result: Tensor = self.decoder(dense)
         return result
 
