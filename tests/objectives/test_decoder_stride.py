@@ -72,7 +72,7 @@ def test_the_encoder_and_the_default_decoder_have_the_names_they_had():
 
 def test_a_pyramid_that_begins_below_full_resolution_may_stop_at_its_finest_level():
     objective = MAE(ResNet3D(18, width=4), mask_block=(8, 8, 8), decoder_stride=(2, 2, 2))
-    data = {"image": torch.rand(1, 1, 32, 32, 32), "seed": torch.arange(1)}
+    data = {"image": torch.rand(2, 1, 32, 32, 32), "seed": torch.arange(2)}
     assert objective(data).preview["restored"].shape == (32, 32, 32)
     assert not list(objective.decoder.finish)
 

@@ -18,7 +18,7 @@ def average_in_one_call(callbacks: Iterable[L.Callback]) -> None:
         callbacks: of a trainer that has not begun; of them each `EMAWeightAveraging` is changed.
     """
     for callback in callbacks:
-        average = callback._kwargs.pop("avg_fn", None) if isinstance(callback, EMAWeightAveraging) else None
-        if average is not None:
+        if isinstance(callback, EMAWeightAveraging) and "avg_fn" in callback._kwargs:
+            average = callback._kwargs.pop("avg_fn")
             decay = average(1.0, 0.0, 0)  # what stays of a one; the callback itself does not keep it
             callback._kwargs["multi_avg_fn"] = get_ema_multi_avg_fn(decay)
