@@ -48,7 +48,7 @@ finetune: .venv/installed  ## stage 2: CONFIG=configs/finetune/<recipe>.yaml or 
 	@test -n "$(CONFIG)$(DATASET)" || { echo 'error: say which recipe, as in make finetune DATASET=openkbp' >&2; exit 2; }
 	$(BIN)/python -m finetune fit --config $(or $(CONFIG),configs/finetune/$(DATASET).yaml) $(ARGS)
 
-bench: .bench/installed  ## speed and memory side by side with other libraries; ARGS="boxes crops" for some
+bench: .bench/installed  ## speed and memory beside other libraries: docs/benchmarks.md; ARGS="boxes crops" for some, ARGS=profile for shares
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .bench/installed: .venv/installed benchmarks/peers.txt

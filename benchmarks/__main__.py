@@ -1,7 +1,8 @@
-"""`make bench`: prints every comparison; medians, ratio above 1 means ours is faster.
+"""`make bench`: makes every comparison, prints it and puts it into docs/benchmarks.md.
 
 A benchmark is a module of this package with a function `rows()`; it is found by being there. Names on the command line
-choose some of them: `make bench ARGS="boxes crops"`.
+choose some of them, whose rows alone are replaced on the page: `make bench ARGS="boxes crops"`. `profile` compares
+nothing: it is printed when asked for.
 """
 
 from __future__ import annotations
@@ -10,22 +11,37 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
+from benchmarks.page import PAGE, Setting, update_page
 from benchmarks.timing import HEADER
-from medpretrain3d.engine.run import git_sha, machine
 from medpretrain3d.precision.choice import choose_precision
 
-SCAFFOLD = {"__init__", "__main__", "timing", "memory", "peers", "coverage"}
+NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef rows(" in path.read_text("utf-8"))
 
-if __name__ == "__main__":
-    names = sorted({path.stem for path in Path(__file__).parent.glob("*.py")} - SCAFFOLD)
-    chosen = sys.argv[1:] or names
-    if unknown := sorted(set(chosen) - set(names)):
-        raise SystemExit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(names)}")
-    print(f"commit {git_sha()}, {machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print(choose_precision("cpu"))
-    print(HEADER)
-    for name in chosen:
+
+def main(chosen: list[str]) -> None:
+    """Run some benchmarks, or all.
+
+    Raises:
+        SystemExit: a name that is none.
+    """
+    if unknown := sorted(set(chosen) - {*NAMES, "profile"}):
+        raise SystemExit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(NAMES)} and profile")
+    if "profile" in chosen:
+        import_module("benchmarks.profile").report()
+        chosen = [name for name in chosen if name != "profile"]
+        if not chosen:
+            return
+    setting = Setting.here()
+    print(f"commit {setting.commit}, {setting.machine}; {choose_precision('cpu')}\n{HEADER}")
+    for name in chosen or NAMES:
+        rows = []
         for row in import_module(f"benchmarks.{name}").rows():
             print(row, flush=True)
+            rows.append(row)
+        if rows:  # some need data that is not everywhere
+            update_page(PAGE, NAMES, {name: rows}, setting)  # each at once: what was measured is kept
+    print(f"{PAGE}: written")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -29,8 +29,8 @@ def rows() -> Iterator[Row]:
     work = f"augmentation of {CROPS} crops of 96^3 with masks, 1 thread"
     ours = _ours(volume, labels)
     with one_thread():
-        yield race(work, "monai", _monai(volume, labels), ours)
-        yield race(work, "batchgeneratorsv2", _batchgenerators(volume, labels), ours)
+        yield race(work, "monai", _monai(volume, labels), ours, bar=2)
+        yield race(work, "batchgeneratorsv2", _batchgenerators(volume, labels), ours, bar=2)
 
 
 def _middle(array: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -25,7 +25,13 @@ def rows() -> Iterator[Row]:
     ):
         torch.testing.assert_close(ours(a, b), theirs(a, b), atol=1e-5, rtol=1e-4)
         peer = f"monai {theirs.__name__}"
-        yield race(f"{name} of 10,000 x 1,000 boxes", peer, lambda: theirs(a, b), lambda: ours(a, b))  # noqa: B023  run at once
+        yield race(
+            f"{name} of 10,000 x 1,000 boxes",
+            peer,
+            lambda: theirs(a, b),  # noqa: B023  run at once
+            lambda: ours(a, b),  # noqa: B023  run at once
+            bar=15,
+        )
     for name, some, rounds in (("sparse", a, 2), ("crowded", boxes(2_000, 40), 3)):
         scores = torch.rand(len(some), generator=random)
         assert nms(some, scores, 0.3).tolist() == box_utils.non_max_suppression(some, scores, 0.3).tolist()
@@ -35,4 +41,5 @@ def rows() -> Iterator[Row]:
             lambda: box_utils.non_max_suppression(some, scores, 0.3),  # noqa: B023  run at once
             lambda: nms(some, scores, 0.3),  # noqa: B023  run at once
             rounds,
+            bar=15,
         )

@@ -21,7 +21,8 @@ PATCH = (96, 96, 96)
 
 def rows() -> Iterator[Row]:
     crop_mib, peak_mib = _peak_memory()
-    yield Row("MiB of a worker above its batch, turned 96^3 crop", "crop with margin, fp32", crop_mib, peak_mib)
+    work = "memory of a worker above its batch, turned 96^3 crop"
+    yield Row(work, "crop with margin, fp32", crop_mib, peak_mib, unit="MiB")
 
 
 def _peak_memory() -> tuple[float, float]:

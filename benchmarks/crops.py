@@ -53,8 +53,8 @@ def rows() -> Iterator[Row]:
             for start in _starts(1, count=3):
                 np.testing.assert_array_equal(other(*start), ours(*start))
         work = f"10 random 96^3 crops, 512 x 512 x 300, stored at {stored / array.nbytes:.2f}"
-        yield race(work, "nibabel .nii.gz", _ten(from_nifti), _ten(ours), is_loader=True)
-        yield race(work, "zarr v3, chunks of 64", _ten(from_zarr), _ten(ours), rounds=15, is_loader=True)
+        yield race(work, "nibabel .nii.gz", _ten(from_nifti), _ten(ours), keeps_memory=True, bar=15)
+        yield race(work, "zarr v3, chunks of 64", _ten(from_zarr), _ten(ours), rounds=15, keeps_memory=True, bar=3)
 
 
 def chest() -> np.ndarray:

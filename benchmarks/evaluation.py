@@ -41,7 +41,7 @@ def rows() -> Iterator[Row]:
     for key, value in theirs().items():
         # MONAI's mAR is a mean over all IoUs asked for, whatever its name says; ours follows its default list.
         assert "mAR" in key or abs(float(result[key][0]) - value) < 1e-6, key
-    yield race("AP and AR, 100 images x 100 boxes x 3 classes", "monai COCOMetric", theirs, ours, rounds=3)
+    yield race("AP and AR, 100 images x 100 boxes x 3 classes", "monai COCOMetric", theirs, ours, rounds=3, bar=10)
 
 
 def _scans(num_scans: int, num_boxes: int, num_objects: int) -> tuple[list[PredictedCase], list[TargetCase]]:

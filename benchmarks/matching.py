@@ -36,8 +36,9 @@ def rows() -> Iterator[Row]:
         ours = partial(ATSSMatcher(4), targets, anchors, per_level, per_cell)
 
         work = f"ATSS, {len(anchors):,} anchors ({name}), 10 objects"
-        yield race(work, "monai ATSSMatcher", theirs, ours)
-        yield Row("  extra memory at its peak, MB instead of ms", "monai ATSSMatcher", peak_mb(theirs), peak_mb(ours))
+        yield race(work, "monai ATSSMatcher", theirs, ours, bar=15)
+        peaks = (peak_mb(theirs), peak_mb(ours))
+        yield Row(f"{work}: memory at its peak", "monai ATSSMatcher", *peaks, unit="MB", bar=15)
 
 
 def peak_mb(run: Callable[[], object]) -> float:

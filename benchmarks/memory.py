@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
+from benchmarks.timing import Row
+
 Preparation = Callable[[], Callable[[], object]]
-
-
-@dataclass(frozen=True)
-class MemoryRow:
-    """One line of the table: peak memory in MB above what the process held before the work."""
-
-    work: str
-    peer: str
-    peer_mb: float
-    ours_mb: float
-
-    def __str__(self) -> str:
-        ratio = self.peer_mb / self.ours_mb
-        return f"{self.work:<58}{self.peer:<26}{self.peer_mb:>7.0f} MB{self.ours_mb:>7.0f} MB{ratio:>9.1f}"
 
 
 def compare_memory(
@@ -32,9 +19,12 @@ def compare_memory(
     peer: str,
     prepare_peer: Callable[[], Callable[[], object]],
     prepare_ours: Callable[[], Callable[[], object]],
-) -> MemoryRow:
-    """Prepare and run both; both arguments are functions of a module that return the work to be measured."""
-    return MemoryRow(work, peer, _peak_mb(prepare_peer), _peak_mb(prepare_ours))
+) -> Row:
+    """Prepare and run both, and compare their peak memory above what the process held before the work.
+
+    Both arguments are functions of a module that return the work to be measured.
+    """
+    return Row(work, peer, _peak_mb(prepare_peer), _peak_mb(prepare_ours), unit="MB")
 
 
 def _peak_mb(prepare: Preparation) -> float:

@@ -65,8 +65,12 @@ def rows() -> Iterator[Row]:
         work = "10 object-centred 96^3 crops of a 300 x 512 x 512 CT"
         with_mask, without = ours("mask", mask), ours("boxes", None)
         with one_thread():
-            yield race(work, "monai CropByPosNegLabel", _ten(lambda: by_label(loaded)), with_mask, is_loader=True)
-            yield race(work, "monai CropBoxByPosNeg", _ten(lambda: by_box(with_boxes)), without, is_loader=True)
+            yield race(
+                work, "monai CropByPosNegLabel", _ten(lambda: by_label(loaded)), with_mask, keeps_memory=True, bar=15
+            )
+            yield race(
+                work, "monai CropBoxByPosNeg", _ten(lambda: by_box(with_boxes)), without, keeps_memory=True, bar=15
+            )
 
 
 def _ten(crop: Callable[[], object]) -> Callable[[], None]:

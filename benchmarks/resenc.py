@@ -1,4 +1,4 @@
-"""ResEnc-S against the same encoder built by dynamic-network-architectures, which nnU-Net and nnssl are built on."""
+"""ResEnc against the same encoder built by dynamic-network-architectures, which nnU-Net and nnssl are built on."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks.memory import MemoryRow, compare_memory
+from benchmarks.memory import compare_memory
 from benchmarks.peers import peer
-from benchmarks.timing import Row, race
+from benchmarks.timing import Row
+from benchmarks.training_step import our_step, race_steps, their_step
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
-from medpretrain3d.backbones.resenc import PRESETS
-from medpretrain3d.precision.choice import choose_precision
-from medpretrain3d.precision.mixed import autocast
-from medpretrain3d.precision.names import Precision
+from medpretrain3d.backbones.resenc import PRESETS, Preset
 
-WORK = "ResEnc-S at (1, 1, 64, 64, 64), forward and backward"
+SHAPE = (2, 1, 64, 64, 64)
 PEER = "dynamic-network-architectures"
 
 
-def theirs() -> nn.Module:
+def their_encoder(preset: Preset) -> nn.Module:
     """The peer's network with nnU-Net's settings."""
     encoders = peer("dynamic_network_architectures.building_blocks.residual_encoders")
-    channels, blocks = PRESETS["S"]
+    channels, blocks = PRESETS[preset]
     num_stages = len(channels)
     network: nn.Module = encoders.ResidualEncoder(
         input_channels=1,
@@ -44,38 +42,30 @@ def theirs() -> nn.Module:
     return network
 
 
-def step(network: nn.Module, precision: Precision = "32-true") -> Callable[[], Tensor]:
-    """Forward and backward on a fixed image."""
-    image = torch.randn(1, 1, 64, 64, 64, generator=torch.Generator().manual_seed(0))
-
-    def run() -> Tensor:
-        network.zero_grad(set_to_none=True)
-        with autocast(image.device, precision):
-            features = network(image)
-        loss = torch.stack([feature.float().square().mean() for feature in features]).sum()
-        loss.backward()
-        return loss
-
-    return run
+def loss_of(network: nn.Module) -> Callable[[], Tensor]:
+    """A loss of all features of a fixed batch."""
+    image = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    return lambda: torch.stack([feature.float().square().mean() for feature in network(image)]).sum()
 
 
-def their_step() -> Callable[[], Tensor]:
-    return step(theirs())
+def their_memory() -> Callable[[], None]:
+    network = their_encoder("S")
+    return their_step(network, loss_of(network))
 
 
-def our_step() -> Callable[[], Tensor]:
-    return step(ResEnc("S"))
+def our_memory() -> Callable[[], None]:
+    network = ResEnc("S")
+    return our_step(network, loss_of(network), "32-true")
 
 
-def rows() -> Iterator[Row | MemoryRow]:
-    other, ours = theirs(), ResEnc("S")
+def rows() -> Iterator[Row]:
+    other, ours = their_encoder("S"), ResEnc("S")
     ours.load_state_dict(without_aliases(other.state_dict())[0])
-    image = torch.randn(1, 1, 64, 64, 64)
+    image = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
         for a, b in zip(ours(image), other(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    yield race(WORK, PEER, step(other), step(ours), rounds=9)
-    chosen = choose_precision("cpu").precision
-    if chosen != "32-true":  # what a run takes here
-        yield race(f"{WORK}, ours in {chosen}", PEER, step(other), step(ours, chosen), rounds=9)
-    yield compare_memory("ResEnc-S at (1, 1, 64, 64, 64), peak memory", PEER, their_step, our_step)
+    work = f"training step, ResEnc-S at {SHAPE}"
+    theirs = their_step(other, loss_of(other))
+    yield from race_steps(work, PEER, theirs, lambda precision: our_step(ours, loss_of(ours), precision), rounds=5)
+    yield compare_memory(f"{work}, peak memory", PEER, their_memory, our_memory)
