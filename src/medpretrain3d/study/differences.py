@@ -31,6 +31,9 @@ class Difference:
     seeds: tuple[int, ...]
     mean_ap: Judgement
     ap50: Judgement
+    scores: ArmScores
+    """mAP of the arm."""
+    baseline_scores: ArmScores
     is_primary: bool
     """Whether it is at the full budget of labels; all else is exploratory."""
     folds: tuple[int, ...] = ()
@@ -218,6 +221,8 @@ def _judged(
                 scores.seeds,
                 mean_ap,
                 ap50,
+                scores,
+                effects[place][3],
                 wanted,
                 tuple(folds) if len(folds) > 1 else (),
             )

@@ -16,6 +16,7 @@ from medpretrain3d.study.differences import paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, example_cases, reconstruction_previews
 from medpretrain3d.study.identity import arm_labels, identify
+from medpretrain3d.study.overview import overview
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.summary import Finding, findings, question
@@ -32,6 +33,7 @@ class Report:
     question: str
     confidence_percent: str
     verdicts: list[Finding]
+    overview: list[str]
     notes: list[str]
     legend: list[tuple[str, int]]
     results: Table
@@ -51,6 +53,7 @@ class Report:
         if self.differences.rows:
             parts.append("Difference from scratch, paired by seed and test case:\n" + str(self.differences))
         parts.append("\n".join(map(str, self.verdicts)))
+        parts.append("\n".join(self.overview))
         parts.append("\n".join(f"note: {note}" for note in self.notes))
         return "\n\n".join(part for part in parts if part)
 
@@ -82,6 +85,7 @@ def make_report(
             sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
         ),
         verdicts=findings(differences),
+        overview=overview(differences, delta),
         notes=[
             *(problem for run in runs for problem in run.problems),
             *_missing(pretraining, finetuning),

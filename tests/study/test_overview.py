@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from medpretrain3d.study.report import make_report
+from medpretrain3d.study.run import find_runs
+from tests.study.test_report import page_of, seeds_of, write_finetuning
+
+
+def lines_of(root: Path) -> list[str]:
+    return make_report(find_runs([root]), "Title").overview
+
+
+def test_nothing_is_summed_up_of_one_arm_at_one_budget(tmp_path: Path):
+    seeds_of(tmp_path / "runs", "scratch", [5.0, 5.0])
+    seeds_of(tmp_path / "runs", "mae", [2.0, 2.0])
+    assert lines_of(tmp_path / "runs") == []
+
+
+def test_budgets_are_one_area_and_a_ratio_of_labels(tmp_path: Path):
+    root = tmp_path / "runs"
+    for labels, scratch, mae in ((2, 8.0, 5.0), (4, 5.0, 3.0), (8, 3.0, 2.0)):
+        for seed in (0, 1, 2):
+            write_finetuning(root, f"scratch_{labels}_{seed}", "scratch", scratch, labels, seed=seed)
+            write_finetuning(root, f"mae_{labels}_{seed}", "mae", mae, labels, seed=seed)
+    (line,) = lines_of(root)
+    assert line.startswith("mae, d, area under mAP over log labels (2 to 8 labels, exploratory): better than scratch")
+    # With 2 labels mae is where scratch is with 4, and with 4 where it is with 8.
+    assert "at 2 labels it needs 0.50 [0.50, 0.50] of the budget; at 4 labels it needs 0.50 [0.50, 0.50]" in line
+    assert "needs 0.50" in page_of(root)
+
+
+def test_three_data_sets_are_pooled_and_two_are_not(tmp_path: Path):
+    root = tmp_path / "runs"
+    for name in ("a", "b", "c"):
+        for seed in (0, 1):
+            write_finetuning(root, f"scratch_{name}{seed}", "scratch", 5.0, dataset=name, seed=seed)
+            write_finetuning(root, f"mae_{name}{seed}", "mae", 2.0, dataset=name, seed=seed)
+    of_two = [run for run in find_runs([root]) if run.metadata.dataset != "c"]
+    assert make_report(of_two, "Title").overview == []
+    (line,) = lines_of(root)
+    assert line.startswith("mae, over 3 data sets: better than scratch")
+    assert "SD between them 0.000" in line
+
+
+def test_arms_are_ranked_with_how_often_each_is_first(tmp_path: Path):
+    root = tmp_path / "runs"
+    for arm, shift in (("scratch", 5.0), ("mae", 2.0), ("simclr", 4.0)):
+        seeds_of(root, arm, [shift, shift])
+    (line,) = lines_of(root)
+    assert "seeds and scans are drawn anew: mae" in line
+    assert line.index("mae ") < line.index("simclr ") <= line.index("scratch ")
+    assert "mae 1.000 (first in 100%), simclr 0.778 (first in 0%), scratch 0.556" in line  # 9, 7 and 5 of 9 IoUs
+
+
+def test_one_run_each_is_ranked_with_the_words_that_it_says_nothing(tmp_path: Path):
+    for arm, shift in (("scratch", 5.0), ("mae", 2.0), ("simclr", 4.0)):
+        seeds_of(tmp_path / "runs", arm, [shift])
+    (line,) = lines_of(tmp_path / "runs")
+    assert "scans of one run each, which say nothing of methods" in line
