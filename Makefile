@@ -7,10 +7,10 @@ DATASET ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test docs pretrain finetune bench format clean
+.PHONY: help install demo smoke test docs pretrain finetune bench bench-gpu format clean
 
 help:  ## print this help
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 	@echo
 	@echo 'examples:'
 	@echo '  make demo'
@@ -50,6 +50,9 @@ finetune: .venv/installed  ## stage 2: CONFIG=configs/finetune/<recipe>.yaml or 
 
 bench: .bench/installed  ## speed and memory beside other libraries: docs/benchmarks.md; ARGS="boxes crops" for some, ARGS=profile for shares
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-gpu: .venv/installed  ## agreement, speed, memory and waiting on the GPUs of this machine: runs/bench_gpu.md (10 minutes)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 .bench/installed: .venv/installed benchmarks/peers.txt
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .bench --requirement benchmarks/peers.txt

@@ -10,7 +10,8 @@ import math
 import multiprocessing
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,14 @@ from torch import nn
 
 from benchmarks.timing import Row
 from medpretrain3d.backbones import Backbone, Level
-from medpretrain3d.detection import AnchorGrid, RetinaNet
-from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, tile_starts
+from medpretrain3d.boxes import Detections
+from medpretrain3d.detection import AnchorGrid, Detector, RetinaNet
+from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, ScanTiles, detect_tiles, tile_starts
+from medpretrain3d.inference.launcher import Launcher
+from medpretrain3d.inference.sliding_window import SlidingWindow
 from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.intensity import Window
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.volume import Volume
 
@@ -60,6 +65,86 @@ def rows() -> Iterator[Row]:
         speed = measured.voxels / measured.seconds / 1e6
         work = f"{name}: {measured.tiles} tiles, {measured.seconds:.1f} s, {speed:.1f} M voxels/s; memory"
         yield Row(work, "limit", LIMIT_BYTES / 2**20, measured.peak_bytes / 2**20, unit="MiB")
+    yield from beside_a_network(shape)
+
+
+def beside_a_network(shape: tuple[int, int, int]) -> Iterator[Row]:
+    """What reading and decoding cost beside a device that computes meanwhile, as a GPU does: it sleeps a tile long."""
+    volume = chest(shape)
+    ours, in_turn, monai = Asleep(), Asleep(), Asleep()
+    window = SlidingWindow(in_turn, _tiles(volume), PATCH, InferenceConfig())
+    ours_s = _seconds(lambda: detect_tiles(ours, _tiles(volume), PATCH, InferenceConfig()))
+    others = {
+        "one after the other": (in_turn, _seconds(lambda: one_after_the_other(in_turn, window))),
+        "MONAI SlidingWindowInferer": (monai, _seconds(lambda: monai_windows(monai, volume))),
+    }
+    work = f"{shape[2]} x {shape[1]} x {shape[0]} beside a network of {Asleep.seconds * 1e3:.0f} ms a tile"
+    for peer, (network, seconds) in others.items():
+        shares = (
+            f"{network.busy_s / seconds:.0%} of the peer's time are the network's, {ours.busy_s / ours_s:.0%} of ours"
+        )
+        yield Row(f"{work}: {shares}", peer, seconds * 1e3, ours_s * 1e3)
+
+
+class Asleep(Detector):
+    """A network on a device of its own, which takes batches one after the other and sleeps; what it says is decoded."""
+
+    num_classes = 1
+    seconds = 0.03
+    """For a tile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.device = ThreadPoolExecutor(1)
+        self.busy_s = 0.0
+        with torch.no_grad():
+            self.decode = tiny_bundle(None).detector.eval().launch(torch.rand(1, 1, *PATCH))
+        self.decode()  # compiles what it needs
+
+    def sleep(self, num_tiles: int) -> None:
+        self.busy_s += num_tiles * self.seconds
+        time.sleep(num_tiles * self.seconds)
+
+    def launch(self, image: torch.Tensor) -> Callable[[], list[Detections]]:
+        done = self.device.submit(self.sleep, len(image))
+
+        def found() -> list[Detections]:
+            done.result()
+            return [one for _ in image for one in self.decode()]
+
+        return found
+
+    def detect(self, image: torch.Tensor) -> list[Detections]:
+        return self.launch(image)()
+
+
+def one_after_the_other(detector: Detector, window: SlidingWindow) -> None:
+    """A tile is read, computed and decoded before the next is read."""
+    launcher = Launcher(detector, window.device)
+    for batch in window.read():
+        window.keep(launcher.launch(batch))
+
+
+def monai_windows(network: Asleep, volume: Volume) -> None:
+    """MONAI's sliding window over the whole volume in float32; it sees tiles of air too, and blends what it gets."""
+    from monai.inferers import SlidingWindowInferer
+
+    def predictor(image: torch.Tensor) -> torch.Tensor:
+        network.sleep(len(image))
+        return image
+
+    image = torch.from_numpy(Window()(volume.array))[None]
+    SlidingWindowInferer(PATCH, sw_batch_size=1, overlap=0.5)(image, predictor)
+
+
+def _tiles(volume: Volume) -> ScanTiles:
+    return ScanTiles(volume, Preprocessing(PATCH))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def fewest_tiles(shape: tuple[int, int, int], overlap: float) -> int:
