@@ -13,6 +13,7 @@ from benchmarks.gpu.session import Row, Session
 from benchmarks.inference import chest
 from medpretrain3d.detection import Detector
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor
+from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.store.preprocessing import Preprocessing
 
 
@@ -34,7 +35,7 @@ def _measure(session: Session, recipe: Recipe, shape: tuple[int, int, int], batc
     with session.peak() as peak:
         predictor.predict(chest((recipe.patch[0], *shape[1:])), "warm")
         images = torch.rand(batch_size, 1, *recipe.patch, device=session.device)
-        with torch.inference_mode(), session.autocast(session.half if session.is_gpu else torch.float32):
+        with torch.inference_mode(), autocast(session.device, predictor.precision):
             of_network_s = session.seconds(lambda: detector.launch(images)) / batch_size
         seen: list[int] = []  # tiles of air are not
         hook = detector.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -46,4 +47,4 @@ def _measure(session: Session, recipe: Recipe, shape: tuple[int, int, int], batc
         memory = peak()
     share = of_network_s * sum(seen) / seconds
     note = f"{share:.0%} is the network, which alone takes {of_network_s * 1e3:.1f} ms a tile; {sum(seen)} tiles"
-    return f"{seconds:.1f} s, {sum(seen) / seconds:.1f} tiles/s, peak {memory}", note
+    return f"{seconds:.1f} s in {predictor.precision}, {sum(seen) / seconds:.1f} tiles/s, peak {memory}", note

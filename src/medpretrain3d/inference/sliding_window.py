@@ -202,15 +202,18 @@ class SlidingWindows:
 
         def keep_first() -> None:
             index, first = launched.popleft()
-            self.windows[index].keep(first)
+            window = self.windows[index]
+            with autocast(window.device, window.precision):
+                window.keep(first)
             told(sum(counts[:index]) + first.batch.views[-1].tile, sum(counts))
 
         with torch.inference_mode():
             for index, batch in self._batches:
-                with autocast(self.windows[index].device, self.windows[index].precision):
+                window = self.windows[index]
+                with autocast(window.device, window.precision):
                     launched.append((index, launchers[index].launch(batch)))
-                    if len(launched) > 1:  # the device has work again before the host decodes
-                        keep_first()
+                if len(launched) > 1:  # the device has work again before the host decodes
+                    keep_first()
             while launched:
                 keep_first()
         told(sum(counts), sum(counts))
