@@ -46,6 +46,8 @@ FROM_DATA: Mapping[str, Any] = {
     "CaseClassification": {"classes": [[f"finding_{number}" for number in range(18)]]},
 }
 """Arguments that a run takes from its stores."""
+LEAST = {"SimCLR": 2}
+"""Samples of a batch, where those of one process do not suffice to tell them apart."""
 Step = Callable[[], Tensor]
 
 
@@ -77,7 +79,8 @@ class Recipe:
 
     @property
     def batch_size(self) -> int:
-        return int(self.document["data"].get("batch_size", 2))
+        asked = int(self.document["data"].get("batch_size", 2))
+        return max(asked, LEAST.get(self.document["model"].get("objective", {}).get("class_path", ""), 1))
 
     @property
     def work(self) -> str:

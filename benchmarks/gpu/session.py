@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -122,7 +123,8 @@ class Session:
 
     def _clear(self) -> None:
         """Leave no weights and no graph to the next row."""
-        torch.compiler.reset()
+        if "torch._dynamo" in sys.modules:  # whose import takes seconds
+            torch.compiler.reset()
         gc.collect()
         if self.is_gpu:
             torch.cuda.empty_cache()

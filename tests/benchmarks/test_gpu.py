@@ -13,6 +13,8 @@ from medpretrain3d.command_line.recipes import recipe_names
 from medpretrain3d.configurable import to_config
 from tests.tiny import tiny_backbone
 
+PATCHES = {"ResEnc": [32, 32, 16], "ViT": [16, 16, 16], "SwinUNETR": [64, 64, 32]}
+
 
 @pytest.mark.slow
 def test_at_toy_size_on_a_cpu_every_section_is_in_the_table(tmp_path, capsys):
@@ -66,7 +68,6 @@ def test_every_recipe_of_large_networks_is_measured():
     assert known - for_cpus == {name for name in PUBLISHED if name.startswith("pretrain/")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_trains_on_its_synthetic_batch(name):
     """With a small network in place of its own, and small crops."""
@@ -81,7 +82,7 @@ def test_a_recipe_trains_on_its_synthetic_batch(name):
     if "anchors" in part["init_args"]:
         part["init_args"]["anchors"]["init_args"]["sizes"] = [[[4, 4, 4]], [[8, 8, 8]]]
         part["init_args"]["fpn_channels"] = 8
-    recipe.document["data"]["patch"] = [64, 64, 64] if kind == "SwinUNETR" else [16, 16, 16]
+    recipe.document["data"]["patch"] = PATCHES[kind]
     model = recipe.model().train()
     batch = recipe.batch(torch.device("cpu"), torch.contiguous_format)
     loss = loss_of(model, batch)
