@@ -78,11 +78,9 @@ def beside_a_network(shape: tuple[int, int, int]) -> Iterator[Row]:
         "one after the other": (in_turn, _seconds(lambda: one_after_the_other(in_turn, window))),
         "MONAI SlidingWindowInferer": (monai, _seconds(lambda: monai_windows(monai, volume))),
     }
-    work = f"{shape[2]} x {shape[1]} x {shape[0]} beside a network of {Asleep.seconds * 1e3:.0f} ms a tile"
+    work = f"CT of {shape[0]} slices, network of {Asleep.seconds * 1e3:.0f} ms a tile"
     for peer, (network, seconds) in others.items():
-        shares = (
-            f"{network.busy_s / seconds:.0%} of the peer's time are the network's, {ours.busy_s / ours_s:.0%} of ours"
-        )
+        shares = f"its share {network.busy_s / seconds:.0%}, ours {ours.busy_s / ours_s:.0%}"
         yield Row(f"{work}: {shares}", peer, seconds * 1e3, ours_s * 1e3)
 
 
