@@ -377,6 +377,12 @@ def test_boxes_in_bf16_are_those_of_fp32_to_its_rounding_and_what_is_typed_wins(
     assert sorted(distance)[-2] < 0.1  # mm, of voxels of 2 mm
 
 
+def test_fp16_on_a_cpu_is_computed_and_said_to_be_emulated(bundle, scans, tmp_path, capsys):
+    assert predict(bundle, tmp_path / "out", scans / "a_0000.nii.gz", "--precision", "16-mixed") == 0
+    assert "note: precision 16-mixed: fp16 is emulated on CPUs" in capsys.readouterr().err
+    assert len(cases(tmp_path / "out")["a"]["boxes"]) == 5
+
+
 def test_cases_of_another_precision_are_predicted_again(bundle, scans, tmp_path, capsys):
     scan, out = scans / "a_0000.nii.gz", tmp_path / "out"
     assert predict(bundle, out, scan, "--precision", "32-true") == 0

@@ -74,7 +74,8 @@ def test_training_validation_and_test_run_in_what_is_typed(fit, measured, monkey
         return found
 
     monkeypatch.setattr(ResEnc, "forward", noting)
-    facts = fit("finetune", "--trainer.precision", precision, "--trainer.max_steps", "1", *ONE_STEP)
+    fewer_tiles = ("--model.inference.overlap", "0.0", "--data.num_train_cases", "2")
+    facts = fit("finetune", "--trainer.precision", precision, "--trainer.max_steps", "1", *ONE_STEP, *fewer_tiles)
     wanted = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
     assert ran == {(False, wanted), (True, wanted)}
     assert (facts["precision"], facts["bf16_speed_ratio"]) == (precision, None)
