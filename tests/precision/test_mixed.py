@@ -49,3 +49,21 @@ def test_longer_maps_are_convolved_in_bf16():
     with autocast(CPU, "bf16-mixed"):
         found = F.conv3d(image, weight, padding=1)
     assert not found.equal(F.conv3d(image, weight, padding=1).bfloat16())
+
+
+def test_lengths_are_fp32_as_on_a_gpu():
+    vector = torch.full((64, 3), 1.1).bfloat16()
+    with autocast(CPU, "bf16-mixed"):
+        for found in (vector.norm(p=2, dim=0), torch.linalg.vector_norm(x=vector, dim=0)):
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, vector.float().norm(dim=0))
+
+
+@pytest.mark.parametrize("norm", [F.layer_norm, F.group_norm, F.instance_norm])
+def test_norms_without_weights_have_their_statistics_in_fp32(norm):
+    image = (torch.randn(2, 4, 6, 6) + 3).bfloat16()
+    options = {F.layer_norm: ((6, 6),), F.group_norm: (2,), F.instance_norm: ()}[norm]
+    with autocast(CPU, "bf16-mixed"):
+        found = norm(image, *options)
+    assert found.dtype == torch.bfloat16
+    assert found.equal(norm(image.float(), *options).bfloat16())

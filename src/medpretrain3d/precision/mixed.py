@@ -18,6 +18,8 @@ SHORT = 2
 CONVOLUTIONS = ("conv3d", "conv_transpose3d")
 WEIGHT_OF_NORM = {"layer_norm": 2, "group_norm": 2, "batch_norm": 3, "instance_norm": 3}
 """Which of the arguments of each norm its weight is."""
+LENGTHS = ("norm", "vector_norm", "linalg_vector_norm")
+"""Lengths of vectors, as global response normalization (ConvNeXt V2) is made of."""
 
 
 @contextmanager
@@ -42,7 +44,9 @@ def autocast(device: torch.device, precision: Precision, cache_enabled: bool = T
 
 
 class KeptInFP32(TorchFunctionMode):
-    """Keeps on the CPU in fp32 what autocast leaves to bf16 there and must not; what is returned has the usual type.
+    """Keeps on the CPU in fp32 what autocast leaves to bf16 there and must not.
+
+    What convolutions and norms return has the usual type, lengths are fp32, as on a GPU.
 
     Convolutions of maps that are one or two cells long: oneDNN's bf16 gradients of their weights are random numbers on
     processors with AVX512 (torch 2.14). Such maps are the coarsest of small patches, which cost nothing.
@@ -61,16 +65,19 @@ class KeptInFP32(TorchFunctionMode):
         """Run one of torch's functions."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        is_kept = name in CONVOLUTIONS or name in WEIGHT_OF_NORM
+        is_kept = name in CONVOLUTIONS or name in WEIGHT_OF_NORM or name in LENGTHS
         if not is_kept or not torch.is_autocast_enabled("cpu") or not _is_kept(name, args, kwargs):
             return func(*args, **kwargs)
-        usual = torch.get_autocast_dtype("cpu") if name in CONVOLUTIONS else _input(args, kwargs).dtype
         with torch.autocast("cpu", enabled=False):
             found: Tensor = func(*map(_in_fp32, args), **{key: _in_fp32(value) for key, value in kwargs.items()})
-        return found.to(usual)
+        if name in LENGTHS:
+            return found
+        return found.to(torch.get_autocast_dtype("cpu") if name in CONVOLUTIONS else _input(args, kwargs).dtype)
 
 
 def _is_kept(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if name in LENGTHS:
+        return True
     if name in CONVOLUTIONS:
         return min(_input(args, kwargs).shape[-3:]) <= SHORT
     place = WEIGHT_OF_NORM[name]
