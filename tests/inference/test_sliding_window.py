@@ -5,10 +5,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from medpretrain3d.detection import FCOS, DeformableDETR, RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
-from medpretrain3d.inference.sliding_window import detect_volume, mirror_boxes
+from medpretrain3d.inference.scan import TensorTiles
+from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume, mirror_boxes
 from medpretrain3d.inference.tiles import tile_starts
+from tests.host_waits import DEVICE, CountingDevice
+from tests.tiny_detectors import tiny_detector
 
 ALL_MIRRORS = (0, 1, 2)
 
@@ -185,3 +189,23 @@ def test_score_of_clusters_counts_views_that_saw_nothing(blob_finder):
     config = InferenceConfig(merge="wbc", mirror_axes=(0,))
     found = detect_volume(SeesHalf(), image, (8, 8, 8), config, batch_size=2)
     assert found.scores.tolist() == pytest.approx([0.25])
+
+
+@pytest.mark.parametrize("cls", [RetinaNet, RetinaUNet, FCOS, DeformableDETR])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_host_waits_once_for_a_batch_of_tiles(cls, batch_size):
+    image, patch = torch.rand(1, 24, 16, 96), (24, 16, 32)
+    config = InferenceConfig(overlap=0.0, score_threshold=0.0)
+
+    def found(model):
+        return detect_tiles(model, TensorTiles(image, 0.0), patch, config, batch_size, precision="32-true")
+
+    with CountingDevice() as device:
+        model = tiny_detector(cls).eval().to(DEVICE)
+        found(model)  # which makes the anchors
+        device.reset()
+        on_device = found(model)
+        assert len(device.waits) <= 3 // batch_size, device.summary
+    on_cpu = found(tiny_detector(cls).eval())
+    torch.testing.assert_close(on_device.detections.boxes, on_cpu.detections.boxes, atol=1e-3, rtol=1e-4)
+    assert len(on_cpu) > 10

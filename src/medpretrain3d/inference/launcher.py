@@ -12,6 +12,7 @@ from torch import Tensor
 from medpretrain3d.boxes import Detections
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.inference.tile_batches import TileBatch
+from medpretrain3d.transfer import to_host
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Launched:
         with self._counted(), torch.cuda.stream(stream):
             if stream is not None and self._is_done is not None:
                 stream.wait_event(self._is_done)
-            found = to_host([one for decode in self._decode for one in decode()])
+            found = on_host([one for decode in self._decode for one in decode()])
             if stream is not None:
                 stream.synchronize()  # what was decoded may be freed now, on the stream that made it
         self._decode.clear()
@@ -106,13 +107,7 @@ class Launched:
         self.num_invalid += detector.num_invalid_predictions - before[1]
 
 
-def to_host(found: list[Detections]) -> list[Detections]:
+def on_host(found: list[Detections]) -> list[Detections]:
     """Return the detections of several images on the CPU, by one copy and not three for each image."""
-    if not found:
-        return []
-    # Labels are whole numbers far below 2^24, so that float32 holds them.
-    rows = [
-        torch.cat([one.boxes.float(), one.scores.float()[:, None], one.labels.float()[:, None]], 1) for one in found
-    ]
-    of_image = torch.cat(rows).cpu().split([len(one) for one in rows])
-    return [Detections(one[:, :6], one[:, 6], one[:, 7].long()) for one in of_image]
+    parts = to_host([part for one in found for part in (one.boxes, one.scores, one.labels)])
+    return [Detections(*parts[first : first + 3]) for first in range(0, len(parts), 3)]
