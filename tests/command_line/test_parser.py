@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from medpretrain3d import cli
-from medpretrain3d.command_line.parser import respelled
+from medpretrain3d.command_line.parser import option_values, respelled
 from medpretrain3d.command_line.stages import stage_words
 
 
@@ -14,6 +14,11 @@ def test_options_are_known_in_both_spellings():
     assert respelled(words, known) == spelled
     assert respelled(["--", "--batch_size"], known) == ["--", "--batch_size"]
     assert respelled(["-o", "-x_y", "--what_ever-is"], known) == ["-o", "-x_y", "--what_ever-is"]
+
+
+def test_of_an_option_given_twice_the_last_value_counts():
+    words = ["fit", "--a", "1", "--run.wandb=x=y", "--flag", "--a", "2"]
+    assert option_values(words) == {"a": "2", "run.wandb": "x=y", "flag": "--a"}
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

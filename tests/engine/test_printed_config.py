@@ -36,6 +36,29 @@ def test_what_was_given_stays(capsys):
     assert yaml.safe_load(text)["trainer"]["precision"] == "bf16-mixed"
 
 
+@pytest.mark.parametrize(
+    ("words", "environment", "expected"),
+    [
+        (["--run.wandb", "disabled"], "offline", ""),
+        (["--run.wandb=disabled"], "online", ""),
+        (["--run.wandb", "offline"], "disabled", ", wandb, offline"),
+        (["--run.wandb=online"], "offline", ", wandb, online"),
+        (['--run={"wandb": "online"}'], "offline", ", wandb, online"),
+        (["--config", "{run: {wandb: disabled}}"], "offline", ""),
+        (["--config", "{run: {wandb: online}}"], "offline", ", wandb, offline"),
+        (["--run.wandb", "auto"], "disabled", ""),
+        ([], "offline", ", wandb, offline"),
+        ([], "", ", wandb, offline"),
+    ],
+)
+def test_what_is_typed_about_tracking_wins_over_the_environment(capsys, monkeypatch, words, environment, expected):
+    monkeypatch.setenv("WANDB_MODE", environment)
+    for name in ("WANDB_DISABLED", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    text = printed(capsys, "--config", "smoke", *words, "--print_config")
+    assert f"#   loggers: CurveLogger (metrics.csv){expected}\n" in text
+
+
 def test_all_options_of_the_trainer_have_a_help_of_their_own(capsys):
     text = printed(capsys, "--trainer.help")
     assert "--trainer.limit_val_batches" in text

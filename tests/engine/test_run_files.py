@@ -117,6 +117,37 @@ def test_wandb_disabled_of_the_environment_disables(monkeypatch, value, expected
     assert wandb_mode("online") == "offline"
 
 
+MODES = ("online", "offline", "disabled")
+
+
+@pytest.mark.parametrize("environment", ["", *MODES, "OFFLINE", "none of them"])
+@pytest.mark.parametrize("asked", MODES)
+def test_what_is_typed_wins_over_the_environment(monkeypatch, asked, environment):
+    for disabled in ("", "true"):
+        monkeypatch.setenv("WANDB_MODE", environment)
+        monkeypatch.setenv("WANDB_DISABLED", disabled)
+        assert wandb_mode(asked, is_typed=True) == asked
+
+
+@pytest.mark.parametrize("environment", MODES)
+@pytest.mark.parametrize("asked", ["auto", *MODES])
+def test_of_a_recipe_and_the_environment_the_latter_wins_but_disabled_stays(monkeypatch, asked, environment):
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    monkeypatch.setenv("WANDB_MODE", environment)
+    monkeypatch.delenv("WANDB_DISABLED", raising=False)
+    assert wandb_mode(asked) == ("disabled" if asked == "disabled" else environment)
+    if asked == "auto":
+        assert wandb_mode(asked, is_typed=True) == environment  # which says nothing of its own
+
+
+def test_without_tracking_wandb_is_not_imported(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_logger(RunConfig(wandb="disabled"), tmp_path, "pretrain", RunMetadata(), is_typed=True) is None
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert wandb_logger(RunConfig(), tmp_path, "pretrain", RunMetadata()) is None
+
+
 def test_what_wandb_offline_noted_for_a_folder_holds(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

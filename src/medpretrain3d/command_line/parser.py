@@ -71,3 +71,17 @@ def respelled(words: Sequence[str], known: Iterable[str]) -> list[str]:
             name = by_key.get(name.replace("_", "-"), f"--{name[2:].replace('-', '_')}" if "." in name else name)
         result.append(name + equals + value)
     return result
+
+
+def option_values(words: Sequence[str]) -> dict[str, str]:
+    """Return the options that a command line names, without their dashes, each with the last value behind it.
+
+    Args:
+        words: as `respelled` returns them; `--name value` and `--name=value` mean the same.
+    """
+    values: dict[str, str] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and len(name) > 2:
+            values[name[2:]] = value if equals else following
+    return values

@@ -26,7 +26,8 @@ class RunConfig:
     """One experiment; its runs are compared with each other."""
     root: str = "runs"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto`: online when WANDB_API_KEY is set, offline otherwise."""
+    """`auto`: online when WANDB_API_KEY is set, offline otherwise. WANDB_MODE wins over a recipe's `online` and `offline`,
+    the command line over both."""
     share_machine: bool = False
     """Whether host name, paths and command line may go to wandb."""
     restart: bool = False

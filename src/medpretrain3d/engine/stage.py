@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from medpretrain3d import __version__
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.backbones import Backbone
+from medpretrain3d.command_line.parser import option_values
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.checkpoint_files import (
@@ -135,6 +136,7 @@ class StageCLI(LightningCLI):
         """Parse the command line, and compare what Lightning takes without a look."""
         args = take_plugins(sys.argv[1:] if args is None else args)
         words = stage_words(args, self.job_type)
+        self._typed = option_values(words)
         if "--trainer.help" in words:
             print(trainer_help(self._subcommand_parsers["fit"]))
             raise SystemExit(0)
@@ -172,7 +174,7 @@ class StageCLI(LightningCLI):
         )
         self.config_init = Namespace(run=run, trainer=config["trainer"])
         self.run_file, self.curves = RunFile(run.folder), CurveLogger(run.folder)
-        mode = wandb_mode(run.wandb)
+        mode = wandb_mode(run.wandb, self._is_wandb_typed)
         loggers = ["CurveLogger (metrics.csv)", *([f"wandb, {mode}"] if mode != "disabled" else [])]
         added = {
             "callbacks": [type(one).__name__ for one in self.callbacks()],
@@ -210,7 +212,7 @@ class StageCLI(LightningCLI):
         metadata = self.metadata()
         self.curves = CurveLogger(run.folder)
         loggers: list[Logger] = [self.curves]
-        tracker = wandb_logger(run, run.folder, self.job_type, metadata)
+        tracker = wandb_logger(run, run.folder, self.job_type, metadata, self._is_wandb_typed)
         if tracker is not None:
             loggers.append(tracker)
         kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
@@ -294,6 +296,10 @@ class StageCLI(LightningCLI):
         own |= precision_metadata(self.precision)
         result: RunMetadata = own | self.datamodule.metadata() | self.model.metadata()
         return result
+
+    @property
+    def _is_wandb_typed(self) -> bool:
+        return "run.wandb" in self._typed or "wandb" in self._typed.get("run", "")
 
     def _open_folder(self) -> None:
         """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.

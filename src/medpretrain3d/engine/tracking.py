@@ -27,15 +27,22 @@ _SPELLINGS: dict[str, Mode] = {
 _NO = ("", "0", "false", "no", "off", "n", "f")
 
 
-def wandb_mode(asked: Mode | Literal["auto"]) -> Mode:
-    """Return the wandb mode: the environment wins, then the recipe, then what `wandb offline` noted for this folder.
+def wandb_mode(asked: Mode | Literal["auto"], is_typed: bool = False) -> Mode:
+    """Return the wandb mode: the command line wins, then the environment, then the recipe, then what `wandb offline`
+    noted for this folder. `disabled` holds wherever it is said, unless the command line says otherwise.
 
     `auto` is online when an API key is set and offline otherwise. `WANDB_MODE` is read in every spelling of wandb's,
     and `WANDB_DISABLED`, which wandb itself no longer reads, as its users mean it.
 
+    Args:
+        asked: what the configuration says.
+        is_typed: the command line says it, and not a recipe.
+
     Raises:
         UserError: a mode that is none, since the user may have meant offline.
     """
+    if asked == "disabled" or (is_typed and asked != "auto"):
+        return asked
     if os.environ.get("WANDB_DISABLED", "").strip().lower() not in _NO:
         return "disabled"
     if os.environ.get("WANDB_MODE", "").strip():
@@ -59,7 +66,9 @@ def _spelled(text: str) -> Mode:
     return mode
 
 
-def wandb_logger(run: RunConfig, folder: Path, job_type: str, metadata: RunMetadata) -> WandbLogger | None:
+def wandb_logger(
+    run: RunConfig, folder: Path, job_type: str, metadata: RunMetadata, is_typed: bool = False
+) -> WandbLogger | None:
     """Return a logger whose run carries the names the study compares by; None when tracking is off.
 
     By default the run holds metrics, pictures and metadata, but no host name, path, command line, code or package list
@@ -70,8 +79,9 @@ def wandb_logger(run: RunConfig, folder: Path, job_type: str, metadata: RunMetad
         folder: the run's folder; wandb's files go below it.
         job_type: `pretrain` or `finetune`.
         metadata: of the run, sent as its configuration.
+        is_typed: see `wandb_mode`.
     """
-    mode = wandb_mode(run.wandb)
+    mode = wandb_mode(run.wandb, is_typed)
     if mode == "disabled":
         return None
     if os.environ.get("WANDB_MODE", "").strip():
