@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
@@ -14,6 +15,7 @@ from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
 from medpretrain3d.backbones import Backbone
+from finetune.validation_detections import KeepRawDetections
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.errors import UserError
@@ -30,6 +32,10 @@ class FinetuneCLI(StageCLI):
         """Return the detector's."""
         result: Backbone = self.model.detector.backbone
         return result
+
+    def callbacks(self) -> list[L.Callback]:
+        """Add what keeps the detections of the validations."""
+        return [*super().callbacks(), KeepRawDetections(self.run.raw_detections)]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

@@ -15,19 +15,18 @@ from lightning.pytorch.loggers import WandbLogger
 from finetune.datamodule import FinetuneData
 from finetune.module import FinetuneModule
 from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
+from finetune.validation_detections import complete_raw_detections
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
 from medpretrain3d.boxes import Detections
 from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
-from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.evaluation import evaluate, read_targets
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
-from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
@@ -61,7 +60,7 @@ def finalize(
     """
     if trainer.is_global_zero:
         _save_bundle(trainer, module, data, run, config)
-    _keep_sightings(run.folder / "validation" / "sightings.safetensors", trainer, module, data)
+    complete_raw_detections(run.raw_detections, trainer, module)
     if data.test_cases:
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
@@ -90,17 +89,6 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
     }
     folder, how = run.folder / "bundle", data.preprocessing()
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
-
-
-def _keep_sightings(path: Path, trainer: L.Trainer, module: FinetuneModule, data: FinetuneData) -> None:
-    """Keep what the final weights see in the validation volumes, for `medpretrain3d tune`; nothing without any."""
-    if not data.val_cases:
-        return
-    module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
-    opened = (ref.open() for ref in data.val_cases[trainer.global_rank :: trainer.world_size])
-    seen = gather_by_case({case.id: CachedCase.of(case, module.detect_raw(case)) for case in opened})
-    if trainer.is_global_zero:
-        CachedDetections(data.classes, module.inference, tuple(seen.values())).save(path)
 
 
 def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, trainer: L.Trainer) -> None:

@@ -29,6 +29,7 @@ from medpretrain3d.inference import (
     merge_raw_detections,
 )
 from medpretrain3d.precision.names import precision_name
+from medpretrain3d.inference.cached_detections import CachedCase
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
@@ -77,6 +78,8 @@ class FinetuneModule(Checked, L.LightningModule):
         if init_fpn:
             rank_zero_print(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
         self.results: dict[str, CaseResult] = {}
+        self.raw_detections: dict[str, CachedCase] = {}
+        """Of the validation that runs, in this process's share of the volumes."""
         self._left_out_elsewhere = torch.zeros(2, dtype=torch.long)
 
     def metadata(self) -> RunMetadata:
@@ -140,11 +143,13 @@ class FinetuneModule(Checked, L.LightningModule):
 
     def validation_step(self, case: Case | None, batch_idx: int) -> None:
         """Detect in one whole volume; nothing is to do where another process has one case more."""
-        self._detect(case)
+        if case is not None:
+            self.raw_detections[case.id] = CachedCase.of(case, self._detect(case))
 
     def test_step(self, case: Case | None, batch_idx: int) -> None:
         """Detect in one whole volume; nothing is to do where another process has one case more."""
-        self._detect(case)
+        if case is not None:
+            self._detect(case)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the results."""
@@ -225,11 +230,11 @@ class FinetuneModule(Checked, L.LightningModule):
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
 
-    def _detect(self, case: Case | None) -> None:
-        if case is None:
-            return
-        found = merge_raw_detections(self.detect_raw(case), self.inference, case.grid.spacing_mm)
+    def _detect(self, case: Case) -> RawDetections:
+        raw_detections = self.detect_raw(case)
+        found = merge_raw_detections(raw_detections, self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
+        return raw_detections
 
 
 def _seed(target: Targets) -> Tensor:

@@ -74,10 +74,10 @@ def _cube(case_id: str) -> CaseData:
     return CaseData(case_id, image, grid, grid, f"{case_id}.nii.gz", [Instance(1, 0, box)], instances)
 
 
-def run_program(stage: str, *arguments: str, expect: int = 0) -> str:
-    """Run `python -m <stage> fit ...` as a user does; returns what it printed."""
-    command = [sys.executable, "-m", stage, "fit", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run_program(stage: str, *arguments: str, expect: int = 0, file: Path | None = None) -> str:
+    """Run `python -m <stage> fit ...` as a user does, or a file with the same arguments; returns what it printed."""
+    command = [sys.executable, *(["-m", stage] if file is None else [str(file)]), "fit", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     printed = done.stdout + done.stderr
     assert done.returncode == expect, printed[-3000:]

@@ -23,6 +23,22 @@ from pretrain import __main__ as pretrain_program
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program
 
+COUNTING = """
+from finetune import __main__ as program
+from finetune.module import FinetuneModule
+
+detect = FinetuneModule.detect_raw
+
+
+def told(self, case):
+    print(f"\\nLOOK {case.id}", flush=True)
+    return detect(self, case)
+
+
+FinetuneModule.detect_raw = told
+program.run()
+"""
+
 
 @pytest.fixture
 def fit(cube_store, tmp_path):
@@ -176,20 +192,6 @@ def test_a_label_budget_is_nested_and_checked(cube_store):
         ids(9)
 
 
-def test_a_run_killed_before_its_test_closes_with_the_averaged_weights(fit, monkeypatch):
-    whole = load_bundle(fit(name="whole") / "bundle").detector.state_dict()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("finetune.cli.finalize", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fit(name="cut")
-    monkeypatch.undo()
-    resumed = load_bundle(fit(name="cut") / "bundle").detector.state_dict()
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-
-
 def test_averaged_weights_and_accumulation_survive_an_interruption(fit, monkeypatch):
     twice = ("--trainer.accumulate_grad_batches", "2")
     whole = load_bundle(fit(*twice, name="whole") / "bundle").detector.state_dict()
@@ -218,8 +220,19 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
     def arguments(name):
         return [*TINY_FINETUNE, "--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", name]
 
-    run_program("finetune", *arguments("one"), "--data.batch_size", "2", "--model.optim.lr", "0.0")
-    run_program("finetune", *arguments("two"), *TWO_PROCESSES, "--model.optim.lr", "0.0")
+    counting = tmp_path / "counting.py"
+    counting.write_text(COUNTING, encoding="utf-8")
+    printed = [
+        run_program("finetune", *arguments(name), *options, "--model.optim.lr", "0.0", file=counting)
+        for name, options in (("one", ["--data.batch_size", "2"]), ("two", TWO_PROCESSES))
+    ]
+    # Two validations and the test; the closing looks at nothing again, on either process.
+    for text in printed:
+        assert sorted(re.findall(r"LOOK (\w+)", text)) == ["test_0", "test_1", "val_0", "val_0", "val_1", "val_1"]
+    kept = [
+        (tmp_path / "smoke" / name / "validation" / "sightings.safetensors").read_bytes() for name in ("one", "two")
+    ]
+    assert kept[0] == kept[1]
     one, other = (
         json.loads((tmp_path / "smoke" / name / "test" / "metrics.json").read_text(encoding="utf-8"))
         for name in ("one", "two")

@@ -26,8 +26,8 @@ class RunConfig:
     """One experiment; its runs are compared with each other."""
     root: str = "runs"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """`auto`: online when WANDB_API_KEY is set, offline otherwise. WANDB_MODE wins over a recipe's `online` and `offline`,
-    the command line over both."""
+    """`auto`: online when WANDB_API_KEY is set, offline otherwise. WANDB_MODE wins over a recipe's `online` and
+    `offline`, the command line over both."""
     share_machine: bool = False
     """Whether host name, paths and command line may go to wandb."""
     restart: bool = False
@@ -55,6 +55,11 @@ class RunConfig:
     def checkpoints(self) -> Path:
         """Folder of the states that an interrupted run continues from."""
         return self.folder / "checkpoints"
+
+    @property
+    def raw_detections(self) -> Path:
+        """What a detector saw in the validation volumes, for `medpretrain3d tune`."""
+        return self.folder / "validation" / "sightings.safetensors"
 
     @property
     def checkpoint(self) -> Path:

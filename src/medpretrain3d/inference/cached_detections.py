@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import torch
 from pydantic import Field, with_config
@@ -37,6 +37,7 @@ class _About(TypedDict):
     classes: list[Name]
     inference: dict[str, Any]
     cases: list[_Entry]
+    made_by: NotRequired[Text]
 
 
 ABOUT_DOCUMENT = Artifact("medpretrain3d-sightings", 2, _About, _ADVICE, oldest=2)  # 1 held no views
@@ -68,6 +69,8 @@ class CachedDetections:
     inference: InferenceConfig
     """How they were looked at: overlap, mirrored views, and the score below which nothing was kept."""
     cases: tuple[CachedCase, ...]
+    made_by: str = ""
+    """Digest of the weights and settings, where a run kept them; empty where that is not known."""
 
     def save(self, path: Path) -> None:
         """Write the file, completely or not at all.
@@ -82,6 +85,7 @@ class CachedDetections:
             "classes": list(self.classes),
             "inference": asdict(self.inference),
             "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
+            **({"made_by": self.made_by} if self.made_by else {}),
         }
         with finished_file(path) as unfinished:
             unfinished.write_bytes(save(tensors, metadata={"about": ABOUT_DOCUMENT.text(about)}))
@@ -115,7 +119,8 @@ class CachedDetections:
             raise UserError(f"{path}: {error}") from error
         spacings = [(d, h, w) for d, h, w in (entry["spacing_mm"] for entry in known["cases"])]
         names = [entry["case"] for entry in known["cases"]]
-        return CachedDetections(tuple(known["classes"]), inference, tuple(_cases(names, spacings, tensors)))
+        cases = tuple(_cases(names, spacings, tensors))
+        return CachedDetections(tuple(known["classes"]), inference, cases, known.get("made_by", ""))
 
 
 def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:

@@ -1,0 +1,114 @@
+"""Raw detections in the validation volumes, kept from the last validation, so that no volume is looked at twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+from xxhash import xxh3_128
+
+from finetune.module import FinetuneModule
+from medpretrain3d.engine.distributed import gather_by_case
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
+
+
+class KeepRawDetections(L.Callback):
+    """Writes the raw detections of each validation, and which weights and settings they are of.
+
+    Has to come behind a callback that puts averaged weights in the place of the others for a validation.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._made_by = ""
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at the weights while they are those that validate."""
+        assert isinstance(module, FinetuneModule)
+        module.raw_detections = {}
+        self._made_by = made_by(trainer, module)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Write what all processes saw."""
+        assert isinstance(module, FinetuneModule)
+        if not trainer.sanity_checking:
+            _save(self.path, trainer, module, self._made_by, module.raw_detections)
+        module.raw_detections = {}
+
+
+def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModule) -> None:
+    """Leave in the file what the final weights see in all validation volumes, for `medpretrain3d tune`.
+
+    Volumes that the last validation looked at with these weights and settings, in this sitting or an earlier one, are
+    not looked at again. Nothing happens without validation volumes.
+
+    Args:
+        path: what `KeepRawDetections` wrote; need not be there.
+        trainer: has finished fitting.
+        module: with the final weights.
+    """
+    cases = module.data.val_cases
+    if not cases:
+        return
+    module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
+    identity = made_by(trainer, module)
+    kept = _kept(path, identity) if trainer.is_global_zero else {}
+    known = set(trainer.strategy.broadcast(sorted(kept)))
+    missing = [ref for ref in cases if ref.case_id not in known]
+    if not missing and known == {ref.case_id for ref in cases}:
+        return
+    seen = dict(kept)
+    with trainer.precision_plugin.val_step_context():
+        for ref in missing[trainer.global_rank :: trainer.world_size]:
+            case = ref.open()
+            seen[case.id] = CachedCase.of(case, module.detect_raw(case))
+    _save(path, trainer, module, identity, seen)
+
+
+def made_by(trainer: L.Trainer, module: FinetuneModule) -> str:
+    """Return a digest of what decides which raw detections a volume has: weights, settings, precision, kind of device.
+
+    The kind of network and its options are not among it: they cannot change within a run.
+    """
+    settings = {
+        "inference": asdict(module.inference),
+        "preprocessing": module.data.preprocessing().to_json(),
+        "precision": str(trainer.precision),
+        "device": trainer.strategy.root_device.type,
+    }
+    digest = xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
+    _add_weights(digest, module.detector)
+    return digest.hexdigest()
+
+
+def _add_weights(digest: xxh3_128, detector: nn.Module) -> None:
+    for name, tensor in detector.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+
+
+def _kept(path: Path, identity: str) -> dict[str, CachedCase]:
+    try:
+        kept = CachedDetections.load(path)
+    except UserError:  # there is none, or a damaged one: looked at anew
+        return {}
+    return {one.case: one for one in kept.cases} if kept.made_by == identity else {}
+
+
+def _save(
+    path: Path, trainer: L.Trainer, module: FinetuneModule, identity: str, seen: Mapping[str, CachedCase]
+) -> None:
+    of_all = gather_by_case({case: (identity, one) for case, one in seen.items()})
+    if trainer.is_global_zero:
+        # The statistics of a batch norm may differ between processes; those of the first one are kept.
+        cases = tuple(one for by, one in of_all.values() if by == identity)
+        CachedDetections(module.data.classes, module.inference, cases, identity).save(path)

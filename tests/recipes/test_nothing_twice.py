@@ -1,0 +1,142 @@
+"""What the same weights see in the same volume is computed once, whatever comes between."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from finetune import __main__ as program
+from finetune import validation_detections
+from finetune.module import FinetuneModule
+from medpretrain3d.inference import InferenceConfig, Predictor, load_bundle
+from medpretrain3d.inference.cached_detections import CachedDetections
+from medpretrain3d.store.corpus import Corpus
+
+from .conftest import TINY_FINETUNE
+
+VAL, TEST = ["val_0", "val_1"], ["test_0", "test_1"]
+
+
+@pytest.fixture
+def looks(monkeypatch) -> list[str]:
+    """The volumes that are sent through the network, in their order."""
+    seen: list[str] = []
+    detect = FinetuneModule.detect_raw
+
+    def counted(self, case):
+        seen.append(case.id)
+        return detect(self, case)
+
+    monkeypatch.setattr(FinetuneModule, "detect_raw", counted)
+    return seen
+
+
+@pytest.fixture
+def fit(cube_store, tmp_path):
+    def run(*arguments: str, name: str = "run"):
+        place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", name]
+        program.main(["fit", *TINY_FINETUNE, *place, *arguments])
+        return tmp_path / "g" / name
+
+    return run
+
+
+def kept(folder):
+    return folder / "validation" / "sightings.safetensors"
+
+
+def check_of_the_bundle(folder, cube_store):
+    """What is kept is what the bundle sees."""
+    bundle = load_bundle(folder / "bundle")
+    predictor = Predictor(bundle, "cpu")
+    found = CachedDetections.load(kept(folder))
+    opened = [ref.open() for ref in Corpus([cube_store]).cases("val")]
+    assert [one.case for one in found.cases] == [case.id for case in opened] == VAL
+    for one, case in zip(found.cases, opened, strict=True):
+        again = predictor.detect_raw(case, case.id)
+        assert len(again)
+        for field in ("boxes", "scores", "labels"):
+            assert torch.equal(getattr(one.raw_detections.detections, field), getattr(again.detections, field))
+        for field in ("border_distance", "touches_face", "view", "views"):
+            assert torch.equal(getattr(one.raw_detections, field), getattr(again, field))
+
+
+def test_the_closing_takes_what_the_last_validation_saw_in_this_sitting_or_an_earlier_one(
+    fit, looks, cube_store, monkeypatch
+):
+    whole = fit(name="whole")
+    assert looks == [*VAL, *VAL, *TEST]
+    check_of_the_bundle(whole, cube_store)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("finetune.cli.finalize", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fit(name="cut")
+    del looks[:]
+    cut = fit(name="cut")
+    assert looks == TEST
+    assert kept(cut).read_bytes() == kept(whole).read_bytes()
+    # Averaged weights close both.
+    weights, again = (load_bundle(folder / "bundle").detector.state_dict() for folder in (whole, cut))
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+
+
+def test_a_run_killed_in_its_last_validation_looks_once_more(fit, looks, cube_store, monkeypatch):
+    def killed(self):
+        if self.trainer.global_step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FinetuneModule, "on_validation_epoch_end", killed)
+        with pytest.raises(SystemExit):
+            fit()
+    del looks[:]
+    folder = fit()
+    assert looks == [*VAL, *TEST]
+    check_of_the_bundle(folder, cube_store)
+
+
+@pytest.mark.parametrize(
+    ("options", "closing"),
+    [
+        (["--trainer.max_steps", "7", "--trainer.callbacks", "[]"], VAL),  # the last one saw the weights of step 6
+        (["--trainer.limit_val_batches", "1"], VAL[1:]),
+    ],
+)
+def test_what_the_last_validation_did_not_see_is_looked_at_in_the_closing(fit, looks, cube_store, options, closing):
+    folder = fit(*options)
+    assert looks[-len(closing) - 2 :] == [*closing, *TEST]
+    assert len(looks) == {"7": 8, "1": 5}[options[1]]
+    check_of_the_bundle(folder, cube_store)
+
+
+def test_weights_buffers_settings_precision_and_device_decide_what_is_seen():
+    def digest(change=lambda net: None, overlap=0.5, patch=8, precision="32-true", device="cpu"):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2))
+        with torch.no_grad():
+            change(net)
+        preprocessing = SimpleNamespace(to_json=lambda: {"patch": [patch] * 3})
+        data = SimpleNamespace(preprocessing=lambda: preprocessing)
+        module = SimpleNamespace(detector=net, inference=InferenceConfig(overlap=overlap), data=data)
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        return validation_detections.made_by(SimpleNamespace(precision=precision, strategy=strategy), module)
+
+    assert digest() == digest()
+    others = [
+        digest(lambda net: net[0].weight[0].add_(1e-6)),
+        digest(lambda net: net[1].running_mean.add_(1)),
+        digest(lambda net: net[1].num_batches_tracked.add_(1)),
+        digest(lambda net: net.to(torch.bfloat16)),
+        digest(overlap=0.25),
+        digest(patch=16),
+        digest(precision="bf16-mixed"),
+        digest(device="cuda"),
+    ]
+    assert len({digest(), *others}) == 1 + len(others)
