@@ -8,6 +8,7 @@ import os
 
 # Before torch is imported: several processes on few cores must sleep while they wait, not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in several processes already; programs it calls obey it
 os.environ.setdefault("WANDB_MODE", "disabled")
 # Many tests compare numbers to more digits than bf16 has, which is what some CPUs would choose.
 os.environ.setdefault("MEDPRETRAIN3D_PRECISION", "32-true")
@@ -25,7 +26,7 @@ from tests.oracles import write_nnssl_checkpoints
 settings.register_profile("shared_cores", deadline=None)  # a first call may take seconds where cores are shared
 settings.load_profile("shared_cores")
 
-torch.set_num_threads(1)  # the suite runs in several processes already
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -80,6 +80,8 @@ class RunMetadata:
     flop: Number | StrictInt | None = None
     """Of the batches trained on."""
     machine: Text | None = None
+    num_threads: Whole | None = None
+    """Of each process on the CPU."""
     git_sha: StrictStr | None = None
     medpretrain3d_version: StrictStr | None = None
 

@@ -12,15 +12,21 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.process import BaseProcess
 
+from medpretrain3d.threads import num_threads, set_threads
+
 
 @contextmanager
 def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Start processes that end with this one, and at once when the block ends with an exception.
 
+    They share the cores, see `num_threads`.
+
     Ctrl-C reaches them too, but means this process: each would print a traceback of its own.
     """
     # spawn: a forked child may inherit locks that threads of the parent hold.
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(
+        num_workers, get_context("spawn"), initializer=_begin, initargs=(num_threads(num_workers),)
+    ) as pool:
         # A new process inherits which signals are blocked; the first task starts them all.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
         try:
@@ -43,6 +49,11 @@ def exit_code_of_the_dead(workers: Sequence[BaseProcess]) -> int:
         time.sleep(0.02)  # the pool breaks a little earlier than the kernel is done with a process
     codes = (worker.exitcode for worker in workers)
     return next((code for code in codes if code not in (None, 0, -signal.SIGTERM)), -signal.SIGKILL)
+
+
+def _begin(threads: int) -> None:
+    set_threads(threads)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -41,6 +41,7 @@ CHECKS = {
     "cc3d": _check("cc3d"),
     "pictures": _check("pictures"),
     "wandb": "import wandb; wandb.Settings(host='redacted', x_disable_meta=True); print(wandb.__version__)",
+    "threads": _check("threads"),
     "shared memory": _check("shared_memory"),
     "CUDA": _check("cuda"),
     "cuDNN": _check("cudnn"),

@@ -205,6 +205,17 @@ def pictures() -> None:
     print(f"matplotlib {matplotlib.__version__}, Pillow {PIL.__version__}")
 
 
+def threads() -> None:
+    """How many this machine gives to one process."""
+    import torch
+
+    from medpretrain3d.threads import use_threads
+
+    message = use_threads()
+    _require(torch.ones(64, 64).mm(torch.ones(64, 64)).sum().item() == 64.0**3, "torch multiplies wrongly")
+    print(message)
+
+
 def shared_memory() -> None:
     """Enough of it for the batches of loader workers."""
     place = Path("/dev/shm")

@@ -105,8 +105,10 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.started_scan import StartedScan, start_ahead
     from medpretrain3d.inference.writers import cases_written, mask_path, write_case
     from medpretrain3d.memory import keep_freed_memory
+    from medpretrain3d.threads import use_threads
 
     keep_freed_memory()
+    use_threads()
     check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     scans = find_scans(paths, args.split, args.fold)

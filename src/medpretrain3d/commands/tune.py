@@ -120,7 +120,9 @@ def look(
     from medpretrain3d.inference.predictor import Predictor
     from medpretrain3d.inference.started_scan import start_ahead
     from medpretrain3d.store.corpus import Corpus
+    from medpretrain3d.threads import use_threads
 
+    use_threads()
     corpus, predictor = Corpus([store]), Predictor(bundle, device, precision=precision)
     tell_precision(precision, predictor.device)
     if corpus.stores[0].classes != bundle.classes:

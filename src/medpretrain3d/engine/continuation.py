@@ -114,6 +114,16 @@ def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
     return int(devices)
 
 
+def num_processes_here(asked: Mapping[str, Any]) -> int:
+    """Return the number of processes of a run on this machine: what torchrun says, or else its devices.
+
+    Args:
+        asked: arguments of the trainer.
+    """
+    launched = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return int(launched) if launched.isdecimal() else num_devices(asked.get("devices"), asked.get("accelerator"))
+
+
 def _flat(config: Config, prefix: str = "") -> dict[str, Any]:
     """Return values by their keys with dots; entries of a list of objects are counted."""
     flat: dict[str, Any] = {}

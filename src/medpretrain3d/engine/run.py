@@ -13,6 +13,7 @@ from typing import Literal
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
+from medpretrain3d.threads import available_cores
 from medpretrain3d.values import check_fields
 
 
@@ -132,5 +133,4 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores, {platform.machine()}, no GPU"
+    return f"{available_cores()} cores, {platform.machine()}, no GPU"

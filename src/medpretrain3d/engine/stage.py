@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -33,7 +34,7 @@ from medpretrain3d.engine.checkpoint_files import (
 )
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
-from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation
+from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation, num_processes_here
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.device import DeviceConfig
 from medpretrain3d.engine.distributed import global_rank, rank_zero_print
@@ -64,6 +65,7 @@ from medpretrain3d.interruption import NOTICE, Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
 from medpretrain3d.plugins import loaded_plugins, take_plugins
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.threads import use_threads
 
 PRINT = "--print_config"
 
@@ -205,6 +207,7 @@ class StageCLI(LightningCLI):
         run, asked = self.run, self._get(self.config_init, "trainer")
         rank = global_rank(asked)
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
+        rank_zero_print(use_threads(num_processes_here(asked)))
         self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
         if rank == 0:
             self._open_folder()
@@ -291,6 +294,7 @@ class StageCLI(LightningCLI):
             git_sha=git_sha(),
             medpretrain3d_version=__version__,
             machine=machine(),
+            num_threads=torch.get_num_threads(),
             finished=False,
         )
         own |= precision_metadata(self.precision)
