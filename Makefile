@@ -17,10 +17,14 @@ help:  ## print this help
 	@echo '  make pretrain CONFIG=configs/pretrain/mae_resenc_l.yaml ARGS="--trainer.devices 8"'
 	@echo '  make finetune DATASET=openkbp ARGS="--model.init_from runs/openkbp/mae/encoder"'
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/libraries: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip  # pip below 25.1 knows no dependency groups
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $@
+
+.venv/installed: .venv/libraries $(shell find src -name '*kernel*.py')
+	$(BIN)/python -m medpretrain3d.compiled  # else the first run of each loop takes seconds
 	@touch $@
 
 install: .venv/installed  ## create .venv and install everything at the pinned versions
@@ -63,5 +67,5 @@ format: .venv/installed  ## format and fix the code
 	$(BIN)/ruff format .
 
 clean:  ## remove caches and build products; runs/ and .venv/ stay
-	rm -rf build dist docs/_build docs/methods docs/reference/api docs/reference/commands.md *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv/installed build dist docs/_build docs/methods docs/reference/api docs/reference/commands.md *.egg-info src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -70,3 +70,69 @@ def test_loops_compile_anew_where_kept_code_is_damaged_or_cannot_be_written(tmp_
     for path in tmp_path.rglob("*.nbc"):
         path.write_bytes(b"\x80\x04garbage")
     use(place, modules=[])
+
+
+def test_usual_calls_are_those_that_are_compiled_ahead():
+    """What the readers, augmentations, matchers and merging call has the types that `make install` compiles for."""
+    import numpy as np
+    import torch
+
+    from medpretrain3d.boxes import box_iou, generalized_box_iou, nms
+    from medpretrain3d.boxes.suppression import covered_by, suppress
+    from medpretrain3d.compiled import compile_ahead, kernel_modules
+    from medpretrain3d.detection.matching import nearest_cells
+    from medpretrain3d.inference.joining import join_pieces
+    from medpretrain3d.loading.crops import DeferredLabels
+    from medpretrain3d.loading.spatial_transform import SpatialTransform, apply_transform
+    from medpretrain3d.objectives.counter_rng import CounterRNG
+    from medpretrain3d.objectives.distortions import local_shuffle
+    from medpretrain3d.store.intensity import Window
+
+    assert kernel_modules() == KERNELS
+    assert compile_ahead() >= len(KERNELS)
+    loops = {name: loop for module in KERNELS for name, loop in vars(sys.modules[module]).items() if _is_loop(loop)}
+    assert {"suppress", "read_linear", "scale_and_cut", "nearest_in_blocks"} <= set(loops)
+    before = {name: loop.signatures for name, loop in loops.items()}
+
+    for voxels in (np.zeros((1, 4, 4, 4), np.int16), np.zeros((1, 4, 4, 4), np.float32)):
+        Window()(voxels)
+    turned = SpatialTransform(np.diag([1.1, 0.9, 1.0]), flips=(0,), elastic=np.zeros((3, 3, 3, 3)))
+    for transform in (turned, SpatialTransform(np.diag([1.1, 0.9, 1.0]))):
+        apply_transform(torch.zeros(1, 12, 12, 12, dtype=torch.int16), transform, (8, 8, 8))
+        labels = torch.zeros(1, 12, 12, 12, dtype=torch.uint16)
+        DeferredLabels(labels, transform, (8, 8, 8), torch.zeros(1, dtype=torch.uint8)).apply()
+    corner = torch.arange(900.0).reshape(300, 3)
+    boxes, scores = torch.cat([corner, corner + 5], dim=1), torch.rand(300)
+    box_iou(boxes, boxes)
+    generalized_box_iou(boxes, boxes)
+    nms(boxes, scores, 0.5)
+    suppress(boxes, scores, 0.5)
+    covered_by(boxes, scores, 0.5, 0.5)
+    for cells in (boxes, torch.cat([boxes, boxes], dim=1)[:, :6]):
+        nearest_cells(corner, cells, 3)
+    faces = torch.tensor([[0.0, 0, 0, 16, 16, 16], [12, 0, 0, 28, 16, 16]])
+    cut = torch.tensor([[2.0, 2, 2, 16, 8, 8], [12, 2, 2, 20, 8, 8]])
+    touches = torch.tensor([[False] * 3 + [True, False, False], [True] + [False] * 5])
+    join_pieces(cut, torch.tensor([0.9, 0.8]), touches, faces)
+    local_shuffle(torch.zeros(1, 8, 8, 8), CounterRNG(torch.tensor(3)), 4)
+
+    assert {name: loop.signatures for name, loop in loops.items()} == before
+
+
+def _is_loop(value):
+    return hasattr(value, "py_func") and value.py_func.__module__ in KERNELS and hasattr(value, "signatures")
+
+
+def test_loops_are_compiled_in_several_processes_into_the_cache_that_is_named(tmp_path):
+    place = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(SOURCE.parent)}
+    code = (
+        "import sys\nfrom medpretrain3d import compiled\n"
+        "names = ['objectives.shuffle_kernel', 'store.intensity_kernel']\n"
+        "compiled.kernel_modules = lambda: [f'medpretrain3d.{name}' for name in names]\n"
+        "if __name__ == '__main__':\n    print(compiled.compile_ahead(2))\n"
+    )
+    file = tmp_path / "ahead.py"
+    file.write_text(code)
+    done = subprocess.run([sys.executable, str(file)], env={**os.environ, **place}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+    assert len({path.name.split("-")[0] for path in tmp_path.rglob("*.nbi")}) == 2

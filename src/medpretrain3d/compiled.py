@@ -1,18 +1,27 @@
 """Loops compiled by numba, whose machine code is kept where a place can be written and read.
 
 Imported by the files of such loops alone, which are imported where one is called: numba takes half a second.
+`python -m medpretrain3d.compiled` compiles them all ahead, as `make install` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numba
 
+from medpretrain3d.threads import available_cores
+from medpretrain3d.worker_pool import worker_pool
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+_ahead: list[tuple[Any, str]] = []
+"""Every function of the files imported so far, with the types that it is compiled for ahead."""
+
+
+def compiled(*types: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator that makes machine code of a function when it is first called, without holding the interpreter's lock.
 
     The code is kept beside the source, or else in the user's cache or `NUMBA_CACHE_DIR`. Where neither can be written,
@@ -20,6 +29,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     second a function).
 
     Args:
+        types: of its arguments in the calls that are usual, each written as a tuple of numba's types: what
+            `compile_ahead` compiles. Calls with others compile when they are made.
         options: of `numba.njit`.
     """
 
@@ -29,9 +40,39 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         except RuntimeError:  # "no locator available": no folder to write to
             return numba.njit(nogil=True, **options)(function)
         dispatcher._cache = _ForgivingCache(dispatcher._cache)
+        _ahead.extend((dispatcher, one) for one in types)
         return dispatcher
 
     return compile_when_called
+
+
+def kernel_modules() -> list[str]:
+    """Return the modules of this package that hold compiled loops: `kernels`, and those that end with `_kernel(s)`."""
+    root = Path(__file__).parent
+    found = (path.relative_to(root).with_suffix("").parts for path in sorted(root.rglob("*kernel*.py")))
+    return [".".join((root.name, *parts)) for parts in found]
+
+
+def compile_ahead(num_processes: int = 1) -> int:
+    """Compile all loops for their usual calls, where that is not done yet; returns for how many types of calls.
+
+    Args:
+        num_processes: that work on it at the same time.
+    """
+    modules = kernel_modules()
+    if num_processes == 1:
+        return sum(map(compile_module, modules))
+    with worker_pool(min(num_processes, len(modules))) as pool:
+        return sum(pool.map(compile_module, modules))
+
+
+def compile_module(name: str) -> int:
+    """Compile the loops of one module, see `compile_ahead`."""
+    import_module(name)
+    own = [(dispatcher, types) for dispatcher, types in _ahead if dispatcher.py_func.__module__ == name]
+    for dispatcher, types in own:
+        dispatcher.compile(types)
+    return len(own)
 
 
 def inlined(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -70,3 +111,9 @@ class _ForgivingCache:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cache, name)
+
+
+if __name__ == "__main__":
+    import medpretrain3d.compiled as imported  # whose list the modules fill, and not that of `__main__`
+
+    print(f"compiled {imported.compile_ahead(available_cores())} loops")

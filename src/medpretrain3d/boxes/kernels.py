@@ -19,6 +19,7 @@ LARGE = 4.0
 
 
 Box = tuple[Any, Any, Any, Any, Any, Any]
+_MATRIX = "(float32[:, ::1], float32[:, ::1], float32[::1], float32[::1], float32[:, ::1])"
 
 
 @compiled()
@@ -43,7 +44,7 @@ def _hull(box: Box, b: NDArray[Any], j: int) -> Any:
     return d * h * w
 
 
-@compiled()
+@compiled(_MATRIX)
 def iou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -59,7 +60,7 @@ def iou_matrix(
             out[i, j] = ratio if union > zero else zero
 
 
-@compiled()
+@compiled(_MATRIX)
 def giou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
@@ -85,7 +86,7 @@ def _iou(boxes: NDArray[Any], volumes: NDArray[Any], i: int, j: int) -> Any:
     return intersection / (volumes[i] + volumes[j] - intersection)
 
 
-@compiled()
+@compiled("(float32[:, ::1], float32[::1], float32, boolean)")
 def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, finds_best: bool) -> NDArray[np.int64]:
     """Run NMS on (N, 6) boxes, best first, finite and with volume: (N,), index of each one's suppressor, or its own.
 
@@ -153,7 +154,7 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, f
     return winner
 
 
-@compiled()
+@compiled("(float32[:, ::1], float32[::1], float32[::1], float64, float64, int64)")
 def cover(
     boxes: NDArray[Any],
     volumes: NDArray[Any],

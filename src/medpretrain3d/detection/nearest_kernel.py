@@ -8,7 +8,11 @@ import numpy as np
 
 from medpretrain3d.compiled import compiled, inlined
 
-_compiled = compiled(error_model="numpy")
+_compiled = compiled(
+    "(float32[:, ::1], float32[:, :], int64, int64[:, ::1])",
+    "(float32[:, ::1], float32[:, ::1], int64, int64[:, ::1])",
+    error_model="numpy",
+)
 _inlined = inlined(error_model="numpy")
 
 

@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 from medpretrain3d.compiled import compiled
 
 
-@compiled()
+@compiled(
+    "(int64, int64[::1], int64, boolean, float64[:, ::1], float64[:, ::1], float64[::1], boolean[:, ::1], boolean[::1],"
+    " float64, float64, float64)"
+)
 def best_continuation(
     first: int,
     candidates: NDArray[Any],

@@ -8,7 +8,7 @@ import numpy as np
 
 from medpretrain3d.compiled import compiled, inlined
 
-_compiled = compiled()
+_compiled = compiled("(int64[:, ::1], int64[:, ::1], uint64[::1], int64[::1])")
 _inlined = inlined()
 
 

@@ -8,7 +8,12 @@ import numpy as np
 
 from medpretrain3d.compiled import compiled
 
-_compiled = compiled(error_model="numpy")
+_NUMBERS = ", ".join(["Array(float32, 1, 'C', readonly=True)"] * 4)
+_compiled = compiled(
+    f"(int16[:, ::1], {_NUMBERS}, float32[:, ::1])",
+    f"(float32[:, ::1], {_NUMBERS}, float32[:, ::1])",
+    error_model="numpy",
+)
 
 
 @_compiled
