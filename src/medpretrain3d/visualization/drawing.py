@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def heat(share: NDArray[np.float64]) -> Rgb:
     return np.stack([np.interp(place, steps, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
 
 
+@functools.cache
 def font(size_px: int) -> Any:
     """Return the letters that come with Pillow."""
     return ImageFont.load_default(size_px)

@@ -78,7 +78,8 @@ def save_png(path: Path, rgb: Rgb) -> None:
         UserError: the disk is full or the folder cannot be written.
     """
     with finished_file(Path(path)) as unfinished:
-        Image.fromarray(np.ascontiguousarray(rgb)).save(unfinished, format="PNG", optimize=True)
+        # Pillow's `optimize` takes four times as long for 7 % less.
+        Image.fromarray(np.ascontiguousarray(rgb)).save(unfinished, format="PNG")
 
 
 def _contrast_slice(image: Volume, axis: int) -> int:
