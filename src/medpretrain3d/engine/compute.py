@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.threads import available_cores
+from medpretrain3d.threads import available_cores as _num_cores
 
 MEASURED_EVERY = 50
 """Steps from one count of the arithmetic to the next; counting slows a step down."""
@@ -63,7 +63,7 @@ class ComputeMeter(L.Callback):
         """Return `flop`, `compute_hours` and `compute_device` of the whole run so far."""
         is_cpu = trainer.strategy.root_device.type == "cpu"
         # Processes on one CPU share its cores; each GPU belongs to one process.
-        num_devices = available_cores() if is_cpu else trainer.world_size
+        num_devices = _num_cores() if is_cpu else trainer.world_size
         hours = self._earlier_hours + (self._run_file.minutes - self._earlier_minutes) / 60 * num_devices
         flop = self._earlier_flop + self._flop * trainer.world_size
         return RunMetadata(
