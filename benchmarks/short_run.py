@@ -21,7 +21,7 @@ from typing import Any
 STORE = Path("runs/openkbp/openkbp_4mm")
 OPTIONS = [
     *("--config", "configs/finetune/openkbp.yaml", "--trainer.max_steps", "40", "--trainer.val_check_interval", "40"),
-    *("--run.name", "short_run", "--run.wandb", "disabled"),
+    *("--model.optim.warmup_steps", "10", "--run.name", "short_run", "--run.wandb", "disabled"),
 ]
 PHASES = ("imports", "data", "training", "validation", "closing", "test", "pictures", "wandb", "rest")
 
