@@ -27,10 +27,28 @@ def imported(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_a_stage_imports_what_it_needs():
-    found = imported("pretrain.cli", "finetune.cli")
+def test_a_stage_imports_what_it_needs_and_metrics_of_torchmetrics_are_there_for_who_asks():
+    code = (
+        "import sys, pretrain.cli, finetune.cli\n"
+        "print(*sys.modules)\n"
+        "import torch, torchmetrics\n"
+        "from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric\n"
+        "one = torchmetrics.Metric\n"
+        "assert 'torchmetrics.functional' not in sys.modules\n"
+        "from torchmetrics import MeanMetric, MetricCollection\n"  # now all of it
+        "from torchmetrics.classification import BinaryAccuracy\n"
+        "assert torchmetrics.Metric is one is torchmetrics.metric.Metric\n"
+        "assert issubclass(MeanMetric, one) and issubclass(_ResultMetric, one)\n"
+        "mean = MetricCollection([MeanMetric()]); mean.update(torch.tensor([1.0, 3.0]))\n"
+        "print(mean.compute()['MeanMetric'].item(), torchmetrics.functional.__name__, hasattr(torchmetrics, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules, asked_for = done.stdout.splitlines()
+    found = set(modules.split())
     assert [name for name in [*NEVER, "torchmetrics.functional", "torchmetrics.classification"] if name in found] == []
     assert "torchmetrics.metric" in found, "Lightning imports it"
+    assert asked_for.split() == ["2.0", "torchmetrics.functional", "False"]
 
 
 def test_the_library_imports_what_it_needs():
@@ -42,21 +60,3 @@ def test_the_library_imports_what_it_needs():
 def test_a_command_line_is_looked_at_without_torch(module):
     found = imported(module, "medpretrain3d.command_line.precheck")
     assert [name for name in [*NEVER, "lightning", "matplotlib", "torch", "torchmetrics.metric"] if name in found] == []
-
-
-def test_metrics_of_torchmetrics_are_there_for_who_asks():
-    code = (
-        "import sys, medpretrain3d.engine, torchmetrics\n"
-        "from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric\n"
-        "one = torchmetrics.Metric\n"
-        "assert 'torchmetrics.functional' not in sys.modules\n"
-        "from torchmetrics import MeanMetric, MetricCollection\n"  # now all of it
-        "from torchmetrics.classification import BinaryAccuracy\n"
-        "import torch\n"
-        "assert torchmetrics.Metric is one is torchmetrics.metric.Metric\n"
-        "assert issubclass(MeanMetric, one) and issubclass(_ResultMetric, one)\n"
-        "mean = MetricCollection([MeanMetric()]); mean.update(torch.tensor([1.0, 3.0]))\n"
-        "print(mean.compute()['MeanMetric'].item(), torchmetrics.functional.__name__, hasattr(torchmetrics, 'nothing'))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.split() == ["2.0", "torchmetrics.functional", "False"], done.stderr
