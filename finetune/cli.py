@@ -14,8 +14,8 @@ from finetune.datamodule import FinetuneData
 from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
-from medpretrain3d.backbones import Backbone
 from finetune.validation_detections import KeepRawDetections
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.stage import StageCLI
 from medpretrain3d.errors import UserError

@@ -28,8 +28,8 @@ from medpretrain3d.inference import (
     load_bundle,
     merge_raw_detections,
 )
-from medpretrain3d.precision.names import precision_name
 from medpretrain3d.inference.cached_detections import CachedCase
+from medpretrain3d.precision.names import precision_name
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata

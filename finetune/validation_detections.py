@@ -83,6 +83,7 @@ def made_by(trainer: L.Trainer, module: FinetuneModule) -> str:
         "inference": asdict(module.inference),
         "preprocessing": module.data.preprocessing().to_json(),
         "precision": str(trainer.precision),
+        "matmul": torch.get_float32_matmul_precision(),
         "device": trainer.strategy.root_device.type,
     }
     digest = xxh3_128(json.dumps(settings, sort_keys=True, default=str).encode())
