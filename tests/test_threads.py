@@ -92,6 +92,6 @@ def test_torch_numba_and_children_take_one_number():
     environment = {name: value for name, value in environment.items() if not name.startswith("SLURM_")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "3 threads in each of 2 processes (6 cores) | 3 3 3",
-        "2 threads in each of 2 processes (OMP_NUM_THREADS is 2) | 2",
+        "threads: 3 in each of 2 processes (6 cores) | 3 3 3",
+        "threads: 2 in each of 2 processes (OMP_NUM_THREADS is 2) | 2",
     ]

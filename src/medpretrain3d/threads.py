@@ -52,7 +52,7 @@ def use_threads(num_processes: int = 1) -> str:
     threads = num_threads(num_processes)
     set_threads(threads)
     why = f"{VARIABLES[0]} is {asked}" if asked and asked == str(threads) else f"{available_cores()} cores"
-    return f"{threads} threads" + (f" in each of {num_processes} processes" if num_processes > 1 else "") + f" ({why})"
+    return f"threads: {threads}" + (f" in each of {num_processes} processes" if num_processes > 1 else "") + f" ({why})"
 
 
 def set_threads(threads: int) -> None:

@@ -38,7 +38,7 @@ def diagnose(monkeypatch, capsys, tmp_path):
 
 
 def test_what_is_installed_here_is_whole(diagnose):
-    names = ("timm", "blosc2", "cc3d", "pictures", "shared memory")  # `.ci/run` calls all of them
+    names = ("timm", "blosc2", "cc3d", "pictures", "shared memory", "threads")  # `.ci/run` calls all of them
     code, lines = diagnose(*names)
     assert code == 0, lines
     assert len(lines) == len(names)

@@ -59,6 +59,7 @@ def encoder(cube_store, tmp_path_factory):
 
 def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store, capsys):
     folder = fit()
+    assert "threads: 1 (OMP_NUM_THREADS is 1)" in capsys.readouterr().out
     assert load_bundle(folder / "bundle").classes == ("cube",)
     metrics = json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["num_cases"] == 2
@@ -66,6 +67,7 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     assert len(list((folder / "test" / "pictures").glob("*.png"))) == 2
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
+    assert facts["num_threads"] == 1
     torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     seen = CachedDetections.load(folder / "validation" / "sightings.safetensors")
     assert [len(case.targets.labels) for case in seen.cases] == [1, 1]
