@@ -74,17 +74,21 @@ class Clock:
         yield f"short run: {'all':<47}{total[0]:>10.1f} s{total[1]:>10.1f} s of CPU"
 
 
-def rows() -> Iterator[str]:
-    """Run it in a new process; a line per phase."""
+def report() -> None:
+    """Run it in a new process, and print a line per phase.
+
+    Raises:
+        SystemExit: it failed.
+    """
     if not (STORE / "store.json").is_file():
-        yield f"short run: left out, there is no store {STORE}; docs/data.md#openkbp says how to make it"
+        print(f"short run: left out, there is no store {STORE}; docs/data.md#openkbp says how to make it")
         return
     with tempfile.TemporaryDirectory() as root:
         command = [sys.executable, "-m", "benchmarks.short_run", "--run.root", root]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SystemExit(f"error: the short run failed: {done.stderr.strip()[-500:]}")
-    yield from (line for line in done.stdout.splitlines() if line.startswith("short run: "))
+    print(*(line for line in done.stdout.splitlines() if line.startswith("short run: ")), sep="\n")
 
 
 def run(words: list[str]) -> None:
