@@ -149,15 +149,19 @@ def write_all(root: Path) -> dict[str, Kind]:
     text(root / "runs/g/s/run.json", {**facts, "name": "s", "method": "scratch", "finished": True})
     text(run / "metrics.csv", "epoch,step,train/loss,val/mAP\n0,1,0.5,\n0,2,0.4,0.1\n")
     scored: dict[str, Any] = {"mAP_IoU_0.10_0.50_0.05_MaxDet_100": 0.5, "x_AP_IoU_0.50_MaxDet_100": 0.5}
-    scored |= {"FROC_curve_IoU_0.10": [0.5] * 7, "num_cases": 2, "confidence": 0.95, "FROC_score_IoU_0.10": 0.5}
+    scored |= {"FROC_curve_IoU_0.10": [0.5] * 7, "num_cases": 12, "confidence": 0.95, "FROC_score_IoU_0.10": 0.5}
+    scored |= {"interval_method": "jackknife"}
     scored |= {"per_case": [{"case": "a", "score": 0.5}, {"case": "b", "score": None}]}
     intervals = {key: [0.1, 0.9] for key in scored if key.endswith(("100", "score_IoU_0.10"))}
     scored["intervals"] = {**intervals, "FROC_curve_IoU_0.10": [[0.1, 0.9]] * 7}
+    scored["trivial_baselines"] = {"position prior": {"mAP_IoU_0.10_0.50_0.05_MaxDet_100": 0.1, "intervals": intervals}}
     text(run / "test/metrics.json", scored)
 
     def report() -> str:
         return str(make_report(find_runs([root / "runs"]), "t"))
 
+    text(run / "config.yaml", "seed_everything: 0\nmodel:\n  optim: {lr: 0.01, betas: [0.9, 0.98]}\n")
+    add("config.yaml", run / "config.yaml", report, OF_TEXT)
     add("run.json", run / "run.json", report, OF_TEXT)
     add("run.json, resumed", run / "run.json", lambda: RunFile(run).update(RunMetadata(steps=1)), OF_TEXT)
     add("metrics.csv", run / "metrics.csv", report, OF_TEXT)

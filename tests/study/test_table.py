@@ -10,13 +10,6 @@ def test_estimates_have_three_decimals_and_signs_where_asked():
     assert str(Estimate(None)) == str(Estimate(float("nan"), float("nan"), float("nan"))) == "-"
 
 
-def test_interval_that_touches_zero_does_not_exclude_it():
-    assert Estimate(0.1, 0.001, 0.2).excludes_zero
-    assert Estimate(-0.1, -0.2, -0.001).excludes_zero
-    assert not Estimate(0.1, 0.0, 0.2).excludes_zero
-    assert not Estimate(0.1).excludes_zero
-
-
 def test_table_aligns_words_left_and_numbers_right():
     table = Table(["run", "mAP"], [["a", Estimate(0.5)], ["longer", "-"]])
     assert str(table).splitlines() == ["run       mAP", "------  -----", "a       0.500", "longer      -"]

@@ -27,11 +27,6 @@ class Estimate:
         return _is_finite(self.low) and _is_finite(self.high)
 
     @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.has_interval and not self.low <= 0 <= self.high  # type: ignore[operator]  # has_interval saw to it
-
-    @property
     def value_text(self) -> str:
         """Three decimals, or a dash."""
         return self._number(self.value) if self.is_known else "-"
