@@ -17,7 +17,13 @@ from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
-from medpretrain3d.engine.distributed import gather_by_case, means_to_log, rank_zero_print
+from medpretrain3d.engine.distributed import (
+    gather_by_case,
+    means_to_log,
+    numbers_to_log,
+    rank_zero_print,
+    show_loss,
+)
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import (
@@ -133,13 +139,18 @@ class FinetuneModule(Checked, L.LightningModule):
         with sample_seeds(torch.stack([_seed(target) for target in targets])):
             losses = self.detector.losses(image, targets)
         loss = torch.stack(list(losses.values())).sum()
-        left_out = int(self._left_out_here().sum())
-        of_all = loss.new_tensor(float(left_out * self.trainer.world_size))  # the sum, of what is averaged below
-        values = means_to_log(self.trainer, {"loss": loss, **losses, "num_invalid": of_all})
-        self.log("train/loss", values.pop("loss"), prog_bar=True, batch_size=len(image))
+        left_out = float(self._left_out_here().sum()) * self.trainer.world_size  # the sum, of what is averaged below
+        own = numbers_to_log(self, {"num_invalid": left_out, "lr": current_lr(self.trainer.optimizers[0])})
+        rate = own.pop("lr")
+        values = means_to_log(self.trainer, {"loss": loss, **losses, **own})
+        self._loss_to_show = values["loss"]
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(image))
-        self.log("lr", current_lr(self.trainer.optimizers[0]), batch_size=1)
+        self.log("lr", rate, batch_size=1)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the loss in the progress bar."""
+        show_loss(self.trainer, self._loss_to_show)
 
     def validation_step(self, case: Case | None, batch_idx: int) -> None:
         """Detect in one whole volume; nothing is to do where another process has one case more."""

@@ -18,7 +18,7 @@ from medpretrain3d.backbones import (
 )
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import to_config
-from medpretrain3d.engine.distributed import means_to_log, rank_zero_print
+from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, Objective
@@ -92,10 +92,14 @@ class PretrainModule(Checked, L.LightningModule):
         """Return loss of one batch."""
         out = self.objective(batch)
         values = means_to_log(self.trainer, {"loss": out.loss, **out.logs})
-        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        self._loss_to_show = values["loss"]
         self.log_dict({f"train/{name}": value for name, value in values.items()})
-        self.log("lr", current_lr(self.trainer.optimizers[0]))
+        self.log_dict(numbers_to_log(self, {"lr": current_lr(self.trainer.optimizers[0])}))
         return out.loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Show the loss in the progress bar."""
+        show_loss(self.trainer, self._loss_to_show)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimizer, then update what follows the weights, such as an EMA teacher."""

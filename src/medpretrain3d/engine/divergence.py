@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.engine.checkpoint_files import LAST
+from medpretrain3d.engine.distributed import is_read
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import largest
 
@@ -55,8 +56,7 @@ class Divergence(L.Callback):
         """Note the norm of the weights, and ask."""
         step = trainer.global_step
         self._note(step, 2, torch.nn.utils.get_total_norm([weight.detach() for weight in module.parameters()]))
-        interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if module.device.type == "cpu" or (interval and step % interval == 0):
+        if is_read(trainer):
             self.check(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from medpretrain3d.engine.distributed import numbers_to_log
+
 
 class Throughput(L.Callback):
     """Logs samples per second, the share of time spent waiting for data, and peak memory.
@@ -42,13 +44,12 @@ class Throughput(L.Callback):
         self._steps += 1
         if self._steps == self.window:
             elapsed = self._waited + self._busy
-            module.log_dict(
-                {
-                    "perf/samples_per_s": self._samples / elapsed,
-                    "perf/data_wait_share": self._waited / elapsed,
-                    "perf/peak_memory_gb": _peak_memory_gb(module.device),
-                }
-            )
+            measured = {
+                "perf/samples_per_s": self._samples / elapsed,
+                "perf/data_wait_share": self._waited / elapsed,
+                "perf/peak_memory_gb": _peak_memory_gb(module.device),
+            }
+            module.log_dict(numbers_to_log(module, measured))
             self._reset()
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

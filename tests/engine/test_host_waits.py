@@ -1,0 +1,100 @@
+"""How often the host waits for a GPU in a training step with all that a stage has Lightning do around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch.utils.data import DataLoader
+
+from medpretrain3d.engine.distributed import numbers_to_log
+from medpretrain3d.engine.divergence import Divergence
+from medpretrain3d.engine.optimizer import OptimConfig
+from medpretrain3d.engine.throughput import Throughput
+from medpretrain3d.objectives import MAE
+from medpretrain3d.objectives.base import with_host_copies
+from pretrain.module import PretrainModule
+from tests.host_waits import DEVICE, CountingDevice
+from tests.tiny_objectives import tiny_batch, tiny_objective
+
+
+class OnNoDevice(Accelerator):
+    """What Lightning asks of an accelerator, for the device that is none."""
+
+    def setup_device(self, device: torch.device) -> None: ...
+
+    def teardown(self) -> None: ...
+
+    def get_device_stats(self, device: Any) -> dict[str, Any]:
+        return {}
+
+    @staticmethod
+    def parse_devices(devices: Any) -> Any:
+        return devices
+
+    @staticmethod
+    def get_parallel_devices(devices: Any) -> list[torch.device]:
+        return [DEVICE]
+
+    @staticmethod
+    def auto_device_count() -> int:
+        return 1
+
+    @staticmethod
+    def is_available() -> bool:
+        return True
+
+    @staticmethod
+    def name() -> str:
+        return DEVICE.type
+
+
+class Module(PretrainModule):
+    def setup(self, stage: str) -> None: ...
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return with_host_copies(super().transfer_batch_to_device(batch, device, dataloader_idx), batch)
+
+
+class WaitsOfSteps(L.Callback):
+    """Notes what was waited for between the starts of two steps."""
+
+    def __init__(self, device: CountingDevice) -> None:
+        self.device = device
+        self.found: list[list[str]] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.found.append(self.device.waits)
+        self.device.reset()
+
+
+def test_only_a_step_that_is_logged_waits(tmp_path):
+    with CountingDevice() as device:
+        steps = WaitsOfSteps(device)
+        trainer = L.Trainer(
+            strategy=SingleDeviceStrategy(device=DEVICE, accelerator=OnNoDevice()),
+            max_steps=5,
+            log_every_n_steps=3,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[steps, Divergence(tmp_path), Throughput(2)],
+        )
+        module = Module(tiny_objective(MAE), OptimConfig(warmup_steps=1))
+        trainer.fit(module, DataLoader([tiny_batch("ResEnc") for _ in range(5)], batch_size=None))
+    # The second step ends the window of the throughput, the third one is logged.
+    assert [len(waits) for waits in steps.found[1:]] == [0, 0, 2, 0], steps.found[1:]
+    assert {wait.split(":")[0].rpartition("/")[2] for wait in steps.found[3]} == {"divergence.py", "distributed.py"}
+    assert trainer.progress_bar_metrics.keys() == {"train/loss"}
+
+
+def test_numbers_are_logged_as_they_are():
+    module = L.LightningModule()
+    assert {name: value.item() for name, value in numbers_to_log(module, {"lr": 0.25, "n": 3}).items()} == {
+        "lr": 0.25,
+        "n": 3,
+    }
