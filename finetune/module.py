@@ -150,7 +150,7 @@ class FinetuneModule(Checked, L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show the loss in the progress bar."""
-        show_loss(self.trainer, self._loss_to_show)
+        show_loss(self, self._loss_to_show)
 
     def validation_step(self, case: Case | None, batch_idx: int) -> None:
         """Detect in one whole volume; nothing is to do where another process has one case more."""

@@ -99,7 +99,7 @@ class PretrainModule(Checked, L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Show the loss in the progress bar."""
-        show_loss(self.trainer, self._loss_to_show)
+        show_loss(self, self._loss_to_show)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimizer, then update what follows the weights, such as an EMA teacher."""

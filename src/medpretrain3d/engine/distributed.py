@@ -70,20 +70,19 @@ def numbers_to_log(module: L.LightningModule, values: Mapping[str, float]) -> di
     return {name: torch.tensor(value).to(module.device, non_blocking=True) for name, value in values.items()}
 
 
-def is_read(trainer: L.Trainer) -> bool:
+def is_read(trainer: L.Trainer, module: L.LightningModule) -> bool:
     """Return whether numbers on the device are read after this step: always on a CPU, else when steps are logged.
 
     To read one is to wait until the device has done all that it was told.
     """
     interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-    on_cpu = trainer.strategy.root_device.type == "cpu"
-    return on_cpu or bool(interval and trainer.global_step % interval == 0)
+    return module.device.type == "cpu" or bool(interval and trainer.global_step % interval == 0)
 
 
-def show_loss(trainer: L.Trainer, loss: Tensor) -> None:
+def show_loss(module: L.LightningModule, loss: Tensor) -> None:
     """Show a loss in the progress bar, where numbers are read; `prog_bar=True` would read it after every step."""
-    if is_read(trainer):
-        trainer.progress_bar_metrics["train/loss"] = loss.item()
+    if is_read(module.trainer, module):
+        module.trainer.progress_bar_metrics["train/loss"] = loss.item()
 
 
 @rank_zero_only

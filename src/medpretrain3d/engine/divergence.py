@@ -56,7 +56,7 @@ class Divergence(L.Callback):
         """Note the norm of the weights, and ask."""
         step = trainer.global_step
         self._note(step, 2, torch.nn.utils.get_total_norm([weight.detach() for weight in module.parameters()]))
-        if is_read(trainer):
+        if is_read(trainer, module):
             self.check(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
