@@ -96,7 +96,7 @@ def test_a_detector_of_parts_of_ones_own_trains_and_finds():
     box = torch.tensor([[4.0, 4, 8, 10, 10, 14]])
     image[:, :, 4:10, 4:10, 8:14] += 2
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(40):
+    for _ in range(120):  # after 40 the rounding of the first steps still decides
         optimizer.zero_grad()
         losses = model.losses(image, [Targets(box, torch.tensor([0]))])
         assert sorted(losses) == ["boxes", "classification"]
