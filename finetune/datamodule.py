@@ -31,6 +31,7 @@ from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
 from medpretrain3d.store.store import Case
+from medpretrain3d.store.stratify import seeded_label_order
 from medpretrain3d.values import Checked, Count, Positive, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
 
@@ -53,6 +54,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         fold: one of the store's folds; None takes its named splits.
         label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
         num_train_cases: or as a number of cases.
+        label_seed: draws which cases a label budget holds, stratified and smaller budgets in larger ones; None takes
+            the store's label order.
         num_workers: processes that read crops.
         prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.
@@ -78,6 +81,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         fold: Whole | None = None,
         label_fraction: PositiveShare = 1.0,
         num_train_cases: Count | None = None,
+        label_seed: Seed | None = None,
         num_workers: Workers = 1,
         prefetch_factor: Count = 2,
         seed: Seed = 0,
@@ -106,7 +110,10 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.split = self.store.all_splits.fold(fold)
         train = [case.case_id for case in self._cases("train")]
         num_labeled = _num_labeled(len(train), label_fraction, num_train_cases)
-        self.train_cases = self._refs(label_budget(train, self.store.all_splits.label_order, num_labeled))
+        order = self.store.all_splits.label_order
+        if label_seed is not None and num_labeled < len(train):
+            order = seeded_label_order(self.store, train, label_seed)
+        self.train_cases = self._refs(label_budget(train, order, num_labeled))
         self.label_fraction = num_labeled / len(train)
         self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
         if pretrained_spacing_mm is not None and pretrained_spacing_mm != self.corpus.spacing_mm:

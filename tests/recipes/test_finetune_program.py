@@ -194,6 +194,18 @@ def test_a_label_budget_is_nested_and_checked(cube_store):
         ids(9)
 
 
+def test_a_seed_of_the_labels_draws_other_budgets_nested_in_one_another(cube_store):
+    from finetune.datamodule import FinetuneData
+
+    def ids(count, seed):
+        data = FinetuneData(str(cube_store), (16, 16, 16), 1, num_train_cases=count, label_seed=seed)
+        return {case.case_id for case in data.train_cases}
+
+    assert all(ids(1, seed) < ids(2, seed) < ids(3, seed) < ids(None, seed) for seed in range(4))
+    assert len({frozenset(ids(2, seed)) for seed in range(8)}) > 1
+    assert ids(2, 5) == ids(2, 5)
+
+
 def test_averaged_weights_and_accumulation_survive_an_interruption(fit, monkeypatch):
     twice = ("--trainer.accumulate_grad_batches", "2")
     whole = load_bundle(fit(*twice, name="whole") / "bundle").detector.state_dict()

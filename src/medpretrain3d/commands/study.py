@@ -1,35 +1,92 @@
-"""Run a study: every program of a document from configs/study/ whose product does not exist yet.
+"""Plan, run and report a study: one document in, many runs, one answer.
 
-Interrupt it at any time; the next call goes on, and an interrupted training run continues where it stopped.
+`plan` prints its jobs, their hours and what changed; `run` runs what is not done yet and makes the report; `status`
+says how far each job is and how the failed ones ended; `report` makes the report anew. Interrupt `run` at any time:
+the next call goes on, and an interrupted training run continues where it stopped. Options behind `--` go to Snakemake.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import yaml
 
 from medpretrain3d.atomic import locked_folder
 from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.command_line.recipes import find_recipe
-from medpretrain3d.study.chain import read_chain, read_folder, run_chain
+from medpretrain3d.command_line.suggestions import did_you_mean
+from medpretrain3d.commands.numbers import Number
+from medpretrain3d.documents import parse_yaml
+from medpretrain3d.errors import UserError
+from medpretrain3d.study.document import KEYS, Study, read_study
+from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
+from medpretrain3d.study.workflow import Machine
+from medpretrain3d.values import Count, Whole
+
+ACTIONS = ("plan", "run", "status", "report")
+WRITING = ("run", "report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The document."""
-    parser.add_argument("document", help="a file, or the name of one of configs/study/, such as demo")
+    """What to do, the document, and the machine."""
+    parser.add_argument("action", metavar="ACTION", help=", ".join(ACTIONS))
+    parser.add_argument("document", nargs="?", metavar="DOCUMENT", help="a file, or a name from configs/study/")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the document, as seeds=2; repeatable"
+    )
+    parser.add_argument(
+        "--cores", type=Number(Count), help="of this machine (default: all); of a cluster: jobs at a time"
+    )
+    parser.add_argument("--gpus", type=Number(Whole), help="of this machine, one per job (default: all)")
+    parser.add_argument(
+        "--executor", default="local", metavar="NAME", help="local, or a plugin of Snakemake: slurm, ..."
+    )
+    parser.add_argument(
+        "--keep-results-of-other-code",
+        action="store_true",
+        help="take results that another version of the code made, and say which",
+    )
+    parser.add_argument("snakemake", nargs="*", metavar="-- OPTION", help="further options, for Snakemake")
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Return one call works at the study's folder at a time; the programs that it starts lock what they write."""
-    return locked_folder(read_folder(find_recipe(args.document, "study")), f".study{LOCK}", clean=False)
+    study = _study(args)
+    return locked_folder(study.folder, f".study{LOCK}", clean=False) if args.action in WRITING else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing."""
-    started = time.monotonic()
-    steps = read_chain(find_recipe(args.document, "study"))
-    run_chain(steps)
-    print(f"{args.document}: all {len(steps)} steps done ({(time.monotonic() - started) / 60:.1f} min now)")
-    print(f"open {steps[-1].product}")
-    return 0
+    """Do it."""
+    study, keeps = _study(args), bool(args.keep_results_of_other_code)
+    if args.action == "plan":
+        return plan_study(study, keeps)
+    if args.action == "status":
+        return study_status(study, keeps)
+    if args.action == "report":
+        return report_study(study, keeps)
+    machine = Machine(args.executor, args.cores, args.gpus, tuple(args.snakemake))
+    return run_study(study, machine, keeps)
+
+
+def _study(args: argparse.Namespace) -> Study:
+    if args.action not in ACTIONS:
+        words = f"medpretrain3d study run {args.action}"
+        hint = did_you_mean(args.action, ACTIONS) if args.document else f"; did you mean `{words}`?"
+        raise UserError(f"study: got '{args.action}', wanted {', '.join(ACTIONS)} and a document{hint}")
+    if args.document is None:
+        raise UserError(
+            f"study {args.action}: which study? wanted a document, as in medpretrain3d study {args.action} demo"
+        )
+    return read_study(find_recipe(args.document, "study"), dict(map(_change, args.set)))
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or key not in KEYS:
+        raise UserError(f"--set {text}: wanted KEY=VALUE, KEY one of {', '.join(KEYS)}{did_you_mean(key, KEYS)}")
+    try:
+        return key, parse_yaml(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: its value is no YAML ({' '.join(str(error).split())})") from error

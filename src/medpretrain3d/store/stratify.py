@@ -100,6 +100,14 @@ def label_order(strata: Sequence[Stratum], seed: int = 0) -> tuple[str, ...]:
     return tuple(strata[index].case_id for index in order)
 
 
+def seeded_label_order(store: Store, case_ids: Sequence[str], seed: int) -> tuple[str, ...]:
+    """Return some cases of a store in a label order that the seed draws.
+
+    A study that takes one order for all its seeds measures one choice of labeled cases; see `label_order`.
+    """
+    return label_order([_stratum(store, case_id) for case_id in case_ids], seed)
+
+
 def _stratum(store: Store, case_id: str) -> Stratum:
     case = store.case(case_id)
     extents_mm = (case.boxes[:, 3:] - case.boxes[:, :3]) * np.array(case.grid.spacing_mm)

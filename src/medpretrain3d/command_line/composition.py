@@ -1,0 +1,89 @@
+"""Composition of recipes without their parser: what the layers of a configuration say together, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
+from medpretrain3d.command_line.signatures import signatures
+from medpretrain3d.plugins import OWN
+
+CLASS, ARGUMENTS = "class_path", "init_args"
+
+
+def recipe_layers(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the content of a recipe and of its bases, the lowest first, each without its `base`.
+
+    Raises:
+        UserError: see `with_bases`.
+    """
+    layers = [read_recipe(one) for one in with_bases(path, kind)]
+    return [{key: value for key, value in layer.items() if key != BASE} for layer in layers]
+
+
+def composed(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return layers laid over each other as the stages' parser does it: values by key, the later one wins.
+
+    Where a later layer names another class, those arguments stay that the new class takes as well. `key+` appends to a
+    list.
+    """
+    result: dict[str, Any] = {}
+    for layer in layers:
+        result = overlaid(result, layer)
+    return result
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with the changes of another; see `composed`."""
+    result = dict(_of_class(below, above))
+    for key, value in above.items():
+        earlier = result.get(key)
+        if str(key).endswith("+") and isinstance(value, list):
+            result[key[:-1]] = [*(result.get(key[:-1]) or []), *value]
+        elif isinstance(value, Mapping):
+            result[key] = overlaid(earlier if isinstance(earlier, Mapping) else {}, value)
+        else:
+            result[key] = value
+    return result
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values by keys with dots; own classes by their short names, entries of a list of objects by place."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            value = {str(place): one for place, one in enumerate(value)}
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{key}.")
+        else:
+            flat[key] = _short(value) if name == CLASS else value
+    return flat
+
+
+def nested(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options whose keys have dots as the tree that a recipe is."""
+    tree: dict[str, Any] = {}
+    for key, value in options.items():
+        for part in reversed(str(key).split(".")):
+            value = {part: value}
+        tree = overlaid(tree, value)
+    return tree
+
+
+def _of_class(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what stays of an object once its class is another one."""
+    if CLASS not in above or CLASS not in below or _short(above[CLASS]) == _short(below[CLASS]):
+        return below
+    known = signatures(_short(above[CLASS]).rpartition(".")[2])
+    arguments = below.get(ARGUMENTS) or {}
+    if len(known) == 1 and not known[0].is_open:
+        arguments = {name: value for name, value in arguments.items() if name in known[0].parameters}
+    return {**below, ARGUMENTS: arguments}
+
+
+def _short(path: object) -> str:
+    package, _, rest = str(path).partition(".")
+    return rest.rpartition(".")[2] if package in (OWN, "pretrain", "finetune") else str(path)

@@ -1,0 +1,203 @@
+"""Expansion of a study into its jobs: prepare, pretrain once per arm and pretraining seed, fine-tune and test."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.command_line.composition import composed, flattened, nested, recipe_layers
+from medpretrain3d.command_line.precheck import Precheck
+from medpretrain3d.errors import UserError
+from medpretrain3d.store.store import INDEX
+from medpretrain3d.study.code_version import code_version
+from medpretrain3d.study.document import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
+from medpretrain3d.study.inputs import (
+    content_hash,
+    is_prepared,
+    listing_hash,
+    open_store,
+    pretraining_hash,
+    split_hash,
+)
+from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
+
+HARMLESS = ("data.num_workers", "data.store", "data.exclude", "model.init_from")
+"""Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
+PLACE = "run."
+"""Options of where a run is kept."""
+
+
+class Expansion:
+    """Expands a study; what is not there yet is unknown, and so are the jobs that read it.
+
+    Args:
+        study: the study.
+        found: earlier results by the hash of their facts, to be taken whatever code made them.
+    """
+
+    def __init__(self, study: Study, found: Mapping[str, str] | None = None) -> None:
+        self.study = study
+        self._found = found or {}
+        self._encoders: dict[tuple[str, int], Job] = {}
+
+    def jobs(self) -> Jobs:
+        """Return all jobs.
+
+        Raises:
+            UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+        """
+        stores = [self._store_job(store) for store in self.study.prepare]
+        finetuning = list(self._finetuning())
+        unprepared = [store for store in self.study.prepare if not is_prepared(store)]
+        return Jobs((*stores, *self._encoders.values(), *finetuning), tuple(unprepared))
+
+    def _finetuning(self) -> Iterator[Job]:
+        study = self.study
+        for data in study.data:
+            for detector in study.detectors:
+                for budget in study.labels:
+                    for seed in study.seeds:
+                        for arm in study.arms:
+                            yield from self._folds(data, detector, budget, seed, arm)
+
+    def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm) -> Iterator[Job]:
+        layers = recipe_layers(Path(detector.recipes[data]), "finetune")
+        layers += [nested(options) for options in (detector.changes, budget.changes, arm.finetune) if options]
+        store = str((composed(layers).get("data") or {}).get("store", ""))
+        for fold in self._fold_numbers(store):
+            setting = {"arm": arm.name, "data": data}
+            setting |= {"detector": detector.name} if detector.name else {}
+            setting |= {"labels": budget.name, "seed": str(seed)} | ({} if fold is None else {"fold": str(fold)})
+            options: dict[str, Any] = {"seed_everything": seed, **budget.options}
+            options |= {"data.label_seed": seed} if budget.options else {}
+            options |= {} if fold is None else {"data.fold": fold}
+            needs = self._encoder(arm, seed)
+            if arm.init_from is not None:
+                options["model.init_from"] = arm.init_from
+            yield self._job("finetune", setting, [*layers, nested(options)], self._store_facts(store, fold), needs)
+
+    def _fold_numbers(self, store: str) -> list[int | None]:
+        wanted = self.study.folds
+        if wanted is None:
+            return [None]
+        known = self._num_folds(store)
+        if known == 0:
+            raise UserError(
+                f"folds: {store} has no folds; write them with `medpretrain3d split {store}`, or add it to its prepare"
+            )
+        if wanted == ALL:
+            return list(range(known))
+        beyond = [fold for fold in wanted if int(fold) >= known]
+        if beyond and is_prepared(store):
+            raise UserError(f"folds: got {beyond[0]}, {store} has {known} folds, counted from 0")
+        return [int(fold) for fold in wanted]
+
+    def _num_folds(self, store: str) -> int:
+        if is_prepared(store):
+            return len(open_store(store).all_splits.folds)
+        words = [word for line in self.study.prepare.get(store, ()) for word in shlex.split(line)]
+        for option, value in pairwise(words):
+            if option == "--folds" and value.isdigit():
+                return int(value)
+        return NUM_FOLDS
+
+    def _encoder(self, arm: Arm, seed: int) -> tuple[Job, ...]:
+        if arm.pretrain is None:
+            return ()
+        number = seed % self.study.pretrain_seeds
+        if (arm.name, number) not in self._encoders:
+            layers = recipe_layers(Path(arm.pretrain), "pretrain")
+            layers += [nested(arm.changes)] if arm.changes else []
+            data = composed(layers).get("data") or {}
+            stores, excluded = ([one] if isinstance(one, str) else list(one or []) for one in _stores(data))
+            inputs = {"data": self._pretraining_facts(stores), "excluded": self._pretraining_facts(excluded)}
+            inputs = {key: value for key, value in inputs.items() if value}
+            layers.append({"seed_everything": number})
+            setting = {"arm": arm.name, "seed": str(number)}
+            self._encoders[arm.name, number] = self._job("pretrain", setting, layers, inputs, ())
+        return (self._encoders[arm.name, number],)
+
+    def _store_facts(self, store: str, fold: int | None) -> dict[str, Any]:
+        if not self._is_there(store):
+            return {"data": UNKNOWN}
+        opened = open_store(store)
+        return {"data": opened.fingerprint[:16], "split": split_hash(opened, fold)}
+
+    def _pretraining_facts(self, stores: list[str]) -> str:
+        if not all(self._is_there(store) for store in stores):
+            return UNKNOWN
+        opened = [open_store(store) for store in stores]
+        prints = [one.fingerprint[:16] for one in opened]
+        return ", ".join([*prints, pretraining_hash(opened)]) if opened else ""
+
+    def _is_there(self, store: str) -> bool:
+        if is_prepared(store):
+            return True
+        if store in self.study.prepare:
+            return False
+        raise UserError(
+            f"{store or 'data.store'}: no store, and nothing in the study makes it; run `medpretrain3d prepare`, or "
+            f"add to the document prepare: {{{store or 'STORE'}: prepare RAW {{store}}}}"
+        )
+
+    def _job(
+        self,
+        kind: Kind,
+        setting: dict[str, str],
+        layers: Sequence[Mapping[str, Any]],
+        inputs: dict[str, Any],
+        needs: Any,
+    ) -> Job:
+        check = Precheck(kind)
+        for layer in layers:
+            check.layer(layer, f"{kind} {', '.join(setting.values())}")
+        flat = flattened(composed(layers))
+        kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
+        if flat.get("model.init_from") and not needs:
+            inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
+        return self._adopted(Job(kind, setting, {**kept, **inputs}, code_version(kind), tuple(layers), needs=needs))
+
+    def _store_job(self, store: str) -> Job:
+        lines = self.study.prepare[store]
+        commands = [tuple(shlex.split(line.replace("{store}", store))) for line in lines]
+        made = [Path(words[1]) for words in commands if words[0] == "phantom" and len(words) > 1]
+        raw = [
+            Path(word)
+            for words in commands
+            if words[0] == "prepare"
+            for word in words[1:]
+            if not word.startswith("-") and Path(word).exists() and Path(word) not in (Path(store), *made)
+        ]
+        facts: dict[str, Any] = {f"command {number}": shlex.join(words) for number, words in enumerate(commands)}
+        facts |= {"raw": listing_hash(raw)} if raw else {}
+        product = Path(store) / INDEX
+        job = Job(
+            "prepare", {"store": Path(store).name}, facts, code_version("prepare"), (), tuple(commands), product=product
+        )
+        return self._adopted(job)
+
+    def _adopted(self, job: Job) -> Job:
+        earlier = self._found.get(job.recipe)
+        if earlier is None or earlier == job.identity:
+            return job
+        return Job(**{**_fields(job), "adopted": earlier})
+
+
+def expand(study: Study, found: Mapping[str, str] | None = None) -> Jobs:
+    """Return the jobs of a study, see `Expansion`.
+
+    Raises:
+        UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+    """
+    return Expansion(study, found).jobs()
+
+
+def _stores(data: Mapping[str, Any]) -> tuple[Any, Any]:
+    return data.get("store") or [], data.get("exclude") or []
+
+
+def _fields(job: Job) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in job.__dataclass_fields__}

@@ -1,0 +1,156 @@
+"""`python -m medpretrain3d.study.launch RECORD`: one job, started by the workflow engine on whatever machine it chose.
+
+The programs of the job write into its log; a signal is passed on to them, and they end with this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from medpretrain3d.atomic import locked
+from medpretrain3d.errors import UserError
+from medpretrain3d.failure import death
+from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
+from medpretrain3d.study.records import RECORD, Record, is_complete, write_done, write_failed
+
+INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
+"""Exit codes of programs that were told to end."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a job, unless its result is there already.
+
+    Returns:
+        0 once the result is there; otherwise the exit code of the program that failed.
+    """
+    parser = argparse.ArgumentParser(prog="medpretrain3d.study.launch", description=__doc__)
+    parser.add_argument("record", type=Path)
+    parser.add_argument(
+        "--folder", type=Path, default=Path(), help="the folder that paths of the study are relative to"
+    )
+    parser.add_argument("--gpus", type=int, default=0, help="how many of the devices the job gets")
+    parser.add_argument("--devices", default="", help="devices of this machine, with commas; empty: as they are")
+    options = parser.parse_args(args)
+    path = options.record.absolute()
+    os.chdir(options.folder)
+    end_with_parent(signal.SIGTERM)
+    signals.take()
+    signals.mode, signals.grace_s = "note", GRACE_S + 5
+    try:
+        record = RECORD.read(path)
+        with locked(path.with_suffix(".done")):
+            return _run(record, path, _claimed(path.parent, options.gpus, options.devices))
+    except Interrupted as ended:
+        print(f"{path.stem}: interrupted; the next call continues", flush=True)
+        return 128 + ended.signum
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
+    done, name, folder = path.with_suffix(".done"), record["name"], Path(record["folder"])
+    started = time.monotonic()
+    if record["kind"] != "prepare" and is_complete(folder, record["kind"], done):
+        write_done(done, record["kind"], folder, 0.0)  # it was ended between its last word and ours
+        return 0
+    print(f"{name}: begins, {_shown(path.with_suffix('.log'))}", flush=True)
+    with path.with_suffix(".log").open("ab") as log:
+        for words in record["commands"]:
+            log.write(f"$ medpretrain3d {shlex.join(words)}\n".encode())
+            log.flush()
+            code = _run_program([sys.executable, "-m", "medpretrain3d.cli", *words], log, environment)
+            if code:
+                return _failed(record, path, code)
+    minutes = (time.monotonic() - started) / 60
+    try:
+        write_done(done, record["kind"], folder, minutes)
+    except UserError as error:
+        return _failed(record, path, 2, str(error))
+    if not is_complete(folder, record["kind"], done):
+        done.unlink()
+        return _failed(record, path, 1, f"ended well and left no whole result in {folder}")
+    print(f"{name}: done in {_duration(minutes)}", flush=True)
+    return 0
+
+
+def _failed(record: Record, path: Path, code: int, message: str = "") -> int:
+    how = death("its program", code, "lower what its log names, or take a machine with more")
+    how = f"it was interrupted (exit code {code})" if code in INTERRUPTED else how
+    write_failed(path.with_suffix(".failed"), code, message or how)
+    print(f"{record['name']}: failed, {message or how}; {_shown(path.with_suffix('.log'))}", flush=True)
+    return code if 0 < code < 256 else 1
+
+
+def _run_program(words: list[str], log: IO[bytes], environment: dict[str, str]) -> int:
+    """Run a program to its end; it hears of the signals that this one gets, and ends with this one.
+
+    Raises:
+        Interrupted: this process was told to end, and the program has ended.
+    """
+    program = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        preexec_fn=partial(end_with_parent, signal.SIGTERM),
+    )
+
+    def pass_on(signum: int) -> None:
+        program.send_signal(signum)
+
+    # The program ends by itself and says how it goes on; only when it does not, this one ends it.
+    signals.listeners.append(pass_on)
+    signals.before_exit.append(program.kill)
+    try:
+        if signals.received is not None:  # just before it could be passed on
+            pass_on(signals.received)
+        code = program.wait()
+    finally:
+        signals.listeners.remove(pass_on)
+        signals.before_exit.remove(program.kill)
+    signals.check()
+    return code
+
+
+def _claimed(folder: Path, count: int, devices: str) -> dict[str, str]:
+    """Return the environment of the job, with devices that no other job of this study has until this process ends."""
+    names = [name for name in devices.split(",") if name]
+    if not count or not names:
+        return dict(os.environ)
+    held: list[str] = []
+    for name in names:
+        descriptor = os.open(folder / f".gpu-{name}", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        held.append(name)  # the descriptor stays open, and with it the lock
+        if len(held) == count:
+            return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(held)}
+    raise UserError(f"got {len(held)} free of the devices {devices}, wanted {count}; end what else runs on them")
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+def _duration(minutes: float) -> str:
+    return f"{60 * minutes:.0f} s" if minutes < 2 else f"{minutes:.0f} min"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

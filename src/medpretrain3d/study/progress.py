@@ -1,0 +1,147 @@
+"""How far a study is: the state of its jobs, the hours they took and will take, and why one runs again."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from medpretrain3d.study.curves import read_curves
+from medpretrain3d.study.document import Study
+from medpretrain3d.study.jobs import Change, Job, Jobs, changes
+from medpretrain3d.study.records import Records, State
+from medpretrain3d.study.table import Table
+
+MAX_CHANGES = 3
+"""Changes of a job that are named; of more their number is said."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Jobs of a study beside what is on the disk of them."""
+
+    study: Study
+    records: Records
+    jobs: Jobs
+
+    @cached_property
+    def states(self) -> dict[Job, State]:
+        """State of each job."""
+        return {job: self.records.state(job) for job in self.jobs.jobs}
+
+    def of_state(self, *states: State) -> list[Job]:
+        """Return jobs in one of some states."""
+        return [job for job in self.jobs.jobs if self.states[job] in states]
+
+    @cached_property
+    def changed(self) -> dict[Job, list[Change]]:
+        """What differs from the last version of each job that is to run and had one."""
+        earlier = self.records.earlier()
+        found = {}
+        for job in self.of_state("waiting"):
+            record = earlier.get(job.name)
+            if record is not None and record["identity"] != job.identity:
+                found[job] = changes(record["facts"], job.facts, record["code"], job.code)
+                if not found[job]:
+                    found[job] = [Change("what it begins from", "an earlier one", "another one")]
+        return found
+
+    @cached_property
+    def _minutes_per_step(self) -> dict[tuple[str, ...], float]:
+        found: dict[tuple[str, ...], list[float]] = {}
+        for job in self.jobs.jobs:
+            if (speed := self._measured(job)) is not None:
+                found.setdefault(_like(job), []).append(speed)
+        return {key: statistics.median(speeds) for key, speeds in found.items()}
+
+    def _measured(self, job: Job) -> float | None:
+        known = self.records.metadata(job) if job.is_known and job.kind != "prepare" else None
+        if known is None or not known.minutes:
+            return None
+        steps = known.steps
+        if not steps:  # it is on its way: its curves say how far
+            curves = self.records.run_folder(job) / "metrics.csv"
+            found = read_curves(curves) if curves.is_file() else {}
+            steps = int(max((max(curve.steps) for curve in found.values()), default=0))
+        return known.minutes / steps if steps else None
+
+    def hours(self, job: Job) -> float | None:
+        """Return the hours that a job took, or will take at the speed of runs like it; None where there are none."""
+        if self.states[job] == "done":
+            known = self.records.metadata(job)
+            return None if known is None or known.minutes is None else known.minutes / 60
+        speed, steps = self._minutes_per_step.get(_like(job)), job.facts.get("trainer.max_steps")
+        return speed * steps / 60 if speed is not None and isinstance(steps, int) and steps > 0 else None
+
+    def summary(self) -> Table:
+        """Return a row per kind of job."""
+        table = Table(["kind", "jobs", "done", "failed", "to run", "hours taken", "hours to come"])
+        for kind in ("prepare", "pretrain", "finetune"):
+            jobs = self.jobs.of_kind(kind)
+            states = [self.states[job] for job in jobs]
+            done = [job for job in jobs if self.states[job] == "done"]
+            left = [job for job in jobs if self.states[job] != "done"]
+            numbers = [len(jobs), len(done), states.count("failed"), len(left)]
+            table.rows.append([kind, *map(str, numbers), self._total(done), self._total(left)])
+        return table
+
+    def _total(self, jobs: Sequence[Job]) -> str:
+        if not jobs:
+            return "-"
+        hours = [self.hours(job) for job in jobs]
+        known = [one for one in hours if one is not None]
+        if not known:
+            return "unknown"
+        return _hours(sum(known)) if len(known) == len(jobs) else f"{_hours(sum(known))} and unknown ones"
+
+    def table(self) -> Table:
+        """Return a row per job."""
+        table = Table(["job", "state", "hours", "code"], num_text_columns=2)
+        for job in self.jobs.jobs:
+            hours = self.hours(job)
+            table.rows.append([job.name, self.states[job], "-" if hours is None else _hours(hours), self._code(job)])
+        return table
+
+    def _code(self, job: Job) -> str:
+        if job.adopted is None:
+            return job.code
+        record = next((one for one in self.records.all() if one["identity"] == job.adopted), None)
+        return record["code"] if record else job.code
+
+    def change_lines(self) -> list[str]:
+        """Return a line for each job that runs again, with what changed."""
+        lines = []
+        for job, found in self.changed.items():
+            shown = "; ".join(map(str, found[:MAX_CHANGES]))
+            more = f" and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
+            lines.append(f"{job.name}: runs again, {shown}{more}")
+        return lines
+
+    def failure_lines(self) -> list[str]:
+        """Return for each job that failed how it ended, and the last lines that it printed."""
+        lines = []
+        for job in self.of_state("failed"):
+            lines.append(f"{job.name}: failed, {self.records.failure(job)['message']}")
+            lines += [f"    {line}" for line in self.records.log_tail(job)]
+            lines.append(f"    log: {self.records.path(job, 'log')}")
+        return lines
+
+    def blocked(self) -> list[Job]:
+        """Return jobs that cannot run because one that they need failed, or their data were not prepared."""
+        failed = set(self.of_state("failed"))
+        return [
+            job
+            for job in self.jobs.jobs
+            if self.states[job] != "done" and (not job.is_known or any(one in failed for one in job.needs))
+        ]
+
+
+def _like(job: Job) -> tuple[str, ...]:
+    """Return what jobs of one speed have in common."""
+    keys = ("arm",) if job.kind == "pretrain" else ("data", "detector")
+    return (job.kind, *(job.setting.get(key, "") for key in keys))
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.3f}" if hours < 1 else f"{hours:.1f}"

@@ -1,0 +1,230 @@
+"""Records of a study's jobs on the disk: what each was made from, how it ended, and what of it is there.
+
+STUDY/jobs/<kind>-<identity>.json     the job: facts, code, commands, folder
+STUDY/jobs/<kind>-<identity>.log      what its programs printed, of every sitting
+STUDY/jobs/<kind>-<identity>.done     it ended well
+STUDY/jobs/<kind>-<identity>.failed   it did not
+STUDY/recipes/<hash>.yaml             recipes as they were when the job was made
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.command_line.composition import nested
+from medpretrain3d.command_line.recipes import recipe_text
+from medpretrain3d.documents import SCHEMA, Artifact, Number, Text, json_text, read_json
+from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
+from medpretrain3d.study.document import Study
+from medpretrain3d.study.inputs import is_prepared, open_store, pretraining_hash, short_hash
+from medpretrain3d.study.jobs import Job
+
+State = Literal["done", "failed", "begun", "waiting", "unknown"]
+"""`unknown`: of a job whose data are not prepared yet."""
+RUN = "run.json"
+PRODUCTS = {"pretrain": "encoder/encoder.json", "finetune": "bundle/bundle.json"}
+"""What a run of each stage leaves in its folder."""
+_ADVICE = "take the file away; its job runs again"
+
+
+@with_config(SCHEMA)
+class Record(TypedDict):
+    """Schema of the record of a job."""
+
+    name: Text
+    kind: Text
+    setting: dict[str, Text]
+    facts: dict[str, Any]
+    code: Text
+    recipe: Text
+    identity: Text
+    needs: list[Text]
+    commands: list[list[Text]]
+    folder: Text
+    """Of the run, or the store."""
+
+
+@with_config(SCHEMA)
+class Failure(TypedDict):
+    """Schema of how a job ended that did not end well."""
+
+    exit_code: int
+    message: Text
+    store: NotRequired[Text]
+
+
+@with_config(SCHEMA)
+class _Done(TypedDict):
+    minutes: Number
+    store: NotRequired[Text]
+    """Of a store: hash of its voxels, labels and splits."""
+
+
+RECORD = Artifact("medpretrain3d-study-job", 1, Record, _ADVICE)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Records of one study.
+
+    Args:
+        study: the study; its folder may not be there yet.
+    """
+
+    study: Study
+
+    @property
+    def folder(self) -> Path:
+        """Of the records."""
+        return self.study.folder / "jobs"
+
+    def path(self, job: Job, ending: str = "json") -> Path:
+        """Return a file of a job."""
+        return self.folder / f"{job.kind}-{job.identity}.{ending}"
+
+    def run_folder(self, job: Job) -> Path:
+        """Return where a job writes: its run, or its store. A run that has been begun keeps its folder."""
+        if job.product is not None:
+            return job.product.parent
+        with suppress(UserError, OSError):
+            return Path(RECORD.read(self.path(job))["folder"])
+        return self.study.folder / job.slug
+
+    def state(self, job: Job) -> State:
+        """Return how far a job is, by what is on the disk."""
+        if not job.is_known:
+            return "unknown"
+        if self.is_done(job):
+            return "done"
+        if self.path(job, "failed").is_file():
+            return "failed"
+        is_begun = job.product is None and (self.run_folder(job) / RUN).is_file()
+        return "begun" if is_begun else "waiting"
+
+    def is_done(self, job: Job) -> bool:
+        """Return whether a job ended well and its result is still there."""
+        return self.path(job, "done").is_file() and is_complete(self.run_folder(job), job.kind, self.path(job, "done"))
+
+    def failure(self, job: Job) -> Failure:
+        """Return how a job failed.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return read_json(self.path(job, "failed"), Failure, _ADVICE)
+
+    def log_tail(self, job: Job, num_lines: int = 5) -> list[str]:
+        """Return the last lines that a job printed."""
+        with suppress(OSError):
+            with self.path(job, "log").open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - 8192))
+                text = log.read().decode(errors="replace")
+            return [line for line in text.splitlines() if line.strip()][-num_lines:]
+        return []
+
+    def metadata(self, job: Job) -> RunMetadata | None:
+        """Return the metadata of the run of a job, None before it has begun."""
+        with suppress(UserError, OSError):
+            return read_run_metadata(self.run_folder(job) / RUN)
+        return None
+
+    def all(self) -> Iterator[Record]:
+        """Return every readable record, the oldest first."""
+        paths = list(self.folder.glob("*.json")) if self.folder.is_dir() else []
+        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            with suppress(UserError):
+                yield RECORD.read(path)
+
+    def earlier(self) -> dict[str, Record]:
+        """Return the newest record of each job's name."""
+        return {record["name"]: record for record in self.all()}
+
+    def kept(self) -> dict[str, str]:
+        """Return results that are there by the hash of their facts, whatever code made them: the newest of each."""
+        return {
+            record["recipe"]: record["identity"]
+            for record in self.all()
+            if is_complete(
+                Path(record["folder"]),
+                record["kind"],
+                self.folder / f"{record['kind']}-{record['identity']}.done",
+            )
+        }
+
+    def write(self, job: Job) -> None:
+        """Write the record of a job that is to run, and its recipes."""
+        folder = self.run_folder(job)
+        commands = [list(words) for words in job.commands]
+        if job.layers:
+            commands = [[job.kind, *self._recipes(job, folder)]]
+        self.path(job, "failed").unlink(missing_ok=True)
+        self.path(job, "done").unlink(missing_ok=True)
+        record = Record(
+            name=job.name,
+            kind=job.kind,
+            setting=dict(job.setting),
+            facts=dict(job.facts),
+            code=job.code,
+            recipe=job.recipe,
+            identity=job.identity,
+            needs=[one.identity for one in job.needs],
+            commands=commands,
+            folder=str(folder),
+        )
+        RECORD.write(self.path(job), record, indent=1)
+
+    def _recipes(self, job: Job, folder: Path) -> Iterator[str]:
+        """Write the layers of a job's recipe; return the options that name them."""
+        run = {"run.root": str(self.study.root), "run.group": self.study.name, "run.name": folder.name}
+        begins = {"model.init_from": str(self.run_folder(job.needs[0]) / "encoder")} if job.needs else {}
+        for layer in (*job.layers, nested({**run, **begins})):
+            text = recipe_text(dict(layer))
+            path = self.study.folder / "recipes" / f"{short_hash(text)}.yaml"
+            if not path.is_file():
+                write_text(path, text)
+            yield from ("--config", str(path))
+
+
+def is_complete(folder: Path, kind: str, done: Path) -> bool:
+    """Return whether the result of a job is there as it was when the job ended.
+
+    Args:
+        folder: of its run, or its store.
+        kind: of job.
+        done: the file that says how it ended.
+    """
+    try:
+        if kind == "prepare":
+            return is_prepared(folder) and read_json(done, _Done, _ADVICE).get("store") == store_hash(folder)
+        return (folder / PRODUCTS[kind]).is_file() and bool(read_run_metadata(folder / RUN).finished)
+    except (UserError, OSError):
+        return False
+
+
+def store_hash(folder: Path) -> str:
+    """Return a hash of all that a store holds, its splits included."""
+    store = open_store(folder)
+    return f"{store.fingerprint[:16]}, {pretraining_hash([store])}"
+
+
+def write_done(path: Path, kind: str, folder: Path, minutes: float) -> None:
+    """Say that a job ended well."""
+    done = _Done(minutes=round(minutes, 4))
+    if kind == "prepare":
+        done["store"] = store_hash(folder)
+    path.with_suffix(".failed").unlink(missing_ok=True)
+    write_text(path, json_text(done))
+
+
+def write_failed(path: Path, exit_code: int, message: str) -> None:
+    """Say that a job did not end well."""
+    write_text(path, json_text(Failure(exit_code=exit_code, message=message)))

@@ -1,0 +1,151 @@
+"""The four things that are done with a study: plan, run, status, report."""
+
+from __future__ import annotations
+
+import time
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.study.document import Study
+from medpretrain3d.study.expansion import expand
+from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.progress import Progress
+from medpretrain3d.study.records import Records
+from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.run import Run, find_runs
+from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
+
+REPORT = "report.html"
+
+
+def progress_of(study: Study, keeps_other_code: bool = False) -> Progress:
+    """Return the jobs of a study and what is on the disk of them.
+
+    Args:
+        study: the study.
+        keeps_other_code: whether a result counts as one of a job that other code made.
+
+    Raises:
+        UserError: a recipe is wrong, or data are missing that no job makes.
+    """
+    records = Records(study)
+    return Progress(study, records, expand(study, records.kept() if keeps_other_code else None))
+
+
+def plan_study(study: Study, keeps_other_code: bool = False) -> int:
+    """Print the jobs of a study, their hours, and what changed."""
+    progress = progress_of(study, keeps_other_code)
+    print("\n\n".join([_head(study), str(progress.table()), str(progress.summary()), *_lines(progress)]))
+    return 0
+
+
+def study_status(study: Study, keeps_other_code: bool = False) -> int:
+    """Print the state of each job, and how the failed ones ended."""
+    progress = progress_of(study, keeps_other_code)
+    failures = progress.failure_lines()
+    print("\n\n".join([str(progress.table()), str(progress.summary()), *(["\n".join(failures)] if failures else [])]))
+    return 0
+
+
+def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) -> int:
+    """Run every job of a study that is not done, and make its report.
+
+    Returns:
+        0 once everything is done; 1 where jobs failed, or others could not begin for want of them.
+
+    Raises:
+        UserError: the document or a recipe is wrong, or the engine did not start.
+        Interrupted: this process was told to end.
+    """
+    started = time.monotonic()
+    check_engine(machine)
+    for kinds in (("prepare",), ("pretrain", "finetune")):  # data decide which jobs there are
+        progress = progress_of(study, keeps_other_code)
+        todo = [job for job in progress.of_state("waiting", "begun", "failed") if job.kind in kinds]
+        for line in progress.change_lines() if kinds != ("prepare",) else ():
+            print(line)
+        if todo:
+            reused = len([job for job in progress.of_state("done") if job.kind in kinds])
+            print(f"{study.name}: {len(todo)} jobs to run ({', '.join(kinds)}), {reused} reused", flush=True)
+            run_jobs(todo, Records(study), machine)
+    progress = progress_of(study, keeps_other_code)
+    print(progress.summary())
+    if progress.of_state("done"):
+        _write_report(study, progress)
+    return _end(study, progress, (time.monotonic() - started) / 60)
+
+
+def report_study(study: Study, keeps_other_code: bool = False) -> int:
+    """Make the report of what is done.
+
+    Raises:
+        UserError: nothing is.
+    """
+    progress = progress_of(study, keeps_other_code)
+    if not _write_report(study, progress):
+        raise UserError(f"{study.folder}: no run of this study is done; medpretrain3d study run first")
+    return 0
+
+
+def _write_report(study: Study, progress: Progress) -> bool:
+    runs = study_runs(progress)
+    if not runs:
+        return False
+    report = make_report(runs, f"Study {study.name}")
+    write_report(report, study.folder / REPORT)
+    print(f"\n{report}\n\nopen {study.folder / REPORT}")
+    return True
+
+
+def study_runs(progress: Progress) -> list[Run]:
+    """Return the runs of the jobs that are done, those and no others."""
+    done = [job for job in progress.of_state("done") if job.kind != "prepare"]
+    return find_runs([progress.records.run_folder(job) for job in done]) if done else []
+
+
+def _end(study: Study, progress: Progress, minutes: float) -> int:
+    left = [job for job in progress.jobs.jobs if progress.states[job] != "done"]
+    if not left:
+        print(f"{study.name}: all {len(progress.jobs.jobs)} jobs done ({minutes:.1f} min now)")
+        return 0
+    print("\n".join(progress.failure_lines()))
+    failed, waiting = progress.of_state("failed"), _names(progress.blocked())
+    behind = f"; not begun for want of them: {waiting}" if waiting else ""
+    print(
+        f"{study.name}: {len(failed)} of {len(progress.jobs.jobs)} jobs failed{behind}; mend the cause and call again"
+    )
+    return 1
+
+
+def _names(jobs: list[Job]) -> str:
+    shown = ", ".join(job.name for job in jobs[:3])
+    return f"{shown} and {len(jobs) - 3} more" if len(jobs) > 3 else shown
+
+
+def _head(study: Study) -> str:
+    counts = [(study.arms, "arms"), (study.data, "data sets"), (study.detectors, "detectors")]
+    counts += [(study.labels, "label budgets"), (study.seeds, "seeds")]
+    design = " x ".join(f"{len(values)} {what}" for values, what in counts)
+    folds = {None: "named splits", "all": "all folds"}.get(study.folds) if not isinstance(study.folds, tuple) else None
+    lines = [
+        f"{study.name}: {design}, {folds or f'{len(study.folds or ())} folds'}; {study.folder}",
+        f"baseline {study.baseline.name}; primary: {study.metric} with labels {study.primary_labels}"
+        + (
+            f"; a difference below {study.delta:g} counts as none" if study.delta is not None else "; no delta declared"
+        ),
+    ]
+    if study.hypotheses:
+        lines.append(f"hypotheses: {', '.join(map(str, study.hypotheses))}")
+    if any(arm.pretrain for arm in study.arms):
+        lines.append(
+            f"{study.pretrain_seeds} encoders per pretrained arm"
+            if study.pretrain_seeds > 1
+            else "one encoder per pretrained arm: what comes out holds for these encoders (pretrain_seeds)"
+        )
+    return "\n".join(lines)
+
+
+def _lines(progress: Progress) -> list[str]:
+    lines = progress.change_lines()
+    if progress.jobs.unknown:
+        lines.append(f"not prepared yet, so jobs on them are not final: {', '.join(progress.jobs.unknown)}")
+    return ["\n".join(lines)] if lines else []

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.study.document import KEYS, Hypothesis, read_study
+
+
+def test_a_document_says_what_is_compared(write_study):
+    study = read_study(
+        write_study(
+            arms={
+                "scratch": None,
+                "mae": {"pretrain": "pretrain.yaml"},
+                "mae_60": {"pretrain": "pretrain.yaml", "with": {"model.objective.init_args.mask_ratio": 0.6}},
+                "released": {"init_from": "released.pt"},
+            },
+            labels=[1, 0.5, "all"],
+            hypotheses=["mae > scratch", "mae_60=mae"],
+            delta=0.02,
+        )
+    )
+    assert study.baseline.name == "scratch"
+    assert [arm.name for arm in study.arms] == ["scratch", "mae", "mae_60", "released"]
+    assert study.arms[2].changes == {"model.objective.init_args.mask_ratio": 0.6}
+    assert [budget.options for budget in study.labels] == [
+        {"data.num_train_cases": 1},
+        {"data.label_fraction": 0.5},
+        {},
+    ]
+    assert study.seeds == (0, 1)
+    assert (study.metric, study.primary_labels, study.delta) == ("mAP", "all", 0.02)
+    assert study.hypotheses == (Hypothesis("mae", ">", "scratch"), Hypothesis("mae_60", "=", "mae"))
+
+
+def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
+    write_study()
+    above = {"base": "study.yaml", "arms": {"voco": {"pretrain": "pretrain.yaml", "with": {"model.optim.lr": 0.1}}}}
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(above))
+    study = read_study(tmp_path / "more.yaml", {"seeds": [7]})
+    assert [arm.name for arm in study.arms] == ["scratch", "mae", "voco"]
+    assert study.seeds == (7,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 3}, "unknown key 'seed'; did you mean 'seeds'?"),
+        ({"name": "drop"}, "has no key 'name'"),
+        ({"name": "../up"}, "wanted a plain folder name"),
+        ({"data": {}}, "data: got {}, wanted names of data sets"),
+        ({"data": {"a": "finetun.yaml"}}, "data.a: finetun.yaml: no such file"),
+        ({"data": {"a": "openkpb"}}, "data.a: openkpb: no such file, and no recipe .* did you mean 'openkbp'"),
+        ({"arms": ["scratch"]}, "arms: got .*, wanted names of arms"),
+        ({"arms": {"scratch": {"pretain": "x"}}}, "arms.scratch: unknown key 'pretain'; did you mean 'pretrain'?"),
+        ({"arms": {"a": {"with": {"model.optim.lr": 1}}}}, "arms.a: `with` changes a recipe of pretrain"),
+        ({"arms": {"a": {"pretrain": "pretrain.yaml", "init_from": "b"}}}, "arms.a: has pretrain and init_from"),
+        ({"arms": {"a": {}, "b": {}}, "hypotheses": []}, "arms: a and b are the same"),
+        ({"arms": {"a": {"finetune": {"run.name": "x"}}}}, "arms.a.finetune: run.name is set by the study"),
+        ({"arms": {"a": {"finetune": {"data.seed": 1}}}}, "data.seed is set by the study"),
+        ({"labels": [1, 1]}, "labels: 1 is there twice"),
+        ({"labels": [0]}, "labels.0: got 0, wanted a number of cases"),
+        ({"labels": ["some"]}, "labels.some: got 'some'"),
+        ({"labels": {1: {"steps": 2}}}, "labels.1: unknown key 'steps'"),
+        ({"seeds": 0}, "seeds: got 0, wanted how many seeds"),
+        ({"seeds": [1, 1]}, "seeds: 1 is there twice"),
+        ({"seeds": "five"}, "seeds: got 'five'"),
+        ({"pretrain_seeds": -1}, "pretrain_seeds: got -1"),
+        ({"folds": "some"}, "folds: got 'some', wanted all, or a list"),
+        ({"primary": {"metric": "map"}}, "primary.metric: got 'map', .*did you mean 'mAP'"),
+        ({"primary": {"labels": 4}}, "primary.labels: got 4, which is none of the study's labels: 1, all"),
+        ({"delta": 0}, "delta: got 0, wanted a number above 0"),
+        ({"delta": True}, "delta: got True"),
+        ({"hypotheses": ["mae is better"]}, "hypotheses: got 'mae is better', wanted ARM > ARM"),
+        ({"hypotheses": ["mea > scratch"]}, "no arm 'mea'; did you mean 'mae'?"),
+        ({"hypotheses": ["mae > mae"]}, "compares an arm with itself"),
+        ({"prepare": {"s": "finetune --config x"}}, "prepare.s: got 'finetune', wanted a command that makes a store"),
+        ({"prepare": {"s": "prepare a {store}", "s/t": "prepare a {store}"}}, "s/t lies in s"),
+        ({"resources": {"tune": {}}}, "resources: unknown key 'tune'"),
+        ({"resources": {"finetune": {"gpus": -1}}}, "resources.finetune.gpus: got -1"),
+        ({"detectors": []}, "detectors: got \\[\\], wanted names"),
+        ({"detectors": ["fcso"]}, "detectors.fcso: no recipe of it: .* is of RetinaNet"),
+        ({"detectors": {"a": {"recipes": {"cube": "x"}}}}, "unknown key 'cube'; did you mean 'cubes'?"),
+        ({"steps": []}, "is a list of steps, the form of earlier versions"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_key(write_study, changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read_study(write_study(**changes))
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_key_is_read(write_study):
+    for key in KEYS:
+        with pytest.raises(UserError):
+            read_study(write_study(**{key: {"what": "is this"} if key != "root" else 3}))
+
+
+def test_detectors_are_recipes_beside_that_of_the_data_or_named(write_study, tmp_path):
+    (tmp_path / "finetune_fcos.yaml").write_text("base: phantom_fcos\n")
+    study = read_study(write_study(detectors=["retina_net", "fcos"]))
+    assert [dict(one.recipes) for one in study.detectors] == [
+        {"cubes": "finetune.yaml"},
+        {"cubes": "finetune_fcos.yaml"},
+    ]
+    study = read_study(write_study(detectors={"wide": {"with": {"model.detector.init_args.fpn_channels": 32}}}))
+    assert study.detectors[0].changes == {"model.detector.init_args.fpn_channels": 32}

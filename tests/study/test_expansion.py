@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import yaml
+
+from medpretrain3d.command_line.composition import composed, flattened, nested
+from medpretrain3d.errors import UserError
+from medpretrain3d.study import expansion
+from medpretrain3d.study.document import KEYS, read_study
+from medpretrain3d.study.expansion import HARMLESS, PLACE, expand
+from medpretrain3d.study.jobs import changes
+
+
+def jobs_of(path):
+    return expand(read_study(path)).jobs
+
+
+def identities(path):
+    return {job.name: job.identity for job in jobs_of(path)}
+
+
+def test_a_study_is_one_pretraining_per_arm_and_all_combinations_of_fine_tuning(write_study):
+    jobs = jobs_of(write_study())
+    kinds = [job.kind for job in jobs]
+    assert (kinds.count("pretrain"), kinds.count("finetune")) == (1, 2 * 2 * 2 * 2)
+    assert len({job.identity for job in jobs}) == len(jobs) == len({job.name for job in jobs})
+    for job in jobs[1:]:
+        assert [one.name for one in job.needs] == (["pretrain mae, seed 0"] if "mae" in job.name else [])
+    each = jobs_of(write_study(pretrain_seeds=2))
+    needed = {job.setting["seed"]: job.needs[0].setting["seed"] for job in each if job.needs}
+    assert needed == {"0": "0", "1": "1"}
+
+
+def test_a_seed_fixes_weights_order_and_labeled_cases_alike_for_all_arms(write_study):
+    jobs = [job for job in jobs_of(write_study()) if job.kind == "finetune"]
+    for job in jobs:
+        seed = int(job.setting["seed"])
+        assert job.facts["seed_everything"] == seed
+        assert job.facts.get("data.label_seed") == (seed if job.setting["labels"] == "1" else None)
+        assert job.facts["data.fold"] == int(job.setting["fold"])
+    by_setting = {}
+    for job in jobs:
+        key = tuple(value for name, value in job.setting.items() if name != "arm")
+        by_setting.setdefault(key, []).append(job.facts)
+    assert all(one == other for one, other in by_setting.values())  # the arms differ in their encoder alone
+
+
+def other(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return [*value, 1] if isinstance(value, list) else f"{value}x"
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_every_option_of_a_recipe_is_part_of_the_identity(write_study, kind):
+    job = next(job for job in reversed(jobs_of(write_study())) if job.kind == kind)
+    options = flattened(composed(job.layers))
+    left_out = {key for key in options if key not in job.facts}
+    assert left_out == {key for key in options if key in HARMLESS or key.startswith(PLACE)}
+    for key, value in job.facts.items():
+        changed = dataclasses.replace(job, facts={**job.facts, key: other(value)})
+        assert changed.identity != job.identity, key
+        assert [str(one) for one in changes(job.facts, changed.facts)] == [f"{key} {value} -> {other(value)}"]
+    assert dataclasses.replace(job, code="other").identity != job.identity
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "changed"),
+    [
+        ("arms", {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "with": {"model.optim.lr": 0.1}}}, ("mae",)),
+        (
+            "arms",
+            {"scratch": {"finetune": {"model.optim.lr": 0.1}}, "mae": {"pretrain": "pretrain.yaml"}},
+            ("scratch",),
+        ),
+        ("data", {"cubes": "other.yaml"}, ("finetune",)),
+        ("detectors", {"wide": {"with": {"model.detector.init_args.fpn_channels": 32}}}, ("finetune",)),
+        ("labels", {1: {"with": {"trainer.max_steps": 3}}, "all": None}, ("labels 1",)),
+        ("seeds", [2, 3], ("finetune",)),
+        ("pretrain_seeds", 2, ("mae", "seed 1")),
+        ("folds", "drop", ("finetune",)),
+        # What only the report reads, and where it is written and by what it is run, change no result.
+        ("name", "other", None),
+        ("root", "other", None),
+        ("primary", {"metric": "AP50"}, None),
+        ("delta", 0.1, None),
+        ("hypotheses", [], None),
+        ("prepare", {"elsewhere": "prepare raw {store}"}, ("elsewhere",)),
+        ("resources", {"finetune": {"cores": 1}}, None),
+    ],
+)
+def test_every_key_of_the_document_changes_the_jobs_it_is_about(write_study, tmp_path, key, value, changed):
+    (tmp_path / "other.yaml").write_text("base: finetune.yaml\nmodel: {optim: {lr: 0.5}}\n")
+    before = identities(write_study())
+    now = identities(write_study(**{key: value}))
+    new = {name for name, identity in now.items() if identity not in before.values()}
+    expected = set() if changed is None else {name for name in now if all(word in name for word in changed)}
+    assert new == expected
+    assert bool(new) == (changed is not None)
+
+
+def test_the_list_above_has_every_key():
+    marks = test_every_key_of_the_document_changes_the_jobs_it_is_about.pytestmark[0].args[1]
+    assert {entry[0] for entry in marks} == set(KEYS)
+
+
+def test_what_a_job_reads_is_part_of_its_identity(write_study, tmp_path):
+    (tmp_path / "released.pt").write_bytes(b"weights")
+    path = write_study(arms={"scratch": {}, "released": {"init_from": "released.pt"}}, hypotheses=[])
+    before = identities(path)
+    (tmp_path / "released.pt").write_bytes(b"others!")
+    after = identities(path)
+    assert {name for name in after if after[name] != before[name]} == {name for name in after if "released" in name}
+    splits = json.loads((tmp_path / "cubes" / "splits.json").read_text())
+    (tmp_path / "cubes" / "splits.json").write_text(json.dumps({**splits, "folds": splits["folds"][::-1]}))
+    assert all(identities(path)[name] != after[name] for name in after)
+
+
+def test_a_store_elsewhere_with_the_same_content_makes_the_same_jobs(write_study, tmp_path):
+    path = write_study()
+    before = identities(path)
+    shutil.move(tmp_path / "cubes", tmp_path / "moved")
+    for stage in ("pretrain", "finetune"):
+        file = tmp_path / f"{stage}.yaml"
+        recipe = yaml.safe_load(file.read_text())
+        file.write_text(yaml.safe_dump({**recipe, "data": {**recipe["data"], "store": "moved"}}))
+    assert identities(path) == before
+
+
+def test_other_code_makes_other_results_unless_they_are_kept(write_study, monkeypatch):
+    study = read_study(write_study())
+    before = expand(study).jobs
+    monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
+    now = expand(study).jobs
+    assert not {job.identity for job in before} & {job.identity for job in now}
+    kept = expand(study, {job.recipe: job.identity for job in before}).jobs
+    assert [job.identity for job in kept] == [job.identity for job in before]
+
+
+def test_what_cannot_be_expanded_is_said_in_one_line(write_study, tmp_path):
+    changed = {"model.objective.init_args.mask_rato": 0.6}
+    path = write_study(arms={"s": {}, "mae": {"pretrain": "pretrain.yaml", "with": changed}}, hypotheses=[])
+    with pytest.raises(UserError, match="unknown key 'mask_rato'; did you mean 'mask_ratio'"):
+        jobs_of(path)
+    with pytest.raises(UserError, match="folds: got 2, cubes has 2 folds, counted from 0"):
+        jobs_of(write_study(folds=[0, 2]))
+    with pytest.raises(UserError, match=r"gone\.pt: no such file or folder"):
+        jobs_of(write_study(arms={"scratch": {}, "mae": {"init_from": "gone.pt"}}))
+    (tmp_path / "cubes").rename(tmp_path / "away")
+    with pytest.raises(UserError, match="cubes: no store, and nothing in the study makes it"):
+        jobs_of(write_study())
+    unprepared = expand(read_study(write_study(prepare={"cubes": ["prepare raw {store}", "split {store} --folds 3"]})))
+    assert unprepared.unknown == ("cubes",)
+    assert [job.is_known for job in unprepared.jobs] == [True] + [False] * (1 + 2 * 2 * 2 * 3)
+
+
+def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
+    below = {"model": {"detector": {"class_path": "RetinaNet", "init_args": {"num_classes": 1, "anchors": {"a": 1}}}}}
+    above = {"model": {"detector": {"class_path": "medpretrain3d.detection.FCOS", "init_args": {"fpn_channels": 8}}}}
+    assert flattened(composed([below, above])) == {
+        "model.detector.class_path": "FCOS",
+        "model.detector.init_args.num_classes": 1,
+        "model.detector.init_args.fpn_channels": 8,
+    }
+    assert composed([{"a": [1]}, {"a+": [2]}]) == {"a": [1, 2]}
+    assert nested({"a.b": 1, "a.c": {"d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
