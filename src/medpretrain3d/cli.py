@@ -35,7 +35,7 @@ COMMANDS = {
     "cross-validate": "make one result of the runs of all folds",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",
-    "study": "run every program of a study whose product is missing",
+    "study": "plan, run and report a study: one document, many runs, one answer",
     "report": "make one HTML page from run folders",
     "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",

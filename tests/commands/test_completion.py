@@ -34,7 +34,8 @@ def script(tmp_path_factory):
         ("finetune --config luna16_", "luna16_from_pn9"),
         ("pretrain --model.objective Sim", "SimCLR SimMIM"),
         ("pretrain --trainer.max_s", "--trainer.max_steps"),
-        ("study ope", "openkbp openkbp_precision"),
+        ("study pl", "plan"),
+        ("study run ope", "openkbp"),
     ],
 )
 def test_tab_completes_commands_options_choices_recipes_and_classes(script, words, completed):

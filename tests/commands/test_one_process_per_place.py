@@ -37,7 +37,7 @@ WRITING = {
     "targets": ("store -o {place}", "file", ".place.01234567.unfinished"),
     "plan": ("store -o {place}", "file", ".place.01234567.unfinished"),
     "report": ("runs -o {place}", "file", ".place.01234567.unfinished"),
-    "study": ("study.yaml", "folder .study.lock", None),
+    "study": ("report study.yaml", "folder .study.lock", None),
 }
 
 
@@ -52,7 +52,7 @@ def test_a_second_call_is_refused_in_one_line_and_the_next_removes_what_a_killed
     command, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "study.yaml").write_text("folder: place\nsteps:\n  - {name: a, product: b, run: 'false'}\n")
+    (tmp_path / "study.yaml").write_text("name: place\nroot: .\ndata: {d: demo}\narms: {scratch: {}}\n")
     arguments, kind, left = WRITING[command]
     if kind.startswith("folder") or command == "tune":
         (tmp_path / "place").mkdir()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medpretrain3d.command_line.recipes import find_recipe, read_recipe, with_bases
-from medpretrain3d.study.chain import read_chain
+from medpretrain3d.command_line.composition import composed, recipe_layers
+from medpretrain3d.study.document import read_study
+from medpretrain3d.study.expansion import expand
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*/*.yaml"))
@@ -19,19 +19,7 @@ RECIPES = sorted((ROOT / "configs").glob("*/*.yaml"))
 
 def merged(path: Path) -> dict[str, Any]:
     """A recipe as it is run: on top of its base."""
-    recipe: dict[str, Any] = {}
-    for one in with_bases(path, path.parent.name):
-        recipe = overlay(recipe, read_recipe(one))
-    recipe.pop("base", None)
-    return recipe
-
-
-def overlay(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = overlay(result[key], value) if both else value
-    return result
+    return composed(recipe_layers(path, path.parent.name))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -86,10 +74,8 @@ def stage_parser(stage: str) -> Any:
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "study"], ids=lambda path: path.stem)
-def test_studies_name_recipes_that_exist(path):
-    steps = read_chain(path)
-    assert steps[-1].product.suffix == ".html"
-    for step in steps:
-        for option, word in pairwise(step.command):
-            if option == "--config":
-                assert with_bases(find_recipe(word, step.command[1]), step.command[1]), f"{path}: step '{step.name}'"
+def test_studies_are_read_and_their_jobs_are_known_once_the_data_are(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jobs = expand(read_study(path))
+    assert jobs.of_kind("finetune")
+    assert set(jobs.unknown) == {job.setting["store"] for job in jobs.of_kind("prepare")}

@@ -47,7 +47,7 @@ from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.skipped_cases import read_skip_record, write_skip_record
 from medpretrain3d.store.store import CaseData, Instance, Store, write_case, write_index
-from medpretrain3d.study.chain import read_chain
+from medpretrain3d.study.document import read_study
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
 from tests.fuzz.dicom import write_series
@@ -138,10 +138,9 @@ def write_all(root: Path) -> dict[str, Kind]:
     add("plan.json", plan_file, lambda: read_plan(plan_file).recipe(), OF_TEXT)
     recipe = text(root / "recipe.yaml", "data:\n  store: x\n  patch: [1, 2, 3]\nmodel: {lr: 1e-3}\n")
     add("recipe", recipe, lambda: read_recipe(recipe), OF_TEXT)
-    study = text(
-        root / "study.yaml", "folder: runs/x\nsteps:\n- {name: a, product: a/run.json, run: 'python -m x {folder}'}\n"
-    )
-    add("study", study, lambda: read_chain(study), OF_TEXT)
+    design = "name: x\ndata: {d: demo}\narms: {scratch: {}, mae: {pretrain: demo}}\nlabels: [1, all]\nseeds: 2\n"
+    study = text(root / "study.yaml", f"{design}hypotheses: [mae > scratch]\nprepare: {{s: 'prepare raw {{store}}'}}\n")
+    add("study", study, lambda: read_study(study), OF_TEXT)
 
     run = root / "runs/g/r"
     facts = {"stage": "finetune", "name": "r", "group": "g", "method": "mae", "dataset": "d", "num_train_cases": 4}

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
 def program_parser() -> argparse.ArgumentParser:
     """Return a parser of the whole program, which knows what there is and checks nothing."""
     from medpretrain3d.cli import COMMANDS, command_parser  # which imports this module by name
+    from medpretrain3d.commands.study import ACTIONS
 
     parser = argparse.ArgumentParser("medpretrain3d")
     commands = parser.add_subparsers()
@@ -50,6 +51,8 @@ def program_parser() -> argparse.ArgumentParser:
         for option in sorted(trainer_options()):
             stage.add_argument(f"--trainer.{option}")
     for action in commands.choices["study"]._actions:
+        if action.dest == "action":
+            action.choices, action.nargs = ACTIONS, None
         if action.dest == "document":
             action.choices = recipe_names("study")
     return parser

@@ -2,12 +2,13 @@
 
 `plan` prints its jobs, their hours and what changed; `run` runs what is not done yet and makes the report; `status`
 says how far each job is and how the failed ones ended; `report` makes the report anew. Interrupt `run` at any time:
-the next call goes on, and an interrupted training run continues where it stopped. Options behind `--` go to Snakemake.
+the next call goes on, and an interrupted training run continues where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take results that another version of the code made, and say which",
     )
-    parser.add_argument("snakemake", nargs="*", metavar="-- OPTION", help="further options, for Snakemake")
+    parser.add_argument("--snakemake", default="", metavar="=OPTIONS", help="further options for it, in quotes")
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         return study_status(study, keeps)
     if args.action == "report":
         return report_study(study, keeps)
-    machine = Machine(args.executor, args.cores, args.gpus, tuple(args.snakemake))
+    machine = Machine(args.executor, args.cores, args.gpus, tuple(shlex.split(args.snakemake)))
     return run_study(study, machine, keeps)
 
 
@@ -76,9 +77,7 @@ def _study(args: argparse.Namespace) -> Study:
         hint = did_you_mean(args.action, ACTIONS) if args.document else f"; did you mean `{words}`?"
         raise UserError(f"study: got '{args.action}', wanted {', '.join(ACTIONS)} and a document{hint}")
     if args.document is None:
-        raise UserError(
-            f"study {args.action}: which study? wanted a document, as in medpretrain3d study {args.action} demo"
-        )
+        raise UserError(f"study {args.action}: wanted a document, as in medpretrain3d study {args.action} demo")
     return read_study(find_recipe(args.document, "study"), dict(map(_change, args.set)))
 
 

@@ -13,6 +13,7 @@ from medpretrain3d.command_line.composition import overlaid
 from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
+from medpretrain3d.statistics.hypotheses import Hypothesis, parse_hypothesis
 from medpretrain3d.study.document_values import (
     Place,
     a_count,
@@ -68,18 +69,6 @@ class Budget:
     """Those of `data` that say it."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Further options for runs with so few labels, such as fewer steps."""
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What was expected: one arm better than, worse than or equivalent to another."""
-
-    arm: str
-    relation: Literal[">", "<", "="]
-    other: str
-
-    def __str__(self) -> str:
-        return f"{self.arm} {self.relation} {self.other}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +129,7 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
     """Read a study from its document, on top of its `base`.
 
     Args:
-        path: YAML, see `docs/studies.md`.
+        path: YAML, see `docs/howto/study.md`.
         changes: values of keys of the document that take the place of its own.
 
     Raises:
@@ -164,7 +153,7 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
     if "steps" in document:
         raise UserError(
             f"{source}: is a list of steps, the form of earlier versions; write data, arms, labels and seeds instead "
-            "(docs/studies.md), or run its commands one by one"
+            "(docs/howto/study.md), or run its commands one by one"
         )
     only_keys(document, KEYS, place, required=("name", "data", "arms"))
     data = _data(document["data"], place.at("data"))
@@ -329,16 +318,15 @@ def _primary(value: Any, labels: Sequence[Budget], place: Place) -> tuple[str, s
 def _hypotheses(value: Any, arms: Sequence[str], place: Place) -> tuple[Hypothesis, ...]:
     found = []
     for text in a_list(value, place, "sentences such as [mae > scratch]", least=0):
-        parts = re.fullmatch(r"\s*(\S+)\s*([<>=])\s*(\S+)\s*", str(text))
-        if parts is None:
-            raise UserError(f"{place}: got {str(text)!r}, wanted ARM > ARM, ARM < ARM or ARM = ARM")
-        for name in (parts[1], parts[3]):
+        try:
+            one = parse_hypothesis(str(text))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        for name in (one.arm, one.other):
             if name not in arms:
                 hint = did_you_mean(name, arms) or f"; arms: {', '.join(arms)}"
                 raise UserError(f"{place}: '{text}': the study has no arm '{name}'{hint}")
-        if parts[1] == parts[3]:
-            raise UserError(f"{place}: '{text}': compares an arm with itself; name another one")
-        found.append(Hypothesis(parts[1], parts[2], parts[3]))  # type: ignore[arg-type]  # one of the three
+        found.append(one)
     return tuple(found)
 
 

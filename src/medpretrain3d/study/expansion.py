@@ -11,6 +11,7 @@ from typing import Any
 from medpretrain3d.command_line.composition import composed, flattened, nested, recipe_layers
 from medpretrain3d.command_line.precheck import Precheck
 from medpretrain3d.errors import UserError
+from medpretrain3d.plugins import loaded_plugins
 from medpretrain3d.store.store import INDEX
 from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.document import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
@@ -42,6 +43,7 @@ class Expansion:
         self.study = study
         self._found = found or {}
         self._encoders: dict[tuple[str, int], Job] = {}
+        self._recipes: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def jobs(self) -> Jobs:
         """Return all jobs.
@@ -64,7 +66,7 @@ class Expansion:
                             yield from self._folds(data, detector, budget, seed, arm)
 
     def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm) -> Iterator[Job]:
-        layers = recipe_layers(Path(detector.recipes[data]), "finetune")
+        layers = self._recipe(detector.recipes[data], "finetune")
         layers += [nested(options) for options in (detector.changes, budget.changes, arm.finetune) if options]
         store = str((composed(layers).get("data") or {}).get("store", ""))
         for fold in self._fold_numbers(store):
@@ -109,7 +111,7 @@ class Expansion:
             return ()
         number = seed % self.study.pretrain_seeds
         if (arm.name, number) not in self._encoders:
-            layers = recipe_layers(Path(arm.pretrain), "pretrain")
+            layers = self._recipe(arm.pretrain, "pretrain")
             layers += [nested(arm.changes)] if arm.changes else []
             data = composed(layers).get("data") or {}
             stores, excluded = ([one] if isinstance(one, str) else list(one or []) for one in _stores(data))
@@ -119,6 +121,11 @@ class Expansion:
             setting = {"arm": arm.name, "seed": str(number)}
             self._encoders[arm.name, number] = self._job("pretrain", setting, layers, inputs, ())
         return (self._encoders[arm.name, number],)
+
+    def _recipe(self, path: str, kind: str) -> list[dict[str, Any]]:
+        if (path, kind) not in self._recipes:
+            self._recipes[path, kind] = recipe_layers(Path(path), kind)
+        return list(self._recipes[path, kind])
 
     def _store_facts(self, store: str, fold: int | None) -> dict[str, Any]:
         if not self._is_there(store):
@@ -151,14 +158,23 @@ class Expansion:
         inputs: dict[str, Any],
         needs: Any,
     ) -> Job:
-        check = Precheck(kind)
+        check = Precheck(kind, bool(loaded_plugins()))
         for layer in layers:
             check.layer(layer, f"{kind} {', '.join(setting.values())}")
         flat = flattened(composed(layers))
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
             inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
-        return self._adopted(Job(kind, setting, {**kept, **inputs}, code_version(kind), tuple(layers), needs=needs))
+        job = Job(
+            kind,
+            setting,
+            {**kept, **inputs},
+            code_version(kind),
+            tuple(layers),
+            str(flat.get("data.store")),
+            needs=needs,
+        )
+        return self._adopted(job)
 
     def _store_job(self, store: str) -> Job:
         lines = self.study.prepare[store]
@@ -174,9 +190,8 @@ class Expansion:
         facts: dict[str, Any] = {f"command {number}": shlex.join(words) for number, words in enumerate(commands)}
         facts |= {"raw": listing_hash(raw)} if raw else {}
         product = Path(store) / INDEX
-        job = Job(
-            "prepare", {"store": Path(store).name}, facts, code_version("prepare"), (), tuple(commands), product=product
-        )
+        setting, code = {"store": store}, code_version("prepare")
+        job = Job("prepare", setting, facts, code, commands=tuple(commands), product=product)
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:

@@ -32,6 +32,8 @@ class Job:
     """Version of the code that runs, see `code_version`."""
     layers: tuple[Mapping[str, Any], ...] = ()
     """Recipes of a stage, each on top of the earlier ones."""
+    store: str = ""
+    """The folder of the data that it is tested on."""
     commands: tuple[tuple[str, ...], ...] = ()
     """Words of `medpretrain3d` that make a store."""
     product: Path | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.document import Study
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.latest import link_latest
 from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.records import Records
 from medpretrain3d.study.report import make_report, write_report
@@ -34,7 +36,8 @@ def progress_of(study: Study, keeps_other_code: bool = False) -> Progress:
 def plan_study(study: Study, keeps_other_code: bool = False) -> int:
     """Print the jobs of a study, their hours, and what changed."""
     progress = progress_of(study, keeps_other_code)
-    print("\n\n".join([_head(study), str(progress.table()), str(progress.summary()), *_lines(progress)]))
+    lines = [_head(study), str(progress.table()), str(progress.summary()), *_lines(progress), detectable(progress)]
+    print("\n\n".join(lines))
     return 0
 
 
@@ -69,7 +72,9 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
             run_jobs(todo, Records(study), machine)
     progress = progress_of(study, keeps_other_code)
     print(progress.summary())
-    if progress.of_state("done"):
+    runs = [job for job in progress.of_state("done") if job.kind != "prepare"]
+    if runs:
+        link_latest(runs, progress.records)
         _write_report(study, progress)
     return _end(study, progress, (time.monotonic() - started) / 60)
 

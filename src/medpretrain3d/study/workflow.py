@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def _run_snakemake(words: list[str], log: Path, machine: Machine) -> tuple[int, 
             stdin=subprocess.DEVNULL,
             stderr=stream if machine.is_local else None,  # of a cluster it says what was submitted
             start_new_session=True,
-            preexec_fn=partial(end_with_parent, signal.SIGTERM),
+            preexec_fn=end_with_parent,  # jobs are told to end by its death, and keep their state
         )
 
         def pass_on(signum: int) -> None:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d.study.launch import _claimed, main
+from medpretrain3d.study.records import RECORD, Record, is_complete
+
+
+def write_record(folder: Path, store: Path, *commands: list[str]) -> Path:
+    path = folder / "prepare-00.json"
+    facts = {"name": "prepare it", "kind": "prepare", "code": "0", "recipe": "0", "identity": "00"}
+    record = {**facts, "setting": {}, "facts": {}, "needs": [], "commands": list(commands), "folder": str(store)}
+    RECORD.write(path, Record(**record))
+    return path
+
+
+def test_a_job_whose_programs_end_well_leaves_its_mark_and_a_log(tmp_path, cubes, capsys):
+    path = write_record(tmp_path, cubes, ["datasets"], ["split", str(cubes), "--folds", "2"])
+    assert main([str(path)]) == 0
+    assert is_complete(cubes, "prepare", path.with_suffix(".done"))
+    log = path.with_suffix(".log").read_text()
+    assert "$ medpretrain3d datasets\n" in log
+    assert "fold 1: train 3, val 3" in log
+    assert "prepare it: done in" in capsys.readouterr().out
+
+
+def test_a_store_that_was_changed_since_is_not_done(tmp_path, cubes, write_study):
+    store = tmp_path / "cubes"
+    path = write_record(tmp_path, store)
+    assert main([str(path)]) == 0
+    splits = json.loads((store / "splits.json").read_text())
+    (store / "splits.json").write_text(json.dumps({**splits, "folds": splits["folds"][::-1]}))
+    assert not is_complete(store, "prepare", path.with_suffix(".done"))
+
+
+def test_a_job_that_fails_says_how_and_where_its_log_is(tmp_path, cubes, capsys):
+    path = write_record(tmp_path, cubes, ["split", "gone"], ["datasets"])
+    assert main([str(path)]) == 2
+    assert not path.with_suffix(".done").exists()
+    assert json.loads(path.with_suffix(".failed").read_text())["exit_code"] == 2
+    log = path.with_suffix(".log").read_text()
+    assert "gone: no such folder" in log
+    assert "medpretrain3d datasets" not in log
+    assert "prepare it: failed, its program ended with exit code 2" in capsys.readouterr().out
+
+
+def test_programs_that_leave_no_result_have_failed(tmp_path, capsys):
+    path = write_record(tmp_path, tmp_path / "nothing", ["datasets"])
+    assert main([str(path)]) == 2
+    assert path.with_suffix(".failed").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_program_too_and_is_no_failure(tmp_path, signum):
+    path = write_record(tmp_path, tmp_path / "raw", ["phantom", str(tmp_path / "raw"), "--cases", "500"])
+    job = subprocess.Popen(
+        [sys.executable, "-m", "medpretrain3d.study.launch", str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert job.stdout is not None
+    assert "begins" in job.stdout.readline()
+    while not (tmp_path / "raw").exists():
+        assert job.poll() is None
+        time.sleep(0.05)
+    job.send_signal(signum)
+    assert "interrupted; the next call continues" in job.communicate(timeout=60)[0]
+    assert job.returncode == 128 + signum
+    assert not path.with_suffix(".failed").exists()
+    assert f"interrupted by {signum.name}" in path.with_suffix(".log").read_text()
+
+
+def test_no_two_jobs_have_one_device(tmp_path):
+    first, second = _claimed(tmp_path, 1, "4,7"), _claimed(tmp_path, 1, "4,7")
+    assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4", "7")
+    with pytest.raises(ValueError, match="got 0 free of the devices 4,7, wanted 1"):
+        _claimed(tmp_path, 1, "4,7")
+    assert _claimed(tmp_path, 0, "4,7") == dict(os.environ)

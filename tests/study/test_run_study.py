@@ -1,0 +1,101 @@
+"""A study of toy size, run as a user does: killed and continued, changed, and with jobs that fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d.study.document import read_study
+from medpretrain3d.study.run_study import progress_of
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_CORE = {"pretrain": {"cores": 1}, "finetune": {"cores": 1}}
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "medpretrain3d.cli", "study", *words]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def run(*words: str, expect: int = 0) -> str:
+    with start(*words) as program:
+        printed = program.communicate(timeout=900)[0]
+    assert program.returncode == expect, printed[-3000:]
+    return printed
+
+
+def begun(printed: str) -> set[str]:
+    return set(re.findall(r"^((?:pretrain|finetune) .*): begins", printed, re.M))
+
+
+def done(path: Path) -> set[str]:
+    return {job.name for job in progress_of(read_study(path)).of_state("done")}
+
+
+@pytest.mark.slow
+def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_study, tmp_path):
+    path = write_study(resources=ONE_CORE)
+    with start("run", "study.yaml", "--cores", "2") as first:
+        assert first.stdout is not None
+        for line in first.stdout:
+            if "pretrain mae, seed 0: done" in line:
+                break
+        first.kill()
+        rest = first.stdout.read()  # until every program that inherited the pipe has ended
+    assert first.returncode == -signal.SIGKILL
+    before = done(path)
+    assert "pretrain mae, seed 0" in before
+    jobs = {job.name for job in progress_of(read_study(path)).jobs.jobs}
+    assert (len(jobs), len(jobs - before) > 0) == (17, True), rest
+
+    printed = run("run", "study.yaml", "--cores", "2")
+    assert begun(printed) == jobs - before
+    assert done(path) == jobs
+    assert "toy: all 17 jobs done" in printed
+    assert (tmp_path / "runs/toy/report.html").is_file()
+    assert (tmp_path / "runs/toy/latest/mae-labelsall-seed1-fold0/bundle/bundle.json").is_file()
+
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "finetune": {"model.optim.lr": 0.004}}}
+    arms["long"] = {"finetune": {"trainer.max_steps": 3}}
+    path = write_study(resources=ONE_CORE, arms=arms, seeds=1, folds=[0])
+    again = {
+        f"finetune {arm}, cubes, labels {count}, seed 0, fold 0" for arm in ("mae", "long") for count in (1, "all")
+    }
+    planned = run("plan", "study.yaml")
+    assert set(re.findall(r"^(\w+ .*?) +waiting ", planned, re.M)) == again
+    assert "finetune mae, cubes, labels 1, seed 0, fold 0: runs again, model.optim.lr 0.002 -> 0.004" in planned
+    printed = run("run", "study.yaml", "--cores", "2")
+    assert begun(printed) == again
+    assert begun(run("run", "study.yaml")) == set()
+
+    page = tmp_path / "runs/toy/report.html"
+    page.unlink()
+    run("report", "study.yaml")
+    assert page.is_file()
+
+    (tmp_path / "broken.pt").write_bytes(b"no weights")
+    bad = {"pretrain": "pretrain.yaml", "with": {"data.split": "nowhere"}}
+    arms = {
+        "scratch": {},
+        "broken": {"init_from": "broken.pt"},
+        "bad": bad,
+        "warm": {"finetune": {"model.optim.lr": 0.01}},
+    }
+    write_study(resources=ONE_CORE, arms=arms, labels=["all"], seeds=1, folds=[0], hypotheses=[])
+    printed = run("run", "study.yaml", "--cores", "2", expect=1)
+    assert begun(printed) == {
+        "pretrain bad, seed 0",
+        *(f"finetune {arm}, cubes, labels all, seed 0, fold 0" for arm in ("broken", "warm")),
+    }
+    assert "finetune warm, cubes, labels all, seed 0, fold 0: done" in printed
+    assert "2 of 5 jobs failed; not begun for want of them: finetune bad, cubes, labels all, seed 0, fold 0" in printed
+    status = run("status", "study.yaml")
+    assert "split 'nowhere' has no case" in status
+    assert "broken.pt" in status
