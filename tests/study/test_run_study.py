@@ -60,6 +60,9 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     assert done(path) == jobs
     assert "toy: all 17 jobs done" in printed
     assert (tmp_path / "runs/toy/report.html").is_file()
+    assert (
+        len(re.findall(r"^toy/mae-\S+ +toy/scratch-", printed, re.M)) == 8
+    )  # each with the one like it but for the arm
     assert (tmp_path / "runs/toy/latest/mae-labelsall-seed1-fold0/bundle/bundle.json").is_file()
 
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "finetune": {"model.optim.lr": 0.004}}}

@@ -81,7 +81,7 @@ def paired_differences(
     found: list[tuple[str, list[tuple[Run, Run]], Items]] = []
     groups: dict[tuple[Items, Items], list[Run]] = {}
     for run in tested:
-        if run.method != BASELINE:
+        if not run.is_baseline:
             groups.setdefault((identities[run].without_fold(), identities[run].start), []).append(run)
     for (setting, _), members in groups.items():
         pairs = []
@@ -123,7 +123,7 @@ def _parts(pairs: list[tuple[Run, Run]]) -> list[list[tuple[Run, Run]]]:
 def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity]) -> tuple[Run | None, str]:
     """Return the run from scratch that differs in nothing but the start, or why there is none."""
     own = known[run]
-    scratch = [one for one in tested if one.method == BASELINE]
+    scratch = [one for one in tested if one.is_baseline]
     alike = [one for one in scratch if known[one].setting == own.setting and known[one].seed == own.seed]
     if len(alike) == 1:
         return alike[0], ""

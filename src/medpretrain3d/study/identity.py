@@ -122,13 +122,19 @@ def arm_labels(runs: Sequence[Run], identities: Mapping[Run, Identity] | None = 
     Compared within a setting of data set and labels: steps that grow with the labels make one arm, not several.
     """
     known = identities or identify(runs, ())
-    names = {run: run.method for run in runs}
+    detectors = {run.design.get("detector") for run in runs if run.design is not None}
+    names = {run: ", ".join(_words_of(run, len(detectors) > 1)) for run in runs}
     for method in {run.method for run in runs}:
-        alike = [run for run in runs if run.method == method]
+        alike = [run for run in runs if run.method == method and run.design is None]  # a study names its arms
         for key in _telling(alike, known):
             for run in alike:
                 names[run] += f", {_in_words(key, dict((*known[run].setting, *known[run].start)).get(key, '-'))}"
     return names
+
+
+def _words_of(run: Run, has_detectors: bool) -> list[str]:
+    detector = (run.design or {}).get("detector") if has_detectors else None
+    return [run.arm, *([detector] if detector else [])]
 
 
 def _telling(runs: Sequence[Run], known: Mapping[Run, Identity]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,10 @@ class Run:
     metadata: RunMetadata
     problems: list[str] = field(default_factory=list)
     """What of it could not be read, a line each: the run is shown without it."""
+    design: Mapping[str, str] | None = None
+    """Its place in a study: arm, data, detector, labels, seed, fold; None of a run that is of none."""
+    is_baseline_arm: bool = False
+    """Whether its arm is the baseline of the study."""
 
     @property
     def name(self) -> str:
@@ -69,6 +73,16 @@ class Run:
         Its family is `paradigm`, which stands for both where a file of others was the start.
         """
         return self.metadata.method or self.metadata.paradigm or "unknown"
+
+    @property
+    def arm(self) -> str:
+        """Arm of the study that it is of, or its method outside of one."""
+        return self.method if self.design is None else self.design["arm"]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether others are compared with it: it is of the baseline's arm, or outside of a study from scratch."""
+        return self.is_baseline_arm if self.design is not None else self.method == "scratch"
 
     @property
     def setting(self) -> tuple[str, int]:

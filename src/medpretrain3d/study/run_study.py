@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.detectable import detectable
@@ -104,7 +105,13 @@ def _write_report(study: Study, progress: Progress) -> bool:
 def study_runs(progress: Progress) -> list[Run]:
     """Return the runs of the jobs that are done, those and no others."""
     done = [job for job in progress.of_state("done") if job.kind != "prepare"]
-    return find_runs([progress.records.run_folder(job) for job in done]) if done else []
+    jobs = {progress.records.run_folder(job).resolve(): job for job in done}
+    baseline = progress.study.baseline.name
+    return [
+        replace(run, design=dict(job.setting), is_baseline_arm=job.setting["arm"] == baseline)
+        for run in (find_runs(jobs) if jobs else [])
+        if (job := jobs[run.folder.resolve()])
+    ]
 
 
 def _end(study: Study, progress: Progress, minutes: float) -> int:

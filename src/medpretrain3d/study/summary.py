@@ -48,13 +48,13 @@ def findings(differences: Sequence[Difference]) -> list[Finding]:
 
 
 def _finding(one: Difference) -> Finding:
-    judged = one.mean_ap
+    judged, baseline = one.mean_ap, one.baselines[0].arm
     outcome = {
-        Verdict.BETTER: f"{one.arm} is better than {BASELINE}",
-        Verdict.WORSE: f"{one.arm} is worse than {BASELINE}",
-        Verdict.EQUIVALENT: f"{one.arm} and {BASELINE} are equivalent",
-        Verdict.INCONCLUSIVE: f"{one.arm} against {BASELINE} is inconclusive",
-        Verdict.NONE: f"no verdict on {one.arm} against {BASELINE}",
+        Verdict.BETTER: f"{one.arm} is better than {baseline}",
+        Verdict.WORSE: f"{one.arm} is worse than {baseline}",
+        Verdict.EQUIVALENT: f"{one.arm} and {baseline} are equivalent",
+        Verdict.INCONCLUSIVE: f"{one.arm} against {baseline} is inconclusive",
+        Verdict.NONE: f"no verdict on {one.arm} against {baseline}",
     }[judged.verdict]
     labels = _listed([str(count) for count in sorted({run.setting[1] for run in one.runs})])
     rests_on = f"{_count(len(one.seeds), 'seed')}, {_count(one.num_cases, 'test case')}"
