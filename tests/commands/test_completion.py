@@ -35,7 +35,7 @@ def script(tmp_path_factory):
         ("pretrain --model.objective Sim", "SimCLR SimMIM"),
         ("pretrain --trainer.max_s", "--trainer.max_steps"),
         ("study pl", "plan"),
-        ("study run ope", "openkbp"),
+        ("study run ope", "openkbp openkbp_precision"),
     ],
 )
 def test_tab_completes_commands_options_choices_recipes_and_classes(script, words, completed):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medpretrain3d.study.launch import _claimed, main
+from medpretrain3d.study.launch import environment_with, main
 from medpretrain3d.study.records import RECORD, Record, is_complete
 
 
@@ -77,8 +77,14 @@ def test_a_signal_ends_the_program_too_and_is_no_failure(tmp_path, signum):
 
 
 def test_no_two_jobs_have_one_device(tmp_path):
-    first, second = _claimed(tmp_path, 1, "4,7"), _claimed(tmp_path, 1, "4,7")
+    first, second = environment_with(tmp_path, 1, "4,7"), environment_with(tmp_path, 1, "4,7")
     assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4", "7")
     with pytest.raises(ValueError, match="got 0 free of the devices 4,7, wanted 1"):
-        _claimed(tmp_path, 1, "4,7")
-    assert _claimed(tmp_path, 0, "4,7") == dict(os.environ)
+        environment_with(tmp_path, 1, "4,7")
+
+
+def test_a_job_of_slurm_starts_its_own_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    environment = environment_with(tmp_path, 0, "")
+    assert environment == {name: value for name, value in os.environ.items() if name != "SLURM_NTASKS"}

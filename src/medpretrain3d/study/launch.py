@@ -26,6 +26,8 @@ from medpretrain3d.study.records import RECORD, Record, is_complete, write_done,
 
 INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
 """Exit codes of programs that were told to end."""
+TASKS = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
+"""Variables of SLURM that say how many processes it started: one; a job with several GPUs starts the others itself."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -50,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         record = RECORD.read(path)
         with locked(path.with_suffix(".done")):
-            return _run(record, path, _claimed(path.parent, options.gpus, options.devices))
+            return _run(record, path, environment_with(path.parent, options.gpus, options.devices))
     except Interrupted as ended:
         print(f"{path.stem}: interrupted; the next call continues", flush=True)
         return 128 + ended.signum
@@ -125,11 +127,16 @@ def _run_program(words: list[str], log: IO[bytes], environment: dict[str, str]) 
     return code
 
 
-def _claimed(folder: Path, count: int, devices: str) -> dict[str, str]:
-    """Return the environment of the job, with devices that no other job of this study has until this process ends."""
+def environment_with(folder: Path, count: int, devices: str) -> dict[str, str]:
+    """Return the environment of a job, with devices that no other job of this study has until this process ends.
+
+    Raises:
+        UserError: fewer of them are free.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in TASKS}
     names = [name for name in devices.split(",") if name]
     if not count or not names:
-        return dict(os.environ)
+        return environment
     held: list[str] = []
     for name in names:
         descriptor = os.open(folder / f".gpu-{name}", os.O_CREAT | os.O_RDWR)
@@ -140,7 +147,7 @@ def _claimed(folder: Path, count: int, devices: str) -> dict[str, str]:
             continue
         held.append(name)  # the descriptor stays open, and with it the lock
         if len(held) == count:
-            return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(held)}
+            return {**environment, "CUDA_VISIBLE_DEVICES": ",".join(held)}
     raise UserError(f"got {len(held)} free of the devices {devices}, wanted {count}; end what else runs on them")
 
 

@@ -127,7 +127,8 @@ def _words(folder: Path, table: Path, machine: Machine) -> list[str]:
     words += ["--config", f"table={table.absolute()}", "--keep-going", "--rerun-incomplete", "--nolock"]
     words += ["--scheduler", "greedy", "--rerun-triggers", "mtime"]
     if machine.is_local:
-        cores = machine.cores or len(os.sched_getaffinity(0))
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = machine.cores or allowed
         words += ["--cores", str(cores), "--resources", f"gpu={len(machine.devices)}"]
     else:
         words += ["--executor", machine.executor, "--jobs", str(machine.cores or CLUSTER_JOBS)]
