@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.study.declaration import declaration_note, declare
 from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.document import Study
 from medpretrain3d.study.expansion import expand
@@ -62,6 +63,7 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
     """
     started = time.monotonic()
     check_engine(machine)
+    declare(study)
     for kinds in (("prepare",), ("pretrain", "finetune")):  # data decide which jobs there are
         progress = progress_of(study, keeps_other_code)
         todo = [job for job in progress.of_state("waiting", "begun", "failed") if job.kind in kinds]
@@ -97,6 +99,7 @@ def _write_report(study: Study, progress: Progress) -> bool:
     if not runs:
         return False
     report = make_report(runs, f"Study {study.name}")
+    report = replace(report, notes=[declaration_note(study, runs), *report.notes])
     write_report(report, study.folder / REPORT)
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
     return True
