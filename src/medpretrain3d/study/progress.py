@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,15 +105,23 @@ class Progress:
         return table
 
     def _code(self, job: Job) -> str:
-        if job.adopted is None:
-            return job.code
-        record = next((one for one in self.records.all() if one["identity"] == job.adopted), None)
-        return record["code"] if record else job.code
+        return job.code if job.adopted is None else self._codes.get(job.adopted, job.code)
 
-    def change_lines(self) -> list[str]:
-        """Return a line for each job that runs again, with what changed."""
+    @cached_property
+    def _codes(self) -> dict[str, str]:
+        return {record["identity"]: record["code"] for record in self.records.all()}
+
+    def kept_lines(self) -> list[str]:
+        """Return how many results of other code are taken, a line for each version."""
+        kept = Counter(self._code(job) for job in self.jobs.jobs if job.adopted is not None)
+        return [f"{count} results of code {code} are kept" for code, count in sorted(kept.items())]
+
+    def change_lines(self, kinds: Sequence[str]) -> list[str]:
+        """Return a line for each job of some kinds that runs again, with what changed."""
         lines = []
         for job, found in self.changed.items():
+            if job.kind not in kinds:
+                continue
             shown = "; ".join(map(str, found[:MAX_CHANGES]))
             more = f" and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
             lines.append(f"{job.name}: runs again, {shown}{more}")

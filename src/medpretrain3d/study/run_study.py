@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.declaration import declaration_note, declare
 from medpretrain3d.study.detectable import detectable
-from medpretrain3d.study.document import Study
+from medpretrain3d.study.document import ALL, KINDS, Study
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.latest import link_latest
@@ -67,7 +68,7 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
     for kinds in (("prepare",), ("pretrain", "finetune")):  # data decide which jobs there are
         progress = progress_of(study, keeps_other_code)
         todo = [job for job in progress.of_state("waiting", "begun", "failed") if job.kind in kinds]
-        for line in progress.change_lines() if kinds != ("prepare",) else ():
+        for line in (*progress.change_lines(kinds), *(progress.kept_lines() if "finetune" in kinds else ())):
             print(line)
         if todo:
             reused = len([job for job in progress.of_state("done") if job.kind in kinds])
@@ -137,12 +138,18 @@ def _names(jobs: list[Job]) -> str:
 
 
 def _head(study: Study) -> str:
-    counts = [(study.arms, "arms"), (study.data, "data sets"), (study.detectors, "detectors")]
-    counts += [(study.labels, "label budgets"), (study.seeds, "seeds")]
-    design = " x ".join(f"{len(values)} {what}" for values, what in counts)
-    folds = {None: "named splits", "all": "all folds"}.get(study.folds) if not isinstance(study.folds, tuple) else None
+    counts: dict[str, Sequence[object]] = {
+        "arms": study.arms,
+        "data sets": study.data,
+        "detectors": study.detectors,
+        "label budgets": study.labels,
+        "seeds": study.seeds,
+    }
+    design = " x ".join(f"{len(values)} {what}" for what, values in counts.items())
+    folds = "all folds" if study.folds == ALL else "the named splits"
+    folds = f"{len(study.folds)} folds" if isinstance(study.folds, tuple) else folds
     lines = [
-        f"{study.name}: {design}, {folds or f'{len(study.folds or ())} folds'}; {study.folder}",
+        f"{study.name}: {design}, {folds}; {study.folder}",
         f"baseline {study.baseline.name}; primary: {study.metric} with labels {study.primary_labels}"
         + (
             f"; a difference below {study.delta:g} counts as none" if study.delta is not None else "; no delta declared"
@@ -160,7 +167,7 @@ def _head(study: Study) -> str:
 
 
 def _lines(progress: Progress) -> list[str]:
-    lines = progress.change_lines()
+    lines = [*progress.change_lines(KINDS), *progress.kept_lines()]
     if progress.jobs.unknown:
         lines.append(f"not prepared yet, so jobs on them are not final: {', '.join(progress.jobs.unknown)}")
     return ["\n".join(lines)] if lines else []

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from medpretrain3d.study import expansion
+from medpretrain3d.study.document import read_study
+from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.records import Records, write_failed
+from medpretrain3d.study.run_study import progress_of
+
+
+def finish(records: Records, job: Job, minutes: float = 6.0, steps: int = 2) -> None:
+    """Leave behind what a job leaves."""
+    records.write(job)
+    folder = records.run_folder(job)
+    product = folder / ("encoder/encoder.json" if job.kind == "pretrain" else "bundle/bundle.json")
+    product.parent.mkdir(parents=True)
+    product.write_text("{}")
+    (folder / "run.json").write_text(
+        json.dumps({"stage": job.kind, "finished": True, "minutes": minutes, "steps": steps})
+    )
+    records.path(job, "done").write_text('{"minutes": 6}')
+
+
+def test_states_are_what_is_on_the_disk(write_study):
+    study = read_study(write_study())
+    records = Records(study)
+    done, gone, failed, begun, *rest = progress_of(study).jobs.jobs
+    for job in (done, gone):
+        finish(records, job)
+    (records.run_folder(gone) / "bundle" / "bundle.json").unlink()
+    records.write(failed)
+    write_failed(records.path(failed, "failed"), 2, "its program ended with exit code 2")
+    records.path(failed, "log").write_text("\n".join(f"line {number}" for number in range(9)))
+    records.write(begun)
+    (records.run_folder(begun)).mkdir(parents=True)
+    (records.run_folder(begun) / "run.json").write_text('{"stage": "finetune"}')
+    progress = progress_of(study)
+    assert [progress.states[job] for job in progress.jobs.jobs[:5]] == ["done", "begun", "failed", "begun", "waiting"]
+    lines = progress.failure_lines()
+    assert lines[0] == f"{failed.name}: failed, its program ended with exit code 2"
+    assert [line.strip() for line in lines[1:6]] == [f"line {number}" for number in range(4, 9)]
+    assert rest
+
+
+def test_hours_to_come_are_those_of_runs_like_it_times_their_steps(write_study):
+    study = read_study(write_study())
+    before = progress_of(study)
+    assert [before.hours(job) for job in before.jobs.jobs[:3]] == [None, None, None]
+    finish(Records(study), before.jobs.jobs[1], minutes=6.0, steps=2)
+    now = progress_of(study)
+    assert [now.hours(job) for job in now.jobs.jobs[:3]] == [None, 0.1, 0.1]  # two steps of three minutes
+    assert str(now.summary()).splitlines()[-1].split() == ["finetune", "16", "1", "0", "15", "0.100", "1.5"]
+    others = {"scratch": {"finetune": {"trainer.max_steps": 20}}, "mae": {"pretrain": "pretrain.yaml"}}
+    longer = progress_of(read_study(write_study(arms=others)))
+    assert longer.hours(longer.jobs.jobs[1]) is None  # no run of this document is there
+
+
+def test_what_changed_is_said_with_both_values(write_study):
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"]))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "with": {"model.objective.init_args.mask_ratio": 0.5}}}
+    now = progress_of(read_study(write_study(seeds=1, folds=[0], labels=["all"], arms=arms)))
+    assert now.change_lines(["pretrain"]) == [
+        "pretrain mae, seed 0: runs again, model.objective.init_args.mask_ratio absent -> 0.5"
+    ]
+    (line,) = now.change_lines(["finetune"])
+    assert line.startswith("finetune mae, cubes, labels all, seed 0, fold 0: runs again, what it begins from")
+    back = progress_of(study)
+    assert len(back.of_state("done")) == len(back.jobs.jobs)
+
+
+def test_results_of_other_code_are_kept_on_demand_and_counted(write_study, monkeypatch):
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"]))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+    monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
+    anew = progress_of(study)
+    assert not anew.of_state("done")
+    assert all("code 0" in line for line in anew.change_lines(["pretrain", "finetune"]))
+    kept = progress_of(study, keeps_other_code=True)
+    assert len(kept.of_state("done")) == 3
+    assert sum(int(line.split()[0]) for line in kept.kept_lines()) == 3
+    assert "0+other" not in str(kept.table())
+
+
+def test_a_run_that_was_begun_goes_on_in_its_folder(write_study, tmp_path: Path):
+    study = read_study(write_study())
+    records, job = Records(study), progress_of(study).jobs.jobs[1]
+    records.write(job)
+    folder = records.run_folder(job)
+    records.write(job)
+    assert records.run_folder(job) == folder
+    command = json.loads(records.path(job).read_text())["commands"][0]
+    assert command[0] == "finetune"
+    assert (tmp_path / command[-1]).read_text().count(folder.name) == 1
