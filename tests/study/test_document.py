@@ -63,6 +63,8 @@ def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
         ({"labels": [1, 1]}, "labels: 1 is there twice"),
         ({"labels": [0]}, "labels.0: got 0, wanted a number of cases"),
         ({"labels": ["some"]}, "labels.some: got 'some'"),
+        ({"labels": [[1]]}, r"labels.\[1\]: got \[1\], wanted a number of cases"),
+        ({"labels": {1: 2}}, "labels.1: got 2, wanted {with"),
         ({"labels": {1: {"steps": 2}}}, "labels.1: unknown key 'steps'"),
         ({"seeds": 0}, "seeds: got 0, wanted how many seeds"),
         ({"seeds": [1, 1]}, "seeds: 1 is there twice"),

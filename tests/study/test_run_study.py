@@ -50,6 +50,13 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
         first.kill()
         rest = first.stdout.read()  # until every program that inherited the pipe has ended
     assert first.returncode == -signal.SIGKILL
+    with start("run", "study.yaml", "--cores", "2") as second:
+        assert second.stdout is not None
+        next(line for line in second.stdout if "begins" in line)
+        second.terminate()
+        rest += second.stdout.read()
+    assert second.returncode == 128 + signal.SIGTERM, rest
+    assert "interrupted by SIGTERM; what was finished is kept, call again to go on" in rest
     before = done(path)
     assert "pretrain mae, seed 0" in before
     jobs = {job.name for job in progress_of(read_study(path)).jobs.jobs}
@@ -60,9 +67,9 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     assert done(path) == jobs
     assert "toy: all 17 jobs done" in printed
     assert (tmp_path / "runs/toy/report.html").is_file()
-    assert (
-        len(re.findall(r"^toy/mae-\S+ +toy/scratch-", printed, re.M)) == 8
-    )  # each with the one like it but for the arm
+    pairs = re.findall(r"^toy/mae-(\S+)-\w+ +toy/scratch-(\S+)-\w+ ", printed, re.M)
+    assert len(pairs) == 8
+    assert all(one == other for one, other in pairs)  # like it but for the arm
     assert (tmp_path / "runs/toy/latest/mae-labelsall-seed1-fold0/bundle/bundle.json").is_file()
 
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "finetune": {"model.optim.lr": 0.004}}}

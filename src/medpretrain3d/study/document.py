@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from medpretrain3d.command_line.composition import overlaid
+from medpretrain3d.command_line.composition import composed, flattened, overlaid, recipe_layers
 from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
@@ -253,9 +253,8 @@ def _recipe_of(detector: str, recipe: str, place: Place) -> str:
     beside = Path(recipe).with_name(f"{Path(recipe).stem}_{detector}.yaml")
     if beside.is_file():
         return str(beside)
-    classes = [layer.get("model") for layer in map(read_recipe, with_bases(Path(recipe), "finetune"))]
-    names = [one["detector"].get("class_path") for one in classes if isinstance(one, Mapping) and one.get("detector")]
-    own = str(next((name for name in reversed(names) if name), "")).rpartition(".")[2]
+    named = flattened(composed(recipe_layers(Path(recipe), "finetune"))).get("model.detector.class_path")
+    own = str(named or "")
     if re.sub(r"[^a-z0-9]", "", detector.lower()) == own.lower():
         return recipe
     raise UserError(
@@ -266,7 +265,10 @@ def _recipe_of(detector: str, recipe: str, place: Place) -> str:
 
 def _labels(value: Any, place: Place) -> tuple[Budget, ...]:
     if not isinstance(value, Mapping):
-        value = dict.fromkeys(_once(a_list(value, place, "numbers of labeled cases, as [1, 8, all]"), place))
+        counts = a_list(value, place, "numbers of labeled cases, as [1, 8, all]")
+        for count in counts:
+            _budget(count, place.at(count))
+        value = dict.fromkeys(_once(counts, place))
     entries = a_mapping(value, place, "numbers of labeled cases, as {8: {with: {trainer.max_steps: 160}}, all: {}}")
     budgets = []
     for count, entry in entries.items():

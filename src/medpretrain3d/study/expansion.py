@@ -68,7 +68,7 @@ class Expansion:
     def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm) -> Iterator[Job]:
         layers = self._recipe(detector.recipes[data], "finetune")
         layers += [nested(options) for options in (detector.changes, budget.changes, arm.finetune) if options]
-        store = str((composed(layers).get("data") or {}).get("store", ""))
+        store = str(flattened(composed(layers)).get("data.store", ""))
         for fold in self._fold_numbers(store):
             setting = {"arm": arm.name, "data": data}
             setting |= {"detector": detector.name} if detector.name else {}
@@ -113,8 +113,8 @@ class Expansion:
         if (arm.name, number) not in self._encoders:
             layers = self._recipe(arm.pretrain, "pretrain")
             layers += [nested(arm.changes)] if arm.changes else []
-            data = composed(layers).get("data") or {}
-            stores, excluded = ([one] if isinstance(one, str) else list(one or []) for one in _stores(data))
+            options = flattened(composed(layers))
+            stores, excluded = (_listed(options.get(key)) for key in ("data.store", "data.exclude"))
             inputs = {"data": self._pretraining_facts(stores), "excluded": self._pretraining_facts(excluded)}
             inputs = {key: value for key, value in inputs.items() if value}
             layers.append({"seed_everything": number})
@@ -210,8 +210,9 @@ def expand(study: Study, found: Mapping[str, str] | None = None) -> Jobs:
     return Expansion(study, found).jobs()
 
 
-def _stores(data: Mapping[str, Any]) -> tuple[Any, Any]:
-    return data.get("store") or [], data.get("exclude") or []
+def _listed(value: Any) -> list[str]:
+    """Return the stores that an option names, be it one or several."""
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
 
 
 def _fields(job: Job) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def _run_snakemake(words: list[str], log: Path, machine: Machine) -> tuple[int, 
         )
 
         def pass_on(signum: int) -> None:
-            os.killpg(engine.pid, signum)
+            os.killpg(engine.pid, signal.SIGTERM)  # which the engine and all programs understand, whatever came
 
         def kill() -> None:
             os.killpg(engine.pid, signal.SIGKILL)
