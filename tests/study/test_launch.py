@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medpretrain3d.study.launch import environment_with, main
-from medpretrain3d.study.records import RECORD, Record, is_complete
+from medpretrain3d.study.record import RECORD, Record, is_complete
 
 
 def write_record(folder: Path, store: Path, *commands: list[str]) -> Path:

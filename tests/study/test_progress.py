@@ -6,7 +6,8 @@ from pathlib import Path
 from medpretrain3d.study import expansion
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.jobs import Job
-from medpretrain3d.study.records import Records, write_failed
+from medpretrain3d.study.record import write_failed
+from medpretrain3d.study.records import Records
 from medpretrain3d.study.run_study import progress_of
 
 

@@ -22,7 +22,7 @@ from medpretrain3d.atomic import locked
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
-from medpretrain3d.study.records import RECORD, Record, is_complete, write_done, write_failed
+from medpretrain3d.study.record import RECORD, Record, is_complete, write_done, write_failed
 
 INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
 """Exit codes of programs that were told to end."""

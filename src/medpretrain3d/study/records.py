@@ -13,63 +13,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired
-
-from pydantic import with_config
-from typing_extensions import TypedDict
+from typing import Literal
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.command_line.composition import nested
 from medpretrain3d.command_line.recipes import recipe_text
-from medpretrain3d.documents import SCHEMA, Artifact, Number, Text, json_text, read_json
+from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
 from medpretrain3d.study.document import Study
-from medpretrain3d.study.inputs import is_prepared, open_store, pretraining_hash, short_hash
+from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.record import ADVICE, RECORD, RUN, Failure, Record, is_complete
 
 State = Literal["done", "failed", "begun", "waiting", "unknown"]
 """`unknown`: of a job whose data are not prepared yet."""
-RUN = "run.json"
-PRODUCTS = {"pretrain": "encoder/encoder.json", "finetune": "bundle/bundle.json"}
-"""What a run of each stage leaves in its folder."""
-_ADVICE = "take the file away; its job runs again"
-
-
-@with_config(SCHEMA)
-class Record(TypedDict):
-    """Schema of the record of a job."""
-
-    name: Text
-    kind: Text
-    setting: dict[str, Text]
-    facts: dict[str, Any]
-    code: Text
-    recipe: Text
-    identity: Text
-    needs: list[Text]
-    commands: list[list[Text]]
-    folder: Text
-    """Of the run, or the store."""
-
-
-@with_config(SCHEMA)
-class Failure(TypedDict):
-    """Schema of how a job ended that did not end well."""
-
-    exit_code: int
-    message: Text
-    store: NotRequired[Text]
-
-
-@with_config(SCHEMA)
-class _Done(TypedDict):
-    minutes: Number
-    store: NotRequired[Text]
-    """Of a store: hash of its voxels, labels and splits."""
-
-
-RECORD = Artifact("medpretrain3d-study-job", 1, Record, _ADVICE)
 
 
 @dataclass(frozen=True)
@@ -120,7 +78,7 @@ class Records:
         Raises:
             UserError: the file is damaged.
         """
-        return read_json(self.path(job, "failed"), Failure, _ADVICE)
+        return read_json(self.path(job, "failed"), Failure, ADVICE)
 
     def log_tail(self, job: Job, num_lines: int = 5) -> list[str]:
         """Return the last lines that a job printed."""
@@ -192,39 +150,3 @@ class Records:
             if not path.is_file():
                 write_text(path, text)
             yield from ("--config", str(path))
-
-
-def is_complete(folder: Path, kind: str, done: Path) -> bool:
-    """Return whether the result of a job is there as it was when the job ended.
-
-    Args:
-        folder: of its run, or its store.
-        kind: of job.
-        done: the file that says how it ended.
-    """
-    try:
-        if kind == "prepare":
-            return is_prepared(folder) and read_json(done, _Done, _ADVICE).get("store") == store_hash(folder)
-        return (folder / PRODUCTS[kind]).is_file() and bool(read_run_metadata(folder / RUN).finished)
-    except (UserError, OSError):
-        return False
-
-
-def store_hash(folder: Path) -> str:
-    """Return a hash of all that a store holds, its splits included."""
-    store = open_store(folder)
-    return f"{store.fingerprint[:16]}, {pretraining_hash([store])}"
-
-
-def write_done(path: Path, kind: str, folder: Path, minutes: float) -> None:
-    """Say that a job ended well."""
-    done = _Done(minutes=round(minutes, 4))
-    if kind == "prepare":
-        done["store"] = store_hash(folder)
-    path.with_suffix(".failed").unlink(missing_ok=True)
-    write_text(path, json_text(done))
-
-
-def write_failed(path: Path, exit_code: int, message: str) -> None:
-    """Say that a job did not end well."""
-    write_text(path, json_text(Failure(exit_code=exit_code, message=message)))

@@ -1,0 +1,96 @@
+"""Record of one job of a study on the disk: what it was made from, and how it ended.
+
+The stages' libraries are not imported here: this is read at the start and the end of every job.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import SCHEMA, Artifact, Number, Text, json_text, read_json
+from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import read_run_metadata
+
+RUN = "run.json"
+PRODUCTS = {"pretrain": "encoder/encoder.json", "finetune": "bundle/bundle.json"}
+"""What a run of each stage leaves in its folder."""
+ADVICE = "take the file away; its job runs again"
+
+
+@with_config(SCHEMA)
+class Record(TypedDict):
+    """Schema of the record of a job."""
+
+    name: Text
+    kind: Text
+    setting: dict[str, Text]
+    facts: dict[str, Any]
+    code: Text
+    recipe: Text
+    identity: Text
+    needs: list[Text]
+    commands: list[list[Text]]
+    folder: Text
+    """Of the run, or the store."""
+
+
+@with_config(SCHEMA)
+class Failure(TypedDict):
+    """Schema of how a job ended that did not end well."""
+
+    exit_code: int
+    message: Text
+    store: NotRequired[Text]
+
+
+@with_config(SCHEMA)
+class _Done(TypedDict):
+    minutes: Number
+    store: NotRequired[Text]
+    """Of a store: hash of its voxels, labels and splits."""
+
+
+RECORD = Artifact("medpretrain3d-study-job", 1, Record, ADVICE)
+
+
+def is_complete(folder: Path, kind: str, done: Path) -> bool:
+    """Return whether the result of a job is there as it was when the job ended.
+
+    Args:
+        folder: of its run, or its store.
+        kind: of job.
+        done: the file that says how it ended.
+    """
+    try:
+        if kind == "prepare":
+            return read_json(done, _Done, ADVICE).get("store") == store_hash(folder)
+        return (folder / PRODUCTS[kind]).is_file() and bool(read_run_metadata(folder / RUN).finished)
+    except (UserError, OSError):
+        return False
+
+
+def store_hash(folder: Path) -> str:
+    """Return a hash of all that a store holds, its splits included."""
+    from medpretrain3d.study.inputs import open_store, pretraining_hash  # with numpy: half a second
+
+    store = open_store(folder)
+    return f"{store.fingerprint[:16]}, {pretraining_hash([store])}"
+
+
+def write_done(path: Path, kind: str, folder: Path, minutes: float) -> None:
+    """Say that a job ended well."""
+    done = _Done(minutes=round(minutes, 4))
+    if kind == "prepare":
+        done["store"] = store_hash(folder)
+    path.with_suffix(".failed").unlink(missing_ok=True)
+    write_text(path, json_text(done))
+
+
+def write_failed(path: Path, exit_code: int, message: str) -> None:
+    """Say that a job did not end well."""
+    write_text(path, json_text(Failure(exit_code=exit_code, message=message)))
