@@ -51,7 +51,7 @@ class Report:
         """Format the report for a terminal: the sentence, the verdicts and the two tables of numbers."""
         parts = [self.question, str(self.results)]
         if self.differences.rows:
-            parts.append("Difference from scratch, paired by seed and test case:\n" + str(self.differences))
+            parts.append("Difference from the baseline, paired by seed and test case:\n" + str(self.differences))
         parts.append("\n".join(map(str, self.verdicts)))
         parts.append("\n".join(self.overview))
         parts.append("\n".join(f"note: {note}" for note in self.notes))

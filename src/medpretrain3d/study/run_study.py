@@ -99,7 +99,8 @@ def _write_report(study: Study, progress: Progress) -> bool:
     runs = study_runs(progress)
     if not runs:
         return False
-    report = make_report(runs, f"Study {study.name}")
+    arm_options = {key for arm in study.arms for key in arm.finetune}
+    report = make_report(runs, f"Study {study.name}", study.delta, arm_options)
     report = replace(report, notes=[declaration_note(study, runs), *report.notes])
     write_report(report, study.folder / REPORT)
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
