@@ -26,7 +26,7 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 def run(*words: str, expect: int = 0) -> str:
     with start(*words) as program:
-        printed = program.communicate(timeout=900)[0]
+        printed = program.communicate(timeout=3600)[0]
     assert program.returncode == expect, printed[-3000:]
     return printed
 
