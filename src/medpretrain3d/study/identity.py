@@ -20,6 +20,11 @@ SETTING_FACTS = (
     *("budget_steps", "fold", "num_test_cases", "num_val_cases"),
 )
 """Shared by an arm and its baseline."""
+DATA_FACTS = (
+    *("dataset", "num_train_cases", "label_fraction", "data_fingerprint"),
+    *("fold", "num_test_cases", "num_val_cases"),
+)
+"""Of these, what is not the affair of an arm."""
 START_FACTS = ("paradigm", "method", "corpus", "num_pretrain_volumes")
 """What the arm is."""
 PRETRAIN_FACTS = ("method", "backbone", "corpus", "num_pretrain_volumes", "data_fingerprint", "budget_steps", "params")
@@ -79,6 +84,9 @@ def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Colle
     result = {}
     for run in runs:
         own = run.metadata
+        if run.design is not None:
+            result[run] = _in_study(run, run.design)
+            continue
         options = list(_options(run))
         is_start = [key in arm_options or bool(OF_START.fullmatch(key)) for key, _ in options]
         setting = [
@@ -98,6 +106,13 @@ def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Colle
             start.append(("encoder of", source))
         result[run] = Identity(tuple(sorted(setting)), tuple(sorted(start)), own.seed, seed)
     return _apart(result)
+
+
+def _in_study(run: Run, design: Mapping[str, str]) -> Identity:
+    """Return the identity of a run of a study: its document says what the arms are, its jobs hold everything else."""
+    setting = [one for one in _facts(run, SETTING_FACTS) if one[0] in DATA_FACTS]
+    setting += [(key, value) for key, value in design.items() if key not in ("arm", "seed", "fold")]
+    return Identity(tuple(sorted(setting)), (("arm", run.arm),), run.metadata.seed)
 
 
 def _apart(found: dict[Run, Identity]) -> dict[Run, Identity]:
