@@ -10,7 +10,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_warn
 
+from finetune.best_weights import BestWeights
 from finetune.datamodule import FinetuneData
+from finetune.final_weights import choose_weights
 from finetune.finalize import finalize
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
@@ -34,8 +36,10 @@ class FinetuneCLI(StageCLI):
         return result
 
     def callbacks(self) -> list[L.Callback]:
-        """Add what keeps the detections of the validations."""
-        return [*super().callbacks(), KeepRawDetections(self.run.raw_detections)]
+        """Add what keeps the detections of the validations, and the best weights where they are asked for."""
+        self.best_weights = BestWeights() if self.model.weights == "best" else None
+        kept = [] if self.best_weights is None else [self.best_weights]
+        return [*super().callbacks(), KeepRawDetections(self.run.raw_detections), *kept]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""
@@ -46,7 +50,9 @@ class FinetuneCLI(StageCLI):
                 "wanted one whose processes test as well; use ddp"
             )
         super().fit(**kwargs)
-        finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), self.compute)
+        weights = choose_weights(self.trainer, self.model, self.best_weights)
+        config = self.config_text()
+        finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, config, self.compute, weights)
 
 
 def _quiet(text: str) -> None:

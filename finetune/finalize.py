@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 
 from finetune.datamodule import FinetuneData
+from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
 from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
 from finetune.validation_detections import complete_raw_detections
@@ -44,6 +45,7 @@ def finalize(
     run_file: RunFile,
     config: str,
     compute: ComputeMeter,
+    weights: FinalWeights,
 ) -> None:
     """Write `bundle/` and `test/` into the run's folder and say in `run.json` that the run is finished.
 
@@ -57,22 +59,30 @@ def finalize(
         run_file: its `run.json`.
         config: the whole configuration as text.
         compute: what the run has cost.
+        weights: which weights those are.
     """
     if trainer.is_global_zero:
-        _save_bundle(trainer, module, data, run, config)
+        _save_bundle(trainer, module, data, run, config, weights)
     complete_raw_detections(run.raw_detections, trainer, module)
     if data.test_cases:
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
         return
-    run_file.update(RunMetadata(steps=trainer.global_step) | module.metadata() | data.metadata())
+    run_file.update(RunMetadata(steps=trainer.global_step, weights=weights.name) | module.metadata() | data.metadata())
     if data.test_cases:
         _write_test(run.folder / "test", module, data, trainer)
     run_file.update(RunMetadata(finished=True) | compute.metadata(trainer))
     print(f"detector bundle: {run.folder / 'bundle'}")
 
 
-def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData, run: RunConfig, config: str) -> None:
+def _save_bundle(
+    trainer: L.Trainer,
+    module: FinetuneModule,
+    data: FinetuneData,
+    run: RunConfig,
+    config: str,
+    weights: FinalWeights,
+) -> None:
     provenance = {
         "git_commit": git_sha(),
         "encoder_sha256": module.metadata().checkpoint_sha256,
@@ -80,6 +90,7 @@ def _save_bundle(trainer: L.Trainer, module: FinetuneModule, data: FinetuneData,
         "training": {
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,
+            "weights": weights.to_json(),
             "corpus": data.corpus.name,
             "num_train_cases": len(data.train_cases),
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),

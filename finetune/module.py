@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -55,6 +55,9 @@ class FinetuneModule(Checked, L.LightningModule):
         allow_seen_scans: go on although the weights were pretrained on test or validation scans with their labels.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
+        weights: which weights the bundle holds and the test looks with: the `last` ones, averaged where the recipe
+            averages, or those of the validation with the `best` mAP. Few validation cases choose by chance, and what
+            they then score is better than what new cases will.
 
     Raises:
         UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is
@@ -70,12 +73,14 @@ class FinetuneModule(Checked, L.LightningModule):
         allow_seen_scans: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
+        weights: Literal["last", "best"] = "last",
     ) -> None:
         super().__init__()
         check_rebuildable(detector)
         self.detector = detector
         self.optim = optim
         self.inference = inference
+        self.weights: Literal["last", "best"] = weights
         self.allow_seen_scans = allow_seen_scans
         self.seen: SeenScans | None = None
         self.encoder = read_encoder(init_from, init_options) if init_from else None
@@ -128,6 +133,8 @@ class FinetuneModule(Checked, L.LightningModule):
             )
         if stage != "fit":  # the final test is set up once more
             return
+        if self.weights == "best" and not data.val_cases:
+            raise UserError("model.weights best: the data have no validation case to choose by; use last")
         if self.encoder is not None:
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:

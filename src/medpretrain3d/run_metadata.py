@@ -68,6 +68,8 @@ class RunMetadata:
     """Optimizer steps that were asked for."""
     steps: Whole | None = None
     """Optimizer steps that were made."""
+    weights: Text | None = None
+    """Which weights were tested and kept: `last`, `averaged` or `best`."""
     minutes: Number | None = None
     """Wall clock, of every sitting."""
     compute_hours: Number | None = None

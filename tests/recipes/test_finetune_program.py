@@ -263,3 +263,57 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
         values = [[float(row[f"train/{part}"]) for row in table if row[f"train/{part}"]] for table in tables]
         assert len(values[0]) == 6
         assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_the_best_weights_are_those_of_the_validation_that_scored_highest(fit, monkeypatch):
+    """Four validations, the second of which is said to be the best, averaged weights and an interruption beside."""
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    scores = {1: 0.2, 2: 0.9, 3: 0.9, 4: 0.5}
+
+    def evaluated(results, classes):
+        return {"mAP": scores[max(seen)], "AP10": 0.0, "AP50": 0.0, "FROC10": 0.0}
+
+    def started(self):
+        self.results = {}
+        seen[self.trainer.global_step] = {name: one.clone() for name, one in self.detector.state_dict().items()}
+
+    monkeypatch.setattr("finetune.module.evaluate_results", evaluated)
+    monkeypatch.setattr(FinetuneModule, "on_validation_epoch_start", started)
+    words = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "1"]  # the recipe averages
+    best = fit(*words, "--model.weights", "best", name="best")
+    bundle = load_bundle(best / "bundle")
+    assert bundle.provenance["training"]["weights"] == {
+        "name": "best",
+        "step": 2,
+        "is_averaged": True,
+        "score": pytest.approx(0.9),
+        "metric": "val/mAP",
+    }
+    for name, value in bundle.detector.state_dict().items():
+        assert torch.equal(value, seen[2][name]), name
+    assert any(not torch.equal(seen[2][name], seen[4][name]) for name in seen[2])
+    assert json.loads((best / "run.json").read_text())["weights"] == "best"
+    # A run that is continued has the best ones of the sitting before.
+    seen.clear()
+    checkpoint = torch.load(best / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = checkpoint["callbacks"]["BestWeights"]
+    assert (kept["step"], kept["score"]) == (2, pytest.approx(0.9))
+    assert all(torch.equal(value, bundle.detector.state_dict()[name]) for name, value in kept["weights"].items())
+
+
+def test_without_a_choice_the_bundle_names_its_weights_too(fit):
+    assert load_bundle(fit() / "bundle").provenance["training"]["weights"]["name"] == "averaged"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trainer.limit_val_batches", "0"], "no validation took place; lower trainer.val_check_interval"),
+        (["--model.weights", "first"], "first"),
+    ],
+)
+def test_best_weights_that_cannot_be_are_refused(fit, arguments, message, capsys):
+    weights = [] if "--model.weights" in arguments else ["--model.weights", "best"]
+    with pytest.raises((UserError, SystemExit)) as error:
+        fit(*weights, *arguments)
+    assert message in f"{error.value} {capsys.readouterr().err}"

@@ -1,0 +1,43 @@
+"""Which weights a run ends with, by name, so that a bundle and a comparison can say it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
+
+from finetune.best_weights import METRIC, BestWeights
+from finetune.module import FinetuneModule
+
+
+@dataclass(frozen=True)
+class FinalWeights:
+    """The weights that a bundle holds and the test looks with."""
+
+    name: Literal["last", "averaged", "best"]
+    """`best` where a validation chose them, averaged or not; else `averaged` where the recipe averages, else `last`."""
+    step: int
+    """Optimizer steps that led to them."""
+    is_averaged: bool
+    score: float | None = None
+    """Of the validation that chose them, by `metric`."""
+    metric: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights | None) -> FinalWeights:
+    """Leave in the detector the weights that the run ends with; a trainer that has fitted has the last ones there.
+
+    Raises:
+        UserError: the best ones are asked for, and no validation took place.
+    """
+    is_averaged = any(isinstance(callback, WeightAveraging) for callback in getattr(trainer, "callbacks", ()))
+    if best is None:
+        return FinalWeights("averaged" if is_averaged else "last", trainer.global_step, is_averaged)
+    best.put_into(module)
+    return FinalWeights("best", best.step, is_averaged, best.score, METRIC)
