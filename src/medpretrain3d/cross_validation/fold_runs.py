@@ -24,7 +24,7 @@ MAY_DIFFER = (
     "trainer.strategy",
 )
 """Keys of a configuration in which the runs of one cross-validation may differ, with all below them."""
-SAME_FACTS = ("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps")
+SAME_FACTS = ("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps", "weights")
 """What `run.json` has to say alike of them."""
 
 
