@@ -26,6 +26,8 @@ with {"folder": locked_folder, "file": locked}[kind](Path(place), *name):
 WRITING = {
     # command: arguments with {place}, what is locked, and an unfinished thing that a killed call leaves
     "predict": ("bundle scan.nii.gz -o {place}", "folder", "{place}/cases/.a.json.01234567.unfinished"),
+    "test": ("bundle data -o {place}", "folder", "{place}/.targets.json.01234567.unfinished"),
+    "cross-validate": ("runs -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
     "phantom": ("{place} --cases 2 --spacing-mm 10", "folder", "{place}/imagesTr/.a.nii.gz.01234567.unfinished"),
     "prepare": ("raw {place}", "folder", None),
     "split": ("{place}", "folder", "{place}/.splits.json.01234567.unfinished"),
