@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -52,6 +52,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         balance_classes: crops on objects show every class of the set alike, however rare.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         fold: one of the store's folds; None takes its named splits.
+        test_on: the `test` cases, or those that the fold has `held_out`: its own test cases, or where it has none its
+            validation cases, so that over all folds every labelled case is tested once.
         label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
         num_train_cases: or as a number of cases.
         label_seed: draws which cases a label budget holds, stratified and smaller budgets in larger ones; None takes
@@ -79,6 +81,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         balance_classes: bool = False,
         augment_on: AugmentOn = "workers",
         fold: Whole | None = None,
+        test_on: Literal["test", "held_out"] = "test",
         label_fraction: PositiveShare = 1.0,
         num_train_cases: Count | None = None,
         label_seed: Seed | None = None,
@@ -129,6 +132,10 @@ class FinetuneData(Checked, L.LightningDataModule):
             )
         self._check_objects([case.case_id for case in self.train_cases])
         self._say_long_objects()
+        if test_on == "held_out":
+            if fold is None:
+                raise UserError("data.test_on held_out: is of a fold, got data.fold null; set data.fold")
+            self.split = {**self.split, "test": self.store.all_splits.held_out_of(fold)}
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
             rank_zero_print(note)

@@ -16,7 +16,7 @@ from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
 from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
-from finetune.validation_detections import complete_raw_detections
+from finetune.validation_detections import complete_raw_detections, take_results
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
 from medpretrain3d.boxes import Detections
@@ -64,7 +64,7 @@ def finalize(
     if trainer.is_global_zero:
         _save_bundle(trainer, module, data, run, config, weights)
     complete_raw_detections(run.raw_detections, trainer, module)
-    if data.test_cases:
+    if data.test_cases and not take_results(run.raw_detections, trainer, module):
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:
         return

@@ -133,8 +133,8 @@ class FinetuneModule(Checked, L.LightningModule):
             )
         if stage != "fit":  # the final test is set up once more
             return
-        if self.weights == "best" and not data.val_cases:
-            raise UserError("model.weights best: the data have no validation case to choose by; use last")
+        if self.weights == "best":
+            _check_choosable(data)
         if self.encoder is not None:
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:
@@ -253,6 +253,18 @@ class FinetuneModule(Checked, L.LightningModule):
         found = merge_raw_detections(raw_detections, self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
         return raw_detections
+
+
+def _check_choosable(data: FinetuneData) -> None:
+    """Refuse to choose weights by nothing, or by what they are tested on."""
+    if not data.val_cases:
+        raise UserError("model.weights best: the data have no validation case to choose by; use last")
+    tested = {ref.case_id for ref in data.test_cases}
+    if shared := [ref.case_id for ref in data.val_cases if ref.case_id in tested]:
+        raise UserError(
+            f"model.weights best: {len(shared)} cases validate and are tested (data.test_on held_out), first "
+            f"'{shared[0]}', so the choice would be made by the test; use last"
+        )
 
 
 def _seed(target: Targets) -> Tensor:

@@ -13,8 +13,10 @@ from torch import nn
 from xxhash import xxh3_128
 
 from finetune.module import FinetuneModule
+from finetune.scoring import CaseResult
 from medpretrain3d.engine.distributed import gather_by_case
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference import merge_raw_detections
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 
 
@@ -72,6 +74,27 @@ def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModu
             case = ref.open()
             seen[case.id] = CachedCase.of(case, module.detect_raw(case))
     _save(path, trainer, module, identity, seen)
+
+
+def take_results(path: Path, trainer: L.Trainer, module: FinetuneModule) -> bool:
+    """Give a module the results of its test from the kept detections, where it is tested on the validation volumes.
+
+    Args:
+        path: what `complete_raw_detections` left.
+        trainer: of this process; the first one, which writes the test, is given the results.
+        module: with the data.
+
+    Returns:
+        Whether the volumes are the same; where they are not, nothing happens.
+    """
+    tested = [ref.case_id for ref in module.data.test_cases]
+    if tested != [ref.case_id for ref in module.data.val_cases]:
+        return False
+    refs = {ref.case_id: ref for ref in module.data.test_cases}
+    for one in CachedDetections.load(path).cases if trainer.is_global_zero else ():
+        found = merge_raw_detections(one.raw_detections, module.inference, one.spacing_mm)
+        module.results[one.case] = CaseResult.of(refs[one.case].open(), found)
+    return True
 
 
 def made_by(trainer: L.Trainer, module: FinetuneModule) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,14 @@ from torch import nn
 from finetune import __main__ as program
 from finetune import validation_detections
 from finetune.module import FinetuneModule
-from medpretrain3d.inference import InferenceConfig, Predictor, load_bundle
+from medpretrain3d import cli
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference import InferenceConfig, Predictor, load_bundle, load_members
 from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.store import Store
 
-from .conftest import TINY_FINETUNE
+from .conftest import TINY_FINETUNE, write_cubes
 
 VAL, TEST = ["val_0", "val_1"], ["test_0", "test_1"]
 
@@ -140,3 +144,26 @@ def test_weights_buffers_settings_precision_and_device_decide_what_is_seen():
         digest(device="cuda"),
     ]
     assert len({digest(), *others}) == 1 + len(others)
+
+
+def test_a_fold_is_tested_on_what_its_validation_saw_and_the_folds_are_one_result(looks, tmp_path, capsys):
+    store = write_cubes(tmp_path / "store", {"train": 6})
+    assert cli.main(["split", str(store), "--folds", "3"]) == 0
+    folds = Store(store).all_splits.folds
+    place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.group", "cv"]
+    words = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--data.test_on", "held_out"]
+    found = {}
+    for number in range(3):
+        run = ["--data.fold", str(number), "--run.name", f"fold_{number}"]
+        program.main(["fit", *TINY_FINETUNE, *place, *words, *run])
+        test = json.loads((tmp_path / "cv" / f"fold_{number}" / "test" / "predictions.json").read_text())
+        found |= {one["case"]: one for one in test["predictions"]}
+    assert looks == [case for fold in folds for case in fold["val"]]  # once each, for validation, closing and test
+    assert cli.main(["cross-validate", str(tmp_path / "cv"), "-o", str(tmp_path / "out"), "--no-tune"]) == 0
+    pooled = json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+    assert {one["case"]: one for one in pooled} == found
+    assert len(pooled) == 6
+    assert len(load_members(tmp_path / "out" / "ensemble")) == 3
+    assert "mean ± std" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"2 cases validate and are tested \(data.test_on held_out\)"):
+        program.main(["fit", *TINY_FINETUNE, *place, *words, "--data.fold", "0", "--model.weights", "best"])

@@ -172,6 +172,23 @@ def test_finetuning_takes_a_fold_and_a_fraction(store):
         data(fold=0, label_fraction=0.5, num_train_cases=2)
 
 
+def test_over_all_folds_every_labeled_case_is_tested_once(store):
+    from finetune.datamodule import FinetuneData
+
+    def tested(fold):
+        data = FinetuneData(str(store), (4, 4, 4), 1, fold=fold, test_on="held_out")
+        return [case.case_id for case in data.test_cases]
+
+    main(["split", str(store), "--folds", "4"])
+    assert sorted(case for fold in range(4) for case in tested(fold)) == ["c0", "c1", "c4", "c5", "c6", "c7", "c8", "c9"]
+    document = json.loads((store / "splits.json").read_text(encoding="utf-8"))
+    own = {"train": ["c0", "c1"], "val": ["c4"], "test": ["c6", "c7"]}
+    (store / "splits.json").write_text(json.dumps({**document, "folds": [own]}))
+    assert tested(0) == ["c6", "c7"]
+    with pytest.raises(UserError, match=r"data.test_on held_out: is of a fold, got data.fold null"):
+        tested(None)
+
+
 def test_commands_take_the_cases_of_a_fold(store, tmp_path, capsys):
     main(["split", str(store), "--folds", "4"])
     folds = Store(store).all_splits.folds

@@ -67,6 +67,15 @@ class Splits:
         """Return every fold with the test cases it is tested on."""
         return tuple(self._whole(fold) for fold in self.folds)
 
+    def held_out_of(self, number: int) -> tuple[str, ...]:
+        """Return the cases that a fold holds out: its own test cases, or where it has none its validation cases.
+
+        Raises:
+            UserError: there is no such fold.
+        """
+        self.fold(number)
+        return self.folds[number].get("test") or self.folds[number].get("val", ())
+
     @property
     def held_out(self) -> dict[str, int]:
         """The fold that validates on each case; the last one where several do."""

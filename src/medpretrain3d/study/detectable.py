@@ -42,4 +42,5 @@ def _test_cases(progress: Progress, data: str) -> list[tuple[str, ...]]:
         for job in progress.jobs.of_kind("finetune")
         if job.setting["data"] == data and is_prepared(job.store)
     }
-    return [tuple(open_store(store).all_splits.fold(fold).get("test", ())) for store, fold in stores]
+    splits = [(open_store(store).all_splits, fold) for store, fold in stores]
+    return [tuple(one.named.get("test", ()) if fold is None else one.held_out_of(fold)) for one, fold in splits]

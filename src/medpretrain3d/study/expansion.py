@@ -75,7 +75,8 @@ class Expansion:
             setting |= {"labels": budget.name, "seed": str(seed)} | ({} if fold is None else {"fold": str(fold)})
             options: dict[str, Any] = {"seed_everything": seed, **budget.options}
             options |= {"data.label_seed": seed} if budget.options else {}
-            options |= {} if fold is None else {"data.fold": fold}
+            # Each fold is tested on what it holds out, so that over all of them every labeled case is tested once.
+            options |= {} if fold is None else {"data.fold": fold, "data.test_on": "held_out"}
             needs = self._encoder(arm, seed)
             if arm.init_from is not None:
                 options["model.init_from"] = arm.init_from
