@@ -15,7 +15,7 @@ METRIC = "val/mAP"
 
 
 class BestWeights(L.Callback):
-    """Keeps the weights with which a validation scored highest, of equal ones the first.
+    """Keeps the weights with which a validation scored highest, of equal ones the first, where a run ends with them.
 
     They are part of the run's checkpoints, so an interrupted run goes on with those it had. Has to come behind a
     callback that puts averaged weights in the place of the others for a validation, so that those are kept that were
@@ -33,12 +33,16 @@ class BestWeights(L.Callback):
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Copy the weights while they are those that validate."""
         assert isinstance(module, FinetuneModule)
+        if module.weights != "best":
+            return
         self._measured = {name: value.detach().cpu().clone() for name, value in module.detector.state_dict().items()}
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keep them if they scored higher; the score is the same on every process."""
+        if not self._measured or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
         score = float(trainer.callback_metrics[METRIC])
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and score > self.score:
+        if score > self.score:
             self.score, self.step, self._weights = score, trainer.global_step, self._measured
         self._measured = {}
 

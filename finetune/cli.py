@@ -36,10 +36,9 @@ class FinetuneCLI(StageCLI):
         return result
 
     def callbacks(self) -> list[L.Callback]:
-        """Add what keeps the detections of the validations, and the best weights where they are asked for."""
-        self.best_weights = BestWeights() if self.model.weights == "best" else None
-        kept = [] if self.best_weights is None else [self.best_weights]
-        return [*super().callbacks(), KeepRawDetections(self.run.raw_detections), *kept]
+        """Add what keeps the detections of the validations, and the best weights."""
+        self.best_weights = BestWeights()
+        return [*super().callbacks(), KeepRawDetections(self.run.raw_detections), self.best_weights]
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

@@ -30,14 +30,14 @@ class FinalWeights:
         return asdict(self)
 
 
-def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights | None) -> FinalWeights:
+def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights) -> FinalWeights:
     """Leave in the detector the weights that the run ends with; a trainer that has fitted has the last ones there.
 
     Raises:
         UserError: the best ones are asked for, and no validation took place.
     """
     is_averaged = any(isinstance(callback, WeightAveraging) for callback in getattr(trainer, "callbacks", ()))
-    if best is None:
+    if module.weights == "last":
         return FinalWeights("averaged" if is_averaged else "last", trainer.global_step, is_averaged)
     best.put_into(module)
     return FinalWeights("best", best.step, is_averaged, best.score, METRIC)

@@ -180,7 +180,8 @@ def test_over_all_folds_every_labeled_case_is_tested_once(store):
         return [case.case_id for case in data.test_cases]
 
     main(["split", str(store), "--folds", "4"])
-    assert sorted(case for fold in range(4) for case in tested(fold)) == ["c0", "c1", "c4", "c5", "c6", "c7", "c8", "c9"]
+    in_all = sorted(case for fold in range(4) for case in tested(fold))
+    assert in_all == ["c0", "c1", "c4", "c5", "c6", "c7", "c8", "c9"]
     document = json.loads((store / "splits.json").read_text(encoding="utf-8"))
     own = {"train": ["c0", "c1"], "val": ["c4"], "test": ["c6", "c7"]}
     (store / "splits.json").write_text(json.dumps({**document, "folds": [own]}))
