@@ -67,7 +67,7 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     assert done(path) == jobs
     assert "toy: all 17 jobs done" in printed
     assert (tmp_path / "runs/toy/report.html").is_file()
-    assert "no verdict on mae against scratch (2 seeds, 2 test cases" in printed
+    assert "no verdict on mae against scratch (2 seeds, 6 test cases of 2 folds" in printed
     assert "no tested run from scratch" not in printed
     assert (tmp_path / "runs/toy/latest/mae-labelsall-seed1-fold0/bundle/bundle.json").is_file()
 
