@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.datamodule import FinetuneData
 from finetune.scoring import CaseResult, evaluate_results
@@ -114,6 +114,10 @@ class FinetuneModule(Checked, L.LightningModule):
                 checkpoint_sha256=self.encoder.sha256,
             )
         return network | start | (self.seen.metadata() if self.seen else RunMetadata())
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return what `device.compile` compiles."""
+        return self.detector.compiled_parts()
 
     @property
     def data(self) -> FinetuneData:

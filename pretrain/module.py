@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
     ReadOptions,
@@ -70,6 +70,10 @@ class PretrainModule(Checked, L.LightningModule):
             backbone=self.objective.backbone.name,
             params=self.objective.backbone.num_parameters(),
         )
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return what `device.compile` compiles."""
+        return self.objective.compiled_parts()
 
     @property
     def data(self) -> PretrainData:

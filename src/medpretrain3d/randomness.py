@@ -98,6 +98,17 @@ def row_seeds(rows: int, device: torch.device) -> Tensor:
 
 def draw_bits(rows: int, count: int, device: torch.device) -> Tensor:
     """The next random numbers of every row, (rows, count) int64; other ones at every call within `sample_seeds`."""
+    return _draw_bits(rows, count, device)
+
+
+def keep_draws_out_of_graphs() -> None:
+    """Have `torch.compile` end a graph where something is drawn: it would take the count of draws for a constant."""
+    global _draw_bits
+    if not hasattr(_draw_bits, "_torchdynamo_disable"):
+        _draw_bits = torch.compiler.disable(_draw_bits)
+
+
+def _draw_bits(rows: int, count: int, device: torch.device) -> Tensor:
     seeds, draws = row_seeds(rows, device), _draws.get()
     times = 0
     if draws is not None:

@@ -80,3 +80,13 @@ def test_what_a_convolution_gives_has_the_layout_of_its_weight():
     found = layer[0](torch.randn(2, 8, 12, 12, 12))
     assert found.is_contiguous(memory_format=torch.channels_last_3d)
     assert not found.is_contiguous()
+
+
+def test_what_is_compiled_is_said(capsys):
+    model = Model(tiny_backbone())
+    model.compiled_parts = lambda: {"backbone": model.backbone}
+    DeviceConfig(compile="eager").apply(model, model.backbone, "cpu")
+    assert model.backbone._compiled_call_impl is not None
+    assert capsys.readouterr().out == "device.compile: eager, when they are first called: backbone\n"
+    with pytest.raises(UserError, match="compile"):
+        DeviceConfig(compile="fast")

@@ -399,9 +399,11 @@ def test_a_precision_that_there_is_not_is_answered_with_those_there_are(bundle, 
     assert "wanted one of 32-true, bf16-mixed, 16-mixed" in capsys.readouterr().err
 
 
-def test_the_layout_of_convolutions_changes_no_box(bundle, scans, tmp_path):
+def test_layout_of_convolutions_and_compilation_change_no_box(bundle, scans, tmp_path):
     found = {}
-    for name, options in (("plain", []), ("laid_out", ["--channels-last"])):
+    for name, options in (("plain", []), ("laid_out", ["--channels-last"]), ("compiled", ["--compile", "eager"])):
         assert predict(bundle, tmp_path / name, scans / "a_0000.nii.gz", *options) == 0
         found[name] = np.array(cases(tmp_path / name)["a"]["boxes"])
+    torch._dynamo.reset()
     np.testing.assert_allclose(found["laid_out"], found["plain"], atol=1e-2)
+    np.testing.assert_allclose(found["compiled"], found["plain"], atol=1e-2)

@@ -57,6 +57,22 @@ def test_a_finished_run_of_constant_rate_is_extended_exactly(stage, cube_store, 
         fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "5")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_goes_on_compiled_and_back(stage, cube_store, tmp_path, capsys):
+    compiled = ("--device.compile", "eager")  # traces, and computes with the same kernels
+    wanted = weights(stage, fit(stage, cube_store, tmp_path, "whole", *CONSTANT, "--trainer.max_steps", "2"))
+    for name, first, then in (("forth", (), compiled), ("back", compiled, ())):
+        fit(stage, cube_store, tmp_path, name, *CONSTANT, *first, "--trainer.max_steps", "1")
+        said = capsys.readouterr().out
+        assert ("device.compile: eager, when they are first called: backbone" in said) == bool(first)
+        found = weights(stage, fit(stage, cube_store, tmp_path, name, *CONSTANT, *then, "--trainer.max_steps", "2"))
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
+            torch.testing.assert_close(found[key], value)
+    torch._dynamo.reset()
+
+
 def test_a_falling_schedule_says_what_an_extension_makes_of_it(cube_store, tmp_path, capsys):
     options = ("--model.optim.lr", "0.1", "--model.optim.schedule", "cosine", "--model.optim.warmup_steps", "0")
     options += ("--trainer.val_check_interval", "2")

@@ -78,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channels-last", action="store_true", help="lay out convolutions for tensor cores (docs/howto/gpu.md)"
     )
     parser.add_argument(
+        "--compile",
+        choices=("default", "reduce-overhead", "max-autotune", "eager", "aot_eager"),
+        help="compile the network with torch.compile in this mode (docs/howto/gpu.md; default: not)",
+    )
+    parser.add_argument(
         "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
     )
 
@@ -124,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
-    predictor = Predictor(bundles, args.device, changes, args.batch_size, args.precision, args.channels_last)
+    predictor = Predictor(
+        bundles, args.device, changes, args.batch_size, args.precision, args.channels_last, args.compile
+    )
     tell_precision(args.precision, predictor.device)
     with_masks = "masks" in args.format
     if with_masks:

@@ -13,6 +13,7 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, has_extent
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
+from medpretrain3d.graph_compilation import network_parts
 from medpretrain3d.processes import total
 from medpretrain3d.transfer import to_host
 
@@ -55,6 +56,10 @@ class Detector(Configurable, nn.Module):
         super().__init_subclass__(is_base=is_base, **options)
         if "detect" in vars(cls) and "launch" not in vars(cls):
             cls.launch = Detector.launch  # type: ignore[method-assign]
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""
+        return network_parts(self)
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""

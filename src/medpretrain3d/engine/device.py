@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import lightning as L
 import torch
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.channels_last import to_channels_last
 from medpretrain3d.engine.distributed import rank_zero_print
+from medpretrain3d.graph_compilation import CompileMode, compile_parts
 from medpretrain3d.values import check_fields
 
 
@@ -23,17 +23,24 @@ class DeviceConfig:
     channels_last: bool = False
     """Keep the channels of a voxel beside each other in memory; takes effect on a GPU, for networks of convolutions."""
 
+    compile: CompileMode | None = None
+    """Compile backbone, decoder and heads with `torch.compile`; names and files stay what they are."""
+
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def apply(self, model: L.LightningModule, backbone: Backbone, device_type: str) -> None:
-        """Set PyTorch's switches, and lay out a model.
+    def apply(self, model: Any, backbone: Backbone, device_type: str) -> None:
+        """Set PyTorch's switches, lay out a model and have its parts compiled.
 
         Args:
-            model: whose weights are laid out.
+            model: of a stage; its weights are laid out, its `compiled_parts` compiled.
             backbone: in it.
             device_type: of the device that it goes to; a CPU has neither.
         """
+        if self.compile is not None:
+            parts = model.compiled_parts()
+            compile_parts(parts, self.compile)
+            rank_zero_print(f"device.compile: {self.compile}, when they are first called: {', '.join(parts)}")
         if device_type != "cuda":
             if self.channels_last:
                 rank_zero_print(

@@ -12,6 +12,7 @@ import torch
 
 from medpretrain3d.channels_last import to_channels_last
 from medpretrain3d.errors import UserError
+from medpretrain3d.graph_compilation import CompileMode, compile_parts
 from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.inputs import ScanPath
@@ -41,6 +42,7 @@ class Predictor:
         batch_size: tiles per forward pass; `None` is what suits the device (`detect_tiles`).
         precision: of the networks; `None` is what suits the device, see `choose_precision`.
         channels_last: keep the channels of a voxel beside each other, which suits convolutions on tensor cores.
+        compile: the networks' parts with `torch.compile`, in this mode.
 
     Raises:
         UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
@@ -69,6 +71,7 @@ class Predictor:
         batch_size: int | None = None,
         precision: Precision | None = None,
         channels_last: bool = False,
+        compile: CompileMode | None = None,
     ) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
         _check_members(self.bundles)
@@ -81,6 +84,8 @@ class Predictor:
             bundle.detector.to(self.device).eval()
             if channels_last:
                 to_channels_last(bundle.detector)
+            if compile is not None:
+                compile_parts(bundle.detector.compiled_parts(), compile)
 
     @property
     def config(self) -> InferenceConfig:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.configurable import Configurable
+from medpretrain3d.graph_compilation import network_parts
 from medpretrain3d.randomness import counter_random, derived_seeds, sample_seeds
 
 Batch = Mapping[str, Tensor]
@@ -98,6 +99,10 @@ class Objective(Configurable, nn.Module):
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return loss, scalars and pictures of one batch."""
         raise NotImplementedError("an Objective subclass implements forward")
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""
+        return network_parts(self)
 
     def after_load(self) -> None:
         """Reset copies of the backbone to its weights, after it has received them from a file."""

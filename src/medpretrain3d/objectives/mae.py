@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.errors import UserError
+from medpretrain3d.graph_compilation import network_parts
 from medpretrain3d.objectives.decoders import TokenDecoder, UNetDecoder
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, visible_index
 from medpretrain3d.objectives.masking import Triple, expand_blocks
@@ -69,6 +70,14 @@ class MAE(MaskedReconstruction):
             if is_tokens
             else UNetDecoder(backbone.levels, backbone.in_channels, decoder_stride)
         )
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return the parts; of a transformer its blocks, which see visible tokens and are called one by one."""
+        parts = super().compiled_parts()
+        if isinstance(self.backbone, TokenBackbone):
+            del parts["backbone"]
+            parts |= {f"backbone.{name}": part for name, part in network_parts(self.backbone).items()}
+        return parts
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible blocks."""

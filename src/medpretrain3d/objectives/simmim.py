@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone, SwinUNETR, TokenBackbone
 from medpretrain3d.backbones.tokens import tokens_to_map
 from medpretrain3d.errors import UserError
+from medpretrain3d.graph_compilation import network_parts
 from medpretrain3d.objectives.decoders import VoxelHead
 from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden_tokens, require_whole
 from medpretrain3d.objectives.masking import Triple
@@ -57,6 +58,11 @@ class SimMIM(MaskedReconstruction):
         self.mask_token = nn.Parameter(torch.zeros(backbone.levels[0].channels))
         self.head = VoxelHead(backbone.levels[-1], backbone.in_channels)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return the head and the stages of the backbone, which is called in two halves."""
+        stages = {f"backbone.{name}": part for name, part in network_parts(self.backbone).items()}
+        return {"head": self.head, **stages}
 
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible tokens."""

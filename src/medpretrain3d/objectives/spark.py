@@ -61,6 +61,14 @@ class SparK(MaskedReconstruction):
         self.densify = nn.ModuleList(_Densify(level) for level in levels_from(backbone.levels, decoder_stride))
         self.decoder = UNetDecoder(backbone.levels, backbone.in_channels, decoder_stride)
 
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return the decoder alone.
+
+        The encoder runs in a mode that replaces its convolutions and norms by those of visible blocks, whose number and
+        neighbors are other ones in every step: nothing that a graph could be made of once.
+        """
+        return {"decoder": self.decoder}
+
     def restore(self, image: Tensor, hidden_blocks: Tensor, block: Triple) -> Tensor:
         """Return the whole image (B, C, D, H, W) from its visible blocks."""
         self.backbone.check_input(image)
