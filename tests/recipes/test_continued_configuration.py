@@ -61,12 +61,13 @@ def test_a_finished_run_of_constant_rate_is_extended_exactly(stage, cube_store, 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_goes_on_compiled_and_back(stage, cube_store, tmp_path, capsys):
     compiled = ("--device.compile", "eager")  # traces, and computes with the same kernels
-    wanted = weights(stage, fit(stage, cube_store, tmp_path, "whole", *CONSTANT, "--trainer.max_steps", "2"))
+    options = (*CONSTANT, "--trainer.val_check_interval", "1")
+    wanted = weights(stage, fit(stage, cube_store, tmp_path, "whole", *options, "--trainer.max_steps", "2"))
     for name, first, then in (("forth", (), compiled), ("back", compiled, ())):
-        fit(stage, cube_store, tmp_path, name, *CONSTANT, *first, "--trainer.max_steps", "1")
+        fit(stage, cube_store, tmp_path, name, *options, *first, "--trainer.max_steps", "1")
         said = capsys.readouterr().out
         assert ("device.compile: eager, when they are first called: backbone" in said) == bool(first)
-        found = weights(stage, fit(stage, cube_store, tmp_path, name, *CONSTANT, *then, "--trainer.max_steps", "2"))
+        found = weights(stage, fit(stage, cube_store, tmp_path, name, *options, *then, "--trainer.max_steps", "2"))
         assert found.keys() == wanted.keys()
         for key, value in wanted.items():
             torch.testing.assert_close(found[key], value)

@@ -85,6 +85,16 @@ class RetinaUNet(RetinaNet):
         widths = finer + [channels] * (len(levels) - len(finer))
         return FPN(levels, widths, outputs=sorted({0, *range(first_level, first_level + num_levels)}))
 
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return backbone and heads.
+
+        The pyramid is left out: boxes and masks each take some of its levels and share the others, and masks are made
+        of its finest one along with the segmenter, so that neither is called as one module.
+        """
+        parts = super().compiled_parts()
+        del parts["fpn"], parts["segmenter"]
+        return parts
+
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """`classification`, `boxes`, `cross_entropy` and `dice`, weighted scalars, for images (B, C, D, H, W)."""
         valid = self.valid_targets_on_host(targets)

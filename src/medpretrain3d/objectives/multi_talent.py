@@ -63,6 +63,12 @@ class MultiTalent(Objective):
         self.outputs = self.decoder.head
         self.decoder.head = nn.Identity()  # type: ignore[assignment]  # declared a convolution
 
+    def compiled_parts(self) -> dict[str, nn.Module]:
+        """Return all but the outputs, of which each image takes those of its own set: they are not called as one."""
+        parts = super().compiled_parts()
+        del parts["outputs"]
+        return parts
+
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, C, D, H, W), `label_map` (B, D, H, W) and `dataset` (B,) to the loss; pictures of both maps."""
         if "label_map" not in batch:

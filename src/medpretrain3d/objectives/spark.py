@@ -65,7 +65,8 @@ class SparK(MaskedReconstruction):
         """Return the decoder alone.
 
         The encoder runs in a mode that replaces its convolutions and norms by those of visible blocks, whose number and
-        neighbors are other ones in every step: nothing that a graph could be made of once.
+        neighbors are other ones in every step: nothing that a graph could be made of once. Compiled all the same, it is
+        traced again at each step, and its norm fails.
         """
         return {"decoder": self.decoder}
 
