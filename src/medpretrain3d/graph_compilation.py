@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -48,11 +47,13 @@ def compile_parts(parts: Mapping[str, nn.Module], mode: CompileMode) -> None:
     """
     if mode not in MODES:
         raise UserError(f"compile: got '{mode}', wanted one of {', '.join(MODES)}")
+    from torch._dynamo import config  # takes a second to import, of everyone
+
     keep_draws_out_of_graphs()
     # PyTorch counts the graphs of all modules that are compiled in place together, and would run those beyond the
     # limit (8) as they are, with no more than a warning: the ninth part of Deformable DETR for one.
-    dynamo: Any = import_module("torch._dynamo.config")
-    dynamo.recompile_limit += GRAPHS_PER_PART * len(parts)
+    limits: Any = config
+    limits.recompile_limit += GRAPHS_PER_PART * len(parts)
     options: dict[str, Any] = {"backend": mode} if mode in ("eager", "aot_eager") else {"mode": mode}
     for part in parts.values():
         part.compile(**options)

@@ -61,7 +61,15 @@ def test_a_finished_run_of_constant_rate_is_extended_exactly(stage, cube_store, 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_goes_on_compiled_and_back(stage, cube_store, tmp_path, capsys):
     compiled = ("--device.compile", "eager")  # traces, and computes with the same kernels
-    options = (*CONSTANT, "--trainer.val_check_interval", "1")
+    options = (
+        *CONSTANT,
+        "--model.optim.name",
+        "sgd",
+        "--model.optim.warmup_steps",
+        "0",
+        "--trainer.val_check_interval",
+        "1",
+    )
     wanted = weights(stage, fit(stage, cube_store, tmp_path, "whole", *options, "--trainer.max_steps", "2"))
     for name, first, then in (("forth", (), compiled), ("back", compiled, ())):
         fit(stage, cube_store, tmp_path, name, *options, *first, "--trainer.max_steps", "1")
