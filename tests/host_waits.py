@@ -212,7 +212,7 @@ def _asking_line() -> str:
         path = Path(frame.f_code.co_filename)
         if "torch/autograd/graph.py" in path.as_posix():
             return "backward"
-        if path != Path(__file__) and path.is_relative_to(ROOT):
+        if path != Path(__file__) and path.is_relative_to(ROOT) and "site-packages" not in path.parts:
             return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
