@@ -21,7 +21,7 @@ def test_print_config_shows_what_will_be_used_and_is_a_recipe(capsys, tmp_path, 
     trainer = yaml.safe_load(text)["trainer"]
     assert (trainer["precision"], trainer["devices"], trainer["accelerator"]) == ("32-true", 1, "cpu")
     assert trainer["use_distributed_sampler"] is False
-    assert yaml.safe_load(text)["device"] == {"tf32": "convolutions", "channels_last": False}
+    assert yaml.safe_load(text)["device"] == {"tf32": "convolutions", "channels_last": False, "compile": None}
     assert trainer["default_root_dir"] == "runs/smoke/mae"
     for added in ("Checkpoints", "Divergence", "Previews", "CurveLogger", "PositionBatches", "CheckpointFiles"):
         assert added in text.partition("# added by the stage:")[2]
