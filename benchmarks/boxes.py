@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from monai.data import box_utils
@@ -28,8 +29,8 @@ def rows() -> Iterator[Row]:
         yield race(
             f"{name} of 10,000 x 1,000 boxes",
             peer,
-            lambda: theirs(a, b),  # noqa: B023  run at once
-            lambda: ours(a, b),  # noqa: B023  run at once
+            partial(theirs, a, b),
+            partial(ours, a, b),
             bar=15,
         )
     for name, some, rounds in (("sparse", a, 2), ("crowded", boxes(2_000, 40), 3)):
@@ -38,8 +39,8 @@ def rows() -> Iterator[Row]:
         yield race(
             f"NMS of {len(some):,} {name} boxes",
             "monai non_max_suppression",
-            lambda: box_utils.non_max_suppression(some, scores, 0.3),  # noqa: B023  run at once
-            lambda: nms(some, scores, 0.3),  # noqa: B023  run at once
+            partial(box_utils.non_max_suppression, some, scores, 0.3),
+            partial(nms, some, scores, 0.3),
             rounds,
             bar=15,
         )

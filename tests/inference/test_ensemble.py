@@ -59,7 +59,7 @@ def test_members_that_changed_or_are_gone_are_refused(members, tmp_path):
         save_ensemble(place, members, InferenceConfig())
     save_ensemble(place, members, InferenceConfig(), replace=True)
     assert len(load_members(place)) == 2
-    with pytest.raises(UserError, match="an ensemble of no member"):
+    with pytest.raises(UserError, match="no detector bundle; give at least one"):
         save_ensemble(tmp_path / "none", {}, InferenceConfig())
     assert not (tmp_path / "none").exists()
 
@@ -67,7 +67,7 @@ def test_members_that_changed_or_are_gone_are_refused(members, tmp_path):
 def test_members_of_other_classes_are_refused(members, tmp_path):
     detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
     save_bundle(tmp_path / "other", detector, ["node"], Preprocessing(patch=(16, 16, 16)))
-    with pytest.raises(UserError, match="members of different classes: nodule and node"):
+    with pytest.raises(UserError, match="bundles of different classes: nodule and node"):
         save_ensemble(tmp_path / "all", {**members, "other": tmp_path / "other"}, InferenceConfig())
 
 

@@ -198,10 +198,38 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(detector.eval(), tuple(document["classes"]), preprocessing, inference, provenance, sha256, notes)
 
 
+def is_ensemble(folder: Path) -> bool:
+    """Return whether a folder holds several bundles as one."""
+    put_back(folder)
+    path = folder / DOCUMENT
+    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
+    return path.is_file() and ENSEMBLE.encode() in read_bytes(path, _ADVICE)[:200]
+
+
+def check_members(bundles: Sequence[Bundle]) -> None:
+    """Compare the members of an ensemble.
+
+    Raises:
+        UserError: there is none, or they are of other classes or intensity units.
+    """
+    if not bundles:
+        raise UserError("no detector bundle; give at least one")
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise UserError(
+                f"bundles of different classes: {', '.join(bundles[0].classes)} and {', '.join(bundle.classes)}; "
+                "the members of an ensemble must have the same, in the same order"
+            )
+        if bundle.preprocessing.unit != bundles[0].preprocessing.unit:
+            raise UserError(
+                "a bundle trained on HU and one trained on other units look at different scans; give alike ones"
+            )
+
+
 def _read_document(folder: Path) -> tuple[_Document, bytes]:
     put_back(folder)
     path = folder / DOCUMENT
-    if path.is_file() and not (folder / WEIGHTS).is_file() and ENSEMBLE in read_bytes(path, _ADVICE)[:200].decode():
+    if is_ensemble(folder):
         raise UserError(f"{folder}: is an ensemble, wanted one detector; name one of the folders in it")
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise UserError(

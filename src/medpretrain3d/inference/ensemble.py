@@ -15,10 +15,10 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import finished_folder, put_back
-from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
+from medpretrain3d.atomic import finished_folder
+from medpretrain3d.documents import SCHEMA, Artifact, Name, Text
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference.bundle import DOCUMENT, ENSEMBLE, WEIGHTS, Bundle, load_bundle
+from medpretrain3d.inference.bundle import DOCUMENT, ENSEMBLE, WEIGHTS, Bundle, check_members, is_ensemble, load_bundle
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.names import plain_name
 
@@ -63,7 +63,7 @@ def save_ensemble(
         UserError: no member, one that is damaged, members of other classes, or `folder` exists and `replace` is False.
     """
     bundles = {plain_name(name, "member"): load_bundle(place) for name, place in members.items()}
-    _check_members(folder, list(bundles.values()))
+    check_members(list(bundles.values()))
     document = {
         "members": [{"folder": name, "sha256": bundle.sha256} for name, bundle in bundles.items()],
         "inference": dataclasses.asdict(inference),
@@ -98,24 +98,5 @@ def load_members(folder: Path) -> list[Bundle]:
                 f"{folder / member['folder']}: is another bundle than the one the ensemble was made of; {_ADVICE}"
             )
         bundles.append(dataclasses.replace(bundle, inference=inference))
-    _check_members(folder, bundles)
+    check_members(bundles)
     return bundles
-
-
-def is_ensemble(folder: Path) -> bool:
-    """Return whether a folder holds several bundles as one."""
-    put_back(folder)
-    path = folder / DOCUMENT
-    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
-    return path.is_file() and ENSEMBLE in read_bytes(path, _ADVICE)[:200].decode("utf-8", "replace")
-
-
-def _check_members(folder: Path, bundles: list[Bundle]) -> None:
-    if not bundles:
-        raise UserError(f"{folder}: an ensemble of no member; name at least one bundle")
-    for bundle in bundles[1:]:
-        if bundle.classes != bundles[0].classes:
-            raise UserError(
-                f"{folder}: members of different classes: {', '.join(bundles[0].classes)} and "
-                f"{', '.join(bundle.classes)}; the members of an ensemble must have the same, in the same order"
-            )

@@ -13,7 +13,7 @@ import torch
 from medpretrain3d.channels_last import to_channels_last
 from medpretrain3d.errors import UserError
 from medpretrain3d.graph_compilation import CompileMode, compile_parts
-from medpretrain3d.inference.bundle import Bundle
+from medpretrain3d.inference.bundle import Bundle, check_members
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.inputs import ScanPath
 from medpretrain3d.inference.instances import Segmenter, instance_map, to_file_order
@@ -74,7 +74,7 @@ class Predictor:
         compile: CompileMode | None = None,
     ) -> None:
         self.bundles = [bundles] if isinstance(bundles, Bundle) else list(bundles)
-        _check_members(self.bundles)
+        check_members(self.bundles)
         self.classes = self.bundles[0].classes
         self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
@@ -188,21 +188,6 @@ class Predictor:
             self.precision,
         )
         return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))
-
-
-def _check_members(bundles: Sequence[Bundle]) -> None:
-    if not bundles:
-        raise UserError("no detector bundle; give at least one")
-    for bundle in bundles[1:]:
-        if bundle.classes != bundles[0].classes:
-            raise UserError(
-                f"bundles of different classes: {', '.join(bundles[0].classes)} and {', '.join(bundle.classes)}; "
-                "the members of an ensemble must have the same, in the same order"
-            )
-        if bundle.preprocessing.unit != bundles[0].preprocessing.unit:
-            raise UserError(
-                "a bundle trained on HU and one trained on other units look at different scans; give alike ones"
-            )
 
 
 def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
