@@ -194,7 +194,8 @@ def test_score_of_clusters_counts_views_that_saw_nothing(blob_finder):
 @pytest.mark.parametrize("cls", [RetinaNet, RetinaUNet, FCOS, DeformableDETR])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_host_waits_once_for_a_batch_of_tiles(cls, batch_size):
-    image, patch = torch.rand(1, 24, 16, 96), (24, 16, 32)
+    image = torch.rand(1, 24, 16, 96, generator=torch.Generator().manual_seed(0))
+    patch = (24, 16, 32)
     config = InferenceConfig(overlap=0.0, score_threshold=0.0)
 
     def found(model):
@@ -207,5 +208,9 @@ def test_the_host_waits_once_for_a_batch_of_tiles(cls, batch_size):
         on_device = found(model)
         assert len(device.waits) <= 3 // batch_size, device.summary
     on_cpu = found(tiny_detector(cls).eval())
-    torch.testing.assert_close(on_device.detections.boxes, on_cpu.detections.boxes, atol=1e-3, rtol=1e-4)
-    assert len(on_cpu) > 10
+    assert len(on_cpu) == len(on_device) > 10
+    torch.testing.assert_close(on_device.detections.scores, on_cpu.detections.scores, atol=1e-5, rtol=1e-4)
+    # the two add in another order, and detections whose scores agree to rounding may change places
+    apart = torch.cdist(on_device.detections.boxes.double(), on_cpu.detections.boxes.double()).amin(1)
+    assert float(apart.max()) < 1e-2
+
