@@ -9,7 +9,18 @@ import pytest
 
 NEVER = [
     *("SimpleITK", "blosc2", "cc3d", "huggingface_hub", "jinja2", "monai", "nibabel", "numba", "onnx", "openpyxl"),
-    *("pandas", "pydicom", "requests", "safetensors", "scipy.signal", "timm", "torchvision", "wandb"),
+    *(
+        "pandas",
+        "pydicom",
+        "requests",
+        "safetensors",
+        "scipy.optimize",
+        "scipy.signal",
+        "scipy.stats",
+        "timm",
+        "torchvision",
+        "wandb",
+    ),
 ]
 """Imported where one of their functions is called."""
 OF_LIGHTNING = ["fsspec", "lightning", "matplotlib", "torch._dynamo", "torchmetrics"]

@@ -213,4 +213,3 @@ def test_the_host_waits_once_for_a_batch_of_tiles(cls, batch_size):
     # the two add in another order, and detections whose scores agree to rounding may change places
     apart = torch.cdist(on_device.detections.boxes.double(), on_cpu.detections.boxes.double()).amin(1)
     assert float(apart.max()) < 1e-2
-

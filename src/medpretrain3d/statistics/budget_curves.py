@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
-from scipy.stats import t as student
+
+from medpretrain3d.statistics.student import critical_value
 
 
 def area_over_log(budgets: Sequence[float], values: np.ndarray) -> np.ndarray:
@@ -97,7 +97,7 @@ def _interval(logs: np.ndarray, beyond: int, below: int, confidence: float) -> t
     number = len(logs)
     if number < 2:
         return math.nan, math.nan
-    half = float(student.isf((1 - confidence) / 2, number - 1)) * logs.std(ddof=1) / math.sqrt(number)
+    half = float(critical_value(1 - confidence, number - 1)) * logs.std(ddof=1) / math.sqrt(number)
     low, high = logs.mean() - half, logs.mean() + half
     if beyond:  # the spread of what was cut off is not known
         low, high = min(low, float(logs.min())), math.inf
@@ -118,6 +118,8 @@ def _reach(x: np.ndarray, curve: np.ndarray, wanted: float) -> tuple[float, int]
 
 
 def _monotone(curve: np.ndarray) -> np.ndarray:
+    from scipy.optimize import isotonic_regression  # half a second, and only reports need it
+
     return np.asarray(isotonic_regression(curve).x)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+from medpretrain3d.statistics.student import critical_value, two_sided_p
 
 MIN_SCANS = 10
 """With fewer, no interval claims its confidence: the jackknife of 8 scans knows neither tails nor skewness."""
@@ -50,11 +50,11 @@ class Effect:
             return math.nan
         if self.standard_error == 0:
             return 1.0 if self.difference == 0 else 0.0
-        return float(2 * student.sf(abs(self.difference) / self.standard_error, self.degrees_of_freedom))
+        return two_sided_p(self.difference / self.standard_error, self.degrees_of_freedom)
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Return difference +- t standard errors; (nan, nan) where there is none to give."""
         if not self.has_interval:
             return math.nan, math.nan
-        half = float(student.isf((1 - confidence) / 2, self.degrees_of_freedom)) * self.standard_error
+        half = float(critical_value(1 - confidence, self.degrees_of_freedom)) * self.standard_error
         return self.difference - half, self.difference + half

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.special import ndtr
 
 from medpretrain3d.statistics.effect import MIN_SCANS, MIN_SEEDS
+from medpretrain3d.statistics.student import critical_value
 from medpretrain3d.statistics.two_way import MeanVariance, VarianceComponents
 
 NUM_DRAWS = 4000
@@ -67,6 +66,8 @@ def detectable_difference(
         return _power(difference, critical, components, num_seeds, num_scans) - wanted_power
 
     top = float(critical.max()) + 10 * math.sqrt(components.of_mean(num_seeds, num_scans))
+    from scipy.optimize import brentq  # half a second, and only plans need it
+
     return float(brentq(missing, 0.0, top, xtol=1e-6)) if top > 0 else 0.0
 
 
@@ -101,7 +102,7 @@ def _critical(components: VarianceComponents, num_seeds: int, num_scans: int, al
         num_seeds,
         num_scans,
     )
-    return np.asarray(student.isf(alpha / 2, variance.degrees_of_freedom) * np.sqrt(variance.total))
+    return np.asarray(critical_value(alpha, variance.degrees_of_freedom) * np.sqrt(variance.total))
 
 
 def _power(
@@ -110,4 +111,4 @@ def _power(
     error = math.sqrt(components.of_mean(num_seeds, num_scans))
     if error == 0:
         return float((abs(difference) > critical).mean())
-    return float((norm.sf((critical - difference) / error) + norm.cdf((-critical - difference) / error)).mean())
+    return float((ndtr((difference - critical) / error) + ndtr((-critical - difference) / error)).mean())
