@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.session import Row, Session, Skipped
 from benchmarks.peers import peer
+from benchmarks.resenc import their_encoder
 from medpretrain3d.backbones import ResEnc
-from medpretrain3d.backbones.resenc import PRESETS
+from medpretrain3d.backbones.resenc import Preset
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 
@@ -24,7 +25,8 @@ BOXES = [[10.0, 12, 14, 18, 20, 24], [4.0, 4, 4, 14, 12, 13]]
 
 
 def rows(session: Session) -> Iterator[Row]:
-    edge, preset = (32, "XS") if session.is_toy else (128, "L")
+    preset: Preset = "XS" if session.is_toy else "L"
+    edge = 32 if session.is_toy else 128
     shape = (1 if session.is_toy else 2, 1, edge, edge, edge)
     size = f"{shape[0]} of {edge}^3"
     pairs: tuple[tuple[str, str, Callable[..., Callable[[], object]], Callable[..., Callable[[], object]]], ...] = (
@@ -40,7 +42,7 @@ def rows(session: Session) -> Iterator[Row]:
 def _measure(
     session: Session,
     make: Callable[..., Callable[[], object]],
-    preset: str,
+    preset: Preset,
     shape: tuple[int, ...],
     theirs_s: list[float],
 ) -> tuple[str, str]:
@@ -74,7 +76,7 @@ def _stepping(network: nn.Module, loss_of: Callable[[], Tensor], autocast: Autoc
 class _Features(nn.Module):
     """Our backbone with MONAI's pyramid, in the form its network takes."""
 
-    def __init__(self, preset: str) -> None:
+    def __init__(self, preset: Preset) -> None:
         super().__init__()
         pyramid = _peer("monai.networks.blocks.feature_pyramid_network")
         self.backbone = ResEnc(preset)
@@ -88,7 +90,7 @@ class _Features(nn.Module):
         return found
 
 
-def _monai_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[[], object]:
+def _monai_step(preset: Preset, image: Tensor, autocast: Autocast) -> Callable[[], object]:
     networks = _peer("monai.apps.detection.networks.retinanet_network")
     detectors = _peer("monai.apps.detection.networks.retinanet_detector")
     anchors = _peer("monai.apps.detection.utils.anchor_utils")
@@ -105,7 +107,7 @@ def _monai_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[[], 
     return _stepping(network, lambda: torch.stack(list(detector(images, targets).values())).sum(), autocast)
 
 
-def _retinanet_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[[], object]:
+def _retinanet_step(preset: Preset, image: Tensor, autocast: Autocast) -> Callable[[], object]:
     sizes = [[(d * 2**level, h * 2**level, w * 2**level) for d, h, w in BASE] for level in range(3)]
     options = {"first_level": FIRST_LEVEL, "fpn_channels": WIDTH, "head_convs": CONVS}
     detector = RetinaNet(ResEnc(preset), 1, AnchorGrid(sizes), **options).to(image.device).train()
@@ -115,28 +117,13 @@ def _retinanet_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[
     return _stepping(detector, lambda: torch.stack(list(detector.losses(image, targets).values())).sum(), autocast)
 
 
-def _dna_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[[], object]:
-    encoders = _peer("dynamic_network_architectures.building_blocks.residual_encoders")
-    channels, blocks = PRESETS[preset]
-    network = encoders.ResidualEncoder(
-        input_channels=1,
-        n_stages=len(channels),
-        features_per_stage=channels,
-        conv_op=nn.Conv3d,
-        kernel_sizes=[[3, 3, 3]] * len(channels),
-        strides=[[1, 1, 1]] + [[2, 2, 2]] * (len(channels) - 1),
-        n_blocks_per_stage=blocks,
-        conv_bias=True,
-        norm_op=nn.InstanceNorm3d,
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        return_skips=True,
-    ).to(image.device)
+def _dna_step(preset: Preset, image: Tensor, autocast: Autocast) -> Callable[[], object]:
+    _peer("dynamic_network_architectures.building_blocks.residual_encoders")
+    network = their_encoder(preset).to(image.device)
     return _stepping(network, lambda: _energy(network(image)), autocast)
 
 
-def _resenc_step(preset: str, image: Tensor, autocast: Autocast) -> Callable[[], object]:
+def _resenc_step(preset: Preset, image: Tensor, autocast: Autocast) -> Callable[[], object]:
     network = ResEnc(preset).to(image.device)
     return _stepping(network, lambda: _energy(network(image)), autocast)
 
