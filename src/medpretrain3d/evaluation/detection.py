@@ -22,9 +22,11 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.error_analysis import FOREGROUND_IOU, error_analysis
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
+from medpretrain3d.evaluation.precision_recall import precision_recall
 from medpretrain3d.evaluation.size_strata import size_strata
 
 Compat = Literal["none", "nndetection", "monai", "coco"]
@@ -104,9 +106,9 @@ def evaluate(
         The metrics by nnDetection's and MONAI's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`,
         `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
         per point of a curve), what `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`,
-        `per_case` (see `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`;
-        `size_strata` where edges are given. A FROC entry is nan where detections exist but none of them hits, as in
-        nnDetection; the sensitivity is then 0.
+        `per_case` (see `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`; at
+        0.1 and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is
+        nan where detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
 
     Raises:
         UserError: the lengths differ, there is no scan, a case is malformed, or the resampling settings make no sense.
@@ -135,6 +137,8 @@ def evaluate(
         "case_level": case_level(scans.pooled, resampling),
         "operating_points": operating_points(scans.pooled, resampling, scores),
         "calibration": calibration(scans.pooled, resampling),
+        "precision_recall": precision_recall(scans, resampling, rows),
+        "error_analysis": error_analysis(scans, IOU_THRESHOLDS.index(FOREGROUND_IOU), recall_type=recall_type),
         "per_case": scans.case_scores(_rows(MAP_IOUS), recall_type),
     }
 

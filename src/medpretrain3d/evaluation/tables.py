@@ -11,6 +11,17 @@ from medpretrain3d.statistics import MIN_SCANS
 
 SHOWN_IOUS = (0.1, 0.3, 0.5)
 FROC_IOUS = (0.1, 0.5)
+ERROR_TEXTS = {
+    "missed": "an object that nothing is about",
+    "localization": "of the right class, badly placed",
+    "classification": "rightly placed, of the wrong class",
+    "both": "badly placed and of the wrong class",
+    "duplicate": "an object that is found already",
+    "background": "where nothing is",
+    "false_positives": "all of the last five",
+    "false_negatives": "all objects without a hit",
+}
+"""Errors in words."""
 
 
 def detection_table(result: Mapping[str, Any]) -> list[str]:
@@ -23,6 +34,7 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
         *_class_rows(result, columns),
         *_curve_rows(result, result["false_positives_per_scan"], curves),
         *_sections(result, "at IoU 0.1"),
+        *_error_rows(result["error_analysis"]),
         *_absent_classes(result),
         *notes(result),
     ]
@@ -166,6 +178,17 @@ def _sections(result: Mapping[str, Any], hit: str) -> list[str]:
             lines.append(f"  {point['score']:<6.3g}  {cells}".rstrip())
     if "calibration" in result:
         lines.append(f"expected calibration error: {cell(result['calibration'], 'expected_calibration_error')}")
+    return lines
+
+
+def _error_rows(errors: Mapping[str, Any]) -> list[str]:
+    """Return how often each kind of error occurs, and what AP gains without it."""
+    iou = f"{errors['foreground_iou']:g}"
+    lines = [f"{'errors at IoU ' + iou + ', and what AP gains without them:':<56}{'number':>7}  gain"]
+    for kind, text in ERROR_TEXTS.items():
+        one = errors[kind]
+        gain = "-" if math.isnan(one["gain"]) else f"{one['gain']:+.3f}"
+        lines.append(f"  {kind.replace('_', ' '):<16} {text:<37}{one['num']:>7}  {gain}")
     return lines
 
 
