@@ -34,7 +34,7 @@ def rows() -> Iterator[Row]:
     anchors = AnchorGrid(SIZES)
 
     def detector(cls: type[RetinaNet], width: int, convs: int) -> Detector:
-        return cls(ResEnc("XS"), 1, anchors, FIRST_LEVEL, fpn_channels=width, head_convs=convs)
+        return cls(ResEnc("XS"), 1, anchors, first_level=FIRST_LEVEL, fpn_channels=width, head_convs=convs)
 
     peer = "monai, both 4 convs of 128"
     equal = _monai_step(128, image)
