@@ -18,7 +18,7 @@ from medpretrain3d.boxes import (
     overlap,
     paired_iou,
 )
-from medpretrain3d.boxes.suppression import blocked_nms
+from medpretrain3d.boxes.suppression import blocked_nms, suppress
 from medpretrain3d.errors import UserError
 from tests.host_waits import DEVICE, CountingDevice
 from tests.oracles import oracle
@@ -189,6 +189,22 @@ def test_a_read_only_installation_compiles_without_a_cache(monkeypatch):
 def test_a_negative_threshold_is_refused():
     with pytest.raises(UserError, match="at least 0"):
         nms(box(0, 0, 0, 1, 1, 1), torch.ones(1), -0.1)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.3, 0.6, 0.9, 1.0])
+def test_suppressors_are_found_however_long_boxes_are(threshold):
+    draw = torch.Generator().manual_seed(0)
+    center, extent = torch.rand(600, 3, generator=draw) * 20, 4 * (torch.randn(600, 3, generator=draw) * 0.5).exp()
+    extent[::50] *= 12  # the kernel has a list of their own for them
+    boxes = torch.cat([center - extent / 2, center + extent / 2], dim=1).repeat(2, 1)
+    boxes[600:] += 0.3 * torch.rand(600, 6, generator=draw)  # near the first ones
+    scores = torch.linspace(1, 0, len(boxes))
+    kept, suppressor = suppress(boxes, scores, threshold)
+    assert kept.tolist() == blocked_nms(boxes, scores, threshold).tolist()
+    overlaps = box_iou(boxes[kept], boxes) > threshold
+    expected = torch.where(overlaps.any(dim=0), overlaps.int().argmax(dim=0), -1)  # the best one that is kept
+    expected[kept] = torch.arange(len(kept))
+    assert suppressor.tolist() == expected.tolist()
 
 
 def test_nms_of_nothing():

@@ -47,7 +47,7 @@ def test_a_plan_of_data_that_are_not_there_lists_jobs_and_says_so(tmp_path, monk
     printed = capsys.readouterr().out
     assert "2 arms x 1 data sets x 1 detectors x 1 label budgets x 3 seeds" in printed
     assert re.search("finetune mae, phantom, labels all, seed 2 +unknown", printed)
-    assert "not prepared yet, so jobs on them are not final: runs/smoke/phantom_4mm" in printed
+    assert "not prepared yet, so jobs on them are not final: runs/smoke/phantom_6mm" in printed
     assert "detectable difference is unknown" in printed
     assert main(["study", "status", "smoke"]) == 0
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

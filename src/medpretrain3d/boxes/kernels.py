@@ -14,6 +14,8 @@ from medpretrain3d.compiled import compiled
 
 MAX_CELLS_PER_AXIS = 64
 """Of the grid of `suppress`: 64^3 list heads are 1 MB."""
+MIN_EDGE = 0.1
+"""Least edge of a cell in mean extents."""
 LARGE = 4.0
 """A box longer than this many mean extents is not put into the grid; every box is compared with it."""
 
@@ -92,10 +94,12 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, f
 
     Of several kept boxes it names the best one if `finds_best`, else any, which is faster.
 
-    Kept boxes hang in the cells of a grid by their centre. Boxes that overlap are no farther apart than half the sum of
-    their extents, so a box looks only into the cells within that reach; the few boxes much longer than the others would
-    stretch it for all, and stand in a list of their own.
+    Kept boxes hang in the cells of a grid by their centre. The IoU t of two boxes is at most that of their extents a
+    and b along any axis, so that their centres are no farther apart than (a + b) (1 - t) / (2 (1 + t)), and neither
+    extent is more than 1 / t of the other: a box looks only into the cells within that reach. The few boxes much longer
+    than the others would stretch it for all, and stand in a list of their own.
     """
+    closeness = max(0.0, (1 - iou_threshold) / (1 + iou_threshold)) * 1.001  # the IoU compared is rounded
     count = boxes.shape[0]
     center = np.empty((count, 3))
     extent = np.empty((count, 3))
@@ -110,7 +114,7 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, f
         low[axis] = center[:, axis].min()
         span = center[:, axis].max() - low[axis]
         mean_extent[axis] = extent[:, axis].mean()
-        edge[axis] = max(mean_extent[axis], span / (MAX_CELLS_PER_AXIS - 1))
+        edge[axis] = max(mean_extent[axis] * max(closeness, MIN_EDGE), span / (MAX_CELLS_PER_AXIS - 1))
         cells[axis] = int(span / edge[axis]) + 1
         large |= extent[:, axis] > LARGE * mean_extent[axis]
     for axis in range(3):
@@ -126,7 +130,10 @@ def suppress(boxes: NDArray[Any], volumes: NDArray[Any], iou_threshold: float, f
     first, last = np.empty(3, np.int64), np.empty(3, np.int64)
     for i in range(count):
         for axis in range(3):
-            radius = (extent[i, axis] + reach[axis]) / 2
+            others = reach[axis]
+            if others * iou_threshold > extent[i, axis] * 1.001:
+                others = extent[i, axis] * 1.001 / iou_threshold
+            radius = (extent[i, axis] + others) / 2 * closeness
             place = center[i, axis] - low[axis]
             first[axis] = int(max(0.0, (place - radius) / edge[axis] - 1e-6))
             last[axis] = int(min(cells[axis] - 1.0, (place + radius) / edge[axis] + 1e-6))
