@@ -99,7 +99,7 @@ def run(words: list[str]) -> None:
         from lightning.pytorch.loops import _EvaluationLoop
 
         from finetune import cli, datamodule, finalize
-        from medpretrain3d.engine import stage
+        from medpretrain3d.engine import stage_cli
         from medpretrain3d.memory import keep_freed_memory
     clock.measure(datamodule.FinetuneData, "__init__", "data")
     clock.measure(L.Trainer, "fit", "training")
@@ -108,7 +108,7 @@ def run(words: list[str]) -> None:
     clock.measure(finalize, "complete_raw_detections", "closing")
     clock.measure(L.Trainer, "test", "test")
     clock.measure(finalize, "_draw", "pictures")
-    clock.measure(stage, "wandb_logger", "wandb")
+    clock.measure(stage_cli, "wandb_logger", "wandb")
     keep_freed_memory()
     cli.train(["fit", *OPTIONS, *words])
     print(*clock.lines(), sep="\n")

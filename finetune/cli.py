@@ -19,7 +19,7 @@ from finetune.preprocessing import follow_pretraining
 from finetune.validation_detections import KeepRawDetections
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.distributed import rank_zero_print
-from medpretrain3d.engine.stage import StageCLI
+from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.errors import UserError
 
 
@@ -52,6 +52,7 @@ class FinetuneCLI(StageCLI):
         weights = choose_weights(self.trainer, self.model, self.best_weights)
         config = self.config_text()
         finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, config, self.compute, weights)
+        self.say_end()
 
 
 def _quiet(text: str) -> None:

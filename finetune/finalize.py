@@ -23,6 +23,7 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.evaluation import evaluate, read_targets
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
@@ -72,7 +73,7 @@ def finalize(
     if data.test_cases:
         _write_test(run.folder / "test", module, data, trainer)
     run_file.update(RunMetadata(finished=True) | compute.metadata(trainer))
-    print(f"detector bundle: {run.folder / 'bundle'}")
+    run_log.say(f"detector bundle: {run.folder / 'bundle'}")
 
 
 def _save_bundle(
@@ -130,8 +131,8 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
                 logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
     low, high = metrics["intervals"][LOGGED_METRICS["mAP"]]
     interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    print(f"test, {len(ordered)} volumes: mAP {metrics[LOGGED_METRICS['mAP']]:.3f}{interval}", end="")
-    print(f", AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}; {module.seen}")
+    means = f"mAP {metrics[LOGGED_METRICS['mAP']]:.3f}{interval}, AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}"
+    run_log.say(f"test, {len(ordered)} volumes: {means}; {module.seen}")
 
 
 def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser
 
 from medpretrain3d.backbones import Backbone
-from medpretrain3d.engine.stage import StageCLI
+from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.datamodule import PretrainData
 from pretrain.finalize import finalize
@@ -44,6 +44,7 @@ class PretrainCLI(StageCLI):
         super().fit(**kwargs)
         costs = self.compute.metadata(self.trainer)
         finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
+        self.say_end()
 
 
 def train(args: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ import lightning as L
 from medpretrain3d import __version__
 from medpretrain3d.backbones import save_encoder
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.run_metadata import RunMetadata
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
@@ -47,4 +48,4 @@ def finalize(
     sha256 = save_encoder(folder, module.objective.backbone, card)
     own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
     run_file.update(module.metadata() | data.metadata() | costs | own)
-    print(f"encoder file: {folder}")
+    run_log.say(f"encoder file: {folder}")

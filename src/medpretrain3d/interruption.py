@@ -65,6 +65,8 @@ class Signals:
         """Called before the process is ended by force: children are ended here."""
         self.farewell: Callable[[int], str] = lambda signum: ""
         """The last line of a process that is ended by force; told the signal."""
+        self.keep_words: Callable[[str], None] = lambda text: None
+        """Told what a process that is ended by force prints last."""
         self.grace_s = GRACE_S
         """From the first signal until the process is ended by force."""
         self._first_s = 0.0
@@ -124,6 +126,7 @@ class Signals:
             action()
         if text:
             print(text, file=sys.stderr)
+            self.keep_words(text)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # nobody reads it any more
                 stream.flush()

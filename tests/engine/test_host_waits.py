@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from finetune.module import FinetuneModule
 from medpretrain3d.engine.distributed import numbers_to_log
 from medpretrain3d.engine.divergence import Divergence
+from medpretrain3d.engine.progress_lines import ProgressLines
 from medpretrain3d.engine.throughput import Throughput
 from medpretrain3d.objectives import MAE
 from medpretrain3d.objectives.base import with_host_copies
@@ -84,8 +85,11 @@ class WaitsOfSteps(L.Callback):
 
 
 def waits_of_steps(module: L.LightningModule, batch: Any, device: CountingDevice, folder: Path) -> list[list[str]]:
-    """What each of five steps waits for; the second one ends the window of the throughput, the third one is logged."""
-    steps = WaitsOfSteps(device)
+    """What each of five steps waits for.
+
+    The first one is said, the second one ends the window of the throughput, the third one is logged.
+    """
+    steps, throughput = WaitsOfSteps(device), Throughput(2)
     trainer = L.Trainer(
         strategy=SingleDeviceStrategy(device=DEVICE, accelerator=OnNoDevice()),
         max_steps=5,
@@ -94,7 +98,7 @@ def waits_of_steps(module: L.LightningModule, batch: Any, device: CountingDevice
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[steps, Divergence(folder), Throughput(2)],
+        callbacks=[steps, Divergence(folder), throughput, ProgressLines(throughput, every_s=3600)],
     )
     trainer.fit(module, DataLoader([batch] * 5, batch_size=None))
     assert trainer.progress_bar_metrics.keys() == {"train/loss"}
@@ -108,7 +112,8 @@ def files(waits: list[str]) -> set[str]:
 def test_only_a_step_of_pretraining_that_is_logged_waits(tmp_path):
     with CountingDevice() as device:
         found = waits_of_steps(Pretrain(tiny_objective(MAE)), tiny_batch("ResEnc"), device, tmp_path)
-    assert [len(waits) for waits in found] == [0, 0, 2, 0], found
+    assert [len(waits) for waits in found] == [1, 0, 2, 0], found
+    assert files(found[0]) == {"progress_lines.py"}
     assert files(found[2]) == {"divergence.py", "distributed.py"}
 
 
@@ -118,7 +123,7 @@ def test_a_step_of_fine_tuning_waits_as_often_as_its_detector(detector, size, tm
     with CountingDevice() as device:
         found = waits_of_steps(Finetune(tiny_detector(detector)), a_batch(size), device, tmp_path)
     own = WAITS[detector]
-    assert [len(waits) for waits in found] == [own, own, own + 2, own], found
+    assert [len(waits) for waits in found] == [own + 1, own, own + 2, own], found
     assert files(found[2]) - files(found[3]) == {"divergence.py", "distributed.py"}
 
 

@@ -61,9 +61,9 @@ class Started:
 
     @property
     def printed(self) -> list[str]:
-        """Lines so far, without those that a progress bar overwrites."""
+        """Lines so far, without those that say how training goes."""
         lines = re.split(r"[\r\n]+", self.log.read_text(encoding="utf-8"))
-        return [line for line in lines if line.strip() and not re.match(r"Epoch |\s+(train|val)/loss", line)]
+        return [line for line in lines if line.strip() and not re.match(r"step [\d,]+( of [\d,]+|:) ", line)]
 
     @property
     def num_steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_only
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
+from medpretrain3d.engine.progress_lines import duration
 from medpretrain3d.errors import UserError
 
 
@@ -136,7 +138,11 @@ class Checkpoints(Checkpoint):
 
     def _write(self, trainer: L.Trainer, state: dict[str, Any]) -> None:
         path = checkpoint_path(self.folder, trainer.global_step)
+        begun_s = time.monotonic()
         trainer.strategy.save_checkpoint(state, path)
+        if path not in self._kept:  # else it is the same step, validated
+            size_mb, took = path.stat().st_size / 1e6, duration(time.monotonic() - begun_s)
+            rank_zero_print(f"step {trainer.global_step:,}: checkpoint {path}, {size_mb:,.1f} MB in {took}")
         self._kept = [*(one for one in self._kept if one != path), path][-2:]
         keep_only(self.folder, self._kept)
 

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.atomic import write_tail, write_text
+from medpretrain3d.engine.run_log import run_log
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ class CurveLogger(Logger):
             return
         columns, rows, num_damaged = _read(self._path)
         if num_damaged:
-            print(
+            run_log.say(
                 f"{self._path}: {num_damaged} damaged line(s) at the end are cut, written when the run was interrupted"
             )
         self._columns = columns or self._columns

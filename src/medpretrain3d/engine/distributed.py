@@ -10,9 +10,9 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_processes
 
@@ -85,7 +85,6 @@ def show_loss(module: L.LightningModule, loss: Tensor) -> None:
         module.trainer.progress_bar_metrics["train/loss"] = loss.item()
 
 
-@rank_zero_only
 def rank_zero_print(text: str) -> None:
-    """Print on the first process only."""
-    print(text, flush=True)
+    """Print on the first process only, and keep the line in the log of the run."""
+    run_log.say(text)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from medpretrain3d.engine.ending import ending
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.interruption import Interrupted, signals
 
 
@@ -36,7 +37,7 @@ class EndTogether(Checkpoint):
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """The processes can reach each other from here on."""
         ending.connect(trainer)
-        signals.farewell = self._farewell
+        signals.farewell, signals.keep_words = self._farewell, run_log.keep
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         """Between two steps: end if a process was told to.

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from medpretrain3d.engine.peers import News, Peers
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death, explain
 from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
@@ -257,6 +258,7 @@ def _say(text: str) -> None:
     if text and _rank() == 0:
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
+        run_log.keep(text)
 
 
 ending = Ending()

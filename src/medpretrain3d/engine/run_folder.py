@@ -13,7 +13,10 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 
 RUN = "run.json"
-PRODUCTS = ("config.yaml", "metrics.csv", "checkpoints", "encoder", "bundle", "validation", "test", "previews")
+PRODUCTS = (
+    *("config.yaml", "metrics.csv", "log.txt", "checkpoints", "snapshots", "encoder", "bundle"),
+    *("validation", "test", "previews"),
+)
 """What a run writes beside `run.json`, which is there first."""
 ADVICE = "give another run.name, or take the folder away"
 

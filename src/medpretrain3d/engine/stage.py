@@ -1,352 +1,21 @@
-"""The command line both stages share: LightningCLI, a run folder, curves, tracking, checkpoints, resume."""
+"""A stage's program: how it begins, and what is said when it ends early."""
 
 from __future__ import annotations
 
 import logging
 import signal
-import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import lightning as L
-import torch
-from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from medpretrain3d import __version__
-from medpretrain3d.atomic import locked_folder, write_text
-from medpretrain3d.backbones import Backbone
-from medpretrain3d.command_line.parser import option_values
-from medpretrain3d.command_line.stages import stage_words
-from medpretrain3d.documents import parse_yaml
-from medpretrain3d.engine.checkpoint_files import (
-    CheckpointFiles,
-    has_checkpoints,
-    newest_whole_checkpoint,
-    num_steps_done,
-)
-from medpretrain3d.engine.checkpoints import Checkpoints
-from medpretrain3d.engine.compute import ComputeMeter
-from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation, num_processes_here
-from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
-from medpretrain3d.engine.device import DeviceConfig
-from medpretrain3d.engine.distributed import global_rank, rank_zero_print
-from medpretrain3d.engine.divergence import Divergence
-from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
+from medpretrain3d.engine.checkpoint_files import num_steps_done
 from medpretrain3d.engine.ending import ending
-from medpretrain3d.engine.fit_loop import ResumableFitLoop
-from medpretrain3d.engine.precision import (
-    UNDECIDED,
-    SamePrecision,
-    device_of,
-    precision_begun_with,
-    precision_metadata,
-    precision_of_run,
-    precision_plugin,
-)
-from medpretrain3d.engine.requeue import leave_requeue_alone, requeue
-from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
-from medpretrain3d.engine.run_folder import claim_run
-from medpretrain3d.engine.stage_parser import StageParser, one_line
-from medpretrain3d.engine.strategy import strategy_used
-from medpretrain3d.engine.throughput import Throughput
-from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
-from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
-from medpretrain3d.engine.weight_averaging import average_in_one_call
-from medpretrain3d.errors import UserError
+from medpretrain3d.engine.requeue import requeue
+from medpretrain3d.engine.run import RunConfig
+from medpretrain3d.engine.run_log import log_warnings
 from medpretrain3d.interruption import NOTICE, Interrupted, signals
 from medpretrain3d.memory import keep_freed_memory
-from medpretrain3d.plugins import loaded_plugins, take_plugins
-from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.threads import use_threads
-
-PRINT = "--print_config"
-
-
-class StageCLI(LightningCLI):
-    """LightningCLI with the conventions of this project.
-
-    `run_file` is the run's `run.json`, from the moment the trainer exists.
-
-    Args:
-        model_class: the stage's LightningModule.
-        datamodule_class: the stage's LightningDataModule.
-        job_type: `pretrain` or `finetune`.
-        args: command line, default `sys.argv`.
-    """
-
-    def __init__(
-        self,
-        model_class: type[L.LightningModule],
-        datamodule_class: type[L.LightningDataModule],
-        job_type: str,
-        args: Sequence[str] | None = None,
-    ) -> None:
-        self.job_type = job_type
-        self.run_file: RunFile
-        with ExitStack() as self._held:  # the lock of the run's folder
-            super().__init__(
-                model_class,
-                datamodule_class,
-                parser_class=StageParser,
-                save_config_callback=None,  # written into the run's own folder below
-                seed_everything_default=0,
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,  # bundles and encoder files carry descriptions instead
-                trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
-                args=list(args) if args is not None else None,
-            )
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Only `fit`; testing closes a fine-tuning run by itself."""
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "ckpt_path", "weights_only"}}
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run's place, and one seed for everything."""
-        parser.add_argument(
-            "--plugins",
-            type=str | list[str],
-            default=[],
-            help="packages of your own whose classes the recipe names (docs/extending.md); repeatable",
-        )
-        parser.add_class_arguments(RunConfig, "run")
-        parser.add_class_arguments(DeviceConfig, "device")
-        parser.link_arguments("seed_everything", "data.seed")
-
-    def before_instantiate_classes(self) -> None:
-        """Refuse a name that is no folder name before anything is read or made; fill in what other files decide."""
-        RunConfig(**self._get(self.config, "run"))
-        self.resolve(self._own_config(), is_said=True)
-
-    def resolve(self, config: Namespace, is_said: bool) -> None:
-        """Set options that are not given and that a file decides which the configuration names.
-
-        Args:
-            config: of a run; changed.
-            is_said: whether the user reads what is set.
-        """
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the command line, and compare what Lightning takes without a look."""
-        args = take_plugins(sys.argv[1:] if args is None else args)
-        words = stage_words(args, self.job_type)
-        self._typed = option_values(words)
-        if "--trainer.help" in words:
-            print(trainer_help(self._subcommand_parsers["fit"]))
-            raise SystemExit(0)
-        flags = [word.partition("=")[2] for word in words if word.partition("=")[0] == PRINT]
-        if "--config" in words:  # of none, jsonargparse prints the defaults, with what is required left open
-            words = [word for word in words if word.partition("=")[0] != PRINT]
-        self.config = parser.parse_args(words)
-        self.config[self.config["subcommand"]]["plugins"] = [plugin.module for plugin in loaded_plugins()]
-        check_options(self.config[self.config["subcommand"]].as_dict())
-        if flags:
-            print(self.used_text(flags[-1]))
-            raise SystemExit(0)
-
-    def used_text(self, flags: str = "") -> str:
-        """Return the configuration with what is decided from the hardware and by this stage, as YAML that is a recipe.
-
-        What the stage adds of its own cannot be given in a recipe and is told in comments.
-
-        Args:
-            flags: `skip_default`, to leave out what is as it would be.
-        """
-        self.subcommand = self.config["subcommand"]
-        config = self._own_config().clone()
-        run = RunConfig(**config["run"])
-        unknown = ""
-        try:
-            self.resolve(config, is_said=False)
-        except UserError as error:  # of a file that an earlier program has yet to write
-            unknown = f"\n# not known yet: {error}"
-        for name, value in trainer_options_used(config["trainer"], run).items():
-            config[f"trainer.{name}"] = value
-        config["trainer.precision"] = precision_of_run(config["trainer"], run).precision
-        text: str = self._parser(self.subcommand).dump(
-            config, skip_none=False, skip_validation=True, skip_default="skip_default" in flags
-        )
-        self.config_init = Namespace(run=run, trainer=config["trainer"])
-        self.run_file, self.curves = RunFile(run.folder), CurveLogger(run.folder)
-        mode = wandb_mode(run.wandb, self._is_wandb_typed)
-        loggers = ["CurveLogger (metrics.csv)", *([f"wandb, {mode}"] if mode != "disabled" else [])]
-        added = {
-            "callbacks": [type(one).__name__ for one in self.callbacks()],
-            "loggers": loggers,
-            "plugins": [CheckpointFiles.__name__],
-            "sampler": ["PositionBatches, a function of seed and step"],
-        }
-        message = "\n".join(f"#   {key}: {', '.join(ones)}" for key, ones in added.items())
-        return f"{text}# added by the stage:\n{message}{unknown}"
-
-    def instantiate_classes(self) -> None:
-        """Make everything; a part that one of several types takes fails with an error of its own."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            if isinstance(error, UserError) or "Does not validate" not in str(error):
-                raise
-            raise UserError(one_line(str(error), self.parser)) from error
-
-    @property
-    def run(self) -> RunConfig:
-        """Name, folder and tracking settings of this run."""
-        result: RunConfig = self._get(self.config_init, "run")
-        return result
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Return the trainer, with loggers, checkpoints and a precision that suits the hardware."""
-        run, asked = self.run, self._get(self.config_init, "trainer")
-        rank = global_rank(asked)
-        rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
-        rank_zero_print(use_threads(num_processes_here(asked)))
-        self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
-        if rank == 0:
-            self._open_folder()
-        self.run_file = RunFile(run.folder)
-        metadata = self.metadata()
-        self.curves = CurveLogger(run.folder)
-        loggers: list[Logger] = [self.curves]
-        tracker = wandb_logger(run, run.folder, self.job_type, metadata, self._is_wandb_typed)
-        if tracker is not None:
-            loggers.append(tracker)
-        kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
-        kwargs.setdefault("logger", loggers)
-        for name, value in trainer_options_used(asked, run).items():
-            if name not in ("devices", "accelerator"):  # which Lightning finds itself
-                kwargs.setdefault(name, value)
-        kwargs.setdefault("precision", None)
-        kwargs.setdefault("strategy", strategy_used(asked))
-        device_type = device_of(asked).type
-        DeviceConfig(**vars(self._get(self.config_init, "device"))).apply(self.model, self.backbone(), device_type)
-        if device_type == "cuda" and asked.get("benchmark") is None and not asked.get("deterministic"):
-            kwargs.setdefault("benchmark", self.has_static_shapes())  # else each new shape would be timed
-        interval = asked.get("val_check_interval")
-        if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
-            kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
-        plugins = asked.get("plugins") or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        own = [precision_plugin(self.precision.precision, device_type), CheckpointFiles()]
-        kwargs.setdefault("plugins", [*plugins, *own])
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
-            raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
-        average_in_one_call(trainer.callbacks)  # type: ignore[attr-defined]  # a list of them
-        ResumableFitLoop.of(trainer)
-        leave_requeue_alone(trainer)
-        leave_signals_alone(trainer)
-        signals.farewell = partial(_farewell, run)
-        rank_zero_print(str(self.precision))
-        return trainer
-
-    def backbone(self) -> Backbone:
-        """Return the backbone that is trained."""
-        raise NotImplementedError("a stage says where its backbone is")
-
-    def has_static_shapes(self) -> bool:
-        """Whether all batches of training have the same shape."""
-        return True
-
-    def callbacks(self) -> list[L.Callback]:
-        """Return the callbacks of every run of this stage, beside those of its recipe."""
-        interval = self._get(self.config_init, "trainer").get("val_check_interval")
-        self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
-        self.compute = ComputeMeter(self.run_file)
-        curves = ContinuedCurves(self.curves)
-        divergence = Divergence(self.run.checkpoints)
-        together = EndTogether(self.checkpoints.save, partial(_farewell, self.run))
-        watchers = [SamePrecision(), ContinuedSchedule(), Throughput(), self.compute, together]
-        return [divergence, self.checkpoints, curves, *watchers]
-
-    def fit(self, **kwargs: Any) -> None:
-        """Train, continuing an interrupted run of the same name and configuration."""
-        run = self.run
-        # Another process may look before the first one has thrown the earlier run away.
-        resume = None if run.restart else newest_whole_checkpoint(run.checkpoints)
-        self.checkpoints.resumed_from = resume
-        if self.trainer.is_global_zero:
-            if resume:
-                print(f"{run.folder}: continuing an interrupted run from {resume}")
-            self.run_file.update(self.metadata())
-        with ending.launching(self.trainer):
-            self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
-        if self.trainer.interrupted:
-            raise SystemExit(130)
-
-    def metadata(self) -> RunMetadata:
-        """Return the metadata of the run, as it begins: what dashboards and reports filter by."""
-        run = self.run
-        own = RunMetadata(
-            stage=self.job_type,
-            name=run.name,
-            group=run.group,
-            seed=self._get(self.config, "seed_everything"),
-            budget_steps=self._get(self.config_init, "trainer").get("max_steps"),
-            git_sha=git_sha(),
-            medpretrain3d_version=__version__,
-            machine=machine(),
-            num_threads=torch.get_num_threads(),
-            finished=False,
-        )
-        own |= precision_metadata(self.precision)
-        result: RunMetadata = own | self.datamodule.metadata() | self.model.metadata()
-        return result
-
-    @property
-    def _is_wandb_typed(self) -> bool:
-        return "run.wandb" in self._typed or "wandb" in self._typed.get("run", "")
-
-    def _open_folder(self) -> None:
-        """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
-
-        Raises:
-            UserError: another process trains in it, it is not of this program, or holds a run that cannot be continued.
-        """
-        run = self.run
-        config = self.config_text()
-        path = run.folder / "config.yaml"
-        self._held.enter_context(locked_folder(run.folder))
-        claim_run(run.folder, self.metadata(), run.restart)
-        if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
-            before, now = self._plain(self._reread(path)), self._plain(self._own_config())
-            before["trainer"]["precision"] = precision_begun_with(run)
-            now["trainer"]["precision"] = self.precision.precision
-            check_continuation(run, before, now, str(self.datamodule.metadata().data_fingerprint))
-        write_text(path, config)
-
-    def _reread(self, path: Path) -> Namespace:
-        """Return the configuration of a run in its folder, with today's default of what was no option then."""
-        try:
-            config: Namespace = self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
-            self.resolve(config, is_said=False)
-            return config
-        except (UserError, OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: not readable as a configuration ({error}); give another run.name, or run.restart=true to "
-                "throw the run away"
-            ) from error
-
-    def _own_config(self) -> Namespace:
-        config: Namespace = self.config.get(str(self.subcommand), self.config)
-        return config
-
-    def _plain(self, config: Namespace) -> dict[str, Any]:
-        plain: dict[str, Any] = parse_yaml(self._parser(self.subcommand).dump(config, skip_none=False))
-        return plain
-
-    def config_text(self) -> str:
-        """Return the whole configuration, defaults included, as YAML."""
-        result: str = self._parser(self.subcommand).dump(self._own_config(), skip_none=False)
-        return result
 
 
 def run_stage(main: Callable[[], None]) -> None:
@@ -356,11 +25,17 @@ def run_stage(main: Callable[[], None]) -> None:
         SystemExit: with 2 after bad input, 1 after any other failure, 128 plus the signal when told to end.
     """
     ending.begin()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips name other products
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its tips name other products, the rest `ProgressLines` says
+    log_warnings()
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # whom it terminates when one has failed
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available on your system but is not used.*")
+    warnings.filterwarnings(
+        "ignore", message=".*when logging on epoch level in distributed setting.*"
+    )  # it is gathered
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # its batch sampler is
     keep_freed_memory()
     try:
@@ -379,7 +54,7 @@ def run_stage(main: Callable[[], None]) -> None:
     ending.done()
 
 
-def _farewell(run: RunConfig, signum: int) -> str:
+def farewell(run: RunConfig, signum: int) -> str:
     """Return the last line of a run that was told to end."""
     if getattr(rank_zero_only, "rank", 0):
         return ""

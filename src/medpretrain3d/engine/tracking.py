@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
 
@@ -122,5 +123,7 @@ def _open_run(mode: Mode, arguments: Mapping[str, Any]) -> Any:
     except Exception as error:  # wandb raises many kinds when the network is away; training goes on without it
         if mode == "offline":
             raise
-        print(f"wandb: no connection ({type(error).__name__}); this run is kept offline, send it later with wandb sync")
+        run_log.say(
+            f"wandb: no connection ({type(error).__name__}); this run is kept offline, send it later with wandb sync"
+        )
         return wandb.init(mode="offline", **arguments)
