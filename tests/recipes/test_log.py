@@ -56,7 +56,7 @@ STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 def test_every_line_of_a_run_is_one_of_these(stage, options, cube_store, tmp_path):
     place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "r"]
     run = tmp_path / "g" / "r"
-    said = run_program(stage, *options, *place).splitlines()
+    said = run_program(stage, *options, *place, "--trainer.val_check_interval", "3").splitlines()
     kept = (run / "log.txt").read_text(encoding="utf-8").splitlines()
     for found in (said, [re.sub(STAMP, "", line, count=1) for line in kept]):
         wanted = [pattern.replace("{run}", re.escape(str(run))) for pattern in LINES[stage]]
@@ -69,6 +69,7 @@ def test_every_line_of_a_run_is_one_of_these(stage, options, cube_store, tmp_pat
 def test_a_run_that_goes_on_adds_to_its_log(cube_store, tmp_path, monkeypatch, capsys):
     def fit(*arguments: str) -> str:
         place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "r"]
+        place += ["--trainer.val_check_interval", "3"]
         pretrain_program.main(["fit", *TINY_PRETRAIN, *place, *arguments])
         return (tmp_path / "g" / "r" / "log.txt").read_text(encoding="utf-8")
 
