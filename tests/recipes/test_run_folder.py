@@ -149,7 +149,7 @@ def test_a_second_process_is_refused_before_it_writes_or_restarts(words, tmp_pat
     ids=["packed single", "second of node", "first of second node", "first", "slurm node 1", "slurm first", "torchrun"],
 )
 def test_the_first_process_of_the_first_node_opens_the_folder(monkeypatch, environment, is_first):
-    from medpretrain3d.engine.distributed import global_rank
+    from medpretrain3d.engine.distributed import trainer_as_asked
 
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -157,7 +157,7 @@ def test_the_first_process_of_the_first_node_opens_the_folder(monkeypatch, envir
         monkeypatch.setenv(name, value)
     single = environment.get("SLURM_JOB_NAME") == "packed"
     devices = {"devices": 1} if single else {"devices": 2, "num_nodes": 2, "strategy": "ddp"}
-    assert (global_rank({"accelerator": "cpu", **devices}) == 0) == is_first
+    assert (trainer_as_asked({"accelerator": "cpu", **devices}).global_rank == 0) == is_first
 
 
 def test_a_packed_single_process_of_slurm_skips_no_check(words, tmp_path, monkeypatch):

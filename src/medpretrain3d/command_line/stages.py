@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
+from medpretrain3d.command_line.launched import is_first_process
 from medpretrain3d.command_line.parser import respelled
 from medpretrain3d.command_line.precheck import precheck
 from medpretrain3d.command_line.recipes import expand_recipes
@@ -46,6 +46,6 @@ def begin(stage: str, args: Sequence[str]) -> None:
     try:
         precheck(stage, stage_words(args, stage)[1:])
     except UserError as error:
-        if os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0":  # one of several says it
+        if is_first_process():  # of several one says it
             print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from medpretrain3d.command_line.launched import counts_tasks
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.processes import mean_over_processes
@@ -19,10 +21,10 @@ from medpretrain3d.processes import mean_over_processes
 Value = TypeVar("Value")
 
 
-def global_rank(asked: Mapping[str, Any]) -> int:
-    """Return the number of this process among those of a run, over all nodes, before its trainer exists.
+def trainer_as_asked(asked: Mapping[str, Any]) -> L.Trainer:
+    """Return a trainer that is thrown away, which knows the number of this process among those of a run.
 
-    A trainer that is thrown away is asked: launchers name ranks in different variables, and which of them count depends
+    It is asked before the real one exists: launchers name ranks in different variables, and which of them count depends
     on the devices. `SLURM_LOCALID`, for one, says nothing of runs on one device each that share a job step.
 
     Args:
@@ -34,8 +36,10 @@ def global_rank(asked: Mapping[str, Any]) -> int:
     deciding = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
     known = {name: copy.deepcopy(asked[name]) for name in deciding if asked.get(name) is not None}
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    if counts_tasks() and (asked.get("num_nodes") or 1) == 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # SLURM's name of the node need not have an address
     try:
-        return int(L.Trainer(**known, **quiet).global_rank)
+        return L.Trainer(**known, **quiet)
     except (RuntimeError, ValueError, TypeError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
 

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from medpretrain3d.engine.peers import News, Peers
+from medpretrain3d.engine.rendezvous import Declined, Rendezvous
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death, explain
@@ -49,6 +50,11 @@ class Ending:
         self._decided = threading.Lock()
         self._is_done = False
         self._code_of_others = 0
+        self._first_is_done = threading.Event()
+        self._rendezvous: Rendezvous | None = None
+        """Where the other processes wait, until all have met."""
+        self._is_alone = False
+        """Whether the others never came, so that none of them says why this one ends."""
 
     def begin(self) -> None:
         """Install signal handling and process supervision, first of all in each process of a stage's program."""
@@ -57,6 +63,27 @@ class Ending:
             end_with_parent()
         # Lightning's own observer kills every process five seconds after one has failed, whatever they are about.
         subprocess_script._launch_process_observer = self._watch_children  # type: ignore[assignment,attr-defined]  # a method
+
+    def expect(self, rendezvous: Rendezvous | None) -> None:
+        """Say where the others of this run will wait, which a launcher has started: a failure before is told there."""
+        self._rendezvous = rendezvous
+
+    def meet(self, rendezvous: Rendezvous) -> None:
+        """Wait for the other processes of this run, and end with them if one has failed.
+
+        Raises:
+            UserError: they did not come.
+            SystemExit: another one failed.
+        """
+        self._rendezvous = None
+        try:
+            rendezvous.meet()
+        except Declined as declined:
+            _say(declined.text)
+            raise SystemExit(declined.code) from None
+        except UserError:
+            self._is_alone = True
+            raise
 
     def connect(self, trainer: L.Trainer) -> None:
         """Connect each process of a trainer to the others, once they can reach each other; a collective call."""
@@ -109,10 +136,14 @@ class Ending:
         Raises:
             SystemExit: with 128 plus the signal.
         """
-        self.done()
         if _rank() > 0:
-            signals.exit(128 + signum)  # it writes nothing, and the first process waits for it
-        _say(signals.farewell(signum))
+            self.done()
+            # A launcher that sees a process end (`srun --kill-on-bad-exit`) ends the first one in the middle of it.
+            self._first_is_done.wait(GRACE_S / 2 if self._peers is not None else 0)
+            signals.exit(128 + signum)
+        farewell = signals.farewell(signum)
+        self.done()
+        _say(farewell)
         raise SystemExit(128 + signum)
 
     def fail(self, error: BaseException) -> NoReturn:
@@ -137,15 +168,22 @@ class Ending:
             self._tell(news)
             time.sleep(2 * SEQUEL_S)  # ended by what the first process decides
             signals.exit(code, text)
-        if _rank() > 0:
+        is_alone = self._is_alone
+        if self._rendezvous is not None:
+            _say(text)
+            is_alone = not self._rendezvous.decline(code, text)
+            text = text if is_alone and _rank() > 0 else ""
+        elif _rank() > 0 and not is_alone:
             time.sleep(SEQUEL_S)  # the first process is about to say the same, and its launcher ends this one
         if self._children:
             signals.exit(code, text)  # they may wait for this process, and it for them when Python shuts down
-        _say(text)
+        _say(text, is_alone)
         raise SystemExit(code)
 
     def _hear(self, news: News) -> None:
         """Handle a message from another process, in the thread that listens."""
+        if news.kind in ("done", "lost") and news.rank == 0:
+            self._first_is_done.set()
         if news.kind == "signal":
             self._tell(news, but=news.rank)
             signals.receive(news.code)
@@ -254,8 +292,8 @@ def _rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0) or 0)
 
 
-def _say(text: str) -> None:
-    if text and _rank() == 0:
+def _say(text: str, is_alone: bool = False) -> None:
+    if text and (is_alone or _rank() == 0):
         sys.stdout.flush()
         print(text, file=sys.stderr, flush=True)
         run_log.keep(text)

@@ -30,7 +30,7 @@ from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation, num_processes_here
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.device import DeviceConfig
-from medpretrain3d.engine.distributed import global_rank, rank_zero_print
+from medpretrain3d.engine.distributed import rank_zero_print, trainer_as_asked
 from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
@@ -45,6 +45,7 @@ from medpretrain3d.engine.precision import (
     precision_plugin,
 )
 from medpretrain3d.engine.progress_lines import ProgressLines, duration, start_line
+from medpretrain3d.engine.rendezvous import meet_first, rendezvous_of_launched
 from medpretrain3d.engine.requeue import leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
@@ -201,8 +202,10 @@ class StageCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Return the trainer, with loggers, checkpoints and a precision that suits the hardware."""
         run, asked = self.run, self._get(self.config_init, "trainer")
-        rank = global_rank(asked)
+        first_look = trainer_as_asked(asked)
+        rank = first_look.global_rank
         rank_zero_only.rank = rank  # type: ignore[attr-defined]  # else `SLURM_PROCID`, of a run on its own as well
+        ending.expect(rendezvous_of_launched(first_look))
         rank_zero_print(use_threads(num_processes_here(asked)))
         self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
         if rank == 0:
@@ -242,6 +245,7 @@ class StageCLI(LightningCLI):
         ResumableFitLoop.of(trainer)
         leave_requeue_alone(trainer)
         leave_signals_alone(trainer)
+        meet_first(trainer, ending.meet)
         signals.farewell, signals.keep_words = partial(farewell, run), run_log.keep
         rank_zero_print(str(self.precision))
         return trainer

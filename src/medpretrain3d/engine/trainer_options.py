@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser
 
+from medpretrain3d.command_line.launched import check_launch
 from medpretrain3d.command_line.trainer import OPTIONS
 from medpretrain3d.engine.continuation import accelerator_of, num_devices
 from medpretrain3d.engine.run import RunConfig
@@ -36,6 +37,7 @@ def check_options(config: Mapping[str, Any]) -> None:
     num, most = num_devices(trainer.get("devices"), trainer.get("accelerator")), max(8, os.cpu_count() or 1)
     if num > most and not torch.cuda.is_available():
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted at most {most} processes on this CPU")
+    check_launch(num, int(trainer.get("num_nodes") or 1))
     limit = trainer.get("limit_test_batches")
     if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is a batch, 1.0 is all
         raise UserError(
