@@ -65,8 +65,11 @@ class Records:
             return "done"
         if self.path(job, "failed").is_file():
             return "failed"
-        is_begun = job.product is None and (self.run_folder(job) / RUN).is_file()
-        return "begun" if is_begun else "waiting"
+        return "begun" if self.is_begun(job) else "waiting"
+
+    def is_begun(self, job: Job) -> bool:
+        """Return whether a job has a run on the disk, whatever became of it."""
+        return job.product is None and (self.run_folder(job) / RUN).is_file()
 
     def is_done(self, job: Job) -> bool:
         """Return whether a job ended well and its result is still there."""

@@ -19,12 +19,17 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import GRACE_S, end_with_parent, signals
 from medpretrain3d.study.document import Resources
 from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.record import write_failed
 from medpretrain3d.study.records import Records
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
+LOG = "snakemake.log"
 LOCAL = "local"
 CLUSTER_JOBS = 100
 """Jobs that wait in the queue of a cluster at a time."""
+CLUSTER_RETRIES = 3
+"""How often a job of a cluster is submitted again that was killed, reached its time limit or lost its node; it goes on
+from its last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,12 @@ def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     entries = {f"{job.kind}-{job.identity}": _entry(job, todo, records, machine) for job in jobs}
     devices = ",".join(machine.devices) if machine.is_local else ""
     write_text(table, json_text({"folder": os.getcwd(), "devices": devices, "jobs": entries}, indent=1))
-    code, said = _run_snakemake(_words(folder, table, machine), folder / "snakemake.log", machine)
+    code, said = _run_snakemake(_words(folder, table, machine), folder / LOG, machine)
     unfinished = [job for job in jobs if not records.is_done(job)]
+    for job in unfinished:  # of those that were lost no process was left to say it
+        if records.is_begun(job) and not records.path(job, "failed").is_file():
+            lost = f"its process or machine was lost before it could say why; see {folder / LOG}"
+            write_failed(records.path(job, "failed"), 1, lost)
     if code and unfinished and not any(records.path(job, "failed").is_file() for job in unfinished):
         raise UserError(f"snakemake ended with exit code {code} and began no job that failed: {said}")
 
@@ -132,6 +141,7 @@ def _words(folder: Path, table: Path, machine: Machine) -> list[str]:
         words += ["--cores", str(cores), "--resources", f"gpu={len(machine.devices)}"]
     else:
         words += ["--executor", machine.executor, "--jobs", str(machine.cores or CLUSTER_JOBS)]
+        words += ["--retries", str(CLUSTER_RETRIES)]
     return [*words, *machine.extra]
 
 
