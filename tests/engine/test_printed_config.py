@@ -47,8 +47,8 @@ def test_what_was_given_stays(capsys):
         (["--config", "{run: {wandb: disabled}}"], "offline", ""),
         (["--config", "{run: {wandb: online}}"], "offline", ", wandb, offline"),
         (["--run.wandb", "auto"], "disabled", ""),
-        ([], "offline", ", wandb, offline"),
-        ([], "", ", wandb, offline"),
+        (["--config", "{run: {wandb: auto}}"], "offline", ", wandb, offline"),
+        (["--config", "{run: {wandb: auto}}"], "", ", wandb, offline"),
     ],
 )
 def test_what_is_typed_about_tracking_wins_over_the_environment(capsys, monkeypatch, words, environment, expected):

@@ -21,10 +21,12 @@ SPLITS = {"train": 4, "val": 2, "test": 2}
 TINY_PRETRAIN = [
     *("--config", "configs/pretrain/smoke.yaml"),
     *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
+    *("--trainer.val_check_interval", "3"),  # twice in the six steps of the recipe
 ]
 TINY_FINETUNE = [
     *("--config", "configs/finetune/smoke.yaml"),
     *("--data.patch", "[16,16,16]", "--data.num_workers", "0", "--run.wandb", "disabled"),
+    *("--trainer.val_check_interval", "3"),  # twice in the six steps of the recipe
 ]
 TWO_PROCESSES = [
     *("--data.batch_size", "1", "--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"),
