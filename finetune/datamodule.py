@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
+from finetune.dealing import dealt_out, most_cases
 from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import device_of, make_loader, run_position
@@ -210,8 +211,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         if not cases:
             return []
         place = run_position(self.trainer)
-        own = cases[place["rank"] :: place["world_size"]]
-        num_turns = -(-len(cases) // place["world_size"])  # as many as the process with most: Lightning counts on it
+        own = dealt_out(cases, place["rank"], place["world_size"])
+        num_turns = most_cases(cases, place["world_size"])  # on every process: Lightning counts on it
         return DataLoader(_Cases(own, num_turns), batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
 
 

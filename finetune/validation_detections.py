@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
+from finetune.dealing import dealt_out
 from finetune.module import FinetuneModule
 from finetune.scoring import CaseResult
 from medpretrain3d.engine.distributed import gather_by_case
@@ -70,7 +71,7 @@ def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModu
         return
     seen = dict(kept)
     with trainer.precision_plugin.val_step_context():
-        for ref in missing[trainer.global_rank :: trainer.world_size]:
+        for ref in dealt_out(missing, trainer.global_rank, trainer.world_size):
             case = ref.open()
             seen[case.id] = CachedCase.of(case, module.detect_raw(case))
     _save(path, trainer, module, identity, seen)
