@@ -84,7 +84,8 @@ def _run(sitting: Mapping[str, Any], rank: int, count: int, port: int) -> None:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
         torchrun = {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
         os.environ.update({key: str(value) for key, value in torchrun.items()})
-        arguments += ["--trainer.devices", str(count), "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu"]
+        arguments += ["--trainer.devices", str(count), "--trainer.strategy", sitting.get("strategy", "ddp")]
+        arguments += ["--trainer.accelerator", "cpu"]
     os.environ.update(sitting.get("environment", {}))
     code = 1
     try:
