@@ -104,7 +104,7 @@ def run(words: list[str]) -> None:
     clock.measure(datamodule.FinetuneData, "__init__", "data")
     clock.measure(L.Trainer, "fit", "training")
     clock.measure(_EvaluationLoop, "run", "validation", lambda loop, *_: loop.trainer.state.fn == "fit")
-    clock.measure(finalize, "_save_bundle", "closing")
+    clock.measure(finalize, "write_bundle", "closing")
     clock.measure(finalize, "complete_raw_detections", "closing")
     clock.measure(L.Trainer, "test", "test")
     clock.measure(finalize, "_draw", "pictures")

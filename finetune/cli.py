@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from finetune.best_weights import BestWeights
 from finetune.datamodule import FinetuneData
-from finetune.final_weights import choose_weights
-from finetune.finalize import finalize
+from finetune.final_weights import choose_weights, last_weights
+from finetune.finalize import finalize, write_bundle
 from finetune.module import FinetuneModule
 from finetune.preprocessing import follow_pretraining
 from finetune.validation_detections import KeepRawDetections
@@ -39,6 +40,11 @@ class FinetuneCLI(StageCLI):
         """Add what keeps the detections of the validations, and the best weights."""
         self.best_weights = BestWeights()
         return [*super().callbacks(), KeepRawDetections(self.run.raw_detections), self.best_weights]
+
+    def write_product(self, trainer: L.Trainer, folder: Path, state: dict[str, Any]) -> None:
+        """Write the bundle."""
+        weights = last_weights(trainer)
+        write_bundle(folder, trainer, self.model, self.datamodule, self.run, self.config_text(), weights)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the bundle and test it on the test split."""

@@ -36,8 +36,14 @@ def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights
     Raises:
         UserError: the best ones are asked for, and no validation took place.
     """
-    is_averaged = any(isinstance(callback, WeightAveraging) for callback in getattr(trainer, "callbacks", ()))
+    last = last_weights(trainer)
     if module.weights == "last":
-        return FinalWeights("averaged" if is_averaged else "last", trainer.global_step, is_averaged)
+        return last
     best.put_into(module)
-    return FinalWeights("best", best.step, is_averaged, best.score, METRIC)
+    return FinalWeights("best", best.step, last.is_averaged, best.score, METRIC)
+
+
+def last_weights(trainer: L.Trainer) -> FinalWeights:
+    """Return the name of the weights that the last step led to."""
+    is_averaged = any(isinstance(callback, WeightAveraging) for callback in getattr(trainer, "callbacks", ()))
+    return FinalWeights("averaged" if is_averaged else "last", trainer.global_step, is_averaged)

@@ -63,7 +63,7 @@ def finalize(
         weights: which weights those are.
     """
     if trainer.is_global_zero:
-        _save_bundle(trainer, module, data, run, config, weights)
+        write_bundle(run.folder / "bundle", trainer, module, data, run, config, weights)
     complete_raw_detections(run.raw_detections, trainer, module)
     if data.test_cases and not take_results(run.raw_detections, trainer, module):
         trainer.test(module, data, verbose=False)
@@ -76,7 +76,8 @@ def finalize(
     run_log.say(f"detector bundle: {run.folder / 'bundle'}")
 
 
-def _save_bundle(
+def write_bundle(
+    folder: Path,
     trainer: L.Trainer,
     module: FinetuneModule,
     data: FinetuneData,
@@ -84,6 +85,7 @@ def _save_bundle(
     config: str,
     weights: FinalWeights,
 ) -> None:
+    """Write the detector as it is now, at the end of a run or on its way; see `finalize`."""
     provenance = {
         "git_commit": git_sha(),
         "encoder_sha256": module.metadata().checkpoint_sha256,
@@ -99,7 +101,7 @@ def _save_bundle(
         "data_fingerprint": data.corpus.fingerprint,
         "volumes_seen": module.volumes_seen().to_json(),
     }
-    folder, how = run.folder / "bundle", data.preprocessing()
+    how = data.preprocessing()
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
 
 

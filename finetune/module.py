@@ -112,6 +112,7 @@ class FinetuneModule(Checked, L.LightningModule):
                 num_pretrain_volumes=pretraining.get("num_pretrain_volumes", 0),
                 pretrain_run=pretraining.get("run"),
                 checkpoint_sha256=self.encoder.sha256,
+                init_sha256=self.encoder.sha256,
             )
         return network | start | (self.seen.metadata() if self.seen else RunMetadata())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.datamodule import PretrainData
-from pretrain.finalize import finalize
+from pretrain.finalize import finalize, write_encoder_file
 from pretrain.module import PretrainModule
 from pretrain.previews import Previews
 from pretrain.probes import Probes as Probes  # the same
@@ -38,6 +39,15 @@ class PretrainCLI(StageCLI):
     def has_static_shapes(self) -> bool:
         """Whether every batch of these views has the same shape."""
         return bool(self.datamodule.views.has_static_shapes)
+
+    def write_product(self, trainer: L.Trainer, folder: Path, state: dict[str, Any]) -> None:
+        """Write the encoder file."""
+        prefix = "objective.backbone."
+        weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        costs, config = self.compute.metadata(trainer), self.config_text()
+        write_encoder_file(
+            folder, weights, trainer, self.model, self.datamodule, self.run, self.run_file, config, costs
+        )
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""

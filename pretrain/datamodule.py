@@ -25,7 +25,6 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import Normalization, PerUnit
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
-from medpretrain3d.store.store import Store
 from medpretrain3d.store.training_cases import training_cases
 from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers
 
@@ -96,7 +95,8 @@ class PretrainData(Checked, L.LightningDataModule):
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.seed = seed
-        chosen = training_cases(self.corpus, split, fold, [Store(path) for path in exclude or ()])
+        self.excluded = Corpus([Path(path) for path in exclude]) if exclude else None
+        chosen = training_cases(self.corpus, split, fold, self.excluded.stores if self.excluded else [])
         for note in chosen.notes:
             rank_zero_print(note)
         train_cases, val_cases = self.corpus.hold_out(chosen.cases, num_val_cases)
@@ -120,6 +120,7 @@ class PretrainData(Checked, L.LightningDataModule):
             corpus=self.corpus.name,
             num_pretrain_volumes=len(self.train_cases),
             data_fingerprint=self.corpus.fingerprint,
+            exclude_fingerprint=self.excluded.fingerprint if self.excluded else None,
         )
 
     def preprocessing(self) -> Preprocessing:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import lightning as L
 
 from medpretrain3d import __version__
-from medpretrain3d.backbones import save_encoder
+from medpretrain3d.backbones.checkpoints.encoder_file import write_encoder
+from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.run_metadata import RunMetadata
@@ -35,6 +39,30 @@ def finalize(
     """
     if not trainer.is_global_zero:
         return
+    folder = run.folder / "encoder"
+    weights = module.objective.backbone.state_dict()
+    sha256 = write_encoder_file(folder, weights, trainer, module, data, run, run_file, config, costs)
+    own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
+    run_file.update(module.metadata() | data.metadata() | costs | own)
+    run_log.say(f"encoder file: {folder}")
+
+
+def write_encoder_file(
+    folder: Path,
+    weights: dict[str, Any],
+    trainer: L.Trainer,
+    module: PretrainModule,
+    data: PretrainData,
+    run: RunConfig,
+    run_file: RunFile,
+    config: str,
+    costs: RunMetadata,
+) -> str:
+    """Write the encoder as it is now, at the end of a run or on its way; see `finalize`.
+
+    Returns:
+        The sha256 of the weights file.
+    """
     card = module.card()
     card["pretraining"] |= {
         "run": f"{run.group}/{run.name}",
@@ -44,8 +72,4 @@ def finalize(
         **costs.known(),
     }
     card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": config}
-    folder = run.folder / "encoder"
-    sha256 = save_encoder(folder, module.objective.backbone, card)
-    own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
-    run_file.update(module.metadata() | data.metadata() | costs | own)
-    run_log.say(f"encoder file: {folder}")
+    return write_encoder(folder, to_config(module.objective.backbone), weights, card)

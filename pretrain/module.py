@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
     ReadOptions,
+    TokenBackbone,
     VolumesSeen,
     check_patch,
     encoder_entry,
@@ -69,11 +70,19 @@ class PretrainModule(Checked, L.LightningModule):
             method=type(self.objective).__name__.lower(),
             backbone=self.objective.backbone.name,
             params=self.objective.backbone.num_parameters(),
+            init_sha256=self.encoder.sha256 if self.encoder else None,
         )
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `device.compile` compiles."""
         return self.objective.compiled_parts()
+
+    def sharded_parts(self) -> list[nn.Module]:
+        """Return what `fsdp2` gathers together: each block of a transformer, and all the rest."""
+        backbone = self.objective.backbone
+        lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList)]
+        blocks = [block for part in lists for block in part] if isinstance(backbone.encoder, TokenBackbone) else []
+        return [*blocks, self.objective]
 
     @property
     def data(self) -> PretrainData:

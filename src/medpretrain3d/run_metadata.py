@@ -82,6 +82,12 @@ class RunMetadata:
     flop: Number | StrictInt | None = None
     """Of the batches trained on."""
     machine: Text | None = None
+    global_batch_size: Whole | None = None
+    """Samples of a step, over all processes and accumulated batches."""
+    init_sha256: StrictStr | None = None
+    """Of the weights that the run began with, wherever their file lies."""
+    exclude_fingerprint: StrictStr | None = None
+    """Of the stores whose test and validation scans were left out of pretraining."""
     num_threads: Whole | None = None
     """Of each process on the CPU."""
     git_sha: StrictStr | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -37,11 +38,14 @@ class Checkpoints(Checkpoint):
     Args:
         folder: where the files go; the last two are kept.
         every_n_steps: optimizer steps from one to the next.
+        every_s: seconds of training after which a state is kept in any case: what an interruption can cost.
     """
 
-    def __init__(self, folder: Path, every_n_steps: int) -> None:
+    def __init__(self, folder: Path, every_n_steps: int, every_s: float = math.inf) -> None:
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
+        self._every_s = every_s
+        self._saved_s = time.monotonic()
         self.resumed_from: Path | None = None
         """The file that this sitting begins with; set before training."""
         self._kept: list[Path] = []
@@ -61,6 +65,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Begin where the run was interrupted, with the validation that it may not have finished."""
+        self._saved_s = time.monotonic()
         step, loop = trainer.global_step, _loop(trainer)
         if not step or self.resumed_from is None:
             return
@@ -97,6 +102,8 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         """Keep what is whole, without waiting for other processes: they may never come."""
+        if getattr(trainer.strategy, "is_sharded", False):  # nothing is whole without the others
+            return
         is_new = self._saved != (trainer.global_step, self._validated_step)
         if trainer.is_global_zero and trainer.global_step and is_new and _loop(trainer).is_between_steps():
             try:
@@ -128,6 +135,11 @@ class Checkpoints(Checkpoint):
         if failure is not None:
             raise UserError(failure)
         self._saved = (trainer.global_step, self._validated_step)
+        self._saved_s = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether the last state was kept too long ago, by the clock of this process."""
+        return time.monotonic() - self._saved_s >= self._every_s
 
     @property
     def _continued_from(self) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 import lightning as L
 import torch
 
+from medpretrain3d.documents import read_yaml
 from medpretrain3d.engine.checkpoint_files import num_steps_done
-from medpretrain3d.engine.distributed import rank_zero_print
+from medpretrain3d.engine.distributed import SHARDED, rank_zero_print
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata
 
 Config = Mapping[str, Any]
 
@@ -32,25 +34,40 @@ ONLOOKERS = re.compile(r"(\w*Checkpoint|\w*ProgressBar|\w*Summary|\w*Monitor|Tim
 """Callbacks of Lightning that change no weight."""
 
 
-def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint: str) -> None:
+MOVED = {
+    "data.store ": "data_fingerprint",
+    "data.exclude ": "exclude_fingerprint",
+    "model.init_from ": "init_sha256",
+}
+"""What an option names that may lie elsewhere now, and by which metadata it is known."""
+
+
+def check_continuation(run: RunConfig, before: Config, now: Config, metadata: RunMetadata) -> None:
     """Compare this call with the run in its folder, be it interrupted or finished.
 
     Args:
         run: its folder is meant.
         before: parsed configuration of the run.
         now: parsed configuration of this call.
-        fingerprint: of the data now.
+        metadata: of the run now.
 
     Raises:
         UserError: the run is finished, has made more steps than are asked for, or an option differs that may change
             its result; all of them are named.
     """
     known, steps = RunFile(run.folder).read(), now["trainer"]["max_steps"]
-    found = differences(before, now)
-    if known.data_fingerprint:  # a store may have moved; what is in it counts
-        found = [one for one in found if not one.startswith("data.store ")]
-        if known.data_fingerprint != fingerprint:
-            found.append(f"the data in data.store {known.data_fingerprint[:12]} -> {fingerprint[:12]} (fingerprints)")
+    batch = known.global_batch_size or global_batch(before)
+    found = differences(before, now, batch)
+    for option, name in MOVED.items():
+        was, is_now = getattr(known, name), getattr(metadata, name)
+        if was is None or is_now is None:
+            continue
+        found = [one for one in found if not one.startswith(option)]  # it may have moved; what is in it counts
+        if was != is_now:
+            what = f"the data in {option}" if name == "data_fingerprint" else f"what is in {option}"
+            found.append(f"{what}{was[:12]} -> {is_now[:12]} (fingerprints)")
+    if batch != global_batch(now):
+        found.append(f"samples of a step {batch} -> {global_batch(now)}, which {_factors(now)} have to make")
     is_finished = bool(known.finished)
     done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
     if is_finished and steps == done:
@@ -71,7 +88,7 @@ def check_continuation(run: RunConfig, before: Config, now: Config, fingerprint:
         )
 
 
-def differences(before: Config, now: Config) -> list[str]:
+def differences(before: Config, now: Config, batch: int | None = None) -> list[str]:
     """List the changes that keep a run begun as `before` from resuming as `now`: `key before -> now`, one per key.
 
     How long to train (`trainer.max_steps`) is asked anew at every call.
@@ -82,9 +99,10 @@ def differences(before: Config, now: Config) -> list[str]:
     Args:
         before: parsed configuration of the run.
         now: parsed configuration of this call.
+        batch: samples of a step of the run, where they are known; devices may have been left to the machine.
     """
     old, new = _flat(before), _flat(now)
-    is_same_batch = global_batch(before) == global_batch(now)
+    is_same_batch = (batch or global_batch(before)) == global_batch(now)
     found = []
     for key in sorted(old.keys() | new.keys()):
         one, other = old.get(key), new.get(key)
@@ -100,6 +118,48 @@ def global_batch(config: Config) -> int:
     trainer, data = config["trainer"], config["data"]
     num_processes = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.get("num_nodes") or 1)
     return int(data["batch_size"]) * num_processes * int(trainer.get("accumulate_grad_batches") or 1)
+
+
+def _factors(config: Config) -> str:
+    trainer = config["trainer"]
+    num_processes = global_batch(config) // int(config["data"]["batch_size"])
+    num_processes //= int(trainer.get("accumulate_grad_batches") or 1)
+    return f"data.batch_size x {num_processes} processes x trainer.accumulate_grad_batches"
+
+
+def accumulation_to_go_on(run: RunConfig, now: Config) -> tuple[int, str] | None:
+    """Return the accumulation with which a run goes on on another number of devices, with the same samples in a step.
+
+    Args:
+        run: its folder is meant.
+        now: parsed configuration of this call.
+
+    Returns:
+        `trainer.accumulate_grad_batches` and what there is to say; None where nothing has to change, or where no whole
+        number does it, which `check_continuation` refuses.
+    """
+    known, path = RunFile(run.folder).read(), run.folder / "config.yaml"
+    if run.restart or not path.exists() or not (known.finished or num_steps_done(run.checkpoints)):
+        return None
+    before = read_yaml(path, "give another run.name, or run.restart=true to throw the run away")
+    batch = known.global_batch_size or global_batch(before)
+    num_before = batch // _of_one_process(before)
+    num_now = global_batch(now) // _of_one_process(now)
+    own, size = int(now["data"]["batch_size"]), int(now["data"]["batch_size"]) * num_now
+    # The first process has written the new number into the file by the time that those which it starts read it.
+    is_asked_for = num_now == num_before and own != int(before["data"]["batch_size"])
+    if is_asked_for or batch == global_batch(now) or batch % size:
+        return None
+    number = batch // size
+    return number, (
+        f"{run.folder}: a step of this run has {batch} samples, so with {num_now} process(es) of {own} "
+        f"trainer.accumulate_grad_batches is {number} (where samples of a batch are compared or normalized together, "
+        "in contrastive objectives and batch norms, raise data.batch_size instead)"
+    )
+
+
+def _of_one_process(config: Config) -> int:
+    return int(config["data"]["batch_size"]) * int(config["trainer"].get("accumulate_grad_batches") or 1)
 
 
 def num_devices(devices: Any, accelerator: str | None = "auto") -> int:
@@ -171,9 +231,9 @@ def _is_same_place(one: str, other: str) -> bool:
 
 
 def _is_data_parallel(strategy: Any) -> bool:
-    """Return whether every process holds the whole network, so that the steps are those of one process."""
+    """Return whether the steps are those of one process, and checkpoints hold the whole network."""
     name = str(strategy).rpartition(".")[2].lower()
-    return name in ("none", "auto", "single_device", "singledevicestrategy") or name.startswith("ddp")
+    return name in ("none", "auto", "single_device", "singledevicestrategy", SHARDED) or name.startswith("ddp")
 
 
 def accelerator_of(name: Any) -> str:

@@ -20,6 +20,9 @@ from medpretrain3d.processes import mean_over_processes
 
 Value = TypeVar("Value")
 
+SHARDED = "fsdp2"
+"""The name by which `ShardedDDP` is asked for; Lightning's `fsdp` knows neither a CPU nor whole files."""
+
 
 def trainer_as_asked(asked: Mapping[str, Any]) -> L.Trainer:
     """Return a trainer that is thrown away, which knows the number of this process among those of a run.
@@ -35,6 +38,8 @@ def trainer_as_asked(asked: Mapping[str, Any]) -> L.Trainer:
     """
     deciding = ("accelerator", "devices", "num_nodes", "strategy", "plugins")
     known = {name: copy.deepcopy(asked[name]) for name in deciding if asked.get(name) is not None}
+    if known.get("strategy") == SHARDED:
+        known["strategy"] = "ddp"  # which Lightning knows
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     if counts_tasks() and (asked.get("num_nodes") or 1) == 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # SLURM's name of the node need not have an address

@@ -95,6 +95,8 @@ class Divergence(L.Callback):
         return f"the last good checkpoint is {last}; {cure}, in another run with model.init_from={last}"
 
     def _note(self, step: int, index: int, value: Tensor) -> None:
+        if hasattr(value, "full_tensor"):  # of weights that are dealt out (DTensor), which all processes ask
+            value = value.full_tensor()
         if self._first is None:
             self._first = torch.full((len(WATCHED),), _NEVER, device=value.device)
         is_first = ~torch.isfinite(value.detach()) & (self._first[index] == _NEVER)

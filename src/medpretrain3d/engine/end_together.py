@@ -1,4 +1,4 @@
-"""Lets the processes of a trainer end together, between two steps if they can."""
+"""What the processes of a trainer agree on between two steps: to keep their state, and to end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
+from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.snapshots import Snapshots
 from medpretrain3d.interruption import Interrupted, signals
 
 
 class EndTogether(Checkpoint):
     """Ends all processes at the same step when one of them was told to, and at once when one of them fails.
+
+    Whether it is time to keep the state is what the clock of the first process says.
 
     Steps are whole or not made: while training, a signal waits for the end of the step (`interruption.GRACE_S` at
     most), all processes agree, and the state is kept. Anywhere else, as in a validation, where processes have different
@@ -26,12 +30,14 @@ class EndTogether(Checkpoint):
     It is a `Checkpoint` only because Lightning calls those last: then a step is whole.
 
     Args:
-        save: keeps the state of a trainer; every process calls it.
+        checkpoints: keep the state of a trainer.
+        snapshots: keep the weights on the way.
         farewell: the last line of a run that was told to end by a signal.
     """
 
-    def __init__(self, save: Callable[[L.Trainer], None], farewell: Callable[[int], str]) -> None:
-        self._save = save
+    def __init__(self, checkpoints: Checkpoints, snapshots: Snapshots, farewell: Callable[[int], str]) -> None:
+        self._checkpoints = checkpoints
+        self._snapshots = snapshots
         self._farewell = farewell
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
@@ -40,18 +46,22 @@ class EndTogether(Checkpoint):
         signals.farewell, signals.keep_words = self._farewell, run_log.keep
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Between two steps: end if a process was told to.
+        """Between two steps: keep what is due, and end if a process was told to.
 
         Raises:
             Interrupted: one was, and the state is kept.
         """
         signals.mode = "note"
         if batch_idx % trainer.accumulate_grad_batches == 0:
-            message = torch.tensor(signals.received or 0, device=trainer.strategy.root_device)
-            signum = int(trainer.strategy.reduce(message, reduce_op="max"))
+            clock = (self._checkpoints.is_due(), self._snapshots.is_due(trainer.global_step))
+            due = clock if trainer.is_global_zero else (False, False)
+            message = torch.tensor([signals.received or 0, *map(int, due)], device=trainer.strategy.root_device)
+            signum, is_checkpoint_due, is_snapshot_due = trainer.strategy.reduce(message, reduce_op="max").tolist()
+            if is_snapshot_due:
+                self._snapshots.save(trainer)
+            if (signum or is_checkpoint_due) and trainer.global_step:
+                self._checkpoints.save(trainer)
             if signum:
-                if trainer.global_step:
-                    self._save(trainer)
                 raise Interrupted(signum)
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -14,12 +14,12 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 from medpretrain3d.threads import available_cores
-from medpretrain3d.values import check_fields
+from medpretrain3d.values import Count, Positive, check_fields
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Name, folder and tracking of a run. Its folder is `<root>/<group>/<name>`."""
+    """Name, folder and tracking of a run, and what it keeps on its way. Its folder is `<root>/<group>/<name>`."""
 
     name: str = "run"
     """One plain folder name, as is the group."""
@@ -33,6 +33,12 @@ class RunConfig:
     """Whether host name, paths and command line may go to wandb."""
     restart: bool = False
     """Throw away an earlier run in this folder instead of continuing it."""
+    checkpoint_every_minutes: Positive = 15.0
+    """Of training at most between two states to continue from, however many steps that are."""
+    snapshot_every_steps: Count | None = None
+    """Keep an encoder file (stage 1) or bundle (stage 2) of every so many steps in `snapshots/`, for ever."""
+    snapshot_every_hours: Positive | None = None
+    """Or of the first whole step after every so many hours of the run, over all sittings."""
 
     def __post_init__(self) -> None:
         """Refuse what would make the run's folder another than one of its own, two levels below the root.
@@ -56,6 +62,11 @@ class RunConfig:
     def checkpoints(self) -> Path:
         """Folder of the states that an interrupted run continues from."""
         return self.folder / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the encoder files or bundles that are kept on the way."""
+        return self.folder / "snapshots"
 
     @property
     def raw_detections(self) -> Path:

@@ -27,7 +27,12 @@ from medpretrain3d.documents import parse_yaml
 from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
-from medpretrain3d.engine.continuation import ContinuedSchedule, check_continuation, num_processes_here
+from medpretrain3d.engine.continuation import (
+    ContinuedSchedule,
+    accumulation_to_go_on,
+    check_continuation,
+    num_processes_here,
+)
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.device import DeviceConfig
 from medpretrain3d.engine.distributed import rank_zero_print, trainer_as_asked
@@ -50,6 +55,7 @@ from medpretrain3d.engine.requeue import leave_requeue_alone
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.snapshots import Snapshots
 from medpretrain3d.engine.stage import farewell
 from medpretrain3d.engine.stage_parser import StageParser, one_line
 from medpretrain3d.engine.strategy import strategy_used
@@ -97,7 +103,7 @@ class StageCLI(LightningCLI):
                 seed_everything_default=0,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,  # bundles and encoder files carry descriptions instead
-                trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10},
+                trainer_defaults={"max_epochs": 1, "num_sanity_val_steps": 0, "log_every_n_steps": 10, "devices": 1},
                 args=list(args) if args is not None else None,
             )
 
@@ -121,7 +127,13 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse a name that is no folder name before anything is read or made; fill in what other files decide."""
         RunConfig(**self._get(self.config, "run"))
-        self.resolve(self._own_config(), is_said=True)
+        config = self._own_config()
+        self.resolve(config, is_said=True)
+        if "trainer.accumulate_grad_batches" not in self._typed:
+            adapted = accumulation_to_go_on(RunConfig(**config["run"]), config.as_dict())
+            if adapted is not None:
+                config["trainer.accumulate_grad_batches"], said = adapted
+                rank_zero_print(said)
 
     def resolve(self, config: Namespace, is_said: bool) -> None:
         """Set options that are not given and that a file decides which the configuration names.
@@ -261,14 +273,16 @@ class StageCLI(LightningCLI):
     def callbacks(self) -> list[L.Callback]:
         """Return the callbacks of every run of this stage, beside those of its recipe."""
         interval = self._get(self.config_init, "trainer").get("val_check_interval")
-        self.checkpoints = Checkpoints(self.run.checkpoints, interval if isinstance(interval, int) else 100)
+        every_n_steps = interval if isinstance(interval, int) else 100
+        self.checkpoints = Checkpoints(self.run.checkpoints, every_n_steps, 60 * self.run.checkpoint_every_minutes)
+        snapshots = Snapshots(self.run, self.write_product, lambda: self.run_file.minutes / 60)
         self.compute = ComputeMeter(self.run_file)
         curves = ContinuedCurves(self.curves)
         divergence = Divergence(self.run.checkpoints)
-        together = EndTogether(self.checkpoints.save, partial(farewell, self.run))
+        together = EndTogether(self.checkpoints, snapshots, partial(farewell, self.run))
         throughput = Throughput()
         lines = ProgressLines(throughput)
-        watchers = [SamePrecision(), ContinuedSchedule(), throughput, lines, self.compute, together]
+        watchers = [SamePrecision(), ContinuedSchedule(), throughput, lines, self.compute, snapshots, together]
         return [divergence, self.checkpoints, curves, *watchers]
 
     def fit(self, **kwargs: Any) -> None:
@@ -278,7 +292,8 @@ class StageCLI(LightningCLI):
         resume = None if run.restart else newest_whole_checkpoint(run.checkpoints)
         self.checkpoints.resumed_from = resume
         if self.trainer.is_global_zero:
-            metadata = self.metadata()
+            batch_size = self.datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+            metadata = self.metadata() | RunMetadata(global_batch_size=batch_size)
             mode = wandb_mode(run.wandb, self._is_wandb_typed)
             run_log.say(start_line(metadata, run, self.trainer, self.datamodule.batch_size, mode, resume))
             self.run_file.update(metadata)
@@ -286,6 +301,16 @@ class StageCLI(LightningCLI):
             self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
         if self.trainer.interrupted:
             raise SystemExit(130)
+
+    def write_product(self, trainer: L.Trainer, folder: Path, state: dict[str, Any]) -> None:
+        """Write what the run would end with, if it ended now; the first process calls this.
+
+        Args:
+            trainer: between two steps.
+            folder: where it goes.
+            state: of the module, whole.
+        """
+        raise NotImplementedError("a stage says what it makes")
 
     def say_end(self) -> None:
         """Say that all is done."""
@@ -330,7 +355,7 @@ class StageCLI(LightningCLI):
             before, now = self._plain(self._reread(path)), self._plain(self._own_config())
             before["trainer"]["precision"] = precision_begun_with(run)
             now["trainer"]["precision"] = self.precision.precision
-            check_continuation(run, before, now, str(self.datamodule.metadata().data_fingerprint))
+            check_continuation(run, before, now, self.metadata())
         write_text(path, config)
         run_log.open(run.folder)
 

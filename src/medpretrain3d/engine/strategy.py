@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.strategies import DDPStrategy
-
 from medpretrain3d.engine.continuation import num_devices
+from medpretrain3d.engine.ddp import PatientDDP
+from medpretrain3d.engine.distributed import SHARDED
 
 START_METHODS = {"ddp": "popen", "ddp_fork": "fork", "ddp_spawn": "spawn"}
 
@@ -25,6 +25,10 @@ def strategy_used(trainer: Mapping[str, Any]) -> Any:
     num = num_devices(trainer.get("devices"), trainer.get("accelerator")) * int(trainer.get("num_nodes") or 1)
     if name == "auto" and num > 1:
         name = "ddp"
+    if name == SHARDED:
+        from medpretrain3d.engine.sharding import ShardedDDP  # half a second of imports
+
+        return ShardedDDP()
     if not isinstance(name, str) or name not in START_METHODS:
         return name
-    return DDPStrategy(gradient_as_bucket_view=True, start_method=START_METHODS[name])  # type: ignore[arg-type]
+    return PatientDDP(gradient_as_bucket_view=True, start_method=START_METHODS[name])  # type: ignore[arg-type]

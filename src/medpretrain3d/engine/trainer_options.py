@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from medpretrain3d.command_line.launched import check_launch
 from medpretrain3d.command_line.trainer import OPTIONS
 from medpretrain3d.engine.continuation import accelerator_of, num_devices
+from medpretrain3d.engine.distributed import SHARDED
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Seed, check_value
@@ -32,6 +33,11 @@ def check_options(config: Mapping[str, Any]) -> None:
             check_value("trainer", name, trainer[name], hint)
     if not isinstance(config.get("seed_everything"), bool):
         check_value("configuration", "seed_everything", config.get("seed_everything"), Seed | None)
+    if str(trainer.get("strategy") or "").startswith("fsdp") and trainer["strategy"] != SHARDED:
+        raise UserError(
+            f"trainer: got strategy {trainer['strategy']}, whose processes write files of their shards; wanted fsdp2, "
+            "which writes whole ones"
+        )
     if trainer.get("devices") in (0, "0", []):
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted a number >= 1, -1 for all, or auto")
     num, most = num_devices(trainer.get("devices"), trainer.get("accelerator")), max(8, os.cpu_count() or 1)
