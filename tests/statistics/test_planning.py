@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from medpretrain3d.statistics import designs, detectable_difference, effect_of, judge, power
+from medpretrain3d.statistics import (
+    designs,
+    detectable_difference,
+    effect_of,
+    judge,
+    power,
+    settling_designs,
+)
+from medpretrain3d.statistics.planning import MAX_SEEDS
 from medpretrain3d.statistics.two_way import VarianceComponents
 
 PILOT = VarianceComponents(seed=2 * 0.015**2, scan=0.1**2, interaction=0.1**2)
@@ -48,3 +56,21 @@ def test_the_planned_power_is_what_simulated_studies_have(seeds, scans):
         )
         found += judge([effect_of("mae", pseudo)])[0].verdict == "better"
     assert found / 1500 == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_study_that_settles_is_the_smallest_that_shows_the_difference():
+    seeds, scans = settling_designs(PILOT, 5, 40, 0.05)
+    assert (seeds.num_scans, scans.num_seeds) == (40, 5)
+    one_less = detectable_difference(PILOT, seeds.num_seeds - 1, 40)
+    assert detectable_difference(PILOT, seeds.num_seeds, 40) <= 0.05 < one_less
+    assert detectable_difference(PILOT, 5, scans.num_scans) == scans.detectable_difference <= 0.05
+    assert [one.num_seeds > 3 or one.num_scans > 40 for one in settling_designs(PILOT, 3, 40, 1.0)] == [True, True]
+
+
+def test_where_nothing_settles_nothing_is_named():
+    of_scans = VarianceComponents(seed=0.0, scan=1.0, interaction=0.0)  # seeds do not help
+    assert [one.num_seeds for one in settling_designs(of_scans, 3, 40, 0.1)] == [3]
+    of_seeds = VarianceComponents(seed=0.1**2, scan=0.0, interaction=0.0)
+    assert [one.num_scans for one in settling_designs(of_seeds, 3, 40, 0.05)] == [40]
+    assert settling_designs(VarianceComponents(1.0, 1.0, 1.0), 3, 40, 0.01) == []
+    assert all(one.num_seeds <= MAX_SEEDS for one in settling_designs(PILOT, 3, 40, 0.03))

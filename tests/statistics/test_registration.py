@@ -4,9 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from medpretrain3d.errors import UserError
-from medpretrain3d.statistics import Verdict, declaration_sha256, declared_before, parse_hypothesis, registration_note
-from medpretrain3d.statistics.hypotheses import Answer
+from medpretrain3d.statistics import declaration_sha256, declared_before, registration_note
 from medpretrain3d.statistics.registration import Registration
 
 DAY = datetime(2026, 1, 1, 12)
@@ -37,19 +35,3 @@ def test_a_change_after_results_is_said():
     assert "nothing here was declared beforehand" in registration_note([late], result)
     with pytest.raises(ValueError, match="no registration"):
         registration_note([], result)
-
-
-def test_verdicts_answer_hypotheses():
-    better, equal = parse_hypothesis("mae > scratch"), parse_hypothesis("voco=scratch")
-    assert (str(better), str(equal)) == ("mae > scratch", "voco = scratch")
-    assert better.answer(Verdict.BETTER) is Answer.SUPPORTED
-    assert better.answer(Verdict.WORSE) is better.answer(Verdict.EQUIVALENT) is Answer.REFUTED
-    assert better.answer(Verdict.INCONCLUSIVE) is better.answer(Verdict.NONE) is Answer.OPEN
-    assert equal.answer(Verdict.EQUIVALENT) is Answer.SUPPORTED
-    assert parse_hypothesis("a < b").answer(Verdict.WORSE) is Answer.SUPPORTED
-
-
-@pytest.mark.parametrize("text", ["mae", "mae > mae", "mae >= scratch", "mae > scratch > voco", ""])
-def test_what_is_no_hypothesis_is_refused(text):
-    with pytest.raises(UserError, match="two arms"):
-        parse_hypothesis(text)

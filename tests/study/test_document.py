@@ -31,8 +31,8 @@ def test_a_document_says_what_is_compared(write_study):
         {},
     ]
     assert study.seeds == (0, 1)
-    assert (study.metric, study.primary_labels, study.delta) == ("mAP", "all", 0.02)
-    assert study.hypotheses == (parse_hypothesis("mae > scratch"), parse_hypothesis("mae_60 = mae"))
+    assert (str(study.declaration.metric), study.declaration.labels, study.declaration.delta) == ("mAP", "all", 0.02)
+    assert study.declaration.hypotheses == (parse_hypothesis("mae > scratch"), parse_hypothesis("mae_60 = mae"))
 
 
 def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
@@ -75,9 +75,29 @@ def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
         ({"primary": {"labels": 4}}, "primary.labels: got 4, which is none of the study's labels: 1, all"),
         ({"delta": 0}, "delta: got 0, wanted a number above 0"),
         ({"delta": True}, "delta: got True"),
-        ({"hypotheses": ["mae is better"]}, "hypotheses: hypothesis 'mae is better': wanted two arms"),
+        ({"hypotheses": ["mae is better"]}, "hypotheses: hypothesis 'mae is better': wanted arms with one of"),
         ({"hypotheses": ["mea > scratch"]}, "no arm 'mea'; did you mean 'mae'?"),
-        ({"hypotheses": ["mae > mae"]}, "wanted two arms"),
+        ({"hypotheses": ["mae > mae"]}, "compares an arm with itself"),
+        ({"hypotheses": ["mae > scratch", "mae>scratch"]}, "hypotheses: mae > scratch is there twice"),
+        ({"hypotheses": ["mae > scratch at 2"]}, "'mae > scratch at 2': the study has no labels '2'; labels: 1, all"),
+        ({"hypotheses": ["mae > scratch on cube"]}, "no data set 'cube'; did you mean 'cubes'?"),
+        ({"hypotheses": ["mae = scratch"]}, "'mae = scratch': nothing says what counts as no difference; add delta"),
+        ({"hypotheses": ["mae >= scratch"]}, "nothing says what counts as no difference; add delta"),
+        (
+            {
+                "arms": {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", "labels": ["all"]}},
+                "hypotheses": ["mae > scratch at 1"],
+            },
+            "the study does not run mae with labels 1; see its arm's keys",
+        ),
+        ({"arms": {"scratch": {"labels": [1]}}, "hypotheses": []}, "scratch is the baseline, so it is run with every"),
+        ({"arms": {"scratch": {}, "b": {"labels": [3]}}, "hypotheses": []}, "arms.b.labels: got 3, wanted some of 1"),
+        (
+            {"arms": {"scratch": {}, "b": {"steps": 0}}, "hypotheses": []},
+            "arms.b.steps: got 0, wanted a number above 0",
+        ),
+        ({"arms": {"scratch": {}, "b": {"pretrain": {"cube": "x"}}}, "hypotheses": []}, "did you mean 'cubes'?"),
+        ({"detectors": {"a": {"arms": ["mea"]}}}, "detectors.a.arms: got mea, .* did you mean 'mae'?"),
         ({"prepare": {"s": "finetune --config x"}}, "prepare.s: got 'finetune', wanted a command that makes a store"),
         ({"prepare": {"s": "prepare a {store}", "s/t": "prepare a {store}"}}, "s/t lies in s"),
         ({"resources": {"tune": {}}}, "resources: unknown key 'tune'"),

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from medpretrain3d.evaluation.named_metrics import MAP
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.study.design import NOTHING_DECLARED
 from medpretrain3d.study.differences import paired_differences
 from medpretrain3d.study.identity import SETTING_FACTS, START_FACTS, arm_labels, identify
 from medpretrain3d.study.report import make_report
@@ -84,8 +86,8 @@ def rows_of(root: Path) -> list[list[str]]:
         [run for run in runs if run.metadata.stage == stage] for stage in ("finetune", "pretrain")
     )
     identities = identify(finetuning, pretraining)
-    found, _ = paired_differences(finetuning, identities, arm_labels(finetuning, identities))
-    return [[str(cell) for cell in row] for row in difference_table(found).rows]
+    found, _ = paired_differences(finetuning, identities, arm_labels(finetuning, identities), NOTHING_DECLARED)
+    return [[str(cell) for cell in row] for row in difference_table(found, MAP).rows]
 
 
 def test_runs_that_are_alike_are_paired(tmp_path: Path):

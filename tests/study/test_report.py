@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from medpretrain3d import cli
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.study.design import NOTHING_DECLARED
 from medpretrain3d.study.report import make_report, write_report
 from medpretrain3d.study.run import find_runs
 
@@ -176,7 +178,7 @@ def test_equal_arms_are_equivalent_only_against_a_declared_delta(tmp_path: Path)
     seeds_of(root, "mae", [1.0, 2.0])
     runs = find_runs([root])
     assert [one.gist for one in make_report(runs, "Title").verdicts] == ["inconclusive"]
-    report = make_report(runs, "Title", delta=0.02)
+    report = make_report(runs, "Title", replace(NOTHING_DECLARED, delta=0.02))
     assert [one.gist for one in report.verdicts] == ["equivalent"]
     assert "No pretraining run in these folders" in report.notes[0]
 

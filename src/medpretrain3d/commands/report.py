@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from medpretrain3d.atomic import locked
+from medpretrain3d.evaluation.named_metrics import MAP, METRICS, metric_named
+from medpretrain3d.study.design import ALL, Declaration
 from medpretrain3d.study.report import make_report, write_figures, write_report
 from medpretrain3d.study.run import find_runs
 
@@ -19,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folders", type=Path, nargs="+", metavar="RUN_FOLDER", help="a run, or a folder above runs")
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the page (default: %(default)s)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also write every plot as SVG, for a paper")
+    parser.add_argument(
+        "--metric", default=MAP.name, help=f"what verdicts are about: {', '.join(METRICS)} (default: %(default)s)"
+    )
     parser.add_argument("--title", default="Does pretraining help?", help="heading of the page (default: %(default)s)")
 
 
@@ -30,7 +35,7 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 def run(args: argparse.Namespace) -> int:
     """Write the page and print its numbers."""
     runs = find_runs(args.folders)
-    report = make_report(runs, args.title)
+    report = make_report(runs, args.title, Declaration(metric_named(args.metric), ALL))
     write_report(report, args.out)
     figures = write_figures(report, args.figures) if args.figures else []
     print(f"{report}\n\n{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")

@@ -21,7 +21,8 @@ from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
-from medpretrain3d.study.document import KEYS, Study, read_study
+from medpretrain3d.study.design import Study
+from medpretrain3d.study.document import KEYS, read_study
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
 from medpretrain3d.study.workflow import Machine
 from medpretrain3d.values import Count, Whole

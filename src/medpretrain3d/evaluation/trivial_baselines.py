@@ -10,34 +10,45 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.detection import MAP_IOUS, MAP_KEY, ap_key, evaluate, froc_score_key, mean_ar_key
+from medpretrain3d.evaluation.detection import MAP_IOUS, evaluate
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS, intersection_over_union
+from medpretrain3d.evaluation.named_metrics import METRICS, without_each
 from medpretrain3d.store.grid import Grid
 
 MAX_CANDIDATES = 500
 """Training boxes of a class that are tried as boxes of the prior; of more, every n-th."""
-KEPT = (
-    *(MAP_KEY, ap_key(0.1), ap_key(0.3), ap_key(0.5)),
-    *(mean_ar_key(MAX_DETECTIONS), froc_score_key(0.1), froc_score_key(0.5)),
-)
-"""Numbers that are given of a baseline."""
+KEPT = tuple(one.key for one in METRICS.values() if one.key is not None)
+"""Numbers of `evaluate` that are given of a baseline: all that a study may be judged by."""
 
 
 def trivial_baselines(
     train: Sequence[TargetCase], test: Sequence[TargetCase], classes: Sequence[str], resampling: Resampling
 ) -> dict[str, dict[str, Any]]:
-    """Return the numbers of `KEPT` and their `intervals` for `position prior` and `random boxes` on the test scans.
+    """Return numbers and their `intervals` of `position prior` and `random boxes` on the test scans, see `scored`.
 
     Raises:
         UserError: the training scans hold no object.
     """
     found = {"position prior": position_prior(train, test), "random boxes": random_boxes(train, test)}
-    result = {}
-    for name, predictions in found.items():
-        numbers = evaluate(predictions, test, classes, resampling.num_bootstrap, resampling.seed, resampling.confidence)
-        intervals = {key: numbers["intervals"][key] for key in KEPT if numbers["intervals"]}
-        result[name] = {**{key: numbers[key] for key in KEPT}, "intervals": intervals}
-    return result
+    return {name: scored(predictions, test, classes, resampling) for name, predictions in found.items()}
+
+
+def scored(
+    predictions: Sequence[PredictedCase], test: Sequence[TargetCase], classes: Sequence[str], resampling: Resampling
+) -> dict[str, Any]:
+    """Return the numbers of `KEPT`, and by their names those metrics that `evaluate` has no key of, with `intervals`.
+
+    Raises:
+        UserError: as `evaluate`.
+    """
+    numbers = evaluate(predictions, test, classes, resampling.num_bootstrap, resampling.seed, resampling.confidence)
+    values = {key: numbers[key] for key in KEPT}
+    intervals = {key: numbers["intervals"][key] for key in KEPT if numbers["intervals"]}
+    others = without_each([one for one in METRICS.values() if one.key is None], predictions, test, classes)
+    values |= {name: one.value for name, one in others.items()}
+    if resampling.num_bootstrap:
+        intervals |= {name: list(one.interval(resampling.confidence)) for name, one in others.items()}
+    return {**values, "intervals": intervals}
 
 
 def position_prior(train: Sequence[TargetCase], test: Sequence[TargetCase]) -> list[PredictedCase]:

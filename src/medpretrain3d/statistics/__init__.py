@@ -9,10 +9,10 @@ from medpretrain3d.statistics.arms import (
 )
 from medpretrain3d.statistics.budget_curves import area_over_log, efficiency_ratio
 from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS, Effect
-from medpretrain3d.statistics.hypotheses import parse_hypothesis
+from medpretrain3d.statistics.hypotheses import Answer, Hypothesis, parse_hypothesis
 from medpretrain3d.statistics.intervals import rate_interval, share_interval
 from medpretrain3d.statistics.multiplicity import holm
-from medpretrain3d.statistics.planning import designs, detectable_difference, power
+from medpretrain3d.statistics.planning import designs, detectable_difference, power, settling_designs
 from medpretrain3d.statistics.pooling import pool
 from medpretrain3d.statistics.pseudo_values import jackknife_variance, leave_one_out_weights, pseudo_values
 from medpretrain3d.statistics.ranking import ranking_stability
@@ -34,8 +34,10 @@ __all__ = [
     "MIN_SCANS",
     "MIN_SEEDS",
     "ONE_RUN_EACH",
+    "Answer",
     "ArmScores",
     "Effect",
+    "Hypothesis",
     "Verdict",
     "area_over_log",
     "area_scores",
@@ -60,6 +62,7 @@ __all__ = [
     "ranking_stability",
     "rate_interval",
     "registration_note",
+    "settling_designs",
     "share_interval",
     "sign_flip_p",
     "variance_components",

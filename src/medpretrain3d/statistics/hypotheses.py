@@ -1,50 +1,133 @@
-"""Hypotheses as a document writes them, `mae > scratch`, and what the verdicts say about them."""
+"""Hypotheses as a document writes them, `mae > scratch at 2`, and what the verdicts say about them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.statistics.verdicts import Verdict
+from medpretrain3d.statistics.verdicts import Judgement, Verdict
+
+RELATIONS = (">=", "<=", ">", "<", "=")
+"""better, worse, equivalent; `>=` is not worse by delta or more (non-inferior), `<=` not better by that."""
+EXAMPLES = "'mae > scratch at 2', 'mae at 4 >= scratch at all' or 'voco = scratch'"
 
 
 class Answer(StrEnum):
-    """What became of a hypothesis."""
+    """What became of a hypothesis. `NONE`: one run each, or too few scans, so nothing is known about the method."""
 
-    SUPPORTED = "supported"
+    CONFIRMED = "confirmed"
     REFUTED = "refuted"
-    OPEN = "open"
+    EQUIVALENT = "equivalent"
+    """Neither better nor worse, where a difference was expected: it lies within delta."""
+    INCONCLUSIVE = "inconclusive"
+    NONE = "no verdict"
+
+
+@dataclass(frozen=True)
+class Side:
+    """An arm with so many labels; None is the budget of the primary question."""
+
+    arm: str
+    labels: str | None = None
+
+    def __str__(self) -> str:
+        return self.arm if self.labels is None else f"{self.arm} at {self.labels}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One comparison of a hypothesis."""
+
+    arm: Side
+    relation: str
+    other: Side
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.relation} {self.other}"
+
+    @property
+    def needs_delta(self) -> bool:
+        """Whether it cannot be confirmed without a declared difference that counts as none."""
+        return "=" in self.relation
+
+    def answer(self, judged: Judgement) -> Answer:
+        """Return what the judgement of `arm` against `other` says about it.
+
+        `>`: confirmed where better, refuted where worse. `=`: confirmed where the 90 % interval lies within +-delta,
+        refuted where it is better or worse by more. `>=`: confirmed where the 90 % interval lies above -delta, refuted
+        where it lies below.
+        """
+        if judged.verdict is Verdict.NONE:
+            return Answer.NONE
+        if self.relation in (">", "<"):
+            wanted, feared = (Verdict.BETTER, Verdict.WORSE)[:: 1 if self.relation == ">" else -1]
+            found = {wanted: Answer.CONFIRMED, feared: Answer.REFUTED, Verdict.EQUIVALENT: Answer.EQUIVALENT}
+            return found.get(judged.verdict, Answer.INCONCLUSIVE)
+        if self.relation == "=":
+            is_different = judged.verdict in (Verdict.BETTER, Verdict.WORSE)
+            return (
+                Answer.CONFIRMED if judged.is_within_delta else Answer.REFUTED if is_different else Answer.INCONCLUSIVE
+            )
+        if judged.delta is None:
+            return Answer.INCONCLUSIVE
+        low, high = judged.equivalence_interval
+        low, high = (low, high) if self.relation == ">=" else (-high, -low)
+        return (
+            Answer.CONFIRMED if low > -judged.delta else Answer.REFUTED if high < -judged.delta else Answer.INCONCLUSIVE
+        )
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """An arm is better than (`>`), worse than (`<`) or as good as (`=`) another."""
+    """Arms in an expected order: two of them, or a chain `a > b > c`, of which every link has to hold."""
 
-    arm: str
-    relation: str
-    other: str
+    sides: tuple[Side, ...]
+    relations: tuple[str, ...]
+    data: str | None = None
+    """The data set that it is about; None for every one."""
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """Comparisons of neighbors."""
+        pairs = zip(pairwise(self.sides), self.relations, strict=True)
+        return tuple(Link(arm, relation, other) for (arm, other), relation in pairs)
 
     def __str__(self) -> str:
         """Return it as the document has it."""
-        return f"{self.arm} {self.relation} {self.other}"
+        words = [str(self.sides[0])]
+        for relation, side in zip(self.relations, self.sides[1:], strict=True):
+            words += [relation, str(side)]
+        return " ".join([*words, *(["on", self.data] if self.data else [])])
 
-    def answer(self, verdict: Verdict) -> Answer:
-        """Return what the verdict of `arm` against `other` says about it; equivalence refutes a difference."""
-        wanted = {">": Verdict.BETTER, "<": Verdict.WORSE, "=": Verdict.EQUIVALENT}[self.relation]
-        if verdict in (Verdict.INCONCLUSIVE, Verdict.NONE):
-            return Answer.OPEN
-        return Answer.SUPPORTED if verdict is wanted else Answer.REFUTED
+    @staticmethod
+    def combined(answers: Sequence[Answer]) -> Answer:
+        """Return the answer of a chain from those of its links: confirmed where all are, refuted where one is."""
+        order = (Answer.REFUTED, Answer.NONE, Answer.EQUIVALENT, Answer.INCONCLUSIVE, Answer.CONFIRMED)
+        return min(answers, key=order.index)
 
 
 def parse_hypothesis(text: str) -> Hypothesis:
-    """Read `ARM > ARM`, `ARM < ARM` or `ARM = ARM`.
+    """Read `ARM [at LABELS] > ARM [at LABELS] [on DATA]`, with `>`, `<`, `=`, `>=` or `<=`, or a chain of them.
+
+    What the last arm says of labels holds for all arms that say nothing.
 
     Raises:
-        UserError: it is not of this form, or both arms are the same.
+        UserError: it is not of this form, an arm is compared with itself, or a chain changes its direction.
     """
-    parts = re.fullmatch(r"\s*([^\s<>=]+)\s*([<>=])\s*([^\s<>=]+)\s*", text)
-    if parts is None or parts[1] == parts[3]:
-        raise UserError(f"hypothesis '{text}': wanted two arms and one of > < =, as in 'mae > scratch'")
-    return Hypothesis(parts[1], parts[2], parts[3])
+    parts = re.split(r"(>=|<=|[<>=])", text)
+    body, _, data = parts[-1].strip().partition(" on ")
+    found = [re.fullmatch(r"\s*(\S+)(?:\s+at\s+(\S+))?\s*", part) for part in [*parts[:-1:2], body]]
+    if len(found) < 2 or None in found or (data and len(data.split()) != 1):
+        raise UserError(f"hypothesis '{text}': wanted arms with one of > < = >= <= between them, as in {EXAMPLES}")
+    relations = tuple(parts[1::2])
+    if len({relation[0] for relation in relations}) > 1:
+        raise UserError(f"hypothesis '{text}': a chain goes one way, got {' and '.join(dict.fromkeys(relations))}")
+    sides = [Side(one[1], one[2]) for one in found if one is not None]
+    sides = [Side(one.arm, one.labels or sides[-1].labels) for one in sides]
+    if len(set(sides)) < len(sides):
+        raise UserError(f"hypothesis '{text}': compares an arm with itself; wanted two, as in {EXAMPLES}")
+    return Hypothesis(tuple(sides), relations, data.strip() or None)

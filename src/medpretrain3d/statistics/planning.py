@@ -15,6 +15,9 @@ from medpretrain3d.statistics.two_way import MeanVariance, VarianceComponents
 
 NUM_DRAWS = 4000
 """Of mean squares: power is then known to 0.005."""
+MAX_SEEDS = 100
+SCANS_TIMES = (1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+"""Larger test sets that are tried."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,48 @@ def designs(
         for one in seeds
         for many in scans
     ]
+
+
+def settling_designs(
+    components: VarianceComponents,
+    num_seeds: int,
+    num_scans: int,
+    difference: float,
+    wanted_power: float = 0.8,
+    alpha: float = 0.05,
+    num_arms: int = 1,
+) -> list[Design]:
+    """Return studies larger than one that was inconclusive and show a difference: with more seeds, and with more scans.
+
+    Args:
+        components: of the difference of two arms, as that study saw them.
+        num_seeds: of that study.
+        num_scans: of that study.
+        difference: that is to be shown.
+        wanted_power: probability to find it.
+        alpha: two-sided level of the family.
+        num_arms: compared at once, see `detectable_difference`.
+
+    Returns:
+        The fewest seeds above S on as many scans, and the fewest scans of `SCANS_TIMES` N with as many seeds; either is
+        left out where up to `MAX_SEEDS` seeds or 32 times the scans do not suffice.
+    """
+
+    def shows(seeds: int, scans: int) -> Design | None:
+        found = detectable_difference(components, seeds, scans, wanted_power, alpha, num_arms)
+        return Design(seeds, scans, found) if found <= difference else None
+
+    seeds = max(MIN_SEEDS, num_seeds)
+    result = []
+    if shows(MAX_SEEDS, num_scans):
+        low, high = seeds, MAX_SEEDS  # it falls with the seeds: the first number that suffices lies in (low, high]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if shows(middle, num_scans) else (middle, high)
+        result.append(shows(high, num_scans))
+    more = (round(times * num_scans) for times in SCANS_TIMES)
+    result.append(next((design for scans in more if (design := shows(seeds, scans))), None))
+    return [one for one in result if one is not None]
 
 
 def _critical(components: VarianceComponents, num_seeds: int, num_scans: int, alpha: float) -> np.ndarray:

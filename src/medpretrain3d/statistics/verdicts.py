@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,6 +44,18 @@ class Judgement:
     """Excludes 0 exactly where the corrected p is below 1 - confidence."""
     p_value: float
     corrected_p_value: float
+    equivalence_interval: tuple[float, float] = (math.nan, math.nan)
+    """Of two one-sided tests: 90 % where the others are of 95 %."""
+    delta: float | None = None
+    """The difference that counts as none."""
+    num_asked: int = 1
+    """Effects of the family."""
+
+    @property
+    def is_within_delta(self) -> bool:
+        """Whether two one-sided tests place it within +-delta."""
+        low, high = self.equivalence_interval
+        return self.delta is not None and -self.delta <= low and high <= self.delta
 
 
 def judge(effects: Sequence[Effect], delta: float | None = None, confidence: float = 0.95) -> list[Judgement]:
@@ -67,10 +80,11 @@ def judge(effects: Sequence[Effect], delta: float | None = None, confidence: flo
         raise ValueError(f"confidence is {confidence:g}, must lie between 0 and 1")
     asked = [one.p_value if one.is_about_method else float("nan") for one in effects]
     factors = holm_factors(asked).tolist()
-    return [_judge(one, factor, delta, confidence) for one, factor in zip(effects, factors, strict=True)]
+    number = sum(one.is_about_method for one in effects)
+    return [_judge(one, factor, number, delta, confidence) for one, factor in zip(effects, factors, strict=True)]
 
 
-def _judge(effect: Effect, factor: float, delta: float | None, confidence: float) -> Judgement:
+def _judge(effect: Effect, factor: float, num_asked: int, delta: float | None, confidence: float) -> Judgement:
     alpha = 1 - confidence
     p_value, interval = effect.p_value, effect.interval(confidence)
     if not effect.is_about_method:
@@ -89,7 +103,9 @@ def _judge(effect: Effect, factor: float, delta: float | None, confidence: float
     else:
         verdict = Verdict.INCONCLUSIVE
     wide = effect.interval(1 - alpha / factor)
-    return Judgement(effect, verdict, reason, confidence, interval, wide, p_value, corrected)
+    return Judgement(
+        effect, verdict, reason, confidence, interval, wide, p_value, corrected, (low, high), delta, num_asked
+    )
 
 
 def _why_not(effect: Effect) -> str:

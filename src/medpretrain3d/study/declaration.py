@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.documents import SCHEMA, Artifact, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.statistics.registration import Registration, declaration_sha256, registration_note
-from medpretrain3d.study.document import Study
+from medpretrain3d.study.design import Study
 from medpretrain3d.study.run import Run
 
 FILE = "declarations.json"
@@ -82,5 +82,6 @@ def _metrics(run: Run) -> Path:
 
 
 def _hash(study: Study) -> str:
-    primary = {"metric": study.metric, "labels": study.primary_labels, "baseline": study.baseline.name}
-    return declaration_sha256([str(one) for one in study.hypotheses], primary, study.delta)
+    own = study.declaration
+    primary = {"metric": own.metric.name, "labels": own.labels, "baseline": study.baseline.name}
+    return declaration_sha256([str(one) for one in own.hypotheses], primary, own.delta)

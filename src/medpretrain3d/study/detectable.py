@@ -29,8 +29,9 @@ def detectable(progress: Progress) -> str:
             lines.append(f"{design} allow no verdict; wanted at least {MIN_SEEDS} seeds and {MIN_SCANS} scans")
         else:
             lines.append(
-                f"{design} show a difference of {found:.3f} {study.metric} with 80 % power, if seeds spread by "
-                f"{math.sqrt(ASSUMED.seed):g} and scans by {math.sqrt(ASSUMED.scan):g} (assumed, not measured here)"
+                f"{design} show a difference of {found:.3f} {study.declaration.metric} with 80 % power, if seeds "
+                f"spread by {math.sqrt(ASSUMED.seed):g} "
+                f"and scans by {math.sqrt(ASSUMED.scan):g} (assumed, not measured here)"
             )
     return "\n".join(lines)
 

@@ -129,6 +129,18 @@ def a_number(value: Any, place: Place, above: float, at_most: float = math.inf) 
     return float(value)
 
 
+def once(values: Sequence[Any], place: Place) -> list[Any]:
+    """Return values of which none is there twice.
+
+    Raises:
+        UserError: one is.
+    """
+    twice = next((value for number, value in enumerate(values) if value in values[:number]), None)
+    if twice is not None:
+        raise UserError(f"{place}: {twice} is there twice; keep one of them")
+    return list(values)
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

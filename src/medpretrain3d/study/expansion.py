@@ -10,11 +10,12 @@ from typing import Any
 
 from medpretrain3d.command_line.composition import composed, flattened, nested, recipe_layers
 from medpretrain3d.command_line.precheck import Precheck
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import loaded_plugins
 from medpretrain3d.store.store import INDEX
 from medpretrain3d.study.code_version import code_version
-from medpretrain3d.study.document import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
+from medpretrain3d.study.design import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
 from medpretrain3d.study.inputs import (
     content_hash,
     is_prepared,
@@ -42,7 +43,7 @@ class Expansion:
     def __init__(self, study: Study, found: Mapping[str, str] | None = None) -> None:
         self.study = study
         self._found = found or {}
-        self._encoders: dict[tuple[str, int], Job] = {}
+        self._encoders: dict[str, Job] = {}
         self._recipes: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
     def jobs(self) -> Jobs:
@@ -63,12 +64,15 @@ class Expansion:
                 for budget in study.labels:
                     for seed in study.seeds:
                         for arm in study.arms:
-                            yield from self._folds(data, detector, budget, seed, arm)
+                            if study.is_run(arm, data, detector, budget.name):
+                                yield from self._folds(data, detector, budget, seed, arm)
 
     def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm) -> Iterator[Job]:
         layers = self._recipe(detector.recipes[data], "finetune")
         layers += [nested(options) for options in (detector.changes, budget.changes, arm.finetune) if options]
-        store = str(flattened(composed(layers)).get("data.store", ""))
+        flat = flattened(composed(layers))
+        layers += [nested(_fewer_steps(flat, arm))] if arm.steps != 1 else []
+        store = str(flat.get("data.store", ""))
         for fold in self._fold_numbers(store):
             setting = {"arm": arm.name, "data": data}
             setting |= {"detector": detector.name} if detector.name else {}
@@ -77,7 +81,7 @@ class Expansion:
             options |= {"data.label_seed": seed} if budget.options else {}
             # Each fold is tested on what it holds out, so that over all of them every labeled case is tested once.
             options |= {} if fold is None else {"data.fold": fold, "data.test_on": "held_out"}
-            needs = self._encoder(arm, seed)
+            needs = self._encoder(arm, data, seed)
             if arm.init_from is not None:
                 options["model.init_from"] = arm.init_from
             yield self._job("finetune", setting, [*layers, nested(options)], self._store_facts(store, fold), needs)
@@ -107,21 +111,25 @@ class Expansion:
                 return int(value)
         return NUM_FOLDS
 
-    def _encoder(self, arm: Arm, seed: int) -> tuple[Job, ...]:
-        if arm.pretrain is None:
+    def _encoder(self, arm: Arm, data: str, seed: int) -> tuple[Job, ...]:
+        """Return the pretraining of an arm: arms and data sets that begin from the same one share it."""
+        if not arm.pretrain:
             return ()
         number = seed % self.study.pretrain_seeds
-        if (arm.name, number) not in self._encoders:
-            layers = self._recipe(arm.pretrain, "pretrain")
+        recipe = arm.pretrain[data]
+        key = json_text([recipe, sorted(arm.changes.items()), number])
+        if key not in self._encoders:
+            layers = self._recipe(recipe, "pretrain")
             layers += [nested(arm.changes)] if arm.changes else []
             options = flattened(composed(layers))
             stores, excluded = (_listed(options.get(key)) for key in ("data.store", "data.exclude"))
             inputs = {"data": self._pretraining_facts(stores), "excluded": self._pretraining_facts(excluded)}
             inputs = {key: value for key, value in inputs.items() if value}
             layers.append({"seed_everything": number})
-            setting = {"arm": arm.name, "seed": str(number)}
-            self._encoders[arm.name, number] = self._job("pretrain", setting, layers, inputs, ())
-        return (self._encoders[arm.name, number],)
+            setting = {"arm": arm.name} | ({"data": data} if len(set(arm.pretrain.values())) > 1 else {})
+            setting |= {"seed": str(number)}
+            self._encoders[key] = self._job("pretrain", setting, layers, inputs, ())
+        return (self._encoders[key],)
 
     def _recipe(self, path: str, kind: str) -> list[dict[str, Any]]:
         if (path, kind) not in self._recipes:
@@ -214,6 +222,21 @@ def expand(study: Study, found: Mapping[str, str] | None = None) -> Jobs:
 def _listed(value: Any) -> list[str]:
     """Return the stores that an option names, be it one or several."""
     return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
+
+
+def _fewer_steps(options: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
+    """Return the options that make a share of the steps, with the last validation at their end.
+
+    Raises:
+        UserError: the recipe does not say how many there are.
+    """
+    whole = options.get("trainer.max_steps")
+    if not isinstance(whole, int) or whole < 1:
+        raise UserError(f"arms.{arm.name}.steps: its recipe has no trainer.max_steps to take a share of; set that")
+    steps = max(1, round(arm.steps * whole))
+    interval = options.get("trainer.val_check_interval")
+    shorter = isinstance(interval, int) and interval > steps
+    return {"trainer.max_steps": steps, **({"trainer.val_check_interval": steps} if shorter else {})}
 
 
 def _fields(job: Job) -> dict[str, Any]:

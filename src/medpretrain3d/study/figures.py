@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN
+from medpretrain3d.evaluation.named_metrics import NamedMetric
 from medpretrain3d.study.run import FROC_CURVE, Run
+from medpretrain3d.study.table import Estimate
 from medpretrain3d.visualization.line_plot import Axis, Series, line_plot
 
 FALSE_POSITIVE_TICKS = [(rate, str(Fraction(rate))) for rate in FALSE_POSITIVES_PER_SCAN]
@@ -69,12 +70,19 @@ def froc_figure(title: str, runs: Sequence[Run], colors: Mapping[Run, int]) -> F
     return _figure(title, series, x, Axis("sensitivity", 0.0, 1.0))
 
 
-def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], colors: Mapping[Run, int]) -> Figure | None:
-    """Mean AP by number of labelled cases: a line through the mean of each arm, every run a dot with its interval.
+def label_figure(
+    title: str,
+    runs: Sequence[Run],
+    arms: Mapping[Run, str],
+    colors: Mapping[Run, int],
+    metric: NamedMetric,
+    estimates: Mapping[Run, Estimate],
+) -> Figure | None:
+    """A metric by number of labelled cases: a line through the mean of each arm, every run a dot with its interval.
 
     None where all runs have the same number of labels.
     """
-    tested = [run for run in runs if run.is_tested and run.setting[1] > 0]
+    tested = [run for run in runs if run.is_tested and run.setting[1] > 0 and estimates[run].is_known]
     counts = sorted({run.setting[1] for run in tested})
     if len(counts) < 2:
         return None
@@ -85,18 +93,18 @@ def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], color
         # Bars of different arms stand beside each other, a hundredth of the axis apart.
         shift = (counts[-1] / counts[0]) ** (0.012 * (place - (len(names) - 1) / 2))
         seen = sorted({run.setting[1] for run in members})
-        means = [_mean([_or_nan(run.metrics[MAP_KEY]) for run in members if run.setting[1] == n]) for n in seen]
+        means = [_mean([_or_nan(estimates[run].value) for run in members if run.setting[1] == n]) for n in seen]
         color = colors[members[0]]
         series.append(Series(name, color, [n * shift for n in seen], means))
-        estimates = [run.estimate(MAP_KEY) for run in members]
+        mine = [estimates[run] for run in members]
         series.append(
             Series(
                 name,
                 color,
                 [run.setting[1] * shift for run in members],
-                [_or_nan(one.value) for one in estimates],
-                [_or_nan(one.low) for one in estimates],
-                [_or_nan(one.high) for one in estimates],
+                [_or_nan(one.value) for one in mine],
+                [_or_nan(one.low) for one in mine],
+                [_or_nan(one.high) for one in mine],
                 has_line=False,
                 has_dots=True,
             )
@@ -104,7 +112,7 @@ def label_figure(title: str, runs: Sequence[Run], arms: Mapping[Run, str], color
     x = Axis(
         "labelled training cases", counts[0] / 1.15, counts[-1] * 1.15, [(n, str(n)) for n in counts], is_log2=True
     )
-    return _figure(title, series, x, Axis("mAP", low=0.0))
+    return _figure(title, series, x, Axis(metric.name, low=0.0))
 
 
 def _finite_pair(pair: Sequence[float | None] | None) -> tuple[float, float]:

@@ -19,34 +19,42 @@ from medpretrain3d.statistics import (
 )
 from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
+from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import Difference
-from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.table import Estimate
 
 
-def overview(differences: Sequence[Difference], delta: float | None = None) -> list[str]:
+def overview(differences: Sequence[Difference], declaration: Declaration) -> list[str]:
     """Return a line per arm over data sets and over budgets, and one per ranking."""
-    return [*_over_data_sets(differences, delta), *_over_budgets(differences), *_rankings(differences)]
+    metric = declaration.metric.name
+    return [
+        *_over_data_sets(differences, metric, declaration.delta),
+        *_over_budgets(differences, metric),
+        *_rankings(differences, metric),
+    ]
 
 
-def _over_data_sets(differences: Sequence[Difference], delta: float | None) -> Iterator[str]:
+def _over_data_sets(differences: Sequence[Difference], metric: str, delta: float | None) -> Iterator[str]:
     """Pool the effects at the full budget of each arm and detector, judged as one family."""
     effects: dict[tuple[str, ...], list[Effect]] = {}
+    baselines: dict[tuple[str, ...], str] = {}
     for one in differences:
         if one.is_primary:
-            effects.setdefault(_network(one), []).append(one.mean_ap.effect)
+            effects.setdefault(_network(one), []).append(one.judged.effect)
+            baselines[_network(one)] = one.baseline_scores.name
     pooled = {key: pool(members) for key, members in effects.items() if len(members) >= MIN_DATA_SETS}
     judged = judge([over_all.effect for over_all in pooled.values()], delta)
     for (key, over_all), judgement in zip(pooled.items(), judged, strict=True):
         low, high = over_all.prediction_interval(0.95)
         yield (
-            f"{key[0]}, over {over_all.effect.num_data_sets} data sets: {_said(judgement)}; SD between them "
-            f"{over_all.between_sd:.3f}, on a new one [{low:+.3f}, {high:+.3f}] (approximate)."
+            f"{key[0]}, over {over_all.effect.num_data_sets} data sets: "
+            f"{_said(judgement, metric, baselines[key])}; SD between them {over_all.between_sd:.3f}, "
+            f"on a new one [{low:+.3f}, {high:+.3f}] (approximate)."
         )
 
 
-def _over_budgets(differences: Sequence[Difference]) -> Iterator[str]:
-    """Compare areas under mAP over log labels, and say how much less labels an arm needs; exploratory."""
+def _over_budgets(differences: Sequence[Difference], metric: str) -> Iterator[str]:
+    """Compare areas under the metric over log labels, and say how much less labels an arm needs; exploratory."""
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for one in differences:
         groups.setdefault((*_network(one), one.setting[0]), []).append(one)
@@ -75,10 +83,11 @@ def _over_budgets(differences: Sequence[Difference]) -> Iterator[str]:
             f"at {at:g} labels it {efficiency_ratio(budgets, curves[0], curves[1], at)}" for at in budgets[:-1]
         )
         span = f"{budgets[0]:g} to {budgets[-1]:g} labels"
-        yield f"{name}, area under mAP over log labels ({span}, exploratory): {_said(judged)}; {needs}."
+        said = _said(judged, metric, members[0].baseline_scores.name)
+        yield f"{name}, area under {metric} over log labels ({span}, exploratory): {said}; {needs}."
 
 
-def _rankings(differences: Sequence[Difference]) -> Iterator[str]:
+def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
     """Rank arms that share seeds and scans with each other, at the full budget."""
     groups: dict[tuple[object, ...], list[Difference]] = {}
     for one in differences:
@@ -96,8 +105,8 @@ def _rankings(differences: Sequence[Difference]) -> Iterator[str]:
         )
         which = "seeds and scans" if ranking.num_seeds > 1 else "scans of one run each, which say nothing of methods"
         yield (
-            f"{members[0].setting[0]}, {members[0].setting[1]} labelled cases, ranking by mAP when {which} are drawn "
-            f"anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."
+            f"{members[0].setting[0]}, {members[0].setting[1]} labelled cases, ranking by {metric} when {which} are "
+            f"drawn anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."
         )
 
 
@@ -114,12 +123,12 @@ def _shared(members: Sequence[Difference]) -> list[int]:
     return [seed for seed in members[0].seeds if all(seed in one.seeds for one in members)]
 
 
-def _said(one: Judgement) -> str:
+def _said(one: Judgement, metric: str, baseline: str) -> str:
     words = {
-        Verdict.BETTER: f"better than {BASELINE}",
-        Verdict.WORSE: f"worse than {BASELINE}",
-        Verdict.EQUIVALENT: f"equivalent to {BASELINE}",
+        Verdict.BETTER: f"better than {baseline}",
+        Verdict.WORSE: f"worse than {baseline}",
+        Verdict.EQUIVALENT: f"equivalent to {baseline}",
     }.get(one.verdict, str(one.verdict))
     p_value = "" if one.verdict is Verdict.NONE else f", p {one.corrected_p_value:.4f} after Holm"
     reason = f" ({one.reason})" if one.reason else ""
-    return f"{words}{reason}, mAP {Estimate(one.effect.difference, *one.interval, is_signed=True)}{p_value}"
+    return f"{words}{reason}, {metric} {Estimate(one.effect.difference, *one.interval, is_signed=True)}{p_value}"

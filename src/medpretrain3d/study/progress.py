@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from medpretrain3d.study.curves import read_curves
-from medpretrain3d.study.document import Study
+from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Change, Job, Jobs, changes
 from medpretrain3d.study.records import Records, State
 from medpretrain3d.study.table import Table

@@ -21,7 +21,7 @@ from medpretrain3d.command_line.recipes import recipe_text
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
-from medpretrain3d.study.document import Study
+from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import ADVICE, RECORD, RUN, Failure, Record, is_complete

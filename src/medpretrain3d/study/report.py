@@ -11,16 +11,21 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.detection import MAP_KEY
-from medpretrain3d.study.differences import paired_differences
+from medpretrain3d.evaluation.named_metrics import NamedMetric
+from medpretrain3d.study.answers import answers
+from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
+from medpretrain3d.study.differences import metric_beside, paired_differences
 from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
 from medpretrain3d.study.gallery import Comparison, Picture, data_uri, example_cases, reconstruction_previews
 from medpretrain3d.study.identity import arm_labels, identify
 from medpretrain3d.study.overview import overview
+from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
-from medpretrain3d.study.summary import Finding, findings, question
-from medpretrain3d.study.table import Table
+from medpretrain3d.study.summary import Finding, answer_findings, findings, question
+from medpretrain3d.study.table import Estimate, Table
 from medpretrain3d.study.tables import class_table, difference_table, metadata_table, result_table
 from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH
 
@@ -31,7 +36,12 @@ class Report:
 
     title: str
     question: str
+    metric: NamedMetric
+    """The primary one."""
+    beside: NamedMetric
     confidence_percent: str
+    answers: list[Finding]
+    """To the hypotheses that were declared."""
     verdicts: list[Finding]
     overview: list[str]
     notes: list[str]
@@ -52,6 +62,8 @@ class Report:
         parts = [self.question, str(self.results)]
         if self.differences.rows:
             parts.append("Difference from the baseline, paired by seed and test case:\n" + str(self.differences))
+        if self.answers:
+            parts.append("Hypotheses:\n" + "\n".join(map(str, self.answers)))
         parts.append("\n".join(map(str, self.verdicts)))
         parts.append("\n".join(self.overview))
         parts.append("\n".join(f"note: {note}" for note in self.notes))
@@ -59,14 +71,17 @@ class Report:
 
 
 def make_report(
-    runs: Sequence[Run], title: str, delta: float | None = None, arm_options: Collection[str] = ()
+    runs: Sequence[Run],
+    title: str,
+    declaration: Declaration = NOTHING_DECLARED,
+    arm_options: Collection[str] = (),
 ) -> Report:
     """Read, compare and draw.
 
     Args:
         runs: of both stages.
         title: heading of the page.
-        delta: difference of mAP that counts as none; None where none was declared: then nothing is called equivalent.
+        declaration: metric, budget, delta and hypotheses; where no delta was declared nothing is called equivalent.
         arm_options: options that a study gives to its arms: they are what the arm is and not what has to be alike.
 
     Raises:
@@ -77,28 +92,36 @@ def make_report(
     identities = identify(finetuning, pretraining, arm_options)
     arms = arm_labels(finetuning, identities)
     colors = _colors(finetuning, pretraining, arms)
-    differences, unpaired = paired_differences(finetuning, identities, arms, delta)
+    metric = declaration.metric
+    scorer = Scorer([metric, metric_beside(metric)])
+    differences, unpaired = paired_differences(finetuning, identities, arms, declaration, scorer)
+    answered, unanswered = answers(declaration, finetuning, scorer)
+    primary = {run: _estimate(run, metric, scorer) for run in finetuning if run.is_tested}
     return Report(
         title=title,
         question=question(finetuning, pretraining, arms),
         confidence_percent=" or ".join(
             sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
         ),
-        verdicts=findings(differences),
-        overview=overview(differences, delta),
+        metric=metric,
+        beside=metric_beside(metric),
+        answers=answer_findings(answered, metric),
+        verdicts=findings(differences, metric),
+        overview=overview(differences, declaration),
         notes=[
             *(problem for run in runs for problem in run.problems),
             *_missing(pretraining, finetuning),
             *seen_notes(finetuning),
-            *unpaired,
+            *dict.fromkeys([*unpaired, *unanswered]),
             *_old_intervals(finetuning),
         ],
         legend=list(dict.fromkeys((arms[run], colors[run]) for run in finetuning)),
-        results=result_table(finetuning, arms),
-        differences=difference_table(differences),
+        results=result_table(finetuning, arms, metric, primary),
+        differences=difference_table(differences, metric),
         classes=[(name, class_table(members, arms)) for name, members in _by_dataset(finetuning).items()],
         label_figures=_drawn(
-            label_figure(name, members, arms, colors) for name, members in _by_dataset(finetuning).items()
+            label_figure(name, members, arms, colors, metric, primary)
+            for name, members in _by_dataset(finetuning).items()
         ),
         froc_figures=_drawn(froc_figure(name, members, colors) for name, members in by_setting(finetuning).items()),
         pretrain_figures=_drawn(
@@ -198,6 +221,18 @@ def _cases(runs: Sequence[Run], arms: Mapping[Run, str]) -> list[Comparison]:
             ]
             shown.append(Comparison(f"{setting}: case {case}, {why}", pictures))
     return shown
+
+
+def _estimate(run: Run, metric: NamedMetric, scorer: Scorer) -> Estimate:
+    """Return what a tested run reaches in the primary metric: as its test says, or from its predictions."""
+    if metric.key is not None and metric.key in run.metrics:
+        return run.estimate(metric.key)
+    try:
+        found = scorer.scores([run])[metric.name]
+        return Estimate(found.value, *found.interval())
+    except UserError as error:
+        run.problems.append(f"{run.name}: no {metric}: {error}")
+        return Estimate(None)
 
 
 def _drawn(figures: Iterable[Figure | None]) -> list[Figure]:

@@ -13,14 +13,14 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked, read_json
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.study.curves import Curve, read_curves
 from medpretrain3d.study.table import Estimate
 
-AP10, AP50 = ap_key(0.1), ap_key(0.5)
-FROC_CURVE, FROC_SCORE = froc_curve_key(0.1), froc_score_key(0.1)
+AP50 = ap_key(0.5)
+FROC_CURVE = froc_curve_key(0.1)
 
 
 _ADVICE = "not readable JSON of a run, repeat the run or take its folder away"

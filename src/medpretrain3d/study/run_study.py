@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.declaration import declaration_note, declare
+from medpretrain3d.study.design import ALL, KINDS, Study
 from medpretrain3d.study.detectable import detectable
-from medpretrain3d.study.document import ALL, KINDS, Study
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.latest import link_latest
@@ -100,7 +100,7 @@ def _write_report(study: Study, progress: Progress) -> bool:
     if not runs:
         return False
     arm_options = {key for arm in study.arms for key in arm.finetune}
-    report = make_report(runs, f"Study {study.name}", study.delta, arm_options)
+    report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
     report = replace(report, notes=[declaration_note(study, runs), *report.notes])
     write_report(report, study.folder / REPORT)
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
@@ -149,15 +149,14 @@ def _head(study: Study) -> str:
     design = " x ".join(f"{len(values)} {what}" for what, values in counts.items())
     folds = "all folds" if study.folds == ALL else "the named splits"
     folds = f"{len(study.folds)} folds" if isinstance(study.folds, tuple) else folds
+    own = study.declaration
+    none = "no delta declared" if own.delta is None else f"a difference below {own.delta:g} counts as none"
     lines = [
         f"{study.name}: {design}, {folds}; {study.folder}",
-        f"baseline {study.baseline.name}; primary: {study.metric} with labels {study.primary_labels}"
-        + (
-            f"; a difference below {study.delta:g} counts as none" if study.delta is not None else "; no delta declared"
-        ),
+        f"baseline {study.baseline.name}; primary: {own.metric} with labels {own.labels}; {none}",
     ]
-    if study.hypotheses:
-        lines.append(f"hypotheses: {', '.join(map(str, study.hypotheses))}")
+    if own.hypotheses:
+        lines.append(f"hypotheses: {', '.join(map(str, own.hypotheses))}")
     if any(arm.pretrain for arm in study.arms):
         lines.append(
             f"{study.pretrain_seeds} encoders per pretrained arm"

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from medpretrain3d.statistics import Verdict
-from medpretrain3d.study.differences import Difference
+from medpretrain3d.evaluation.named_metrics import NamedMetric
+from medpretrain3d.statistics import Answer, Verdict
+from medpretrain3d.study.answers import Answered, Tested
+from medpretrain3d.study.differences import Difference, metric_beside, signed_estimate
 from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.run import Run
 
@@ -42,13 +44,41 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     )
 
 
-def findings(differences: Sequence[Difference]) -> list[Finding]:
-    """Return a sentence per arm and setting, with the verdict and what it rests on."""
-    return [_finding(one) for one in differences]
+def findings(differences: Sequence[Difference], metric: NamedMetric) -> list[Finding]:
+    """Return a sentence per arm and setting, with the verdict by a metric and what it rests on."""
+    return [_finding(one, metric) for one in differences]
 
 
-def _finding(one: Difference) -> Finding:
-    judged, baseline = one.mean_ap, one.baselines[0].arm
+def answer_findings(answered: Sequence[Answered], metric: NamedMetric) -> list[Finding]:
+    """Return a sentence per hypothesis and data set, with the answer by a metric and what it rests on."""
+    return [_answer(one, metric) for one in answered]
+
+
+def _answer(one: Answered, metric: NamedMetric) -> Finding:
+    first = one.links[0].judged.effect
+    where = one.data or f"over {first.num_data_sets} data sets"
+    where += f", {one.detector}" if one.detector else ""
+    seeds = min(link.judged.effect.num_seeds for link in one.links)
+    rests_on = f"{_count(seeds, 'seed')}, {_count(first.num_scans, 'test case')}"
+    headline = f"{one.hypothesis}: {one.answer} ({where}; {rests_on})."
+    return Finding(str(one.answer), headline, " ".join(_link(link, metric, len(one.links) > 1) for link in one.links))
+
+
+def _link(one: Tested, metric: NamedMetric, is_of_chain: bool) -> str:
+    judged = one.judged
+    named = f"{one.link}: {one.answer}, " if is_of_chain else ""
+    parts = [f"{named}{metric} {signed_estimate(judged)}"]
+    if one.answer is not Answer.NONE:
+        if one.link.needs_delta:
+            low, high = judged.equivalence_interval
+            parts.append(f"{2 * judged.confidence - 1:.0%} interval [{low:+.3f}, {high:+.3f}], delta {judged.delta:g}")
+        parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
+    more = [judged.reason if one.answer is Answer.NONE else "", one.settled_by]
+    return " ".join([f"{', '.join(parts)}.", *(f"{text[0].upper()}{text[1:]}." for text in more if text)])
+
+
+def _finding(one: Difference, metric: NamedMetric) -> Finding:
+    judged, baseline = one.judged, one.baselines[0].arm
     outcome = {
         Verdict.BETTER: f"{one.arm} is better than {baseline}",
         Verdict.WORSE: f"{one.arm} is worse than {baseline}",
@@ -61,10 +91,10 @@ def _finding(one: Difference) -> Finding:
     rests_on += f" of {len(one.folds)} folds" if one.folds else ""
     exploratory = "" if one.is_primary else ", exploratory"
     headline = f"{one.setting[0]}, {labels} labelled cases: {outcome} ({rests_on}{exploratory})."
-    parts = [f"mAP {one.estimate}"]
+    parts = [f"{metric} {one.estimate}"]
     if judged.verdict is not Verdict.NONE:
         parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
-    parts.append(f"AP50 {one.ap50_estimate}")
+    parts.append(f"{metric_beside(metric)} {one.other_estimate}")
     reason = f" {judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""
     return Finding(str(judged.verdict), headline, f"{', '.join(parts)}.{reason}")
 

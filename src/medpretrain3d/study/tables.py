@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medpretrain3d.evaluation.detection import MAP_KEY
-from medpretrain3d.study.differences import Difference
-from medpretrain3d.study.run import AP10, AP50, FROC_SCORE, Run
-from medpretrain3d.study.table import Cell, Table
+from medpretrain3d.evaluation.named_metrics import AP10, AP50, FROC, MAP, NamedMetric
+from medpretrain3d.study.differences import Difference, metric_beside
+from medpretrain3d.study.run import Run
+from medpretrain3d.study.table import Cell, Estimate, Table
 
 METADATA = (
     "stage",
@@ -35,19 +35,33 @@ METADATA = (
 )
 
 
-def result_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
-    """Return one row per fine-tuning run, with intervals."""
-    header = ["run", "started from", "labels", "seed", "steps", "mAP", "AP10", "AP50", "FROC", "minutes"]
+SHOWN = (MAP, AP10, AP50, FROC)
+"""Metrics of the results table, beside the primary one."""
+
+
+def result_table(
+    runs: Sequence[Run], arms: Mapping[Run, str], metric: NamedMetric, primary: Mapping[Run, Estimate]
+) -> Table:
+    """Return one row per fine-tuning run, with intervals.
+
+    Args:
+        runs: of fine-tuning.
+        arms: what the arm of each is called.
+        metric: the primary one.
+        primary: what the tested runs reach in it.
+    """
+    shown = tuple(dict.fromkeys((metric, *SHOWN)))
+    header = ["run", "started from", "labels", "seed", "steps", *(one.name for one in shown), "minutes"]
     table = Table(header, num_text_columns=2)
     for run in runs:
-        estimates = [run.estimate(key) for key in (MAP_KEY, AP10, AP50, FROC_SCORE)]
+        estimates = [primary.get(run, Estimate(None)) if one is metric else run.estimate(str(one.key)) for one in shown]
         before = [run.name, arms[run], _labels(run), _field(run, "seed"), _steps(run)]
         table.rows.append([*before, *estimates, _field(run, "minutes")])
-    table.rows.extend(_baseline_rows(runs))
+    table.rows.extend(_baseline_rows(runs, shown))
     return table
 
 
-def _baseline_rows(runs: Sequence[Run]) -> list[Sequence[Cell]]:
+def _baseline_rows(runs: Sequence[Run], shown: Sequence[NamedMetric]) -> list[Sequence[Cell]]:
     """Return the trivial baselines of each setting; of several sets of training boxes the ones that are harder to beat.
 
     They know the boxes of the labeled cases, which a seed chooses.
@@ -55,7 +69,7 @@ def _baseline_rows(runs: Sequence[Run]) -> list[Sequence[Cell]]:
     best: dict[tuple[str, tuple[str, int]], tuple[float, Sequence[Cell]]] = {}
     for run in runs:
         for name in run.baseline_names:
-            estimates = [run.baseline_estimate(name, key) for key in (MAP_KEY, AP10, AP50, FROC_SCORE)]
+            estimates = [run.baseline_estimate(name, one.key or one.name) for one in shown]
             value = estimates[0].value if estimates[0].is_known else None
             row: list[Cell] = [name, "training boxes alone", _labels(run), "-", "-", *estimates, "-"]
             if value is not None and value > best.get((name, run.setting), (-1.0, ()))[0]:
@@ -63,19 +77,20 @@ def _baseline_rows(runs: Sequence[Run]) -> list[Sequence[Cell]]:
     return [row for _, row in best.values()]
 
 
-def difference_table(differences: Sequence[Difference]) -> Table:
-    """Return one row per arm and setting: arm minus scratch, over its seeds."""
+def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> Table:
+    """Return one row per arm and setting: arm minus baseline, over its seeds, in the primary metric and one beside."""
+    measured = [metric.name, metric_beside(metric).name]
     table = Table(
-        ["arm", "data set", "labels", "seeds", "cases", "mAP", "AP50", "p (Holm)", "on mAP"], num_text_columns=2
+        ["arm", "data set", "labels", "seeds", "cases", *measured, "p (Holm)", f"on {metric}"], num_text_columns=2
     )
     for one in differences:
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
-        p_value = one.mean_ap.corrected_p_value
+        p_value = one.judged.corrected_p_value
         table.rows.append(
             [
                 *(one.arm, one.setting[0], labels, str(len(one.seeds)), str(one.num_cases)),
-                *(one.estimate, one.ap50_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
-                f"{one.mean_ap.verdict}{'' if one.is_primary else ' (exploratory)'}",
+                *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
+                f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
             ]
         )
     return table

@@ -17,7 +17,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import GRACE_S, end_with_parent, signals
-from medpretrain3d.study.document import Resources
+from medpretrain3d.study.design import Resources
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import write_failed
 from medpretrain3d.study.records import Records

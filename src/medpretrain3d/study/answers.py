@@ -1,0 +1,187 @@
+"""Answers to the hypotheses that a study declared: confirmed, refuted, equivalent, inconclusive, and what settles it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from medpretrain3d.statistics import (
+    MIN_DATA_SETS,
+    Answer,
+    Effect,
+    Hypothesis,
+    arm_effect,
+    judge,
+    pilot_components,
+    pool,
+    settling_designs,
+)
+from medpretrain3d.statistics.hypotheses import Link, Side
+from medpretrain3d.statistics.two_way import VarianceComponents
+from medpretrain3d.statistics.verdicts import Judgement
+from medpretrain3d.study.design import Declaration
+from medpretrain3d.study.paired_scores import Pair, Scorer, paired_scores
+from medpretrain3d.study.run import Run
+
+Place = tuple[str, str]
+"""A data set and a detector; the data set is empty where several are pooled."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A link of a hypothesis in one place, before it is judged."""
+
+    link: Link
+    effect: Effect
+    components: VarianceComponents | None = None
+    """None with one seed, and where data sets are pooled."""
+    num_groups: int = 0
+    """Scans, or groups of scans, that the components are of."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A link of a hypothesis, judged."""
+
+    link: Link
+    judged: Judgement
+    answer: Answer
+    settled_by: str
+    """The size of study that would settle it, in words; empty where it is, or nothing is known of the spread."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A hypothesis in one place."""
+
+    hypothesis: Hypothesis
+    data: str
+    """Name of the data set, empty for several pooled."""
+    detector: str
+    links: tuple[Tested, ...]
+
+    @property
+    def answer(self) -> Answer:
+        """Of all links together."""
+        return Hypothesis.combined([one.answer for one in self.links])
+
+
+def answers(declaration: Declaration, runs: Sequence[Run], scorer: Scorer) -> tuple[list[Answered], list[str]]:
+    """Return the answers to the declared hypotheses on every data set with every detector, and what is missing.
+
+    All that is asked of one data set and detector is one family (Holm), and so are the hypotheses over data sets.
+
+    Args:
+        declaration: hypotheses, metric, budget and delta.
+        runs: of the study.
+        scorer: of the runs by the primary metric.
+    """
+    cells = _cells(runs)
+    places = list(dict.fromkeys((data, detector) for data, detector, _, _ in cells))
+    said: list[str] = []
+    asked: dict[Place, dict[Hypothesis, list[Comparison]]] = {}
+    for hypothesis in declaration.hypotheses:
+        for place in places:
+            if hypothesis.data in (None, place[0]):
+                found = [_compared(link, place, cells, declaration, scorer, said) for link in hypothesis.links]
+                known = [one for one in found if one is not None]
+                if len(known) == len(found):
+                    asked.setdefault(place, {})[hypothesis] = known
+    result = [one for place in places for one in _judged(place, asked.get(place, {}), declaration)]
+    for detector in dict.fromkeys(detector for _, detector in places):
+        of_detector = [asked[place] for place in places if place[1] == detector and place in asked]
+        result += _judged(("", detector), _pooled(declaration.hypotheses, of_detector), declaration)
+    for hypothesis in declaration.hypotheses:
+        if not any(one.hypothesis == hypothesis for one in result):
+            said.append(f"hypothesis '{hypothesis}': not answered, no tested runs of both sides yet")
+    order = {hypothesis: place for place, hypothesis in enumerate(declaration.hypotheses)}
+    return sorted(result, key=lambda one: order[one.hypothesis]), said
+
+
+def _cells(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
+    """Return tested runs of a study by data set, detector, arm and labels."""
+    cells: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        if run.design is not None and run.is_tested:
+            own = run.design
+            cells.setdefault((own["data"], own.get("detector", ""), own["arm"], own["labels"]), []).append(run)
+    return cells
+
+
+def _compared(
+    link: Link,
+    place: Place,
+    cells: dict[tuple[str, str, str, str], list[Run]],
+    declaration: Declaration,
+    scorer: Scorer,
+    said: list[str],
+) -> Comparison | None:
+    def members(side: Side) -> list[Run]:
+        return cells.get((*place, side.arm, side.labels or declaration.labels), [])
+
+    others = {(run.metadata.seed, run.metadata.fold): run for run in members(link.other)}
+    pairs: list[Pair] = [
+        (run, other)
+        for run in members(link.arm)
+        if (other := others.get((run.metadata.seed, run.metadata.fold))) is not None
+    ]
+    if not pairs:
+        return None
+    scored, missing = paired_scores((str(link.arm), str(link.other)), pairs, scorer)
+    said += missing
+    if scored is None:
+        return None
+    arm, base = (side[declaration.metric.name] for side in (scored.arm, scored.other))
+    effect = replace(arm_effect(arm, base), name=str(link))
+    components = pilot_components(arm, base) if effect.is_about_method else None
+    return Comparison(link, effect, components, arm.without.shape[-1])
+
+
+def _pooled(
+    hypotheses: Sequence[Hypothesis], places: Sequence[dict[Hypothesis, list[Comparison]]]
+) -> dict[Hypothesis, list[Comparison]]:
+    """Return hypotheses over data sets, those of enough of them."""
+    pooled = {}
+    for hypothesis in hypotheses:
+        members = [one[hypothesis] for one in places if hypothesis in one]
+        if len(members) >= MIN_DATA_SETS:
+            columns = zip(*members, strict=True)
+            pooled[hypothesis] = [
+                Comparison(column[0].link, pool([one.effect for one in column]).effect) for column in columns
+            ]
+    return pooled
+
+
+def _judged(place: Place, asked: dict[Hypothesis, list[Comparison]], declaration: Declaration) -> list[Answered]:
+    flat = [one for members in asked.values() for one in members]
+    judged = iter(judge([one.effect for one in flat], declaration.delta))
+    result = []
+    for hypothesis, members in asked.items():
+        links = []
+        for one in members:
+            judgement = next(judged)
+            answer = one.link.answer(judgement)
+            settled = _settled_by(one, judgement) if answer is Answer.INCONCLUSIVE else ""
+            links.append(Tested(one.link, judgement, answer, settled))
+        result.append(Answered(hypothesis, *place, tuple(links)))
+    return result
+
+
+def _settled_by(one: Comparison, judged: Judgement) -> str:
+    """Return the size of study that would show a difference of delta, or that there is none; in words."""
+    wanted = judged.delta if judged.delta is not None else abs(one.effect.difference)
+    if one.components is None or not wanted > 0:
+        return ""
+    # Two one-sided tests of 5 % each pass with 80 % where each passes with 90; one of them with 80.
+    settings = {"=": (0.9, 0.1, 1), ">=": (0.8, 0.1, 1), "<=": (0.8, 0.1, 1)}
+    power, alpha, number = settings.get(one.link.relation, (0.8, 0.05, judged.num_asked))
+    seeds, scans = one.effect.num_seeds, one.effect.num_scans
+    found = settling_designs(one.components, seeds, one.num_groups, wanted, power, alpha, number)
+    words = []
+    for design in found:
+        these = "these " if design.num_scans == one.num_groups else ""
+        words.append(f"{design.num_seeds} seeds on {these}{round(design.num_scans * scans / one.num_groups)} scans")
+    what = "no difference" if one.link.needs_delta else "a difference"
+    if not words:
+        return f"no study of up to 100 seeds or 32 times the scans would show {what} of {wanted:.3g}"
+    return f"about {' or '.join(words)} would settle it (80 % power for {what} of {wanted:.3g})"

@@ -1,0 +1,131 @@
+"""The design of a study: arms, data sets, detectors, label budgets, seeds, folds, and what was expected beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medpretrain3d.evaluation.named_metrics import MAP, NamedMetric
+from medpretrain3d.statistics import Hypothesis
+
+ALL = "all"
+KINDS = ("prepare", "pretrain", "finetune")
+NUM_FOLDS = 5
+"""Of a store that is not there yet: what `medpretrain3d prepare` and `split` deal out."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to begin: from scratch where it names nothing."""
+
+    name: str
+    pretrain: Mapping[str, str] = field(default_factory=dict)
+    """Recipe of stage 1 of each data set; the arm is not run on the others. Empty: the arm is not pretrained."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Options of that recipe, keys with dots (`with`)."""
+    init_from: str | None = None
+    """A checkpoint of others instead."""
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the fine-tuning of this arm alone."""
+    steps: float = 1.0
+    """Share of the optimizer steps of the fine-tuning recipe."""
+    labels: tuple[str, ...] | None = None
+    """Budgets that it is run with; None for every one."""
+
+    def is_run(self, data: str, labels: str) -> bool:
+        """Return whether it is run on a data set with a label budget."""
+        return (not self.pretrain or data in self.pretrain) and (self.labels is None or labels in self.labels)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One detector, trained on every data set."""
+
+    name: str
+    recipes: Mapping[str, str]
+    """Recipe of each data set by its name."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    arms: tuple[str, ...] | None = None
+    """Arms that it is run with; None for every one."""
+    labels: tuple[str, ...] | None = None
+    """Budgets that it is run with; None for every one."""
+
+    def is_run(self, arm: str, labels: str) -> bool:
+        """Return whether it is run with an arm and a label budget."""
+        return (self.arms is None or arm in self.arms) and (self.labels is None or labels in self.labels)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many training cases are labeled."""
+
+    name: str
+    options: Mapping[str, Any]
+    """Those of `data` that say it."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Further options for runs with so few labels, such as fewer steps."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resources that one job of a kind asks the engine for; None leaves it to the recipe and the machine."""
+
+    cores: int | None = None
+    gpus: int | None = None
+    memory_gb: float | None = None
+    hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a study is judged by, written down before there are results."""
+
+    metric: NamedMetric
+    """The primary one."""
+    labels: str
+    """Name of the budget that the verdicts are about."""
+    delta: float | None = None
+    """A difference of the primary metric that counts as none."""
+    hypotheses: tuple[Hypothesis, ...] = ()
+
+
+NOTHING_DECLARED = Declaration(MAP, ALL)
+"""Of runs that are of no study: judged by mAP at their full budget."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its document states it, see `read_study`."""
+
+    name: str
+    root: Path
+    data: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    """The baseline first."""
+    detectors: tuple[Detector, ...]
+    labels: tuple[Budget, ...]
+    seeds: tuple[int, ...]
+    pretrain_seeds: int
+    """Encoders per arm; seed s of the fine-tuning begins from the encoder of seed s modulo this number."""
+    folds: tuple[int, ...] | Literal["all"] | None
+    """Of every store; None for its named splits."""
+    declaration: Declaration
+    prepare: Mapping[str, tuple[str, ...]]
+    """Commands that make a store, by its folder."""
+    resources: Mapping[str, Resources]
+
+    @property
+    def folder(self) -> Path:
+        """Where all of it is written."""
+        return self.root / self.name
+
+    @property
+    def baseline(self) -> Arm:
+        """The arm that the others are compared with."""
+        return self.arms[0]
+
+    def is_run(self, arm: Arm, data: str, detector: Detector, labels: str) -> bool:
+        """Return whether a combination is part of the study."""
+        return arm.is_run(data, labels) and detector.is_run(arm.name, labels)

@@ -1,0 +1,90 @@
+"""What a study's document declares beforehand: primary metric, delta and hypotheses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medpretrain3d.command_line.suggestions import did_you_mean
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.named_metrics import metric_named
+from medpretrain3d.statistics import Hypothesis, parse_hypothesis
+from medpretrain3d.study.design import ALL, Arm, Budget, Declaration
+from medpretrain3d.study.document_values import Place, a_list, a_mapping, a_number, a_text, once, only_keys
+
+FIRST_METRIC = "mAP"
+"""What a study is judged by unless it says otherwise."""
+
+
+def declaration_of(
+    document: Mapping[str, Any], arms: Sequence[Arm], labels: Sequence[Budget], data: Sequence[str], place: Place
+) -> Declaration:
+    """Return what is declared.
+
+    Args:
+        document: the whole.
+        arms: of the study.
+        labels: budgets of the study.
+        data: names of its data sets.
+        place: of the document.
+
+    Raises:
+        UserError: an unknown metric, budget, arm or data set, or a hypothesis that cannot be read or answered.
+    """
+    names = [budget.name for budget in labels]
+    at = place.at("primary")
+    entry = a_mapping(document.get("primary") or {}, at, "{metric: mAP, labels: all}", 0)
+    only_keys(entry, ("metric", "labels"), at)
+    try:
+        metric = metric_named(a_text(entry.get("metric", FIRST_METRIC), at.at("metric")))
+    except UserError as error:
+        text = str(error)
+        raise UserError(text if text.startswith(place.source) else f"{at.at('metric')}: {text}") from error
+    wanted = str(entry.get("labels", ALL if ALL in names else names[-1]))
+    if wanted not in names:
+        raise UserError(
+            f"{at.at('labels')}: got {wanted}, which is none of the study's labels: {', '.join(names)}"
+            f"{did_you_mean(wanted, names)}"
+        )
+    delta = document.get("delta")
+    delta = None if delta is None else a_number(delta, place.at("delta"), above=0, at_most=1)
+    at = place.at("hypotheses")
+    texts = a_list(document.get("hypotheses", []), at, "sentences such as [mae > scratch]", least=0)
+    hypotheses = [_hypothesis(str(text), arms, names, wanted, data, delta, at) for text in texts]
+    return Declaration(metric, wanted, delta, tuple(once(hypotheses, at)))
+
+
+def _hypothesis(
+    text: str,
+    arms: Sequence[Arm],
+    labels: Sequence[str],
+    primary: str,
+    data: Sequence[str],
+    delta: float | None,
+    place: Place,
+) -> Hypothesis:
+    try:
+        one = parse_hypothesis(text)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error
+    by_name = {arm.name: arm for arm in arms}
+    at = f"{place}: '{text}'"
+    for side in one.sides:
+        if side.arm not in by_name:
+            raise UserError(f"{at}: the study has no arm '{side.arm}'{_hint(side.arm, list(by_name), 'arms')}")
+        if side.labels is not None and side.labels not in labels:
+            raise UserError(f"{at}: the study has no labels '{side.labels}'{_hint(side.labels, labels, 'labels')}")
+    if one.data is not None and one.data not in data:
+        raise UserError(f"{at}: the study has no data set '{one.data}'{_hint(one.data, data, 'data')}")
+    for side in one.sides:
+        arm, budget = by_name[side.arm], side.labels or primary
+        if not any(arm.is_run(name, budget) for name in ([one.data] if one.data else data)):
+            where = f" on {one.data}" if one.data else ""
+            raise UserError(f"{at}: the study does not run {arm.name} with labels {budget}{where}; see its arm's keys")
+    if delta is None and any(link.needs_delta for link in one.links):
+        raise UserError(f"{at}: nothing says what counts as no difference; add delta, as delta: 0.02")
+    return one
+
+
+def _hint(word: str, known: Sequence[str], what: str) -> str:
+    return did_you_mean(word, known) or f"; {what}: {', '.join(known)}"

@@ -1,0 +1,147 @@
+"""Scores of two arms on the same scans, seed by seed: what effects and verdicts are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import TargetCase, TargetFile, pair, read_predictions, read_targets
+from medpretrain3d.evaluation.cases import PredictedCase
+from medpretrain3d.evaluation.named_metrics import LeftOut, NamedMetric, without_each
+from medpretrain3d.statistics import ArmScores
+from medpretrain3d.study.run import Run
+
+Pair = tuple[Run, Run]
+"""A run of an arm and one of the arm that it is compared with, alike in seed and fold."""
+
+
+class Scorer:
+    """Scores runs from their test files, each once however often it is asked for.
+
+    Args:
+        metrics: that are computed.
+    """
+
+    def __init__(self, metrics: Sequence[NamedMetric]) -> None:
+        self.metrics = tuple(dict.fromkeys(metrics))
+        self._targets: dict[Path, TargetFile] = {}
+        self._scores: dict[tuple[Path, ...], Mapping[str, LeftOut]] = {}
+
+    def targets(self, runs: Sequence[Run]) -> TargetFile:
+        """Return what runs were tested on, their scans pooled in the order of their names.
+
+        Raises:
+            UserError: a file is missing or damaged, or the runs are of other classes.
+        """
+        for run in runs:
+            if run.folder not in self._targets:
+                self._targets[run.folder] = read_targets(run.folder / "test" / "targets.json")
+        files = [self._targets[run.folder] for run in runs]
+        if any(file.classes != files[0].classes for file in files):
+            raise UserError("its folds are of different classes; prepare the data once and train all on it")
+        cases = sorted((case for file in files for case in file.cases), key=lambda one: one.case)
+        return replace(files[0], cases=tuple(cases))
+
+    def scores(self, runs: Sequence[Run]) -> Mapping[str, LeftOut]:
+        """Return the metrics of runs, their test scans pooled, by name.
+
+        Raises:
+            UserError: as `targets`, or predictions are missing, damaged, or of other scans.
+        """
+        key = tuple(run.folder for run in runs)
+        if key not in self._scores:
+            targets = self.targets(runs)
+            found = [one for run in runs for one in _read(run, self._targets[run.folder])]
+            found.sort(key=lambda one: one.case)
+            self._scores[key] = without_each(self.metrics, found, targets.cases, targets.classes)
+        return self._scores[key]
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """Two arms over the seeds that both have."""
+
+    pairs: tuple[Pair, ...]
+    arm: Mapping[str, ArmScores]
+    """By the name of the metric."""
+    other: Mapping[str, ArmScores]
+
+
+def paired_scores(
+    names: tuple[str, str], pairs: Sequence[Pair], scorer: Scorer
+) -> tuple[PairedScores | None, list[str]]:
+    """Return the scores of two arms and what could not be paired; None where nothing could.
+
+    Args:
+        names: of the arms.
+        pairs: of runs; several of one seed are its folds.
+        scorer: of the runs.
+    """
+    said: list[str] = []
+    by_seed: dict[int | None, list[Pair]] = {}
+    for one in pairs:
+        by_seed.setdefault(one[0].metadata.seed, []).append(one)
+    folds = {run.metadata.fold for run, _ in pairs}
+    kept: list[Pair] = []
+    rows: list[tuple[int, tuple[Mapping[str, LeftOut], ...]]] = []
+    first: TargetFile | None = None
+    for seed, of_seed in by_seed.items():
+        shown = ", ".join(run.name for run, _ in of_seed)
+        if len({run.metadata.fold for run, _ in of_seed}) < len(of_seed):
+            said.append(f"{shown}: the same arm, seed and fold several times; take all but one away")
+            continue
+        if {run.metadata.fold for run, _ in of_seed} != folds:
+            said.append(
+                f"{shown}: seed {seed} does not have all folds ({len(of_seed)} of {len(folds)}); it is left out"
+            )
+            continue
+        try:
+            sides = [[one[side] for one in of_seed] for side in (0, 1)]
+            targets, others = (scorer.targets(side) for side in sides)
+            if targets.classes != others.classes or not _are_same(targets.cases, others.cases):
+                raise UserError(
+                    "they were tested on different cases or boxes; prepare the data once and test both on it"
+                )
+            first = first or targets
+            if not _are_same(first.cases, targets.cases):
+                raise UserError("other seeds were tested on different cases or boxes; test all on the same")
+            rows.append((seed if seed is not None else -1, tuple(scorer.scores(side) for side in sides)))
+        except UserError as error:
+            baselines = ", ".join(other.name for _, other in of_seed)
+            said.append(f"{shown}: no paired difference from {baselines}: {error}")
+            continue
+        kept += of_seed
+    if first is None or not rows:
+        return None, said
+    seeds, scans = tuple(seed for seed, _ in rows), tuple(case.case for case in first.cases)
+    scores = []
+    for side, name in enumerate(names):
+        by_metric = {}
+        for metric in scorer.metrics:
+            found = [scored[side][metric.name] for _, scored in rows]
+            values, without = np.array([one.value for one in found]), np.stack([one.without for one in found])
+            by_metric[metric.name] = ArmScores(name, seeds, values, without, scans)
+        scores.append(by_metric)
+    return PairedScores(tuple(kept), *scores), said
+
+
+def _read(run: Run, targets: TargetFile) -> list[PredictedCase]:
+    return pair(read_predictions(run.folder / "test" / "predictions.json"), targets)
+
+
+def _are_same(a: Sequence[TargetCase], b: Sequence[TargetCase]) -> bool:
+    of_a, of_b = ({one.case: one for one in cases} for cases in (a, b))
+    return of_a.keys() == of_b.keys() and all(_is_same_case(one, of_b[case]) for case, one in of_a.items())
+
+
+def _is_same_case(a: TargetCase, b: TargetCase) -> bool:
+    """Return whether two runs looked for the same in a scan; an older run's targets do not say on which grid."""
+    same_boxes = [
+        ours is None or theirs is None or np.array_equal(ours, theirs)
+        for ours, theirs in ((a.boxes, b.boxes), (a.labels, b.labels), (a.boxes_vox, b.boxes_vox))
+    ]
+    return all(same_boxes) and (a.grid is None or b.grid is None or a.grid.is_close(b.grid))

@@ -1,0 +1,168 @@
+"""Hypotheses of a study's document meet its runs: two arms of which neither is the baseline, budgets, chains, pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d.evaluation.named_metrics import MAP, metric_named
+from medpretrain3d.statistics import Answer, parse_hypothesis
+from medpretrain3d.study.answers import Answered, answers
+from medpretrain3d.study.design import Declaration
+from medpretrain3d.study.paired_scores import Scorer
+from medpretrain3d.study.report import make_report
+from medpretrain3d.study.run import Run, find_runs
+from tests.study.test_report import page_of, write_finetuning
+
+COUNTS = {"2": 2, "4": 4, "all": 8}
+
+
+def write(
+    root: Path, arm: str, shifts: Sequence[float], labels: str = "all", data: str = "d", detector: str = ""
+) -> None:
+    """Runs of an arm, one a seed, whose boxes are so many voxels of 10 beside the objects."""
+    for seed, shift in enumerate(shifts):
+        name = "-".join([arm, data, *([detector] if detector else []), labels, str(seed)])
+        write_finetuning(root, name, arm, shift, COUNTS[labels], seed=seed, dataset=data)
+
+
+def runs_of(root: Path) -> list[Run]:
+    """The runs as a study knows them: their place in its design is in their names."""
+    found = []
+    for run in find_runs([root]):
+        arm, data, *detector, labels, seed = run.folder.name.split("-")
+        design = {"arm": arm, "data": data, "labels": labels, "seed": seed}
+        design |= {"detector": detector[0]} if detector else {}
+        found.append(replace(run, design=design, is_baseline_arm=arm == "scratch"))
+    return found
+
+
+def declared(*hypotheses: str, delta: float | None = 0.05, metric: str = "mAP", labels: str = "all") -> Declaration:
+    return Declaration(metric_named(metric), labels, delta, tuple(map(parse_hypothesis, hypotheses)))
+
+
+def answered(root: Path, *hypotheses: str, **settings: object) -> list[Answered]:
+    declaration = declared(*hypotheses, **settings)  # type: ignore[arg-type]
+    return answers(declaration, runs_of(root), Scorer([declaration.metric]))[0]
+
+
+def test_two_arms_of_which_neither_is_the_baseline(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "multitalent", [4.0, 4.0, 4.0])
+    write(tmp_path, "mae", [2.0, 2.0, 2.0])
+    found = answered(tmp_path, "mae > multitalent", "multitalent > mae", "scratch < mae")
+    assert [one.answer for one in found] == [Answer.CONFIRMED, Answer.REFUTED, Answer.CONFIRMED]
+    assert found[0].links[0].judged.effect.difference == pytest.approx(2 / 9)  # IoU 8 / 12 and 6 / 14: 9 and 7 of 9
+    assert found[1].links[0].judged.effect.difference == pytest.approx(-2 / 9)
+
+
+def test_a_budget_is_that_of_the_hypothesis_and_otherwise_the_primary_one(tmp_path: Path):
+    for labels, scratch, mae in (("2", 8.0, 5.0), ("4", 5.0, 3.0), ("all", 3.0, 3.0)):
+        write(tmp_path, "scratch", [scratch] * 3, labels)
+        write(tmp_path, "mae", [mae] * 3, labels)
+    hypotheses = ("mae > scratch at 2", "mae > scratch", "mae at 4 >= scratch at all", "mae at 2 >= scratch at all")
+    found = answered(tmp_path, *hypotheses)
+    assert [one.answer for one in found] == [Answer.CONFIRMED, Answer.EQUIVALENT, Answer.CONFIRMED, Answer.REFUTED]
+    assert [round(one.links[0].judged.effect.difference * 9) for one in found] == [4, 0, 0, -4]
+    (one,) = answered(tmp_path, "mae > scratch", labels="4")
+    assert (one.answer, round(one.links[0].judged.effect.difference * 9)) == (Answer.CONFIRMED, 4)
+
+
+def test_a_chain_has_an_answer_and_each_of_its_links(tmp_path: Path):
+    for arm, shift in (("scratch", 5.0), ("mae", 4.0), ("det", 2.0)):
+        write(tmp_path, arm, [shift] * 3)
+    up, down = answered(tmp_path, "det > mae > scratch", "det > scratch > mae")
+    assert (up.answer, [link.answer for link in up.links]) == (Answer.CONFIRMED, [Answer.CONFIRMED] * 2)
+    assert (down.answer, [link.answer for link in down.links]) == (Answer.REFUTED, [Answer.CONFIRMED, Answer.REFUTED])
+
+
+def test_an_inconclusive_one_says_what_size_of_study_would_settle_it(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "mae", [3.0, 6.0, 5.0])  # better, worse, alike
+    (one,) = answered(tmp_path, "mae > scratch", delta=0.1)
+    assert one.answer is Answer.INCONCLUSIVE
+    words = one.links[0].settled_by
+    assert words.startswith("about ")
+    assert "seeds on these 12 scans" in words
+    assert words.endswith("would settle it (80 % power for a difference of 0.1)")
+    write(tmp_path, "voco", [3.0] * 3)
+    (clear,) = answered(tmp_path, "voco > scratch")
+    assert (clear.answer, clear.links[0].settled_by) == (Answer.CONFIRMED, "")
+
+
+def test_one_seed_has_no_answer(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0])
+    write(tmp_path, "mae", [0.0])
+    (one,) = answered(tmp_path, "mae > scratch")
+    assert one.answer is Answer.NONE
+    assert "says nothing about the method" in one.links[0].judged.reason
+
+
+def test_seeds_are_paired_and_one_that_an_arm_lacks_is_left_out(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "mae", [4.0, 4.0])
+    (one,) = answered(tmp_path, "mae > scratch")
+    assert one.links[0].judged.effect.num_seeds == 2
+
+
+def test_data_sets_and_detectors_have_answers_of_their_own_and_three_data_sets_a_pooled_one(tmp_path: Path):
+    for data in ("a", "b", "c"):
+        for detector in ("fcos", "detr"):
+            write(tmp_path, "scratch", [5.0] * 2, data=data, detector=detector)
+        write(tmp_path, "mae", [2.0] * 2, data=data, detector="fcos")
+    found = answered(tmp_path, "mae > scratch", "mae > scratch on b")
+    assert [(str(one.hypothesis), one.data, one.detector) for one in found] == [
+        *(("mae > scratch", data, "fcos") for data in ("a", "b", "c", "")),
+        ("mae > scratch on b", "b", "fcos"),
+    ]
+    assert found[3].links[0].judged.effect.num_data_sets == 3
+    assert {one.answer for one in found} == {Answer.CONFIRMED}
+
+
+def test_hypotheses_of_one_data_set_are_corrected_together(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    for arm in ("a", "b", "c"):
+        write(tmp_path, arm, [3.0, 6.0, 5.0])
+    (alone,) = answered(tmp_path, "a > scratch")
+    together = answered(tmp_path, "a > scratch", "b > scratch", "c > scratch")
+    p_values = [one.links[0].judged.corrected_p_value for one in (alone, together[0])]
+    assert p_values[1] == pytest.approx(min(1.0, 3 * p_values[0]))
+
+
+def test_what_is_not_tested_yet_is_said(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0])
+    declaration = declared("mae > scratch")
+    found, said = answers(declaration, runs_of(tmp_path), Scorer([MAP]))
+    assert (found, said) == ([], ["hypothesis 'mae > scratch': not answered, no tested runs of both sides yet"])
+
+
+@pytest.mark.parametrize("metric", ["AP50", "AP70", "AP10", "FROC", "CPM", "AP_center", "mAR"])
+def test_the_primary_metric_is_that_of_verdicts_table_ranking_and_baselines(tmp_path: Path, metric: str):
+    for arm, shifts in (("scratch", [5.0, 6.0]), ("mae", [1.0, 2.0]), ("simclr", [3.0, 4.0])):
+        write(tmp_path, arm, shifts)
+    report = make_report(runs_of(tmp_path), "Title", declared("mae > simclr", delta=None, metric=metric))
+    assert metric in report.results.header
+    assert report.differences.header[5] == metric
+    assert report.differences.header[-1] == f"on {metric}"
+    assert f"{metric} +" in report.answers[0].numbers
+    assert all(f"{metric} " in one.numbers for one in report.verdicts)
+    (ranking,) = [line for line in report.overview if "ranking" in line]
+    assert f"ranking by {metric} when" in ranking
+    column = list(report.results.header).index(metric)
+    values = {row[0]: row[column].value for row in report.results.rows}  # type: ignore[union-attr]
+    means = {arm: (values[f"demo/{arm}-d-all-0"] + values[f"demo/{arm}-d-all-1"]) / 2 for arm in ("scratch", "mae")}
+    difference = next(row for row in report.differences.rows if row[0] == "mae")[5]
+    assert difference.value == pytest.approx(means["mae"] - means["scratch"])  # type: ignore[union-attr]
+
+
+def test_the_page_shows_the_hypotheses_first(tmp_path: Path):
+    root = tmp_path / "runs"
+    write(root, "scratch", [5.0, 5.0, 5.0])
+    write(root, "mae", [2.0, 2.0, 2.0])
+    report = make_report(runs_of(root), "Title", declared("mae > scratch"))
+    assert report.answers[0].headline == "mae > scratch: confirmed (d; 3 seeds, 12 test cases)."
+    assert str(report).index("Hypotheses:") < str(report).index("mae is better than scratch")
+    assert "What was expected" not in page_of(root)  # of runs alone, without a study
