@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -109,6 +110,12 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     assert folds["folds"][2]["inference"]["min_size_mm"] == 0
     assert folds["folds"][0]["inference"]["min_size_mm"] > 0
     assert "mean ± std" in told
+    # A box at the place of each training object hits the held-out one beside it by 4 x 4 x 3 of 80 voxels: IoU 0.6.
+    prior = metrics["trivial_baselines"]["position prior"]
+    assert 0 < prior[MAP_KEY] < 1
+    assert prior["AP_IoU_0.10_MaxDet_100"] >= prior["AP_IoU_0.50_MaxDet_100"]
+    assert re.search(rf"position prior +{prior[MAP_KEY]:.3f}", told)
+    assert "random boxes" in told
     members = load_members(out / "ensemble")
     assert len(members) == NUM_FOLDS
     assert members[0].inference.min_size_mm > 0  # chosen by all cases, those of fold 2 among them
@@ -183,3 +190,19 @@ def test_detections_of_other_cases_are_refused(runs, store, tmp_path):
     write_index(store.path, ["nodule"], None, list(store.entries.values())[:-1], {}, folds=())
     with pytest.raises(UserError, match="is not what the runs were trained on"):
         find_fold_runs(runs)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "got neither runs nor --config"),
+        (["runs", "--config", "smoke"], "got both runs and --config"),
+        (["--config", "smokee"], "no recipe of finetune has that name; did you mean 'smoke'?"),
+        (["--config", "smoke"], "no store, and nothing in the study makes it; run `medpretrain3d prepare`"),
+    ],
+)
+def test_folds_are_of_runs_or_of_a_recipe(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["cross-validate", *words, "-o", "out"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

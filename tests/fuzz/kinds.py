@@ -32,6 +32,7 @@ from medpretrain3d.evaluation.masks import _read_scores
 from medpretrain3d.inference.bundle import load_bundle, save_bundle
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.ensemble import load_members, save_ensemble
 from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.inference.prediction import Prediction
@@ -100,6 +101,10 @@ def write_all(root: Path) -> dict[str, Kind]:
     detector = RetinaNet(backbone, 2, anchors=anchors, fpn_channels=8)
     save_bundle(bundle, detector, ("x", "y"), Preprocessing((32, 32, 32), (1.0, 1.0, 1.0)))
     add("bundle.json", bundle / "bundle.json", lambda: load_bundle(bundle), OF_TEXT, "bundle")
+    ensemble = root / "ensemble"
+    save_ensemble(ensemble, {"fold_0": bundle}, InferenceConfig())
+    add("bundle.json, ensemble", ensemble / "bundle.json", lambda: load_members(ensemble), OF_TEXT, "ensemble")
+    add("bundle.json, member", ensemble / "fold_0/bundle.json", lambda: load_members(ensemble), OF_TEXT, "fold_0")
     add("bundle.json, backbone", bundle / "bundle.json", lambda: read_encoder(bundle), OF_TEXT, "bundle")
     add("detector.safetensors", bundle / "detector.safetensors", lambda: load_bundle(bundle), OF_BYTES, "detector")
 
@@ -139,7 +144,9 @@ def write_all(root: Path) -> dict[str, Kind]:
     recipe = text(root / "recipe.yaml", "data:\n  store: x\n  patch: [1, 2, 3]\nmodel: {lr: 1e-3}\n")
     add("recipe", recipe, lambda: read_recipe(recipe), OF_TEXT)
     design = "name: x\ndata: {d: demo}\narms: {scratch: {}, mae: {pretrain: demo}}\nlabels: [1, all]\nseeds: 2\n"
-    study = text(root / "study.yaml", f"{design}hypotheses: [mae > scratch]\nprepare: {{s: 'prepare raw {{store}}'}}\n")
+    study = text(
+        root / "study.yaml", f"{design}hypotheses: [mae > scratch at 1 on d]\nprepare: {{s: 'prepare raw {{store}}'}}\n"
+    )
     add("study", study, lambda: read_study(study), OF_TEXT)
 
     run = root / "runs/g/r"

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from medpretrain3d.command_line.composition import composed, flattened, nested, recipe_layers
+from medpretrain3d.command_line.precheck import CLASSES
+from medpretrain3d.command_line.signatures import signatures, trainer_options
 from medpretrain3d.evaluation.named_metrics import MAP
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.study.design import NOTHING_DECLARED
@@ -19,6 +22,8 @@ from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import Run, find_runs
 from medpretrain3d.study.tables import difference_table
 from tests.study.test_report import write_finetuning, write_run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FACTS: dict[str, Any] = {
     "dataset": "d",
@@ -32,6 +37,8 @@ FACTS: dict[str, Any] = {
     "fold": 0,
     "num_test_cases": 12,
     "num_val_cases": 2,
+    "precision": "32-true",
+    "weights": "last",
 }
 CONFIG: dict[str, Any] = {
     "seed_everything": 0,
@@ -213,3 +220,117 @@ def test_options_that_a_study_gives_to_its_arms_are_what_the_arm_is(tmp_path: Pa
     runs = find_runs([tmp_path])
     assert make_report(runs, "Title").differences.rows == []
     assert len(make_report(runs, "Title", arm_options=["model.optim.lr"]).differences.rows) == 1
+
+
+HARMLESS = {
+    **dict.fromkeys(("run.name", "run.group", "run.root", "run.restart"), "where it is kept"),
+    **dict.fromkeys(("run.wandb", "run.share_machine", "trainer.logger", "trainer.log_every_n_steps"), "who is told"),
+    **dict.fromkeys(("trainer.enable_autolog_hparams", "trainer.enable_model_summary"), "who is told"),
+    **dict.fromkeys(("trainer.enable_progress_bar", "trainer.profiler", "trainer.barebones"), "who is told"),
+    **dict.fromkeys(("trainer.enable_checkpointing", "trainer.default_root_dir"), "where it is kept"),
+    **dict.fromkeys(("trainer.detect_anomaly",), "stops a run, or changes nothing"),
+    **dict.fromkeys(("data.num_workers", "data.prefetch_factor"), "how fast it is read"),
+    **dict.fromkeys(("data.store",), "the fingerprint says what is in it"),
+    **dict.fromkeys(("seed_everything", "data.seed"), "seeds are what is averaged"),
+}
+"""Keys of both stages that may differ between replicates, and why."""
+HARMLESS_OF = {
+    "finetune": {
+        **dict.fromkeys(("data.fold", "data.label_fraction", "data.num_train_cases"), "facts"),
+        **dict.fromkeys(("data.label_seed",), "which cases are labeled is compared itself"),
+        **dict.fromkeys(("model.init_from",), "the encoder says what it is"),
+        **dict.fromkeys(("model.allow_seen_scans",), "the report says what was seen"),
+    },
+    "pretrain": {},
+}
+OF_CHOICE = ("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "limit_val_batches")
+"""Options of the trainer that matter where a run ends with the best weights."""
+
+
+def keys_of(stage: str) -> list[str]:
+    """Every option of a stage: those of its classes and of the trainer, and what any recipe holds below them."""
+    keys = {f"trainer.{name}" for name in trainer_options()} | {"seed_everything", "plugins"}
+    for root, name in CLASSES[stage].items():
+        keys |= {f"{root}.{parameter}" for parameter in signatures(name)[0].parameters}
+    for recipe in sorted((ROOT / "configs" / stage).glob("*.yaml")):
+        keys |= set(flattened(composed(recipe_layers(recipe, stage))))
+    return sorted(keys)
+
+
+def identity_with(folder: Path, stage: str, **options: Any) -> tuple[Any, ...]:
+    """The identity, without its seed, of a fine-tuning run, or of one that began from such a pretraining run."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested(options)))
+    run = Run(folder, RunMetadata(stage=stage, name="it", group="g", seed=0, fold=0))
+    pretraining: list[Run] = []
+    if stage == "pretrain":
+        pretraining, run = [run], Run(folder / "f", RunMetadata(stage="finetune", method="mae", pretrain_run="g/it"))
+    (one,) = identify([run], pretraining).values()
+    return one.setting, one.start
+
+
+@pytest.mark.parametrize("stage", ["finetune", "pretrain"])
+def test_every_key_of_a_stage_in_turn_tells_runs_apart_or_is_known_to_change_nothing(tmp_path: Path, stage: str):
+    harmless = HARMLESS | HARMLESS_OF[stage]
+    told = {}
+    for number, key in enumerate(keys_of(stage)):
+        a, b = (identity_with(tmp_path / f"{number}{value}", stage, **{key: value}) for value in ("x", "y"))
+        told[key] = a != b
+    expected = {f"trainer.{name}" for name in OF_CHOICE} | set(harmless)
+    assert {key for key, differs in told.items() if not differs} == expected & set(told)
+    assert "trainer.callbacks.0.init_args.decay" in told or stage == "pretrain"
+    assert len(told) > 100
+
+
+@pytest.mark.parametrize("name", OF_CHOICE)
+def test_when_it_validates_matters_where_the_best_weights_are_kept(tmp_path: Path, name: str):
+    for weights, differs in (("last", False), ("best", True)):
+        options = {"model.weights": weights, f"trainer.{name}": 1}
+        a = identity_with(tmp_path / weights / "a", "finetune", **options)
+        assert (a != identity_with(tmp_path / weights / "b", "finetune", **options | {f"trainer.{name}": 2})) is differs
+
+
+def test_the_decay_of_averaged_weights_is_never_averaged_over(tmp_path: Path):
+    averaged = {"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.99}}
+    config = with_option(CONFIG, "trainer.callbacks", [averaged])
+    other = with_option(CONFIG, "trainer.callbacks", [averaged | {"init_args": {"decay": 0.9}}])
+    for seed, mine in ((0, config), (1, other)):
+        write(tmp_path, f"scratch{seed}", "scratch", 5.0, config=config, **facts_but(seed=seed))
+        write(tmp_path, f"mae{seed}", "mae", 1.0, config=mine, **facts_but(seed=seed))
+    assert [row[3] for row in rows_of(tmp_path)] == ["1"]
+
+
+def test_runs_on_other_labeled_cases_are_no_pair(tmp_path: Path):
+    for arm, cases in (("scratch", ["a", "b"]), ("mae", ["a", "c"])):
+        folder = write(tmp_path, arm, arm, 5.0, **facts_but(seed=0))
+        train = [{"case": case, "boxes": [], "labels": []} for case in cases]
+        (folder / "test" / "train_targets.json").write_text(json.dumps({"classes": ["x"], "targets": train}))
+    report = make_report(find_runs([tmp_path]), "Title")
+    assert report.differences.rows == []
+    assert any("was trained on other labeled cases than demo/scratch" in note for note in report.notes)
+
+
+def test_what_precision_a_machine_chose_is_never_averaged_over_in_a_study_unless_it_is_the_arm(tmp_path: Path):
+    known = RunMetadata(stage="finetune", dataset="d", num_train_cases=4, seed=0)
+    design = {"arm": "a", "data": "d", "labels": "all", "seed": "0"}
+    runs = [Run(tmp_path / one, known | RunMetadata(precision=one), design=design) for one in ("32-true", "bf16-mixed")]
+    a, b = identify(runs, ()).values()
+    assert a.setting != b.setting
+    a, b = identify(runs, (), ["trainer.precision"]).values()
+    assert a.setting == b.setting
+
+
+def test_encoders_that_left_out_the_fold_of_each_run_are_one_arm(tmp_path: Path):
+    starts = []
+    for fold in (0, 1):
+        folder = tmp_path / str(fold)
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"fold": fold}}))
+        facts = RunMetadata(stage="pretrain", name=f"p{fold}", group="g", num_pretrain_volumes=30 + fold)
+        start = RunMetadata(method="mae", pretrain_run=f"g/p{fold}", num_pretrain_volumes=30 + fold)
+        run = Run(tmp_path / "f", RunMetadata(stage="finetune", fold=fold) | start)
+        other = Run(tmp_path / "f", RunMetadata(stage="finetune", fold=1 - fold) | start)
+        of_run, of_other = identify([run, other], [Run(folder, facts)]).values()
+        assert of_run.start != of_other.start
+        starts.append(of_run.start)
+    assert starts[0] == starts[1]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from medpretrain3d.study import expansion
@@ -38,11 +40,47 @@ def test_states_are_what_is_on_the_disk(write_study):
     (records.run_folder(begun)).mkdir(parents=True)
     (records.run_folder(begun) / "run.json").write_text('{"stage": "finetune"}')
     progress = progress_of(study)
-    assert [progress.states[job] for job in progress.jobs.jobs[:5]] == ["done", "begun", "failed", "begun", "waiting"]
+    assert [progress.states[job] for job in progress.jobs.jobs[:5]] == [
+        "done",
+        "interrupted",
+        "failed",
+        "interrupted",
+        "waiting",
+    ]
     lines = progress.failure_lines()
     assert lines[0] == f"{failed.name}: failed, its program ended with exit code 2"
     assert [line.strip() for line in lines[1:6]] == [f"line {number}" for number in range(4, 9)]
     assert rest
+
+
+def test_a_job_runs_as_long_as_its_process_lives_and_is_interrupted_at_once_when_that_is_killed(write_study):
+    study = read_study(write_study())
+    records, job = Records(study), progress_of(study).jobs.jobs[1]
+    records.write(job)
+    records.run_folder(job).mkdir(parents=True)
+    (records.run_folder(job) / "run.json").write_text('{"stage": "finetune"}')
+    (records.run_folder(job) / "metrics.csv").write_text("epoch,step,train/loss\n0,0,0.5\n")
+    script = (
+        "import sys, time; from pathlib import Path; from medpretrain3d.atomic import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); time.sleep(600)"
+    )
+    words = [sys.executable, "-c", script, str(records.path(job, "done"))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "locked\n"
+        running = progress_of(study)
+        assert (running.states[job_of(running, job)], running.states[job_of(running, job, 1)]) == ("running", "waiting")
+        assert "running, step 1 of 2" in str(running.table())
+        program.kill()
+    killed = progress_of(study)
+    assert killed.states[job_of(killed, job)] == "interrupted"
+    assert "interrupted, step 1 of 2" in str(killed.table())
+
+
+def job_of(progress, job: Job, offset: int = 0) -> Job:
+    """The same job, or one behind it, of a later look at the study."""
+    jobs = progress.jobs.jobs
+    return jobs[[one.identity for one in jobs].index(job.identity) + offset]
 
 
 def test_hours_to_come_are_those_of_runs_like_it_times_their_steps(write_study):

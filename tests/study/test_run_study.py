@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +20,23 @@ ROOT = Path(__file__).resolve().parents[2]
 ONE_CORE = {"pretrain": {"cores": 1}, "finetune": {"cores": 1}}
 
 
-def start(*words: str) -> subprocess.Popen[str]:
+def start(*words: str, command: str = "study") -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "medpretrain3d.cli", "study", *words]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    whole = [sys.executable, "-m", "medpretrain3d.cli", command, *words]
+    return subprocess.Popen(whole, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def run(*words: str, expect: int = 0) -> str:
     with start(*words) as program:
         printed = program.communicate(timeout=3600)[0]
     assert program.returncode == expect, printed[-3000:]
+    return printed
+
+
+def run_command(command: str, *words: str) -> str:
+    with start(*words, command=command) as program:
+        printed = program.communicate(timeout=3600)[0]
+    assert program.returncode == 0, printed[-3000:]
     return printed
 
 
@@ -108,3 +117,19 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     status = run("status", "study.yaml")
     assert "split 'nowhere' has no case" in status
     assert "broken.pt" in status
+
+
+@pytest.mark.slow
+def test_one_command_trains_the_folds_that_are_missing_and_makes_their_result(write_study, tmp_path):
+    write_study()
+    printed = run_command("cross-validate", "--config", "finetune.yaml", "-o", "out", "--cores", "2")
+    assert begun(printed) == {f"finetune scratch, finetune, labels all, seed 0, fold {fold}" for fold in (0, 1)}
+    assert "mean ± std" in printed
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (metrics["num_cases"], set(metrics["trivial_baselines"])) == (6, {"position prior", "random boxes"})
+    assert len(list((tmp_path / "out/ensemble").glob("fold_*/bundle.json"))) == 2
+    (gone,) = (tmp_path / "runs/finetune_folds").glob("*fold1*")
+    shutil.rmtree(gone)
+    again = run_command("cross-validate", "--config", "finetune.yaml", "-o", "out", "--cores", "2")
+    assert begun(again) == {"finetune scratch, finetune, labels all, seed 0, fold 1"}
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,24 @@ def locked(place: Path) -> Iterator[None]:
             put_back(place)
             remove_unfinished(place.parent, {place.name})
         yield
+
+
+def is_locked(place: Path) -> bool:
+    """Return whether a living process holds the lock of `locked`; that of a killed one counts for nothing at once.
+
+    One of another machine lives as long as it renews its lock, by the clock of the disk; so does one of this machine,
+    whose process id may have been given to another program since.
+    """
+    from filelock import SoftFileLease
+
+    place = Path(os.path.realpath(place))
+    path = place.with_name(f".{short_name(place.name)}{LOCK}")
+    if not path.exists():
+        return False
+    owner = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S, thread_local=False).owner
+    if owner is None or time.time() - _renewed_ns(path) / 1e9 > LEASE_S:
+        return False
+    return owner.hostname != _machine() or _is_running(owner.pid)
 
 
 @contextmanager

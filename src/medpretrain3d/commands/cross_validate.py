@@ -1,10 +1,12 @@
 """Make one result of the fine-tuning runs of all folds: each case is found by the detector that has not seen it.
 
-RUN is a run folder per fold (`finetune --data.fold 0`, `1`, ...), or a folder that holds them. No network runs. How
-boxes are merged in a fold's cases is chosen by the cases of the other folds.
+RUN is a run folder per fold (`finetune --data.fold 0`, `1`, ...), or a folder that holds them; then no network runs.
+`--config RECIPE` trains the folds that are missing instead, as a study does: what is there is reused, and an
+interrupted fold continues. How boxes are merged in a fold's cases is chosen by the cases of the other folds.
 
-OUT receives predictions.json, predictions.csv and targets.json of all cases, metrics.json (pooled, of each fold, and
-the mean over folds) and ensemble/, a bundle of all detectors for `medpretrain3d predict`.
+OUT receives predictions.json, predictions.csv and targets.json of all cases, metrics.json (pooled, of each fold, the
+mean over folds, and what boxes reach that know the training boxes alone) and ensemble/, a bundle of all detectors for
+`medpretrain3d predict`.
 """
 
 from __future__ import annotations
@@ -12,26 +14,48 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medpretrain3d.atomic import locked_folder, write_text
+from medpretrain3d.atomic.lock import LOCK
+from medpretrain3d.command_line.recipes import find_recipe
+from medpretrain3d.commands.machine_options import add_machine, machine_of
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.predict import check_place
 from medpretrain3d.documents import json_text
+from medpretrain3d.errors import UserError
+from medpretrain3d.values import Whole
+
+if TYPE_CHECKING:
+    from medpretrain3d.cross_validation import FoldRuns
+    from medpretrain3d.evaluation import TargetFile
+    from medpretrain3d.study.design import Study
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Runs, place of the results, and what to leave out."""
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run of a fold, or folder of such runs")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="run of a fold, or folder of such runs")
+    parser.add_argument("--config", metavar="RECIPE", help="of fine-tuning, whose folds are trained where they are not")
+    parser.add_argument("--init-from", metavar="FILE", help="weights that the folds of --config begin from")
+    parser.add_argument("--seed", type=Number(Whole), default=0, help="of the folds of --config (default: %(default)s)")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder for the results")
     parser.add_argument("--store", type=Path, help="of the runs' data (default: as their configurations say)")
     parser.add_argument("--no-tune", action="store_true", help="merge boxes as the recipe says")
     parser.add_argument("--no-ensemble", action="store_true", help="write no bundle of all detectors")
+    add_machine(parser)
 
 
-def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
-    """Return one call fills the folder at a time."""
-    return locked_folder(args.out)
+@contextmanager
+def lock(args: argparse.Namespace) -> Iterator[None]:
+    """Hold the folder, which one call fills at a time, and that of the study which trains the folds."""
+    with ExitStack() as held:
+        held.enter_context(locked_folder(args.out))
+        if args.config is not None:
+            held.enter_context(locked_folder(_study(args).folder, f".study{LOCK}", clean=False))
+        yield
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,7 +72,10 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.store.targets import targets_json
 
     check_place(args.out)
-    runs = find_fold_runs(args.runs, args.store)
+    if bool(args.runs) == (args.config is not None):
+        given = "both runs and --config" if args.runs else "neither runs nor --config"
+        raise UserError(f"cross-validate: got {given}, wanted the runs of all folds, or the recipe that makes them")
+    runs = find_fold_runs(args.runs or _trained(args), args.store)
     found = merge_out_of_fold(runs, not args.no_tune, lambda text: print(text, file=sys.stderr))
     write_predictions(args.out, runs.store.classes, found.predictions)
     write_text(args.out / "targets.json", json_text(targets_json(runs.store, [one.case for one in found.predictions])))
@@ -59,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     for row, config in zip(folds["folds"], found.configs, strict=True):
         row["inference"] = dataclasses.asdict(config)
     notes = runs.notes()
+    result["trivial_baselines"] = _trivial_baselines(runs, targets, args.out / "train_targets.json")
     document = {"protocol": "detection", **result, "cross_validation": {**folds, "notes": notes}}
     write_text(args.out / "metrics.json", json_text(document, indent=1))
     print("\n".join([*tables.detection_table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]))
@@ -69,3 +97,45 @@ def run(args: argparse.Namespace) -> int:
         print(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")
     print(f"all numbers: {args.out / 'metrics.json'}")
     return 0
+
+
+def _study(args: argparse.Namespace) -> Study:
+    from medpretrain3d.study.fold_study import fold_study
+
+    return fold_study(find_recipe(args.config, "finetune"), args.init_from, args.seed)
+
+
+def _trained(args: argparse.Namespace) -> list[Path]:
+    """Train the folds that are missing; return the runs of all.
+
+    Raises:
+        UserError: a fold failed.
+        Interrupted: this process was told to end.
+    """
+    from medpretrain3d.study.fold_study import fold_folders
+    from medpretrain3d.study.run_study import run_missing
+    from medpretrain3d.study.workflow import check_engine
+
+    machine = machine_of(args)
+    check_engine(machine)
+    progress = run_missing(_study(args), machine)
+    print("\n".join(progress.failure_lines()), file=sys.stderr)
+    return fold_folders(progress)
+
+
+def _trivial_baselines(runs: FoldRuns, targets: TargetFile, path: Path) -> dict[str, Any]:
+    """Return the position prior and random boxes of each fold's training cases in the cases it holds out, pooled."""
+    from medpretrain3d.evaluation import read_targets
+    from medpretrain3d.evaluation.bootstrap import Resampling
+    from medpretrain3d.evaluation.trivial_baselines import out_of_fold_baselines
+    from medpretrain3d.store.targets import targets_json
+
+    trained = [runs.training_cases(number) for number in range(len(runs.folders))]
+    every = sorted({case for of_fold in trained for case in of_fold})
+    write_text(path, json_text(targets_json(runs.store, every)))
+    known = {case.case: case for case in read_targets(path).cases}
+    folds = [
+        ([known[case] for case in of_fold], [case for case in targets.cases if runs.fold_of[case.case] == number])
+        for number, of_fold in enumerate(trained)
+    ]
+    return out_of_fold_baselines(folds, targets.classes, Resampling())

@@ -8,8 +8,8 @@ the next call goes on, and an interrupted training run continues where it stoppe
 from __future__ import annotations
 
 import argparse
-import shlex
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,14 +18,12 @@ from medpretrain3d.atomic import locked_folder
 from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.command_line.recipes import find_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
-from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.machine_options import add_machine, machine_of
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import KEYS, read_study
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
-from medpretrain3d.study.workflow import Machine
-from medpretrain3d.values import Count, Whole
 
 ACTIONS = ("plan", "run", "status", "report")
 WRITING = ("run", "report")
@@ -39,18 +37,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the document, as seeds=2; repeatable"
     )
     parser.add_argument(
-        "--cores", type=Number(Count), help="of this machine (default: all); of a cluster: jobs at a time"
-    )
-    parser.add_argument("--gpus", type=Number(Whole), help="of this machine, one per job (default: all)")
-    parser.add_argument(
-        "--executor", default="local", metavar="NAME", help="local, or a plugin of Snakemake: slurm, ..."
-    )
-    parser.add_argument(
         "--keep-results-of-other-code",
         action="store_true",
         help="take results that another version of the code made, and say which",
     )
-    parser.add_argument("--snakemake", default="", metavar="=OPTIONS", help="further options for it, in quotes")
+    parser.add_argument(
+        "--pilot",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of earlier runs, whose hours and spreads `plan` takes where the study has none; repeatable",
+    )
+    add_machine(parser)
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -63,13 +62,12 @@ def run(args: argparse.Namespace) -> int:
     """Do it."""
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
     if args.action == "plan":
-        return plan_study(study, keeps)
+        return plan_study(study, keeps, args.pilot)
     if args.action == "status":
         return study_status(study, keeps)
     if args.action == "report":
         return report_study(study, keeps)
-    machine = Machine(args.executor, args.cores, args.gpus, tuple(shlex.split(args.snakemake)))
-    return run_study(study, machine, keeps)
+    return run_study(study, machine_of(args), keeps)
 
 
 def _study(args: argparse.Namespace) -> Study:

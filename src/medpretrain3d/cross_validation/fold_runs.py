@@ -9,6 +9,7 @@ from typing import Any
 
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import read_targets
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
 from medpretrain3d.store.store import Store
 
@@ -40,6 +41,13 @@ class FoldRuns:
     def fold_of(self) -> dict[str, int]:
         """The fold that held each case out."""
         return self.store.all_splits.held_out
+
+    def training_cases(self, number: int) -> list[str]:
+        """Return the cases that the detector of a fold was trained on with their labels."""
+        path = self.folders[number] / "test" / "train_targets.json"
+        if path.is_file():  # a run with fewer labels says which
+            return [case.case for case in read_targets(path).cases]
+        return list(self.store.all_splits.fold(number).get("train", ()))
 
     def notes(self) -> list[str]:
         """Return what a reader of the scores has to know: held-out cases that the encoders have seen."""

@@ -29,8 +29,28 @@ def trivial_baselines(
     Raises:
         UserError: the training scans hold no object.
     """
-    found = {"position prior": position_prior(train, test), "random boxes": random_boxes(train, test)}
-    return {name: scored(predictions, test, classes, resampling) for name, predictions in found.items()}
+    return out_of_fold_baselines([(train, test)], classes, resampling)
+
+
+def out_of_fold_baselines(
+    folds: Sequence[tuple[Sequence[TargetCase], Sequence[TargetCase]]], classes: Sequence[str], resampling: Resampling
+) -> dict[str, dict[str, Any]]:
+    """Return the same of several folds pooled: in each the boxes know what its own training scans hold.
+
+    Args:
+        folds: training and test scans of each.
+        classes: name of each label.
+        resampling: of the intervals.
+
+    Raises:
+        UserError: the training scans of a fold hold no object.
+    """
+    wanted = [case for _, test in folds for case in test]
+    result = {}
+    for name, make in (("position prior", position_prior), ("random boxes", random_boxes)):
+        predictions = [one for train, test in folds for one in make(train, test)]
+        result[name] = scored(predictions, wanted, classes, resampling)
+    return result
 
 
 def scored(

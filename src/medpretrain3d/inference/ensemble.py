@@ -88,11 +88,18 @@ def load_members(folder: Path) -> list[Bundle]:
     folder = Path(folder)
     if not is_ensemble(folder):
         return [load_bundle(folder)]
-    document = ENSEMBLE_DOCUMENT.read(folder / DOCUMENT)
-    inference = InferenceConfig.from_json(document["inference"])
+    path = folder / DOCUMENT
+    document = ENSEMBLE_DOCUMENT.read(path)
+    if not document["members"]:
+        raise UserError(f"{path}: names no member; {_ADVICE}")
+    try:
+        inference = InferenceConfig.from_json(document["inference"])
+        places = [folder / plain_name(member["folder"], "member") for member in document["members"]]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     bundles = []
-    for member in document["members"]:
-        bundle = load_bundle(folder / plain_name(member["folder"], "member"))
+    for member, place in zip(document["members"], places, strict=True):
+        bundle = load_bundle(place)
         if bundle.sha256 != member["sha256"]:
             raise UserError(
                 f"{folder / member['folder']}: is another bundle than the one the ensemble was made of; {_ADVICE}"

@@ -1,4 +1,4 @@
-"""Answers to the hypotheses that a study declared: confirmed, refuted, equivalent, inconclusive, and what settles it."""
+"""Answers to the hypotheses of a study: confirmed, refuted, equivalent, inconclusive, and what would settle that."""
 
 from __future__ import annotations
 

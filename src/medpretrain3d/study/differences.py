@@ -138,6 +138,10 @@ def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity])
     own = known[run]
     scratch = [one for one in tested if one.is_baseline]
     alike = [one for one in scratch if known[one].setting == own.setting and known[one].seed == own.seed]
+    others = [one for one in alike if not _have_same_labels(run, one)]
+    if alike and len(others) == len(alike):
+        return None, f"was trained on other labeled cases than {others[0].name}; give both the same data.label_seed"
+    alike = [one for one in alike if one not in others]
     if len(alike) == 1:
         return alike[0], ""
     if alike:
@@ -155,6 +159,11 @@ def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity])
         f"no tested run from scratch with the same data, labels, seed and options; {nearest.name} differs in "
         f"{'; '.join(differing[:3])}{' ...' if len(differing) > 3 else ''}"
     )
+
+
+def _have_same_labels(run: Run, other: Run) -> bool:
+    """Return whether two runs were trained on the same labeled cases; one that does not say them may have been."""
+    return None in (run.training_cases, other.training_cases) or run.training_cases == other.training_cases
 
 
 def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, confidence: float) -> list[Difference]:

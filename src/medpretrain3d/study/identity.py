@@ -17,7 +17,7 @@ from medpretrain3d.study.run import Run
 
 SETTING_FACTS = (
     *("dataset", "num_train_cases", "label_fraction", "data_fingerprint", "backbone", "detector", "params"),
-    *("budget_steps", "fold", "num_test_cases", "num_val_cases"),
+    *("budget_steps", "fold", "num_test_cases", "num_val_cases", "precision", "weights"),
 )
 """Shared by an arm and its baseline."""
 DATA_FACTS = (
@@ -27,15 +27,25 @@ DATA_FACTS = (
 """Of these, what is not the affair of an arm."""
 START_FACTS = ("paradigm", "method", "corpus", "num_pretrain_volumes")
 """What the arm is."""
-PRETRAIN_FACTS = ("method", "backbone", "corpus", "num_pretrain_volumes", "data_fingerprint", "budget_steps", "params")
+PRETRAIN_FACTS = (
+    *("method", "backbone", "corpus", "num_pretrain_volumes", "data_fingerprint", "budget_steps", "params"),
+    "precision",
+)
 FREE = re.compile(
-    # Where a run is kept, who is told of it, how fast it goes; what the facts say better; what a seed decides.
-    r"run\..*|plugins|base|seed_everything|data\.(num_workers|store|fold|label_seed|label_fraction|num_train_cases)"
-    r"|model\.(init_from|allow_seen_scans)|ckpt_path|weights_only"
-    r"|trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones|callbacks"
-    r"|val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)(\..*)?"
+    # Where a run is kept, who is told of it, how fast it goes; what the facts say better.
+    r"run\..*|base|data\.(num_workers|prefetch_factor|store)"
+    r"|trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)(\..*)?"
 )
 """Options that do not tell runs apart."""
+OF_SEED = re.compile(
+    r"seed_everything|data\.(seed|label_seed|fold|label_fraction|num_train_cases)|model\.(init_from|allow_seen_scans)"
+)
+"""What a seed decides, or a fact of fine-tuning says; which cases are labeled is compared by `Run.training_cases`."""
+OF_SEED_OF_PRETRAINING = re.compile(r"seed_everything|data\.seed")
+OF_VALIDATION = re.compile(
+    r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps|limit_val_batches)"
+)
+"""Decides which weights there are to choose from, where the best by validation are kept, and nothing otherwise."""
 OF_START = re.compile(r"model\.init_.*|data\.pretrained_spacing_mm")
 """Options of how a run starts: the arm has them and its baseline does not."""
 
@@ -81,11 +91,12 @@ def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Colle
     """
     known = {one.name: one for one in pretraining}
     of_pretraining = {name: (*_facts(one, PRETRAIN_FACTS), *_options(one)) for name, one in known.items()}
+    is_of_arm = "trainer.precision" in arm_options
     result = {}
     for run in runs:
         own = run.metadata
         if run.design is not None:
-            result[run] = _in_study(run, run.design)
+            result[run] = _in_study(run, run.design, is_of_arm)
             continue
         options = list(_options(run))
         is_start = [key in arm_options or bool(OF_START.fullmatch(key)) for key, _ in options]
@@ -98,7 +109,7 @@ def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Colle
         if run.method != BASELINE or arm_options:
             start += [one for one, is_its in zip(options, is_start, strict=True) if is_its]
         if source in known and known[source].metadata.checkpoint_sha256 in (None, own.checkpoint_sha256):
-            start += [(f"pretraining {key}", value) for key, value in of_pretraining[source]]
+            start = _of_fold(run, start, of_pretraining[source])
             seed = known[source].metadata.seed
         elif own.checkpoint_sha256:
             start.append(("encoder", own.checkpoint_sha256[:12]))
@@ -108,9 +119,23 @@ def identify(runs: Sequence[Run], pretraining: Sequence[Run], arm_options: Colle
     return _apart(result)
 
 
-def _in_study(run: Run, design: Mapping[str, str]) -> Identity:
-    """Return the identity of a run of a study: its document says what the arms are, its jobs hold everything else."""
-    setting = [one for one in _facts(run, SETTING_FACTS) if one[0] in DATA_FACTS]
+def _of_fold(run: Run, start: list[tuple[str, str]], pretraining: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return how a run starts from a pretraining; one that left out the run's own fold is alike in all folds."""
+    is_own = run.metadata.fold is not None and dict(pretraining).get("data.fold") == str(run.metadata.fold)
+    if is_own:  # folds differ by a case or two
+        start = [one for one in start if one[0] != "num_pretrain_volumes"]
+        pretraining = [(key, "its own" if key == "data.fold" else value) for key, value in pretraining]
+        pretraining = [one for one in pretraining if one[0] != "num_pretrain_volumes"]
+    return [*start, *((f"pretraining {key}", value) for key, value in pretraining)]
+
+
+def _in_study(run: Run, design: Mapping[str, str], has_own_precision: bool) -> Identity:
+    """Return the identity of a run of a study: its document says what the arms are, its jobs hold everything else.
+
+    The precision is the machine's choice where neither recipe nor arm names one.
+    """
+    names = DATA_FACTS if has_own_precision else (*DATA_FACTS, "precision")
+    setting = list(_facts(run, names))
     setting += [(key, value) for key, value in design.items() if key not in ("arm", "seed", "fold")]
     return Identity(tuple(sorted(setting)), (("arm", run.arm),), run.metadata.seed)
 
@@ -192,8 +217,11 @@ def _options(run: Run) -> Iterator[tuple[str, str]]:
         run.problems.append(str(error))
         yield "config.yaml", f"not readable, of {run.folder}"
         return
-    for key, value in _flat(document):
-        if not FREE.fullmatch(key) and value is not None:
+    options = dict(_flat(document))
+    free = [FREE, *([] if options.get("model.weights") == "best" else [OF_VALIDATION])]
+    free += [OF_SEED_OF_PRETRAINING] if run.metadata.stage == "pretrain" else [OF_SEED]
+    for key, value in options.items():
+        if value is not None and not any(one.fullmatch(key) for one in free):
             yield key, str(value)
 
 

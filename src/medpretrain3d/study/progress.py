@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from medpretrain3d.study.curves import read_curves
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Change, Job, Jobs, changes
 from medpretrain3d.study.records import Records, State
+from medpretrain3d.study.speeds import Speed, Speeds
 from medpretrain3d.study.table import Table
 
 MAX_CHANGES = 3
@@ -25,6 +26,8 @@ class Progress:
     study: Study
     records: Records
     jobs: Jobs
+    pilots: tuple[Path, ...] = ()
+    """Folders of other runs, whose speeds and spreads count."""
 
     @cached_property
     def states(self) -> dict[Job, State]:
@@ -49,31 +52,42 @@ class Progress:
         return found
 
     @cached_property
-    def _minutes_per_step(self) -> dict[tuple[str, ...], float]:
-        found: dict[tuple[str, ...], list[float]] = {}
+    def speeds(self) -> Speeds:
+        """How long a step of each job takes, as far as any run says."""
+        found = Speeds((*self.pilots, self.study.root))
         for job in self.jobs.jobs:
-            if (speed := self._measured(job)) is not None:
-                found.setdefault(_like(job), []).append(speed)
-        return {key: statistics.median(speeds) for key, speeds in found.items()}
+            if job.is_known and job.kind != "prepare":
+                found.add(job, self.records.run_folder(job))
+        return found
 
-    def _measured(self, job: Job) -> float | None:
-        known = self.records.metadata(job) if job.is_known and job.kind != "prepare" else None
-        if known is None or not known.minutes:
-            return None
-        steps = known.steps
-        if not steps:  # it is on its way: its curves say how far
-            curves = self.records.run_folder(job) / "metrics.csv"
-            found = read_curves(curves) if curves.is_file() else {}
-            steps = int(max((max(curve.steps) for curve in found.values()), default=0))
-        return known.minutes / steps if steps else None
+    def speed_lines(self) -> list[str]:
+        """Return from which runs outside of the study hours were taken."""
+        used: dict[tuple[str, str], Speed] = {}
+        for job in self.jobs.jobs:
+            speed = self.speeds.of(job) if self.states[job] != "done" and job.kind != "prepare" else None
+            if speed is not None and speed.source:
+                words = [job.setting[key] for key in ("arm", "data", "detector") if key in job.setting]
+                words = words[1:] if job.kind == "finetune" else words
+                used[job.kind, ", ".join(words)] = speed
+        return [
+            f"hours of {kind} {name} are those of {speed.num_runs} runs like it, as {speed.source}"
+            for (kind, name), speed in used.items()
+        ]
+
+    def _steps_so_far(self, job: Job) -> int:
+        """Return the optimizer steps of a run that is on its way, as its curves have them."""
+        curves = self.records.run_folder(job) / "metrics.csv"
+        found = read_curves(curves) if curves.is_file() else {}
+        return int(max((max(curve.steps) for curve in found.values()), default=-1)) + 1
 
     def hours(self, job: Job) -> float | None:
         """Return the hours that a job took, or will take at the speed of runs like it; None where there are none."""
         if self.states[job] == "done":
             known = self.records.metadata(job)
             return None if known is None or known.minutes is None else known.minutes / 60
-        speed, steps = self._minutes_per_step.get(_like(job)), job.facts.get("trainer.max_steps")
-        return speed * steps / 60 if speed is not None and isinstance(steps, int) and steps > 0 else None
+        speed, steps = self.speeds.of(job), job.facts.get("trainer.max_steps")
+        known = speed is not None and job.kind != "prepare" and isinstance(steps, int) and steps > 0
+        return speed.minutes_per_step * steps / 60 if speed is not None and known else None
 
     def summary(self) -> Table:
         """Return a row per kind of job."""
@@ -101,8 +115,14 @@ class Progress:
         table = Table(["job", "state", "hours", "code"], num_text_columns=2)
         for job in self.jobs.jobs:
             hours = self.hours(job)
-            table.rows.append([job.name, self.states[job], "-" if hours is None else _hours(hours), self._code(job)])
+            state = f"{self.states[job]}{self._how_far(job)}"
+            table.rows.append([job.name, state, "-" if hours is None else _hours(hours), self._code(job)])
         return table
+
+    def _how_far(self, job: Job) -> str:
+        if self.states[job] not in ("running", "interrupted") or job.kind == "prepare":
+            return ""
+        return f", step {self._steps_so_far(job)} of {job.facts.get('trainer.max_steps', '?')}"
 
     def _code(self, job: Job) -> str:
         return job.code if job.adopted is None else self._codes.get(job.adopted, job.code)
@@ -144,12 +164,6 @@ class Progress:
             for job in self.jobs.jobs
             if self.states[job] != "done" and (not job.is_known or any(one in failed for one in job.needs))
         ]
-
-
-def _like(job: Job) -> tuple[str, ...]:
-    """Return what jobs of one speed have in common."""
-    keys = ("arm",) if job.kind == "pretrain" else ("data", "detector")
-    return (job.kind, *(job.setting.get(key, "") for key in keys))
 
 
 def _hours(hours: float) -> str:

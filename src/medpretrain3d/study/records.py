@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.atomic.lock import is_locked
 from medpretrain3d.command_line.composition import nested
 from medpretrain3d.command_line.recipes import recipe_text
 from medpretrain3d.documents import read_json
@@ -26,8 +27,10 @@ from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import ADVICE, RECORD, RUN, Failure, Record, is_complete
 
-State = Literal["done", "failed", "begun", "waiting", "unknown"]
-"""`unknown`: of a job whose data are not prepared yet."""
+State = Literal["done", "failed", "running", "interrupted", "waiting", "unknown"]
+"""`unknown`: of a job whose data are not prepared yet; `interrupted`: begun, and no living process works at it."""
+UNFINISHED: tuple[State, ...] = ("waiting", "running", "interrupted", "failed")
+"""States of jobs that are to run."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,14 @@ class Records:
             return "unknown"
         if self.is_done(job):
             return "done"
+        if is_locked(self.path(job, "done")):
+            return "running"
         if self.path(job, "failed").is_file():
             return "failed"
-        return "begun" if self.is_begun(job) else "waiting"
+        if job.product is None:
+            return "interrupted" if self.is_begun(job) else "waiting"
+        is_begun = self.path(job, "log").is_file() and not self.path(job, "done").is_file()
+        return "interrupted" if is_begun else "waiting"
 
     def is_begun(self, job: Job) -> bool:
         """Return whether a job has a run on the disk, whatever became of it."""

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked, read_json
 from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.statistics import MIN_SCANS
@@ -118,6 +119,16 @@ class Run:
     def tested_cases(self) -> list[str]:
         """Names of the test cases."""
         return [str(row["case"]) for row in self.metrics.get("per_case", [])]
+
+    @cached_property
+    def training_cases(self) -> frozenset[str] | None:
+        """Names of the cases that it was trained on with their labels; None of a run that does not say."""
+        path = self.folder / "test" / "train_targets.json"
+        try:
+            return frozenset(case.case for case in read_targets(path).cases) if path.is_file() else None
+        except UserError as error:
+            self.problems.append(str(error))
+            return None
 
     @property
     def is_tested(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.declaration import declaration_note, declare
@@ -14,7 +15,7 @@ from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.latest import link_latest
 from medpretrain3d.study.progress import Progress
-from medpretrain3d.study.records import Records
+from medpretrain3d.study.records import UNFINISHED, Records
 from medpretrain3d.study.report import make_report, write_report
 from medpretrain3d.study.run import Run, find_runs
 from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
@@ -22,24 +23,39 @@ from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
 REPORT = "report.html"
 
 
-def progress_of(study: Study, keeps_other_code: bool = False) -> Progress:
+def progress_of(study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = ()) -> Progress:
     """Return the jobs of a study and what is on the disk of them.
 
     Args:
         study: the study.
         keeps_other_code: whether a result counts as one of a job that other code made.
+        pilots: folders of other runs, whose speeds count where the study has none.
 
     Raises:
         UserError: a recipe is wrong, or data are missing that no job makes.
     """
     records = Records(study)
-    return Progress(study, records, expand(study, records.kept() if keeps_other_code else None))
+    jobs = expand(study, records.kept() if keeps_other_code else None)
+    return Progress(study, records, jobs, tuple(pilots))
 
 
-def plan_study(study: Study, keeps_other_code: bool = False) -> int:
-    """Print the jobs of a study, their hours, and what changed."""
-    progress = progress_of(study, keeps_other_code)
-    lines = [_head(study), str(progress.table()), str(progress.summary()), *_lines(progress), detectable(progress)]
+def plan_study(study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = ()) -> int:
+    """Print the jobs of a study, their hours, what changed, and the difference that it can show.
+
+    Args:
+        study: the study.
+        keeps_other_code: see `progress_of`.
+        pilots: folders of other runs, whose speeds and spreads count where the study has none.
+
+    Raises:
+        UserError: as `progress_of`, or there is no run below a folder of pilots.
+    """
+    progress = progress_of(study, keeps_other_code, pilots)
+    earlier = [*pilots, *([study.folder] if list(study.folder.glob("*/run.json")) else [])]
+    own = study_runs(progress)
+    runs = [*own, *(run for run in (find_runs(earlier) if earlier else ()) if run.folder not in _folders(own))]
+    tables = [str(progress.table()), str(progress.summary())]
+    lines = [_head(study), *tables, *_lines(progress), detectable(progress, runs)]
     print("\n\n".join(lines))
     return 0
 
@@ -65,22 +81,32 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
     started = time.monotonic()
     check_engine(machine)
     declare(study)
-    for kinds in (("prepare",), ("pretrain", "finetune")):  # data decide which jobs there are
-        progress = progress_of(study, keeps_other_code)
-        todo = [job for job in progress.of_state("waiting", "begun", "failed") if job.kind in kinds]
-        for line in (*progress.change_lines(kinds), *(progress.kept_lines() if "finetune" in kinds else ())):
-            print(line)
-        if todo:
-            reused = len([job for job in progress.of_state("done") if job.kind in kinds])
-            print(f"{study.name}: {len(todo)} jobs to run ({', '.join(kinds)}), {reused} reused", flush=True)
-            run_jobs(todo, Records(study), machine)
-    progress = progress_of(study, keeps_other_code)
+    progress = run_missing(study, machine, keeps_other_code)
     print(progress.summary())
     runs = [job for job in progress.of_state("done") if job.kind != "prepare"]
     if runs:
         link_latest(runs, progress.records)
         _write_report(study, progress)
     return _end(study, progress, (time.monotonic() - started) / 60)
+
+
+def run_missing(study: Study, machine: Machine, keeps_other_code: bool = False) -> Progress:
+    """Run every job of a study that is not done; return how far it is then.
+
+    Raises:
+        UserError: the document or a recipe is wrong, or the engine did not start.
+        Interrupted: this process was told to end.
+    """
+    for kinds in (("prepare",), ("pretrain", "finetune")):  # data decide which jobs there are
+        progress = progress_of(study, keeps_other_code)
+        todo = [job for job in progress.of_state(*UNFINISHED) if job.kind in kinds]
+        for line in (*progress.change_lines(kinds), *(progress.kept_lines() if "finetune" in kinds else ())):
+            print(line)
+        if todo:
+            reused = len([job for job in progress.of_state("done") if job.kind in kinds])
+            print(f"{study.name}: {len(todo)} jobs to run ({', '.join(kinds)}), {reused} reused", flush=True)
+            run_jobs(todo, Records(study), machine)
+    return progress_of(study, keeps_other_code)
 
 
 def report_study(study: Study, keeps_other_code: bool = False) -> int:
@@ -133,6 +159,10 @@ def _end(study: Study, progress: Progress, minutes: float) -> int:
     return 1
 
 
+def _folders(runs: list[Run]) -> set[Path]:
+    return {run.folder for run in runs}
+
+
 def _names(jobs: list[Job]) -> str:
     shown = ", ".join(job.name for job in jobs[:3])
     return f"{shown} and {len(jobs) - 3} more" if len(jobs) > 3 else shown
@@ -167,7 +197,7 @@ def _head(study: Study) -> str:
 
 
 def _lines(progress: Progress) -> list[str]:
-    lines = [*progress.change_lines(KINDS), *progress.kept_lines()]
+    lines = [*progress.change_lines(KINDS), *progress.kept_lines(), *progress.speed_lines()]
     if progress.jobs.unknown:
         lines.append(f"not prepared yet, so jobs on them are not final: {', '.join(progress.jobs.unknown)}")
     return ["\n".join(lines)] if lines else []
