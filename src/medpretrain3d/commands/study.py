@@ -19,11 +19,13 @@ from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.command_line.recipes import find_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.machine_options import add_machine, machine_of
+from medpretrain3d.commands.numbers import Number
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import KEYS, read_study
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
+from medpretrain3d.values import Count
 
 ACTIONS = ("plan", "run", "status", "report")
 WRITING = ("run", "report")
@@ -49,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of earlier runs, whose hours and spreads `plan` takes where the study has none; repeatable",
     )
+    parser.add_argument(
+        "--try-steps",
+        type=Number(Count),
+        metavar="N",
+        help="`plan` runs the first N steps of a job of each kind where nothing says how long a step takes",
+    )
     add_machine(parser)
 
 
@@ -62,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it."""
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
     if args.action == "plan":
-        return plan_study(study, keeps, args.pilot)
+        return plan_study(study, keeps, args.pilot, args.try_steps)
     if args.action == "status":
         return study_status(study, keeps)
     if args.action == "report":

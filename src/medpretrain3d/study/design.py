@@ -47,14 +47,17 @@ class Detector:
     recipes: Mapping[str, str]
     """Recipe of each data set by its name."""
     changes: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[str, ...] | None = None
+    """Data sets that it is trained on; None for every one."""
     arms: tuple[str, ...] | None = None
     """Arms that it is run with; None for every one."""
     labels: tuple[str, ...] | None = None
     """Budgets that it is run with; None for every one."""
 
-    def is_run(self, arm: str, labels: str) -> bool:
-        """Return whether it is run with an arm and a label budget."""
-        return (self.arms is None or arm in self.arms) and (self.labels is None or labels in self.labels)
+    def is_run(self, data: str, arm: str, labels: str) -> bool:
+        """Return whether it is run on a data set with an arm and a label budget."""
+        wanted = ((self.data, data), (self.arms, arm), (self.labels, labels))
+        return all(names is None or name in names for names, name in wanted)
 
 
 @dataclass(frozen=True)
@@ -128,4 +131,4 @@ class Study:
 
     def is_run(self, arm: Arm, data: str, detector: Detector, labels: str) -> bool:
         """Return whether a combination is part of the study."""
-        return arm.is_run(data, labels) and detector.is_run(arm.name, labels)
+        return arm.is_run(data, labels) and detector.is_run(data, arm.name, labels)

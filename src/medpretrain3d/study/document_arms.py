@@ -122,7 +122,7 @@ def _detector(
     name: str, value: Any, data: Mapping[str, str], arms: Sequence[str], labels: Sequence[str], place: Place
 ) -> Detector:
     entry = {} if value is None else a_mapping(value, place, "{recipes: {DATA: RECIPE}, with: {key: value}}", 0)
-    only_keys(entry, ("recipes", "with", "arms", "labels"), place)
+    only_keys(entry, ("recipes", "with", "data", "arms", "labels"), place)
     given = a_mapping(entry.get("recipes", {}), place.at("recipes"), "the recipe of each data set", 0)
     only_keys(given, tuple(data), place.at("recipes"))
     inner = place.at("recipes")
@@ -131,6 +131,7 @@ def _detector(
         name,
         recipes,
         _options(entry.get("with", {}), place.at("with")),
+        _some(entry.get("data"), tuple(data), place.at("data")),
         _some(entry.get("arms"), arms, place.at("arms")),
         _some(entry.get("labels"), labels, place.at("labels")),
     )

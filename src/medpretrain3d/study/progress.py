@@ -86,8 +86,9 @@ class Progress:
             known = self.records.metadata(job)
             return None if known is None or known.minutes is None else known.minutes / 60
         speed, steps = self.speeds.of(job), job.facts.get("trainer.max_steps")
-        known = speed is not None and job.kind != "prepare" and isinstance(steps, int) and steps > 0
-        return speed.minutes_per_step * steps / 60 if speed is not None and known else None
+        if speed is None or job.kind == "prepare" or not isinstance(steps, int) or steps < 1:
+            return None
+        return speed.minutes_per_step * steps / 60
 
     def summary(self) -> Table:
         """Return a row per kind of job."""

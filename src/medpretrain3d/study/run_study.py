@@ -18,6 +18,7 @@ from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.records import UNFINISHED, Records
 from medpretrain3d.study.report import make_report, write_report
 from medpretrain3d.study.run import Run, find_runs
+from medpretrain3d.study.trials import trials_folder, try_steps
 from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
 
 REPORT = "report.html"
@@ -36,21 +37,27 @@ def progress_of(study: Study, keeps_other_code: bool = False, pilots: Sequence[P
     """
     records = Records(study)
     jobs = expand(study, records.kept() if keeps_other_code else None)
-    return Progress(study, records, jobs, tuple(pilots))
+    return Progress(study, records, jobs, (*pilots, trials_folder(study)))
 
 
-def plan_study(study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = ()) -> int:
+def plan_study(
+    study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = (), num_tried_steps: int | None = None
+) -> int:
     """Print the jobs of a study, their hours, what changed, and the difference that it can show.
 
     Args:
         study: the study.
         keeps_other_code: see `progress_of`.
         pilots: folders of other runs, whose speeds and spreads count where the study has none.
+        num_tried_steps: first steps to run where nothing says how long a step takes; None for none.
 
     Raises:
-        UserError: as `progress_of`, or there is no run below a folder of pilots.
+        UserError: as `progress_of`, too few steps, or there is no run below a folder of pilots.
     """
     progress = progress_of(study, keeps_other_code, pilots)
+    if num_tried_steps is not None:
+        print("\n".join(try_steps(progress, num_tried_steps)), flush=True)
+        progress = progress_of(study, keeps_other_code, pilots)
     earlier = [*pilots, *([study.folder] if list(study.folder.glob("*/run.json")) else [])]
     own = study_runs(progress)
     runs = [*own, *(run for run in (find_runs(earlier) if earlier else ()) if run.folder not in _folders(own))]

@@ -23,6 +23,10 @@ SPEED = "perf/samples_per_s"
 """Column of the curves of a run."""
 
 
+ENOUGH_STEPS = 50
+"""Of a run that is done: in a shorter one starting and testing are most of the minutes."""
+
+
 @dataclass(frozen=True)
 class Speed:
     """How long a step takes, and where that was seen."""
@@ -49,13 +53,19 @@ class Speeds:
     def add(self, job: Job, folder: Path) -> None:
         """Take the speed of a job's own run, as far as it is."""
         if (minutes := minutes_per_step(folder, job.facts.get("data.batch_size"))) is not None:
-            self._own.setdefault(_like(job), []).append(minutes)
+            self._own.setdefault(self.like(job), []).append(minutes)
+
+    @staticmethod
+    def like(job: Job) -> tuple[str, ...]:
+        """Return what jobs of one speed have in common."""
+        keys = ("arm", "data") if job.kind == "pretrain" else ("data", "detector")
+        return (job.kind, *(job.setting.get(key, "") for key in keys))
 
     def of(self, job: Job) -> Speed | None:
         """Return the speed of runs like a job; None where there are none."""
-        if own := self._own.get(_like(job)):
+        if own := self._own.get(self.like(job)):
             return Speed(statistics.median(own), len(own), "")
-        key = (*_like(job), job.setting.get("arm", ""))
+        key = (*self.like(job), job.setting.get("arm", ""))
         if key not in self._found:
             self._found[key] = self._of_others(job)
         return self._found[key]
@@ -80,11 +90,13 @@ def minutes_per_step(folder: Path, batch_size: object) -> float | None:
     """
     with suppress(UserError, OSError):
         known = read_run_metadata(folder / RUN)
-        if known.finished and known.minutes and known.steps:
-            return known.minutes / known.steps
+        if known.finished and known.minutes and (known.steps or 0) >= ENOUGH_STEPS:
+            return known.minutes / (known.steps or 1)
         curves = read_curves(folder / "metrics.csv")
         if SPEED in curves and isinstance(batch_size, int):
             return batch_size / statistics.median(curves[SPEED].values) / 60
+        if known.finished and known.minutes and known.steps:
+            return known.minutes / known.steps
     return None
 
 
@@ -103,9 +115,3 @@ def _is_like(network: Mapping[str, Any], folder: Path) -> bool:
     except (UserError, OSError):
         return False
     return all(options.get(key) == value for key, value in network.items())
-
-
-def _like(job: Job) -> tuple[str, ...]:
-    """Return what jobs of one speed have in common."""
-    keys = ("arm", "data") if job.kind == "pretrain" else ("data", "detector")
-    return (job.kind, *(job.setting.get(key, "") for key in keys))
