@@ -170,3 +170,39 @@ def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
     }
     assert composed([{"a": [1]}, {"a+": [2]}]) == {"a": [1, 2]}
     assert nested({"a.b": 1, "a.c": {"d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
+
+
+def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(write_study, tmp_path):
+    (tmp_path / "other.yaml").write_text("base: finetune.yaml\n")
+    (tmp_path / "pretrain_b.yaml").write_text("base: pretrain.yaml\nmodel: {optim: {lr: 0.5}}\n")
+    arms = {
+        "scratch": {},
+        "mae": {"pretrain": {"a": "pretrain.yaml", "b": "pretrain_b.yaml"}},
+        "mae_half": {"pretrain": "pretrain.yaml", "steps": 0.5, "labels": ["all"]},
+        "only_a": {"pretrain": {"a": "pretrain_b.yaml"}},
+    }
+    detectors = {"net": {}, "beside": {"with": {"model.optim.lr": 0.1}, "data": ["b"], "arms": ["mae"], "labels": [1]}}
+    changes = {"data": {"a": "finetune.yaml", "b": "other.yaml"}, "arms": arms, "detectors": detectors}
+    jobs = jobs_of(write_study(**changes, seeds=1, folds=[0], hypotheses=["mae_half > scratch"]))
+    names = [job.name for job in jobs if job.kind == "finetune"]
+    usual = [
+        f"finetune {arm}, {data}, net, labels {labels}, seed 0, fold 0"
+        for arm in arms
+        for data in ("a", "b")
+        for labels in (1, "all")
+        if (arm, labels) != ("mae_half", 1) and (arm, data) != ("only_a", "b")
+    ]
+    assert sorted(names) == sorted([*usual, "finetune mae, b, beside, labels 1, seed 0, fold 0"])
+    half = next(job for job in jobs if "mae_half" in job.name and job.kind == "finetune")
+    assert (half.facts["trainer.max_steps"], half.facts["trainer.val_check_interval"]) == (1, 1)
+    # Two recipes of pretraining, whoever begins from them: each is run once.
+    pretraining = [job for job in jobs if job.kind == "pretrain"]
+    assert [job.name for job in pretraining] == ["pretrain mae, a, seed 0", "pretrain mae, b, seed 0"]
+    assert half.needs == (pretraining[0],)
+    assert {job.needs for job in jobs if "only_a" in job.name} == {(pretraining[1],)}
+
+
+def test_a_share_of_steps_needs_their_number(write_study):
+    arms = {"scratch": {}, "half": {"steps": 0.5, "finetune": {"trainer.max_steps": -1}}}
+    with pytest.raises(UserError, match=r"arms.half.steps: its recipe has no trainer.max_steps"):
+        jobs_of(write_study(arms=arms, hypotheses=[]))
