@@ -130,6 +130,8 @@ def test_hypotheses_of_one_data_set_are_corrected_together(tmp_path: Path):
     together = answered(tmp_path, "a > scratch", "b > scratch", "c > scratch")
     p_values = [one.links[0].judged.corrected_p_value for one in (alone, together[0])]
     assert p_values[1] == pytest.approx(min(1.0, 3 * p_values[0]))
+    twice = answered(tmp_path, "a > scratch", "a = scratch", "a >= scratch")  # one comparison, asked for three times
+    assert twice[0].links[0].judged.corrected_p_value == pytest.approx(p_values[0])
 
 
 def test_what_is_not_tested_yet_is_said(tmp_path: Path):

@@ -17,7 +17,14 @@ EXAMPLES = "'mae > scratch at 2', 'mae at 4 >= scratch at all' or 'voco = scratc
 
 
 class Answer(StrEnum):
-    """What became of a hypothesis. `NONE`: one run each, or too few scans, so nothing is known about the method."""
+    """What became of a hypothesis. `NONE`: one run each, or too few scans, so nothing is known about the method.
+
+    Example:
+        >>> from medpretrain3d.statistics import Effect, judge, parse_hypothesis
+        >>> clear = Effect("mae > scratch", 0.05, 0.01, 99.0, num_seeds=5, num_scans=100)
+        >>> parse_hypothesis("mae > scratch").links[0].answer(judge([clear])[0])
+        <Answer.CONFIRMED: 'confirmed'>
+    """
 
     CONFIRMED = "confirmed"
     REFUTED = "refuted"
@@ -83,7 +90,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """Arms in an expected order: two of them, or a chain `a > b > c`, of which every link has to hold."""
+    """Arms in an expected order: two of them, or a chain `a > b > c`, of which every link has to hold.
+
+    Example:
+        >>> from medpretrain3d.statistics import parse_hypothesis
+        >>> [str(link) for link in parse_hypothesis("det > mae > scratch at 2").links]
+        ['det at 2 > mae at 2', 'mae at 2 > scratch at 2']
+    """
 
     sides: tuple[Side, ...]
     relations: tuple[str, ...]

@@ -153,18 +153,23 @@ def _pooled(
 
 
 def _judged(place: Place, asked: dict[Hypothesis, list[Comparison]], declaration: Declaration) -> list[Answered]:
-    flat = [one for members in asked.values() for one in members]
-    judged = iter(judge([one.effect for one in flat], declaration.delta))
+    # A comparison that several hypotheses ask for is asked once.
+    unique = {_sides(one): one.effect for members in asked.values() for one in members}
+    judged = dict(zip(unique, judge(list(unique.values()), declaration.delta), strict=True))
     result = []
     for hypothesis, members in asked.items():
         links = []
         for one in members:
-            judgement = next(judged)
+            judgement = judged[_sides(one)]
             answer = one.link.answer(judgement)
             settled = _settled_by(one, judgement) if answer is Answer.INCONCLUSIVE else ""
             links.append(Tested(one.link, judgement, answer, settled))
         result.append(Answered(hypothesis, *place, tuple(links)))
     return result
+
+
+def _sides(one: Comparison) -> tuple[Side, Side]:
+    return one.link.arm, one.link.other
 
 
 def _settled_by(one: Comparison, judged: Judgement) -> str:
