@@ -45,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pilot",
-        type=Path,
         action="append",
         default=[],
         metavar="FOLDER",
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it."""
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
     if args.action == "plan":
-        return plan_study(study, keeps, args.pilot, args.try_steps)
+        return plan_study(study, keeps, list(map(Path, args.pilot)), args.try_steps)
     if args.action == "status":
         return study_status(study, keeps)
     if args.action == "report":
