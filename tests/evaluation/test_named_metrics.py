@@ -53,9 +53,7 @@ def test_only_what_is_asked_for_is_given():
     assert set(without_each([METRICS["AP_center"]], found, wanted, CLASSES)) == {"AP_center"}
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"), [("map", "mAP"), ("AP5", "AP50"), ("cpm", "CPM"), ("APcenter", "AP_center")]
-)
+@pytest.mark.parametrize(("name", "nearest"), [("map", "mAP"), ("cpm", "CPM"), ("APcenter", "AP_center")])
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str):
     with pytest.raises(UserError, match=f"got '{name}', wanted a metric: mAP, .* did you mean '{nearest}'"):
         metric_named(name)

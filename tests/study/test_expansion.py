@@ -195,9 +195,9 @@ def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(w
     assert sorted(names) == sorted([*usual, "finetune mae, b, beside, labels 1, seed 0, fold 0"])
     half = next(job for job in jobs if "mae_half" in job.name and job.kind == "finetune")
     assert (half.facts["trainer.max_steps"], half.facts["trainer.val_check_interval"]) == (1, 1)
-    # Two recipes of pretraining, whoever begins from them: each is run once.
+    # Two recipes of pretraining, whoever begins from them: each is run once, and named by the first.
     pretraining = [job for job in jobs if job.kind == "pretrain"]
-    assert [job.name for job in pretraining] == ["pretrain mae, a, seed 0", "pretrain mae, b, seed 0"]
+    assert [job.name for job in pretraining] == ["pretrain mae, a, seed 0", "pretrain only_a, seed 0"]
     assert half.needs == (pretraining[0],)
     assert {job.needs for job in jobs if "only_a" in job.name} == {(pretraining[1],)}
 

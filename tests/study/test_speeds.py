@@ -43,7 +43,8 @@ def test_runs_of_other_studies_with_the_same_network_patch_and_batch_say_it_too(
     config = composed(job.layers)
     other = {**config, "data": {**config["data"], "patch": [24, 24, 24]}}
     write_run(tmp_path / "runs/x/other", other, finished=True, minutes=500.0, steps=100)
-    assert progress_of(study).hours(job) is None
+    now = progress_of(study)
+    assert now.hours(now.jobs.jobs[0]) is None
     write_run(tmp_path / "runs/x/alike", config, finished=True, minutes=60.0, steps=100)
     now = progress_of(study)
     (job,) = now.jobs.jobs

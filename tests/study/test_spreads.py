@@ -15,12 +15,12 @@ from tests.study.test_report import seeds_of
 
 
 def test_the_spread_of_seeds_is_that_of_runs_that_are_there(tmp_path: Path):
-    # IoU of a shift of s voxels of 10 is (10 - s) / (10 + s): 5 of 9 thresholds at 5, 7 at 3, 4 at 6.
+    # IoU of a shift of s voxels of 10 is (10 - s) / (10 + s): 5 of 9 thresholds at 5, 9 at 3, 4 at 6.
     seeds_of(tmp_path, "scratch", [5.0, 5.0, 5.0])
     seeds_of(tmp_path, "mae", [3.0, 6.0, 5.0])
     spread = spread_of(find_runs([tmp_path]), "d", NOTHING_DECLARED)
-    # Differences 2/9, -1/9, 0; every scan is like the others.
-    assert spread.components.seed == pytest.approx(((2 - 1 / 3) ** 2 + (1 + 1 / 3) ** 2 + (1 / 3) ** 2) / 81 / 2)
+    # Differences 4/9, -1/9, 0; every scan is like the others.
+    assert spread.components.seed == pytest.approx((3**2 + 2**2 + 1**2) / 81 / 2)
     assert spread.components.scan == spread.components.interaction == pytest.approx(0)
     assert "measured: 1 pair of arms, 3 seeds in all, runs of demo" in str(spread)
     seeds_of(tmp_path / "more", "scratch", [5.0, 5.0], dataset="e")

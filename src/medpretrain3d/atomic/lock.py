@@ -93,7 +93,7 @@ def is_locked(place: Path) -> bool:
     owner = SoftFileLease(path, lease_duration=LEASE_S, heartbeat_interval=HEARTBEAT_S, thread_local=False).owner
     if owner is None or time.time() - _renewed_ns(path) / 1e9 > LEASE_S:
         return False
-    return owner.hostname != _machine() or _is_running(owner.pid)
+    return owner.hostname != _machine() or (_is_there(owner.pid) and _is_running(owner.pid))
 
 
 @contextmanager
@@ -167,6 +167,16 @@ def _machine() -> str:
         return socket.gethostname()
     is_initial = namespace == 0xEFFFFFFC  # PROC_PID_INIT_INO of <linux/proc_ns.h>
     return socket.gethostname() + ("" if is_initial else f"?pidns-{namespace:x}")
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
 
 
 def _is_running(pid: int) -> bool:

@@ -92,7 +92,8 @@ def minutes_per_step(folder: Path, batch_size: object) -> float | None:
         known = read_run_metadata(folder / RUN)
         if known.finished and known.minutes and (known.steps or 0) >= ENOUGH_STEPS:
             return known.minutes / (known.steps or 1)
-        curves = read_curves(folder / "metrics.csv")
+        path = folder / "metrics.csv"
+        curves = read_curves(path) if path.is_file() else {}
         if SPEED in curves and isinstance(batch_size, int):
             return batch_size / statistics.median(curves[SPEED].values) / 60
         if known.finished and known.minutes and known.steps:
