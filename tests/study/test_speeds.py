@@ -62,6 +62,10 @@ def test_too_few_steps_are_not_tried(write_study):
 
 @pytest.mark.slow
 def test_first_steps_of_each_kind_of_job_say_how_long_it_takes(write_study, tmp_path: Path):
+    for stage in ("pretrain", "finetune"):  # as long as a real one: only its first steps are made
+        recipe = yaml.safe_load((tmp_path / f"{stage}.yaml").read_text())
+        recipe["trainer"] |= {"max_steps": 100_000, "val_check_interval": 100_000}
+        (tmp_path / f"{stage}.yaml").write_text(yaml.safe_dump(recipe))
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}}
     study = read_study(write_study(seeds=2, folds=[0, 1], labels=["all"], arms=arms))
     lines = try_steps(progress_of(study), 10)
@@ -72,6 +76,6 @@ def test_first_steps_of_each_kind_of_job_say_how_long_it_takes(write_study, tmp_
     progress = progress_of(study)
     hours = [progress.hours(job) for job in progress.jobs.jobs]
     assert len(hours) == 1 + 2 * 2 * 2
-    assert all(one is not None and 0 < one < 0.1 for one in hours)
+    assert all(one is not None and one > 0 for one in hours)
     assert set(progress.states.values()) == {"waiting"}
     assert try_steps(progress, 10) == []

@@ -21,7 +21,7 @@ def test_the_spread_of_seeds_is_that_of_runs_that_are_there(tmp_path: Path):
     spread = spread_of(find_runs([tmp_path]), "d", NOTHING_DECLARED)
     # Differences 4/9, -1/9, 0; every scan is like the others.
     assert spread.components.seed == pytest.approx((3**2 + 2**2 + 1**2) / 81 / 2)
-    assert spread.components.scan == spread.components.interaction == pytest.approx(0)
+    assert (spread.components.scan, spread.components.interaction) == pytest.approx((0, 0))
     assert "measured: 1 pair of arms, 3 seeds in all, runs of demo" in str(spread)
     seeds_of(tmp_path / "more", "scratch", [5.0, 5.0], dataset="e")
     assert spread_of(find_runs([tmp_path]), "e", NOTHING_DECLARED).components == ASSUMED  # of another data set

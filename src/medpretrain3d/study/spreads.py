@@ -31,7 +31,7 @@ class Spread:
     def __str__(self) -> str:
         own = self.components
         parts = [f"seeds spread by {math.sqrt(own.seed):.3g}", f"scans by {math.sqrt(own.scan):.3g}"]
-        parts += [f"a seed on a scan by {math.sqrt(own.interaction):.3g}"] if own.interaction else []
+        parts += [f"a seed on a scan by {math.sqrt(own.interaction):.3g}"] if own.interaction > 1e-9 else []
         return f"{', '.join(parts)} ({self.source})"
 
 

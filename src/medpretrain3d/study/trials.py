@@ -5,20 +5,26 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from medpretrain3d.command_line.composition import nested
 from medpretrain3d.command_line.recipes import recipe_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.interruption import end_with_parent
+from medpretrain3d.study.curves import read_curves
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.progress import Progress
+from medpretrain3d.study.speeds import SPEED
 
 TRIALS = "trials"
 """Folder of the study that they write into."""
 MIN_STEPS = 10
 """Steps over which speed is measured."""
+POLL_S = 0.5
 
 
 def trials_folder(study: Study) -> Path:
@@ -59,18 +65,38 @@ def _tried(study: Study, job: Job, num_steps: int) -> str:
     name = f"{job.kind}-{short_hash(job.recipe)}"
     shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    own = {
-        **{"run.root": str(folder.parent), "run.group": TRIALS, "run.name": name, "run.wandb": "disabled"},
-        **{"trainer.max_steps": num_steps, "trainer.val_check_interval": num_steps, "trainer.log_every_n_steps": 1},
-        **{"trainer.limit_val_batches": 0, "trainer.limit_test_batches": 0},
-    }
+    own = {"run.root": str(folder.parent), "run.group": TRIALS, "run.name": name, "run.wandb": "disabled"}
+    own |= {"trainer.log_every_n_steps": 1}
     words = [sys.executable, "-m", "medpretrain3d.cli", job.kind]
     for number, layer in enumerate([*job.layers, nested(own)]):
         path = folder / f"{name}-{number}.yaml"
         path.write_text(recipe_text(dict(layer)), encoding="utf-8")
         words += ["--config", str(path)]
-    ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if (folder / name / "metrics.csv").is_file():
-        return f"{job.name}: {num_steps} first steps tried"
-    said = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
-    return f"{job.name}: its first steps failed, {said[-1][:300] if said else f'exit code {ended.returncode}'}"
+    said = _run_until(words, folder / name / "metrics.csv", num_steps, folder / f"{name}.log")
+    shutil.rmtree(folder / name / "checkpoints", ignore_errors=True)
+    return f"{job.name}: {said}"
+
+
+def _run_until(words: list[str], curves: Path, num_steps: int, log: Path) -> str:
+    """Run a program until its curves have so many steps, and end it; return what came of it."""
+    with log.open("wb") as stream:
+        program = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
+        )
+    try:
+        while program.poll() is None and _num_steps(curves) < num_steps:
+            time.sleep(POLL_S)
+    finally:
+        program.terminate()
+        program.wait()
+    if _num_steps(curves) >= MIN_STEPS:
+        return f"{num_steps} first steps tried"
+    last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"its first steps failed, {last[-1][:300] if last else 'without a word'}"
+
+
+def _num_steps(path: Path) -> int:
+    with suppress(UserError, OSError):
+        found = read_curves(path)
+        return int(found[SPEED].steps[-1]) + 1 if SPEED in found else 0
+    return 0
