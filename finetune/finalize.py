@@ -34,6 +34,7 @@ from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
 from medpretrain3d.visualization.box_pictures import boxes_on_slices
 from medpretrain3d.visualization.pictures import save_png
+from medpretrain3d.visualization.slice_stack import slice_stack, write_slices
 
 MAX_PICTURES = 40
 
@@ -144,11 +145,13 @@ def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
 
 
 def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult], data: FinetuneData) -> list[Any]:
-    pictures = []
+    pictures, stacks = [], {}
     for result in results:
         case = refs[result.target.case].open()
+        image = data.window.fitted_to(case)(case.read_image())[0]
+        stacks[case.id] = slice_stack(image, case.grid, result.target.boxes)
         picture = boxes_on_slices(
-            data.window.fitted_to(case)(case.read_image())[0],
+            image,
             case.grid.spacing_mm,
             result.target.boxes,
             result.target.labels,
@@ -159,4 +162,5 @@ def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult],
         )
         save_png(folder / f"{case.id}.png", picture)
         pictures.append(picture)
+    write_slices(folder.parent / "slices", stacks)
     return pictures

@@ -51,6 +51,7 @@ from medpretrain3d.store.store import CaseData, Instance, Store, write_case, wri
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
+from medpretrain3d.visualization.slice_stack import read_slice_index, slice_stack, write_slices
 from tests.fuzz.dicom import write_series
 from tests.fuzz.mutators import OF_BYTES, OF_TEXT, Mutator, within_zip
 
@@ -161,6 +162,12 @@ def write_all(root: Path) -> dict[str, Kind]:
     intervals = {key: [0.1, 0.9] for key in scored if key.endswith(("100", "score_IoU_0.10"))}
     scored["intervals"] = {**intervals, "FROC_curve_IoU_0.10": [[0.1, 0.9]] * 7}
     scored["trivial_baselines"] = {"position prior": {"mAP_IoU_0.10_0.50_0.05_MaxDet_100": 0.1, "intervals": intervals}}
+    curve = {"precision_IoU_0.10": [0.9, 0.5, 0.0]}
+    ends = {"intervals": {"precision_IoU_0.10": [[0.1, 0.9]] * 3}}
+    scored["precision_recall"] = {"recall": [0.0, 0.5, 1.0], **curve, **ends}
+    scored["error_analysis"] = {"AP": 0.5, "missed": {"num": 1, "gain": 0.1}, "background": {"num": 3, "gain": 0.2}}
+    scored["size_strata"] = [{"from_mm": 0, "to_mm": 6.0, "num_targets": 2, "recall_IoU_0.10": 0.5}]
+    scored["left_out"] = {"mAP_IoU_0.10_0.50_0.05_MaxDet_100": {"value": 0.5, "without": [0.4, 0.6]}}
     text(run / "test/metrics.json", scored)
 
     def report() -> str:
@@ -173,6 +180,8 @@ def write_all(root: Path) -> dict[str, Kind]:
     add("metrics.csv", run / "metrics.csv", report, OF_TEXT)
     add("metrics.csv, resumed", run / "metrics.csv", lambda: CurveLogger(run).continue_from(2), OF_TEXT)
     add("metrics.json", run / "test/metrics.json", report, OF_TEXT)
+    write_slices(root / "slices", {"a": slice_stack(np.zeros(GRID.shape), GRID, np.array([BOX]))})
+    add("slices.json", root / "slices/slices.json", lambda: read_slice_index(root / "slices"), OF_TEXT)
 
     found = Prediction("a", GRID, np.array([BOX]), np.array([BOX]), np.array([0.5], np.float32), np.array([1]))
     predictions = text(root / "predictions.json", predictions_json(("x", "y"), [found]))

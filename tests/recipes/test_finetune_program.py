@@ -65,6 +65,7 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     assert metrics["num_cases"] == 2
     assert metrics["num_targets"] == {"cube": 2}
     assert len(list((folder / "test" / "pictures").glob("*.png"))) == 2
+    assert len(list((folder / "test" / "slices").glob("*.png"))) == 2
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert (facts["finished"], facts["paradigm"], facts["num_train_cases"]) == (True, "scratch", 4)
     assert facts["num_threads"] == 1

@@ -334,3 +334,11 @@ def test_encoders_that_left_out_the_fold_of_each_run_are_one_arm(tmp_path: Path)
         assert of_run.start != of_other.start
         starts.append(of_run.start)
     assert starts[0] == starts[1]
+
+
+def test_options_of_a_detector_are_no_words_beside_its_name(tmp_path: Path):
+    for name, detector in (("a", "FCOS"), ("b", "RetinaNet")):
+        config = {"model": {"detector": {"class_path": detector, "init_args": {f"of_{detector}": 1}}}}
+        folder = write_finetuning(tmp_path, name, "mae", 0.0, detector=detector)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert sorted(arm_labels(find_runs([tmp_path])).values()) == ["mae, FCOS", "mae, RetinaNet"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -19,7 +21,8 @@ from medpretrain3d import cli
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.study.design import NOTHING_DECLARED
-from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.page import write_report
+from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
 
 NUM_CASES = 12
@@ -111,12 +114,16 @@ def test_page_is_one_file_that_loads_nothing(study: Path):
     page = page_of(study)
     addresses = re.findall(r"(?:src|href|action|srcset)\s*=\s*[\"']?([^\"'\s>]*)|url\(([^)]*)\)", page)
     addresses = [pair for pair in addresses if not "".join(pair).startswith("#")]  # within the page
-    assert len(addresses) == 2 + 2 * 2 * 1  # previews, and one telling case of two arms at two budgets
+    addresses = [pair for pair in addresses if pair[0] != "current.uri;"]  # of the script, from the page's own data
+    assert len(addresses) == 2 + 2 * 1  # previews, and one telling case of two arms at the full budget
     assert all(first.startswith("data:image/") for first, _ in addresses)
     assert "http://" not in page
     assert "https://" not in page
-    assert "<script" not in page
     assert "default-src 'none'" in page
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page  # this one and no other
+    assert not re.search(r"\b(fetch|XMLHttpRequest|import|eval)\b", script)
     assert page.count("<html") == page.count("</html>") == 1
 
 
@@ -255,8 +262,10 @@ def test_texts_are_escaped(tmp_path: Path):
 
 def test_figures_for_labels_froc_and_curves(study: Path):
     report = make_report(find_runs([study]), "Title")
-    assert [figure.title for figure in report.label_figures] == ["d"]
-    assert [figure.title for figure in report.froc_figures] == ["d, 4 labelled cases", "d, 8 labelled cases"]
+    assert [figure.title for figure in report.label_figures] == ["d: mAP by labels"]
+    assert [figure.title for figure in report.froc_figures] == ["d, all labels: FROC"]  # the declared budget
+    assert len(report.precision_figures) == 2
+    assert [figure.title for figure in report.error_figures] == ["d, all labels: errors"]
     assert len(report.pretrain_figures) == 2
     assert len(report.finetune_figures) == 4
     assert [picture.caption for one in report.reconstruction_previews for picture in one.pictures] == [
@@ -353,11 +362,11 @@ def test_command_writes_the_page_and_prints_aligned_tables(study: Path, capsys: 
 def test_plots_stand_alone_with_the_names_of_their_lines(study: Path, capsys: pytest.CaptureFixture[str]):
     figures = study.parent / "figures"
     assert cli.main(["report", str(study), "-o", str(study.parent / "page.html"), "--figures", str(figures)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{figures}: 9 plots"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{figures}: 12 plots"
     drawings = {file.stem: ElementTree.parse(file).getroot() for file in figures.glob("*.svg")}
-    assert len(drawings) == 9
-    texts = [element.text for element in drawings["d_4_labelled_cases_training_loss"].iter() if element.text]
-    assert {"d, 4 labelled cases: training loss", "demo/scratch_4", "demo/mae_4"} <= set(texts)
+    assert len(drawings) == 12
+    texts = [element.text for element in drawings["d_4_labels_training_loss"].iter() if element.text]
+    assert {"d, 4 labels: training loss", "demo/scratch_4", "demo/mae_4"} <= set(texts)
 
 
 def test_losses_of_different_objectives_are_not_on_one_axis(tmp_path: Path):

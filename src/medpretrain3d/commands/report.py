@@ -12,8 +12,10 @@ from pathlib import Path
 from medpretrain3d.atomic import locked
 from medpretrain3d.evaluation.named_metrics import MAP, METRICS, metric_named
 from medpretrain3d.study.design import ALL, Declaration
-from medpretrain3d.study.report import make_report, write_figures, write_report
+from medpretrain3d.study.page import write_figures, write_report
+from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
+from medpretrain3d.study.table_files import tables_folder, write_tables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +39,10 @@ def run(args: argparse.Namespace) -> int:
     runs = find_runs(args.folders)
     report = make_report(runs, args.title, Declaration(metric_named(args.metric), ALL))
     write_report(report, args.out)
+    tables = write_tables(report, tables_folder(args.out))
     figures = write_figures(report, args.figures) if args.figures else []
-    print(f"{report}\n\n{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")
+    print(f"{report}\n\n{tables_folder(args.out)}: {len(tables)} files, every table as CSV, Markdown and LaTeX")
+    print(f"{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")
     if figures:
         print(f"{args.figures}: {len(figures)} plots")
     return 0

@@ -41,21 +41,24 @@ def parse_yaml(text: str, loader: type = SAFE_LOADER) -> Any:
     Raises:
         YAMLError: no YAML, a key twice in one mapping, nested too deeply, or too large once aliases are followed.
     """
-    check_yaml(text, loader)
+    node = check_yaml(text, loader)
+    if node is None:
+        return None
     try:
-        return yaml.load(text, loader)
+        return loader("").construct_document(node)  # of what was checked: a third of the time was reading it again
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:  # a tag that does not fit
         raise yaml.YAMLError(f"a value cannot be read ({error})") from error
 
 
-def check_yaml(text: str, loader: type = SAFE_LOADER) -> None:
-    """Refuse what `parse_yaml` refuses, before a loader or a program follows its aliases."""
+def check_yaml(text: str, loader: type = SAFE_LOADER) -> yaml.Node | None:
+    """Refuse what `parse_yaml` refuses, before a loader or a program follows its aliases; return what it is made of."""
     if len(text) > MAX_BYTES:
         raise yaml.YAMLError(f"has {len(text):,} characters, wanted at most {MAX_BYTES:,}")
     _check_events(text, loader)
     node = yaml.compose(text, loader)
     if node is not None:
         _check_nodes(node)
+    return node
 
 
 def _check_events(text: str, loader: type) -> None:

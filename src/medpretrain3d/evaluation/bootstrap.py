@@ -55,8 +55,19 @@ class Resampling:
             rates: names of the metrics that are rates.
             num_behind: scans that a metric rests on, by its name: those with an object; None for all.
         """
+        return self.estimate_and_left_out(metrics, num_scans, rates, num_behind)[:2]
+
+    def estimate_and_left_out(
+        self,
+        metrics: Metrics,
+        num_scans: int,
+        rates: Collection[str] = (),
+        num_behind: Callable[[str], int] | None = None,
+    ) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, np.ndarray]]:
+        """Return what `estimate` does, and every metric without each group of scans (G, ...); empty for few."""
         values = {name: value[0] for name, value in metrics(np.ones((1, num_scans))).items()}
         intervals: dict[str, Any] = {}
+        without: Mapping[str, np.ndarray] = {}
         if self.num_bootstrap:
             without = metrics(leave_one_out_weights(num_scans)) if num_scans >= MIN_SCANS else {}
             for name, value in values.items():
@@ -69,7 +80,7 @@ class Resampling:
                     for one, other in zip(points, left_out, strict=True)
                 ]
                 intervals[name] = pairs if np.ndim(value) else pairs[0]
-        return {name: value.tolist() for name, value in values.items()}, intervals
+        return {name: value.tolist() for name, value in values.items()}, intervals, without
 
     def facts(self) -> dict[str, Any]:
         """Return the settings that a result states."""

@@ -75,6 +75,13 @@ def froc_curve_key(iou: float) -> str:
     return f"FROC_curve_IoU_{iou:.2f}"
 
 
+LEFT_OUT_KEYS = (
+    *(MAP_KEY, *map(ap_key, AP_IOUS), mean_ar_key(MAX_DETECTIONS)),
+    *map(froc_score_key, STRATA_IOUS),
+)
+"""Metrics that a result has without each scan, too: a study is judged by one of them."""
+
+
 def evaluate(
     predictions: Sequence[PredictedCase | Detections],
     targets: Sequence[TargetCase | Targets],
@@ -105,19 +112,23 @@ def evaluate(
     Returns:
         The metrics by nnDetection's and MONAI's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`,
         `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
-        per point of a curve), what `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`,
-        `per_case` (see `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`; at
-        0.1 and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is
-        nan where detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
+        per point of a curve), `left_out` (of `LEFT_OUT_KEYS`, `value` and `without` each group of scans), what
+        `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`, `per_case` (see
+        `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`; at 0.1 and 0.5
+        `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is nan where
+        detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
 
     Raises:
         UserError: the lengths differ, there is no scan, a case is malformed, or the resampling settings make no sense.
     """
     resampling = Resampling(num_bootstrap, seed, confidence)
     scans = match_data_set(predictions, targets, classes, IOU_THRESHOLDS)
-    values, intervals = resampling.estimate(
+    values, intervals, without = resampling.estimate_and_left_out(
         lambda weights: metrics(scans, weights, compat), scans.num_scans, num_behind=scans.num_scans_with
     )
+    left_out = {
+        key: {"value": values[key], "without": without[key].tolist()} for key in LEFT_OUT_KEYS if key in without
+    }
     for iou in ious_without_hit(scans):
         score, curve, num_rates = froc_score_key(iou), froc_curve_key(iou), len(FALSE_POSITIVES_PER_SCAN)
         values |= {score: np.nan, curve: [np.nan] * num_rates}
@@ -133,6 +144,7 @@ def evaluate(
         "compat": compat,
         **resampling.facts(),
         "intervals": intervals,
+        "left_out": left_out,
         **strata,
         "case_level": case_level(scans.pooled, resampling),
         "operating_points": operating_points(scans.pooled, resampling, scores),

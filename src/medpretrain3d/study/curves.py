@@ -48,7 +48,9 @@ def read_curves(path: Path) -> dict[str, Curve]:
         if step is None or not math.isfinite(step):
             raise UserError(f"{path}: line {number}: step is {row['step']!r}, wanted a number; remove the line")
         for name, cell in row.items():
-            value = _number(cell) if name not in ("step", "epoch") else None
+            if not cell or name in ("step", "epoch"):
+                continue
+            value = _number(cell)
             if value is not None and math.isfinite(value):
                 points.setdefault(name, []).append((step, value))
     return {name: Curve(*zip(*sorted(pairs), strict=True)) for name, pairs in points.items()}

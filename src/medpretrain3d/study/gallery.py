@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from medpretrain3d.study.conditions import Condition
 from medpretrain3d.study.run import Run
 
 
@@ -41,19 +42,28 @@ def reconstruction_previews(runs: Sequence[Run]) -> list[Comparison]:
     return shown
 
 
-def example_cases(runs: Sequence[Run]) -> dict[str, str]:
-    """Test cases worth a look, by why: found best, found worst, and where the runs differ most.
+def telling_cases(
+    conditions: Sequence[Condition], is_shown: Callable[[Run, str], bool]
+) -> dict[str, tuple[str, list[Run]]]:
+    """Return test cases worth a look, by why: found best, found worst, and where the arms differ most.
 
-    Judged by the mean score over the runs; only cases that every run has a picture of.
+    Args:
+        conditions: the arms of one place.
+        is_shown: whether there is a picture of a case of a run.
+
+    Returns:
+        Why, and of each arm the run of its first seed that was tested on the case; judged by their mean score.
     """
-    shared = [
-        case
-        for case in (runs[0].case_scores if runs else {})
-        if all(case in run.case_scores and case in run.pictures for run in runs)
-    ]
+    of_arms: list[dict[str, Run]] = []
+    for one in conditions:
+        tested: dict[str, Run] = {}
+        for run in sorted(one.runs, key=lambda run: run.metadata.seed or 0, reverse=True):
+            tested |= dict.fromkeys((case for case in run.case_scores if is_shown(run, case)), run)
+        of_arms.append(tested)
+    shared = [case for case in (of_arms[0] if of_arms else {}) if all(case in tested for tested in of_arms)]
     if not shared:
         return {}
-    scores = {case: [run.case_scores[case] for run in runs] for case in shared}
+    scores = {case: [tested[case].case_scores[case] for tested in of_arms] for case in shared}
     mean = {case: sum(values) / len(values) for case, values in scores.items()}
     spread = {case: max(values) - min(values) for case, values in scores.items()}
     reasons = {
@@ -61,9 +71,22 @@ def example_cases(runs: Sequence[Run]) -> dict[str, str]:
         min(shared, key=mean.__getitem__): "found worst",
     }
     widest = max(shared, key=spread.__getitem__)
-    if len(runs) > 1 and spread[widest] > 0:
+    if len(of_arms) > 1 and spread[widest] > 0:
         reasons.setdefault(widest, "where the arms differ most")
-    return reasons
+    return {case: (why, [tested[case] for tested in of_arms]) for case, why in reasons.items()}
+
+
+def case_pictures(conditions: Sequence[Condition]) -> list[Comparison]:
+    """Return the pictures that the runs of one place drew of these cases, those that all have one of."""
+    shown = []
+    pictures_of = {run: run.pictures for one in conditions for run in one.runs}
+    for case, (why, runs) in telling_cases(conditions, lambda run, case: case in pictures_of[run]).items():
+        pictures = [
+            Picture(data_uri(pictures_of[run][case]), f"{one.arm}: score {run.case_scores[case]:.3f}")
+            for one, run in zip(conditions, runs, strict=True)
+        ]
+        shown.append(Comparison(f"{conditions[0].place}: case {case}, {why}", pictures))
+    return shown
 
 
 def data_uri(path: Path) -> str:

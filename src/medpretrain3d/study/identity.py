@@ -188,7 +188,18 @@ def _telling(runs: Sequence[Run], known: Mapping[Run, Identity]) -> list[str]:
         for key in set().union(*members) - {"fold", "num_test_cases", "num_val_cases", "label_fraction", "params"}
         if len({one.get(key) for one in members}) > 1
     }
+    if "detector" in keys:  # its name says what its own options would say again
+        all_of_them = [one for members in groups.values() for one in members]
+        keys = {key for key in keys if key == "detector" or not _follows(key, "detector", all_of_them)}
     return sorted(keys, key=lambda key: (_ORDER.index(key) if key in _ORDER else len(_ORDER), key))
+
+
+def _follows(key: str, other: str, runs: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether runs that are alike in one key are alike in the other, of those that have it."""
+    values: dict[str | None, set[str | None]] = {}
+    for one in runs:
+        values.setdefault(one.get(other), set()).add(one.get(key))
+    return key.startswith("model.detector.") and all(len(found) == 1 for found in values.values())
 
 
 _ORDER = ("detector", "backbone", "corpus", "num_pretrain_volumes", "budget_steps")

@@ -1,33 +1,56 @@
-"""One HTML page about a group of runs: what was compared, what came out, and how sure that is."""
+"""A report about a group of runs: what was compared, what came out, and how sure that is."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
-
-from medpretrain3d.atomic import write_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.named_metrics import NamedMetric
 from medpretrain3d.study.answers import answers
+from medpretrain3d.study.condition_tables import (
+    by_place,
+    case_table,
+    class_table,
+    cost_table,
+    error_table,
+    matrix_table,
+    size_table,
+)
+from medpretrain3d.study.conditions import Condition, Place, base_arm, detector_of, find_conditions, labels_of
 from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
 from medpretrain3d.study.differences import metric_beside, paired_differences
-from medpretrain3d.study.figures import Figure, curve_figure, froc_figure, label_figure
-from medpretrain3d.study.gallery import Comparison, Picture, data_uri, example_cases, reconstruction_previews
+from medpretrain3d.study.figures import (
+    IOUS,
+    Figure,
+    curve_figure,
+    error_figure,
+    forest_figure,
+    froc_figure,
+    label_figure,
+    precision_figure,
+    size_figure,
+)
+from medpretrain3d.study.gallery import Comparison, case_pictures, reconstruction_previews
 from medpretrain3d.study.identity import arm_labels, identify
 from medpretrain3d.study.overview import overview
 from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
-from medpretrain3d.study.seen_scans import seen_notes
-from medpretrain3d.study.summary import Finding, answer_findings, findings, question
+from medpretrain3d.study.seen_scans import seen_notes, some_names
+from medpretrain3d.study.slice_viewer import ViewedCase, viewed_cases
+from medpretrain3d.study.summary import Finding, answer_findings, findings, in_short, question
 from medpretrain3d.study.table import Estimate, Table
-from medpretrain3d.study.tables import class_table, difference_table, metadata_table, result_table
-from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH
+from medpretrain3d.study.tables import difference_table, metadata_table, provenance_table, result_table
+
+
+@dataclass(frozen=True)
+class CaseTable:
+    """The test cases of one place."""
+
+    title: str
+    table: Table
+    facts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -40,21 +63,37 @@ class Report:
     """The primary one."""
     beside: NamedMetric
     confidence_percent: str
+    short: list[Finding]
+    """A sentence per hypothesis that was declared, or per arm where none was."""
+    forest: Figure | None
     answers: list[Finding]
-    """To the hypotheses that were declared."""
+    """To the hypotheses that were declared, on each data set."""
     verdicts: list[Finding]
     overview: list[str]
     notes: list[str]
     legend: list[tuple[str, int]]
-    results: Table
-    differences: Table
-    classes: list[tuple[str, Table]]
+    """Of the arms."""
+    places: list[Place]
+    matrix: Table
     label_figures: list[Figure]
+    differences: Table
     froc_figures: list[Figure]
+    precision_figures: list[Figure]
+    classes: list[tuple[str, Table]]
+    size_figures: list[Figure]
+    sizes: list[tuple[str, Table]]
+    viewed_cases: list[ViewedCase]
+    cases: list[Comparison]
+    """Pictures of the runs themselves, where there are no slices to draw on."""
+    case_tables: list[CaseTable]
+    error_figures: list[Figure]
+    errors: list[tuple[str, Table]]
     pretrain_figures: list[Figure]
     finetune_figures: list[Figure]
     reconstruction_previews: list[Comparison]
-    cases: list[Comparison]
+    costs: Table
+    results: Table
+    provenance: Table
     metadata: Table
 
     def __str__(self) -> str:
@@ -68,6 +107,24 @@ class Report:
         parts.append("\n".join(self.overview))
         parts.append("\n".join(f"note: {note}" for note in self.notes))
         return "\n\n".join(part for part in parts if part)
+
+    @property
+    def figures(self) -> list[Figure]:
+        """Every plot."""
+        return [
+            *([self.forest] if self.forest else []),
+            *(*self.label_figures, *self.froc_figures, *self.precision_figures, *self.size_figures),
+            *(*self.error_figures, *self.pretrain_figures, *self.finetune_figures),
+        ]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Every table of numbers by its name, those of one kind on several data sets by theirs."""
+        named = {"matrix": self.matrix, "differences": self.differences, "results": self.results, "cost": self.costs}
+        for kind, tables in (("classes", self.classes), ("sizes", self.sizes), ("errors", self.errors)):
+            named |= {f"{kind} {name}": table for name, table in tables}
+        named |= {f"cases {one.title}": one.table for one in self.case_tables}
+        return {name: table for name, table in {**named, "runs": self.metadata}.items() if table.rows}
 
 
 def make_report(
@@ -90,21 +147,31 @@ def make_report(
     pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
     finetuning = [run for run in runs if run.metadata.stage == "finetune"]
     identities = identify(finetuning, pretraining, arm_options)
-    arms = arm_labels(finetuning, identities)
+    labels = arm_labels(finetuning, identities)
+    arms = {run: base_arm(labels[run], detector_of(run)) for run in finetuning}
     colors = _colors(finetuning, pretraining, arms)
     metric = declaration.metric
     scorer = Scorer([metric, metric_beside(metric)])
-    differences, unpaired = paired_differences(finetuning, identities, arms, declaration, scorer)
+    differences, unpaired = paired_differences(finetuning, identities, labels, declaration, scorer)
     answered, unanswered = answers(declaration, finetuning, scorer)
     primary = {run: _estimate(run, metric, scorer) for run in finetuning if run.is_tested}
+    conditions = find_conditions(finetuning, labels, colors, declaration, scorer)
+    places = by_place(conditions)
+    chosen = {place: members for place, members in places.items() if members[0].is_primary} or places
+    networks: dict[tuple[str, str], list[Condition]] = {}
+    for one in conditions:
+        networks.setdefault((one.place.data, one.place.detector), []).append(one)
+    viewed, unviewed = _viewed(chosen, scorer)
     return Report(
         title=title,
         question=question(finetuning, pretraining, arms),
+        metric=metric,
+        beside=metric_beside(metric),
         confidence_percent=" or ".join(
             sorted({f"{100 * run.metrics.get('confidence', 0.95):g} %" for run in finetuning if run.is_tested})
         ),
-        metric=metric,
-        beside=metric_beside(metric),
+        short=in_short(answered, differences, metric),
+        forest=forest_figure(differences, colors, metric, f"Difference of {metric} from the baseline"),
         answers=answer_findings(answered, metric),
         verdicts=findings(differences, metric),
         overview=overview(differences, declaration),
@@ -113,72 +180,76 @@ def make_report(
             *_missing(pretraining, finetuning),
             *seen_notes(finetuning),
             *dict.fromkeys([*unpaired, *unanswered]),
-            *_old_intervals(finetuning),
+            *unviewed,
+            *_of_earlier_versions(finetuning),
         ],
-        legend=list(dict.fromkeys((arms[run], colors[run]) for run in finetuning)),
-        results=result_table(finetuning, arms, metric, primary),
+        legend=sorted(dict.fromkeys((arms[run], colors[run]) for run in finetuning), key=lambda one: one[1]),
+        places=list(places),
+        matrix=matrix_table(conditions, differences, metric),
+        label_figures=_drawn(label_figure(members, metric) for members in networks.values()),
         differences=difference_table(differences, metric),
-        classes=[(name, class_table(members, arms)) for name, members in _by_dataset(finetuning).items()],
-        label_figures=_drawn(
-            label_figure(name, members, arms, colors, metric, primary)
-            for name, members in _by_dataset(finetuning).items()
-        ),
-        froc_figures=_drawn(froc_figure(name, members, colors) for name, members in by_setting(finetuning).items()),
+        froc_figures=_drawn(map(froc_figure, chosen.values())),
+        precision_figures=_drawn(precision_figure(members, iou) for members in chosen.values() for iou in IOUS),
+        classes=_by_data(conditions, class_table),
+        size_figures=_drawn(map(size_figure, chosen.values())),
+        sizes=_by_data(conditions, size_table),
+        viewed_cases=viewed,
+        cases=[one for members in _ends(chosen) for one in case_pictures(members)] if not viewed else [],
+        case_tables=[CaseTable(str(place), case_table(members), place.facts) for place, members in chosen.items()],
+        error_figures=_drawn(map(error_figure, chosen.values())),
+        errors=_by_data(conditions, error_table),
         pretrain_figures=_drawn(
-            curve_figure(f"Pretraining by {method}: {label}", members, colors, column, label)
+            curve_figure(f"Pretraining by {method}: {label}", members, {}, colors, column, label)
             for method, members in _by_method(pretraining).items()
             for column, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
         ),
         finetune_figures=_drawn(
-            curve_figure(f"{name}: {label}", members, colors, column, label)
-            for name, members in by_setting(finetuning).items()
+            curve_figure(f"{place}: {label}", members, arms, colors, column, label, place.facts)
+            for place, members in _by_place(finetuning).items()
             for column, label in (("train/loss", "training loss"), ("val/mAP", "validation mAP"))
         ),
         reconstruction_previews=reconstruction_previews(pretraining),
-        cases=_cases(finetuning, arms),
+        costs=cost_table(runs, labels),
+        results=result_table(finetuning, labels, metric, primary),
+        provenance=provenance_table(runs),
         metadata=metadata_table(runs),
     )
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write the page: one file that needs no other and asks no network.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    template = _environment().get_template("report.html.jinja")
-    write_text(Path(path), template.render({field.name: getattr(report, field.name) for field in fields(report)}))
-
-
-def write_figures(report: Report, folder: Path) -> list[Path]:
-    """Write every plot as an SVG file of its own, with legend and style, named after its heading.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    figures = (*report.label_figures, *report.froc_figures, *report.pretrain_figures, *report.finetune_figures)
-    template = _environment().get_template("figure.svg.jinja")
-    written = []
-    for figure in figures:
-        written.append(Path(folder) / (re.sub(r"[^a-z0-9]+", "_", figure.title.lower()).strip("_") + ".svg"))
-        write_text(written[-1], template.render(figure=figure, width=WIDTH, height=HEIGHT))
-    return written
+def _by_data(conditions: Sequence[Condition], make: Callable[[Sequence[Condition]], Table]) -> list[tuple[str, Table]]:
+    """Return a table per data set, those that have columns of their own."""
+    groups: dict[str, list[Condition]] = {}
+    for one in conditions:
+        groups.setdefault(one.place.data, []).append(one)
+    tables = [(name, make(members)) for name, members in groups.items()]
+    return [(name, table) for name, table in tables if table.rows and len(table.header) > table.num_text_columns]
 
 
-def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("medpretrain3d", "study"), autoescape=True, trim_blocks=True)
-    environment.lstrip_blocks = True
-    environment.filters["drawing"] = Markup  # our own SVG, whose texts are escaped where it is made
-    return environment
-
-
-def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that are plotted beside each other, by the words for what they share."""
-    groups: dict[str, list[Run]] = {}
+def _by_place(runs: Sequence[Run]) -> dict[Place, list[Run]]:
+    """Return runs that are plotted beside each other, tested or not."""
+    has_detectors = len({detector_of(run) for run in runs}) > 1
+    groups: dict[Place, list[Run]] = {}
     for run in runs:
-        dataset, num_cases = run.setting
-        groups.setdefault(f"{dataset}, {num_cases} labelled cases", []).append(run)
+        place = Place(run.setting[0], detector_of(run) if has_detectors else "", labels_of(run))
+        groups.setdefault(place, []).append(run)
     return groups
+
+
+def _ends(places: Mapping[Place, list[Condition]]) -> list[list[Condition]]:
+    """Return the first and the last: pictures of more would make a page of many megabytes."""
+    members = list(places.values())
+    return [*members[:1], *members[1:][-1:]]
+
+
+def _viewed(places: Mapping[Place, list[Condition]], scorer: Scorer) -> tuple[list[ViewedCase], list[str]]:
+    """Return the cases to look at, and what of them cannot be read."""
+    shown, said = [], []
+    for members in places.values():
+        try:
+            shown += viewed_cases(members, scorer)
+        except UserError as error:
+            said.append(str(error))
+    return shown, said
 
 
 def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -187,13 +258,6 @@ def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run in runs:
         groups.setdefault(run.method, []).append(run)
     return groups
-
-
-def _by_dataset(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.setting[0], []).append(run)
-    return {name: members for name, members in groups.items() if any(run.is_tested for run in members)}
 
 
 def _colors(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> dict[Run, int]:
@@ -206,21 +270,6 @@ def _colors(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping
     return colors | {
         run: grown.get(run.name, grown.get(run.method, len(names) + place)) for place, run in enumerate(pretraining)
     }
-
-
-def _cases(runs: Sequence[Run], arms: Mapping[Run, str]) -> list[Comparison]:
-    shown = []
-    groups = {name: [run for run in members if run.is_tested] for name, members in by_setting(runs).items()}
-    settings = [name for name, members in groups.items() if members]
-    for setting in dict.fromkeys([*settings[:1], *settings[-1:]]):  # more would make a page of many megabytes
-        one_per_arm = list({arms[run]: run for run in reversed(groups[setting])}.values())[::-1]
-        for case, why in example_cases(one_per_arm).items():
-            pictures = [
-                Picture(data_uri(run.pictures[case]), f"{arms[run]}: score {run.case_scores[case]:.3f}")
-                for run in one_per_arm
-            ]
-            shown.append(Comparison(f"{setting}: case {case}, {why}", pictures))
-    return shown
 
 
 def _estimate(run: Run, metric: NamedMetric, scorer: Scorer) -> Estimate:
@@ -245,23 +294,33 @@ def _missing(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]
         notes.append("No pretraining run in these folders: its curves and restorations are not shown.")
     if not finetuning:
         notes.append("No fine-tuning run in these folders: there is nothing to compare yet.")
+    lacking: dict[str, list[str]] = {}
     for run in (*pretraining, *finetuning):
         if not run.is_finished:
-            notes.append(f"{run.name}: is not finished; shown as far as it got.")
+            lacking.setdefault("is not finished; shown as far as it got.", []).append(run.name)
         elif run in finetuning and not run.is_tested:
-            notes.append(f"{run.name}: was not tested (no {MAP_KEY} in test/metrics.json).")
-        if run.is_tested and not run.pictures:
-            notes.append(f"{run.name}: has no pictures of test cases (test/pictures is missing or empty).")
-        if not run.curves:
-            notes.append(f"{run.name}: has no curves (metrics.csv is missing or empty).")
+            lacking.setdefault(f"was not tested (no {MAP_KEY} in test/metrics.json).", []).append(run.name)
+        if run.is_tested and not run.has_pictures:
+            words = "has no pictures of test cases (test/slices and test/pictures are missing or empty)."
+            lacking.setdefault(words, []).append(run.name)
+        if not run.has_curves:
+            lacking.setdefault("has no curves (metrics.csv is missing or empty).", []).append(run.name)
+    return [*notes, *(f"{some_names(names)}: {words}" for words, names in lacking.items())]
+
+
+def _of_earlier_versions(runs: Sequence[Run]) -> list[str]:
+    """Return what the numbers of earlier versions lack."""
+    tested = [run for run in runs if run.is_tested]
+    anew = "`medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
+    lacking = {
+        "interval_method": "the intervals in test/metrics.json are of an earlier version and cover less than they say; "
+        f"they are not shown. {anew}",
+        "error_analysis": f"test/metrics.json is of an earlier version, without kinds of errors and precision. {anew}",
+    }
+    notes = []
+    for key, words in lacking.items():
+        old = [run for run in tested if key not in run.metrics]
+        tested = [run for run in tested if run not in old]  # what is older is said once
+        if old:
+            notes.append(f"{some_names([run.name for run in old])}: {words}")
     return notes
-
-
-def _old_intervals(runs: Sequence[Run]) -> list[str]:
-    old = [run.name for run in runs if run.is_tested and "interval_method" not in run.metrics]
-    if not old:
-        return []
-    return [
-        f"{', '.join(old)}: the intervals in test/metrics.json are of an earlier version and cover less than they say; "
-        "they are not shown. `medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
-    ]

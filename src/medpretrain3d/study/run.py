@@ -18,7 +18,7 @@ from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.study.curves import Curve, read_curves
-from medpretrain3d.study.table import Estimate
+from medpretrain3d.study.table import Estimate, is_finite
 
 AP50 = ap_key(0.5)
 FROC_CURVE = froc_curve_key(0.1)
@@ -39,6 +39,24 @@ class _CaseScore(TypedDict):
 
 
 @with_config(SCHEMA)
+class _Error(TypedDict):
+    num: Whole
+    gain: _Value
+
+
+_Stratum = TypedDict(
+    "_Stratum",
+    {"from_mm": Number, "to_mm": Number | None, "num_targets": Whole, "recall_IoU_0.10": _Value},
+)
+
+
+@with_config(SCHEMA)
+class _LeftOut(TypedDict):
+    value: _Value
+    without: list[_Value]
+
+
+@with_config(SCHEMA)
 class _Metrics(TypedDict):
     """Schema of the `test/metrics.json` fields that a report computes with."""
 
@@ -46,6 +64,10 @@ class _Metrics(TypedDict):
     confidence: NotRequired[Number]
     per_case: NotRequired[list[_CaseScore]]
     intervals: NotRequired[dict[str, list[_Value] | list[list[_Value]] | None]]
+    precision_recall: NotRequired[dict[str, list[_Value] | dict[str, list[list[_Value]]]]]
+    error_analysis: NotRequired[dict[str, _Value | _Error]]
+    size_strata: NotRequired[list[_Stratum]]
+    left_out: NotRequired[dict[str, _LeftOut]]
     trivial_baselines: NotRequired[dict[str, dict[str, _Value | dict[str, list[_Value]]]]]
 
 
@@ -152,6 +174,17 @@ class Run:
         """Picture of each test case by its id."""
         return {path.stem: path for path in sorted((self.folder / "test" / "pictures").glob("*.png"))}
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its test left anything to look at."""
+        return any((self.folder / "test" / name).is_dir() for name in ("slices", "pictures"))
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether there is a `metrics.csv` with anything in it."""
+        path = self.folder / "metrics.csv"
+        return path.is_file() and path.stat().st_size > 0
+
     def estimate(self, key: str) -> Estimate:
         """Return a number of the test with its interval; not-a-number where it was not measured."""
         return Estimate(self.metrics.get(key), *(self.interval(key) or (None, None)))
@@ -176,6 +209,27 @@ class Run:
         pair = intervals.get(key, ()) if isinstance(intervals, dict) else ()
         is_claimed = len(pair) == 2 and self.metrics.get("num_cases", 0) >= MIN_SCANS
         return Estimate(None if isinstance(value, dict) else value, *(pair if is_claimed else (None, None)))
+
+    @property
+    def recall_levels(self) -> list[float]:
+        """Recall at which `precision` is given; empty where the test did not write it."""
+        levels = self.metrics.get("precision_recall", {}).get("recall")
+        return levels if isinstance(levels, list) and all(map(is_finite, levels)) else []
+
+    def precision(self, key: str) -> tuple[list[float | None] | None, list[list[float | None]] | None]:
+        """Return a curve of precision by recall, and its interval at each point; None where there is none."""
+        found = self.metrics.get("precision_recall", {})
+        values, intervals = found.get(key), found.get("intervals")
+        if not isinstance(values, list):
+            return None, None
+        pairs = intervals.get(key) if isinstance(intervals, dict) and self.interval(FROC_CURVE) else None
+        is_whole = pairs is not None and len(pairs) == len(values) and all(len(pair) == 2 for pair in pairs)
+        return values, pairs if is_whole else None
+
+    def gain_without(self, error: str) -> float | None:
+        """Return what AP at IoU 0.5 gains without a kind of error; None where the test did not say."""
+        found = self.metrics.get("error_analysis", {}).get(error)
+        return found["gain"] if isinstance(found, dict) else None
 
     def class_estimates(self, key: str = AP50) -> dict[str, Estimate]:
         """Return the same number for each class by its name."""

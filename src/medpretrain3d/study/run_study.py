@@ -14,10 +14,12 @@ from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.latest import link_latest
+from medpretrain3d.study.page import write_report
 from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.records import UNFINISHED, Records
-from medpretrain3d.study.report import make_report, write_report
+from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import Run, find_runs
+from medpretrain3d.study.table_files import tables_folder, write_tables
 from medpretrain3d.study.trials import trials_folder, try_steps
 from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
 
@@ -136,6 +138,7 @@ def _write_report(study: Study, progress: Progress) -> bool:
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
     report = replace(report, notes=[declaration_note(study, runs), *report.notes])
     write_report(report, study.folder / REPORT)
+    write_tables(report, tables_folder(study.folder / REPORT))
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
     return True
 

@@ -13,7 +13,14 @@ def seen_notes(runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if run.metadata.checkpoint_sha256:
             message.setdefault(_in_words(run), []).append(run.name)
-    return [f"{', '.join(names)}: {words}" for words, names in message.items()]
+    return [f"{some_names(names)}: {words}" for words, names in message.items()]
+
+
+def some_names(names: Sequence[str], limit: int = 4) -> str:
+    """Return names of runs for a note: all of a few, else the first and how many more."""
+    if len(names) <= limit:
+        return ", ".join(names)
+    return f"{', '.join(names[: limit - 1])} and {len(names) - limit + 1} more"
 
 
 def _in_words(run: Run) -> str:

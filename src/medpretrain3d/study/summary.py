@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medpretrain3d.evaluation.named_metrics import NamedMetric
 from medpretrain3d.statistics import Answer, Verdict
 from medpretrain3d.study.answers import Answered, Tested
+from medpretrain3d.study.conditions import base_arm, detector_of
 from medpretrain3d.study.differences import Difference, metric_beside, signed_estimate
 from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.run import Run
@@ -42,6 +43,50 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
         f"The same detector fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
         f"{_count(len(finetuning), 'run')}, {_count(seeds, 'seed')}, {tested}."
     )
+
+
+GISTS = [
+    *map(str, (Answer.CONFIRMED, Answer.REFUTED, Verdict.BETTER, Verdict.WORSE)),
+    *dict.fromkeys(map(str, (*Answer, *Verdict))),
+]
+"""What is known before what is not."""
+
+
+def in_short(answered: Sequence[Answered], differences: Sequence[Difference], metric: NamedMetric) -> list[Finding]:
+    """Return a sentence per hypothesis, or per arm where none was declared: what came out where, and by how much."""
+    groups: dict[str, list[tuple[str, str, str]]] = {}
+    if answered:
+        for one in answered:
+            if one.data or len(answered) == 1:
+                numbers = f"{metric} {signed_estimate(one.links[-1].judged)}"
+                groups.setdefault(str(one.hypothesis), []).append((str(one.answer), _where(one), numbers))
+    else:
+        has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
+        for difference in differences:
+            if difference.is_primary:
+                detector = detector_of(difference.runs[0])
+                arm = f"{base_arm(difference.arm, detector)} against {difference.baselines[0].arm}"
+                where = f"{difference.setting[0]} ({detector})" if has_detectors else difference.setting[0]
+                gist = str(difference.judged.verdict)
+                groups.setdefault(arm, []).append((gist, where, f"{metric} {difference.estimate}"))
+    return [_short(name, members) for name, members in groups.items()]
+
+
+def _where(one: Answered) -> str:
+    return f"{one.data} ({one.detector})" if one.detector else one.data or "all data sets"
+
+
+def _short(name: str, members: Sequence[tuple[str, str, str]]) -> Finding:
+    by_gist: dict[str, list[tuple[str, str]]] = {}
+    for gist, where, numbers in members:
+        by_gist.setdefault(gist, []).append((where, numbers))
+    parts = []
+    for gist, places in sorted(by_gist.items(), key=lambda one: GISTS.index(one[0])):
+        on = f"on {_listed([where for where, _ in places])}" if len(places) < len(members) or len(members) < 4 else ""
+        parts.append(f"{gist} {on or 'everywhere'}")
+    gist = next(iter(by_gist)) if len(by_gist) == 1 else "mixed"
+    numbers = "; ".join(f"{where} {numbers}" if len(members) > 1 else numbers for _, where, numbers in members)
+    return Finding(gist, f"{name}: {_listed(parts)}.", f"{numbers}.")
 
 
 def findings(differences: Sequence[Difference], metric: NamedMetric) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -19,12 +19,12 @@ class Estimate:
     @property
     def is_known(self) -> bool:
         """Whether there is a value."""
-        return _is_finite(self.value)
+        return is_finite(self.value)
 
     @property
     def has_interval(self) -> bool:
         """Whether there is an interval."""
-        return _is_finite(self.low) and _is_finite(self.high)
+        return is_finite(self.low) and is_finite(self.high)
 
     @property
     def value_text(self) -> str:
@@ -53,6 +53,22 @@ class Table:
     header: Sequence[str]
     rows: list[Sequence[Cell]] = field(default_factory=list)
     num_text_columns: int = 1
+    facts: list[Mapping[str, str]] = field(default_factory=list)
+    """Of each row, what a page filters by; empty where it does not."""
+    column_arms: Mapping[int, int] = field(default_factory=dict)
+    """Of the columns that are of one arm, its place among the colors."""
+    marks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    """Verdicts on cells, by row and column."""
+
+    @property
+    def facts_of_rows(self) -> list[Mapping[str, str]]:
+        """One entry per row."""
+        return self.facts or [{}] * len(self.rows)
+
+    def add(self, row: Sequence[Cell], facts: Mapping[str, str]) -> None:
+        """Append a row that a page filters."""
+        self.rows.append(row)
+        self.facts.append(facts)
 
     def __str__(self) -> str:
         """Return columns aligned for a terminal: words to the left, numbers to the right."""
@@ -68,5 +84,6 @@ class Table:
         )
 
 
-def _is_finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> bool:
+    """Return whether there is a number."""
     return value is not None and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""The tables of a report."""
+"""Tables of the runs of a report, a row per run or pair of arms."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medpretrain3d.evaluation.named_metrics import AP10, AP50, FROC, MAP, NamedMetric
+from medpretrain3d.study.conditions import base_arm, detector_of, labels_of
 from medpretrain3d.study.differences import Difference, metric_beside
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Cell, Estimate, Table
@@ -28,6 +29,7 @@ METADATA = (
     "steps",
     "minutes",
     "compute_hours",
+    "flop",
     "machine",
     "git_sha",
     "data_fingerprint",
@@ -54,10 +56,12 @@ def result_table(
     header = ["run", "started from", "labels", "seed", "steps", *(one.name for one in shown), "minutes"]
     table = Table(header, num_text_columns=2)
     for run in runs:
+        facts = {"arm": base_arm(arms[run], detector_of(run)), "data": run.setting[0], "labels": labels_of(run)}
         estimates = [primary.get(run, Estimate(None)) if one is metric else run.estimate(str(one.key)) for one in shown]
         before = [run.name, arms[run], _labels(run), _field(run, "seed"), _steps(run)]
-        table.rows.append([*before, *estimates, _field(run, "minutes")])
-    table.rows.extend(_baseline_rows(runs, shown))
+        table.add([*before, *estimates, _field(run, "minutes")], facts | {"detector": detector_of(run)})
+    for row in _baseline_rows(runs, shown):
+        table.add(row, {})
     return table
 
 
@@ -83,29 +87,48 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
     table = Table(
         ["arm", "data set", "labels", "seeds", "cases", *measured, "p (Holm)", f"on {metric}"], num_text_columns=2
     )
+    has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
     for one in differences:
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
         p_value = one.judged.corrected_p_value
-        table.rows.append(
+        detector = detector_of(one.runs[0])
+        arm, data = base_arm(one.arm, detector), one.setting[0]
+        facts = {"arm": arm, "data": data, "labels": labels_of(one.runs[0])}
+        where = f"{data}, {detector}" if has_detectors else data
+        table.add(
             [
-                *(one.arm, one.setting[0], labels, str(len(one.seeds)), str(one.num_cases)),
+                *(arm, where, labels, str(len(one.seeds)), str(one.num_cases)),
                 *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
                 f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
-            ]
+            ],
+            facts | {"detector": detector},
         )
     return table
 
 
-def class_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
-    """Return AP at IoU 0.5 of each class; classes go down where they are many."""
-    tested = [run for run in runs if run.is_tested]
-    estimates = {run: run.class_estimates() for run in tested}
-    classes = list(dict.fromkeys(name for run in tested for name in estimates[run]))
-    if len(classes) > 6 and len(tested) <= 6:
-        rows: list[Sequence[Cell]] = [[name, *(estimates[run].get(name, "-") for run in tested)] for name in classes]
-        return Table(["class", *(run.name for run in tested)], rows)
-    rows = [[run.name, *(estimates[run].get(name, "-") for name in classes)] for run in tested]
-    return Table(["run", *classes], rows)
+def provenance_table(runs: Sequence[Run]) -> Table:
+    """Return the code, data, machines and encoders of all runs, a row each, with how many runs are of it."""
+    kinds = {
+        "commit": "git_sha",
+        "version": "medpretrain3d_version",
+        "data": "data_fingerprint",
+        "encoder": "checkpoint_sha256",
+        "machine": "machine",
+        "precision": "precision",
+    }
+    table = Table(["what", "value", "of", "runs"], num_text_columns=3)
+    for kind, name in kinds.items():
+        found: dict[str, list[Run]] = {}
+        for run in runs:
+            if getattr(run.metadata, name) is not None:
+                found.setdefault(_field(run, name), []).append(run)
+        for value, members in found.items():
+            of = {
+                "data": {run.metadata.dataset or run.metadata.corpus or "-" for run in members},
+                "encoder": {run.method for run in members},
+            }.get(kind, {str(run.metadata.stage) for run in members})
+            table.rows.append([kind, value, ", ".join(sorted(of)), str(len(members))])
+    return table
 
 
 def metadata_table(runs: Sequence[Run]) -> Table:

@@ -117,6 +117,11 @@ def _overlays(
     return overlays
 
 
+def covering_slices(boxes: NDArray[Any], axis: int, size: int, count: int) -> list[int]:
+    """Return at most `count` slices that cut as many boxes (N, 6) as possible; the middle one without boxes."""
+    return _covering_slices([_Overlay(np.asarray(box, np.float64), "") for box in boxes], axis, size, count)
+
+
 def _covering_slices(overlays: list[_Overlay], axis: int, size: int, count: int) -> list[int]:
     """At most `count` slices that cut as many overlays as possible, greedily; the middle one where there are none.
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from medpretrain3d.visualization.style import ARM_COLORS, LINE_STYLES, PALE, STYLE, inline_svg
+from medpretrain3d.visualization.style import (
+    ARM_COLORS,
+    LETTER_HEIGHT_PT,
+    LINE_STYLES,
+    MARGIN_BELOW_PT,
+    PALE,
+    STYLE,
+    arm_tag,
+    inline_svg,
+    set_margins,
+    text_width,
+    with_arms_and_tips,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +69,7 @@ def line_plot(series: Sequence[Series], x: Axis, y: Axis) -> str:
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
+        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72))
         figure.patch.set_alpha(0)
         axes = figure.add_subplot(facecolor="none")
         axes.grid(axis="y", color=PALE, linewidth=0.7)
@@ -66,15 +77,16 @@ def line_plot(series: Sequence[Series], x: Axis, y: Axis) -> str:
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=x.label, ylabel=y.label)
-        _set_axis(axes.xaxis, x, [value for one in series for value in one.x])
-        _set_axis(
+        set_axis(axes.xaxis, x, [value for one in series for value in one.x])
+        set_axis(
             axes.yaxis, y, [value for one in series for part in (one.y, one.low, one.high) for value in part or ()]
         )
+        labels = [label.get_text() for label in axes.get_yticklabels()]
+        set_margins(figure, LETTER_HEIGHT_PT + 12 + text_width(labels), MARGIN_BELOW_PT)
         tips = [tip for one in series for tip in _draw(axes, one)]
         names = ", ".join(dict.fromkeys(one.name for one in series))
         svg = inline_svg(figure, escape(f"{y.label} by {x.label}: {names}", quote=True))
-    titles = iter(tips)  # in the order of drawing
-    return re.sub(r'<g id="tip">', lambda _: f"<g><title>{escape(next(titles))}</title>", svg)
+    return with_arms_and_tips(svg, tips)
 
 
 def _draw(axes: Axes, one: Series) -> Iterator[str]:
@@ -82,21 +94,23 @@ def _draw(axes: Axes, one: Series) -> Iterator[str]:
     points = [p for p in zip(one.x, one.y, strict=True) if all(map(math.isfinite, p))]
     has_dots = one.has_dots or len(points) == 1
     intervals = [p for p in zip(one.x, one.low or (), one.high or (), strict=False) if all(map(math.isfinite, p))]
-    color = one.style["color"]
+    color, tag = one.style["color"], arm_tag(one.arm)
     if intervals and not one.has_dots:
         places, lows, highs = (list(column) for column in zip(*intervals, strict=True))
-        axes.fill_between(places, lows, highs, color=color, alpha=0.15, linewidth=0)
+        axes.fill_between(places, lows, highs, color=color, alpha=0.15, linewidth=0, gid=tag)
     if one.has_line and len(points) > 1:
-        axes.plot(*zip(*points, strict=True), **one.style, linewidth=1.8, solid_joinstyle="round")
+        axes.plot(*zip(*points, strict=True), **one.style, linewidth=1.8, solid_joinstyle="round", gid=tag)
     if has_dots:
         for at, low, high in intervals:
-            axes.plot([at, at], [low, high], color=color, linewidth=1.2, alpha=0.75, marker="_", markersize=6)
+            axes.plot([at, at], [low, high], color=color, linewidth=1.2, alpha=0.75, marker="_", markersize=6, gid=tag)
         for at, value in points:
-            axes.plot([at], [value], "o", color=color, markersize=5, markeredgewidth=0, gid="tip", clip_on=False)
+            tipped = arm_tag(one.arm, has_tip=True)
+            axes.plot([at], [value], "o", color=color, markersize=5, markeredgewidth=0, gid=tipped, clip_on=False)
             yield f"{one.name}: {value:.3f}"
 
 
-def _set_axis(axis: Any, wanted: Axis, values: Sequence[float]) -> None:
+def set_axis(axis: Any, wanted: Axis, values: Sequence[float]) -> None:
+    """Set limits, scale and ticks of one axis for values that are drawn along it."""
     from matplotlib.ticker import MaxNLocator
 
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]

@@ -1,0 +1,109 @@
+"""Dots with intervals, a row per thing that is measured: forest plots, and numbers of arms beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from medpretrain3d.visualization.line_plot import Axis, set_axis
+from medpretrain3d.visualization.style import (
+    ARM_COLORS,
+    INK,
+    MARGIN_BELOW_PT,
+    MARGIN_PT,
+    PALE,
+    STYLE,
+    arm_tag,
+    inline_svg,
+    set_margins,
+    text_width,
+    with_arms_and_tips,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROW_PT, ARM_PT = 9, 9
+"""Height of a row without dots, and of each dot in it."""
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A number of an arm with its interval, nan where there is none."""
+
+    arm: int
+    """Place of its color among those of the arms."""
+    value: float
+    low: float
+    high: float
+    tip: str
+    """What is said where the mouse points at it."""
+    is_open: bool = False
+    """Whether it is drawn as a ring: nothing follows from it."""
+
+
+@dataclass(frozen=True)
+class DotRow:
+    """One row: its label and its dots, from top to bottom."""
+
+    label: str
+    dots: Sequence[Dot]
+
+
+def dot_plot(rows: Sequence[DotRow], x: Axis, zero: str = "", width: int = 360) -> str:
+    """Return an `<svg>` element.
+
+    Args:
+        rows: from top to bottom; those without dots are left out.
+        x: the axis of the numbers.
+        zero: what 0 stands for; a line is drawn there. Empty for none.
+        width: of the picture in points.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.dots]
+    heights = [ROW_PT + ARM_PT * len(row.dots) for row in rows]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width / 72, (sum(heights) + MARGIN_BELOW_PT + MARGIN_PT) / 72))
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot(facecolor="none")
+        axes.grid(axis="x", color=PALE, linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel=x.label)
+        values = [part for row in rows for dot in row.dots for part in (dot.value, dot.low, dot.high)]
+        set_axis(axes.xaxis, x, [*values, *([0.0] if zero else [])])
+        if zero:
+            axes.axvline(0, color=INK, linewidth=1)
+        tips: list[str] = []
+        middles, top = [], 0.0
+        for row, height in zip(rows, heights, strict=True):
+            middles.append(top + height / 2)
+            for place, dot in enumerate(row.dots):
+                tips += _draw(axes, dot, top + ROW_PT / 2 + ARM_PT * (place + 0.5))
+            top += height
+            if row is not rows[-1]:
+                axes.axhline(top, color=PALE, linewidth=0.7)
+        axes.set_yticks(middles, [row.label for row in rows])
+        axes.set_ylim(top, 0)
+        set_margins(figure, 10 + text_width([line for row in rows for line in row.label.splitlines()]), MARGIN_BELOW_PT)
+        svg = inline_svg(figure, escape(f"{x.label}: {', '.join(row.label for row in rows)}", quote=True))
+    return with_arms_and_tips(svg, tips)
+
+
+def _draw(axes: Axes, dot: Dot, at: float) -> Iterator[str]:
+    """Draw a dot and its interval; returns what it says."""
+    if not math.isfinite(dot.value):
+        return
+    color: Any = ARM_COLORS[dot.arm % len(ARM_COLORS)]
+    if math.isfinite(dot.low) and math.isfinite(dot.high):
+        axes.plot([dot.low, dot.high], [at, at], color=color, linewidth=1.8, gid=arm_tag(dot.arm), alpha=0.75)
+    face = "none" if dot.is_open else color
+    tag = arm_tag(dot.arm, has_tip=True)
+    axes.plot([dot.value], [at], "o", color=color, markerfacecolor=face, markersize=5, gid=tag, clip_on=False)
+    yield dot.tip
