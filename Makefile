@@ -7,10 +7,10 @@ DATASET ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test docs pretrain finetune bench bench-gpu format clean
+.PHONY: help install demo smoke test test-cluster docs pretrain finetune bench bench-gpu format clean
 
 help:  ## print this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 	@echo
 	@echo 'examples:'
 	@echo '  make demo'
@@ -40,6 +40,9 @@ test: .venv/installed  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2
+
+test-cluster: .venv/installed  ## tests on a SLURM of its own, which it installs (as root, on Debian), starts and stops (4 minutes)
+	$(BIN)/python -m tests.cluster.own_slurm $(BIN)/python -m pytest -m cluster -n 2 -rs tests/cluster
 
 docs: .venv/installed  ## the documentation as a site: docs/_build/index.html; a link that leads nowhere is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
