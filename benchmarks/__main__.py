@@ -2,7 +2,7 @@
 
 A benchmark is a module of this package with a function `rows()`; it is found by being there. Names on the command line
 choose some of them, whose rows alone are replaced on the page: `make bench ARGS="boxes crops"`. `profile`,
-`short_run` and `study_report` compare nothing: they are printed when asked for.
+`published_scale`, `short_run` and `study_report` compare nothing: they are printed when asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.timing import HEADER
 from medpretrain3d.precision.choice import choose_precision
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef rows(" in path.read_text("utf-8"))
-PRINTED = ("profile", "short_run", "study_report")
+PRINTED = ("profile", "published_scale", "short_run", "study_report")
 
 
 def main(chosen: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(chosen: list[str]) -> None:
         SystemExit: a name that is none.
     """
     if unknown := sorted(set(chosen) - {*NAMES, *PRINTED}):
-        raise SystemExit(f"error: no benchmark '{unknown[0]}'; there are {', '.join([*NAMES, *PRINTED])}")
+        raise SystemExit(f"error: no benchmark '{unknown[0]}'; there are {', '.join(sorted((*NAMES, *PRINTED)))}")
     if printed := [name for name in PRINTED if name in chosen]:
         for name in printed:
             import_module(f"benchmarks.{name}").report()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +44,10 @@ def recipe_step(recipe: str) -> RecipeStep:
     image = torch.rand(batch_size, 1, *patch, generator=torch.Generator().manual_seed(0)) * 2 - 1
     network: Objective | Detector
     if "objective" in model:
-        network = objective = _made(Objective, model["objective"])
+        network = objective = made(Objective, model["objective"])
         loss = _objective_loss(objective, image)
     else:
-        network = detector = _made(Detector, model["detector"])
+        network = detector = made(Detector, model["detector"])
         loss = _detector_loss(detector, image)
     optimizer = configure(network, OptimConfig(**model["optim"]), config["trainer"]["max_steps"])["optimizer"]
     limit = config["trainer"]["gradient_clip_val"]
@@ -61,7 +61,8 @@ def recipe_step(recipe: str) -> RecipeStep:
     return RecipeStep(network, patch, batch_size, data["augment"]["init_args"], run)
 
 
-def _made(base: type, config: dict[str, Any]) -> Any:
+def made(base: type, config: Mapping[str, Any]) -> Any:
+    """Build an object of a recipe."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "made")
     return parser.instantiate_classes(parser.parse_object({"made": config})).made
