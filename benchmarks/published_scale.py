@@ -94,7 +94,7 @@ def scale_of(path: Path, stage: str, num_gpus: int) -> Scale:
     batch = batch_of(str((data.get("views") or {}).get("class_path")), patch)
 
     def forward(network: nn.Module, _: Tensor) -> object:
-        with FlopCounterMode(display=False) as counter:
+        with torch.device("cpu"), FlopCounterMode(display=False) as counter:  # masks are drawn
             output = forward_of(network, batch)
         traced.append(3.0 * counter.get_total_flops())
         return output
@@ -150,5 +150,5 @@ def batch_of(views: str, patch: list[int]) -> dict[str, Tensor]:
         grid = {"target_of": torch.zeros(5, dtype=torch.long), "grid": torch.tensor([[1, 4, 4]])}
         return {"base": images(1, 16, 1), "target": images(5, 1), "share": torch.rand(5, 16), **grid, **seed}
     labels = {"label_map": torch.zeros(1, *patch, dtype=torch.long, device="meta")} if views == "LabeledView" else {}
-    cases = {"label": torch.zeros(1, dtype=torch.long), "weight": torch.ones(1)} if views == "CaseLabelView" else {}
+    cases = {"case_label": torch.zeros(1, dtype=torch.long)} if views == "CaseLabelView" else {}
     return {"image": images(1, 1), "dataset": torch.zeros(1, dtype=torch.long), **labels, **cases, **seed}

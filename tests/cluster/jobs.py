@@ -61,9 +61,9 @@ class Job:
         self.wait_for(lambda: self.state == "PENDING" and self.facts["Restarts"] == str(restarts))
         ask("scontrol", "update", f"JobId={self.id}", "StartTime=now")
 
-    def end(self) -> tuple[str, int]:
+    def end(self, within_s: float = WAIT_S) -> tuple[str, int]:
         """Wait for its end; returns its state and exit code."""
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + within_s
         while (facts := self.facts)["JobState"] not in ENDED:
             assert time.monotonic() < deadline, f"{facts['JobState']}\n{self.log}"
             time.sleep(0.1)

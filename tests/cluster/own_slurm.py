@@ -26,7 +26,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client")
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+CLIENTS = ("sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", *CLIENTS)
 NODES = ("one", "two")
 START_S = 15.0
 PORTS = (16817, 16917, 17017)
@@ -81,7 +82,8 @@ def main(command: Sequence[str]) -> int:
         signal.signal(signum, lambda number, _: sys.exit(128 + number))
     try:
         with own_slurm() as config:
-            return subprocess.run(command, env={**os.environ, "SLURM_CONF": str(config)}).returncode
+            path = f"{config.parent / 'bin'}:{os.environ.get('PATH', os.defpath)}"
+            return subprocess.run(command, env={**os.environ, "SLURM_CONF": str(config), "PATH": path}).returncode
     except NoCluster as error:
         line = "=" * 100
         print(f"{line}\nNO SLURM: the tests on a cluster are NOT RUN\n{error}\n{line}", flush=True)
@@ -117,6 +119,11 @@ def _started(folder: Path, config: Path) -> Iterator[Path]:
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(64))
     key.chmod(0o600)
+    (folder / "bin").mkdir()
+    for name in CLIENTS:  # Snakemake's jobs forget SLURM_CONF; of most clusters it lies where all look
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nSLURM_CONF={config} exec {_path(name)} "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
     (folder / "gres.conf").write_text(f"NodeName=one,two Name=gpu File={folder}/gpu[0-7]\n", encoding="utf-8")
     (folder / "cgroup.conf").write_text("CgroupAutomount=no\n", encoding="utf-8")
     daemons: list[subprocess.Popen[bytes]] = []

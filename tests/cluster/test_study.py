@@ -16,7 +16,7 @@ import yaml
 from .jobs import ENDED, ask
 
 TRAINER = {"max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1}
-RESOURCES = {kind: {"cores": 1, "memory_gb": 0.5, "hours": 0.2} for kind in ("pretrain", "finetune")}
+RESOURCES = {kind: {"cores": 1, "gpus": 0, "memory_gb": 0.5, "hours": 0.2} for kind in ("pretrain", "finetune")}
 OPTIONS = (
     "--slurm-status-command squeue --slurm-init-seconds-before-status-checks 3 --slurm-no-account --latency-wait 30"
 )
@@ -51,7 +51,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def test_a_study_on_a_cluster_ends_with_the_numbers_of_a_sequential_one(submit, document, programs):
-    study = submit("study.sbatch", (), "study.yaml", f"--snakemake={OPTIONS}", folder=document.parent, JOBS="2")
+    study = submit("study.sbatch", (), "study.yaml", f"--snakemake={OPTIONS}", folder=document.parent, JOBS="4")
     killed: set[str] = set()
     deadline = time.monotonic() + 300
     while len(killed) < 2:
@@ -65,7 +65,7 @@ def test_a_study_on_a_cluster_ends_with_the_numbers_of_a_sequential_one(submit, 
                 ask("scancel", "--signal=KILL", number)
                 killed.add(number)
         time.sleep(0.2)
-    assert study.end() == ("COMPLETED", 0), study.log
+    assert study.end(within_s=600) == ("COMPLETED", 0), study.log
     assert "toy: all 9 jobs done" in study.log
     sequential = document.parent.parent / "sequential"
     sequential.mkdir()

@@ -42,11 +42,13 @@ def test_a_process_that_does_not_come_is_waited_for_within_bounds(train):
 
 
 def test_when_the_first_process_refuses_the_others_do_not_wait(train, tmp_path):
-    (tmp_path / "g" / "run").mkdir(parents=True)
-    (tmp_path / "g" / "run" / "thesis.tex").touch()  # no folder of a run
+    run = tmp_path / "g" / "run"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"stage": "finetune", "finished": true}')
+    (run / "config.yaml").write_text("no: configuration")
     started_s = time.monotonic()
     job = train("finetune", "run", *TWO, options=(PER_NODE, *NO_GPU), file="srun medpretrain3d")  # without -K
     assert job.end() == ("FAILED", 2)
     assert time.monotonic() - started_s < 100  # of the 600 s that a process waits for the first one
     (line,) = errors(job.log)
-    assert str(tmp_path / "g" / "run") in line
+    assert f"{run / 'config.yaml'}: not readable as a configuration" in line
