@@ -27,3 +27,20 @@ def plain_name(name: object, what: str) -> str:
     if len(name.encode()) > MAX_BYTES:
         raise UserError(f"{what} {name[:40] + '...'!r}: has {len(name.encode())} bytes, wanted at most {MAX_BYTES}")
     return name
+
+
+def plain_names(names: list[str], what: str) -> list[str]:
+    """Return names each of which is one as `plain_name` wants it; thousands at once.
+
+    Raises:
+        UserError: names the first that is not.
+    """
+    joined = "".join(names)
+    # One look at all of them; where that is not enough, each is looked at.
+    is_plain = (
+        joined.isprintable() and not set(joined) & set(" /\\.") and max(map(len, names), default=1) <= MAX_BYTES // 4
+    )
+    if not (is_plain and all(names)):
+        for name in names:
+            plain_name(name, what)
+    return names

@@ -30,6 +30,7 @@ WRITING = {
     "cross-validate": ("runs -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
     "phantom": ("{place} --cases 2 --spacing-mm 10", "folder", "{place}/imagesTr/.a.nii.gz.01234567.unfinished"),
     "prepare": ("raw {place}", "folder", None),
+    "pack": ("store {place}", "folder", "{place}/cases/.a.01234567.unfinished"),
     "split": ("{place}", "folder", "{place}/.splits.json.01234567.unfinished"),
     "tune": ("{place}", "file", "{place}/.bundle.json.01234567.unfinished"),
     "export": ("encoder -o {place}", "file", ".place.01234567.unfinished/encoder.json"),

@@ -43,7 +43,9 @@ from medpretrain3d.ingest.importers.pn9 import read_array
 from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.planning.plan import read_plan
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.store.container import scan_container
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.pack import pack
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.skipped_cases import read_skip_record, write_skip_record
@@ -89,6 +91,11 @@ def write_all(root: Path) -> dict[str, Kind]:
     add("case.json", store / "cases/a/case.json", lambda: _whole(store), OF_TEXT, "cases/a")
     add("image.b2nd", store / "cases/a/image.b2nd", lambda: Store(store).case("a").read_image(), OF_BYTES)
     add("mask.b2nd", store / "cases/a/mask.b2nd", lambda: Store(store).case("a").read_label_map(), OF_BYTES)
+    packed = root / "packed"
+    pack(store, packed)
+    add("store.json, containers", packed / "store.json", lambda: _whole(packed), OF_TEXT, "packed")
+    container = packed / "containers/1-of-1-00000.tar"
+    add("container", container, lambda: _contents(packed, container), OF_BYTES)
     write_skip_record(store, "b", "b.nii", UserError("x"), {})
     add("note", store / "skipped/b.json", lambda: read_skip_record(store, "b"), OF_TEXT)
 
@@ -334,6 +341,14 @@ def _newest(folder: Path) -> Path:
     path = newest_whole_checkpoint(folder)
     assert path is not None
     return path
+
+
+def _contents(store: Path, container: Path) -> None:
+    scan_container(container)
+    for case_id in ("a", "b"):
+        case = Store(store).case(case_id)
+        case.read_image()
+        case.read_label_map()
 
 
 def _whole(path: Path) -> None:

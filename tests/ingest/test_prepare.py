@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 
 import nibabel
@@ -297,3 +298,14 @@ def test_real_organs_have_the_hulls_of_their_masks(shared_data, tmp_path):
         for label, box in zip(case.labels, restored, strict=True):
             index = np.argwhere(mask == label + 1)
             np.testing.assert_allclose(box, [*index.min(axis=0), *(index.max(axis=0) + 1)], atol=1e-3)
+
+
+def test_the_time_of_cases_and_the_slowest_of_them_are_told(make_dataset, tmp_path, capsys):
+    assert main(["prepare", str(make_dataset(["a", "b"])), str(tmp_path / "store")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("time: ")]
+    number = r"[\d.]+"
+    slowest = rf"slowest 1 % \(1\): [ab] {number} s"
+    pattern = rf"time: {number} s for 2 cases by 1 worker, {number} cases/s; median {number} s; {slowest}"
+    assert re.fullmatch(pattern, line)
+    assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store")]) == 0
+    assert "time: " not in capsys.readouterr().out

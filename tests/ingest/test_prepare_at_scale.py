@@ -97,6 +97,45 @@ def test_shards_merge_by_themselves_in_any_order(corpus, tmp_path):
         assert (again.prepared, again.awaited, content_of(store)) == (0, 0, before)
 
 
+def test_shards_and_workers_fill_containers_of_their_own_and_go_on_in_them(corpus, tmp_path):
+    prepare(corpus, tmp_path / "folders")
+    store = tmp_path / "store"
+    assert prepare(corpus, store, shard=(1, 2), workers=2, containers=True).splits == {}
+    with pytest.raises(UserError, match="did not finish"):
+        Store(store)
+    assert prepare(corpus, store, shard=(2, 2)).splits == {"train": 12}
+    assert {path.name[:6] for path in (store / "containers").iterdir()} == {"1-of-2", "2-of-2"}
+    assert not (store / "cases").exists()
+    assert Store(store).fingerprint == Store(tmp_path / "folders").fingerprint
+    before = content_of(store)
+    again = prepare(corpus, store)
+    assert (again.prepared, again.reused, content_of(store)) == (0, 12, before)
+    (corpus / "s03.nii.gz").write_bytes(b"")  # is no scan any more
+    (corpus / "s05.nii.gz").write_bytes((corpus / "s06.nii.gz").read_bytes())
+    changed = prepare(corpus, store)
+    assert (changed.prepared, changed.reused, len(changed.skipped)) == (1, 10, 3)
+    assert "s03" not in Store(store)
+    assert Store(store).duplicates == (("s05", "s06"),)
+    assert main(["prepare", str(store), "--check"]) == 0
+    with pytest.raises(UserError, match="medpretrain3d pack"):
+        prepare(corpus, tmp_path / "folders", containers=True)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_call_goes_on_to_the_same_store_of_containers(corpus, tmp_path):
+    store = tmp_path / "killed"
+    command = [sys.executable, "-m", "medpretrain3d.cli", "prepare", str(corpus), str(store), "--containers"]
+    for wanted in (1, 300_000, 600_000):  # bytes of its container
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and sum(path.stat().st_size for path in store.glob("containers/*")) < wanted:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    prepare(corpus, store)
+    prepare(corpus, tmp_path / "whole", containers=True)
+    assert content_of(store) == content_of(tmp_path / "whole")
+
+
 def test_a_shard_leaves_alone_what_others_are_writing(corpus, tmp_path):
     for case_id in ("s03", "s04"):
         (tmp_path / f"store/cases/.{case_id}.0123abcd.unfinished").mkdir(parents=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,6 +82,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any: values have no unit, as in MR, and are stretched where they do not fit; default: hu, unless the "
         "data set names its channels and none of them is CT",
     )
+    parser.add_argument(
+        "--containers",
+        action="store_true",
+        help="many cases in one file (tar, up to 16 GiB and a case), for file systems that count files; default: a "
+        "folder for each case, or as the store already is; `medpretrain3d pack` converts",
+    )
     parser.add_argument("--check", action="store_true", help="compare every byte of the store with its checksum")
     parser.add_argument(
         "--workers", type=Number(Processes), default=1, help="cases at a time, each in a process of its own"
@@ -108,8 +115,12 @@ def run(args: argparse.Namespace) -> int:
         args.intensity,
         _patients(args),
     )
-    summary = prepare(args.raw, args.store, options, args.workers, progress=True, shard=args.shard, check=args.check)
+    began = time.monotonic()
+    summary = prepare(
+        args.raw, args.store, options, args.workers, True, args.shard, check=args.check, containers=args.containers
+    )
     _tell_again(summary.again)
+    _tell_time(summary.seconds, time.monotonic() - began, args.workers)
     for skipped in summary.skipped:
         print(f"skipped {skipped['case']}: {skipped['kind']}: {skipped['reason']}", file=sys.stderr)
     kinds = Counter(skipped["kind"] for skipped in summary.skipped)
@@ -149,6 +160,20 @@ def _tell_again(again: Mapping[str, str]) -> None:
     for reason, case_ids in cases_of.items():
         message = ", ".join(case_ids[:3]) + (" ..." if len(case_ids) > 3 else "")
         print(f"made again: {message} ({len(case_ids)}): {reason}")
+
+
+def _tell_time(seconds: Mapping[str, float], total_s: float, workers: int) -> None:
+    """Say how long cases took, and which took longest: the slowest hundredth, at least one."""
+    if not seconds:
+        return
+    slowest = sorted(seconds, key=lambda case_id: -seconds[case_id])[: -(-len(seconds) // 100)]
+    shown = ", ".join(f"{case_id} {seconds[case_id]:.1f} s" for case_id in slowest[:3])
+    middle = sorted(seconds.values())[len(seconds) // 2]
+    print(
+        f"time: {total_s:.1f} s for {len(seconds)} cases by {workers} worker{'s' if workers > 1 else ''}, "
+        f"{len(seconds) / max(total_s, 1e-3):.2f} cases/s; median {middle:.1f} s; slowest 1 % ({len(slowest)}): {shown}"
+        f"{' ...' if len(slowest) > 3 else ''}"
+    )
 
 
 def _spacing_mm(args: argparse.Namespace) -> tuple[float, float, float] | None:

@@ -23,7 +23,8 @@ from medpretrain3d.ingest.patients import Patients, with_patients
 from medpretrain3d.ingest.prepare_case import Job, PrepareResult, Redo, earlier, find_existing, prepare_case
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.names import plain_name
-from medpretrain3d.store.case import CASES
+from medpretrain3d.store.case_files import CASES
+from medpretrain3d.store.layout import CONTAINERS, ContainerLayout, FolderLayout, Layout, layout_of
 from medpretrain3d.store.skipped_cases import SKIP_RECORDS
 from medpretrain3d.store.splits import SPLITS, Fold, read_splits
 from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
@@ -71,6 +72,8 @@ class Summary:
     """Cases that were there and had to be made again, each with the reason."""
     report: PrepareReport | None = None
     """What is in the store and what is not; None while cases are awaited."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What each case took that was looked at anew."""
 
 
 def prepare(
@@ -81,6 +84,7 @@ def prepare(
     progress: bool = False,
     shard: tuple[int, int] = (1, 1),
     check: bool = False,
+    containers: bool = False,
 ) -> Summary:
     """Prepare one or more raw folders into one store.
 
@@ -99,6 +103,7 @@ def prepare(
         shard: `(i, n)`, i from 1 to n: prepare every n-th case only. The call after which no case is left makes the
             index. Each shard is locked for itself, the whole store where there is one.
         check: whether every byte of the cases that are there is compared with its checksum.
+        containers: whether many cases share a file; a store of containers stays one without being asked.
 
     Raises:
         UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
@@ -111,7 +116,26 @@ def prepare(
     if options.spacing_mm is not None:
         check_spacing(options.spacing_mm)
     with _locked(store, shard):
-        return _prepare(raws, store, options, workers, progress, shard, check)
+        layout = _layout(store, shard, containers)
+        try:
+            return _prepare(raws, store, options, workers, progress, shard, check, layout)
+        finally:
+            layout.close()
+
+
+def _layout(store: Path, shard: tuple[int, int], containers: bool) -> Layout:
+    if not containers:
+        found = layout_of(store)
+        containers = isinstance(found, ContainerLayout)
+    elif any((store / CASES).glob("[!.]*")):
+        raise UserError(
+            f"{store}: has a folder for each case; convert it with `medpretrain3d pack {store} OUT`, or go on without "
+            "--containers"
+        )
+    if not containers:
+        return FolderLayout(store)
+    number, count = shard
+    return ContainerLayout(store, f"{number}-of-{count}")
 
 
 def _prepare(
@@ -122,14 +146,15 @@ def _prepare(
     progress: bool,
     shard: tuple[int, int],
     check: bool,
+    layout: Layout,
 ) -> Summary:
     number, count = shard
     read = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
     datasets = with_patients(raws, read, options.patients)
     classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
-    jobs = sorted(_jobs(raws, datasets, store, options, channel_names), key=lambda job: job.case.id)
+    jobs = sorted(_jobs(raws, datasets, store, options, channel_names, layout), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]
-    _check_room(store, {job.case.id for job in jobs if job.case.images})
+    _check_room(layout, {job.case.id for job in jobs if job.case.images})
     _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
 
     found = {job.case.id: earlier(job, check) for job in own}
@@ -140,7 +165,9 @@ def _prepare(
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
     with closing(_outcomes(todo, workers)) as running:
         known |= dict(_with_bar(running, len(todo), progress))
-    others = {job.case.id: find_existing(job) for job in jobs if job.case.id not in known}
+    seconds = {job.case.id: known[job.case.id].seconds for job in todo}
+    now = layout.reread()
+    others = {job.case.id: find_existing(replace(job, layout=now)) for job in jobs if job.case.id not in known}
     outcomes = known | {case_id: one for case_id, one in others.items() if one is not None}
 
     message = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
@@ -148,13 +175,13 @@ def _prepare(
     prepared = sum(outcomes[job.case.id].row is not None for job in todo)
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
-        return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again)
+        return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again, None, seconds)
     folds = datasets[0].folds if len(datasets) == 1 else ()
     lost = _lost_splits(store, [case_id for case_id, one in outcomes.items() if one.row is not None])
     splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
     report = PrepareReport.of(raws, datasets, Store(store), skipped, lost)
     report.write(store)
-    return Summary(prepared, reused, skipped, splits, 0, again, report)
+    return Summary(prepared, reused, skipped, splits, 0, again, report, seconds)
 
 
 def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
@@ -226,6 +253,7 @@ def _jobs(
     store: Path,
     options: PrepareOptions,
     channel_names: Sequence[str],
+    layout: Layout,
 ) -> Iterator[Job]:
     is_labeled = any(dataset.classes for dataset in datasets)
     unit = options.unit or _unit(channel_names)
@@ -244,7 +272,7 @@ def _jobs(
             if is_labeled and not dataset.classes:
                 case = replace(case, split="unlabelled")
             rule = options.objects or dataset.objects
-            yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names))
+            yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names), layout)
 
 
 def _named(case: RawCase) -> RawCase:
@@ -261,13 +289,13 @@ def _folder_name(text: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]+', '_', text)[:60].strip('_')}_{digest}"
 
 
-def _check_room(store: Path, case_ids: set[str]) -> None:
+def _check_room(layout: Layout, case_ids: set[str]) -> None:
     """Refuse a folder of other content."""
-    cases = store / CASES
-    if store.is_dir() and not cases.is_dir() and not (store / SKIP_RECORDS).is_dir() and any(store.glob("[!.]*")):
+    store = layout.store
+    is_store = any((store / name).is_dir() for name in (CASES, CONTAINERS, SKIP_RECORDS))
+    if store.is_dir() and not is_store and any(store.glob("[!.]*")):
         raise UserError(f"{store}: is neither empty nor a store; choose another folder")
-    there = {path.name for path in cases.iterdir() if path.name[0] != "."} if cases.is_dir() else set()
-    strangers = sorted(there - case_ids)
+    strangers = sorted(set(layout.cases()) - case_ids)
     if strangers:
         raise UserError(
             f"{store}: holds {len(strangers)} cases that are not in the raw folders, first '{strangers[0]}', "

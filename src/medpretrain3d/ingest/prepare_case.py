@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,15 @@ from medpretrain3d.ingest.importers import ObjectRule, RawCase
 from medpretrain3d.ingest.plausibility import check_plausible
 from medpretrain3d.ingest.prepare_report import REMARKS
 from medpretrain3d.store.case import (
-    IMAGE,
-    MASK,
-    SIDECAR,
     VERSION,
     Case,
     CaseData,
-    case_folder,
     index_row,
     voxels_sha256,
     write_case,
 )
 from medpretrain3d.store.damage import check_contents, check_sizes
+from medpretrain3d.store.layout import FolderLayout, Layout
 from medpretrain3d.store.readers import MissingLibrary, source_files
 from medpretrain3d.store.skipped_cases import InvalidCaseError, read_skip_record, skip_record_path, write_skip_record
 from medpretrain3d.store.statistics import MEASURED
@@ -50,6 +47,13 @@ class Job:
     min_voxels: int
     unit: Unit
     num_channels: int
+    layout: Layout | None = None
+    """How cases lie in the store; a folder each when absent."""
+
+    @property
+    def cases(self) -> Layout:
+        """The cases of the store."""
+        return self.layout or FolderLayout(self.store)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class PrepareResult:
 
     row: Mapping[str, Any] | None = None
     note: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+    """That it took in this call."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +93,15 @@ def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
     note = read_skip_record(job.store, job.case.id)
     if note is not None:
         return Redo(changed) if (changed := _changed(note, facts)) else PrepareResult(note=note)
-    folder = case_folder(job.store, job.case.id)
-    if not folder.exists():
+    files = job.cases.find(job.case.id)
+    if files is None:
         return Redo()
     try:
-        case = Case.open(folder)
+        case = Case.open(files)
         if changed := _changed(case.sidecar, facts):
             return Redo(changed)
         (check_contents if is_thorough else check_sizes)(case)
-        return PrepareResult(index_row(case.sidecar))
+        return PrepareResult(index_row(case.sidecar, files))
     except (UserError, KeyError, TypeError) as error:
         return Redo(f"was damaged: {error}")
 
@@ -106,7 +112,13 @@ def prepare_case(job: Job) -> PrepareResult:
     Raises:
         UserError: the disk is full, or a library is missing; neither is the fault of the case.
     """
-    case, folder = job.case, case_folder(job.store, job.case.id)
+    began = time.monotonic()
+    result = _prepare_case(job)
+    return replace(result, seconds=time.monotonic() - began)
+
+
+def _prepare_case(job: Job) -> PrepareResult:
+    case = job.case
     facts: dict[str, Any] = {}
     try:
         facts = _facts(job)
@@ -117,10 +129,9 @@ def prepare_case(job: Job) -> PrepareResult:
         reason = error if isinstance(error, UserError) else InvalidCaseError("does not fit into memory", "size")
         file = case.images[0].name if case.images else ""
         note = write_skip_record(job.store, case.id, file, reason, facts)
-        if any((folder / name).exists() for name in (SIDECAR, IMAGE, MASK)):  # nothing that is not ours is removed
-            shutil.rmtree(folder, ignore_errors=True)
+        job.cases.remove(case.id)
         return PrepareResult(note=note)
-    row = write_case(job.store, case_data)
+    row = write_case(job.store, case_data, job.layout)
     skip_record_path(job.store, case.id).unlink(missing_ok=True)
     return PrepareResult(row)
 

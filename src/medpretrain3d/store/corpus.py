@@ -12,6 +12,7 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.store.staging import staged
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.unit import Unit
 
@@ -56,16 +57,17 @@ class Corpus:
     """Cases of one or more stores of the same spacing.
 
     Args:
-        paths: store folders.
+        paths: folders or URLs of stores.
+        stage_to: folder on a disk of this node to which they are copied, and where their copies are read.
 
     Raises:
         UserError: no path, a folder that is no store, or stores of different spacing.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path | str], stage_to: str | None = None) -> None:
         if not paths:
             raise UserError("data.store is empty; name at least one store written by `medpretrain3d prepare`")
-        self.stores = [Store(path) for path in paths]
+        self.stores = [Store(path if stage_to is None else staged(path, stage_to)) for path in paths]
         spacings = {store.spacing_mm for store in self.stores}
         if len(spacings) > 1:
             raise UserError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import CASES, IMAGE, MASK, SIDECAR, Case, case_folder, index_row, sidecar_checksum
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR, CaseFiles, case_folder
+from medpretrain3d.store.layout import CONTAINERS, ContainerLayout, layout_of
+from medpretrain3d.store.sidecar import index_row, sidecar_checksum
 from medpretrain3d.store.store import Store
 
 
@@ -25,7 +28,8 @@ class Damage:
 def check_sizes(case: Case) -> None:
     """Compare a case's files with what was written without reading them, unless one changed after its sidecar.
 
-    Then every byte is compared with its checksum, and the sidecar touched, so that it is not done again each time.
+    Then every byte is compared with its checksum, and the sidecar touched, so that it is not done again each time. A
+    container changes with every case that is appended, so the time of a case's files is not known there.
 
     Raises:
         UserError: a file is missing, of another size, or changed; or the sidecar is.
@@ -34,18 +38,27 @@ def check_sizes(case: Case) -> None:
     if sidecar.get("checksum", sidecar_checksum(sidecar)) != sidecar_checksum(sidecar):
         raise UserError(f"{SIDECAR} is not what was written (its checksum differs)")
     names = [IMAGE, MASK] if case.has_mask else [IMAGE]
-    missing = next((name for name in names if not (case.folder / name).is_file()), None)
-    if missing:
-        raise UserError(f"{missing} is missing")
-    found = {name: (case.folder / name).stat() for name in names}
+    found = {name: _size(case.files, name) for name in names}
     for name, num_bytes in sidecar.get("file_bytes", {}).items():
-        if name in found and found[name].st_size != num_bytes:
-            raise UserError(f"{name} has {found[name].st_size:,} bytes, written were {num_bytes:,}")
-    total = sum(status.st_size for status in found.values())
+        if name in found and found[name] != num_bytes:
+            raise UserError(f"{name} has {found[name]:,} bytes, written were {num_bytes:,}")
+    total = sum(found.values())
     if total != sidecar["bytes"]:
         raise UserError(f"{' and '.join(names)} have {total:,} bytes, written were {sidecar['bytes']:,}")
+    if not case.files.container:
+        _check_times(case, names)
+
+
+def _size(files: CaseFiles, name: str) -> int:
+    try:
+        return files.named(name).size()
+    except UserError as error:
+        raise UserError(f"{name} is missing") from error
+
+
+def _check_times(case: Case, names: Sequence[str]) -> None:
     written_ns = _changed_ns((case.folder / SIDECAR).stat())  # it is written last
-    if any(_changed_ns(status) > written_ns for status in found.values()):
+    if any(_changed_ns((case.folder / name).stat()) > written_ns for name in names):
         case.verify()
         with contextlib.suppress(OSError):  # a store that may only be read
             (case.folder / SIDECAR).touch()
@@ -71,12 +84,12 @@ def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]]
 
     Args:
         path: the store's folder.
-        progress: wraps the folders that are gone through.
+        progress: wraps the places of cases that are gone through.
 
     Raises:
         UserError: the folder is no store.
     """
-    if not (path / CASES).is_dir():
+    if not ((path / CASES).is_dir() or (path / CONTAINERS).is_dir()):
         raise UserError(f"{path}: has no folder '{CASES}', so it is no store; make one with `medpretrain3d prepare`")
     found = []
     try:
@@ -84,11 +97,14 @@ def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]]
     except UserError as error:
         entries = {}
         found.append(Damage("", str(error)))
-    there = {folder.name for folder in (path / CASES).iterdir() if folder.name[0] != "."}
-    for folder in progress([case_folder(path, name) for name in sorted(there | set(entries))]):
+    layout = layout_of(path)
+    there = layout.cases()
+    if isinstance(layout, ContainerLayout):
+        found += [Damage("", reason) for reason in layout.damages()]
+    for folder in progress([case_folder(path, name) for name in sorted(set(there) | set(entries))]):
         name = folder.name
         try:
-            case = Case.open(folder)
+            case = Case.open(there.get(name, CaseFiles.of_folder(folder)))
             check_contents(case)
             if entries and name not in entries:
                 raise UserError("is not in the index")
@@ -101,4 +117,7 @@ def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]]
 
 def _comparable(case: Case) -> dict[str, object]:
     """Return the index row of a case but for the counts, which the index fills up with zeros."""
-    return {key: value for key, value in index_row(case.sidecar).items() if key != "counts"}
+    row = index_row(case.sidecar, case.files)
+    if case.files.container:
+        row = {**row, "extents": list(case.files.extents)}
+    return {key: value for key, value in row.items() if key != "counts"}

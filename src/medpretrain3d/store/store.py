@@ -7,80 +7,41 @@ STORE/report.json                what of the raw folders is in the store and wha
 STORE/cases/<id>/image.b2nd      (C, D, H, W) int16
 STORE/cases/<id>/mask.b2nd       (D, H, W) uint16 instance ids, where there is a mask
 STORE/cases/<id>/case.json       geometry, objects, hash
+STORE/containers/*.tar           or the same three files of many cases, see data/container.py
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, BinaryIO
 
-from pydantic import Field, with_config
-from typing_extensions import TypedDict
-
-from medpretrain3d.documents import (
-    LARGE,
-    SCHEMA,
-    Artifact,
-    CaseId,
-    Name,
-    Number,
-    Text,
-    Whole,
-)
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.case import CASES, VERSION, Case, CaseData, Instance, case_folder, index_row, write_case
+from medpretrain3d.store.case import Case, CaseData, Instance
+from medpretrain3d.store.case_files import CaseFiles, case_folder
 from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
-from medpretrain3d.store.grid import Spacing
+from medpretrain3d.store.index import INDEX, fingerprint, read_index, write_index_file
+from medpretrain3d.store.layout import CONTAINERS, write_case
+from medpretrain3d.store.mirror import Mirror, url_of
+from medpretrain3d.store.sidecar import index_row
 from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
+from medpretrain3d.store.stored_file import StoredFile
 from medpretrain3d.store.unit import Unit
 
-INDEX, SKIPPED = "store.json", "skipped.json"
+SKIPPED = "skipped.json"
 
-__all__ = ["Case", "CaseData", "Instance", "Store", "case_folder", "index_row", "write_case", "write_index"]
+__all__ = ["INDEX", "Case", "CaseData", "Instance", "Store", "case_folder", "index_row", "write_case", "write_index"]
 
 
-_Step = Annotated[Number, Field(gt=0)]
 _ADVICE = "prepare the store again"
-
-
-@with_config(SCHEMA)
-class _Row(TypedDict):
-    id: CaseId
-    shape: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=3, max_length=3)]
-    num_objects: Whole
-    counts: list[Whole]
-    has_mask: bool
-    patient: Text | None
-    voxels: Text
-    sha256: Text
-
-
-@with_config(SCHEMA)
-class _Index(TypedDict):
-    """Schema of `store.json`."""
-
-    classes: list[Name]
-    spacing_mm: Annotated[list[_Step], Field(min_length=3, max_length=3)] | None
-    channel_names: list[Name]
-    fingerprint: Text
-    duplicates: list[list[Text]]
-    cases: list[_Row]
-
-
-INDEX_DOCUMENT = Artifact(
-    "medpretrain3d-store", VERSION, _Index, f"this is not the index of a store, {_ADVICE}", VERSION, LARGE
-)
 
 
 class Store:
     """A folder written by `medpretrain3d prepare`. Opening it reads the index; cases are opened one by one.
 
     Args:
-        path: the folder.
+        path: the folder, or the URL of one that was uploaded, of which only what is read is fetched.
 
     Raises:
         UserError: the folder is no store, an unfinished one, or one written by a newer version.
@@ -102,19 +63,25 @@ class Store:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        index = _read_index(self.path)
-        spacing_mm = index["spacing_mm"]
-        self.classes: tuple[str, ...] = tuple(index["classes"])
-        self.channel_names: tuple[str, ...] = tuple(index["channel_names"])
-        self.spacing_mm: Spacing | None = None if spacing_mm is None else (spacing_mm[0], spacing_mm[1], spacing_mm[2])
+        url = url_of(path)
+        self._mirror = None if url is None else Mirror(url, INDEX, (SPLITS,))
+        self.path = Path(path) if self._mirror is None else self._mirror.folder
+        """Its folder; of a URL the mirror on this machine."""
+        self.place = url or str(path)
+        """What it was named by."""
+        index = read_index(self.path)
+        self.classes = index.classes
+        self.channel_names = index.channel_names
+        self.spacing_mm = index.spacing_mm
         """Along (D, H, W); None where every case keeps its own."""
-        self.fingerprint: str = index["fingerprint"]
+        self.fingerprint = index.fingerprint
         """Changes when any voxel, box or class of any case does."""
-        self.entries: dict[str, dict[str, Any]] = {entry["id"]: dict(entry) for entry in index["cases"]}
+        self.facts = index.facts
+        """What the index says of the store."""
+        self.entries = index.rows
         """Per case: id, shape, num_objects, counts per class, has_mask, patient, bytes, and two hashes: `voxels` of the
         scan alone, the same for copies under other names, and `sha256` of all that training sees."""
-        self.duplicates: tuple[tuple[str, ...], ...] = tuple(tuple(ids) for ids in index["duplicates"])
+        self.duplicates = index.duplicates
         """Groups of cases with the same voxels."""
         if not (self.path / SPLITS).is_file():
             raise UserError(f"{self.path / SPLITS}: is missing, so test cases would be trained on; {_ADVICE}")
@@ -143,13 +110,49 @@ class Store:
         if case_id not in self.entries:
             known = ", ".join(list(self.entries)[:3])
             raise UserError(f"{self.path}: has no case '{case_id}'; it has {len(self)}: {known} ...")
-        case = Case.open(case_folder(self.path, case_id))
+        case = Case.open(self._files(case_id))
         if case.labels.max(initial=-1) >= len(self.classes):
             raise UserError(
                 f"case {case_id}: {case.folder} has an object of class {case.labels.max()}, the store has "
                 f"{len(self.classes)} classes, counted from 0; {_ADVICE}"
             )
         return case
+
+    def _files(self, case_id: str) -> CaseFiles:
+        row = self.entries[case_id]
+        if "container" not in row:
+            return CaseFiles.of_folder(case_folder(self.path, case_id), self._mirror)
+        return CaseFiles.of_container(self.path / CONTAINERS / row["container"], case_id, row["extents"], self._mirror)
+
+    def size_of(self, name: str) -> int:
+        """Return the bytes of one of its files, by its path within the store.
+
+        Raises:
+            UserError: it is missing.
+        """
+        if self._mirror is not None:
+            return self._mirror.size(name)
+        return StoredFile(self.path / name).size()
+
+    def open_file(self, name: str) -> BinaryIO:
+        """Open one of its files, by its path within the store, to be read from its beginning to its end.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if self._mirror is not None:
+            return self._mirror.open(name)
+        try:
+            return (self.path / name).open("rb")
+        except OSError as error:
+            raise UserError(
+                f"{self.path / name}: cannot be read ({error.strerror}); prepare the store again"
+            ) from error
+
+    @staticmethod
+    def is_at(path: Path | str) -> bool:
+        """Whether a place is that of a store: a folder with an index, or a URL."""
+        return url_of(path) is not None or (Path(path) / INDEX).is_file()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -193,17 +196,16 @@ def write_index(
     official = tuple({name: tuple(one for one in ids if one in known) for name, ids in fold.items()} for fold in folds)
     dealt = tuple(_fold_apart(fold, kept.named, groups) for fold in official or kept.folds)
     written = Splits(kept.named, dealt, kept.label_order)
-    index = {
+    facts = {
         "classes": list(classes),
         "spacing_mm": None if spacing_mm is None else [float(value) for value in spacing_mm],
         "channel_names": list(channel_names),
-        "num_cases": len(rows),
-        "fingerprint": fingerprint(classes, rows),
+        "fingerprint": fingerprint(classes, ((row["id"], row["sha256"]) for row in rows)),
         "duplicates": groups,
-        "cases": [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows],
     }
+    rows = [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows]
     write_splits(path, written)
-    INDEX_DOCUMENT.write(path / INDEX, index)
+    write_index_file(path, facts, rows)
     return written.named
 
 
@@ -211,41 +213,6 @@ def _fold_apart(fold: Fold, named: Fold, groups: Sequence[Sequence[str]]) -> Fol
     """Return a fold without copies of what it is tested on, be these its own test cases or the named ones."""
     apart = keep_apart({"test": named.get("test", ()), **fold}, groups)
     return {name: ids for name, ids in apart.items() if name in fold or name == DUPLICATES}
-
-
-def fingerprint(classes: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return sha256 over the class names and the content hash of every case, whatever their order."""
-    lines = [json.dumps(list(classes)), *sorted(f"{row['id']} {row['sha256']}" for row in rows)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _read_index(path: Path) -> _Index:
-    file = path / INDEX
-    if not path.is_dir():
-        raise UserError(f"{path}: no such folder; wanted a store, written by `medpretrain3d prepare RAW {path}`")
-    if not file.is_file() and (path / CASES).is_dir():
-        raise UserError(f"{path}: its preparation did not finish; call `medpretrain3d prepare` again, it goes on")
-    if not file.is_file():
-        raise UserError(f"{path}: has no {INDEX}, so it is no store; make one with `medpretrain3d prepare RAW STORE`")
-    index = INDEX_DOCUMENT.read(file)
-    ids = [row["id"] for row in index["cases"]]
-    for what, names in (("case", ids), ("class", index["classes"])):
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{file}: {what} '{twice}' is listed twice; {_ADVICE}")
-    strangers = {case_id for group in index["duplicates"] for case_id in group} - set(ids)
-    if strangers:
-        raise UserError(f"{file}: duplicates name '{min(strangers)}', which is no case of it; {_ADVICE}")
-    # Classes and hashes of cases are in it, so a class that was taken away by hand is noticed.
-    if fingerprint(index["classes"], index["cases"]) != index["fingerprint"]:
-        raise UserError(f"{file}: classes or cases are not those its fingerprint was taken of; {_ADVICE}")
-    for row in index["cases"]:
-        if len(row["counts"]) < len(index["classes"]):
-            raise UserError(
-                f"{file}: case '{row['id']}' counts objects of {len(row['counts'])} classes, there are "
-                f"{len(index['classes'])}; {_ADVICE}"
-            )
-    return index
 
 
 def _check_apart(where: str, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:
