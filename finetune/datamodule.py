@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -59,6 +58,7 @@ class FinetuneData(Checked, L.LightningDataModule):
         num_train_cases: or as a number of cases.
         label_seed: draws which cases a label budget holds, stratified and smaller budgets in larger ones; None takes
             the store's label order.
+        stage_to: folder on a disk of the node, to which the stores are copied first, once for all processes there.
         num_workers: processes that read crops.
         prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.
@@ -86,13 +86,14 @@ class FinetuneData(Checked, L.LightningDataModule):
         label_fraction: PositiveShare = 1.0,
         num_train_cases: Count | None = None,
         label_seed: Seed | None = None,
+        stage_to: str | None = None,
         num_workers: Workers = 1,
         prefetch_factor: Count = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()
         check_batch(patch, batch_size)
-        self.corpus = Corpus([Path(store)])
+        self.corpus = Corpus([store], stage_to)
         self.store = self.corpus.stores[0]
         self.classes = self.store.classes
         if not self.classes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -37,7 +36,7 @@ def follow_pretraining(config: Namespace, rank_zero_print: Callable[[str], None]
     options = config.model.init_options
     encoder = read_encoder(source, ReadOptions(**options.as_dict()) if isinstance(options, Namespace) else options)
     card: dict[str, Any] = encoder.card.get("preprocessing") or {}
-    unit = Store(Path(data.store)).unit
+    unit = Store(data.store).unit
     window = stated_window(card, unit)
     if data.pretrained_spacing_mm is None:
         data.pretrained_spacing_mm = card.get("spacing_mm")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -50,6 +49,7 @@ class PretrainData(Checked, L.LightningDataModule):
         fold: of the stores that have folds: which one will be fine-tuned, and so validates and tests.
         exclude: stores of what will be detected later: scans that they test or validate on are not trained on, under
             whatever name and at whatever spacing they are in the corpus.
+        stage_to: folder on a disk of the node, to which the stores are copied first, once for all processes there.
         num_workers: processes that read crops.
         prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.
@@ -74,13 +74,14 @@ class PretrainData(Checked, L.LightningDataModule):
         split: str | None = None,
         fold: Whole | None = None,
         exclude: list[str] | None = None,
+        stage_to: str | None = None,
         num_workers: Workers = 1,
         prefetch_factor: Count = 2,
         seed: Seed = 0,
     ) -> None:
         super().__init__()
         check_batch(patch, batch_size)
-        self.corpus = Corpus([Path(path) for path in ([store] if isinstance(store, str) else store)])
+        self.corpus = Corpus([store] if isinstance(store, str) else store, stage_to)
         self.patch = patch
         self.batch_size = batch_size
         self.window = window or PerUnit()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -49,7 +48,7 @@ class Probes(Checked, L.Callback):
         min_share: NonNegative = 0.33,
         stop_on_collapse: bool = False,
     ) -> None:
-        self.corpus = Corpus([Path(store)]) if store else None
+        self.corpus = Corpus([store]) if store else None
         self.num_crops = num_crops
         self.min_share = min_share
         self.stop_on_collapse = stop_on_collapse

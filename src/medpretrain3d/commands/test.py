@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import load_members
     from medpretrain3d.store.corpus import Corpus
-    from medpretrain3d.store.store import INDEX
+    from medpretrain3d.store.store import Store
     from medpretrain3d.store.targets import targets_json
 
     predict.check_place(args.out)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{more[0]}: a second data set; test one after the other")
     classes = load_members(bundles[0])[0].classes
     code, path = 0, data
-    if not (data / INDEX).is_file():
+    if not Store.is_at(data):
         path = args.out / "store"
         code = _call(prepare, [data, path, *_given(args, "dataset", "objects")])
     corpus = Corpus([path])

@@ -16,6 +16,7 @@ from medpretrain3d.store.store import Store
 MAY_DIFFER = (
     "data.fold",
     "data.num_workers",
+    "data.stage_to",
     "data.seed",
     "model.init_from",  # pretraining that leaves a fold's cases out makes a file for each fold
     "run",

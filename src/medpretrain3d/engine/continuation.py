@@ -22,7 +22,7 @@ Config = Mapping[str, Any]
 
 FREE = (
     # Where the run is kept, who is told of it, and how fast it goes.
-    r"run\..*|device\.compile|data\.num_workers|data\.prefetch_factor|ckpt_path|weights_only|plugins",
+    r"run\..*|device\.compile|data\.num_workers|data\.prefetch_factor|data\.stage_to|ckpt_path|weights_only|plugins",
     r"trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)",
     # When it is looked at: the weights are the same, the curves have other points from there on.
     r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)",

@@ -17,7 +17,7 @@ from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.file_names import channel_files, is_label_map
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
 from medpretrain3d.store.readers.dicom import is_dicom
-from medpretrain3d.store.store import INDEX
+from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import Volume, read_channels
 
@@ -147,7 +147,7 @@ def _behind(path: Path, split: str, fold: int | None) -> Iterator[ScanInput]:
                     yield scan
             except UserError as error:
                 raise UserError(f"{path}: {error}") from error
-    elif (path / INDEX).is_file():
+    elif Store.is_at(path):
         for ref in Corpus([path]).cases(split, fold):
             yield StoredScan(ref)
     elif path.is_dir():

@@ -26,7 +26,14 @@ from medpretrain3d.study.inputs import (
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 
-HARMLESS = ("data.num_workers", "data.prefetch_factor", "data.store", "data.exclude", "model.init_from")
+HARMLESS = (
+    "data.num_workers",
+    "data.prefetch_factor",
+    "data.stage_to",
+    "data.store",
+    "data.exclude",
+    "model.init_from",
+)
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
 PLACE = "run."
 """Options of where a run is kept."""

@@ -33,7 +33,7 @@ PRETRAIN_FACTS = (
 )
 FREE = re.compile(
     # Where a run is kept, who is told of it, how fast it goes; what the facts say better.
-    r"run\..*|base|data\.(num_workers|prefetch_factor|store)"
+    r"run\..*|base|data\.(num_workers|prefetch_factor|stage_to|store)"
     r"|trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)(\..*)?"
 )
 """Options that do not tell runs apart."""

@@ -17,7 +17,7 @@ CHUNK = 2**22
 
 def is_prepared(store: str | Path) -> bool:
     """Return whether there is a whole store."""
-    return (Path(store) / INDEX).is_file()
+    return Store.is_at(store)
 
 
 @functools.lru_cache(maxsize=64)
