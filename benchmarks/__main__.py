@@ -1,8 +1,8 @@
 """`make bench`: makes every comparison, prints it and puts it into docs/benchmarks.md.
 
 A benchmark is a module of this package with a function `rows()`; it is found by being there. Names on the command line
-choose some of them, whose rows alone are replaced on the page: `make bench ARGS="boxes crops"`. `profile`,
-`published_scale`, `short_run` and `study_report` compare nothing: they are printed when asked for.
+choose some of them, whose rows alone are replaced on the page: `make bench ARGS="boxes crops"`. What has no `rows()`
+(`profile`, `short_run`, ...) compares nothing and is printed when asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.timing import HEADER
 from medpretrain3d.precision.choice import choose_precision
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef rows(" in path.read_text("utf-8"))
-PRINTED = ("profile", "published_scale", "short_run", "study_report")
+PRINTED = ("containers", "prepare_ct", "profile", "published_scale", "short_run", "study_report")
 
 
 def main(chosen: list[str]) -> None:
