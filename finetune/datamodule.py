@@ -26,7 +26,8 @@ from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
-from medpretrain3d.store.intensity import Normalization, PerUnit
+from medpretrain3d.store.intensity import PerUnit
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget

@@ -22,7 +22,8 @@ from medpretrain3d.memory import check_batch
 from medpretrain3d.objectives.base import with_host_copies
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
-from medpretrain3d.store.intensity import Normalization, PerUnit
+from medpretrain3d.store.intensity import PerUnit
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
 from medpretrain3d.store.training_cases import training_cases
 from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers

@@ -19,7 +19,7 @@ from medpretrain3d.loading.augment import IntensityAugment, IntensityChange, Spa
 from medpretrain3d.loading.sampling import CropSampler
 from medpretrain3d.loading.spatial_transform import IDENTITY, Patch, SpatialTransform, apply_transform
 from medpretrain3d.store.case import Case
-from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.transfer import pinned, sent
 
 AugmentOn = Literal["workers", "device"]

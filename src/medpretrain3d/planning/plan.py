@@ -15,7 +15,7 @@ from medpretrain3d.configurable import Config, from_config
 from medpretrain3d.documents import Artifact, json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.topology import Topology, Triple
-from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.store.normalization import Normalization
 
 DOCUMENT = Artifact(
     "medpretrain3d-plan", 1, dict[str, Any], "this is no plan as wanted, correct it, or make one with `plan STORE -o`"

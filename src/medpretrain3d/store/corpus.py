@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.staging import staged
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.unit import Unit

@@ -11,7 +11,8 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
-from medpretrain3d.store.intensity import Normalization, Window
+from medpretrain3d.store.intensity import Window
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.unit import Unit
 
 _Edge = Annotated[Whole, Field(ge=1)]
