@@ -60,12 +60,16 @@ def test_what_is_missing_or_half_is_copied_again_and_nothing_else(uploaded, tmp_
         Store(copy).case(case_id).verify()
 
 
-def test_other_splits_are_another_copy(uploaded, tmp_path):  # noqa: F811
+def test_other_splits_are_another_copy(uploaded, tmp_path, capsys):  # noqa: F811
     shutil.copytree(uploaded / "packed", tmp_path / "store")
     first = staged(tmp_path / "store", tmp_path / "nvme")
     (tmp_path / "store/splits.json").write_text('{"train": ["b"], "val": ["a"]}')
+    capsys.readouterr()
     second = staged(tmp_path / "store", tmp_path / "nvme")
     assert first != second
+    assert "2 of 3 files" in capsys.readouterr().out  # the container is linked
+    assert (first / "containers/1-of-1-00000.tar").samefile(second / "containers/1-of-1-00000.tar")
+    assert Store(first).splits["val"] == ("b",)
     assert Store(second).splits["val"] == ("a",)
 
 

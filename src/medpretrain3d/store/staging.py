@@ -6,11 +6,11 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from medpretrain3d.atomic import finished_file, remove_unfinished
 from medpretrain3d.atomic.disk_errors import disk_errors
@@ -35,7 +35,7 @@ def staged(store: Path | str, folder: Path | str) -> Path:
 
     One process of a node copies while the others wait; if it is killed, the next goes on with the file it was at. Each
     file is read again once it is written and compared with what was read from the store. The copy of a store whose
-    index or splits change is another folder.
+    index or splits change is another folder, in which what a copy with the same index has is linked.
 
     Args:
         store: folder or URL of a store.
@@ -45,15 +45,30 @@ def staged(store: Path | str, folder: Path | str) -> Path:
         UserError: no store, a disk that is too small or refuses, or a copy that differs.
     """
     source = Store(store)
-    digest = xxh3_64((source.path / INDEX).read_bytes())
-    digest.update((source.path / SPLITS).read_bytes())
-    target = Path(folder) / digest.hexdigest() / source.path.name
-    with _one_at_a_time(Path(folder) / f".{digest.hexdigest()}.lock", target):
+    index, splits = (xxh3_64_hexdigest((source.path / name).read_bytes()) for name in (INDEX, SPLITS))
+    target = Path(folder) / f"{index}-{splits}" / source.path.name
+    with _one_at_a_time(Path(folder) / f".{index}.lock", target):
         names = _names(source)
         missing = [(name, size) for name, size in names.items() if not _is_there(target / name, size)]
+        others = [one for one in Path(folder).glob(f"{index}-*/*") if one.parent != target.parent]
+        missing = [(name, size) for name, size in missing if not _is_linked(others, target, name, size)]
         if missing:
             _copy(source, target, missing, len(names))
     return target
+
+
+def _is_linked(others: Sequence[Path], target: Path, name: str, size: int) -> bool:
+    """Link a file of another copy of the same cases, where there is one; splits may be others."""
+    if name in (INDEX, SPLITS):
+        return False
+    for other in others:
+        if _is_there(other / name, size):
+            with suppress(OSError):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (target / name).unlink(missing_ok=True)
+                os.link(other / name, target / name)
+                return True
+    return False
 
 
 def _names(source: Store) -> dict[str, int]:
