@@ -123,7 +123,10 @@ class ContainerLayout(Layout):
     def damages(self) -> list[str]:
         """Return what is wrong with the containers beside cases: the headers behind a damaged one are not read."""
         scans = {path: scan_container(path) for path in sorted((self.store / CONTAINERS).glob(f"*{SUFFIX}"))}
-        return [f"{path} is damaged behind byte {one.end:,}" for path, one in scans.items() if not one.can_grow]
+        advice = "`medpretrain3d pack` makes a store without it"
+        return [
+            f"{path} is damaged behind byte {one.end:,}; {advice}" for path, one in scans.items() if not one.can_grow
+        ]
 
     def cases(self) -> dict[str, CaseFiles]:
         """Return the files of every case of the containers, as they were when first asked for."""
