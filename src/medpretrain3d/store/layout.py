@@ -124,9 +124,8 @@ class ContainerLayout(Layout):
         """Return what is wrong with the containers beside cases: the headers behind a damaged one are not read."""
         scans = {path: scan_container(path) for path in sorted((self.store / CONTAINERS).glob(f"*{SUFFIX}"))}
         advice = "`medpretrain3d pack` makes a store without it"
-        return [
-            f"{path} is damaged behind byte {one.end:,}; {advice}" for path, one in scans.items() if not one.can_grow
-        ]
+        damaged = {path: scan.end for path, scan in scans.items() if not scan.can_grow}
+        return [f"{path} is damaged behind byte {end:,}; {advice}" for path, end in damaged.items()]
 
     def cases(self) -> dict[str, CaseFiles]:
         """Return the files of every case of the containers, as they were when first asked for."""
