@@ -96,8 +96,8 @@ def _small_stores(root: Path, image: np.ndarray, count: int) -> dict[str, Store]
 def _large_stores(root: Path, array: np.ndarray, ids: list[str]) -> dict[str, Store]:
     grid = Grid(SHAPE, np.eye(4)[[2, 1, 0, 3]])
     for name in ("folders", "containers"):
-        layout = ContainerLayout(root / name) if name == "containers" else None
-        rows = [write_case(root / name, CaseData(one, array[None], grid, grid, "x", voxels=one), layout) for one in ids]
+        place = ContainerLayout(root / name) if name == "containers" else root / name
+        rows = [write_case(place, CaseData(one, array[None], grid, grid, "x", voxels=one)) for one in ids]
         write_index(root / name, (), None, rows, {})
     return {name: Store(root / name) for name in ("folders", "containers")}
 

@@ -122,16 +122,16 @@ def test_a_full_container_is_followed_by_the_next(tmp_path):
 
 def test_the_newest_record_holds_in_whatever_container_and_what_is_gone_is_gone(tmp_path):
     first, second = ContainerLayout(tmp_path, "2-of-2"), ContainerLayout(tmp_path, "1-of-2")
-    write_case(tmp_path, content(seed=0), first)
+    write_case(first, content(seed=0))
     first.close()
-    write_case(tmp_path, content(seed=1), second)  # in a container of a lower name
+    write_case(second, content(seed=1))  # in a container of a lower name
     newest = ContainerLayout(tmp_path)
     assert newest.find("a").container == "1-of-2-00000.tar"
     assert newest.find("a").image.read() == files_of(seed=1)["image.b2nd"]
     second.remove("a")
     second.remove("a")
     assert (ContainerLayout(tmp_path).find("a"), ContainerLayout(tmp_path).cases()) == (None, {})
-    write_case(tmp_path, content(seed=2), second)
+    write_case(second, content(seed=2))
     assert ContainerLayout(tmp_path).find("a").image.read() == files_of(seed=2)["image.b2nd"]
 
 
@@ -160,8 +160,8 @@ def test_a_store_reads_the_same_from_either(tmp_path):
     stores = []
     for name in ("folders", "containers"):
         path = tmp_path / name
-        layout = ContainerLayout(path) if name == "containers" else None
-        rows = [write_case(path, content(case_id, seed, seed != 1), layout) for seed, case_id in enumerate("cab")]
+        place = ContainerLayout(path) if name == "containers" else path
+        rows = [write_case(place, content(case_id, seed, seed != 1)) for seed, case_id in enumerate("cab")]
         write_index(path, ["x", "y"], (1.0, 1.0, 1.0), rows, {"val": ["b"]})
         stores.append(Store(path))
     folders, containers = stores
@@ -183,7 +183,7 @@ def test_a_store_reads_the_same_from_either(tmp_path):
 
 def test_a_flipped_bit_and_a_short_container_name_the_case(tmp_path):
     layout = ContainerLayout(tmp_path)
-    write_index(tmp_path, ["x"], (1.0, 1.0, 1.0), [write_case(tmp_path, content(name), layout) for name in "ab"], {})
+    write_index(tmp_path, ["x"], (1.0, 1.0, 1.0), [write_case(layout, content(name)) for name in "ab"], {})
     path = tmp_path / CONTAINERS / "1-of-1-00000.tar"
     image = Store(tmp_path).case("a").files.image
     whole = path.read_bytes()

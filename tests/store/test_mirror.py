@@ -30,11 +30,11 @@ def uploaded(tmp_path_factory):
     mask[1:4, 1:4, 1:4] = 1
     for name in ("packed", "folders"):
         rows = []
-        layout = ContainerLayout(root / name) if name == "packed" else None
+        place = ContainerLayout(root / name) if name == "packed" else root / name
         for number, case_id in enumerate("ab"):
             image = np.random.default_rng(number).integers(-1000, 1000, (1, *GRID.shape)).astype(np.int16)
             objects = [Instance(1, 0, (1.0, 1, 1, 4, 4, 4))]
-            rows.append(write_case(root / name, CaseData(case_id, image, GRID, GRID, "x", objects, mask), layout))
+            rows.append(write_case(place, CaseData(case_id, image, GRID, GRID, "x", objects, mask)))
         write_index(root / name, ["x"], (1.0, 1.0, 1.0), rows, {"val": ["b"]})
     return root
 

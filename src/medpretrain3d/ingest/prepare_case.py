@@ -131,7 +131,7 @@ def _prepare_case(job: Job) -> PrepareResult:
         note = write_skip_record(job.store, case.id, file, reason, facts)
         job.cases.remove(case.id)
         return PrepareResult(note=note)
-    row = write_case(job.store, case_data, job.layout)
+    row = write_case(job.cases, case_data)
     skip_record_path(job.store, case.id).unlink(missing_ok=True)
     return PrepareResult(row)
 

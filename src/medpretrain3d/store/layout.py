@@ -168,16 +168,16 @@ def layout_of(store: Path) -> Layout:
     return ContainerLayout(store) if (Path(store) / CONTAINERS).is_dir() else FolderLayout(store)
 
 
-def write_case(store: Path, case_data: CaseData, layout: Layout | None = None) -> dict[str, Any]:
+def write_case(place: Path | Layout, case_data: CaseData) -> dict[str, Any]:
     """Write a case completely or not at all, in place of an older one; returns its row for the index.
 
     Args:
-        store: the store's folder.
+        place: the store's folder, for a folder of its own, or how cases lie in the store.
         case_data: all that is written.
-        layout: where; a folder of the store when absent.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     sidecar, contents = case_contents(case_data)
-    return index_row(sidecar, (layout or FolderLayout(store)).write(case_data.case_id, contents))
+    layout = place if isinstance(place, Layout) else FolderLayout(place)
+    return index_row(sidecar, layout.write(case_data.case_id, contents))
