@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class PrepareResult:
 
     row: Mapping[str, Any] | None = None
     note: Mapping[str, Any] | None = None
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     """That it took in this call."""
 
 
