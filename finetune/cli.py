@@ -58,6 +58,7 @@ class FinetuneCLI(StageCLI):
         weights = choose_weights(self.trainer, self.model, self.best_weights)
         config = self.config_text()
         finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, config, self.compute, weights)
+        self.conclude()
         self.say_end()
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import WandbLogger
 
+from finetune.board import board_of_test, case_key, case_table, class_table, csv_text, pictured
 from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
@@ -19,11 +19,14 @@ from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
 from finetune.validation_detections import complete_raw_detections, take_results
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
+from medpretrain3d.backbones.checkpoints.bundle import BUNDLE_DOCUMENT
 from medpretrain3d.boxes import Detections
 from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
+from medpretrain3d.engine.results_board import Table
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.tracked_run import SAMPLES, tracked_runs
 from medpretrain3d.evaluation import evaluate, read_targets
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
@@ -72,9 +75,10 @@ def finalize(
         return
     run_file.update(RunMetadata(steps=trainer.global_step, weights=weights.name) | module.metadata() | data.metadata())
     if data.test_cases:
-        _write_test(run.folder / "test", module, data, trainer)
+        _write_test(run.folder / "test", module, data, trainer, run.share_machine)
     run_file.update(RunMetadata(finished=True) | compute.metadata(trainer))
     run_log.say(f"detector bundle: {run.folder / 'bundle'}")
+    _keep_bundle(trainer, run.folder / "bundle", data)
 
 
 def write_bundle(
@@ -106,7 +110,15 @@ def write_bundle(
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)
 
 
-def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, trainer: L.Trainer) -> None:
+def _keep_bundle(trainer: L.Trainer, bundle: Path, data: FinetuneData) -> None:
+    about = {"classes": list(data.classes), "dataset": data.corpus.name}
+    for tracked in tracked_runs(trainer):
+        tracked.keep_weights("detector", BUNDLE_DOCUMENT.read(bundle / "bundle.json")["weights_sha256"], bundle, about)
+
+
+def _write_test(
+    folder: Path, module: FinetuneModule, data: FinetuneData, trainer: L.Trainer, share_machine: bool
+) -> None:
     refs = {ref.case_id: ref for ref in data.test_cases}
     ordered = [module.results[case_id] for case_id in refs]
     write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
@@ -122,16 +134,24 @@ def _write_test(folder: Path, module: FinetuneModule, data: FinetuneData, traine
         files = [read_targets(folder / name) for name in ("train_targets.json", "targets.json")]
         metrics["trivial_baselines"] = trivial_baselines(files[0].cases, files[1].cases, data.classes, Resampling())
     write_text(folder / "metrics.json", json_text(metrics, indent=1))
+    samples = trainer.global_step * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    row = {**{f"test/{name}": value for name, value in logged_metrics(metrics).items()}, SAMPLES: samples}
     for logger in trainer.loggers:
-        logger.log_metrics(
-            {f"test/{name}": value for name, value in logged_metrics(metrics).items()}, trainer.global_step
-        )
+        logger.log_metrics(row, trainer.global_step)
         logger.save()
     pictures = _draw(folder / "pictures", refs, ordered[:MAX_PICTURES], data)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            for index, picture in enumerate(pictures[:8]):  # a panel each, because wandb wants those of one panel alike
-                logger.log_image(f"test/boxes_{index}", [picture], step=trainer.global_step)
+    keys = {case_id: case_key(ref) for case_id, ref in refs.items()}
+    own = case_table(metrics, {case_id: case_id for case_id in refs})
+    named = Table(("dashboard",), [[keys[row["case"]]] for row in metrics["per_case"]])
+    write_text(folder / "cases.csv", csv_text([named, own]))
+    write_text(folder / "classes.csv", csv_text([class_table(metrics, data.classes)]))
+    tracked = tracked_runs(trainer)
+    if tracked:
+        names = {case_id: case_id for case_id in refs} if share_machine else keys
+        slices = pictured(ordered, refs, names, data.window)
+        board = board_of_test(metrics, data.classes, names, slices, dict(zip(slices, pictures, strict=False)))
+        for one in tracked:
+            one.show(board, trainer.global_step)
     low, high = metrics["intervals"][LOGGED_METRICS["mAP"]]
     interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
     means = f"mAP {metrics[LOGGED_METRICS['mAP']]:.3f}{interval}, AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}"

@@ -83,6 +83,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.weights: Literal["last", "best"] = weights
         self.allow_seen_scans = allow_seen_scans
         self.seen: SeenScans | None = None
+        self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
             rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")

@@ -54,6 +54,7 @@ class PretrainCLI(StageCLI):
         super().fit(**kwargs)
         costs = self.compute.metadata(self.trainer)
         finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
+        self.conclude()
         self.say_end()
 
 

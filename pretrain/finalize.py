@@ -12,6 +12,7 @@ from medpretrain3d.backbones.checkpoints.encoder_file import write_encoder
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.tracked_run import tracked_runs
 from medpretrain3d.run_metadata import RunMetadata
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
@@ -45,6 +46,10 @@ def finalize(
     own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
     run_file.update(module.metadata() | data.metadata() | costs | own)
     run_log.say(f"encoder file: {folder}")
+    pretraining = {**module.card()["pretraining"], "run": f"{run.group}/{run.name}"}
+    about = {key: pretraining[key] for key in ("run", "paradigm", "method", "corpus") if key in pretraining}
+    for tracked in tracked_runs(trainer):
+        tracked.keep_weights("encoder", sha256, folder, about)
 
 
 def write_encoder_file(

@@ -54,6 +54,7 @@ class PretrainModule(Checked, L.LightningModule):
         self.plugins = check_described(objective)
         self.objective = objective
         self.optim = optim
+        self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
             rank_zero_print(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")

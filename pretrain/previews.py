@@ -42,4 +42,4 @@ class Previews(L.Callback):
         save_png(self.folder / f"step_{trainer.global_step:07d}.png", picture)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("val/preview", [picture], step=trainer.global_step)
+                logger.log_image("val/preview", [picture], step=trainer.global_step - 1)  # in the validation's row

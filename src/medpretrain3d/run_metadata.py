@@ -28,6 +28,10 @@ class RunMetadata:
     """`pretrain` or `finetune`."""
     name: Text | None = None
     group: Text | None = None
+    run_id: Text | None = None
+    """Of this run among all others, made when it begins; at wandb and MLflow, too, it goes on under it."""
+    arm: Text | None = None
+    """Arm of the comparison that it is of."""
     seed: StrictInt | None = None
     finished: StrictBool | None = None
     """Whether the run ended well."""

@@ -73,3 +73,11 @@ def test_what_an_encoder_will_decide_that_is_not_there_yet_is_said(capsys, monke
         finetune.main(["--config", "luna16", "--model.init_from", "runs/none/encoder", "--print_config"])
     assert ended.value.code == 0
     assert "# not known yet: runs/none/encoder: no such file" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("typed", "name"), [([], "abc123"), (["--run.name", "mine"], "mine")])
+def test_a_run_of_a_sweep_is_named_by_its_agent_unless_a_name_is_typed(monkeypatch, capsys, typed, name):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "abc123")
+    run = yaml.safe_load(printed(capsys, "--config", "smoke", *typed, "--print_config"))["run"]
+    assert (run["name"], run["group"]) == (name, "sweep_s1")

@@ -143,7 +143,7 @@ def test_of_a_recipe_and_the_environment_the_latter_wins_but_disabled_stays(monk
 def test_without_tracking_wandb_is_not_imported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert wandb_logger(RunConfig(wandb="disabled"), tmp_path, "pretrain", RunMetadata(), is_typed=True) is None
+    assert wandb_logger(RunConfig(wandb="disabled"), tmp_path, "pretrain", RunMetadata(), {"wandb"}) is None
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_logger(RunConfig(), tmp_path, "pretrain", RunMetadata()) is None
 

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.atomic import write_tail, write_text
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.tracked_run import with_samples
 
 Row = dict[str, Any]
 
@@ -28,10 +29,12 @@ class CurveLogger(Logger):
 
     Args:
         folder: the run's folder.
+        samples_per_step: of the optimizer, over all processes; None where nobody counts.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, samples_per_step: int | None = None) -> None:
         super().__init__()
+        self._samples_per_step = samples_per_step
         self._path = Path(folder) / "metrics.csv"
         self._columns = ["epoch", "step"]
         self._last: Row = {}
@@ -69,7 +72,7 @@ class CurveLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add the numbers to the row of this step."""
-        row = {**metrics, "step": step or 0}
+        row = {**with_samples(metrics, step or 0, self._samples_per_step), "step": step or 0}
         is_new_file = not self._last_start or not self._path.exists()
         is_same_step = bool(self._last) and self._last["step"] == row["step"]
         new_columns = [name for name in row if name not in self._columns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.names import plain_name
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
@@ -26,11 +28,26 @@ class RunConfig:
     group: str = "default"
     """One experiment; its runs are compared with each other."""
     root: str = "runs"
+    arm: str | None = None
+    """Arm of the comparison that it is of, by which dashboards group runs; its method where none is given."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto`: online when WANDB_API_KEY is set, offline otherwise. WANDB_MODE wins over a recipe's `online` and
     `offline`, the command line over both."""
+    wandb_project: str = "medpretrain3d"
+    """WANDB_PROJECT wins over a recipe, the command line over both; so do WANDB_ENTITY, WANDB_RUN_GROUP and
+    WANDB_TAGS over entity, group and tags."""
+    wandb_entity: str | None = None
+    """Team or user at wandb; that of the API key where none is given."""
+    tags: str = ""
+    """Further tags of the run, with commas between them."""
+    artifacts: Literal["reference", "files", "none"] = "reference"
+    """How encoder and detector bundle are kept at wandb: by name and hash, with their files, or not at all."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard, too, into the run's folder."""
+    mlflow: bool = False
+    """Log to MLflow, too: to `<root>/mlflow.db`, or where MLFLOW_TRACKING_URI says."""
     share_machine: bool = False
-    """Whether host name, paths and command line may go to wandb."""
+    """Whether host name, paths, case ids and command line may go to wandb, TensorBoard and MLflow."""
     restart: bool = False
     """Throw away an earlier run in this folder instead of continuing it."""
     checkpoint_every_minutes: Positive = 15.0
@@ -106,6 +123,17 @@ class RunFile:
     def write(self, metadata: RunMetadata) -> None:
         """Replace all metadata but the minutes."""
         RUN_DOCUMENT.write(self.path, (metadata | RunMetadata(minutes=self.minutes)).to_json(), indent=2)
+
+
+def new_run_id(metadata: RunMetadata, config: str) -> str:
+    """Return an id for a run that begins: of its facts, its options and this moment, so that no other run has it.
+
+    Args:
+        metadata: of the run.
+        config: the whole configuration as text.
+    """
+    parts = [json_text(metadata.to_json()), config, str(time.time_ns()), str(os.getpid())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def is_finished(folder: Path) -> bool:

@@ -31,6 +31,7 @@ from medpretrain3d.engine.continuation import (
     ContinuedSchedule,
     accumulation_to_go_on,
     check_continuation,
+    global_batch,
     num_processes_here,
 )
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
@@ -52,7 +53,7 @@ from medpretrain3d.engine.precision import (
 from medpretrain3d.engine.progress_lines import ProgressLines, duration, start_line
 from medpretrain3d.engine.rendezvous import meet_first, rendezvous_of_launched
 from medpretrain3d.engine.requeue import leave_requeue_alone
-from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine, new_run_id
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.snapshots import Snapshots
@@ -60,7 +61,9 @@ from medpretrain3d.engine.stage import farewell
 from medpretrain3d.engine.stage_parser import StageParser, one_line
 from medpretrain3d.engine.strategy import strategy_used
 from medpretrain3d.engine.throughput import Throughput
-from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
+from medpretrain3d.engine.tracked_run import tracked_runs, use_initial_weights
+from medpretrain3d.engine.trackers import names_in_sweep, tracker_names, trackers
+from medpretrain3d.engine.tracking import wandb_mode
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
 from medpretrain3d.engine.weight_averaging import average_in_one_call
 from medpretrain3d.errors import UserError
@@ -156,6 +159,9 @@ class StageCLI(LightningCLI):
             words = [word for word in words if word.partition("=")[0] != PRINT]
         self.config = parser.parse_args(words)
         self.config[self.config["subcommand"]]["plugins"] = [plugin.module for plugin in loaded_plugins()]
+        for field, value in names_in_sweep().items():
+            if field not in self._typed_of_run:
+                self.config[self.config["subcommand"]]["run"][field] = value
         check_options(self.config[self.config["subcommand"]].as_dict())
         if flags:
             print(self.used_text(flags[-1]))
@@ -185,8 +191,7 @@ class StageCLI(LightningCLI):
         )
         self.config_init = Namespace(run=run, trainer=config["trainer"])
         self.run_file, self.curves = RunFile(run.folder), CurveLogger(run.folder)
-        mode = wandb_mode(run.wandb, self._is_wandb_typed)
-        loggers = ["CurveLogger (metrics.csv)", *([f"wandb, {mode}"] if mode != "disabled" else [])]
+        loggers = ["CurveLogger (metrics.csv)", *tracker_names(run, self._typed_of_run)]
         added = {
             "callbacks": [type(one).__name__ for one in self.callbacks()],
             "loggers": loggers,
@@ -223,12 +228,16 @@ class StageCLI(LightningCLI):
         if rank == 0:
             self._open_folder()
         self.run_file = RunFile(run.folder)
-        metadata = self.metadata()
-        self.curves = CurveLogger(run.folder)
+        plain = self._plain(self._own_config())
+        samples_per_step = global_batch(plain)
+        self.curves = CurveLogger(run.folder, samples_per_step)
         loggers: list[Logger] = [self.curves]
-        tracker = wandb_logger(run, run.folder, self.job_type, metadata, self._is_wandb_typed)
-        if tracker is not None:
-            loggers.append(tracker)
+        if rank == 0:
+            metadata = self.run_file.read() | self.metadata()
+            opened = trackers(run, self.job_type, metadata, self._typed_of_run, plain, samples_per_step)
+            for one in opened:
+                self._held.callback(one.leave)
+            loggers += opened
         kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
         kwargs.setdefault("logger", loggers)
         if asked.get("enable_progress_bar") is None and not sys.stdout.isatty():
@@ -294,9 +303,10 @@ class StageCLI(LightningCLI):
         if self.trainer.is_global_zero:
             batch_size = self.datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
             metadata = self.metadata() | RunMetadata(global_batch_size=batch_size)
-            mode = wandb_mode(run.wandb, self._is_wandb_typed)
+            mode = wandb_mode(run.wandb, "wandb" in self._typed_of_run)
             run_log.say(start_line(metadata, run, self.trainer, self.datamodule.batch_size, mode, resume))
             self.run_file.update(metadata)
+            use_initial_weights(self.trainer, self.model.init_from, self.model.encoder)
         with ending.launching(self.trainer):
             self.trainer.fit(**kwargs, ckpt_path=str(resume) if resume else None, weights_only=True)
         if self.trainer.interrupted:
@@ -312,6 +322,11 @@ class StageCLI(LightningCLI):
         """
         raise NotImplementedError("a stage says what it makes")
 
+    def conclude(self) -> None:
+        """Tell the trackers how the run ended, once `run.json` says it."""
+        for tracked in tracked_runs(self.trainer) if self.trainer.is_global_zero else ():
+            tracked.conclude(self.run_file.read())
+
     def say_end(self) -> None:
         """Say that all is done."""
         took = duration(60 * self.run_file.minutes)
@@ -324,6 +339,7 @@ class StageCLI(LightningCLI):
             stage=self.job_type,
             name=run.name,
             group=run.group,
+            arm=run.arm,
             seed=self._get(self.config, "seed_everything"),
             budget_steps=self._get(self.config_init, "trainer").get("max_steps"),
             git_sha=git_sha(),
@@ -337,8 +353,11 @@ class StageCLI(LightningCLI):
         return result
 
     @property
-    def _is_wandb_typed(self) -> bool:
-        return "run.wandb" in self._typed or "wandb" in self._typed.get("run", "")
+    def _typed_of_run(self) -> set[str]:
+        """Fields of `RunConfig` that the command line names, one by one or all at once."""
+        given = self._typed.get("run", "")
+        fields = parse_yaml(given) if given.lstrip().startswith("{") else {}
+        return {*fields, *(name.removeprefix("run.") for name in self._typed if name.startswith("run."))}
 
     def _open_folder(self) -> None:
         """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
@@ -358,6 +377,9 @@ class StageCLI(LightningCLI):
             check_continuation(run, before, now, self.metadata())
         write_text(path, config)
         run_log.open(run.folder)
+        run_file = RunFile(run.folder)
+        if run_file.read().run_id is None:
+            run_file.update(RunMetadata(run_id=new_run_id(self.metadata(), config)))
 
     def _reread(self, path: Path) -> Namespace:
         """Return the configuration of a run in its folder, with today's default of what was no option then."""

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.engine.run_log import run_log
+from medpretrain3d.engine.wandb_run import WandbRun
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
 
 Mode = Literal["online", "offline", "disabled"]
 
-PROJECT = "medpretrain3d"
 _SPELLINGS: dict[str, Mode] = {
     "online": "online",
     "run": "online",
@@ -26,6 +25,8 @@ _SPELLINGS: dict[str, Mode] = {
     "disabled": "disabled",
 }
 _NO = ("", "0", "false", "no", "off", "n", "f")
+FLUSHED_EVERY_S = 2.0
+"""Seconds of an offline run that a kill may take; wandb's own 15 are those of a whole short run."""
 
 
 def wandb_mode(asked: Mode | Literal["auto"], is_typed: bool = False) -> Mode:
@@ -68,21 +69,30 @@ def _spelled(text: str) -> Mode:
 
 
 def wandb_logger(
-    run: RunConfig, folder: Path, job_type: str, metadata: RunMetadata, is_typed: bool = False
-) -> WandbLogger | None:
+    run: RunConfig,
+    folder: Path,
+    job_type: str,
+    metadata: RunMetadata,
+    typed: Collection[str] = (),
+    config: Mapping[str, Any] | None = None,
+    samples_per_step: int | None = None,
+) -> WandbRun | None:
     """Return a logger whose run carries the names the study compares by; None when tracking is off.
 
-    By default the run holds metrics, pictures and metadata, but no host name, path, command line, code or package list
-    (`run.share_machine=true` sends them).
+    By default the run holds metrics, pictures, configuration and metadata, and how much of processor, GPU and memory is
+    in use, but no host name, path, command line, code or package list (`run.share_machine=true` sends them). A run that
+    is continued goes on under its `run_id`.
 
     Args:
         run: where the run belongs.
         folder: the run's folder; wandb's files go below it.
         job_type: `pretrain` or `finetune`.
-        metadata: of the run, sent as its configuration.
-        is_typed: see `wandb_mode`.
+        metadata: of the run, sent as the flat part of its configuration.
+        typed: fields of `run` that the command line names; the environment wins over the others.
+        config: every option of the run, sent as the nested part.
+        samples_per_step: of the optimizer, over all processes.
     """
-    mode = wandb_mode(run.wandb, is_typed)
+    mode = wandb_mode(run.wandb, "wandb" in typed)
     if mode == "disabled":
         return None
     if os.environ.get("WANDB_MODE", "").strip():
@@ -91,27 +101,42 @@ def wandb_logger(
 
     private: dict[str, Any] = {
         "x_disable_meta": True,
-        "x_disable_machine_info": True,
-        "x_disable_stats": True,
         "x_save_requirements": False,
         "disable_git": True,
         "disable_code": True,
+        "disable_job_creation": True,
         "console": "off",
         "host": "redacted",
     }
-    settings = wandb.Settings(init_timeout=30, silent=True, **({} if run.share_machine else private))
-    tags = (metadata.paradigm, metadata.method, metadata.corpus, metadata.backbone, metadata.dataset)
+    settings = wandb.Settings(
+        init_timeout=30,
+        silent=True,
+        x_transaction_log_flush_interval=FLUSHED_EVERY_S,
+        **({} if run.share_machine else private),
+    )
+
+    def chosen(field: str, variable: str) -> str | None:
+        said = os.environ.get(variable, "").strip()
+        own: str | None = getattr(run, field)
+        return said if said and field not in typed else own
+
+    about = (metadata.paradigm, metadata.method, metadata.corpus, metadata.backbone, metadata.dataset)
+    asked = (chosen("tags", "WANDB_TAGS") or "").split(",")
+    tags = dict.fromkeys(tag.strip()[:64] for tag in (*about, *asked) if tag and tag.strip())  # wandb takes 64 letters
     arguments: dict[str, Any] = {
-        "project": PROJECT,
-        "group": run.group,
+        "entity": chosen("wandb_entity", "WANDB_ENTITY"),
+        "project": chosen("wandb_project", "WANDB_PROJECT"),
+        "group": chosen("group", "WANDB_RUN_GROUP"),
         "job_type": job_type,
-        "name": run.name,
-        "tags": [tag for tag in tags if tag],
-        "config": metadata.known(),
+        "name": chosen("name", "WANDB_NAME"),
+        "id": os.environ.get("WANDB_RUN_ID") or metadata.run_id,  # an agent of a sweep chooses it
+        "resume": "allow",
+        "tags": list(tags),
+        "config": {**(config or {}), **metadata.known()},
         "settings": settings,
         "dir": str(folder),
     }
-    return WandbLogger(save_dir=str(folder), experiment=_open_run(mode, arguments))
+    return WandbRun(_open_run(mode, arguments), folder, samples_per_step, run.artifacts)
 
 
 @rank_zero_only
@@ -124,6 +149,7 @@ def _open_run(mode: Mode, arguments: Mapping[str, Any]) -> Any:
         if mode == "offline":
             raise
         run_log.say(
-            f"wandb: no connection ({type(error).__name__}); this run is kept offline, send it later with wandb sync"
+            f"wandb: no connection ({type(error).__name__}); this run is kept offline, send it later with "
+            "medpretrain3d study sync"
         )
         return wandb.init(mode="offline", **arguments)

@@ -154,6 +154,7 @@ class Records:
     def _recipes(self, job: Job, folder: Path) -> Iterator[str]:
         """Write the layers of a job's recipe; return the options that name them."""
         run = {"run.root": str(self.study.root), "run.group": self.study.name, "run.name": folder.name}
+        run["run.arm"] = job.setting["arm"]
         begins = {"model.init_from": str(self.run_folder(job.needs[0]) / "encoder")} if job.needs else {}
         for layer in (*job.layers, nested({**run, **begins})):
             text = recipe_text(dict(layer))

@@ -74,6 +74,69 @@ def boxes_on_slices(
 
 
 @dataclass(frozen=True)
+class BoxSlice:
+    """An axial slice with the boxes that it cuts, for viewers that draw them themselves."""
+
+    index: int
+    image: NDArray[np.uint8]
+    """(H, W)."""
+    boxes: NDArray[np.float64]
+    """(N, 4) truth: left, top, right, bottom in pixels."""
+    labels: NDArray[np.int64]
+    det_boxes: NDArray[np.float64]
+    """(M, 4)."""
+    det_labels: NDArray[np.int64]
+    det_scores: NDArray[np.float64]
+
+
+def box_slices(
+    image: Volume,
+    boxes: NDArray[Any],
+    labels: NDArray[Any],
+    det_boxes: NDArray[Any],
+    det_scores: NDArray[Any],
+    det_labels: NDArray[Any],
+    max_slices: int = 4,
+) -> list[BoxSlice]:
+    """Return the axial slices of `boxes_on_slices`, not framed, from head to foot, with the same detections.
+
+    Args:
+        image: (D, H, W) in [-1, 1].
+        boxes: (N, 6) true boxes in voxels, half-open.
+        labels: (N,).
+        det_boxes: (M, 6) detections in voxels.
+        det_scores: (M,) in [0, 1].
+        det_labels: (M,).
+        max_slices: at most.
+    """
+    best = np.argsort(-np.asarray(det_scores), kind="stable")[: len(boxes) + 3]
+    truth = [_Overlay(np.asarray(box, np.float64), "") for box in boxes]
+    found = [_Overlay(np.asarray(det_boxes[i], np.float64), "", float(det_scores[i])) for i in best]
+    indices = sorted(_covering_slices([*truth, *found], 0, image.shape[0], max_slices), reverse=True)
+
+    def cut_by(index: int, overlays: list[_Overlay]) -> tuple[list[int], NDArray[np.float64]]:
+        rows = [row for row, overlay in enumerate(overlays) if overlay.intersects_slice(0, index)]
+        return rows, np.array([overlays[row].box[[2, 1, 5, 4]] for row in rows], np.float64).reshape(-1, 4)
+
+    slices = []
+    for index in indices:
+        (rows, true_boxes), (found_rows, found_boxes) = cut_by(index, truth), cut_by(index, found)
+        order = best[found_rows]
+        slices.append(
+            BoxSlice(
+                index,
+                grey(image[index])[..., 0],
+                true_boxes,
+                np.asarray(labels, np.int64)[rows],
+                found_boxes,
+                np.asarray(det_labels, np.int64)[order],
+                np.asarray(det_scores, np.float64)[order],
+            )
+        )
+    return slices
+
+
+@dataclass(frozen=True)
 class _Overlay:
     """A box to draw, in voxels (6,), with its text; `score` is None for an object."""
 

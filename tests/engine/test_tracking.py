@@ -1,0 +1,145 @@
+"""Where a run goes at wandb: the environment wins over a recipe, and what is typed over both."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from medpretrain3d.engine import tracking
+from medpretrain3d.engine.curves import CurveLogger
+from medpretrain3d.engine.run import RunConfig, new_run_id
+from medpretrain3d.engine.tracked_run import TrackedRun
+from medpretrain3d.engine.trackers import tracker_names, trackers
+from medpretrain3d.engine.wandb_run import WandbRun
+from medpretrain3d.run_metadata import RunMetadata
+
+PLACES = {
+    "wandb_project": ("WANDB_PROJECT", "project"),
+    "wandb_entity": ("WANDB_ENTITY", "entity"),
+    "group": ("WANDB_RUN_GROUP", "group"),
+    "name": ("WANDB_NAME", "name"),
+}
+
+
+class Experiment(SimpleNamespace):
+    """What is asked of wandb's run here."""
+
+    offline, step = True, 0
+
+    def __init__(self, **known):
+        super().__init__(rows=[], defined={}, **known)
+
+    def define_metric(self, name, **how):
+        self.defined[name] = how
+
+    def log(self, row, step=None):
+        self.rows.append((step, row))
+
+    def finish(self, exit_code=0):
+        self.exit_code = exit_code
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Arguments with which runs were opened."""
+    found = []
+
+    def open_run(mode, arguments):
+        found.append({"mode": mode, **arguments})
+        return Experiment()
+
+    for variable in (*(name for name, _ in PLACES.values()), "WANDB_TAGS", "WANDB_RUN_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(tracking, "_open_run", open_run)
+    return found
+
+
+@pytest.mark.parametrize("field", PLACES)
+def test_the_environment_wins_over_a_recipe_and_what_is_typed_over_both(opened, monkeypatch, tmp_path, field):
+    variable, argument = PLACES[field]
+    run = RunConfig(**{"root": str(tmp_path), field: "recipe"})
+
+    def asked(typed=()):
+        tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(), typed)
+        return opened[-1][argument]
+
+    assert asked() == "recipe"
+    monkeypatch.setenv(variable, " environment ")
+    assert asked() == "environment"
+    assert asked({field}) == "recipe"
+    monkeypatch.setenv(variable, "  ")
+    assert asked() == "recipe"
+
+
+def test_tags_of_the_run_stay_beside_those_of_the_environment(opened, monkeypatch, tmp_path):
+    run = RunConfig(root=str(tmp_path), tags="a,b")
+    facts = RunMetadata(paradigm="contrastive", method="simclr", dataset="lidc")
+    tracking.wandb_logger(run, run.folder, "finetune", facts)
+    assert opened[-1]["tags"] == ["contrastive", "simclr", "lidc", "a", "b"]
+    monkeypatch.setenv("WANDB_TAGS", "c, lidc ,")
+    tracking.wandb_logger(run, run.folder, "finetune", facts)
+    assert opened[-1]["tags"] == ["contrastive", "simclr", "lidc", "c"]
+
+
+def test_a_run_goes_on_under_its_id_and_an_agent_of_a_sweep_chooses_it(opened, monkeypatch, tmp_path):
+    run = RunConfig(root=str(tmp_path))
+    tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(run_id="abc"))
+    assert (opened[-1]["id"], opened[-1]["resume"]) == ("abc", "allow")
+    monkeypatch.setenv("WANDB_RUN_ID", "of-a-sweep")
+    tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(run_id="abc"))
+    assert opened[-1]["id"] == "of-a-sweep"
+
+
+def test_no_two_runs_have_one_id():
+    assert len({new_run_id(RunMetadata(name="a"), "config") for _ in range(100)}) == 100
+
+
+def test_paths_of_the_configuration_are_told_on_request_only(opened, tmp_path):
+    config = {"data": {"store": "/home/jane/lidc", "patch": [8, 8, 8]}, "run": {"root": "/home/jane", "name": "r"}}
+    config["trainer"] = {"callbacks": [{"init_args": {"dirpath": "~/checkpoints/of mine"}}]}
+    for shares in (False, True):
+        run = RunConfig(root=str(tmp_path), share_machine=shares)
+        trackers(run, "finetune", RunMetadata(method="mae"), (), config, 4)
+        told = opened[-1]["config"]
+        assert ("jane" in str(told)) is shares
+        assert told["data"]["patch"] == [8, 8, 8]
+        assert told["arm"] == told["method"] == "mae"  # where no arm is named
+    assert told["data"] == config["data"]
+
+
+def test_trackers_are_named_as_they_are_opened(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = RunConfig(root=str(tmp_path), tensorboard=True, mlflow=True)
+    assert tracker_names(run, ()) == ["wandb, offline", "TensorBoard", "MLflow"]
+    assert tracker_names(RunConfig(wandb="disabled"), ()) == []
+
+
+def test_rows_of_wandb_are_steps_and_a_step_has_one_row(tmp_path):
+    experiment = Experiment()
+    logger = WandbRun(experiment, tmp_path, samples_per_step=8)
+    assert experiment.defined["*"]["step_metric"] == "trainer/global_step"
+    logger.log_metrics({"loss": 1.0}, 3)
+    assert experiment.rows == [(3, {"loss": 1.0, "samples_seen": 32, "trainer/global_step": 3})]
+    experiment.step = 5  # where the server goes on
+    logger.log_metrics({"loss": 1.0}, 4)
+    assert len(experiment.rows) == 1
+
+
+def test_a_run_that_did_not_end_well_is_closed_as_one_and_a_finished_one_once(tmp_path):
+    experiment = Experiment()
+    WandbRun(experiment, tmp_path).leave()
+    assert experiment.exit_code == 1
+    told = {}
+    experiment = Experiment(config=SimpleNamespace(update=lambda facts, **_: told.update(facts)), summary={})
+    logger = WandbRun(experiment, tmp_path)
+    logger.conclude(RunMetadata(finished=True, steps=4, name="r"))
+    logger.leave()
+    assert (experiment.exit_code, told["finished"], experiment.summary) == (0, True, {"finished": True, "steps": 4})
+
+
+def test_samples_seen_stand_in_the_curves_where_they_are_known(tmp_path):
+    CurveLogger(tmp_path, samples_per_step=6).log_metrics({"loss": 1.0}, 1)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,samples_seen,loss", ",1,12,1.0"]
+    assert TrackedRun.with_samples(SimpleNamespace(samples_per_step=None), {"loss": 1.0}, 1) == {"loss": 1.0}
