@@ -1,7 +1,8 @@
 """Plan, run and report a study: one document in, many runs, one answer.
 
 `plan` prints its jobs, their hours and what changed; `run` runs what is not done yet and makes the report; `status`
-says how far each job is and how the failed ones ended; `report` makes the report anew. Interrupt `run` at any time:
+says how far each job is and how the failed ones ended; `report` makes the report anew; `sync` sends what its runs, or
+those of any folder, kept offline for wandb. Interrupt `run` at any time:
 the next call goes on, and an interrupted training run continues where it stopped.
 """
 
@@ -25,16 +26,20 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import KEYS, read_study
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
+from medpretrain3d.study.sync import sync_runs
 from medpretrain3d.values import Count
 
-ACTIONS = ("plan", "run", "status", "report")
+ACTIONS = ("plan", "run", "status", "report", "sync")
 WRITING = ("run", "report")
+SYNC = "sync"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to do, the document, and the machine."""
     parser.add_argument("action", metavar="ACTION", help=", ".join(ACTIONS))
-    parser.add_argument("document", nargs="?", metavar="DOCUMENT", help="a file, or a name from configs/study/")
+    parser.add_argument(
+        "document", nargs="?", metavar="DOCUMENT", help="a file, or a name from configs/study/; of sync a folder, too"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of the document, as seeds=2; repeatable"
     )
@@ -61,12 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
     """Return one call works at the study's folder at a time; the programs that it starts lock what they write."""
+    if args.action == SYNC:
+        return nullcontext()
     study = _study(args)
     return locked_folder(study.folder, f".study{LOCK}", clean=False) if args.action in WRITING else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
+    if args.action == SYNC:
+        is_folder = args.document is not None and Path(args.document).is_dir()
+        return sync_runs(Path(args.document) if is_folder else _study(args).folder)
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
     if args.action == "plan":
         return plan_study(study, keeps, list(map(Path, args.pilot)), args.try_steps)

@@ -1,0 +1,72 @@
+"""The dashboard of a project at wandb, without the network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d import cli
+from medpretrain3d.engine.run import RunFile
+from medpretrain3d.errors import UserError
+from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.study.workspace import run_id_of
+
+GOLDEN = Path(__file__).parent / "workspace.json"
+WORDS = ["workspace", "--entity", "ward", "--project", "lesions", "--group", "openkbp", "--baseline", "abc123"]
+
+
+def document(tmp_path, *words):
+    path = tmp_path / "workspace.json"
+    assert cli.main([*WORDS, *words, "--output", str(path)]) == 0
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_document_is_the_golden_one(tmp_path):
+    """After a wanted change: write it anew with the words above and look at the difference."""
+    written = document(tmp_path)
+    assert json.loads(written) == json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert document(tmp_path) == written  # nothing in it is drawn at random
+
+
+def test_arms_are_compared_over_seeds_with_the_baseline_on_top(tmp_path):
+    spec = json.loads(document(tmp_path, "--metric", "AP10"))["spec"]["section"]
+    runs = spec["runSets"][0]
+    assert runs["grouping"] == [{"section": "config", "name": "arm.value"}]
+    assert base64.b64decode(runs["baselineRunId"]).decode() == "Run:v1:abc123:lesions:ward"
+    sections = {one["name"]: one["panels"] for one in spec["panelBankConfig"]["sections"]}
+    assert list(sections)[:2] == ["Answer", "Label efficiency"]
+    assert {"Cost", "Pictures"} <= set(sections)
+    first = sections["Answer"][0]
+    assert (first["viewType"], first["config"]["metrics"]) == ("Bar Chart", ["summary_metrics.test/AP10"])
+    for panel in sections["Curves over optimizer steps"] + sections["Curves over samples seen"]:
+        config = panel["config"]
+        assert (config["groupBy"], config["groupAgg"], config["groupArea"]) == ("arm.value", "mean", "stddev")
+    axes = [
+        {panel["config"]["xAxis"] for panel in sections[f"Curves over {name}"]}
+        for name in ("optimizer steps", "samples seen")
+    ]
+    assert axes == [{"trainer/global_step"}, {"samples_seen"}]
+    assert sections["Label efficiency"][0]["config"]["xAxis"] == "config:num_train_cases.value"
+
+
+def test_a_baseline_is_a_run_of_this_machine_or_an_id(tmp_path):
+    RunFile(tmp_path / "r").update(RunMetadata(run_id="0123abcd", name="r"))
+    RunFile(tmp_path / "older").update(RunMetadata(name="older"))
+    assert run_id_of(str(tmp_path / "r")) == "0123abcd"
+    assert run_id_of("0123abcd") == "0123abcd"
+    with pytest.raises(UserError, match="has no run_id"):
+        run_id_of(str(tmp_path / "older"))
+    with pytest.raises(UserError, match="wanted the folder of a run, or its id"):
+        run_id_of(str(tmp_path / "nowhere"))
+
+
+def test_without_a_key_nothing_is_saved_and_one_line_says_so(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli.main(WORDS) == 2
+    assert "ward/lesions: not saved" in (error := capsys.readouterr().err)
+    assert "--output FILE" in error.splitlines()[-1]
