@@ -38,6 +38,8 @@ COMMANDS = {
     "compare": "test the difference between two prediction files",
     "study": "plan, run and report a study: one document, many runs, one answer",
     "report": "make one HTML page from run folders",
+    "sweep": "search options of a stage by many runs, by the file of a wandb sweep and without a server",
+    "workspace": "make the dashboard of a project at wandb: arms side by side",
     "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
     "export-detector": "write the network of a bundle as ONNX or for torch.export",

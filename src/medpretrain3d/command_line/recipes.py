@@ -26,7 +26,7 @@ def recipe_names(kind: str) -> list[str]:
     """Return names of the recipes that ship with the package.
 
     Args:
-        kind: a folder of `configs/`: `pretrain`, `finetune` or `study`.
+        kind: a folder of `configs/`: `pretrain`, `finetune`, `study` or `sweeps`.
     """
     return sorted(path.stem for path in (programs_folder() / "configs" / kind).glob("*.yaml"))
 
@@ -49,7 +49,9 @@ def find_recipe(text: str, kind: str, beside: Path | None = None) -> Path:
         return path  # what is wrong with a path is said by its reader
     if name in known:
         return programs_folder() / "configs" / kind / f"{name}.yaml"
-    others = [other for other in ("pretrain", "finetune", "study") if other != kind and name in recipe_names(other)]
+    others = [
+        other for other in ("pretrain", "finetune", "study", "sweeps") if other != kind and name in recipe_names(other)
+    ]
     hint = f"; it is a recipe of {' and '.join(others)}" if others else did_you_mean(name, known)
     raise UserError(f"{text}: no such file, and no recipe of {kind} has that name{hint or f'; names: {_few(known)}'}")
 

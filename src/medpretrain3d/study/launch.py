@@ -72,7 +72,7 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
         for words in record["commands"]:
             log.write(f"$ medpretrain3d {shlex.join(words)}\n".encode())
             log.flush()
-            code = _run_program([sys.executable, "-m", "medpretrain3d.cli", *words], log, environment)
+            code = run_program([sys.executable, "-m", "medpretrain3d.cli", *words], log, environment)
             if code:
                 return _failed(record, path, code)
     minutes = (time.monotonic() - started) / 60
@@ -95,7 +95,7 @@ def _failed(record: Record, path: Path, code: int, message: str = "") -> int:
     return code if 0 < code < 256 else 1
 
 
-def _run_program(words: list[str], log: IO[bytes], environment: dict[str, str]) -> int:
+def run_program(words: list[str], log: IO[bytes], environment: dict[str, str] | None = None) -> int:
     """Run a program to its end; it hears of the signals that this one gets, and ends with this one.
 
     Raises:
