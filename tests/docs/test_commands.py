@@ -20,7 +20,15 @@ PAGES = [
 ]
 STAGES = ("pretrain", "finetune")
 INIT = "--model.init_from"
-OTHERS = ("pip install ", "git clone ", "source .venv/bin/activate", ".venv/bin/pre-commit install", "#")
+OTHERS = (
+    "pip install ",
+    "git clone ",
+    "wandb sweep ",
+    "wandb agent ",
+    "source .venv/bin/activate",
+    ".venv/bin/pre-commit install",
+    "#",
+)
 """What a block may hold beside commands of this program."""
 
 
