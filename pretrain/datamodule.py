@@ -97,7 +97,7 @@ class PretrainData(Checked, L.LightningDataModule):
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.seed = seed
-        self.excluded = Corpus([Path(path) for path in exclude]) if exclude else None
+        self.excluded = Corpus(exclude) if exclude else None
         chosen = training_cases(self.corpus, split, fold, self.excluded.stores if self.excluded else [])
         for note in chosen.notes:
             rank_zero_print(note)
