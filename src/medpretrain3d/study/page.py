@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from medpretrain3d.atomic import write_text
+from medpretrain3d.documents import json_text
 from medpretrain3d.study.report import Report
 
 
@@ -66,5 +66,5 @@ def _source(environment: Environment, name: str) -> str:
 
 def _data(value: Any) -> Markup:
     """Return plain data for a page: JSON that cannot end its element."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    text = json_text(value).strip()
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
