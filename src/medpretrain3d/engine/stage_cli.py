@@ -247,6 +247,8 @@ class StageCLI(LightningCLI):
                 kwargs.setdefault(name, value)
         kwargs.setdefault("precision", None)
         kwargs.setdefault("strategy", strategy_used(asked))
+        if getattr(kwargs["strategy"], "is_sharded", False):
+            kwargs.setdefault("inference_mode", False)  # whose tensors FSDP2 would go on to train with
         device_type = device_of(asked).type
         DeviceConfig(**vars(self._get(self.config_init, "device"))).apply(self.model, self.backbone(), device_type)
         if device_type == "cuda" and asked.get("benchmark") is None and not asked.get("deterministic"):
