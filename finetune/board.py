@@ -18,7 +18,7 @@ from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table
 from medpretrain3d.evaluation.detection import MAP_KEY, STRATA_IOUS, ap_key, ar_key, froc_curve_key
 from medpretrain3d.evaluation.precision_recall import precision_key
 from medpretrain3d.store.corpus import CaseRef
-from medpretrain3d.store.intensity import Normalization
+from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.visualization.box_pictures import BoxSlice, box_slices
 
 NUM_PICTURED = 8

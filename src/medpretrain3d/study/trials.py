@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from medpretrain3d.command_line.composition import nested
 from medpretrain3d.command_line.recipes import recipe_text
@@ -65,7 +66,12 @@ def _tried(study: Study, job: Job, num_steps: int) -> str:
     name = f"{job.kind}-{short_hash(job.recipe)}"
     shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    own = {"run.root": str(folder.parent), "run.group": TRIALS, "run.name": name, "run.wandb": "disabled"}
+    own: dict[str, Any] = {
+        "run.root": str(folder.parent),
+        "run.group": TRIALS,
+        "run.name": name,
+        "run.wandb": "disabled",
+    }
     own |= {"trainer.log_every_n_steps": 1}
     words = [sys.executable, "-m", "medpretrain3d.cli", job.kind]
     for number, layer in enumerate([*job.layers, nested(own)]):
