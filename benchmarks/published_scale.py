@@ -26,7 +26,8 @@ from medpretrain3d.objectives import CaseClassification, MultiTalent, Objective
 from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
 
 TFLOP_PER_S = {"A100": 35.0, "H200": 94.0}
-"""Of ResEnc-L in mixed precision: nnU-Net's step of two patches of 160^3 takes 0.50 s, and two of 192^3 take 0.31 s."""
+"""Of ResEnc-L in mixed precision: published are 0.50 s for a step of nnU-Net on an A100, taken as two patches of 160^3,
+and 0.31 s for two of 192^3 on an H200."""
 GPUS = "GB GPU", "GPU of"
 """What the line `Hardware:` of such a recipe says."""
 HEADER = (
