@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def glossary() -> list[str]:
 @pytest.mark.parametrize("name", glossary())
 def test_names_in_the_glossary_exist(name):
     head, _, tail = name.rpartition(".")
-    assert hasattr(importlib.import_module(head), tail)
+    # A module that nothing has imported yet is no attribute of its package.
+    assert hasattr(importlib.import_module(head), tail) or importlib.util.find_spec(name)
 
 
 def test_the_glossary_is_read():
