@@ -41,6 +41,8 @@ WRITING = {
     "plan": ("store -o {place}", "file", ".place.01234567.unfinished"),
     "report": ("runs -o {place}", "file", ".place.01234567.unfinished"),
     "study": ("report study.yaml", "folder .study.lock", None),
+    "sweep": ("openkbp --root . --name {place}", "folder", None),
+    "workspace": ("--entity team --project mine -o {place}", "file", ".place.01234567.unfinished"),
 }
 
 
