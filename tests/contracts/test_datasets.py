@@ -32,7 +32,8 @@ def test_a_detection_set_has_a_recipe_of_its_classes(name):
     assert detector["num_classes"] == len(layouts()[name].classes)
     assert recipe["data"]["store"] == f"data/{name}"
     assert recipe["run"]["group"] == name
-    assert f"make finetune DATASET={name}\n" in text
+    commands = (f"make finetune DATASET={name}\n", f"medpretrain3d cross-validate --config {name} ")
+    assert any(command in text for command in commands)
     assert f"prepare --dataset {name} RAW data/{name}" in text
     assert "# Protocol:" in text
     assert recipe["trainer"]["max_steps"] > 0

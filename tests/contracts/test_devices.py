@@ -10,9 +10,7 @@ from medpretrain3d.engine.continuation import global_batch, num_devices
 from medpretrain3d.precision.choice import PrecisionChoice
 from pretrain import __main__ as program
 
-from .test_recipes_parse import RECIPES, merged
-
-STAGED = [path for path in RECIPES if path.parent.name != "study"]
+from .test_recipes_parse import OF_STAGES, merged
 
 
 @pytest.fixture(params=[1, 2, 8])
@@ -22,14 +20,14 @@ def num_gpus(request, monkeypatch):
     return request.param
 
 
-@pytest.mark.parametrize("path", STAGED, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize("path", OF_STAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_a_recipe_names_its_devices(path):
     hardware = next(line for line in path.read_text(encoding="utf-8").splitlines() if "Hardware:" in line)
     assert merged(path)["trainer"]["devices"] == (8 if "8 x" in hardware else 1)
 
 
 def test_the_samples_of_a_step_are_those_of_the_recipe(num_gpus):
-    for path in STAGED:
+    for path in OF_STAGES:
         recipe = merged(path)
         assert global_batch(recipe) == recipe["data"]["batch_size"] * recipe["trainer"]["devices"]
 
