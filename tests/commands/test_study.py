@@ -15,7 +15,7 @@ from medpretrain3d.study import workflow
             ["smoke"],
             "got 'smoke', wanted plan, .*; did you mean `medpretrain3d study run smoke`",
         ),
-        (["plam", "smoke"], "got 'plam', wanted plan, run, status, report and a document; did you mean 'plan'?"),
+        (["plam", "smoke"], "got 'plam', wanted plan, run, status, report, sync and a document; did you mean 'plan'?"),
         (["plan"], "study plan: wanted a document, as in medpretrain3d study plan demo"),
         (["plan", "smok"], "smok: no such file, and no recipe of study has that name; did you mean 'smoke'?"),
         (["plan", "smoke", "--set", "seed=3"], "KEY one of name, root.*did you mean 'seeds'?"),
