@@ -166,7 +166,7 @@ def test_a_bundle_s_feature_pyramid_is_taken_where_asked(fit, capsys):
     with pytest.raises(UserError, match="other tensors than the recipe's"):
         fit(
             *("--model.init_from", str(bundle), "--model.init_fpn", "true"),
-            *("--model.detector.init_args.fpn_channels", "16"),
+            *("--model.detector.init_args.fpn_channels", "24"),
         )
 
 

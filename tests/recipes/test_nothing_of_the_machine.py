@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 USER, HOST = "jane-roe-4711", "ward-pc-0815"
-LOCAL = ("config.yaml", "checkpoints", "wandb")
+LOCAL = ("config.yaml", "log.txt", "checkpoints", "wandb")
 """Of a run's folder: what stays here, since a run goes on with the paths that it was started with."""
 
 

@@ -72,7 +72,8 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     assert (len(jobs), len(jobs - before) > 0) == (17, True), rest
 
     printed = run("run", "study.yaml", "--cores", "2")
-    assert begun(printed) == jobs - before
+    assert begun(printed) <= jobs - before
+    assert len(jobs - before - begun(printed)) <= 2  # at most those that were ended between their last word and ours
     assert done(path) == jobs
     assert "toy: all 17 jobs done" in printed
     assert (tmp_path / "runs/toy/report.html").is_file()

@@ -138,8 +138,11 @@ def accumulation_to_go_on(run: RunConfig, now: Config) -> tuple[int, str] | None
         `trainer.accumulate_grad_batches` and what there is to say; None where nothing has to change, or where no whole
         number does it, which `check_continuation` refuses.
     """
-    known, path = RunFile(run.folder).read(), run.folder / "config.yaml"
-    if run.restart or not path.exists() or not (known.finished or num_steps_done(run.checkpoints)):
+    path = run.folder / "config.yaml"
+    if run.restart or not path.exists():
+        return None
+    known = RunFile(run.folder).read()
+    if not (known.finished or num_steps_done(run.checkpoints)):
         return None
     before = read_yaml(path, "give another run.name, or run.restart=true to throw the run away")
     batch = known.global_batch_size or global_batch(before)

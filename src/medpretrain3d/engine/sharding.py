@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import SGD
 
@@ -99,6 +99,8 @@ class ShardedDDP(PatientDDP):
             for name, weight in module._parameters.items():
                 if isinstance(weight, DTensor):
                     module._parameters[name] = nn.Parameter(whole(weight).cpu(), weight.requires_grad)
+            if isinstance(module, FSDPModule):  # which moves its shards when it is moved, and has none any more
+                module.__class__ = type(module).__bases__[1]
 
 
 def whole(value: Any) -> Any:
