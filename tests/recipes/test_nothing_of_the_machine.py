@@ -67,7 +67,16 @@ def test_no_artifact_names_path_user_or_host(tmp_path):
 
     def stage(name: str, run: str, *arguments: str | Path) -> Path:
         recipes = ("--config", f"configs/{name}/demo.yaml", "--config", f"configs/{name}/smoke.yaml")
-        steps = ("--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--run.name", run)
+        steps = (
+            "--trainer.max_steps",
+            "2",
+            "--trainer.val_check_interval",
+            "2",
+            "--run.name",
+            run,
+            "--run.wandb",
+            "offline",
+        )
         call(name, "fit", *recipes, *steps, "--data.store", store, "--run.root", home / "runs", *arguments)
         return home / "runs/smoke" / run
 
