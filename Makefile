@@ -42,7 +42,7 @@ test: .venv/installed  ## lint, types and tests
 	$(BIN)/python -m pytest -n 2
 
 test-cluster: .venv/installed  ## tests on a SLURM of its own, which it installs (as root, on Debian), starts and stops (4 minutes)
-	$(BIN)/python -m tests.cluster.own_slurm $(BIN)/python -m pytest -m cluster -n 2 -rs tests/cluster
+	$(BIN)/python -m tests.cluster.own_slurm $(BIN)/python -m pytest -m cluster -n 2 -rs tests/cluster $(ARGS)
 
 docs: .venv/installed  ## the documentation as a site: docs/_build/index.html; a link that leads nowhere is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
