@@ -29,10 +29,10 @@ help:  ## print this help
 
 install: .venv/installed  ## create .venv and install everything at the pinned versions
 
-demo: .venv/installed  ## the whole chain on a synthetic phantom: pretrain, fine-tune twice, report (15 minutes)
+demo: .venv/installed  ## the whole chain on a synthetic phantom: pretrain, fine-tune twice, report (7 minutes)
 	$(BIN)/medpretrain3d study run configs/study/demo.yaml $(ARGS)
 
-smoke: .venv/installed  ## the same chain at toy size (2 minutes)
+smoke: .venv/installed  ## the same chain at toy size (1 minute)
 	$(BIN)/medpretrain3d study run configs/study/smoke.yaml $(ARGS)
 
 test: .venv/installed  ## lint, types and tests
