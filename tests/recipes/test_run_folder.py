@@ -74,6 +74,17 @@ def test_a_run_json_of_another_program_is_no_leave_to_remove(words, tmp_path, te
     assert contents(folder) == {"run.json": text.encode(), "holiday.jpg": b"mine"}
 
 
+@pytest.mark.parametrize("config", ["no: configuration", "trainer: {devices: many}\ndata: {batch_size: 1}", "- 1"])
+def test_a_run_whose_configuration_is_none_is_not_gone_on_with(words, tmp_path, config):
+    folder = tmp_path / "runs" / "g" / "r"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"stage": "pretrain", "finished": true}')
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        main(words)
+    assert (folder / "config.yaml").read_text() == config
+
+
 def test_a_run_that_other_runs_lie_below_is_not_thrown_away(words, tmp_path):
     main(words)
     other = tmp_path / "runs" / "g" / "r" / "inner" / "run.json"

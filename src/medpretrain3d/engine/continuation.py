@@ -145,12 +145,15 @@ def accumulation_to_go_on(run: RunConfig, now: Config) -> tuple[int, str] | None
     if not (known.finished or num_steps_done(run.checkpoints)):
         return None
     before = read_yaml(path, "give another run.name, or run.restart=true to throw the run away")
-    batch = known.global_batch_size or global_batch(before)
-    num_before = batch // _of_one_process(before)
+    try:
+        batch = known.global_batch_size or global_batch(before)
+        num_before, own_before = batch // _of_one_process(before), int(before["data"]["batch_size"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None  # no configuration of a run, which is refused where it is compared whole
     num_now = global_batch(now) // _of_one_process(now)
     own, size = int(now["data"]["batch_size"]), int(now["data"]["batch_size"]) * num_now
     # The first process has written the new number into the file by the time that those which it starts read it.
-    is_asked_for = num_now == num_before and own != int(before["data"]["batch_size"])
+    is_asked_for = num_now == num_before and own != own_before
     if is_asked_for or batch == global_batch(now) or batch % size:
         return None
     number = batch // size
