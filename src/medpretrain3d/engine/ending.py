@@ -141,9 +141,8 @@ class Ending:
             # A launcher that sees a process end (`srun --kill-on-bad-exit`) ends the first one in the middle of it.
             self._first_is_done.wait(GRACE_S / 2 if self._peers is not None else 0)
             signals.exit(128 + signum)
-        farewell = signals.farewell(signum)
+        _say(signals.farewell(signum))  # at once: SLURM kills a job soon after it was asked to queue it again
         self.done()
-        _say(farewell)
         raise SystemExit(128 + signum)
 
     def fail(self, error: BaseException) -> NoReturn:
