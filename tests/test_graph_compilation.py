@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def assert_same(plain: nn.Module, compiled: nn.Module, loss: Any) -> None:
         if one.grad is None:
             assert other.grad is None, name
         else:
-            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}")  # noqa: B023
+            torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5, msg=partial("{}: {}".format, name))
     assert plain.state_dict().keys() == compiled.state_dict().keys()
 
 
@@ -109,7 +110,7 @@ def test_parts_of_objectives_are_called(cls):
     for name in ("ResEnc", "ViT", "Primus", "SwinUNETR-V2 anisotropic"):  # those of tokens may be called in two halves
         if not refusal(cls, name):
             objective = tiny_objective(cls, name).train()
-            assert_called(objective.compiled_parts(), lambda: objective(TINY_OBJECTIVES[cls].batch(name, 5)))  # noqa: B023
+            assert_called(objective.compiled_parts(), partial(objective, TINY_OBJECTIVES[cls].batch(name, 5)))
 
 
 @pytest.mark.parametrize("cls", TINY_DETECTORS)

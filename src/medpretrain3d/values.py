@@ -206,7 +206,7 @@ def _number(value: object, finite: bool = True) -> bool:
     if isinstance(value, bool) or not ((hasattr(value, "__float__") and not hasattr(value, "shape")) or _scalar(value)):
         return False
     try:
-        return math.isfinite(float(value)) or not finite  # type: ignore[arg-type]
+        return math.isfinite(float(value)) or not finite  # type: ignore[arg-type]  # a number, as was asked above
     except (TypeError, ValueError, OverflowError):
         return False
 

@@ -16,7 +16,6 @@ from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.staging import staged
 from medpretrain3d.store.store import Store
 from tests.store.byte_server import serving
-from tests.store.test_mirror import uploaded  # noqa: F401  a fixture
 
 
 def times(folder):
@@ -24,7 +23,7 @@ def times(folder):
 
 
 @pytest.mark.parametrize("name", ["packed", "folders"])
-def test_a_copy_is_the_store_and_is_made_once(uploaded, tmp_path, name, capsys):  # noqa: F811
+def test_a_copy_is_the_store_and_is_made_once(uploaded, tmp_path, name, capsys):
     copy = staged(uploaded / name, tmp_path / "nvme")
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith(f"staging {uploaded / name} to {copy}: ")
@@ -38,7 +37,7 @@ def test_a_copy_is_the_store_and_is_made_once(uploaded, tmp_path, name, capsys):
     assert Corpus([uploaded / name], str(tmp_path / "nvme")).stores[0].path == copy
 
 
-def test_what_is_missing_or_half_is_copied_again_and_nothing_else(uploaded, tmp_path, capsys):  # noqa: F811
+def test_what_is_missing_or_half_is_copied_again_and_nothing_else(uploaded, tmp_path, capsys):
     copy = staged(uploaded / "folders", tmp_path)
     (copy / "store.json").unlink()  # comes last
     (copy / "cases/b/image.b2nd").write_bytes(b"half")
@@ -60,7 +59,7 @@ def test_what_is_missing_or_half_is_copied_again_and_nothing_else(uploaded, tmp_
         Store(copy).case(case_id).verify()
 
 
-def test_other_splits_are_another_copy(uploaded, tmp_path, capsys):  # noqa: F811
+def test_other_splits_are_another_copy(uploaded, tmp_path, capsys):
     shutil.copytree(uploaded / "packed", tmp_path / "store")
     first = staged(tmp_path / "store", tmp_path / "nvme")
     (tmp_path / "store/splits.json").write_text('{"train": ["b"], "val": ["a"]}')
@@ -73,14 +72,14 @@ def test_other_splits_are_another_copy(uploaded, tmp_path, capsys):  # noqa: F81
     assert Store(second).splits["val"] == ("a",)
 
 
-def test_a_disk_that_is_too_small_is_refused_in_one_line(uploaded, tmp_path, monkeypatch):  # noqa: F811
+def test_a_disk_that_is_too_small_is_refused_in_one_line(uploaded, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: usage(10**6, 0, 10**6))
     with pytest.raises(UserError, match=r"^data.stage_to: .* needs [\d,]+ bytes more, its disk has 1,000,000 free"):
         staged(uploaded / "packed", tmp_path)
 
 
-def test_a_copy_that_differs_is_an_error(uploaded, tmp_path, monkeypatch):  # noqa: F811
+def test_a_copy_that_differs_is_an_error(uploaded, tmp_path, monkeypatch):
     real = Store.open_file
 
     def other(self, name):
@@ -115,7 +114,7 @@ sys.stdin.read()
 """
 
 
-def test_others_wait_until_the_one_that_copies_ends_or_is_killed(uploaded, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_others_wait_until_the_one_that_copies_ends_or_is_killed(uploaded, tmp_path, monkeypatch, capsys):
     copy = staged(uploaded / "packed", tmp_path)
     shutil.rmtree(copy)
     (lock,) = tmp_path.glob(".*.lock")
@@ -136,7 +135,7 @@ def test_others_wait_until_the_one_that_copies_ends_or_is_killed(uploaded, tmp_p
     Store(copy).case("a").verify()
 
 
-def test_a_store_behind_a_url_is_staged_whole(uploaded, tmp_path, monkeypatch):  # noqa: F811
+def test_a_store_behind_a_url_is_staged_whole(uploaded, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDPRETRAIN3D_CACHE", str(tmp_path / "cache"))
     with serving(uploaded) as server:
         copy = staged(f"{server.url}/packed", tmp_path / "nvme")

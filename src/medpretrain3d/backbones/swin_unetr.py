@@ -80,7 +80,7 @@ class SwinUNETR(Backbone):
         self.is_v2 = is_v2
         self.checkpointing = checkpointing
         # MONAI annotates a norm and a module, but takes None for no norm and calls `downsample`, below, for the module.
-        self.patch_embed = PatchEmbed((d, h, w), in_channels, feature_size, norm_layer=None)  # type: ignore[arg-type]
+        self.patch_embed = PatchEmbed((d, h, w), in_channels, feature_size, norm_layer=None)  # type: ignore[arg-type]  # MONAI's hint leaves None out
         self.levels = tuple(Level(feature_size * 2**i, (d * 2**i, h * 2**i, w * 2**i)) for i in range(5))
         for index, (num_blocks, num_heads) in enumerate(zip(BLOCKS, HEADS, strict=True)):
             width = feature_size * 2**index
@@ -95,7 +95,7 @@ class SwinUNETR(Backbone):
                 drop_path=[0.0] * num_blocks,
                 mlp_ratio=MLP_RATIO,
                 qkv_bias=True,
-                downsample=partial(_Merging, offsets=MERGED_OFFSETS[merging]),  # type: ignore[arg-type]
+                downsample=partial(_Merging, offsets=MERGED_OFFSETS[merging]),  # type: ignore[arg-type]  # a factory does
                 use_checkpoint=checkpointing,
             )
             self.add_module(f"layers{index + 1}", nn.ModuleList([layer]))

@@ -107,7 +107,7 @@ class Ending:
         if not isinstance(launcher, _MultiProcessingLauncher):
             yield
             return
-        launcher._wrapping_function = partial(_in_launched_process, launcher)  # type: ignore[method-assign]
+        launcher._wrapping_function = partial(_in_launched_process, launcher)  # type: ignore[method-assign]  # no hook
         before = signals.mode, signals.grace_s, signals.farewell
         signals.mode, signals.grace_s = "note", GRACE_S + 5
         signals.farewell = lambda signum: ""  # the first of them says it

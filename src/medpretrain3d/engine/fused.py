@@ -21,7 +21,7 @@ def stay_fused(optimizer: torch.optim.Optimizer) -> None:
     Args:
         optimizer: made with `fused=True`.
     """
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # set by PyTorch's fused ones, too
     optimizer.register_load_state_dict_pre_hook(_as_of_fused)
     optimizer.register_load_state_dict_post_hook(_lay_out_as_weights)
 

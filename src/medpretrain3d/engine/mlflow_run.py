@@ -43,8 +43,8 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         # It would report its use to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         try:
-            import mlflow  # noqa: F401
-            import sqlalchemy  # noqa: F401
+            import mlflow  # noqa: F401  is it there?
+            import sqlalchemy  # noqa: F401  as above
         except ImportError as error:
             raise UserError('run.mlflow: install it with pip install "medpretrain3d[mlflow]"') from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table of a new database

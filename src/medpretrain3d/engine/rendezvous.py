@@ -230,7 +230,7 @@ def meet_first(trainer: L.Trainer, meet: Callable[[Rendezvous], None]) -> None:
     strategy = trainer.strategy
     if isinstance(strategy, ParallelStrategy) and trainer.world_size > 1:
         set_up: Any = partial(_set_up, trainer, strategy.setup_environment, meet)
-        strategy.setup_environment = set_up  # type: ignore[method-assign]
+        strategy.setup_environment = set_up  # type: ignore[method-assign]  # of this object, whatever its class
 
 
 def _set_up(trainer: L.Trainer, set_up: Callable[[], None], meet: Callable[[Rendezvous], None]) -> None:

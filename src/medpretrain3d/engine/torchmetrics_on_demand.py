@@ -44,6 +44,6 @@ def take_torchmetrics_on_demand() -> None:
         return
     package = module_from_spec(spec)
     package.__class__ = _OnDemand
-    package.__version__ = metadata.version(PACKAGE)  # type: ignore[attr-defined]
+    package.__version__ = metadata.version(PACKAGE)  # type: ignore[attr-defined]  # a module's
     package._logger = logging.getLogger(PACKAGE)  # type: ignore[attr-defined]  # which its modules import from it
     sys.modules[PACKAGE] = package

@@ -88,7 +88,7 @@ class StoreIndex:
         self.channel_names = tuple(facts["channel_names"])
         self.fingerprint = facts["fingerprint"]
         self.duplicates = tuple(tuple(ids) for ids in facts["duplicates"])
-        self.facts = {name: facts[name] for name in _Facts.__annotations__}  # type: ignore[literal-required]
+        self.facts = {name: facts[name] for name in _Facts.__annotations__}  # type: ignore[literal-required]  # its own keys
         self.rows = rows
 
 

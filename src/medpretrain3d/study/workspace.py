@@ -152,7 +152,7 @@ def save(workspace: Workspace) -> str:
         UserError: wandb is not reached, or refuses.
     """
     try:
-        workspace.save()  # type: ignore[no-untyped-call]
+        workspace.save()  # type: ignore[no-untyped-call]  # the library has no types there
     except Exception as error:  # the library and what it stands on raise many kinds
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(

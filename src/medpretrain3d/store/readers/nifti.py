@@ -57,7 +57,7 @@ def _read_header(path: Path, file: BinaryIO) -> Any:
     for kind, num_bytes, magic in ((Nifti1Header, 348, b"n+1"), (Nifti2Header, 540, b"n+2")):
         if num_bytes.to_bytes(4, "little") in size and len(start) >= num_bytes:
             # check=False: nibabel's check repairs a spacing of 0 in passing, which would hide it.
-            header = kind(start[:num_bytes], check=False)  # type: ignore[no-untyped-call]
+            header = kind(start[:num_bytes], check=False)  # type: ignore[no-untyped-call]  # nibabel is typed in part
             if bytes(header["magic"])[:3] == magic:
                 return header
     raise InvalidCaseError(
