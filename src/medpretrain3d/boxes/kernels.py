@@ -62,7 +62,8 @@ def iou_matrix(
             out[i, j] = ratio if union > zero else zero
 
 
-@compiled(_MATRIX)
+# No divisor is 0. Were each asked whether it is, the loop would not be one of vectors: 9 times as slow.
+@compiled(_MATRIX, error_model="numpy")
 def giou_matrix(
     a: NDArray[Any], b: NDArray[Any], volume_a: NDArray[Any], volume_b: NDArray[Any], out: NDArray[Any]
 ) -> None:
