@@ -38,8 +38,10 @@ from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.writers import predictions_json
+from medpretrain3d.ingest.contours import fill_contours
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.pn9 import read_array
+from medpretrain3d.ingest.structure_set import read_contours
 from medpretrain3d.loading.case_labels import CaseLabelView
 from medpretrain3d.planning.plan import read_plan
 from medpretrain3d.run_metadata import RunMetadata
@@ -54,6 +56,7 @@ from medpretrain3d.study.document import read_study
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
 from medpretrain3d.visualization.slice_stack import read_slice_index, slice_stack, write_slices
+from tests.dicom_files import AXIAL, traced, write_enhanced, write_scan, write_structures
 from tests.fuzz.dicom import write_series
 from tests.fuzz.mutators import OF_BYTES, OF_TEXT, Mutator, within_zip
 
@@ -263,8 +266,30 @@ def add_importers(root: Path, add: Callable[..., None], text: Callable[[Path, An
     text(table / "boxes.csv", f"{names}\na.nii.gz,x,1,1,1,3,3,3,train\n")
     add("boxes.csv", table / "boxes.csv", lambda: read_raw(table, dataset="boxes_csv"), OF_TEXT, "table")
     add_dicom_sets(root, add, text)
+    add_dicom_objects(root, add)
     listed = text(root / "list.txt", "coco/a.nii.gz\n")
     add("list of scans", listed, lambda: find_scans([listed]), OF_BYTES, "")
+
+
+def add_dicom_objects(root: Path, add: Callable[..., None]) -> None:
+    """A structure set beside its series, and an enhanced CT."""
+    export = root / "export"
+    voxels = np.arange(60).reshape(5, 4, 3)
+    write_scan(export / "ct", voxels)
+    regions = {"a": traced(voxels > 30, AXIAL)}
+    structures = write_structures(export / "structures.dcm", regions)
+    grid = Grid((5, 4, 3), AXIAL)
+
+    def fill() -> None:
+        (case, *_) = read_raw(export, dataset="dicom").cases
+        if case.problem:
+            raise UserError(case.problem)
+        for number in case.class_of_value or {}:
+            fill_contours(read_contours(structures, number)[0], grid)
+
+    add("RTSTRUCT", structures, fill, OF_BYTES, "export")
+    enhanced = write_enhanced(root / "enhanced/ct.dcm", voxels)
+    add("enhanced DICOM", enhanced, lambda: read_scan(enhanced), OF_BYTES)
 
 
 def add_dicom_sets(root: Path, add: Callable[..., None], text: Callable[[Path, Any], Path]) -> None:

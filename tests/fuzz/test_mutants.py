@@ -59,7 +59,8 @@ KINDS = [
     *("safetensors", "last.ckpt", "last.ckpt, encoder", "plan.json", "recipe", "study", "config.yaml"),
     *("run.json", "run.json, resumed", "metrics.csv", "metrics.csv, resumed", "metrics.json", "slices.json"),
     *("predictions.json", "targets.json", "marks", "nodules", "series", "scores", "case labels", "sightings"),
-    *("dataset.json", "splits_final.json", "instances", "COCO", "boxes.csv", "LIDC XML", "Duke XLSX", "list of scans"),
+    *("dataset.json", "splits_final.json", "instances", "COCO", "boxes.csv", "LIDC XML", "Duke XLSX"),
+    *("RTSTRUCT", "enhanced DICOM", "list of scans"),
     *(".nii", ".nii.gz", ".nrrd", ".mha", ".npy", "DICOM", "finished case"),
 ]
 

@@ -193,6 +193,11 @@ def test_several_series_in_one_folder(tmp_path):
     with pytest.raises(UserError, match="holds 2 DICOM series; name one file"):
         read_scan(tmp_path / "a")
     assert read_scan(tmp_path / "a/y3").voxels.min() == 0
+    by_name = {series.files[0].name: series for series in found}
+    assert read_scan(tmp_path / "a", by_name["y0"].key).voxels.min() == 0
+    assert read_scan(tmp_path / "a", "1.2.3").voxels.min() == -1024
+    with pytest.raises(UserError, match=r"no DICOM series fits '1\.2\.9'"):
+        read_scan(tmp_path / "a", "1.2.9")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no DICOM series"):
         read_scan(tmp_path / "empty")
@@ -329,3 +334,43 @@ def test_names_that_are_not_in_utf8_cost_their_series_a_note(tmp_path, capsys):
     assert Store(tmp_path / "store").case_ids == ("good",)
     assert "its name is not in UTF-8; rename it" in told
     assert "wanted a plain folder name" in told
+
+
+def test_the_series_of_an_export_is_chosen_by_its_description(tmp_path):
+    """The list that says how is shown, and kept in no note: a description is free text."""
+    for name, description, planes in (("x", "Thorax 1.0 B70", 5), ("y", "Thorax 5.0 B30", 5), ("z", "Topogram", 3)):
+        series = f"1.2.{ord(name)}"
+        write_series(
+            tmp_path, HEIGHTS_MM[:planes], PIXELS[:planes], [f"{name}{i}" for i in range(planes)], series=series
+        )
+        for number in range(planes):
+            changed_slice(tmp_path, f"{name}{number}", SeriesDescription=description)
+    with pytest.raises(
+        UserError, match="holds 3 DICOM series; name one file of the one, or the one by --series KEY"
+    ) as told:
+        read_scan(tmp_path)
+    lines = str(told.value).splitlines()[1:]
+    keys = {series.files[0].name: series.key for series in find_series(tmp_path)}
+    assert lines == [
+        f"  {keys['x0']}  CT        5 slices  x0  Thorax 1.0 B70",
+        f"  {keys['y0']}  CT        5 slices  y0  Thorax 5.0 B30",
+        f"  {keys['z0']}  CT        3 slices  z0  Topogram",
+    ]
+    assert read_scan(tmp_path, "thorax 5*").voxels.shape[3] == 5
+    assert read_scan(tmp_path, keys["z0"]).voxels.shape[3] == 3
+    with pytest.raises(UserError, match=r"2 DICOM series fit 'thorax\*'; name the one by its key"):
+        read_scan(tmp_path, "thorax*")
+
+
+def test_objects_beside_the_slices_that_are_no_scans_are_none(tmp_path):
+    """Reports, doses and structure sets in an export do not become series."""
+    folder = write_series(tmp_path / "s")
+    for number, sop_class in enumerate(
+        ("1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.5.1.4.1.1.481.2", "1.2.840.10008.5.1.4.1.1.88.33")
+    ):
+        other = pydicom.dcmread(folder / "001.dcm")
+        other.file_meta.MediaStorageSOPClassUID = other.SOPClassUID = sop_class
+        other.SeriesInstanceUID = f"1.3.{number}"
+        other.save_as(folder / f"other{number}.dcm")
+    assert [len(series.files) for series in find_series(tmp_path)] == [5]
+    assert read_scan(folder).voxels.shape == (1, 4, 3, 5)

@@ -46,6 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="all", help="cases of stores: train, val, test or all (default: all)")
     parser.add_argument("--fold", type=Number(Whole), help="of stores, whose split is meant; default: named splits")
     parser.add_argument(
+        "--series",
+        default="",
+        metavar="KEY",
+        help="which of several DICOM series in a folder: its identifier, the key that the error names, or its "
+        "description, where * stands for any text",
+    )
+    parser.add_argument(
+        "--straighten",
+        action="store_true",
+        help="move the slices of DICOM series from a tilted gantry back within their planes (default: refuse them)",
+    )
+    parser.add_argument(
         "--format",
         nargs="+",
         choices=formats(),
@@ -116,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     use_threads()
     check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
-    scans = find_scans(paths, args.split, args.fold)
+    scans = find_scans(paths, args.split, args.fold, args.series, args.straighten)
     named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
     bundles = [bundle for _, bundle in named]
     chosen = {

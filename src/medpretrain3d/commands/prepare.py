@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "data set names its channels and none of them is CT",
     )
     parser.add_argument(
+        "--straighten",
+        action="store_true",
+        help="move the slices of DICOM series from a tilted gantry back within their planes; default: such cases are "
+        "left out",
+    )
+    parser.add_argument(
         "--containers",
         action="store_true",
         help="many cases in one file (tar, up to 16 GiB and a case), for file systems that count files; default: a "
@@ -114,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
         tuple(map(_option, args.option)),
         args.intensity,
         _patients(args),
+        args.straighten,
     )
     began = time.monotonic()
     summary = prepare(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from medpretrain3d.store.case import voxels_sha256
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.file_names import channel_files, is_label_map
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
-from medpretrain3d.store.readers.dicom import is_dicom
+from medpretrain3d.store.readers.dicom_header import is_dicom, is_scan
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import Volume, read_channels
@@ -50,6 +50,10 @@ class ScanPath:
     path: Path
     more: tuple[Path, ...] = ()
     """Files of further channels."""
+    series: str = ""
+    """Of DICOM, which series of several in the folder: its identifier, its key or its description."""
+    straighten: bool = False
+    """Of DICOM, whether the slices of a tilted gantry are moved back."""
 
     @property
     def case(self) -> str:
@@ -63,7 +67,7 @@ class ScanPath:
 
     def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read the scan. Raises UserError where it is damaged."""
-        return read_channels([self.path, *self.more], unit)
+        return read_channels([self.path, *self.more], unit, self.series, self.straighten)
 
     def sha256(self) -> str:
         """Compute the SHA-256 of the files, or of all slices."""
@@ -71,6 +75,8 @@ class ScanPath:
         for path in (file for part in (self.path, *self.more) for file in source_files(part)):
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
+        if self.series or self.straighten:  # other voxels of the same files
+            digest.update(f"{self.series} {self.straighten}".encode())
         return digest.hexdigest()
 
     def voxels(self, opened: VoxelReader) -> str:
@@ -107,7 +113,13 @@ class StoredScan:
         return self.ref.voxels
 
 
-def find_scans(paths: Sequence[Path], split: str = "all", fold: int | None = None) -> list[ScanInput]:
+def find_scans(
+    paths: Sequence[Path],
+    split: str = "all",
+    fold: int | None = None,
+    series: str = "",
+    straighten: bool = False,
+) -> list[ScanInput]:
     """Return the scans behind what was named, in that order.
 
     A path may be a volume file; a folder with volume files directly inside, in the order of their names, where `_0000`
@@ -119,6 +131,8 @@ def find_scans(paths: Sequence[Path], split: str = "all", fold: int | None = Non
         paths: as named.
         split: of stores: `train`, `val`, `test`, or `all` cases.
         fold: of stores, whose split is meant; None for their named splits.
+        series: of folders that hold several DICOM series, which one is meant: its identifier, key or description.
+        straighten: whether slices of DICOM series that a tilted gantry shifted are moved back; else they are refused.
 
     Raises:
         UserError: a path where nothing is, a folder without scans, a list that is empty or cannot be read, two scans
@@ -128,6 +142,8 @@ def find_scans(paths: Sequence[Path], split: str = "all", fold: int | None = Non
     for path in paths:
         for scan in _behind(path, split, fold):
             plain_name(scan.case, "case id")  # files of its results are called by it
+            if isinstance(scan, ScanPath):
+                scan = replace(scan, series=series, straighten=straighten)
             if scan.case in by_case:
                 names = f"{_name(by_case[scan.case])} and {_name(scan)}"
                 raise UserError(f"{names} both have the case id '{scan.case}'; rename one of them")
@@ -175,8 +191,8 @@ def _inside(folder: Path) -> list[ScanPath]:
 
 
 def _is_series(folder: Path) -> bool:
-    """Return whether a DICOM file lies directly in a folder."""
-    return any(file.is_file() and is_dicom(file) for file in folder.glob("[!.]*"))
+    """Return whether a DICOM file of a scan lies directly in a folder."""
+    return any(file.is_file() and is_dicom(file) and is_scan(file) for file in folder.glob("[!.]*"))
 
 
 def _listed(path: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,11 +12,12 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnnotation, boxes_of
 from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
-from medpretrain3d.ingest.objects import TOO_SMALL, find_objects
+from medpretrain3d.ingest.label_layers import read_label_layers
+from medpretrain3d.ingest.objects import TOO_SMALL, find_objects, join_layers
 from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.skipped_cases import InvalidCaseError
-from medpretrain3d.store.volume import Volume, check_same_place, read_labels, resample_labels
+from medpretrain3d.store.volume import Volume, resample_labels
 
 CUT_VOX = 0.5
 """A box that reaches further over the edge of its scan is told of; less is rounding."""
@@ -59,7 +61,7 @@ def annotate(
             outside the scan.
     """
     target = image.grid.resampled(spacing_mm) if spacing_mm else image.grid
-    mask, found = _from_labels(case, rule, min_voxels, image)
+    mask, found, done = _from_labels(case, rule, min_voxels, image)
     boxes = _carried(np.array([one.box_vox for one in found]).reshape(-1, 6), image.grid, target)
     stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
     visible = set() if stored is None else set(np.unique(stored).tolist())
@@ -78,6 +80,7 @@ def annotate(
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
     ignored += _carried(regions[is_visible], grid, target)
     remarks = {
+        **done,
         "objects given twice, taken once": len(case.annotations) - len(annotations),
         "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
         "ignore regions outside of their scan": int((~is_visible).sum()),
@@ -89,16 +92,18 @@ def annotate(
 
 def _from_labels(
     case: RawCase, rule: ObjectRule, min_voxels: int, image: Volume
-) -> tuple[Volume | None, list[Instance]]:
+) -> tuple[Volume | None, list[Instance], Counter[str]]:
     if case.labels is None:
-        return None, []
-    labels = read_labels(case.labels)
-    check_same_place(case.labels, labels.grid, case.images[0], image.grid)
+        return None, [], Counter()
+    labels = read_label_layers(case.labels, case, image)
     try:
-        instances, found = find_objects(labels.array[0], case.class_of_value, rule, min_voxels)
+        layers = [find_objects(one.array[0], labels.class_of_value, rule, min_voxels) for one in labels.maps]
+        instances, found, num_givers = join_layers(layers)
     except UserError as error:
         raise InvalidCaseError(f"{case.labels}: {error}", "annotation") from error
-    return Volume(instances[None], labels.grid, labels.source_grid), found
+    shared = Counter({"objects that overlap smaller ones, which hold what they share in the mask": num_givers})
+    first = labels.maps[0]
+    return Volume(instances[None], first.grid, first.source_grid), found, +(labels.remarks + shared)
 
 
 def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[float, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -64,6 +65,45 @@ def find_objects(
         instances[region][part] = number
         objects.append(Instance(number, class_of_value[value], box, num_voxels))
     return instances, objects
+
+
+def join_layers(
+    layers: Sequence[tuple[np.ndarray, list[Instance]]],
+) -> tuple[np.ndarray, list[Instance], int]:
+    """Join what was found in several label maps of one scan, whose objects may overlap.
+
+    Args:
+        layers: instance map and objects of each, as `find_objects` gives them.
+
+    Returns:
+        One instance map, in which a voxel of several objects is the smallest one's; the objects, whose boxes and
+        numbers of voxels stay their own; and how many objects gave voxels to smaller ones.
+
+    Raises:
+        UserError: more objects than ids.
+    """
+    if len(layers) == 1:
+        return *layers[0], 0
+    objects: list[Instance] = []
+    drawn: list[tuple[int, int, np.ndarray, int]] = []
+    number = 0
+    for instances, found in layers:
+        for one in found:
+            if not one.id:
+                objects.append(one)
+                continue
+            number += 1
+            objects.append(replace(one, id=number))
+            drawn.append((one.num_voxels or 0, number, instances, one.id))
+    joined = np.zeros(layers[0][0].shape, dtype=np.uint16)
+    if number > np.iinfo(np.uint16).max:
+        raise UserError(f"{number} objects; raise --min-voxels or use --objects labels")
+    givers: set[int] = set()
+    for _, its_number, instances, its_id in sorted(drawn, key=lambda one: (-one[0], one[1])):
+        mask = instances == its_id
+        givers.update(np.unique(joined[mask]).tolist())
+        joined[mask] = its_number
+    return joined, objects, len(givers - {0})
 
 
 def _parts(labels: np.ndarray, rule: ObjectRule) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:

@@ -54,6 +54,8 @@ class PrepareOptions:
     """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
     patients: Patients | None = None
     """Which cases are of one patient; None is what the data set says."""
+    straighten: bool = False
+    """Whether the slices of a DICOM series from a tilted gantry are moved back; else the case is left out."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,17 @@ def _jobs(
             if is_labeled and not dataset.classes:
                 case = replace(case, split="unlabelled")
             rule = options.objects or dataset.objects
-            yield Job(case, store, rule, options.spacing_mm, options.min_voxels, unit, len(channel_names), layout)
+            yield Job(
+                case,
+                store,
+                rule,
+                options.spacing_mm,
+                options.min_voxels,
+                unit,
+                len(channel_names),
+                options.straighten,
+                layout,
+            )
 
 
 def _named(case: RawCase) -> RawCase:

@@ -47,6 +47,8 @@ class Job:
     min_voxels: int
     unit: Unit
     num_channels: int
+    straighten: bool = False
+    """Whether the slices of a tilted gantry are moved back."""
     layout: Layout | None = None
     """How cases lie in the store; a folder each when absent."""
 
@@ -140,7 +142,9 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
     case = job.case
     if case.problem:
         raise InvalidCaseError(case.problem, "layout")
-    image = case.reader(case.images[0]) if case.reader else read_channels(case.images, job.unit)
+    image = (
+        case.reader(case.images[0]) if case.reader else read_channels(case.images, job.unit, straighten=job.straighten)
+    )
     if len(image.array) != job.num_channels:
         raise InvalidCaseError(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
@@ -190,6 +194,7 @@ def _facts(job: Job) -> dict[str, Any]:
             "unit": job.unit,
             "num_channels": job.num_channels,
             "problem": job.case.problem,
+            **({"straighten": True} if job.straighten else {}),
             "marks": marks_sha256(job.case),
             "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
         },

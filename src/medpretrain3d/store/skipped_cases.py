@@ -50,10 +50,11 @@ class InvalidCaseError(UserError):
     Args:
         text: what it got, what was wanted, what to do; never free text from a header, which may name a patient.
         kind: by which the summary counts.
+        below: further lines for whoever is at the terminal; no note keeps them.
     """
 
-    def __init__(self, text: str, kind: Kind = "unreadable") -> None:
-        super().__init__(text)
+    def __init__(self, text: str, kind: Kind = "unreadable", below: str = "") -> None:
+        super().__init__(text, below)
         self.kind = kind
 
 
@@ -67,7 +68,7 @@ def write_skip_record(
 ) -> dict[str, Any]:
     """SkipRecord why a case cannot be used, and from which files and options that follows; returns the note."""
     kind = error.kind if isinstance(error, InvalidCaseError) else "annotation"
-    note = {"case": case_id, "file": file, "kind": kind, "reason": str(error), **facts}
+    note = {"case": case_id, "file": file, "kind": kind, "reason": str(error).splitlines()[0], **facts}
     write_text(skip_record_path(store, case_id), json_text(note, indent=1))
     return note
 

@@ -77,18 +77,24 @@ class Volume:
         return self.array[:, d, h, w]
 
 
-def read_volume(path: Path, unit: Unit = "hu") -> Volume:
+def read_volume(path: Path, unit: Unit = "hu", series: str = "", straighten: bool = False) -> Volume:
     """Read an image from any format of `readers`, in any orientation, with all its channels.
 
     HU are rounded to whole numbers, and padding below -1024 (often -3024 or -2000 outside the scan circle) becomes air.
     With `unit="any"` a channel of whole numbers that fit int16 stays as it is; any other is stretched linearly over
     0 to 32000, which keeps 15 bits, and `rescale` leads back.
 
+    Args:
+        path: a file, or a folder with a DICOM series.
+        unit: of the values.
+        series: of DICOM, which one of several in the folder: its identifier, its key or its description.
+        straighten: of DICOM, whether slices that a tilted gantry shifted are moved back; else they are refused.
+
     Raises:
         InvalidCaseError: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised
             image, a DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
     """
-    scan = read_scan(path)
+    scan = read_scan(path, series, straighten)
     if unit == "hu" and scan.modality in WITHOUT_HU:
         raise InvalidCaseError(
             f"{path}: is of modality {scan.modality}, so it is not in HU; prepare with --intensity any", "values"
@@ -104,13 +110,13 @@ def read_volume(path: Path, unit: Unit = "hu") -> Volume:
     return replace(volume, rescale=tuple((slope, intercept) for _, slope, intercept in channels))
 
 
-def read_channels(paths: Sequence[Path], unit: Unit = "hu") -> Volume:
-    """Read the channels of one case, from one file or several, into one volume.
+def read_channels(paths: Sequence[Path], unit: Unit = "hu", series: str = "", straighten: bool = False) -> Volume:
+    """Read the channels of one case, from one file or several, into one volume; see `read_volume`.
 
     Raises:
         InvalidCaseError: a file cannot be read, or lies elsewhere than the first one.
     """
-    volumes = [read_volume(path, unit) for path in paths]
+    volumes = [read_volume(path, unit, series, straighten) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         check_same_place(path, volume.grid, paths[0], volumes[0].grid)
     if len(volumes) == 1:
@@ -146,6 +152,17 @@ def read_labels(path: Path) -> Volume:
             f"{path}: labels are not whole numbers; was the mask resampled with interpolation?", "values"
         )
     return _canonical(scan, whole)
+
+
+def labels_on_grid(path: Path, labels: np.ndarray, grid: Grid) -> Volume:
+    """Return a label map (i, j, k) that was drawn on the grid of a scan's file as `read_labels` gives one.
+
+    Args:
+        path: of what it was drawn from.
+        labels: whole numbers.
+        grid: of the scan's file, in its own array order.
+    """
+    return _canonical(Scan(path, labels[None], grid.affine_lps), labels[None])
 
 
 def check_same_place(path: Path, grid: Grid, reference_path: Path, reference: Grid) -> None:

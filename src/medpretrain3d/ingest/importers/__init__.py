@@ -88,6 +88,8 @@ def _recognised(raw: Path) -> tuple[Layout, str, list[str]]:
     fitting: list[Layout] = []
     doubts: list[str] = []
     for layout in layouts().values():
+        if fitting and layout.rank > fitting[0].rank:
+            break  # looking into the content of a large folder takes its time
         if layout.fits(names):
             contradiction = layout.contradiction(raw)
             if not contradiction:

@@ -17,7 +17,7 @@ from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import dicom_series, find_files, number, read_csv, whole
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 from medpretrain3d.ingest.importers.xlsx import read_xlsx
-from medpretrain3d.store.readers.dicom import header_text
+from medpretrain3d.store.readers.dicom_slice import header_text
 
 BOXES, MAPPING = "Annotation_Boxes", "Breast-Cancer-MRI-filepath_filename-mapping"
 PHASE = "post_1"

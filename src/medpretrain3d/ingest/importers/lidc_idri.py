@@ -21,7 +21,7 @@ from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.consensus import ReaderMark, agreement, group_marks
 from medpretrain3d.ingest.importers.files import dicom_series, find_files, flag
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.store.readers.dicom import header_text
+from medpretrain3d.store.readers.dicom_slice import header_text
 
 POINT_MM = 10.0
 """Diameter of the ignore region around a finding of which only a point is known."""

@@ -8,7 +8,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import Leftover, RawDataset
 from medpretrain3d.ingest.importers.tables import DOCUMENTS, holds_objects, is_description
 from medpretrain3d.store.readers import volume_ending, walk
-from medpretrain3d.store.readers.dicom import ENDINGS as DICOM_ENDINGS
+from medpretrain3d.store.readers.dicom_series import ENDINGS as DICOM_ENDINGS
 
 
 def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftover]:

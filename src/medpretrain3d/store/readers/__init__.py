@@ -8,7 +8,8 @@ from pathlib import Path
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.readers import dicom, metaimage, nifti, nrrd
 from medpretrain3d.store.readers.declared_header import DAMAGED_DEFLATE
-from medpretrain3d.store.readers.dicom import MissingLibrary, Series, find_series, series_of
+from medpretrain3d.store.readers.dicom_header import MissingLibrary, is_dicom, is_scan
+from medpretrain3d.store.readers.dicom_series import Series, find_series, series_of
 from medpretrain3d.store.readers.scan import Scan
 from medpretrain3d.store.readers.walk import walk
 from medpretrain3d.store.skipped_cases import InvalidCaseError
@@ -20,6 +21,7 @@ __all__ = [
     "Series",
     "find_series",
     "find_volumes",
+    "is_dicom",
     "read_scan",
     "series_of",
     "source_files",
@@ -37,8 +39,13 @@ VOLUME_ENDINGS = tuple(_READERS)
 """Endings of files that hold a whole volume, in lower case; DICOM series are folders, or the file of a slice."""
 
 
-def read_scan(path: Path) -> Scan:
+def read_scan(path: Path, series: str = "", straighten: bool = False) -> Scan:
     """Read a file of any known ending, the DICOM series in a folder, or the series that a DICOM file belongs to.
+
+    Args:
+        path: the file or folder.
+        series: of DICOM, which one of several in the folder, see `read_dicom`.
+        straighten: of DICOM, whether a tilted gantry is corrected.
 
     Raises:
         MissingLibrary: DICOM is asked for and its library is not installed.
@@ -47,8 +54,8 @@ def read_scan(path: Path) -> Scan:
     path = Path(path)
     check_there(path)
     ending = volume_ending(path)
-    if not ending and (path.is_dir() or dicom.is_dicom(path)):
-        return dicom.read_dicom(path)
+    if not ending and (path.is_dir() or is_dicom(path)):
+        return dicom.read_dicom(path, series, straighten)
     if not ending:
         raise InvalidCaseError(
             f"{path}: wanted a volume ({', '.join(VOLUME_ENDINGS)}) or a DICOM series; convert it first", "layout"
@@ -102,7 +109,8 @@ def find_volumes(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def source_files(path: Path) -> list[Path]:
-    """Return every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series.
+    """Return every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series; of
+    a structure set or segmentation that file alone.
 
     Raises:
         InvalidCaseError: the file is missing, or the header is damaged.
@@ -114,6 +122,8 @@ def source_files(path: Path) -> list[Path]:
     if volume_ending(path) == ".nhdr":
         return nrrd.data_files(path)
     if volume_ending(path):
+        return [path]
+    if path.is_file() and is_dicom(path) and not is_scan(path):
         return [path]
     folder = path if path.is_dir() else path.parent
     return sorted(file for file in folder.iterdir() if file.is_file())

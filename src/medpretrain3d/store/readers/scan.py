@@ -56,13 +56,14 @@ class Scan:
         return Grid((self.voxels.shape[1], self.voxels.shape[2], self.voxels.shape[3]), self.affine_lps)
 
 
-def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int], is_tilt_allowed: bool = False) -> np.ndarray:
     """Return the affine, unless no scanner writes such a one, or its voxels are no boxes.
 
     Args:
         path: for messages.
         affine: (4, 4), from voxel index to mm.
         shape: voxels along each of its axes.
+        is_tilt_allowed: whether it may be sheared.
 
     Raises:
         InvalidCaseError: it is not finite, its spacing is implausible, its axes are parallel, or it is sheared, as a
@@ -83,10 +84,11 @@ def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int]) -> np.n
             "geometry",
         )
     shift_vox, degrees = _shear(affine[:3, :3], shape)
-    if shift_vox > MAX_SHIFT_VOX:
+    if shift_vox > MAX_SHIFT_VOX and not is_tilt_allowed:
         raise InvalidCaseError(
             f"{path}: gantry tilted by {degrees:.1f} degrees, or sheared: slices are shifted against each other, by "
-            f"{shift_vox:.3g} voxels over the volume; straighten it first, e.g. by dcm2niix",
+            f"{shift_vox:.3g} voxels over the volume; straighten it first, e.g. by dcm2niix, or DICOM by "
+            "--straighten",
             "gantry tilt",
         )
     return affine

@@ -22,6 +22,7 @@ def regular_order(
     axes: Sequence[np.ndarray],
     size: tuple[int, int],
     are_equal: Callable[[int, int], bool],
+    is_tilt_allowed: bool = False,
 ) -> tuple[list[int], np.ndarray]:
     """Return order slices along their normal; nothing is filled in or interpolated.
 
@@ -31,14 +32,14 @@ def regular_order(
         axes: of each slice, (3, 2) steps along its two indices in LPS mm.
         size: pixels of a slice along these.
         are_equal: whether two slices hold the same pixels; of copies at one place the first is taken.
+        is_tilt_allowed: whether the stack may be sheared by a tilted gantry.
 
     Returns:
         Indices of the slices from the lowest on, and the affine (4, 4) from (column, row, slice) to LPS mm.
 
     Raises:
         InvalidCaseError: slices of another spacing or orientation, fewer than two places, different slices at one
-        place,
-            missing or unevenly spaced slices, slices shifted in their plane, or a tilted gantry.
+            place, missing or unevenly spaced slices, slices shifted in their plane, or a tilted gantry.
     """
     _check_parallel(path, axes)
     directions = axes[0] / np.linalg.norm(axes[0], axis=0)
@@ -63,7 +64,7 @@ def regular_order(
     affine[:3, :2] = axes[0]
     affine[:3, 2] = (last - first) / (len(kept) - 1)
     affine[:3, 3] = first
-    checked_affine(path, affine, (*size, len(kept)))
+    checked_affine(path, affine, (*size, len(kept)), is_tilt_allowed)
     _check_straight(path, np.array(corners)[kept], affine)
     return kept, affine
 

@@ -1,0 +1,298 @@
+"""A DICOM export with structure sets (RTSTRUCT) or segmentations (SEG): each leads to the series it was drawn on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import ANATOMY, Leftover, RawCase, RawDataset
+from medpretrain3d.ingest.importers.layout import Layout, Misplaced
+from medpretrain3d.ingest.segmentation_object import segments_of
+from medpretrain3d.ingest.structure_set import NO_OBJECTS, References, references_of, rois_of
+from medpretrain3d.store.file_names import case_id_of, is_label_map
+from medpretrain3d.store.readers import Series, find_series, find_volumes, volume_ending, walk
+from medpretrain3d.store.readers.dicom_header import (
+    RTSTRUCT,
+    SEGMENTATIONS,
+    damage_named,
+    is_dicom,
+    read_header,
+    sop_class,
+)
+from medpretrain3d.store.skipped_cases import InvalidCaseError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_ANNOTATIONS = (RTSTRUCT, *SEGMENTATIONS)
+_ENDINGS = (".dcm", ".ima", "")
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """A file of annotations: its regions by number, and what it was drawn on."""
+
+    file: Path
+    regions: Mapping[int, str]
+    """Names of the regions that were drawn."""
+    references: References
+    num_undrawn: int = 0
+    """Regions that were named and not drawn."""
+    num_others: int = 0
+    """Regions that are no findings or organs, such as the skin."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """A series, or a volume of another format, that annotations may be of."""
+
+    id: str
+    image: Path
+    series: Series | None = None
+
+
+def read_dicom_labels(
+    raw: Path, classes: str = "", modality: str = "", series: str = "", min_slices: int = 0
+) -> RawDataset:
+    """Return every series that a structure set or segmentation was drawn on; other series are named and left out.
+
+    A file of annotations belongs to the series that it names; where that is not there, to the only one of its frame of
+    reference; and else to the only scan, of any format, in its folder or the nearest one above.
+
+    Args:
+        raw: the folder.
+        classes: names of regions, with commas between them, in any case, where `*` stands for any text; `tumor:GTV*`
+            gives a class another name. Regions of other names are no objects. Empty: every name is a class.
+        modality: of the series, as `CT`; empty takes all.
+        series: identifier, key or description of those that are wanted, where `*` stands for any text.
+        min_slices: series of fewer are left out, as localizers are.
+
+    Raises:
+        Misplaced: no structure set and no segmentation.
+        UserError: classes that are not different names, or that no file has.
+    """
+    labels = [_read(path) for path in sorted(_annotation_files(raw))]
+    if not labels:
+        raise Misplaced("holds no DICOM structure set (RTSTRUCT) and no segmentation (SEG)")
+    found = find_series(raw)
+    wanted = [
+        one
+        for one in found
+        if (not modality or one.modality.casefold() == modality.casefold())
+        and (not series or one.fits(series))
+        and one.num_slices >= min_slices
+    ]
+    if found and not wanted:
+        raise UserError(f"{raw}: none of its {len(found)} DICOM series is what --option asks for; ask for less")
+    scans = _scans(raw, wanted, Counter(one.folder for one in found))
+    dropped = {one.uid for one in found} - {one.uid for one in wanted}
+    labels = [one for one in labels if not one.references.series or one.references.series - dropped]
+    names = _classes(raw, labels, classes)
+    labels_of, cases = _paired(raw, labels, scans)
+    patients = _patients(scans)
+    for scan in scans:
+        its_labels = labels_of.get(scan.id, [])
+        if its_labels:
+            cases.append(_case(raw, scan, its_labels, names, patients.get(scan.id)))
+    modalities = sorted({scan.series.modality for scan in scans if scan.series and scan.id in labels_of} - {""})
+    leftovers = list(_leftovers(raw, labels, found, wanted, scans, labels_of, names))
+    kinds = Counter("structure sets" if sop_class(one.file) == RTSTRUCT else "segmentations" for one in labels)
+    recognised_by = "it has " + " and ".join(f"{count} DICOM {kind}" for kind, count in sorted(kinds.items()))
+    channel = ("/".join(modalities),) if modalities else ()
+    cases = sorted(cases, key=lambda case: case.id)
+    return RawDataset(
+        tuple(names), tuple(cases), "labels", channel, leftovers=tuple(leftovers), recognised_by=recognised_by
+    )
+
+
+def _annotation_files(raw: Path) -> Iterator[Path]:
+    files = (path for path in walk(raw) if not volume_ending(path))
+    return (path for path in files if is_dicom(path) and sop_class(path) in _ANNOTATIONS)
+
+
+def _read(path: Path) -> _Labels:
+    try:
+        header = read_header(path)
+        with damage_named(path):
+            return _labels(path, header)
+    except InvalidCaseError as error:
+        return _Labels(path, {}, References(frozenset(), frozenset()), problem=str(error))
+
+
+def _labels(path: Path, header: Dataset) -> _Labels:
+    if sop_class(path) in SEGMENTATIONS:
+        return _Labels(path, {one.number: one.name for one in segments_of(header)}, references_of(header))
+    rois = rois_of(header)
+    objects = [one for one in rois if one.kind not in NO_OBJECTS]
+    drawn = {one.number: one.name for one in objects if one.num_contours}
+    return _Labels(path, drawn, references_of(header), len(objects) - len(drawn), len(rois) - len(objects))
+
+
+def _scans(raw: Path, series: Sequence[Series], num_in_folder: Mapping[Path, int]) -> list[_Scan]:
+    scans = []
+    for one in series:
+        name = case_id_of(one.folder, raw)
+        is_alone = num_in_folder[one.folder] == 1
+        scans.append(_Scan(name, one.folder, one) if is_alone else _Scan(f"{name}__{one.key}", one.files[0], one))
+    volumes = [path for path in find_volumes(raw, recursive=True) if not is_label_map(path.relative_to(raw))]
+    return scans + [_Scan(case_id_of(path, raw), path) for path in volumes]
+
+
+def _classes(raw: Path, labels: Sequence[_Labels], classes: str) -> dict[str, str]:
+    """Pattern of the names of regions, in lower case, for each class."""
+    names = Counter(name for one in labels for name in one.regions.values())
+    if not classes:
+        first: dict[str, str] = {}
+        for name in sorted(names):
+            first.setdefault(name.casefold(), name)
+        return {name: _literal(folded) for folded, name in first.items()}
+    found: dict[str, str] = {}
+    for part in classes.split(","):
+        name, colon, pattern = part.partition(":")
+        name, pattern = name.strip(), (pattern if colon else name).strip().casefold()
+        if not name or not pattern or name in found:
+            raise UserError(f"dicom: option classes is {classes!r}, wanted different names, as tumor:GTV*,liver")
+        found[name] = pattern
+    for pattern in found.values():
+        if not any(fnmatchcase(one.casefold(), pattern) for one in names):
+            there = ", ".join(f"{one} ({count})" for one, count in names.most_common(8)) or "none"
+            raise UserError(f"{raw}: no region is called {pattern!r}; drawn are {there}")
+    return found
+
+
+def _literal(text: str) -> str:
+    """Return a pattern that fits this text alone."""
+    return "".join(f"[{one}]" if one in "*?[" else one for one in text)
+
+
+def _paired(
+    raw: Path, labels: Sequence[_Labels], scans: Sequence[_Scan]
+) -> tuple[dict[str, list[_Labels]], list[RawCase]]:
+    """Return the files of annotations by the id of their scan; those without one are cases with a problem."""
+    labels_of: dict[str, list[_Labels]] = defaultdict(list)
+    unpaired = []
+    for one in labels:
+        fitting = _scans_of(raw, one, scans)
+        if len(fitting) == 1 and not one.problem:
+            labels_of[fitting[0].id].append(one)
+            continue
+        there = ", ".join(scan.id for scan in fitting[:3]) or "no scan"
+        problem = one.problem or (
+            f"annotations of {there}; wanted the one series that they were drawn on, or one scan in their folder"
+        )
+        unpaired.append(RawCase(case_id_of(one.file, raw), (one.file,), problem=problem))
+    return dict(labels_of), unpaired
+
+
+def _scans_of(raw: Path, labels: _Labels, scans: Sequence[_Scan]) -> list[_Scan]:
+    series = [scan for scan in scans if scan.series]
+    named = [scan for scan in series if scan.series and scan.series.uid in labels.references.series]
+    if named:
+        return named
+    of_frame = [scan for scan in series if scan.series and scan.series.frame_of_reference in labels.references.frames]
+    if len(of_frame) == 1:
+        return of_frame
+    for folder in labels.file.parents:
+        near = [scan for scan in of_frame or scans if scan.image.is_relative_to(folder)]
+        if near or folder == raw:
+            return near
+    return []
+
+
+def _case(raw: Path, scan: _Scan, labels: Sequence[_Labels], names: Mapping[str, str], patient: str | None) -> RawCase:
+    case = RawCase(scan.id, (scan.image,), patient=patient)
+    if len(labels) > 1:
+        files = " and ".join(one.file.relative_to(raw).as_posix() for one in labels[:2])
+        return replace(case, problem=f"{len(labels)} files of annotations, {files}; keep one")
+    (one,) = labels
+    class_of_value = {number: _class_of(name, names) for number, name in one.regions.items()}
+    if set(class_of_value.values()) <= {ANATOMY}:
+        message = "none of its regions is drawn" if not one.regions else "none of its regions is of a class"
+        return replace(case, problem=f"{one.file.relative_to(raw).as_posix()}: {message}; leave it out")
+    return replace(case, labels=one.file, class_of_value=class_of_value)
+
+
+def _class_of(name: str, names: Mapping[str, str]) -> int:
+    patterns = list(names.values())
+    return next((label for label, one in enumerate(patterns) if fnmatchcase(name.casefold(), one)), ANATOMY)
+
+
+def _patients(scans: Sequence[_Scan]) -> dict[str, str]:
+    """Patient of each series, called by the id of the first series of the same patient: no identifier is kept.
+
+    Anonymized exports may give one identifier to all, which tells nothing.
+    """
+    first: dict[str, str] = {}
+    found = {}
+    for scan in sorted(scans, key=lambda scan: scan.id):
+        if scan.series and scan.series.patient:
+            found[scan.id] = first.setdefault(scan.series.patient, scan.id)
+    return found if len(first) > 1 else {}
+
+
+def _leftovers(
+    raw: Path,
+    labels: Sequence[_Labels],
+    found: Sequence[Series],
+    wanted: Sequence[Series],
+    scans: Sequence[_Scan],
+    labels_of: Mapping[str, Sequence[_Labels]],
+    names: Mapping[str, str],
+) -> Iterator[Leftover]:
+    for one in found:
+        if one not in wanted:
+            place = f"{one.folder.relative_to(raw).as_posix()} ({one.key})"
+            yield Leftover(place, "DICOM series that the options leave out")
+    for scan in scans:
+        if scan.id not in labels_of:
+            yield Leftover(scan.id, "scans without annotations, in no case")
+    for labels_file in labels:
+        name = labels_file.file.relative_to(raw).as_posix()
+        for count, reason in (
+            (labels_file.num_undrawn, "regions that were named and not drawn"),
+            (labels_file.num_others, "regions that are no objects (skin, table, points)"),
+            (
+                sum(_class_of(one, names) == ANATOMY for one in labels_file.regions.values()),
+                "regions of other names than the classes",
+            ),
+        ):
+            for number in range(count):
+                yield Leftover(f"{name} #{number + 1}", reason, is_used=True)
+
+
+def _has_no_annotations(raw: Path) -> str:
+    return "" if any(True for _ in _annotation_files(raw)) else "-"
+
+
+LAYOUTS = (
+    Layout(
+        name="dicom",
+        kind="generic",
+        classes=(),
+        licence="as the data",
+        wanted="""  RAW/**/*.dcm    series of scans, and structure sets (RTSTRUCT) or segmentations (SEG) of them""",
+        patterns=(lambda path: path.suffix.lower() in _ENDINGS,),
+        read=read_dicom_labels,
+        is_described=True,
+        contradiction=_has_no_annotations,
+        page="""\
+A DICOM export at any depth, as a PACS or a treatment planning system writes it, with the objects in structure sets
+(RTSTRUCT) or segmentations (SEG). Needs `pip install "medpretrain3d[dicom]"`. [DICOM](howto/dicom.md) has the rules.
+
+```
+RAW/**/*.dcm         any names, in any folders: what belongs together is read from the headers
+RAW/p1/scan.nii.gz   or a scan of another format, the only one in the folder of its RS.dcm or the nearest above
+```
+
+Each region of interest or segment is one object, and its name is its class (`--objects components` parts it where it
+is not connected). `--option classes=tumor:GTV*,liver` chooses and renames, `--option modality=CT`,
+`--option series='*thin*'` (or its identifier) and `--option min_slices=20` choose among series. Series without
+annotations are left out and counted.""",
+    ),
+)

@@ -1,0 +1,98 @@
+"""The label maps of a case: one of a file of voxels, or as many as it takes where regions may overlap."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medpretrain3d.ingest.contours import fill_contours
+from medpretrain3d.ingest.importers.base import ANATOMY, RawCase
+from medpretrain3d.ingest.segmentation_object import read_segments
+from medpretrain3d.ingest.structure_set import read_contours
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.readers import is_dicom
+from medpretrain3d.store.readers.dicom_header import RTSTRUCT, SEGMENTATIONS, read_header, sop_class
+from medpretrain3d.store.skipped_cases import InvalidCaseError
+from medpretrain3d.store.volume import Volume, check_same_place, labels_on_grid, read_labels
+
+_EMPTY = "regions without a voxel in the scan, which are no objects"
+
+
+@dataclass(frozen=True)
+class LabelLayers:
+    """Label maps on one grid, in which a value may not be in two.
+
+    Args:
+        maps: one, or as many as regions that overlap need.
+        class_of_value: as of `RawCase`.
+        remarks: how often something was done that no file says.
+    """
+
+    maps: tuple[Volume, ...]
+    class_of_value: Mapping[int, int] | None
+    remarks: Counter[str] = field(default_factory=Counter)
+
+
+def read_label_layers(path: Path, case: RawCase, image: Volume) -> LabelLayers:
+    """Read the labels of a case on its scan's grid: a label map, a DICOM structure set or a segmentation object.
+
+    Of a case with one of the latter two the classes are of the numbers of regions or segments, which may overlap.
+
+    Raises:
+        MissingLibrary: pydicom.
+        InvalidCaseError: the file cannot be read, lies elsewhere than the scan, or none of its regions is in it.
+    """
+    kind = sop_class(path) if path.is_file() and is_dicom(path) else ""
+    classes = case.class_of_value or {}
+    if kind == RTSTRUCT:
+        masks, remarks = _regions(path, classes, image.source_grid)
+    elif kind in SEGMENTATIONS:
+        masks, remarks = read_segments(path, image.source_grid)
+    else:
+        labels = read_labels(path)
+        check_same_place(path, labels.grid, case.images[0], image.grid)
+        return LabelLayers((labels,), case.class_of_value)
+    masks = {number: mask for number, mask in masks.items() if classes.get(number, ANATOMY) != ANATOMY}
+    if not masks:
+        raise InvalidCaseError(
+            f"{path}: none of its regions has a voxel in {case.images[0].name}; is it of another scan?", "mask"
+        )
+    # Numbers of regions may be 0 or larger than a label map holds: values count from 1.
+    layers = _stacked(enumerate(masks.values(), start=1), image.source_grid.shape)
+    maps = tuple(labels_on_grid(path, layer, image.source_grid) for layer in layers)
+    return LabelLayers(maps, {value: classes[number] for value, number in enumerate(masks, start=1)}, remarks)
+
+
+def _regions(path: Path, class_of_value: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+    header = read_header(path)
+    masks, remarks = {}, Counter[str]()
+    for number, label in class_of_value.items():
+        if label == ANATOMY:
+            continue
+        contours, left_out = read_contours(path, number, header)
+        remarks += left_out
+        if not contours:
+            continue
+        filled = fill_contours(contours, grid)
+        remarks += filled.remarks
+        if filled.mask.any():
+            masks[number] = filled.mask
+        else:
+            remarks[_EMPTY] += 1
+    return masks, remarks
+
+
+def _stacked(masks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """Return as few label maps as hold every mask whole, each in the first map in which it overlaps none."""
+    layers: list[np.ndarray] = []
+    for number, mask in masks:
+        layer = next((layer for layer in layers if not layer[mask].any()), None)
+        if layer is None:
+            layer = np.zeros(shape, dtype=np.uint16)
+            layers.append(layer)
+        layer[mask] = number
+    return layers

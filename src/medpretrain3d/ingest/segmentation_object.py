@@ -1,0 +1,120 @@
+"""DICOM SEG: the segments of a segmentation object, placed on a scan's grid frame by frame."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medpretrain3d.store.grid import SAME_PLACE_VOX, Grid
+from medpretrain3d.store.readers.dicom_frames import functional_group, plane_of
+from medpretrain3d.store.readers.dicom_header import damage_named, read_header
+from medpretrain3d.store.skipped_cases import InvalidCaseError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_OUTSIDE = "frames of segments that reach outside of the scan, where they were cut"
+_SHARE = "segments of shares, of which a voxel's half or more counts"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a segmentation object: its number and its label."""
+
+    number: int
+    name: str
+
+
+def segments_of(header: Dataset) -> list[Segment]:
+    """Return the segments that an object declares; the background of a label map (number 0) is none."""
+    found = []
+    for one in header.get("SegmentSequence") or []:
+        number = int(one.get("SegmentNumber") or 0)
+        name = unicodedata.normalize("NFC", " ".join(str(one.get("SegmentLabel") or "").split()))
+        if number:
+            found.append(Segment(number, name or f"segment {number}"))
+    return found
+
+
+def read_segments(path: Path, grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+    """Return the mask of each segment that has a voxel, bool on the scan's grid.
+
+    Frames may be any of the scan's slices, in any order and direction; each has to lie on a slice.
+
+    Args:
+        path: the file.
+        grid: of the scan's file.
+
+    Raises:
+        MissingLibrary: pydicom.
+        InvalidCaseError: pixels that cannot be decoded, a frame without a place, or on another grid than the scan.
+    """
+    header = read_header(path, is_with_pixels=True)
+    with damage_named(path):
+        return _placed(path, header, grid)
+
+
+def _placed(path: Path, header: Dataset, grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+    try:
+        pixels = np.atleast_3d(header.pixel_array)
+    except Exception as error:  # of many types, and its text may quote the header
+        raise InvalidCaseError(f"{path}: its pixels cannot be decoded; export it uncompressed") from error
+    if int(header.get("NumberOfFrames") or 1) == 1:
+        pixels = header.pixel_array[None]
+    masks: dict[int, np.ndarray] = {}
+    remarks: Counter[str] = Counter()
+    is_label_map = header.get("SegmentationType") == "LABELMAP"
+    is_share = header.get("SegmentationType") == "FRACTIONAL"
+    half = int(header.get("MaximumFractionalValue") or 1) / 2 if is_share else 0.5
+    to_vox = np.linalg.inv(grid.affine_lps)
+    for number, plane in enumerate(pixels):
+        for segment, is_inside in _parts(path, header, number, plane, is_label_map, half):
+            row, column = np.nonzero(is_inside)
+            corner, axes = plane_of(path, header, number)
+            _check_on_grid(path, to_vox, corner, axes, plane.shape, grid)
+            place = corner + np.stack([column, row], axis=1) @ axes.T
+            index = np.rint(place @ to_vox[:3, :3].T + to_vox[:3, 3]).astype(int)
+            is_there = ((index >= 0) & (index < grid.shape)).all(axis=1)
+            remarks[_OUTSIDE] += int(not is_there.all())
+            mask = masks.setdefault(segment, np.zeros(grid.shape, dtype=bool))
+            mask[tuple(index[is_there].T)] = True
+    remarks[_SHARE] += len(masks) if is_share else 0
+    return {number: mask for number, mask in sorted(masks.items()) if mask.any()}, +remarks
+
+
+def _parts(
+    path: Path, header: Any, number: int, plane: np.ndarray, is_label_map: bool, half: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Segments of a frame with the pixels of each."""
+    if is_label_map:
+        for segment in np.unique(plane[plane > 0]).tolist():
+            yield int(segment), plane == segment
+        return
+    identified = functional_group(header, number, "SegmentIdentificationSequence")
+    if identified is None or identified.get("ReferencedSegmentNumber") is None:
+        raise InvalidCaseError(f"{path}: frame {number + 1} names no segment; export it again", "annotation")
+    if plane.any():
+        yield int(identified.ReferencedSegmentNumber), plane >= half
+
+
+def _check_on_grid(
+    path: Path, to_vox: np.ndarray, corner: np.ndarray, axes: np.ndarray, shape: tuple[int, ...], grid: Grid
+) -> None:
+    """Refuse a frame whose pixels are not those of a slice of the scan, along whichever axes."""
+    steps = to_vox[:3, :3] @ axes  # (3, 2) in voxels
+    start = to_vox[:3, :3] @ corner + to_vox[:3, 3]
+    whole = np.rint(steps)
+    off = np.abs(steps - whole) @ np.array([shape[1], shape[0]]) + np.abs(start - np.rint(start))
+    is_step = (np.abs(whole).sum(axis=0) == 1).all()
+    if not is_step or off.max() > 2 * SAME_PLACE_VOX:
+        raise InvalidCaseError(
+            f"{path}: a frame lies between voxels of the scan, by up to {off.max():.3g}, or has other pixels; wanted "
+            f"the scan's grid of {grid.shape} voxels; resample it to the scan, or name the series it was made on",
+            "mask",
+        )

@@ -1,0 +1,156 @@
+"""Structure sets and segmentations as labels, through `prepare` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from medpretrain3d.cli import main
+from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.structure_set import read_contours
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.store import Store
+from tests.dicom_files import AXIAL, traced, write_enhanced, write_scan, write_structures
+
+SHAPE = (24, 20, 8)
+VOXELS = np.random.default_rng(0).integers(-900, 1500, SHAPE)
+
+
+def block(*corners: int) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    i0, j0, k0, i1, j1, k1 = corners
+    mask[i0:i1, j0:j1, k0:k1] = True
+    return mask
+
+
+LIVER, TUMOR = block(2, 3, 1, 18, 16, 7), block(5, 6, 2, 9, 11, 5)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A patient's export: a CT, its structure set in another folder, and an MR without."""
+    raw = tmp_path / "raw"
+    write_scan(raw / "p1/CT/image", VOXELS)
+    write_scan(raw / "p1/MR/image", VOXELS, series="1.2.4", Modality="MR")
+    write_structures(
+        raw / "p1/CT/mask/RS.dcm",
+        {
+            "Body|EXTERNAL": traced(block(0, 0, 0, 24, 20, 8), AXIAL),
+            " Leber  Ä": traced(LIVER, AXIAL),
+            "GTV 1|GTV": traced(TUMOR, AXIAL),
+            "drawn never": [],
+            "iso||POINT": [np.array([[1.0, 2, 3]])],
+        },
+    )
+    return raw
+
+
+def file_boxes(case: Case) -> dict[int, list[float]]:
+    boxes = case.grid.map_boxes(case.boxes, case.source_grid)
+    return {int(label): np.round(box, 6).tolist() for label, box in zip(case.labels, boxes, strict=True)}
+
+
+def test_regions_of_a_structure_set_become_objects(raw, tmp_path, capsys):
+    assert main(["prepare", str(raw), str(tmp_path / "store")]) == 0
+    store = Store(tmp_path / "store")
+    assert store.classes == ("GTV 1", "Leber Ä")
+    (case_id,) = store.case_ids
+    case = Case.open(tmp_path / "store/cases" / case_id)
+    assert file_boxes(case) == {0: [5, 6, 2, 9, 11, 5], 1: [2, 3, 1, 18, 16, 7]}  # overlapping, both whole
+    instances = case.read_instances().transpose(2, 1, 0)
+    ids = dict(zip(case.labels.tolist(), case.instance_ids.tolist(), strict=True))
+    np.testing.assert_array_equal(instances == ids[0], TUMOR)  # the smaller one keeps what they share
+    np.testing.assert_array_equal(instances == ids[1], LIVER & ~TUMOR)
+    told = capsys.readouterr().out
+    for line in (
+        "regions that were named and not drawn",
+        "regions that are no objects",
+        "scans without annotations, in no case",
+        "objects that overlap smaller ones",
+    ):
+        assert line in told
+    written = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    for secret in (b"DOE", b"4711", b"1.2.3"):
+        assert secret not in written
+
+
+def test_classes_are_chosen_by_pattern_and_renamed(raw, tmp_path):
+    options = ["--option", "classes=tumor:gtv*", "--option", "modality=CT", "--option", "min_slices=4"]
+    assert main(["prepare", str(raw), str(tmp_path / "store"), *options]) == 0
+    store = Store(tmp_path / "store")
+    assert store.classes == ("tumor",)
+    assert file_boxes(Case.open(tmp_path / "store/cases" / store.case_ids[0])) == {0: [5, 6, 2, 9, 11, 5]}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("classes=kidney", r"no region is called 'kidney'; drawn are "),
+        ("classes=a,a", "wanted different names"),
+        ("modality=PT", "none of its 2 DICOM series is what --option asks for"),
+        ("series=*nothing*", "none of its 2 DICOM series"),
+    ],
+)
+def test_options_that_choose_nothing_are_refused(raw, tmp_path, capsys, option, message):
+    assert main(["prepare", str(raw), str(tmp_path / "store"), "--option", option]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_structure_set_of_a_scan_of_another_format(tmp_path):
+    """Its series is not there: the only scan of its folder is meant, label maps beside it are none."""
+    import nibabel as nib
+
+    raw = tmp_path / "raw/p1"
+    write_structures(raw / "RS.dcm", {"GTV": traced(TUMOR, AXIAL)}, series="9.9")
+    ras = np.diag([-1, -1, 1, 1]) @ AXIAL
+    nib.save(nib.Nifti1Image(VOXELS.astype(np.int16), ras), raw / "CT_image.nii.gz")
+    nib.save(nib.Nifti1Image(TUMOR.astype(np.uint8), ras), raw / "CT_mask.nii.gz")
+    assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store")]) == 0
+    store = Store(tmp_path / "store")
+    assert file_boxes(Case.open(tmp_path / "store/cases" / store.case_ids[0])) == {0: [5, 6, 2, 9, 11, 5]}
+
+
+def test_what_cannot_be_paired_or_holds_nothing_is_skipped_with_the_reason(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    write_scan(raw / "good", VOXELS)
+    write_structures(raw / "good/RS.dcm", {"GTV": traced(TUMOR, AXIAL)})
+    write_scan(raw / "far", VOXELS, series="1.2.5", FrameOfReferenceUID="1.8")
+    far = [contour + 4000 for contour in traced(TUMOR, AXIAL)]
+    write_structures(raw / "far/RS.dcm", {"GTV": far}, series="1.2.5", FrameOfReferenceUID="1.8")
+    write_scan(raw / "empty", VOXELS, series="1.2.6", FrameOfReferenceUID="1.7")
+    write_structures(raw / "empty/RS.dcm", {"GTV": []}, series="1.2.6", FrameOfReferenceUID="1.7")
+    write_scan(raw / "twice", VOXELS, series="1.2.7", FrameOfReferenceUID="1.6")
+    for name in ("a", "b"):
+        regions = {"GTV": traced(TUMOR, AXIAL)}
+        write_structures(raw / f"twice/{name}.dcm", regions, series="1.2.7", FrameOfReferenceUID="1.6")
+    write_structures(raw / "lost/RS.dcm", {"GTV": traced(TUMOR, AXIAL)}, series="7.7", FrameOfReferenceUID="1.5")
+    assert main(["prepare", str(raw), str(tmp_path / "store")]) == 1
+    assert Store(tmp_path / "store").case_ids == ("good",)
+    reasons = {one["case"]: one["reason"] for one in json.loads((tmp_path / "store/skipped.json").read_text())}
+    assert "none of its regions has a voxel in" in reasons["far"]
+    assert "none of its regions is drawn" in reasons["empty"]
+    assert "2 files of annotations, twice/a.dcm and twice/b.dcm" in reasons["twice"]
+    assert "wanted the one series that they were drawn on" in reasons["lost__RS.dcm"]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # on purpose
+def test_coordinates_that_are_no_points_are_named(tmp_path):
+    regions = {"GTV": [np.array([[1.0, 2, np.nan]])]}
+    file = write_structures(tmp_path / "RS.dcm", regions)
+    with pytest.raises(ValueError, match="coordinates of a contour of region 0 are not finite"):
+        read_contours(file, 0)
+
+
+def test_a_structure_set_of_an_enhanced_ct(tmp_path):
+    raw = tmp_path / "raw"
+    write_enhanced(raw / "ct.dcm", VOXELS)
+    write_structures(raw / "RS.dcm", {"GTV": traced(TUMOR, AXIAL)})
+    (case,) = read_raw(raw).cases
+    assert case.problem == ""
+    assert main(["prepare", str(raw), str(tmp_path / "store")]) == 0
+    store = Store(tmp_path / "store")
+    stored = Case.open(tmp_path / "store/cases" / store.case_ids[0])
+    np.testing.assert_array_equal(stored.read_image()[0].transpose(2, 1, 0), VOXELS)
+    assert file_boxes(stored) == {0: [5, 6, 2, 9, 11, 5]}

@@ -1,0 +1,107 @@
+"""Segmentation objects that highdicom wrote, as labels."""
+
+from __future__ import annotations
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr.coding import Code
+
+from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.segmentation_object import read_segments
+from medpretrain3d.store.case import Case
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.store import Store
+from tests.dicom_files import AXIAL, write_scan
+
+SHAPE = (24, 20, 8)
+VOXELS = np.random.default_rng(0).integers(-900, 1500, SHAPE)
+GRID = Grid(SHAPE, AXIAL)
+
+
+def block(*corners: int) -> np.ndarray:
+    mask = np.zeros(SHAPE, dtype=bool)
+    i0, j0, k0, i1, j1, k1 = corners
+    mask[i0:i1, j0:j1, k0:k1] = True
+    return mask
+
+
+LIVER, TUMOR = block(2, 3, 1, 18, 16, 7), block(5, 6, 2, 9, 11, 5)
+
+
+def write_segments(folder, kind="BINARY", masks=(LIVER, TUMOR), names=("Liver", "Läsion 1")):
+    """A segmentation of the series in a folder, beside it."""
+    images = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
+    tumor = Code("M-01000", "SRT", "Morphologically Altered Structure")
+    descriptions = [
+        hd.seg.SegmentDescription(number, name, tumor, tumor, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
+        for number, name in enumerate(names, start=1)
+    ]
+    array = np.stack([mask.transpose(2, 1, 0) for mask in masks], axis=-1)  # (slice, row, column, segment)
+    if kind == "LABELMAP":
+        array = np.select([masks[1].transpose(2, 1, 0), masks[0].transpose(2, 1, 0)], [2, 1]).astype(np.uint8)
+    written = hd.seg.Segmentation(
+        images,
+        array.astype(np.float32) * 0.8 if kind == "FRACTIONAL" else array.astype(np.uint8),
+        hd.seg.SegmentationTypeValues(kind),
+        descriptions,
+        "1.2.3.500",
+        7,
+        "1.2.3.501",
+        1,
+        "maker",
+        "model",
+        "1",
+        "1",
+        omit_empty_frames=True,
+    )
+    path = folder.parent / "seg.dcm"
+    written.save_as(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL", "LABELMAP"])
+def test_segments_come_back_on_the_scans_grid(tmp_path, kind):
+    folder = write_scan(tmp_path / "ct", VOXELS)
+    masks, remarks = read_segments(write_segments(folder, kind), GRID)
+    liver = LIVER & ~TUMOR if kind == "LABELMAP" else LIVER  # a label map holds one segment per voxel
+    assert list(masks) == [1, 2]
+    np.testing.assert_array_equal(masks[1], liver)
+    np.testing.assert_array_equal(masks[2], TUMOR)
+    assert bool(remarks) == (kind == "FRACTIONAL")
+
+
+def test_frames_are_placed_whichever_way_the_scans_file_counts(tmp_path):
+    """On a NIfTI file of the same scan: slices first, two axes turned around."""
+    path = write_segments(write_scan(tmp_path / "ct", VOXELS))
+    turned = AXIAL[:, [2, 0, 1, 3]] @ np.diag([-1, -1, 1, 1])
+    turned[:3, 3] = AXIAL[:3, 2] * (SHAPE[2] - 1) + AXIAL[:3, 0] * (SHAPE[0] - 1)
+    masks, _ = read_segments(path, Grid((8, 24, 20), turned))
+    np.testing.assert_array_equal(masks[2], TUMOR.transpose(2, 0, 1)[::-1, ::-1])
+
+
+def test_segments_on_another_grid_or_partly_outside(tmp_path):
+    path = write_segments(write_scan(tmp_path / "ct", VOXELS))
+    shifted = AXIAL.copy()
+    shifted[2, 3] = 1.0
+    with pytest.raises(UserError, match=r"lies between voxels of the scan, by up to 0\.4"):
+        read_segments(path, Grid(SHAPE, shifted))
+    with pytest.raises(UserError, match="lies between voxels of the scan"):
+        read_segments(path, Grid(SHAPE, AXIAL @ np.diag([2, 2, 1, 1])))
+    masks, remarks = read_segments(path, GRID.crop((0, 0, 0), (24, 20, 3)))
+    np.testing.assert_array_equal(masks[1], LIVER[:, :, :3])
+    assert sum(remarks.values()) == 4 + 2  # frames of slices 3 to 6 and 3 to 4
+
+
+def test_segments_become_objects_of_a_prepared_case(tmp_path, capsys):
+    write_segments(write_scan(tmp_path / "raw/ct", VOXELS))
+    assert main(["prepare", str(tmp_path / "raw"), str(tmp_path / "store")]) == 0
+    assert "it has 1 DICOM segmentations" in capsys.readouterr().out
+    store = Store(tmp_path / "store")
+    assert store.classes == ("Liver", "Läsion 1")
+    (case_id,) = store.case_ids
+    case = Case.open(tmp_path / "store/cases" / case_id)
+    boxes = np.round(case.grid.map_boxes(case.boxes, case.source_grid), 6).tolist()
+    assert dict(zip(case.labels.tolist(), boxes, strict=True)) == {0: [2, 3, 1, 18, 16, 7], 1: [5, 6, 2, 9, 11, 5]}
