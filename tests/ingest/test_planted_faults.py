@@ -43,7 +43,7 @@ def test_the_table_names_layout_cases_and_objects(name, tmp_path, capsys):
 
 
 def test_every_layout_has_a_miniature_here_or_of_dicom():
-    elsewhere = {"lidc_idri", "duke_breast_mri", "totalsegmentator_examples"}
+    elsewhere = {"lidc_idri", "duke_breast_mri", "dicom", "totalsegmentator_examples"}
     assert set(MINIATURES) | elsewhere == set(layouts())
 
 

@@ -91,9 +91,8 @@ def _fill(points: Sequence[np.ndarray], axis: int, shape: tuple[int, int, int]) 
         low, high = levels[0] - 0.5, levels[-1] + 0.5
         if low + 1e-6 < index <= high + 1e-6 and abs(offset) <= 0.5 * max(step, 1.0) + SAME_PLANE:
             if nearest not in filled:
-                filled = {
-                    nearest: fill_polygons([kept[one][:, in_plane] for one in planes[nearest]], stacked.shape[1:])  # type: ignore[arg-type]  # two of three sizes
-                }
+                polygons = [kept[one][:, in_plane] for one in planes[nearest]]
+                filled = {nearest: fill_polygons(polygons, stacked.shape[1:])}  # one plane, not the stack
             stacked[index] = filled[nearest]
             taken.append(index)
     remarks[_GAPS] += (taken[-1] - taken[0] + 1 - len(taken)) if taken else 0

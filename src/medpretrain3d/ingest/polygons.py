@@ -28,7 +28,8 @@ def fill_polygons(polygons: Sequence[np.ndarray], shape: tuple[int, int]) -> np.
     edges = np.concatenate(
         [np.stack([one, np.roll(one, -1, axis=0)], axis=1) for one in starts] or [np.zeros((0, 2, 2))]
     )  # (E, 2 ends, 2)
-    return _inside(edges, shape) | _on_lines(edges, shape)
+    result: np.ndarray = _inside(edges, shape) | _on_lines(edges, shape)
+    return result
 
 
 def _inside(edges: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -214,7 +214,7 @@ def _case(raw: Path, scan: _Scan, labels: Sequence[_Labels], names: Mapping[str,
     class_of_value = {number: _class_of(name, names) for number, name in one.regions.items()}
     if set(class_of_value.values()) <= {ANATOMY}:
         message = "none of its regions is drawn" if not one.regions else "none of its regions is of a class"
-        return replace(case, problem=f"{one.file.relative_to(raw).as_posix()}: {message}; leave it out")
+        return replace(case, problem=f"{one.file}: {message}; leave it out")
     return replace(case, labels=one.file, class_of_value=class_of_value)
 
 

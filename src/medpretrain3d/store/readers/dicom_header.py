@@ -100,7 +100,8 @@ def read_header(path: Path, tags: list[str] | None = None, is_with_pixels: bool 
     pydicom = _pydicom()
     with damage_named(path):
         check_elements(path)
-        return pydicom.dcmread(path, stop_before_pixels=not is_with_pixels, specific_tags=tags)
+        header: Dataset = pydicom.dcmread(path, stop_before_pixels=not is_with_pixels, specific_tags=tags)
+        return header
 
 
 @contextmanager
