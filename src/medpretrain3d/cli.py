@@ -26,6 +26,7 @@ COMMANDS = {
     "phantom": "write synthetic chest CTs with nodules, as NIfTI files with masks and boxes",
     "datasets": "list the data sets and layouts that prepare reads",
     "prepare": "read raw volumes and labels into a store",
+    "pseudo": "find objects in the scans of a store without labels, for a detector to learn before its first label",
     "pack": "convert a store to one of many cases per file, or back",
     "split": "deal out a store's cases to folds and label budgets",
     "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",

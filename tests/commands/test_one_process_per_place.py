@@ -31,6 +31,7 @@ WRITING = {
     "phantom": ("{place} --cases 2 --spacing-mm 10", "folder", "{place}/imagesTr/.a.nii.gz.01234567.unfinished"),
     "prepare": ("raw {place}", "folder", None),
     "pack": ("store {place}", "folder", "{place}/cases/.a.01234567.unfinished"),
+    "pseudo": ("store {place}", "folder", "{place}/cases/.a.01234567.unfinished"),
     "split": ("{place}", "folder", "{place}/.splits.json.01234567.unfinished"),
     "tune": ("{place}", "file", "{place}/.bundle.json.01234567.unfinished"),
     "export": ("encoder -o {place}", "file", ".place.01234567.unfinished/encoder.json"),

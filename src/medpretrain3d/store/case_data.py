@@ -15,6 +15,7 @@ from medpretrain3d.store.case_files import IMAGE, MASK, SIDECAR
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.sidecar import VERSION, Instance, content_sha256, sidecar_checksum, voxels_sha256
 from medpretrain3d.store.statistics import ChannelStatistics, channel_statistics
+from medpretrain3d.store.stored_file import StoredFile
 
 AIR_HU = -1024
 """Lowest value of an image and what surrounds it: CT's air, below which scanners only write padding."""
@@ -53,6 +54,8 @@ class CaseData:
     """Of the file's image, by which prediction normalises too; empty where that is `image`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
+    image_file: StoredFile | None = None
+    """A file that holds `image` as it would be written: it is referred to where it is a file of its own."""
 
     def __post_init__(self) -> None:
         """Refuse boxes that are empty or outside the volume, before anything is written."""
@@ -88,7 +91,8 @@ def case_contents(case_data: CaseData) -> tuple[dict[str, Any], dict[str, bytes]
         **case_data.facts,
     }
     sidecar["sha256"] = content_sha256(sidecar, case_data.image, case_data.mask)
-    contents = {IMAGE: array_bytes(case_data.image)}
+    file = case_data.image_file
+    contents = {IMAGE: array_bytes(case_data.image) if file is None else file.read()}
     if case_data.mask is not None:
         contents[MASK] = array_bytes(case_data.mask)
     sidecar["file_bytes"] = {name: len(content) for name, content in contents.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.store.case_data import CaseData, case_contents
-from medpretrain3d.store.case_files import CASES, NAMES, CaseFiles, case_folder
+from medpretrain3d.store.case_files import CASES, IMAGE, NAMES, CaseFiles, case_folder
 from medpretrain3d.store.container import MAX_BYTES, SUFFIX, ContainerWriter, scan_container
 from medpretrain3d.store.sidecar import index_row
 
@@ -41,12 +42,13 @@ class Layout(ABC):
         return self
 
     @abstractmethod
-    def write(self, case_id: str, contents: Mapping[str, bytes]) -> CaseFiles:
+    def write(self, case_id: str, contents: Mapping[str, bytes], links: Mapping[str, Path] | None = None) -> CaseFiles:
         """Write a case completely or not at all, in place of an older one.
 
         Args:
             case_id: its id.
             contents: its files by name.
+            links: files elsewhere that hold the same, by name: they are referred to where each is a file of its own.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
@@ -74,11 +76,13 @@ class FolderLayout(Layout):
         folder = case_folder(self.store, case_id)
         return CaseFiles.of_folder(folder) if folder.exists() else None
 
-    def write(self, case_id: str, contents: Mapping[str, bytes]) -> CaseFiles:
+    def write(self, case_id: str, contents: Mapping[str, bytes], links: Mapping[str, Path] | None = None) -> CaseFiles:
         """Write a folder beside its place and rename it there; a folder that is none of ours stays."""
         folder = case_folder(self.store, case_id)
         with finished_folder(folder, replace=NAMES) as unfinished:
             for name, content in contents.items():
+                if links and name in links and _link(unfinished / name, links[name]):
+                    continue
                 (unfinished / name).write_bytes(content)
         return CaseFiles.of_folder(folder)
 
@@ -139,8 +143,8 @@ class ContainerLayout(Layout):
         """Return one whose records are those of the containers as they are now."""
         return ContainerLayout(self.store, self.prefix, self.max_bytes)
 
-    def write(self, case_id: str, contents: Mapping[str, bytes]) -> CaseFiles:
-        """Append a record."""
+    def write(self, case_id: str, contents: Mapping[str, bytes], links: Mapping[str, Path] | None = None) -> CaseFiles:
+        """Append a record, which refers to nothing elsewhere."""
         generation = self._newest.get(case_id, (0, None))[0] + 1
         files = self._writer.append(case_id, contents, generation)
         self._newest[case_id] = generation, files
@@ -180,4 +184,18 @@ def write_case(place: Path | Layout, case_data: CaseData) -> dict[str, Any]:
     """
     sidecar, contents = case_contents(case_data)
     layout = place if isinstance(place, Layout) else FolderLayout(place)
-    return index_row(sidecar, layout.write(case_data.case_id, contents))
+    file = case_data.image_file
+    links = {} if file is None or file.member or file.fetcher else {IMAGE: file.path}
+    return index_row(sidecar, layout.write(case_data.case_id, contents, links))
+
+
+def _link(path: Path, to: Path) -> bool:
+    """Make a relative symbolic link, so that two stores can be moved together; False where there are none.
+
+    A hard link would change the time of change of the other store's file, which would be read again for it.
+    """
+    try:
+        path.symlink_to(os.path.relpath(os.path.realpath(to), os.path.realpath(path.parent)))
+    except OSError:
+        return False
+    return True

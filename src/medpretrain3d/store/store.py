@@ -24,6 +24,7 @@ from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.store.index import INDEX, fingerprint, read_index, write_index_file
 from medpretrain3d.store.layout import CONTAINERS, write_case
 from medpretrain3d.store.mirror import Mirror, url_of
+from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import index_row
 from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.store.stored_file import StoredFile
@@ -95,6 +96,11 @@ class Store:
     def unit(self) -> Unit:
         """Intensity unit of its scans: one for all, as its first case tells."""
         return self.case(self.case_ids[0]).unit
+
+    @functools.cached_property
+    def has_pseudo_objects(self) -> bool:
+        """Whether its objects are no labels but found by `medpretrain3d pseudo`, as its first case tells."""
+        return PSEUDO_OBJECTS in self.case(self.case_ids[0]).sidecar
 
     @property
     def case_ids(self) -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""`medpretrain3d pseudo`: a store of the same scans with other objects."""
+
+from __future__ import annotations
+
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+from medpretrain3d.cli import main
+from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.store import Store
+from medpretrain3d.store.damage import check_store
+from medpretrain3d.store.splits import Splits, write_splits
+from tests.pseudo.test_scan import scan
+
+AFFINE = np.diag([-4.0, -4.0, 4.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three scans with folds and a label order."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    for number, name in enumerate("abc"):
+        nibabel.save(nibabel.Nifti1Image((scan() + number).transpose(2, 1, 0), AFFINE), folder / f"{name}.nii.gz")
+    prepare(folder, folder / "store")
+    folds = ({"train": ("b",), "val": ("c",)},)
+    write_splits(folder / "store", Splits({"train": ("b", "c"), "val": (), "test": ("a",)}, folds, ("c", "b")))
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def pseudo(store):
+    assert main(["pseudo", str(store), "--pictures", "2"]) == 0
+    return store.with_name("store_pseudo")
+
+
+def content(store):
+    names = ("case.json", "mask.b2nd", "image.b2nd", "store.json", "splits.json")
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.name in names}
+
+
+def test_it_has_the_scans_splits_and_hashes_of_the_store_and_objects_of_its_own(store, pseudo):
+    source, found = Store(store), Store(pseudo)
+    assert found.classes == ("bone", "air", "tissue")
+    assert found.all_splits == source.all_splits
+    assert found.has_pseudo_objects
+    assert not source.has_pseudo_objects
+    for case_id in source.case_ids:
+        assert found.entries[case_id]["voxels"] == source.entries[case_id]["voxels"]  # by which leakage is seen
+        ours, theirs = found.case(case_id), source.case(case_id)
+        assert np.array_equal(ours.read_image(), theirs.read_image())
+        assert ours.files.image.path.resolve() == theirs.files.image.path.resolve()
+        assert ours.boxes[ours.labels == 0].tolist() == [[10, 15, 20, 13, 20, 26], [5, 5, 6, 9, 9, 10]]
+    assert check_store(pseudo) == []
+    assert (pseudo / "pseudo_objects.png").stat().st_size > 1000
+
+
+def test_a_killed_call_goes_on_and_other_processes_write_the_same_bytes(store, pseudo, capsys):
+    before = content(pseudo)
+    shutil.rmtree(pseudo / "cases" / "b")
+    (pseudo / "store.json").unlink()
+    assert main(["pseudo", str(store), str(pseudo), "--pictures", "0"]) == 0
+    assert "3 scans, 2 of them were there" in capsys.readouterr().out
+    assert content(pseudo) == before
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(store, pseudo, tmp_path):
+    assert main(["pseudo", str(store), str(tmp_path / "two"), "--workers", "2"]) == 0
+    assert content(tmp_path / "two") == content(pseudo)
+
+
+def test_other_options_make_every_case_anew_and_pasted_blobs_leave_the_store_as_it_is(store, pseudo, tmp_path, capsys):
+    before, out = content(store), tmp_path / "out"
+    shutil.copytree(pseudo, out, symlinks=False)
+    words = ["pseudo", str(store), str(out), "--num-blob", "2", "--blob-mm", "8", "12", "--num-tissue", "0"]
+    assert main([*words, "--pictures", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "were there" not in told
+    assert "blob         6 objects, 2.0 per scan" in told
+    blobs = Store(out)
+    assert blobs.classes == ("bone", "air", "blob")
+    assert not np.array_equal(blobs.case("a").read_image(), Store(store).case("a").read_image())
+    assert blobs.entries["a"]["voxels"] == Store(store).entries["a"]["voxels"]
+    assert content(store) == before
+
+
+def test_organ_masks_of_a_segmenter_are_brought_to_the_grid_of_the_store(tmp_path, capsys):
+    raw, masks = tmp_path / "raw", tmp_path / "masks"
+    raw.mkdir()
+    nibabel.save(nibabel.Nifti1Image(scan().transpose(2, 1, 0), AFFINE), raw / "a.nii.gz")
+    prepare(raw, tmp_path / "store", PrepareOptions(spacing_mm=(8.0, 8.0, 8.0)))
+    only = ["--num-bone", "0", "--num-air", "0", "--num-tissue", "0", "--organs", str(masks), "--pictures", "0"]
+    words = ["pseudo", str(tmp_path / "store"), str(tmp_path / "out"), *only]
+    assert main(words) == 2
+    assert "case a: no masks in" in capsys.readouterr().err
+    (masks / "a" / "segmentations").mkdir(parents=True)
+    for name, value in (("vertebra", 400), ("muscle", 60)):
+        mask = (scan() == value).astype(np.uint8).transpose(2, 1, 0)
+        nibabel.save(nibabel.Nifti1Image(mask, AFFINE), masks / "a" / "segmentations" / f"{name}.nii.gz")
+    assert main(words) == 0
+    case = Store(tmp_path / "out").case("a")
+    assert len(case.boxes) == 2
+    assert Store(tmp_path / "out").classes == ("organ",)
+    muscle = (scan() == 60).nonzero()
+    low, high = np.array([axis.min() for axis in muscle]), np.array([axis.max() + 1 for axis in muscle])
+    assert np.abs(case.boxes[0] * 2 - [*low, *high]).max() <= 2  # a voxel of the store is two of the scan
+
+
+def test_scans_in_which_nothing_is_found_are_named_and_an_empty_store_is_no_success(store, tmp_path, capsys):
+    words = ["pseudo", str(store), str(tmp_path / "out"), "--num-air", "0", "--num-tissue", "0", "--bone-hu", "2000"]
+    assert main([*words, "--pictures", "0"]) == 1
+    assert "nothing was found in 3 scans: a, b, c" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["itself", "pseudo", "another", "folder", "channel"])
+def test_what_would_be_wrong_is_refused_in_one_line(which, store, pseudo, tmp_path, capsys):
+    (tmp_path / "some.txt").write_text("mine")
+    words, told = {
+        "itself": ([store, store], "is the store itself"),
+        "pseudo": ([pseudo, tmp_path / "out"], "holds pseudo-objects already"),
+        "another": ([pseudo.with_name("store"), shutil.copytree(store, tmp_path / "copy")], "store of other objects"),
+        "folder": ([store, tmp_path], "is neither empty nor a store"),
+        "channel": ([store, tmp_path / "out", "--channel", "3"], "channel 3"),
+    }[which]
+    assert main(["pseudo", *map(str, words)]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
