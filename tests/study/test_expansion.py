@@ -206,3 +206,14 @@ def test_a_share_of_steps_needs_their_number(write_study):
     arms = {"scratch": {}, "half": {"steps": 0.5, "finetune": {"trainer.max_steps": -1}}}
     with pytest.raises(UserError, match=r"arms.half.steps: its recipe has no trainer.max_steps"):
         jobs_of(write_study(arms=arms, hypotheses=[]))
+
+
+def test_pseudo_objects_are_looked_for_once_the_scans_are_prepared(write_study):
+    prepare = {"runs/found": "pseudo runs/scans {store}", "runs/scans": "prepare raw {store} --spacing-mm 4 4 4"}
+    scans, found = jobs_of(write_study(prepare=prepare))[:2]
+    assert (scans.setting["store"], found.setting["store"]) == ("runs/scans", "runs/found")
+    assert (scans.needs, found.needs) == ((), (scans,))
+    finer = {**prepare, "runs/scans": "prepare raw {store} --spacing-mm 2 2 2"}
+    assert jobs_of(write_study(prepare=finer))[1].identity != found.identity
+    with pytest.raises(UserError, match="is made of itself"):
+        expand(read_study(write_study(prepare={"runs/a": "pseudo runs/b {store}", "runs/b": "pseudo runs/a {store}"})))

@@ -21,7 +21,7 @@ from medpretrain3d.plugins import OWN, loaded_plugins
 
 STAGES = ("pretrain", "finetune")
 ROOTS = {
-    "prepare": ("medpretrain3d.commands.phantom", "medpretrain3d.commands.prepare", "medpretrain3d.commands.split"),
+    "prepare": tuple(f"medpretrain3d.commands.{name}" for name in ("phantom", "prepare", "pseudo", "split")),
     # Recipes name classes of these folders, whether the stage imports them or not.
     "pretrain": ("pretrain", *(f"{OWN}.{folder}" for folder in FOLDERS if folder not in ("detection", "inference"))),
     "finetune": ("finetune", *(f"{OWN}.{folder}" for folder in FOLDERS if folder != "objectives")),

@@ -10,7 +10,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import KINDS, Resources
 from medpretrain3d.study.document_values import Place, a_count, a_list, a_mapping, a_number, a_text, only_keys
 
-COMMANDS = ("phantom", "prepare", "split")
+COMMANDS = ("phantom", "prepare", "pseudo", "split")
 """Commands that make a store."""
 
 

@@ -59,10 +59,12 @@ class Expansion:
         Raises:
             UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
         """
-        stores = [self._store_job(store) for store in self.study.prepare]
+        stores: dict[str, Job] = {}
+        for store in self.study.prepare:
+            self._add_store_job(store, stores)
         finetuning = list(self._finetuning())
         unprepared = [store for store in self.study.prepare if not is_prepared(store)]
-        return Jobs((*stores, *self._encoders.values(), *finetuning), tuple(unprepared))
+        return Jobs((*stores.values(), *self._encoders.values(), *finetuning), tuple(unprepared))
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
@@ -192,9 +194,23 @@ class Expansion:
         )
         return self._adopted(job)
 
-    def _store_job(self, store: str) -> Job:
-        lines = self.study.prepare[store]
-        commands = [tuple(shlex.split(line.replace("{store}", store))) for line in lines]
+    def _commands(self, store: str) -> list[tuple[str, ...]]:
+        return [tuple(shlex.split(line.replace("{store}", store))) for line in self.study.prepare[store]]
+
+    def _add_store_job(self, store: str, made: dict[str, Job], waiting: tuple[str, ...] = ()) -> None:
+        """Add the job of a store after those of the stores in whose scans `pseudo` looks for objects."""
+        if store in waiting:
+            raise UserError(f"prepare: {store} is made of itself; name in pseudo the store that prepare writes")
+        sources = [words[1] for words in self._commands(store) if words[0] == "pseudo" and len(words) > 1]
+        sources = [one for one in sources if one != store]
+        for source in sources:
+            if source in self.study.prepare:
+                self._add_store_job(source, made, (*waiting, store))
+        if store not in made:
+            made[store] = self._store_job(store, sources, tuple(made[one] for one in sources if one in made))
+
+    def _store_job(self, store: str, sources: Sequence[str], needs: tuple[Job, ...]) -> Job:
+        commands = self._commands(store)
         made = [Path(words[1]) for words in commands if words[0] == "phantom" and len(words) > 1]
         raw = [
             Path(word)
@@ -205,9 +221,14 @@ class Expansion:
         ]
         facts: dict[str, Any] = {f"command {number}": shlex.join(words) for number, words in enumerate(commands)}
         facts |= {"raw": listing_hash(raw)} if raw else {}
+        facts |= {
+            f"store {one}": open_store(one).fingerprint
+            for one in sources
+            if one not in self.study.prepare and is_prepared(one)
+        }
         product = Path(store) / INDEX
         setting, code = {"store": store}, code_version("prepare")
-        job = Job("prepare", setting, facts, code, commands=tuple(commands), product=product)
+        job = Job("prepare", setting, facts, code, commands=tuple(commands), product=product, needs=needs)
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:

@@ -46,7 +46,7 @@ OF_VALIDATION = re.compile(
     r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps|limit_val_batches)"
 )
 """Decides which weights there are to choose from, where the best by validation are kept, and nothing otherwise."""
-OF_START = re.compile(r"model\.init_.*|data\.pretrained_spacing_mm")
+OF_START = re.compile(r"model\.init(_.*)?|data\.pretrained_spacing_mm")
 """Options of how a run starts: the arm has them and its baseline does not."""
 
 BASELINE = "scratch"
