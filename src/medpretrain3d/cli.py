@@ -42,6 +42,7 @@ COMMANDS = {
     "sweep": "search options of a stage by many runs, by the file of a wandb sweep and without a server",
     "workspace": "make the dashboard of a project at wandb: arms side by side",
     "inspect": "tell what a checkpoint, encoder file, bundle or store holds",
+    "probe": "judge encoders by a linear layer on their frozen features, before any training",
     "export": "write an encoder as safetensors or as an nnssl checkpoint, with a model card",
     "export-detector": "write the network of a bundle as ONNX or for torch.export",
     "backbones": "list the encoders: levels, parameters, arithmetic, memory, paper",

@@ -78,7 +78,7 @@ class Predictor:
         self.classes = self.bundles[0].classes
         self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
-        self.device = _device(device)
+        self.device = device_named(device)
         self.precision: Precision = precision or choose_precision(self.device).precision
         for bundle in self.bundles:
             bundle.detector.to(self.device).eval()
@@ -199,7 +199,12 @@ def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return the device of a name; `auto` is a GPU if there is one.
+
+    Raises:
+        UserError: it does not exist here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,0 +1,81 @@
+"""A linear probe: points drawn once, the layer fitted on one set of scans and judged on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.probing.linear import LinearClassifier
+from medpretrain3d.probing.points import ProbePoints, sample_points
+from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.normalization import Normalization
+
+FeaturesOf = Callable[[Iterator[tuple[Tensor, ProbePoints]]], list[np.ndarray]]
+"""From crops and points to the features (N, C) of each level."""
+
+
+@dataclass(eq=False)
+class LinearProbe:
+    """What is asked of every encoder: crops, points, and which of them lie in objects.
+
+    Args:
+        train: cases on which the linear layer is fitted.
+        judged: cases on which it is judged.
+        patch: (D, H, W) of crops in voxels.
+        window: from stored intensities to the encoder's input.
+        crops_per_case: of each case.
+        points_per_crop: of each crop.
+        label: class that is told from background; None for all.
+        seed: of crops and points.
+
+    Raises:
+        UserError: a set of scans without points in objects, or with no others.
+    """
+
+    train: Sequence[CaseRef]
+    judged: Sequence[CaseRef]
+    patch: tuple[int, int, int]
+    window: Normalization
+    crops_per_case: int = 4
+    points_per_crop: int = 64
+    label: int | None = None
+    seed: int = 0
+    is_train_object: np.ndarray = field(init=False)
+    """(N,) bool of the points that fit."""
+    is_object: np.ndarray = field(init=False)
+    """(M,) bool of the points that judge."""
+    scan: np.ndarray = field(init=False)
+    """(M,) number of each one's scan."""
+
+    def __post_init__(self) -> None:
+        train, judged = ([points for _, points in self._points(cases)] for cases in (self.train, self.judged))
+        self.is_train_object, self.is_object = (
+            np.concatenate([one.is_object for one in points]) for points in (train, judged)
+        )
+        for is_object, name in ((self.is_train_object, "fit"), (self.is_object, "judge")):
+            if is_object.all() or not is_object.any():
+                raise UserError(
+                    f"of {is_object.size} points that {name} {int(is_object.sum())} lie in objects; wanted some inside "
+                    "and some outside: more crops, another split, or another class"
+                )
+        number = {case.case_id: index for index, case in enumerate(self.judged)}
+        self.scan = np.concatenate([np.full(one.is_object.size, number[one.case_id]) for one in judged])
+
+    def log_odds(self, features_of: FeaturesOf) -> list[tuple[int, np.ndarray]]:
+        """Return channels and log-odds at the judged points, of each level and, of several, last of all joined."""
+        fitted, judged = (features_of(self._points(cases)) for cases in (self.train, self.judged))
+        pairs = list(zip(fitted, judged, strict=True))
+        if len(pairs) > 1:
+            pairs.append((np.concatenate(fitted, axis=1), np.concatenate(judged, axis=1)))
+        return [
+            (one.shape[1], LinearClassifier.fitted(one, self.is_train_object).log_odds(other)) for one, other in pairs
+        ]
+
+    def _points(self, cases: Sequence[CaseRef]) -> Iterator[tuple[Tensor, ProbePoints]]:
+        return sample_points(
+            cases, self.patch, self.window, self.crops_per_case, self.points_per_crop, self.label, self.seed
+        )

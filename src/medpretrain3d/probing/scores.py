@@ -1,0 +1,71 @@
+"""Area under the ROC curve over the points of all scans, with an interval over scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medpretrain3d.statistics import MIN_SCANS, leave_one_out_weights, pseudo_values
+from medpretrain3d.statistics.student import critical_value
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An area, or a difference of two, with its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float] | None
+    """None below `MIN_SCANS` scans."""
+    num_scans: int
+    """With points of both kinds or of one; all count."""
+
+    def __str__(self) -> str:
+        low_high = "" if self.interval is None else f" [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+        return f"{self.value:.3f}{low_high}"
+
+
+def rank_auc(scores: np.ndarray, is_object: np.ndarray) -> float:
+    """Return the probability that an object's score exceeds that of background, ties half; NaN without both."""
+    num_objects = int(is_object.sum())
+    num_others = is_object.size - num_objects
+    if not num_objects or not num_others:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place[is_object]].sum()
+    return float((ranks - num_objects * (num_objects + 1) / 2) / (num_objects * num_others))
+
+
+def auc_of(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> Auc:
+    """Return the area of all points, its interval from a jackknife over scans.
+
+    Args:
+        scores: (N,) of points.
+        is_object: (N,) bool.
+        scan: (N,) number of each point's scan.
+    """
+    area = _with_interval(*_jackknife(scores, is_object, scan), len(np.unique(scan)))
+    if area.interval is None:
+        return area
+    low, high = area.interval
+    return replace(area, interval=(max(low, 0.0), min(high, 1.0)))  # where an area can be
+
+
+def difference_of(scores: np.ndarray, others: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> Auc:
+    """Return how much larger the area of scores is than that of others at the same points, paired by scan."""
+    (first, without), (second, without_second) = (_jackknife(one, is_object, scan) for one in (scores, others))
+    return _with_interval(first - second, without - without_second, len(np.unique(scan)))
+
+
+def _jackknife(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> tuple[float, np.ndarray]:
+    _, number = np.unique(scan, return_inverse=True)
+    kept = leave_one_out_weights(int(number.max()) + 1)[:, number] > 0
+    return rank_auc(scores, is_object), np.array([rank_auc(scores[one], is_object[one]) for one in kept])
+
+
+def _with_interval(value: float, without: np.ndarray, num_scans: int) -> Auc:
+    if num_scans < MIN_SCANS or not np.isfinite(without).all():
+        return Auc(value, None, num_scans)
+    values = pseudo_values(value, without)
+    half = critical_value(0.05, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Auc(value, (value - float(half), value + float(half)), num_scans)

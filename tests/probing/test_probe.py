@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.backbones import Backbone, Level, ResEnc, save_encoder
+from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
+from medpretrain3d.probing import LinearProbe, frozen_features, rank_auc, sample_points
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.intensity import Window
+from tests.recipes.conftest import write_cubes
+
+PATCH = (16, 16, 16)
+
+
+class Seen(Backbone):
+    """What it sees, and means of 2 x 2 x 2 of it."""
+
+    levels = (Level(1, (1, 1, 1)), Level(1, (2, 2, 2)))
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        return [image, torch.nn.functional.avg_pool3d(image, 2)]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cubes(tmp_path_factory.mktemp("probe") / "cubes", {"train": 3, "val": 2})
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoders") / "encoder"
+    save_encoder(folder, ResEnc("XXS"), {})
+    return folder
+
+
+def test_points_are_where_they_are_whatever_is_seen_and_half_of_them_inside(store):
+    cases = Corpus([store]).cases("train")
+    narrow, wide = ([*sample_points(cases, PATCH, window, 2, 20)] for window in (Window(0, 100), Window()))
+    assert len(narrow) == len(wide) == 2 * len(cases)
+    for (image, one), (other_image, other) in zip(narrow, wide, strict=True):
+        assert not torch.equal(image, other_image)
+        np.testing.assert_array_equal(one.points_vox, other.points_vox)
+        bright = other_image[0][tuple(one.points_vox.T)] > -0.3  # cubes are 900 HU above their surroundings
+        np.testing.assert_array_equal(bright.numpy(), one.is_object)
+        assert one.is_object.sum() in (0, 10)
+    assert any(one.is_object.any() for _, one in narrow)
+
+
+def test_another_class_is_neither_object_nor_background(store):
+    cases = Corpus([store]).cases("train")
+    assert not any(one.is_object.any() for _, one in sample_points(cases, PATCH, Window(), 2, 20, label=1))
+
+
+def test_features_of_a_level_are_those_of_the_cell_around_each_point(store):
+    probe = LinearProbe(*(Corpus([store]).cases(split) for split in ("train", "val")), PATCH, Window(), 2, 20)
+    (fine, found), (coarse, _), (both, _) = probe.log_odds(
+        lambda points: frozen_features(Seen(), points, torch.device("cpu"), "32-true")
+    )
+    assert (fine, coarse, both) == (1, 1, 2)
+    assert rank_auc(found, probe.is_object) == 1.0
+
+
+def test_a_set_without_points_in_objects_is_refused(store):
+    cases = Corpus([store]).cases("train")
+    with pytest.raises(UserError, match="points that fit 0 lie in objects; wanted some inside"):
+        LinearProbe(cases, cases, PATCH, Window(), 1, 10, label=1)
+
+
+def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encoder, tmp_path, capsys):
+    out = tmp_path / "probe.json"
+    words = ["probe", str(store), str(encoder), "--patch", "16", "--crops", "1", "--points", "20", "-o", str(out)]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "fitted on 3 cases of train and judged on 2 of val" in printed
+    assert "2 scans judge; an interval needs 10" in printed
+    rows = json.loads(out.read_text())["rows"]
+    names = [f"level {number}, stride {2**number}" for number in range(len(ResEnc("XXS").levels))]
+    assert [row["features"] for row in rows] == [*names, "all levels", "intensities alone"]
+    for row in rows:
+        assert f"{row['features']:<20}{row['channels']:>9}  {row['auc']['value']:.3f}" in printed
+        assert row["auc"]["interval"] is None
+    # The encoder's weights are those that its seed draws, so that random ones are no worse and no better.
+    assert all(row["gain"] == {"value": 0.0, "interval": None} for row in rows if "gain" in row)
+    assert rows[-1]["auc"]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "train"], "its cases fit the linear layer and cannot judge it too"),
+        (["--split", "test"], "test"),
+        (["--class", "cat"], "--class cat: .* has cube"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(store, encoder, capsys, options, message):
+    assert main(["probe", str(store), str(encoder), *options]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(message, said)
