@@ -44,10 +44,10 @@ class LinearClassifier:
             odds = x @ line[:-1] + line[-1]
             value = torch.nn.functional.binary_cross_entropy_with_logits(odds, y, weight)
             value = value + l2 / 2 * line[:-1].square().sum()
-            value.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+            value.backward()
             return value
 
-        solver.step(loss)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        solver.step(loss)
         found = line.detach().numpy()
         return LinearClassifier(mean, scale, found[:-1], float(found[-1]))
 
