@@ -26,6 +26,26 @@ def test_all_scans_alike_count_as_draws():
     assert (low, high) == pytest.approx((exact.low, exact.high))
 
 
+def test_rounding_is_no_spread():
+    """Sums of 5 / 9 in another order: 20 scans that agree count as 20 draws, not as 1e30."""
+    noisy = 5 / 9 + np.random.default_rng(0).choice([-2e-16, 0.0, 2e-16], 20)
+    assert len(set(noisy)) > 1
+    assert share_interval(5 / 9, noisy, 0.95, 20) == pytest.approx(share_interval(5 / 9, np.full(20, 5 / 9), 0.95, 20))
+    assert share_interval(5 / 9, noisy, 0.95, 20)[1] > 0.7
+    assert rate_interval(5 / 9, noisy, 0.95, 20) == pytest.approx(rate_interval(5 / 9, np.full(20, 5 / 9), 0.95, 20))
+    low, high = 0.025 ** (1 / 12), 1 - 0.025 ** (1 / 12)
+    for one in (1 - 1e-16, 1 + 3e-16):
+        assert share_interval(one, np.full(12, 1.0) - 1e-16, 0.95, 12) == pytest.approx((low, 1.0))
+    for one in (1e-17, -1e-17):
+        assert share_interval(one, np.array([0.0, 1e-17] * 6), 0.95, 12) == pytest.approx((0.0, high))
+
+
+def test_the_smallest_spread_that_a_metric_has_is_one():
+    found = np.ones(5000)
+    found[0] = 0.99  # one recall level of one of 5,000 scans
+    assert jackknife_variance(without(found)) == pytest.approx(found.var(ddof=1) / 5000, rel=1e-6)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.95])
 def test_shares_of_single_objects_are_covered(rate):
     generator = np.random.default_rng(0)

@@ -80,3 +80,11 @@ def test_one_seed_knows_the_scans_only():
 def test_components_of_one_seed_are_refused():
     with pytest.raises(ValueError, match="1 seeds"):
         variance_components(np.zeros((1, 10)))
+
+
+def test_arms_that_differ_by_rounding_do_not_differ():
+    noise = np.random.default_rng(0).choice([0.0, 1e-16], (3, 12)) + 1e-16
+    effect = effect_of("twin", noise)
+    assert (effect.difference, effect.standard_error, effect.p_value) == (0.0, 0.0, 1.0)
+    real = effect_of("better", np.full((3, 12), 0.01) + noise)
+    assert (real.difference, real.p_value) == (pytest.approx(0.01), 0.0)

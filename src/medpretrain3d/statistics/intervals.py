@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv, ndtri, stdtrit
 
 from medpretrain3d.statistics.effect import MIN_SCANS
-from medpretrain3d.statistics.pseudo_values import jackknife_variance
+from medpretrain3d.statistics.pseudo_values import ROUNDING, jackknife_variance
 
 NO_INTERVAL = (math.nan, math.nan)
 
@@ -32,11 +32,12 @@ def share_interval(value: float, without: np.ndarray, confidence: float, num_sca
     if not _is_enough(value, without, num_scans):
         return NO_INTERVAL
     tail = (1 - confidence) / 2
-    variance, spread = float(jackknife_variance(without)), value * (1 - value)
-    if not 0 <= value <= 1:
+    if not -ROUNDING <= value <= 1 + ROUNDING:
         return mean_interval(value, without, confidence, num_scans)
+    value = min(max(value, 0.0), 1.0)
+    variance, spread = float(jackknife_variance(without)), value * (1 - value)
     number = float(num_scans)
-    if variance > 0 and spread > 0:
+    if variance > 0 and spread > ROUNDING:
         number = spread / variance * _uncertainty(tail, len(without))
     hits, misses = number * value, number * (1 - value)
     low = float(betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0

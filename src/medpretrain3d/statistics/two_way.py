@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.statistics.effect import Effect
+from medpretrain3d.statistics.pseudo_values import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,12 @@ def effect_of(name: str, pseudo: np.ndarray) -> Effect:
         pseudo: of the differences D_s = arm - baseline, see `pseudo_values`.
     """
     variance = mean_variance(pseudo)
+    # Arms that are alike to the last bits but one differ by nothing, and surely not "significantly".
+    difference, error = (0.0 if abs(one) <= ROUNDING else one for one in (pseudo.mean(), np.sqrt(variance.total)))
     return Effect(
         name,
-        float(pseudo.mean()),
-        float(np.sqrt(variance.total)),
+        float(difference),
+        float(error),
         float(variance.degrees_of_freedom),
         num_seeds=variance.num_seeds,
         num_scans=variance.num_scans,
