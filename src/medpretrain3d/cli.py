@@ -19,6 +19,7 @@ from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
 from medpretrain3d.interruption import Interrupted, signals
+from medpretrain3d.lines import print_line
 from medpretrain3d.plugins import OPTION, take_plugins
 
 # A command's module is imported only when the command is asked for: `--help` and `evaluate` need not wait for torch.
@@ -103,7 +104,7 @@ def _run(words: Sequence[str]) -> int:
     try:
         words = take_plugins(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", to_stderr=True)
         return 2
     if words and words[0] in STAGES:  # which `--plugins` stood before
         return _run_stage(words[0], words[1:])
@@ -133,17 +134,17 @@ def _run(words: Sequence[str]) -> int:
         if signals.received is not None:  # which ended its workers, too
             return _end_of(signals.received)
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            print_line(f"error: {error}", to_stderr=True)
             return 2
         message = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print_line(f"error: {message}", to_stderr=True)
         return 1
 
 
 def _end_of(signum: int) -> int:
-    print(_farewell(signum), file=sys.stderr)
+    print_line(_farewell(signum), to_stderr=True)
     return 128 + signum
 
 

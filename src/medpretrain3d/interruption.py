@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Literal
 
+from medpretrain3d.lines import print_line
+
 GRACE_S = 20.0
 """A program that was told to end is over by then; schedulers kill after 30 s."""
 SAME_S = 0.5
@@ -125,7 +127,7 @@ class Signals:
         for action in self.before_exit:
             action()
         if text:
-            print(text, file=sys.stderr)
+            print_line(text, to_stderr=True)
             self.keep_words(text)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # nobody reads it any more

@@ -49,7 +49,7 @@ def test_runs_of_other_studies_with_the_same_network_patch_and_batch_say_it_too(
     now = progress_of(study)
     (job,) = now.jobs.jobs
     assert now.hours(job) == pytest.approx(2 * 0.6 / 60)
-    assert now.speed_lines() == ["hours of finetune cubes are those of 1 runs like it, as runs/x/alike"]
+    assert now.speed_lines() == ["hours of finetune cubes are those of 1 run like it, as runs/x/alike"]
     elsewhere = write_run(tmp_path / "pilots/y/z", config, finished=True, minutes=120.0, steps=100)
     both = progress_of(study, pilots=[elsewhere.parent.parent])
     assert both.hours(both.jobs.jobs[0]) == pytest.approx(2 * 0.9 / 60)  # the median of 0.6 and 1.2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.leftovers import put_back, remove_unfinished, short_name
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import print_line
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease
@@ -102,11 +102,9 @@ def _locked(path: Path, place: Path) -> Iterator[None]:
 
     def lost(loss: LeaseCompromise) -> None:
         if loss.reason == "refresh-failed":  # a network disk away for minutes; who comes next may take the place
-            print(f"warning: {place}: its lock cannot be renewed ({loss.error}); start nothing else there", flush=True)
+            print_line(f"warning: {place}: its lock cannot be renewed ({loss.error}); start nothing else there")
             return
-        print(
-            f"error: {place}: its lock was taken away ({loss.reason}); this process ends", file=sys.stderr, flush=True
-        )
+        print_line(f"error: {place}: its lock was taken away ({loss.reason}); this process ends", to_stderr=True)
         os._exit(1)
 
     lease = SoftFileLease(
@@ -141,7 +139,7 @@ def _acquire(lease: SoftFileLease, path: Path, place: Path) -> None:
             raise UserError(f"{place}: process {owner.pid} is at work here; {advice}")
         lease.force_break()  # it has ended, and waits for its parent to notice
     elif owner is not None:
-        print(f"{place}: locked from another machine; watching for up to {LEASE_S:.0f} s whether it lives", flush=True)
+        print_line(f"{place}: locked from another machine; watching for up to {LEASE_S:.0f} s whether it lives")
     try:
         timeout_s = LEASE_S + HEARTBEAT_S if owner else UNREADABLE_S
         lease.acquire(timeout=timeout_s, poll_interval=0.5, cancel_check=lambda: _renewed_ns(path) > first)

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import printable
+from medpretrain3d.lines import print_line
 
 
 class CommandParser(ArgumentParser):
@@ -30,7 +31,7 @@ class CommandParser(ArgumentParser):
         Raises:
             SystemExit: with 2.
         """
-        print(printable(f"error: {self.prog}: {self.cause(str(ex or message))}"), file=sys.stderr)
+        print_line(printable(f"error: {self.prog}: {self.cause(str(ex or message))}"), to_stderr=True)
         raise SystemExit(2)
 
     def cause(self, message: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from medpretrain3d.command_line.launched import is_first_process
@@ -12,6 +11,7 @@ from medpretrain3d.command_line.recipes import expand_recipes
 from medpretrain3d.command_line.stage_help import stage_help
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
+from medpretrain3d.lines import print_line
 
 STAGES = {
     "pretrain": "stage 1: train an objective on stores, for an encoder file",
@@ -41,11 +41,11 @@ def begin(stage: str, args: Sequence[str]) -> None:
     """
     signals.take()
     if any(word in ("-h", "--help") for word in args):
-        print(stage_help(stage))
+        print_line(stage_help(stage))
         raise SystemExit(0)
     try:
         precheck(stage, stage_words(args, stage)[1:])
     except UserError as error:
         if is_first_process():  # of several one says it
-            print(f"error: {error}", file=sys.stderr)
+            print_line(f"error: {error}", to_stderr=True)
         raise SystemExit(2) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medpretrain3d.atomic import locked
 from medpretrain3d.evaluation.named_metrics import MAP, METRICS, metric_named
+from medpretrain3d.lines import counted
 from medpretrain3d.study.design import ALL, Declaration
 from medpretrain3d.study.page import write_figures, write_report
 from medpretrain3d.study.report import make_report
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     tables = write_tables(report, tables_folder(args.out))
     figures = write_figures(report, args.figures) if args.figures else []
     print(f"{report}\n\n{tables_folder(args.out)}: {len(tables)} files, every table as CSV, Markdown and LaTeX")
-    print(f"{args.out}: {len(runs)} runs, {args.out.stat().st_size / 1e6:.1f} MB, one file")
+    print(f"{args.out}: {counted(len(runs), 'run')}, {args.out.stat().st_size / 1e6:.1f} MB, one file")
     if figures:
-        print(f"{args.figures}: {len(figures)} plots")
+        print(f"{args.figures}: {counted(len(figures), 'plot')}")
     return 0

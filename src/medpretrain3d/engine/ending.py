@@ -28,6 +28,7 @@ from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death, explain
 from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
+from medpretrain3d.lines import print_line
 
 SAVES_MEMORY = "lower data.batch_size, data.patch or data.num_workers, or set checkpointing: true in the backbone"
 SEQUEL_S = 3.0
@@ -294,7 +295,7 @@ def _rank() -> int:
 def _say(text: str, is_alone: bool = False) -> None:
     if text and (is_alone or _rank() == 0):
         sys.stdout.flush()
-        print(text, file=sys.stderr, flush=True)
+        print_line(text, to_stderr=True)
         run_log.keep(text)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
+
+from medpretrain3d.lines import print_line
 
 LOG = "log.txt"
 
@@ -38,7 +39,7 @@ class RunLog:
         """Print a line and keep it; other processes than the first do neither."""
         if getattr(rank_zero_only, "rank", 0):
             return
-        print(text, flush=True)
+        print_line(text)
         self.keep(text)
 
     def keep(self, text: str) -> None:
@@ -60,7 +61,9 @@ class RunLog:
                 file.write(("\n" if is_torn else "") + lines)
         except OSError as error:
             self.begin()
-            print(f"{path}: no line can be kept there any more ({error.strerror}); the run goes on", file=sys.stderr)
+            print_line(
+                f"{path}: no line can be kept there any more ({error.strerror}); the run goes on", to_stderr=True
+            )
 
 
 run_log = RunLog()

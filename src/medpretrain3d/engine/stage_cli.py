@@ -68,6 +68,7 @@ from medpretrain3d.engine.trainer_options import check_options, trainer_help, tr
 from medpretrain3d.engine.weight_averaging import average_in_one_call
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
+from medpretrain3d.lines import print_line
 from medpretrain3d.plugins import loaded_plugins, take_plugins
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.threads import use_threads
@@ -152,7 +153,7 @@ class StageCLI(LightningCLI):
         words = stage_words(args, self.job_type)
         self._typed = option_values(words)
         if "--trainer.help" in words:
-            print(trainer_help(self._subcommand_parsers["fit"]))
+            print_line(trainer_help(self._subcommand_parsers["fit"]))
             raise SystemExit(0)
         flags = [word.partition("=")[2] for word in words if word.partition("=")[0] == PRINT]
         if "--config" in words:  # of none, jsonargparse prints the defaults, with what is required left open
@@ -164,7 +165,7 @@ class StageCLI(LightningCLI):
                 self.config[self.config["subcommand"]]["run"][field] = value
         check_options(self.config[self.config["subcommand"]].as_dict())
         if flags:
-            print(self.used_text(flags[-1]))
+            print_line(self.used_text(flags[-1]))
             raise SystemExit(0)
 
     def used_text(self, flags: str = "") -> str:

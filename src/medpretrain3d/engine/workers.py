@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -16,6 +15,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 from torch.utils.data._utils.collate import collate_tensor_fn, default_collate_fn_map
 
 from medpretrain3d.interruption import end_with_parent
+from medpretrain3d.lines import print_line
 
 
 def begin_worker(worker: int) -> None:
@@ -67,10 +67,9 @@ def _from_pipe(raw: np.ndarray, dtype: torch.dtype, shape: tuple[int, ...]) -> T
         _is_said = True
         size = os.statvfs("/dev/shm") if os.path.isdir("/dev/shm") else None
         message = f"/dev/shm has {size.f_bsize * size.f_blocks:,} bytes" if size else "there is no /dev/shm"
-        print(
+        print_line(
             f"{message}, too little for the batches of {shape} that loader workers read; they come through pipes, "
             "which takes longer: give the container more (docker run --shm-size), or lower data.num_workers",
-            file=sys.stderr,
-            flush=True,
+            to_stderr=True,
         )
     return torch.from_numpy(raw).view(dtype).view(shape)

@@ -15,6 +15,7 @@ from xxhash import xxh3_64, xxh3_64_hexdigest
 from medpretrain3d.atomic import finished_file, remove_unfinished
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import print_line
 from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR
 from medpretrain3d.store.index import INDEX
 from medpretrain3d.store.layout import CONTAINERS
@@ -99,7 +100,7 @@ def _copy(source: Store, target: Path, missing: list[tuple[str, int]], num_files
             f"data.stage_to: {target} needs {total:,} bytes more, its disk has {free:,} free; name a larger disk, or "
             "leave data.stage_to out"
         )
-    print(f"staging {source.place} to {target}: {len(missing)} of {num_files} files, {total / 1e9:.2f} GB", flush=True)
+    print_line(f"staging {source.place} to {target}: {len(missing)} of {num_files} files, {total / 1e9:.2f} GB")
     told = began
     for number, (name, size) in enumerate(missing):
         remove_unfinished((target / name).parent, {Path(name).name})
@@ -109,12 +110,11 @@ def _copy(source: Store, target: Path, missing: list[tuple[str, int]], num_files
             told = now
             rate = done / (now - began)
             left_s = (total - done) / rate
-            print(
+            print_line(
                 f"staging {source.place}: {number + 1} of {len(missing)} files, {done / max(total, 1):.0%}, "
-                f"{rate / 1e6:.0f} MB/s, {left_s / 60:.0f} min left",
-                flush=True,
+                f"{rate / 1e6:.0f} MB/s, {left_s / 60:.0f} min left"
             )
-    print(f"staged {source.place}: {total / 1e9:.2f} GB in {time.monotonic() - began:.0f} s, compared", flush=True)
+    print_line(f"staged {source.place}: {total / 1e9:.2f} GB in {time.monotonic() - began:.0f} s, compared")
 
 
 def _copy_file(source: Store, path: Path, name: str, size: int) -> None:
@@ -141,7 +141,7 @@ def _one_at_a_time(lock: Path, target: Path) -> Iterator[None]:
         is_told = False
         while not _is_taken(number):
             if not is_told:
-                print(f"{target}: another process stages it; waiting", flush=True)
+                print_line(f"{target}: another process stages it; waiting")
                 is_told = True
             time.sleep(_LOOK_S)
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from medpretrain3d.lines import counted
 from medpretrain3d.statistics import MIN_SCANS, MIN_SEEDS, detectable_difference
 from medpretrain3d.study.inputs import is_prepared, open_store
 from medpretrain3d.study.progress import Progress
@@ -30,7 +31,7 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
         links = [link for one in own.hypotheses if one.data in (None, data) for link in one.links]
         num_scans, num_seeds = min(counts), len(study.seeds)
         num_asked = max(len(links), len(study.arms) - 1, 1)
-        design = f"{data}: {num_seeds} seeds and {num_scans} test scans"
+        design = f"{data}: {counted(num_seeds, 'seed')} and {counted(num_scans, 'test scan')}"
         spread = spread_of(runs, data, own)
         found = detectable_difference(spread.components, num_seeds, num_scans, num_arms=num_asked)
         if math.isinf(found):

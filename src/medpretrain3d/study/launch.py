@@ -22,6 +22,7 @@ from medpretrain3d.atomic import locked
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
+from medpretrain3d.lines import print_line
 from medpretrain3d.study.record import RECORD, Record, is_complete, write_done, write_failed
 
 INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
@@ -54,10 +55,10 @@ def main(args: Sequence[str] | None = None) -> int:
         with locked(path.with_suffix(".done")):
             return _run(record, path, environment_with(path.parent, options.gpus, options.devices))
     except Interrupted as ended:
-        print(f"{path.stem}: interrupted; the next call continues", flush=True)
+        print_line(f"{path.stem}: interrupted; the next call continues")
         return 128 + ended.signum
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", to_stderr=True)
         return 2
 
 
@@ -67,7 +68,7 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
     if record["kind"] != "prepare" and is_complete(folder, record["kind"], done):
         write_done(done, record["kind"], folder, 0.0)  # it was ended between its last word and ours
         return 0
-    print(f"{name}: begins, {_shown(path.with_suffix('.log'))}", flush=True)
+    print_line(f"{name}: begins, {_shown(path.with_suffix('.log'))}")
     with path.with_suffix(".log").open("ab") as log:
         for words in record["commands"]:
             log.write(f"$ medpretrain3d {shlex.join(words)}\n".encode())
@@ -83,7 +84,7 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
     if not is_complete(folder, record["kind"], done):
         done.unlink()
         return _failed(record, path, 1, f"ended well and left no whole result in {folder}")
-    print(f"{name}: done in {_duration(minutes)}", flush=True)
+    print_line(f"{name}: done in {_duration(minutes)}")
     return 0
 
 
@@ -91,7 +92,7 @@ def _failed(record: Record, path: Path, code: int, message: str = "") -> int:
     how = death("its program", code, "lower what its log names, or take a machine with more")
     how = f"it was interrupted (exit code {code})" if code in INTERRUPTED else how
     write_failed(path.with_suffix(".failed"), code, message or how)
-    print(f"{record['name']}: failed, {message or how}; {_shown(path.with_suffix('.log'))}", flush=True)
+    print_line(f"{record['name']}: failed, {message or how}; {_shown(path.with_suffix('.log'))}")
     return code if 0 < code < 256 else 1
 
 

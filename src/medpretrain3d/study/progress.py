@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from medpretrain3d.lines import counted
 from medpretrain3d.study.curves import read_curves
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Change, Job, Jobs, changes
@@ -70,7 +71,7 @@ class Progress:
                 words = words[1:] if job.kind == "finetune" else words
                 used[job.kind, ", ".join(words)] = speed
         return [
-            f"hours of {kind} {name} are those of {speed.num_runs} runs like it, as {speed.source}"
+            f"hours of {kind} {name} are those of {counted(speed.num_runs, 'run')} like it, as {speed.source}"
             for (kind, name), speed in used.items()
         ]
 
@@ -135,7 +136,10 @@ class Progress:
     def kept_lines(self) -> list[str]:
         """Return how many results of other code are taken, a line for each version."""
         kept = Counter(self._code(job) for job in self.jobs.jobs if job.adopted is not None)
-        return [f"{count} results of code {code} are kept" for code, count in sorted(kept.items())]
+        return [
+            f"{counted(count, 'result')} of code {code} {'is' if count == 1 else 'are'} kept"
+            for code, count in sorted(kept.items())
+        ]
 
     def change_lines(self, kinds: Sequence[str]) -> list[str]:
         """Return a line for each job of some kinds that runs again, with what changed."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import print_line
 from medpretrain3d.study.curves import read_curves
 from medpretrain3d.study.launch import INTERRUPTED, run_program
 from medpretrain3d.study.sweep_file import Choice, Interval, Plain, SweepFile
@@ -87,7 +88,7 @@ class Sweep:
         folder = self.folder / name
         place = ["--run.root", str(self._root), "--run.group", self._file.name, "--run.name", name]
         words = ["medpretrain3d", self._file.stage, *self._file.command(values), *place]
-        print(f"{name}: {', '.join(f'{key} {value}' for key, value in values.items())}", flush=True)
+        print_line(f"{name}: {', '.join(f'{key} {value}' for key, value in values.items())}")
         if not _is_finished(folder):
             log = self.folder / f"{name}.log"
             with log.open("ab") as output:
@@ -95,18 +96,18 @@ class Sweep:
                 output.flush()
                 code = run_program([sys.executable, "-m", "medpretrain3d.cli", *words[1:]], output)
             if code in INTERRUPTED:
-                print(f"{name}: interrupted; the same command continues it", flush=True)
+                print_line(f"{name}: interrupted; the same command continues it")
                 return code
             if code:
                 self._search.tell(number, state=TrialState.FAIL)
                 last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
                 if code == 2:  # bad input, which all other trials would have as well
                     raise UserError(f"{name}: {last.removeprefix('error: ')} ({log})")
-                print(f"{name}: failed with exit code {code}: {last} ({log})", flush=True)
+                print_line(f"{name}: failed with exit code {code}: {last} ({log})")
                 return 0
         value = self._measured(folder)
         self._search.tell(number, value)
-        print(f"{name}: {self._file.metric} {value:.4g}", flush=True)
+        print_line(f"{name}: {self._file.metric} {value:.4g}")
         return 0
 
     def _measured(self, folder: Path) -> float:
@@ -126,7 +127,7 @@ class Sweep:
         if done := self._search.get_trials(states=(TrialState.COMPLETE,)):
             best = self._search.best_trial
             options = " ".join(f"--{name}={value}" for name, value in self._known(best.params).items())
-            print(
+            print_line(
                 f"best of {len(done)} trials: trial_{best.number:04d}, {self._file.metric} {best.value:.4g}: {options}"
             )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medpretrain3d.atomic import locked_folder
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import print_line
 
 SENT = ".synced"
 """Ending of the file by which wandb remembers that it has sent one."""
@@ -35,12 +36,14 @@ def sync_runs(folder: Path) -> int:
                 _send(run, parts)
         except UserError:
             num_going_on += 1
-            print(f"{run}: is going on, left for later")
+            print_line(f"{run}: is going on, left for later")
             continue
         left = [part for part in parts if not _is_sent(part)]
         num_sent += not left
-        print(f"{run}: {f'not sent, {len(left)} of {len(parts)} parts are left' if left else 'sent'}")
-    print(f"{folder}: {num_sent} of {len(waiting)} runs sent{f', {num_going_on} going on' if num_going_on else ''}")
+        print_line(f"{run}: {f'not sent, {len(left)} of {len(parts)} parts are left' if left else 'sent'}")
+    print_line(
+        f"{folder}: {num_sent} of {len(waiting)} runs sent{f', {num_going_on} going on' if num_going_on else ''}"
+    )
     return 0 if num_sent == len(waiting) else 1
 
 

@@ -1,0 +1,20 @@
+"""Lines that a program says: in one piece where several processes and threads print, and with numbers in words."""
+
+from __future__ import annotations
+
+import sys
+
+
+def print_line(text: str, to_stderr: bool = False) -> None:
+    """Print a line in one piece, so that lines of jobs that begin at once do not run into each other.
+
+    `print` hands text and end of line to the system one after the other.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return `1 job`, `2 jobs`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
