@@ -83,6 +83,10 @@ class RunMetadata:
     bf16_speed_ratio: Number | None = None
     """Speed of a 3D convolution in bf16, divided by that in fp32, where the run began; None: nothing was measured."""
     compute_device: Text | None = None
+    energy_kwh: Number | None = None
+    """Of the devices, every sitting, validation and test included; None where a counter could not be read."""
+    energy_of: Text | None = None
+    """What was counted: `GPU`, or `CPU packages`, which are those of the machine whatever else ran on them."""
     flop: Number | StrictInt | None = None
     """Of the batches trained on."""
     machine: Text | None = None

@@ -8,10 +8,12 @@ import torch
 
 from medpretrain3d.engine import compute
 from medpretrain3d.engine.compute import ComputeMeter
+from medpretrain3d.engine.energy import EnergyCounter, EnergyMeter
 from medpretrain3d.engine.run import RunFile
 
 CPU: Any = SimpleNamespace(
-    strategy=SimpleNamespace(root_device=torch.device("cpu")), world_size=2, is_global_zero=True, global_step=0
+    strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    **{"world_size": 2, "num_nodes": 1, "is_global_zero": True, "global_step": 0},
 )
 
 
@@ -114,3 +116,46 @@ def test_a_run_that_had_trained_all_its_steps_keeps_its_costs(tmp_path, clock):
     finalize = ComputeMeter(RunFile(tmp_path))
     finalize.on_test_batch_end(CPU, None, None, None, 0)
     assert finalize.metadata(CPU).flop == first.metadata(CPU).flop > 0
+
+
+@pytest.fixture
+def joules(monkeypatch):
+    """A counter of millionths of a joule that the test moves by hand; None where there is none."""
+    counter = SimpleNamespace(now=7_000_000)
+
+    def meter(device):
+        return None if counter.now is None else EnergyMeter([EnergyCounter(lambda: counter.now)], "GPU")
+
+    monkeypatch.setattr(compute, "energy_meter", meter)
+    return counter
+
+
+GPUS: Any = SimpleNamespace(
+    strategy=SimpleNamespace(root_device=torch.device("cuda", 0)),
+    **{"world_size": 4, "num_nodes": 1, "is_global_zero": True, "global_step": 0},
+)
+
+
+def sit(folder, joules, grows_by, trainer=GPUS):
+    meter = ComputeMeter(RunFile(folder))
+    meter.setup(trainer, None, "fit")
+    meter.on_train_start(trainer, None)
+    if joules.now is not None:
+        joules.now += grows_by
+    meter.on_train_end(trainer, None)
+    return RunFile(folder).read()
+
+
+def test_energy_is_that_of_all_devices_and_sittings(tmp_path, joules):
+    known = sit(tmp_path, joules, 900_000_000_000)  # 0.25 kWh
+    assert (known.energy_kwh, known.energy_of) == (pytest.approx(0.25 * 4), "GPU")
+    assert sit(tmp_path, joules, 360_000_000_000).energy_kwh == pytest.approx((0.25 + 0.1) * 4)
+    assert sit(tmp_path / "cpu", joules, 900_000_000_000, CPU).energy_kwh == pytest.approx(0.25)  # one machine
+
+
+def test_energy_that_one_sitting_does_not_know_is_not_known_of_the_run(tmp_path, joules):
+    assert sit(tmp_path, joules, 900_000_000_000).energy_kwh == pytest.approx(1)
+    start, joules.now = joules.now, None
+    assert (sit(tmp_path, joules, 0).energy_kwh, RunFile(tmp_path).read().energy_of) == (None, None)
+    joules.now = start
+    assert sit(tmp_path, joules, 900_000_000_000).energy_kwh is None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from medpretrain3d.engine.energy import EnergyMeter, energy_meter
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.threads import available_cores as _num_cores
@@ -32,6 +34,9 @@ class ComputeMeter(L.Callback):
 
     `compute_hours` are the hours of all devices, validation and test included, and `compute_device` what one is.
 
+    `energy_kwh` is what the devices took, where they tell, see `energy_meter`. Of several GPUs that of the first
+    process stands for all. It is unknown of a run once it is of one of its sittings.
+
     Args:
         run_file: `run.json` of the run; its minutes are the hours.
     """
@@ -42,6 +47,9 @@ class ComputeMeter(L.Callback):
         self._earlier_flop = int(earlier.flop or 0)
         self._earlier_hours = earlier.compute_hours or 0.0
         self._earlier_minutes = run_file.minutes
+        self._earlier_kwh = 0.0 if earlier.compute_hours is None else earlier.energy_kwh
+        self._earlier_energy_of = earlier.energy_of
+        self._energy: EnergyMeter | None = None
         self._flop = 0
         """Of this process in this sitting."""
         self._measured: Measured = {}
@@ -60,17 +68,37 @@ class ComputeMeter(L.Callback):
         self._measured = dict(self._at_last_step)
 
     def metadata(self, trainer: L.Trainer) -> RunMetadata:
-        """Return `flop`, `compute_hours` and `compute_device` of the whole run so far."""
+        """Return `flop`, `compute_hours`, `compute_device` and energy of the whole run so far."""
         is_cpu = trainer.strategy.root_device.type == "cpu"
         # Processes on one CPU share its cores; each GPU belongs to one process.
         num_devices = _num_cores() if is_cpu else trainer.world_size
         hours = self._earlier_hours + (self._run_file.minutes - self._earlier_minutes) / 60 * num_devices
         flop = self._earlier_flop + self._flop * trainer.world_size
+        kwh = self._kwh(trainer)
         return RunMetadata(
             flop=flop if flop < 2**63 else float(flop),  # larger whole numbers are no JSON to many readers
             compute_hours=float(f"{hours:.6g}"),
             compute_device="CPU core" if is_cpu else "GPU",
+            energy_kwh=kwh,
+            energy_of=None if kwh is None else self._energy_of(),
         )
+
+    def _kwh(self, trainer: L.Trainer) -> float | None:
+        kwh = None if self._energy is None else self._energy.kwh()
+        if kwh is None or self._earlier_kwh is None:
+            return None
+        # Processes of a node read the same counters of its processors.
+        is_cpu = trainer.strategy.root_device.type == "cpu"
+        return float(f"{self._earlier_kwh + kwh * (trainer.num_nodes if is_cpu else trainer.world_size):.6g}")
+
+    def _energy_of(self) -> str:
+        own = None if self._energy is None else self._energy.device
+        return ", ".join(dict.fromkeys(one for one in (self._earlier_energy_of, own) if one))
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Begin to count energy, once the device is known."""
+        if self._energy is None and trainer.is_global_zero:
+            self._energy = energy_meter(trainer.strategy.root_device)
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Keep what it took to get here."""
@@ -131,7 +159,10 @@ class ComputeMeter(L.Callback):
 
     def _keep(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            self._run_file.update(self.metadata(trainer))
+            known = self.metadata(trainer)
+            # What is not known any more is not what an earlier sitting knew.
+            kept = self._run_file.read() | known
+            self._run_file.write(replace(kept, energy_kwh=known.energy_kwh, energy_of=known.energy_of))
             self._kept = time.monotonic()
 
 
