@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 
+from medpretrain3d.engine.tracked_run import tracked_runs
 from medpretrain3d.visualization.pictures import save_png, volume_strip
 
 
@@ -40,6 +40,5 @@ class Previews(L.Callback):
         }
         picture = volume_strip(volumes)
         save_png(self.folder / f"step_{trainer.global_step:07d}.png", picture)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("val/preview", [picture], step=trainer.global_step - 1)  # in the validation's row
+        for tracked in tracked_runs(trainer):
+            tracked.show_picture("val/preview", picture, trainer.global_step - 1)  # in the validation's row

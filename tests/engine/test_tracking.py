@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from medpretrain3d.engine import tracking
 from medpretrain3d.engine.curves import CurveLogger
+from medpretrain3d.engine.mlflow_run import MlflowRun
 from medpretrain3d.engine.run import RunConfig, new_run_id
+from medpretrain3d.engine.tensorboard_run import TensorBoardRun
 from medpretrain3d.engine.tracked_run import TrackedRun
 from medpretrain3d.engine.trackers import tracker_names, trackers
 from medpretrain3d.engine.wandb_run import WandbRun
 from medpretrain3d.run_metadata import RunMetadata
+from pretrain.previews import Previews
 
 PLACES = {
     "wandb_project": ("WANDB_PROJECT", "project"),
@@ -143,3 +149,82 @@ def test_samples_seen_stand_in_the_curves_where_they_are_known(tmp_path):
     CurveLogger(tmp_path, samples_per_step=6).log_metrics({"loss": 1.0}, 1)
     assert (tmp_path / "metrics.csv").read_text().splitlines() == ["epoch,step,samples_seen,loss", ",1,12,1.0"]
     assert TrackedRun.with_samples(SimpleNamespace(samples_per_step=None), {"loss": 1.0}, 1) == {"loss": 1.0}
+
+
+PICTURE = np.zeros((4, 6, 3), np.uint8)
+
+
+class Client(SimpleNamespace):
+    """What is asked of MLflow's client where pictures are kept."""
+
+    def get_run(self, run_id):
+        return SimpleNamespace(info=SimpleNamespace(artifact_uri=f"{self.scheme}:/{run_id}/artifacts"))
+
+    def log_artifacts(self, run_id, folder, place):
+        if self.refuses:
+            raise self.refuses
+        self.kept[place] = sorted(path.name for path in Path(folder).iterdir())
+
+
+def mlflow_run(client, tracking_uri, destination):
+    run = MlflowRun.__new__(MlflowRun)
+    run.__dict__.update(_mlflow_client=client, _run_id="r", _tracking_uri=tracking_uri, _destination=destination)
+    return run
+
+
+def test_pictures_on_the_way_are_files_at_mlflow(tmp_path, capsys):
+    from mlflow.exceptions import MlflowException
+
+    client = Client(scheme="mlflow-artifacts", refuses=None, kept={})
+    mlflow_run(client, "sqlite:///mlflow.db", tmp_path.as_uri()).show_picture("val/preview", PICTURE, 9)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == [
+        "r/artifacts/val/preview_0000010.png"
+    ]
+    at_server = mlflow_run(client, "https://mlflow.example", tmp_path.as_uri())
+    at_server.show_picture("val/preview", PICTURE, 9)
+    assert client.kept == {"val": ["preview_0000010.png"]}
+    for client.refuses in (MlflowException("no artifacts\nhere"), ConnectionError("gone")):
+        at_server.show_picture("val/preview", PICTURE, 9)  # no reason for a run to end
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "MLflow: tables and pictures (val) are not kept there: no artifacts here",
+        "MLflow: tables and pictures (val) are not kept there: gone",
+    ]
+
+
+def test_pictures_on_the_way_are_shown_by_every_tracker(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = TensorBoardRun(tmp_path, {}, None, 0, False)
+    board.show_picture("val/preview", PICTURE, 9)
+    board.save()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Images("val/preview")] == [9]
+    experiment = Experiment()
+    WandbRun(experiment, tmp_path).show_picture("val/preview", PICTURE, 9)
+    ((step, row),) = experiment.rows
+    assert (step, len(row["val/preview"])) == (9, 1)
+    trainer = SimpleNamespace(is_global_zero=True, global_step=10, loggers=[Shown()])
+    Previews(tmp_path).on_validation_batch_end(trainer, None, {"preview": {"input": torch.rand(8, 8, 8)}}, None, 0)
+    assert trainer.loggers[0].shown == [("val/preview", 9)]
+    assert (tmp_path / "step_0000010.png").is_file()
+
+
+class Shown(TrackedRun):
+    """A tracker that keeps what it is shown."""
+
+    name, version = "shown", "0"
+
+    def __init__(self):
+        self.shown = []
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params):
+        pass
+
+    def show_picture(self, name, picture, step):
+        assert picture.shape[-1] == 3
+        self.shown.append((name, step))

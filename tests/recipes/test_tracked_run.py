@@ -196,15 +196,45 @@ def test_mlflow_has_one_run_with_options_facts_and_curves(tracked):
     assert dict(found) == pytest.approx(expected)
 
 
+def test_mlflow_has_tables_curves_and_pictures_as_files(tracked):
+    with sqlite3.connect(tracked.root / "mlflow.db") as store:
+        ((run, uri),) = store.execute("select run_uuid, artifact_uri from runs").fetchall()
+        ((logged,),) = store.execute("select value from tags where key = 'mlflow.loggedArtifacts'").fetchall()
+    assert uri == f"mlflow-artifacts:/{run}/artifacts"  # where a server on the database looks for them
+    folder = tracked.root / "mlartifacts" / run / "artifacts"
+    tables = {one["path"]: json.loads((folder / one["path"]).read_text()) for one in json.loads(logged)}
+    names = ("cases", "classes", "sizes", "froc", "precision_recall")
+    assert set(tables) == {f"test/{name}.json" for name in names}
+    assert [row[-1] for row in tables["test/cases.json"]["data"]] == [
+        row["score"] for row in tracked.metrics["per_case"]
+    ]
+    assert tables["test/classes.json"]["data"][0][0] == "cube"
+    assert tables["test/froc.json"]["columns"][:2] == ["line", "false positives per scan"]
+    pictures = sorted((tracked.folder / "test/pictures").glob("*.png"))
+    assert len(pictures) > 1
+    kept = {path.read_bytes() for path in (folder / "test").glob("boxes_*.png")}
+    assert kept == {path.read_bytes() for path in pictures}
+
+
+def test_cases_have_a_key_at_every_tracker(tracked):
+    ids = [row["case"].encode() for row in csv.DictReader((tracked.folder / "test/cases.csv").open(newline=""))]
+    assert all(len(one) > 3 for one in ids)
+    told = [tracked.root / "mlflow.db", *(tracked.root / "mlartifacts").rglob("*.json")]
+    told += [path for path in (tracked.folder / "tensorboard").rglob("*") if path.is_file()]
+    told += [one.path for one in tracked.sittings] + list(tracked.folder.glob("wandb/offline-run-*/files/**/*.json"))
+    assert len(told) > 10
+    assert [path.name for path in told for one in ids if one in path.read_bytes()] == []
+
+
 def test_no_tracker_names_host_user_place_or_command_line(tracked):
     names = [USER, HOST, str(tracked.home), *(one for one in (socket.gethostname(),) if len(one) > 6)]
     looked_at, leaks = set(), []
-    trackers = {"wandb", "tensorboard", "mlflow.db"}
+    trackers = {"wandb", "tensorboard", "mlflow.db", "mlartifacts"}
     for path in tracked.root.rglob("*"):
         inside = path.relative_to(tracked.root).parts
         if not path.is_file() or path.name.startswith("debug") or not trackers & set(inside):
             continue  # wandb's own logs stay here
-        looked_at.add("mlflow.db" if path.name == "mlflow.db" else inside[2])
+        looked_at.add(next(name for name in inside if name in trackers))
         content = path.read_bytes() + path.name.encode()
         leaks += [
             f"{path.relative_to(tracked.root)}: {name}" for name in (*names, "--run.wandb") if name.encode() in content

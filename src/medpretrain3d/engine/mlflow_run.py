@@ -1,4 +1,4 @@
-"""A run at MLflow: curves, options and facts, in a database beside the runs or at a server."""
+"""A run at MLflow: curves, options, facts, tables and pictures, in a database beside the runs or at a server."""
 
 from __future__ import annotations
 
@@ -7,20 +7,32 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.logger import _flatten_dict
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 
-from medpretrain3d.engine.results_board import ResultsBoard
+from medpretrain3d.documents import json_text
+from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table
 from medpretrain3d.engine.run import RunConfig
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.tracked_run import TrackedRun
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.visualization.pictures import save_png
 
 RUN_ID = "medpretrain3d.run_id"
 """Tag by which a run that is continued finds itself."""
+SERVED = "mlflow-artifacts"
+"""Scheme of files whose place the server knows alone."""
+DESTINATION, DESTINATION_FOLDER = "MLFLOW_ARTIFACTS_DESTINATION", "mlartifacts"
+"""Where a server on the database finds the files: the variable, or this folder beside it."""
+LOGGED = "mlflow.loggedArtifacts"
+"""Tag by which MLflow's pages know which files are tables."""
 _NO_NAME = re.compile(r"[^\w/. -]")
 
 
@@ -52,6 +64,7 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         Path(run.root).mkdir(parents=True, exist_ok=True)
         super().__init__(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group, tracking_uri=place)
         self.samples_per_step = samples_per_step
+        self._destination = os.environ.get(DESTINATION) or (Path(run.root) / DESTINATION_FOLDER).absolute().as_uri()
         self._open(run, metadata, config)
 
     def _open(self, run: RunConfig, metadata: RunMetadata, config: Mapping[str, Any]) -> None:
@@ -85,11 +98,58 @@ class MlflowRun(TrackedRun, MLFlowLogger):
     def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
         super().log_metrics({_NO_NAME.sub("_", name): value for name, value in metrics.items()}, step)
 
+    @rank_zero_only
     def show(self, board: ResultsBoard, step: int) -> None:
-        """Show the numbers."""
+        """Show the numbers, and keep tables, curves and pictures as files."""
         self._log({f"test/{name}": value for name, value in board.summary.items()}, step)
+        tables = {**board.tables, **{name: _table(chart) for name, chart in board.charts.items()}}
+        with TemporaryDirectory() as folder:
+            for name, table in tables.items():
+                document = {"columns": list(table.columns), "data": [list(row) for row in table.rows]}
+                (Path(folder) / f"{name}.json").write_text(json_text(document), encoding="utf-8")
+            for place, picture in enumerate(board.pictures.values()):
+                save_png(Path(folder) / f"boxes_{place}.png", picture)
+            is_kept = self._keep(Path(folder), "test")
+        if is_kept:
+            entries = [{"path": f"test/{name}.json", "type": "table"} for name in tables]
+            client: Any = self._mlflow_client
+            client.set_tag(self._run_id, LOGGED, json_text(entries).strip())
+
+    @rank_zero_only
+    def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Keep a picture as a file of this step."""
+        place, _, stem = name.rpartition("/")
+        with TemporaryDirectory() as folder:
+            save_png(Path(folder) / f"{stem}_{step + 1:07d}.png", picture)
+            self._keep(Path(folder), place)
+
+    def _keep(self, folder: Path, place: str) -> bool:
+        """Hand files to MLflow; a server that takes none ends no run."""
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        client: Any = self._mlflow_client
+        try:
+            scheme, _, path = client.get_run(self._run_id).info.artifact_uri.partition(":")
+            if scheme == SERVED and not str(self._tracking_uri).startswith("http"):
+                # No server is asked here: files go where one on this database looks for them.
+                beside: Any = get_artifact_repository(f"{self._destination}/{path.strip('/')}")
+                beside.log_artifacts(str(folder), place)
+            else:
+                client.log_artifacts(self._run_id, str(folder), place)
+        except (MlflowException, OSError) as error:
+            why = " ".join(str(error).split())[:300]
+            run_log.say(f"MLflow: tables and pictures ({place}) are not kept there: {why}")
+            return False
+        return True
 
     def conclude(self, metadata: RunMetadata) -> None:
         """Add what is known at the end."""
         self._tag(metadata)
         self.finalize("finished")
+
+
+def _table(chart: Chart) -> Table:
+    """Return a row per point of a chart."""
+    rows = [(name, x, y) for name, points in chart.lines.items() for x, y in points]
+    return Table(("line", chart.x_name, chart.title), rows)

@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from lightning.fabric.utilities.logger import _flatten_dict
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 
 from medpretrain3d.engine.results_board import ResultsBoard
 from medpretrain3d.engine.tracked_run import TrackedRun
@@ -64,13 +66,17 @@ class TensorBoardRun(TrackedRun, TensorBoardLogger):
         """Write what is waiting; the options are in `config.yaml` already."""
         self.experiment.flush()
 
+    def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Show a picture."""
+        self.experiment.add_image(name, picture, step, dataformats="HWC")
+
     def show(self, board: ResultsBoard, step: int) -> None:
         """Show the numbers and the pictures."""
         self._summary = {f"test/{name}": value for name, value in board.summary.items()}
         for name, value in self._summary.items():
             self.experiment.add_scalar(name, value, step)
         for place, picture in enumerate(board.pictures.values()):
-            self.experiment.add_image(f"test/boxes_{place}", picture, step, dataformats="HWC")
+            self.show_picture(f"test/boxes_{place}", picture, step)
 
     def conclude(self, metadata: RunMetadata) -> None:
         """Write options and facts beside the test's numbers, for its table of hyper-parameters."""

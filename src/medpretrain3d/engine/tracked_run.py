@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.loggers.logger import Logger
+from numpy.typing import NDArray
 
 from medpretrain3d.backbones import EncoderFile
 from medpretrain3d.backbones.checkpoints.source import locate
@@ -32,6 +34,9 @@ class TrackedRun(Logger):
 
     def show(self, board: ResultsBoard, step: int) -> None:
         """Show the results of a test."""
+
+    def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Show a picture (H, W, 3) of what the run is at."""
 
     def use_weights(self, kind: str, sha256: str, source: Path | None, about: Mapping[str, Any]) -> None:
         """Say which weights the run begins with."""

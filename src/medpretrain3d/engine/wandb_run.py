@@ -9,8 +9,10 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 
 from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table, drawn_boxes
 from medpretrain3d.engine.tracked_run import SAMPLES, TrackedRun
@@ -85,6 +87,11 @@ class WandbRun(TrackedRun, WandbLogger):
                 ]
             self.experiment.log({**media, STEP: step}, step=step)
         self.experiment.summary.update({f"test/{name}": value for name, value in board.summary.items()})
+
+    @rank_zero_only
+    def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
+        """Show a picture in the row of this step."""
+        self.log_image(name, [picture], step=step)
 
     @rank_zero_only
     def use_weights(self, kind: str, sha256: str, source: Path | None, about: Mapping[str, Any]) -> None:
