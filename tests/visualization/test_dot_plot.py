@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from medpretrain3d.visualization.axes import Axis
 from medpretrain3d.visualization.dot_plot import Dot, DotRow, dot_plot
-from medpretrain3d.visualization.line_plot import Axis
 
 from .test_line_plot import lines, texts, well_formed
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH, Axis, Series, line_plot
+from medpretrain3d.visualization.axes import Axis
+from medpretrain3d.visualization.line_plot import HEIGHT, WIDTH, Series, line_plot
 from medpretrain3d.visualization.style import ARM_COLORS, INK, PALE
 
 SVG = "{http://www.w3.org/2000/svg}"

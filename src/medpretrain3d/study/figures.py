@@ -16,11 +16,13 @@ from medpretrain3d.evaluation.precision_recall import precision_key
 from medpretrain3d.statistics import Verdict
 from medpretrain3d.study.conditions import Condition, Place, base_arm, detector_of, range_of
 from medpretrain3d.study.curves import Curve
+from medpretrain3d.study.design import StepBudget
 from medpretrain3d.study.differences import Difference
 from medpretrain3d.study.run import FROC_CURVE, Run
 from medpretrain3d.study.table import Estimate
+from medpretrain3d.visualization.axes import Axis
 from medpretrain3d.visualization.dot_plot import Dot, DotRow, dot_plot
-from medpretrain3d.visualization.line_plot import Axis, Series, line_plot
+from medpretrain3d.visualization.line_plot import Series, line_plot
 
 FALSE_POSITIVE_TICKS = [(rate, str(Fraction(rate))) for rate in FALSE_POSITIVES_PER_SCAN]
 MAX_POINTS = 120
@@ -76,23 +78,55 @@ def label_figure(conditions: Sequence[Condition], metric: NamedMetric) -> Figure
     counts = sorted({one.num_labels for one in conditions})
     if len(conditions) < 2 or len({one.place for one in conditions}) < 2 or counts[0] <= 0:
         return None
-    by_arm: dict[tuple[str, int], list[Condition]] = {}
+    points = [((one.arm, one.color), one.num_labels, one) for one in conditions]
+    place = conditions[0].place
+    return _budget_figure(
+        f"{place.network}: {metric} by labels", points, "labelled training cases", metric, _network_facts(place)
+    )
+
+
+def step_figure(conditions: Sequence[Condition], metric: NamedMetric) -> Figure | None:
+    """A metric by share of the steps, at one budget of labels on one data set with one detector; None of one share.
+
+    An arm with steps of its own is a point of the one that it is like otherwise.
+    """
+    colors = {one.arm: one.color for one in conditions}
+    points = []
     for one in conditions:
+        budget = one.runs[0].step_budget or StepBudget(one.arm)
+        arm = budget.arm if budget.arm in colors else one.arm
+        points.append(((arm, colors[arm]), budget.share, one))
+    if len({share for _, share, _ in points}) < 2:
+        return None
+    place = conditions[0].place
+    facts = _network_facts(place) | {"labels": place.labels}
+    title = f"{place.network}, {place.labels} labels: {metric} by steps"
+    return _budget_figure(title, points, "share of the optimiser steps", metric, facts)
+
+
+def _budget_figure(
+    title: str,
+    points: Sequence[tuple[tuple[str, int], float, Condition]],
+    label: str,
+    metric: NamedMetric,
+    facts: Mapping[str, str],
+) -> Figure:
+    """Draw a line per arm over a budget of some kind; a point is arm and color, budget, condition."""
+    by_arm: dict[tuple[str, int], list[tuple[float, Estimate]]] = {}
+    for arm, budget, one in points:
         if one.estimate.is_known:
-            by_arm.setdefault((one.arm, one.color), []).append(one)
+            by_arm.setdefault(arm, []).append((budget, one.estimate))
     series = []
     for (name, color), members in by_arm.items():
-        members.sort(key=lambda one: one.num_labels)
-        points = [one.num_labels for one in members], [_or_nan(one.estimate.value) for one in members]
-        low, high = ([_or_nan(getattr(one.estimate, side)) for one in members] for side in ("low", "high"))
-        series.append(Series(name, color, *points, low, high))
-        series.append(Series(name, color, *points, has_line=False, has_dots=True))
-    ticks = [(count, f"{count:.0f}") for count in counts]
-    x = Axis("labelled training cases", counts[0] / 1.1, counts[-1] * 1.1, ticks, is_log2=True)
-    place = conditions[0].place
-    return _figure(
-        f"{place.network}: {metric} by labels", _few_bands(series), x, Axis(metric.name, low=0.0), _network_facts(place)
-    )
+        members.sort(key=lambda one: one[0])
+        budgets, values = [budget for budget, _ in members], [_or_nan(one.value) for _, one in members]
+        low, high = ([_or_nan(getattr(one, side)) for _, one in members] for side in ("low", "high"))
+        series.append(Series(name, color, budgets, values, low, high))
+        series.append(Series(name, color, budgets, values, has_line=False, has_dots=True))
+    known = sorted({budget for _, budget, _ in points})
+    ticks = [(budget, f"{budget:.3g}" if budget < 1 else f"{budget:.0f}") for budget in known]
+    x = Axis(label, known[0] / 1.1, known[-1] * 1.1, ticks, is_log2=True)
+    return _figure(title, _few_bands(series), x, Axis(metric.name, low=0.0), facts)
 
 
 def froc_figure(conditions: Sequence[Condition]) -> Figure | None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from medpretrain3d.visualization.line_plot import Axis, set_axis
+from medpretrain3d.visualization.axes import Axis, empty_plot, set_axis
 from medpretrain3d.visualization.style import (
     ARM_COLORS,
     INK,
     MARGIN_BELOW_PT,
     MARGIN_PT,
     PALE,
-    STYLE,
     arm_tag,
     inline_svg,
     set_margins,
@@ -62,19 +61,9 @@ def dot_plot(rows: Sequence[DotRow], x: Axis, zero: str = "", width: int = 360) 
         zero: what 0 stands for; a line is drawn there. Empty for none.
         width: of the picture in points.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     rows = [row for row in rows if row.dots]
     heights = [ROW_PT + ARM_PT * len(row.dots) for row in rows]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width / 72, (sum(heights) + MARGIN_BELOW_PT + MARGIN_PT) / 72))
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot(facecolor="none")
-        axes.grid(axis="x", color=PALE, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+    with empty_plot(width, sum(heights) + MARGIN_BELOW_PT + MARGIN_PT, "x") as (figure, axes):
         axes.set(xlabel=x.label)
         values = [part for row in rows for dot in row.dots for part in (dot.value, dot.low, dot.high)]
         set_axis(axes.xaxis, x, [*values, *([0.0] if zero else [])])
