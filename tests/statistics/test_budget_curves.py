@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from medpretrain3d.statistics import area_over_log, efficiency_ratio
+from medpretrain3d.statistics import area_over_log, efficiency_ratio, reaching_ratio
 
 
 def test_area_is_the_mean_height_over_log_n():
@@ -55,7 +55,44 @@ def test_the_interval_is_over_seeds_on_the_log_scale():
     assert ratio.interval[0] == pytest.approx(4 * math.exp(-12.7062 * math.log(2)), rel=1e-3)
 
 
+def test_the_share_with_which_an_arm_is_where_the_baseline_ends():
+    arm = np.array([[0.1, 0.2, 0.4], [0.1, 0.3, 0.5]])
+    ratio = reaching_ratio([0.25, 0.5, 1.0], arm, np.array([0.3, 0.3]))
+    assert ratio.share == pytest.approx((2**-0.5 * 0.5) ** 0.5)  # halfway from 0.5 to 1 on the log scale, and at 0.5
+    assert not ratio.bound
+    labels = reaching_ratio([1, 2, 4], np.array([[0.1, 0.2, 0.4]]), np.array([0.2]), of=4)
+    assert labels.share == pytest.approx(0.5)
+    beyond = reaching_ratio([0.5, 1, 2], np.array([[0.1, 0.2, 0.4]]), np.array([0.4]))  # needs twice as many
+    assert str(beyond) == "needs 2.00 of the budget"
+
+
+@pytest.mark.parametrize(("wanted", "text"), [(0.05, "at most 0.25 [0.00, 0.25]"), (0.9, "at least 1.00 [1.00, inf]")])
+def test_a_result_off_the_curve_is_a_bound(wanted, text):
+    ratio = reaching_ratio([0.25, 0.5, 1.0], np.array([[0.1, 0.2, 0.4]] * 2), np.full(2, wanted))
+    assert ratio.of("steps") == f"needs {text} of the steps"
+
+
+def test_seeds_cut_off_at_both_ends_say_nothing():
+    ratio = reaching_ratio([0.5, 1.0], np.array([[0.1, 0.2]] * 2), np.array([0.05, 0.9]))
+    assert str(ratio) == "not known: a bound from above in 1 seed and from below in 1"
+
+
+def test_the_interval_covers_the_true_share_of_simulated_studies():
+    """An arm that needs half of the steps: both curves rise by log n, the seed moves both, and each run by itself."""
+    shares, draws, hits = [0.125, 0.25, 0.5, 1.0], np.random.default_rng(0), 0
+    rise = 0.2 + 0.08 * np.log2(shares)
+    for _ in range(300):
+        seed = draws.normal(0, 0.03, (5, 1))
+        arm = rise + 0.08 + seed + draws.normal(0, 0.01, (5, 4))
+        final = (rise[-1] + seed + draws.normal(0, 0.01, (5, 1)))[:, 0]
+        low, high = reaching_ratio(shares, arm, final).interval
+        hits += low <= 2 <= high
+    assert 0.92 <= hits / 300 <= 0.98
+
+
 def test_curves_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="give"):
+        reaching_ratio([1, 2], np.zeros((2, 2)), np.zeros(3))
     with pytest.raises(ValueError, match="none of 1, 2"):
         efficiency_ratio([1, 2], np.zeros((2, 2)), np.zeros((2, 2)), at=3)
     with pytest.raises(ValueError, match="shape"):

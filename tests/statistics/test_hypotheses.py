@@ -4,7 +4,7 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.statistics import Answer, Effect, Hypothesis, judge, parse_hypothesis
-from medpretrain3d.statistics.hypotheses import Link, Side
+from medpretrain3d.statistics.hypotheses import RELATIONS, Link, Side
 from medpretrain3d.statistics.verdicts import Judgement
 
 
@@ -27,6 +27,26 @@ def answer(text: str, *args: float, **settings: float) -> Answer:
         ("mae at 0.5 >= scratch", "mae at 0.5 >= scratch", [("mae", "0.5", ">=", "scratch", None)]),
         ("a<=b", "a <= b", [("a", None, "<=", "b", None)]),
         (
+            "mae at 0.5 steps >= scratch",
+            "mae at 0.5 steps >= scratch",
+            [("mae", None, 0.5, ">=", "scratch", None, None)],
+        ),
+        (
+            "mae > scratch at .5 steps on sts",
+            "mae at 0.5 steps > scratch at 0.5 steps on sts",
+            [("mae", None, 0.5, ">", "scratch", None, 0.5)],
+        ),
+        (
+            "mae at 1 steps>scratch at 0.5 steps",
+            "mae at 1 steps > scratch at 0.5 steps",
+            [("mae", None, 1.0, ">", "scratch", None, 0.5)],
+        ),
+        (
+            "mae at 0.25 steps > scratch at 4",
+            "mae at 4 at 0.25 steps > scratch at 4",
+            [("mae", "4", 0.25, ">", "scratch", "4", None)],
+        ),
+        (
             "det > mae > scratch at 2 on sts",
             "det at 2 > mae at 2 > scratch at 2 on sts",
             [("det", "2", ">", "mae", "2"), ("mae", "2", ">", "scratch", "2")],
@@ -37,7 +57,9 @@ def answer(text: str, *args: float, **settings: float) -> Answer:
 def test_what_can_be_written(text, written, links):
     found = parse_hypothesis(text)
     assert str(found) == written
-    assert list(found.links) == [Link(Side(a, of_a), how, Side(b, of_b)) for a, of_a, how, b, of_b in links]
+    middle = [next(place for place, word in enumerate(one) if word in RELATIONS) for one in links]
+    wanted = [Link(Side(*one[:at]), one[at], Side(*one[at + 1 :])) for one, at in zip(links, middle, strict=True)]
+    assert list(found.links) == wanted
     assert parse_hypothesis(written) == found
 
 
@@ -45,8 +67,24 @@ def test_what_can_be_written(text, written, links):
     "text",
     [
         *("", "mae", "mae is better", "> scratch", "mae >", "mae > > scratch", "mae at > scratch", "mae > scratch at"),
-        *("mae > scratch on", "mae > scratch on a b", "mae > scratch at 2 3", "mae == scratch", "mae => scratch"),
-        *("mae > mae", "mae at 2 > mae at 2", "mae > mae at 2", "a > b > a", "a > b < c", "a = b > c"),
+        *(
+            "mae > scratch on",
+            "mae > scratch on a b",
+            "mae > scratch at 2 3",
+            "mae at half steps > scratch",
+            "mae at 2 steps at 0.5 > scratch",
+            "mae == scratch",
+            "mae => scratch",
+        ),
+        *(
+            "mae > mae",
+            "mae at 2 > mae at 2",
+            "mae > mae at 2",
+            "a > b > a",
+            "mae at 1 steps > mae",
+            "a > b < c",
+            "a = b > c",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_one_line(text):

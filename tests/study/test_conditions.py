@@ -84,8 +84,9 @@ def test_range_is_from_lowest_to_highest_and_none_of_one():
 
 @pytest.fixture
 def two_arms(tmp_path: Path) -> Path:
+    costs = {"compute_hours": 0.5, "flop": 2e9, "energy_kwh": 0.1}
     for seed in (0, 1, 2):
-        write_finetuning(tmp_path, f"scratch_{seed}", "scratch", 5.0 + seed, seed=seed, compute_hours=0.5, flop=2e9)
+        write_finetuning(tmp_path, f"scratch_{seed}", "scratch", 5.0 + seed, seed=seed, **costs)
         hours = {} if seed else {"compute_hours": 1.5}
         write_finetuning(tmp_path, f"mae_{seed}", "mae", 1.0 + seed, seed=seed, **hours)
     return tmp_path
@@ -105,8 +106,8 @@ def test_the_matrix_has_a_column_per_arm_marked_by_its_verdict(two_arms: Path):
 def test_costs_are_summed_and_what_is_not_known_is_said(two_arms: Path):
     runs = find_runs([two_arms])
     rows = {row[1]: row for row in cost_table(runs, arm_labels(runs)).rows}
-    assert rows["scratch"][4:8] == ["3", "1.5", "1.50", "6.00e+09"]
-    assert rows["mae"][6:8] == ["at least 1.50", "-"]
+    assert rows["scratch"][4:9] == ["3", "1.5", "1.50", "6.00e+09", "0.3"]
+    assert rows["mae"][6:9] == ["at least 1.50", "-", "unknown"]
 
 
 def test_errors_and_cases_are_means_over_runs(two_arms: Path):

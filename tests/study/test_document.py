@@ -5,6 +5,7 @@ import yaml
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.statistics import parse_hypothesis
+from medpretrain3d.study.design import StepBudget
 from medpretrain3d.study.document import KEYS, read_study
 
 
@@ -106,6 +107,28 @@ def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
         ({"detectors": ["fcso"]}, "detectors.fcso: no recipe of it: .* is of RetinaNet"),
         ({"detectors": {"a": {"recipes": {"cube": "x"}}}}, "unknown key 'cube'; did you mean 'cubes'?"),
         ({"steps": []}, "is a list of steps, the form of earlier versions"),
+        ({"steps": [{"run": "prepare"}]}, "is a list of steps, the form of earlier versions"),
+        ({"steps": 0.5}, r"steps: got 0.5, wanted shares of the steps, as \[0.25, 0.5, 1\]"),
+        ({"steps": [0.5]}, r"steps: got \[0.5\], without 1"),
+        ({"steps": [0.5, 0.5, 1]}, "steps: 0.5 is there twice"),
+        ({"steps": [0, 1]}, "steps: got 0, wanted a number above 0"),
+        ({"steps": [1, 2]}, "steps: got 2, wanted a number above 0 and at most 1"),
+        (
+            {"steps": [0.5, 1], "arms": {"scratch": {}, "half": {"steps": 0.5}}, "hypotheses": []},
+            "steps: half has steps of its own, and the study has shares for every arm; drop one of them",
+        ),
+        (
+            {"hypotheses": ["mae at 0.5 steps > scratch"]},
+            r"the study does not run mae at 0.5 of the steps \(it does at 1\); add steps: \[0.5, 1\]",
+        ),
+        (
+            {"steps": [0.5, 1], "hypotheses": ["mae at 1 at 0.5 steps > scratch"]},
+            r"the study does not run mae with labels 1 at 0.5 of the steps \(it does at 1\)",
+        ),
+        (
+            {"steps": [0.5, 1], "hypotheses": ["mae at 0.25 steps > scratch"]},
+            r"does not run mae at 0.25 of the steps \(it does at 0.5, 1\)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_names_file_and_key(write_study, changes, message):
@@ -130,3 +153,19 @@ def test_detectors_are_recipes_beside_that_of_the_data_or_named(write_study, tmp
     ]
     study = read_study(write_study(detectors={"wide": {"with": {"model.detector.init_args.fpn_channels": 32}}}))
     assert study.detectors[0].changes == {"model.detector.init_args.fpn_channels": 32}
+
+
+def test_an_arm_at_a_share_of_the_steps_is_a_share_of_the_study_or_an_arm_like_it(write_study):
+    study = read_study(write_study(steps=[1, 0.5], hypotheses=["mae at 0.5 steps > scratch", "mae > scratch"]))
+    assert study.steps == (0.5, 1.0)
+    assert study.step_budget("mae", 0.5) == StepBudget("mae", 0.5)
+    own = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}}
+    own["mae_half"] = {"pretrain": "pretrain.yaml", "steps": 0.5, "labels": ["all"]}
+    own["other_half"] = {"pretrain": "pretrain.yaml", "steps": 0.5, "finetune": {"model.optim.lr": 0.1}}
+    asked = ["mae at 0.5 steps > scratch", "mae_half at 0.5 steps > mae", "mae_half > scratch"]
+    study = read_study(write_study(arms=own, hypotheses=asked))
+    assert study.step_budget("mae_half") == StepBudget("mae", 0.5)
+    assert study.step_budget("other_half") == StepBudget("other_half", 0.5)  # it differs in more than the steps
+    assert study.step_budget("mae").is_whole
+    with pytest.raises(UserError, match="does not run mae_half with labels 1"):  # with all of them alone
+        read_study(write_study(arms=own, hypotheses=["mae at 1 at 0.5 steps > scratch at all"]))

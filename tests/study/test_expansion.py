@@ -82,6 +82,7 @@ def test_every_option_of_a_recipe_is_part_of_the_identity(write_study, kind):
         ("data", {"cubes": "other.yaml"}, ("finetune",)),
         ("detectors", {"wide": {"with": {"model.detector.init_args.fpn_channels": 32}}}, ("finetune",)),
         ("labels", {1: {"with": {"trainer.max_steps": 3}}, "all": None}, ("labels 1",)),
+        ("steps", [0.5, 1], ("steps 0.5",)),
         ("seeds", [2, 3], ("finetune",)),
         ("pretrain_seeds", 2, ("mae", "seed 1")),
         ("folds", "drop", ("finetune",)),
@@ -217,3 +218,17 @@ def test_pseudo_objects_are_looked_for_once_the_scans_are_prepared(write_study):
     assert jobs_of(write_study(prepare=finer))[1].identity != found.identity
     with pytest.raises(UserError, match="is made of itself"):
         expand(read_study(write_study(prepare={"runs/a": "pseudo runs/b {store}", "runs/b": "pseudo runs/a {store}"})))
+
+
+def test_shares_of_the_steps_are_run_by_every_arm_with_the_labels_of_the_verdicts(write_study):
+    whole = identities(write_study(seeds=1, folds=[0]))
+    jobs = jobs_of(write_study(seeds=1, folds=[0], steps=[0.5, 1]))
+    found = {job.name: job for job in jobs}
+    shorter = {name for name in found if name not in whole}
+    assert shorter == {f"finetune {arm}, cubes, labels all, steps 0.5, seed 0, fold 0" for arm in ("scratch", "mae")}
+    assert {name: found[name].identity for name in whole} == whole  # what is there is not run again
+    half = found["finetune mae, cubes, labels all, steps 0.5, seed 0, fold 0"]
+    assert (half.facts["trainer.max_steps"], half.facts["trainer.val_check_interval"]) == (1, 1)
+    assert half.slug.startswith("mae-cubes-labelsall-steps0.5-seed0-fold0-")
+    with pytest.raises(UserError, match=r"steps: 0.25 and 0.5 of 2 steps are both 1; drop one of them"):
+        jobs_of(write_study(steps=[0.25, 0.5, 1]))

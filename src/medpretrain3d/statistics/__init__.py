@@ -7,7 +7,7 @@ from medpretrain3d.statistics.arms import (
     difference_pseudo_values,
     pilot_components,
 )
-from medpretrain3d.statistics.budget_curves import area_over_log, efficiency_ratio
+from medpretrain3d.statistics.budget_curves import area_over_log, efficiency_ratio, reaching_ratio
 from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS, Effect
 from medpretrain3d.statistics.hypotheses import Answer, Hypothesis, parse_hypothesis
 from medpretrain3d.statistics.intervals import rate_interval, share_interval
@@ -61,6 +61,7 @@ __all__ = [
     "pseudo_values",
     "ranking_stability",
     "rate_interval",
+    "reaching_ratio",
     "registration_note",
     "settling_designs",
     "share_interval",

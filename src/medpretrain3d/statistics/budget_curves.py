@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medpretrain3d.lines import counted
 from medpretrain3d.statistics.student import critical_value
 
 
@@ -53,15 +54,28 @@ class EfficiencyRatio:
         """1 / value: the share of the budget that suffices the arm, as in `needs 0.4 of the labels`."""
         return 1 / self.value
 
-    def __str__(self) -> str:
-        """Return it in words."""
-        if self.num_beyond and self.num_below:
-            return f"not known: {self.num_beyond} seeds beyond and {self.num_below} below the baseline's curve"
-        bound = "at most " if self.num_beyond else "at least " if self.num_below else ""
+    @property
+    def is_known(self) -> bool:
+        """Whether it is a value or a bound: no seed is cut off at one end and another at the other."""
+        return not (self.num_beyond and self.num_below)
+
+    @property
+    def bound(self) -> str:
+        """`at most` or `at least` where the share is a bound, otherwise nothing."""
+        return "at most" if self.num_beyond else "at least" if self.num_below else ""
+
+    def of(self, what: str) -> str:
+        """Return in words which share of labels or steps suffices."""
+        if not self.is_known:
+            above = counted(self.num_beyond, "seed")
+            return f"not known: a bound from above in {above} and from below in {self.num_below}"
         low, high = self.interval
         known = not math.isnan(low)
         ends = f" [{1 / high:.2f}, {1 / low if low > 0 else math.inf:.2f}]" if known else ""
-        return f"needs {bound}{self.share:.2f}{ends} of the budget"
+        return f"needs {f'{self.bound} ' if self.bound else ''}{self.share:.2f}{ends} of the {what}"
+
+    def __str__(self) -> str:
+        return self.of("budget")
 
 
 def efficiency_ratio(
@@ -90,6 +104,45 @@ def efficiency_ratio(
     beyond, below = (sum(side == which for _, side in found) for which in (1, -1))
     return EfficiencyRatio(
         at, math.exp(logs.mean()), _interval(logs, beyond, below, confidence), len(logs), beyond, below
+    )
+
+
+def reaching_ratio(
+    budgets: Sequence[float], arm: np.ndarray, wanted: np.ndarray, of: float = 1.0, confidence: float = 0.95
+) -> EfficiencyRatio:
+    """Return n_baseline / n_arm for one result: the budget with which the baseline reached it, over that of the arm.
+
+    The baseline's curve is not asked for, only what it reaches in the end; `share` is the part of its budget that
+    suffices the arm. The arm's curve is made monotone and linear in log n, and nothing is extrapolated.
+
+    Args:
+        budgets: (B,) rising, of the arm.
+        arm: (S, B), the metric of each seed.
+        wanted: (S,), what the baseline reaches with the budget `of`, of the same seeds.
+        of: budget of the baseline.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: as `area_over_log`, or shapes that differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from medpretrain3d.statistics import reaching_ratio
+        >>> curves = np.array([[0.2, 0.4, 0.5], [0.1, 0.4, 0.6]])
+        >>> str(reaching_ratio([0.25, 0.5, 1.0], curves, np.array([0.4, 0.4])))
+        'needs 0.50 [0.50, 0.50] of the budget'
+    """
+    x = _logs(budgets)
+    if arm.shape != (len(wanted), len(x)):
+        raise ValueError(
+            f"curves of shape {arm.shape}, {len(wanted)} results and {len(x)} budgets; give (seeds, budgets)"
+        )
+    found = [_reach(x, _monotone(one), float(value)) for one, value in zip(arm, wanted, strict=True)]
+    logs = np.array([math.log(of) - place for place, _ in found])
+    # The sides are those of the ratio: an arm that is there with its smallest budget has a ratio of at least this.
+    beyond, below = (sum(side == which for _, side in found) for which in (-1, 1))
+    return EfficiencyRatio(
+        of, math.exp(logs.mean()), _interval(logs, beyond, below, confidence), len(logs), beyond, below
     )
 
 

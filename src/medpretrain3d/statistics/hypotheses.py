@@ -13,7 +13,8 @@ from medpretrain3d.statistics.verdicts import Judgement, Verdict
 
 RELATIONS = (">=", "<=", ">", "<", "=")
 """better, worse, equivalent; `>=` is not worse by delta or more (non-inferior), `<=` not better by that."""
-EXAMPLES = "'mae > scratch at 2', 'mae at 4 >= scratch at all' or 'voco = scratch'"
+EXAMPLES = "'mae > scratch at 2', 'mae at 4 >= scratch at all', 'mae at 0.5 steps >= scratch' or 'voco = scratch'"
+_SIDE = re.compile(r"\s*(\S+)(?:\s+at\s+(\S+))?(?:\s+at\s+(\d+\.?\d*|\.\d+)\s+steps)?\s*")
 
 
 class Answer(StrEnum):
@@ -36,13 +37,15 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class Side:
-    """An arm with so many labels; None is the budget of the primary question."""
+    """An arm with so many labels and a share of the steps; None are the labels of the primary question, all steps."""
 
     arm: str
     labels: str | None = None
+    steps: float | None = None
 
     def __str__(self) -> str:
-        return self.arm if self.labels is None else f"{self.arm} at {self.labels}"
+        labels = "" if self.labels is None else f" at {self.labels}"
+        return f"{self.arm}{labels}{'' if self.steps is None else f' at {self.steps:g} steps'}"
 
 
 @dataclass(frozen=True)
@@ -124,23 +127,24 @@ class Hypothesis:
 
 
 def parse_hypothesis(text: str) -> Hypothesis:
-    """Read `ARM [at LABELS] > ARM [at LABELS] [on DATA]`, with `>`, `<`, `=`, `>=` or `<=`, or a chain of them.
+    """Read `ARM [at LABELS] [at SHARE steps] > ARM [on DATA]`, with `>`, `<`, `=`, `>=` or `<=`, or a chain of them.
 
-    What the last arm says of labels holds for all arms that say nothing.
+    What the last arm says of labels or steps holds for all arms that say nothing of them.
 
     Raises:
         UserError: it is not of this form, an arm is compared with itself, or a chain changes its direction.
     """
     parts = re.split(r"(>=|<=|[<>=])", text)
     body, _, data = parts[-1].strip().partition(" on ")
-    found = [re.fullmatch(r"\s*(\S+)(?:\s+at\s+(\S+))?\s*", part) for part in [*parts[:-1:2], body]]
+    found = [_SIDE.fullmatch(part) for part in [*parts[:-1:2], body]]
     if len(found) < 2 or None in found or (data and len(data.split()) != 1):
         raise UserError(f"hypothesis '{text}': wanted arms with one of > < = >= <= between them, as in {EXAMPLES}")
     relations = tuple(parts[1::2])
     if len({relation[0] for relation in relations}) > 1:
         raise UserError(f"hypothesis '{text}': a chain goes one way, got {' and '.join(dict.fromkeys(relations))}")
-    sides = [Side(one[1], one[2]) for one in found if one is not None]
-    sides = [Side(one.arm, one.labels or sides[-1].labels) for one in sides]
-    if len(set(sides)) < len(sides):
+    sides = [Side(one[1], one[2], float(one[3]) if one[3] else None) for one in found if one is not None]
+    last = sides[-1]
+    sides = [Side(one.arm, one.labels or last.labels, last.steps if one.steps is None else one.steps) for one in sides]
+    if len({(one.arm, one.labels, 1.0 if one.steps is None else one.steps) for one in sides}) < len(sides):
         raise UserError(f"hypothesis '{text}': compares an arm with itself; wanted two, as in {EXAMPLES}")
     return Hypothesis(tuple(sides), relations, data.strip() or None)

@@ -77,7 +77,7 @@ def answers(declaration: Declaration, runs: Sequence[Run], scorer: Scorer) -> tu
         scorer: of the runs by the primary metric.
     """
     cells = _cells(runs)
-    places = list(dict.fromkeys((data, detector) for data, detector, _, _ in cells))
+    places = list(dict.fromkeys((data, detector) for data, detector, *_ in cells))
     said: list[str] = []
     asked: dict[Place, dict[Hypothesis, list[Comparison]]] = {}
     for hypothesis in declaration.hypotheses:
@@ -98,26 +98,35 @@ def answers(declaration: Declaration, runs: Sequence[Run], scorer: Scorer) -> tu
     return sorted(result, key=lambda one: order[one.hypothesis]), said
 
 
-def _cells(runs: Sequence[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
-    """Return tested runs of a study by data set, detector, arm and labels."""
-    cells: dict[tuple[str, str, str, str], list[Run]] = {}
+Cell = tuple[str, str, str, str, float]
+"""Data set, detector, arm, labels and share of the steps."""
+
+
+def _cells(runs: Sequence[Run]) -> dict[Cell, list[Run]]:
+    """Return tested runs of a study by where they stand; of an arm with steps of its own under each of its names."""
+    cells: dict[Cell, list[Run]] = {}
     for run in runs:
         if run.design is not None and run.is_tested:
             own = run.design
-            cells.setdefault((own["data"], own.get("detector", ""), own["arm"], own["labels"]), []).append(run)
+            points = {(own["arm"], float(own.get("steps", 1)))}
+            if (budget := run.step_budget) is not None:
+                points |= {(budget.arm, budget.share), (own["arm"], budget.share)}
+            for arm, share in points:
+                cells.setdefault((own["data"], own.get("detector", ""), arm, own["labels"], share), []).append(run)
     return cells
 
 
 def _compared(
     link: Link,
     place: Place,
-    cells: dict[tuple[str, str, str, str], list[Run]],
+    cells: dict[Cell, list[Run]],
     declaration: Declaration,
     scorer: Scorer,
     said: list[str],
 ) -> Comparison | None:
     def members(side: Side) -> list[Run]:
-        return cells.get((*place, side.arm, side.labels or declaration.labels), [])
+        steps = 1.0 if side.steps is None else side.steps
+        return cells.get((*place, side.arm, side.labels or declaration.labels, steps), [])
 
     others = {(run.metadata.seed, run.metadata.fold): run for run in members(link.other)}
     pairs: list[Pair] = [

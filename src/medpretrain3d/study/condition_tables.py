@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from medpretrain3d.evaluation.error_analysis import ERRORS
 from medpretrain3d.evaluation.named_metrics import NamedMetric
-from medpretrain3d.study.conditions import Condition, Place, base_arm, detector_of, range_of
+from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, detector_of, range_of
 from medpretrain3d.study.differences import Difference
 from medpretrain3d.study.figures import size_recalls
 from medpretrain3d.study.run import Run
@@ -27,7 +27,9 @@ def matrix_table(conditions: Sequence[Condition], differences: Sequence[Differen
     """Return the primary metric of every arm, a row per data set, detector and budget, marked by its verdict."""
     arms = list(dict.fromkeys((one.arm, one.color) for one in sorted(conditions, key=lambda one: one.color)))
     has_detectors = any(one.place.detector for one in conditions)
-    before = ["data set", *(["detector"] if has_detectors else []), "labels", "seeds"]
+    has_steps = _has_steps(conditions)
+    before = ["data set", *(["detector"] if has_detectors else []), "labels"]
+    before += [*(["steps"] if has_steps else []), "seeds"]
     columns = {arm: len(before) + place for place, (arm, _) in enumerate(arms)}
     verdicts = {run: str(one.judged.verdict) for one in differences for run in one.runs}
     marks: dict[tuple[int, int], str] = {}
@@ -41,6 +43,7 @@ def matrix_table(conditions: Sequence[Condition], differences: Sequence[Differen
         found = {one.arm: one for one in members}
         seeds = sorted({len(one.seeds) for one in members})
         row: list[Cell] = [place.data, *([place.detector] if has_detectors else []), place.labels]
+        row += [place.steps] if has_steps else []
         row += ["-".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))]
         for arm, _ in arms:
             row.append(found[arm].estimate if arm in found else "")
@@ -127,8 +130,8 @@ def cost_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
             detector = detector_of(run)
             key = ("fine-tuning", base_arm(arms[run], detector), run.setting[0], detector)
             groups.setdefault(key, []).append(run)
-    header = ["stage", "arm", "data", "detector", "runs", "minutes a run", "device hours", "FLOP", "device"]
-    table = Table(header, num_text_columns=4)
+    costs = ["minutes a run", "device hours", "FLOP", "energy (kWh)", "device"]
+    table = Table(["stage", "arm", "data", "detector", "runs", *costs], num_text_columns=4)
     for key, members in groups.items():
         known = [run.metadata for run in members]
         minutes = [one.minutes for one in known if one.minutes is not None]
@@ -138,6 +141,7 @@ def cost_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
             f"{sum(minutes) / len(minutes):.1f}" if minutes else "-",
             _total([one.compute_hours for one in known], ".2f"),
             _total([one.flop for one in known], ".2e"),
+            _total([one.energy_kwh for one in known], ".3g", "unknown"),
             ", ".join(devices) or "-",
         ]
         stage, arm, data, detector = key
@@ -145,11 +149,11 @@ def cost_table(runs: Sequence[Run], arms: Mapping[Run, str]) -> Table:
     return table
 
 
-def _total(values: Sequence[float | None], digits: str) -> str:
-    """Return a sum; `at least` where some runs do not say."""
+def _total(values: Sequence[float | None], digits: str, unknown: str = "-") -> str:
+    """Return a sum; `at least` where some runs do not say, and `unknown` where none does."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
-        return "-"
+        return unknown
     return f"{'at least ' if len(known) < len(values) else ''}{sum(known):{digits}}"
 
 
@@ -158,10 +162,16 @@ def _together(estimates: Sequence[Estimate]) -> Estimate:
     return estimates[0] if len(estimates) == 1 else range_of([one.value for one in estimates])
 
 
+def _has_steps(conditions: Sequence[Condition]) -> bool:
+    return any(one.place.steps != WHOLE for one in conditions)
+
+
 def _heading(conditions: Sequence[Condition]) -> list[str]:
-    return ["data set", *(["detector"] if any(one.place.detector for one in conditions) else []), "labels", "arm"]
+    detector = ["detector"] if any(one.place.detector for one in conditions) else []
+    return ["data set", *detector, "labels", *(["steps"] if _has_steps(conditions) else []), "arm"]
 
 
 def _place_of(one: Condition, conditions: Sequence[Condition]) -> list[str]:
     detector = [one.place.detector] if any(other.place.detector for other in conditions) else []
-    return [one.place.data, *detector, one.place.labels, one.arm]
+    steps = [one.place.steps] if _has_steps(conditions) else []
+    return [one.place.data, *detector, one.place.labels, *steps, one.arm]

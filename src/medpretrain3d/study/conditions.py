@@ -17,14 +17,19 @@ from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Estimate, is_finite
 
+WHOLE = "1"
+"""All of the steps, as a share in words."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where arms are compared: a data set, a detector, and a budget of labels in words."""
+    """Where arms are compared: a data set, a detector, and budgets of labels and of steps in words."""
 
     data: str
     detector: str
     labels: str
+    steps: str = WHOLE
+    """Share of the steps that every arm makes there."""
 
     @property
     def network(self) -> str:
@@ -32,12 +37,13 @@ class Place:
         return f"{self.data}, {self.detector}" if self.detector else self.data
 
     def __str__(self) -> str:
-        return f"{self.network}, {self.labels} labels"
+        steps = "" if self.steps == WHOLE else f", {self.steps} of the steps"
+        return f"{self.network}, {self.labels} labels{steps}"
 
     @property
     def facts(self) -> dict[str, str]:
         """What a page filters by."""
-        return {"data": self.data, "detector": self.detector, "labels": self.labels}
+        return {"data": self.data, "detector": self.detector, "labels": self.labels, "steps": self.steps}
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Condition:
     num_labels: float
     """Labeled cases, the mean over runs: folds differ by one or two."""
     is_primary: bool
-    """Whether it is at the budget of labels that the verdicts are about."""
+    """Whether it is at the budgets that the verdicts are about."""
     runs: tuple[Run, ...]
     estimate: Estimate
     """Primary metric: mean over seeds, with its interval over seeds and scans; of one seed over scans."""
@@ -84,19 +90,20 @@ def find_conditions(
     is_said = len(set(detectors.values())) > 1
     groups: dict[tuple[Place, str], list[Run]] = {}
     for run in tested:
-        place = Place(run.setting[0], detectors[run] if is_said else "", labels_of(run))
+        place = place_of(run, is_said)
         groups.setdefault((place, base_arm(arms[run], detectors[run])), []).append(run)
     full: dict[str, int] = {}
     for run in tested:
         full[run.setting[0]] = max(run.setting[1], full.get(run.setting[0], 0))
     order = {
-        place: (place.network, _mean([run.setting[1] for run in members])) for (place, _), members in groups.items()
+        place: (place.network, _mean([run.setting[1] for run in members]), float(place.steps))
+        for (place, _), members in groups.items()
     }
     found = []
     for (place, arm), members in groups.items():
         design = members[0].design
         is_primary = (
-            design["labels"] == declaration.labels
+            design["labels"] == declaration.labels and place.steps == WHOLE
             if design is not None
             else any(run.setting[1] == full[place.data] for run in members)
         )
@@ -105,6 +112,16 @@ def find_conditions(
         seeds = tuple(sorted({run.metadata.seed or 0 for run in members}))
         found.append(Condition(arm, colors[members[0]], place, num_labels, is_primary, tuple(members), estimate, seeds))
     return sorted(found, key=lambda one: (order[one.place], one.color, one.arm))
+
+
+def place_of(run: Run, has_detectors: bool) -> Place:
+    """Return where a run is compared with others.
+
+    Args:
+        run: of fine-tuning.
+        has_detectors: whether there are several detectors, which are then told apart.
+    """
+    return Place(run.setting[0], detector_of(run) if has_detectors else "", labels_of(run), steps_of(run))
 
 
 def detector_of(run: Run) -> str:
@@ -125,6 +142,11 @@ def labels_of(run: Run) -> str:
     if run.metadata.fold is not None and run.metadata.label_fraction in (None, 1):
         return "all"
     return str(run.setting[1])
+
+
+def steps_of(run: Run) -> str:
+    """Return the share of the steps that a study gives to every arm, in words."""
+    return (run.design or {}).get("steps", WHOLE)
 
 
 def range_of(values: Sequence[float | None]) -> Estimate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +30,31 @@ class Arm:
     finetune: Mapping[str, Any] = field(default_factory=dict)
     """Options of the fine-tuning of this arm alone."""
     steps: float = 1.0
-    """Share of the optimizer steps of the fine-tuning recipe."""
+    """Share of the optimizer steps of the fine-tuning recipe; one that is not 1 is part of what the arm is."""
     labels: tuple[str, ...] | None = None
     """Budgets that it is run with; None for every one."""
 
     def is_run(self, data: str, labels: str) -> bool:
         """Return whether it is run on a data set with a label budget."""
         return (not self.pretrain or data in self.pretrain) and (self.labels is None or labels in self.labels)
+
+    def differs_in_steps_alone(self, other: Arm) -> bool:
+        """Return whether both begin alike, so that they are two points of one curve over steps."""
+        return self != other and replace(self, name=other.name, steps=other.steps, labels=other.labels) == other
+
+
+@dataclass(frozen=True)
+class StepBudget:
+    """Which share of the steps a run makes, and of which arm's curve over steps it is a point."""
+
+    arm: str
+    """Where an arm has steps of its own (`mae_half`), the one that it is like otherwise (`mae`)."""
+    share: float = 1.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether these are all of the steps."""
+        return self.share == 1
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,8 @@ class Study:
     """The baseline first."""
     detectors: tuple[Detector, ...]
     labels: tuple[Budget, ...]
+    steps: tuple[float, ...]
+    """Shares of the optimizer steps, 1 among them; those below 1 are run with the labels of the declaration."""
     seeds: tuple[int, ...]
     pretrain_seeds: int
     """Encoders per arm; seed s of the fine-tuning begins from the encoder of seed s modulo this number."""
@@ -129,6 +149,20 @@ class Study:
         """The arm that the others are compared with."""
         return self.arms[0]
 
-    def is_run(self, arm: Arm, data: str, detector: Detector, labels: str) -> bool:
+    def is_run(self, arm: Arm, data: str, detector: Detector, labels: str, steps: float = 1.0) -> bool:
         """Return whether a combination is part of the study."""
-        return arm.is_run(data, labels) and detector.is_run(data, arm.name, labels)
+        has_steps = steps == 1 or labels == self.declaration.labels
+        return has_steps and arm.is_run(data, labels) and detector.is_run(data, arm.name, labels)
+
+    def step_budget(self, arm: str, steps: float = 1.0) -> StepBudget:
+        """Return where a run stands on a curve over steps.
+
+        Args:
+            arm: its name.
+            steps: which of the study's shares the run has.
+        """
+        own = next(one for one in self.arms if one.name == arm)
+        if own.steps == 1:
+            return StepBudget(arm, steps)
+        whole = [one.name for one in self.arms if one.steps == 1 and own.differs_in_steps_alone(one)]
+        return StepBudget(whole[0] if whole else arm, own.steps)

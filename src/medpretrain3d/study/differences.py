@@ -31,7 +31,7 @@ class Difference:
     """Of the arm by the primary metric."""
     baseline_scores: ArmScores
     is_primary: bool
-    """Whether it is at the budget of labels that the verdicts are about; all else is exploratory."""
+    """Whether it is at the budgets of labels and steps that the verdicts are about; all else is exploratory."""
     folds: tuple[int, ...] = ()
     """Folds whose test scans are pooled, where there are several."""
 
@@ -177,7 +177,7 @@ def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, c
     def is_primary(scored: PairedScores) -> bool:
         runs = [run for run, _ in scored.pairs]
         if (design := runs[0].design) is not None:
-            return design["labels"] == declaration.labels
+            return design["labels"] == declaration.labels and "steps" not in design
         return any(run.setting[1] == full[run.setting[0]] for run in runs)
 
     of, beside = declaration.metric, metric_beside(declaration.metric)

@@ -19,13 +19,14 @@ from medpretrain3d.study.document_values import (
     a_list,
     a_mapping,
     a_name,
+    a_number,
     a_text,
     once,
     only_keys,
 )
 
 KEYS = (
-    *("name", "root", "data", "arms", "detectors", "labels", "seeds", "pretrain_seeds", "folds"),
+    *("name", "root", "data", "arms", "detectors", "labels", "steps", "seeds", "pretrain_seeds", "folds"),
     *("primary", "delta", "hypotheses", "prepare", "resources"),
 )
 """Keys of a document."""
@@ -56,10 +57,11 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
         UserError: see `read_study`.
     """
     place = Place(source)
-    if "steps" in document:
+    steps = document.get("steps", [1])
+    if steps == [] or (isinstance(steps, list) and not all(isinstance(one, int | float) for one in steps)):
         raise UserError(
             f"{source}: is a list of steps, the form of earlier versions; write data, arms, labels and seeds instead "
-            "(docs/howto/study.md), or run its commands one by one"
+            "(docs/howto/study.md), or run its commands one by one; shares of the steps are numbers, as [0.25, 0.5, 1]"
         )
     only_keys(document, KEYS, place, required=("name", "data", "arms"))
     data = _data(document["data"], place.at("data"))
@@ -67,6 +69,7 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
     budgets = [budget.name for budget in labels]
     arms = arms_of(document["arms"], data, budgets, place.at("arms"))
     names = [arm.name for arm in arms]
+    shares = _steps(steps, arms, place.at("steps"))
     study = Study(
         name=a_name(document["name"], place.at("name")),
         root=Path(a_text(document.get("root", "runs"), place.at("root"))),
@@ -74,10 +77,11 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
         arms=arms,
         detectors=detectors_of(document.get("detectors"), data, names, budgets, place.at("detectors")),
         labels=labels,
+        steps=shares,
         seeds=_seeds(document.get("seeds", 1), place.at("seeds")),
         pretrain_seeds=a_count(document.get("pretrain_seeds", 1), place.at("pretrain_seeds")),
         folds=_folds(document.get("folds"), place.at("folds")),
-        declaration=declaration_of(document, arms, labels, tuple(data), place),
+        declaration=declaration_of(document, arms, labels, shares, tuple(data), place),
         prepare=preparation_of(document.get("prepare", {}), place.at("prepare")),
         resources=resources_of(document.get("resources", {}), place.at("resources")),
     )
@@ -97,6 +101,22 @@ def _check_baseline(baseline: Arm, labels: Sequence[Budget], place: Place) -> No
         raise UserError(
             f"{place}: {baseline.name} is the baseline, so it is run with every budget; take its labels away"
         )
+
+
+def _steps(value: Any, arms: Sequence[Arm], place: Place) -> tuple[float, ...]:
+    """Return shares of the steps, rising."""
+    example = "shares of the steps, as [0.25, 0.5, 1]"
+    shares = once([a_number(one, place, above=0, at_most=1) for one in a_list(value, place, example)], place)
+    if 1 not in shares:
+        raise UserError(
+            f"{place}: got {value}, without 1; wanted {example}: all of them are what others are held against"
+        )
+    own = [arm.name for arm in arms if arm.steps != 1]
+    if len(shares) > 1 and own:
+        raise UserError(
+            f"{place}: {own[0]} has steps of its own, and the study has shares for every arm; drop one of them"
+        )
+    return tuple(sorted(shares))
 
 
 def _seeds(value: Any, place: Place) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.named_metrics import metric_named
 from medpretrain3d.statistics import Hypothesis, parse_hypothesis
+from medpretrain3d.statistics.hypotheses import Side
 from medpretrain3d.study.design import ALL, Arm, Budget, Declaration
 from medpretrain3d.study.document_values import Place, a_list, a_mapping, a_number, a_text, once, only_keys
 
@@ -17,7 +18,12 @@ FIRST_METRIC = "mAP"
 
 
 def declaration_of(
-    document: Mapping[str, Any], arms: Sequence[Arm], labels: Sequence[Budget], data: Sequence[str], place: Place
+    document: Mapping[str, Any],
+    arms: Sequence[Arm],
+    labels: Sequence[Budget],
+    steps: Sequence[float],
+    data: Sequence[str],
+    place: Place,
 ) -> Declaration:
     """Return what is declared.
 
@@ -25,6 +31,7 @@ def declaration_of(
         document: the whole.
         arms: of the study.
         labels: budgets of the study.
+        steps: shares of the steps that every arm is run with.
         data: names of its data sets.
         place: of the document.
 
@@ -50,7 +57,7 @@ def declaration_of(
     delta = None if delta is None else a_number(delta, place.at("delta"), above=0, at_most=1)
     at = place.at("hypotheses")
     texts = a_list(document.get("hypotheses", []), at, "sentences such as [mae > scratch]", least=0)
-    hypotheses = [_hypothesis(str(text), arms, names, wanted, data, delta, at) for text in texts]
+    hypotheses = [_hypothesis(str(text), arms, names, steps, wanted, data, delta, at) for text in texts]
     return Declaration(metric, wanted, delta, tuple(once(hypotheses, at)))
 
 
@@ -58,6 +65,7 @@ def _hypothesis(
     text: str,
     arms: Sequence[Arm],
     labels: Sequence[str],
+    steps: Sequence[float],
     primary: str,
     data: Sequence[str],
     delta: float | None,
@@ -77,13 +85,30 @@ def _hypothesis(
     if one.data is not None and one.data not in data:
         raise UserError(f"{at}: the study has no data set '{one.data}'{_hint(one.data, data, 'data')}")
     for side in one.sides:
-        arm, budget = by_name[side.arm], side.labels or primary
+        budget = side.labels or primary
+        arm = _with_steps(side, arms, steps if budget == primary else (1,), at)
         if not any(arm.is_run(name, budget) for name in ([one.data] if one.data else data)):
             where = f" on {one.data}" if one.data else ""
             raise UserError(f"{at}: the study does not run {arm.name} with labels {budget}{where}; see its arm's keys")
     if delta is None and any(link.needs_delta for link in one.links):
         raise UserError(f"{at}: nothing says what counts as no difference; add delta, as delta: 0.02")
     return one
+
+
+def _with_steps(side: Side, arms: Sequence[Arm], shares: Sequence[float], at: str) -> Arm:
+    """Return the arm that is run with the share of the steps that a side of a hypothesis names."""
+    own = next(arm for arm in arms if arm.name == side.arm)
+    if side.steps is None or side.steps == own.steps or (own.steps == 1 and side.steps in shares):
+        return own
+    alike = [arm for arm in arms if arm.steps == side.steps and own.steps == 1 and arm.differs_in_steps_alone(own)]
+    if alike:
+        return alike[0]
+    known = ", ".join(f"{share:g}" for share in (shares if own.steps == 1 else (own.steps,)))
+    labels = "" if side.labels is None else f" with labels {side.labels}"
+    raise UserError(
+        f"{at}: the study does not run {side.arm}{labels} at {side.steps:g} of the steps (it does at {known}); add "
+        f"steps: [{side.steps:g}, 1], which is for the labels of primary, or an arm like it with steps: {side.steps:g}"
+    )
 
 
 def _hint(word: str, known: Sequence[str], what: str) -> str:

@@ -73,19 +73,24 @@ class Expansion:
                 for budget in study.labels:
                     for seed in study.seeds:
                         for arm in study.arms:
-                            if study.is_run(arm, data, detector, budget.name):
-                                yield from self._folds(data, detector, budget, seed, arm)
+                            shares = [one for one in study.steps if study.is_run(arm, data, detector, budget.name, one)]
+                            for steps in shares:
+                                yield from self._folds(data, detector, budget, seed, arm, steps)
 
-    def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm) -> Iterator[Job]:
+    def _folds(self, data: str, detector: Detector, budget: Budget, seed: int, arm: Arm, steps: float) -> Iterator[Job]:
         layers = self._recipe(detector.recipes[data], "finetune")
         layers += [nested(options) for options in (detector.changes, budget.changes, arm.finetune) if options]
         flat = flattened(composed(layers))
-        layers += [nested(_fewer_steps(flat, arm))] if arm.steps != 1 else []
+        if arm.steps != 1:
+            layers.append(nested(_fewer_steps(flat, arm.steps, f"arms.{arm.name}.steps")))
+        elif steps != 1:
+            layers.append(nested(_fewer_steps(flat, steps, "steps", self.study.steps)))
         store = str(flat.get("data.store", ""))
         for fold in self._fold_numbers(store):
             setting = {"arm": arm.name, "data": data}
             setting |= {"detector": detector.name} if detector.name else {}
-            setting |= {"labels": budget.name, "seed": str(seed)} | ({} if fold is None else {"fold": str(fold)})
+            setting |= {"labels": budget.name, **({} if steps == 1 else {"steps": f"{steps:g}"})}
+            setting |= {"seed": str(seed)} | ({} if fold is None else {"fold": str(fold)})
             options: dict[str, Any] = {"seed_everything": seed, **budget.options}
             options |= {"data.label_seed": seed} if budget.options else {}
             # Each fold is tested on what it holds out, so that over all of them every labeled case is tested once.
@@ -252,16 +257,25 @@ def _listed(value: Any) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list) else [str(value)] if value else []
 
 
-def _fewer_steps(options: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
+def _fewer_steps(options: Mapping[str, Any], share: float, key: str, shares: Sequence[float] = ()) -> dict[str, Any]:
     """Return the options that make a share of the steps, with the last validation at their end.
 
+    Args:
+        options: of the recipe.
+        share: of its steps.
+        key: of the document, for what is refused.
+        shares: all that the study has.
+
     Raises:
-        UserError: the recipe does not say how many there are.
+        UserError: the recipe does not say how many there are, or two shares are the same number of steps.
     """
     whole = options.get("trainer.max_steps")
     if not isinstance(whole, int) or whole < 1:
-        raise UserError(f"arms.{arm.name}.steps: its recipe has no trainer.max_steps to take a share of; set that")
-    steps = max(1, round(arm.steps * whole))
+        raise UserError(f"{key}: its recipe has no trainer.max_steps to take a share of; set that")
+    steps = max(1, round(share * whole))
+    alike = [other for other in shares if other != share and max(1, round(other * whole)) == steps]
+    if alike:
+        raise UserError(f"{key}: {share:g} and {alike[0]:g} of {whole} steps are both {steps}; drop one of them")
     interval = options.get("trainer.val_check_interval")
     shorter = isinstance(interval, int) and interval > steps
     return {"trainer.max_steps": steps, **({"trainer.val_check_interval": steps} if shorter else {})}

@@ -13,7 +13,7 @@ from medpretrain3d.study.inputs import short_hash
 
 Kind = Literal["prepare", "pretrain", "finetune"]
 Facts = Mapping[str, Any]
-NUMBERED = ("labels", "seed", "fold")
+NUMBERED = ("labels", "steps", "seed", "fold")
 """Parts of a job's place that are numbers, and mean nothing without their name."""
 UNKNOWN = "not prepared yet"
 """Stands for a hash of data that an earlier job has yet to write."""
@@ -25,7 +25,7 @@ class Job:
 
     kind: Kind
     setting: Mapping[str, str]
-    """Its place in the design: arm, data, detector, labels, seed, fold; those that it has."""
+    """Its place in the design: arm, data, detector, labels, steps, seed, fold; those that it has."""
     facts: Facts
     """All that decides its result: options of the resolved recipe by keys with dots, and hashes of what it reads."""
     code: str

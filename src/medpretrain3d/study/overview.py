@@ -1,4 +1,4 @@
-"""What several budgets, data sets and arms say together: areas, label efficiency, pooled effects, rankings."""
+"""What several budgets, data sets and arms say together: areas, efficiency, pooled effects, rankings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from medpretrain3d.statistics import (
     MIN_DATA_SETS,
     ArmScores,
     Verdict,
-    area_scores,
-    arm_effect,
-    efficiency_ratio,
     judge,
     pool,
     ranking_stability,
@@ -20,16 +17,22 @@ from medpretrain3d.statistics import (
 from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
-from medpretrain3d.study.differences import Difference
-from medpretrain3d.study.table import Estimate
+from medpretrain3d.study.differences import Difference, signed_estimate
+from medpretrain3d.study.efficiency import Efficiency, network_of
 
 
-def overview(differences: Sequence[Difference], declaration: Declaration) -> list[str]:
-    """Return a line per arm over data sets and over budgets, and one per ranking."""
+def overview(differences: Sequence[Difference], worth: Sequence[Efficiency], declaration: Declaration) -> list[str]:
+    """Return a line per arm over data sets and over budgets, and one per ranking.
+
+    Args:
+        differences: of the arms from the baseline.
+        worth: of their budgets.
+        declaration: metric and delta.
+    """
     metric = declaration.metric.name
     return [
         *_over_data_sets(differences, metric, declaration.delta),
-        *_over_budgets(differences, metric),
+        *_over_budgets(worth, metric),
         *_rankings(differences, metric),
     ]
 
@@ -40,8 +43,8 @@ def _over_data_sets(differences: Sequence[Difference], metric: str, delta: float
     baselines: dict[tuple[str, ...], str] = {}
     for one in differences:
         if one.is_primary:
-            effects.setdefault(_network(one), []).append(one.judged.effect)
-            baselines[_network(one)] = one.baseline_scores.name
+            effects.setdefault(network_of(one), []).append(one.judged.effect)
+            baselines[network_of(one)] = one.baseline_scores.name
     pooled = {key: pool(members) for key, members in effects.items() if len(members) >= MIN_DATA_SETS}
     judged = judge([over_all.effect for over_all in pooled.values()], delta)
     for (key, over_all), judgement in zip(pooled.items(), judged, strict=True):
@@ -53,38 +56,24 @@ def _over_data_sets(differences: Sequence[Difference], metric: str, delta: float
         )
 
 
-def _over_budgets(differences: Sequence[Difference], metric: str) -> Iterator[str]:
-    """Compare areas under the metric over log labels, and say how much less labels an arm needs; exploratory."""
-    groups: dict[tuple[str, ...], list[Difference]] = {}
-    for one in differences:
-        groups.setdefault((*_network(one), one.setting[0]), []).append(one)
-    found: list[tuple[str, list[float], list[Difference], Effect]] = []
-    for key, members in groups.items():
-        members.sort(key=_labels)
-        budgets = [_labels(one) for one in members]
-        same_scans = len({one.scores.scans for one in members}) == 1
-        if (
-            len(members) > 1
-            and len(set(budgets)) == len(budgets)
-            and min(budgets) > 0
-            and same_scans
-            and _shared(members)
-        ):
-            arm, baseline = ([getattr(one, side) for one in members] for side in ("scores", "baseline_scores"))
-            effect = arm_effect(area_scores(budgets, arm), area_scores(budgets, baseline))
-            found.append((f"{key[0]}, {key[-1]}", budgets, members, effect))
-    for (name, budgets, members, _), judged in zip(found, judge([one[3] for one in found]), strict=True):
-        seeds = _shared(members)
-        curves = [
-            np.stack([getattr(one, side).of_seeds(seeds).values for one in members], axis=-1)
-            for side in ("baseline_scores", "scores")
-        ]
-        needs = "; ".join(
-            f"at {at:g} labels it {efficiency_ratio(budgets, curves[0], curves[1], at)}" for at in budgets[:-1]
-        )
-        span = f"{budgets[0]:g} to {budgets[-1]:g} labels"
-        said = _said(judged, metric, members[0].baseline_scores.name)
-        yield f"{name}, area under {metric} over log labels ({span}, exploratory): {said}; {needs}."
+def _over_budgets(found: Sequence[Efficiency], metric: str) -> Iterator[str]:
+    """Return a line per arm and kind of budget, in words."""
+    for one in found:
+        unit = "labels" if one.kind == "labels" else "of the steps"
+        span = f"{one.budgets[0]:g} to {one.budgets[-1]:g} {unit}"
+        of = "budget" if one.kind == "labels" else "steps"
+        parts = []
+        if one.area is not None:
+            words = _said(one.area, metric, one.baseline)
+            parts.append(f"area under {metric} over log {one.kind} ({span}, exploratory): {words}")
+            parts += [f"at {at:g} {unit} it {needed.of(of)}" for at, needed in one.needs]
+        else:
+            parts.append(f"{metric} over log {one.kind} ({span}, exploratory)")
+        if one.reached is not None:
+            whole = "all of them" if one.kind == "steps" else f"{one.budgets[-1]:g} labels"
+            parts.append(f"for what {one.baseline} reaches with {whole} it {one.reached.of(of)}")
+        where = one.data if one.kind == "labels" else f"{one.data}, {one.labels} labels"
+        yield f"{one.name}, {where}, {'; '.join(parts)}."
 
 
 def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
@@ -110,20 +99,8 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         )
 
 
-def _network(one: Difference) -> tuple[str, ...]:
-    own = one.runs[0].metadata
-    return one.arm, str(own.detector), str(own.backbone)
-
-
-def _labels(one: Difference) -> float:
-    return float(one.setting[1])
-
-
-def _shared(members: Sequence[Difference]) -> list[int]:
-    return [seed for seed in members[0].seeds if all(seed in one.seeds for one in members)]
-
-
 def _said(one: Judgement, metric: str, baseline: str) -> str:
+    """Return a judgement against the baseline in words."""
     words = {
         Verdict.BETTER: f"better than {baseline}",
         Verdict.WORSE: f"worse than {baseline}",
@@ -131,4 +108,4 @@ def _said(one: Judgement, metric: str, baseline: str) -> str:
     }.get(one.verdict, str(one.verdict))
     p_value = "" if one.verdict is Verdict.NONE else f", p {one.corrected_p_value:.4f} after Holm"
     reason = f" ({one.reason})" if one.reason else ""
-    return f"{words}{reason}, {metric} {Estimate(one.effect.difference, *one.interval, is_signed=True)}{p_value}"
+    return f"{words}{reason}, {metric} {signed_estimate(one)}{p_value}"

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.named_metrics import NamedMetric
 from medpretrain3d.study.answers import answers
 from medpretrain3d.study.condition_tables import (
@@ -18,9 +17,10 @@ from medpretrain3d.study.condition_tables import (
     matrix_table,
     size_table,
 )
-from medpretrain3d.study.conditions import Condition, Place, base_arm, detector_of, find_conditions, labels_of
+from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, detector_of, find_conditions, place_of
 from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
 from medpretrain3d.study.differences import metric_beside, paired_differences
+from medpretrain3d.study.efficiency import efficiencies, efficiency_table
 from medpretrain3d.study.figures import (
     IOUS,
     Figure,
@@ -31,13 +31,15 @@ from medpretrain3d.study.figures import (
     label_figure,
     precision_figure,
     size_figure,
+    step_figure,
 )
 from medpretrain3d.study.gallery import Comparison, case_pictures, reconstruction_previews
 from medpretrain3d.study.identity import arm_labels, identify
 from medpretrain3d.study.overview import overview
 from medpretrain3d.study.paired_scores import Scorer
+from medpretrain3d.study.report_notes import earlier_version_notes, missing_notes
 from medpretrain3d.study.run import Run
-from medpretrain3d.study.seen_scans import seen_notes, some_names
+from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.slice_viewer import ViewedCase, viewed_cases
 from medpretrain3d.study.summary import Finding, answer_findings, findings, in_short, question
 from medpretrain3d.study.table import Estimate, Table
@@ -76,6 +78,9 @@ class Report:
     places: list[Place]
     matrix: Table
     label_figures: list[Figure]
+    step_figures: list[Figure]
+    efficiency: Table
+    """What the budgets of labels and steps are worth."""
     differences: Table
     froc_figures: list[Figure]
     precision_figures: list[Figure]
@@ -101,6 +106,10 @@ class Report:
         parts = [self.question, str(self.results)]
         if self.differences.rows:
             parts.append("Difference from the baseline, paired by seed and test case:\n" + str(self.differences))
+        if self.efficiency.rows:
+            parts.append(
+                "Budgets (the share with which an arm reaches the baseline's final result):\n" + str(self.efficiency)
+            )
         if self.answers:
             parts.append("Hypotheses:\n" + "\n".join(map(str, self.answers)))
         parts.append("\n".join(map(str, self.verdicts)))
@@ -113,14 +122,15 @@ class Report:
         """Every plot."""
         return [
             *([self.forest] if self.forest else []),
-            *(*self.label_figures, *self.froc_figures, *self.precision_figures, *self.size_figures),
+            *(*self.label_figures, *self.step_figures, *self.froc_figures, *self.precision_figures, *self.size_figures),
             *(*self.error_figures, *self.pretrain_figures, *self.finetune_figures),
         ]
 
     @property
     def tables(self) -> dict[str, Table]:
         """Every table of numbers by its name, those of one kind on several data sets by theirs."""
-        named = {"matrix": self.matrix, "differences": self.differences, "results": self.results, "cost": self.costs}
+        named = {"matrix": self.matrix, "efficiency": self.efficiency, "differences": self.differences}
+        named |= {"results": self.results, "cost": self.costs}
         for kind, tables in (("classes", self.classes), ("sizes", self.sizes), ("errors", self.errors)):
             named |= {f"{kind} {name}": table for name, table in tables}
         named |= {f"cases {one.title}": one.table for one in self.case_tables}
@@ -158,9 +168,13 @@ def make_report(
     conditions = find_conditions(finetuning, labels, colors, declaration, scorer)
     places = by_place(conditions)
     chosen = {place: members for place, members in places.items() if members[0].is_primary} or places
-    networks: dict[tuple[str, str], list[Condition]] = {}
+    worth = efficiencies(differences)
+    over_labels: dict[str, list[Condition]] = {}
+    over_steps: dict[tuple[str, str], list[Condition]] = {}
     for one in conditions:
-        networks.setdefault((one.place.data, one.place.detector), []).append(one)
+        over_steps.setdefault((one.place.network, one.place.labels), []).append(one)
+        if one.place.steps == WHOLE:
+            over_labels.setdefault(one.place.network, []).append(one)
     viewed, unviewed = _viewed(chosen, scorer)
     return Report(
         title=title,
@@ -174,19 +188,21 @@ def make_report(
         forest=forest_figure(differences, colors, metric, f"Difference of {metric} from the baseline"),
         answers=answer_findings(answered, metric),
         verdicts=findings(differences, metric),
-        overview=overview(differences, declaration),
+        overview=overview(differences, worth, declaration),
         notes=[
             *(problem for run in runs for problem in run.problems),
-            *_missing(pretraining, finetuning),
+            *missing_notes(pretraining, finetuning),
             *seen_notes(finetuning),
             *dict.fromkeys([*unpaired, *unanswered]),
             *unviewed,
-            *_of_earlier_versions(finetuning),
+            *earlier_version_notes(finetuning),
         ],
         legend=sorted(dict.fromkeys((arms[run], colors[run]) for run in finetuning), key=lambda one: one[1]),
         places=list(places),
         matrix=matrix_table(conditions, differences, metric),
-        label_figures=_drawn(label_figure(members, metric) for members in networks.values()),
+        label_figures=_drawn(label_figure(members, metric) for members in over_labels.values()),
+        step_figures=_drawn(step_figure(members, metric) for members in over_steps.values()),
+        efficiency=efficiency_table(worth, metric),
         differences=difference_table(differences, metric),
         froc_figures=_drawn(map(froc_figure, chosen.values())),
         precision_figures=_drawn(precision_figure(members, iou) for members in chosen.values() for iou in IOUS),
@@ -230,8 +246,7 @@ def _by_place(runs: Sequence[Run]) -> dict[Place, list[Run]]:
     has_detectors = len({detector_of(run) for run in runs}) > 1
     groups: dict[Place, list[Run]] = {}
     for run in runs:
-        place = Place(run.setting[0], detector_of(run) if has_detectors else "", labels_of(run))
-        groups.setdefault(place, []).append(run)
+        groups.setdefault(place_of(run, has_detectors), []).append(run)
     return groups
 
 
@@ -286,41 +301,3 @@ def _estimate(run: Run, metric: NamedMetric, scorer: Scorer) -> Estimate:
 
 def _drawn(figures: Iterable[Figure | None]) -> list[Figure]:
     return [figure for figure in figures if figure is not None]
-
-
-def _missing(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]:
-    notes = []
-    if not pretraining:
-        notes.append("No pretraining run in these folders: its curves and restorations are not shown.")
-    if not finetuning:
-        notes.append("No fine-tuning run in these folders: there is nothing to compare yet.")
-    lacking: dict[str, list[str]] = {}
-    for run in (*pretraining, *finetuning):
-        if not run.is_finished:
-            lacking.setdefault("is not finished; shown as far as it got.", []).append(run.name)
-        elif run in finetuning and not run.is_tested:
-            lacking.setdefault(f"was not tested (no {MAP_KEY} in test/metrics.json).", []).append(run.name)
-        if run.is_tested and not run.has_pictures:
-            words = "has no pictures of test cases (test/slices and test/pictures are missing or empty)."
-            lacking.setdefault(words, []).append(run.name)
-        if not run.has_curves:
-            lacking.setdefault("has no curves (metrics.csv is missing or empty).", []).append(run.name)
-    return [*notes, *(f"{some_names(names)}: {words}" for words, names in lacking.items())]
-
-
-def _of_earlier_versions(runs: Sequence[Run]) -> list[str]:
-    """Return what the numbers of earlier versions lack."""
-    tested = [run for run in runs if run.is_tested]
-    anew = "`medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
-    lacking = {
-        "interval_method": "the intervals in test/metrics.json are of an earlier version and cover less than they say; "
-        f"they are not shown. {anew}",
-        "error_analysis": f"test/metrics.json is of an earlier version, without kinds of errors and precision. {anew}",
-    }
-    notes = []
-    for key, words in lacking.items():
-        old = [run for run in tested if key not in run.metrics]
-        tested = [run for run in tested if run not in old]  # what is older is said once
-        if old:
-            notes.append(f"{some_names([run.name for run in old])}: {words}")
-    return notes

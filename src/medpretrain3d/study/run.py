@@ -6,69 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
-from pydantic import with_config
-from typing_extensions import TypedDict
-
-from medpretrain3d.documents import LARGE, SCHEMA, Number, Text, Whole, checked, read_json
+from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.study.curves import Curve, read_curves
+from medpretrain3d.study.design import StepBudget
+from medpretrain3d.study.run_metrics import ADVICE, read_metrics
 from medpretrain3d.study.table import Estimate, is_finite
 
 AP50 = ap_key(0.5)
 FROC_CURVE = froc_curve_key(0.1)
 
 
-_ADVICE = "not readable JSON of a run, repeat the run or take its folder away"
 UNREADABLE = "unreadable"
 """The stage of a run whose `run.json` cannot be read."""
-
-
-_Value = float | None  # NaN, too, where nothing was measured
-
-
-@with_config(SCHEMA)
-class _CaseScore(TypedDict):
-    case: Text | int
-    score: NotRequired[_Value]
-
-
-@with_config(SCHEMA)
-class _Error(TypedDict):
-    num: Whole
-    gain: _Value
-
-
-_Stratum = TypedDict(
-    "_Stratum",
-    {"from_mm": Number, "to_mm": Number | None, "num_targets": Whole, "recall_IoU_0.10": _Value},
-)
-
-
-@with_config(SCHEMA)
-class _LeftOut(TypedDict):
-    value: _Value
-    without: list[_Value]
-
-
-@with_config(SCHEMA)
-class _Metrics(TypedDict):
-    """Schema of the `test/metrics.json` fields that a report computes with."""
-
-    num_cases: NotRequired[Whole]
-    confidence: NotRequired[Number]
-    per_case: NotRequired[list[_CaseScore]]
-    intervals: NotRequired[dict[str, list[_Value] | list[list[_Value]] | None]]
-    precision_recall: NotRequired[dict[str, list[_Value] | dict[str, list[list[_Value]]]]]
-    error_analysis: NotRequired[dict[str, _Value | _Error]]
-    size_strata: NotRequired[list[_Stratum]]
-    left_out: NotRequired[dict[str, _LeftOut]]
-    trivial_baselines: NotRequired[dict[str, dict[str, _Value | dict[str, list[_Value]]]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +36,9 @@ class Run:
     problems: list[str] = field(default_factory=list)
     """What of it could not be read, a line each: the run is shown without it."""
     design: Mapping[str, str] | None = None
-    """Its place in a study: arm, data, detector, labels, seed, fold; None of a run that is of none."""
+    """Its place in a study: arm, data, detector, labels, steps, seed, fold; None of a run that is of none."""
+    step_budget: StepBudget | None = None
+    """Its point on a curve over steps; None of a run that is of no study."""
     is_baseline_arm: bool = False
     """Whether its arm is the baseline of the study."""
 
@@ -132,7 +90,7 @@ class Run:
         """The test's numbers as `evaluate` writes them; empty where the run was not tested."""
         path = self.folder / "test" / "metrics.json"
         try:
-            return _read_metrics(path) if path.is_file() else {}
+            return read_metrics(path) if path.is_file() else {}
         except UserError as error:
             self.problems.append(str(error))
             return {}
@@ -277,29 +235,8 @@ def _reading_order(run: Run) -> tuple[Any, ...]:
 def _read_run(path: Path) -> Run:
     """Return a run, also one whose metadata cannot be read: it is listed with the reason."""
     try:
-        document: dict[str, Any] = read_json(path, dict[str, Any], _ADVICE, allow_nan=True)
-        known = RunMetadata.from_json(document, str(path), _ADVICE) if "stage" in document else RunMetadata()
+        document: dict[str, Any] = read_json(path, dict[str, Any], ADVICE, allow_nan=True)
+        known = RunMetadata.from_json(document, str(path), ADVICE) if "stage" in document else RunMetadata()
         return Run(path.parent, known)
     except UserError as error:
         return Run(path.parent, RunMetadata(stage=UNREADABLE), [str(error)])
-
-
-def _read_metrics(path: Path) -> dict[str, Any]:
-    metrics: Any = read_json(path, _Metrics, _ADVICE, LARGE, allow_nan=True)
-    numbers = {key: metrics.get(key) for key in metrics.get("intervals", {})}
-    checked(numbers, dict[str, float | list[_Value] | None], str(path), _ADVICE)
-    wrong = [
-        key
-        for key, pair in metrics.get("intervals", {}).items()
-        if pair is not None and not _is_interval(pair, numbers[key])
-    ]
-    if wrong:
-        raise UserError(f"{path}: the interval of {wrong[0]} is not two numbers; {_ADVICE}")
-    return dict(metrics)
-
-
-def _is_interval(pair: list[Any], value: Any) -> bool:
-    """Return low and high of a number, or of each of several."""
-    if isinstance(value, list) and value:
-        return len(pair) == len(value) and all(isinstance(one, list) and len(one) == 2 for one in pair)
-    return len(pair) == 2 and not any(isinstance(one, list) for one in pair)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import counted, print_line
 from medpretrain3d.study.declaration import declaration_note, declare
 from medpretrain3d.study.design import ALL, KINDS, Study
 from medpretrain3d.study.detectable import detectable
@@ -110,10 +111,10 @@ def run_missing(study: Study, machine: Machine, keeps_other_code: bool = False) 
         progress = progress_of(study, keeps_other_code)
         todo = [job for job in progress.of_state(*UNFINISHED) if job.kind in kinds]
         for line in (*progress.change_lines(kinds), *(progress.kept_lines() if "finetune" in kinds else ())):
-            print(line)
+            print_line(line)
         if todo:
             reused = len([job for job in progress.of_state("done") if job.kind in kinds])
-            print(f"{study.name}: {len(todo)} jobs to run ({', '.join(kinds)}), {reused} reused", flush=True)
+            print_line(f"{study.name}: {counted(len(todo), 'job')} to run ({', '.join(kinds)}), {reused} reused")
             run_jobs(todo, Records(study), machine)
     return progress_of(study, keeps_other_code)
 
@@ -147,25 +148,27 @@ def study_runs(progress: Progress) -> list[Run]:
     """Return the runs of the jobs that are done, those and no others."""
     done = [job for job in progress.of_state("done") if job.kind != "prepare"]
     jobs = {progress.records.run_folder(job).resolve(): job for job in done}
-    baseline = progress.study.baseline.name
-    return [
-        replace(run, design=dict(job.setting), is_baseline_arm=job.setting["arm"] == baseline)
-        for run in (find_runs(jobs) if jobs else [])
-        if (job := jobs[run.folder.resolve()])
-    ]
+    study = progress.study
+    found = []
+    for run in find_runs(jobs) if jobs else []:
+        design = dict(jobs[run.folder.resolve()].setting)
+        steps = study.step_budget(design["arm"], float(design.get("steps", 1)))
+        is_baseline = design["arm"] == study.baseline.name
+        found.append(replace(run, design=design, step_budget=steps, is_baseline_arm=is_baseline))
+    return found
 
 
 def _end(study: Study, progress: Progress, minutes: float) -> int:
     left = [job for job in progress.jobs.jobs if progress.states[job] != "done"]
     if not left:
-        print(f"{study.name}: all {len(progress.jobs.jobs)} jobs done ({minutes:.1f} min now)")
+        done = "its one job" if len(progress.jobs.jobs) == 1 else f"all {len(progress.jobs.jobs)} jobs"
+        print(f"{study.name}: {done} done ({minutes:.1f} min now)")
         return 0
     print("\n".join(progress.failure_lines()))
     failed, waiting = progress.of_state("failed"), _names(progress.blocked())
     behind = f"; not begun for want of them: {waiting}" if waiting else ""
-    print(
-        f"{study.name}: {len(failed)} of {len(progress.jobs.jobs)} jobs failed{behind}; mend the cause and call again"
-    )
+    jobs = counted(len(progress.jobs.jobs), "job")
+    print(f"{study.name}: {len(failed)} of {jobs} failed{behind}; mend the cause and call again")
     return 1
 
 
@@ -180,15 +183,16 @@ def _names(jobs: list[Job]) -> str:
 
 def _head(study: Study) -> str:
     counts: dict[str, Sequence[object]] = {
-        "arms": study.arms,
-        "data sets": study.data,
-        "detectors": study.detectors,
-        "label budgets": study.labels,
-        "seeds": study.seeds,
+        "arm": study.arms,
+        "data set": study.data,
+        "detector": study.detectors,
+        "label budget": study.labels,
+        **({"step budget": study.steps} if len(study.steps) > 1 else {}),
+        "seed": study.seeds,
     }
-    design = " x ".join(f"{len(values)} {what}" for what, values in counts.items())
+    design = " x ".join(counted(len(values), what) for what, values in counts.items())
     folds = "all folds" if study.folds == ALL else "the named splits"
-    folds = f"{len(study.folds)} folds" if isinstance(study.folds, tuple) else folds
+    folds = counted(len(study.folds), "fold") if isinstance(study.folds, tuple) else folds
     own = study.declaration
     none = "no delta declared" if own.delta is None else f"a difference below {own.delta:g} counts as none"
     lines = [

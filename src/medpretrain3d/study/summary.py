@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import NamedMetric
+from medpretrain3d.lines import counted
 from medpretrain3d.statistics import Answer, Verdict
 from medpretrain3d.study.answers import Answered, Tested
-from medpretrain3d.study.conditions import base_arm, detector_of
+from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, steps_of
 from medpretrain3d.study.differences import Difference, metric_beside, signed_estimate
 from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.run import Run
@@ -31,7 +32,7 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     """Summarize the comparison in a sentence."""
     if not finetuning:
         methods = _listed(sorted({run.method for run in pretraining}))
-        return f"{_count(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
+        return f"{counted(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
     names = list(dict.fromkeys(arms[run] for run in finetuning))
     starts = [f"from {name}" if name.startswith(BASELINE) else f"after {name} pretraining" for name in names]
     datasets = _listed(sorted({run.setting[0] for run in finetuning}))
@@ -41,7 +42,7 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     tested = f"tested on {_listed([str(count) for count in tests])} cases" if tests else "not tested yet"
     return (
         f"The same detector fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
-        f"{_count(len(finetuning), 'run')}, {_count(seeds, 'seed')}, {tested}."
+        f"{counted(len(finetuning), 'run')}, {counted(seeds, 'seed')}, {tested}."
     )
 
 
@@ -104,7 +105,7 @@ def _answer(one: Answered, metric: NamedMetric) -> Finding:
     where = one.data or f"over {first.num_data_sets} data sets"
     where += f", {one.detector}" if one.detector else ""
     seeds = min(link.judged.effect.num_seeds for link in one.links)
-    rests_on = f"{_count(seeds, 'seed')}, {_count(first.num_scans, 'test case')}"
+    rests_on = f"{counted(seeds, 'seed')}, {counted(first.num_scans, 'test case')}"
     headline = f"{one.hypothesis}: {one.answer} ({where}; {rests_on})."
     return Finding(str(one.answer), headline, " ".join(_link(link, metric, len(one.links) > 1) for link in one.links))
 
@@ -132,10 +133,12 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
         Verdict.NONE: f"no verdict on {one.arm} against {baseline}",
     }[judged.verdict]
     labels = _listed([str(count) for count in sorted({run.setting[1] for run in one.runs})])
-    rests_on = f"{_count(len(one.seeds), 'seed')}, {_count(one.num_cases, 'test case')}"
+    rests_on = f"{counted(len(one.seeds), 'seed')}, {counted(one.num_cases, 'test case')}"
     rests_on += f" of {len(one.folds)} folds" if one.folds else ""
     exploratory = "" if one.is_primary else ", exploratory"
-    headline = f"{one.setting[0]}, {labels} labelled cases: {outcome} ({rests_on}{exploratory})."
+    steps = steps_of(one.runs[0])
+    where = f"{one.setting[0]}, {labels} labelled cases{'' if steps == WHOLE else f', {steps} of the steps'}"
+    headline = f"{where}: {outcome} ({rests_on}{exploratory})."
     parts = [f"{metric} {one.estimate}"]
     if judged.verdict is not Verdict.NONE:
         parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
@@ -146,7 +149,3 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
 
 def _listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

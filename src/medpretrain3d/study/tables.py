@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medpretrain3d.evaluation.named_metrics import AP10, AP50, FROC, MAP, NamedMetric
-from medpretrain3d.study.conditions import base_arm, detector_of, labels_of
+from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, labels_of, steps_of
 from medpretrain3d.study.differences import Difference, metric_beside
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Cell, Estimate, Table
@@ -30,6 +30,8 @@ METADATA = (
     "minutes",
     "compute_hours",
     "flop",
+    "energy_kwh",
+    "energy_of",
     "machine",
     "git_sha",
     "data_fingerprint",
@@ -57,6 +59,7 @@ def result_table(
     table = Table(header, num_text_columns=2)
     for run in runs:
         facts = {"arm": base_arm(arms[run], detector_of(run)), "data": run.setting[0], "labels": labels_of(run)}
+        facts |= {"steps": steps_of(run)}
         estimates = [primary.get(run, Estimate(None)) if one is metric else run.estimate(str(one.key)) for one in shown]
         before = [run.name, arms[run], _labels(run), _field(run, "seed"), _steps(run)]
         table.add([*before, *estimates, _field(run, "minutes")], facts | {"detector": detector_of(run)})
@@ -84,20 +87,21 @@ def _baseline_rows(runs: Sequence[Run], shown: Sequence[NamedMetric]) -> list[Se
 def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> Table:
     """Return one row per arm and setting: arm minus baseline, over its seeds, in the primary metric and one beside."""
     measured = [metric.name, metric_beside(metric).name]
-    table = Table(
-        ["arm", "data set", "labels", "seeds", "cases", *measured, "p (Holm)", f"on {metric}"], num_text_columns=2
-    )
+    has_steps = any(steps_of(one.runs[0]) != WHOLE for one in differences)
+    before = ["arm", "data set", "labels", *(["steps"] if has_steps else []), "seeds", "cases"]
+    table = Table([*before, *measured, "p (Holm)", f"on {metric}"], num_text_columns=2)
     has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
     for one in differences:
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
         p_value = one.judged.corrected_p_value
         detector = detector_of(one.runs[0])
         arm, data = base_arm(one.arm, detector), one.setting[0]
-        facts = {"arm": arm, "data": data, "labels": labels_of(one.runs[0])}
+        steps = steps_of(one.runs[0])
+        facts = {"arm": arm, "data": data, "labels": labels_of(one.runs[0]), "steps": steps}
         where = f"{data}, {detector}" if has_detectors else data
         table.add(
             [
-                *(arm, where, labels, str(len(one.seeds)), str(one.num_cases)),
+                *(arm, where, labels, *([steps] if has_steps else []), str(len(one.seeds)), str(one.num_cases)),
                 *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
                 f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
             ],

@@ -1,0 +1,48 @@
+"""Notes of a report: what its runs lack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.study.run import Run
+from medpretrain3d.study.seen_scans import some_names
+
+
+def missing_notes(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]:
+    """Return what is not there: runs of a stage, ends of runs, tests, pictures, curves."""
+    notes = []
+    if not pretraining:
+        notes.append("No pretraining run in these folders: its curves and restorations are not shown.")
+    if not finetuning:
+        notes.append("No fine-tuning run in these folders: there is nothing to compare yet.")
+    lacking: dict[str, list[str]] = {}
+    for run in (*pretraining, *finetuning):
+        if not run.is_finished:
+            lacking.setdefault("is not finished; shown as far as it got.", []).append(run.name)
+        elif run in finetuning and not run.is_tested:
+            lacking.setdefault(f"was not tested (no {MAP_KEY} in test/metrics.json).", []).append(run.name)
+        if run.is_tested and not run.has_pictures:
+            words = "has no pictures of test cases (test/slices and test/pictures are missing or empty)."
+            lacking.setdefault(words, []).append(run.name)
+        if not run.has_curves:
+            lacking.setdefault("has no curves (metrics.csv is missing or empty).", []).append(run.name)
+    return [*notes, *(f"{some_names(names)}: {words}" for words, names in lacking.items())]
+
+
+def earlier_version_notes(runs: Sequence[Run]) -> list[str]:
+    """Return what the numbers of earlier versions lack."""
+    tested = [run for run in runs if run.is_tested]
+    anew = "`medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
+    lacking = {
+        "interval_method": "the intervals in test/metrics.json are of an earlier version and cover less than they say; "
+        f"they are not shown. {anew}",
+        "error_analysis": f"test/metrics.json is of an earlier version, without kinds of errors and precision. {anew}",
+    }
+    notes = []
+    for key, words in lacking.items():
+        old = [run for run in tested if key not in run.metrics]
+        tested = [run for run in tested if run not in old]  # what is older is said once
+        if old:
+            notes.append(f"{some_names([run.name for run in old])}: {words}")
+    return notes
