@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from medpretrain3d.command_line.stages import begin
+from medpretrain3d.interruption import signals
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -22,6 +22,9 @@ def run(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: see `run_stage`.
     """
+    signals.take()  # before the imports, which take seconds: told to end meanwhile, it knows what to do
+    from medpretrain3d.command_line.stages import begin
+
     words = sys.argv[1:] if args is None else args
     begin("finetune", words)
     from medpretrain3d.engine.stage import run_stage

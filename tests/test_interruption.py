@@ -5,8 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+from medpretrain3d import interruption
+from medpretrain3d.cli import main
+from medpretrain3d.commands import inspect
+from medpretrain3d.interruption import NOTICE, Interrupted, farewell_at_start, requeue
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
 import os, signal, sys, time
@@ -151,3 +159,107 @@ def test_a_command_that_is_told_to_end_says_so_in_one_line(tmp_path):
     assert program.returncode == 130
     assert errors.count("\n") == 1, errors
     assert "call again to go on" in errors
+
+
+@pytest.fixture
+def scontrol(tmp_path, monkeypatch):
+    """A command that notes what it is asked and ends with a code."""
+
+    def make(code: int = 0):
+        script = tmp_path / "scontrol"
+        script.write_text(
+            f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "Job may\nnot be requeued" >&2\nexit {code}\n'
+        )
+        script.chmod(0o755)
+        return tmp_path / "asked"
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return make
+
+
+def test_the_job_is_asked_for(scontrol):
+    asked = scontrol()
+    assert requeue() == "SLURM queues job 17 again, and it continues"
+    assert asked.read_text() == "requeue 17\n"
+
+
+def test_of_an_array_only_this_task(scontrol, monkeypatch):
+    asked = scontrol()
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    requeue()
+    assert asked.read_text() == "requeue 12_3\n"
+
+
+def test_a_refusal_is_said_in_one_line(scontrol):
+    scontrol(code=1)
+    assert requeue() == "SLURM did not queue job 17 again (Job may not be requeued); submit it, and it continues"
+
+
+def test_without_the_command_too(scontrol):
+    assert "did not queue job 17 again ([Errno 2] No such file or directory: 'scontrol')" in requeue()
+
+
+IMPORTING = """
+import runpy, sys, time
+awaited = sys.argv.pop()
+class Waits:
+    def find_spec(self, name, path, target=None):
+        if name == awaited:
+            print("importing", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Waits())
+runpy.run_module(PROGRAM, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("medpretrain3d", "medpretrain3d.cli"),
+        ("pretrain", "medpretrain3d.command_line.stages"),
+        ("finetune", "medpretrain3d.engine.stage"),
+    ],
+)
+def test_a_notice_that_comes_while_a_program_is_still_importing_has_the_job_queued_again(scontrol, program, module):
+    asked = scontrol()
+    code = IMPORTING.replace("PROGRAM", repr(program))
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    command = [sys.executable, "-c", code, module]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "importing\n"
+        started.send_signal(NOTICE)
+        said = started.communicate(timeout=20)[1]
+    assert said == "interrupted by SIGUSR1 before it began; SLURM queues job 17 again, and it continues\n"
+    assert started.returncode == 128 + NOTICE
+    assert asked.read_text() == "requeue 17\n"
+
+
+def test_other_processes_of_the_run_wait_for_the_one_that_asks(scontrol, monkeypatch):
+    asked, waited = scontrol(), []
+    monkeypatch.setattr(interruption.time, "sleep", waited.append)
+    for name, value in {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.delenv("SLURM_JOB_NAME", raising=False)
+    assert farewell_at_start(NOTICE) == ""
+    assert waited == [10]
+    assert not asked.exists()
+    assert farewell_at_start(signal.SIGTERM) == ""
+
+
+def test_a_command_that_gets_the_notice_is_queued_again(scontrol, monkeypatch, capsys):
+    def told(_):
+        raise Interrupted(NOTICE)
+
+    asked = scontrol()
+    monkeypatch.setattr(inspect, "run", told)
+    assert main(["inspect", "x"]) == 138
+    said = "interrupted by SIGUSR1; what was finished is kept; SLURM queues job 17 again, and it continues\n"
+    assert capsys.readouterr().err == said
+    assert asked.read_text() == "requeue 17\n"

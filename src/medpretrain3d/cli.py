@@ -12,13 +12,14 @@ from typing import Any
 
 from medpretrain3d import __version__
 from medpretrain3d.command_line.installation import programs_folder
+from medpretrain3d.command_line.launched import is_first_process
 from medpretrain3d.command_line.parser import CommandParser
 from medpretrain3d.command_line.stages import STAGES
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
-from medpretrain3d.interruption import Interrupted, signals
+from medpretrain3d.interruption import NOTICE, Interrupted, requeue, signals
 from medpretrain3d.lines import print_line
 from medpretrain3d.plugins import OPTION, take_plugins
 
@@ -149,7 +150,8 @@ def _end_of(signum: int) -> int:
 
 
 def _farewell(signum: int) -> str:
-    return f"interrupted by {signal.Signals(signum).name}; what was finished is kept, call again to go on"
+    said = f"interrupted by {signal.Signals(signum).name}; what was finished is kept"
+    return f"{said}; {requeue()}" if signum == NOTICE and is_first_process() else f"{said}, call again to go on"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ctypes
 import os
 import select
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Literal
 
+from medpretrain3d.command_line.launched import is_first_process
 from medpretrain3d.lines import print_line
 
 GRACE_S = 20.0
@@ -28,6 +30,39 @@ NOTICE_S = 40.0
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, NOTICE)
 _PR_SET_PDEATHSIG = 1
+
+
+def requeue() -> str:
+    """Ask SLURM to start this job again; to be called by one process, once the state is kept.
+
+    Returns:
+        What came of it, as the end of a sentence.
+    """
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=30)
+        reason = " ".join(done.stderr.split())[:200] if done.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    if reason is not None:
+        return f"SLURM did not queue job {job} again ({reason}); submit it, and it continues"
+    return f"SLURM queues job {job} again, and it continues"
+
+
+def farewell_at_start(signum: int) -> str:
+    """Return the last line of a program that is told to end while it is still importing what it needs.
+
+    A notice means the same at any moment: the first process of a run has the job queued again, and the others wait for
+    it, since a launcher that sees one of them end (`srun --kill-on-bad-exit`) would end it in the middle of that.
+    """
+    if signum != NOTICE:
+        return ""
+    if not is_first_process():
+        time.sleep(GRACE_S / 2)
+        return ""
+    return f"interrupted by {signal.Signals(signum).name} before it began; {requeue()}"
 
 
 class Interrupted(SystemExit):
@@ -65,7 +100,7 @@ class Signals:
         """Told of the first signal, in a thread."""
         self.before_exit: list[Callable[[], None]] = []
         """Called before the process is ended by force: children are ended here."""
-        self.farewell: Callable[[int], str] = lambda signum: ""
+        self.farewell: Callable[[int], str] = farewell_at_start
         """The last line of a process that is ended by force; told the signal."""
         self.keep_words: Callable[[str], None] = lambda text: None
         """Told what a process that is ended by force prints last."""

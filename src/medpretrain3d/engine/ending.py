@@ -27,7 +27,7 @@ from medpretrain3d.engine.rendezvous import Declined, Rendezvous
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death, explain
-from medpretrain3d.interruption import GRACE_S, Interrupted, end_with_parent, signals
+from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
 from medpretrain3d.lines import print_line
 
 SAVES_MEMORY = "lower data.batch_size, data.patch or data.num_workers, or set checkpointing: true in the backbone"
@@ -140,7 +140,8 @@ class Ending:
         if _rank() > 0:
             self.done()
             # A launcher that sees a process end (`srun --kill-on-bad-exit`) ends the first one in the middle of it.
-            self._first_is_done.wait(GRACE_S / 2 if self._peers is not None else 0)
+            is_waited_for = self._peers is not None or signum == NOTICE  # which the first one has yet to answer
+            self._first_is_done.wait(GRACE_S / 2 if is_waited_for else 0)
             signals.exit(128 + signum)
         _say(signals.farewell(signum))  # at once: SLURM kills a job soon after it was asked to queue it again
         self.done()

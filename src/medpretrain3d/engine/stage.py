@@ -11,10 +11,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d.engine.checkpoint_files import num_steps_done
 from medpretrain3d.engine.ending import ending
-from medpretrain3d.engine.requeue import requeue
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.engine.run_log import log_warnings
-from medpretrain3d.interruption import NOTICE, Interrupted, signals
+from medpretrain3d.interruption import NOTICE, Interrupted, requeue, signals
 from medpretrain3d.memory import keep_freed_memory
 
 

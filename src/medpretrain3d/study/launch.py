@@ -73,7 +73,7 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
         for words in record["commands"]:
             log.write(f"$ medpretrain3d {shlex.join(words)}\n".encode())
             log.flush()
-            code = run_program([sys.executable, "-m", "medpretrain3d.cli", *words], log, environment)
+            code = run_program([sys.executable, "-m", "medpretrain3d", *words], log, environment)
             if code:
                 return _failed(record, path, code)
     minutes = (time.monotonic() - started) / 60

@@ -94,7 +94,7 @@ class Sweep:
             with log.open("ab") as output:
                 output.write(f"$ {shlex.join(words)}\n".encode())
                 output.flush()
-                code = run_program([sys.executable, "-m", "medpretrain3d.cli", *words[1:]], output)
+                code = run_program([sys.executable, "-m", "medpretrain3d", *words[1:]], output)
             if code in INTERRUPTED:
                 print_line(f"{name}: interrupted; the same command continues it")
                 return code

@@ -73,7 +73,7 @@ def _tried(study: Study, job: Job, num_steps: int) -> str:
         "run.wandb": "disabled",
     }
     own |= {"trainer.log_every_n_steps": 1}
-    words = [sys.executable, "-m", "medpretrain3d.cli", job.kind]
+    words = [sys.executable, "-m", "medpretrain3d", job.kind]
     for number, layer in enumerate([*job.layers, nested(own)]):
         path = folder / f"{name}-{number}.yaml"
         path.write_text(recipe_text(dict(layer)), encoding="utf-8")

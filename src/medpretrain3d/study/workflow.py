@@ -31,6 +31,10 @@ CLUSTER_RETRIES = 3
 """How often a job of a cluster is submitted again that was killed, reached its time limit or lost its node; it goes on
 from its last checkpoint."""
 
+QUEUED_AGAIN = {"SBATCH_SIGNAL": "USR1@90", "SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append"}
+"""What `sbatch` reads of jobs: 90 seconds before the end of its time, or of what pre-empts it, a run is told, keeps its
+state and queues its job again. Options of sbatch count more (`slurm_extra`, `--slurm-no-requeue`)."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -161,12 +165,14 @@ def _run_snakemake(words: list[str], log: Path, machine: Machine) -> tuple[int, 
             words,
             stdin=subprocess.DEVNULL,
             stderr=stream if machine.is_local else None,  # of a cluster it says what was submitted
+            env=None if machine.is_local else {**QUEUED_AGAIN, **os.environ},
             start_new_session=True,
             preexec_fn=end_with_parent,  # jobs are told to end by its death, and keep their state
         )
 
         def pass_on(signum: int) -> None:
-            os.killpg(engine.pid, signal.SIGTERM)  # which the engine and all programs understand, whatever came
+            # What engine and programs understand, whatever came; jobs of a cluster are cancelled after SIGINT only.
+            os.killpg(engine.pid, signal.SIGTERM if machine.is_local else signal.SIGINT)
 
         def kill() -> None:
             os.killpg(engine.pid, signal.SIGKILL)

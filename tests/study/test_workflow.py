@@ -1,0 +1,58 @@
+"""What the engine of a study is told, and what it tells the jobs of a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medpretrain3d.study.workflow import Machine, _run_snakemake
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = """
+import json, os, sys
+with open(sys.argv[1], "w") as file:
+    json.dump({name: value for name, value in os.environ.items() if name.startswith("SBATCH_")}, file)
+"""
+WAITING_ENGINE = """
+import os, signal, time
+for signum in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(signum, lambda signum, _: os._exit(signum))
+os.kill(os.getppid(), signal.SIGHUP)
+time.sleep(60)
+"""
+STUDY = """
+import sys
+from pathlib import Path
+from medpretrain3d.interruption import Interrupted, signals
+from medpretrain3d.study import workflow
+signals.take()
+signals.check = lambda: None
+print(workflow._run_snakemake([sys.executable, "-c", sys.argv[1]], Path(sys.argv[2]), workflow.Machine(sys.argv[3]))[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("executor", "expected"),
+    [
+        ("slurm", {"SBATCH_SIGNAL": "USR1@90", "SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate"}),
+        ("local", {"SBATCH_OPEN_MODE": "truncate"}),
+    ],
+)
+def test_jobs_of_a_cluster_are_told_before_their_end_and_queued_again(tmp_path, monkeypatch, executor, expected):
+    monkeypatch.setenv("SBATCH_OPEN_MODE", "truncate")  # what a user sets wins
+    words = [sys.executable, "-c", ENGINE, str(tmp_path / "environment")]
+    assert _run_snakemake(words, tmp_path / "log", Machine(executor))[0] == 0
+    assert json.loads((tmp_path / "environment").read_text()) == expected
+
+
+def test_an_engine_of_a_cluster_that_is_told_to_end_cancels_what_it_submitted(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", STUDY, WAITING_ENGINE, str(tmp_path / "log"), "slurm"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == (f"{int(signal.SIGINT)}\n", 0), done.stderr
