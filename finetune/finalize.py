@@ -77,6 +77,8 @@ def finalize(
     if data.test_cases:
         _write_test(run.folder / "test", module, data, trainer, run.share_machine)
     run_file.update(RunMetadata(finished=True) | compute.metadata(trainer))
+    if module.finished is not None:
+        module.finished.remove()
     run_log.say(f"detector bundle: {run.folder / 'bundle'}")
     _keep_bundle(trainer, run.folder / "bundle", data)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.datamodule import FinetuneData
+from finetune.finished_volumes import FinishedVolumes
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
@@ -92,6 +93,8 @@ class FinetuneModule(Checked, L.LightningModule):
         self.results: dict[str, CaseResult] = {}
         self.raw_detections: dict[str, CachedCase] = {}
         """Of the validation that runs, in this process's share of the volumes."""
+        self.finished: FinishedVolumes | None = None
+        """Volumes that an interrupted validation or test has looked at; None where none are kept."""
         self._left_out_elsewhere = torch.zeros(2, dtype=torch.long)
 
     def metadata(self) -> RunMetadata:
@@ -254,8 +257,23 @@ class FinetuneModule(Checked, L.LightningModule):
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error
 
+    def raw_detections_of(self, case: Case) -> RawDetections:
+        """Return the detections in one whole volume, not merged; one that an earlier sitting finished is not run again.
+
+        Raises:
+            UserError: see `detect_raw`; the disk is full.
+        """
+        kept = None if self.finished is None else self.finished.load(case)
+        if kept is not None:
+            return kept
+        num_invalid = self.detector.num_invalid_predictions
+        found = self.detect_raw(case)
+        if self.finished is not None and self.detector.num_invalid_predictions == num_invalid:  # else it counts again
+            self.finished.save(case, found, self.data.classes, self.inference)
+        return found
+
     def _detect(self, case: Case) -> RawDetections:
-        raw_detections = self.detect_raw(case)
+        raw_detections = self.raw_detections_of(case)
         found = merge_raw_detections(raw_detections, self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
         return raw_detections

@@ -1,4 +1,4 @@
-"""Raw detections in the validation volumes, kept from the last validation, so that no volume is looked at twice."""
+"""Raw detections in whole volumes, kept from the last validation and while one runs: none is looked at twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from xxhash import xxh3_128
 
 from finetune.dealing import dealt_out
+from finetune.finished_volumes import FinishedVolumes
 from finetune.module import FinetuneModule
 from finetune.scoring import CaseResult
 from medpretrain3d.engine.distributed import gather_by_case
@@ -24,6 +26,9 @@ from medpretrain3d.inference.cached_detections import CachedCase, CachedDetectio
 class KeepRawDetections(L.Callback):
     """Writes the raw detections of each validation, and which weights and settings they are of.
 
+    Those of each volume are written as soon as it has been looked at, in the test as well, and removed once training
+    has gone on, or by whoever has written the test: a validation is over when a checkpoint says so.
+
     Has to come behind a callback that puts averaged weights in the place of the others for a validation.
 
     Args:
@@ -33,12 +38,32 @@ class KeepRawDetections(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._made_by = ""
+        self._finished = FinishedVolumes(self.path.parent / "volumes")
+        self._may_hold_volumes = True  # of an earlier sitting
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Let the module find what an earlier sitting has looked at."""
+        assert isinstance(module, FinetuneModule)
+        module.finished = self._finished
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        """Training goes on, so that no validation is made up any more."""
+        if self._may_hold_volumes and trainer.is_global_zero:
+            self._finished.remove()
+        self._may_hold_volumes = False
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at the weights while they are those that validate."""
         assert isinstance(module, FinetuneModule)
         module.raw_detections = {}
         self._made_by = made_by(trainer, module)
+        self._begin()
+
+    def on_test_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at the weights that are tested."""
+        assert isinstance(module, FinetuneModule)
+        self._made_by = made_by(trainer, module)
+        self._begin()
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write what all processes saw."""
@@ -46,6 +71,10 @@ class KeepRawDetections(L.Callback):
         if not trainer.sanity_checking:
             _save(self.path, trainer, module, self._made_by, module.raw_detections)
         module.raw_detections = {}
+
+    def _begin(self) -> None:
+        self._finished.begin(self._made_by)
+        self._may_hold_volumes = True
 
 
 def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModule) -> None:
@@ -70,10 +99,12 @@ def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModu
     if not missing and known == {ref.case_id for ref in cases}:
         return
     seen = dict(kept)
+    if module.finished is not None:
+        module.finished.begin(identity)
     with trainer.precision_plugin.val_step_context():
         for ref in dealt_out(missing, trainer.global_rank, trainer.world_size):
             case = ref.open()
-            seen[case.id] = CachedCase.of(case, module.detect_raw(case))
+            seen[case.id] = CachedCase.of(case, module.raw_detections_of(case))
     _save(path, trainer, module, identity, seen)
 
 

@@ -11,15 +11,17 @@ from torch import nn
 
 from finetune import __main__ as program
 from finetune import validation_detections
+from finetune.finished_volumes import FinishedVolumes
 from finetune.module import FinetuneModule
 from medpretrain3d import cli
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, Predictor, load_bundle, load_members
+from medpretrain3d.inference import InferenceConfig, Predictor, RawDetections, load_bundle, load_members
 from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.store import Store
 
 from .conftest import TINY_FINETUNE, write_cubes
+from .test_resume import outcome
 
 VAL, TEST = ["val_0", "val_1"], ["test_0", "test_1"]
 
@@ -91,7 +93,7 @@ def test_the_closing_takes_what_the_last_validation_saw_in_this_sitting_or_an_ea
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
 
-def test_a_run_killed_in_its_last_validation_looks_once_more(fit, looks, cube_store, monkeypatch):
+def test_a_run_killed_at_the_end_of_its_last_validation_looks_at_nothing_again(fit, looks, cube_store, monkeypatch):
     def killed(self):
         if self.trainer.global_step == 6:
             raise KeyboardInterrupt
@@ -102,7 +104,7 @@ def test_a_run_killed_in_its_last_validation_looks_once_more(fit, looks, cube_st
             fit()
     del looks[:]
     folder = fit()
-    assert looks == [*VAL, *TEST]
+    assert looks == TEST
     check_of_the_bundle(folder, cube_store)
 
 
@@ -167,3 +169,45 @@ def test_a_fold_is_tested_on_what_its_validation_saw_and_the_folds_are_one_resul
     assert "mean ± std" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"2 cases validate and are tested \(data.test_on held_out\)"):
         program.main(["fit", *TINY_FINETUNE, *place, *words, "--data.fold", "0", "--model.weights", "best"])
+
+
+def test_a_validation_and_a_test_that_are_cut_go_on_behind_the_volumes_they_have_seen(fit, looks, monkeypatch):
+    undisturbed = outcome(fit(name="whole"))
+    assert looks == [*VAL, *VAL, *TEST]
+    looks.clear()
+    cuts = [1, 3, 5]  # behind the first volume of each validation and of the test
+    detect = FinetuneModule.detect_raw
+
+    def cut(self, case):
+        if cuts and len(looks) == cuts[0]:
+            cuts.pop(0)
+            raise SystemExit(143)
+        return detect(self, case)
+
+    monkeypatch.setattr(FinetuneModule, "detect_raw", cut)
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            fit(name="cut")
+    folder = fit(name="cut")
+    assert (cuts, looks) == ([], [*VAL, *VAL, *TEST])
+    assert outcome(folder) == undisturbed
+    assert [path.name for path in (folder / "validation").iterdir()] == ["sightings.safetensors"]
+
+
+def test_volumes_of_other_weights_or_half_written_are_looked_at_again(cube_store, tmp_path):
+    case = Store(cube_store).case("val_0")
+    seen = RawDetections.cat([])
+    volumes = FinishedVolumes(tmp_path / "volumes")
+    volumes.begin("these weights")
+    assert volumes.load(case) is None
+    volumes.save(case, seen, ["cube"], InferenceConfig())
+    assert len(volumes.load(case)) == 0
+    assert volumes.load(Store(cube_store).case("val_1")) is None
+    volumes.begin("other weights")
+    assert volumes.load(case) is None
+    volumes.begin("these weights")
+    (file,) = volumes.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    assert volumes.load(case) is None
+    volumes.remove()
+    assert not volumes.folder.exists()
