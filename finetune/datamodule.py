@@ -131,7 +131,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.val_cases = self._refs(self.split.get("val", ()))
         if not self.val_cases:
             rank_zero_print(
-                f"warning: {self.store.path}: no validation case; nothing is measured while training, and nothing tuned"
+                f"warning: {self.store.place}: no validation case; nothing is measured while training, and "
+                "nothing tuned"
             )
         self._check_objects([case.case_id for case in self.train_cases])
         self._say_long_objects()
@@ -146,18 +147,18 @@ class FinetuneData(Checked, L.LightningDataModule):
     def _check_objects(self, train: Sequence[str]) -> None:
         if not count_objects(self.store, train).sum():
             raise UserError(
-                f"{self.store.path}: none of the {len(train)} training cases holds an object, so nothing can be "
+                f"{self.store.place}: none of the {len(train)} training cases holds an object, so nothing can be "
                 "learnt; look at what `medpretrain3d prepare` said, or choose another fold or more cases"
             )
         for doubt in missing_objects(self.store, {**self.split, "train": train}):
-            rank_zero_print(f"warning: {self.store.path}: {doubt}")
+            rank_zero_print(f"warning: {self.store.place}: {doubt}")
 
     def _say_long_objects(self) -> None:
         cases = [ref.open() for ref in self.train_cases if sum(ref.counts)]
         boxes = np.concatenate([case.boxes for case in cases]).astype(np.float64)
         labels = np.concatenate([case.labels for case in cases])
         if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
-            rank_zero_print(f"note: {self.store.path}: {note}")
+            rank_zero_print(f"note: {self.store.place}: {note}")
 
     def metadata(self) -> RunMetadata:
         """Return which cases the run is trained on."""
@@ -205,7 +206,7 @@ class FinetuneData(Checked, L.LightningDataModule):
             known = ", ".join(name for name, ids in self.split.items() if ids)
             raise UserError(
                 f"split '{split}' has no case in {self.corpus.name}; splits with cases: {known}; "
-                f"write folds with `medpretrain3d split {self.store.path}` and set data.fold"
+                f"write folds with `medpretrain3d split {self.store.place}` and set data.fold"
             )
         return self._refs(case_ids)
 

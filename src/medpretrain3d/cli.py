@@ -30,6 +30,7 @@ COMMANDS = {
     "prepare": "read raw volumes and labels into a store",
     "pseudo": "find objects in the scans of a store without labels, for a detector to learn before its first label",
     "pack": "convert a store to one of many cases per file, or back",
+    "cache": "list copies of stores on this machine, and remove those not in use",
     "split": "deal out a store's cases to folds and label budgets",
     "plan": "choose spacing, patch, network and anchors for a store and a memory, or check a plan",
     "targets": "write the true boxes of a store's split as JSON",

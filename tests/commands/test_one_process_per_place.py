@@ -11,7 +11,7 @@ import pytest
 
 from medpretrain3d.cli import COMMANDS, main
 
-READING = {"completion", "datasets", "inspect", "backbones", "doctor"}
+READING = {"completion", "datasets", "inspect", "backbones", "doctor", "cache"}  # which locks each copy that it removes
 LIBRARY = {"prepare", "phantom"}
 """Their functions lock, since programs call them too."""
 HOLD = """

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 class ByteServer(http.server.ThreadingHTTPServer):
@@ -22,6 +23,8 @@ class ByteServer(http.server.ThreadingHTTPServer):
         self.root = root
         self.given: list[tuple[str, int]] = []
         """Path and number of bytes of each answer."""
+        self.authorizations: list[str] = []
+        """What each request said of who asks."""
         self.failures = 0
         """Answers that are errors of the server, from now on."""
         self.gives_ranges = True
@@ -46,7 +49,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(with_content=True)
 
     def _answer(self, with_content: bool) -> None:
-        file = self.server.root / self.path.lstrip("/")
+        file = self.server.root / urlsplit(self.path).path.lstrip("/")
+        self.server.authorizations.append(self.headers.get("Authorization", ""))
         if self.server.failures:
             self.server.failures -= 1
             self.send_error(503)

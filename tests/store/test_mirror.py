@@ -13,7 +13,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.store import mirror
 from medpretrain3d.store.corpus import Corpus
-from medpretrain3d.store.mirror import mirrors_folder, url_of
+from medpretrain3d.store.mirror import mirrors_folder
 from medpretrain3d.store.store import Store
 from tests.store.byte_server import serving
 
@@ -105,10 +105,3 @@ def test_commands_take_a_url(uploaded, tmp_path, capsys):
     capsys.readouterr()
     assert main(["targets", str(uploaded / "packed"), "--split", "val", "-o", str(tmp_path / "local.json")]) == 0
     assert (tmp_path / "remote.json").read_bytes() == (tmp_path / "local.json").read_bytes()
-
-
-def test_places_that_are_urls():
-    assert url_of(Path("s3://bucket/stores/ct")) == "s3://bucket/stores/ct"
-    assert url_of("https://h:80/ct/") == "https://h:80/ct"
-    assert url_of(Path("file:///tmp/ct")) == "file:///tmp/ct"
-    assert [url_of(place) for place in ("store", "/data/store", "../a:b/c", "C:/x")] == [None] * 4

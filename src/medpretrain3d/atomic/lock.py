@@ -14,6 +14,7 @@ from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.leftovers import put_back, remove_unfinished, short_name
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import print_line
+from medpretrain3d.urls import refuse_url
 
 if TYPE_CHECKING:
     from filelock import LeaseCompromise, SoftFileLease
@@ -36,9 +37,10 @@ def locked_folder(folder: Path, name: str = LOCK, clean: bool = True) -> Iterato
         clean: whether to remove what is not finished in it, at any depth. Not where others may work at parts of it.
 
     Raises:
-        UserError: another process is at work there, or the disk refuses.
+        UserError: another process is at work there, the disk refuses, or the folder is a URL.
     """
     folder = Path(folder)
+    refuse_url(folder)
     with disk_errors(folder):
         is_new = not folder.is_dir()
         if is_new and folder.exists():
@@ -63,8 +65,9 @@ def locked(place: Path) -> Iterator[None]:
     What a killed process left of it is removed. A device or pipe is not locked.
 
     Raises:
-        UserError: another process writes it, or the disk refuses.
+        UserError: another process writes it, the disk refuses, or the place is a URL.
     """
+    refuse_url(place)
     shown, place = place, Path(os.path.realpath(place))
     if os.path.exists(shown) and not (place.is_file() or place.is_dir()):
         yield

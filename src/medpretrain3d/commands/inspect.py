@@ -9,23 +9,30 @@ from typing import Any
 from medpretrain3d.atomic import put_back
 from medpretrain3d.commands.read_options import add_read_options, read_options
 from medpretrain3d.documents import LARGE, json_text, read_json
+from medpretrain3d.store.store import Store
+from medpretrain3d.urls import url_of
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file or folder."""
-    parser.add_argument("file", help="file or folder of this package, checkpoint of another project, or hub id")
+    parser.add_argument(
+        "file", help="file or folder of this package, URL of a store, checkpoint of another project, or hub id"
+    )
     add_read_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the card of what is ours without its longest entries; of other checkpoints what the reader found."""
-    folder = Path(args.file)
-    put_back(folder)
+    url, folder = url_of(args.file), Path(args.file)
+    if url:
+        folder = Store(url).path
+    else:
+        put_back(folder)
     found = [folder / name for name in CARDS if (folder / name).is_file()]
     if found:
-        print(f"{folder}: {CARDS[found[0].name]}")
+        print(f"{url or folder}: {CARDS[found[0].name]}")
         _print(read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True))
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder

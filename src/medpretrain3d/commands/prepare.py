@@ -207,7 +207,7 @@ def _deal_out_folds(store: Store) -> None:
     patients = {store.entries[case_id]["patient"] or case_id for case_id in splits.named["train"]}
     if len(patients) >= NUM_FOLDS:
         split_store(store)
-        print(f"{store.path}: {NUM_FOLDS} folds, see `medpretrain3d split`")
+        print(f"{store.place}: {NUM_FOLDS} folds, see `medpretrain3d split`")
 
 
 def _option(text: str) -> tuple[str, str]:

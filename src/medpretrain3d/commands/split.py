@@ -20,6 +20,7 @@ from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.splits import LABEL_FRACTIONS, SPLITS, fraction_count
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.stratify import NUM_FOLDS, split_store
+from medpretrain3d.urls import refuse_url
 from medpretrain3d.values import Count, Seed
 
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def lock(args: argparse.Namespace) -> Iterator[None]:
     """Neither a call of `prepare` nor another one of `split` writes to the store meanwhile."""
+    refuse_url(args.store)
     if not args.store.is_dir():
         raise UserError(f"{args.store}: no such folder; wanted a store, written by `medpretrain3d prepare`")
     with locked_folder(args.store, clean=False):

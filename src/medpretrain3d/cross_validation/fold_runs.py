@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "data.fold",
     "data.num_workers",
     "data.stage_to",
+    "data.store",  # where it lies; what it holds is in its fingerprint
     "data.seed",
     "model.init_from",  # pretraining that leaves a fold's cases out makes a file for each fold
     "run",
@@ -141,19 +142,21 @@ def _may_differ(key: str) -> bool:
 def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> None:
     if store.fingerprint != metadata.data_fingerprint:
         raise UserError(
-            f"{store.path}: is not what the runs were trained on (its fingerprint is another); name their store with "
+            f"{store.place}: is not what the runs were trained on (its fingerprint is another); name their store with "
             "--store, or train again"
         )
     num_folds = len(store.all_splits.folds)
     missing = sorted(set(range(num_folds)) - set(folds))
     if missing:
         numbers = ", ".join(map(str, missing))
-        raise UserError(f"{store.path}: has {num_folds} folds, and no run is of fold {numbers}; train with --data.fold")
+        raise UserError(
+            f"{store.place}: has {num_folds} folds, and no run is of fold {numbers}; train with --data.fold"
+        )
     held_out = [case_id for fold in store.all_splits.folds for case_id in fold.get("val", ())]
     if twice := next((case_id for case_id in held_out if held_out.count(case_id) > 1), None):
-        raise UserError(f"{store.path}: case '{twice}' is held out by two folds, so folds cannot be pooled")
+        raise UserError(f"{store.place}: case '{twice}' is held out by two folds, so folds cannot be pooled")
     if strangers := sorted(set(folds) - set(range(num_folds))):
-        raise UserError(f"{store.path}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
+        raise UserError(f"{store.place}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

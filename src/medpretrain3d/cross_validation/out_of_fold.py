@@ -94,7 +94,7 @@ def _load(runs: FoldRuns, number: int) -> CachedDetections:
     if sorted(case.case for case in seen.cases) != sorted(held_out):
         raise UserError(
             f"{path}: holds {len(seen.cases)} cases, which are not the {len(held_out)} that fold {number} of "
-            f"{runs.store.path} holds out; train the fold again"
+            f"{runs.store.place} holds out; train the fold again"
         )
     return seen
 

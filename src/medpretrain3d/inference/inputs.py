@@ -20,6 +20,7 @@ from medpretrain3d.store.readers.dicom_header import is_dicom, is_scan
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import Volume, read_channels
+from medpretrain3d.urls import url_of
 
 
 class ScanInput(Protocol):
@@ -197,7 +198,8 @@ def _is_series(folder: Path) -> bool:
 
 def _listed(path: Path) -> list[Path]:
     lines = [line.strip() for line in read_text(path, "give a list of scans, one path per line").splitlines()]
-    listed = [path.parent / line for line in lines if line and not line.startswith("#")]
+    named = [line for line in lines if line and not line.startswith("#")]
+    listed = [Path(line) if url_of(line) else path.parent / line for line in named]
     if not listed:
         raise UserError(f"{path}: names no scan; give one path per line")
     if nested := [inner for inner in listed if inner.suffix == ".txt"]:

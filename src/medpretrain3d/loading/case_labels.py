@@ -54,7 +54,7 @@ class CaseLabelView(OneView):
         for ref in order.cases:
             if not self.is_labeled(ref):
                 raise UserError(
-                    f"{self.table}: has no row for case {ref.case_id} of {ref.store.path}; add one, or set "
+                    f"{self.table}: has no row for case {ref.case_id} of {ref.store.place}; add one, or set "
                     "data.views.init_args.unlabeled to skip"
                 )
 

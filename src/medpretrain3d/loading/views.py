@@ -94,7 +94,7 @@ class LabeledView(Views):
         for ref in order.cases:
             if not ref.has_mask:
                 raise UserError(
-                    f"LabeledView: case {ref.case_id} of {ref.store.path} has no mask; use labelled cases, or set "
+                    f"LabeledView: case {ref.case_id} of {ref.store.place} has no mask; use labelled cases, or set "
                     "data.views.init_args.unlabeled to skip"
                 )
 

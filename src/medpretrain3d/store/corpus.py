@@ -71,7 +71,7 @@ class Corpus:
         spacings = {store.spacing_mm for store in self.stores}
         if len(spacings) > 1:
             raise UserError(
-                f"stores of different spacing: {', '.join(f'{s.path}: {s.spacing_mm}' for s in self.stores)}; "
+                f"stores of different spacing: {', '.join(f'{s.place}: {s.spacing_mm}' for s in self.stores)}; "
                 "prepare them with the same --spacing-mm"
             )
         self.spacing_mm = self.stores[0].spacing_mm
@@ -100,8 +100,8 @@ class Corpus:
     def doubts_about(self, window: Normalization) -> list[str]:
         """Return warnings about a window that means nothing to the values of a store."""
         return [
-            f"{store.path}: its values have no unit, and the constants of {window} do; ZScore() suits them, or PerUnit "
-            "beside CT"
+            f"{store.place}: its values have no unit, and the constants of {window} do; ZScore() suits them, or "
+            "PerUnit beside CT"
             for store in self.stores
             if not window.suits(store.unit)
         ]

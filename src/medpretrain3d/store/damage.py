@@ -14,6 +14,7 @@ from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR, CaseFile
 from medpretrain3d.store.layout import CONTAINERS, ContainerLayout, layout_of
 from medpretrain3d.store.sidecar import index_row, sidecar_checksum
 from medpretrain3d.store.store import Store
+from medpretrain3d.urls import url_of
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def check_store(path: Path, progress: Callable[[Iterable[Path]], Iterable[Path]]
     Raises:
         UserError: the folder is no store.
     """
+    if url := url_of(path):
+        raise UserError(f"{url}: every byte is read of a store on a disk alone; check it before it is uploaded")
     if not ((path / CASES).is_dir() or (path / CONTAINERS).is_dir()):
         raise UserError(f"{path}: has no folder '{CASES}', so it is no store; make one with `medpretrain3d prepare`")
     found = []

@@ -30,7 +30,9 @@ def foreground_normalization(store: Store, split: str = "train") -> ForegroundZS
                 histogram.add(channel)
     found = [histogram.statistics() for histogram in histograms]
     if not found or not all(one.std > 0 for one in found):
-        raise UserError(f"{store.path}: split '{split}' has no object to measure; use a window, as NamedWindow('lung')")
+        raise UserError(
+            f"{store.place}: split '{split}' has no object to measure; use a window, as NamedWindow('lung')"
+        )
     return ForegroundZScore(
         [one.low for one in found], [one.high for one in found], [one.mean for one in found], [one.std for one in found]
     )

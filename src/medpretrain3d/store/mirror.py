@@ -7,8 +7,8 @@ written: several processes may fill one mirror, and one that is killed leaves no
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -18,6 +18,7 @@ from xxhash import xxh3_64_hexdigest
 from medpretrain3d.atomic import finished_file
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.local_copies import evict_to, use
 
 BLOCK = 2**18
 """Bytes that are asked for at least: a row of chunks of a CT is about 100 kB."""
@@ -25,17 +26,9 @@ ATTEMPTS = 3
 """Times that a range is asked for before it is an error."""
 CACHE = "MEDPRETRAIN3D_CACHE"
 """Environment variable that names the folder of mirrors; ~/.cache/medpretrain3d where it is not set."""
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.+)", re.DOTALL)
+LIMIT = "MEDPRETRAIN3D_CACHE_GB"
+"""Environment variable: GB that mirrors may take; those used longest ago go when another store is opened."""
 _BLOCKS = ".blocks"
-
-
-def url_of(place: Path | str) -> str | None:
-    """Return the URL that a place names, also where pathlib made one slash of two; None for a path."""
-    match = _URL.fullmatch(str(place))
-    if match is None:
-        return None
-    scheme, rest = match.groups()
-    return f"{scheme}://{'/' if scheme == 'file' else ''}{rest.rstrip('/')}"
 
 
 class Mirror:
@@ -56,6 +49,9 @@ class Mirror:
         key = xxh3_64_hexdigest(b"\0".join([url.encode(), *(content or b"" for content in contents.values())]))
         self.folder = mirrors_folder() / key / url.rsplit("/", 1)[-1]
         self._sizes: dict[Path, int] = {}
+        use(self.folder.parent)
+        if (limit_bytes := mirrors_limit()) is not None:
+            evict_to(mirrors_folder(), limit_bytes)
         for name, content in contents.items():
             if content is not None and not (self.folder / name).is_file():
                 with finished_file(self.folder / name) as unfinished:
@@ -103,6 +99,14 @@ class Mirror:
             UserError: there is none, or it cannot be had.
         """
         return cast(BinaryIO, self._try(name, lambda fs, place: fs.open(place, "rb", block_size=2**24)))
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such a file over there.
+
+        Raises:
+            UserError: that cannot be had.
+        """
+        return self._size(name) is not None
 
     def size(self, name: str) -> int:
         """Return the bytes of a file over there.
@@ -189,6 +193,24 @@ def mirrors_folder() -> Path:
     named = os.environ.get(CACHE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(named) if named else base / "medpretrain3d"
+
+
+def mirrors_limit() -> int | None:
+    """Return how many bytes mirrors may take; None for any number.
+
+    Raises:
+        UserError: the environment says something that is no number.
+    """
+    text = os.environ.get(LIMIT)
+    if not text:
+        return None
+    try:
+        limit_bytes = float(text) * 1e9
+        if not 0 <= limit_bytes < math.inf:
+            raise ValueError
+    except ValueError as error:
+        raise UserError(f"{LIMIT} {text!r}: wanted a number of GB, such as 200") from error
+    return int(limit_bytes)
 
 
 def _runs(blocks: list[int]) -> list[tuple[int, int]]:

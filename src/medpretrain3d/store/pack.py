@@ -69,9 +69,13 @@ def pack(
             row = index_row(case.sidecar, files or _copy(case, layout))
             rows.append({**row, "counts": list(store.entries[case_id]["counts"])})
         for name in (SKIPPED, REPORT, SPLITS):
-            if (store.path / name).is_file():
-                with finished_file(target / name) as unfinished:
-                    shutil.copyfile(store.path / name, unfinished)
+            if store.has_file(name):
+                with (
+                    finished_file(target / name) as unfinished,
+                    store.open_file(name) as file,
+                    unfinished.open("wb") as copy,
+                ):
+                    shutil.copyfileobj(file, copy)
         if (store.path / SKIP_RECORDS).is_dir() and not (target / SKIP_RECORDS).is_dir():
             with finished_folder(target / SKIP_RECORDS) as unfinished:
                 shutil.copytree(store.path / SKIP_RECORDS, unfinished, dirs_exist_ok=True)
@@ -87,7 +91,7 @@ def _check_room(layout: Layout, store: Store) -> None:
     strangers = sorted(set(layout.cases()) - set(store.case_ids))
     if strangers or (target / other).is_dir():
         what = f"case '{strangers[0]}'" if strangers else f"a folder '{other}'"
-        raise UserError(f"{target}: holds {what}, which is not of {store.path}; name another folder")
+        raise UserError(f"{target}: holds {what}, which is not of {store.place}; name another folder")
     known = {CASES, CONTAINERS, INDEX, SKIPPED, REPORT, SPLITS, SKIP_RECORDS}
     others = sorted(path.name for path in target.glob("[!.]*") if path.name not in known)
     if others:

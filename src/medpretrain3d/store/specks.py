@@ -41,7 +41,7 @@ def speck_notes(store: Store) -> list[str]:
         small = np.sort(sizes[is_speck & (labels == label)]).astype(int).tolist()
         shown = ", ".join(map(str, small[:SHOWN])) + (" ..." if len(small) > SHOWN else "")
         notes.append(
-            f"{store.path}: {len(small)} of {int((labels == label).sum())} objects of class '{store.classes[label]}' "
+            f"{store.place}: {len(small)} of {int((labels == label).sum())} objects of class '{store.classes[label]}' "
             f"are specks of {shown} voxels; if they are no objects, prepare with --min-voxels {max(small) + 1}"
         )
     return notes
@@ -53,7 +53,7 @@ def _left_out(store: Store, cases: Sequence[Case]) -> list[str]:
         return []
     limits = {case.sidecar["options"]["min_voxels"] for case in cases if case.sidecar.get("num_too_small")}
     return [
-        f"{store.path}: {sum(counts)} components smaller than --min-voxels {max(limits)} are background, in "
+        f"{store.place}: {sum(counts)} components smaller than --min-voxels {max(limits)} are background, in "
         f"{sum(count > 0 for count in counts)} of {len(cases)} cases"
     ]
 

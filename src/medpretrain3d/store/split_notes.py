@@ -35,7 +35,7 @@ def _copies(store: Store, home: dict[str, str]) -> list[str]:
         return []
     copy, original = pairs[0]
     return [
-        f"{store.path}: {len(pairs)} cases hold the same voxels as a case of another split and are used by nothing, "
+        f"{store.place}: {len(pairs)} cases hold the same voxels as a case of another split and are used by nothing, "
         f"first '{copy}', a copy of '{original}' of {home[original]}"
     ]
 
@@ -50,7 +50,7 @@ def _shared_patients(store: Store, home: dict[str, str]) -> list[str]:
         shared = [sides for sides in cases_of.values() if seen in sides and held in sides]
         if shared:
             notes.append(
-                f"{store.path}: {len(shared)} patients have scans in {seen} and in {held} "
+                f"{store.place}: {len(shared)} patients have scans in {seen} and in {held} "
                 f"({sum(len(sides[held]) for sides in shared)} {held} cases), first '{shared[0][seen][0]}' and "
                 f"'{shared[0][held][0]}': what is measured there is better than it will be on new patients"
             )

@@ -19,8 +19,10 @@ from medpretrain3d.lines import print_line
 from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR
 from medpretrain3d.store.index import INDEX
 from medpretrain3d.store.layout import CONTAINERS
+from medpretrain3d.store.local_copies import evict, local_copies, use
 from medpretrain3d.store.splits import SPLITS
 from medpretrain3d.store.store import Store
+from medpretrain3d.urls import refuse_url
 
 _PIECE = 2**24
 _TELL_S = 30.0
@@ -36,18 +38,21 @@ def staged(store: Path | str, folder: Path | str) -> Path:
 
     One process of a node copies while the others wait; if it is killed, the next goes on with the file it was at. Each
     file is read again once it is written and compared with what was read from the store. The copy of a store whose
-    index or splits change is another folder, in which what a copy with the same index has is linked.
+    index or splits change is another folder, in which what a copy with the same index has is linked. Where the disk is
+    too small, older copies that no process reads are removed.
 
     Args:
         store: folder or URL of a store.
         folder: on a disk of this node.
 
     Raises:
-        UserError: no store, a disk that is too small or refuses, or a copy that differs.
+        UserError: no store, a folder that is a URL, a disk that is too small or refuses, or a copy that differs.
     """
+    refuse_url(folder)
     source = Store(store)
     index, splits = (xxh3_64_hexdigest((source.path / name).read_bytes()) for name in (INDEX, SPLITS))
     target = Path(folder) / f"{index}-{splits}" / source.path.name
+    use(target.parent)
     with _one_at_a_time(Path(folder) / f".{index}.lock", target):
         names = _names(source)
         missing = [(name, size) for name, size in names.items() if not _is_there(target / name, size)]
@@ -96,6 +101,8 @@ def _copy(source: Store, target: Path, missing: list[tuple[str, int]], num_files
         target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
     if total + _SPARE > free:
+        free = _free_after_eviction(target, total + _SPARE - free)
+    if total + _SPARE > free:
         raise UserError(
             f"data.stage_to: {target} needs {total:,} bytes more, its disk has {free:,} free; name a larger disk, or "
             "leave data.stage_to out"
@@ -115,6 +122,16 @@ def _copy(source: Store, target: Path, missing: list[tuple[str, int]], num_files
                 f"{rate / 1e6:.0f} MB/s, {left_s / 60:.0f} min left"
             )
     print_line(f"staged {source.place}: {total / 1e9:.2f} GB in {time.monotonic() - began:.0f} s, compared")
+
+
+def _free_after_eviction(target: Path, lacking: int) -> int:
+    """Return how many bytes are free once older copies are gone, of which none goes where all would not do."""
+    folder = target.parent.parent
+    if lacking <= sum(copy.num_bytes for copy in local_copies(folder) if not copy.is_in_use):
+        for copy in evict(folder, lacking):
+            place, size_gb = copy.folder / copy.name, copy.num_bytes / 1e9
+            print(f"{place}: an older copy that nothing reads is removed, {size_gb:.2f} GB", flush=True)
+    return shutil.disk_usage(target).free
 
 
 def _copy_file(source: Store, path: Path, name: str, size: int) -> None:

@@ -23,12 +23,13 @@ from medpretrain3d.store.case_files import CaseFiles, case_folder
 from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
 from medpretrain3d.store.index import INDEX, fingerprint, read_index, write_index_file
 from medpretrain3d.store.layout import CONTAINERS, write_case
-from medpretrain3d.store.mirror import Mirror, url_of
+from medpretrain3d.store.mirror import Mirror
 from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import index_row
 from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
 from medpretrain3d.store.stored_file import StoredFile
 from medpretrain3d.store.unit import Unit
+from medpretrain3d.urls import url_of
 
 SKIPPED = "skipped.json"
 
@@ -129,6 +130,14 @@ class Store:
         if "container" not in row:
             return CaseFiles.of_folder(case_folder(self.path, case_id), self._mirror)
         return CaseFiles.of_container(self.path / CONTAINERS / row["container"], case_id, row["extents"], self._mirror)
+
+    def has_file(self, name: str) -> bool:
+        """Return whether one of its files is there, by its path within the store.
+
+        Raises:
+            UserError: what is behind its URL does not say.
+        """
+        return (self.path / name).is_file() if self._mirror is None else self._mirror.has(name)
 
     def size_of(self, name: str) -> int:
         """Return the bytes of one of its files, by its path within the store.

@@ -42,7 +42,9 @@ def split_store(store: Store, num_folds: int = NUM_FOLDS, seed: int = 0) -> Spli
         UserError: the store has no classes, or fewer patients than folds.
     """
     if not store.classes:
-        raise UserError(f"{store.path}: holds no classes, so there is nothing to stratify; prepare a labelled data set")
+        raise UserError(
+            f"{store.place}: holds no classes, so there is nothing to stratify; prepare a labelled data set"
+        )
     strata = [_stratum(store, case_id) for split in ("train", "val") for case_id in store.splits.get(split, ())]
     folds = make_folds(strata, num_folds, seed)
     splits = Splits(store.splits, tuple(folds), label_order(strata, seed))

@@ -55,7 +55,7 @@ def training_cases(
         notes.append(
             f"{len(copies)} of {len(cases)} cases are left out: their scans are test or validation cases "
             f"{'of data.exclude' if exclude else 'under another name'}, first '{copies[0].case_id}' of "
-            f"{copies[0].store.path}"
+            f"{copies[0].store.place}"
         )
         cases = [case for case in cases if case.voxels not in kept_from]
     if not cases:
@@ -113,7 +113,7 @@ def _check_each(corpus: Corpus, chosen: Sequence[Sequence[CaseRef]], split: str 
                 else ("set data.fold to the fold that will be fine-tuned and pretrain once for each, or ")
             )
             raise UserError(
-                f"{store.path}: no case is left to train on, for each is tested or validated on; {advice}"
+                f"{store.place}: no case is left to train on, for each is tested or validated on; {advice}"
                 "name a split with data.split (`all` takes test cases too)"
             )
 
@@ -126,7 +126,7 @@ def _tested_among(corpus: Corpus, cases: Sequence[CaseRef], fold: int | None) ->
         counts = {name: len(own & set(ids)) for name, ids in _held(store, fold, False).items()}
         if any(counts.values()):
             notes.append(
-                f"{store.path}: TEST CASES ARE TRAINED ON: {counts['test']} test and {counts['val']} validation cases "
+                f"{store.place}: TEST CASES ARE TRAINED ON: {counts['test']} test and {counts['val']} validation cases "
                 f"are among its {len(own)} training cases, so a detector that starts from this has seen them"
             )
     return notes
