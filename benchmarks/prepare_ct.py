@@ -1,4 +1,4 @@
-"""What `prepare` takes of a core and of memory for one large CT: `python -m benchmarks prepare_ct`.
+"""What `prepare` takes of a core and of memory for one large CT: `make bench ARGS=prepare_ct` prints a table.
 
 A scan of 512 x 512 x 1,200 voxels (`DEPTH=300` for fewer slices) with a label map, prepared by one worker in a process
 of its own: as it is, into containers, and resampled from 0.8 x 0.8 x 0.5 mm to 1.5 mm. The peak is that of the whole
@@ -36,7 +36,8 @@ def report() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         _write_raw(root / "raw", depth)
-        print(f"one CT of 512 x 512 x {depth} with its label map, one thread")
+        print(f"| CT of 512 x 512 x {depth:,} and label map, one thread | CPU | cases/s per core | memory per worker |")
+        print("|---|---:|---:|---:|")
         for name, options in KINDS.items():
             command = [sys.executable, "-c", MEASURED, str(root / "raw"), str(root / name.replace(" ", "_")), *options]
             threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
@@ -44,10 +45,7 @@ def report() -> None:
             if done.returncode:
                 raise SystemExit(f"error: prepare ended with {done.returncode}: {done.stderr[-500:]}")
             seconds, peak_kib = map(float, done.stderr.split()[-2:])
-            print(
-                f"{name:<26}{seconds:>8.1f} s of CPU, {1 / seconds:>7.3f} cases/s per core, "
-                f"{peak_kib / 2**20:>6.2f} GiB per worker"
-            )
+            print(f"| {name} | {seconds:.0f} s | {1 / seconds:.3f} | {peak_kib / 2**20:.1f} GiB |", flush=True)
 
 
 def _write_raw(raw: Path, depth: int) -> None:
