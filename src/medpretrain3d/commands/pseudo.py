@@ -26,8 +26,8 @@ from medpretrain3d.atomic import locked_folder
 from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.errors import UserError
 from medpretrain3d.pseudo.options import PseudoOptions
-from medpretrain3d.store.mirror import url_of
 from medpretrain3d.store.store import Store
+from medpretrain3d.urls import url_of
 from medpretrain3d.values import Positive, Real, Seed, Whole
 
 SAVES_MEMORY = "use fewer --workers"
