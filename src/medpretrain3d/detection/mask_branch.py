@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.convolution import conv3d
 from medpretrain3d.detection.fpn import FPN
+from medpretrain3d.precision.mixed import in_fp32
 
 
 def mask_logits(finest: Tensor, above: Tensor, fpn: FPN, classifier: nn.Conv3d) -> Tensor:
@@ -30,7 +29,7 @@ def mask_logits(finest: Tensor, above: Tensor, fpn: FPN, classifier: nn.Conv3d) 
     assert isinstance(upsample, nn.ConvTranspose3d)
     assert isinstance(output, nn.Conv3d)
     d, h, w = finest.shape[2:]
-    with _without_autocast(finest.device.type):  # a kernel is 2 long, where torch's bf16 gradient on the CPU is wrong
+    with in_fp32(finest.device):  # a kernel is 2 long, where torch's bf16 gradient on the CPU is wrong
         classes = classifier.weight.flatten(1)  # (K, width)
         kernel = (classes @ output.weight.flatten(1)).unflatten(1, output.weight.shape[1:])  # (K, width, 3, 3, 3)
         of_finest = torch.einsum("kuxyz, uc -> kcxyz", kernel, lateral.weight.flatten(1))  # (K, C, 3, 3, 3)
@@ -50,10 +49,6 @@ def _taps_inside(size: int, like: Tensor) -> Tensor:
     """Return whether each of three taps around each place of an axis lies on it: (size, 3), 0 or 1."""
     taps = torch.arange(size, device=like.device)[:, None] + torch.arange(-1, 2, device=like.device)
     return ((taps >= 0) & (taps < size)).to(like.dtype)
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _bias(layer: nn.Conv3d | nn.ConvTranspose3d) -> Tensor:

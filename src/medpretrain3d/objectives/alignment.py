@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.objectives.base import Batch
+from medpretrain3d.precision.mixed import in_fp32
 
 
 def cell_centers(grid: tuple[int, int, int], patch: tuple[int, int, int], device: torch.device) -> Tensor:
@@ -19,7 +20,7 @@ def cell_centers(grid: tuple[int, int, int], patch: tuple[int, int, int], device
 
 def carry(places: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """Places (B, N, 3) of one view to the voxels of another; `own` and `other` are (B, 3, 4) into one shared frame."""
-    with torch.autocast(places.device.type, enabled=False):  # bf16 turns 160.5 into 160
+    with in_fp32(places.device):  # bf16 turns 160.5 into 160
         to_other = torch.linalg.inv_ex(other[:, :, :3]).inverse  # asks no device whether it exists
         matrix, offset = to_other @ own[:, :, :3], to_other @ (own[:, :, 3:] - other[:, :, 3:])
         result: Tensor = places @ matrix.mT + offset.mT

@@ -15,6 +15,7 @@ from medpretrain3d.objectives.alignment import view_pictures
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
 from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
 from medpretrain3d.objectives.teacher import Teacher
+from medpretrain3d.precision.mixed import in_fp32
 from medpretrain3d.processes import mean_over_processes
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.values import Channels, Positive, Rows, Share
@@ -142,7 +143,7 @@ class PrototypeHead(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return one map per level to (B, K)."""
         bottleneck = self.projector(pool(features[-1]))
-        with torch.autocast(bottleneck.device.type, enabled=False):
+        with in_fp32(bottleneck.device):
             return F.normalize(bottleneck.float(), dim=1) @ F.normalize(self.prototypes, dim=1).T
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.precision.mixed import in_fp32
 from medpretrain3d.processes import gather_rows, rank
 
 
@@ -24,7 +25,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     Raises:
         UserError: one pair in all, which leaves nothing to tell it from.
     """
-    with torch.autocast(first.device.type, enabled=False):  # exp of a cosine over a small temperature, in fp32
+    with in_fp32(first.device):  # exp of a cosine over a small temperature, in fp32
         own = F.normalize(torch.cat([first, second]).float(), dim=1)  # (2 B, C)
         everyone = gather_rows(own)  # (W 2 B, C)
         if len(everyone) < 4:

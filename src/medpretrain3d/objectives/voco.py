@@ -14,6 +14,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.projector import Projector, pool_levels, refuse_branches
+from medpretrain3d.precision.mixed import in_fp32
 from medpretrain3d.randomness import counter_random, derived_seeds, random_at, sample_seeds
 from medpretrain3d.values import Channels
 
@@ -72,7 +73,7 @@ class VoCo(Objective):
         crops = torch.cat([rearrange(base, "b g c d h w -> (b g) c d h w"), target])
         with sample_seeds(crop_seeds(batch["seed"], base.shape[1], target_of)):
             vectors = self.projector(pool_levels(self.backbone(crops)))
-        with torch.autocast(vectors.device.type, enabled=False):
+        with in_fp32(vectors.device):
             vectors = F.normalize(vectors.float(), dim=1)
             bases = rearrange(vectors[: -len(target)], "(b g) c -> b g c", b=len(base))
             # (T, G): the overlap that each target is predicted to have with the base crops of its volume.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +41,15 @@ def autocast(device: torch.device, precision: Precision, cache_enabled: bool = T
             return
         with KeptInFP32():
             yield
+
+
+def in_fp32(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which nothing is cast, for what half of the bits would spoil: coordinates, similarities.
+
+    Args:
+        device: of the tensors; one that autocast does not know, such as `meta`, follows the CPU's.
+    """
+    return torch.autocast(device.type if torch.amp.is_autocast_available(device.type) else "cpu", enabled=False)
 
 
 class KeptInFP32(TorchFunctionMode):
