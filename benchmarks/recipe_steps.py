@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
 from medpretrain3d.engine.optimizer import OptimConfig, configure
 from medpretrain3d.objectives import Objective
+from medpretrain3d.planning.recipe_step import made
 from medpretrain3d.randomness import sample_seeds
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -59,13 +59,6 @@ def recipe_step(recipe: str) -> RecipeStep:
         optimizer.step()
 
     return RecipeStep(network, patch, batch_size, data["augment"]["init_args"], run)
-
-
-def made(base: type, config: Mapping[str, Any]) -> Any:
-    """Build an object of a recipe."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "made")
-    return parser.instantiate_classes(parser.parse_object({"made": config})).made
 
 
 def _objective_loss(objective: Objective, image: Tensor) -> Callable[[], Tensor]:

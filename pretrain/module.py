@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
     ReadOptions,
-    TokenBackbone,
     VolumesSeen,
     check_patch,
     encoder_entry,
@@ -17,6 +16,7 @@ from medpretrain3d.backbones import (
     provenance_of,
     read_encoder,
 )
+from medpretrain3d.backbones.base import sharded_blocks
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
@@ -80,10 +80,7 @@ class PretrainModule(Checked, L.LightningModule):
 
     def sharded_parts(self) -> list[nn.Module]:
         """Return what `fsdp2` gathers together: each block of a transformer, and all the rest."""
-        backbone = self.objective.backbone
-        lists = [part for part in backbone.modules() if isinstance(part, nn.ModuleList)]
-        blocks = [block for part in lists for block in part] if isinstance(backbone.encoder, TokenBackbone) else []
-        return [*blocks, self.objective]
+        return [*sharded_blocks(self.objective), self.objective]
 
     @property
     def data(self) -> PretrainData:

@@ -103,6 +103,13 @@ class Backbone(Configurable, nn.Module):
         groups[0] = [*self.parameters(recurse=False), *groups[0]]
         return groups
 
+    def sharded_blocks(self) -> list[nn.Module]:
+        """Return what is gathered one after the other where weights are dealt out over processes; the rest is together.
+
+        Entries of a `ModuleList` that a subclass calls as modules; none, unless it says so.
+        """
+        return []
+
     def run_block(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
         """Return the block's output; with `checkpointing`, its inner activations are not kept."""
         if self.checkpointing and torch.is_grad_enabled():
@@ -128,6 +135,12 @@ class Backbone(Configurable, nn.Module):
                 f"wanted (B, {self.in_channels}, D, H, W); set in_channels to the channels of the data"
             )
         check_patch(tuple(image.shape[2:]), self.levels[-1].stride)
+
+
+def sharded_blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks of all backbones in a network, each once: of a slow teacher's as well."""
+    blocks = [block for part in network.modules() if isinstance(part, Backbone) for block in part.sharded_blocks()]
+    return list(dict.fromkeys(blocks))
 
 
 @contextmanager

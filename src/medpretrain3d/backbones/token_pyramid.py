@@ -77,6 +77,10 @@ class TokenPyramid(Backbone):
             maps.append(nn.functional.max_pool3d(maps[-1], 2))
         return maps
 
+    def sharded_blocks(self) -> list[nn.Module]:
+        """Return the blocks of the transformer."""
+        return self.backbone.sharded_blocks()
+
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return those of the transformer, then the branches."""
         branches = list(self.finer.parameters())

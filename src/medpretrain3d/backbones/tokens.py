@@ -46,6 +46,10 @@ class TokenBackbone(Backbone):
         """
         raise NotImplementedError("a TokenBackbone subclass implements encode")
 
+    def sharded_blocks(self) -> list[nn.Module]:
+        """Return the transformer blocks."""
+        return [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
+
     def grid(self, shape: tuple[int, ...]) -> Triple:
         """Return the number of tokens along each axis of an image (D, H, W)."""
         d, h, w = (size // edge for size, edge in zip(shape, self.patch_size, strict=True))
