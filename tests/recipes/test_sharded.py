@@ -24,6 +24,13 @@ MAE = {"class_path": "medpretrain3d.objectives.MAE", "init_args": {"backbone": P
 SGD = ("--model.optim.name", "sgd", "--model.optim.lr", "0.01", "--trainer.gradient_clip_val", "1.0")
 
 
+DINO = {
+    "class_path": "medpretrain3d.objectives.DINO",
+    "init_args": {"backbone": PRIMUS, "num_prototypes": 16, "head_channels": [32, 16], "momentum": 0.5},
+}
+TWO_VIEWS = ("--data.views", "TwoViews")
+
+
 def arguments(store, root, name: str, batch_size: int) -> list[str]:
     place = ["--data.store", str(store), "--run.root", str(root), "--run.group", "g", "--run.name", name]
     every = ["--trainer.val_check_interval", "3", "--run.snapshot_every_steps", "3"]
@@ -56,6 +63,31 @@ def test_two_shards_end_with_the_encoder_of_one_process_also_when_the_run_was_cu
     assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
     for name, value in states[0]["state_dict"].items():
         assert states[1]["state_dict"][name].shape == value.shape  # whole
+
+
+@pytest.mark.slow
+def test_a_teacher_that_is_dealt_out_follows_as_a_whole_one(cube_store, tmp_path):
+    own = ["--model.objective", json.dumps(DINO), *TWO_VIEWS]
+    on_two = {"stage": "pretrain", "num_processes": 2, "strategy": "fsdp2"}
+    plan = [
+        {"stage": "pretrain", "arguments": [*arguments(cube_store, tmp_path, "one", 2), *own]},
+        {**on_two, "arguments": [*arguments(cube_store, tmp_path, "two", 1), *own]},
+    ]
+    codes = sit(plan, tmp_path)
+    assert codes == [[0], [0, 0]], (tmp_path / "sittings.log").read_text(encoding="utf-8")[-4000:]
+    one, two = (
+        torch.load(tmp_path / "g" / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two")
+    )
+    teacher = [name for name in one["state_dict"] if ".teacher." in name and name.endswith("blocks.0.mlp.fc2.weight")]
+    assert teacher
+    student = teacher[0].replace("teacher.network.0", "backbone")
+    assert not torch.equal(one["state_dict"][teacher[0]], one["state_dict"][student])  # it moves more slowly
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, atol=1e-5, rtol=1e-4)
+    wanted, found = (load_file(tmp_path / "g" / name / "encoder" / "encoder.safetensors") for name in ("one", "two"))
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_lightnings_own_shards_are_refused(cube_store, tmp_path):

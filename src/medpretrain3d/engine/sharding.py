@@ -50,7 +50,10 @@ class ShardedDDP(PatientDDP):
                 "take ddp"
             )
         if not isinstance(self.lightning_module, Shardable):
-            raise UserError("trainer.strategy fsdp2: deals out the weights of pretraining alone; take ddp")
+            raise UserError(
+                "trainer.strategy fsdp2: deals out the weights of pretraining alone; take ddp. Each process validates "
+                "whole volumes of its own, and weights that are dealt out are gathered by all processes at once"
+            )
         super().setup(trainer)
         self._step_by_kernels_for_shards()
 
