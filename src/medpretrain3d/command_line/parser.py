@@ -20,7 +20,10 @@ class CommandParser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "allow_abbrev": False})
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+    # Without the names of what is handed on, which differ between the parsers that it stands before.
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any
+    ) -> Namespace:
         """Parse words; see the class."""
         words = sys.argv[1:] if args is None else args
         return super().parse_args(respelled(words, option_names(self)), *others, **kwargs)

@@ -55,7 +55,7 @@ class Detector(Configurable, nn.Module):
         """Keep `launch` with `detect`: a class that overrides `detect` alone does not inherit another's `launch`."""
         super().__init_subclass__(is_base=is_base, **options)
         if "detect" in vars(cls) and "launch" not in vars(cls):
-            cls.launch = Detector.launch  # type: ignore[method-assign]
+            cls.launch = Detector.launch  # type: ignore[method-assign]  # of this class alone
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from medpretrain3d.engine.continuation import num_devices
 from medpretrain3d.engine.ddp import PatientDDP
 from medpretrain3d.engine.distributed import SHARDED
 
-START_METHODS = {"ddp": "popen", "ddp_fork": "fork", "ddp_spawn": "spawn"}
+START_METHODS: dict[str, Literal["popen", "fork", "spawn"]] = {"ddp": "popen", "ddp_fork": "fork", "ddp_spawn": "spawn"}
 
 
 def strategy_used(trainer: Mapping[str, Any]) -> Any:
@@ -31,4 +31,4 @@ def strategy_used(trainer: Mapping[str, Any]) -> Any:
         return ShardedDDP()
     if not isinstance(name, str) or name not in START_METHODS:
         return name
-    return PatientDDP(gradient_as_bucket_view=True, start_method=START_METHODS[name])  # type: ignore[arg-type]
+    return PatientDDP(gradient_as_bucket_view=True, start_method=START_METHODS[name])

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TileReader
@@ -90,7 +90,8 @@ def segment_volume(
     """
     weight = _tent(patch)
     blend = _Blend(tiles.shape, patch[0])
-    device = next((p.device for p in detector.parameters()), torch.device("cpu"))  # type: ignore[attr-defined]
+    weights = detector.parameters() if isinstance(detector, nn.Module) else ()
+    device = next((weight.device for weight in weights), torch.device("cpu"))
     starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
     read = ((start, tiles.read(start, patch)) for start in starts)
     precision = precision or choose_precision(device).precision

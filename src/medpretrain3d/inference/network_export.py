@@ -160,8 +160,9 @@ def _to_onnx(network: nn.Module, tile: Tensor, path: Path, names: tuple[str, str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = _program(network, tile)
-        named = {"input_names": ["image"], "output_names": names}
-        graph = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET, **named)  # type: ignore[arg-type]
+        graph = torch.onnx.export(
+            program, dynamo=True, verbose=False, opset_version=OPSET, input_names=["image"], output_names=names
+        )
     assert graph is not None  # None is returned only where a file was asked for
     graph.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -90,8 +90,9 @@ class MultiTalent(Objective):
 
     def logits(self, feature: Tensor, dataset: int) -> Tensor:
         """Return full-resolution features (C, D, H, W) to the outputs (K, D, H, W) of the classes of one data set."""
-        own = slice(self.first_output[dataset], self.first_output[dataset + 1])
-        return F.conv3d(feature[None], self.outputs.weight[own], self.outputs.bias[own])[0]  # type: ignore[index]
+        own, bias = slice(self.first_output[dataset], self.first_output[dataset + 1]), self.outputs.bias
+        assert bias is not None
+        return F.conv3d(feature[None], self.outputs.weight[own], bias[own])[0]
 
     def _tally(self, features: Tensor, label_map: Tensor, datasets: list[int]) -> tuple[Tensor, Tensor]:
         """The sums (5, K) of `label_sums` over the batch for every output of every set; logits of the first image."""
