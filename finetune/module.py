@@ -36,7 +36,7 @@ from medpretrain3d.inference import (
     merge_raw_detections,
 )
 from medpretrain3d.inference.cached_detections import CachedCase
-from medpretrain3d.precision.names import precision_name
+from medpretrain3d.precision.names import network_precision, training_precision_name
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
@@ -252,7 +252,11 @@ class FinetuneModule(Checked, L.LightningModule):
         tiles = ScanTiles(case, self.data.preprocessing())
         try:
             return detect_tiles(
-                self.detector, tiles, self.data.patch, self.inference, precision=precision_name(self.trainer.precision)
+                self.detector,
+                tiles,
+                self.data.patch,
+                self.inference,
+                precision=network_precision(training_precision_name(self.trainer.precision)),
             )
         except UserError as error:
             raise UserError(f"{case.id}: {error}") from error

@@ -61,8 +61,8 @@ def test_a_word_that_is_neither_is_said():
         ("--device cuda", "device: got 'cuda', wanted options of it, such as --device.tf32"),
         ("--device.tf32 yes", "DeviceConfig: got tf32"),
         (
-            "--trainer.precision bf16-true",
-            "got precision 'bf16-true', wanted one of 32-true, bf16-mixed, 16-mixed, 32,",
+            "--trainer.precision 16-true",
+            "got precision '16-true', wanted one of 32-true, bf16-mixed, 16-mixed, bf16-true, 32,",
         ),
         ("--data.views TwoViews --data.views.init_args.x 1", "unknown key 'x'"),
     ],

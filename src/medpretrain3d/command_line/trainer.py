@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "log_every_n_steps": Whole | None,
     "num_nodes": Count,
     "devices": Devices,
-    "precision": Literal["32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16", 32, 16] | None,  # boxes are fp32
+    "precision": Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "32", "bf16", "16", 32, 16] | None,
     "num_sanity_val_steps": Annotated[int, Ge(-1)] | None,
     "limit_train_batches": Literal[1.0] | None,  # how long to train is max_steps
     "limit_val_batches": Limit,

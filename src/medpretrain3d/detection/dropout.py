@@ -49,7 +49,7 @@ class SelfAttention(nn.MultiheadAttention):
         super().__init__(channels, num_heads, batch_first=True)
         self.weights_dropout = Dropout(dropout)
 
-    # Query and key are one here, and no weights are returned, so that it takes less than the class that it derives from.
+    # Query and key are one here and no weights are returned: it takes less than the class that it derives from.
     def forward(self, placed: Tensor, content: Tensor, apart: Tensor | None) -> Tensor:  # type: ignore[override]
         """Compute the attention output of each row: (B, Q, C).
 

@@ -30,10 +30,12 @@ def mask_logits(finest: Tensor, above: Tensor, fpn: FPN, classifier: nn.Conv3d) 
     assert isinstance(output, nn.Conv3d)
     d, h, w = finest.shape[2:]
     with in_fp32(finest.device):  # a kernel is 2 long, where torch's bf16 gradient on the CPU is wrong
-        classes = classifier.weight.flatten(1)  # (K, width)
-        kernel = (classes @ output.weight.flatten(1)).unflatten(1, output.weight.shape[1:])  # (K, width, 3, 3, 3)
-        of_finest = torch.einsum("kuxyz, uc -> kcxyz", kernel, lateral.weight.flatten(1))  # (K, C, 3, 3, 3)
-        of_above = F.conv3d(upsample.weight, kernel, padding=2)  # (C', K, step + 2)
+        classes = classifier.weight.float().flatten(1)  # (K, width); weights may be trained in bf16
+        kernel = (classes @ output.weight.float().flatten(1)).unflatten(
+            1, output.weight.shape[1:]
+        )  # (K, width, 3, 3, 3)
+        of_finest = torch.einsum("kuxyz, uc -> kcxyz", kernel, lateral.weight.float().flatten(1))  # (K, C, 3, 3, 3)
+        of_above = F.conv3d(upsample.weight.float(), kernel, padding=2)  # (C', K, step + 2)
         # The biases before the output convolution end at the border, where its taps find zeros.
         of_biases = torch.einsum("kuxyz, u -> kxyz", kernel, _bias(lateral) + _bias(upsample))
         inside = [_taps_inside(size, kernel) for size in (d, h, w)]

@@ -13,13 +13,19 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins import Precision as PrecisionPlugin
 
 from medpretrain3d.documents import read_yaml
+from medpretrain3d.engine.bf16_weights import BF16Weights
 from medpretrain3d.engine.checkpoint_files import has_checkpoints
 from medpretrain3d.engine.continuation import accelerator_of
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.precision.choice import PrecisionChoice, choose_precision, note_on
 from medpretrain3d.precision.mixed import autocast
-from medpretrain3d.precision.names import Precision, precision_name
+from medpretrain3d.precision.names import (
+    TrainingPrecision,
+    network_precision,
+    precision_name,
+    training_precision_name,
+)
 from medpretrain3d.run_metadata import RunMetadata
 
 UNDECIDED = PrecisionChoice("32-true", "until the first process says")
@@ -38,8 +44,9 @@ def precision_of_run(trainer: Mapping[str, Any], run: RunConfig) -> PrecisionCho
     """
     device = device_of(trainer)
     if trainer.get("precision") is not None:
-        typed = precision_name(trainer["precision"], "trainer.precision")
-        return PrecisionChoice(typed, _with_note("as trainer.precision says", note_on(typed, device)))
+        typed = training_precision_name(trainer["precision"], "trainer.precision")
+        note = note_on(network_precision(typed), device)
+        return PrecisionChoice(typed, _with_note("as trainer.precision says", note))
     began = precision_begun_with(run)
     if began is None:
         return choose_precision(device)
@@ -48,7 +55,7 @@ def precision_of_run(trainer: Mapping[str, Any], run: RunConfig) -> PrecisionCho
     return PrecisionChoice(began, _with_note("as this run began", note))
 
 
-def precision_begun_with(run: RunConfig) -> Precision | None:
+def precision_begun_with(run: RunConfig) -> TrainingPrecision | None:
     """Return the precision of the run in a folder; None where none goes on there.
 
     Runs of earlier versions took bf16 where there was a GPU, and fp32 where there was none.
@@ -60,7 +67,7 @@ def precision_begun_with(run: RunConfig) -> Precision | None:
         return None
     for place, name in (("run.json", known.precision), ("config.yaml", _written(run.folder / "config.yaml"))):
         if name is not None:
-            return precision_name(name, str(run.folder / place))
+            return training_precision_name(name, str(run.folder / place))
     return "32-true" if (known.machine or "no GPU").endswith("no GPU") else "bf16-mixed"
 
 
@@ -69,13 +76,15 @@ def precision_metadata(choice: PrecisionChoice) -> RunMetadata:
     return RunMetadata(precision=choice.precision, bf16_speed_ratio=choice.bf16_speed_ratio)
 
 
-def precision_plugin(precision: Precision, device_type: str) -> PrecisionPlugin:
+def precision_plugin(precision: TrainingPrecision, device_type: str) -> PrecisionPlugin:
     """Return Lightning's plugin for a precision, on the CPU with this package's context.
 
     Lightning makes bf16 of fp16 on the CPU, and warns.
     """
     if precision == "32-true":
         return PrecisionPlugin()
+    if precision == "bf16-true":
+        return BF16Weights(device_type)
     return MixedPrecisionOnCPU(precision, "cpu") if device_type == "cpu" else MixedPrecision(precision, device_type)
 
 
@@ -104,7 +113,7 @@ class SamePrecision(L.Callback):
         agreed = trainer.strategy.broadcast(own)
         if agreed != own:
             trainer.strategy.precision_plugin = precision_plugin(
-                precision_name(agreed), trainer.strategy.root_device.type
+                training_precision_name(agreed), trainer.strategy.root_device.type
             )
 
 

@@ -24,6 +24,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.parser import option_values
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
+from medpretrain3d.engine.bf16_weights import check_bf16_weights
 from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
@@ -261,6 +262,8 @@ class StageCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         own = [precision_plugin(self.precision.precision, device_type), CheckpointFiles()]
         kwargs.setdefault("plugins", [*plugins, *own])
+        if self.precision.precision == "bf16-true":
+            check_bf16_weights(kwargs["callbacks"], asked.get("strategy"))
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:

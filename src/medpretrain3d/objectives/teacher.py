@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medpretrain3d.precision.split_weights import whole
+
 
 class Teacher(nn.Module):
     """Exponential moving average of a student's weights (Tarvainen and Valpola, 2017).
@@ -48,6 +50,8 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:
         """Move the weights towards the student's; statistics of batch norms are copied."""
-        torch._foreach_lerp_(list(self.network.parameters()), list(student.parameters()), 1 - self.momentum)
+        torch._foreach_lerp_(
+            list(self.network.parameters()), [whole(one) for one in student.parameters()], 1 - self.momentum
+        )
         if statistics := list(self.network.buffers()):
             torch._foreach_copy_(statistics, list(student.buffers()))

@@ -13,12 +13,13 @@ from medpretrain3d.command_line.signatures import is_below, signatures
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.recipe_step import RecipeStep, recipe_step
 from medpretrain3d.planning.training_memory import STATES, Setting, TrainingMemory, training_memory
-from medpretrain3d.precision.names import Precision, precision_name
+from medpretrain3d.precision.names import TrainingPrecision, network_precision, training_precision_name
+from medpretrain3d.precision.split_weights import split_weights
 
 TFLOP_PER_S = {"A100": 35.0, "H200": 94.0}
 """Of ResEnc-L in mixed precision: published are 0.50 s for a step of nnU-Net on an A100, taken as two patches of 160^3,
 and 0.31 s for two of 192^3 on an H200."""
-ON_GPUS: Precision = "bf16-mixed"
+ON_GPUS: TrainingPrecision = "bf16-mixed"
 """What a run takes on a GPU where its recipe says nothing."""
 SHARDED = "fsdp2"
 
@@ -29,7 +30,7 @@ class Requirements:
 
     num_processes: int
     num_steps: int
-    precision: Precision
+    precision: TrainingPrecision
     is_checkpointed: bool | None
     """Whether activations are computed again in the backward pass; None where the backbone knows no such thing."""
     memory: TrainingMemory
@@ -70,12 +71,14 @@ def requirements(config: Mapping[str, Any], stage: str) -> Requirements:
     if not {"objective", "detector"} & model.keys():
         raise UserError(f"{stage}: the recipe names no model.objective and no model.detector; give a whole recipe")
     num_processes = _num_devices(trainer) * int(trainer.get("num_nodes") or 1)
-    precision = precision_name(trainer.get("precision") or ON_GPUS, "trainer.precision")
+    precision = training_precision_name(trainer.get("precision") or ON_GPUS, "trainer.precision")
     accumulated = int(trainer.get("accumulate_grad_batches") or 1)
     setting = _setting(dict(model.get("optim") or {}), trainer, num_processes)
 
     def of(step: RecipeStep) -> tuple[TrainingMemory, int]:
-        traced = step.trace(precision)
+        if precision == "bf16-true":
+            split_weights(step.network)
+        traced = step.trace(network_precision(precision))
         blocks = sharded_blocks(step.network)
         return training_memory(step.network, traced.activation_bytes, setting, blocks), traced.flop
 

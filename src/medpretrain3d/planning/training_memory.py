@@ -55,14 +55,15 @@ def training_memory(
     """Count what a step holds.
 
     Args:
-        network: on any device.
+        network: on any device; of weights that are split, both halves are counted.
         activations: bytes, as `trace_step` gives them.
         setting: optimizer, averages, shards.
         gathered_together: blocks that are gathered one after the other where weights are dealt out.
     """
     weights = FP32 * sum(one.numel() for one in network.parameters())
     buffers = sum(one.numel() * one.element_size() for one in network.buffers())
-    trained = FP32 * _num_trained(network)
+    num_trained = sum(one.numel() for one in network.parameters() if one.requires_grad)
+    gradients = sum(one.numel() * one.element_size() for one in network.parameters() if one.requires_grad)
     shards = setting.num_shards
     gathered = 0
     if shards > 1:
@@ -73,13 +74,9 @@ def training_memory(
         gathered = 2 * rest + sum(blocks[-2:]) + sum(blocks[-1:])
     return TrainingMemory(
         weights=weights // shards + buffers,
-        gradients=trained // shards,
-        optimizer=setting.states * trained // shards,
+        gradients=gradients // shards,
+        optimizer=setting.states * FP32 * num_trained // shards,
         averaged_weights=(weights + buffers) * setting.is_averaged,
         gathered=gathered,
         activations=activations,
     )
-
-
-def _num_trained(network: nn.Module) -> int:
-    return sum(one.numel() for one in network.parameters() if one.requires_grad)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.precision.names import Precision, precision_name
+from medpretrain3d.precision.names import Precision, TrainingPrecision, precision_name
 
 ENVIRONMENT = "MEDPRETRAIN3D_PRECISION"
 """Variable that says what a machine shall take where nothing else does, instead of measuring."""
@@ -44,7 +44,7 @@ Timing = Callable[[int, int, bool], float]
 class PrecisionChoice:
     """A precision, and why it was taken."""
 
-    precision: Precision
+    precision: TrainingPrecision
     reason: str
     bf16_speed_ratio: float | None = None
     """Time of a convolution in fp32 divided by that in bf16, as measured; None where nothing was timed."""

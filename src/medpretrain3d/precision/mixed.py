@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from medpretrain3d.precision.names import Precision
+from medpretrain3d.precision.names import TrainingPrecision
 
-DTYPES: dict[Precision, torch.dtype] = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+DTYPES: dict[TrainingPrecision, torch.dtype] = {
+    "bf16-mixed": torch.bfloat16,
+    "bf16-true": torch.bfloat16,
+    "16-mixed": torch.float16,
+}
 SHORT = 2
 """Cells of an axis up to which convolutions on the CPU are left in fp32."""
 CONVOLUTIONS = ("conv3d", "conv_transpose3d")
@@ -23,7 +27,7 @@ LENGTHS = ("norm", "vector_norm", "linalg_vector_norm")
 
 
 @contextmanager
-def autocast(device: torch.device, precision: Precision, cache_enabled: bool = True) -> Iterator[None]:
+def autocast(device: torch.device, precision: TrainingPrecision, cache_enabled: bool = True) -> Iterator[None]:
     """Context in which networks run in a precision, whatever was on outside of it.
 
     Args:
