@@ -13,7 +13,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
 from pretrain.datamodule import PretrainData
-from pretrain.finalize import finalize, write_encoder_file
+from pretrain.finalize import EncoderOfRun, finalize
 from pretrain.module import PretrainModule
 from pretrain.previews import Previews
 from pretrain.probes import Probes as Probes  # the same
@@ -44,18 +44,18 @@ class PretrainCLI(StageCLI):
         """Write the encoder file."""
         prefix = "objective.backbone."
         weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        costs, config = self.compute.metadata(trainer), self.config_text()
-        write_encoder_file(
-            folder, weights, trainer, self.model, self.datamodule, self.run, self.run_file, config, costs
-        )
+        self._encoder_of_run(trainer).write(folder, weights)
 
     def fit(self, **kwargs: Any) -> None:
         """Train, then write the encoder file."""
         super().fit(**kwargs)
-        costs = self.compute.metadata(self.trainer)
-        finalize(self.trainer, self.model, self.datamodule, self.run, self.run_file, self.config_text(), costs)
+        finalize(self._encoder_of_run(self.trainer))
         self.conclude()
         self.say_end()
+
+    def _encoder_of_run(self, trainer: L.Trainer) -> EncoderOfRun:
+        config, costs = self.config_text(), self.compute.metadata(trainer)
+        return EncoderOfRun(trainer, self.model, self.datamodule, self.run, self.run_file, config, costs)
 
 
 def train(args: Sequence[str] | None = None) -> None:

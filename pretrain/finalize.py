@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,63 +19,59 @@ from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
 
 
-def finalize(
-    trainer: L.Trainer,
-    module: PretrainModule,
-    data: PretrainData,
-    run: RunConfig,
-    run_file: RunFile,
-    config: str,
-    costs: RunMetadata,
-) -> None:
+@dataclass(frozen=True)
+class EncoderOfRun:
+    """The encoder of a run as it is now, at its end or on its way."""
+
+    trainer: L.Trainer
+    module: PretrainModule
+    data: PretrainData
+    """What it was trained on."""
+    run: RunConfig
+    """Where the run belongs."""
+    run_file: RunFile
+    """Its `run.json`."""
+    config: str
+    """The whole configuration as text."""
+    costs: RunMetadata
+    """Hours and arithmetic so far, as `ComputeMeter` gives them."""
+
+    def write(self, folder: Path, weights: dict[str, Any]) -> str:
+        """Write the encoder file.
+
+        Args:
+            folder: where it goes.
+            weights: of the backbone, whole.
+
+        Returns:
+            The sha256 of the weights file.
+        """
+        trainer, data, card = self.trainer, self.data, self.module.card()
+        card["pretraining"] |= {
+            "run": f"{self.run.group}/{self.run.name}",
+            "steps": trainer.global_step,
+            "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            "minutes": self.run_file.minutes,
+            **self.costs.known(),
+        }
+        card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": self.config}
+        return write_encoder(folder, to_config(self.module.objective.backbone), weights, card)
+
+
+def finalize(made: EncoderOfRun) -> None:
     """Write `encoder/` into the run's folder and say in `run.json` that the run is finished; the first process does.
 
     Args:
-        trainer: has just finished fitting.
-        module: with the final weights.
-        data: what it was trained on.
-        run: where the run belongs.
-        run_file: its `run.json`.
-        config: the whole configuration as text.
-        costs: hours and arithmetic of the run, as `ComputeMeter` gives them.
+        made: of a trainer that has just finished fitting, whose module has the final weights.
     """
-    if not trainer.is_global_zero:
+    if not made.trainer.is_global_zero:
         return
-    folder = run.folder / "encoder"
-    weights = module.objective.backbone.state_dict()
-    sha256 = write_encoder_file(folder, weights, trainer, module, data, run, run_file, config, costs)
-    own = RunMetadata(finished=True, steps=trainer.global_step, checkpoint_sha256=sha256)
-    run_file.update(module.metadata() | data.metadata() | costs | own)
+    run, module, folder = made.run, made.module, made.run.folder / "encoder"
+    sha256 = made.write(folder, module.objective.backbone.state_dict())
+    own = RunMetadata(finished=True, steps=made.trainer.global_step, checkpoint_sha256=sha256)
+    made.run_file.update(module.metadata() | made.data.metadata() | made.costs | own)
     run_log.say(f"encoder file: {folder}")
     pretraining = {**module.card()["pretraining"], "run": f"{run.group}/{run.name}"}
     about = {key: pretraining[key] for key in ("run", "paradigm", "method", "corpus") if key in pretraining}
-    for tracked in tracked_runs(trainer):
+    for tracked in tracked_runs(made.trainer):
         tracked.keep_weights("encoder", sha256, folder, about)
-
-
-def write_encoder_file(
-    folder: Path,
-    weights: dict[str, Any],
-    trainer: L.Trainer,
-    module: PretrainModule,
-    data: PretrainData,
-    run: RunConfig,
-    run_file: RunFile,
-    config: str,
-    costs: RunMetadata,
-) -> str:
-    """Write the encoder as it is now, at the end of a run or on its way; see `finalize`.
-
-    Returns:
-        The sha256 of the weights file.
-    """
-    card = module.card()
-    card["pretraining"] |= {
-        "run": f"{run.group}/{run.name}",
-        "steps": trainer.global_step,
-        "global_batch_size": data.batch_size * trainer.world_size * trainer.accumulate_grad_batches,
-        "minutes": run_file.minutes,
-        **costs.known(),
-    }
-    card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": config}
-    return write_encoder(folder, to_config(module.objective.backbone), weights, card)
