@@ -44,7 +44,7 @@ def race_steps(
         ours_in: makes a step of ours in a precision, as `32-true` or `bf16-mixed`.
         rounds: that count.
     """
-    chosen = choose_precision("cpu").precision
+    chosen = choose_precision("cpu").of_network
     equal = race(work, peer, theirs, ours_in("32-true"), rounds, keeps_memory=True, bar=EQUAL_BAR)
     yield equal
     if chosen != "32-true":

@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", action="append", default=[], metavar="RECIPE", help="what is to be run; repeatable")
     parser.add_argument("--stage", choices=list(STAGES), help="of recipes (default: the one that they are for)")
     for key in KEYS:
-        parser.add_argument(f"--{key}", type=dict[str, Any], default={}, help=f"with .KEY VALUE, {key} of the recipe")
+        table: Any = dict[str, Any]  # jsonargparse takes types
+        parser.add_argument(f"--{key}", type=table, default={}, help=f"with .KEY VALUE, {key} of the recipe")
     parser.add_argument(
         "--memory", type=Number(Positive), help="GiB of one device (a store: default 16; a recipe: what has to suffice)"
     )

@@ -122,7 +122,7 @@ def _rows(
     patch = _patch(network, args.patch)
     window = _window(encoder, judged[0])
     probe = LinearProbe(train, judged, patch, window, args.crops, args.points, label, args.seed)
-    precision = args.precision or choose_precision(device).precision
+    precision = args.precision or choose_precision(device).of_network
     random = probe.log_odds(lambda points: frozen_features(network, points, device, precision))
     print(f"{name}: {load_encoder(network, encoder)}")
     print(f"  {_seen(encoder, judged)}; seen through {window}, crops of {' x '.join(map(str, patch))}")

@@ -94,7 +94,7 @@ def segment_volume(
     device = next((weight.device for weight in weights), torch.device("cpu"))
     starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
     read = ((start, tiles.read(start, patch)) for start in starts)
-    precision = precision or choose_precision(device).precision
+    precision = precision or choose_precision(device).of_network
     with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device, precision):
         for start, tile in ahead:
             if tile is not None:

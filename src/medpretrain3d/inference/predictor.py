@@ -79,7 +79,7 @@ class Predictor:
         self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
         self.device = device_named(device)
-        self.precision: Precision = precision or choose_precision(self.device).precision
+        self.precision: Precision = precision or choose_precision(self.device).of_network
         for bundle in self.bundles:
             bundle.detector.to(self.device).eval()
             if channels_last:

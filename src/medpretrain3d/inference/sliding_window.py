@@ -129,7 +129,7 @@ class SlidingWindow:
         self.patch = patch
         self.config = config
         self.device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
-        self.precision: Precision = precision or choose_precision(self.device).precision
+        self.precision: Precision = precision or choose_precision(self.device).of_network
         self.batch_size = batch_size or (TILES_ON_GPU if self.device.type == "cuda" else 1)
         self.starts = tile_starts(tiles.shape, patch, config.overlap)
         self._seen: list[RawDetections] = []

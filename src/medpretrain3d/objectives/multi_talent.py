@@ -90,9 +90,11 @@ class MultiTalent(Objective):
 
     def logits(self, feature: Tensor, dataset: int) -> Tensor:
         """Return full-resolution features (C, D, H, W) to the outputs (K, D, H, W) of the classes of one data set."""
-        own, bias = slice(self.first_output[dataset], self.first_output[dataset + 1]), self.outputs.bias
-        assert bias is not None
-        return F.conv3d(feature[None], self.outputs.weight[own], bias[own])[0]
+        own = slice(self.first_output[dataset], self.first_output[dataset + 1])
+        weight, bias = self.outputs.weight, self.outputs.bias
+        assert isinstance(weight, Tensor)
+        assert isinstance(bias, Tensor)
+        return F.conv3d(feature[None], weight[own], bias[own])[0]
 
     def _tally(self, features: Tensor, label_map: Tensor, datasets: list[int]) -> tuple[Tensor, Tensor]:
         """The sums (5, K) of `label_sums` over the batch for every output of every set; logits of the first image."""

@@ -82,7 +82,7 @@ class LiveMemory(TorchDispatchMode):
     """
 
     def __init__(self, device: torch.device, network: nn.Module | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of PyTorch, whose constructor has no types
         self._device = device
         own = [*network.parameters(), *network.buffers()] if network is not None else []
         self._seen: dict[int, object] = {one.untyped_storage()._cdata: one for one in own}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.precision.names import Precision, TrainingPrecision, precision_name
+from medpretrain3d.precision.names import Precision, TrainingPrecision, network_precision, precision_name
 
 ENVIRONMENT = "MEDPRETRAIN3D_PRECISION"
 """Variable that says what a machine shall take where nothing else does, instead of measuring."""
@@ -48,6 +48,11 @@ class PrecisionChoice:
     reason: str
     bf16_speed_ratio: float | None = None
     """Time of a convolution in fp32 divided by that in bf16, as measured; None where nothing was timed."""
+
+    @property
+    def of_network(self) -> Precision:
+        """In which a network runs, however its weights are trained."""
+        return network_precision(self.precision)
 
     def __str__(self) -> str:
         return f"precision {self.precision}: {self.reason}"

@@ -17,6 +17,8 @@ SPLIT = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d
 """Layers whose weights autocast would cast; norms, biases, positions and prototypes are few and stay fp32."""
 LOW = "low_bits"
 """Attribute of a weight that is split: int16, of its shape."""
+HOOKS = "_hooks_of_split"
+"""Attribute of its layer: what makes state dicts whole."""
 
 
 def split_weights(network: nn.Module) -> None:
@@ -32,18 +34,19 @@ def split_weights(network: nn.Module) -> None:
             high, low = split(weight.detach())
             weight.data = high
             setattr(weight, LOW, low)
-        if is_split(weight):
+        if is_split(weight) and not hasattr(layer, HOOKS):
+            hooked: Any = layer  # whose functions for hooks have no types
             hooks = (
-                layer.register_state_dict_post_hook(_save_whole),
-                layer.register_load_state_dict_pre_hook(_load_whole),
+                hooked.register_state_dict_post_hook(_save_whole),
+                hooked.register_load_state_dict_pre_hook(_load_whole),
             )
-            layer._hooks_of_split = hooks  # type: ignore[assignment]  # a module takes any attribute
+            setattr(layer, HOOKS, hooks)
 
 
 def join_weights(network: nn.Module) -> None:
     """Make the weights whole again."""
     for layer in network.modules():
-        for hook in layer.__dict__.pop("_hooks_of_split", ()):
+        for hook in layer.__dict__.pop(HOOKS, ()):
             hook.remove()
     for weight in network.parameters():
         if is_split(weight):
