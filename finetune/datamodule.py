@@ -27,6 +27,7 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import PerUnit
+from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
@@ -136,6 +137,8 @@ class FinetuneData(Checked, L.LightningDataModule):
             )
         self._check_objects([case.case_id for case in self.train_cases])
         self._say_long_objects()
+        if augment is not None and (exchanged := mirrored_sides(self.classes, augment.mirror_axes)):
+            rank_zero_print(f"warning: data.augment: {exchanged}")
         if test_on == "held_out":
             if fold is None:
                 raise UserError("data.test_on held_out: is of a fold, got data.fold null; set data.fold")

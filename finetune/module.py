@@ -40,6 +40,7 @@ from medpretrain3d.precision.names import network_precision, training_precision_
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked
 
@@ -142,6 +143,8 @@ class FinetuneModule(Checked, L.LightningModule):
             )
         if stage != "fit":  # the final test is set up once more
             return
+        if exchanged := mirrored_sides(data.classes, self.inference.mirror_axes):
+            rank_zero_print(f"warning: model.inference: {exchanged}")
         if self.weights == "best":
             _check_choosable(data)
         if self.encoder is not None:

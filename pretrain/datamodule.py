@@ -23,6 +23,7 @@ from medpretrain3d.objectives.base import with_host_copies
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import PerUnit
+from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
 from medpretrain3d.store.training_cases import training_cases
@@ -110,6 +111,9 @@ class PretrainData(Checked, L.LightningDataModule):
         self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
         if not self.train_cases:
             raise UserError(f"{self.corpus.name}: none of its {len(train_cases)} training cases has labels to show")
+        mirror_axes = augment.mirror_axes if augment is not None else ()
+        for exchanged in filter(None, (mirrored_sides(of_store, mirror_axes) for of_store in self.classes)):
+            rank_zero_print(f"warning: data.augment: {exchanged}")
 
     @property
     def classes(self) -> tuple[tuple[str, ...], ...]:

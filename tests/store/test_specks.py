@@ -54,7 +54,8 @@ def test_specks_are_said_with_their_sizes_and_what_to_do(organs, tmp_path, capsy
 
 
 @pytest.mark.parametrize("options", [(), ("--spacing-mm", "2", "2", "2")])
-def test_a_plan_spends_no_level_and_no_anchor_on_specks(organs, tmp_path, options, capsys):
+def test_a_plan_spends_no_level_and_no_anchor_on_specks(organs, tmp_path, options, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the recipe is written
     plans = []
     for name, with_specks in (("dirty", True), ("clean", False)):
         assert cli.main(["prepare", organs(name, with_specks), str(tmp_path / f"{name}_store"), *options]) == 0

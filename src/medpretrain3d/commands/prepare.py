@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import OBJECT_RULES
 from medpretrain3d.ingest.patients import PatientPattern, Patients, PatientTable
 from medpretrain3d.ingest.prepare import PrepareOptions, prepare
 from medpretrain3d.store.damage import check_store
@@ -51,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     spacing.add_argument("--plan", type=Path, metavar="PLAN.json", help="resample to the spacing of this plan")
     parser.add_argument(
         "--objects",
-        choices=("components", "labels"),
-        help="one object is a connected component or a label value; default: as dataset.json says, else components",
+        choices=OBJECT_RULES,
+        help="one object is a connected component, all voxels of a label value, or (instances) a label value that "
+        "means nothing else; default: as the data set says, else components",
     )
     parser.add_argument("--min-voxels", type=Number(Whole), default=1, help="smaller objects become background")
     parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of RAW; default: recognised by its tree")

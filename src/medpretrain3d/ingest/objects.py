@@ -40,7 +40,10 @@ def find_objects(
     unknown = sorted(values - set(class_of_value))
     if unknown:
         known = _some(sorted(class_of_value)) or "none"
-        raise UserError(f"label values {_some(unknown)} stand for no class; known are {known}; name every value")
+        raise UserError(
+            f"label values {_some(unknown)} stand for no class; known are {known}; name every value, or say "
+            "--objects instances if each value is an object of its own"
+        )
     anatomy = [value for value in values if class_of_value[value] == ANATOMY]
     if anatomy:
         labels = np.where(np.isin(labels, anatomy), 0, labels)

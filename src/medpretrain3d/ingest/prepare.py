@@ -274,6 +274,8 @@ def _jobs(
             if is_labeled and not dataset.classes:
                 case = replace(case, split="unlabelled")
             rule = options.objects or dataset.objects
+            if options.objects == "instances" and dataset.objects != "instances":
+                case = _of_instances(raw, case, dataset.classes)
             yield Job(
                 case,
                 store,
@@ -285,6 +287,20 @@ def _jobs(
                 options.straighten,
                 layout,
             )
+
+
+def _of_instances(raw: Path, case: RawCase, classes: Sequence[str]) -> RawCase:
+    """Return a case whose label map tells objects by their values, and no classes.
+
+    Raises:
+        UserError: there are several classes, of which each object would need to be one.
+    """
+    if len(classes) > 1:
+        raise UserError(
+            f"{raw}: --objects instances: got {len(classes)} classes ({', '.join(classes[:4])}), wanted one; say the "
+            "class of each object by nnU-Net's dataset.json with instances: true (docs/datasets.md)"
+        )
+    return case if case.labels is None else replace(case, class_of_value=None)
 
 
 def _named(case: RawCase) -> RawCase:
