@@ -421,6 +421,7 @@ def test_a_class_that_is_missing_in_training_is_said_by_every_command(tmp_path, 
     assert [f"{mass}" in line for line in said if "mass" in line] == [True]
     assert main(["split", str(store), "--folds", "2"]) == 0
     assert "warning: fold " in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)  # where the recipe is written
     assert main(["plan", str(store), "--preset", "XXS", "--memory", "2"]) == 0
     told = capsys.readouterr()
     assert f"warning: {store}: {mass}" in told.err

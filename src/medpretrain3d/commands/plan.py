@@ -1,9 +1,16 @@
-"""Plan training on a store, check a plan that was edited, or compute what a recipe needs.
+"""Plan training on a store: a recipe that trains at once, and a page of the data; or compute what a recipe needs.
 
-Given a STORE: spacing, patch, batch, strides, kernels, detection levels and anchors for the memory of one device, as
-JSON with --output. Given a plan's JSON file: checks it. Either way prints the part of a recipe that follows from it:
+STORE is what `medpretrain3d prepare RAW STORE` made, at the scans' own spacing. Written are
+
+  configs/NAME.yaml   a whole recipe for `medpretrain3d finetune --config configs/NAME.yaml`: spacing, patch, network,
+                      anchors, classes, splits and schedule, each with its reason
+  configs/NAME.html   the data: sizes of objects, spacings, intensities, splits, slices with boxes, warnings
+  STORE_at_...mm      the store at the planned spacing, which the recipe names; what is there is kept
+
+for a GPU where there is one, else for this machine's CPU. A recipe that was edited is never overwritten.
+With --output the plan becomes a JSON file to edit instead (for a GPU of 16 GiB, if nothing else is asked for), and
+such a file, PLAN.json, is checked. Each call prints the part of a recipe that follows from the plan:
 `medpretrain3d plan plan.json > plan.yaml`, then `medpretrain3d finetune --config RECIPE --config plan.yaml`.
-Plan a store of native spacing first, then prepare the data again: `medpretrain3d prepare RAW STORE --plan plan.json`.
 
 Given recipes of either stage and options as the stage takes them, says how much memory one process takes on its device,
 with activations kept and computed again, and how much arithmetic the run is, without data and without a GPU:
@@ -23,21 +30,26 @@ import yaml
 
 from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
-from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.numbers import Number, Processes, SpacingMm
+from medpretrain3d.commands.plan_files import write_plan_files
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import Plan, make_plan, read_plan
 from medpretrain3d.planning.planned_recipe import STAGES, PlannedRecipe, lines
+from medpretrain3d.planning.setup import SETUPS, Setup
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.foreground import foreground_normalization
 from medpretrain3d.store.specks import speck_notes
 from medpretrain3d.store.store import Store
+from medpretrain3d.urls import refuse_url
 from medpretrain3d.values import Layers, Positive
 
 KEYS = ("model", "data", "trainer", "device", "run")
 """Of recipes, which options change."""
-MEMORY_GIB = 16.0
-"""Of a device of which nothing is said."""
+OF_STORE = ("source", "output", "foreground", "accelerator", "spacing_mm", "recipe", "resampled")
+"""Options that mean nothing to a recipe that is given."""
+SAVES_MEMORY = "use fewer --workers"
+"""What to change where memory runs out."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,16 +61,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         table: Any = dict[str, Any]  # jsonargparse takes types
         parser.add_argument(f"--{key}", type=table, default={}, help=f"with .KEY VALUE, {key} of the recipe")
     parser.add_argument(
-        "--memory", type=Number(Positive), help="GiB of one device (a store: default 16; a recipe: what has to suffice)"
+        "--accelerator", choices=list(SETUPS), help="what will train: decides on all below (default: what is here)"
     )
-    parser.add_argument("--preset", choices=list(PRESETS), default="L", help="size of the ResEnc backbone")
-    parser.add_argument("--anchors-per-level", type=Number(Layers), default=9)
+    parser.add_argument(
+        "--memory",
+        type=Number(Positive),
+        help="GiB of one device (a store: default that of the GPU here, else 16; a recipe: what has to suffice)",
+    )
+    parser.add_argument("--preset", choices=list(PRESETS), help="size of the ResEnc backbone (default: L, on a CPU XS)")
+    parser.add_argument("--anchors-per-level", type=Number(Layers), help="default: 9, on a CPU 4")
+    parser.add_argument(
+        "--spacing-mm",
+        type=Number(SpacingMm),
+        nargs=3,
+        metavar=("D", "H", "W"),
+        help="to train at (default: nnU-Net's rule, on a CPU coarser where objects allow it)",
+    )
     parser.add_argument(
         "--foreground",
         action="store_true",
         help="normalise CT by the voxels inside the training objects, as nnDetection does; these are read",
     )
-    parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument("--recipe", type=Path, metavar="FILE.yaml", help="to write (default: configs/NAME.yaml)")
+    parser.add_argument("--resampled", type=Path, metavar="STORE", help="to write (default: beside STORE)")
+    parser.add_argument(
+        "--workers", type=Number(Processes), default=1, help="cases resampled at a time, each in a process of its own"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="PLAN.json", help="write the plan to edit, and no recipe")
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -75,39 +104,31 @@ def run(args: argparse.Namespace) -> int:
     options = [f"--{key}" for key in KEYS if getattr(args, key)] + (["--stage"] if args.stage else [])
     if options:
         raise UserError(f"plan: got {', '.join(options)} and no recipe that they change; give --config")
+    for place in (args.recipe, args.resampled):
+        if place is not None:
+            refuse_url(place)
     if args.source.is_file():
-        plan = read_plan(args.source)
-    else:
-        plan = make_plan(Corpus([args.source]), args.memory or MEMORY_GIB, args.preset, args.anchors_per_level)
-        if missing := plan.report.get("missing"):
-            print(f"warning: {args.source}: {missing}", file=sys.stderr)
-        if plan.report.get("specks_left_out"):
-            for note in speck_notes(Store(args.source)):
-                print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
-        if too_long := plan.report.get("long_objects"):
-            print(f"note: {args.source}: {too_long}", file=sys.stderr)
-        if Store(args.source).spacing_mm is None:
-            spacing = " ".join(f"{edge:g}" for edge in plan.spacing_mm)
-            print(
-                f"note: {args.source}: every scan keeps its own spacing; train on it as it is only if the backbone was "
-                "pretrained without resampling, as nnFoundation's were; else prepare again with --plan or "
-                f"--spacing-mm {spacing}",
-                file=sys.stderr,
-            )
-    if args.foreground:
-        window = foreground_normalization(Store(args.source))
-        for doubt in Corpus([args.source]).doubts_about(window):
-            print(f"note: {doubt}", file=sys.stderr)
-        plan = replace(plan, window=to_config(window))
+        if args.output or args.recipe:
+            return _checked(args, read_plan(args.source))
+        print(_as_recipe(read_plan(args.source)), end="")
+        return 0
+    setup = _setup(args)
+    plan = _planned(args, setup)
     if args.output:
         plan.write(args.output)
     print(_as_recipe(plan), end="")
+    if not args.output and plan.anchors is not None:
+        for line in write_plan_files(args, plan, setup):
+            print(f"# {line}")
     return 0
 
 
 def _of_recipe(args: argparse.Namespace) -> int:
-    if args.source is not None or args.output or args.foreground:
-        raise UserError("plan: got a recipe and a store, a plan, --output or --foreground; ask for one of them")
+    if any(getattr(args, name) not in (None, False) for name in OF_STORE):
+        raise UserError(
+            "plan: got a recipe and a store, a plan, --output or --foreground, or another option of a store; ask for one "
+            "of them"
+        )
     options = {key: getattr(args, key) for key in KEYS}
     planned = PlannedRecipe.read(args.config, options, args.stage)
     needs = planned.requirements()
@@ -119,6 +140,72 @@ def _of_recipe(args: argparse.Namespace) -> int:
             "--trainer.strategy fsdp2"
         )
     return 0
+
+
+def _checked(args: argparse.Namespace, plan: Plan) -> int:
+    """A plan has no data to make a recipe of, but can be copied."""
+    if args.recipe:
+        raise UserError(f"--recipe {args.recipe}: a whole recipe is made of a store, and {args.source} is a plan")
+    plan.write(args.output)
+    print(_as_recipe(plan), end="")
+    return 0
+
+
+def _setup(args: argparse.Namespace) -> Setup:
+    """Return what the accelerator asks for, with what was given in its place."""
+    accelerator, memory_gib = args.accelerator, None
+    if accelerator is None or args.memory is None:
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+        accelerator = accelerator or ("gpu" if args.output or has_gpu else "cpu")
+        if accelerator == "gpu" and has_gpu and not args.output:
+            memory_gib = float(int(torch.cuda.get_device_properties(0).total_memory / 2**30))
+    setup = SETUPS[accelerator]
+    return replace(
+        setup,
+        memory_gib=args.memory or memory_gib or setup.memory_gib,
+        preset=args.preset or setup.preset,
+        anchors_per_level=args.anchors_per_level or setup.anchors_per_level,
+    )
+
+
+def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
+    spacing_mm = None if args.spacing_mm is None else (args.spacing_mm[0], args.spacing_mm[1], args.spacing_mm[2])
+    corpus = Corpus([args.source])
+    plan = make_plan(
+        corpus,
+        setup.memory_gib,
+        setup.preset,
+        setup.anchors_per_level,
+        setup.min_batch_size,
+        spacing_mm,
+        setup.max_scan_voxels,
+    )
+    if missing := plan.report.get("missing"):
+        print(f"warning: {args.source}: {missing}", file=sys.stderr)
+    if plan.report.get("specks_left_out"):
+        for note in speck_notes(Store(args.source)):
+            print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
+    if too_long := plan.report.get("long_objects"):
+        print(f"note: {args.source}: {too_long}", file=sys.stderr)
+    if corpus.spacing_mm is None:
+        print(f"note: {args.source}: every scan keeps its own spacing; {_about_spacing(args, plan)}", file=sys.stderr)
+    if args.foreground:
+        window = foreground_normalization(Store(args.source))
+        for doubt in corpus.doubts_about(window):
+            print(f"note: {doubt}", file=sys.stderr)
+        plan = replace(plan, window=to_config(window))
+    return plan
+
+
+def _about_spacing(args: argparse.Namespace, plan: Plan) -> str:
+    if not args.output and plan.anchors is not None:
+        return f"the recipe resamples all to {' x '.join(f'{edge:g}' for edge in plan.spacing_mm)} mm"
+    return (
+        "train on it as it is only if the backbone was pretrained without resampling, as nnFoundation's were; else "
+        f"prepare again with --plan or --spacing-mm {' '.join(f'{edge:g}' for edge in plan.spacing_mm)}"
+    )
 
 
 def _as_recipe(plan: Plan) -> str:

@@ -19,12 +19,13 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.planning.long_objects import LongObjects
 from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
 from medpretrain3d.planning.plan import Plan
-from medpretrain3d.planning.spacing import Spacing, target_spacing_mm
+from medpretrain3d.planning.spacing import Spacing, coarser_spacing_mm, target_spacing_mm
 from medpretrain3d.planning.topology import SMALLEST_MAP, Topology, Triple, plan_topology
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.specks import are_specks
+from medpretrain3d.store.volume import check_spacing
 
 FIRST_PATCH_VOX = 256**3
 """Volume of the patch that the search starts from, before it is cut to the scans."""
@@ -52,7 +53,13 @@ class _Facts:
 
 
 def make_plan(
-    corpus: Corpus, memory_gib: float, preset: Preset = "L", anchors_per_level: int = 9, min_batch_size: int = 2
+    corpus: Corpus,
+    memory_gib: float,
+    preset: Preset = "L",
+    anchors_per_level: int = 9,
+    min_batch_size: int = 2,
+    spacing_mm: Spacing | None = None,
+    max_scan_voxels: float | None = None,
 ) -> Plan:
     """Plan training on the cases of a corpus; reads sidecars, no voxel.
 
@@ -66,12 +73,14 @@ def make_plan(
         preset: of ResEnc.
         anchors_per_level: anchors of each cell.
         min_batch_size: samples that have to fit.
+        spacing_mm: along (D, H, W), where the scans keep their own; None is nnU-Net's rule.
+        max_scan_voxels: of the median scan, to which that rule's spacing is made coarser; see `coarser_spacing_mm`.
 
     Raises:
-        UserError: the smallest patch does not fit.
+        UserError: the smallest patch does not fit, or the stores have another spacing than the one that is asked for.
     """
     facts = _facts([ref.open() for ref in corpus.cases("all" if not corpus.classes[0] else "train")], corpus)
-    spacing_mm = corpus.spacing_mm or target_spacing_mm(facts.spacings_mm, facts.shapes)
+    spacing_mm = _spacing_mm(corpus, facts, spacing_mm, max_scan_voxels)
     median_scan = np.ceil(np.median(facts.shapes * facts.spacings_mm / np.array(spacing_mm), axis=0)).astype(int)
     plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
     plan, memory, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level)
@@ -98,6 +107,24 @@ def make_plan(
         **({"long_objects": too_long} if too_long else {}),
     }
     return replace(plan, report={**report, **plan.report})
+
+
+def _spacing_mm(corpus: Corpus, facts: _Facts, asked: Spacing | None, max_scan_voxels: float | None) -> Spacing:
+    if corpus.spacing_mm is not None:
+        if asked is not None and asked != corpus.spacing_mm:
+            raise UserError(
+                f"{corpus.name}: is resampled to {list(corpus.spacing_mm)} mm, asked for are {list(asked)}; plan a "
+                "store of native spacing, which `medpretrain3d prepare RAW STORE` makes"
+            )
+        return corpus.spacing_mm
+    if asked is not None:
+        check_spacing(asked)
+        return asked
+    found = target_spacing_mm(facts.spacings_mm, facts.shapes)
+    if max_scan_voxels is None:
+        return found
+    scan_mm = np.median(facts.shapes * facts.spacings_mm, axis=0)
+    return coarser_spacing_mm(found, scan_mm, facts.extents_mm.min(axis=1), max_scan_voxels)
 
 
 def estimate(plan: Plan, num_classes: int = 1, num_channels: int = 1) -> MemoryEstimate:

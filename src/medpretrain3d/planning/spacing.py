@@ -8,6 +8,10 @@ Spacing = tuple[float, float, float]
 
 ANISOTROPIC = 3.0
 """Ratio of the coarsest spacing to the next one, and of the fewest slices to the next size, that counts as strong."""
+MIN_OBJECT_VOX = 4
+"""Along the shortest edge of an object; with fewer its box cannot be exact."""
+LARGEST_CUBE_MM = 8.0
+"""Coarser scans show no anatomy."""
 
 
 def target_spacing_mm(spacings_mm: np.ndarray, shapes: np.ndarray) -> Spacing:
@@ -28,4 +32,31 @@ def target_spacing_mm(spacings_mm: np.ndarray, shapes: np.ndarray) -> Spacing:
     if coarsest_by_far and few_slices:
         median_mm[coarsest] = max(np.percentile(spacings_mm[:, coarsest], 10), median_mm[others].max())
     d, h, w = (round(float(value), 4) for value in median_mm)
+    return (d, h, w)
+
+
+def coarser_spacing_mm(
+    spacing_mm: Spacing, scan_mm: np.ndarray, shortest_edges_mm: np.ndarray, max_voxels: float
+) -> Spacing:
+    """Return a spacing at which the median scan has few enough voxels for a CPU, and small objects stay visible.
+
+    The finest axes grow first, until voxels are cubes. They grow no further than lets nine of ten objects keep
+    `MIN_OBJECT_VOX` voxels along their shortest edge: what objects need wins over the number of voxels.
+
+    Args:
+        spacing_mm: target along (D, H, W); what is coarser there stays.
+        scan_mm: (3,) extent of the median scan.
+        shortest_edges_mm: (N,) of the objects; may be empty.
+        max_voxels: of the median scan.
+    """
+    fine = np.array(spacing_mm)
+
+    def num_voxels(edge_mm: float) -> float:
+        return float((scan_mm / np.maximum(fine, edge_mm)).prod())
+
+    most_mm = np.percentile(shortest_edges_mm, 10) / MIN_OBJECT_VOX if len(shortest_edges_mm) else np.inf
+    tenths, most = 0, int(10 * min(most_mm, LARGEST_CUBE_MM) + 1e-6)
+    while num_voxels(tenths / 10) > max_voxels and tenths < most:
+        tenths += 1
+    d, h, w = (round(float(value), 4) for value in np.maximum(fine, tenths / 10))
     return (d, h, w)

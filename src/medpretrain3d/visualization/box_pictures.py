@@ -70,7 +70,7 @@ def boxes_on_slices(
     if max_panels >= 3:
         cuts += [(axis, _covering_slices(overlays, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
     panels = [_panel(image, spacing_mm, overlays, axis, index, panel_px) for axis, index in cuts]
-    return _sheet(panels, legend="solid: truth      dashed: detection, with its score")
+    return _sheet(panels, "solid: truth", "dashed: detection, with its score" if len(det_boxes) else "")
 
 
 @dataclass(frozen=True)
@@ -302,7 +302,7 @@ def _draw_scale(draw: ImageDraw.ImageDraw, size: tuple[int, int], px_per_mm: flo
     outlined(draw, (right, bottom - 3), f"{length_mm} mm", TEXT, anchor="rs")
 
 
-def _sheet(panels: list[tuple[str, Image.Image]], legend: str) -> Rgb:
+def _sheet(panels: list[tuple[str, Image.Image]], solid: str, dashed: str) -> Rgb:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     gap, header, footer = 6, 20, 24
@@ -318,7 +318,6 @@ def _sheet(panels: list[tuple[str, Image.Image]], legend: str) -> Rgb:
             draw.text((left + 2, top + header / 2), title, TEXT, font(12), anchor="lm")
             canvas.paste(panel, (left, top + header))
         top += heights[row] + header + gap
-    solid, dashed = legend.split("      ")
     y = top + footer / 2 - gap / 2
     draw.text((gap + 2, y), solid, TRUTH, font(12), anchor="lm")
     draw.text((gap + 22 + draw.textlength(solid, font(12)), y), dashed, DETECTION, font(12), anchor="lm")

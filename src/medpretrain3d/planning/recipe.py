@@ -1,0 +1,262 @@
+"""The recipe that a plan becomes: everything that `finetune` needs, each value with its reason in a comment."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.planning.fingerprint import Fingerprint
+from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.setup import Setup
+from medpretrain3d.store.left_right import left_right_pairs
+from medpretrain3d.store.splits import Splits
+
+WIDTH = 116
+LARGE_VOX = 16.0
+"""Median longest edge from which a mean of many boxes is more exact than the best one."""
+SEAL = "# As `medpretrain3d plan` wrote it, while this holds: "
+
+
+def recipe_text(
+    plan: Plan,
+    fingerprint: Fingerprint,
+    setup: Setup,
+    store: str,
+    splits: Splits,
+    place: str,
+    warnings: Sequence[str],
+) -> str:
+    """Return a whole recipe of stage 2 as YAML.
+
+    Args:
+        plan: with anchors.
+        fingerprint: of the data.
+        setup: of the accelerator.
+        store: at the spacing of the plan, as the recipe names it.
+        splits: of that store.
+        place: of the recipe, for its command.
+        warnings: about the data.
+
+    Raises:
+        UserError: the plan has no anchors, because no training case holds an object.
+    """
+    if plan.anchors is None:
+        raise UserError(f"{store}: no training case holds an object, so there is no detector to plan")
+    text = "\n".join(
+        [
+            *_head(plan, fingerprint, setup, store, len(splits.folds), place, warnings),
+            *_body(plan, fingerprint, setup, store, splits),
+        ]
+    )
+    return f"{text}\n{SEAL}{_seal(text)}\n"
+
+
+def is_as_written(text: str) -> bool:
+    """Whether a recipe is one that `recipe_text` made and nobody has changed since."""
+    body, _, seal = text.rpartition(f"\n{SEAL}")
+    return bool(body) and seal.strip() == _seal(body)
+
+
+def _seal(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _head(
+    plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, num_folds: int, place: str, warnings: Sequence[str]
+) -> Iterable[str]:
+    detector = "Retina U-Net" if fingerprint.have_masks else "RetinaNet"
+    device = f"a GPU of {setup.memory_gib:g} GiB" if setup.accelerator == "gpu" else "a CPU"
+    held = ", ".join(f"{len(ids)} {name}" for name, ids in fingerprint.splits.items())
+    spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
+    memory = f"about {plan.report['estimated_gib']} GiB at {plan.batch_size} x {_times(plan.patch)} voxels"
+    yield from _comment(f"{detector} on {fingerprint.name}: {_classes(fingerprint.classes)}; planned for {device}.")
+    yield from _fact(
+        "Data:",
+        f"{store}: {len(fingerprint.case_ids)} cases ({held}) at {spacing} mm. After another call of `prepare` or "
+        "`split` on the data, call `plan` again",
+    )
+    yield from _fact("Hardware:", f"{device}; {memory}")
+    yield from _fact("Expect:", "not yet run")
+    yield from _fact("Run:", f"medpretrain3d finetune --config {place}")
+    if num_folds > 1:
+        yield from _fact("", f"medpretrain3d finetune --config {place} --folds all")
+    yield from _fact("Start:", "from a pretrained encoder: --model.init_from FILE (docs/howto/choose_an_encoder.md)")
+    for warning in warnings:
+        yield from _fact("Warning:", warning)
+
+
+def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits: Splits) -> Iterable[str]:
+    report = plan.report
+    edges = fingerprint.objects.extents_mm[~fingerprint.objects.is_speck] / plan.spacing_mm
+    is_large = bool(len(edges)) and float(sorted(edges.max(axis=1))[len(edges) // 2]) >= LARGE_VOX
+    middle = sorted(edges.max(axis=1))[len(edges) // 2] if len(edges) else 0.0
+    yield f"run: {{group: {_plain(fingerprint.name)}, name: scratch}}"
+    yield "model:"
+    yield "  detector:"
+    if fingerprint.have_masks:
+        yield "    class_path: RetinaUNet   # every object is outlined, so that masks are learnt beside the boxes"
+    else:
+        yield "    class_path: RetinaNet    # objects are boxes: there is no outline to learn"
+    yield "    init_args:"
+    yield from _comment(
+        "Strides and kernels leave a coarse axis alone until the others have come to its spacing (nnU-Net).", 6
+    )
+    yield "      backbone:"
+    yield "        class_path: ResEnc"
+    yield "        init_args:"
+    yield f"          preset: {plan.preset}"
+    if len(fingerprint.channel_names) > 1:
+        yield f"          in_channels: {len(fingerprint.channel_names)}   # {', '.join(fingerprint.channel_names)}"
+    yield f"          strides: {_flow(plan.strides)}"
+    yield f"          kernel_sizes: {_flow(plan.kernel_sizes)}"
+    yield f"      num_classes: {len(fingerprint.classes)}"
+    reached = ", ".join(_times(one) for one in plan.topology.reached[plan.first_level :][: len(plan.anchors or ())])
+    yield from _comment(
+        f"Strides of the levels: {reached} voxels; objects nearest to each: {report.get('boxes_per_level')}.", 6
+    )
+    yield f"      first_level: {plan.first_level}"
+    if setup.accelerator == "cpu":
+        yield "      fpn_channels: 48"
+    if is_large:
+        yield "      nms_iou: 0.9           # leave the merging to the whole volume"
+    yield from _comment(
+        f"Extents in voxels, searched on {report['num_boxes']} training objects: the best anchor of an object overlaps "
+        f"it with IoU {report['mean_best_iou']:.2f} in the mean, {report['worst_tenth_iou']:.2f} in the worst tenth.",
+        6,
+    )
+    yield "      anchors:"
+    yield "        class_path: AnchorGrid"
+    yield "        init_args:"
+    yield "          sizes:"
+    for level in plan.anchors or ():
+        yield f"            - {_flow(level)}"
+    if setup.accelerator == "cpu":
+        yield "      classification: {class_path: FocalLoss}"
+    if is_large:
+        yield from _comment(
+            f"Longest edges are {middle:.0f} voxels in the median: a mean of many boxes is more exact than the best. "
+            "`medpretrain3d tune` looks for better ones on the validation cases.",
+            2,
+        )
+        yield "  inference: {merge: wbc, nms_iou: 0.3, overlap: 0.6}"
+    yield from _comment(f"{setup.max_steps:,} steps: {setup.reasons}.", 2)
+    yield f"  optim: {setup.optim}"
+    yield "data:"
+    yield f"  store: {_text(store)}"
+    scan = "x".join(map(str, report["median_scan"]))
+    yield from _comment(
+        f"As much of the median scan ({scan.replace('x', ' x ')} voxels) as fits; also the tile of inference.", 2
+    )
+    yield f"  patch: {list(plan.patch)}"
+    yield f"  batch_size: {plan.batch_size}"
+    if plan.window is not None:
+        yield f"  window: {_flow(plan.window)}   # of the voxels inside the training objects"
+    yield from _split_lines(splits)
+    yield f"  object_share: {0.8 if setup.accelerator == 'cpu' else 0.5}"
+    if fingerprint.is_uneven:
+        counts = ", ".join(
+            f"{name} {count}"
+            for name, count in zip(fingerprint.classes, fingerprint.counts["train"].tolist(), strict=True)
+        )
+        yield from _comment(f"Objects are of very different numbers in training: {counts}.", 2)
+        yield "  balance_classes: true"
+    yield from _augment_lines(fingerprint, setup)
+    yield "  intensity: {class_path: IntensityAugment}"
+    yield f"  num_workers: {setup.num_workers}"
+    yield "trainer:"
+    yield "  devices: 1"
+    yield f"  max_steps: {setup.max_steps}"
+    yield f"  val_check_interval: {setup.val_check_interval}"
+    yield f"  gradient_clip_val: {5.0 if setup.accelerator == 'cpu' else 12.0}"
+    if setup.accelerator == "cpu":
+        yield "  callbacks:"
+        yield "    - class_path: EMAWeightAveraging"
+        yield "      init_args: {decay: 0.99}"
+
+
+def _split_lines(splits: Splits) -> Iterable[str]:
+    has_test = bool(splits.named.get("test"))
+    if not splits.folds:
+        if not splits.named.get("val"):
+            yield from _comment("No case is held out, so nothing is measured while training.", 2)
+        return
+    val, num_folds = splits.fold(0).get("val", ()), len(splits.folds)
+    others = f" of {num_folds}; --data.fold 1 takes the next, --folds all takes all" if num_folds > 1 else ""
+    yield from _comment(f"Fold 0{others}: {len(val)} cases validate.", 2)
+    yield "  fold: 0"
+    if not has_test and not splits.folds[0].get("test"):
+        yield from _comment(
+            "No case is named for testing: the run ends with a test on those that its fold held out.", 2
+        )
+        yield "  test_on: held_out"
+
+
+def _augment_lines(fingerprint: Fingerprint, setup: Setup) -> Iterable[str]:
+    options = []
+    if setup.accelerator == "cpu":
+        options += ["rotation_deg: 15", "rotation_p: 0.3", "zoom: [0.8, 1.25]", "zoom_p: 0.3"]
+    if pairs := left_right_pairs(fingerprint.classes):
+        yield from _comment(
+            f"'{pairs[0][0]}' and '{pairs[0][1]}' are classes of their own: the left-right axis (2) is not mirrored.", 2
+        )
+        options.append("mirror_axes: [0, 1]")
+    if not options:
+        yield "  augment: {class_path: SpatialAugment}"
+        return
+    yield "  augment:"
+    yield "    class_path: SpatialAugment"
+    yield f"    init_args: {{{', '.join(options)}}}"
+
+
+def _fact(keyword: str, text: str) -> list[str]:
+    """Return a keyword and lines of text beside it, as in every recipe."""
+    return _comment(f"{keyword:<11}{text}", hang=11)
+
+
+def _comment(text: str, indent: int = 0, hang: int = 0) -> list[str]:
+    """Return lines of a comment, of which all but the first are moved in by `hang`."""
+    start = " " * indent + "# "
+    text = "".join(one if one.isprintable() else "?" for one in text)
+    width = WIDTH - len(start) - hang
+    lines = textwrap.wrap(text[hang:], width, break_long_words=False, break_on_hyphens=False) or [""]
+    return [f"{start}{text[:hang]}{lines[0]}".rstrip(), *(f"{start}{' ' * hang}{line}" for line in lines[1:])]
+
+
+def _classes(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _times(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _flow(value: object) -> str:
+    """Return nested lists, numbers and texts on one line."""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+    return _text(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: str) -> str:
+    """Return a text as YAML reads it back."""
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return dumped.removesuffix("...\n").strip()
+
+
+def _plain(name: str) -> str:
+    """Return what `run.group` can be, the name of a store where possible."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("._-")
+    return _text(plain or "own")
+
+
+def recipe_name(store: Path) -> str:
+    """Return the name of a recipe for a store: that of its folder, as a file can be called."""
+    return re.sub(r"[^\w.-]+", "_", Path(store).resolve().name).strip("._-") or "own"
