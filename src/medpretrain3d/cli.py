@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from medpretrain3d import __version__
+from medpretrain3d.command_line.all_folds import as_cross_validation, wants_folds
 from medpretrain3d.command_line.installation import programs_folder
 from medpretrain3d.command_line.launched import is_first_process
 from medpretrain3d.command_line.parser import CommandParser
@@ -68,7 +69,7 @@ def main(args: Sequence[str] | None = None) -> int:
         SystemExit: with 2, after an option or command that does not exist; a stage ends so as well.
     """
     words = list(sys.argv[1:] if args is None else args)
-    if words and words[0] in STAGES:
+    if words and words[0] in STAGES and not (words[0] == "finetune" and wants_folds(words)):
         return _run_stage(words[0], words[1:])
     signals.take()
     signals.mode, signals.farewell = "exit", _farewell
@@ -107,6 +108,12 @@ def _run(words: Sequence[str]) -> int:
         words = take_plugins(words)
     except UserError as error:
         print_line(f"error: {error}", to_stderr=True)
+        return 2
+    try:
+        if words[:1] == ["finetune"] and wants_folds(words):
+            words = as_cross_validation(words[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     if words and words[0] in STAGES:  # which `--plugins` stood before
         return _run_stage(words[0], words[1:])

@@ -24,6 +24,9 @@ TRAINER = {
     "precision": "default: what is quickest on the device, measured on a CPU",
     "callbacks": "more of them, as a list of class_path and init_args",
 }
+OF_STAGE = {
+    "finetune": "  --folds all                       train every fold, for one result of all (cross-validate)\n"
+}
 WIDTH = 120
 COLUMN = 34
 
@@ -40,7 +43,7 @@ Call the same command again to continue an interrupted run.
   --plugins PACKAGE                 packages of your own whose classes the recipe names
   --seed_everything N               of everything that is drawn (default 0)
   --trainer.help                    all options of Lightning's trainer
-  --KEY.help CLASS                  options of a class, as --model.backbone.help ResEnc
+{OF_STAGE.get(stage, "")}  --KEY.help CLASS                  options of a class, as --model.backbone.help ResEnc
 
 Where a class is wanted, --KEY CLASS chooses it and --KEY.OPTION VALUE sets its options.
 """

@@ -48,6 +48,8 @@ def program_parser() -> argparse.ArgumentParser:
         known = stage_options(name)
         for option in (*(one for one in OPTIONS if one != "--config"), *known):
             stage.add_argument(option, choices=known.get(option) or None)
+        if name == "finetune":
+            stage.add_argument("--folds", choices=["all"])
         for option in sorted(trainer_options()):
             stage.add_argument(f"--trainer.{option}")
     for action in commands.choices["study"]._actions:
