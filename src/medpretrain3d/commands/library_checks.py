@@ -7,8 +7,6 @@ process of its own, since a library that does not fit may end the process.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import tempfile
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -20,7 +18,6 @@ CONVNEXT_LAYOUT = "ec9bf1621a50"
 """Of the names and shapes of the weights of `InflatedCNN("convnext_atto")`."""
 CONVNEXT_FEATURES = (0.868758, 6.47152, 54.7668, 75.1895)
 """Mean magnitude of its maps, finest first, for weights and an image that `timm` below sets."""
-LITTLE_SHARED_MEMORY = 2**28
 
 
 def versions() -> None:
@@ -214,21 +211,6 @@ def threads() -> None:
     message = use_threads()
     _require(torch.ones(64, 64).mm(torch.ones(64, 64)).sum().item() == 64.0**3, "torch multiplies wrongly")
     print(message)
-
-
-def shared_memory() -> None:
-    """Enough of it for the batches of loader workers."""
-    place = Path("/dev/shm")
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        print("none; batches go through pipes")
-        return
-    free = shutil.disk_usage(place).free
-    message = f"{free / 2**30:.1f} GiB free in {place}"
-    print(
-        message
-        if free >= LITTLE_SHARED_MEMORY
-        else f"{message}: large batches go through pipes (docker run --shm-size)"
-    )
 
 
 def cuda() -> None:
