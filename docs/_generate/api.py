@@ -23,7 +23,8 @@ PAGE = """# medpretrain3d.{name}
 """
 INDEX = """# Python API
 
-What the packages of the library export. Every class shows an example, which is run as a test.
+What the packages of the library export. Every class shows an example, which is run as a test. What bad
+input can cause: [error messages](errors.md).
 
 | package | exports |
 |---|---|
@@ -48,7 +49,7 @@ def write_api(folder: Path) -> None:
         entries = "\n".join(_entry(one, getattr(package, one)) for one in exported)
         (folder / f"{name}.md").write_text(PAGE.format(name=name, summary=summary, entries=entries), encoding="utf-8")
         rows.append(f"| [{name}]({name}.md) | {', '.join(f'`{one}`' for one in exported)} |")
-    text = INDEX.format(rows="\n".join(rows), names="\n".join(PACKAGES))
+    text = INDEX.format(rows="\n".join(rows), names="\n".join([*PACKAGES, "errors"]))
     (folder / "index.md").write_text(text, encoding="utf-8")
 
 

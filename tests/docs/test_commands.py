@@ -53,7 +53,10 @@ def test_commands_are_found():
 
 @pytest.mark.parametrize("one", DOCUMENTED, ids=name_of)
 def test_a_documented_command_parses(one, monkeypatch, tmp_path, capsys):
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "configs").mkdir()
+    for folder in (ROOT / "configs").iterdir():
+        (tmp_path / "configs" / folder.name).symlink_to(folder)
+    (tmp_path / "configs" / "mine.yaml").write_text("base: openkbp\nrun: {group: mine}\n")  # what `plan` writes
     (tmp_path / "plan.yaml").write_text("data: {batch_size: 2}\n")  # what `plan` prints
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
