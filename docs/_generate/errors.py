@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -29,6 +30,7 @@ def write_errors(path: Path) -> None:
     path.write_text(HEAD + "\n".join(parts), encoding="utf-8")
 
 
+@functools.cache
 def families() -> dict[str, list[str]]:
     """Messages by family: the folder of the library, or the stage, that raises them."""
     found: dict[str, list[str]] = defaultdict(list)

@@ -38,7 +38,7 @@ def example_pictures(store: Store) -> list[Example]:
     for case_id in _chosen(store):
         case = store.case(case_id)
         image, window = _shown(case)
-        none: Any = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
+        none: tuple[Any, Any, Any] = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
         picture = boxes_on_slices(
             image, case.grid.spacing_mm, case.boxes, case.labels, *none, store.classes, max_panels=3
         )

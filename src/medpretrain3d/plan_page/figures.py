@@ -6,7 +6,7 @@ import numpy as np
 
 from medpretrain3d.planning import Plan
 from medpretrain3d.planning.fingerprint import Fingerprint
-from medpretrain3d.visualization.line_plot import Axis
+from medpretrain3d.visualization.axes import Axis
 from medpretrain3d.visualization.strip_plot import StripRow, mm_axis, strip_plot
 
 MAX_ROWS = 24

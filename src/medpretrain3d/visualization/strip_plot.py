@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from medpretrain3d.visualization.line_plot import Axis, set_axis
+from medpretrain3d.visualization.axes import Axis, empty_plot, set_axis
 from medpretrain3d.visualization.style import (
     ARM_COLORS,
     INK,
     MARGIN_BELOW_PT,
     MARGIN_PT,
-    PALE,
-    STYLE,
     inline_svg,
     set_margins,
     text_width,
@@ -47,18 +45,8 @@ def strip_plot(rows: Sequence[StripRow], x: Axis, width: int = 420) -> str:
         x: the axis of the values.
         width: of the picture in points.
     """
-    import matplotlib
-    from matplotlib.figure import Figure
-
     rows = [row for row in rows if len(row.values)]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width / 72, (ROW_PT * len(rows) + MARGIN_BELOW_PT + MARGIN_PT) / 72))
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot(facecolor="none")
-        axes.grid(axis="x", color=PALE, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+    with empty_plot(width, ROW_PT * len(rows) + MARGIN_BELOW_PT + MARGIN_PT, "x") as (figure, axes):
         axes.set(xlabel=x.label)
         set_axis(axes.xaxis, x, [value for row in rows for value in (*row.values, row.mark) if value is not None])
         color: Any = ARM_COLORS[1]
@@ -76,7 +64,8 @@ def strip_plot(rows: Sequence[StripRow], x: Axis, width: int = 420) -> str:
         axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         set_margins(figure, 10 + text_width(labels), MARGIN_BELOW_PT)
-        return inline_svg(figure, escape(f"{x.label}: {', '.join(row.label for row in rows)}", quote=True))
+        svg = inline_svg(figure, escape(f"{x.label}: {', '.join(row.label for row in rows)}", quote=True))
+    return svg
 
 
 def mm_axis(label: str, values: Sequence[float]) -> Axis:
