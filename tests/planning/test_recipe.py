@@ -197,3 +197,14 @@ def test_a_store_of_one_spacing_is_trained_on_itself(tmp_path, monkeypatch, caps
     capsys.readouterr()
     assert cli.main([*command, "--spacing-mm", "2", "2", "2"]) == 2
     assert "mine: is resampled to [2.0, 1.0, 1.0] mm, asked for are [2.0, 2.0, 2.0]" in capsys.readouterr().err
+
+
+def test_a_plan_takes_no_options_of_a_store(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_store(tmp_path / "mine")
+    assert cli.main(["plan", "mine", "--memory", "3", "--preset", "XXS", "-o", "plan.json"]) == 0
+    assert not (tmp_path / "configs").exists()
+    assert cli.main(["plan", "plan.json", "--foreground", "--recipe", "x.yaml"]) == 2
+    assert "plan: got --foreground, --recipe for plan.json, which is a plan" in capsys.readouterr().err
+    assert cli.main(["plan", "--config", "demo", "--accelerator", "gpu"]) == 2
+    assert "got a recipe and a store" in capsys.readouterr().err

@@ -108,10 +108,7 @@ def run(args: argparse.Namespace) -> int:
         if place is not None:
             refuse_url(place)
     if args.source.is_file():
-        if args.output or args.recipe:
-            return _checked(args, read_plan(args.source))
-        print(_as_recipe(read_plan(args.source)), end="")
-        return 0
+        return _checked(args, read_plan(args.source))
     setup = _setup(args)
     plan = _planned(args, setup)
     if args.output:
@@ -126,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_recipe(args: argparse.Namespace) -> int:
     if any(getattr(args, name) not in (None, False) for name in OF_STORE):
         raise UserError(
-            "plan: got a recipe and a store, a plan, --output or --foreground, or another option of a store; ask for one "
+            "plan: got a recipe and a store, a plan, --output, --foreground or another option of a store; ask for one "
             "of them"
         )
     options = {key: getattr(args, key) for key in KEYS}
@@ -143,10 +140,12 @@ def _of_recipe(args: argparse.Namespace) -> int:
 
 
 def _checked(args: argparse.Namespace, plan: Plan) -> int:
-    """A plan has no data to make a recipe of, but can be copied."""
-    if args.recipe:
-        raise UserError(f"--recipe {args.recipe}: a whole recipe is made of a store, and {args.source} is a plan")
-    plan.write(args.output)
+    """Print what follows from a plan that was edited; there are no data to make a whole recipe of."""
+    asked = [f"--{name.replace('_', '-')}" for name in OF_STORE[2:] if getattr(args, name) not in (None, False)]
+    if asked:
+        raise UserError(f"plan: got {', '.join(asked)} for {args.source}, which is a plan; these are of a store")
+    if args.output:
+        plan.write(args.output)
     print(_as_recipe(plan), end="")
     return 0
 
