@@ -89,6 +89,12 @@ def test_checkpointing_takes_what_was_computed_and_less(name, saved):
     assert found[1] < saved * found[0]
 
 
+def test_what_others_compute_again_has_the_types_of_the_first_time():
+    network = Squares(tiny_backbone("SwinUNETR", checkpointing=True))  # MONAI's blocks call PyTorch's checkpoint
+    batch = {"image": torch.zeros(1, 1, 64, 32, 32)}
+    assert computed(network, batch, "bf16-mixed").activation_bytes > 0
+
+
 def test_what_is_alive_is_what_pytorch_allocates():
     network, image = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 32)), torch.zeros(1000, 64)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -62,9 +63,13 @@ def trace_step(
         with traced:
             for tensor in batch:
                 traced.note(tensor)
+            # The way back as well, for what checkpointing computes again, where `Tensor.backward` would suspend the mode.
             with _as_on_gpu(precision):
                 loss = run()
-            loss.backward()
+                gradient = torch.ones_like(loss)
+                _engine_run_backward(
+                    (loss,), (gradient,), False, False, (), allow_unreachable=True, accumulate_grad=True
+                )
     finally:
         for handle in let_go:
             handle.remove()
