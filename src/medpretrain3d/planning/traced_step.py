@@ -63,7 +63,7 @@ def trace_step(
         with traced:
             for tensor in batch:
                 traced.note(tensor)
-            # The way back as well, for what checkpointing computes again, where `Tensor.backward` would suspend the mode.
+            # The way back as well, for what checkpointing computes again; `Tensor.backward` would suspend the mode.
             with _as_on_gpu(precision):
                 loss = run()
                 gradient = torch.ones_like(loss)
