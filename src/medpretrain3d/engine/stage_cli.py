@@ -13,7 +13,6 @@ import lightning as L
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,7 +23,6 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.parser import option_values
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
-from medpretrain3d.engine.bf16_weights import check_bf16_weights
 from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
@@ -49,7 +47,6 @@ from medpretrain3d.engine.precision import (
     precision_begun_with,
     precision_metadata,
     precision_of_run,
-    precision_plugin,
 )
 from medpretrain3d.engine.progress_lines import ProgressLines, duration, start_line
 from medpretrain3d.engine.rendezvous import meet_first, rendezvous_of_launched
@@ -60,11 +57,11 @@ from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.snapshots import Snapshots
 from medpretrain3d.engine.stage import farewell
 from medpretrain3d.engine.stage_parser import StageParser, one_line
-from medpretrain3d.engine.strategy import strategy_used
 from medpretrain3d.engine.throughput import Throughput
 from medpretrain3d.engine.tracked_run import tracked_runs, use_initial_weights
 from medpretrain3d.engine.trackers import names_in_sweep, tracker_names, trackers
 from medpretrain3d.engine.tracking import wandb_mode
+from medpretrain3d.engine.trainer_arguments import trainer_arguments
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
 from medpretrain3d.engine.weight_averaging import average_in_one_call
 from medpretrain3d.errors import UserError
@@ -240,32 +237,13 @@ class StageCLI(LightningCLI):
             for one in opened:
                 self._held.callback(one.leave)
             loggers += opened
-        kwargs.setdefault("callbacks", [*(asked.get("callbacks") or []), *self.callbacks()])
-        kwargs.setdefault("logger", loggers)
-        if asked.get("enable_progress_bar") is None and not sys.stdout.isatty():
-            kwargs.setdefault("enable_progress_bar", any(isinstance(one, ProgressBar) for one in kwargs["callbacks"]))
-        for name, value in trainer_options_used(asked, run).items():
-            if name not in ("devices", "accelerator"):  # which Lightning finds itself
-                kwargs.setdefault(name, value)
-        kwargs.setdefault("precision", None)
-        kwargs.setdefault("strategy", strategy_used(asked))
-        if getattr(kwargs["strategy"], "is_sharded", False):
-            kwargs.setdefault("inference_mode", False)  # whose tensors FSDP2 would go on to train with
-        device_type = device_of(asked).type
-        DeviceConfig(**vars(self._get(self.config_init, "device"))).apply(self.model, self.backbone(), device_type)
-        if device_type == "cuda" and asked.get("benchmark") is None and not asked.get("deterministic"):
-            kwargs.setdefault("benchmark", self.has_static_shapes())  # else each new shape would be timed
-        interval = asked.get("val_check_interval")
-        if isinstance(interval, int):  # steps of the optimizer, as everywhere; Lightning counts batches
-            kwargs.setdefault("val_check_interval", interval * (asked.get("accumulate_grad_batches") or 1))
-        plugins = asked.get("plugins") or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        own = [precision_plugin(self.precision.precision, device_type), CheckpointFiles()]
-        kwargs.setdefault("plugins", [*plugins, *own])
-        if self.precision.precision == "bf16-true":
-            check_bf16_weights(kwargs["callbacks"], asked.get("strategy"))
+        callbacks = [*(asked.get("callbacks") or []), *self.callbacks()]
+        is_static = self.has_static_shapes()
+        own = trainer_arguments(asked, run, self.precision.precision, callbacks, loggers, is_static)
+        device = DeviceConfig(**vars(self._get(self.config_init, "device")))
+        device.apply(self.model, self.backbone(), device_of(asked).type)
         try:
-            trainer = super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**{**own, **kwargs})
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
         average_in_one_call(trainer.callbacks)  # type: ignore[attr-defined]  # a list of them
