@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.masks import _read_scores
+from medpretrain3d.evaluation.readers import ReadOptions, read_any_predictions
 from medpretrain3d.inference.bundle import load_bundle, save_bundle
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.config import InferenceConfig
@@ -200,6 +202,7 @@ def write_all(root: Path) -> dict[str, Kind]:
     entry |= {"boxes_vox": [list(BOX)], "ignore_vox": [[5.0, 5, 5, 6, 6, 6]], "grid": GRID.to_json()}
     targets = text(root / "targets.json", {"classes": ["x"], "frame": "lps_mm", "targets": [entry]})
     add("targets.json", targets, lambda: read_targets(targets), OF_TEXT)
+    add_other_programs(root, add, targets)
     candidates = text(root / "marks.csv", "seriesuid,coordX,coordY,coordZ,probability\na,1,2,3,0.5\n")
     add("marks", candidates, lambda: read_candidates(candidates), OF_TEXT)
     nodules = text(root / "nodules.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,3,5\n")
@@ -232,6 +235,30 @@ def write_all(root: Path) -> dict[str, Kind]:
     finished.save(found, Scan())
     add("finished case", root / "out/cases/a.json", lambda: finished.load(Scan()), OF_TEXT)
     return kinds
+
+
+def add_other_programs(root: Path, add: Callable[..., None], targets: Path) -> None:
+    """Predictions of other programs."""
+    theirs, known = root / "theirs", read_targets(targets)
+    for folder in (theirs / "nndetection", theirs / "nnunet"):
+        folder.mkdir(parents=True)
+    found: dict[str, Any] = {"pred_boxes": np.array([[1.0, 1, 3, 3, 1, 3]]), "pred_scores": np.array([0.5])}
+    found |= {"pred_labels": np.array([0]), "restore": True, "itk_origin": (0.0, 0, 0), "itk_spacing": (1.0, 1, 1)}
+    found |= {"itk_direction": tuple(np.eye(3).ravel()), "original_size_of_raw_data": np.array(GRID.shape[::-1])}
+    boxes = theirs / "nndetection/a_boxes.pkl"
+    boxes.write_bytes(pickle.dumps(found))
+    add("nnDetection boxes", boxes, lambda: read_any_predictions(boxes.parent, known), OF_BYTES)
+    label_map = np.zeros(GRID.shape, np.uint8)
+    label_map[1:3, 1:3, 1:3] = 1
+    affine_ras = np.diag([-1.0, -1, 1, 1]) @ GRID.affine_lps
+    nibabel.save(nibabel.Nifti1Image(label_map, affine_ras), theirs / "nnunet/a.nii.gz")
+    softmax = theirs / "nnunet/a.npz"
+    np.savez(softmax, probabilities=np.stack([1 - label_map, label_map]).astype(np.float32).transpose(0, 3, 2, 1))
+    add("nnU-Net probabilities", softmax, lambda: read_any_predictions(softmax.parent, known), OF_BYTES)
+    listed = theirs / "monai.pt"
+    options = ReadOptions(box_mode="xyzxyz", box_frame="lps_mm")
+    torch.save([{"case": "a", "box": torch.tensor([BOX]), "label": [0], "label_scores": [0.5]}], listed)
+    add("MONAI list", listed, lambda: read_any_predictions(listed, known, options), OF_BYTES)
 
 
 def add_importers(root: Path, add: Callable[..., None], text: Callable[[Path, Any], Path]) -> None:

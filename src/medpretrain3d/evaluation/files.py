@@ -27,7 +27,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, predicted_case, target_case
 from medpretrain3d.store.grid import Grid, GridDocument
 
-BoxConvention = Literal["half-open", "inclusive"]
+BoxConvention = Literal["half-open", "inclusive", "nndetection"]
 LPS = "lps_mm"
 
 
@@ -54,6 +54,8 @@ class PredictionFile:
     axes: str | None
     has_names: bool
     cases: tuple[PredictedCase, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader of its scores has to know, such as what was left out or taken for granted."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,20 @@ def read_predictions(path: Path | str, convention: BoxConvention = "half-open") 
 
     Args:
         path: the JSON file.
-        convention: "inclusive" where the max corner is the last voxel inside, which then gets the missing voxel (+1).
+        convention: of boxes in voxels, see `half_open`.
 
     Raises:
         UserError: the file is missing or not JSON, a key is missing, a box, score or label is wrong, a case is there
             twice, an impossible grid, or inclusive boxes in millimetres; names the file, the case and the index.
     """
     header = _read(Path(path), "predictions")
-    grown = _extent_of_last_voxel(header, convention)
+    _check_convention(header, convention)
 
     def case(name: str, entry: Mapping[str, Any]) -> PredictedCase:
         place = _place(entry, name, header, convention)
         found = entry["boxes"], entry["scores"], entry["labels"]
         one = predicted_case(name, *found, header.classes, place.grid, place.boxes_vox)
-        return replace(one, boxes=one.boxes + grown)
+        return replace(one, boxes=half_open(one.boxes, convention))
 
     cases = tuple(_named(header.path, case, *named) for named in header.entries("boxes", "scores", "labels"))
     return PredictionFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
@@ -108,17 +110,37 @@ def read_predictions(path: Path | str, convention: BoxConvention = "half-open") 
 def read_targets(path: Path | str, convention: BoxConvention = "half-open") -> TargetFile:
     """Read what was to be found. Arguments and errors as `read_predictions`."""
     header = _read(Path(path), "targets")
-    grown = _extent_of_last_voxel(header, convention)
+    _check_convention(header, convention)
 
     def case(name: str, entry: Mapping[str, Any]) -> TargetCase:
         place = _place(entry, name, header, convention)
         wanted = entry["boxes"], entry["labels"], header.classes, entry.get("ignore")
         one = target_case(name, *wanted, place.grid, place.boxes_vox, place.ignore_vox)
-        ignore = None if one.ignore is None else one.ignore + grown
-        return replace(one, boxes=one.boxes + grown, ignore=ignore)
+        ignore = None if one.ignore is None else half_open(one.ignore, convention)
+        return replace(one, boxes=half_open(one.boxes, convention), ignore=ignore)
 
     cases = tuple(_named(header.path, case, *named) for named in header.entries("boxes", "labels"))
     return TargetFile(header.path, header.classes, header.frame, header.axes, header.has_names, cases)
+
+
+def predictions_document(file: PredictionFile) -> dict[str, Any]:
+    """Return detections as the document of a predictions file, from whatever file they were read."""
+
+    def entry(case: PredictedCase) -> dict[str, Any]:
+        place: dict[str, Any] = {} if case.grid is None else {"grid": case.grid.to_json()}
+        if case.boxes_vox is not None:
+            place["boxes_vox"] = case.boxes_vox.tolist()
+        found = {"boxes": case.boxes.tolist(), "scores": case.scores.tolist(), "labels": case.labels.tolist()}
+        return {"case": case.case, **found, **place}
+
+    stated = {"frame": file.frame, "axes": file.axes}
+    return {
+        "format": "medpretrain3d-predictions",
+        "version": 1,
+        "classes": list(file.classes),
+        **{key: value for key, value in stated.items() if value is not None},
+        "predictions": [entry(case) for case in file.cases],
+    }
 
 
 def pair(predictions: PredictionFile, targets: TargetFile) -> list[PredictedCase]:
@@ -238,16 +260,29 @@ def _read(path: Path, key: str) -> _Header:
     return _Header(path, key, classes, content.get("frame"), content.get("axes"), content[key])
 
 
-def _extent_of_last_voxel(header: _Header, convention: BoxConvention) -> np.ndarray:
-    """Return the offset (6,) that turns the file's boxes into half-open ones."""
-    if convention == "half-open":
-        return np.zeros(6)
-    if header.frame is not None and header.frame.endswith("_mm"):
+def half_open(boxes_vox: np.ndarray, convention: BoxConvention) -> np.ndarray:
+    """Return voxel boxes (N, 6) of a convention as half-open ones.
+
+    Args:
+        boxes_vox: low corner, then high corner.
+        convention: "inclusive", where the max corner is the last voxel inside, gets the missing voxel (+1);
+            "nndetection", where boxes are made of masks as `[min - 1, max + 1]`, loses the one before the first voxel.
+    """
+    if convention == "inclusive":
+        grown: np.ndarray = boxes_vox + np.repeat([0.0, 1.0], 3)
+        return grown
+    if convention == "nndetection":
+        low, high = boxes_vox[:, :3], boxes_vox[:, 3:]
+        return np.concatenate([np.minimum(low + 1, high), high], axis=1)
+    return boxes_vox
+
+
+def _check_convention(header: _Header, convention: BoxConvention) -> None:
+    if convention != "half-open" and header.frame is not None and header.frame.endswith("_mm"):
         raise UserError(
-            f"{header.path}: boxes are inclusive, but the frame is '{header.frame}'; a last voxel exists only in "
+            f"{header.path}: boxes are {convention}, but the frame is '{header.frame}'; a last voxel exists only in "
             "voxels: leave the option out, or give voxel boxes"
         )
-    return np.repeat([0.0, 1.0], 3)
 
 
 @dataclass(frozen=True)
@@ -260,7 +295,7 @@ class _Place:
 
 
 def _place(entry: Mapping[str, Any], name: str, header: _Header, convention: BoxConvention) -> _Place:
-    if header.frame not in (None, LPS) or convention == "inclusive":
+    if header.frame not in (None, LPS) or convention != "half-open":
         return _Place()
     document = entry.get("grid")
     if document is None:

@@ -33,9 +33,13 @@ class Arm:
     """Share of the optimizer steps of the fine-tuning recipe; one that is not 1 is part of what the arm is."""
     labels: tuple[str, ...] | None = None
     """Budgets that it is run with; None for every one."""
+    predictions: Mapping[str, str] = field(default_factory=dict)
+    """Results of another program on each data set, by its name: nothing is run, they are scored beside the arms."""
 
     def is_run(self, data: str, labels: str) -> bool:
         """Return whether it is run on a data set with a label budget."""
+        if self.predictions:
+            return False
         return (not self.pretrain or data in self.pretrain) and (self.labels is None or labels in self.labels)
 
     def differs_in_steps_alone(self, other: Arm) -> bool:

@@ -30,7 +30,7 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
             continue
         links = [link for one in own.hypotheses if one.data in (None, data) for link in one.links]
         num_scans, num_seeds = min(counts), len(study.seeds)
-        num_asked = max(len(links), len(study.arms) - 1, 1)
+        num_asked = max(len(links), len([arm for arm in study.arms if not arm.predictions]) - 1, 1)
         design = f"{data}: {counted(num_seeds, 'seed')} and {counted(num_scans, 'test scan')}"
         spread = spread_of(runs, data, own)
         found = detectable_difference(spread.components, num_seeds, num_scans, num_arms=num_asked)

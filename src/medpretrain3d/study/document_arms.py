@@ -23,7 +23,7 @@ from medpretrain3d.study.document_values import (
     only_keys,
 )
 
-ARM = ("pretrain", "with", "init_from", "finetune", "steps", "labels")
+ARM = ("pretrain", "with", "init_from", "finetune", "steps", "labels", "predictions")
 """Keys of an arm."""
 
 
@@ -41,7 +41,13 @@ def arms_of(value: Any, data: Mapping[str, str], labels: Sequence[str], place: P
     """
     entries = a_mapping(value, place, "names of arms, the baseline first, as {scratch: {}, mae: {pretrain: RECIPE}}")
     arms = [_arm(a_name(name, place.at(name)), entry, data, labels, place.at(name)) for name, entry in entries.items()]
-    starts = [(arm.pretrain, dict(arm.changes), arm.init_from, dict(arm.finetune), arm.steps) for arm in arms]
+    if arms[0].predictions:
+        raise UserError(
+            f"{place}: {arms[0].name} is the baseline and of another program; name an arm that is run first"
+        )
+    starts = [
+        (arm.predictions, arm.pretrain, dict(arm.changes), arm.init_from, dict(arm.finetune), arm.steps) for arm in arms
+    ]
     for number, start in enumerate(starts):
         if start in starts[:number]:
             raise UserError(f"{place}: {arms[starts.index(start)].name} and {arms[number].name} are the same; drop one")
@@ -51,6 +57,10 @@ def arms_of(value: Any, data: Mapping[str, str], labels: Sequence[str], place: P
 def _arm(name: str, value: Any, data: Mapping[str, str], labels: Sequence[str], place: Place) -> Arm:
     entry = {} if value is None else a_mapping(value, place, "{}, {pretrain: RECIPE} or {init_from: CHECKPOINT}", 0)
     only_keys(entry, ARM, place)
+    if "predictions" in entry:
+        if len(entry) > 1:
+            raise UserError(f"{place}: is of another program, nothing of it is run; take all but predictions away")
+        return Arm(name, predictions=_predictions(entry["predictions"], data, place.at("predictions")))
     if "pretrain" in entry and "init_from" in entry:
         raise UserError(f"{place}: has pretrain and init_from; an arm begins from one of them")
     if "with" in entry and "pretrain" not in entry:
@@ -73,6 +83,15 @@ def _pretraining(value: Any, data: Mapping[str, str], place: Place) -> dict[str,
     entries = a_mapping(value, place, "a recipe, or that of each data set, as {openkbp: openkbp, phantom: demo}")
     only_keys(entries, tuple(data), place)
     return {str(name): str(place.at(name).recipe(recipe, "pretrain")) for name, recipe in entries.items()}
+
+
+def _predictions(value: Any, data: Mapping[str, str], place: Place) -> dict[str, str]:
+    """Return where the results on each data set are: one place where there is one data set, or one by name."""
+    if not isinstance(value, Mapping) and len(data) == 1:
+        return dict.fromkeys(data, a_text(value, place))
+    entries = a_mapping(value, place, "where the results on each data set are, as {openkbp: FOLDER}")
+    only_keys(entries, tuple(data), place)
+    return {str(name): a_text(one, place.at(name)) for name, one in entries.items()}
 
 
 def _some(value: Any, known: Sequence[str], place: Place) -> tuple[str, ...] | None:

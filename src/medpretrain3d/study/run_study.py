@@ -15,6 +15,7 @@ from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.latest import link_latest
+from medpretrain3d.study.other_programs import other_program_runs
 from medpretrain3d.study.page import write_report
 from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.records import UNFINISHED, Records
@@ -135,6 +136,7 @@ def _write_report(study: Study, progress: Progress) -> bool:
     runs = study_runs(progress)
     if not runs:
         return False
+    runs += other_program_runs(study, runs)
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
     report = replace(report, notes=[declaration_note(study, runs), *report.notes])
