@@ -21,6 +21,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
 from medpretrain3d.backbones.checkpoints.bundle import BUNDLE_DOCUMENT
 from medpretrain3d.boxes import Detections
+from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache
 from medpretrain3d.documents import json_text
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.results_board import Table
@@ -32,6 +33,8 @@ from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
+from medpretrain3d.inference.bundle import set_operating_points
+from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.targets import targets_json
@@ -69,6 +72,10 @@ def finalize(
     if trainer.is_global_zero:
         write_bundle(run.folder / "bundle", trainer, module, data, run, config, weights)
     complete_raw_detections(run.raw_detections, trainer, module)
+    if trainer.is_global_zero and data.val_cases:
+        points = operating_points_of_cache(CachedDetections.load(run.raw_detections), module.inference)
+        if points is not None:
+            set_operating_points(run.folder / "bundle", points)
     if data.test_cases and not take_results(run.raw_detections, trainer, module):
         trainer.test(module, data, verbose=False)
     if not trainer.is_global_zero:

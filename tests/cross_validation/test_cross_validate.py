@@ -119,6 +119,9 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     members = load_members(out / "ensemble")
     assert len(members) == NUM_FOLDS
     assert members[0].inference.min_size_mm > 0  # chosen by all cases, those of fold 2 among them
+    points = members[0].operating_points
+    assert (points.num_scans, points.document["scans"]) == (NUM_CASES, "out of fold")
+    assert points.at_rate(1 / 3).sensitivity == 1  # with the three false findings of fold 2
     files = ["--predictions", str(out / "predictions.json"), "--targets", str(out / "targets.json")]
     evaluate = ["evaluate", *files, "--folds", str(store.path), "--bootstrap", "10"]
     assert main([*evaluate, "-o", str(tmp_path / "again.json")]) == 0

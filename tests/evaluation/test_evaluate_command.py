@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medpretrain3d.commands import compare, evaluate
@@ -71,6 +72,30 @@ def test_evaluate_writes_the_numbers_and_prints_a_table(files, capsys):
     assert "0.252 " in printed
     assert "[" not in printed
     assert "FROC at IoU 0.1" in printed
+
+
+def test_the_table_answers_first_and_fits_a_terminal(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    entries = {"predictions": [], "targets": []}
+    for number in range(24):
+        low = random.uniform(0, 90, (4, 3))
+        boxes, labels = np.concatenate([low, low + 8], axis=1).tolist(), [0, 1, 2, number % 3]
+        entries["targets"].append({"case": f"{number}", "boxes": boxes[: number % 5], "labels": labels[: number % 5]})
+        scores = random.uniform(0, 1, 4).tolist()
+        entries["predictions"].append({"case": f"{number}", "boxes": boxes, "scores": scores, "labels": labels[::-1]})
+    classes = ["a lesion of the left kidney", "cyst", "mass"]
+    for name, of_kind in entries.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"classes": classes, "frame": "lps_mm", name: of_kind}))
+    places = [part for name in entries for part in (f"--{name}", tmp_path / f"{name}.json")]
+    extra = ("--train-targets", tmp_path / "targets.json")
+    for options in ((), extra, ("--protocol", "centre"), ("--protocol", "case-level")):
+        assert call(evaluate, *places, *options) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        if "--protocol" not in options:
+            assert re.match(r"mAP 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\], the mean AP", lines[0])
+            assert {"a lesion of t…", "no object"} <= {line[:14].strip() for line in lines}
+            assert any(line.startswith("errors at IoU 0.5") for line in lines)
 
 
 def test_evaluate_without_bootstrap_writes_no_intervals(files, capsys):

@@ -10,6 +10,8 @@ from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.confusion import confusion
+from medpretrain3d.evaluation.data_set import match_data_set
 from medpretrain3d.evaluation.matching import Matches
 from medpretrain3d.evaluation.operating_points import operating_points
 
@@ -61,6 +63,23 @@ def test_case_level_by_hand():
     assert result["auprc"] == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
     assert (result["num_positive"], result["num_negative"]) == (2, 1)
     assert np.isnan(case_level(matches((0.9, 0, True), num_targets=[1]), ONCE)["auroc"])
+    # Called positive from 0.6 on: one of two with objects, none without; from 0.5 on: all three.
+    strict, loose = case_level(FOUND, TWENTY, 0.6), case_level(FOUND, TWENTY, 0.5)
+    assert (strict["sensitivity"], strict["specificity"]) == (0.5, 1.0)
+    assert (loose["sensitivity"], loose["specificity"], loose["threshold"]) == (1.0, 0.0, 0.5)
+    assert set(loose["intervals"]) == {"auroc", "auprc", "sensitivity", "specificity"}
+
+
+def test_confusion_by_hand():
+    first, second, third = ([0.0, 0, 0, 4, 4, 4], [10.0, 0, 0, 14, 4, 4], [20.0, 0, 0, 24, 4, 4])
+    wanted = TargetCase("s", np.array([first, second, third]), np.array([0, 1, 1]), np.array([[30.0, 0, 0, 40, 9, 9]]))
+    # A wrong class on the first, the right one behind it; the second missed; a low score on the third; one nowhere, and
+    # one in a region that is to be ignored.
+    boxes = np.array([first, first, third, [50.0, 0, 0, 54, 4, 4], [32.0, 0, 0, 36, 4, 4]])
+    found = PredictedCase("s", boxes, np.array([0.9, 0.8, 0.4, 0.7, 0.6]), np.array([1, 0, 1, 0, 0]))
+    scans = match_data_set([found], [wanted], ["cyst", "mass"], (0.1,))
+    assert confusion(scans)["matrix"] == [[0, 1, 0], [0, 0, 2], [2, 0, 0]]
+    assert confusion(scans, score=0.3)["matrix"] == [[0, 1, 0], [0, 1, 1], [2, 0, 0]]
 
 
 def test_every_object_and_every_detection_counts_in_one_size_stratum():

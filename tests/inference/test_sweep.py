@@ -139,3 +139,5 @@ def test_the_command_looks_once_and_stores_its_choice(tiny_detector, tmp_path, c
     assert after.provenance["licence"] == "none"
     assert after.inference.overlap == before.inference.overlap
     assert after.sha256 != before.sha256
+    assert before.operating_points is None
+    assert after.operating_points.num_scans == 1

@@ -86,6 +86,7 @@ def test_metrics_of_the_run_and_of_its_files_agree_by_size_too(fit, tmp_path):
         "--targets",
         str(folder / "test" / "targets.json"),
     ]
+    assert load_bundle(folder / "bundle").operating_points.document["scans"] == "validation"
     assert cli.main(["evaluate", *files, "-o", str(out)]) == 0
     again, first = (
         json.loads(out.read_text(encoding="utf-8")),

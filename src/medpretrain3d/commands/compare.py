@@ -14,8 +14,9 @@ from typing import Any
 
 from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.evaluate import add_resampling_arguments
+from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
 from medpretrain3d.documents import json_text
-from medpretrain3d.evaluation import compare, pair, read_predictions, read_targets
+from medpretrain3d.evaluation import compare, pair
 from medpretrain3d.evaluation.tables import notes
 from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.statistics.sign_flip import MAX_EXACT
@@ -23,11 +24,14 @@ from medpretrain3d.statistics.sign_flip import MAX_EXACT
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Two sets of predictions and what they looked for."""
-    parser.add_argument("a", type=Path, help="JSON file with predictions, the reference")
-    parser.add_argument("b", type=Path, help="JSON file with predictions of the same scans, the challenger")
+    parser.add_argument(
+        "a", type=Path, help="predictions, the reference: JSON, or as `evaluate` reads those of other programs"
+    )
+    parser.add_argument("b", type=Path, help="predictions of the same scans, the challenger")
     parser.add_argument("--targets", type=Path, required=True, help="JSON file with what was to be found")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     add_resampling_arguments(parser)
+    add_prediction_arguments(parser)
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -37,7 +41,8 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 def run(args: argparse.Namespace) -> int:
     """Compare, write, print."""
-    a, b, targets = read_predictions(args.a), read_predictions(args.b), read_targets(args.targets)
+    targets = read_wanted(args.targets, [args.a, args.b], args)
+    a, b = (read_found(path, targets, args) for path in (args.a, args.b))
     result = compare(
         pair(a, targets),
         pair(b, targets),
@@ -47,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         confidence=args.confidence,
     )
+    said = [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes]
+    result["notes"] = [*said, *result["notes"]]
     if args.output is not None:
         write_text(args.output, json_text(result, indent=1))
     print(table(result))

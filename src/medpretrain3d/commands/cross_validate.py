@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: see `find_fold_runs` and `merge_out_of_fold`.
     """
     from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
+    from medpretrain3d.cross_validation.validation_scores import operating_points_of
     from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
     from medpretrain3d.evaluation.folds import fold_metrics, fold_table
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
@@ -93,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_ensemble:
         members = {f"fold_{number}": folder / "bundle" for number, folder in enumerate(runs.folders)}
         training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset}
-        save_ensemble(args.out / "ensemble", members, found.config, {"cross_validation": training}, replace=True)
+        points = operating_points_of(paired, targets.cases, targets.classes, "out of fold")
+        provenance = {"cross_validation": training}
+        save_ensemble(args.out / "ensemble", members, found.config, provenance, replace=True, operating_points=points)
         print(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")
     print(f"all numbers: {args.out / 'metrics.json'}")
     return 0

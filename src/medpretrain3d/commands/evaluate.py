@@ -17,24 +17,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
 from medpretrain3d.documents import csv_text, json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
+from medpretrain3d.evaluation import evaluate, pair, read_targets, tables
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
-from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase
 from medpretrain3d.evaluation.center_distance import JUST_INSIDE, center, closeness
+from medpretrain3d.evaluation.confusion import CONFUSION_SCORE
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import Compat
-from medpretrain3d.evaluation.files import BoxConvention, TargetFile
+from medpretrain3d.evaluation.files import TargetFile, predictions_document
 from medpretrain3d.evaluation.folds import fold_metrics, fold_table
 from medpretrain3d.evaluation.luna16 import luna16, match_candidates
 from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
@@ -70,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds", type=Path, metavar="STORE", help="detection: also each fold of this store, and the mean over folds"
     )
+    parser.add_argument(
+        "--converted", type=Path, metavar="JSON", help="also write the predictions as JSON, as `predict` does"
+    )
     parser.add_argument("--csv", type=Path, help="CSV file to write, one row per scan")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="folder for pictures, each as PNG and SVG")
     add_resampling_arguments(parser)
@@ -79,12 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="detection: nndetection, monai: a class without objects has AP -1 and enters the means, as there "
         "(default: it is left out); coco: recall in float64, as in pycocotools (default: float32, as in nnDetection)",
-    )
-    parser.add_argument(
-        "--boxes",
-        choices=get_args(BoxConvention),
-        default="half-open",
-        help="inclusive: the max corner is the last voxel inside (+1); for voxel boxes (default: %(default)s)",
     )
     parser.add_argument(
         "--size-bins-mm",
@@ -102,6 +101,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores", type=Number(Share), nargs="+", default=list(SCORES), help="operating points (default: 0.1 ... 0.9)"
     )
     parser.add_argument(
+        "--case-threshold",
+        type=Number(Share),
+        default=CASE_THRESHOLD,
+        help="highest score from which a scan is called positive (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--confusion-score",
+        type=Number(Share),
+        default=CONFUSION_SCORE,
+        help="detection: least score of a detection in the confusion of classes (default: %(default)s)",
+    )
+    parser.add_argument(
         "--train-targets",
         type=Path,
         metavar="JSON",
@@ -112,6 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--excluded", type=Path, help="luna16: CSV of findings that are neither right nor wrong")
     parser.add_argument("--series", type=Path, help="luna16: the scans that count, one per line")
     parser.add_argument("--instance-scores", type=Path, metavar="CSV", help="ribfrac with masks: score per instance")
+    add_prediction_arguments(parser)
 
 
 def add_resampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +163,7 @@ def run(args: argparse.Namespace) -> int:
 
         names = draw(args.plots, outcome.curves, resampling, result)
         print(f"pictures: {args.plots} ({', '.join(names)}; png and svg)")
-    for what, path in (("all numbers", args.output), ("per scan", args.csv)):
+    for what, path in (("all numbers", args.output), ("per scan", args.csv), ("predictions", args.converted)):
         if path is not None:
             print(f"{what}: {path}")
     return 0
@@ -163,7 +175,7 @@ def per_case_csv(rows: list[Mapping[str, Any]]) -> str:
 
 
 def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
-    found, targets = _read(args)
+    found, targets, said = _read(args)
     edges_mm = args.size_bins_mm
     if edges_mm is None:
         edges_mm = DIAMETERS_MM if targets.frame == "lps_mm" else ()
@@ -179,7 +191,10 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         num_bootstrap=resampling.num_bootstrap,
         seed=resampling.seed,
         confidence=resampling.confidence,
+        case_threshold=args.case_threshold,
+        confusion_score=args.confusion_score,
     )
+    result["notes"] = [*said, *result["notes"]]
     if args.train_targets is not None:
         train = read_targets(args.train_targets, args.boxes)
         if (train.classes, train.frame) != (targets.classes, targets.frame):
@@ -199,11 +214,12 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 
 def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
-    found, targets = _read(args)
+    found, targets, said = _read(args)
     criterion = _criterion(args.hit)
     if isinstance(criterion, float) and targets.frame is not None and not targets.frame.endswith("_mm"):
         raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {criterion:g} is in mm")
-    result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores)
+    result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores, args.case_threshold)
+    result["notes"] = [*said, *result["notes"]]
     scans = match_data_set(found, targets.cases, targets.classes, [JUST_INSIDE], closeness(criterion))
     return Outcome(result, tables.center_table(result), {f"hit by {args.hit}": scans.pooled})
 
@@ -222,7 +238,7 @@ def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
-    if args.predictions.is_dir():
+    if args.predictions.is_dir() and args.predictions_format is None:
         _need(args, "instance_scores")
         masks = instance_scans(args.predictions, args.targets, args.instance_scores)
         overlaps = Overlaps("masks", masks)
@@ -234,7 +250,7 @@ def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
-    if args.predictions.is_dir():
+    if args.predictions.is_dir() and args.predictions_format is None:
         overlaps = Overlaps("masks", detection_map_scans(args.predictions, args.targets))
     else:
         overlaps = _box_overlaps(args)
@@ -247,7 +263,7 @@ def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Names
     """Return a protocol that is one section of `detection`, at the IoU asked for."""
 
     def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
-        found, targets = _read(args)
+        found, targets, said = _read(args)
         if not 0 < args.iou <= 1:
             raise UserError(f"--iou is {args.iou:g}, must be above 0 and at most 1; 0.1 is usual")
         scans = match_data_set(found, targets.cases, targets.classes, (args.iou,))
@@ -256,16 +272,21 @@ def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Names
             **{name: section, "iou": args.iou, **scans.facts(), **resampling.facts()},
             "per_case": scans.case_scores([0]),
         }
+        result["notes"] = [*said, *result["notes"]]
         return Outcome(result, tables.section_table(result), {f"IoU {args.iou:g}": scans.pooled})
 
     return protocol
 
 
-def _read(args: argparse.Namespace) -> tuple[list[PredictedCase], TargetFile]:
+def _read(args: argparse.Namespace) -> tuple[list[PredictedCase], TargetFile, Sequence[str]]:
+    """Return what was found in the order of the targets, these, and what reading has to say."""
     _need(args, "targets")
-    predictions = read_predictions(args.predictions, args.boxes)
-    targets = read_targets(args.targets, args.boxes)
-    return pair(predictions, targets), targets
+    targets = read_wanted(args.targets, [args.predictions], args)
+    predictions = read_found(args.predictions, targets, args)
+    found = pair(predictions, targets)
+    if args.converted is not None:
+        write_text(args.converted, json_text(predictions_document(replace(predictions, cases=tuple(found)))))
+    return found, targets, predictions.notes
 
 
 @dataclass(frozen=True)
@@ -278,9 +299,9 @@ class Overlaps:
 
 
 def _box_overlaps(args: argparse.Namespace) -> Overlaps:
-    found, targets = _read(args)
+    found, targets, said = _read(args)
     scans = of_boxes(found, targets.cases, targets.classes)
-    return Overlaps("boxes", scans, in_scan_frames(found, targets.cases).notes)
+    return Overlaps("boxes", scans, [*said, *in_scan_frames(found, targets.cases).notes])
 
 
 def _criterion(text: str) -> str | float:
@@ -300,7 +321,7 @@ Protocol = Callable[[argparse.Namespace, Resampling], Outcome]
 PROTOCOLS: dict[str, Protocol] = {
     "detection": _detection,
     "centre": _center,
-    "case-level": _section("case_level", lambda scans, how, _: case_level(scans.pooled, how)),
+    "case-level": _section("case_level", lambda scans, how, args: case_level(scans.pooled, how, args.case_threshold)),
     "operating-points": _section(
         "operating_points", lambda scans, how, args: operating_points(scans.pooled, how, args.scores)
     ),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
+from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Rows, Share, ShareBelowOne, Whole
 
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold", type=Number(Share), help="leave out boxes below this score (default: the bundle's)"
     )
+    add_thresholds(parser)
     parser.add_argument(
         "--overlap", type=Number(ShareBelowOne), help="least overlap of neighbouring tiles (default: the bundle's)"
     )
@@ -141,6 +143,9 @@ def run(args: argparse.Namespace) -> int:
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = {key: value for key, value in chosen.items() if value is not None}
+    thresholds, said = thresholds_of(args, bundles, len(members), bool(changes))
+    for line in said:
+        print(line, file=sys.stderr)
     predictor = Predictor(
         bundles, args.device, changes, args.batch_size, args.precision, args.channels_last, args.compile
     )
@@ -152,12 +157,17 @@ def run(args: argparse.Namespace) -> int:
         "bundle_sha256": [bundle.sha256 for bundle in bundles],
         "inference": [dataclasses.asdict(config) for config in predictor.configs],
         "precision": predictor.precision,
+        # Boxes are kept whatever their score, masks only where they are shown.
+        **({"thresholds": dataclasses.asdict(thresholds)} if with_masks and thresholds else {}),
     }
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
 
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
     predictions, num_reused, failures = [], 0, []
     voxels: dict[str, str] = {}
+
+    def shown_of(prediction: Prediction) -> Prediction:
+        return prediction if thresholds is None else thresholds.applied(prediction)
 
     def masks_of(scan: ScanInput) -> Path | None:
         return mask_path(args.out, scan.case) if with_masks else None
@@ -190,11 +200,12 @@ def run(args: argparse.Namespace) -> int:
                     failures.append(scan)
                     tqdm.write(f"error: {error}", file=sys.stderr)
                     continue
-                write_case(args.out, bundles[0].classes, prediction, ["masks"])
+                write_case(args.out, bundles[0].classes, shown_of(prediction), ["masks"])
                 prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
                 finished.save(prediction, scan, masks_of(scan))
-            write_case(args.out, bundles[0].classes, prediction, args.format)
-            predictions.append(prediction)
+            shown = shown_of(prediction)
+            write_case(args.out, bundles[0].classes, shown, args.format)
+            predictions.append(shown)
     made = {prediction.case for prediction in predictions}
     lost = [case for case in cases_written(args.out, args.format) if case not in made]
     is_kept = bool(failures) and (bool(lost) or not predictions)
@@ -215,6 +226,8 @@ def run(args: argparse.Namespace) -> int:
     if not is_kept:
         num_boxes = sum(len(prediction) for prediction in predictions)
         print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
+        if thresholds is not None:
+            print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
     if failures:
         message = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
         print(f"{message}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)

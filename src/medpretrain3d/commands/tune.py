@@ -1,4 +1,5 @@
-"""Choose how a detector bundle merges boxes by its mAP on validation scans, and store the choice in the bundle.
+"""Choose how a detector bundle merges boxes by its mAP on validation scans, and store the choice in the bundle, and the
+thresholds of `predict --at-fp` with it.
 
 A fine-tuning run keeps what its detector saw in the validation scans, so this takes seconds and no GPU. For a bundle
 without that file name a labelled store; what the detector sees there is kept for the next time.
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no bundle, no raw detections, other classes, or no object to choose by.
     """
+    from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache
     from medpretrain3d.errors import UserError
     from medpretrain3d.evaluation import mean_average_precision
     from medpretrain3d.inference.bundle import load_bundle, set_inference
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {field.name}: {before} -> {after}")
     if not args.dry_run:
         facts = {"mAP": chosen.score, "mAP_before": trials[0].score, "cases": len(seen.cases), "trials": len(trials)}
-        set_inference(args.bundle, chosen.config, facts)
+        set_inference(args.bundle, chosen.config, facts, operating_points_of_cache(seen, chosen.config))
         print(f"stored in {args.bundle / 'bundle.json'}")
     return 0
 

@@ -6,35 +6,56 @@ from typing import Any
 
 import numpy as np
 
+from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.matching import Matches
 
+CASE_THRESHOLD = 0.5
+"""Highest score from which a scan is called positive where nobody says another."""
 
-def case_level(matches: Matches, resampling: Resampling) -> dict[str, Any]:
-    """Return AUROC and AUPRC of the highest score per scan; a scan is positive when it holds an object.
+
+def case_level(matches: Matches, resampling: Resampling, threshold: float = CASE_THRESHOLD) -> dict[str, Any]:
+    """Return AUROC and AUPRC of the highest score per scan, and how well scans are called; a scan is positive when it
+    holds an object.
 
     A scan without detections has score 0. A detection in an ignore region that hits nothing does not count.
 
     Args:
         matches: all classes pooled; the first threshold decides what is a hit.
         resampling: of the intervals.
+        threshold: highest score from which a scan is called positive.
 
     Returns:
-        `auroc` (nan unless there are scans of both kinds), `auprc` (nan without a positive scan), `intervals`,
-        `num_positive`, `num_negative`.
+        `auroc` (nan unless there are scans of both kinds), `auprc` (nan without a positive scan), `sensitivity` and
+        `specificity` at the `threshold` (nan without scans of their kind), `intervals`, `num_positive`, `num_negative`.
+
+    Raises:
+        UserError: a threshold outside [0, 1].
     """
+    if not 0 <= threshold <= 1:
+        raise UserError(f"case threshold {threshold:g}: must lie in [0, 1]")
     score = case_scores(matches)
     is_positive = matches.num_targets > 0
+    is_called = score >= threshold
+
+    def share(called: np.ndarray, of: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        num_scans = weights @ of.astype(float)
+        with np.errstate(invalid="ignore"):
+            result: np.ndarray = (weights @ (called & of).astype(float)) / np.where(num_scans > 0, num_scans, np.nan)
+            return result
 
     def metrics(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {
             "auroc": area_under_roc(score, is_positive, weights),
             "auprc": area_under_precision_recall(score, is_positive, weights),
+            "sensitivity": share(is_called, is_positive, weights),
+            "specificity": share(~is_called, ~is_positive, weights),
         }
 
-    values, intervals = resampling.estimate(metrics, len(score))
+    behind = {"sensitivity": int(is_positive.sum()), "specificity": int((~is_positive).sum())}
+    values, intervals = resampling.estimate(metrics, len(score), num_behind=lambda name: behind.get(name, len(score)))
     counts = {"num_positive": int(is_positive.sum()), "num_negative": int((~is_positive).sum())}
-    return {**values, "intervals": intervals, **counts}
+    return {**values, "threshold": threshold, "intervals": intervals, **counts}
 
 
 def case_scores(matches: Matches) -> np.ndarray:

@@ -16,7 +16,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.average_precision import average_precision
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.calibration import calibration
-from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
@@ -61,6 +61,7 @@ def center(
     criterion: Criterion = "radius",
     resampling: Resampling | None = None,
     scores: Sequence[float] = SCORES,
+    case_threshold: float = CASE_THRESHOLD,
 ) -> dict[str, Any]:
     """AP and FROC where a hit is a matter of distance; in falling score each detection takes the closest free object.
 
@@ -71,6 +72,7 @@ def center(
         criterion: "radius", "box", or a distance in mm.
         resampling: of the intervals.
         scores: of the operating points.
+        case_threshold: highest score from which a scan is called positive.
 
     Returns:
         `AP` (mean over the classes with objects), `<class>_AP`, `FROC_score`, `FROC_curve` (all classes pooled, linear
@@ -92,7 +94,7 @@ def center(
         "false_positives_per_scan": list(FALSE_POSITIVES_PER_SCAN),
         **resampling.facts(),
         "intervals": intervals,
-        "case_level": case_level(scans.pooled, resampling),
+        "case_level": case_level(scans.pooled, resampling, case_threshold),
         "operating_points": operating_points(scans.pooled, resampling, scores),
         "calibration": calibration(scans.pooled, resampling),
         "per_case": scans.case_scores([0]),

@@ -19,8 +19,9 @@ from medpretrain3d.evaluation.average_precision import RecallType, average_preci
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.calibration import calibration
-from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.confusion import CONFUSION_SCORE, confusion
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.error_analysis import FOREGROUND_IOU, error_analysis
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
@@ -92,6 +93,8 @@ def evaluate(
     compat: Compat = "none",
     size_edges_mm: Sequence[float] = (),
     scores: Sequence[float] = SCORES,
+    case_threshold: float = CASE_THRESHOLD,
+    confusion_score: float = CONFUSION_SCORE,
 ) -> dict[str, Any]:
     """Return score the detections of whole scans.
 
@@ -108,15 +111,17 @@ def evaluate(
             divides recall in float64.
         size_edges_mm: diameters between the size strata, for boxes in mm; none for no strata.
         scores: of the operating points.
+        case_threshold: highest score from which a scan is called positive.
+        confusion_score: least score of a detection in the confusion of classes.
 
     Returns:
         The metrics by nnDetection's and MONAI's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`,
         `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
         per point of a curve), `left_out` (of `LEFT_OUT_KEYS`, `value` and `without` each group of scans), what
         `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`, `per_case` (see
-        `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `operating_points`, `calibration`; at 0.1 and 0.5
-        `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is nan where
-        detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
+        `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `confusion`, `operating_points`, `calibration`; at 0.1
+        and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is nan
+        where detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
 
     Raises:
         UserError: the lengths differ, there is no scan, a case is malformed, or the resampling settings make no sense.
@@ -146,7 +151,8 @@ def evaluate(
         "intervals": intervals,
         "left_out": left_out,
         **strata,
-        "case_level": case_level(scans.pooled, resampling),
+        "case_level": case_level(scans.pooled, resampling, case_threshold),
+        "confusion": confusion(scans, confusion_score),
         "operating_points": operating_points(scans.pooled, resampling, scores),
         "calibration": calibration(scans.pooled, resampling),
         "precision_recall": precision_recall(scans, resampling, rows),

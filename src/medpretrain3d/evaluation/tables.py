@@ -1,4 +1,4 @@
-"""Results as lines of text, for the terminal."""
+"""Results as lines of text, for the terminal: the answer first, 80 columns wide."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from typing import Any
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key, mean_ar_key
 from medpretrain3d.statistics import MIN_SCANS
 
+WIDTH = 80
+"""Columns of a terminal. Notes are sentences, and longer."""
+NAME_WIDTH = 14
+"""Of classes and baselines; three numbers with their intervals have room beside it."""
+MOST_CLASSES = 5
+"""Whose confusion is shown as a matrix; of more classes the pairs that are confused most."""
+PER_SCAN = "sensitivity at false positives per scan:"
 SHOWN_IOUS = (0.1, 0.3, 0.5)
 FROC_IOUS = (0.1, 0.5)
 ERROR_TEXTS = {
@@ -25,15 +32,22 @@ ERROR_TEXTS = {
 
 
 def detection_table(result: Mapping[str, Any]) -> list[str]:
-    """Return mAP, AP and recall per class and of trivial baselines, then the FROC curves and every section."""
-    columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS}
-    columns |= {"mAR .1:.5": mean_ar_key(100)}
+    """Return mAP, what it is of, AP and recall per class and of trivial baselines, the FROC curves, every section."""
+    first = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS[::2]}
+    then = {f"AP {SHOWN_IOUS[1]:.1f}": ap_key(SHOWN_IOUS[1]), "mAR .1:.5": mean_ar_key(100)}
     curves = {f"FROC at IoU {iou:.1f}": (froc_curve_key(iou), froc_score_key(iou)) for iou in FROC_IOUS}
     return [
+        f"mAP {cell(result, MAP_KEY)}, the mean AP over IoU 0.1 to 0.5",
         *_heading(result),
-        *_class_rows(result, columns),
+        "",
+        *_class_rows(result, first),
+        "",
+        *_class_rows(result, then, with_objects=True),
+        "",
         *_curve_rows(result, result["false_positives_per_scan"], curves),
         *_sections(result, "at IoU 0.1"),
+        "",
+        *confusion_rows(result),
         *_error_rows(result["error_analysis"]),
         *_absent_classes(result),
         *notes(result),
@@ -41,10 +55,13 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
 
 
 def center_table(result: Mapping[str, Any]) -> list[str]:
-    """Return AP per class, the FROC curve and every section."""
+    """Return AP, what it is of, AP per class, the FROC curve and every section."""
     return [
+        f"AP {cell(result, 'AP')}, of hits by '{result['criterion']}'",
         *_heading(result),
-        *_class_rows(result, {"AP": "AP"}),
+        "",
+        *_class_rows(result, {"AP": "AP"}, with_objects=True),
+        "",
         *_curve_rows(result, result["false_positives_per_scan"], {"FROC": ("FROC_curve", "FROC_score")}),
         *_sections(result, f"by '{result['criterion']}'"),
         *_absent_classes(result),
@@ -54,15 +71,16 @@ def center_table(result: Mapping[str, Any]) -> list[str]:
 
 def luna16_table(result: Mapping[str, Any]) -> list[str]:
     """Return the curve by each read-out, and what became of the candidates."""
-    rates = "  ".join(f"{rate:>5g}" for rate in result["fp_per_scan"])
+    rates = " ".join(f"{rate:>5g}" for rate in result["fp_per_scan"])
     lines = [
         f"{result['num_cases']} scans, {result['num_targets']} nodules, {result['num_marks']} marks"
         f"{_resampled(result)}",
-        f"{'sensitivity at false positives per scan:':<42}{rates}  CPM",
+        PER_SCAN,
+        f"{'':<14}{rates}  CPM",
     ]
     for name, one in result["readouts"].items():
-        curve = "  ".join(f"{value:>5.3f}" for value in one["sensitivity"])
-        lines.append(f"  {name:<40}{curve}  {one['cpm']:.6f}{_interval(one, 'cpm')}")
+        curve = " ".join(f"{value:>5.3f}" for value in one["sensitivity"])
+        lines.append(f"{name:<14}{curve}  {one['cpm']:.6f}{_interval(one, 'cpm')}")
     dropped = {
         "on excluded findings": result["num_marks_on_excluded"],
         "doubled on a nodule": result["num_double_marks"],
@@ -130,55 +148,97 @@ def _resampled(result: Mapping[str, Any]) -> str:
     return f"; {result['confidence']:.0%} intervals over scans"
 
 
-def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
+def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str], with_objects: bool = False) -> list[str]:
+    """Return numbers of all classes, of each, and of trivial baselines; a column each, and one of objects last."""
     num_targets = result["num_targets"]
-    rows = [("all classes", sum(num_targets.values()), "")]
+    rows = [("all classes", str(sum(num_targets.values())), result, "")]
     if len(num_targets) > 1:
-        rows += [(name, count, f"{name}_") for name, count in num_targets.items()]
-    baselines = result.get("trivial_baselines", {})
-    width = max(len(name) for name in (*(row[0] for row in rows), *baselines))
-    lines = [f"{'':<{width}}  objects  " + "  ".join(f"{name:<21}" for name in columns).rstrip()]
-    for name, count, prefix in rows:
-        cells = [cell(result, prefix + key) for key in columns.values()]
-        lines.append(f"{name:<{width}}  {count:>7}  " + "  ".join(f"{text:<21}" for text in cells).rstrip())
-    for name, numbers in baselines.items():
-        cells = [cell(numbers, key) for key in columns.values()]
-        lines.append(f"{name:<{width}}  {'':>7}  " + "  ".join(f"{text:<21}" for text in cells).rstrip())
+        rows += [(name, str(count), result, f"{name}_") for name, count in num_targets.items()]
+    rows += [(name, "", numbers, "") for name, numbers in result.get("trivial_baselines", {}).items()]
+    header = [*columns, *(["objects"] if with_objects else [])]
+    lines = [_row("", header)]
+    for name, count, numbers, prefix in rows:
+        cells = [cell(numbers, prefix + key) for key in columns.values()]
+        lines.append(_row(name, [*cells, *([count] if with_objects else [])]))
     return lines
 
 
+def _row(name: str, cells: Sequence[str]) -> str:
+    return "  ".join([f"{_shortened(name):<{NAME_WIDTH}}", *(f"{text:<20}" for text in cells)]).rstrip()
+
+
+def _shortened(name: str, width: int = NAME_WIDTH) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
 def _curve_rows(result: Mapping[str, Any], rates: Sequence[float], curves: Mapping[str, tuple[str, str]]) -> list[str]:
-    lines = [f"{'sensitivity at false positives per scan:':<42}{'  '.join(f'{rate:>5g}' for rate in rates)}  mean"]
+    """Return a curve in each line, and its mean behind it or, where that is too long, below."""
+    width = 42 if len(rates) <= 5 else 16
+    lines = [PER_SCAN, f"{'':<{width}}{' '.join(f'{rate:>5g}' for rate in rates)}  mean"]
     for name, (curve, score) in curves.items():
-        values = "  ".join(f"{value:>5.3f}" for value in result[curve])
-        lines.append(f"  {name:<40}{values}  {cell(result, score)}")
+        values = " ".join(f"{value:>5.3f}" for value in result[curve])
+        line, mean = f"{name if width == 16 else '  ' + name:<{width}}{values}", cell(result, score)
+        lines += [f"{line}  {mean}"] if len(line) + len(mean) + 2 <= WIDTH else [line, f"{'  mean':<{width}}{mean}"]
     return lines
 
 
 def _sections(result: Mapping[str, Any], hit: str) -> list[str]:
     lines = []
-    for stratum in result.get("size_strata", []):
+    if strata := result.get("size_strata", []):
+        lines += ["", f"{'by size, IoU 0.1':<29}{'objects':>7}  {'AP':<20}  recall"]
+    for stratum in strata:
         upper = "" if stratum["to_mm"] is None else f"{stratum['to_mm']:g}"
         bounds = f"{stratum['from_mm']:g} to {upper} mm" if upper else f"{stratum['from_mm']:g} mm and over"
-        columns = "  ".join(f"{name} {cell(stratum, name + '_IoU_0.10')}" for name in ("AP", "recall"))
-        lines.append(f"  diameter {bounds:<20}{stratum['num_targets']:>5} objects  {columns}")
-    if lines:
-        lines.insert(0, "by size, IoU 0.1:")
+        columns = "  ".join(f"{cell(stratum, name + '_IoU_0.10'):<20}" for name in ("AP", "recall"))
+        lines.append(f"  diameter {bounds:<18}{stratum['num_targets']:>7}  {columns}".rstrip())
     if "case_level" in result:
         case = result["case_level"]
-        lines.append(
-            f"scans with objects ({case['num_positive']}) against scans without ({case['num_negative']}): "
-            f"AUROC {cell(case, 'auroc')}, AUPRC {cell(case, 'auprc')}"
-        )
+        called = f"called positive from score {case['threshold']:g} on"
+        names = {
+            "AUROC": "auroc",
+            "AUPRC": "auprc",
+            f"sensitivity, {called}": "sensitivity",
+            "specificity": "specificity",
+        }
+        lines += ["", f"scans with objects ({case['num_positive']}) against scans without ({case['num_negative']})"]
+        lines += [f"  {name:<50}{cell(case, key)}" for name, key in names.items()]
     if "operating_points" in result:
-        lines.append(f"score >=  {'sensitivity':<21}  {'precision':<21}  false positives per scan   ({hit})")
-        names = ("sensitivity", "precision", "false_positives_per_scan")
+        lines += ["", f"score >=  {'sensitivity':<21}  {'precision':<21}  FP per scan, {hit}"]
+        shown = ("sensitivity", "precision", "false_positives_per_scan")
         for point in result["operating_points"]:
-            cells = "  ".join(f"{cell(point, name):<21}" for name in names)
+            cells = "  ".join(f"{cell(point, name):<21}" for name in shown)
             lines.append(f"  {point['score']:<6.3g}  {cells}".rstrip())
     if "calibration" in result:
         lines.append(f"expected calibration error: {cell(result['calibration'], 'expected_calibration_error')}")
     return lines
+
+
+def confusion_rows(result: Mapping[str, Any]) -> list[str]:
+    """Return objects by their class (rows) and the class they are found as (columns); nothing of one class alone."""
+    names, found = list(result["num_targets"]), result.get("confusion")
+    if found is None or len(names) < 2:
+        return []
+    title = f"objects (rows) found as (columns), score >= {found['score']:g}, IoU {found['iou']:g}"
+    matrix = found["matrix"]
+    if len(names) > MOST_CLASSES:
+        pairs = [
+            (matrix[row][column], names[row], names[column])
+            for row in range(len(names))
+            for column in range(len(names))
+            if row != column and matrix[row][column]
+        ]
+        most = sorted(pairs, key=lambda pair: -pair[0])[:10]
+        said = [f"  {_shortened(one, 24)} found as {_shortened(other, 24)}: {count}" for count, one, other in most]
+        return [title.replace("objects (rows) found as (columns)", "classes confused most"), *(said or ["  none"]), ""]
+    width = 10
+    lines = [
+        title,
+        f"{'':<{NAME_WIDTH}}" + "".join(f"{_shortened(name, width - 1):>{width}}" for name in [*names, "missed"]),
+    ]
+    for name, row in zip([*names, "no object"], matrix, strict=True):
+        shown = [str(count) for count in row[: len(names)]] + ([str(row[-1])] if name != "no object" else [""])
+        lines.append((f"{_shortened(name):<{NAME_WIDTH}}" + "".join(f"{count:>{width}}" for count in shown)).rstrip())
+    return [*lines, ""]
 
 
 def _error_rows(errors: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.operating_points import OperatingPoints
 from medpretrain3d.plugins import check_required
 from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
 
@@ -47,6 +48,7 @@ class _Document(TypedDict):
     inference: dict[str, Any]
     provenance: dict[str, Any]
     plugins: NotRequired[list[dict[str, Any]]]
+    operating_points: NotRequired[dict[str, Any]]
 
 
 BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 1, _Document, _ADVICE)
@@ -82,6 +84,8 @@ class Bundle:
     """Of `bundle.json`, which holds the sha256 of the weights: two bundles with the same one predict the same."""
     notes: tuple[str, ...] = ()
     """What a user must know to trust what it finds: plugins of another version."""
+    operating_points: OperatingPoints | None = None
+    """Scores in validation scans, from which thresholds are read; None where it was written without."""
 
     @property
     def volumes_seen(self) -> VolumesSeen:
@@ -147,13 +151,19 @@ def save_bundle(
     return hashlib.sha256(text).hexdigest()
 
 
-def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, Any]) -> None:
+def set_inference(
+    folder: Path,
+    inference: InferenceConfig,
+    facts: Mapping[str, Any],
+    operating_points: Mapping[str, Any] | None = None,
+) -> None:
     """Give a bundle another way of inference; the weights stay.
 
     Args:
         folder: the bundle.
         inference: stored in place of the bundle's own.
         facts: plain data on where the choice came from, stored as `tuning` in the provenance.
+        operating_points: of this way; those of the earlier way go.
 
     Raises:
         UserError: no bundle there, or it cannot be written.
@@ -161,6 +171,20 @@ def set_inference(folder: Path, inference: InferenceConfig, facts: Mapping[str, 
     document, _ = _read_document(Path(folder))
     document["inference"] = asdict(inference)
     document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
+    document.pop("operating_points", None)
+    if operating_points is not None:
+        document["operating_points"] = dict(operating_points)
+    BUNDLE_DOCUMENT.write(Path(folder) / DOCUMENT, document, indent=2)
+
+
+def set_operating_points(folder: Path, operating_points: Mapping[str, Any]) -> None:
+    """Store what a bundle's detector scored in validation scans, see `OperatingPoints`.
+
+    Raises:
+        UserError: no bundle there, or it cannot be written.
+    """
+    document, _ = _read_document(Path(folder))
+    document["operating_points"] = dict(operating_points)
     BUNDLE_DOCUMENT.write(Path(folder) / DOCUMENT, document, indent=2)
 
 
@@ -189,13 +213,16 @@ def load_bundle(folder: Path) -> Bundle:
         detector = cast(Detector, from_config(document["detector"]))
         preprocessing = Preprocessing.from_json(document["preprocessing"])
         inference = InferenceConfig.from_json(document["inference"])
+        stated = document.get("operating_points")
+        points = None if stated is None else OperatingPoints.from_json(stated)
         _check_classes(document["classes"], detector)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     detector.load_state_dict(weights)
     sha256 = hashlib.sha256(text).hexdigest()
     provenance = document["provenance"]
-    return Bundle(detector.eval(), tuple(document["classes"]), preprocessing, inference, provenance, sha256, notes)
+    classes = tuple(document["classes"])
+    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256, notes, points)
 
 
 def is_ensemble(folder: Path) -> bool:

@@ -9,7 +9,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -20,6 +20,7 @@ from medpretrain3d.documents import SCHEMA, Artifact, Name, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import DOCUMENT, ENSEMBLE, WEIGHTS, Bundle, check_members, is_ensemble, load_bundle
 from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.operating_points import OperatingPoints
 from medpretrain3d.names import plain_name
 
 _ADVICE = "make the ensemble again"
@@ -38,6 +39,7 @@ class _Document(TypedDict):
     members: list[_Member]
     inference: dict[str, Any]
     provenance: dict[str, Any]
+    operating_points: NotRequired[dict[str, Any]]
 
 
 ENSEMBLE_DOCUMENT = Artifact(ENSEMBLE, 1, _Document, _ADVICE)
@@ -49,6 +51,7 @@ def save_ensemble(
     inference: InferenceConfig,
     provenance: Mapping[str, Any] | None = None,
     replace: bool = False,
+    operating_points: Mapping[str, Any] | None = None,
 ) -> None:
     """Copy bundles into one, complete or not at all.
 
@@ -58,17 +61,20 @@ def save_ensemble(
         inference: how each member looks at a scan, and how what they see is merged.
         provenance: plain data; the version of this package is added.
         replace: whether an existing ensemble gives way once the new one is complete.
+        operating_points: of its members in scans that each of them has not seen.
 
     Raises:
         UserError: no member, one that is damaged, members of other classes, or `folder` exists and `replace` is False.
     """
     bundles = {plain_name(name, "member"): load_bundle(place) for name, place in members.items()}
     check_members(list(bundles.values()))
-    document = {
+    document: dict[str, Any] = {
         "members": [{"folder": name, "sha256": bundle.sha256} for name, bundle in bundles.items()],
         "inference": dataclasses.asdict(inference),
         "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
     }
+    if operating_points is not None:
+        document["operating_points"] = dict(operating_points)
     text = ENSEMBLE_DOCUMENT.text(document, indent=2)
     with finished_folder(folder, replace=(DOCUMENT,) if replace else False) as unfinished:
         for name, place in members.items():
@@ -94,6 +100,8 @@ def load_members(folder: Path) -> list[Bundle]:
         raise UserError(f"{path}: names no member; {_ADVICE}")
     try:
         inference = InferenceConfig.from_json(document["inference"])
+        stated = document.get("operating_points")
+        points = None if stated is None else OperatingPoints.from_json(stated)
         places = [folder / plain_name(member["folder"], "member") for member in document["members"]]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -104,6 +112,6 @@ def load_members(folder: Path) -> list[Bundle]:
             raise UserError(
                 f"{folder / member['folder']}: is another bundle than the one the ensemble was made of; {_ADVICE}"
             )
-        bundles.append(dataclasses.replace(bundle, inference=inference))
+        bundles.append(dataclasses.replace(bundle, inference=inference, operating_points=points))
     check_members(bundles)
     return bundles

@@ -68,6 +68,10 @@ class Prediction:
     """Name of the scan's file, without folders."""
     instances: np.ndarray | None = None
     """(i, j, k) uint16 in the file's own array order: `n + 1` where the object of box `n` is; None without masks."""
+    case_score: float | None = None
+    """Highest score of the scan, of boxes below the threshold, too; None where nobody called it."""
+    is_positive: bool | None = None
+    """Whether the scan is called positive; None where nobody asked."""
 
     def __post_init__(self) -> None:
         for name in ("boxes_vox", "boxes_lps_mm"):
@@ -104,7 +108,10 @@ class Prediction:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the case's entry in a predictions file, from which `from_json` makes the same prediction again."""
+        """Return the case's entry in a predictions file, from which `from_json` makes the same prediction again, but
+        for the call of the scan."""
+        is_called = self.is_positive is not None and self.case_score is not None
+        call = {"case_score": float(f"{self.case_score:.9g}"), "is_positive": self.is_positive} if is_called else {}
         return {
             "case": self.case,
             "boxes": self.boxes_lps_mm.tolist(),
@@ -112,6 +119,7 @@ class Prediction:
             "labels": [int(label) for label in self.labels],
             "boxes_vox": self.boxes_vox.tolist(),
             "grid": self.grid.to_json(),
+            **call,
         }
 
     @staticmethod
