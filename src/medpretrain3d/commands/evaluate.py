@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from medpretrain3d.atomic import locked, write_text
+from medpretrain3d.commands.case_previews import write_shown_cases
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
 from medpretrain3d.documents import csv_text, json_text
@@ -61,6 +62,8 @@ class Outcome:
     result: dict[str, Any]
     table: list[str]
     curves: dict[str, Matches]
+    page: Path | None = None
+    """Of cases to look at."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--csv", type=Path, help="CSV file to write, one row per scan")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="folder for pictures, each as PNG and SVG")
+    parser.add_argument(
+        "--cases", type=Path, metavar="FOLDER", help="detection: folder for a page of the best, worst and missed cases"
+    )
+    parser.add_argument(
+        "--scans", type=Path, nargs="+", metavar="SCAN", help="for --cases: files, folders or stores of the scans"
+    )
     add_resampling_arguments(parser)
     parser.add_argument(
         "--compat",
@@ -150,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
     """Score, write, print."""
     if args.folds is not None and args.protocol != "detection":
         raise UserError(f"--folds is of protocol detection, got protocol {args.protocol}; leave it out")
+    if args.cases is not None and (args.protocol != "detection" or not args.scans):
+        raise UserError("--cases is of protocol detection and needs the scans: --scans FILE, FOLDER or STORE ...")
     resampling = Resampling(args.bootstrap, args.seed, args.confidence)
     outcome = PROTOCOLS[args.protocol](args, resampling)
     result = {"protocol": args.protocol, **outcome.result}
@@ -163,7 +174,8 @@ def run(args: argparse.Namespace) -> int:
 
         names = draw(args.plots, outcome.curves, resampling, result)
         print(f"pictures: {args.plots} ({', '.join(names)}; png and svg)")
-    for what, path in (("all numbers", args.output), ("per scan", args.csv), ("predictions", args.converted)):
+    files = {"all numbers": args.output, "per scan": args.csv, "predictions": args.converted, "cases": outcome.page}
+    for what, path in files.items():
         if path is not None:
             print(f"{what}: {path}")
     return 0
@@ -203,6 +215,9 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
                 f"{list(targets.classes)} and {targets.frame}; write both with the same `medpretrain3d targets`"
             )
         result["trivial_baselines"] = trivial_baselines(train.cases, targets.cases, targets.classes, resampling)
+    page = None
+    if args.cases is not None:
+        page = write_shown_cases(args.cases, args.scans, result["per_case"], found, targets)
     scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
     curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
     table = tables.detection_table(result)
@@ -210,7 +225,7 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         held_out = Store(args.folds).all_splits.held_out
         result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out)
         table += ["", *fold_table(result["cross_validation"])]
-    return Outcome(result, table, curves)
+    return Outcome(result, table, curves, page)
 
 
 def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:

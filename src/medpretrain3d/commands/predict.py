@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_thresholds(parser)
     parser.add_argument(
+        "--preview", action="store_true", help="also write OUT/preview: a picture of each scan, and a page to look at"
+    )
+    parser.add_argument(
         "--overlap", type=Number(ShareBelowOne), help="least overlap of neighbouring tiles (default: the bundle's)"
     )
     parser.add_argument("--merge", choices=("nms", "wbc"), help="how boxes become one (default: the bundle's)")
@@ -117,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from tqdm import tqdm
 
+    from medpretrain3d.commands.case_previews import LEAST_SHOWN, MOST_CASES, LookedAt, as_case, called, write_preview
     from medpretrain3d.inference import Predictor, load_members, write_predictions
     from medpretrain3d.inference.finished_cases import FinishedCases
     from medpretrain3d.inference.inputs import ScanInput, find_scans
@@ -228,6 +232,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
         if thresholds is not None:
             print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
+    if args.preview and not is_kept:
+        opened_by = {scan.case: scan for scan in scans}
+        looked_at = (
+            LookedAt(called(one), opened_by[one.case].open(predictor.unit), as_case(one))
+            for one in predictions[:MOST_CASES]
+        )
+        least = 0.0 if thresholds is not None else LEAST_SHOWN
+        title, window = f"Predictions of {len(predictions)} scans", bundles[0].preprocessing.window
+        about = f"Boxes of {', '.join(str(folder) for folder in members)}."
+        page = write_preview(args.out / "preview", title, about, looked_at, bundles[0].classes, window, least)
+        print(f"preview: {page}")
+        if len(predictions) > MOST_CASES:
+            print(f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans")
     if failures:
         message = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
         print(f"{message}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)

@@ -41,7 +41,7 @@ def write_plan_page(
         UserError: the file cannot be written, or a case that is shown is damaged.
     """
     # Style sheets are those of a study's report.
-    loaders = [PackageLoader("medpretrain3d", "plan_page"), PackageLoader("medpretrain3d", "study")]
+    loaders = [PackageLoader("medpretrain3d", folder) for folder in ("plan_page", "study", "visualization")]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("plan.html.jinja").render(
         fingerprint=fingerprint,

@@ -9,12 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
 from medpretrain3d.atomic import write_text
-from medpretrain3d.documents import json_text
 from medpretrain3d.study.report import Report
+from medpretrain3d.visualization.case_page import page_data
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -24,7 +24,7 @@ def write_report(report: Report, path: Path) -> None:
         UserError: the file cannot be written.
     """
     environment = _environment()
-    script = _source(environment, "report.js.jinja")
+    script = "".join(_source(environment, name) for name in ("viewer.js.jinja", "report.js.jinja"))
     known: dict[str, Any] = {field.name: getattr(report, field.name) for field in fields(report)}
     # The page runs this script and no other, whatever a name in it says.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -51,10 +51,11 @@ def write_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("medpretrain3d", "study"), autoescape=True, trim_blocks=True)
+    loader = ChoiceLoader([PackageLoader("medpretrain3d", folder) for folder in ("study", "visualization")])
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
     environment.lstrip_blocks = True
     environment.filters["drawing"] = Markup  # our own SVG, whose texts are escaped where it is made
-    environment.filters["data"] = _data
+    environment.filters["data"] = page_data
     return environment
 
 
@@ -62,9 +63,3 @@ def _source(environment: Environment, name: str) -> str:
     """Return a file of the page as it stands."""
     assert environment.loader is not None
     return environment.loader.get_source(environment, name)[0]
-
-
-def _data(value: Any) -> Markup:
-    """Return plain data for a page: JSON that cannot end its element."""
-    text = json_text(value).strip()
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

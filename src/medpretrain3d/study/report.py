@@ -40,10 +40,11 @@ from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.report_notes import earlier_version_notes, missing_notes
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
-from medpretrain3d.study.slice_viewer import ViewedCase, viewed_cases
+from medpretrain3d.study.slice_viewer import viewed_cases
 from medpretrain3d.study.summary import Finding, answer_findings, findings, in_short, question
 from medpretrain3d.study.table import Estimate, Table
 from medpretrain3d.study.tables import difference_table, metadata_table, provenance_table, result_table
+from medpretrain3d.visualization.viewed_case import ViewedCase
 
 
 @dataclass(frozen=True)

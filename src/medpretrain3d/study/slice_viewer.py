@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +10,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import PredictedCase, TargetCase, read_predictions
+from medpretrain3d.evaluation import read_predictions
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.study.conditions import Condition
 from medpretrain3d.study.gallery import telling_cases
 from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
 from medpretrain3d.visualization.slice_stack import read_slice_index
+from medpretrain3d.visualization.viewed_case import ViewedCase, drawn_boxes, slices_uri
 
 FURTHER_DETECTIONS = 6
 """Of the detections of an arm, the best N + 6 are shown, N being the number of objects."""
-
-
-@dataclass(frozen=True)
-class ViewedCase:
-    """One case: its name, why it is shown, and what the page draws."""
-
-    title: str
-    why: str
-    data: dict[str, Any]
 
 
 def viewed_cases(conditions: Sequence[Condition], scorer: Scorer) -> list[ViewedCase]:
@@ -58,7 +47,7 @@ def viewed_cases(conditions: Sequence[Condition], scorer: Scorer) -> list[Viewed
             "slices": list(indices),
             "depth": grid.shape[0],
             "classes": list(targets.classes),
-            "truth": _drawn(wanted, grid, scale),
+            "truth": drawn_boxes(wanted, grid, scale),
             "arms": arms,
         }
         shown.append(ViewedCase(f"{conditions[0].place.network}: {case}", why, data))
@@ -73,24 +62,9 @@ def _found(one: Condition, run: Run, case: str, num_objects: int, grid: Grid, sc
     best = np.argsort(-found.scores, kind="stable")[: num_objects + FURTHER_DETECTIONS]
     boxes = [
         [*box, round(float(found.scores[place]), 3)]
-        for place, box in zip(best.tolist(), _drawn(found, grid, scale, best), strict=True)
+        for place, box in zip(best.tolist(), drawn_boxes(found, grid, scale, best), strict=True)
     ]
     return {"name": one.arm, "arm": one.color, "score": round(run.case_scores[case], 3), "found": boxes}
-
-
-def _drawn(
-    one: PredictedCase | TargetCase, grid: Grid, scale: np.ndarray, chosen: np.ndarray | None = None
-) -> list[list[float]]:
-    """Return boxes as first and last place along D, left, top, right, bottom in pixels of a slice, and the label."""
-    rows = np.arange(len(one.labels)) if chosen is None else chosen
-    if one.boxes_vox is not None and one.grid is not None:
-        boxes = one.grid.map_boxes(one.boxes_vox[rows], grid)
-    else:
-        boxes = grid.boxes_from_lps_mm(one.boxes[rows])
-    d0, h0, w0, d1, h1, w1 = boxes.T
-    y, x = scale
-    columns = np.stack([d0, d1, w0 * x, h0 * y, w1 * x, h1 * y], axis=1).round(1)
-    return [[*row, int(label)] for row, label in zip(columns.tolist(), one.labels[rows], strict=True)]
 
 
 def _picture(path: Path) -> tuple[str, tuple[int, int]]:
@@ -101,8 +75,6 @@ def _picture(path: Path) -> tuple[str, tuple[int, int]]:
     """
     try:
         with Image.open(path) as picture:
-            file, size = io.BytesIO(), (picture.height, picture.width)
-            picture.convert("L").save(file, "WEBP", quality=70, method=4)
+            return slices_uri(picture), (picture.height, picture.width)
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path}: is no picture; take the folder away, the page shows no slices then") from error
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", size

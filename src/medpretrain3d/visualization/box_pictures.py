@@ -44,13 +44,14 @@ def boxes_on_slices(
     classes: Sequence[str],
     max_panels: int = 6,
     panel_px: int = 320,
+    num_further: int = 3,
 ) -> Rgb:
     """Return slices through the objects and the best detections: truth in solid blue, detections in dashed orange.
 
     Up to `max_panels - 2` axial slices are chosen so that together they cut as many objects as possible, then as many
     detections; closely framed, and listed from head to foot. Then one coronal and one sagittal slice of the whole.
-    Of the detections, the best `N + 3` are drawn, N being the number of objects; a score stands alone where the
-    detection meets an object of its class.
+    Of the detections, the best `N + num_further` are drawn, N being the number of objects; a score stands alone where
+    the detection meets an object of its class.
 
     Args:
         image: (D, H, W) in [-1, 1].
@@ -63,8 +64,9 @@ def boxes_on_slices(
         classes: names.
         max_panels: at least 1; fewer than 3 leaves out the coronal and sagittal slices.
         panel_px: pixels of a panel's longer edge.
+        num_further: detections that are drawn beyond the number of objects.
     """
-    overlays = _overlays(boxes, labels, det_boxes, det_scores, det_labels, classes)
+    overlays = _overlays(boxes, labels, det_boxes, det_scores, det_labels, classes, num_further)
     num_axial = max_panels - 2 if max_panels >= 3 else max_panels
     cuts = [(0, index) for index in sorted(_covering_slices(overlays, 0, image.shape[0], num_axial), reverse=True)]
     if max_panels >= 3:
@@ -167,12 +169,13 @@ def _overlays(
     det_scores: NDArray[Any],
     det_labels: NDArray[Any],
     classes: Sequence[str],
+    num_further: int,
 ) -> list[_Overlay]:
     overlays = [
         _Overlay(np.asarray(box, np.float64), classes[int(label)]) for box, label in zip(boxes, labels, strict=True)
     ]
     truths = list(zip(overlays, labels, strict=True))
-    for i in np.argsort(-np.asarray(det_scores), kind="stable")[: len(truths) + 3]:
+    for i in np.argsort(-np.asarray(det_scores), kind="stable")[: len(truths) + num_further]:
         label, score = int(det_labels[i]), float(det_scores[i])
         is_clear = any(truth.meets(det_boxes[i]) and int(other) == label for truth, other in truths)
         text = f"{score:.2f}" if is_clear else f"{classes[label]} {score:.2f}"

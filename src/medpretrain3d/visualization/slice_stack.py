@@ -59,6 +59,7 @@ def slice_stack(
     boxes: NDArray[np.floating],
     max_slices: int = MAX_SLICES,
     longest_edge_px: int = LONGEST_EDGE_PX,
+    num_spread: int = 0,
 ) -> SliceStack:
     """Return slices that cut as many objects as possible, the same for every detector; the middle one without objects.
 
@@ -68,8 +69,10 @@ def slice_stack(
         boxes: (N, 6) true boxes in voxels.
         max_slices: that are kept.
         longest_edge_px: of a slice.
+        num_spread: further slices, spread evenly over the scan.
     """
-    indices = sorted(covering_slices(boxes, 0, image.shape[0], max_slices), reverse=True)
+    spread = np.linspace(0, image.shape[0] - 1, num_spread + 2)[1:-1].round().astype(int).tolist()
+    indices = sorted({*covering_slices(boxes, 0, image.shape[0], max_slices), *spread}, reverse=True)
     size_mm = image.shape[1] * grid.spacing_mm[1], image.shape[2] * grid.spacing_mm[2]
     px_per_mm = longest_edge_px / max(size_mm)
     height, width = (max(1, round(edge * px_per_mm)) for edge in size_mm)
