@@ -108,7 +108,8 @@ def write_preview(
 
 def _spanned(voxels: np.ndarray) -> np.ndarray:
     low, high = np.percentile(voxels[::2, ::2, ::2], (0.5, 99.5))
-    return np.clip((voxels.astype(np.float32) - low) / max(float(high - low), 1e-6) * 2 - 1, -1, 1)
+    image: np.ndarray = np.clip((voxels.astype(np.float32) - low) / max(float(high - low), 1e-6) * 2 - 1, -1, 1)
+    return image
 
 
 def write_shown_cases(
