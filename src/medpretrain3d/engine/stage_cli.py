@@ -18,18 +18,17 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import locked_folder, write_text
+from medpretrain3d.atomic import locked_folder
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.parser import option_values
 from medpretrain3d.command_line.stages import stage_words
 from medpretrain3d.documents import parse_yaml
-from medpretrain3d.engine.checkpoint_files import CheckpointFiles, has_checkpoints, newest_whole_checkpoint
+from medpretrain3d.engine.checkpoint_files import CheckpointFiles, newest_whole_checkpoint
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import (
     ContinuedSchedule,
     accumulation_to_go_on,
-    check_continuation,
     global_batch,
     num_processes_here,
 )
@@ -40,19 +39,18 @@ from medpretrain3d.engine.divergence import Divergence
 from medpretrain3d.engine.end_together import EndTogether, leave_signals_alone
 from medpretrain3d.engine.ending import ending
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
+from medpretrain3d.engine.opened_run import open_run
 from medpretrain3d.engine.precision import (
     UNDECIDED,
     SamePrecision,
     device_of,
-    precision_begun_with,
     precision_metadata,
     precision_of_run,
 )
 from medpretrain3d.engine.progress_lines import ProgressLines, duration, start_line
 from medpretrain3d.engine.rendezvous import meet_first, rendezvous_of_launched
 from medpretrain3d.engine.requeue import leave_requeue_alone
-from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, is_finished, machine, new_run_id
-from medpretrain3d.engine.run_folder import claim_run
+from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, machine
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.snapshots import Snapshots
 from medpretrain3d.engine.stage import farewell
@@ -224,10 +222,11 @@ class StageCLI(LightningCLI):
         ending.expect(rendezvous_of_launched(first_look))
         rank_zero_print(use_threads(num_processes_here(asked)))
         self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
-        if rank == 0:
-            self._open_folder()
-        self.run_file = RunFile(run.folder)
         plain = self._plain(self._own_config())
+        if rank == 0:
+            self._held.enter_context(locked_folder(run.folder))
+            open_run(run, self.metadata(), self.config_text(), plain, self.precision.precision, self._reread)
+        self.run_file = RunFile(run.folder)
         samples_per_step = global_batch(plain)
         self.curves = CurveLogger(run.folder, samples_per_step)
         loggers: list[Logger] = [self.curves]
@@ -343,39 +342,17 @@ class StageCLI(LightningCLI):
         fields = parse_yaml(given) if given.lstrip().startswith("{") else {}
         return {*fields, *(name.removeprefix("run.") for name in self._typed if name.startswith("run."))}
 
-    def _open_folder(self) -> None:
-        """Make the run's folder, or agree with what is in it; of all processes of all nodes the first one does.
-
-        Raises:
-            UserError: another process trains in it, it is not of this program, or holds a run that cannot be continued.
-        """
-        run = self.run
-        config = self.config_text()
-        path = run.folder / "config.yaml"
-        self._held.enter_context(locked_folder(run.folder))
-        claim_run(run.folder, self.metadata(), run.restart)
-        if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
-            before, now = self._plain(self._reread(path)), self._plain(self._own_config())
-            before["trainer"]["precision"] = precision_begun_with(run)
-            now["trainer"]["precision"] = self.precision.precision
-            check_continuation(run, before, now, self.metadata())
-        write_text(path, config)
-        run_log.open(run.folder)
-        run_file = RunFile(run.folder)
-        if run_file.read().run_id is None:
-            run_file.update(RunMetadata(run_id=new_run_id(self.metadata(), config)))
-
-    def _reread(self, path: Path) -> Namespace:
+    def _reread(self, path: Path) -> dict[str, Any]:
         """Return the configuration of a run in its folder, with today's default of what was no option then."""
         try:
             config: Namespace = self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
             self.resolve(config, is_said=False)
-            return config
         except (UserError, OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not readable as a configuration ({error}); give another run.name, or run.restart=true to "
                 "throw the run away"
             ) from error
+        return self._plain(config)
 
     def _own_config(self) -> Namespace:
         config: Namespace = self.config.get(str(self.subcommand), self.config)
