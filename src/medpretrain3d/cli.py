@@ -113,7 +113,7 @@ def _run(words: Sequence[str]) -> int:
         if words[:1] == ["finetune"] and wants_folds(words):
             words = as_cross_validation(words[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_line(f"error: {error}", to_stderr=True)
         return 2
     if words and words[0] in STAGES:  # which `--plugins` stood before
         return _run_stage(words[0], words[1:])

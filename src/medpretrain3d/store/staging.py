@@ -130,7 +130,7 @@ def _free_after_eviction(target: Path, lacking: int) -> int:
     if lacking <= sum(copy.num_bytes for copy in local_copies(folder) if not copy.is_in_use):
         for copy in evict(folder, lacking):
             place, size_gb = copy.folder / copy.name, copy.num_bytes / 1e9
-            print(f"{place}: an older copy that nothing reads is removed, {size_gb:.2f} GB", flush=True)
+            print_line(f"{place}: an older copy that nothing reads is removed, {size_gb:.2f} GB")
     return shutil.disk_usage(target).free
 
 
