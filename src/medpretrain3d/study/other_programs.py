@@ -14,6 +14,7 @@ from medpretrain3d.evaluation.files import predictions_document
 from medpretrain3d.evaluation.readers import ReadOptions, read_any_predictions
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata
+from medpretrain3d.study.conditions import WHOLE, steps_of
 from medpretrain3d.study.design import Arm, Study
 from medpretrain3d.study.run import Run
 
@@ -49,6 +50,7 @@ def other_program_runs(study: Study, runs: Sequence[Run]) -> list[Run]:
 def _twins(study: Study, runs: Sequence[Run], data: str) -> Iterator[Run]:
     """Return the tested runs of the baseline beside which another program is shown."""
     alike = [run for run in runs if run.is_baseline_arm and run.is_tested and run.design is not None]
+    alike = [run for run in alike if steps_of(run) == WHOLE]  # another program has no share of a recipe's steps
     alike = [
         run for run in alike if _design(run, "data") == data and _design(run, "labels") == study.declaration.labels
     ]
