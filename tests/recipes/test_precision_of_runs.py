@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from finetune import __main__ as finetune_program
 from medpretrain3d.backbones import ResEnc
@@ -56,6 +57,16 @@ def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measur
     assert (facts["steps"], facts["precision"], facts["bf16_speed_ratio"]) == (2, "bf16-mixed", 1.8)
     with pytest.raises(UserError, match=r"another configuration: trainer\.precision bf16-mixed -> 32-true; take"):
         fit("pretrain", *constant, "--trainer.max_steps", "3", "--trainer.precision", "32-true")
+
+
+def test_weights_trained_in_bf16_end_in_a_file_of_fp32_and_go_on(fit, tmp_path):
+    words = ("--trainer.precision", "bf16-true", *ONE_STEP, "--model.optim.schedule", "constant")
+    for steps in (1, 2):
+        facts = fit("pretrain", *words, "--trainer.max_steps", str(steps))
+        assert (facts["steps"], facts["precision"]) == (steps, "bf16-true")
+        weights = load_file(tmp_path / "g" / "run" / "encoder" / "encoder.safetensors")
+        assert {value.dtype for value in weights.values()} == {torch.float32}
+        assert any(not torch.equal(value, value.bfloat16().float()) for value in weights.values() if value.ndim > 1)
 
 
 @pytest.mark.slow
