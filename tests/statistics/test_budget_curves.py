@@ -66,7 +66,10 @@ def test_the_share_with_which_an_arm_is_where_the_baseline_ends():
     assert str(beyond) == "needs 2.00 of the budget"
 
 
-@pytest.mark.parametrize(("wanted", "text"), [(0.05, "at most 0.25 [0.00, 0.25]"), (0.9, "at least 1.00 [1.00, inf]")])
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [(0.05, "at most 0.25 [0.00, 0.25]"), (0.1, "at most 0.25 [0.00, 0.25]"), (0.9, "at least 1.00 [1.00, inf]")],
+)
 def test_a_result_off_the_curve_is_a_bound(wanted, text):
     ratio = reaching_ratio([0.25, 0.5, 1.0], np.array([[0.1, 0.2, 0.4]] * 2), np.full(2, wanted))
     assert ratio.of("steps") == f"needs {text} of the steps"

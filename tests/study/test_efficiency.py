@@ -101,7 +101,7 @@ def test_the_share_of_each_seed_is_of_its_own_baseline(tmp_path: Path):
     assert isinstance(share, Estimate)
     assert share.value == pytest.approx((0.5 * 0.25 * 0.5) ** (1 / 3))  # seed 1 of scratch ends where mae is at 0.25
     assert share.has_interval
-    assert row["seeds that reach it"] == "3 of 3"
+    assert row["seeds that reach it"] == "3 of 3, 1 with the smallest budget, at most"
 
 
 def test_shares_of_the_steps_are_never_averaged_and_the_verdict_is_that_of_all_steps(report: Report):

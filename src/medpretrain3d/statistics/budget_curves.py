@@ -140,7 +140,8 @@ def reaching_ratio(
     found = [_reach(x, _monotone(one), float(value)) for one, value in zip(arm, wanted, strict=True)]
     logs = np.array([math.log(of) - place for place, _ in found])
     # The sides are those of the ratio: an arm that is there with its smallest budget has a ratio of at least this.
-    beyond, below = (sum(side == which for _, side in found) for which in (-1, 1))
+    beyond = sum(place == x[0] for place, _ in found)
+    below = sum(side == 1 for _, side in found)
     return EfficiencyRatio(
         of, math.exp(logs.mean()), _interval(logs, beyond, below, confidence), len(logs), beyond, below
     )
