@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
+from medpretrain3d.loading.object_view import ObjectView as ObjectView  # the same
 from pretrain.datamodule import PretrainData
 from pretrain.finalize import EncoderOfRun, finalize
 from pretrain.module import PretrainModule
@@ -42,7 +43,7 @@ class PretrainCLI(StageCLI):
 
     def write_product(self, trainer: L.Trainer, folder: Path, state: dict[str, Any]) -> None:
         """Write the encoder file."""
-        prefix = "objective.backbone."
+        prefix = "objective."
         weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         self._encoder_of_run(trainer).write(folder, weights)
 

@@ -37,11 +37,11 @@ class EncoderOfRun:
     """Hours and arithmetic so far, as `ComputeMeter` gives them."""
 
     def write(self, folder: Path, weights: dict[str, Any]) -> str:
-        """Write the encoder file.
+        """Write the encoder file, with neck and heads where the objective trains a whole detector.
 
         Args:
             folder: where it goes.
-            weights: of the backbone, whole.
+            weights: of the objective, whole.
 
         Returns:
             The sha256 of the weights file.
@@ -55,7 +55,10 @@ class EncoderOfRun:
             **self.costs.known(),
         }
         card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": self.config}
-        return write_encoder(folder, to_config(self.module.objective.backbone), weights, card)
+        prefix = "backbone."
+        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        architecture, detector = to_config(self.module.objective.backbone), self.module.detector_part(weights)
+        return write_encoder(folder, architecture, own, card, detector=detector)
 
 
 def finalize(made: EncoderOfRun) -> None:
@@ -67,7 +70,7 @@ def finalize(made: EncoderOfRun) -> None:
     if not made.trainer.is_global_zero:
         return
     run, module, folder = made.run, made.module, made.run.folder / "encoder"
-    sha256 = made.write(folder, module.objective.backbone.state_dict())
+    sha256 = made.write(folder, module.objective.state_dict())
     own = RunMetadata(finished=True, steps=made.trainer.global_step, checkpoint_sha256=sha256)
     made.run_file.update(module.metadata() | made.data.metadata() | made.costs | own)
     run_log.say(f"encoder file: {folder}")

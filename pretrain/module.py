@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
+    DetectorPart,
     ReadOptions,
     VolumesSeen,
     check_patch,
@@ -22,8 +24,9 @@ from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives import Batch, Objective
+from medpretrain3d.objectives import Batch, DetectorPretraining, Objective
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.values import Checked
 from pretrain.datamodule import PretrainData
 
@@ -57,7 +60,12 @@ class PretrainModule(Checked, L.LightningModule):
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
-            rank_zero_print(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective)}")
+            taken: tuple[str, ...] = ()
+            if isinstance(objective, DetectorPretraining) and self.encoder.detector is not None:
+                report = objective.take(self.encoder.detector, str(init_from))
+                rank_zero_print(f"{init_from}: {report}")
+                taken = tuple(f"detector.{name}" for name in report.taken)
+            rank_zero_print(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective, taken)}")
             objective.after_load()
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
                 rank_zero_print(
@@ -125,13 +133,29 @@ class PretrainModule(Checked, L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the encoder entry to the checkpoint, so that it can be read like an encoder file."""
-        checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card())
+        detector = self.objective.detector if isinstance(self.objective, DetectorPretraining) else None
+        checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card(), detector)
 
     def volumes_seen(self) -> VolumesSeen:
         """Return scans that the weights were trained on, here and before."""
-        was_supervised = self.objective.paradigm == "supervised"
-        ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=was_supervised)
-        return VolumesSeen.of_encoder(self.encoder) | ours
+        seen = VolumesSeen.of_encoder(self.encoder)
+        for with_labels in (False, True):
+            own = [case.voxels for case in self.data.train_cases if self._shows_labels(case) == with_labels]
+            seen |= VolumesSeen.of_training(own, with_labels=with_labels)
+        return seen
+
+    def _shows_labels(self, case: CaseRef) -> bool:
+        """Whether the objective is shown labels of a case: objects that were found by rules are none."""
+        paradigm = self.objective.paradigm
+        return paradigm == "supervised" or (paradigm == "detector" and not case.store.has_pseudo_objects)
+
+    def detector_part(self, state: Mapping[str, Tensor]) -> DetectorPart | None:
+        """Return neck and heads of a state dict of the objective, where it trains a whole detector."""
+        if not isinstance(self.objective, DetectorPretraining):
+            return None
+        prefix = "detector."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        return DetectorPart.of_state(to_config(self.objective.detector), own)
 
     def card(self) -> dict[str, Any]:
         """Return the model card of the encoder: how it sees images, how it was trained, where it began."""

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import Backbone
+from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import (
     MAE,
     CaseClassification,
+    DetectorPretraining,
     ModelsGenesis,
     MultiTalent,
     Objective,
@@ -83,6 +85,12 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
         partial(MultiTalent, classes=(("liver", "spleen"), ("liver", "kidney", "aorta"))),
         lambda name, first_seed: labelled_batch(name, first_seed),
     ),
+    DetectorPretraining: TinyObjective(
+        lambda backbone: DetectorPretraining(
+            FCOS(backbone, 2, first_level=min(2, len(backbone.levels) - 1), fpn_channels=16, head_convs=1)
+        ),
+        lambda name, first_seed: object_batch(name, first_seed),
+    ),
     CaseClassification: TinyObjective(
         partial(CaseClassification, classes=(("benign", "malignant"),), hidden_channels=8),
         lambda name, first_seed: case_labelled_batch(name, first_seed),
@@ -93,6 +101,7 @@ OF_VIEWS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "GridAndTargets": lambda name, seed: grid_and_targets(PATCHES[name], seed),
     "VolumePairs": lambda name, seed: paired_batch(name, seed),
     "LabeledView": lambda name, seed: labelled_batch(name, seed),
+    "ObjectView": lambda name, seed: object_batch(name, seed),
     "CaseLabelView": lambda name, seed: case_labelled_batch(name, seed),
     "OneView": lambda name, seed: tiny_batch(name, seed),
 }
@@ -145,6 +154,23 @@ def labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
     batch = tiny_batch(name, first_seed)
     dataset = 1 - torch.arange(len(batch["seed"])) % 2
     return {**batch, "label_map": 2 * (batch["image"][:, 0] > 0.6).long(), "dataset": dataset}
+
+
+def object_batch(name: str, first_seed: int = 5) -> dict[str, Any]:
+    """Bone and vessel of every second body, the others hold nothing."""
+    batch = tiny_batch(name, first_seed)
+    d, h, w = PATCHES[name]
+    boxes = torch.tensor([[0, 0.45 * h, 0.45 * w, d, 0.75 * h, 0.75 * w], [0, 0.2 * h, 0.2 * w, d, 0.5 * h, 0.5 * w]])
+    label_map = (batch["image"][:, 0] > 0.6) + 2 * ((batch["image"][:, 0] > 0.2) & (batch["image"][:, 0] < 0.6)).byte()
+    return {
+        **batch,
+        "boxes": boxes,
+        "labels": torch.tensor([0, 1]),
+        "box_of": torch.zeros(2, dtype=torch.long),
+        "ignore": torch.zeros(0, 6),
+        "ignore_of": torch.zeros(0, dtype=torch.long),
+        "label_map": label_map,
+    }
 
 
 def case_labelled_batch(name: str, first_seed: int = 5) -> dict[str, Any]:

@@ -37,7 +37,8 @@ class RunMetadata:
     """Whether the run ended well."""
 
     paradigm: Text | None = None
-    """How the backbone was pretrained, in a word: `scratch`, `reconstruction`, `supervised`, `contrastive`."""
+    """How the backbone was pretrained, in a word: `scratch`, `reconstruction`, `supervised`, `contrastive`,
+    `detector`."""
     method: Text | None = None
     """The arm within the paradigm, as `mae`."""
     backbone: Text | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from medpretrain3d.objectives import MAE, ConsistentViews
+from medpretrain3d.objectives import MAE, ConsistentViews, DetectorPretraining
 from medpretrain3d.objectives.base import ON_HOST, with_host_copies
 from medpretrain3d.objectives.masked import MaskedReconstruction
 from tests.host_waits import DEVICE, CountingDevice
@@ -16,12 +16,15 @@ from tests.tiny_objectives import TINY_OBJECTIVES, default_backbone, tiny_object
 # Objectives that hide tokens from a transformer hide voxels from a convolutional network.
 PAIRS = [(cls, default_backbone(cls)) for cls in TINY_OBJECTIVES] + [(MAE, "ViT"), (ConsistentViews, "ViT")]
 
+OF_DETECTOR: dict[Any, int] = {DetectorPretraining: 2}
+"""A detector waits for its own predictions, whatever the batch: tests/detection/test_host_waits.py."""
+
 
 def a_batch(cls: Any, name: str, size: int) -> dict[str, Any]:
     """A batch of 2 or 4 samples, each with a seed of its own."""
     parts = [TINY_OBJECTIVES[cls].batch(name, 5 + 2 * part) for part in range(size // 2)]
-    if "target_of" in parts[0]:
-        parts = [part | {"target_of": part["target_of"] + 2 * place} for place, part in enumerate(parts)]
+    for name in {"target_of", "box_of", "ignore_of"} & parts[0].keys():
+        parts = [part | {name: part[name] + 2 * place} for place, part in enumerate(parts)]
     return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
 
 
@@ -41,7 +44,7 @@ def test_no_step_waits_where_the_seeds_are_on_the_host(cls, name):
             sent = with_host_copies({key: value.to(DEVICE) for key, value in batch.items()}, batch)
             device.reset()
             step(objective, sent)
-            assert not device.waits, device.summary
+            assert len(device.waits) <= OF_DETECTOR.get(cls, 0), device.summary
 
 
 @pytest.mark.parametrize("cls", TINY_OBJECTIVES)
@@ -53,7 +56,7 @@ def test_a_batch_that_is_on_the_device_alone_is_waited_for_once(cls):
         batch = {key: value.to(DEVICE) for key, value in a_batch(cls, name, 2).items()}
         device.reset()
         step(objective, batch)
-        assert len(device.waits) <= 1, device.summary
+        assert len(device.waits) <= 1 + OF_DETECTOR.get(cls, 0), device.summary
 
 
 @pytest.mark.parametrize("cls", TINY_OBJECTIVES)

@@ -66,9 +66,10 @@ def half(cls: type[Objective], rank: int) -> Batch:
 
 def joined(parts: list[Batch]) -> Batch:
     batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    if "target_of" in batch:  # counts the samples of its own part
-        offsets = range(0, len(batch["seed"]), len(batch["seed"]) // len(parts))
-        batch["target_of"] = torch.cat([part["target_of"] + i for part, i in zip(parts, offsets, strict=True)])
+    offsets = range(0, len(batch["seed"]), len(batch["seed"]) // len(parts))
+    for name in ("target_of", "box_of", "ignore_of"):  # count the samples of their own part
+        if name in batch:
+            batch[name] = torch.cat([part[name] + i for part, i in zip(parts, offsets, strict=True)])
     return batch
 
 

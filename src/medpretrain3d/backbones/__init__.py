@@ -2,6 +2,7 @@
 
 from medpretrain3d.backbones.base import Backbone, Level, check_patch
 from medpretrain3d.backbones.checkpoints import (
+    DetectorPart,
     EncoderFile,
     LoadReport,
     ReadOptions,
@@ -28,6 +29,7 @@ from medpretrain3d.registry import import_modules
 
 __all__ = [
     "Backbone",
+    "DetectorPart",
     "EncoderFile",
     "GenesisUNet",
     "InflatedCNN",

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     page = model_card(encoder, args.output.name, args.licence, results)
     if args.format == own:
         card = encoder.card | ({"licence": args.licence} if args.licence else {})
-        write_encoder(args.output, encoder.architecture, encoder.weights, card, {"README.md": page})
+        write_encoder(args.output, encoder.architecture, encoder.weights, card, {"README.md": page}, encoder.detector)
     else:
         with finished_folder(args.output, replace=False) as unfinished:
             EXPORTS[args.format](unfinished, encoder)

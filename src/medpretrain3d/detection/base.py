@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from medpretrain3d.processes import total
 from medpretrain3d.transfer import to_host
 
 logger = logging.getLogger(__name__)
+
+Part = Literal["neck", "box", "class", "labels"]
+"""Neck; what finds and refines boxes; class tower; layers with an output for each class."""
 
 
 class Detector(Configurable, nn.Module):
@@ -42,6 +45,11 @@ class Detector(Configurable, nn.Module):
 
     backbone: Backbone
     num_classes: int
+    parts: ClassVar[Mapping[str, Part]] = {}
+    """Beginnings of names of tensors beside the backbone's, and which part they are of; of what is not named, `class`.
+    By them another detector takes over weights, see `medpretrain3d.detection.transfer`."""
+    shaped_by_anchors: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of names of tensors that mean something for the same anchors alone."""
     tiny: ClassVar[Mapping[str, Any]] = {}
     """Arguments beside `backbone` and `num_classes` of a small one, of which every contract test is asked."""
     num_invalid_boxes: int = 0
@@ -56,6 +64,10 @@ class Detector(Configurable, nn.Module):
         super().__init_subclass__(is_base=is_base, **options)
         if "detect" in vars(cls) and "launch" not in vars(cls):
             cls.launch = Detector.launch  # type: ignore[method-assign]  # of this class alone
+
+    def geometry(self) -> dict[str, Any]:
+        """Return plain data on which levels the neck joins: weights of a neck mean something for the same alone."""
+        return {"strides": [list(level.stride) for level in self.backbone.levels]}
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""

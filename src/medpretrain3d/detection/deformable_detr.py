@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
-from medpretrain3d.detection.base import Detector, finite_rows
+from medpretrain3d.detection.base import Detector, Part, finite_rows
 from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.deformable_layers import (
     DecoderLayer,
@@ -99,6 +100,12 @@ class DeformableDETR(Detector):
         (1, 6)
     """
 
+    parts: ClassVar[Mapping[str, Part]] = {
+        **dict.fromkeys(("project.", "level_position", "encoder.", "encoder_norm."), "neck"),
+        **dict.fromkeys(("propose.", "objectness.", "proposal_box.", "query.", "decoder.", "refine."), "box"),
+        **dict.fromkeys(("classifiers.", "label_content."), "labels"),
+    }
+
     def __init__(
         self,
         backbone: Backbone,
@@ -149,6 +156,10 @@ class DeformableDETR(Detector):
         self.classifiers = nn.ModuleList(_classifier(channels, num_classes) for _ in range(decoder_layers))
         self.refine = nn.ModuleList(mlp(channels, 6) for _ in range(decoder_layers))
         self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, Denoising) else None
+
+    def geometry(self) -> dict[str, Any]:
+        """See `Detector`."""
+        return {**super().geometry(), "num_levels": self.num_levels}
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Return weighted scalars for images (B, C, D, H, W).

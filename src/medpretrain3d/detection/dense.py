@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.detection.assignment import assign
-from medpretrain3d.detection.base import Detector, finite_rows, targets_to_host
+from medpretrain3d.detection.base import Detector, Part, finite_rows, targets_to_host
 from medpretrain3d.detection.box_grid import BoxGrid, Shape
 from medpretrain3d.detection.box_losses import RegressionLoss
 from medpretrain3d.detection.classification_losses import ClassificationLoss
@@ -67,6 +68,14 @@ class DenseDetector(Detector, is_base=True):
         ['boxes', 'classification']
     """
 
+    parts: ClassVar[Mapping[str, Part]] = {
+        "fpn.": "neck",
+        "box_head.": "box",
+        "classification_head.": "class",
+        "classification_head.output.": "labels",
+    }
+    shaped_by_anchors: ClassVar[tuple[str, ...]] = ("box_head.output.", "box_head.scale", "classification_head.output.")
+
     def __init__(
         self,
         backbone: Backbone,
@@ -97,6 +106,10 @@ class DenseDetector(Detector, is_base=True):
         self.fpn = neck
         self.classification_head = classification_head
         self.box_head = box_head
+
+    def geometry(self) -> dict[str, Any]:
+        """See `Detector`."""
+        return {**super().geometry(), "first_level": self.first_level}
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection.anchors import AnchorGrid
+from medpretrain3d.detection.base import Part
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.losses import soft_dice_loss
 from medpretrain3d.detection.mask_branch import mask_logits
@@ -59,6 +60,8 @@ class RetinaUNet(RetinaNet):
         >>> len(detections), detections[0].boxes.shape[1]
         (1, 6)
     """
+
+    parts: ClassVar[Mapping[str, Part]] = {**RetinaNet.parts, "segmenter.": "labels"}
 
     def __init__(
         self,

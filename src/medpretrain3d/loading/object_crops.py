@@ -119,41 +119,56 @@ class ObjectCrops(Dataset[Any]):
             start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random)
         else:
             start = object_start(case, self.reader.patch, random, label)
-        sample = self._read(case, start, spatial_transform, random)
+        sample = read_objects(self.reader, case, start, spatial_transform, random, self.min_visible)
         return sample.apply() if self.augment_on == "workers" else sample
 
     def collate(self, samples: list[Any]) -> Any:
         """Return a batch; with `augment_on` device the samples as they are."""
         return collate_objects(samples) if self.augment_on == "workers" else samples
 
-    def _read(
-        self, case: Case, start: Patch, spatial_transform: SpatialTransform, random: np.random.Generator
-    ) -> DeferredObjects:
-        patch = self.reader.patch
-        source_start, source_size = spatial_transform.source(start, patch)
 
-        def carried(boxes: np.ndarray) -> np.ndarray:
-            return place_boxes(
-                boxes.astype(np.float64) - np.tile(source_start, 2), spatial_transform, patch, source_size
-            )
+def read_objects(
+    reader: CropReader,
+    case: Case,
+    start: Patch,
+    spatial_transform: SpatialTransform,
+    random: np.random.Generator,
+    min_visible: float,
+) -> DeferredObjects:
+    """Read a crop and the objects around it.
 
-        ignore = np.clip(carried(case.ignore_boxes), 0, np.tile(patch, 2))
-        ignore = ignore[has_extent(ignore)]
-        return DeferredObjects(
-            image=self.reader.image(case, start, spatial_transform, random),
-            boxes=torch.from_numpy(carried(case.boxes)),
-            labels=torch.from_numpy(case.labels),
-            ignore=torch.from_numpy(ignore.astype(np.float32)),
-            instances=self._instances(case, start, spatial_transform) if case.has_mask else None,
-            ids=torch.from_numpy(case.instance_ids),
-            min_visible=self.min_visible,
-            seed=torch.tensor(draw_seed(random)),
-        )
+    Args:
+        reader: how crops are read.
+        case: what to read of.
+        start: first voxel of the crop.
+        spatial_transform: how the crop is placed.
+        random: draws the change of intensity, and the seed of whoever makes random choices later.
+        min_visible: objects of which less than this share of the box volume is inside the crop are no target.
+    """
+    patch = reader.patch
+    source_start, source_size = spatial_transform.source(start, patch)
 
-    def _instances(self, case: Case, start: Patch, spatial_transform: SpatialTransform) -> DeferredLabels:
-        labels = self.reader.labels(case, start, spatial_transform)
-        # Classes fit a byte, which is quicker to write and to send to a device; the loss widens it there.
-        return replace(labels, value_of=labels.value_of.to(torch.uint8))
+    def carried(boxes: np.ndarray) -> np.ndarray:
+        return place_boxes(boxes.astype(np.float64) - np.tile(source_start, 2), spatial_transform, patch, source_size)
+
+    ignore = np.clip(carried(case.ignore_boxes), 0, np.tile(patch, 2))
+    ignore = ignore[has_extent(ignore)]
+    return DeferredObjects(
+        image=reader.image(case, start, spatial_transform, random),
+        boxes=torch.from_numpy(carried(case.boxes)),
+        labels=torch.from_numpy(case.labels),
+        ignore=torch.from_numpy(ignore.astype(np.float32)),
+        instances=_instances(reader, case, start, spatial_transform) if case.has_mask else None,
+        ids=torch.from_numpy(case.instance_ids),
+        min_visible=min_visible,
+        seed=torch.tensor(draw_seed(random)),
+    )
+
+
+def _instances(reader: CropReader, case: Case, start: Patch, spatial_transform: SpatialTransform) -> DeferredLabels:
+    labels = reader.labels(case, start, spatial_transform)
+    # Classes fit a byte, which is quicker to write and to send to a device; the loss widens it there.
+    return replace(labels, value_of=labels.value_of.to(torch.uint8))
 
 
 def collate_objects(samples: list[tuple[Tensor, Targets]]) -> tuple[Tensor, list[Targets]]:

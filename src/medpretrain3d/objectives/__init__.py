@@ -3,6 +3,7 @@
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput
 from medpretrain3d.objectives.classification import CaseClassification
 from medpretrain3d.objectives.consistent_views import ConsistentViews
+from medpretrain3d.objectives.detector_pretraining import DetectorPretraining
 from medpretrain3d.objectives.dino import DINO
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.models_genesis import ModelsGenesis
@@ -22,6 +23,7 @@ __all__ = [
     "Batch",
     "CaseClassification",
     "ConsistentViews",
+    "DetectorPretraining",
     "ModelsGenesis",
     "MultiTalent",
     "Objective",

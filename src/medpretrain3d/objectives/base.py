@@ -22,7 +22,8 @@ A stage keeps `seed_on_host` on the CPU beside them, see `on_host`. A recipe's `
 crop of each sample; see `medpretrain3d.loading.views`.
 """
 
-Paradigm = Literal["reconstruction", "contrastive", "supervised"]
+Paradigm = Literal["reconstruction", "contrastive", "supervised", "detector"]
+"""`detector`: a whole detector is trained, on objects that nobody labelled, and neck and heads are handed on too."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Objective(Configurable, nn.Module):
 
 ON_HOST = "_on_host"
 """What the name of a tensor of a batch ends with that stayed on the CPU when the batch went to its device."""
+KEPT_ON_HOST = ("seed", "dataset", "boxes", "labels", "box_of", "ignore", "ignore_of")
 
 
 def with_host_copies(moved: Batch, batch: Batch) -> dict[str, Tensor]:
@@ -122,7 +124,7 @@ def with_host_copies(moved: Batch, batch: Batch) -> dict[str, Tensor]:
         moved: on the device.
         batch: the same on the CPU.
     """
-    return {**moved, **{name + ON_HOST: batch[name] for name in ("seed", "dataset") if name in batch}}
+    return {**moved, **{name + ON_HOST: batch[name] for name in KEPT_ON_HOST if name in batch}}
 
 
 def on_host(batch: Batch, name: str) -> Tensor:

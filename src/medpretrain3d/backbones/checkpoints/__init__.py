@@ -11,6 +11,7 @@ from pathlib import Path
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
 from medpretrain3d.backbones.checkpoints.encoder_file import (
+    DetectorPart,
     EncoderFile,
     provenance_of,
     read_encoder_folder,
@@ -36,6 +37,7 @@ from medpretrain3d.registry import import_modules
 __all__ = [
     "EXPORTS",
     "READERS",
+    "DetectorPart",
     "EncoderFile",
     "LoadReport",
     "RawCheckpoint",

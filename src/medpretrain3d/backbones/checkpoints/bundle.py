@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.encoder_file import DetectorPart, EncoderFile
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import class_paths
 from medpretrain3d.documents import SCHEMA, Artifact, Text
@@ -87,4 +87,6 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         **({"volumes_seen": provenance["volumes_seen"]} if "volumes_seen" in provenance else {}),
     }
     architecture, form = detector["init_args"]["backbone"], "medpretrain3d detector bundle"
-    return EncoderFile(architecture, own, card, sha256, form, unused, notes)
+    return EncoderFile(
+        architecture, own, card, sha256, form, unused, notes, DetectorPart.of_state({**detector}, weights)
+    )

@@ -22,7 +22,13 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 from medpretrain3d.plugins import check_required
 
-CARD, WEIGHTS = "encoder.json", "encoder.safetensors"
+CARD, WEIGHTS, DETECTOR_WEIGHTS = "encoder.json", "encoder.safetensors", "detector.safetensors"
+
+
+@with_config(SCHEMA)
+class _DetectorCard(TypedDict):
+    architecture: dict[str, Any]
+    weights_sha256: Text
 
 
 @with_config(SCHEMA)
@@ -31,6 +37,7 @@ class Card(TypedDict):
 
     architecture: dict[str, Any]
     weights_sha256: Text
+    detector: NotRequired[_DetectorCard | None]
     plugins: NotRequired[list[dict[str, Any]]]
     preprocessing: NotRequired[dict[str, Any] | None]
     pretraining: NotRequired[dict[str, Any] | None]
@@ -40,6 +47,31 @@ class Card(TypedDict):
 
 
 CARD_DOCUMENT = Artifact("medpretrain3d-encoder", 1, Card, "no encoder card, export the encoder again")
+
+
+@dataclass(frozen=True)
+class DetectorPart:
+    """What a file holds of a detector beside its encoder: neck and heads.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.backbones import DetectorPart
+        >>> state = {"backbone.stem": torch.zeros(1), "fpn.lateral": torch.zeros(1), "box_head.scale": torch.ones(1)}
+        >>> list(DetectorPart.of_state({"class_path": "medpretrain3d.detection.FCOS"}, state).weights)
+        ['fpn.lateral', 'box_head.scale']
+    """
+
+    architecture: Config
+    """Of the whole detector, the encoder inside; nothing here builds it."""
+    weights: dict[str, Tensor]
+    """All of its state dict but the encoder's."""
+
+    @staticmethod
+    def of_state(architecture: Config, state: Mapping[str, Tensor]) -> DetectorPart:
+        """Return that of a detector's whole state dict."""
+        return DetectorPart(
+            architecture, {name: value for name, value in state.items() if not name.startswith("backbone.")}
+        )
 
 
 @dataclass(frozen=True)
@@ -69,13 +101,15 @@ class EncoderFile:
     """All of the network's state dict, in our names and axis order."""
     card: dict[str, Any]
     sha256: str
-    """Of the file of weights."""
+    """Of the file of weights; where it holds a detector too, of the hashes of both files."""
     format: str = "medpretrain3d encoder file"
     """Who wrote it, in words."""
     unused: dict[str, int] = field(default_factory=dict)
     """Tensors of the file that belong to no encoder, counted by part: decoders, projectors, mask tokens."""
     notes: tuple[str, ...] = ()
     """What a user must know to trust the weights: stale copies, transposed tables, choices made by default."""
+    detector: DetectorPart | None = None
+    """Neck and heads, where the file is of a detector."""
 
 
 def stated(**facts: Any) -> dict[str, Any]:
@@ -110,33 +144,48 @@ def write_encoder(
     weights: Mapping[str, Tensor],
     card: Mapping[str, Any],
     beside: Mapping[str, str] | None = None,
+    detector: DetectorPart | None = None,
 ) -> str:
     """Write an encoder file from its parts; see `save_encoder`. `beside` holds further text files by name.
+
+    Where there is a `detector`, neck and heads are kept in a file beside the encoder, which older versions do not read.
 
     Raises:
         UserError: a weight is not finite, or a class is of no loaded plugin.
     """
     from safetensors.torch import save
 
-    require_finite(f"{folder}: not written", weights, "the training diverged, lower its learning rate")
+    of_detector = {} if detector is None else detector.weights
+    for part in (weights, of_detector):
+        require_finite(f"{folder}: not written", part, "the training diverged, lower its learning rate")
     # safetensors refuses tensors that share memory, hence the clones.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
-    payload = save(tensors)
-    sha256 = hashlib.sha256(payload).hexdigest()
+    tensors, others = (
+        {name: value.detach().cpu().contiguous().clone() for name, value in part.items()}
+        for part in (weights, of_detector)
+    )
+    payload, payload_of_detector = save(tensors), save(others) if detector else b""
+    sha256, sha256_of_detector = (hashlib.sha256(one).hexdigest() for one in (payload, payload_of_detector))
     plugins = plugins_in([architecture, card.get("preprocessing")])
     document = {
         "architecture": architecture,
         **({"plugins": plugins} if plugins else {}),
         "num_parameters": sum(value.numel() for value in tensors.values()),
         "weights_sha256": sha256,
+        **(
+            {"detector": {"architecture": detector.architecture, "weights_sha256": sha256_of_detector}}
+            if detector
+            else {}
+        ),
         **{key: value for key, value in without_places(card).items() if key not in _OWN_KEYS},
     }
     with finished_folder(folder, replace=(CARD, WEIGHTS)) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
+        if detector is not None:
+            (unfinished / DETECTOR_WEIGHTS).write_bytes(payload_of_detector)
         (unfinished / CARD).write_text(CARD_DOCUMENT.text(document, indent=2), encoding="utf-8")
         for name, text in (beside or {}).items():
             (unfinished / name).write_text(text, encoding="utf-8")
-    return sha256
+    return sha256 if detector is None else _sha256_of_both(sha256, sha256_of_detector)
 
 
 def read_encoder_folder(folder: Path) -> EncoderFile:
@@ -155,8 +204,25 @@ def read_encoder_folder(folder: Path) -> EncoderFile:
         )
     card: dict[str, Any] = {**CARD_DOCUMENT.read(card_path)}
     notes = check_required(str(card_path), card.get("plugins"))
-    weights = read_weights(weights_path, card["weights_sha256"])
-    return EncoderFile(card["architecture"], weights, card, card["weights_sha256"], notes=notes)
+    sha256 = card["weights_sha256"]
+    weights = read_weights(weights_path, sha256)
+    of_detector = card.get("detector")
+    if of_detector is None:
+        return EncoderFile(card["architecture"], weights, card, sha256, notes=notes)
+    others = read_weights(folder / DETECTOR_WEIGHTS, of_detector["weights_sha256"])
+    return EncoderFile(
+        card["architecture"],
+        weights,
+        card,
+        _sha256_of_both(sha256, of_detector["weights_sha256"]),
+        notes=notes,
+        detector=DetectorPart(of_detector["architecture"], others),
+    )
 
 
-_OWN_KEYS = {"format", "version", "architecture", "plugins", "num_parameters", "weights_sha256"}
+def _sha256_of_both(encoder: str, detector: str) -> str:
+    """Two files with one encoder, kept frozen, differ in what they hold of a detector."""
+    return hashlib.sha256(f"{encoder}{detector}".encode()).hexdigest()
+
+
+_OWN_KEYS = {"format", "version", "architecture", "plugins", "num_parameters", "weights_sha256", "detector"}

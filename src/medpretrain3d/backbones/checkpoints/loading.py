@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,7 +56,9 @@ class LoadReport:
         return "\n".join(message)
 
 
-def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | None = None) -> LoadReport:
+def load_encoder(
+    backbone: Backbone, encoder: EncoderFile, model: nn.Module | None = None, taken: Collection[str] = ()
+) -> LoadReport:
     """Put the weights of an encoder file into a backbone, all that fit or none.
 
     A backbone may differ from the file's in four ways, each of which the report tells: other input channels, 1 instead
@@ -66,6 +68,7 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
         backbone: receives the weights.
         encoder: what `read_encoder` gave.
         model: the detector around the backbone, only to report which of its parts stay random.
+        taken: its tensors that the file has given already.
 
     Raises:
         UserError: the architectures differ in another way, or a tensor is missing, left over or of another shape.
@@ -89,7 +92,7 @@ def load_encoder(backbone: Backbone, encoder: EncoderFile, model: nn.Module | No
     return LoadReport(
         matched=len(kept),
         total=len(ours),
-        fresh=_by_stage(backbone, loaded) if model is None else _by_part(model, loaded),
+        fresh=_by_stage(backbone, loaded) if model is None else _by_part(model, loaded, taken),
         sha256=encoder.sha256,
         unused=encoder.unused | {f"encoder.{stage}": count for stage, count in unused_stages.items()},
         notes=tuple(notes),
@@ -111,9 +114,10 @@ def _whole_stages(names: Iterable[str], other_side: Iterable[str]) -> dict[str, 
     return dict(Counter(stage for name in names if (stage := _stage(name)) and stage not in known))
 
 
-def _by_part(model: nn.Module, loaded: set[int]) -> dict[str, int]:
+def _by_part(model: nn.Module, loaded: set[int], taken: Collection[str]) -> dict[str, int]:
     # What has no gradient, such as a teacher, copies what has one.
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in trained if name not in taken]
     return dict(Counter(name.partition(".")[0] for name, parameter in trained if id(parameter) not in loaded))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.encoder_file import DetectorPart, EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.configurable import plugins_in, to_config
+from medpretrain3d.configurable import Configurable, plugins_in, to_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import check_required
 
@@ -18,17 +18,25 @@ KEY = "encoder"
 """Of the entry that tells what a checkpoint holds."""
 
 
-def encoder_entry(backbone: Backbone, owner: str, card: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_entry(
+    backbone: Backbone, owner: str, card: Mapping[str, Any], detector: Configurable | None = None
+) -> dict[str, Any]:
     """Build the encoder entry that a stage adds to its checkpoints, plain data.
 
     Args:
         backbone: inside the trained module.
         owner: what holds it there, `objective` or `detector`.
         card: as in an encoder file.
+        detector: what holds the backbone, or what the objective holds beside it, if that is a detector.
     """
     architecture = to_config(backbone)
     plugins = plugins_in([architecture, card.get("preprocessing")])
     entry = {"prefix": f"{owner}.backbone.", "architecture": architecture, "plugins": plugins, "card": dict(card)}
+    if detector is not None:
+        entry["detector"] = {
+            "prefix": "detector." if owner == "detector" else f"{owner}.detector.",
+            "architecture": to_config(detector),
+        }
     plain: dict[str, Any] = json.loads(json.dumps({KEY: entry}))
     return plain
 
@@ -53,8 +61,13 @@ def read_run_checkpoint(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile
     notes = check_required(str(raw.path), entry.get("plugins"))
     prefix, card = str(entry["prefix"]), dict(entry["card"])
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    others = sorted(name for name in weights if not name.startswith(prefix))
+    part, twice = None, tuple[str, ...]()
+    if of_detector := entry.get("detector"):
+        its_prefix = str(of_detector["prefix"])
+        state = {name.removeprefix(its_prefix): value for name, value in weights.items() if name.startswith(its_prefix)}
+        part, twice = DetectorPart.of_state(dict(of_detector["architecture"]), state), (f"{its_prefix}backbone.",)
+    others = sorted(name for name in weights if not name.startswith((prefix, *twice)))
     card["pretraining"] = {**card["pretraining"], "steps": steps}
     form = f"medpretrain3d checkpoint of a run, step {steps}"
     unused = dict(Counter(name.split(".")[1] for name in others))
-    return EncoderFile(dict(entry["architecture"]), own, card, raw.sha256, form, unused, notes)
+    return EncoderFile(dict(entry["architecture"]), own, card, raw.sha256, form, unused, notes, part)

@@ -1,0 +1,132 @@
+"""Which tensors a detector takes of another, by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medpretrain3d.backbones import DetectorPart
+from medpretrain3d.configurable import to_config
+from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, RetinaNet, RetinaUNet
+from medpretrain3d.detection.transfer import chosen_init, load_detector
+from medpretrain3d.errors import UserError
+from tests.tiny_detectors import ANCHORS, TINY_DETECTORS, tiny_detector
+
+OTHER = AnchorGrid([[(5, 5, 5), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])  # as many, of another size
+LABELS = {
+    RetinaNet: {"classification_head.output.weight", "classification_head.output.bias"},
+    FCOS: {"classification_head.output.weight", "classification_head.output.bias"},
+    DeformableDETR: {f"classifiers.{layer}.{name}" for layer in (0, 1) for name in ("weight", "bias")},
+}
+LABELS[RetinaUNet] = LABELS[RetinaNet] | {"segmenter.weight", "segmenter.bias"}
+
+
+def part(detector):
+    torch.manual_seed(7)
+    for parameter in detector.parameters():
+        torch.nn.init.normal_(parameter)
+    return DetectorPart.of_state(to_config(detector), detector.state_dict())
+
+
+def names(detector):
+    return {name for name in detector.state_dict() if not name.startswith("backbone.")}
+
+
+@pytest.mark.parametrize("cls", LABELS)
+def test_all_is_everything_but_class_layers_and_mask_classifier(cls):
+    detector, theirs = tiny_detector(cls, num_classes=5), part(tiny_detector(cls, num_classes=3))
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    report = load_detector(detector, theirs, "all")
+    assert set(report.taken) == names(detector) - LABELS[cls]
+    assert report.total == len(report.taken) + len(LABELS[cls])
+    after = detector.state_dict()
+    for name in names(detector):
+        assert torch.equal(after[name], theirs.weights[name] if name in report.taken else before[name]), name
+    assert all(torch.equal(after[name], value) for name, value in before.items() if name.startswith("backbone."))
+    assert report.fresh == report.unused == {"class layers": len(LABELS[cls])}
+
+
+@pytest.mark.parametrize("cls", LABELS)
+def test_detector_leaves_the_class_tower_fresh_too_and_neck_takes_the_neck(cls):
+    theirs = part(tiny_detector(cls, num_classes=3))
+    taken = {init: load_detector(tiny_detector(cls), theirs, init).taken for init in ("encoder", "neck", "detector")}
+    neck = ("fpn.",) if cls is not DeformableDETR else ("project.", "level_position", "encoder.", "encoder_norm.")
+    every = names(tiny_detector(cls))
+    assert taken["encoder"] == ()
+    assert set(taken["neck"]) == {name for name in every if name.startswith(neck)}
+    tower = {name for name in every if name.startswith("classification_head.")}
+    assert set(taken["detector"]) == every - LABELS[cls] - tower
+
+
+def test_queries_of_detr_come_along():
+    report = load_detector(
+        tiny_detector(DeformableDETR), part(tiny_detector(DeformableDETR, num_classes=3)), "detector"
+    )
+    assert {"query.0.weight", "objectness.weight", "refine.1.0.weight", "level_position"} <= set(report.taken)
+
+
+def test_what_anchors_shape_is_fresh_on_other_anchors_even_if_there_are_as_many():
+    detector = tiny_detector(RetinaNet, anchors=OTHER)
+    report = load_detector(detector, part(tiny_detector(RetinaNet, num_classes=3)), "all")
+    left = {"box_head.output.weight", "box_head.output.bias", "box_head.scale"}
+    assert names(detector) - set(report.taken) == left | LABELS[RetinaNet]
+    assert "box_head.scale and 2 more fresh: other anchors than in the file" in str(report)
+
+
+def test_a_neck_of_other_levels_is_left_and_said():
+    detector = tiny_detector(FCOS, first_level=1)
+    report = load_detector(detector, part(tiny_detector(FCOS)), "neck")
+    assert report.taken == ()
+    assert report.fresh["neck"] == sum(name.startswith("fpn.") for name in names(detector))
+    assert "first_level" in str(report)
+
+
+def test_other_strides_of_the_backbone_leave_the_neck_too():
+    strides = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2))
+    detector = tiny_detector(RetinaNet, strides=strides)
+    assert load_detector(detector, part(tiny_detector(RetinaNet)), "neck").taken == ()
+
+
+def test_another_width_is_left_tensor_by_tensor():
+    report = load_detector(tiny_detector(FCOS, fpn_channels=32), part(tiny_detector(FCOS)), "detector")
+    assert set(report.taken) <= {"box_head.scale", "box_head.centerness.bias", "box_head.output.bias"}
+    assert "of another shape in the file" in str(report)
+
+
+def test_retina_unet_takes_what_it_shares_with_retinanet():
+    report = load_detector(tiny_detector(RetinaUNet), part(tiny_detector(RetinaNet, num_classes=3)), "detector")
+    assert report.taken_parts["box head"] == 9
+    assert set(TINY_DETECTORS) >= set(LABELS)
+    assert ANCHORS.num_levels == 2
+
+
+def test_values_that_are_not_finite_are_refused():
+    theirs = part(tiny_detector(FCOS))
+    theirs.weights["box_head.scale"][0] = torch.nan
+    with pytest.raises(UserError, match="runs/enc"):
+        load_detector(tiny_detector(FCOS), theirs, "detector", "runs/enc")
+
+
+def test_where_nothing_is_said_a_pretrained_detector_is_taken_and_of_others_the_encoder():
+    some = DetectorPart({}, {})
+    assert chosen_init(None, some, True, "a") == "detector"
+    assert chosen_init(None, some, False, "a") == "encoder"
+    assert chosen_init(None, None, False, "a") == "encoder"
+    assert chosen_init("all", some, False, "a") == "all"
+    with pytest.raises(UserError, match=r"model\.init neck: a holds no neck and heads"):
+        chosen_init("neck", None, False, "a")
+    with pytest.raises(UserError, match=r"no model\.init_from"):
+        chosen_init("all", None, False, None)
+
+
+def test_an_unknown_part_of_a_detector_of_others_is_taken_with_all_alone():
+    class Mine(FCOS):
+        def __init__(self, backbone, num_classes):
+            super().__init__(backbone, num_classes, fpn_channels=16, head_convs=1)
+            self.extra = torch.nn.Linear(2, 2)
+
+    own, theirs = tiny_detector(FCOS), part(tiny_detector(FCOS))
+    own.extra = torch.nn.Linear(2, 2)
+    theirs.weights["extra.weight"], theirs.weights["extra.bias"] = torch.ones(2, 2), torch.ones(2)
+    assert "extra.weight" not in load_detector(own, theirs, "detector").taken
+    assert "extra.weight" in load_detector(own, theirs, "all").taken
