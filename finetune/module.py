@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -11,13 +10,14 @@ from torch import Tensor, nn
 
 from finetune.datamodule import FinetuneData
 from finetune.finished_volumes import FinishedVolumes
+from finetune.initialization import initialize, paradigm_of
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
-from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, load_encoder, read_encoder
+from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, read_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
-from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
+from medpretrain3d.detection.transfer import Init
 from medpretrain3d.engine.distributed import (
     gather_by_case,
     means_to_log,
@@ -32,7 +32,6 @@ from medpretrain3d.inference import (
     RawDetections,
     ScanTiles,
     detect_tiles,
-    load_bundle,
     merge_raw_detections,
 )
 from medpretrain3d.inference.cached_detections import CachedCase
@@ -53,7 +52,11 @@ class FinetuneModule(Checked, L.LightningModule):
         init_from: weights for the backbone: an encoder file or detector bundle of this package, a checkpoint of any
             format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
         init_options: choices that some of these formats leave open.
-        init_fpn: with a detector bundle, take its feature pyramid along with its backbone.
+        init: how much of the file is taken: the `encoder`; its `neck` too; the `detector`, which is neck and box head,
+            class tower and mask classifier left fresh; or `all` but class layers and mask classifier. What other levels
+            or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
+            `encoder`.
+        init_fpn: with a detector bundle, take its feature pyramid along with its backbone, all of it or nothing.
         allow_seen_scans: go on although the weights were pretrained on test or validation scans with their labels.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
@@ -63,7 +66,7 @@ class FinetuneModule(Checked, L.LightningModule):
 
     Raises:
         UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is
-            unreadable, of another architecture, or holds no feature pyramid to take.
+            unreadable, of another architecture, or does not hold what shall be taken, or nothing of that fits.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class FinetuneModule(Checked, L.LightningModule):
         detector: Detector,
         init_from: str | None = None,
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+        init: Init | None = None,
         init_fpn: bool = False,
         allow_seen_scans: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
@@ -87,10 +91,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.seen: SeenScans | None = None
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
-        if self.encoder is not None:
-            rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, self.encoder, detector)}")
-        if init_fpn:
-            rank_zero_print(f"{init_from}: {_load_fpn(detector, init_from)} tensors of its feature pyramid taken too")
+        self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn)
         self.results: dict[str, CaseResult] = {}
         self.raw_detections: dict[str, CachedCase] = {}
         """Of the validation that runs, in this process's share of the volumes."""
@@ -109,7 +110,7 @@ class FinetuneModule(Checked, L.LightningModule):
             start = RunMetadata(paradigm="scratch", method="scratch", num_pretrain_volumes=0)
         else:
             pretraining = self.encoder.card.get("pretraining") or {}
-            paradigm = pretraining.get("paradigm", "unknown")
+            paradigm = paradigm_of(self.encoder)
             start = RunMetadata(
                 paradigm=paradigm,
                 method=pretraining.get("method", paradigm),  # files of others state one name
@@ -222,7 +223,7 @@ class FinetuneModule(Checked, L.LightningModule):
             "citations": [],
             "volumes_seen": self.volumes_seen().to_json(),
         }
-        checkpoint |= encoder_entry(self.detector.backbone, "detector", card)
+        checkpoint |= encoder_entry(self.detector.backbone, "detector", card, self.detector)
 
     def volumes_seen(self) -> VolumesSeen:
         """Return scans that the weights were trained on, here and before."""
@@ -244,7 +245,7 @@ class FinetuneModule(Checked, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser and schedule."""
-        return configure(self.detector, self.optim, self.trainer.max_steps)
+        return configure(self.detector, self.optim, self.trainer.max_steps, self.transferred)
 
     def detect_raw(self, case: Case) -> RawDetections:
         """Run the detector on one whole volume and return its detections, not merged.
@@ -301,26 +302,3 @@ def _check_choosable(data: FinetuneData) -> None:
 def _seed(target: Targets) -> Tensor:
     assert target.seed is not None, "the data module draws a seed for every crop"
     return target.seed
-
-
-def _load_fpn(detector: Detector, bundle: str | None) -> int:
-    """Put the feature pyramid of a bundle's detector into another; returns the number of tensors.
-
-    Raises:
-        UserError: no bundle, no feature pyramid in one of the two, or one of another shape.
-    """
-    folder = locate(bundle) if bundle else Path()
-    if not (folder / "bundle.json").is_file():
-        raise UserError(f"init_fpn: init_from is {bundle}, wanted a detector bundle; an encoder holds no pyramid")
-    theirs, ours = (getattr(one, "fpn", None) for one in (load_bundle(folder).detector, detector))
-    if theirs is None or ours is None:
-        raise UserError(f"init_fpn: a detector has no feature pyramid ({bundle} or the recipe's); leave init_fpn out")
-    state = theirs.state_dict()
-    shapes = [{name: tuple(tensor.shape) for name, tensor in fpn.state_dict().items()} for fpn in (theirs, ours)]
-    if shapes[0] != shapes[1]:
-        raise UserError(
-            f"init_fpn: the pyramid of {bundle} has other tensors than the recipe's; give both detectors the same "
-            "fpn_channels and first_level, or leave init_fpn out"
-        )
-    ours.load_state_dict(state)
-    return len(state)

@@ -78,7 +78,7 @@ def test_a_neck_of_other_levels_is_left_and_said():
     report = load_detector(detector, part(tiny_detector(FCOS)), "neck")
     assert report.taken == ()
     assert report.fresh["neck"] == sum(name.startswith("fpn.") for name in names(detector))
-    assert "first_level" in str(report)
+    assert "finest_level" in str(report)
 
 
 def test_other_strides_of_the_backbone_leave_the_neck_too():
@@ -87,17 +87,25 @@ def test_other_strides_of_the_backbone_leave_the_neck_too():
     assert load_detector(detector, part(tiny_detector(RetinaNet)), "neck").taken == ()
 
 
-def test_another_width_is_left_tensor_by_tensor():
+def test_heads_are_left_where_the_neck_that_they_read_has_another_width():
     report = load_detector(tiny_detector(FCOS, fpn_channels=32), part(tiny_detector(FCOS)), "detector")
-    assert set(report.taken) <= {"box_head.scale", "box_head.centerness.bias", "box_head.output.bias"}
-    assert "of another shape in the file" in str(report)
+    assert report.taken == ()  # not even scales and biases, whose shapes are the same
+    assert "another width of the neck (fpn.lateral.0.weight)" in str(report)
 
 
-def test_retina_unet_takes_what_it_shares_with_retinanet():
-    report = load_detector(tiny_detector(RetinaUNet), part(tiny_detector(RetinaNet, num_classes=3)), "detector")
-    assert report.taken_parts["box head"] == 9
+def test_more_detection_levels_of_one_pyramid_share_what_both_have():
+    more = AnchorGrid([*ANCHORS.sizes, ANCHORS.sizes[-1]])
+    detector = tiny_detector(RetinaNet, anchors=more, first_level=1)
+    theirs = part(tiny_detector(RetinaNet, first_level=1))
+    report = load_detector(detector, theirs, "detector")
+    left = {name for name in names(detector) if name.startswith(("fpn.output.2", "box_head.output", "box_head.scale"))}
+    assert {name for name in names(detector) if name.startswith(("fpn.", "box_head."))} - set(report.taken) == left
+
+
+def test_a_pyramid_that_goes_on_to_full_resolution_is_another_one():
+    report = load_detector(tiny_detector(RetinaUNet), part(tiny_detector(RetinaNet, num_classes=3)), "all")
+    assert report.taken == ()  # `fpn.lateral.0` is of another level
     assert set(TINY_DETECTORS) >= set(LABELS)
-    assert ANCHORS.num_levels == 2
 
 
 def test_values_that_are_not_finite_are_refused():

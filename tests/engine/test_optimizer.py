@@ -44,6 +44,16 @@ def test_poly_with_warm_up_by_hand():
     assert lr_factor(14, config, 14) == 0.0
 
 
+def test_what_was_transferred_and_what_is_fresh_have_rates_of_their_own():
+    model = Model()
+    model.neck = nn.Linear(2, 2)
+    config = OptimConfig(lr=1.0, warmup_steps=0, backbone_lr_scale=0.5, transferred_lr_scale=0.25, fresh_lr_scale=2.0)
+    found = rates(configure(model, config, 10, {"neck.weight", "neck.bias"})["optimizer"])
+    assert {found[id(parameter)] for parameter in model.backbone.parameters()} == {0.5}
+    assert {found[id(parameter)] for parameter in model.neck.parameters()} == {0.25}
+    assert {found[id(parameter)] for parameter in model.head.parameters()} == {2.0}
+
+
 @pytest.mark.parametrize("num_steps", [1, 6, 120, 1000, 3000, 125_000])
 @pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
 def test_a_run_that_says_nothing_warms_up_for_a_thousand_steps(num_steps, schedule):

@@ -109,7 +109,7 @@ class DenseDetector(Detector, is_base=True):
 
     def geometry(self) -> dict[str, Any]:
         """See `Detector`."""
-        return {**super().geometry(), "first_level": self.first_level}
+        return {**super().geometry(), "finest_level": self.first_level}
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W)."""

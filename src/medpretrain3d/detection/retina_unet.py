@@ -88,6 +88,10 @@ class RetinaUNet(RetinaNet):
         widths = finer + [channels] * (len(levels) - len(finer))
         return FPN(levels, widths, outputs=sorted({0, *range(first_level, first_level + num_levels)}))
 
+    def geometry(self) -> dict[str, Any]:
+        """See `Detector`: the pyramid goes on to the finest level."""
+        return {**super().geometry(), "finest_level": 0, "first_level": self.first_level}
+
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return backbone and heads.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from medpretrain3d.backbones import DetectorPart
 from medpretrain3d.configurable import Configurable, from_config, to_config
@@ -59,8 +60,8 @@ class TransferReport:
 def load_detector(detector: Detector, part: DetectorPart, init: Init, source: str = "the file") -> TransferReport:
     """Put neck and heads of a file into a detector: tensors of the same name and shape that mean the same.
 
-    The neck is taken where both join the same levels, what anchors shape where they are the same. The detectors may be
-    of two classes, as RetinaNet and Retina U-Net are.
+    The neck is taken where both join the same levels at the same width, heads where the neck that they read is, what
+    anchors shape where they are the same.
 
     Args:
         detector: receives the weights.
@@ -86,10 +87,11 @@ def load_detector(detector: Detector, part: DetectorPart, init: Init, source: st
         twin = from_config(part.architecture, Detector)
     require_finite(source, part.weights, "the file is damaged or its training diverged; take another one")
     state = {name: value for name, value in detector.state_dict().items() if not name.startswith("backbone.")}
+    of_neck = _misfit_of_neck(detector, twin, state, part)
     taken, fresh, why = [], Counter[str](), dict[str, list[str]]()
     for name, value in state.items():
         its_part = part_of(detector, name)
-        reason = _misfit(name, its_part, detector, twin, part)
+        reason = of_neck or _misfit(name, detector, twin, part)
         if its_part in TAKEN[init] and not reason and value.shape == part.weights[name].shape:
             taken.append(name)
             continue
@@ -114,12 +116,21 @@ def part_of(detector: Detector, name: str) -> Part:
     return detector.parts[max(known, key=len)] if known else "class"
 
 
-def _misfit(name: str, its_part: Part, detector: Detector, twin: Detector, part: DetectorPart) -> str:
+def _misfit_of_neck(detector: Detector, twin: Detector, state: Mapping[str, Tensor], part: DetectorPart) -> str:
+    """Return why the neck of the file means nothing here, nor what reads it; empty where it fits."""
+    if detector.geometry() != twin.geometry():
+        return f"levels are {detector.geometry()}, in the file {twin.geometry()}"
+    names = [name for name in state if name in part.weights and part_of(detector, name) == "neck"]
+    others = [name for name in names if state[name].shape != part.weights[name].shape]
+    if others or not names:
+        return "another neck in the file" if not names else f"another width of the neck ({others[0]})"
+    return ""
+
+
+def _misfit(name: str, detector: Detector, twin: Detector, part: DetectorPart) -> str:
     """Return why a tensor of the file means nothing here; empty where it fits, its shape aside."""
     if name not in part.weights:
         return "not in the file"
-    if its_part == "neck" and detector.geometry() != twin.geometry():
-        return f"levels are {detector.geometry()}, in the file {twin.geometry()}"
     if name.startswith(detector.shaped_by_anchors) and _anchors(detector) != _anchors(twin):
         return "other anchors than in the file"
     return ""

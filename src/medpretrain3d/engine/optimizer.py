@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -57,6 +57,10 @@ class OptimConfig:
     """Steps before the warm-up in which the encoder rests and the other parts ramp up."""
     backbone_lr_scale: NonNegative = 1.0
     """Factor on the learning rate of the encoder; below 1 it moves more slowly than the freshly initialised parts."""
+    transferred_lr_scale: NonNegative = 1.0
+    """Factor on the learning rate of what lies outside of the encoder and was taken from a file: neck and heads."""
+    fresh_lr_scale: NonNegative = 1.0
+    """Factor on the learning rate of what is freshly initialised outside of the encoder."""
     layer_decay: Positive = 1.0
     """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
     frozen_groups: Whole = 0
@@ -71,13 +75,16 @@ class OptimConfig:
         return WARMUP_STEPS if self.warmup_steps is None else self.warmup_steps
 
 
-def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str, Any]:
+def configure(
+    model: nn.Module, config: OptimConfig, num_steps: int, transferred: Collection[str] = ()
+) -> dict[str, Any]:
     """Optimiser and per-step schedule in the form Lightning expects of `configure_optimizers`.
 
     Args:
         model: trainable module; the encoder inside its `backbone` takes the options that speak of an encoder.
         config: the recipe.
         num_steps: optimiser steps of the whole run.
+        transferred: names of the model's parameters outside of the encoder that were taken from a file.
 
     Raises:
         UserError: more warm-up than steps, or options for an encoder where there is none.
@@ -92,7 +99,7 @@ def configure(model: nn.Module, config: OptimConfig, num_steps: int) -> dict[str
             f"{asked} and trainer.max_steps {num_steps}: the warm-up must be shorter "
             "than the run; lower it or train longer"
         )
-    places = _places(model, config)
+    places = _places(model, config, transferred)
     groups = [
         {
             "params": parameters,
@@ -175,7 +182,7 @@ class _Place(NamedTuple):
     is_decayed: bool
 
 
-def _places(model: nn.Module, config: OptimConfig) -> dict[_Place, list[nn.Parameter]]:
+def _places(model: nn.Module, config: OptimConfig, transferred: Collection[str]) -> dict[_Place, list[nn.Parameter]]:
     groups = _encoder_groups(model)
     if not groups and (config.sawtooth_steps or config.layer_decay != 1.0):
         raise UserError(
@@ -187,11 +194,12 @@ def _places(model: nn.Module, config: OptimConfig) -> dict[_Place, list[nn.Param
         for parameter in group
     }
     places: dict[_Place, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Norms and biases are not decayed: pulling a scale to zero regularises nothing.
             is_encoder = id(parameter) in scales
-            place = _Place(is_encoder, scales.get(id(parameter), 1.0), parameter.ndim > 1)
+            scale = config.transferred_lr_scale if name in transferred else config.fresh_lr_scale
+            place = _Place(is_encoder, scales.get(id(parameter), scale), parameter.ndim > 1)
             places.setdefault(place, []).append(parameter)
     return places
 
