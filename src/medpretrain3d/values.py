@@ -63,6 +63,8 @@ Real = Annotated[float, Unchecked()]
 Finite = Annotated[float, Gt(-math.inf), Lt(math.inf)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 NonNegative = Annotated[float, Ge(0), Lt(math.inf)]
+Gigabytes = Annotated[float, Ge(0), Le(10**9)]
+"""Of a disk: an exabyte at most."""
 Share = Annotated[float, Ge(0), Le(1)]
 """A probability, a threshold of scores or overlaps, a part of a whole."""
 PositiveShare = Annotated[float, Gt(0), Le(1)]

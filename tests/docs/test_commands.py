@@ -25,6 +25,7 @@ OTHERS = (
     "git clone ",
     "wandb sweep ",
     "wandb agent ",
+    "mlflow ui ",
     "source .venv/bin/activate",
     ".venv/bin/pre-commit install",
     "#",

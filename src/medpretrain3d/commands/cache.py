@@ -15,7 +15,7 @@ from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.local_copies import LocalCopy, evict_to, local_copies
 from medpretrain3d.store.mirror import mirrors_folder
-from medpretrain3d.values import NonNegative
+from medpretrain3d.values import Gigabytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, nargs="?", metavar="FOLDER", help="default: that of mirrors")
     parser.add_argument(
         "--limit-gb",
-        type=Number(NonNegative),
+        type=Number(Gigabytes),
         metavar="GB",
         help="remove what was used longest ago until so much is left; 0 for all that is not in use",
     )
