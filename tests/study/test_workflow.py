@@ -40,11 +40,11 @@ print(workflow._run_snakemake([sys.executable, "-c", sys.argv[1]], Path(sys.argv
 @pytest.mark.parametrize(
     ("executor", "expected"),
     [
-        ("slurm", {"SBATCH_SIGNAL": "USR1@90", "SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate"}),
+        ("slurm", {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate"}),
         ("local", {"SBATCH_OPEN_MODE": "truncate"}),
     ],
 )
-def test_jobs_of_a_cluster_are_told_before_their_end_and_queued_again(tmp_path, monkeypatch, executor, expected):
+def test_jobs_of_a_cluster_are_queued_again(tmp_path, monkeypatch, executor, expected):
     monkeypatch.setenv("SBATCH_OPEN_MODE", "truncate")  # what a user sets wins
     words = [sys.executable, "-c", ENGINE, str(tmp_path / "environment")]
     assert _run_snakemake(words, tmp_path / "log", Machine(executor))[0] == 0

@@ -31,9 +31,9 @@ CLUSTER_RETRIES = 3
 """How often a job of a cluster is submitted again that was killed, reached its time limit or lost its node; it goes on
 from its last checkpoint."""
 
-QUEUED_AGAIN = {"SBATCH_SIGNAL": "USR1@90", "SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append"}
-"""What `sbatch` reads of jobs: 90 seconds before the end of its time, or of what pre-empts it, a run is told, keeps its
-state and queues its job again. Options of sbatch count more (`slurm_extra`, `--slurm-no-requeue`)."""
+QUEUED_AGAIN = {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append"}
+"""What `sbatch` reads of jobs: SLURM queues one that is pre-empted or lost its node again. Options of sbatch count more
+(`slurm_extra`, `--slurm-no-requeue`). No notice: SLURM sends it to the shells around a run, too, which end of it."""
 
 
 @dataclass(frozen=True)
