@@ -40,6 +40,7 @@ WRITING = {
     "compare": ("a.json b.json --targets c.json -o {place}", "file", ".place.01234567.unfinished"),
     "targets": ("store -o {place}", "file", ".place.01234567.unfinished"),
     "plan": ("store -o {place}", "file", ".place.01234567.unfinished"),
+    "probe": ("store encoder -o {place}", "file", ".place.01234567.unfinished"),
     "report": ("runs -o {place}", "file", ".place.01234567.unfinished"),
     "study": ("report study.yaml", "folder .study.lock", None),
     "sweep": ("openkbp --root . --name {place}", "folder", None),
