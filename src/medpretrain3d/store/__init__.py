@@ -6,5 +6,17 @@ from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.volume import Volume, read_volume
+from medpretrain3d.store.volume_intensity import ClippedZScore, PercentileWindow
 
-__all__ = ["Case", "Grid", "Normalization", "Preprocessing", "Store", "Volume", "Window", "read_volume"]
+__all__ = [
+    "Case",
+    "ClippedZScore",
+    "Grid",
+    "Normalization",
+    "PercentileWindow",
+    "Preprocessing",
+    "Store",
+    "Volume",
+    "Window",
+    "read_volume",
+]

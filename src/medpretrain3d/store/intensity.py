@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # a store opens without torch, which takes 200 MB of memory
 Numbers = Real | Sequence[Real]
 
 
+OWN_RANGE = (-1.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Window(Normalization):
     """Maps a range of HU linearly to [-1, 1] and cuts what lies outside.
@@ -31,9 +34,11 @@ class Window(Normalization):
     Args:
         low_hu: becomes -1, as everything below.
         high_hu: becomes 1, as everything above.
+        output_range: what they become instead, such as 0 and 1 for a network that was trained so: its convolutions pad
+            with zeros, which are air then.
 
     Raises:
-        UserError: `low_hu` is not below `high_hu`.
+        UserError: `low_hu` is not below `high_hu`, or the output range is none.
 
     Example:
         >>> import numpy as np
@@ -44,9 +49,15 @@ class Window(Normalization):
 
     low_hu: Real = -1024
     high_hu: Real = 1024
+    output_range: tuple[Real, Real] = OWN_RANGE
 
     def __post_init__(self) -> None:
         """Refuse a window without width."""
+        low, high = self.output_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise UserError(f"window: output_range {low} .. {high}: the first must be below the second")
+        if (low, high) == OWN_RANGE:
+            self._init_args.pop("output_range", None)  # files of such windows stay as earlier versions read them
         if not (math.isfinite(self.low_hu) and math.isfinite(self.high_hu) and self.low_hu < self.high_hu):
             raise UserError(f"window {self.low_hu} .. {self.high_hu} HU: the first must be below the second")
 
@@ -55,9 +66,11 @@ class Window(Normalization):
         return unit == "hu"
 
     def __call__(self, image: Any) -> Any:
-        """Clip to the window and scale to [-1, 1]."""
-        center, half = (self.low_hu + self.high_hu) / 2, (self.high_hu - self.low_hu) / 2
-        return scaled(image, center, half, (-1.0, 1.0))
+        """Clip to the window and scale to the output range."""
+        low, high = self.output_range
+        width = (self.high_hu - self.low_hu) / (high - low)  # HU per step of 1
+        center = (self.low_hu + self.high_hu) / 2 - (low + high) / 2 * width  # HU that become 0
+        return scaled(image, center, width, (low, high))
 
 
 WindowName = Literal["lung", "soft_tissue", "bone", "full"]
