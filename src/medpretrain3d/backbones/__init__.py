@@ -13,6 +13,7 @@ from medpretrain3d.backbones.checkpoints import (
     read_encoder,
     save_encoder,
 )
+from medpretrain3d.backbones.dino_vit import DinoViT
 from medpretrain3d.backbones.genesis_unet import GenesisUNet
 from medpretrain3d.backbones.inflated import InflatedCNN
 from medpretrain3d.backbones.mednext import MedNeXt
@@ -21,6 +22,7 @@ from medpretrain3d.backbones.primus import Primus
 from medpretrain3d.backbones.resenc import ResEnc
 from medpretrain3d.backbones.resnet import ResNet3D
 from medpretrain3d.backbones.segresnet import SegResNet
+from medpretrain3d.backbones.stunet import STUNet
 from medpretrain3d.backbones.swin_unetr import SwinUNETR
 from medpretrain3d.backbones.token_pyramid import TokenPyramid
 from medpretrain3d.backbones.tokens import TokenBackbone
@@ -30,6 +32,7 @@ from medpretrain3d.registry import import_modules
 __all__ = [
     "Backbone",
     "DetectorPart",
+    "DinoViT",
     "EncoderFile",
     "GenesisUNet",
     "InflatedCNN",
@@ -41,6 +44,7 @@ __all__ = [
     "ReadOptions",
     "ResEnc",
     "ResNet3D",
+    "STUNet",
     "SegResNet",
     "SwinUNETR",
     "TokenBackbone",

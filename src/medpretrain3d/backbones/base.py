@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,11 @@ class Backbone(Configurable, nn.Module):
     in_channels: int
     checkpointing: bool = False
     """Whether activations are computed again in the backward pass instead of kept."""
+    freeze_statistics: bool = True
+    """Whether batch norms keep the statistics that an encoder file brought: those of a batch of one to four volumes
+    would be too few to go by. Without such a file they are those of each batch."""
+    has_loaded_statistics: bool = False
+    """Whether an encoder file brought some."""
     citation: ClassVar[str] = ""
     """Paper of the architecture: authors, year, identifier."""
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
@@ -80,6 +85,15 @@ class Backbone(Configurable, nn.Module):
         """Class and preset, as in `ResEnc-L`."""
         preset = self._init_args.get("preset")
         return f"{type(self).__name__}-{preset}" if preset else type(self).__name__
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, in which batch norms with loaded statistics go on normalizing by these."""
+        super().train(mode)
+        if self.has_loaded_statistics and self.freeze_statistics:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def num_parameters(self) -> int:
         """Return the number of trainable parameters of the encoder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,6 +101,11 @@ class Primus(TokenBackbone):
         blocks = [_Block(size, layer_scale, attention_norm, drop) for drop in drop_paths(drop_path, size.depth)]
         self.eva = _Encoder(blocks, num_register_tokens + math.prod(self.position_grid), size.width)
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.eva.blocks)
+
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
         result: Tensor = self.down_projection(image)
@@ -107,6 +113,12 @@ class Primus(TokenBackbone):
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
         """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
+        return self.encode_at(tokens, grid, [len(self.eva.blocks) - 1], keep_index)[0]
+
+    def encode_at(
+        self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return features behind each of some blocks, normalized by the last norm."""
         registers = self.num_register_tokens
         table = self.eva.pos_embed
         x = tokens + resize_positions(table[:, registers:], self.position_grid, grid)
@@ -118,10 +130,12 @@ class Primus(TokenBackbone):
         if self.register_tokens is not None:
             placeless = self.register_tokens + table[:, :registers]
             x = torch.cat([repeat(placeless, "1 r c -> b r c", b=len(x)), x], dim=1)
-        for block in self.eva.blocks:
+        features = []
+        for index, block in enumerate(self.eva.blocks):
             x = self.run_block(block, x, sine, cosine)
-        result: Tensor = self.eva.norm(x)[:, registers:]
-        return result
+            if index in blocks:
+                features.append(self.eva.norm(x)[:, registers:])
+        return features
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Embedding, positions and registers, then one group per block; the last norm belongs to the last block."""

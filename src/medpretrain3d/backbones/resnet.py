@@ -13,7 +13,7 @@ from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.convolution import Conv3d
 from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Channels, Steps
+from medpretrain3d.values import Channels, Kernels, Steps
 
 Depth = Literal[10, 18, 34, 50, 101, 152, 200]
 Norm = Callable[[int], nn.Module]
@@ -56,10 +56,12 @@ class ResNet3D(Backbone):
         shortcut: `None` is the published type of that depth.
         norm: `batch` fits MedicalNet's weights; `instance` suits batches of one or two volumes per process.
         width: channels of the first stage.
+        stem_kernel: of the first convolution along (D, H, W), odd; Merlin's is (3, 7, 7).
+        freeze_statistics: of `batch`: keep the statistics that an encoder file brought instead of those of each batch.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
 
     Raises:
-        UserError: an unknown depth, not five strides, or strides of a dilated stage.
+        UserError: an unknown depth, an even stem, not five strides, or strides of a dilated stage.
 
     Example:
         >>> import torch
@@ -82,8 +84,12 @@ class ResNet3D(Backbone):
         norm: Literal["batch", "instance"] = "batch",
         width: Channels = 64,
         checkpointing: bool = False,
+        stem_kernel: Kernels = (7, 7, 7),
+        freeze_statistics: bool = True,
     ) -> None:
         super().__init__()
+        if any(edge % 2 == 0 for edge in stem_kernel):
+            raise UserError(f"ResNet3D: got stem_kernel {tuple(stem_kernel)}, wanted odd edges such as (3, 7, 7)")
         if depth not in VARIANTS:
             raise UserError(f"ResNet3D: got depth {depth}, wanted one of {', '.join(map(str, VARIANTS))}")
         variant = VARIANTS[depth]
@@ -92,7 +98,9 @@ class ResNet3D(Backbone):
         self.depth = depth
         self.in_channels = in_channels
         self.checkpointing = checkpointing
-        self.conv1 = nn.Conv3d(in_channels, width, 7, stem, 3, bias=False)
+        self.freeze_statistics = freeze_statistics
+        kd, kh, kw = stem_kernel
+        self.conv1 = nn.Conv3d(in_channels, width, (kd, kh, kw), stem, (kd // 2, kh // 2, kw // 2), bias=False)
         self.bn1 = make_norm(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(3, pool, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -21,6 +23,24 @@ def axial_rotation(grid: Triple, head_width: int, device: torch.device) -> tuple
     position = torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1)  # (d, h, w, 3)
     angle = rearrange(position[..., None] * bands, "d h w group band -> (d h w) (group band)")
     angle = angle.repeat_interleave(2, dim=-1)
+    return angle.sin(), angle.cos()
+
+
+def normalized_axial_rotation(grid: Triple, periods: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return sine and cosine of every token's angles, each (N, head_width), tokens in the order (d h w).
+
+    Angles are 2 pi c / period, c in [-1, 1] the place of a token's center along an axis of the grid by itself (DINOv3:
+    Simeoni et al., 2025, in three dimensions). Pairs of channels as in `axial_rotation`.
+
+    Args:
+        grid: tokens along (D, H, W).
+        periods: (P), with head_width = 6 P.
+        dtype: in which all of this is computed, in the order of the published code: in bf16 each step is rounded.
+    """
+    places = [torch.arange(0.5, size, device=periods.device, dtype=dtype) / size for size in grid]
+    coordinate = 2.0 * torch.stack(torch.meshgrid(*places, indexing="ij"), dim=-1) - 1.0  # (d, h, w, 3)
+    angle = 2 * math.pi * coordinate[..., None] / periods.to(dtype)
+    angle = rearrange(angle, "d h w group band -> (d h w) (group band)").repeat_interleave(2, dim=-1)
     return angle.sin(), angle.cos()
 
 

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.convolution import Conv3d
+from medpretrain3d.backbones.norm import instance_norm
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Channels, Steps
+from medpretrain3d.values import Channels, Layers, Steps
 
 BLOCKS = (1, 2, 2, 4)
 NUM_GROUPS = 8
 
 
-class SegResNet(Backbone):
-    """Pre-activation residual blocks with group norm, strided convolutions between four stages; full resolution first.
+Norm = Literal["group", "batch", "instance", "none"]
+NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+    "group": lambda channels: nn.GroupNorm(NUM_GROUPS, channels),
+    "batch": nn.BatchNorm3d,
+    "instance": instance_norm,
+    "none": lambda channels: nn.Identity(),
+}
 
-    Parameter names are those of MONAI's `SegResNet`, which SuPreM's checkpoints follow.
+
+class SegResNet(Backbone):
+    """Pre-activation residual blocks, strided convolutions between the stages; full resolution first.
+
+    Parameter names are those of MONAI's `SegResNet`, which SuPreM's checkpoints follow. With five stages and batch norm
+    this is MONAI's `SegResEncoder` as CT-FM trained it, with instance norm as VISTA3D did.
 
     Args:
         width: channels of the first stage, a multiple of 8; doubled per stage.
         in_channels: channels of the image.
-        strides: of the three steps down along (D, H, W); default 2 everywhere.
+        strides: of the steps down along (D, H, W), one less than there are stages; default 2 everywhere.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
+        blocks: residual blocks of each stage; by default four stages of 1, 2, 2 and 4.
+        norm: `group` (of 8) is the published network; `batch` fits CT-FM's weights, `instance` VISTA3D's and batches of
+            one or two; `none` is a network without.
+        freeze_statistics: of `batch`: keep the statistics that an encoder file brought instead of those of each batch.
 
     Raises:
-        UserError: a width that the groups do not divide, or not three strides.
+        UserError: a width that the groups do not divide, or another number of strides.
 
     Example:
         >>> import torch
@@ -47,23 +63,32 @@ class SegResNet(Backbone):
         in_channels: Channels = 1,
         strides: Sequence[Steps] | None = None,
         checkpointing: bool = False,
+        blocks: Sequence[Layers] = BLOCKS,
+        norm: Norm = "group",
+        freeze_statistics: bool = True,
     ) -> None:
         super().__init__()
-        if width % NUM_GROUPS:
+        if norm == "group" and width % NUM_GROUPS:
             raise UserError(f"SegResNet: got width {width}, wanted a multiple of {NUM_GROUPS} such as 16 or 32")
-        steps: list[Triple] = [(2, 2, 2)] * 3 if strides is None else [(int(d), int(h), int(w)) for d, h, w in strides]
-        if len(steps) != 3:
-            raise UserError(f"SegResNet: got {len(steps)} strides, wanted one for each of the three steps down")
+        num_steps = len(blocks) - 1
+        default: list[Triple] = [(2, 2, 2)] * num_steps
+        steps = default if strides is None else [(int(d), int(h), int(w)) for d, h, w in strides]
+        if len(steps) != num_steps or num_steps < 0:
+            raise UserError(
+                f"SegResNet: got {len(steps)} strides, wanted one for each of the {max(0, num_steps)} steps down "
+                f"between {len(blocks)} stages"
+            )
+        self.freeze_statistics = freeze_statistics
         self.width = width
         self.in_channels = in_channels
         self.checkpointing = checkpointing
         self.convInit = _Conv(in_channels, width)
         self.down_layers = nn.ModuleList()
         levels: list[Level] = []
-        for index, num_blocks in enumerate(BLOCKS):
+        for index, num_blocks in enumerate(blocks):
             channels = width * 2**index
             down: nn.Module = nn.Identity() if not index else _Conv(channels // 2, channels, steps[index - 1])
-            self.down_layers.append(nn.Sequential(down, *(_Block(channels) for _ in range(num_blocks))))
+            self.down_layers.append(nn.Sequential(down, *(_Block(channels, NORMS[norm]) for _ in range(num_blocks))))
             before = levels[-1].stride if levels else (1, 1, 1)
             d, h, w = (a * b for a, b in zip(before, steps[index - 1] if index else (1, 1, 1), strict=True))
             levels.append(Level(channels, (d, h, w)))
@@ -99,10 +124,10 @@ class _Conv(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, make_norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(NUM_GROUPS, channels)
-        self.norm2 = nn.GroupNorm(NUM_GROUPS, channels)
+        self.norm1 = make_norm(channels)
+        self.norm2 = make_norm(channels)
         self.conv1 = _Conv(channels, channels)
         self.conv2 = _Conv(channels, channels)
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Channels, Steps
+from medpretrain3d.values import Channels, Layers, Steps
 
 BLOCKS = (2, 2, 2, 2)
 HEADS = (3, 6, 12, 24)
@@ -40,9 +40,11 @@ class SwinUNETR(Backbone):
         merging: which tokens are merged: `all` eight of a cube, or those that `published` weights were trained with.
         is_v2: a residual convolution block before each stage (SwinUNETR-V2: He et al., 2023), as in VoCo.
         checkpointing: compute each transformer block's activations again in the backward pass.
+        depths: transformer blocks of each of the four stages.
+        heads: attention heads of each.
 
     Raises:
-        UserError: a feature size that the heads do not divide, or an unknown merging.
+        UserError: a feature size that the heads do not divide, an unknown merging, or not four depths and heads.
 
     Example:
         >>> import torch
@@ -64,14 +66,20 @@ class SwinUNETR(Backbone):
         merging: Merging = "all",
         is_v2: bool = False,
         checkpointing: bool = False,
+        depths: tuple[Layers, Layers, Layers, Layers] = BLOCKS,
+        heads: tuple[Channels, Channels, Channels, Channels] = HEADS,
     ) -> None:
         from monai.networks.blocks.patchembedding import PatchEmbed
         from monai.networks.blocks.unetr_block import UnetrBasicBlock
         from monai.networks.nets.swin_unetr import BasicLayer
 
         super().__init__()
-        if feature_size % 12:
+        if tuple(heads) == HEADS and feature_size % 12:
             raise UserError(f"SwinUNETR: got feature_size {feature_size}, wanted a multiple of 12 such as 24 or 48")
+        if any(feature_size * 2**stage % count for stage, count in enumerate(heads)):
+            raise UserError(
+                f"SwinUNETR: got heads {tuple(heads)}, wanted such as divide {feature_size} times 1, 2, 4, 8"
+            )
         if merging not in MERGED_OFFSETS:
             raise UserError(f"SwinUNETR: got merging '{merging}', wanted one of {', '.join(MERGED_OFFSETS)}")
         d, h, w = (int(edge) for edge in patch_size)
@@ -82,7 +90,7 @@ class SwinUNETR(Backbone):
         # MONAI annotates a norm and a module, but takes None for no norm and calls `downsample`, below, for the module.
         self.patch_embed = PatchEmbed((d, h, w), in_channels, feature_size, norm_layer=None)  # type: ignore[arg-type]  # MONAI's hint leaves None out
         self.levels = tuple(Level(feature_size * 2**i, (d * 2**i, h * 2**i, w * 2**i)) for i in range(5))
-        for index, (num_blocks, num_heads) in enumerate(zip(BLOCKS, HEADS, strict=True)):
+        for index, (num_blocks, num_heads) in enumerate(zip(depths, heads, strict=True)):
             width = feature_size * 2**index
             if is_v2:
                 block = UnetrBasicBlock(3, width, width, kernel_size=3, stride=1, norm_name="instance", res_block=True)

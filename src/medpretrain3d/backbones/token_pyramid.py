@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Level, Triple
 from medpretrain3d.backbones.norm import instance_norm
-from medpretrain3d.backbones.tokens import TokenBackbone
+from medpretrain3d.backbones.tokens import TokenBackbone, tokens_to_map
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import LayersOrNone
+from medpretrain3d.values import LayersOrNone, Whole
 
 
 class TokenPyramid(Backbone):
@@ -25,9 +27,11 @@ class TokenPyramid(Backbone):
         num_finer: levels finer than the patch; ask for those the detector uses (`first_level: 0`), so that every branch
             is trained. A patch of 8 reaches full resolution with 3.
         num_coarser: levels coarser than the patch.
+        blocks: whose features are joined, counted from 0 and the last among them, as FlexiCT joins 3, 7, 11 and 15 for
+            dense tasks; by default the last alone, which is also what the learned mixture begins with.
 
     Raises:
-        UserError: more finer levels than the patch can be halved.
+        UserError: more finer levels than the patch can be halved, or blocks that the transformer does not have.
 
     Example:
         >>> import torch
@@ -39,9 +43,17 @@ class TokenPyramid(Backbone):
 
     citation: ClassVar[str] = "Li et al., 2022, arXiv:2203.16527"
 
-    def __init__(self, backbone: TokenBackbone, num_finer: LayersOrNone = 2, num_coarser: LayersOrNone = 1) -> None:
+    def __init__(
+        self,
+        backbone: TokenBackbone,
+        num_finer: LayersOrNone = 2,
+        num_coarser: LayersOrNone = 1,
+        blocks: Sequence[Whole] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.blocks = None if blocks is None else sorted({int(index) for index in blocks})
+        self.mixture = None if self.blocks is None else _mixture(backbone, self.blocks)
         self.in_channels = backbone.in_channels
         self.finer = nn.ModuleList()
         levels = list(backbone.levels)
@@ -71,7 +83,7 @@ class TokenPyramid(Backbone):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Map an image (B, C, D, H, W) to one map per level, finest first."""
         self.check_input(image)
-        (x,) = self.backbone(image)
+        x = self._joined(image)
         maps = [branch(x) for branch in self.finer] + [x]
         for _ in range(self.num_coarser):
             maps.append(nn.functional.max_pool3d(maps[-1], 2))
@@ -81,10 +93,35 @@ class TokenPyramid(Backbone):
         """Return the blocks of the transformer."""
         return self.backbone.sharded_blocks()
 
+    def _joined(self, image: Tensor) -> Tensor:
+        """Return the map (B, width, d, h, w) that the branches start from."""
+        if self.mixture is None or self.blocks is None:
+            alone: Tensor = self.backbone(image)[0]
+            return alone
+        grid = self.backbone.grid(tuple(image.shape[2:]))
+        features = self.backbone.encode_at(self.backbone.embed(image), grid, self.blocks)
+        result: Tensor = self.mixture(tokens_to_map(torch.cat(features, dim=-1), grid))
+        return result
+
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return those of the transformer, then the branches."""
-        branches = list(self.finer.parameters())
+        branches = [*([] if self.mixture is None else self.mixture.parameters()), *self.finer.parameters()]
         return [*self.backbone.depth_groups(), *([branches] if branches else [])]
+
+
+def _mixture(backbone: TokenBackbone, blocks: list[int]) -> nn.Conv3d:
+    """A linear map of the joined features of several blocks to the width of one: at first that of the last block."""
+    depth = backbone.depth
+    if not blocks or blocks[-1] != depth - 1:
+        raise UserError(
+            f"TokenPyramid: got blocks {blocks} of {backbone.name}, which has {depth}; wanted some of 0 .. "
+            f"{depth - 1}, {depth - 1} among them, since what comes behind the last one would not be trained"
+        )
+    mixture = nn.Conv3d(len(blocks) * backbone.width, backbone.width, 1)
+    nn.init.zeros_(mixture.weight)
+    nn.init.dirac_(mixture.weight[:, -backbone.width :])
+    nn.init.zeros_(mixture.bias)  # type: ignore[arg-type]  # a Conv3d has one by default
+    return mixture
 
 
 def _halving(stride: Triple, num_finer: int) -> Triple:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone, Triple
+from medpretrain3d.errors import UserError
 from medpretrain3d.randomness import draw_bits, to_uniform
 
 
@@ -29,6 +32,11 @@ class TokenBackbone(Backbone):
     width: int
     """Channels of a token."""
 
+    @property
+    def depth(self) -> int:
+        """Number of blocks that `encode_at` counts; 0 where it hands out none."""
+        return 0
+
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, C, D, H, W) to patch tokens (B, N, width), each a function of its own voxels, without position."""
         raise NotImplementedError("a TokenBackbone subclass implements embed")
@@ -49,6 +57,16 @@ class TokenBackbone(Backbone):
     def sharded_blocks(self) -> list[nn.Module]:
         """Return the transformer blocks."""
         return [block for part in self.modules() if isinstance(part, nn.ModuleList) for block in part]
+
+    def encode_at(
+        self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return what `encode` does behind each of some blocks, counted from 0, through the last norm.
+
+        Raises:
+            UserError: this transformer does not hand them out.
+        """
+        raise UserError(f"{type(self).__name__}: hands out its last block alone; leave `blocks` of the pyramid out")
 
     def grid(self, shape: tuple[int, ...]) -> Triple:
         """Return the number of tokens along each axis of an image (D, H, W)."""
@@ -99,10 +117,25 @@ def keep_tokens(tokens: Tensor, keep_index: Tensor) -> Tensor:
     return tokens.gather(1, keep_index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
-def resize_positions(table: Tensor, grid: Triple, new_grid: Triple) -> Tensor:
-    """A position table (1, N, C) of one grid for another, trilinear between cell centres; the same table if equal."""
+def resize_positions(
+    table: Tensor, grid: Triple, new_grid: Triple, offset: Sequence[float] = (0.0, 0.0, 0.0)
+) -> Tensor:
+    """A position table (1, N, C) of one grid for another, trilinear between cell centres; the same table if equal.
+
+    Args:
+        table: of `grid`.
+        grid: tokens along (D, H, W).
+        new_grid: of the result.
+        offset: DINOv2 resizes by (n + 0.1) / m instead of n / m, which moves the centers a little; negative where the
+            axis was counted from its far end.
+    """
     if grid == new_grid:
         return table
     volume = rearrange(table, "1 (d h w) c -> 1 c d h w", d=grid[0], h=grid[1], w=grid[2])
-    resized = F.interpolate(volume, size=new_grid, mode="trilinear", align_corners=False)
+    if any(offset):
+        far = [axis for axis, one in enumerate(offset, start=2) if one < 0]
+        scale = [(new + abs(one)) / old for new, one, old in zip(new_grid, offset, grid, strict=True)]
+        resized = F.interpolate(volume.flip(far), scale_factor=scale, mode="trilinear", align_corners=False).flip(far)
+    else:
+        resized = F.interpolate(volume, size=new_grid, mode="trilinear", align_corners=False)
     return rearrange(resized, "1 c d h w -> 1 (d h w) c")

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level, Triple
-from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
+from medpretrain3d.backbones.tokens import TokenBackbone, drop_paths, keep_tokens, resize_positions
+from medpretrain3d.backbones.transformer import Block, PatchEmbed, initialize
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Cells, Channels, ShareBelowOne, Steps
+from medpretrain3d.values import Cells, Channels, Layers, Positive, ShareBelowOne, Steps
 
 Preset = Literal["XXS", "XS", "S", "B", "L"]
 
@@ -42,16 +41,21 @@ class ViT(TokenBackbone):
     ViT-B/16 of masked autoencoding (He et al., 2022), with cubes for squares. Parameter names are timm's.
 
     Args:
-        preset: size; `B` is ViT-B.
+        preset: size; `B` is ViT-B. None for `width`, `depth` and `heads` of your own.
         in_channels: channels of the image.
         patch_size: edges (D, H, W) of a token in voxels.
         position_grid: tokens along (D, H, W) that the table of positions holds, by default those of 96^3 voxels in
             patches of 16; an image with another grid gets the table resized trilinearly.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
         drop_path: probability with which the last block's branches are left out in training; falls to 0 at the first.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_eps: of the layer norms; MONAI's have 1e-5.
+        width: channels of a token, a multiple of `heads`; with `depth` and `heads` where the preset is None.
+        depth: number of blocks.
+        heads: attention heads.
 
     Raises:
-        UserError: an unknown preset.
+        UserError: an unknown preset, or sizes of one's own beside a preset.
 
     Example:
         >>> import torch
@@ -66,30 +70,40 @@ class ViT(TokenBackbone):
 
     def __init__(
         self,
-        preset: Preset = "B",
+        preset: Preset | None = "B",
         in_channels: Channels = 1,
         patch_size: Steps = (16, 16, 16),
         position_grid: Cells = (6, 6, 6),
         checkpointing: bool = False,
         drop_path: ShareBelowOne = 0.0,
+        qkv_bias: bool = True,
+        norm_eps: Positive = 1e-6,
+        width: Channels | None = None,
+        depth: Layers | None = None,
+        heads: Channels | None = None,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
-            raise UserError(f"ViT: got preset '{preset}', wanted one of {', '.join(PRESETS)}")
-        size = PRESETS[preset]
+        size = _size(preset, width, depth, heads)
         self.in_channels = in_channels
         self.patch_size = _triple(patch_size)
         self.position_grid = _triple(position_grid)
         self.width = size.width
         self.checkpointing = checkpointing
         self.levels = (Level(size.width, self.patch_size),)
-        self.patch_embed = _PatchEmbed(in_channels, size.width, self.patch_size)
+        self.patch_embed = PatchEmbed(in_channels, size.width, self.patch_size)
         d, h, w = self.position_grid
         self.pos_embed = nn.Parameter(torch.zeros(1, d * h * w, size.width))
-        self.blocks = nn.ModuleList(_Block(size.width, size.heads, drop) for drop in drop_paths(drop_path, size.depth))
-        self.norm = nn.LayerNorm(size.width, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            Block(size.width, size.heads, drop, qkv_bias, norm_eps) for drop in drop_paths(drop_path, size.depth)
+        )
+        self.norm = nn.LayerNorm(size.width, eps=norm_eps)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(_initialize)
+        self.apply(initialize)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
 
     def embed(self, image: Tensor) -> Tensor:
         """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
@@ -98,13 +112,21 @@ class ViT(TokenBackbone):
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
         """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
+        return self.encode_at(tokens, grid, [len(self.blocks) - 1], keep_index)[0]
+
+    def encode_at(
+        self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return features behind each of some blocks, normalized by the last norm."""
         x = tokens + resize_positions(self.pos_embed, self.position_grid, grid)
         if keep_index is not None:
             x = keep_tokens(x, keep_index)
-        for block in self.blocks:
+        features = []
+        for index, block in enumerate(self.blocks):
             x = self.run_block(block, x)
-        result: Tensor = self.norm(x)
-        return result
+            if index in blocks:
+                features.append(self.norm(x))
+        return features
 
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Return embedding and positions, then one group per block; the last norm belongs to the last block."""
@@ -114,65 +136,19 @@ class ViT(TokenBackbone):
         return groups
 
 
-class _PatchEmbed(nn.Module):
-    def __init__(self, in_channels: int, width: int, patch_size: Triple) -> None:
-        super().__init__()
-        self.proj = nn.Conv3d(in_channels, width, patch_size, patch_size)
-
-    def forward(self, image: Tensor) -> Tensor:
-        result: Tensor = rearrange(self.proj(image), "b c d h w -> b (d h w) c")
-        return result
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, drop_path: DropPath) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = _Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = _Mlp(width)
-        self.drop_path = drop_path
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        result: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
-        return result
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "b n (three heads c) -> three b heads n c", three=3, heads=self.heads)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        result: Tensor = self.proj(rearrange(mixed, "b heads n c -> b n (heads c)"))
-        return result
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return result
-
-
 def _triple(edges: Sequence[int]) -> Triple:
     d, h, w = edges
     return (int(d), int(h), int(w))
 
 
-def _initialize(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv3d):
-        # The embedding is a linear map of the patch: He et al. (2022) initialise it as one.
-        nn.init.xavier_uniform_(module.weight.flatten(1))
+def _size(preset: str | None, width: int | None, depth: int | None, heads: int | None) -> Size:
+    own = (width, depth, heads)
+    if preset is not None:
+        if preset not in PRESETS:
+            raise UserError(f"ViT: got preset '{preset}', wanted one of {', '.join(PRESETS)}")
+        if own != (None, None, None):
+            raise UserError(f"ViT: got preset '{preset}' and a width, depth or heads; set preset to null for your own")
+        return PRESETS[preset]
+    if width is None or depth is None or heads is None or width % heads:
+        raise UserError(f"ViT: without a preset, wanted depth, heads and a width that they divide, got {own}")
+    return Size(width, depth, heads)
