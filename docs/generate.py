@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 
 from medpretrain3d.backbones import Backbone
+from medpretrain3d.backbones.checkpoints import RELEASES
+from medpretrain3d.backbones.cost import cost
+from medpretrain3d.configurable import from_config
 from medpretrain3d.detection import Detector
 from medpretrain3d.ingest.importers import Layout, layouts
 from medpretrain3d.objectives import Objective
@@ -59,9 +62,44 @@ def data_sets(kind: str) -> str:
     return "\n\n".join(f"### {layout.name}\n\n{layout.page.strip()}{_facts(layout)}" for layout in found)
 
 
+def released() -> str:
+    """Table of published encoders: what each is, what it saw and what its licences say."""
+    head = "| encoder | what it is | found at | trained on | of public detection data | licence of code, of weights |"
+    rows = [head, "|---|---|---|---|---|---|"]
+    for one in RELEASES:
+        forbidden = f"; **forbids**: {one.restriction}" if one.restriction else ""
+        rows.append(
+            f"| {one.name} | {one.summary} | {one.where} | {one.paradigm}: {one.corpus} | {one.overlap} | "
+            f"{one.code_licence}; {one.weights_licence}{forbidden} |"
+        )
+    return "\n".join(rows)
+
+
+def released_sizes() -> str:
+    """Table of published encoders: size, frame, intensities, levels, and cost of a patch of 128^3 voxels."""
+    names = ("encoder", "backbone", "parameters (M)", "axes", "spacing (mm)", "window", "levels (channels/stride)")
+    rows = [f"| {' | '.join(names)} | patch: TFLOP, kept activations (GB) |", "|---|---|---|---|---|---|---|---|"]
+    for one in RELEASES:
+        with torch.device("meta"):
+            backbone = from_config(one.architecture, Backbone)
+        levels = " ".join(f"{level.channels}/{'x'.join(map(str, level.stride))}" for level in backbone.levels)
+        d, h, w = (128 // step * step for step in backbone.levels[-1].stride)
+        flop, kept = cost(backbone, (d, h, w))
+        size = "" if (d, h, w) == (128, 128, 128) else f" ({d}x{h}x{w})"
+        spacing = "its own" if one.spacing_mm is None else " ".join(f"{edge:g}" for edge in one.spacing_mm)
+        window = "none told" if one.window is None else str(from_config(one.window))
+        cells = (
+            *(one.name, f"`{backbone.name}`", f"{backbone.num_parameters() / 1e6:.1f}", one.orientation or "as stored"),
+            *(spacing, f"`{window}`", levels, f"{flop / 1e12:.2f}, {kept / 1e9:.1f}{size}"),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 PARTS: dict[str, dict[str, Callable[[], str]]] = {
     "architecture.md": {"objectives": objectives, "detectors": detectors},
     "backbones.md": {"backbones": backbones},
+    "checkpoints.md": {"released": released, "released_sizes": released_sizes},
     "datasets.md": {kind: partial(data_sets, kind) for kind in ("detection", "corpus", "generic")},
 }
 

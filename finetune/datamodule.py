@@ -36,6 +36,9 @@ from medpretrain3d.store.store import Case
 from medpretrain3d.store.stratify import seeded_label_order
 from medpretrain3d.values import Checked, Count, Positive, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
+LARGEST_SPACING_RATIO = 1.5
+"""Of a store's spacing to that of the encoder's pretraining, up to which what it learned about sizes still holds."""
+
 
 class FinetuneData(Checked, L.LightningDataModule):
     """A labelled store, split into train, val and test.
@@ -123,12 +126,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.train_cases = self._refs(label_budget(train, order, num_labeled))
         self.label_fraction = num_labeled / len(train)
         self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
-        if pretrained_spacing_mm is not None and pretrained_spacing_mm != self.corpus.spacing_mm:
-            ours = None if self.corpus.spacing_mm is None else list(self.corpus.spacing_mm)
-            rank_zero_warn(
-                f"spacing_mm of the encoder's pretraining is {list(pretrained_spacing_mm)}, of this data {ours}; its "
-                "features were learned on other sizes"
-            )
+        if pretrained_spacing_mm is not None:
+            self._compare_spacing(pretrained_spacing_mm)
         self.val_cases = self._refs(self.split.get("val", ()))
         if not self.val_cases:
             rank_zero_print(
@@ -146,6 +145,22 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
             rank_zero_print(note)
+
+    def _compare_spacing(self, pretrained_mm: tuple[float, float, float]) -> None:
+        ours = self.corpus.spacing_mm
+        message = (
+            f"spacing_mm of the encoder's pretraining is {list(pretrained_mm)}, of this data "
+            f"{None if ours is None else list(ours)}"
+        )
+        if ours is None or any(
+            max(a / b, b / a) > LARGEST_SPACING_RATIO for a, b in zip(ours, pretrained_mm, strict=True)
+        ):
+            axes = " ".join(map(str, pretrained_mm))
+            rank_zero_warn(
+                f"{message}; its features were learned on other sizes: prepare a store with --spacing-mm {axes} for it"
+            )
+        elif ours != pretrained_mm:
+            rank_zero_print(f"note: {message}")
 
     def _check_objects(self, train: Sequence[str]) -> None:
         if not count_objects(self.store, train).sum():

@@ -40,6 +40,8 @@ def follow_pretraining(config: Namespace, rank_zero_print: Callable[[str], None]
     window = stated_window(card, unit)
     if data.pretrained_spacing_mm is None:
         data.pretrained_spacing_mm = card.get("spacing_mm")
+        if data.pretrained_spacing_mm is not None:
+            rank_zero_print(f"spacing of the encoder's pretraining: {list(data.pretrained_spacing_mm)} mm")
     theirs = None if window is None else to_config(window)
     if theirs is not None and data.window is None:
         data.window = Namespace(class_path=theirs["class_path"], init_args=Namespace(theirs["init_args"]))

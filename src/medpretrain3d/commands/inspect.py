@@ -32,19 +32,30 @@ def run(args: argparse.Namespace) -> int:
         put_back(folder)
     found = [folder / name for name in CARDS if (folder / name).is_file()]
     if found:
+        from medpretrain3d.backbones.checkpoints.release import restrictions
+
         print(f"{url or folder}: {CARDS[found[0].name]}")
-        _print(read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True))
+        card = read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True)
+        _print(card)
+        begun_from = (card.get("provenance") or {}).get("encoder") if found[0].name == "bundle.json" else card
+        for text in restrictions(begun_from or {}):
+            print(f"  the licence forbids: {text}")
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder
+    from medpretrain3d.backbones.checkpoints.release import restrictions
 
     encoder = read_encoder(args.file, read_options(args))
     print(f"{args.file}: {encoder.format}")
+    release = encoder.card.get("release") or {}
     _print(
         {
+            **({"release": f"{release['name']}: {release['summary']}"} if release else {}),
             "architecture": encoder.architecture,
             "num_parameters": sum(value.numel() for value in encoder.weights.values()),
             **{key: encoder.card.get(key) for key in ("preprocessing", "pretraining")},
             "licence": encoder.card.get("licence") or "not stated in the file",
+            **({"licence of the code": encoder.card["code_licence"]} if encoder.card.get("code_licence") else {}),
+            **({"the licence forbids": forbidden} if (forbidden := restrictions(encoder.card)) else {}),
             "citations": encoder.card.get("citations"),
             "unused tensors": encoder.unused,
             "sha256": encoder.sha256,

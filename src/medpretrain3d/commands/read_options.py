@@ -10,10 +10,16 @@ if TYPE_CHECKING:
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
-    """`--stem` and `--token-order`."""
+    """`--stem`, `--token-order` and `--orientation`."""
     parser.add_argument("--stem", help="of a network with one stem per data set, which one; default: the file's own")
     parser.add_argument(
         "--token-order", choices=["whd", "hwd"], help="how a Primus flattened its patches; default: as its source does"
+    )
+    parser.add_argument(
+        "--orientation",
+        metavar="RAS",
+        help="of the volumes that released weights were trained on, where it is not certain; default: as their authors "
+        "state it",
     )
 
 
@@ -21,4 +27,4 @@ def read_options(args: argparse.Namespace) -> ReadOptions:
     """Return the read options chosen on the command line."""
     from medpretrain3d.backbones import ReadOptions
 
-    return ReadOptions(stem=args.stem, token_order=args.token_order)
+    return ReadOptions(stem=args.stem, token_order=args.token_order, orientation=args.orientation)

@@ -196,3 +196,22 @@ def test_a_wrong_shape_and_a_missing_tensor_are_errors(tmp_path):
     strange = {name: value for name, value in ResNet3D(18, width=4).state_dict().items() if "layer3.1" not in name}
     with pytest.raises(UserError, match=r"\(2, 2, 1, 2\) basic blocks per stage"):
         read(tmp_path, {"state_dict": strange})
+
+
+def test_brain_seg_founder_is_a_swin_transformer_of_depths_and_heads_of_its_own(tmp_path):
+    torch.manual_seed(0)
+    theirs = MonaiSwinUNETR(
+        2, 2, feature_size=16, window_size=3, depths=(1, 1, 2, 1), num_heads=(2, 2, 4, 8), use_v2=False
+    ).eval()
+    weights = {name: value for name, value in theirs.state_dict().items() if name.startswith("swinViT.")}
+    heads = {"rotation_head.weight": torch.zeros(4, 192), "contrastive_head.bias": torch.zeros(512)}
+    encoder = read(tmp_path, {"state_dict": prefixed("module.", weights | heads)})
+    assert encoder.format == "BrainSegFounder checkpoint"
+    arguments = encoder.architecture["init_args"]
+    assert (arguments["depths"], arguments["heads"], arguments["in_channels"]) == ([1, 1, 2, 1], [2, 2, 4, 8], 2)
+    backbone = from_config({**encoder.architecture, "init_args": arguments | {"merging": "all"}}).eval()
+    load_encoder(backbone, encoder)
+    x = torch.randn(1, 2, 32, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        for ours, theirs_too in zip(backbone(x), theirs.swinViT(x), strict=True):
+            torch.testing.assert_close(ours, theirs_too)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medpretrain3d.backbones.checkpoints.brainiac import BRAINIAC, read_brainiac
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
+from medpretrain3d.backbones.checkpoints.colipri import COLIPRI, read_colipri
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
+from medpretrain3d.backbones.checkpoints.ct_fm import CT_FM, read_ct_fm
 from medpretrain3d.backbones.checkpoints.encoder_file import (
     DetectorPart,
     EncoderFile,
@@ -18,30 +21,43 @@ from medpretrain3d.backbones.checkpoints.encoder_file import (
     save_encoder,
     write_encoder,
 )
+from medpretrain3d.backbones.checkpoints.flexict import FLEXICT, read_flexict
 from medpretrain3d.backbones.checkpoints.formats import EXPORTS, READERS
 from medpretrain3d.backbones.checkpoints.genesis import read_genesis
 from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
 from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
+from medpretrain3d.backbones.checkpoints.mednext import read_mednext
+from medpretrain3d.backbones.checkpoints.merlin import MERLIN, read_merlin
+from medpretrain3d.backbones.checkpoints.monai_vit import SEGVOL, read_monai_vit
 from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
 from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions, open_checkpoint
+from medpretrain3d.backbones.checkpoints.release import Release
 from medpretrain3d.backbones.checkpoints.run_checkpoint import encoder_entry, read_run_checkpoint
 from medpretrain3d.backbones.checkpoints.source import locate
+from medpretrain3d.backbones.checkpoints.spectre import SPECTRE, read_spectre
+from medpretrain3d.backbones.checkpoints.stu_net import STU_NET, read_stu_net
 from medpretrain3d.backbones.checkpoints.suprem import read_suprem
-from medpretrain3d.backbones.checkpoints.swin_unetr import read_swin_unetr
+from medpretrain3d.backbones.checkpoints.swin_unetr import BRAIN_SEG_FOUNDER, read_swin_unetr
+from medpretrain3d.backbones.checkpoints.tap_ct import TAP_CT, read_tap_ct
+from medpretrain3d.backbones.checkpoints.three_dino import THREE_DINO, read_three_dino
 from medpretrain3d.backbones.checkpoints.timm_network import read_timm
+from medpretrain3d.backbones.checkpoints.vista3d import VISTA3D, read_vista3d
 from medpretrain3d.backbones.checkpoints.volumes_seen import VolumesSeen
+from medpretrain3d.backbones.checkpoints.voxelfm import VOXELFM, read_voxelfm
 from medpretrain3d.errors import UserError
 from medpretrain3d.registry import import_modules
 
 __all__ = [
     "EXPORTS",
     "READERS",
+    "RELEASES",
     "DetectorPart",
     "EncoderFile",
     "LoadReport",
     "RawCheckpoint",
     "ReadOptions",
+    "Release",
     "VolumesSeen",
     "encoder_entry",
     "load_encoder",
@@ -57,12 +73,31 @@ for _reader in (
     read_nnssl,
     read_nnunet,
     read_suprem,
+    read_vista3d,
+    read_ct_fm,
+    read_colipri,
+    read_flexict,
+    read_spectre,
+    read_voxelfm,
+    read_three_dino,
+    read_tap_ct,
+    read_merlin,
+    read_stu_net,
+    read_monai_vit,
+    read_mednext,
     read_swin_unetr,
     read_genesis,
     read_medicalnet,
+    read_brainiac,
     read_timm,
 ):
     READERS.add(_reader.__name__.removeprefix("read_"), _reader, __name__)
+
+RELEASES: tuple[Release, ...] = (
+    *(CT_FM, VISTA3D, COLIPRI, FLEXICT, SPECTRE, VOXELFM, THREE_DINO, TAP_CT),
+    *(MERLIN, STU_NET, SEGVOL, BRAINIAC, BRAIN_SEG_FOUNDER),
+)
+"""Published weights of which more is known than their files say, in the order of docs/checkpoints.md."""
 
 import_modules(__name__, __path__)  # what is here is known by name
 
@@ -96,6 +131,7 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
             ) from error
         if encoder is not None:
             check_complete(path, encoder)
+            _check_orientation(path, encoder, options)
             return encoder
     tensors = sorted(raw.weights)
     held = (
@@ -108,3 +144,13 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
         f"{path}: of no known format: holds {held}; known are {known} and our own encoder files; where its "
         "architecture is one of medpretrain3d.backbones, load the weights in Python and write them with save_encoder"
     )
+
+
+def _check_orientation(path: Path, encoder: EncoderFile, options: ReadOptions) -> None:
+    """Refuse an orientation that a reader has not heeded."""
+    taken = (encoder.card.get("preprocessing") or {}).get("orientation")
+    if options.orientation is not None and taken != options.orientation:
+        raise UserError(
+            f"{path}: got orientation {options.orientation}, but the frame of a {encoder.format} is known or its "
+            "weights cannot be turned; leave the option out"
+        )

@@ -33,6 +33,7 @@ class _Detector(TypedDict):
 class _Provenance(TypedDict):
     training: NotRequired[dict[str, Any]]
     licence: NotRequired[Text | None]
+    encoder: NotRequired[dict[str, Any] | None]
     volumes_seen: NotRequired[dict[str, Any]]
 
 
@@ -84,6 +85,7 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
         },
         "licence": provenance.get("licence"),
         "citations": [],
+        **({"continued_from": provenance["encoder"]} if provenance.get("encoder") else {}),
         **({"volumes_seen": provenance["volumes_seen"]} if "volumes_seen" in provenance else {}),
     }
     architecture, form = detector["init_args"]["backbone"], "medpretrain3d detector bundle"

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.atomic import finished_folder, put_back
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.publishing import without_places
+from medpretrain3d.backbones.checkpoints.release import RESTRICTION
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import Config, plugins_in, to_config
 from medpretrain3d.documents import SCHEMA, Artifact, Text
@@ -42,6 +43,7 @@ class Card(TypedDict):
     preprocessing: NotRequired[dict[str, Any] | None]
     pretraining: NotRequired[dict[str, Any] | None]
     licence: NotRequired[Text | None]
+    restriction: NotRequired[Text | None]
     citations: NotRequired[list[Text] | None]
     continued_from: NotRequired[dict[str, Any] | None]
 
@@ -80,7 +82,7 @@ class EncoderFile:
 
     `card` holds what is known of it, as plain data: `preprocessing` (spacing, window or normalisation of the images),
     `pretraining` (objective, steps, corpus), `volumes_seen` (hashes of the scans, see `VolumesSeen`), `licence` (None
-    where the file states none), `citations` (one line each).
+    where the file states none), `restriction` (what it forbids), `citations` (one line each).
 
     Example:
         >>> import tempfile
@@ -119,7 +121,7 @@ def stated(**facts: Any) -> dict[str, Any]:
 
 def provenance_of(encoder: EncoderFile) -> dict[str, Any]:
     """Return an encoder's provenance for the card of whatever its weights are used for next: plain data."""
-    known = ("licence", "citations", "continued_from")
+    known = ("licence", RESTRICTION, "citations", "continued_from")
     kept = {key: encoder.card[key] for key in known if encoder.card.get(key)}
     return {"sha256": encoder.sha256, "format": encoder.format, **kept}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, UNIT_RANGE, select, window
+from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, select, unit_window
 from medpretrain3d.backbones.genesis_unet import STAGES
 from medpretrain3d.configurable import Config
 
@@ -25,12 +25,12 @@ def read_genesis(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
     architecture, own, unused = read_genesis_unet(raw.weights, "")
     card = {
         # The published chest CT model; volumes were not resampled.
-        "preprocessing": {"window": window(-1000, 1000)},
+        "preprocessing": {"window": unit_window(-1000, 1000)},
         "pretraining": {"paradigm": "models genesis"},
         "licence": raw.licence,
         "citations": [CITATION],
     }
-    return EncoderFile(architecture, own, card, raw.sha256, "Models Genesis checkpoint", unused, (UNIT_RANGE, RAS_AXES))
+    return EncoderFile(architecture, own, card, raw.sha256, "Models Genesis checkpoint", unused, (RAS_AXES,))
 
 
 def read_genesis_unet(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[str, Tensor], dict[str, int]]:

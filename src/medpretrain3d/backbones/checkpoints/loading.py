@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.fitting import fit
+from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import Config, from_config, to_config
 from medpretrain3d.errors import UserError
 
@@ -43,6 +44,8 @@ class LoadReport:
     """What was changed on the way, and what the file's reader had to say."""
     source: str = ""
     licence: str | None = None
+    restrictions: tuple[str, ...] = ()
+    """What the licences of these weights, and of those that they were continued from, forbid."""
     citations: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -52,6 +55,7 @@ class LoadReport:
         ]
         message += [f"  note: {note}" for note in self.notes]
         message += [f"  source: {self.source}; licence: {self.licence or 'not stated in the file'}"]
+        message += [f"  the licence forbids: {restriction}" for restriction in self.restrictions]
         message += [f"  cite: {citation}" for citation in self.citations]
         return "\n".join(message)
 
@@ -61,8 +65,9 @@ def load_encoder(
 ) -> LoadReport:
     """Put the weights of an encoder file into a backbone, all that fit or none.
 
-    A backbone may differ from the file's in four ways, each of which the report tells: other input channels, 1 instead
-    of 3 along a kernel's axis, another grid of positions, more or fewer stages at the coarse end.
+    A backbone may differ from the file's in six ways, each of which the report tells: other input channels, 1 instead
+    of 3 along a kernel's axis, another grid of positions, another patch of a transformer, instance norm instead of
+    batch norm, more or fewer stages at the coarse end.
 
     Args:
         backbone: receives the weights.
@@ -88,6 +93,10 @@ def load_encoder(
     kept = {name: value for name, value in theirs.items() if name in ours}
     receiver.load_state_dict(kept, strict=False)
     notes += [*encoder.notes, *_invisible_differences(encoder, receiver)]
+    if any(name.endswith(".running_mean") for name in kept):
+        receiver.has_loaded_statistics = True
+        receiver.train(receiver.training)
+        notes += [_FROZEN] if receiver.freeze_statistics else []
     loaded = {id(parameter) for name, parameter in receiver.named_parameters() if name in kept}
     return LoadReport(
         matched=len(kept),
@@ -98,6 +107,7 @@ def load_encoder(
         notes=tuple(notes),
         source=encoder.format,
         licence=encoder.card.get("licence"),
+        restrictions=tuple(restrictions(encoder.card)),
         citations=tuple(encoder.card.get("citations", ())),
     )
 
@@ -126,11 +136,15 @@ def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
     return dict(Counter(_stage(name) or name.partition(".")[0] for name in names))
 
 
+_FROZEN = (
+    "batch norm keeps the file's statistics, since those of a small batch are no guide; scale and shift are trained"
+)
+
 # Arguments that change shapes or names, and so are checked tensor by tensor; that change no feature; or that show in
 # the pyramid.
 _SEEN_ELSEWHERE = {
     *("preset", "in_channels", "channels", "blocks", "convs", "kernel_sizes", "width", "depth", "position_grid"),
-    *("checkpointing", "drop_path"),
+    *("checkpointing", "drop_path", "freeze_statistics"),
     "strides",
 }
 

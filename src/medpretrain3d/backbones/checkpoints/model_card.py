@@ -10,6 +10,7 @@ from typing import Any
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.markdown import code, identifier, plain
 from medpretrain3d.backbones.checkpoints.publishing import without_places
+from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import Config
 
 UNKNOWN = "not stated in the encoder's card"
@@ -46,6 +47,7 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
             if provenance_of.get("licence")
             else ""
         ),
+        "What the licence forbids": "\n".join(f"- {plain(text)}" for text in restrictions(card)),
         "Results": results or "None were handed over at export.",
         "Notes": "\n".join(f"- {plain(note)}" for note in encoder.notes),
         "Citations": "\n".join(

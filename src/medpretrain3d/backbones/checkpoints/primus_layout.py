@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from medpretrain3d.backbones.checkpoints.frame import Turn
 from medpretrain3d.backbones.primus import PRESETS, Primus, Size
 from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
@@ -125,6 +126,21 @@ def swap_first_axes(weights: Mapping[str, Tensor], architecture: Config) -> dict
             thirds = value.unflatten(0, (heads, 3, -1))  # (heads, axis, channels of one axis, ...)
             swapped[name] = thirds[:, [1, 0, 2]].flatten(0, 2).contiguous()
     return swapped
+
+
+def turn_primus(weights: Mapping[str, Tensor], architecture: Config, turn: Turn) -> tuple[dict[str, Tensor], Config]:
+    """Return weights and config of the network that sees turned volumes as the given one sees them unturned."""
+    arguments = architecture["init_args"]
+    heads = arguments["heads"] or PRESETS[arguments["preset"]].heads
+    turned = dict(weights)
+    turned["down_projection.proj.weight"] = turn.volume(weights["down_projection.proj.weight"])
+    a, b, c = arguments["position_grid"]
+    turned["eva.pos_embed"] = turn.table(weights["eva.pos_embed"], (a, b, c))
+    for name, value in weights.items():
+        if re.search(r"\.attn\.[qk]_proj\.", name):
+            turned[name] = turn.rotary(value, heads)
+    sizes = {name: list(turn.sizes(arguments[name])) for name in ("patch_size", "position_grid")}
+    return turned, {**architecture, "init_args": arguments | sizes}
 
 
 def _grid(

@@ -25,7 +25,7 @@ SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".model", ".safetensors")
 PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth", "last.ckpt")
 """Of several files in one place, the first of these is meant: nnssl and nnU-Net write the first and the third, our runs
 the last."""
-WEIGHT_KEYS = ("network_weights", "state_dict", "model_state_dict", "model", "net")
+WEIGHT_KEYS = ("network_weights", "state_dict", "model_state_dict", "model", "net", "teacher")
 MAX_SIDECAR_BYTES = 50_000_000
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
@@ -38,15 +38,18 @@ class ReadOptions:
         stem: which stem of a network that was trained with one per data set (MultiTalent).
         token_order: in which order a Primus was trained to read its patches. In the letters of its own code the axes of
             a tensor are (w, h, d): old code, nnssl among it, flattened them as `hwd`, later nnU-Net code as `whd`.
+        orientation: of the volumes that published weights were trained on, as in `RAS`, where theirs is not certain:
+            weights are turned from it into this package's frame, `SPL`.
 
     Example:
         >>> from medpretrain3d.backbones import ReadOptions
         >>> ReadOptions(token_order="whd")
-        ReadOptions(stem=None, token_order='whd')
+        ReadOptions(stem=None, token_order='whd', orientation=None)
     """
 
     stem: str | None = None
     token_order: Literal["whd", "hwd"] | None = None
+    orientation: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def select(
     return own, dict(unused)
 
 
-def window(low_hu: float, high_hu: float) -> dict[str, object]:
+def window(low_hu: float, high_hu: float) -> dict[str, Any]:
     """Return the config of the window that a publication states, as the card of an encoder file holds it."""
     return {
         "class_path": "medpretrain3d.store.intensity.Window",
@@ -39,7 +40,14 @@ def window(low_hu: float, high_hu: float) -> dict[str, object]:
     }
 
 
-UNIT_RANGE = "trained on intensities in [0, 1], where this package gives [-1, 1]"
+def unit_window(low_hu: float, high_hu: float) -> dict[str, Any]:
+    """Return the config of a window whose range becomes [0, 1], as MONAI's `ScaleIntensityRange` is mostly used."""
+    return {
+        "class_path": "medpretrain3d.store.intensity.Window",
+        "init_args": {"low_hu": low_hu, "high_hu": high_hu, "output_range": [0.0, 1.0]},
+    }
+
+
 RAS_AXES = (
     "trained on volumes with axes (right, anterior, superior), where this package has (superior, posterior, left): "
     "kernels see turned anatomy until fine-tuned"

@@ -9,7 +9,7 @@ from torch import Tensor
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.genesis import FIRST, read_genesis_unet
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, UNIT_RANGE, select, window
+from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, select, unit_window
 from medpretrain3d.backbones.checkpoints.swin_layout import MERGING_NOTE, read_swin, swin_prefix
 from medpretrain3d.configurable import Config
 
@@ -23,7 +23,7 @@ def read_suprem(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     """Return the encoder of a SuPreM checkpoint, which keeps its network under `net`; None for other files."""
     if "net" not in raw.content:
         return None
-    weights, notes = raw.weights, [UNIT_RANGE, RAS_AXES]
+    weights, notes = raw.weights, [RAS_AXES]
     prefix = swin_prefix(weights)
     if f"backbone.{FIRST}" in weights:
         architecture, own, unused = read_genesis_unet(weights, "backbone.")
@@ -35,7 +35,7 @@ def read_suprem(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     else:
         return None
     card = {
-        "preprocessing": {"spacing_mm": [1.5, 1.5, 1.5], "window": window(-175, 250)},
+        "preprocessing": {"spacing_mm": [1.5, 1.5, 1.5], "window": unit_window(-175, 250)},
         "pretraining": {"paradigm": "supervised segmentation", "corpus": "AbdomenAtlas 1.1"},
         "licence": raw.licence,
         "citations": [CITATION],

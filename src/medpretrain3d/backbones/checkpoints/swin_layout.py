@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.selection import select
+from medpretrain3d.backbones.swin_unetr import BLOCKS, HEADS
 from medpretrain3d.configurable import Config
 
 EMBEDDING = "patch_embed.proj.weight"
@@ -30,6 +31,10 @@ def read_swin(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[
     feature_size, in_channels, *patch_size = own[EMBEDDING].shape
     table = own.get("layers1.0.blocks.0.attn.relative_position_bias_table")
     edge = 7 if table is None else (round(table.shape[0] ** (1 / 3)) + 1) // 2  # (2 w - 1)^3 offsets in a window of w
+    depths = [len({n.split(".")[3] for n in own if n.startswith(f"layers{i}.0.blocks.")}) for i in range(1, 5)]
+    tables = [own.get(f"layers{i}.0.blocks.0.attn.relative_position_bias_table") for i in range(1, 5)]
+    heads = [HEADS[stage] if one is None else one.shape[1] for stage, one in enumerate(tables)]
+    sizes = {"depths": (depths, BLOCKS), "heads": (heads, HEADS)}
     arguments = {
         "feature_size": feature_size,
         "in_channels": in_channels,
@@ -37,5 +42,6 @@ def read_swin(weights: Mapping[str, Tensor], prefix: str) -> tuple[Config, dict[
         "window_size": [edge] * 3,
         "merging": "published",
         "is_v2": any(name.startswith("layers1c.") for name in own),
+        **{name: given for name, (given, usual) in sizes.items() if tuple(given) != usual},
     }
     return {"class_path": "medpretrain3d.backbones.swin_unetr.SwinUNETR", "init_args": arguments}, own, unused

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, UNIT_RANGE, window
+from medpretrain3d.backbones.checkpoints.release import Release
+from medpretrain3d.backbones.checkpoints.selection import RAS_AXES, unit_window
 from medpretrain3d.backbones.checkpoints.swin_layout import MERGING_NOTE, read_swin, swin_prefix
 
 SWIN_UNETR = "Hatamizadeh, A., et al. (2022). Swin UNETR: Swin transformers for segmentation. arXiv:2201.01266."
 SELF_SUPERVISED = (
     "Tang, Y., et al. (2022). Self-supervised pre-training of Swin transformers for 3D medical image analysis. CVPR. "
     "arXiv:2111.14791."
+)
+BRAIN_SEG_FOUNDER = Release(
+    name="BrainSegFounder",
+    summary="Swin UNETR of MONAI with depths of its own, trained by MONAI's three self-supervised tasks on brain MR",
+    where="github.com/lab-smile/BrainSegFounder (links)",
+    architecture={
+        "class_path": "medpretrain3d.backbones.swin_unetr.SwinUNETR",
+        "init_args": {"feature_size": 48, "in_channels": 2, "merging": "published"},
+    },
+    paradigm="inpainting, rotation, contrast",
+    corpus="82,800 MR volumes of UK Biobank",
+    overlap="none of CT; its second stage saw BraTS and ATLAS without labels",
+    code_licence="GPL-3.0",
+    weights_licence="GPL-3.0, as its repository states",
+    citation="Cox, J., et al. (2024). BrainSegFounder: towards 3D foundation models for neuroimage segmentation. "
+    "Medical Image Analysis. arXiv:2406.10395.",
+    orientation="RAS",
+    window={"class_path": "medpretrain3d.store.intensity.ZScore", "init_args": {}},
 )
 DISRUPTIVE = "Valanarasu, J. M. J., et al. (2023). Disruptive autoencoders. arXiv:2307.16896."
 VOCO = "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo: volume contrastive learning. CVPR. arXiv:2402.17300."
@@ -28,6 +48,9 @@ def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
     if prefix is None or prefix.startswith("backbone."):
         return None
     architecture, own, unused = read_swin(weights, prefix)
+    if _is_brain_seg_founder(architecture["init_args"], set(unused)):
+        card, notes = BRAIN_SEG_FOUNDER.card(raw), (MERGING_NOTE, RAS_AXES)
+        return EncoderFile(architecture, own, card, raw.sha256, "BrainSegFounder checkpoint", unused, notes)
     name, pretraining, preprocessing, citations = _publication(architecture["init_args"]["is_v2"], set(unused))
     card = {
         "preprocessing": preprocessing,
@@ -35,8 +58,14 @@ def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
         "licence": raw.licence,
         "citations": [*citations, SWIN_UNETR],
     }
-    notes = (MERGING_NOTE, RAS_AXES, *([UNIT_RANGE] if preprocessing else []))
+    notes = (MERGING_NOTE, RAS_AXES)
     return EncoderFile(architecture, own, card, raw.sha256, name, unused, notes)
+
+
+def _is_brain_seg_founder(arguments: Mapping[str, Any], others: set[str]) -> bool:
+    """Whether these are the tasks of MONAI's self-supervision with depths or channels that MONAI did not publish."""
+    has_tasks = bool({"rotation_head", "contrastive_head"} & others)
+    return has_tasks and ("depths" in arguments or arguments["in_channels"] > 1)
 
 
 def _flattened(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -51,7 +80,7 @@ def _publication(is_v2: bool, others: set[str]) -> tuple[str, dict[str, Any], di
         paradigm = "supervised segmentation" if has_decoder else "voco"
         return "VoCo release", {"paradigm": paradigm}, {}, [VOCO]
     if {"rotation_head", "contrastive_head"} & others:
-        how = {"spacing_mm": [1.5, 1.5, 2.0], "window": window(-1000, 1000)}
+        how = {"spacing_mm": [1.5, 1.5, 2.0], "window": unit_window(-1000, 1000)}
         return "MONAI Swin UNETR, self-supervised", {"paradigm": "swinunetr"}, how, [SELF_SUPERVISED]
     if "encoder" in others or "mask_token" in others:
         return "MONAI disruptive autoencoder", {"paradigm": "disruptive autoencoder"}, {}, [DISRUPTIVE]

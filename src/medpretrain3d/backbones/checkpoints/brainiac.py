@@ -1,0 +1,46 @@
+"""BrainIAC (Tak et al., 2024): SimCLR on 32,000 MRs of the brain with MONAI's ResNet-50."""
+
+from __future__ import annotations
+
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.frame import turn_convolutions
+from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
+from medpretrain3d.backbones.checkpoints.release import Release
+from medpretrain3d.backbones.checkpoints.resnet_layout import PARTS, resnet_architecture, resnet_prefix, without_biases
+from medpretrain3d.backbones.checkpoints.selection import select
+
+BRAINIAC = Release(
+    name="BrainIAC",
+    summary="ResNet-50 of MONAI, batch norm, trained by contrast of views on MR of the brain",
+    where="github.com/AIM-KannLab/BrainIAC (its first release)",
+    architecture={"class_path": "medpretrain3d.backbones.resnet.ResNet3D", "init_args": {"depth": 50}},
+    paradigm="contrastive (SimCLR)",
+    corpus="32,015 MR volumes of the brain",
+    overlap="public brain MR, listed in its paper",
+    code_licence="CC BY-NC 4.0",
+    weights_licence="CC BY-NC 4.0",
+    citation="Tak, D., et al. (2024). A foundation model for generalized brain MRI analysis. medRxiv "
+    "2024.12.02.24317992.",
+    orientation="RAS",
+    window={"class_path": "medpretrain3d.store.intensity.ZScore", "init_args": {}},
+    restriction="weights are for non-commercial use (CC BY-NC)",
+)
+
+
+def read_brainiac(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
+    """Return the ResNet of a BrainIAC checkpoint, below `backbone.`; None for other files.
+
+    Raises:
+        UserError: blocks per stage of no depth that is known here.
+    """
+    prefix = resnet_prefix(raw.weights, (7, 7, 7))
+    if not prefix:
+        return None
+    own, unused = select(raw.weights, prefix, PARTS)
+    orientation = options.orientation or BRAINIAC.orientation or ""
+    own, notes = turn_convolutions(without_biases(own), orientation)
+    architecture = resnet_architecture(str(raw.path), own)
+    notes.append("a ResNet of MONAI with stride 2 in stem, pooling and stages assumed; scans were resized to 128^3")
+    return EncoderFile(
+        architecture, own, BRAINIAC.card(raw, orientation), raw.sha256, "BrainIAC checkpoint", unused, tuple(notes)
+    )

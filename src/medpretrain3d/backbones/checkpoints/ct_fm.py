@@ -1,0 +1,48 @@
+"""CT-FM (Pai et al., 2025): contrastive pretraining of SegResNet's encoder on 148,000 public CTs."""
+
+from __future__ import annotations
+
+from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.frame import turn_convolutions
+from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
+from medpretrain3d.backbones.checkpoints.release import Release
+from medpretrain3d.backbones.checkpoints.segresnet_layout import read_segres_encoder, segres_prefix
+from medpretrain3d.backbones.checkpoints.selection import unit_window
+
+CT_FM = Release(
+    name="CT-FM",
+    summary="SegResNet encoder of five stages, batch norm, trained by contrast of patches within a scan",
+    where="huggingface.co/project-lighter/ct_fm_feature_extractor, ct_fm_segresnet, whole_body_segmentation",
+    architecture={
+        "class_path": "medpretrain3d.backbones.segresnet.SegResNet",
+        "init_args": {"width": 32, "blocks": [1, 2, 2, 4, 4], "norm": "batch"},
+    },
+    paradigm="contrastive (intra-sample SimCLR)",
+    corpus="148,000 CTs of the Imaging Data Commons",
+    overlap="the Imaging Data Commons holds LIDC-IDRI (LUNA16), NLST and most collections of TCIA",
+    code_licence="MIT",
+    weights_licence="not confirmed: read the card of the repository you take it from",
+    citation="Pai, S., et al. (2025). Vision foundation models for computed tomography. arXiv:2501.09001.",
+    spacing_mm=(3.0, 1.0, 1.0),
+    window=unit_window(-1024, 2048),
+)
+
+
+def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
+    """Return the SegResNet encoder of a CT-FM checkpoint, feature extractor or segmenter; None for other files.
+
+    Raises:
+        UserError: stages are missing.
+    """
+    prefix = segres_prefix(raw.weights)
+    if prefix is None or prefix.startswith("image_encoder."):
+        return None
+    architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix)
+    orientation = options.orientation or CT_FM.orientation or ""
+    own, notes = turn_convolutions(own, orientation)
+    if architecture["init_args"]["norm"] != "batch":
+        norm = architecture["init_args"]["norm"]
+        notes.append(f"CT-FM's encoder was released with batch norm, this file has {norm}: a variant")
+    return EncoderFile(
+        architecture, own, CT_FM.card(raw, orientation), raw.sha256, "CT-FM checkpoint", unused, tuple(notes)
+    )

@@ -1,0 +1,110 @@
+"""What is known of published weights beyond their tensors is said, and goes where they go."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from jsonargparse import Namespace
+
+from finetune import preprocessing
+from finetune.datamodule import FinetuneData
+from medpretrain3d import cli
+from medpretrain3d.backbones import Backbone, EncoderFile, ReadOptions, provenance_of, read_encoder, save_encoder
+from medpretrain3d.backbones.checkpoints import RELEASES
+from medpretrain3d.backbones.checkpoints.model_card import model_card
+from medpretrain3d.backbones.checkpoints.release import restrictions
+from medpretrain3d.configurable import from_config
+from medpretrain3d.errors import UserError
+from medpretrain3d.store import Normalization
+from tests.backbones.checkpoints.dino_reference import PROJECTS, file_of
+
+FORBIDDEN = "must not be shared"
+
+
+@pytest.fixture
+def three_dino(tmp_path):
+    torch.save(file_of(PROJECTS["3DINO"]), tmp_path / "3dino_vit_weights.pth")
+    return tmp_path / "3dino_vit_weights.pth"
+
+
+@pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+def test_a_release_describes_a_network_and_a_window_that_can_be_built(release):
+    with torch.device("meta"):
+        backbone = from_config(release.architecture, Backbone)
+    assert backbone.levels
+    assert release.window is None or isinstance(from_config(release.window), Normalization)
+    assert release.spacing_mm is None or len(release.spacing_mm) == 3
+    assert release.code_licence
+    assert release.weights_licence
+    # A licence that forbids something says what.
+    if "NC" in release.weights_licence or "ND" in release.weights_licence.split():
+        assert release.restriction
+
+
+def test_inspect_names_family_frame_window_and_what_the_licences_forbid(three_dino, capsys):
+    assert cli.main(["inspect", str(three_dino)]) == 0
+    said = capsys.readouterr().out
+    assert "release: 3DINO: ViT-L" in said
+    assert '"orientation": "RAS"' in said
+    assert "PercentileWindow" in said
+    assert "licence: CC BY-NC-ND 4.0" in said
+    assert "licence of the code: CC BY-NC-ND 4.0" in said
+    assert FORBIDDEN in said
+
+
+def test_inspect_takes_an_orientation_and_refuses_one_that_is_not_heeded(three_dino, tmp_path, capsys):
+    assert cli.main(["inspect", str(three_dino), "--orientation", "LPS"]) == 0
+    assert '"orientation": "LPS"' in capsys.readouterr().out
+    assert cli.main(["inspect", str(three_dino), "--orientation", "up"]) == 2
+    assert "wanted three letters" in capsys.readouterr().err
+    from medpretrain3d.backbones import GenesisUNet
+
+    torch.save({"state_dict": GenesisUNet(width=8).state_dict()}, tmp_path / "genesis.pt")
+    with pytest.raises(UserError, match="got orientation LPS, but the frame of a Models Genesis checkpoint"):
+        read_encoder(tmp_path / "genesis.pt", ReadOptions(orientation="LPS"))
+
+
+def test_what_a_licence_forbids_goes_into_cards_of_what_is_made_of_the_weights(three_dino, tmp_path, capsys):
+    released = read_encoder(three_dino)
+    backbone = from_config(released.architecture)
+    save_encoder(tmp_path / "encoder", backbone, {"continued_from": provenance_of(released), "licence": "MIT"})
+    ours = read_encoder(tmp_path / "encoder")
+    assert FORBIDDEN in restrictions(ours.card)[0]
+    assert FORBIDDEN in model_card(ours, "ours")
+    assert FORBIDDEN in restrictions({"continued_from": provenance_of(ours)})[0]  # and of what is made of that
+    assert cli.main(["inspect", str(tmp_path / "encoder")]) == 0
+    assert f"the licence forbids: {restrictions(ours.card)[0]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ours", "is_warned", "said"),
+    [((2.0, 2.0, 2.0), False, ""), ((3.0, 2.0, 2.0), False, "note: "), ((2.0, 2.0, 1.0), True, ""), (None, True, "")],
+)
+def test_a_spacing_that_differs_by_more_than_half_is_warned_about(ours, is_warned, said, capsys, recwarn):
+    data = SimpleNamespace(corpus=SimpleNamespace(spacing_mm=ours))
+    FinetuneData._compare_spacing(data, (2.0, 2.0, 2.0))
+    assert [str(one.message).startswith("spacing_mm of the encoder") for one in recwarn] == [True] * is_warned
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert bool(printed) == bool(said)
+
+
+def test_the_preprocessing_of_a_release_becomes_the_default_of_the_data(monkeypatch):
+    release = next(release for release in RELEASES if release.name == "FlexiCT-3D")
+    raw = SimpleNamespace(licence=None)
+    encoder = EncoderFile(release.architecture, {}, release.card(raw), "0" * 64)
+    monkeypatch.setattr(preprocessing, "read_encoder", lambda source, options: encoder)
+    monkeypatch.setattr(preprocessing, "Store", lambda path: SimpleNamespace(unit="hu"))
+    data = Namespace(store="s", window=None, pretrained_spacing_mm=None)
+    config = Namespace(model=Namespace(init_from="x", init_options=ReadOptions()), data=data)
+    said, warned = [], []
+    preprocessing.follow_pretraining(config, said.append, warned.append)
+    assert config.data.window.class_path.endswith("ClippedZScore")
+    assert config.data.pretrained_spacing_mm == [2.0, 2.0, 2.0]
+    assert said == [
+        "spacing of the encoder's pretraining: [2.0, 2.0, 2.0] mm",
+        "window of the encoder's pretraining: ClippedZScore(low_hu=-1000, high_hu=1000)",
+    ]
+    assert warned == []

@@ -1,0 +1,149 @@
+"""CT-FM and VISTA3D: files in their layout against MONAI's own `SegResEncoder`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
+from safetensors.torch import save_file
+
+from medpretrain3d.backbones import ReadOptions, SegResNet, load_encoder, read_encoder
+from medpretrain3d.backbones.checkpoints.frame import turn_from
+from medpretrain3d.configurable import from_config
+from medpretrain3d.errors import UserError
+
+BLOCKS = (1, 2, 1, 1, 2)
+
+
+def monai_encoder(norm: str, width: int = 4) -> torch.nn.Module:
+    torch.manual_seed(0)
+    encoder = SegResEncoder(3, width, 1, norm=norm, blocks_down=BLOCKS)
+    if norm == "batch":  # statistics as training leaves them
+        for buffer in encoder.buffers():
+            if buffer.is_floating_point():
+                buffer.uniform_(0.5, 1.5)
+    return encoder.eval()
+
+
+def image(*shape):
+    return torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(2))
+
+
+def prefixed(prefix, weights):
+    return {f"{prefix}{name}": value.contiguous() for name, value in weights.items()}
+
+
+def assert_same_features(ours, theirs, x, tolerance=1e-6):
+    with torch.no_grad():
+        for a, b in zip(ours.eval()(x), theirs(x), strict=True):
+            assert (a - b).abs().max() <= tolerance * b.abs().max()
+
+
+def ct_fm_files():
+    weights = monai_encoder("batch").state_dict()
+    torch.manual_seed(1)
+    segmenter = SegResNetDS(3, 4, norm="batch", blocks_down=BLOCKS, dsdepth=1)
+    segmenter.encoder.load_state_dict(weights)
+    return {
+        "feature extractor": weights,
+        "segmenter": segmenter.state_dict(),
+        "Lightning checkpoint": {"state_dict": prefixed("backbone.", weights), "global_step": 5},
+    }
+
+
+@pytest.mark.parametrize("layout", ["feature extractor", "segmenter", "Lightning checkpoint"])
+def test_each_layout_of_ct_fm_has_monais_features(layout, tmp_path):
+    content = ct_fm_files()[layout]
+    if layout == "feature extractor":
+        save_file({name: value.contiguous() for name, value in content.items()}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text('{"model_type": "segresencoder"}')
+        encoder = read_encoder(tmp_path)
+    else:
+        torch.save(content, tmp_path / "weights.torch.pt")
+        encoder = read_encoder(tmp_path / "weights.torch.pt")
+    assert encoder.format == "CT-FM checkpoint"
+    backbone = from_config(encoder.architecture)
+    report = load_encoder(backbone, encoder)
+    assert report.matched == report.total == len(monai_encoder("batch").state_dict())
+    assert set(encoder.unused) == ({"up_layers"} if layout == "segmenter" else set())
+    assert_same_features(backbone, monai_encoder("batch"), image(32, 16, 48))
+    assert encoder.card["preprocessing"]["window"]["init_args"]["output_range"] == [0.0, 1.0]
+
+
+def test_ct_fm_has_its_published_size():
+    from medpretrain3d.backbones.checkpoints.ct_fm import CT_FM
+
+    with torch.device("meta"):
+        backbone = from_config(CT_FM.architecture)
+        monais = SegResEncoder(3, 32, 1, blocks_down=(1, 2, 2, 4, 4))
+    assert backbone.num_parameters() == sum(value.numel() for value in monais.parameters()) == 77_760_992
+    assert len(backbone.state_dict()) == len(monais.state_dict()) == 161
+
+
+def test_vista3d_sees_turned_volumes_at_odd_sizes_as_monais_did(tmp_path):
+    theirs = monai_encoder("instance")
+    weights = prefixed("image_encoder.encoder.", theirs.state_dict())
+    weights |= {"image_encoder.up_layers.0.weight": torch.zeros(2), "point_head.mlps.weight": torch.zeros(2)}
+    torch.save(weights, tmp_path / "model.pt")
+    encoder = read_encoder(tmp_path / "model.pt")
+    assert (encoder.format, encoder.card["preprocessing"]["orientation"]) == ("VISTA3D checkpoint", "RAS")
+    assert encoder.unused == {"image_encoder": 1, "point_head": 1}
+    assert any("(of P, L)" in note for note in encoder.notes)
+    backbone = from_config(encoder.architecture).eval()
+    load_encoder(backbone, encoder)
+    backbone.check_input = lambda image: None  # odd sizes, where strided convolutions have no side
+    x, turn = image(17, 33, 49), turn_from("RAS")
+    with torch.no_grad():
+        for ours, b in zip(backbone(turn.volume(x)), theirs(x), strict=True):
+            torch.testing.assert_close(ours, turn.volume(b), rtol=1e-4, atol=1e-5)
+    asked = read_encoder(tmp_path / "model.pt", ReadOptions(orientation="SPL"))
+    as_it_is = from_config(asked.architecture)
+    load_encoder(as_it_is, asked)
+    assert_same_features(as_it_is, theirs, image(32, 32, 48), 1e-5)  # norms over a dozen voxels amplify rounding
+
+
+def test_batch_norm_of_a_file_keeps_its_statistics_in_training(tmp_path):
+    torch.save(monai_encoder("batch").state_dict(), tmp_path / "ct_fm.pt")
+    encoder = read_encoder(tmp_path / "ct_fm.pt")
+    backbone = from_config(encoder.architecture).train()
+    report = load_encoder(backbone, encoder)
+    assert "batch norm keeps the file's statistics" in str(report)
+    x = image(32, 32, 16)
+    trained = backbone(x)
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    for name, buffer in backbone.named_buffers():
+        assert torch.equal(buffer, encoder.weights[name])
+    for a, b in zip(trained, backbone.eval()(x), strict=True):
+        assert torch.equal(a, b)
+    thawed = SegResNet(4, blocks=BLOCKS, norm="batch", freeze_statistics=False).train()
+    load_encoder(thawed, encoder)
+    thawed(x)
+    assert not torch.equal(thawed.down_layers[0][1].norm1.running_mean, backbone.down_layers[0][1].norm1.running_mean)
+    scratch = SegResNet(4, blocks=BLOCKS, norm="batch").train()
+    scratch(x)
+    assert scratch.down_layers[0][1].norm1.num_batches_tracked == 1
+
+
+def test_instance_norm_takes_scale_and_shift_of_a_batch_norm_and_warns(tmp_path):
+    torch.save(monai_encoder("batch").state_dict(), tmp_path / "ct_fm.pt")
+    encoder = read_encoder(tmp_path / "ct_fm.pt")
+    backbone = SegResNet(4, blocks=BLOCKS, norm="instance")
+    report = load_encoder(backbone, encoder)
+    assert report.matched == report.total
+    assert "warning: batch norm replaced" in str(report)
+    assert "norm is instance, in the file batch" in str(report)
+
+
+def test_a_file_without_a_stage_or_of_the_sister_class_is_refused(tmp_path):
+    weights = monai_encoder("batch").state_dict()
+    torch.save({name: value for name, value in weights.items() if "layers.2." not in name}, tmp_path / "gap.pt")
+    with pytest.raises(UserError, match="without a gap"):
+        read_encoder(tmp_path / "gap.pt")
+    torch.save({name: value for name, value in weights.items() if "norm2.bias" not in name}, tmp_path / "less.pt")
+    with pytest.raises(UserError, match="7 tensors missing"):
+        read_encoder(tmp_path / "less.pt")
+    torch.save(weights, tmp_path / "whole.pt")
+    with pytest.raises(UserError, match="encoder of another architecture"):
+        load_encoder(SegResNet(8), read_encoder(tmp_path / "whole.pt"))
+    with pytest.raises(UserError, match="wanted three letters"):
+        read_encoder(tmp_path / "whole.pt", ReadOptions(orientation="left"))
