@@ -12,6 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Level, Triple
+from medpretrain3d.backbones.resenc import ResidualStage
 from medpretrain3d.backbones.rope import axial_rotation, rotate
 from medpretrain3d.backbones.tokens import DropPath, TokenBackbone, drop_paths, keep_tokens, resize_positions
 from medpretrain3d.errors import UserError
@@ -54,9 +55,13 @@ class Primus(TokenBackbone):
         width: channels of a token, a multiple of six times `heads`.
         depth: number of blocks.
         heads: attention heads.
+        embedding: channels of the residual stages, each at half the resolution of that before, that embed patches in
+            PrimusV2, published as (32, 64, 128); None for one linear map. Such tokens see beyond their patches, so
+            objectives that hide patches refuse them.
 
     Raises:
-        UserError: an unknown preset, or a width that does not divide into heads of three rotated axes.
+        UserError: an unknown preset, a patch that the stages of the embedding do not reach, or a width that does not
+            divide into heads of three rotated axes.
 
     Example:
         >>> import torch
@@ -83,9 +88,16 @@ class Primus(TokenBackbone):
         width: Channels | None = None,
         depth: Layers | None = None,
         heads: Channels | None = None,
+        embedding: Sequence[Channels] | None = None,
     ) -> None:
         super().__init__()
         size = _size(preset, width, depth, heads)
+        if embedding is not None and tuple(patch_size) != (2 ** len(embedding),) * 3:
+            raise UserError(
+                f"Primus: got patch_size {tuple(patch_size)} with an embedding of {len(embedding)} stages, which make "
+                f"patches of {2 ** len(embedding)} voxels; set patch_size to it"
+            )
+        self.embeds_patches_alone = embedding is None
         self.in_channels = in_channels
         self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
         self.position_grid = (position_grid[0], position_grid[1], position_grid[2])
@@ -93,7 +105,11 @@ class Primus(TokenBackbone):
         self.checkpointing = checkpointing
         self.levels = (Level(size.width, self.patch_size),)
         self.head_width = size.width // size.heads
-        self.down_projection = _PatchEmbed(in_channels, size.width, self.patch_size)
+        self.down_projection: nn.Module = (
+            _PatchEmbed(in_channels, size.width, self.patch_size)
+            if embedding is None
+            else _ResidualEmbed(in_channels, size.width, embedding)
+        )
         self.register_tokens = (
             nn.Parameter(torch.randn(1, num_register_tokens, size.width) * 1e-6) if num_register_tokens else None
         )
@@ -157,6 +173,32 @@ class _PatchEmbed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         result: Tensor = rearrange(self.proj(image), "b c d h w -> b (d h w) c")
         return result
+
+
+class _ResidualEmbed(nn.Module):
+    """PrimusV2's: a residual block at full resolution, strided ones, and a linear map to the width of a token."""
+
+    def __init__(self, in_channels: int, width: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        kernel, whole, half = (3, 3, 3), (1, 1, 1), (2, 2, 2)
+        self.stem = ResidualStage(in_channels, channels[0], 1, kernel, whole, 0.0)
+        self.stages = nn.ModuleList(
+            ResidualStage(before, after, 1, kernel, half, 0.0)
+            for before, after in zip((channels[0], *channels), channels, strict=False)
+        )
+        self.final_proj = nn.Conv3d(channels[-1], width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image, _called)
+        for stage in self.stages:
+            x = stage(x, _called)
+        result: Tensor = rearrange(self.final_proj(x), "b c d h w -> b (d h w) c")
+        return result
+
+
+def _called(block: nn.Module, x: Tensor) -> Tensor:
+    result: Tensor = block(x)
+    return result
 
 
 class _Encoder(nn.Module):

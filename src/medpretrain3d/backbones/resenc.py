@@ -92,7 +92,7 @@ class ResEnc(Backbone):
         self.levels = stage_levels(widths, stage_strides)
         self.stem = ConvStack(in_channels, widths[0], 1, stage_kernels[0], negative_slope=negative_slope)
         self.stages = nn.ModuleList(
-            _Stage(before, width, depth, kernel, stride, negative_slope)
+            ResidualStage(before, width, depth, kernel, stride, negative_slope)
             for before, width, depth, kernel, stride in zip(
                 (widths[0], *widths), widths, depths, stage_kernels, stage_strides, strict=False
             )
@@ -109,7 +109,7 @@ class ResEnc(Backbone):
         return features
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Basic residual block; the shortcut is average pooling and a 1x1x1 convolution where the shape changes."""
 
     def __init__(self, channels_in: int, channels: int, kernel: Triple, stride: Triple, negative_slope: float) -> None:
@@ -125,21 +125,25 @@ class _Block(nn.Module):
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w)."""
         result: Tensor = self.act(self.conv2(self.conv1(x)) + self.skip(x))
         return result
 
 
-class _Stage(nn.Module):
+class ResidualStage(nn.Module):
+    """Residual blocks in a row; the first one takes the stride."""
+
     def __init__(
         self, channels_in: int, channels: int, num_blocks: int, kernel: Triple, stride: Triple, negative_slope: float
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            _Block(channels if i else channels_in, channels, kernel, (1, 1, 1) if i else stride, negative_slope)
+            ResidualBlock(channels if i else channels_in, channels, kernel, (1, 1, 1) if i else stride, negative_slope)
             for i in range(num_blocks)
         )
 
     def forward(self, x: Tensor, run_block: Callable[..., Tensor]) -> Tensor:
+        """Map (B, C_in, D, H, W) to (B, C, D / s_d, H / s_h, W / s_w), each block called by `run_block`."""
         for block in self.blocks:
             x = run_block(block, x)
         return x

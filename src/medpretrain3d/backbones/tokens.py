@@ -29,6 +29,8 @@ class TokenBackbone(Backbone):
     """
 
     patch_size: Triple
+    embeds_patches_alone: bool = True
+    """Whether a token of `embed` is a function of its own voxels alone, so that hiding it hides them."""
     width: int
     """Channels of a token."""
 

@@ -54,6 +54,11 @@ class MaskedReconstruction(Objective):
         if loss_on not in ("hidden", "all"):
             raise UserError(f"{task}: got loss_on '{loss_on}', wanted hidden or all")
         if isinstance(backbone, TokenBackbone):
+            if not backbone.embeds_patches_alone:
+                raise UserError(
+                    f"{task}: got {type(backbone).__name__} with an embedding whose tokens see beyond their patches, "
+                    "so that what is hidden would be seen; leave its `embedding` out"
+                )
             require_whole(task, mask_block, backbone.patch_size, "the patch of the transformer")
         self.backbone = backbone
         self.mask_ratio = (low, high)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
 
@@ -14,7 +11,7 @@ from medpretrain3d.backbones.checkpoints.frame import turn_from
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from tests.backbones.checkpoints.dino_reference import DEPTH, PROJECTS, Project, features_of, file_of
-from tests.oracles import FIXTURES
+from tests.backbones.checkpoints.waves import released_fixture, wave, waves
 
 RELEASED = {release.name: release for release in RELEASES}
 
@@ -81,11 +78,8 @@ def test_another_orientation_can_be_asked_for(name, tmp_path):
 
 
 def test_spectre_has_the_features_of_its_own_package(tmp_path):
-    fixture = json.loads((FIXTURES / "released" / "spectre.json").read_text(encoding="utf-8"))
-    weights = {}
-    for phase, name in enumerate(sorted(fixture["shapes"])):
-        is_scale = "norm" in name and name.endswith("weight")
-        weights[name] = wave(fixture["shapes"][name], phase) + (1.0 if is_scale else 0.0)
+    fixture = released_fixture("spectre")
+    weights = waves(fixture["shapes"])
     weights["rope.periods"] = torch.tensor([1.0, 1000.0**0.5])
     torch.save(weights, tmp_path / "spectre.pt")
     encoder = read_encoder(tmp_path / "spectre.pt")
@@ -97,12 +91,6 @@ def test_spectre_has_the_features_of_its_own_package(tmp_path):
     for block, theirs in zip(tokens, fixture["features"], strict=True):
         expected = turn.volume(torch.tensor(theirs).reshape(1, 24, *fixture["grid"])).flatten(2).transpose(1, 2)
         assert (block - expected).abs().max() < 1e-6 * expected.abs().max()
-
-
-def wave(shape, phase) -> torch.Tensor:
-    """Numbers that every machine computes alike; see the README of the fixtures."""
-    count = int(np.prod(shape))
-    return torch.from_numpy((0.2 * np.sin(np.arange(count) * 0.7 + phase)).astype(np.float32)).reshape(shape)
 
 
 def test_what_the_licence_of_3dino_forbids_goes_with_its_weights(tmp_path):

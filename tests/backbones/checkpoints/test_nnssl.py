@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medpretrain3d.backbones import EncoderFile, ReadOptions, load_encoder, read_encoder
+from medpretrain3d.backbones import EncoderFile, Primus, ReadOptions, load_encoder, read_encoder
+from medpretrain3d.backbones.checkpoints import EXPORTS
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
+from medpretrain3d.objectives import MAE
 from tests.backbones.checkpoints.reference import assert_reference_features, reference_image
+from tests.backbones.checkpoints.waves import released_fixture, wave, waves
 
 EXACT, RESIZED = 1e-5, 1e-4
 WHD = ReadOptions(token_order="whd")
@@ -247,3 +250,47 @@ def test_safetensors_with_the_plan_beside_it(nnssl_checkpoints, tmp_path):
         encoder.card["pretraining"]["paradigm"]
         == json.loads((tmp_path / "adaptation_plan.json").read_text(encoding="utf-8"))["trainer_name"]
     )
+
+
+def primus_v2(tmp_path):
+    fixture = released_fixture("primus_v2")
+    weights = waves(fixture["shapes"])
+    for name in [name for name in weights if name.startswith("down_projection.") and ".conv." in name]:
+        weights[name.replace(".conv.", ".all_modules.0.")] = weights[name]
+    plan = {
+        "key_to_encoder": "eva",
+        "key_to_stem": "down_projection",
+        "key_to_lpe": "eva.pos_embed",
+        "architecture_plans": {"arch_class_name": "PrimusV2", "arch_kwargs": {"eva_numheads": 2}},
+        "pretrain_plan": {"configurations": {"onemmiso": {"patch_size": [16, 24, 16], "spacing": [1, 1, 1]}}},
+    }
+    content = {"network_weights": weights, "nnssl_adaptation_plan": plan, "trainer_name": "SimMIMEvaTrainer"}
+    return fixture, content, tmp_path / "checkpoint_final.pth"
+
+
+def test_primus_v2_has_the_features_of_another_implementation(tmp_path):
+    fixture, content, path = primus_v2(tmp_path)
+    torch.save(content, path)
+    encoder = read_encoder(path)
+    assert encoder.architecture["init_args"]["embedding"] == [4, 8, 16]
+    backbone = from_config(encoder.architecture).eval()
+    report = load_encoder(backbone, encoder)
+    assert report.matched == report.total
+    with torch.no_grad():
+        (features,) = backbone(5 * wave(fixture["image"], 0.3))
+    expected = torch.tensor(fixture["features"]).reshape(features.shape)
+    assert (features - expected).abs().max() < 1e-5 * expected.abs().max()
+    with pytest.raises(UserError, match="see beyond their patches"):
+        MAE(backbone, mask_block=(8, 8, 8))
+    with pytest.raises(UserError, match="read from nnssl, not written"):
+        EXPORTS.parts()["nnssl"](tmp_path, encoder)
+
+
+def test_another_embedding_of_primus_is_refused(tmp_path):
+    _, content, path = primus_v2(tmp_path)
+    del content["network_weights"]["down_projection.final_proj.weight"]
+    torch.save(content, path)
+    with pytest.raises(UserError, match=r"neither V1's nor V2's"):
+        read_encoder(path)
+    with pytest.raises(UserError, match="make patches of 4 voxels"):
+        Primus("XXS", embedding=(4, 8))

@@ -134,6 +134,15 @@ def test_instance_norm_takes_scale_and_shift_of_a_batch_norm_and_warns(tmp_path)
     assert "norm is instance, in the file batch" in str(report)
 
 
+def test_a_segresnet_with_instance_norm_is_not_taken_for_ct_fm(tmp_path):
+    torch.save(prefixed("encoder.", monai_encoder("instance").state_dict()), tmp_path / "auto3dseg.pt")
+    encoder = read_encoder(tmp_path / "auto3dseg.pt")
+    assert encoder.format == "MONAI SegResEncoder"
+    assert "release" not in encoder.card
+    backbone = from_config(encoder.architecture)
+    assert load_encoder(backbone, encoder).matched == len(encoder.weights)
+
+
 def test_a_file_without_a_stage_or_of_the_sister_class_is_refused(tmp_path):
     weights = monai_encoder("batch").state_dict()
     torch.save({name: value for name, value in weights.items() if "layers.2." not in name}, tmp_path / "gap.pt")

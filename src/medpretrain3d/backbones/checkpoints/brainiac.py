@@ -9,6 +9,8 @@ from medpretrain3d.backbones.checkpoints.release import Release
 from medpretrain3d.backbones.checkpoints.resnet_layout import PARTS, resnet_architecture, resnet_prefix, without_biases
 from medpretrain3d.backbones.checkpoints.selection import select
 
+PREFIX = "backbone."
+
 BRAINIAC = Release(
     name="BrainIAC",
     summary="ResNet-50 of MONAI, batch norm, trained by contrast of views on MR of the brain",
@@ -33,10 +35,9 @@ def read_brainiac(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | Non
     Raises:
         UserError: blocks per stage of no depth that is known here.
     """
-    prefix = resnet_prefix(raw.weights, (7, 7, 7))
-    if not prefix:
+    if resnet_prefix(raw.weights, (7, 7, 7)) != PREFIX:
         return None
-    own, unused = select(raw.weights, prefix, PARTS)
+    own, unused = select(raw.weights, PREFIX, PARTS)
     orientation = options.orientation or BRAINIAC.orientation or ""
     own, notes = turn_convolutions(without_biases(own), orientation)
     architecture = resnet_architecture(str(raw.path), own)

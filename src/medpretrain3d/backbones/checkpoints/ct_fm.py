@@ -29,7 +29,7 @@ CT_FM = Release(
 
 
 def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """Return the SegResNet encoder of a CT-FM checkpoint, feature extractor or segmenter; None for other files.
+    """Return the encoder of a CT-FM checkpoint or of another SegResNet in these names; None for other files.
 
     Raises:
         UserError: stages are missing.
@@ -40,9 +40,14 @@ def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix)
     orientation = options.orientation or CT_FM.orientation or ""
     own, notes = turn_convolutions(own, orientation)
-    if architecture["init_args"]["norm"] != "batch":
-        norm = architecture["init_args"]["norm"]
-        notes.append(f"CT-FM's encoder was released with batch norm, this file has {norm}: a variant")
+    norm = architecture["init_args"]["norm"]
+    if norm == "instance":
+        notes.append("an encoder as CT-FM's, but with instance norm, which CT-FM has not: its data are not known")
+        how = {"orientation": orientation}
+        card = {"preprocessing": how, "pretraining": {}, "licence": raw.licence, "citations": []}
+        return EncoderFile(architecture, own, card, raw.sha256, "MONAI SegResEncoder", unused, tuple(notes))
+    if norm == "none":
+        notes.append("CT-FM's encoder was released with batch norm, this file has none: a variant")
     return EncoderFile(
         architecture, own, CT_FM.card(raw, orientation), raw.sha256, "CT-FM checkpoint", unused, tuple(notes)
     )

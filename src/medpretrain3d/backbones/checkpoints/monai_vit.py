@@ -51,6 +51,7 @@ SEGVOL = Release(
     citation="Du, Y., et al. (2024). SegVol: universal and interactive volumetric medical image segmentation. "
     "NeurIPS. arXiv:2311.13385.",
     orientation="SAR",
+    normalisation="z-score of the foreground, then the least and greatest value of each volume to [0, 1]",
 )
 
 
@@ -86,7 +87,7 @@ def read_monai_vit(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | No
     if crossing:
         unused["cross_attn"] = len(crossing)
     if is_segvol:
-        notes = ["trained on z-scored foreground, then scaled to [0, 1] by each volume's least and greatest value"]
+        notes = []
         card = SEGVOL.card(raw, orientation)
     else:
         notes = [f"a ViT of MONAI, whose data are not known: axes {orientation} assumed, as MONAI's recipes have them"]

@@ -133,6 +133,10 @@ def _convolutional(backbone: ResEnc | PlainConv, own: Mapping[str, Tensor]) -> E
 
 
 def _primus(backbone: Primus, own: Mapping[str, Tensor]) -> Export:
+    if not backbone.embeds_patches_alone:
+        raise UserError(
+            f"{backbone.name}: a PrimusV2 is read from nnssl, not written; export with --format safetensors"
+        )
     d, h, _ = grid = backbone.position_grid
     if d != h:
         raise UserError(

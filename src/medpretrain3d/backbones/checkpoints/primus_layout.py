@@ -16,6 +16,8 @@ from medpretrain3d.backbones.primus import PRESETS, Primus, Size
 from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
 
+KERNEL, LAST = "down_projection.proj.weight", "down_projection.final_proj.weight"
+
 
 def read_primus(
     where: str,
@@ -60,12 +62,15 @@ def primus_architecture(
 ) -> tuple[Config, list[str]]:
     """Describe the transformer whose tensors these are; a position table that it lacks is added to them as zeros."""
     plan, notes = dict(kwargs or {}), []
-    embedding = weights.get("down_projection.proj.weight")
-    if embedding is None:
-        raise UserError(f"{where}: a Primus whose patch embedding is no single convolution (V2 or V3), not known here")
+    linear, stages = weights.get(KERNEL), _stages(where, weights)
     if plan.get("use_rot_pos_emb") is False:
         raise UserError(f"{where}: a Primus without rotary positions, which is not known here")
-    width, patch_size = len(embedding), tuple(embedding.shape[2:])
+    if linear is not None:
+        width, in_channels, *edges = linear.shape
+        patch_size = tuple(edges)
+    else:
+        width, patch_size = len(weights[LAST]), (2 ** len(stages),) * 3
+        in_channels = weights["down_projection.stem.blocks.0.conv1.conv.weight"].shape[1]
     depth = len({match[1] for name in weights if (match := re.match(r"eva\.blocks\.(\d+)\.", name))})
     stated_depth = plan.get("encoder_eva_depth", plan.get("eva_depth", depth))
     if stated_depth != depth:
@@ -96,15 +101,36 @@ def primus_architecture(
     own = dict.fromkeys(Size._fields) if preset else size._asdict()
     init_args = {
         "preset": preset,
-        "in_channels": embedding.shape[1],
+        "in_channels": in_channels,
         "patch_size": list(patch_size),
         "position_grid": list(grid),
         "num_register_tokens": registers,
         "layer_scale": float(plan.get("init_values") or 0.1) if has_scale else None,
         "attention_norm": has_norm,
         **own,
+        **({"embedding": list(stages)} if stages else {}),
     }
     return {"class_path": f"{Primus.__module__}.{Primus.__qualname__}", "init_args": init_args}, notes
+
+
+def _stages(where: str, weights: dict[str, Tensor]) -> list[int]:
+    """Return channels of the residual stages that embed patches in PrimusV2; empty for one convolution.
+
+    Biases that its convolutions do without are added to the weights as zeros, which the norm behind takes away.
+    """
+    if KERNEL in weights:
+        return []
+    first = "down_projection.stages.{}.blocks.0.conv1.conv.weight"
+    count = len({name.split(".")[2] for name in weights if name.startswith("down_projection.stages.")})
+    if LAST not in weights or not count or any(first.format(i) not in weights for i in range(count)):
+        raise UserError(
+            f"{where}: a Primus whose patch embedding is neither V1's nor V2's (V3?), which is not known here"
+        )
+    for name in [name for name in weights if name.startswith("down_projection.st") and name.endswith(".conv.weight")]:
+        bias = name.removesuffix("weight") + "bias"
+        if ".skip." not in name and bias not in weights:
+            weights[bias] = torch.zeros(len(weights[name]), dtype=weights[name].dtype)
+    return [len(weights[first.format(i)]) for i in range(count)]
 
 
 def swap_first_axes(weights: Mapping[str, Tensor], architecture: Config) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ class Release:
     spacing_mm: Sequence[float] | None = None
     """Along our axes (D, H, W); None for scans at their own."""
     window: Config | None = None
+    normalisation: str | None = None
+    """In words, as cards spell it, where no window says it."""
     restriction: str | None = None
     """What the licence forbids to do with weights that begin from these."""
 
@@ -55,6 +57,7 @@ class Release:
         facts = {
             "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
             "window": self.window,
+            "normalisation": self.normalisation,
             "orientation": orientation or self.orientation,
         }
         return {

@@ -28,6 +28,7 @@ STU_NET = Release(
     "arXiv:2304.06716.",
     orientation=None,
     spacing_mm=(1.5, 1.5, 1.5),
+    normalisation="CTNormalization of nnU-Net, with numbers of its plans",
 )
 WINDOW_NOTE = (
     "trained on nnU-Net's normalization of CT, whose four numbers stand in the plans.pkl beside the weights, which is "

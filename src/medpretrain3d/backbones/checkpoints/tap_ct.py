@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from medpretrain3d.backbones.checkpoints.dino_layout import DinoLayout, dino_prefix, read_dino
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
@@ -52,4 +54,4 @@ def read_tap_ct(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     if prefix is None or f"{prefix}pos_embed" not in raw.weights:
         return None
     encoder = read_dino(raw, options, LAYOUT, prefix)
-    return EncoderFile(**{**vars(encoder), "notes": (*encoder.notes, UNCONFIRMED)})
+    return replace(encoder, notes=(*encoder.notes, UNCONFIRMED))
