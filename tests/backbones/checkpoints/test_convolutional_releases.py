@@ -21,8 +21,11 @@ def image(*shape: int) -> Tensor:
 def shaken(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """With statistics of batch norms as training leaves them."""
     generator = torch.Generator().manual_seed(2)
+    shifts = {"_mean": -0.5, "_var": 5.0}
     return {
-        name: torch.rand(value.shape, generator=generator) + 0.5 if name.endswith(("_mean", "_var")) else value
+        name: 0.1 * (torch.rand(value.shape, generator=generator) + shifts[name[name.rindex("_") :]])
+        if name.endswith(("_mean", "_var"))
+        else value
         for name, value in weights.items()
     }
 

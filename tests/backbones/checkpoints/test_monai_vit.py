@@ -73,9 +73,8 @@ def test_segvol_has_flat_patches_and_axes_of_its_own(tmp_path):
     with torch.no_grad():
         expected = turn.volume(theirs(x)[0].transpose(1, 2).unflatten(2, (8, 16, 16)))
         assert (backbone(turn.volume(x))[0] - expected).abs().max() < 1e-6 * expected.abs().max()
-    assert read_encoder(tmp_path / "SegVol_v1.pth", ReadOptions(orientation="SPL")).card["preprocessing"] == {
-        "orientation": "SPL"
-    }
+    asked = read_encoder(tmp_path / "SegVol_v1.pth", ReadOptions(orientation="SPL"))
+    assert asked.card["preprocessing"]["orientation"] == "SPL"
 
 
 def test_a_patch_that_no_tensor_shows_is_refused(tmp_path):

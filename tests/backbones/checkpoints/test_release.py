@@ -18,8 +18,10 @@ from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.store import Normalization
+from pretrain import preprocessing as continued
 from tests.backbones.checkpoints.dino_reference import PROJECTS, file_of
 
+WINDOW = "medpretrain3d.store.intensity.Window"
 FORBIDDEN = "must not be shared"
 
 
@@ -46,11 +48,11 @@ def test_a_release_describes_a_network_and_a_window_that_can_be_built(release):
 def test_inspect_names_family_frame_window_and_what_the_licences_forbid(three_dino, capsys):
     assert cli.main(["inspect", str(three_dino)]) == 0
     said = capsys.readouterr().out
-    assert "release: 3DINO: ViT-L" in said
+    assert 'release: "3DINO: ViT-L' in said
     assert '"orientation": "RAS"' in said
     assert "PercentileWindow" in said
-    assert "licence: CC BY-NC-ND 4.0" in said
-    assert "licence of the code: CC BY-NC-ND 4.0" in said
+    assert 'licence: "CC BY-NC-ND 4.0"' in said
+    assert 'licence of the code: "CC BY-NC-ND 4.0"' in said
     assert FORBIDDEN in said
 
 
@@ -108,3 +110,19 @@ def test_the_preprocessing_of_a_release_becomes_the_default_of_the_data(monkeypa
         "window of the encoder's pretraining: ClippedZScore(low_hu=-1000, high_hu=1000)",
     ]
     assert warned == []
+
+
+@pytest.mark.parametrize("window", [None, {"low_hu": -900, "high_hu": 500}])
+def test_pretraining_that_goes_on_says_that_it_shows_other_intensities(window, monkeypatch):
+    release = next(release for release in RELEASES if release.name == "CT-FM")
+    encoder = EncoderFile(release.architecture, {}, release.card(SimpleNamespace(licence=None)), "0" * 64)
+    monkeypatch.setattr(continued, "read_encoder", lambda source, options: encoder)
+    given = None if window is None else Namespace(class_path=WINDOW, init_args=Namespace(window))
+    warned = []
+    model = Namespace(init_from="ct_fm", init_options=ReadOptions())
+    continued.compare_windows(Namespace(model=model, data=Namespace(window=given)), warned.append)
+    assert "were trained on scans mapped by Window(low_hu=-1024, high_hu=2048, output_range=(0.0, 1.0))" in warned[0]
+    theirs = Namespace(class_path=release.window["class_path"], init_args=Namespace(release.window["init_args"]))
+    continued.compare_windows(Namespace(model=model, data=Namespace(window=theirs)), warned.append)
+    continued.compare_windows(Namespace(model=Namespace(init_from=None), data=Namespace(window=None)), warned.append)
+    assert len(warned) == 1
