@@ -153,6 +153,10 @@ class Primus(TokenBackbone):
                 features.append(self.eva.norm(x)[:, registers:])
         return features
 
+    def sharded_blocks(self) -> list[nn.Module]:
+        """Return the transformer blocks, not those of an embedding by residual stages."""
+        return list(self.eva.blocks)
+
     def depth_groups(self) -> list[list[nn.Parameter]]:
         """Embedding, positions and registers, then one group per block; the last norm belongs to the last block."""
         first = [*self.down_projection.parameters(), self.eva.pos_embed]
