@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.frame import turn_convolutions
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
@@ -44,7 +46,7 @@ def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     if norm == "instance":
         notes.append("an encoder as CT-FM's, but with instance norm, which CT-FM has not: its data are not known")
         how = {"orientation": orientation}
-        card = {"preprocessing": how, "pretraining": {}, "licence": raw.licence, "citations": []}
+        card: dict[str, Any] = {"preprocessing": how, "pretraining": {}, "licence": raw.licence, "citations": []}
         return EncoderFile(architecture, own, card, raw.sha256, "MONAI SegResEncoder", unused, tuple(notes))
     if norm == "none":
         notes.append("CT-FM's encoder was released with batch norm, this file has none: a variant")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
@@ -42,7 +44,7 @@ def read_mednext(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
         )
     arguments = {"preset": preset, "in_channels": in_channels, "kernel_size": own[FIRST].shape[-1]}
     architecture = {"class_path": "medpretrain3d.backbones.mednext.MedNeXt", "init_args": arguments}
-    card = {"preprocessing": {}, "pretraining": {}, "licence": raw.licence, "citations": [CITATION]}
+    card: dict[str, Any] = {"preprocessing": {}, "pretraining": {}, "licence": raw.licence, "citations": [CITATION]}
     return EncoderFile(architecture, own, card, raw.sha256, "MedNeXt checkpoint", unused, (UNKNOWN_DATA,))
 
 
