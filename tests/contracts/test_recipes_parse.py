@@ -77,6 +77,13 @@ def stage_parser(stage: str) -> Any:
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "study"], ids=lambda path: path.stem)
 def test_studies_are_read_and_their_jobs_are_known_once_the_data_are(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    jobs = expand(read_study(path))
+    study = read_study(path)
+    for arm in study.arms:
+        if arm.init_from is not None:  # a file that a user fetches
+            place = tmp_path / arm.init_from
+            file = place if place.suffix else place / "model.safetensors"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(arm.name.encode())
+    jobs = expand(study)
     assert jobs.of_kind("finetune")
     assert set(jobs.unknown) == {job.setting["store"] for job in jobs.of_kind("prepare")}

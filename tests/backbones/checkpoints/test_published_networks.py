@@ -201,7 +201,7 @@ def test_a_wrong_shape_and_a_missing_tensor_are_errors(tmp_path):
 def test_brain_seg_founder_is_a_swin_transformer_of_depths_and_heads_of_its_own(tmp_path):
     torch.manual_seed(0)
     theirs = MonaiSwinUNETR(
-        2, 2, feature_size=16, window_size=3, depths=(1, 1, 2, 1), num_heads=(2, 2, 4, 8), use_v2=False
+        2, 2, feature_size=24, window_size=3, depths=(1, 1, 2, 1), num_heads=(2, 2, 4, 8), use_v2=False
     ).eval()
     weights = {name: value for name, value in theirs.state_dict().items() if name.startswith("swinViT.")}
     heads = {"rotation_head.weight": torch.zeros(4, 192), "contrastive_head.bias": torch.zeros(512)}
