@@ -238,7 +238,8 @@ def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsy
     bundle, out = tmp_path / "segmenting", tmp_path / "out"
     config = InferenceConfig(score_threshold=0.0, max_per_class=5)
     save_bundle(bundle, detector, ["nodule"], Preprocessing((16, 16, 16)), config)
-    assert predict(bundle, out, scans / "c.nii.gz", "--format", *formats()) == 0
+    of_any_scan = [name for name in formats() if not name.startswith("dicom")]  # these are of a DICOM series
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", *of_any_scan) == 0
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert files == [
         "cases/c.json",

@@ -63,8 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=formats(),
         default=["json", "csv"],
-        help="files to write: json, csv and coco for all scans; slicer (ROIs), nifti (boxes as label map) and masks "
-        "(objects, if the detector segments) for each (default: json csv)",
+        help="files to write: json, csv and coco for all scans; slicer (ROIs), nifti (boxes as label map), masks "
+        "(objects, if the detector segments), dicom-sr (report of a DICOM series) and dicom-seg (its objects) for each "
+        "(default: json csv)",
     )
     parser.add_argument(
         "--score-threshold", type=Number(Share), help="leave out boxes below this score (default: the bundle's)"
@@ -127,7 +128,9 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.prediction import Prediction
     from medpretrain3d.inference.started_scan import StartedScan, start_ahead
     from medpretrain3d.inference.writers import cases_written, mask_path, write_case
+    from medpretrain3d.inference.writers.dicom_source import check_library
     from medpretrain3d.memory import keep_freed_memory
+    from medpretrain3d.store.skipped_cases import InvalidCaseError
     from medpretrain3d.threads import use_threads
 
     keep_freed_memory()
@@ -154,7 +157,9 @@ def run(args: argparse.Namespace) -> int:
         bundles, args.device, changes, args.batch_size, args.precision, args.channels_last, args.compile
     )
     tell_precision(args.precision, predictor.device)
-    with_masks = "masks" in args.format
+    if {"dicom-sr", "dicom-seg"} & set(args.format):
+        check_library()
+    with_masks = bool({"masks", "dicom-seg"} & set(args.format))
     if with_masks:
         _ = predictor.segmenter  # refuses before any time is spent
     identity = {
@@ -208,7 +213,13 @@ def run(args: argparse.Namespace) -> int:
                 prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
                 finished.save(prediction, scan, masks_of(scan))
             shown = shown_of(prediction)
-            write_case(args.out, bundles[0].classes, shown, args.format)
+            try:
+                with_source = dataclasses.replace(shown, source=scan.dicom)
+                write_case(args.out, bundles[0].classes, with_source, args.format)
+            except InvalidCaseError as error:
+                failures.append(scan)
+                tqdm.write(f"error: {error}", file=sys.stderr)
+                continue
             predictions.append(shown)
     made = {prediction.case for prediction in predictions}
     lost = [case for case in cases_written(args.out, args.format) if case not in made]

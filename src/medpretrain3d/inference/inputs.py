@@ -15,7 +15,7 @@ from medpretrain3d.names import plain_name
 from medpretrain3d.store.case import voxels_sha256
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.file_names import channel_files, is_label_map
-from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_stem
+from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_ending, volume_stem
 from medpretrain3d.store.readers.dicom_header import is_dicom, is_scan
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
@@ -33,6 +33,10 @@ class ScanInput(Protocol):
     @property
     def file(self) -> str:
         """Name of the scan's file or folder, without the folders above it."""
+
+    @property
+    def dicom(self) -> tuple[Path, str] | None:
+        """Folder or file of a DICOM series, and which one there; None where the scan is none."""
 
     def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read what is needed. Raises UserError where the scan is damaged."""
@@ -65,6 +69,11 @@ class ScanPath:
     def file(self) -> str:
         """The name."""
         return self.path.name
+
+    @property
+    def dicom(self) -> tuple[Path, str] | None:
+        """The path, where it is no file that holds a whole volume."""
+        return None if volume_ending(self.path) else (self.path, self.series)
 
     def open(self, unit: Unit = "hu") -> VoxelReader:
         """Read the scan. Raises UserError where it is damaged."""
@@ -100,6 +109,11 @@ class StoredScan:
     def file(self) -> str:
         """Name of the file the case was prepared from."""
         return self.ref.open().source_file
+
+    @property
+    def dicom(self) -> tuple[Path, str] | None:
+        """A store keeps no headers."""
+        return None
 
     def open(self, unit: Unit = "hu") -> VoxelReader:
         """Open the case, in its store's unit; voxels are read tile by tile. Raises UserError where it is damaged."""

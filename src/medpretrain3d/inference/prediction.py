@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Prediction:
     """Highest score of the scan, of boxes below the threshold, too; None where nobody called it."""
     is_positive: bool | None = None
     """Whether the scan is called positive; None where nobody asked."""
+    source: tuple[Path, str] | None = None
+    """Of a DICOM series: its folder or a file of it, and which series there: writers of DICOM read the headers."""
 
     def __post_init__(self) -> None:
         for name in ("boxes_vox", "boxes_lps_mm"):
