@@ -8,7 +8,18 @@ import inspect
 
 import pytest
 
-PACKAGES = ("boxes", "backbones", "objectives", "detection", "store", "phantom", "planning", "inference", "evaluation")
+PACKAGES = (
+    "api",
+    "boxes",
+    "backbones",
+    "objectives",
+    "detection",
+    "store",
+    "phantom",
+    "planning",
+    "inference",
+    "evaluation",
+)
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -21,7 +21,7 @@ FILES = {
 MODULES = {name.replace("/", ".").removesuffix(".__init__"): path for name, path in FILES.items()}
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MAY_USE_IMPORTLIB = {
-    f"medpretrain3d.{name}"
+    f"medpretrain3d.{name}".removesuffix(".__init__")
     for name in re.findall(r"`([\w.]+)`", PAGE.split("`importlib` is for ")[1].split(" alone")[0])
 }
 

@@ -94,7 +94,16 @@ def read_volume(path: Path, unit: Unit = "hu", series: str = "", straighten: boo
         InvalidCaseError: whatever `read_scan` refuses, and values that cannot be HU: outside int16, a normalised
             image, a DICOM series of MR, PET or the like, or one without the numbers that lead to HU.
     """
-    scan = read_scan(path, series, straighten)
+    return volume_of(read_scan(path, series, straighten), unit)
+
+
+def volume_of(scan: Scan, unit: Unit = "hu") -> Volume:
+    """Return what was read, or made from an array, as `read_volume` does.
+
+    Raises:
+        InvalidCaseError: values that cannot be HU, see `read_volume`.
+    """
+    path = scan.path
     if unit == "hu" and scan.modality in WITHOUT_HU:
         raise InvalidCaseError(
             f"{path}: is of modality {scan.modality}, so it is not in HU; prepare with --intensity any", "values"

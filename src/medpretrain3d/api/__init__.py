@@ -1,0 +1,8 @@
+"""What `import medpretrain3d as mp` offers: an encoder, a detector, a prediction and its scores in a line each."""
+
+from medpretrain3d.api.detector import Detector, predict
+from medpretrain3d.api.encoder import Encoder, load_encoder
+from medpretrain3d.api.scans import ScanLike, as_volume
+from medpretrain3d.api.scores import evaluate
+
+__all__ = ["Detector", "Encoder", "ScanLike", "as_volume", "evaluate", "load_encoder", "predict"]

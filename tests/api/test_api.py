@@ -1,0 +1,171 @@
+"""`import medpretrain3d as mp` as a program uses it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+import medpretrain3d as mp
+from medpretrain3d.backbones import ResEnc, save_encoder
+from medpretrain3d.detection import AnchorGrid, RetinaNet
+from medpretrain3d.errors import UserError
+from medpretrain3d.inference import InferenceConfig, save_bundle
+from medpretrain3d.store import Preprocessing
+from medpretrain3d.store.volume import read_volume
+from tests.dicom_files import AXIAL, write_scan
+
+HU = np.random.default_rng(0).integers(-900, 1500, (12, 14, 10)).astype(np.int16)
+RAS = np.diag([-1.0, -1, 1, 1]) @ AXIAL
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(0)
+    detector = RetinaNet(ResEnc("XXS"), 1, AnchorGrid([[(4, 4, 4)]]), first_level=3, fpn_channels=16)
+    folder = tmp_path_factory.mktemp("run") / "bundle"
+    config = InferenceConfig(score_threshold=0.0, max_per_class=5)
+    save_bundle(folder, detector, ["nodule"], Preprocessing((16, 16, 16), spacing_mm=(2, 2, 2)), config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """One scan in every form."""
+    folder = tmp_path_factory.mktemp("scan")
+    nib.save(nib.Nifti1Image(HU, RAS), folder / "scan.nii.gz")
+    image = sitk.GetImageFromArray(HU.transpose(2, 1, 0))
+    image.SetSpacing((0.9, 0.8, 2.5))
+    return {
+        "NIfTI file": folder / "scan.nii.gz",
+        "text of a path": str(folder / "scan.nii.gz"),
+        "nibabel": nib.Nifti1Image(HU, RAS),
+        "nibabel, not in memory": nib.load(folder / "scan.nii.gz"),
+        "SimpleITK": image,
+        "DICOM": write_scan(folder / "dicom", HU.astype(int)),
+        "Volume": read_volume(folder / "scan.nii.gz"),
+    }
+
+
+def test_a_scan_is_the_same_in_every_form(scans):
+    expected = read_volume(scans["NIfTI file"])
+    for name, scan in scans.items():
+        volume = mp.as_volume(scan)
+        np.testing.assert_array_equal(volume.array, expected.array, err_msg=name)
+        np.testing.assert_allclose(volume.grid.affine_lps, expected.grid.affine_lps, atol=1e-5, err_msg=name)
+    for array in (HU, HU[None], torch.from_numpy(HU), HU.astype(np.float32)):
+        np.testing.assert_array_equal(mp.as_volume(array, affine_lps=AXIAL).array, expected.array)
+    canonical = expected.array[0]
+    np.testing.assert_array_equal(mp.as_volume(canonical, spacing_mm=(2.5, 0.8, 0.9)).array, expected.array)
+
+
+def test_an_oblique_image_of_simpleitk_lies_where_its_file_does(tmp_path):
+    image = sitk.GetImageFromArray(HU.transpose(2, 1, 0))
+    image.SetSpacing((0.9, 0.8, 2.5))
+    image.SetOrigin((-10, 20, 30))
+    turn = np.linalg.qr(np.eye(3) + 0.1 * np.arange(9).reshape(3, 3))[0]
+    image.SetDirection(turn.reshape(-1))
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    ours, file = mp.as_volume(image), read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(ours.array, file.array)
+    np.testing.assert_allclose(ours.grid.affine_lps, file.grid.affine_lps, atol=1e-4)
+
+
+def test_several_channels(tmp_path):
+    two = np.stack([HU, HU + 1])
+    assert mp.as_volume(two, affine_lps=AXIAL).num_channels == 2
+    assert mp.as_volume(nib.Nifti1Image(np.moveaxis(two, 0, -1), RAS)).num_channels == 2
+    image = sitk.GetImageFromArray(np.moveaxis(two, 0, -1).transpose(2, 1, 0, 3), isVector=True)
+    np.testing.assert_array_equal(mp.as_volume(image).array[1], (HU + 1).transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("scan", "options", "message"),
+    [
+        (HU, {}, "got neither of affine_lps and spacing_mm"),
+        (HU, {"affine_lps": AXIAL, "spacing_mm": (1, 1, 1)}, "got both"),
+        (HU, {"affine_lps": np.eye(3)}, r"affine of shape \(3, 3\)"),
+        (HU[0], {"spacing_mm": (1, 1, 1)}, r"of shape \(14, 10\)"),
+        (HU.astype(str), {"spacing_mm": (1, 1, 1)}, "wanted numbers"),
+        (np.full((3, 3, 3), np.nan), {"spacing_mm": (1, 1, 1)}, "NaN or infinite"),
+        (HU, {"spacing_mm": (0, 1, 1)}, "gives voxels of"),
+        (nib.Nifti1Image(HU, RAS), {"spacing_mm": (1, 1, 1)}, "are of arrays, got a Nifti1Image"),
+        (7, {}, "got a int as a scan"),
+        ("nothing.nii.gz", {}, "no such file"),
+    ],
+)
+def test_what_is_no_scan_is_said_in_a_line(scan, options, message):
+    with pytest.raises(UserError, match=message):
+        mp.as_volume(scan, **options)
+
+
+def test_predict_gives_the_same_boxes_for_every_form(bundle, scans):
+    detector = mp.Detector.from_pretrained(bundle, device="cpu")
+    assert detector.classes == ("nodule",)
+    expected = mp.predict(bundle, scans["NIfTI file"], device="cpu")
+    assert len(expected) == 5
+    assert (expected.case, expected.file) == ("scan", "scan.nii.gz")
+    for scan in (scans["nibabel"], scans["SimpleITK"], scans["DICOM"]):
+        found = detector.predict(scan)
+        np.testing.assert_allclose(found.boxes_lps_mm, expected.boxes_lps_mm, atol=1e-3)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    found = mp.predict(detector, HU, affine_lps=AXIAL, case="mine")
+    np.testing.assert_allclose(found.boxes_lps_mm, expected.boxes_lps_mm, atol=1e-3)
+    assert found.case == "mine"
+
+
+def test_a_detector_is_found_in_its_run_and_options_are_checked(bundle, tmp_path):
+    detector = mp.Detector.from_pretrained(str(bundle.parent), device="cpu", max_per_class=2)
+    assert len(detector.predict(HU, spacing_mm=(2, 2, 2))) == 2
+    assert len(mp.Detector.from_pretrained([bundle, bundle], device="cpu").predictor.bundles) == 2
+    with pytest.raises(UserError, match="got the options treshold, wanted fields of InferenceConfig: "):
+        mp.Detector.from_pretrained(bundle, treshold=0.3)
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    with pytest.raises(UserError, match=r"holds no bundle\.json, so it is no detector"):
+        mp.Detector.from_pretrained(tmp_path / "encoder")
+
+
+def test_features_of_an_encoder_are_those_of_its_network(tmp_path, scans):
+    torch.manual_seed(0)
+    network = ResEnc("XXS").eval()
+    preprocessing = Preprocessing((32, 32, 32), spacing_mm=(2.5, 0.8, 0.9))
+    save_encoder(tmp_path / "encoder", network, {"preprocessing": preprocessing.to_json()})
+    encoder = mp.load_encoder(tmp_path / "encoder")
+    assert "45 of 45 backbone tensors matched" in encoder.report
+    image = encoder.prepare(scans["NIfTI file"])
+    canonical = read_volume(scans["NIfTI file"]).array[0]
+    np.testing.assert_allclose(image[0, 0, :10, :14, :12], canonical / 1024, atol=2e-3)
+    assert all(size % 32 == 0 for size in image.shape[2:])
+    with torch.inference_mode():
+        expected = network(image)
+    for ours, theirs in zip(encoder.features(scans["nibabel"]), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with pytest.raises(UserError, match="has 2 channels, the encoder was trained on 1"):
+        encoder.features(np.stack([HU, HU]), spacing_mm=(1, 1, 1))
+
+
+def test_evaluate_scores_predictions_against_a_file(bundle, scans, tmp_path):
+    import json
+
+    found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
+    truth = {"case": "scan", "boxes": found.boxes_lps_mm[:1].tolist(), "labels": [0]}
+    targets = tmp_path / "targets.json"
+    targets.write_text(json.dumps({"classes": ["nodule"], "frame": "lps_mm", "targets": [truth]}))
+    result = mp.evaluate([found], targets, num_bootstrap=0)
+    assert result["AP_IoU_0.10_MaxDet_100"] == pytest.approx(1.0)
+    assert result["num_targets"] == {"nodule": 1}
+
+
+def test_importing_the_package_imports_nothing_else():
+    code = (
+        "import sys, medpretrain3d as mp\n"
+        "assert 'predict' in dir(mp) and not hasattr(mp, 'nothing')\n"
+        "print(*[name for name in ('numpy', 'torch', 'medpretrain3d.api') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
