@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 
 PACKAGES = (
+    "api",
     *("boxes", "backbones", "objectives", "detection", "store", "phantom", "planning", "inference"),
     *("evaluation", "statistics"),
 )

@@ -2,7 +2,7 @@
 
 from medpretrain3d.api.detector import Detector, predict
 from medpretrain3d.api.encoder import Encoder, load_encoder
-from medpretrain3d.api.scans import ScanLike, as_volume
+from medpretrain3d.api.scans import as_volume
 from medpretrain3d.api.scores import evaluate
 
-__all__ = ["Detector", "Encoder", "ScanLike", "as_volume", "evaluate", "load_encoder", "predict"]
+__all__ = ["Detector", "Encoder", "as_volume", "evaluate", "load_encoder", "predict"]
