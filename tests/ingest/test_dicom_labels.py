@@ -154,3 +154,18 @@ def test_a_structure_set_of_an_enhanced_ct(tmp_path):
     stored = Case.open(tmp_path / "store/cases" / store.case_ids[0])
     np.testing.assert_array_equal(stored.read_image()[0].transpose(2, 1, 0), VOXELS)
     assert file_boxes(stored) == {0: [5, 6, 2, 9, 11, 5]}
+
+
+def test_series_of_an_export_without_annotations_are_chosen_too(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    write_scan(raw / "p1", VOXELS, SeriesDescription="Thorax thin")
+    for path in write_scan(raw / "other", VOXELS, series="1.2.4", SeriesDescription="Thorax thick").iterdir():
+        path.rename(raw / "p1" / f"x{path.name}")  # two series in one folder
+    write_scan(raw / "mr", VOXELS, series="1.2.5", Modality="MR", SeriesDescription="t1 thin")
+    options = ["--option", "series=*thin", "--option", "modality=ct", "--option", "min_slices=8"]
+    assert main(["prepare", str(raw), str(tmp_path / "store"), *options]) == 0
+    (case_id,) = Store(tmp_path / "store").case_ids
+    assert case_id.startswith("p1__")
+    assert "DICOM series that the options leave out: 2 " in capsys.readouterr().out
+    assert main(["prepare", str(raw), str(tmp_path / "no"), "--option", "min_slices=9"]) == 2
+    assert "none of its 3 DICOM series is what --option asks for" in capsys.readouterr().err

@@ -17,8 +17,8 @@ from medpretrain3d.store.skipped_cases import InvalidCaseError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
-"""Types of contours that enclose something."""
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR", "")
+"""Types of contours that enclose something; one that is not stated is taken for such."""
 NO_OBJECTS = ("EXTERNAL", "SUPPORT", "FIXATION", "ISOCENTER", "MARKER", "REGISTRATION", "BOLUS", "DOSE_REGION")
 """Interpreted types of regions that are no finding and no organ: the skin, the table, points."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import ANATOMY, Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
+from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
 from medpretrain3d.ingest.segmentation_object import segments_of
 from medpretrain3d.ingest.structure_set import NO_OBJECTS, References, references_of, rois_of
 from medpretrain3d.store.file_names import case_id_of, is_label_map
@@ -81,15 +82,7 @@ def read_dicom_labels(
     if not labels:
         raise Misplaced("holds no DICOM structure set (RTSTRUCT) and no segmentation (SEG)")
     found = find_series(raw)
-    wanted = [
-        one
-        for one in found
-        if (not modality or one.modality.casefold() == modality.casefold())
-        and (not series or one.fits(series))
-        and one.num_slices >= min_slices
-    ]
-    if found and not wanted:
-        raise UserError(f"{raw}: none of its {len(found)} DICOM series is what --option asks for; ask for less")
+    wanted = SeriesChoice(modality, series, min_slices).of(raw, found)
     scans = _scans(raw, wanted, Counter(one.folder for one in found))
     dropped = {one.uid for one in found} - {one.uid for one in wanted}
     labels = [one for one in labels if not one.references.series or one.references.series - dropped]
@@ -245,10 +238,7 @@ def _leftovers(
     labels_of: Mapping[str, Sequence[_Labels]],
     names: Mapping[str, str],
 ) -> Iterator[Leftover]:
-    for one in found:
-        if one not in wanted:
-            place = f"{one.folder.relative_to(raw).as_posix()} ({one.key})"
-            yield Leftover(place, "DICOM series that the options leave out")
+    yield from left_out(raw, found, wanted)
     for scan in scans:
         if scan.id not in labels_of:
             yield Leftover(scan.id, "scans without annotations, in no case")

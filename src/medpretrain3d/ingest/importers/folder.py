@@ -9,19 +9,33 @@ from pathlib import Path
 
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout
+from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
 from medpretrain3d.store.file_names import case_id_of, channel_files, is_label_map, words_of
-from medpretrain3d.store.readers import find_series, find_volumes
+from medpretrain3d.store.readers import Series, find_series, find_volumes
 
 MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "adc", "dwi", "pet"))
 """Words of a scan's name that say whether its values are HU."""
 
 
-def read_folder(raw: Path) -> RawDataset:
-    """Return every scan below a folder as a case without labels; what is called a label map cannot be used as one."""
-    scans, maps = volumes_below(raw)
+def read_folder(raw: Path, modality: str = "", series: str = "", min_slices: int = 0) -> RawDataset:
+    """Return every scan below a folder as a case without labels; what is called a label map cannot be used as one.
+
+    Args:
+        raw: the folder.
+        modality: of the DICOM series that are wanted, as `CT`; empty takes all. Other files are all taken.
+        series: identifier, key or description of those that are wanted, where `*` stands for any text.
+        min_slices: series of fewer are left out, as localizers are.
+
+    Raises:
+        UserError: no series is what the options ask for.
+    """
+    found = find_series(raw)
+    wanted = SeriesChoice(modality, series, min_slices).of(raw, found)
+    scans, maps = _volumes(raw, found, wanted)
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
     cases = (*scans, *(replace(one, problem=problem) for one in maps))
-    return RawDataset((), cases, channel_names=modality(scans))
+    leftovers = tuple(left_out(raw, found, wanted))
+    return RawDataset((), cases, channel_names=channel_name(scans), leftovers=leftovers)
 
 
 def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
@@ -30,6 +44,11 @@ def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
     The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
     series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
     """
+    found = find_series(raw)
+    return _volumes(raw, found, found)
+
+
+def _volumes(raw: Path, found: Sequence[Series], wanted: Sequence[Series]) -> tuple[list[RawCase], list[RawCase]]:
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in find_volumes(raw, recursive=True):
         by_folder[path.parent].append(path)
@@ -38,9 +57,8 @@ def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
         for folder, files in by_folder.items()
         for name, images in channel_files(files).items()
     ]
-    all_series = find_series(raw)
-    series_in = Counter(series.folder for series in all_series)
-    for series in all_series:
+    series_in = Counter(series.folder for series in found)
+    for series in wanted:
         name = case_id_of(series.folder, raw)
         is_alone = series_in[series.folder] == 1
         cases.append(
@@ -53,7 +71,7 @@ def volumes_below(raw: Path) -> tuple[list[RawCase], list[RawCase]]:
     return scans, maps
 
 
-def modality(scans: Sequence[RawCase]) -> tuple[str, ...]:
+def channel_name(scans: Sequence[RawCase]) -> tuple[str, ...]:
     """The name of the one channel, where every scan is of one file and called by the same modality; else nothing."""
     named = {
         tuple(word for word in words_of(scan.id.split("__")[-1]) if word in MODALITIES and len(scan.images) == 1)
@@ -75,7 +93,8 @@ LAYOUTS = (
         page="""\
 Any folder or DICOM tree of scans at any depth, without labels: a corpus. The id is the path, `a/b/scan.nii.gz`
 becomes `a__b__scan`. Of several DICOM series in one folder each is a case. Files that are called label maps (see
-`pairs`) are skipped, never taken for scans. A modality in all names, as `flair`, says whether values are HU; so
-does a DICOM header.""",
+`pairs`) are skipped, never taken for scans. Among DICOM series `--option modality=CT`,
+`--option series='*thin*'` (or its identifier) and `--option min_slices=20` choose. A modality in all names, as
+`flair`, says whether values are HU; so does a DICOM header.""",
     ),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
-from medpretrain3d.ingest.importers.folder import modality, volumes_below
+from medpretrain3d.ingest.importers.folder import channel_name, volumes_below
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 from medpretrain3d.store.file_names import LABEL_MAP, is_label_map, words_of
 
@@ -41,7 +41,7 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
         raise Misplaced("no file is called a label map")
     maps_of, unpaired = _paired(scans, maps)
     cases = (*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired)
-    return RawDataset(names, cases, channel_names=modality(scans))
+    return RawDataset(names, cases, channel_names=channel_name(scans))
 
 
 def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
