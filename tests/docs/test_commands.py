@@ -26,6 +26,7 @@ OTHERS = (
     "wandb sweep ",
     "wandb agent ",
     "mlflow ui ",
+    "dicomweb_client ",
     "source .venv/bin/activate",
     ".venv/bin/pre-commit install",
     "#",
