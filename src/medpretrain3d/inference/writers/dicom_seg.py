@@ -16,6 +16,7 @@ from medpretrain3d.inference.writers.masks import mask_path
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.readers import read_scan
+from medpretrain3d.store.skipped_cases import InvalidCaseError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -37,10 +38,15 @@ def segmentation(classes: Sequence[str], prediction: Prediction, instances: np.n
     check_library()
     import highdicom
 
-    instances = np.where(instances <= len(prediction), instances, 0)  # a mask may hold objects of boxes that are not shown
     numbers = [int(number) for number in np.unique(instances) if number]
     if not numbers:
         return None
+    if max(numbers) > len(prediction):
+        raise InvalidCaseError(
+            f"{prediction.case}: its masks hold {max(numbers)} objects and there are {len(prediction)} boxes, so they "
+            "are of another call; predict into another folder",
+            "mask",
+        )
     headers = source_headers(prediction)
     value_of = np.zeros(max(numbers) + 1, dtype=np.uint16)
     value_of[numbers] = np.arange(1, len(numbers) + 1)  # segments count from 1 without gaps
