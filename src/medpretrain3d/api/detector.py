@@ -32,7 +32,7 @@ class Detector:
         >>> from tempfile import TemporaryDirectory
         >>> network = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
         >>> with TemporaryDirectory() as folder:
-        ...     save_bundle(f"{folder}/bundle", network, ["nodule"], Preprocessing((16, 16, 16)))
+        ...     _ = save_bundle(f"{folder}/bundle", network, ["nodule"], Preprocessing((16, 16, 16)))
         ...     detector = mp.Detector.from_pretrained(f"{folder}/bundle", device="cpu")
         >>> prediction = detector.predict(np.zeros((16, 16, 16), np.int16), spacing_mm=(1, 1, 1))
         >>> detector.classes, prediction.boxes_lps_mm.shape[1]
