@@ -159,6 +159,8 @@ def test_brainiac_is_monais_resnet_below_backbone(tmp_path):
     encoder = read_encoder(tmp_path / "brainiac.ckpt", ReadOptions(orientation="SPL"))
     assert encoder.format == "BrainIAC checkpoint"
     assert "non-commercial" in encoder.card["restriction"]
+    assumed = read_encoder(tmp_path / "brainiac.ckpt")
+    assert [any("axes RAS assumed" in note for note in one.notes) for one in (encoder, assumed)] == [False, True]
     assert encoder.architecture["init_args"] == {"depth": 50, "in_channels": 1, "width": 8}
     backbone = from_config(encoder.architecture).double().eval()
     report = load_encoder(backbone, encoder)

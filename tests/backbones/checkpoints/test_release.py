@@ -40,6 +40,8 @@ def test_a_release_describes_a_network_and_a_window_that_can_be_built(release):
     assert release.spacing_mm is None or len(release.spacing_mm) == 3
     assert release.code_licence
     assert release.weights_licence
+    # Nobody knows of all scans of a corpus that they are in no data set of detection.
+    assert not release.overlap.lower().startswith("none")
     # A licence that forbids something says what.
     if "NC" in release.weights_licence or "ND" in release.weights_licence.split():
         assert release.restriction

@@ -10,6 +10,8 @@ from medpretrain3d.backbones.checkpoints.resnet_layout import PARTS, resnet_arch
 from medpretrain3d.backbones.checkpoints.selection import select
 
 PREFIX = "backbone."
+ASSUMED = "RAS"
+"""Of the atlas that scans were registered to, whose axes its code does not state."""
 
 BRAINIAC = Release(
     name="BrainIAC",
@@ -17,14 +19,14 @@ BRAINIAC = Release(
     where="github.com/AIM-KannLab/BrainIAC (its first release)",
     architecture={"class_path": "medpretrain3d.backbones.resnet.ResNet3D", "init_args": {"depth": 50}},
     paradigm="contrastive (SimCLR)",
-    corpus="32,015 MR volumes of the brain",
-    overlap="public brain MR, listed in its paper",
-    code_licence="CC BY-NC 4.0",
-    weights_licence="CC BY-NC 4.0",
+    corpus="about 32,000 MR volumes of the brain",
+    overlap="not checked: its data sets are listed in its paper",
+    code_licence="CC BY-NC",
+    weights_licence="CC BY-NC",
     citation="Tak, D., et al. (2024). A foundation model for generalized brain MRI analysis. medRxiv "
     "2024.12.02.24317992.",
-    orientation="RAS",
-    window={"class_path": "medpretrain3d.store.intensity.ZScore", "init_args": {}},
+    orientation=None,
+    normalisation="least and greatest value of each volume to [0, 1], after a resize to 128^3",
     restriction="weights are for non-commercial use (CC BY-NC)",
 )
 
@@ -38,8 +40,10 @@ def read_brainiac(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | Non
     if resnet_prefix(raw.weights, (7, 7, 7)) != PREFIX:
         return None
     own, unused = select(raw.weights, PREFIX, PARTS)
-    orientation = options.orientation or BRAINIAC.orientation or ""
+    orientation = options.orientation or ASSUMED
     own, notes = turn_convolutions(without_biases(own), orientation)
+    if options.orientation is None:
+        notes.append(f"axes {ASSUMED} assumed: scans were read as stored, registered to an atlas of unstated axes")
     architecture = resnet_architecture(str(raw.path), own)
     notes.append("a ResNet of MONAI with stride 2 in stem, pooling and stages assumed; scans were resized to 128^3")
     return EncoderFile(

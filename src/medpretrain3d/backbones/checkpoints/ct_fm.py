@@ -1,4 +1,4 @@
-"""CT-FM (Pai et al., 2025): contrastive pretraining of SegResNet's encoder on 148,000 public CTs."""
+"""CT-FM (Pai et al., 2025): contrastive pretraining of SegResNet's encoder on 148,394 public CTs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ CT_FM = Release(
         "init_args": {"width": 32, "blocks": [1, 2, 2, 4, 4], "norm": "batch"},
     },
     paradigm="contrastive (intra-sample SimCLR)",
-    corpus="148,000 CTs of the Imaging Data Commons",
-    overlap="the Imaging Data Commons holds LIDC-IDRI (LUNA16), NLST and most collections of TCIA",
+    corpus="148,394 CTs of the Imaging Data Commons (version 14)",
+    overlap="by its notebook NLST, C4KC-KiTS (KiTS19) and CT COLONOGRAPHY among others; its query leaves out no "
+    "collection of the Imaging Data Commons, which holds LIDC-IDRI (LUNA16)",
     code_licence="MIT",
-    weights_licence="not confirmed: read the card of the repository you take it from",
+    weights_licence="Apache-2.0",
     citation="Pai, S., et al. (2025). Vision foundation models for computed tomography. arXiv:2501.09001.",
     spacing_mm=(3.0, 1.0, 1.0),
     window=unit_window(-1024, 2048),

@@ -25,16 +25,19 @@ FLEXICT = Release(
     },
     paradigm="self-distillation (DINOv3)",
     corpus="266,227 CTs of 56 public data sets",
-    overlap="by third parties CT-RATE and NLST; likely LIDC-IDRI (LUNA16), DeepLesion and segmentation sets, since its "
-    "evaluations name LUNA16, DeepLesion and KiTS",
+    overlap="its script of training names as examples LUNA16, LUNA25, DeepLesion, ULS23, AMOS, PANORAMA, CT-RATE and "
+    "TotalSegmentator, third parties NLST; the whole list is not in public code",
     code_licence="MIT; layer files bear the DINOv3 licence",
-    weights_licence="not confirmed: read the card of the repository you take it from",
-    citation="FlexiCT (2026): github.com/ricklisz/FlexiCT.",
+    weights_licence="CC BY-NC-ND 4.0",
+    citation="Li, Y., et al. (2026). Universal CT representations from anatomy to disease phenotype through "
+    "agglomerative pretraining. arXiv:2605.21906.",
     spacing_mm=(2.0, 2.0, 2.0),
     window={
         "class_path": "medpretrain3d.store.volume_intensity.ClippedZScore",
         "init_args": {"low_hu": -1000, "high_hu": 1000},
     },
+    restriction="weights that were fine-tuned or continued from these must not be shared, nor used commercially (CC "
+    "BY-NC-ND): keep bundles and encoders made of them to yourself",
 )
 KERNEL = "patch_embed_3D.proj.weight"
 LAYOUT = DinoLayout(

@@ -22,9 +22,9 @@ MERLIN = Release(
     },
     paradigm="image and report (CLIP), diagnoses",
     corpus="15,331 abdominal CTs of Stanford",
-    overlap="none known: private scans, released apart as the Merlin set",
+    overlap="not stated; scans of Stanford's emergency department, which are public as the Merlin Abdominal CT Dataset",
     code_licence="MIT",
-    weights_licence="MIT by third parties",
+    weights_licence="MIT",
     citation="Blankemeier, L., et al. (2024). Merlin: a vision language foundation model for 3D computed tomography. "
     "arXiv:2406.06512.",
     orientation="RAS",

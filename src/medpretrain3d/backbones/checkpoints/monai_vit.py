@@ -31,7 +31,7 @@ SEGVOL_GRID: Triple = (8, 16, 16)
 SEGVOL = Release(
     name="SegVol",
     summary="ViT-B of MONAI, patch 4x16x16, trained by SimMIM and then to segment by prompts",
-    where="huggingface.co/BAAI/SegVol (SegVol_v1.pth), and its ViT alone",
+    where="huggingface.co/BAAI/SegVol (pytorch_model.bin; vit_pretrain.ckpt is its ViT before it learned to segment)",
     architecture={
         "class_path": "medpretrain3d.backbones.vit.ViT",
         "init_args": {
@@ -43,11 +43,12 @@ SEGVOL = Release(
         },
     },
     paradigm="masked reconstruction (SimMIM), supervised segmentation",
-    corpus="96,000 CTs unlabelled, 6,000 labelled",
-    overlap="25 public segmentation sets with their labels, among them the Medical Segmentation Decathlon, AMOS, "
-    "TotalSegmentator, KiTS, LiTS",
+    corpus="90,000 CTs unlabelled, 6,000 labelled",
+    overlap="25 public sets with masks, by its README among them LUNA16, Medical Segmentation Decathlon (colon, "
+    "hepatic vessel, liver, lung, pancreas, spleen), KiTS19, KiTS23, AMOS, TotalSegmentator, AbdomenCT-1K, VerSe and "
+    "ULS23",
     code_licence="MIT",
-    weights_licence="MIT",
+    weights_licence="not stated beside them; MIT is its repository's",
     citation="Du, Y., et al. (2024). SegVol: universal and interactive volumetric medical image segmentation. "
     "NeurIPS. arXiv:2311.13385.",
     orientation="SAR",

@@ -26,8 +26,9 @@ SPECTRE = Release(
         },
     },
     paradigm="self-distillation (DINO), image and report (SigLIP)",
-    corpus="CT-RATE, NLST, Merlin, INSPECT, AMOS, AbdomenAtlas, AbdomenCT-1K, PANORAMA, TotalSegmentator, SINOCT",
-    overlap="NLST, AMOS, AbdomenAtlas, AbdomenCT-1K, PANORAMA and TotalSegmentator, without their labels",
+    corpus="CT-RATE, INSPECT, Merlin, NLST, AMOS, AbdomenAtlas, PANORAMA and AbdomenCT-1K; reports of the first three",
+    overlap="NLST, AMOS, PANORAMA, AbdomenAtlas and AbdomenCT-1K (which holds scans of KiTS19, LiTS, Pancreas-CT and "
+    "the Medical Segmentation Decathlon), without their labels",
     code_licence="MIT",
     weights_licence="CC BY-NC-SA 4.0",
     citation="Claessens, C., et al. (2025). Scaling self-supervised and cross-modal pretraining for volumetric CT "

@@ -22,8 +22,8 @@ STU_NET = Release(
     paradigm="supervised segmentation",
     corpus="1,204 CTs of TotalSegmentator",
     overlap="TotalSegmentator with its labels",
-    code_licence="Apache-2.0",
-    weights_licence="Apache-2.0, as its repository states",
+    code_licence="Apache-2.0; other versions of its repository say MIT and CC BY-NC 4.0",
+    weights_licence="Apache-2.0 by its author's hub page",
     citation="Huang, Z., et al. (2023). STU-Net: scalable and transferable medical image segmentation models. "
     "arXiv:2304.06716.",
     orientation=None,

@@ -19,23 +19,24 @@ SELF_SUPERVISED = (
     "Tang, Y., et al. (2022). Self-supervised pre-training of Swin transformers for 3D medical image analysis. CVPR. "
     "arXiv:2111.14791."
 )
+SELF_SUPERVISED_CORPUS = "about 5,050 CTs: HNSCC, LUNA16, LIDC-IDRI, TCIA's CT colonography and COVID-19"
 BRAIN_SEG_FOUNDER = Release(
     name="BrainSegFounder",
     summary="Swin UNETR of MONAI with depths of its own, trained by MONAI's three self-supervised tasks on brain MR",
-    where="github.com/lab-smile/BrainSegFounder (links)",
+    where="huggingface.co/smilelab/BrainSegFounder; github.com/lab-smile/BrainSegFounder (links)",
     architecture={
         "class_path": "medpretrain3d.backbones.swin_unetr.SwinUNETR",
         "init_args": {"feature_size": 48, "in_channels": 2, "merging": "published"},
     },
     paradigm="inpainting, rotation, contrast",
-    corpus="82,800 MR volumes of UK Biobank",
-    overlap="none of CT; its second stage saw BraTS and ATLAS without labels",
+    corpus="T1 and T2 MR of 41,400 participants of UK Biobank",
+    overlap="files of its second stage saw BraTS or ATLAS v2.0 as well, without labels",
     code_licence="GPL-3.0",
-    weights_licence="GPL-3.0, as its repository states",
+    weights_licence="material transfer agreement of UK Biobank on its hub page, GPL-3.0 in its repository",
     citation="Cox, J., et al. (2024). BrainSegFounder: towards 3D foundation models for neuroimage segmentation. "
     "Medical Image Analysis. arXiv:2406.10395.",
     orientation="RAS",
-    window={"class_path": "medpretrain3d.store.intensity.ZScore", "init_args": {}},
+    normalisation="a fixed range of values to [0, 1], whose limits are not stated",
 )
 DISRUPTIVE = "Valanarasu, J. M. J., et al. (2023). Disruptive autoencoders. arXiv:2307.16896."
 VOCO = "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo: volume contrastive learning. CVPR. arXiv:2402.17300."
@@ -80,8 +81,9 @@ def _publication(is_v2: bool, others: set[str]) -> tuple[str, dict[str, Any], di
         paradigm = "supervised segmentation" if has_decoder else "voco"
         return "VoCo release", {"paradigm": paradigm}, {}, [VOCO]
     if {"rotation_head", "contrastive_head"} & others:
-        how = {"spacing_mm": [1.5, 1.5, 2.0], "window": unit_window(-1000, 1000)}
-        return "MONAI Swin UNETR, self-supervised", {"paradigm": "swinunetr"}, how, [SELF_SUPERVISED]
+        pretraining = {"paradigm": "swinunetr", "corpus": SELF_SUPERVISED_CORPUS}
+        how = {"window": unit_window(-1000, 1000)}
+        return "MONAI Swin UNETR, self-supervised", pretraining, how, [SELF_SUPERVISED]
     if "encoder" in others or "mask_token" in others:
         return "MONAI disruptive autoencoder", {"paradigm": "disruptive autoencoder"}, {}, [DISRUPTIVE]
     paradigm = "supervised segmentation" if has_decoder else "unknown"

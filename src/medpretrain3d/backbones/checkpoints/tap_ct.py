@@ -26,12 +26,12 @@ TAP_CT = Release(
         },
     },
     paradigm="self-distillation (DINOv2)",
-    corpus="105,000 CTs",
-    overlap="not stated in public code",
+    corpus="105,000 CTs of its authors' own (in-house)",
+    overlap="not stated; its paper calls all scans in-house",
     code_licence="no public repository found; remote code beside the weights",
     weights_licence="not confirmed: read the card of the repository you take it from",
-    citation="Veenboer, T., et al. (2025). TAP-CT: 3D task-agnostic pretraining of CT foundation models. "
-    "arXiv:2512.00872.",
+    citation="Veenboer, T., et al. (2025). TAP-CT: 3D task-agnostic pretraining of computed tomography foundation "
+    "models. arXiv:2512.00872.",
     window={
         "class_path": "medpretrain3d.store.intensity.ForegroundZScore",
         "init_args": {"low": -1008, "high": 822, "mean": -86.8086, "std": 322.6347},

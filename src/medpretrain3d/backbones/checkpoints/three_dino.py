@@ -25,12 +25,12 @@ THREE_DINO = Release(
         },
     },
     paradigm="self-distillation (DINOv2)",
-    corpus="about 100,000 MR and CT volumes of ten organs",
-    overlap="public MR and CT collections, listed in its paper",
+    corpus="70,434 MR, 27,815 CT and 566 PET volumes of over ten organs",
+    overlap="not checked: its data sets are listed in its paper, not in its repository",
     code_licence="CC BY-NC-ND 4.0",
     weights_licence="CC BY-NC-ND 4.0",
     citation="Xu, T., et al. (2025). A generalizable 3D framework and model for self-supervised learning in medical "
-    "imaging. arXiv:2501.11755.",
+    "imaging. npj Digital Medicine. arXiv:2501.11755.",
     orientation="RAS",
     window={
         "class_path": "medpretrain3d.store.volume_intensity.PercentileWindow",

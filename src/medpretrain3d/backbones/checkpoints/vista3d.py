@@ -18,9 +18,10 @@ VISTA3D = Release(
         "init_args": {"width": 48, "blocks": [1, 2, 2, 4, 4], "norm": "instance"},
     },
     paradigm="supervised segmentation",
-    corpus="11,454 CTs of public and private sets",
-    overlap="public segmentation sets, among them Medical Segmentation Decathlon (lesions of lung, liver, colon, "
-    "pancreas), TotalSegmentator, AMOS, AbdomenCT-1K: their labels were seen",
+    corpus="11,454 CTs; NV-Segment-CTMR went on with over 30,000 CT and MR",
+    overlap="by its data lists: with labels Medical Segmentation Decathlon (lesions of lung, liver, colon, pancreas), "
+    "TotalSegmentator, AMOS, AbdomenCT-1K, BTCV, CT-ORG and VerSe; LIDC-IDRI (LUNA16) at least with pseudo-labels; "
+    "NLST",
     code_licence="Apache-2.0",
     weights_licence="contradictory: NVIDIA Open Model (CT), non-commercial (CTMR) by the table of its README, NVIDIA "
     "OneWay Noncommercial for all by its end",

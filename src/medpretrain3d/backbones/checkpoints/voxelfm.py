@@ -1,4 +1,4 @@
-"""VoxelFM: DINOv2 on CTs, with rotary positions, whose patch of 14 voxels a pyramid resamples to 16 or 8."""
+"""VoxelFM (Moreno-Aguado et al., 2026): DINOv2 on CTs; a pyramid resamples its patch of 14 voxels to 16 or 8."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ VOXELFM = Release(
         "init_args": {"width": 864, "depth": 12, "heads": 12, "patch_size": [14, 14, 14], "norm_eps": 1e-5},
     },
     paradigm="self-distillation (DINOv2)",
-    corpus="public CTs, listed in its repository",
-    overlap="its evaluations locate LUNA16's nodules; whether LIDC-IDRI was pretrained on is not stated",
+    corpus="over 137,000 CT studies",
+    overlap="not stated in public code; its evaluations locate LUNA16's nodules",
     code_licence="Apache-2.0; rope.py bears the DINOv3 licence",
     weights_licence="Apache-2.0 by third parties",
-    citation="VoxelFM (2026): github.com/rmaguado/VoxelFM.",
+    citation="Moreno-Aguado, R., et al. (2026). Learning robust visual features in computed tomography enables "
+    "efficient transfer learning for clinical tasks. arXiv:2604.04133.",
     orientation=None,
     window={
         "class_path": "medpretrain3d.store.intensity.ForegroundZScore",
