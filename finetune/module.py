@@ -52,11 +52,11 @@ class FinetuneModule(Checked, L.LightningModule):
         init_from: weights for the backbone: an encoder file or detector bundle of this package, a checkpoint of any
             format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
         init_options: choices that some of these formats leave open.
-        init: how much of the file is taken: the `encoder`; its `neck` too; the `detector`, which is neck and box head,
-            class tower and mask classifier left fresh; or `all` but class layers and mask classifier. What other levels
-            or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
+        init: what is taken of the file: `encoder`, `neck` (and encoder), `detector` (box head too), `all` but class
+            layers. `detector` leaves class tower and mask classifier fresh, `all` the mask classifier. What other
+            levels or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
             `encoder`.
-        init_fpn: with a detector bundle, take its feature pyramid along with its backbone, all of it or nothing.
+        init_fpn: with a bundle, its feature pyramid too, all or nothing.
         allow_seen_scans: go on although the weights were pretrained on test or validation scans with their labels.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.

@@ -38,6 +38,9 @@ PUBLISHED = (
     "pretrain/simmim_vit_b",
     "pretrain/mae_vit_b",
     "pretrain/swin_multi_task_swin_unetr",
+    "pretrain/detector_resenc_l",
+    "pretrain/nnfoundation_cnn",
+    "pretrain/nnfoundation_vit",
 )
 """Those that say most first, for whom the time may not suffice for all."""
 TOY = ("pretrain/smoke", "finetune/smoke")
@@ -107,7 +110,8 @@ class Recipe:
         """What a loader gives, on the device: a dictionary for an objective, image and targets for a detector."""
         views = self.document["data"].get("views", {}).get("class_path", "OneView").rpartition(".")[2]
         is_detector = "detector" in self.document["model"]
-        batch = with_targets(self) if is_detector else BATCHES[views](self.patch, self.batch_size)
+        make: Callable[..., Any] = with_targets if is_detector else BATCHES[views]
+        batch = make(self.patch, self.batch_size)
         return moved(batch, device, memory_format)
 
 
@@ -133,9 +137,8 @@ def moved(batch: Any, device: torch.device, memory_format: torch.memory_format =
     return type(batch)(moved(one, device, memory_format) for one in batch)
 
 
-def with_targets(recipe: Recipe) -> tuple[Tensor, list[Targets]]:
+def with_targets(patch: tuple[int, int, int], size: int) -> tuple[Tensor, list[Targets]]:
     """Images with two objects each, as large as an eighth and a quarter of the patch."""
-    size, patch = recipe.batch_size, recipe.patch
     boxes = torch.tensor([[low * edge for edge in patch] + [high * edge for edge in patch] for low, high in
                           ((0.25, 0.375), (0.5, 0.75))])  # fmt: skip
     mask = torch.zeros(patch, dtype=torch.long)
@@ -186,6 +189,21 @@ def _case_labeled(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
     return {**_one_view(patch, size), "case_label": torch.arange(size) % 2}
 
 
+def _with_objects(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
+    image, targets = with_targets(patch, size)
+    masks = [target.mask for target in targets if target.mask is not None]
+    return {
+        "image": image,
+        "boxes": torch.cat([target.boxes for target in targets]),
+        "labels": torch.cat([target.labels for target in targets]),
+        "box_of": torch.arange(size).repeat_interleave(2),
+        "ignore": torch.zeros(0, 6),
+        "ignore_of": torch.zeros(0, dtype=torch.long),
+        "label_map": torch.stack(masks).to(torch.uint8),
+        "seed": torch.arange(size),
+    }
+
+
 BATCHES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Tensor]]] = {
     "OneView": _one_view,
     "TwoViews": _two_views,
@@ -193,6 +211,7 @@ BATCHES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Tensor]]] = {
     "VolumePairs": _volume_pairs,
     "LabeledView": _labeled,
     "CaseLabelView": _case_labeled,
+    "ObjectView": _with_objects,
 }
 """By the class of `data.views`."""
 

@@ -75,6 +75,7 @@ def test_a_recipe_trains_on_its_synthetic_batch(name):
     """With a small network in place of its own, and small crops."""
     recipe = Recipe.read(name)
     part = recipe.document["model"].get("detector") or recipe.document["model"]["objective"]
+    part = part["init_args"].get("detector", part)  # that an objective pretrains
     with torch.device("meta"):
         backbone = recipe.model().backbone
     kind = (

@@ -45,7 +45,7 @@ def test_a_plan_of_data_that_are_not_there_lists_jobs_and_says_so(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert main(["study", "plan", "smoke", "--set", "seeds=3"]) == 0
     printed = capsys.readouterr().out
-    assert "2 arms x 1 data sets x 1 detectors x 1 label budgets x 3 seeds" in printed
+    assert "2 arms x 1 data set x 1 detector x 1 label budget x 3 seeds" in printed
     assert re.search("finetune mae, phantom, labels all, seed 2 +unknown", printed)
     assert "not prepared yet, so jobs on them are not final: runs/smoke/phantom_6mm" in printed
     assert "detectable difference is unknown" in printed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate as score
 from medpretrain3d.evaluation import pair, read_predictions, read_targets
@@ -59,7 +59,7 @@ def _predictions(
     if classes is None:
         classes = Store(Path(targets)).classes if Path(targets).is_dir() else read_targets(targets).classes
     path = folder / "predictions.json"  # as a file, so that both ways give the same numbers
-    path.write_text(json.dumps(predictions_json(classes, predictions)), encoding="utf-8")
+    path.write_text(json_text(predictions_json(classes, predictions)), encoding="utf-8")
     return path
 
 
@@ -71,5 +71,5 @@ def _targets(targets: Path, cases: Sequence[str], folder: Path) -> Path:
     if unknown:
         raise UserError(f"{targets}: has no case '{unknown[0]}' of the predictions; give the store that they are of")
     path = folder / "targets.json"
-    path.write_text(json.dumps(targets_json(store, cases)), encoding="utf-8")
+    path.write_text(json_text(targets_json(store, cases)), encoding="utf-8")
     return path

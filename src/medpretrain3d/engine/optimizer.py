@@ -58,9 +58,9 @@ class OptimConfig:
     backbone_lr_scale: NonNegative = 1.0
     """Factor on the learning rate of the encoder; below 1 it moves more slowly than the freshly initialised parts."""
     transferred_lr_scale: NonNegative = 1.0
-    """Factor on the learning rate of what lies outside of the encoder and was taken from a file: neck and heads."""
+    """Factor on the learning rate of neck and heads that were taken from a file."""
     fresh_lr_scale: NonNegative = 1.0
-    """Factor on the learning rate of what is freshly initialised outside of the encoder."""
+    """Factor on that of all others outside of the encoder."""
     layer_decay: Positive = 1.0
     """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
     frozen_groups: Whole = 0

@@ -33,7 +33,7 @@ class InferenceConfig:
     """Inference settings: layout and merging of tiles and views.
 
     Args:
-        overlap: least fraction of a tile that it shares with its neighbour. From 0.5 on, every object up to half a
+        overlap: least share of a tile that is its neighbour's too. From 0.5 on, every object up to half a
             patch is seen whole by some tile.
         merge: `nms` keeps the best box of an object, `wbc` makes a weighted mean (weighted box clustering).
         nms_iou: overlap within a class above which two boxes are one object, for either way of merging.
@@ -44,7 +44,7 @@ class InferenceConfig:
         max_per_class: detections returned per class at most.
         border_weight: what a box centred on a tile's border counts when boxes are merged, against 1 in the tile's
             middle. Above 0, so that a box which one tile alone saw, right at its border, still has a weighted mean.
-        min_size_mm: merged boxes whose longest edge is shorter are left out.
+        min_size_mm: merged boxes without so long an edge are left out.
 
     Raises:
         UserError: a value outside its range.

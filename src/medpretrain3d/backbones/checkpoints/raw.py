@@ -38,8 +38,8 @@ class ReadOptions:
         stem: which stem of a network that was trained with one per data set (MultiTalent).
         token_order: in which order a Primus was trained to read its patches. In the letters of its own code the axes of
             a tensor are (w, h, d): old code, nnssl among it, flattened them as `hwd`, later nnU-Net code as `whd`.
-        orientation: of the volumes that published weights were trained on, as in `RAS`, where theirs is not certain:
-            weights are turned from it into this package's frame, `SPL`.
+        orientation: axes of the volumes that published weights saw, as in `RAS`, if not certain. Weights are turned
+            from it into this package's frame, `SPL`.
 
     Example:
         >>> from medpretrain3d.backbones import ReadOptions
