@@ -168,6 +168,10 @@ def oblique_scans(tmp_path_factory):
     return folder
 
 
+def of_any_scan():
+    return [name for name in formats() if not name.startswith("dicom")]  # these are of a DICOM series
+
+
 def written(out):
     return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -175,7 +179,7 @@ def written(out):
 def test_a_continued_run_writes_the_bytes_of_an_undisturbed_one(
     segmenting_bundle, oblique_scans, tmp_path, monkeypatch
 ):
-    every = [oblique_scans, "--format", *formats()]
+    every = [oblique_scans, "--format", *of_any_scan()]
     assert predict(segmenting_bundle, tmp_path / "whole", *every) == 0
     predict_scan = Predictor.predict
 
@@ -238,8 +242,7 @@ def test_every_format_is_written_and_masks_are_taken_over(scans, tmp_path, capsy
     bundle, out = tmp_path / "segmenting", tmp_path / "out"
     config = InferenceConfig(score_threshold=0.0, max_per_class=5)
     save_bundle(bundle, detector, ["nodule"], Preprocessing((16, 16, 16)), config)
-    of_any_scan = [name for name in formats() if not name.startswith("dicom")]  # these are of a DICOM series
-    assert predict(bundle, out, scans / "c.nii.gz", "--format", *of_any_scan) == 0
+    assert predict(bundle, out, scans / "c.nii.gz", "--format", *of_any_scan()) == 0
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*.*"))
     assert files == [
         "cases/c.json",

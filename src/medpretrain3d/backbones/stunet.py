@@ -59,7 +59,12 @@ class STUNet(Backbone):
     citation = "Huang et al., 2023, arXiv:2304.06716"
     sizes = tuple({"preset": preset} for preset in PRESETS)
     tiny = MappingProxyType(
-        {"preset": "XXS", "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1))}
+        {
+            "preset": None,
+            "width": 2,
+            "blocks": 1,
+            "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2), (1, 1, 1), (1, 1, 1)),
+        }
     )
 
     def __init__(
