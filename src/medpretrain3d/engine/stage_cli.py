@@ -222,7 +222,8 @@ class StageCLI(LightningCLI):
         ending.expect(rendezvous_of_launched(first_look))
         rank_zero_print(use_threads(num_processes_here(asked)))
         self.precision = precision_of_run(asked, run) if rank == 0 else UNDECIDED
-        plain = self._plain(self._own_config())
+        # Parsed once more: what was taken from an encoder's card lacks the defaults that the file is read with.
+        plain = self._plain(self._parser(self.subcommand).parse_string(self.config_text()))
         if rank == 0:
             self._held.enter_context(locked_folder(run.folder))
             open_run(run, self.metadata(), self.config_text(), plain, self.precision.precision, self._reread)
