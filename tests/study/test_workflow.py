@@ -27,8 +27,9 @@ os.kill(os.getppid(), signal.SIGHUP)
 time.sleep(60)
 """
 STUDY = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests run under nohup
 from medpretrain3d.interruption import Interrupted, signals
 from medpretrain3d.study import workflow
 signals.take()
