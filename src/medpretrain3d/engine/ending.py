@@ -137,6 +137,8 @@ class Ending:
         Raises:
             SystemExit: with 128 plus the signal.
         """
+        # Before the last word, after which nobody listens: the thread that tells the others may come to it later.
+        self._tell(News("signal", _rank(), signum))
         if _rank() > 0:
             self.done()
             # A launcher that sees a process end (`srun --kill-on-bad-exit`) ends the first one in the middle of it.
@@ -185,7 +187,7 @@ class Ending:
         """Handle a message from another process, in the thread that listens."""
         if news.kind in ("done", "lost") and news.rank == 0:
             self._first_is_done.set()
-        if news.kind == "signal":
+        if news.kind == "signal" and signals.received is None:
             self._tell(news, but=news.rank)
             signals.receive(news.code)
         elif news.kind == "done":
