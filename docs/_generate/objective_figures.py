@@ -9,7 +9,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from _generate.figures import CANDIDATE, OBJECT, PATCH, batch, outline, panels, phantom_crop
+from _generate.figures import (
+    CANDIDATE,
+    CASES,
+    OBJECT,
+    OTHER,
+    PATCH,
+    SPACING_MM,
+    batch,
+    outline,
+    panels,
+    phantom_crop,
+)
 from medpretrain3d.backbones import ResEnc, ViT
 from medpretrain3d.loading.views import shared_volume
 from medpretrain3d.objectives import (
@@ -22,6 +33,9 @@ from medpretrain3d.objectives import (
     SwinMultiTask,
     VolumeFusion,
 )
+from medpretrain3d.phantom import make_case
+from medpretrain3d.pseudo import find_pseudo_objects
+from medpretrain3d.store import Window
 
 
 def _tiny() -> ResEnc:
@@ -117,6 +131,19 @@ def draw_case_label() -> Figure:
     return figure
 
 
+def draw_pseudo_objects() -> Figure:
+    """A slice of a scan with the boxes of its pseudo-objects, a color a kind."""
+    image = make_case(seed=0, index=CASES[0], spacing_mm=SPACING_MM).image
+    found = find_pseudo_objects(image, (SPACING_MM,) * 3)
+    middle = image.shape[0] // 2
+    figure = panels({"boxes of bone, air and soft tissue": Window(-1000, 400)(image)}, middle, width=4.2)
+    colors = {"bone": OBJECT, "air": CANDIDATE, "tissue": OTHER}
+    for region in found.regions:
+        if region.box_vox[0] <= middle < region.box_vox[3]:
+            outline(figure.axes[0], np.array(region.box_vox) - 0.5, colors[region.kind], 1.5)
+    return figure
+
+
 VIEWS = "Two crops of one volume that overlap; in training the second is augmented differently as well. "
 FIGURES: dict[str, tuple[Callable[[], Figure], str]] = {
     "MAE": (
@@ -170,6 +197,10 @@ FIGURES: dict[str, tuple[Callable[[], Figure], str]] = {
     "MultiTalent": (
         draw_labels,
         "Each data set has outputs of its own: what one calls background may be an object of another.",
+    ),
+    "DetectorPretraining": (
+        draw_pseudo_objects,
+        "A whole detector learns to find regions that nobody labelled: bone, air inside the body, basins of soft tissue.",
     ),
     "CaseClassification": (draw_case_label, "The label of a whole case is to be told from a crop of it."),
 }
