@@ -136,7 +136,7 @@ def draw_pseudo_objects() -> Figure:
     image = make_case(seed=0, index=CASES[0], spacing_mm=SPACING_MM).image
     found = find_pseudo_objects(image, (SPACING_MM,) * 3)
     middle = image.shape[0] // 2
-    figure = panels({"boxes of bone, air and soft tissue": Window(-1000, 400)(image)}, middle, width=4.2)
+    figure = panels({"found without labels, here ribs": Window(-1000, 400)(image)}, middle, width=4.2)
     colors = {"bone": OBJECT, "air": CANDIDATE, "tissue": OTHER}
     for region in found.regions:
         if region.box_vox[0] <= middle < region.box_vox[3]:
@@ -200,7 +200,7 @@ FIGURES: dict[str, tuple[Callable[[], Figure], str]] = {
     ),
     "DetectorPretraining": (
         draw_pseudo_objects,
-        "A whole detector learns to find regions that nobody labelled: bone, air inside the body, basins of soft tissue.",
+        "A whole detector learns to find what nobody labelled: bone, air inside the body, basins of soft tissue.",
     ),
     "CaseClassification": (draw_case_label, "The label of a whole case is to be told from a crop of it."),
 }
