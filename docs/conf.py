@@ -28,9 +28,8 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_generate"]
 nitpicky = True
-suppress_warnings = [
-    "ref.python"
-]  # `Detector` is a contract and a class for programs; a signature links to one of them
+# `Detector` is a contract and a class for programs: a signature links to one of them.
+suppress_warnings = ["ref.python"]
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of torch, numpy and the like have no pages here; pages and headings do
 
 myst_enable_extensions = ["colon_fence", "deflist", "attrs_block"]
