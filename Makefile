@@ -29,7 +29,7 @@ help:  ## print this help
 
 install: .venv/installed  ## create .venv and install everything at the pinned versions
 
-demo: .venv/installed  ## the whole chain on a synthetic phantom: pretrain, fine-tune twice, report (6 minutes)
+demo: .venv/installed  ## the whole chain on a synthetic phantom: pretrain, fine-tune twice, report (5 minutes)
 	$(BIN)/medpretrain3d study run configs/study/demo.yaml $(ARGS)
 
 smoke: .venv/installed  ## the same chain at toy size (1 minute)
