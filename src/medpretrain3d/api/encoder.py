@@ -17,7 +17,7 @@ from medpretrain3d.backbones.checkpoints import ReadOptions, read_encoder
 from medpretrain3d.backbones.checkpoints import load_encoder as load_into
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.intensity import Window, ZScore
+from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
 from medpretrain3d.store.volume import resample
 
@@ -79,8 +79,7 @@ class Encoder:
             raise UserError(
                 f"has {volume.num_channels} channels, the encoder was trained on {self.backbone.in_channels}"
             )
-        window = wanted.window if wanted else Window() if volume.unit == "hu" else ZScore()
-        window = window.of_unit(volume.unit).fitted_to(volume)  # to the scan as it is, as in training
+        window = (wanted.window if wanted else PerUnit()).fitted_to(volume)  # to the scan as it is, as in training
         if wanted and wanted.spacing_mm:
             volume = resample(volume, wanted.spacing_mm)
         image = torch.from_numpy(np.ascontiguousarray(window(volume.array), dtype=np.float32))

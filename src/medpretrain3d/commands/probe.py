@@ -128,6 +128,8 @@ def _rows(
     print(f"  {_seen(encoder, judged)}; seen through {window}, crops of {' x '.join(map(str, patch))}")
     found = probe.log_odds(lambda points: frozen_features(network, points, device, precision))
     names = [f"level {number}, stride {_stride(level.stride)}" for number, level in enumerate(network.levels)]
+    if len(names) > 1:
+        names.append("all levels")
     rows = [
         {
             "encoder": name,
@@ -137,7 +139,7 @@ def _rows(
             "random_weights": auc_of(others, probe.is_object, probe.scan),
             "gain": difference_of(odds, others, probe.is_object, probe.scan),
         }
-        for features, (channels, odds), (_, others) in zip([*names, "all levels"], found, random, strict=False)
+        for features, (channels, odds), (_, others) in zip(names, found, random, strict=True)
     ]
     ((channels, odds),) = probe.log_odds(lambda points: [intensity_features(points)])
     alone = {"features": "intensities alone", "channels": channels, "auc": auc_of(odds, probe.is_object, probe.scan)}
@@ -171,11 +173,11 @@ def _patch(network: Backbone, edge: int) -> tuple[int, int, int]:
 
 def _window(encoder: EncoderFile, case: CaseRef) -> Any:
     """Return the window of the encoder's pretraining, or what fine-tuning would take where none is stated."""
-    from medpretrain3d.store.intensity import Window, ZScore
+    from medpretrain3d.store.intensity import PerUnit
     from medpretrain3d.store.preprocessing import stated_window
 
     unit = case.open().unit
-    return stated_window(encoder.card.get("preprocessing") or {}, unit) or (Window() if unit == "hu" else ZScore())
+    return stated_window(encoder.card.get("preprocessing") or {}, unit) or PerUnit().of_unit(unit)
 
 
 def _seen(encoder: EncoderFile, judged: list[CaseRef]) -> str:
