@@ -35,6 +35,38 @@ def test_a_study_is_one_pretraining_per_arm_and_all_combinations_of_fine_tuning(
     assert needed == {"0": "0", "1": "1"}
 
 
+def test_recipes_in_turn_go_on_from_each_others_encoders_and_are_shared(write_study, tmp_path):
+    (tmp_path / "longer.yaml").write_text("base: pretrain.yaml\ntrainer: {max_steps: 4}\n")
+    arms = {
+        "scratch": {},
+        "first": {"pretrain": "pretrain.yaml"},
+        "both": {"pretrain": ["pretrain.yaml", "longer.yaml"], "with": {"model.optim.lr": 0.1}},
+        "turned": {"pretrain": {"cubes": ["longer.yaml", "pretrain.yaml"]}},
+    }
+    jobs = {job.name: job for job in jobs_of(write_study(arms=arms, seeds=1, hypotheses=[])) if job.kind == "pretrain"}
+    needs = {name: [one.name for one in job.needs] for name, job in jobs.items()}
+    assert needs == {
+        "pretrain first, seed 0": [],
+        "pretrain both, seed 0": ["pretrain first, seed 0"],
+        "pretrain turned, stage 1, seed 0": [],
+        "pretrain turned, seed 0": ["pretrain turned, stage 1, seed 0"],
+    }
+    assert len({job.identity for job in jobs.values()}) == 4
+    rates = {name: job.facts["model.optim.lr"] for name, job in jobs.items()}
+    assert [name for name, rate in rates.items() if rate == 0.1] == ["pretrain both, seed 0"]
+    arms["both"]["with"] = {"model.optim.lr": 0.2}
+    arms["first"]["with"] = {"model.optim.lr": 0.3}
+    changed = {job.name: job for job in jobs_of(write_study(arms=arms, seeds=1, hypotheses=[]))}
+    assert changed["pretrain both, seed 0"].identity != jobs["pretrain both, seed 0"].identity
+    # What an arm changes of its own recipe is not in the way of others that begin with it unchanged.
+    assert changed["pretrain both, stage 1, seed 0"].recipe == jobs["pretrain first, seed 0"].recipe
+    for job in changed.values():
+        if job.kind == "finetune":
+            assert [one.setting["arm"] for one in job.needs] == (
+                [] if job.setting["arm"] == "scratch" else [job.setting["arm"]]
+            )
+
+
 def test_a_seed_fixes_weights_order_and_labeled_cases_alike_for_all_arms(write_study):
     jobs = [job for job in jobs_of(write_study()) if job.kind == "finetune"]
     for job in jobs:

@@ -21,10 +21,11 @@ class Arm:
     """One way to begin: from scratch where it names nothing."""
 
     name: str
-    pretrain: Mapping[str, str] = field(default_factory=dict)
-    """Recipe of stage 1 of each data set; the arm is not run on the others. Empty: the arm is not pretrained."""
+    pretrain: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Recipes of stage 1 of each data set, each from the encoder of the one before; the arm is not run on the others.
+    Empty: the arm is not pretrained."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Options of that recipe, keys with dots (`with`)."""
+    """Options of the last of these recipes, keys with dots (`with`)."""
     init_from: str | None = None
     """A checkpoint of others instead."""
     finetune: Mapping[str, Any] = field(default_factory=dict)

@@ -76,13 +76,20 @@ def _arm(name: str, value: Any, data: Mapping[str, str], labels: Sequence[str], 
     )
 
 
-def _pretraining(value: Any, data: Mapping[str, str], place: Place) -> dict[str, str]:
-    """Return the recipe of each data set: one for all, or one by the name of each."""
+def _pretraining(value: Any, data: Mapping[str, str], place: Place) -> dict[str, tuple[str, ...]]:
+    """Return the recipes of each data set: those for all, or those by the name of each."""
     if not isinstance(value, Mapping):
-        return dict.fromkeys(data, str(place.recipe(value, "pretrain")))
+        return dict.fromkeys(data, _in_turn(value, place))
     entries = a_mapping(value, place, "a recipe, or that of each data set, as {openkbp: openkbp, phantom: demo}")
     only_keys(entries, tuple(data), place)
-    return {str(name): str(place.at(name).recipe(recipe, "pretrain")) for name, recipe in entries.items()}
+    return {str(name): _in_turn(recipes, place.at(name)) for name, recipes in entries.items()}
+
+
+def _in_turn(value: Any, place: Place) -> tuple[str, ...]:
+    """Return one recipe, or several of which each goes on from the encoder of the one before."""
+    is_several = isinstance(value, list)
+    recipes = once(a_list(value, place, "recipes in turn, as [spark, detector]"), place) if is_several else [value]
+    return tuple(str(place.recipe(recipe, "pretrain")) for recipe in recipes)
 
 
 def _predictions(value: Any, data: Mapping[str, str], place: Place) -> dict[str, str]:

@@ -126,24 +126,33 @@ class Expansion:
         return NUM_FOLDS
 
     def _encoder(self, arm: Arm, data: str, seed: int) -> tuple[Job, ...]:
-        """Return the pretraining of an arm: arms and data sets that begin from the same one share it."""
+        """Return the last pretraining of an arm: arms and data sets that begin from the same one share it."""
         if not arm.pretrain:
             return ()
         number = seed % self.study.pretrain_seeds
-        recipe = arm.pretrain[data]
-        key = json_text([recipe, sorted(arm.changes.items()), number])
-        if key not in self._encoders:
-            layers = self._recipe(recipe, "pretrain")
-            layers += [nested(arm.changes)] if arm.changes else []
-            options = flattened(composed(layers))
-            stores, excluded = (_listed(options.get(key)) for key in ("data.store", "data.exclude"))
-            inputs = {"data": self._pretraining_facts(stores), "excluded": self._pretraining_facts(excluded)}
-            inputs = {key: value for key, value in inputs.items() if value}
-            layers.append({"seed_everything": number})
-            setting = {"arm": arm.name} | ({"data": data} if len(set(arm.pretrain.values())) > 1 else {})
-            setting |= {"seed": str(number)}
-            self._encoders[key] = self._job("pretrain", setting, layers, inputs, ())
-        return (self._encoders[key],)
+        recipes = arm.pretrain[data]
+        needs: tuple[Job, ...] = ()
+        for count, recipe in enumerate(recipes, 1):
+            is_last = count == len(recipes)
+            changes = dict(arm.changes) if is_last else {}
+            key = json_text([recipes[:count], sorted(changes.items()), number])
+            if key not in self._encoders:
+                setting = {"arm": arm.name} | ({"data": data} if len(set(arm.pretrain.values())) > 1 else {})
+                setting |= ({} if is_last else {"stage": str(count)}) | {"seed": str(number)}
+                self._encoders[key] = self._pretraining(recipe, changes, number, setting, needs)
+            needs = (self._encoders[key],)
+        return needs
+
+    def _pretraining(
+        self, recipe: str, changes: Mapping[str, Any], number: int, setting: dict[str, str], needs: tuple[Job, ...]
+    ) -> Job:
+        layers = self._recipe(recipe, "pretrain")
+        layers += [nested(changes)] if changes else []
+        options = flattened(composed(layers))
+        stores, excluded = (_listed(options.get(key)) for key in ("data.store", "data.exclude"))
+        inputs = {"data": self._pretraining_facts(stores), "excluded": self._pretraining_facts(excluded)}
+        inputs = {key: value for key, value in inputs.items() if value}
+        return self._job("pretrain", setting, [*layers, {"seed_everything": number}], inputs, needs)
 
     def _recipe(self, path: str, kind: str) -> list[dict[str, Any]]:
         if (path, kind) not in self._recipes:

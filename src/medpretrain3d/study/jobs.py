@@ -13,7 +13,7 @@ from medpretrain3d.study.inputs import short_hash
 
 Kind = Literal["prepare", "pretrain", "finetune"]
 Facts = Mapping[str, Any]
-NUMBERED = ("labels", "steps", "seed", "fold")
+NUMBERED = ("labels", "steps", "stage", "seed", "fold")
 """Parts of a job's place that are numbers, and mean nothing without their name."""
 UNKNOWN = "not prepared yet"
 """Stands for a hash of data that an earlier job has yet to write."""
