@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from medpretrain3d.detection import AnchorGrid, Detector, RetinaNet
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor, ScanTiles, detect_tiles, tile_starts
 from medpretrain3d.inference.launcher import Launcher
 from medpretrain3d.inference.sliding_window import SlidingWindow
-from medpretrain3d.memory import keep_freed_memory
+from medpretrain3d.memory import keep_freed_memory, peak_bytes
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import Window
 from medpretrain3d.store.preprocessing import Preprocessing
@@ -172,8 +171,7 @@ def measure(name: str) -> Measured:
     start = time.perf_counter()
     predictor.predict(volume, "chest", progress=lambda done, total: told.append((done, total)))
     seconds = time.perf_counter() - start
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-    return Measured(math.prod(shape), seconds, told[-1][1], peak_bytes)
+    return Measured(math.prod(shape), seconds, told[-1][1], peak_bytes())
 
 
 class OneConvolution(Backbone):

@@ -22,11 +22,12 @@ KINDS = {
     "to 1.5 mm": ["--spacing-mm", "1.5", "1.5", "1.5"],
 }
 MEASURED = """
-import resource, sys, time
+import sys, time
 from medpretrain3d.cli import main
+from medpretrain3d.memory import peak_bytes
 before = time.process_time()
 main(["prepare", *sys.argv[1:]])
-print(time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+print(time.process_time() - before, peak_bytes(), file=sys.stderr)
 """
 
 
@@ -44,8 +45,8 @@ def report() -> None:
             done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
             if done.returncode:
                 raise SystemExit(f"error: prepare ended with {done.returncode}: {done.stderr[-500:]}")
-            seconds, peak_kib = map(float, done.stderr.split()[-2:])
-            print(f"| {name} | {seconds:.0f} s | {1 / seconds:.3f} | {peak_kib / 2**20:.1f} GiB |", flush=True)
+            seconds, peak = map(float, done.stderr.split()[-2:])
+            print(f"| {name} | {seconds:.0f} s | {1 / seconds:.3f} | {peak / 2**30:.1f} GiB |", flush=True)
 
 
 def _write_raw(raw: Path, depth: int) -> None:

@@ -1,10 +1,12 @@
-"""Freed memory is used again."""
+"""Freed memory is used again, and how much there was at most."""
 
 from __future__ import annotations
 
 import resource
 import subprocess
 import sys
+
+from medpretrain3d.memory import peak_bytes
 
 PROGRAM = """
 import resource, sys
@@ -30,3 +32,14 @@ def test_a_large_tensor_takes_the_pages_of_freed_ones():
     pages = 30 * 2**26 // resource.getpagesize()
     assert faults("return") > 0.9 * pages
     assert faults("keep") < 0.1 * pages
+
+
+def test_the_peak_is_that_of_the_program_and_not_of_the_one_that_started_it():
+    """With `ru_maxrss` a program begins with the memory of its parent."""
+    ballast = bytearray(400 * 2**20)
+    assert peak_bytes() > len(ballast)
+    program = "from medpretrain3d.memory import peak_bytes as peak; print(peak()); b = bytearray(10**8); print(peak())"
+    words = [sys.executable, "-c", program]
+    before, after = map(int, subprocess.run(words, capture_output=True, check=True, text=True).stdout.split())
+    assert before < 200 * 2**20
+    assert before + 0.9e8 < after < before + 1.1e8

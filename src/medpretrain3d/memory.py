@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,21 @@ def return_freed_memory() -> bool:
         Whether this platform's C library can be told so.
     """
     return _tell_glibc({_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**17})
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process itself has held.
+
+    Of Linux this is asked of the kernel's record of the program: `ru_maxrss` begins with what the process that started
+    this one held, 4.0 GB of a benchmark for a prediction that takes 3.0.
+    """
+    if sys.platform.startswith("linux"):
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts in bytes, others in KiB
 
 
 def _tell_glibc(settings: dict[int, int]) -> bool:

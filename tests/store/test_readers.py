@@ -150,16 +150,14 @@ import sys
 from pathlib import Path
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.errors import UserError
-def peak_kib():  # not ru_maxrss, which a process inherits from its parent
-    status = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return int(status["VmHWM"].split()[0])
-before = peak_kib()
+from medpretrain3d.memory import peak_bytes
+before = peak_bytes()
 for name in sys.argv[1:]:
     try:
         read_scan(Path(name))
     except UserError as error:
         print("refused", error.kind, error)
-print(peak_kib() - before)
+print(peak_bytes() - before)
 """
 
 
@@ -188,10 +186,10 @@ def test_bombs_are_refused_before_memory_is_given_to_them(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", BOMBS, *(str(tmp_path / name) for name in files)], capture_output=True, text=True
     )
-    *refused, grown_kib = done.stdout.splitlines()
+    *refused, grown_bytes = done.stdout.splitlines()
     assert len(refused) == len(files), done.stdout + done.stderr
     assert all(line.startswith("refused claim ") for line in refused)
-    assert int(grown_kib) < 40 * 1024
+    assert int(grown_bytes) < 40 * 2**20
 
 
 def test_volumes_of_a_folder(tmp_path):

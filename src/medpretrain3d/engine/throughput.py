@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import lightning as L
 import torch
 
 from medpretrain3d.engine.distributed import numbers_to_log
+from medpretrain3d.memory import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -98,4 +98,4 @@ def peak_memory_gb(device: torch.device) -> float:
     """Return the most memory this process has held: of its GPU, or of the host where it computes on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+    return peak_bytes() / 2**30
