@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medpretrain3d.study import expansion
+from medpretrain3d.study import expansion, run_study
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import write_failed
 from medpretrain3d.study.records import Records
 from medpretrain3d.study.run_study import progress_of
+from medpretrain3d.study.workflow import Machine
 
 
 def finish(records: Records, job: Job, minutes: float = 6.0, steps: int = 2) -> None:
@@ -135,3 +136,9 @@ def test_a_run_that_was_begun_goes_on_in_its_folder(write_study, tmp_path: Path)
     command = json.loads(records.path(job).read_text())["commands"][0]
     assert command[0] == "finetune"
     assert (tmp_path / command[-1]).read_text().count(folder.name) == 1
+
+
+def test_an_engine_that_was_told_to_stop_early_has_not_failed(write_study, monkeypatch, capsys):
+    monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: None)
+    assert run_study.run_study(read_study(write_study()), Machine()) == 1
+    assert capsys.readouterr().out.endswith("toy: 17 of 17 jobs not run, none failed; call again for the rest\n")

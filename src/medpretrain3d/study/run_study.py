@@ -166,10 +166,13 @@ def _end(study: Study, progress: Progress, minutes: float) -> int:
         done = "its one job" if len(progress.jobs.jobs) == 1 else f"all {len(progress.jobs.jobs)} jobs"
         print(f"{study.name}: {done} done ({minutes:.1f} min now)")
         return 0
-    print("\n".join(progress.failure_lines()))
-    failed, waiting = progress.of_state("failed"), _names(progress.blocked())
-    behind = f"; not begun for want of them: {waiting}" if waiting else ""
     jobs = counted(len(progress.jobs.jobs), "job")
+    failed, waiting = progress.of_state("failed"), _names(progress.blocked())
+    if not failed:  # the engine was told to stop before them, as by --snakemake="--until prepare"
+        print(f"{study.name}: {len(left)} of {jobs} not run, none failed; call again for the rest")
+        return 1
+    print("\n".join(progress.failure_lines()))
+    behind = f"; not begun for want of them: {waiting}" if waiting else ""
     print(f"{study.name}: {len(failed)} of {jobs} failed{behind}; mend the cause and call again")
     return 1
 
