@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from medpretrain3d.study import expansion, run_study
+from medpretrain3d.study import expansion, progress, run_study
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import write_failed
@@ -136,6 +136,22 @@ def test_a_run_that_was_begun_goes_on_in_its_folder(write_study, tmp_path: Path)
     command = json.loads(records.path(job).read_text())["commands"][0]
     assert command[0] == "finetune"
     assert (tmp_path / command[-1]).read_text().count(folder.name) == 1
+
+
+def test_what_never_ran_does_not_run_again_and_many_that_change_alike_are_one_line(write_study, monkeypatch):
+    study = read_study(write_study(seeds=3, labels=["all"]))
+    jobs = progress_of(study).jobs.jobs
+    for job in jobs:
+        Records(study).write(job)
+    monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
+    assert progress_of(study).change_lines(["pretrain", "finetune"]) == []
+    finish(Records(study), jobs[1])
+    Records(study).path(jobs[2], "log").touch()  # begun, and nothing is left of it
+    lines = progress_of(study).change_lines(["pretrain", "finetune"])
+    assert [line.partition(":")[0] for line in lines] == [jobs[1].name, jobs[2].name]
+    monkeypatch.setattr(progress, "MAX_ALIKE", 1)
+    (line,) = progress_of(study).change_lines(["pretrain", "finetune"])
+    assert line == f"2 jobs run again, code {jobs[1].code} -> 0+other: {jobs[1].name}, to {jobs[2].name}"
 
 
 def test_an_engine_that_was_told_to_stop_early_has_not_failed(write_study, monkeypatch, capsys):

@@ -18,6 +18,8 @@ from medpretrain3d.study.table import Table
 
 MAX_CHANGES = 3
 """Changes of a job that are named; of more their number is said."""
+MAX_ALIKE = 20
+"""Jobs that change alike and are named each; of more their number is said, 600 of a study where the code changed."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,19 @@ class Progress:
         ]
 
     def change_lines(self, kinds: Sequence[str]) -> list[str]:
-        """Return a line for each job of some kinds that runs again, with what changed."""
-        lines = []
+        """Return a line for each job that runs again, with what changed; one for many that change alike."""
+        alike: dict[str, list[Job]] = {}
         for job, found in self.changed.items():
-            if job.kind not in kinds:
-                continue
-            shown = "; ".join(map(str, found[:MAX_CHANGES]))
-            more = f" and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
-            lines.append(f"{job.name}: runs again, {shown}{more}")
+            if job.kind in kinds:
+                shown = "; ".join(map(str, found[:MAX_CHANGES]))
+                more = f" and {len(found) - MAX_CHANGES} more" if len(found) > MAX_CHANGES else ""
+                alike.setdefault(f"{shown}{more}", []).append(job)
+        lines = []
+        for change, jobs in alike.items():
+            if len(jobs) > MAX_ALIKE:
+                lines.append(f"{len(jobs)} jobs run again, {change}: {jobs[0].name}, to {jobs[-1].name}")
+            else:
+                lines += [f"{job.name}: runs again, {change}" for job in jobs]
         return lines
 
     def failure_lines(self) -> list[str]:

@@ -114,8 +114,12 @@ class Records:
                 yield RECORD.read(path)
 
     def earlier(self) -> dict[str, Record]:
-        """Return the newest record of each job's name."""
-        return {record["name"]: record for record in self.all()}
+        """Return the newest record of each job's name that was begun; a job that never ran has nothing to run again."""
+        return {record["name"]: record for record in self.all() if self._was_begun(record)}
+
+    def _was_begun(self, record: Record) -> bool:
+        stem = f"{record['kind']}-{record['identity']}"
+        return any((self.folder / f"{stem}.{ending}").is_file() for ending in ("log", "done", "failed"))
 
     def kept(self) -> dict[str, str]:
         """Return results that are there by the hash of their facts, whatever code made them: the newest of each."""
