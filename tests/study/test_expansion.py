@@ -126,6 +126,7 @@ def test_every_option_of_a_recipe_is_part_of_the_identity(write_study, kind):
         ("hypotheses", [], None),
         ("prepare", {"elsewhere": "prepare raw {store}"}, ("elsewhere",)),
         ("resources", {"finetune": {"cores": 1}}, None),
+        ("results", "kept", None),
     ],
 )
 def test_every_key_of_the_document_changes_the_jobs_it_is_about(write_study, tmp_path, key, value, changed):

@@ -23,8 +23,10 @@ from medpretrain3d.commands.machine_options import add_machine, machine_of
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import counted, print_line
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import KEYS, read_study
+from medpretrain3d.study.kept_results import restore_results
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
 from medpretrain3d.study.sync import sync_runs
 from medpretrain3d.values import Count
@@ -78,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
         is_folder = args.document is not None and Path(args.document).is_dir()
         return sync_runs(Path(args.document) if is_folder else _study(args).folder)
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
+    if num_taken := restore_results(study):
+        print_line(f"{study.name}: {counted(num_taken, 'result')} taken from {study.results}")
     if args.action == "plan":
         return plan_study(study, keeps, list(map(Path, args.pilot)), args.try_steps)
     if args.action == "status":

@@ -143,6 +143,8 @@ class Study:
     prepare: Mapping[str, tuple[str, ...]]
     """Commands that make a store, by its folder."""
     resources: Mapping[str, Resources]
+    results: Path | None = None
+    """Where small results of finished jobs are kept, and taken from; None for nowhere."""
 
     @property
     def folder(self) -> Path:

@@ -27,7 +27,7 @@ from medpretrain3d.study.document_values import (
 
 KEYS = (
     *("name", "root", "data", "arms", "detectors", "labels", "steps", "seeds", "pretrain_seeds", "folds"),
-    *("primary", "delta", "hypotheses", "prepare", "resources"),
+    *("primary", "delta", "hypotheses", "prepare", "resources", "results"),
 )
 """Keys of a document."""
 
@@ -84,6 +84,7 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
         declaration=declaration_of(document, arms, labels, shares, tuple(data), place),
         prepare=preparation_of(document.get("prepare", {}), place.at("prepare")),
         resources=resources_of(document.get("resources", {}), place.at("resources")),
+        results=Path(a_text(document["results"], place.at("results"))) if "results" in document else None,
     )
     _check_baseline(study.baseline, labels, place.at("arms"))
     return study

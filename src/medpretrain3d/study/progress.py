@@ -12,7 +12,8 @@ from medpretrain3d.lines import counted
 from medpretrain3d.study.curves import read_curves
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Change, Job, Jobs, changes
-from medpretrain3d.study.records import Records, State
+from medpretrain3d.study.kept_results import lacks_weights
+from medpretrain3d.study.records import UNFINISHED, Records, State
 from medpretrain3d.study.speeds import Speed, Speeds
 from medpretrain3d.study.table import Table
 
@@ -34,8 +35,13 @@ class Progress:
 
     @cached_property
     def states(self) -> dict[Job, State]:
-        """State of each job."""
-        return {job: self.records.state(job) for job in self.jobs.jobs}
+        """State of each job; a pretraining of which only results were kept waits where a run to come wants it."""
+        found = {job: self.records.state(job) for job in self.jobs.jobs}
+        for job in reversed(self.jobs.jobs):
+            if found[job] in UNFINISHED:
+                done = [one for one in job.needs if found[one] == "done"]
+                found |= dict.fromkeys((one for one in done if lacks_weights(self.study, one)), "waiting")
+        return found
 
     def of_state(self, *states: State) -> list[Job]:
         """Return jobs in one of some states."""

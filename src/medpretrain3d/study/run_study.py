@@ -14,6 +14,7 @@ from medpretrain3d.study.design import ALL, KINDS, Study
 from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.kept_results import clear_restored, keep_results, lacks_weights
 from medpretrain3d.study.latest import link_latest
 from medpretrain3d.study.other_programs import other_program_runs
 from medpretrain3d.study.page import write_report
@@ -93,6 +94,9 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
     check_engine(machine)
     declare(study)
     progress = run_missing(study, machine, keeps_other_code)
+    num_kept = keep_results(study, progress.of_state("done"))
+    if num_kept:
+        print(f"{study.results}: results of {counted(num_kept, 'job')} are kept there now")
     print(progress.summary())
     runs = [job for job in progress.of_state("done") if job.kind != "prepare"]
     if runs:
@@ -114,6 +118,10 @@ def run_missing(study: Study, machine: Machine, keeps_other_code: bool = False) 
         for line in (*progress.change_lines(kinds), *(progress.kept_lines() if "finetune" in kinds else ())):
             print_line(line)
         if todo:
+            for job in todo:
+                if lacks_weights(study, job):
+                    print_line(f"{job.name}: runs again, its weights are wanted and were not kept in {study.results}")
+                    clear_restored(study, job)
             reused = len([job for job in progress.of_state("done") if job.kind in kinds])
             print_line(f"{study.name}: {counted(len(todo), 'job')} to run ({', '.join(kinds)}), {reused} reused")
             run_jobs(todo, Records(study), machine)

@@ -1,0 +1,125 @@
+"""Results that stay with a repository: what another clone takes from them, and what it has to run again."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+
+import pytest
+
+from medpretrain3d.errors import UserError
+from medpretrain3d.study import run_study
+from medpretrain3d.study.document import read_study
+from medpretrain3d.study.kept_results import keep_results, restore_results
+from medpretrain3d.study.records import Records
+from medpretrain3d.study.run_study import progress_of
+from medpretrain3d.study.workflow import Machine
+
+from .test_progress import finish
+
+
+@pytest.fixture
+def study(write_study):
+    """Two arms at one budget and seed, all done: one encoder, two fine-tunings."""
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"], results="kept"))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+        folder = Records(study).run_folder(job)
+        (folder / "metrics.csv").write_text("step,loss\n1,0.5\n")
+        (folder / "picture.png").write_bytes(b"png")
+        weights = folder / ("encoder" if job.kind == "pretrain" else "bundle") / "weights.safetensors"
+        weights.write_bytes(b"weights")
+    return study
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_clone_finds_everything_done_without_weights_and_pictures(study):
+    jobs = progress_of(study).of_state("done")
+    assert keep_results(study, jobs) == 3
+    kept = contents(study.results)
+    assert keep_results(study, jobs) == 0
+    before = contents(study.folder)
+    shutil.rmtree(study.folder)
+    assert restore_results(study) == 3
+    assert restore_results(study) == 0
+    assert len(progress_of(study).of_state("done")) == 3
+    after = contents(study.folder)
+    lost = {name for name in before if name not in after}
+    assert {name.rpartition(".")[2] for name in lost} == {"png", "safetensors", "yaml"}  # yaml: layers of recipes
+    assert all(after[name] == before[name] for name in after if not name.startswith("jobs/"))
+    shutil.rmtree(study.results)
+    assert keep_results(study, progress_of(study).of_state("done")) == 3
+    assert contents(study.results) == kept  # the bytes depend on nothing but the results
+
+
+def test_an_encoder_without_weights_is_made_again_only_where_a_run_wants_it(study, write_study, monkeypatch, capsys):
+    keep_results(study, progress_of(study).of_state("done"))
+    shutil.rmtree(study.folder)
+    restore_results(study)
+    begun = []
+    monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: begun.extend(job.name for job in jobs))
+    more = read_study(
+        write_study(
+            seeds=1,
+            folds=[0],
+            labels=["all"],
+            results="kept",
+            arms={"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "low": {"finetune": {"model.optim.lr": 0.1}}},
+        )
+    )
+    run_study.run_missing(more, Machine())
+    assert begun == ["finetune low, cubes, labels all, seed 0, fold 0"]
+    begun.clear()
+    more = read_study(write_study(seeds=1, folds=[0, 1], labels=["all"], results="kept"))
+    (encoder,) = progress_of(more).jobs.of_kind("pretrain")
+    folder = Records(more).run_folder(encoder)
+    run_study.run_missing(more, Machine())
+    assert sorted(begun) == [
+        "finetune mae, cubes, labels all, seed 0, fold 1",
+        "finetune scratch, cubes, labels all, seed 0, fold 1",
+        "pretrain mae, seed 0",
+    ]
+    assert "pretrain mae, seed 0: runs again, its weights are wanted and were not kept" in capsys.readouterr().out
+    assert not folder.exists()  # else its program would find it finished
+
+
+def test_a_run_that_is_on_its_way_stays_as_it_is(study):
+    keep_results(study, progress_of(study).of_state("done"))
+    progress = progress_of(study)
+    job = progress.jobs.jobs[-1]
+    Records(study).path(job, "done").unlink()
+    (Records(study).run_folder(job) / "run.json").write_text('{"stage": "finetune", "finished": false}')
+    assert restore_results(study) == 0
+    assert progress.states[job] == "interrupted"
+
+
+@pytest.mark.parametrize("fault", ["truncated", "renamed", "without a run", "outside"])
+def test_a_damaged_result_is_one_line_and_leaves_nothing_behind(study, fault):
+    keep_results(study, progress_of(study).of_state("done"))
+    shutil.rmtree(study.folder)
+    path, *others = study.results.iterdir()
+    for other in others:
+        other.unlink()
+    with tarfile.open(path) as archive:
+        files = {member.name: archive.extractfile(member).read() for member in archive}
+    if fault == "truncated":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif fault == "renamed":
+        path = path.rename(path.with_name("finetune-0123456789abcdef.tar.xz"))
+    else:
+        if fault == "without a run":
+            del files["run/run.json"]
+        else:
+            files["job.json"] = files["job.json"].replace(b'"folder": "runs/toy/', b'"folder": "runs/toy/..", "x": "')
+        path.unlink()
+        with tarfile.open(path, "w:xz") as archive:
+            for name, content in files.items():
+                (study.results / "one").write_bytes(content)
+                archive.add(study.results / "one", name)
+    with pytest.raises(UserError, match=path.name) as caught:
+        restore_results(study)
+    assert "\n" not in str(caught.value)
+    assert not study.folder.exists() or contents(study.folder) == {}
