@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.interruption import signals
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
-    from finetune.cli import train
+    with uncollected_imports():
+        from finetune.cli import train
 
     train(args)
 
@@ -27,7 +29,8 @@ def run(args: Sequence[str] | None = None) -> None:
 
     words = sys.argv[1:] if args is None else args
     begin("finetune", words)
-    from medpretrain3d.engine.stage import run_stage
+    with uncollected_imports():
+        from medpretrain3d.engine.stage import run_stage
 
     run_stage(partial(main, words))
 

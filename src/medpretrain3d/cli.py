@@ -20,6 +20,7 @@ from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import explain
+from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.interruption import NOTICE, Interrupted, requeue, signals
 from medpretrain3d.lines import print_line
 from medpretrain3d.plugins import OPTION, take_plugins
@@ -100,7 +101,8 @@ def command_parser(name: str) -> CommandParser:
 
 def command_module(name: str) -> Any:
     """Return the module of one command."""
-    return importlib.import_module(f"medpretrain3d.commands.{name.replace('-', '_')}")
+    with uncollected_imports():
+        return importlib.import_module(f"medpretrain3d.commands.{name.replace('-', '_')}")
 
 
 def _run(words: Sequence[str]) -> int:

@@ -1,9 +1,10 @@
 """Programs in processes of their own, side by side, that share what takes longest to import.
 
 `python -m medpretrain3d.commands.check_processes` reads a JSON object from standard input: `programs` (Python source by
-name), `alone` (names of those that run by themselves at the end, since they time something), `patience_s`,
-`num_processes`, and `shared`, which it runs itself. Then it forks a process for each program, and prints a line of JSON
-as each one ends. A library that ends its process so ends one check.
+name), `apart` (names of those that need nothing shared: they run meanwhile, one by one), `alone` (of those that run by
+themselves at the end, since they time something), `patience_s`, `num_processes`, and `shared`, which it runs itself.
+Then it forks a process for each program, and prints a line of JSON as each one ends. A library that ends its process so
+ends one check.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 from medpretrain3d.interruption import end_with_parent
 
@@ -39,13 +40,34 @@ class _Running:
 def main() -> None:
     """Run what standard input asks for."""
     asked = json.loads(sys.stdin.readline())
-    # What is wrong about it is said by the checks that use it.
-    _executed(lambda: exec(asked["shared"], {"__name__": "__main__"}))
+    groups: dict[str, dict[str, str]] = {"apart": {}, "others": {}, "alone": {}}
+    for name, program in asked["programs"].items():
+        groups[next((group for group in ("apart", "alone") if name in asked[group]), "others")][name] = program
     with tempfile.TemporaryDirectory() as folder:
-        alone = [name for name in asked["programs"] if name in asked["alone"]]
-        others = [name for name in asked["programs"] if name not in asked["alone"]]
-        for names, count in ((others, asked["num_processes"]), (alone, 1)):
-            _run({name: asked["programs"][name] for name in names}, count, asked["patience_s"], Path(folder))
+        meanwhile = _begun(groups["apart"], asked["patience_s"], Path(folder, "apart"))  # a fork goes before threads
+        # What is wrong about it is said by the checks that use it.
+        _executed(lambda: exec(asked["shared"], {"__name__": "__main__"}))
+        _run(groups["others"], asked["num_processes"], asked["patience_s"], Path(folder, "others"))
+        with meanwhile:
+            for line in meanwhile:
+                print(line, end="", flush=True)
+        _run(groups["alone"], 1, asked["patience_s"], Path(folder, "alone"))
+
+
+def _begun(programs: dict[str, str], patience_s: float, folder: Path) -> IO[str]:
+    """Begin a process that runs programs one by one, and return what it will print."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        return os.fdopen(reading)
+    try:
+        end_with_parent()
+        os.close(reading)
+        os.dup2(writing, 1)
+        os.close(writing)
+        _run(programs, 1, patience_s, folder)
+    finally:
+        os._exit(0)
 
 
 def _run(programs: dict[str, str], count: int, patience_s: float, folder: Path) -> None:
@@ -56,7 +78,7 @@ def _run(programs: dict[str, str], count: int, patience_s: float, folder: Path) 
             while waiting and len(running) < count:
                 name = waiting.pop(0)
                 place = folder / str(len(programs) - len(waiting))
-                place.mkdir(exist_ok=True)
+                place.mkdir(parents=True)
                 running[_forked(programs[name], place)] = _Running(name, place, time.monotonic() + patience_s)
             for pid, one in list(running.items()):
                 ended, status = os.waitpid(pid, os.WNOHANG)
@@ -129,10 +151,15 @@ def _taken_along(running: dict[int, _Running]) -> Iterator[None]:
 
 
 def asked_for(
-    programs: dict[str, str], alone: Sequence[str], patience_s: float, num_processes: int, shared: str = ""
+    programs: dict[str, str],
+    apart: Sequence[str],
+    alone: Sequence[str],
+    patience_s: float,
+    num_processes: int,
+    shared: str,
 ) -> str:
     """Return the line that standard input takes."""
-    asked = {"programs": programs, "alone": list(alone), "patience_s": patience_s}
+    asked = {"programs": programs, "apart": list(apart), "alone": list(alone), "patience_s": patience_s}
     return json.dumps({**asked, "num_processes": num_processes, "shared": shared})
 
 

@@ -47,7 +47,12 @@ CHECKS = {
         "print(torchvision.__version__)"
     ),
     "timm": _check("timm"),
-    "lightning": "import lightning; lightning.Trainer(barebones=True, max_steps=1); print(lightning.__version__)",
+    "lightning": (
+        "import medpretrain3d.engine\n"  # which has it imported as the stages do
+        "import lightning\n"
+        "lightning.Trainer(barebones=True, max_steps=1)\n"
+        "print(lightning.__version__)"
+    ),
     "monai": _check("monai"),
     "blosc2": _check("blosc2"),
     "numba": _check("numba"),
@@ -68,10 +73,15 @@ CHECKS = {
     "3D convolutions": _machine("convolutions"),
     "precision": _check("precision"),
 }
-"""A program per check; what only `engine` may import is used without this package."""
+"""A program per check."""
 SHARED = "import torch, torchvision"
 """Done once for all: half of the CPU time of all checks otherwise. Lightning, timm and MONAI need both."""
-LONGEST = ("monai", "lightning", "timm", "numba", "pictures", "wandb")
+APART = (
+    *("versions", "blosc2", "scipy", "nibabel", "cc3d", "pictures", "wandb"),
+    *("shared memory", "open files", "caches", "temporary files", "disk"),
+)
+"""Checks that need neither: they run meanwhile, and together take as long."""
+LONGEST = ("monai", "timm", "lightning", "numba")
 """Checks that are begun first, so that no core waits for one at the end."""
 ALONE = ("3D convolutions", "precision")
 """Checks that time something, or fill a GPU."""
@@ -113,7 +123,8 @@ def _answers(programs: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, str]
         assert running.stdin is not None
         assert running.stdout is not None
         try:
-            running.stdin.write(asked_for(_longest_first(left), ALONE, PATIENCE_S, available_cores(), SHARED) + "\n")
+            asked = asked_for(_longest_first(left), APART, ALONE, PATIENCE_S, available_cores(), SHARED)
+            running.stdin.write(asked + "\n")
             running.stdin.close()
             for line in running.stdout:
                 one = json.loads(line)

@@ -23,6 +23,7 @@ from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
+from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.values import Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
@@ -119,19 +120,27 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no bundle, no scans, a path where nothing is, two scans with one case id, or an option out of range.
     """
-    from tqdm import tqdm
+    with uncollected_imports():
+        from tqdm import tqdm
 
-    from medpretrain3d.commands.case_previews import LEAST_SHOWN, MOST_CASES, LookedAt, as_case, called, write_preview
-    from medpretrain3d.inference import Predictor, load_members, write_predictions
-    from medpretrain3d.inference.finished_cases import FinishedCases
-    from medpretrain3d.inference.inputs import ScanInput, find_scans
-    from medpretrain3d.inference.prediction import Prediction
-    from medpretrain3d.inference.started_scan import StartedScan, start_ahead
-    from medpretrain3d.inference.writers import cases_written, mask_path, write_case
-    from medpretrain3d.inference.writers.dicom_source import check_library
-    from medpretrain3d.memory import keep_freed_memory
-    from medpretrain3d.store.skipped_cases import InvalidCaseError
-    from medpretrain3d.threads import use_threads
+        from medpretrain3d.commands.case_previews import (
+            LEAST_SHOWN,
+            MOST_CASES,
+            LookedAt,
+            as_case,
+            called,
+            write_preview,
+        )
+        from medpretrain3d.inference import Predictor, load_members, write_predictions
+        from medpretrain3d.inference.finished_cases import FinishedCases
+        from medpretrain3d.inference.inputs import ScanInput, find_scans
+        from medpretrain3d.inference.prediction import Prediction
+        from medpretrain3d.inference.started_scan import StartedScan, start_ahead
+        from medpretrain3d.inference.writers import cases_written, mask_path, write_case
+        from medpretrain3d.inference.writers.dicom_source import check_library
+        from medpretrain3d.memory import keep_freed_memory
+        from medpretrain3d.store.skipped_cases import InvalidCaseError
+        from medpretrain3d.threads import use_threads
 
     keep_freed_memory()
     use_threads()
