@@ -4,8 +4,12 @@ import pytest
 from torch import nn
 
 from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
+from medpretrain3d.loading import case_labels, object_view, views
 from medpretrain3d.planning.memory import GIB
 from medpretrain3d.planning.planned_recipe import PlannedRecipe
+from medpretrain3d.planning.recipe_step import ONE_CROP, recipe_step
+from medpretrain3d.planning.requirements import requirements
 from medpretrain3d.planning.training_memory import Setting, TrainingMemory, training_memory
 
 DINO = {
@@ -81,6 +85,42 @@ def test_what_is_computed_follows_the_recipe(recipe):
     accumulated = of(trainer={"accumulate_grad_batches": 3})
     assert accumulated.step_flop == 3 * one.step_flop
     assert accumulated.memory == one.memory
+
+
+RESENC = {"class_path": "ResEnc", "init_args": {"preset": "XXS"}}
+LEVELS = {"class_path": "AnchorGrid", "init_args": {"sizes": [[[4, 4, 4]], [[8, 8, 8]]]}}
+SMALL_DETECTORS = {
+    "RetinaUNet": {"num_classes": 2, "anchors": LEVELS, "fpn_channels": 8},
+    "DeformableDETR": {"num_classes": 2, "channels": 32, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1},
+}
+
+
+@pytest.mark.parametrize("name", list(SMALL_DETECTORS))
+def test_a_detector_takes_as_much_in_pretraining_as_in_fine_tuning(name):
+    """And in pretraining its map of labels, and an objective beside it."""
+    detector = {"class_path": name, "init_args": {**SMALL_DETECTORS[name], "backbone": RESENC}}
+    data = {"patch": [32, 32, 32], "batch_size": 2}
+
+    def pretraining(**options):
+        objective = {"class_path": "DetectorPretraining", "init_args": {"detector": detector, **options}}
+        return recipe_step({"objective": objective}, {**data, "views": {"class_path": "ObjectView"}}).trace(
+            "bf16-mixed"
+        )
+
+    alone, inside = recipe_step({"detector": detector}, data).trace("bf16-mixed"), pretraining()
+    assert inside.flop == alone.flop > 0
+    assert inside.activation_bytes == alone.activation_bytes + 2 * 32**3  # label maps of a byte
+    beside = pretraining(beside={"class_path": "MAE", "init_args": {"backbone": RESENC}})
+    assert beside.flop > inside.flop
+
+
+def test_views_that_nobody_knows_are_refused():
+    config = {**DINO, "data": {**DINO["data"], "views": {"class_path": "mine.FourViews"}}}
+    with pytest.raises(UserError, match=r"data\.views mine\.FourViews: what a batch of it holds is not known"):
+        requirements(config, "pretrain")
+    classes = [one for module in (views, object_view, case_labels) for one in vars(module).values()]
+    own = {one.__name__ for one in classes if isinstance(one, type) and issubclass(one, views.Views)}
+    assert own - {"Views"} == {*ONE_CROP, "TwoViews", "VolumePairs", "GridAndTargets"} - {"None"}
 
 
 @pytest.mark.parametrize(

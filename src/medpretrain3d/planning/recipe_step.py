@@ -11,16 +11,18 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.composition import ARGUMENTS, CLASS
-from medpretrain3d.detection import Detector, RetinaUNet
+from medpretrain3d.detection import DeformableDETR, Detector, RetinaUNet
 from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives import CaseClassification, MultiTalent, Objective
+from medpretrain3d.objectives import CaseClassification, DetectorPretraining, MultiTalent, Objective
 from medpretrain3d.objectives.base import with_host_copies
 from medpretrain3d.planning.traced_step import META, TracedStep, trace_step
 from medpretrain3d.precision.names import Precision
 
 NO_CLASSES = (("one", "other"),)
 """In place of the classes that the data of a supervised objective would tell."""
+ONE_CROP = ("None", "OneView", "LabeledView", "CaseLabelView", "ObjectView")
+"""Views of one crop, with labels or without; a recipe that names none has those of the first kind."""
 DRAWN = {"normal_", "uniform_", "erfinv_"}
 """Functions that draw, or that only what was drawn is given to."""
 
@@ -94,6 +96,9 @@ def batch_of(data: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
     Args:
         data: `data` of a recipe.
         channels: of the images.
+
+    Raises:
+        UserError: views of another package, of which nobody knows what they give.
     """
     patch, size = list(data["patch"]), int(data["batch_size"])
     views = data.get("views") or {}
@@ -120,8 +125,16 @@ def batch_of(data: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
             "grid": torch.empty(size, 3, dtype=torch.long, device=META),
             "share": torch.empty(size * num_targets, d * h * w, device=META),
         }
+    if name not in ONE_CROP:
+        known = ", ".join((*ONE_CROP[1:], "TwoViews", "VolumePairs", "GridAndTargets"))
+        raise UserError(
+            f"data.views {views.get(CLASS)}: what a batch of it holds is not known, wanted one of {known}; train for "
+            "some steps, the log says what they take"
+        )
     if name == "LabeledView":
         batch["label_map"] = torch.empty(size, *patch, dtype=torch.long, device=META)
+    if name == "ObjectView":  # boxes are few; the maps are there where all cases have masks
+        batch["label_map"] = torch.empty(size, *patch, dtype=torch.uint8, device=META)
     if name == "CaseLabelView":
         batch["case_label"] = torch.empty(size, dtype=torch.long, device=META)
     return {**batch, "image": images(size)}
@@ -132,17 +145,25 @@ def _given(options: Mapping[str, Any], name: str, default: Sequence[int]) -> Seq
 
 
 def _loss(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the loss, of a detector the sum of what its losses are made of: matching needs values."""
-    if isinstance(network, RetinaUNet):
-        mask_logits, pyramid = network.branches(batch["image"])
-        outputs = [mask_logits, network.classification_head(pyramid), network.box_head(pyramid)]
-    elif isinstance(network, DenseDetector):
-        outputs = list(network.outputs(batch["image"]))
-    elif isinstance(network, Detector):
-        outputs = list(network.losses(batch["image"], []).values())
+    """Return the loss; of a detector, on its own or in an objective, the sum of what its losses are made of."""
+    if isinstance(network, Detector):
+        return _sum_of_outputs(network, batch["image"])
+    if isinstance(network, DetectorPretraining):
+        of_detector = _sum_of_outputs(network.detector, batch["image"])
+        return of_detector if network.beside is None else of_detector + _loss(network.beside, batch)
+    loss: Tensor = network(batch).loss
+    return loss
+
+
+def _sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
+    """Return the sum of what the losses of a detector are made of: matching needs values."""
+    if isinstance(detector, RetinaUNet):
+        mask_logits, pyramid = detector.branches(image)
+        outputs = [mask_logits, detector.classification_head(pyramid), detector.box_head(pyramid)]
+    elif isinstance(detector, DenseDetector | DeformableDETR):  # of the latter without auxiliary queries
+        outputs = list(detector.outputs(image))
     else:
-        loss: Tensor = network(batch).loss
-        return loss
+        outputs = list(detector.losses(image, []).values())
     return torch.stack([one.float().sum() for one in outputs]).sum()
 
 
