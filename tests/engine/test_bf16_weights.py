@@ -5,16 +5,17 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medpretrain3d.engine.bf16_weights import check_bf16_weights
 from medpretrain3d.engine.fused import stay_fused
 from medpretrain3d.engine.precision import precision_plugin
+from medpretrain3d.engine.weight_averaging import average_in_fp32, average_in_one_call
 from medpretrain3d.errors import UserError
 from medpretrain3d.precision.mixed import autocast
-from medpretrain3d.precision.split_weights import is_split
+from medpretrain3d.precision.split_weights import is_split, whole
 
 CLIP = 0.5
 DATA = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
@@ -137,11 +138,61 @@ def test_gradients_of_micro_batches_add_up():
     assert norms == [pytest.approx(wanted, rel=0.02)]
 
 
+class Validated(Module):
+    """Notes the weight that a validation sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        assert is_split(self.net[0].weight)
+        self.seen.append(whole(self.net[0].weight).clone())
+
+
+class NoteWhole(L.Callback):
+    """Notes the weights after each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *_: Any) -> None:
+        self.seen.append(whole(module.net[0].weight).clone())
+
+
+@pytest.mark.parametrize("kind", ["moving average", "mean"])
+def test_averages_follow_whole_weights_and_are_whole(kind, tmp_path):
+    """By hand: of each step 0.25, or the mean of all; in fp32 what is validated and what a run ends with."""
+    average = EMAWeightAveraging(decay=0.75) if kind == "moving average" else WeightAveraging()
+    average_in_one_call([average])
+    average_in_fp32([average])
+    module, note, path = Validated(), NoteWhole(), tmp_path / "state.ckpt"
+    data = DataLoader(DATA, batch_size=2)
+    every_two = {"val_check_interval": 2, "check_val_every_n_epoch": None, "num_sanity_val_steps": 0}
+    trainer_of(4, note, average, Save(str(path)), **every_two).fit(module, data, data)
+    means = [note.seen[0]]
+    for number, weight in enumerate(note.seen[1:], start=2):
+        share = 0.25 if kind == "moving average" else 1 / number
+        means.append(means[-1] + share * (weight - means[-1]))
+    last = module.net[0].weight
+    torch.testing.assert_close(last, means[-1])
+    assert not torch.equal(last, last.bfloat16().float())  # no half is lost
+    for seen in module.seen[:3]:  # three batches of the validation after two steps
+        torch.testing.assert_close(seen, means[1])
+    torch.testing.assert_close(module.seen[-1], means[3])
+    assert torch.equal(note.seen[2], torch.load(path, weights_only=True)["current_model_state"]["net.0.weight"])
+    again, noted, other = Validated(), NoteWhole(), EMAWeightAveraging(decay=0.75)
+    if kind == "moving average":
+        average_in_one_call([other])
+        average_in_fp32([other])
+        trainer_of(4, noted, other).fit(again, DataLoader(DATA[2:4], batch_size=2), ckpt_path=path, weights_only=True)
+        expected = means[2] + 0.25 * (noted.seen[-1] - means[2])  # it went on from the average of three steps
+        torch.testing.assert_close(again.net[0].weight, expected)
+
+
 def test_what_would_lose_the_other_half_is_refused():
-    with pytest.raises(
-        UserError, match=r"bf16-true: got averaged weights .* take bf16-mixed, or leave the callback out"
-    ):
-        check_bf16_weights([EMAWeightAveraging(decay=0.9)], None)
+    with pytest.raises(UserError, match=r"bf16-true: got StochasticWeightAveraging .* take WeightAveraging"):
+        check_bf16_weights([StochasticWeightAveraging(swa_lrs=0.1)], None)
     with pytest.raises(UserError, match="got trainer\\.strategy fsdp2"):
         check_bf16_weights([], "fsdp2")
-    check_bf16_weights([], "ddp")
+    check_bf16_weights([EMAWeightAveraging(decay=0.9)], "ddp")

@@ -17,6 +17,7 @@ from pretrain import __main__ as pretrain_program
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN
 
+AVERAGED = json.dumps([{"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}])
 ONE_STEP = ("--model.optim.warmup_steps", "0", "--trainer.val_check_interval", "1")
 
 
@@ -60,7 +61,8 @@ def test_the_choice_is_said_kept_and_gone_on_with_on_another_machine(fit, measur
 
 
 def test_weights_trained_in_bf16_end_in_a_file_of_fp32_and_go_on(fit, tmp_path):
-    words = ("--trainer.precision", "bf16-true", *ONE_STEP, "--model.optim.schedule", "constant")
+    averaged = ("--trainer.callbacks", AVERAGED)  # in fp32
+    words = ("--trainer.precision", "bf16-true", *ONE_STEP, "--model.optim.schedule", "constant", *averaged)
     for steps in (1, 2):
         facts = fit("pretrain", *words, "--trainer.max_steps", str(steps))
         assert (facts["steps"], facts["precision"]) == (steps, "bf16-true")

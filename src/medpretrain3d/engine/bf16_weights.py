@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins import Precision as PrecisionPlugin
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -93,12 +93,12 @@ def check_bf16_weights(callbacks: list[L.Callback], strategy: str | None) -> Non
     """Refuse what copies weights without their other half.
 
     Raises:
-        UserError: averaged weights, or weights that are dealt out.
+        UserError: an average that `average_in_fp32` does not know, or weights that are dealt out.
     """
-    if any(isinstance(one, WeightAveraging) for one in callbacks):
+    if any(isinstance(one, StochasticWeightAveraging) for one in callbacks):
         raise UserError(
-            "trainer.precision bf16-true: got averaged weights (trainer.callbacks), which Lightning would round to "
-            "bf16 in every step; take bf16-mixed, or leave the callback out"
+            "trainer.precision bf16-true: got StochasticWeightAveraging (trainer.callbacks), which would round the "
+            "average to bf16; take WeightAveraging, the same mean, or bf16-mixed"
         )
     if strategy == SHARDED:
         raise UserError(

@@ -61,7 +61,7 @@ from medpretrain3d.engine.trackers import names_in_sweep, tracker_names, tracker
 from medpretrain3d.engine.tracking import wandb_mode
 from medpretrain3d.engine.trainer_arguments import trainer_arguments
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
-from medpretrain3d.engine.weight_averaging import average_in_one_call
+from medpretrain3d.engine.weight_averaging import average_in_fp32, average_in_one_call
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
 from medpretrain3d.lines import print_line
@@ -246,7 +246,9 @@ class StageCLI(LightningCLI):
             trainer = super().instantiate_trainer(**{**own, **kwargs})
         except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
             raise UserError(f"trainer: {' '.join(str(error).split())[:400]}") from error
-        average_in_one_call(trainer.callbacks)  # type: ignore[attr-defined]  # a list of them
+        asked_and_found: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # a list of them
+        average_in_one_call(asked_and_found)
+        average_in_fp32(asked_and_found)
         ResumableFitLoop.of(trainer)
         leave_requeue_alone(trainer)
         leave_signals_alone(trainer)
