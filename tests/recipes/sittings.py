@@ -1,24 +1,28 @@
 """Runs a stage in sittings that are cut at exact moments, each in a process of its own that really dies there.
 
-`python -m tests.recipes.sittings PLAN` imports everything once and forks for every sitting, which saves the seconds
-that a program takes to start. Several processes of one sitting find each other as those of `torchrun` do.
+`python -m tests.recipes.sittings` imports everything once for a worker of pytest and forks for every sitting, which
+saves the seconds that a program takes to start. Several processes of a sitting meet as those of `torchrun` do.
 
-A plan is a list of sittings: `{"stage": "pretrain", "arguments": [...], "num_processes": 2, "cut": {"point": "forward",
-"step": 7, "nth": 0, "signal": 9}}`. Without `cut` a sitting goes to its end; with `cut_rank` one process is struck.
-Printed is a list of exit codes.
+A sitting is `{"stage": "pretrain", "arguments": [...], "num_processes": 2, "cut": {"point": "forward", "step": 7,
+"nth": 0, "signal": 9}}`. Without `cut` it goes to its end; with `cut_rank` one process is struck; with `file` that
+program is run with these arguments instead of the stage. Answered is a list of exit codes.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +30,56 @@ ROOT = Path(__file__).resolve().parents[2]
 POINTS = ("forward", "optimizer", "checkpoint", "logged", "validation", "validated")
 """In a training step; after the weights moved; with half a checkpoint written; after a row of the curves; in a
 validation; before its end is kept."""
+IMPORTED_LATE = ("finetune.finalize", "nibabel", "numba", "scipy.ndimage")
+"""What a run imports on its way, and all need."""
 
 
 def sit(plan: Sequence[Mapping[str, Any]], folder: Path) -> list[list[int]]:
-    """Exit codes of the processes of every sitting, minus the signal for those that died of one."""
-    path, log = folder / "plan.json", folder / "sittings.log"
-    path.write_text(json.dumps(list(plan)))
+    """Exit codes of the processes of every sitting, minus the signal for those that died of one.
+
+    What they print is in `sittings.log` of the folder.
+    """
+    log = folder / "sittings.log"
+    log.unlink(missing_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("w") as output:
-        command = [sys.executable, "-m", "tests.recipes.sittings", str(path)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output, timeout=600)
-    assert done.returncode == 0, log.read_text(encoding="utf-8")[-3000:]
-    return [
-        json.loads(line.split(" ", 1)[1])
-        for line in log.read_text(encoding="utf-8").splitlines()
-        if line.startswith("CODES ")
-    ]
+    codes = []
+    for sitting in plan:
+        server = _server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        request = {**sitting, "log": str(log), "environment": {**environment, **sitting.get("environment", {})}}
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, f"the process that forks has ended: {log.read_text(encoding='utf-8')[-3000:]}"
+        codes.append(json.loads(answer))
+    return codes
 
 
-def main(path: str) -> None:
-    """Sit down as often as planned."""
-    for stage in ("pretrain", "finetune"):
-        importlib.import_module(f"{stage}.cli")
-    for sitting in json.loads(Path(path).read_text(encoding="utf-8")):
-        print("CODES", json.dumps(_codes(sitting)), flush=True)
+def run_sitting(folder: Path, stage: str, *arguments: str, expect: int = 0, **options: Any) -> str:
+    """Sit down once, as `run_program` starts a program; returns what all its processes printed."""
+    (codes,) = sit([{"stage": stage, "arguments": arguments, **options}], folder)
+    printed = (folder / "sittings.log").read_text(encoding="utf-8")
+    assert codes == [expect] * options.get("num_processes", 1), printed[-3000:]
+    return printed
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """The process that forks; it ends with this one, whose end closes its stdin."""
+    command = [sys.executable, "-m", "tests.recipes.sittings"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, encoding="utf-8", start_new_session=True, **pipes)
+
+
+def main() -> None:
+    """Sit down as often as asked."""
+    for name in ("pretrain.__main__", "pretrain.cli", "finetune.__main__", "finetune.cli", *IMPORTED_LATE):
+        importlib.import_module(name)
+    gc.freeze()  # else the first look for garbage in each child copies the pages of all that is imported
+    for request in sys.stdin:
+        print(json.dumps(_codes(json.loads(request))), flush=True)
 
 
 def _codes(sitting: Mapping[str, Any]) -> list[int]:
@@ -58,6 +88,7 @@ def _codes(sitting: Mapping[str, Any]) -> list[int]:
     for rank in range(count):
         child = os.fork()
         if child == 0:
+            _redirect(sitting["log"])
             _run(sitting, rank, count, port)
         children.append(child)
         os.setpgid(child, children[0])
@@ -70,15 +101,25 @@ def _codes(sitting: Mapping[str, Any]) -> list[int]:
         elif time.monotonic() > deadline:
             os.killpg(children[0], signal.SIGKILL)
             deadline += 120
-            print("HUNG", sitting, flush=True)
+            with open(sitting["log"], "a", encoding="utf-8") as log:
+                log.write(f"HUNG {sitting}\n")
         else:
             time.sleep(0.01)
     return [codes[child] for child in children]
 
 
+def _redirect(log: str) -> None:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number in (1, 2):
+        os.dup2(printed, number)
+
+
 def _run(sitting: Mapping[str, Any], rank: int, count: int, port: int) -> None:
-    while os.getpgrp() == os.getppid():
+    while os.getpgrp() == os.getppid():  # that of the process that forks, which leads its own
         time.sleep(0.001)
+    os.environ.clear()
+    os.environ.update(sitting["environment"])
     arguments = list(sitting["arguments"])
     if count > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
@@ -86,7 +127,6 @@ def _run(sitting: Mapping[str, Any], rank: int, count: int, port: int) -> None:
         os.environ.update({key: str(value) for key, value in torchrun.items()})
         arguments += ["--trainer.devices", str(count), "--trainer.strategy", sitting.get("strategy", "ddp")]
         arguments += ["--trainer.accelerator", "cpu"]
-    os.environ.update(sitting.get("environment", {}))
     code = 1
     try:
         program = importlib.import_module(f"{sitting['stage']}.__main__")
@@ -95,13 +135,14 @@ def _run(sitting: Mapping[str, Any], rank: int, count: int, port: int) -> None:
         from medpretrain3d.engine.stage import run_stage
 
         sys.argv = [sitting["stage"], "fit", *arguments]
-        run_stage(program.main)
+        if "file" in sitting:
+            runpy.run_path(sitting["file"], run_name="__main__")
+        else:
+            run_stage(program.main)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -180,4 +221,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -15,7 +15,8 @@ from medpretrain3d.errors import UserError
 from pretrain import __main__ as pretrain_program
 from pretrain.module import PretrainModule
 
-from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN
+from .sittings import run_sitting
 
 STAGES = {
     "pretrain": (pretrain_program, PretrainModule, TINY_PRETRAIN, "encoder"),
@@ -52,8 +53,8 @@ def rows(folder: Path, column: str) -> dict[int, float]:
 def test_a_rate_that_is_far_too_high_ends_the_program_in_one_line(name, processes, cube_store, tmp_path):
     _, _, recipe, product = STAGES[name]
     place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.name", "run"]
-    several = TWO_PROCESSES if processes == 2 else []
-    printed = run_program(name, *recipe, *place, *FAR_TOO_FAST, *several, expect=2)
+    place += ["--data.batch_size", str(2 // processes)]
+    printed = run_sitting(tmp_path, name, *recipe, *place, *FAR_TOO_FAST, expect=2, num_processes=processes)
     told = [line for line in printed.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in printed
     assert told

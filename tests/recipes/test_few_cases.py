@@ -10,7 +10,10 @@ import pytest
 from finetune import __main__ as program
 from medpretrain3d.inference.cached_detections import CachedDetections
 
-from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program, write_cubes
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN, write_cubes
+from .sittings import run_sitting
+
+ONE_SAMPLE = ("--data.batch_size", "1")
 
 
 def columns(folder):
@@ -33,7 +36,7 @@ def test_a_run_without_validation_and_test_cases_ends_with_a_bundle_and_no_numbe
 def test_one_case_to_validate_and_one_to_test_on_two_processes(tmp_path):
     store = write_cubes(tmp_path / "store", {"train": 4, "val": 1, "test": 1})
     place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"]
-    run_program("finetune", *TINY_FINETUNE, *place, *TWO_PROCESSES)
+    run_sitting(tmp_path, "finetune", *TINY_FINETUNE, *place, *ONE_SAMPLE, num_processes=2)
     folder = tmp_path / "smoke" / "r"
     assert {"val/mAP", "test/mAP"} <= columns(folder)
     assert json.loads((folder / "test" / "metrics.json").read_text(encoding="utf-8"))["num_cases"] == 1
@@ -46,7 +49,8 @@ def test_pretraining_on_two_processes_with_one_case_held_out_or_none(tmp_path, n
     store = write_cubes(tmp_path / "store", {"train": 4})
     probes = json.dumps([{"class_path": "pretrain.probes.Probes", "init_args": {"num_crops": 2}}])
     place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r", "--trainer.callbacks", probes]
-    run_program("pretrain", *TINY_PRETRAIN, *place, *TWO_PROCESSES, "--data.num_val_cases", str(num_val_cases))
+    held_out = ("--data.num_val_cases", str(num_val_cases))
+    run_sitting(tmp_path, "pretrain", *TINY_PRETRAIN, *place, *ONE_SAMPLE, *held_out, num_processes=2)
     measured = {name for name in columns(tmp_path / "smoke" / "r") if name.startswith(("val/", "probe/"))}
     assert measured == (
         {"val/loss", "probe/psnr", "probe/effective_rank", "probe/feature_std"} if is_measured else set()

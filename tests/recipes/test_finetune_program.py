@@ -21,7 +21,8 @@ from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.store.intensity import Window
 from pretrain import __main__ as pretrain_program
 
-from .conftest import TINY_FINETUNE, TINY_PRETRAIN, TWO_PROCESSES, run_program
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN
+from .sittings import run_sitting
 
 COUNTING = """
 from finetune import __main__ as program
@@ -239,8 +240,12 @@ def test_two_processes_report_the_metrics_of_one(cube_store, tmp_path):
     counting = tmp_path / "counting.py"
     counting.write_text(COUNTING, encoding="utf-8")
     printed = [
-        run_program("finetune", *arguments(name), *options, "--model.optim.lr", "0.0", file=counting)
-        for name, options in (("one", ["--data.batch_size", "2"]), ("two", TWO_PROCESSES))
+        run_sitting(
+            *(tmp_path, "finetune", *arguments(name), "--data.batch_size", str(2 // count), "--model.optim.lr", "0.0"),
+            num_processes=count,
+            file=str(counting),
+        )
+        for name, count in (("one", 1), ("two", 2))
     ]
     # Two validations and the test; the closing looks at nothing again, on either process.
     for text in printed:

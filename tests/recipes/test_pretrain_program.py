@@ -15,7 +15,8 @@ from medpretrain3d.errors import UserError
 from pretrain import __main__ as program
 from pretrain.module import PretrainModule
 
-from .conftest import TINY_PRETRAIN, TWO_PROCESSES, run_program
+from .conftest import TINY_PRETRAIN, run_program
+from .sittings import run_sitting
 
 
 @pytest.fixture
@@ -138,8 +139,8 @@ def test_two_processes_learn_what_one_learns(cube_store, tmp_path):
 
     # SGD: AdamW divides by the size of the gradient, which makes steps out of rounding where the gradient is 0.
     sgd = ["--model.optim.name", "sgd", "--model.optim.lr", "0.01"]
-    run_program("pretrain", *arguments("one"), *sgd, "--data.batch_size", "2")
-    run_program("pretrain", *arguments("two"), *sgd, *TWO_PROCESSES)
+    run_sitting(tmp_path, "pretrain", *arguments("one"), *sgd, "--data.batch_size", "2")
+    run_sitting(tmp_path, "pretrain", *arguments("two"), *sgd, "--data.batch_size", "1", num_processes=2)
     one, two_ = (weights(tmp_path / "smoke" / name) for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two_[name], value, atol=1e-5, rtol=1e-4)
