@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from medpretrain3d.inference.writers import write_case
 from medpretrain3d.ingest.segmentation_object import read_segments
 from medpretrain3d.store import Preprocessing
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.readers import read_scan
 from tests.dicom_files import AXIAL, write_enhanced, write_scan
 
 SHAPE = (24, 20, 8)
@@ -122,8 +124,6 @@ def test_the_same_prediction_has_the_same_identifiers(tmp_path):
 
 
 def test_a_scan_without_a_study_or_on_another_grid_is_refused(tmp_path):
-    import dataclasses
-
     source = write_scan(tmp_path / "ct", VOXELS)
     found = prediction(source, AXIAL)
     with pytest.raises(UserError, match="is no DICOM series, so there is no study"):
@@ -133,6 +133,46 @@ def test_a_scan_without_a_study_or_on_another_grid_is_refused(tmp_path):
     elsewhere = dataclasses.replace(found, grid=Grid(SHAPE, shifted))
     with pytest.raises(UserError, match="slices do not lie on the grid of the prediction"):
         write_case(tmp_path, CLASSES, elsewhere, ["dicom-seg"])
+
+
+def test_of_a_straightened_scan_they_lie_on_its_slices_as_they_are(tmp_path):
+    """15 degrees about x on a table that moves along z: boxes stay where they are, masks go back into the slices."""
+    tilted = np.eye(4)
+    tilted[:3, 1], tilted[:3, 2], tilted[:3, 3] = (0, np.cos(0.26), np.sin(0.26)), (0, 0, 2.5), (-10, 5, 50)
+    source = write_scan(tmp_path / "ct", VOXELS, tilted)
+    scan = read_scan(source, straighten=True)
+    grid = Grid(scan.voxels.shape[1:], scan.affine_lps)
+    assert grid.shape[1] > SHAPE[1]
+    mask = np.zeros(SHAPE, bool)
+    mask[4:9, 5:12, 2:6] = True  # of the slices as they are
+    instances = np.zeros(grid.shape, np.uint16)
+    to_vox = np.linalg.inv(grid.affine_lps) @ tilted
+    index = np.argwhere(mask) @ to_vox[:3, :3].T + to_vox[:3, 3]
+    assert np.abs(index - np.rint(index))[:, [0, 2]].max() < 1e-6  # a slice is a plane of both grids
+    instances[tuple(np.rint(index).astype(int).T)] = 1
+    boxes = np.array([[4.0, 6, 2, 9, 16, 6]])
+    found = Prediction(
+        "a",
+        grid,
+        boxes,
+        grid.boxes_to_lps_mm(boxes),
+        np.ones(1),
+        np.zeros(1, int),
+        "ct",
+        instances,
+        source=(source, ""),
+    )
+    write_case(tmp_path / "out", CLASSES, found, ["dicom-seg", "dicom-sr"])
+    masks, remarks = read_segments(tmp_path / "out/dicom-seg/a.dcm", Grid(SHAPE, tilted))
+    assert not remarks
+    np.testing.assert_array_equal(masks[1], mask)
+    (group,) = highdicom.sr.srread(tmp_path / "out/dicom-sr/a.dcm").content.get_volumetric_roi_measurement_groups()
+    edges = [numbers_of(group[0])[edge] for edge in ("x0", "y0", "z0", "x1", "y1", "z1")]
+    assert edges == found.to_json()["boxes"][0]
+    beside = dataclasses.replace(found, instances=np.zeros(grid.shape, np.uint16))
+    beside.instances[:, -1, 0 if to_vox[1, 2] > 0 else -1] = 1  # of the corrected grid, where no slice is
+    write_case(tmp_path / "beside", CLASSES, beside, ["dicom-seg"])
+    assert not (tmp_path / "beside/dicom-seg/a.dcm").exists()
 
 
 def test_predict_writes_both_and_a_nifti_file_is_a_failure(tmp_path, capsys):

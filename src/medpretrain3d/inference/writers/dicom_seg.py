@@ -11,7 +11,7 @@ import numpy as np
 import medpretrain3d
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.dicom_file import write_dicom
-from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, check_library, result_uid, source_headers
+from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, Source, check_library, result_uid, source_of
 from medpretrain3d.inference.writers.masks import mask_path
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
@@ -27,6 +27,9 @@ SERIES_NUMBER = 9001
 def segmentation(classes: Sequence[str], prediction: Prediction, instances: np.ndarray) -> Dataset | None:
     """Return the segmentation object of a scan; None where no box has a voxel, for an object without segments is none.
 
+    Its frames are the slices as they are in the file: of a tilted gantry each gets the nearest voxels of the corrected
+    grid, and what lies beside the slices there is in no frame.
+
     Args:
         classes: names.
         prediction: of a DICOM series.
@@ -38,16 +41,20 @@ def segmentation(classes: Sequence[str], prediction: Prediction, instances: np.n
     check_library()
     import highdicom
 
+    if instances.max(initial=0) > len(prediction):
+        raise InvalidCaseError(
+            f"{prediction.case}: its masks hold {instances.max()} objects and there are {len(prediction)} boxes, so "
+            "they are of another call; predict into another folder",
+            "mask",
+        )
+    if not instances.any():
+        return None
+    source = source_of(prediction)
+    instances = _in_slices(instances, source)
     numbers = [int(number) for number in np.unique(instances) if number]
     if not numbers:
         return None
-    if max(numbers) > len(prediction):
-        raise InvalidCaseError(
-            f"{prediction.case}: its masks hold {max(numbers)} objects and there are {len(prediction)} boxes, so they "
-            "are of another call; predict into another folder",
-            "mask",
-        )
-    headers = source_headers(prediction)
+    headers = source.headers
     value_of = np.zeros(max(numbers) + 1, dtype=np.uint16)
     value_of[numbers] = np.arange(1, len(numbers) + 1)  # segments count from 1 without gaps
     array = value_of[instances].transpose(2, 1, 0)  # (slice, row, column)
@@ -69,11 +76,18 @@ def segmentation(classes: Sequence[str], prediction: Prediction, instances: np.n
         content_label="DETECTIONS",
         series_description="Objects found by medpretrain3d",
         omit_empty_frames=True,
-        **_geometry(prediction),
+        **_geometry(prediction, source),
     )
 
 
-def _geometry(prediction: Prediction) -> dict[str, Any]:
+def _in_slices(instances: np.ndarray, source: Source) -> np.ndarray:
+    """Return (i, j, k) of the slices' own pixels: the nearest voxel of all of a slice is as far away."""
+    columns, rows = source.size
+    starts = np.clip(np.rint(source.offsets_vox).astype(int), 0, np.array(instances.shape[:2]) - source.size)
+    return np.stack([instances[i : i + columns, j : j + rows, k] for k, (i, j) in enumerate(starts)], axis=2)
+
+
+def _geometry(prediction: Prediction, source: Source) -> dict[str, Any]:
     """Where the slices lie, as the grid has it: headers of slices may lack what highdicom would ask them for."""
     import highdicom
 
@@ -87,9 +101,9 @@ def _geometry(prediction: Prediction) -> dict[str, Any]:
         "pixel_measures": highdicom.PixelMeasuresSequence((rows_mm, columns_mm), slices_mm, slices_mm),
         "plane_positions": [
             highdicom.PlanePositionSequence(
-                highdicom.CoordinateSystemNames.PATIENT, (affine[:3, 3] + k * affine[:3, 2]).tolist()
+                highdicom.CoordinateSystemNames.PATIENT, (affine[:3, 3] + affine[:3, :3] @ (i, j, k)).tolist()
             )
-            for k in range(grid.shape[2])
+            for k, (i, j) in enumerate(source.offsets_vox)
         ],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ _MAY_BE_EMPTY = (
     *("StudyTime", "ReferringPhysicianName"),
 )
 """What a result takes over from the scan, and the standard wants to be there (type 2)."""
+MAX_OFF_VOX = 0.6
+"""Half a voxel is what slices may be shifted by against each other (`MAX_SHIFT_VOX`)."""
 
 
 def check_library() -> None:
@@ -39,8 +42,21 @@ def check_library() -> None:
         raise MissingLibrary('writing DICOM needs highdicom: pip install "medpretrain3d[dicom]"') from error
 
 
-def source_headers(prediction: Prediction) -> list[Dataset]:
-    """Return the headers of the scan's slices, in the order of the file's grid along k; of an enhanced object its one.
+@dataclass(frozen=True)
+class Source:
+    """The slices of a scan, in the order of the prediction's grid along k."""
+
+    headers: list[Dataset]
+    """Of each slice; of an enhanced object its one."""
+    offsets_vox: np.ndarray
+    """(K, 2): where on the grid, along (i, j), each slice's first pixel lies. 0 unless a tilted gantry was corrected:
+    then the grid is larger than the slices, which lie in its planes one by one."""
+    size: tuple[int, int]
+    """Pixels of a slice along (i, j)."""
+
+
+def source_of(prediction: Prediction) -> Source:
+    """Return the slices that a scan was read from.
 
     Raises:
         InvalidCaseError: the scan was no DICOM series, a slice lies elsewhere than the grid says, or an identifier is
@@ -53,30 +69,37 @@ def source_headers(prediction: Prediction) -> list[Dataset]:
             "layout",
         )
     path, series = prediction.source
-    found = series_of(path, series)
-    headers = []
-    for file in found.files:
+    slices = []
+    for file in series_of(path, series).files:
         header = read_header(file)
-        for head in heads_of(file):
-            k = _index(prediction, head.corner)
-            headers.append((k, header))
-    headers.sort(key=lambda one: one[0])
-    unique = list({id(header): header for _, header in headers}.values())
-    for header in unique:
+        slices += [(_index(prediction, head.corner), header, head.size) for head in heads_of(file)]
+    slices.sort(key=lambda one: one[0][2])
+    size, shape = slices[0][2], prediction.grid.shape
+    index = np.array([one[0] for one in slices])  # (K, 3)
+    _check_on_grid(prediction, index, size)
+    headers = list({id(header): header for _, header, _ in slices}.values())
+    for header in headers:
         _complete(path, header)
-    return unique
+    return Source(headers, index[:, :2] if size != shape[:2] else np.zeros((len(slices), 2)), size)
 
 
-def _index(prediction: Prediction, corner: np.ndarray) -> float:
+def _index(prediction: Prediction, corner: np.ndarray) -> np.ndarray:
     affine = prediction.grid.affine_lps
-    index = np.linalg.inv(affine[:3, :3]) @ (corner - affine[:3, 3])
-    if np.abs(index[:2]).max() > 0.6:
+    index: np.ndarray = np.linalg.inv(affine[:3, :3]) @ (corner - affine[:3, 3])
+    return index
+
+
+def _check_on_grid(prediction: Prediction, index: np.ndarray, size: tuple[int, int]) -> None:
+    """Refuse slices that are not the planes of the grid, or that reach outside of it."""
+    shape = prediction.grid.shape
+    outside = np.maximum(-index[:, :2], index[:, :2] + size - shape[:2])
+    is_plane_each = len(index) == shape[2] and np.abs(index[:, 2] - np.arange(shape[2])).max() <= MAX_OFF_VOX
+    if not is_plane_each or outside.max() > MAX_OFF_VOX:
         raise InvalidCaseError(
-            f"{prediction.case}: slices do not lie on the grid of the prediction, as after --straighten; masks and "
-            "boxes in DICOM need the scan as it is",
+            f"{prediction.case}: slices do not lie on the grid of the prediction, so they were read otherwise then; "
+            "predict the series again",
             "geometry",
         )
-    return float(index[2])
 
 
 def _complete(path: Path, header: Dataset) -> None:

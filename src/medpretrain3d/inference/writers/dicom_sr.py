@@ -12,7 +12,7 @@ import medpretrain3d
 from medpretrain3d.boxes import box_size
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.dicom_file import write_dicom
-from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, check_library, result_uid, source_headers
+from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, check_library, result_uid, source_of
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 
@@ -39,7 +39,7 @@ def report(classes: Sequence[str], prediction: Prediction) -> Dataset:
     import highdicom
     from pydicom.sr.codedict import codes
 
-    headers = source_headers(prediction)
+    headers = source_of(prediction).headers
     device = highdicom.sr.DeviceObserverIdentifyingAttributes(
         uid=result_uid([], MANUFACTURER, medpretrain3d.__version__),
         name=MANUFACTURER,
