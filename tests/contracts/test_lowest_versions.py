@@ -12,9 +12,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
-UNTRIED_EXTRAS = {"docs", "study", "slurm", "workspace", "tensorboard", "mlflow", "sweep"}
+UNTRIED_EXTRAS = {"docs", "study", "slurm", "workspace", "tensorboard", "mlflow", "sweep", "s3"}
 """The pages are built with the pinned versions only; the bounds of Snakemake, of trackers and of Optuna are the pinned
-versions; Snakemake's plugin for SLURM is installed where a cluster is."""
+versions; Snakemake's plugin for SLURM is installed where a cluster is; s3fs has the release of fsspec."""
 
 
 def bounds() -> dict[str, Requirement]:
