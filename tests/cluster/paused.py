@@ -3,7 +3,7 @@
 `PAUSE_AT` has a point for each time that SLURM starts the job (`training:4 validation:6`: where so many steps were made
 at least; `prepare:1`: where so many cases were); after those it goes to its end. The process of number `PAUSE_RANK`, or
 the task of an array, writes its pid into `paused.<restarts>` in the working directory, and goes no further for two
-minutes.
+minutes. `{node}` in an argument is the name of the node, as a disk of its own would be called the same on every node.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ METHODS = {"training": "training_step", "validation": "validation_step", "test":
 
 def main() -> None:
     """Run the command."""
+    sys.argv[1:] = [word.replace("{node}", os.environ.get("SLURMD_NODENAME", "")) for word in sys.argv[1:]]
     command, restarts = sys.argv[1], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     points = os.environ.get("PAUSE_AT", "").split()
     number = os.environ.get("SLURM_ARRAY_TASK_ID", os.environ.get("SLURM_PROCID"))

@@ -5,20 +5,37 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
 from ..recipes.test_resume import outcome
+from .conftest import NO_GPU, TWO_RANKS
 from .jobs import ask
 
+ONE_NODE: dict[str, Any] = {"file": "one_node.sbatch", "options": TWO_RANKS}
+TWO_NODES: dict[str, Any] = {
+    "file": "several_nodes.sbatch",
+    "options": ("--nodes=2", "--ntasks-per-node=1", "--oversubscribe", *NO_GPU),
+    "MASTER_ADDR": "127.0.0.1",  # both nodes are on this machine, and their names lead nowhere
+}
 POINTS = {"pretrain": ("training:4", "validation:6"), "finetune": ("training:4", "validation:6", "test:9")}
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_a_run_that_was_queued_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(train, tmp_path, stage):
-    whole = train(stage, "whole")
+@pytest.mark.parametrize(
+    ("stage", "whole_on", "cut_on"), [("pretrain", TWO_NODES, ONE_NODE), ("finetune", ONE_NODE, TWO_NODES)]
+)
+def test_a_run_that_was_queued_again_and_again_ends_with_the_bytes_of_an_undisturbed_one(
+    train, tmp_path, stage, whole_on, cut_on
+):
+    """On one node or two, each of which has a copy of the store; one process of all says what there is to say."""
+    whole = train(stage, "whole", "--data.stage_to", str(tmp_path / "whole_{node}"), **whole_on)
     assert whole.end() == ("COMPLETED", 0), whole.log
-    cut = train(stage, "cut", PAUSE_AT=" ".join(POINTS[stage]))
+    assert whole.facts["NumNodes"] == ("2" if whole_on is TWO_NODES else "1")
+    assert len(list(tmp_path.glob("whole_*/*/cubes"))) == int(whole.facts["NumNodes"])
+    assert whole.log.count(f"{stage}: ") == 1
+    on_disks = ("--data.stage_to", str(tmp_path / "cut_{node}"))
+    cut = train(stage, "cut", *on_disks, PAUSE_AT=" ".join(POINTS[stage]), **cut_on)
     for restarts in range(len(POINTS[stage])):
         cut.paused(restarts)
         ask("scancel", "--signal=USR1", cut.id)  # what SLURM does 90 seconds before the time is up

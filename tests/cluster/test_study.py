@@ -1,4 +1,4 @@
-"""A study whose jobs are submitted to a cluster, two of which are killed."""
+"""A study whose jobs are submitted to a cluster; two are killed, and one has the notice of its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .jobs import ENDED, ask
+from .jobs import ENDED, Job, ask
 
 TRAINER = {"max_steps": 2, "val_check_interval": 2, "log_every_n_steps": 1}
 RESOURCES = {kind: {"cores": 1, "gpus": 0, "memory_gb": 0.5, "hours": 0.2} for kind in ("pretrain", "finetune")}
@@ -52,19 +52,22 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 def test_a_study_on_a_cluster_ends_with_the_numbers_of_a_sequential_one(submit, document, programs):
     study = submit("study.sbatch", (), "study.yaml", f"--snakemake={OPTIONS}", folder=document.parent, JOBS="4")
-    killed: set[str] = set()
+    struck: list[str] = []  # the first has the notice, and goes on; the others are killed, and submitted again
     deadline = time.monotonic() + 300
-    while len(killed) < 2:
+    while len(struck) < 3:
         assert study.state not in ENDED, study.log
         assert time.monotonic() < deadline
         for line in ask("squeue", "--noheader", "--states=RUNNING", "--format=%i %k").splitlines():
             number, _, comment = line.partition(" ")
             record = re.search(r"(finetune-[0-9a-f]+)", comment)
             begun = list(document.parent.glob(f"runs/toy/jobs/{record[1]}.log")) if record else []
-            if begun and number not in killed and len(killed) < 2:
-                ask("scancel", "--signal=KILL", number)
-                killed.add(number)
+            if begun and number not in struck and len(struck) < 3:
+                ask("scancel", "--signal=KILL" if struck else "--signal=USR1", number)
+                struck.append(number)
         time.sleep(0.2)
+    noticed = Job(struck[0], document.parent)
+    noticed.wait_in_queue(1)
+    assert noticed.end() == ("COMPLETED", 0)
     assert study.end(within_s=600) == ("COMPLETED", 0), study.log
     assert "toy: all 9 jobs done" in study.log
     sequential = document.parent.parent / "sequential"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medpretrain3d.study.launch import environment_with, main
+from medpretrain3d.study.launch import ProgramInterrupted, environment_with, main
 from medpretrain3d.study.record import RECORD, Record, is_complete
 
 
@@ -58,11 +58,18 @@ def test_programs_that_leave_no_result_have_failed(tmp_path, capsys):
     assert path.with_suffix(".failed").exists()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_ends_the_program_too_and_is_no_failure(tmp_path, signum):
+    """After SLURM's notice, which the engine around it ignores, the program has the job queued again, and it alone."""
     path = write_record(tmp_path, tmp_path / "raw", ["phantom", str(tmp_path / "raw"), "--cases", "500"])
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    (tmp_path / "scontrol").chmod(0o755)
     job = subprocess.Popen(
-        [sys.executable, "-m", "medpretrain3d.study.launch", str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "medpretrain3d.study.launch", str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SLURM_JOB_ID": "7", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
     )
     assert job.stdout is not None
     assert "begins" in job.stdout.readline()
@@ -74,6 +81,25 @@ def test_a_signal_ends_the_program_too_and_is_no_failure(tmp_path, signum):
     assert job.returncode == 128 + signum
     assert not path.with_suffix(".failed").exists()
     assert f"interrupted by {signum.name}" in path.with_suffix(".log").read_text()
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("requeue 7\n" if signum == signal.SIGUSR1 else "")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(138, "the next call continues"), (-10, "SLURM queues job 7 again"), (0, "SLURM queues job 7 again")],
+)
+def test_a_program_that_had_no_time_to_ask_for_it_is_queued_again(tmp_path, monkeypatch, capsys, code, said):
+    """By whoever started it: the notice came before it took signals, or when it had ended."""
+
+    def run_program(*_):
+        raise ProgramInterrupted(signal.SIGUSR1, code)
+
+    monkeypatch.setattr("medpretrain3d.study.launch.run_program", run_program)
+    monkeypatch.setattr("medpretrain3d.study.launch.requeue", lambda: "SLURM queues job 7 again, and it continues")
+    assert main([str(write_record(tmp_path, tmp_path / "raw", ["datasets"]))]) == 138
+    assert f"prepare-00: interrupted; {said}" in capsys.readouterr().out
+    assert not (tmp_path / "prepare-00.failed").exists()
 
 
 def test_no_two_jobs_have_one_device(tmp_path):

@@ -41,7 +41,7 @@ print(workflow._run_snakemake([sys.executable, "-c", sys.argv[1]], Path(sys.argv
 @pytest.mark.parametrize(
     ("executor", "expected"),
     [
-        ("slurm", {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate"}),
+        ("slurm", {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "truncate", "SBATCH_SIGNAL": "USR1@90"}),
         ("local", {"SBATCH_OPEN_MODE": "truncate"}),
     ],
 )

@@ -21,7 +21,7 @@ from typing import IO
 from medpretrain3d.atomic import locked
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
-from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
+from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, requeue, signals
 from medpretrain3d.lines import print_line
 from medpretrain3d.study.record import RECORD, Record, is_complete, write_done, write_failed
 
@@ -29,6 +29,14 @@ INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.
 """Exit codes of programs that were told to end."""
 TASKS = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 """Variables of SLURM that say how many processes it started: one; a job with several GPUs starts the others itself."""
+
+
+class ProgramInterrupted(Interrupted):
+    """A program was told to end with this process, and has ended."""
+
+    def __init__(self, signum: int, code: int) -> None:
+        super().__init__(signum)
+        self.program_code = code
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -48,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
     path = options.record.absolute()
     os.chdir(options.folder)
     end_with_parent(signal.SIGTERM)
+    signal.signal(NOTICE, signal.SIG_DFL)  # which the engine ignores, so that it outlives it
     signals.take()
     signals.mode, signals.grace_s = "note", GRACE_S + 5
     try:
@@ -55,11 +64,19 @@ def main(args: Sequence[str] | None = None) -> int:
         with locked(path.with_suffix(".done")):
             return _run(record, path, environment_with(path.parent, options.gpus, options.devices))
     except Interrupted as ended:
-        print_line(f"{path.stem}: interrupted; the next call continues")
+        print_line(f"{path.stem}: interrupted; {_how_it_goes_on(ended)}")
         return 128 + ended.signum
     except UserError as error:
         print_line(f"error: {error}", to_stderr=True)
         return 2
+
+
+def _how_it_goes_on(ended: Interrupted) -> str:
+    """Have SLURM queue the job again after its notice, unless the program did, which says so by its exit code."""
+    program_code = ended.program_code if isinstance(ended, ProgramInterrupted) else None
+    if ended.signum != NOTICE or program_code == 128 + NOTICE:
+        return "the next call continues"
+    return requeue()
 
 
 def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
@@ -100,7 +117,7 @@ def run_program(words: list[str], log: IO[bytes], environment: dict[str, str] | 
     """Run a program to its end; it hears of the signals that this one gets, and ends with this one.
 
     Raises:
-        Interrupted: this process was told to end, and the program has ended.
+        ProgramInterrupted: this process was told to end, and the program has ended.
     """
     program = subprocess.Popen(
         words,
@@ -124,7 +141,10 @@ def run_program(words: list[str], log: IO[bytes], environment: dict[str, str] | 
     finally:
         signals.listeners.remove(pass_on)
         signals.before_exit.remove(program.kill)
-    signals.check()
+    try:
+        signals.check()
+    except Interrupted as ended:
+        raise ProgramInterrupted(ended.signum, code) from None
     return code
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.interruption import GRACE_S, end_with_parent, signals
+from medpretrain3d.interruption import GRACE_S, NOTICE, end_with_parent, signals
 from medpretrain3d.study.design import Resources
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import write_failed
@@ -31,9 +31,10 @@ CLUSTER_RETRIES = 3
 """How often a job of a cluster is submitted again that was killed, reached its time limit or lost its node; it goes on
 from its last checkpoint."""
 
-QUEUED_AGAIN = {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append"}
-"""What `sbatch` reads of jobs: SLURM queues one that is pre-empted or lost its node again. Options of sbatch count more
-(`slurm_extra`, `--slurm-no-requeue`). No notice: SLURM sends it to the shells around a run, too, which end of it."""
+QUEUED_AGAIN = {"SBATCH_REQUEUE": "1", "SBATCH_OPEN_MODE": "append", "SBATCH_SIGNAL": f"{NOTICE.name[3:]}@90"}
+"""What `sbatch` reads of jobs: SLURM queues one that is pre-empted or lost its node again, and 90 seconds before its
+time is up a run keeps its state and has itself queued again. Options of sbatch count more (`slurm_extra`,
+`--slurm-no-requeue`)."""
 
 
 @dataclass(frozen=True)
