@@ -59,8 +59,8 @@ def rights(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.mark.usefixtures("rights")
 def test_a_store_in_a_bucket_is_trained_on_and_nothing_tells_who_may_read_it(cube_store, tmp_path, capsys):
-    place = ["--data.store", "s3://bucket/cubes", "--run.root", str(tmp_path / "runs"), "--trainer.max_steps", "1"]
-    program.main(["fit", *TINY_PRETRAIN, *place, "--data.num_workers", "1", "--trainer.val_check_interval", "1"])
+    place = ["--data.store", "s3://bucket/cubes", "--run.root", str(tmp_path / "runs"), "--trainer.max_steps", "2"]
+    program.main(["fit", *TINY_PRETRAIN, *place, "--data.num_workers", "1", "--trainer.val_check_interval", "2"])
     for store, name in (("s3://bucket/cubes", "remote"), (str(cube_store), "local")):
         assert main(["targets", store, "--split", "test", "-o", str(tmp_path / f"{name}.json")]) == 0
     assert (tmp_path / "remote.json").read_bytes() == (tmp_path / "local.json").read_bytes()
