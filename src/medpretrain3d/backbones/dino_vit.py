@@ -125,24 +125,26 @@ class DinoViT(TokenBackbone):
         patch = self.patch_size if len(set(self.patch_size)) > 1 else self.patch_size[:1]
         return f"DinoViT-{self.width}x{len(self.blocks)}/{'x'.join(map(str, patch))}"
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
-        result: Tensor = self.patch_embed(image)
-        return result
-
-    def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
-        """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
-        return self.encode_at(tokens, grid, [len(self.blocks) - 1], keep_index)[0]
-
     def encode_at(
         self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
     ) -> list[Tensor]:
         """Return features behind each of some blocks, normalized by the last norm."""
+        return [x[:, self.num_prefix_tokens :] for x in self._run(tokens, grid, blocks, keep_index)]
+
+    def encode_with_class(self, tokens: Tensor, grid: Triple) -> tuple[Tensor, Tensor]:
+        """Return the class token (B, width) and the patch tokens (B, N, width), both through the last norm."""
+        (x,) = self._run(tokens, grid, [self.depth - 1])
+        return x[:, 0], x[:, self.num_prefix_tokens :]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Number of tokens before those of the patches: the class token and the registers."""
+        return 1 + (0 if self.register_tokens is None else self.register_tokens.shape[1])
+
+    def _run(
+        self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
+    ) -> list[Tensor]:
+        """Return all tokens (B, R + N_keep, width), those without a place first, behind each of some blocks."""
         x: Tensor = tokens
         prefix: Tensor = self.cls_token
         rotation: tuple[Tensor, ...] = ()
@@ -163,7 +165,7 @@ class DinoViT(TokenBackbone):
         for index, block in enumerate(self.blocks):
             x = self.run_block(block, x, *rotation)
             if index in blocks:
-                features.append(self.norm(x)[:, prefix.shape[1] :])
+                features.append(self.norm(x))
         return features
 
     def depth_groups(self) -> list[list[nn.Parameter]]:

@@ -122,14 +122,10 @@ class Primus(TokenBackbone):
         """Number of blocks."""
         return len(self.eva.blocks)
 
-    def embed(self, image: Tensor) -> Tensor:
-        """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
-        result: Tensor = self.down_projection(image)
-        return result
-
-    def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
-        """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
-        return self.encode_at(tokens, grid, [len(self.eva.blocks) - 1], keep_index)[0]
+    @property
+    def embedding(self) -> nn.Module:
+        """What maps an image to its tokens."""
+        return self.down_projection
 
     def encode_at(
         self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None

@@ -35,13 +35,20 @@ class TokenBackbone(Backbone):
     """Channels of a token."""
 
     @property
+    def embedding(self) -> nn.Module:
+        """What maps an image to its tokens: `patch_embed`, as timm calls it, unless a subclass has another."""
+        return self.get_submodule("patch_embed")
+
+    @property
     def depth(self) -> int:
-        """Number of blocks that `encode_at` counts; 0 where it hands out none."""
-        return 0
+        """Number of blocks that `encode_at` counts: the entries of `blocks`, 0 where there is no such list."""
+        blocks = self._modules.get("blocks")
+        return len(blocks) if isinstance(blocks, nn.ModuleList) else 0
 
     def embed(self, image: Tensor) -> Tensor:
         """Image (B, C, D, H, W) to patch tokens (B, N, width), each a function of its own voxels, without position."""
-        raise NotImplementedError("a TokenBackbone subclass implements embed")
+        result: Tensor = self.embedding(image)
+        return result
 
     def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
         """Add positions, drop what is not kept, and run the blocks.
@@ -54,7 +61,15 @@ class TokenBackbone(Backbone):
         Returns:
             (B, N_keep, width) in the order of `keep_index`; class or register tokens are not among them.
         """
-        raise NotImplementedError("a TokenBackbone subclass implements encode")
+        return self.encode_at(tokens, grid, [self.depth - 1], keep_index)[0]
+
+    def encode_with_class(self, tokens: Tensor, grid: Triple) -> tuple[Tensor, Tensor]:
+        """Return what stands for the whole image (B, width), and what `encode` gives for all tokens (B, N, width).
+
+        The first is the class token; the mean over the tokens in a transformer without one.
+        """
+        features = self.encode(tokens, grid)
+        return features.float().mean(dim=1), features
 
     def sharded_blocks(self) -> list[nn.Module]:
         """Return the transformer blocks."""

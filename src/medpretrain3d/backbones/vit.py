@@ -100,20 +100,6 @@ class ViT(TokenBackbone):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(initialize)
 
-    @property
-    def depth(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    def embed(self, image: Tensor) -> Tensor:
-        """Map an image (B, C, D, H, W) to patch tokens (B, N, width), without position."""
-        result: Tensor = self.patch_embed(image)
-        return result
-
-    def encode(self, tokens: Tensor, grid: Triple, keep_index: Tensor | None = None) -> Tensor:
-        """Return tokens (B, N, width) on a grid to features (B, N_keep, width) of those kept."""
-        return self.encode_at(tokens, grid, [len(self.blocks) - 1], keep_index)[0]
-
     def encode_at(
         self, tokens: Tensor, grid: Triple, blocks: Sequence[int], keep_index: Tensor | None = None
     ) -> list[Tensor]:
