@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage_cli import StageCLI
 from medpretrain3d.loading.case_labels import CaseLabelView as CaseLabelView  # what is imported has a short name
+from medpretrain3d.loading.multi_crop import MultiCrop as MultiCrop  # the same
 from medpretrain3d.loading.object_view import ObjectView as ObjectView  # the same
 from pretrain.datamodule import PretrainData
 from pretrain.finalize import EncoderOfRun, finalize

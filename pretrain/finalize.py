@@ -55,9 +55,9 @@ class EncoderOfRun:
             **self.costs.known(),
         }
         card |= {"git_commit": git_sha(), "medpretrain3d": __version__, "config": self.config}
-        prefix = "backbone."
+        prefix = self.module.objective.encoder_prefix
         own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        architecture, detector = to_config(self.module.objective.backbone), self.module.detector_part(weights)
+        architecture, detector = to_config(self.module.objective.encoder), self.module.detector_part(weights)
         return write_encoder(folder, architecture, own, card, detector=detector)
 
 

@@ -104,8 +104,17 @@ class PretrainModule(Checked, L.LightningModule):
                 f"{type(self.objective).__name__}: got data.views {views.__name__}, wanted {' or '.join(wanted)}; set "
                 f"data.views to {wanted[0]}"
             )
-        check_patch(self.data.patch, self.objective.patch_stride)
+        for size in self.data.views.sizes(self.data.patch):
+            check_patch(size, self.objective.patch_stride)
         freeze(self.objective, self.optim)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Say where the run stands, to what changes over it."""
+        self.objective.at_step(self.global_step, self.trainer.max_steps)
+
+    def on_validation_start(self) -> None:
+        """Say it before a validation too, which may be made up before the first step of a run that goes on."""
+        self.objective.at_step(self.global_step, self.trainer.max_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return loss of one batch."""
@@ -134,7 +143,8 @@ class PretrainModule(Checked, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the encoder entry to the checkpoint, so that it can be read like an encoder file."""
         detector = self.objective.detector if isinstance(self.objective, DetectorPretraining) else None
-        checkpoint |= encoder_entry(self.objective.backbone, "objective", self.card(), detector)
+        prefix = f"objective.{self.objective.encoder_prefix}"
+        checkpoint |= encoder_entry(self.objective.encoder, "objective", self.card(), detector, prefix)
 
     def volumes_seen(self) -> VolumesSeen:
         """Return scans that the weights were trained on, here and before."""

@@ -68,10 +68,12 @@ class Probes(Checked, L.Callback):
         """Measure the features that the run starts from."""
         assert isinstance(module, PretrainModule)
         if trainer.global_step == 0:
-            backbone = module.objective.backbone.eval()
+            encoder = module.objective.encoder
+            was_training = encoder.training  # a teacher is not
+            encoder.eval()
             with torch.no_grad():
                 self.start = self._spread(module)
-            backbone.train()
+            encoder.train(was_training)
 
     def on_validation_batch_end(
         self,
@@ -158,7 +160,7 @@ class Probes(Checked, L.Callback):
 
     def _feature(self, module: PretrainModule, crop: Tensor) -> Tensor:
         """Return the coarsest map (C, d, h, w) of a crop."""
-        result: Tensor = module.objective.backbone(crop[None].to(module.device))[-1][0].float()
+        result: Tensor = module.objective.encoder(crop[None].to(module.device))[-1][0].float()
         return result
 
 

@@ -98,8 +98,10 @@ def test_options_in_their_earlier_spelling_are_read():
     assert load_recipe("classes: {sites: 1}") == {"classes": {"sites": 1}}
 
 
-def test_the_center_of_dino_is_read_from_a_checkpoint_of_before():
+@pytest.mark.parametrize("earlier", ["centre", "center"])
+def test_the_center_of_dino_is_read_from_a_checkpoint_of_before(earlier):
     objective = DINO(ResEnc("XXS"), num_prototypes=4, head_channels=(8,))
-    state = {name.replace("center", "centre"): value + 1 for name, value in objective.state_dict().items()}
+    state = {name.replace("center.mean", earlier): value + 1 for name, value in objective.state_dict().items()}
+    assert earlier in state
     objective.load_state_dict(state)
-    assert objective.center.tolist() == [1.0] * 4
+    assert objective.center.mean.tolist() == [1.0] * 4

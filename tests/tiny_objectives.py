@@ -32,7 +32,7 @@ from medpretrain3d.objectives import (
 )
 from medpretrain3d.registry import known_classes
 from tests.tiny import TINY_BACKBONES, tiny_backbone
-from tests.tiny_views import CONTRASTIVE, grid_and_targets, tiny_views, two_views
+from tests.tiny_views import CONTRASTIVE, grid_and_targets, multi_crop, tiny_views, two_views
 
 # Small patches (D, H, W) that hold at least two cells of the coarsest level, of Swin one.
 PATCHES: dict[str, tuple[int, int, int]] = {
@@ -98,6 +98,7 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
 }
 OF_VIEWS: dict[str, Callable[[str, int], dict[str, Any]]] = {
     "TwoViews": lambda name, seed: two_views(PATCHES[name], seed),
+    "MultiCrop": lambda name, seed: multi_crop(PATCHES[name], seed),
     "GridAndTargets": lambda name, seed: grid_and_targets(PATCHES[name], seed),
     "VolumePairs": lambda name, seed: paired_batch(name, seed),
     "LabeledView": lambda name, seed: labelled_batch(name, seed),

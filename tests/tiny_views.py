@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.objectives import DINO, ConsistentViews, SimCLR, VoCo
+from medpretrain3d.objectives import DINO, ConsistentViews, DINOv2, SimCLR, VoCo
 
 Triple = tuple[int, int, int]
 
@@ -16,6 +16,7 @@ CONTRASTIVE = {
     SimCLR: partial(SimCLR, projector_channels=(32, 16)),
     VoCo: partial(VoCo, projector_channels=(32, 32, 32)),
     DINO: partial(DINO, num_prototypes=32, head_channels=(32, 16)),
+    DINOv2: partial(DINOv2, num_prototypes=32, head_channels=(32, 16), temperature_warmup_steps=0),
     ConsistentViews: lambda backbone: ConsistentViews(
         backbone, 0.5, None if hasattr(backbone, "embed") else (4, 8, 8), projector_channels=(32, 16)
     ),
@@ -37,6 +38,13 @@ def two_views(shape: Triple, first_seed: int = 0, count: int = 2) -> dict[str, T
     return {"image": image, "affine": affine, "seed": torch.arange(first_seed, first_seed + count)}
 
 
+def multi_crop(shape: Triple, first_seed: int = 0, count: int = 2) -> dict[str, Tensor]:
+    """What MultiCrop gives: the two views, and two parts of the first, as wide as a token, as local crops."""
+    both = two_views(shape, first_seed, count)
+    local = [both["image"][:, 0, :, :, :8, start : start + 8] for start in (0, 8)]
+    return {**both, "local": torch.stack(local, dim=1)}
+
+
 def grid_and_targets(shape: Triple, first_seed: int = 0, count: int = 2) -> dict[str, Tensor]:
     """What GridAndTargets gives for a grid of 1 x 2 x 2 and one target per volume, two for the first."""
     d, h, w = shape
@@ -55,7 +63,10 @@ def grid_and_targets(shape: Triple, first_seed: int = 0, count: int = 2) -> dict
 
 def tiny_views(cls: type, shape: Triple, first_seed: int = 0) -> dict[str, Tensor]:
     """The batch that an objective of CONTRASTIVE is fed."""
-    return grid_and_targets(shape, first_seed) if cls is VoCo else two_views(shape, first_seed)
+    return MADE.get(cls, two_views)(shape, first_seed)
+
+
+MADE = {VoCo: grid_and_targets, DINOv2: multi_crop}
 
 
 def _smooth(shape: list[int] | Triple, first_seed: int, count: int) -> list[Tensor]:

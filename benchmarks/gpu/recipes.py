@@ -33,6 +33,7 @@ PUBLISHED = (
     "pretrain/slice_wise_resenc_l",
     "pretrain/classification_resenc_l",
     "pretrain/dino_primus_m",
+    "pretrain/dinov2_vit_l",
     "pretrain/consistent_views_primus_m",
     "pretrain/simmim_swin",
     "pretrain/simmim_vit_b",
@@ -163,6 +164,12 @@ def _two_views(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
     return {"image": _images((size, 2, 1, *patch)), "affine": affine, "seed": torch.arange(size)}
 
 
+def _multi_crop(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
+    """Local crops are half as long as global ones, rounded to what patches of 16 or less divide."""
+    d, h, w = (max(16, edge // 2 // 16 * 16) for edge in patch)
+    return {**_two_views(patch, size), "local": _images((size, 8, 1, d, h, w))}
+
+
 def _grid_and_targets(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
     share = torch.zeros(4, 16)
     share[:, [0, 1, 4, 5]] = 0.25
@@ -207,6 +214,7 @@ def _with_objects(patch: tuple[int, int, int], size: int) -> dict[str, Tensor]:
 BATCHES: dict[str, Callable[[tuple[int, int, int], int], dict[str, Tensor]]] = {
     "OneView": _one_view,
     "TwoViews": _two_views,
+    "MultiCrop": _multi_crop,
     "GridAndTargets": _grid_and_targets,
     "VolumePairs": _volume_pairs,
     "LabeledView": _labeled,

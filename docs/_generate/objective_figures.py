@@ -84,6 +84,20 @@ def draw_two_views() -> Figure:
     return figure
 
 
+def draw_multi_crop() -> Figure:
+    """Two global crops, of which one has hidden tokens, and where local ones lie."""
+    whole, first, second, (down, right) = _two_views()
+    hidden = np.kron(np.pad(np.ones((3, 4), bool), ((2, 6), (5, 2))), np.ones((4, 4), bool))
+    student = first.masked_fill(torch.from_numpy(hidden), 0.0)
+    figure = panels({"two global crops, local ones": whole, "student: hidden tokens": student, "teacher": second})
+    edge = first.shape[0]
+    outline(figure.axes[0], (0, 0, 0, 0, edge, edge), OBJECT, 2)
+    outline(figure.axes[0], (0, down, right, 0, down + edge, right + edge), CANDIDATE, 2)
+    for h, w in ((6, 8), (24, 30), (34, 12)):
+        outline(figure.axes[0], (0, h, w, 0, h + 16, w + 16), OTHER, 1.5)
+    return figure
+
+
 def draw_consistent_views() -> Figure:
     """Two views, of which the student sees the first in part."""
     whole, first, second, (down, right) = _two_views()
@@ -186,6 +200,11 @@ FIGURES: dict[str, tuple[Callable[[], Figure], str]] = {
     ),
     "SimCLR": (draw_two_views, VIEWS + "Each is to be known as the other's pair among all crops of the batch."),
     "DINO": (draw_two_views, VIEWS + "The student puts each into the class that the slow teacher gives the other."),
+    "DINOv2": (
+        draw_multi_crop,
+        "The student gives global and small local crops the class that the slow teacher gives another global crop, and "
+        "hidden tokens the one that the teacher, who sees them, gives them.",
+    ),
     "ConsistentViews": (
         draw_consistent_views,
         "The student sees a part of its view, restores the rest, and says what the teacher sees where both overlap.",

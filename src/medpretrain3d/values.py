@@ -74,6 +74,7 @@ Workers = Annotated[int, Ge(0), Le(1024)]
 Seed = Annotated[int, Ge(0), Le(2**32 - 1)]
 Positives = Annotated[tuple[Positive, Positive], Rising()]
 Shares = Annotated[tuple[Share, Share], Rising()]
+PositiveShares = Annotated[tuple[PositiveShare, PositiveShare], Rising()]
 OpenShares = Annotated[tuple[OpenShare, OpenShare], Rising()]
 Counts = Annotated[tuple[Count, Count], Rising()]
 

@@ -23,5 +23,5 @@ def test_the_help_says_type_default_and_meaning():
     text = " ".join(stage_help("pretrain").split())
     assert "--data.batch_size crops per process and step; a whole number >= 1; required" in text
     assert "--model.optim.lr Peak learning rate; a finite number >= 0; default 0.01" in text
-    assert "one of CaseClassification, ConsistentViews, DetectorPretraining, DINO, MAE" in text
+    assert "one of CaseClassification, ConsistentViews, DetectorPretraining, DINO, DINOv2, MAE" in text
     assert "mae_resenc_l" in text

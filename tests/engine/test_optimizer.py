@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medpretrain3d.backbones import Backbone, Level
+from medpretrain3d.backbones import Backbone, Level, Primus, ViT
 from medpretrain3d.engine.optimizer import OptimConfig, configure, freeze, lr_factor
 from medpretrain3d.errors import UserError
 
@@ -168,3 +168,46 @@ def test_a_warm_up_longer_than_the_run_is_refused():
 def test_options_for_an_encoder_need_one():
     with pytest.raises(UserError, match="for a model without a backbone"):
         configure(nn.Linear(2, 2), OptimConfig(layer_decay=0.7), 10)
+
+
+def test_weight_decay_follows_a_cosine_where_there_is_one_and_goes_on_from_a_checkpoint():
+    config = OptimConfig(warmup_steps=0, weight_decay=0.04, weight_decay_end=0.4, schedule="constant")
+
+    def made():
+        model = Model()
+        both = configure(model, config, 10)
+        return model, both["optimizer"], both["lr_scheduler"]["scheduler"]
+
+    def decays(optimizer):
+        return sorted({group["weight_decay"] for group in optimizer.param_groups})
+
+    _, optimizer, schedules = made()
+    found = [decays(optimizer)]
+    for _ in range(10):
+        optimizer.step()
+        schedules.step()
+        found.append(decays(optimizer))
+        if len(found) == 6:
+            state = schedules.state_dict(), optimizer.state_dict()
+    assert all(none == 0 for none, _ in found)  # biases are not decayed
+    assert [found[step][1] for step in (0, 5, 10)] == pytest.approx([0.04, 0.22, 0.4])
+    assert "weight_decays" not in state[0]
+    _, optimizer, schedules = made()
+    schedules.load_state_dict(state[0])
+    optimizer.load_state_dict(state[1])
+    assert decays(optimizer) == found[5]
+    schedules.step()
+    assert decays(optimizer) == found[6]
+
+
+@pytest.mark.parametrize("backbone", [ViT("XXS"), Primus("XXS")], ids=lambda one: type(one).__name__)
+def test_a_patch_embedding_has_a_rate_of_its_own(backbone):
+    model = Model()
+    model.backbone = backbone
+    config = OptimConfig(lr=1.0, warmup_steps=0, layer_decay=0.5, embed_lr_scale=0.2)
+    found = rates(configure(model, config, 10)["optimizer"])
+    assert [found[id(one)] for one in backbone.embedding.parameters()] == pytest.approx([0.2 * 0.5**3] * 2)
+    table = backbone.pos_embed if isinstance(backbone, ViT) else backbone.eva.pos_embed
+    assert found[id(table)] == pytest.approx(0.5**3)
+    with pytest.raises(UserError, match="no transformer over patches"):
+        configure(Model(), config, 10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.objectives import DINO, SimCLR, VoCo
+from medpretrain3d.objectives import DINO, DINOv2, SimCLR, VoCo
 from tests.tiny_objectives import PAIRS, TINY_OBJECTIVES, refusal, tiny_objective
 
 # Second examples of a family, whose gradients are a contract test.
@@ -13,8 +13,9 @@ VARIANTS = ("ResEnc anisotropic", "ResNet3D bottlenecks, dilated", "ViT anisotro
 TRAINED = [(cls, name) for cls, name in PAIRS if name not in VARIANTS and not refusal(cls, name)]
 
 # Instance norms leave the mean of the coarsest level almost the same for every crop, so convolutional networks take
-# more than thirty steps to tell unseen crops apart; and DINO's target moves with its teacher. They learn one batch.
-SAME_BATCH = (SimCLR, VoCo, DINO)
+# more than thirty steps to tell unseen crops apart; and the targets of DINO and DINOv2 move with their teachers. They
+# learn one batch.
+SAME_BATCH = (SimCLR, VoCo, DINO, DINOv2)
 
 
 @pytest.mark.parametrize(("cls", "name"), TRAINED, ids=[f"{cls.__name__} {name}" for cls, name in TRAINED])

@@ -12,7 +12,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from medpretrain3d.backbones import ViT
-from medpretrain3d.objectives import MAE, CaseClassification, ConsistentViews, MultiTalent, Objective, SparK
+from medpretrain3d.objectives import MAE, CaseClassification, ConsistentViews, DINOv2, MultiTalent, Objective, SparK
 from tests.tiny import tiny_backbone
 from tests.tiny_objectives import TINY_OBJECTIVES, default_backbone, refusal, tiny_objective
 
@@ -38,6 +38,17 @@ VARIANTS: dict[str, tuple[type[Objective], Any]] = {
     "ConsistentViews, a range": (
         ConsistentViews,
         lambda: ConsistentViews(tiny_backbone("ViT anisotropic"), (0.3, 0.8), projector_channels=(16, 8)),
+    ),
+    "DINOv2, a moving center": (
+        DINOv2,
+        lambda: DINOv2(
+            tiny_backbone("ViT anisotropic"),
+            32,
+            (32, 16),
+            centering="mean",
+            mask_probability=0.4,
+            mask_ratio=(0.1, 0.9),
+        ),
     ),
     "CaseClassification, weights": (
         CaseClassification,

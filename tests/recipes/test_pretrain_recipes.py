@@ -7,6 +7,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from medpretrain3d.backbones import read_encoder
 from medpretrain3d.store.store import Store
@@ -41,9 +42,17 @@ def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_
         task += ".detector.init_args"
         place += [f"{task}.num_classes", "1", "--model.init_from", "null"]
     small = [f"{task}.backbone.init_args.preset", "XXS"]
+    if recipe == "openkbp_dinov2":  # a transformer without presets, and crops of two sizes
+        sizes = {"width": 48, "depth": 2, "heads": 2}
+        small = [text for name, size in sizes.items() for text in (f"{task}.backbone.init_args.{name}", str(size))]
+        small += ["--data.views.init_args.local_patch", "[8,8,8]"]
     program.main(["fit", "--config", str(FOLDER / f"{recipe}.yaml"), *MINIATURE, *small, *place])
     (folder,) = tmp_path.glob("*/run")
-    card = read_encoder(folder / "encoder").card["pretraining"]
+    encoder = read_encoder(folder / "encoder")
+    of_checkpoint = read_encoder(folder / "checkpoints" / "last.ckpt")
+    assert encoder.weights.keys() == of_checkpoint.weights.keys()
+    assert all(torch.equal(of_checkpoint.weights[name], value) for name, value in encoder.weights.items())
+    card = encoder.card["pretraining"]
     assert card["steps"] == 2
     assert card["objective"]["class_path"].startswith("medpretrain3d.objectives.")
     assert (folder / "previews" / "step_0000002.png").stat().st_size > 0

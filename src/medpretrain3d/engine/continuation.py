@@ -255,9 +255,9 @@ def _shown(value: Any) -> str:
 
 
 class ContinuedSchedule(L.Callback):
-    """Sets the learning rate of the step with which a run goes on by the schedule of this sitting.
+    """Sets learning rate and weight decay of the step with which a run goes on by the schedule of this sitting.
 
-    A checkpoint holds the rate that the earlier length of the run gave; where the length is the same, so is the rate.
+    A checkpoint holds those that the earlier length of the run gave; where the length is the same, so are they.
     """
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -270,6 +270,7 @@ class ContinuedSchedule(L.Callback):
             for group, rate in zip(groups, now, strict=True):
                 group["lr"] = rate
             scheduler._last_lr = now
+            scheduler.set_weight_decay()
             if before != now:
                 rank_zero_print(
                     f"the schedule is that of a run of {trainer.max_steps} steps now: at step {step} the learning rate "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from medpretrain3d.backbones import Backbone
+from medpretrain3d.backbones import Backbone, TokenBackbone
 from medpretrain3d.engine.fused import stay_fused
 from medpretrain3d.errors import UserError
+from medpretrain3d.schedules import cosine
 from medpretrain3d.values import NonNegative, Positive, Share, ShareBelowOne, Whole, check_fields
 
 WARMUP_STEPS = 1_000
@@ -37,6 +37,8 @@ class OptimConfig:
     lr: NonNegative = 1e-2
     """Peak learning rate."""
     weight_decay: NonNegative = 3e-5
+    weight_decay_end: NonNegative | None = None
+    """To which a cosine leads from `weight_decay`."""
     momentum: Share = 0.9
     """Of SGD."""
     nesterov: bool = True
@@ -62,9 +64,11 @@ class OptimConfig:
     fresh_lr_scale: NonNegative = 1.0
     """Factor on that of all others outside of the encoder."""
     layer_decay: Positive = 1.0
-    """Factor per depth group of the encoder, counted from its output: the last group has it once, the first n times."""
+    """Factor per depth group from the encoder's output."""  # the last group has it once, the first n times
+    embed_lr_scale: NonNegative = 1.0
+    """Factor on that of a transformer's patch embedding."""
     frozen_groups: Whole = 0
-    """Depth groups of the encoder, counted from its input, that keep their weights."""
+    """Depth groups of the encoder that rest, from its input."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -104,7 +108,7 @@ def configure(
         {
             "params": parameters,
             "lr": config.lr * place.lr_scale,
-            "weight_decay": config.weight_decay if place.is_decayed else 0.0,
+            "weight_decay": weight_decay(0, config, num_steps, place.is_decayed),
         }
         for place, parameters in places.items()
     ]
@@ -118,8 +122,44 @@ def configure(
     factors: list[Callable[[int], float]] = [
         partial(lr_factor, config=config, num_steps=num_steps, is_encoder=place.is_encoder) for place in places
     ]
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    decays: list[Callable[[int], float]] = [
+        partial(weight_decay, config=config, num_steps=num_steps, is_decayed=place.is_decayed) for place in places
+    ]
+    scheduler = Schedules(optimizer, factors, decays)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class Schedules(torch.optim.lr_scheduler.LambdaLR):
+    """Learning rates, and the weight decay of the groups that are decayed.
+
+    Args:
+        optimizer: of the groups.
+        factors: on the peak rate of each group, functions of the step.
+        weight_decays: of each group, functions of the step.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        factors: list[Callable[[int], float]],
+        weight_decays: list[Callable[[int], float]],
+    ) -> None:
+        self.weight_decays = weight_decays
+        super().__init__(optimizer, factors)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Set what the next step takes."""
+        super().step(epoch)
+        self.set_weight_decay()
+
+    def set_weight_decay(self) -> None:
+        """Set the weight decay of the next step alone."""
+        for group, decay in zip(self.optimizer.param_groups, self.weight_decays, strict=True):
+            group["weight_decay"] = decay(self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the schedules stand; what they are follows from the recipe."""
+        return {name: value for name, value in super().state_dict().items() if name != "weight_decays"}
 
 
 def current_lr(optimizer: torch.optim.Optimizer) -> float:
@@ -164,9 +204,15 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool =
         return 1.0
     progress = min(1.0, (step - warmup_steps) / (num_steps - warmup_steps))
     if config.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
+        return cosine(1.0, 0.0, progress)
     result: float = (1 - progress) ** 0.9
     return result
+
+
+def weight_decay(step: int, config: OptimConfig, num_steps: int, is_decayed: bool = True) -> float:
+    """Return the weight decay at an optimiser step."""
+    last = config.weight_decay if config.weight_decay_end is None else config.weight_decay_end
+    return cosine(config.weight_decay, last, step / num_steps) if is_decayed else 0.0
 
 
 def _ramp(step: int, num_steps: int, config: OptimConfig) -> float:
@@ -184,6 +230,10 @@ class _Place(NamedTuple):
 
 def _places(model: nn.Module, config: OptimConfig, transferred: Collection[str]) -> dict[_Place, list[nn.Parameter]]:
     groups = _encoder_groups(model)
+    if config.embed_lr_scale != 1.0 and not _patch_embedding(model):
+        raise UserError(
+            f"optim.embed_lr_scale {config.embed_lr_scale}: the encoder is no transformer over patches; leave it out"
+        )
     if not groups and (config.sawtooth_steps or config.layer_decay != 1.0):
         raise UserError(
             "optim: got sawtooth_steps or layer_decay for a model without a backbone; leave them out, they speak of one"
@@ -193,6 +243,8 @@ def _places(model: nn.Module, config: OptimConfig, transferred: Collection[str])
         for index, group in enumerate(groups)
         for parameter in group
     }
+    for parameter in _patch_embedding(model) if config.embed_lr_scale != 1.0 else ():
+        scales[id(parameter)] *= config.embed_lr_scale
     places: dict[_Place, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -202,6 +254,13 @@ def _places(model: nn.Module, config: OptimConfig, transferred: Collection[str])
             place = _Place(is_encoder, scales.get(id(parameter), scale), parameter.ndim > 1)
             places.setdefault(place, []).append(parameter)
     return places
+
+
+def _patch_embedding(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the patch embedding, of a transformer over patches."""
+    backbone = getattr(model, "backbone", None)
+    encoder = backbone.encoder if isinstance(backbone, Backbone) else None
+    return list(encoder.embedding.parameters()) if isinstance(encoder, TokenBackbone) else []
 
 
 def _encoder_groups(model: nn.Module) -> list[list[nn.Parameter]]:

@@ -51,6 +51,10 @@ class Views(Configurable):
             UserError: says which setting, and what to use.
         """
 
+    def sizes(self, patch: Patch) -> tuple[Patch, ...]:
+        """Return the sizes (D, H, W) in voxels of the crops that a network is shown, given that of the recipe."""
+        return (patch,)
+
     def draw(self, reader: CropReader, order: CaseOrder, position: int, random: np.random.Generator) -> Sample:
         """Return the sample at a position."""
         raise NotImplementedError("a Views subclass implements draw")

@@ -5,6 +5,8 @@ from medpretrain3d.objectives.classification import CaseClassification
 from medpretrain3d.objectives.consistent_views import ConsistentViews
 from medpretrain3d.objectives.detector_pretraining import DetectorPretraining
 from medpretrain3d.objectives.dino import DINO
+from medpretrain3d.objectives.dino_v2 import DINOv2
+from medpretrain3d.objectives.gram_anchoring import GramAnchoring
 from medpretrain3d.objectives.mae import MAE
 from medpretrain3d.objectives.models_genesis import ModelsGenesis
 from medpretrain3d.objectives.multi_talent import MultiTalent
@@ -23,7 +25,9 @@ __all__ = [
     "Batch",
     "CaseClassification",
     "ConsistentViews",
+    "DINOv2",
     "DetectorPretraining",
+    "GramAnchoring",
     "ModelsGenesis",
     "MultiTalent",
     "Objective",

@@ -81,6 +81,8 @@ class Objective(Configurable, nn.Module):
     backbone: Backbone
     paradigm: ClassVar[Paradigm]
     """The family that studies compare; the method is the name of the class."""
+    encoder_prefix: ClassVar[str] = "backbone."
+    """Before the names of the weights that become the encoder file."""
     views: ClassVar[tuple[str, ...]] = ()
     """Names of the classes of `data.views` it can be fed by; empty for any."""
     tiny: ClassVar[Mapping[str, Any]] = {}
@@ -104,6 +106,21 @@ class Objective(Configurable, nn.Module):
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""
         return network_parts(self)
+
+    @property
+    def encoder(self) -> Backbone:
+        """The backbone that a run hands on; the trained one, unless `encoder_prefix` names another."""
+        found = self.get_submodule(self.encoder_prefix.removesuffix("."))
+        assert isinstance(found, Backbone)
+        return found
+
+    def at_step(self, step: int, num_steps: int) -> None:
+        """Say where the run stands, before every step and every validation: schedules are functions of it.
+
+        Args:
+            step: steps of the optimizer that are made.
+            num_steps: of the whole run.
+        """
 
     def after_load(self) -> None:
         """Reset copies of the backbone to its weights, after it has received them from a file."""

@@ -127,6 +127,11 @@ class DetectorPretraining(Objective):
         if self.beside is not None:
             self.beside.after_load()
 
+    def at_step(self, step: int, num_steps: int) -> None:
+        """Say to the objective beside where the run stands."""
+        if self.beside is not None:
+            self.beside.at_step(step, num_steps)
+
     def after_step(self) -> None:
         """Update averages that the objective beside keeps."""
         if self.beside is not None:

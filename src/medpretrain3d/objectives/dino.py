@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import torch
-import torch.nn.functional as F
 from annotated_types import MinLen
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.objectives.alignment import view_pictures
 from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, seeds_of_views
-from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
+from medpretrain3d.objectives.projector import pool, refuse_branches
+from medpretrain3d.objectives.prototypes import MovingCenter, PrototypeHead, distillation, entropy
 from medpretrain3d.objectives.teacher import Teacher
-from medpretrain3d.precision.mixed import in_fp32
-from medpretrain3d.processes import mean_over_processes
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.values import Channels, Positive, Rows, Share
 
@@ -70,22 +68,18 @@ class DINO(Objective):
         self.backbone = backbone
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
-        self.center_momentum = center_momentum
         self.patch_stride = backbone.levels[-1].stride
-        self.head = PrototypeHead(backbone.levels[-1].channels, head_channels, num_prototypes)
+        self.head = _PooledHead(backbone.levels[-1].channels, head_channels, num_prototypes)
         self.teacher = Teacher(self._student(), momentum)
-        self.center: Tensor
-        self.register_buffer("center", torch.zeros(num_prototypes))
-        self._seen: list[Tensor] = []  # means of the teacher's outputs since the last step of the optimiser
-        self._has_center: bool | None = False  # None until somebody looks at one that was loaded
+        self.center = MovingCenter(num_prototypes, center_momentum)
 
     def _student(self) -> nn.Module:
         return nn.Sequential(self.backbone, self.head)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if f"{prefix}centre" in state_dict:  # as checkpoints of 0.1.0 call it
-            state_dict[f"{prefix}center"] = state_dict.pop(f"{prefix}centre")
-        self._has_center = None
+        for earlier in ("centre", "center"):  # as checkpoints of 0.1.0, and of before it was a module, call it
+            if f"{prefix}{earlier}" in state_dict:
+                state_dict[f"{prefix}center.mean"] = state_dict.pop(f"{prefix}{earlier}")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def after_load(self) -> None:
@@ -95,17 +89,7 @@ class DINO(Objective):
     def after_step(self) -> None:
         """The teacher and the centre of its outputs follow."""
         self.teacher.follow(self._student())
-        if self._seen:
-            mean = mean_over_processes(torch.stack(self._seen).mean(dim=0))
-            self.center.lerp_(mean, 1 - self.center_momentum if self.has_center() else 1.0)
-            self._has_center = True
-            self._seen.clear()
-
-    def has_center(self) -> bool:
-        """Return whether there was a step before; noted, since asking the device for it would be waiting for it."""
-        if self._has_center is None:
-            self._has_center = bool(self.center.any())
-        return self._has_center
+        self.center.after_step()
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, 2, C, D, H, W), `affine` (B, 2, 3, 4) to the loss; in validation, pictures of both views."""
@@ -113,11 +97,7 @@ class DINO(Objective):
         with sample_seeds(seeds_of_views(batch["seed"], 2)):
             student = self.head(self.backbone(views))  # (2 B, K)
         teacher = self.teacher(views)
-        if self.training:
-            self._seen.append(teacher.mean(dim=0))
-        # Before the first step there is no centre yet; without one, all samples would begin in one class.
-        center = self.center if self.has_center() else mean_over_processes(teacher.mean(dim=0))
-        target = F.softmax((teacher - center) / self.teacher_temperature, dim=1)
+        target = self.center(teacher, self.teacher_temperature)
         other_view = torch.cat(target.chunk(2)[::-1])
         loss = distillation(student / self.student_temperature, other_view)
         mean = target.mean(dim=0)
@@ -125,34 +105,8 @@ class DINO(Objective):
         return ObjectiveOutput(loss, logs, {} if self.training else view_pictures(batch))
 
 
-class PrototypeHead(nn.Module):
-    """Features to the cosines with K prototypes, which are rows of length 1, in fp32.
+class _PooledHead(PrototypeHead):
+    """The same of the coarsest of some maps, averaged over space."""
 
-    Args:
-        in_channels: of the features' coarsest level, which is averaged over space.
-        channels: outputs of the linear maps up to the bottleneck.
-        num_prototypes: K.
-    """
-
-    def __init__(self, in_channels: int, channels: tuple[int, ...], num_prototypes: int) -> None:
-        super().__init__()
-        self.projector = Projector(in_channels, channels)
-        self.prototypes = nn.Parameter(torch.empty(num_prototypes, channels[-1]))
-        nn.init.trunc_normal_(self.prototypes, std=0.02)
-
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Return one map per level to (B, K)."""
-        bottleneck = self.projector(pool(features[-1]))
-        with in_fp32(bottleneck.device):
-            return F.normalize(bottleneck.float(), dim=1) @ F.normalize(self.prototypes, dim=1).T
-
-
-def distillation(student: Tensor, target: Tensor) -> Tensor:
-    """Cross entropy of the student's logits (B, K) under the teacher's shares (B, K) (Caron et al., 2021, eq. 2)."""
-    return -(target * F.log_softmax(student.float(), dim=1)).sum(dim=1).mean()
-
-
-def entropy(share: Tensor) -> Tensor:
-    """Compute the entropy in nats over the last axis; ln K where all are alike."""
-    result: Tensor = torch.special.entr(share).sum(dim=-1)
-    return result
+    def forward(self, features: list[Tensor]) -> Tensor:  # type: ignore[override]  # what a backbone gives
+        return super().forward(pool(features[-1]))

@@ -54,11 +54,7 @@ class MaskedReconstruction(Objective):
         if loss_on not in ("hidden", "all"):
             raise UserError(f"{task}: got loss_on '{loss_on}', wanted hidden or all")
         if isinstance(backbone, TokenBackbone):
-            if not backbone.embeds_patches_alone:
-                raise UserError(
-                    f"{task}: got {type(backbone).__name__} with an embedding whose tokens see beyond their patches, "
-                    "so that what is hidden would be seen; leave its `embedding` out"
-                )
+            require_own_patches(task, backbone)
             require_whole(task, mask_block, backbone.patch_size, "the patch of the transformer")
         self.backbone = backbone
         self.mask_ratio = (low, high)
@@ -150,6 +146,19 @@ def visible_index(hidden: Tensor, device: torch.device | None = None) -> Tensor:
     """
     _, index = (~hidden.flatten(1).cpu().numpy()).nonzero()
     return torch.from_numpy(index).reshape(len(hidden), -1).to(device, non_blocking=True)
+
+
+def require_own_patches(task: str, backbone: TokenBackbone) -> None:
+    """Refuse an embedding that mixes patches, as that of PrimusV2.
+
+    Raises:
+        UserError: says what to leave out.
+    """
+    if not backbone.embeds_patches_alone:
+        raise UserError(
+            f"{task}: got {type(backbone).__name__} with an embedding whose tokens see beyond their patches, "
+            "so that what is hidden would be seen; leave its `embedding` out"
+        )
 
 
 def require_whole(task: str, block: Triple, stride: Triple, whose: str) -> None:

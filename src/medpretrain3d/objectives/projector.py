@@ -23,24 +23,31 @@ def pool_levels(features: list[Tensor]) -> Tensor:
 
 
 class Projector(nn.Sequential):
-    """Linear maps with a ReLU between them: (..., in_channels) to (..., channels[-1]).
+    """Linear maps with a non-linearity between them: (..., in_channels) to (..., channels[-1]).
 
-    A layer norm may stand before each ReLU where papers have a batch norm: it says the same of one sample whatever
+    A layer norm may stand before each of these where papers have a batch norm: it says the same of one sample whatever
     the batch and the number of processes.
 
     Args:
         in_channels: of the features.
         channels: of each linear map's output.
         with_norm: whether there are layer norms.
+        activation: the class of what stands between.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], with_norm: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        with_norm: bool = False,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
         widths = [in_channels, *channels]
         layers: list[nn.Module] = []
         for index, (before, width) in enumerate(pairwise(widths)):
             if index:
                 layers += [nn.LayerNorm(before)] if with_norm else []
-                layers.append(nn.ReLU(inplace=True))
+                layers.append(nn.ReLU(inplace=True) if activation is nn.ReLU else activation())
             layers.append(nn.Linear(before, width))
         super().__init__(*layers)
 

@@ -112,6 +112,10 @@ def batch_of(data: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
     if name == "TwoViews":
         affine, overlap = torch.empty(size, 2, 3, 4, device=META), torch.empty(size, 2, 6, device=META)
         return {**batch, "image": images(size, 2), "affine": affine, "overlap": overlap}
+    if name == "MultiCrop":
+        d, h, w = _given(options, "local_patch", (48, 48, 48))
+        local = torch.empty(size, int(options.get("num_local", 8)), channels, d, h, w, device=META)
+        return {**batch, "image": images(size, 2), "local": local, "affine": torch.empty(size, 2, 3, 4, device=META)}
     if name == "VolumePairs":
         return {**batch, "image": images(size, 2)}
     if name == "GridAndTargets":

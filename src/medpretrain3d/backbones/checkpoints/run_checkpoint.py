@@ -19,7 +19,11 @@ KEY = "encoder"
 
 
 def encoder_entry(
-    backbone: Backbone, owner: str, card: Mapping[str, Any], detector: Configurable | None = None
+    backbone: Backbone,
+    owner: str,
+    card: Mapping[str, Any],
+    detector: Configurable | None = None,
+    prefix: str | None = None,
 ) -> dict[str, Any]:
     """Build the encoder entry that a stage adds to its checkpoints, plain data.
 
@@ -28,10 +32,12 @@ def encoder_entry(
         owner: what holds it there, `objective` or `detector`.
         card: as in an encoder file.
         detector: what holds the backbone, or what the objective holds beside it, if that is a detector.
+        prefix: of the names of its weights, where the owner holds them elsewhere than in its `backbone`.
     """
     architecture = to_config(backbone)
     plugins = plugins_in([architecture, card.get("preprocessing")])
-    entry = {"prefix": f"{owner}.backbone.", "architecture": architecture, "plugins": plugins, "card": dict(card)}
+    place = prefix or f"{owner}.backbone."
+    entry = {"prefix": place, "architecture": architecture, "plugins": plugins, "card": dict(card)}
     if detector is not None:
         entry["detector"] = {
             "prefix": "detector." if owner == "detector" else f"{owner}.detector.",
