@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
@@ -42,6 +43,7 @@ class PlainConv(Backbone):
         channels: of each stage.
         convs: convolutions of each stage.
         negative_slope: of the activation: 0 is nnDetection's ReLU, 0.01 the LeakyReLU of nnU-Net.
+        pool: what takes the stride of a stage: its first convolution (`stride`), or max pooling before it (`max`).
 
     Raises:
         UserError: an unknown preset, or sizes, strides or kernels that do not count one per stage.
@@ -67,6 +69,7 @@ class PlainConv(Backbone):
         channels: Sequence[Channels] | None = None,
         convs: Sequence[Layers] | None = None,
         negative_slope: NonNegative = 0.0,
+        pool: Literal["stride", "max"] = "stride",
     ) -> None:
         super().__init__()
         widths, depths = stage_widths("PlainConv", PRESETS, preset, channels, convs)
@@ -76,11 +79,13 @@ class PlainConv(Backbone):
         self.checkpointing = checkpointing
         self.depths = depths
         self.levels = stage_levels(widths, stage_strides)
+        self.pools = stage_strides if pool == "max" else [(1, 1, 1)] * len(widths)
+        conv_strides = [(1, 1, 1)] * len(widths) if pool == "max" else stage_strides
         # Each stack stands in a sequence of its own because the published names count it: `stages.0.0.convs`.
         self.stages = nn.ModuleList(
             nn.Sequential(ConvStack(before, width, depth, kernel, stride, negative_slope))
             for before, width, depth, kernel, stride in zip(
-                (in_channels, *widths), widths, depths, stage_kernels, stage_strides, strict=False
+                (in_channels, *widths), widths, depths, stage_kernels, conv_strides, strict=False
             )
         )
 
@@ -89,7 +94,7 @@ class PlainConv(Backbone):
         self.check_input(image)
         features = []
         x = image
-        for stage in self.stages:
-            x = self.run_block(stage, x)
+        for stage, pool in zip(self.stages, self.pools, strict=True):
+            x = self.run_block(stage, x if pool == (1, 1, 1) else F.max_pool3d(x, pool))
             features.append(x)
         return features

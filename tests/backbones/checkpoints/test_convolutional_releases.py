@@ -193,3 +193,54 @@ def test_a_mednext_is_told_by_its_blocks_and_expansions(tmp_path):
     torch.save({"state_dict": weights}, tmp_path / "less.ckpt")
     with pytest.raises(UserError, match="1 tensors missing"):
         read_encoder(tmp_path / "less.ckpt")
+
+
+def amaes_features(weights: dict[str, Tensor], volume: Tensor) -> list[Tensor]:
+    """Of an image (B, 1, R, A, S), as the published encoder computes them; maps in (R, A, S)."""
+    features, x = [], volume
+    for stage in ("in_conv", "encoder_conv1", "encoder_conv2", "encoder_conv3", "encoder_conv4"):
+        x = F.max_pool3d(x, 2) if features else x
+        for layer in ("conv1", "conv2"):
+            conv, norm = ([weights[f"{stage}.{layer}.{part}.{kind}"] for kind in ("weight", "bias")] for part in PARTS)
+            x = F.leaky_relu(F.instance_norm(F.conv3d(x, *conv, padding=1), weight=norm[0], bias=norm[1]), 0.01)
+        features.append(x)
+    return features
+
+
+PARTS = ("conv", "norm")
+
+
+@pytest.mark.parametrize("prefix", ["encoder.", "model._orig_mod.encoder."])
+def test_the_unet_of_amaes_pools_and_is_turned_exactly(tmp_path, prefix):
+    generator = torch.Generator().manual_seed(0)
+    theirs: dict[str, Tensor] = {}
+    for before, stage in enumerate(("in_conv", *(f"encoder_conv{index}" for index in range(1, 5)))):
+        width = 2 * 2**before
+        for layer, channels in (("conv1", 1 if not before else width // 2), ("conv2", width)):
+            theirs[f"{stage}.{layer}.conv.weight"] = torch.randn(width, channels, 3, 3, 3, generator=generator) / 5
+            for part, kind in (("conv", "bias"), ("norm", "weight"), ("norm", "bias")):
+                theirs[f"{stage}.{layer}.{part}.{kind}"] = torch.randn(width, generator=generator)
+    decoder = {"rec_head.decoder_conv1.conv1.conv.weight": torch.zeros(2, 2, 3, 3, 3)}
+    rest = {prefix.replace("encoder.", name): value for name, value in decoder.items()}
+    torch.save({"state_dict": {f"{prefix}{name}": value for name, value in theirs.items()} | rest}, tmp_path / "u.pth")
+    encoder = read_encoder(tmp_path / "u.pth")
+    assert encoder.format == "AMAES checkpoint"
+    assert encoder.architecture["init_args"]["channels"] == [2, 4, 8, 16, 32]
+    assert encoder.card["preprocessing"]["spacing_mm"] == [1.0, 1.0, 1.0]
+    assert sum(encoder.unused.values()) == 1
+    backbone = from_config(encoder.architecture).double().eval()
+    report = load_encoder(backbone, encoder)
+    assert report.matched == report.total == len(theirs)
+    volume, turn = image(32, 64, 32).double(), turn_from("RAS")
+    wanted = amaes_features({name: value.double() for name, value in theirs.items()}, volume)
+    with torch.no_grad():
+        for ours, feature in zip(backbone(turn.volume(volume)), wanted, strict=True):
+            assert (ours - turn.volume(feature)).abs().max() < 1e-6 * feature.abs().max()
+    less = {f"{prefix}{name}": value for name, value in theirs.items() if "encoder_conv4.conv2.norm.bias" not in name}
+    torch.save(less, tmp_path / "less.pth")
+    with pytest.raises(UserError, match="1 tensors missing"):
+        read_encoder(tmp_path / "less.pth")
+    residual = {f"{prefix}encoder_conv1.downsample_skip.0.weight": torch.zeros(4, 2, 1, 1, 1)}
+    torch.save({f"{prefix}{name}": value for name, value in theirs.items()} | residual, tmp_path / "residual.pth")
+    with pytest.raises(UserError, match="residual"):
+        read_encoder(tmp_path / "residual.pth")

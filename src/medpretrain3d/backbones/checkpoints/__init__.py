@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medpretrain3d.backbones.checkpoints.amaes import AMAES, read_amaes
 from medpretrain3d.backbones.checkpoints.brainiac import BRAINIAC, read_brainiac
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
 from medpretrain3d.backbones.checkpoints.colipri import COLIPRI, read_colipri
@@ -85,6 +86,7 @@ for _reader in (
     read_stu_net,
     read_monai_vit,
     read_mednext,
+    read_amaes,
     read_swin_unetr,
     read_genesis,
     read_medicalnet,
@@ -95,7 +97,7 @@ for _reader in (
 
 RELEASES: tuple[Release, ...] = (
     *(CT_FM, VISTA3D, COLIPRI, FLEXICT, SPECTRE, VOXELFM, THREE_DINO, TAP_CT),
-    *(MERLIN, STU_NET, SEGVOL, BRAINIAC, BRAIN_SEG_FOUNDER),
+    *(MERLIN, STU_NET, SEGVOL, BRAINIAC, BRAIN_SEG_FOUNDER, AMAES),
 )
 """Published weights of which more is known than their files say, in the order of docs/checkpoints.md."""
 
