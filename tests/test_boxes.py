@@ -157,11 +157,11 @@ def test_overlaps_of_boxes_that_train_have_gradients():
     assert boxes.grad.isfinite().all()
 
 
-def test_a_thousand_random_cases_as_in_monai():
+def test_random_cases_as_in_monai():
     from monai.data import box_utils
 
     random = torch.Generator().manual_seed(6)
-    for seed in range(1000):
+    for seed in range(200):
         n, m = torch.randint(1, 90, (2,), generator=random).tolist()
         a, b = random_boxes(n, seed, 30), random_boxes(m, seed + 5000, 30)
         torch.testing.assert_close(box_iou(a, b), box_utils.box_iou(a, b), rtol=0, atol=1e-6)

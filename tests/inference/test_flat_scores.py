@@ -191,11 +191,17 @@ class Noisy(Oracle):
 
 
 def volume_of(box):
-    return float(np.prod([max(0.0, box[a + 3] - box[a]) for a in range(3)]))
+    return shared(box, box)
 
 
 def shared(a, b):
-    return float(np.prod([max(0.0, min(a[k + 3], b[k + 3]) - max(a[k], b[k])) for k in range(3)]))
+    volume = 1.0
+    for k in range(3):
+        edge = min(a[k + 3], b[k + 3]) - max(a[k], b[k])
+        if edge <= 0:
+            return 0.0
+        volume *= float(edge)
+    return volume
 
 
 def iou(a, b):

@@ -22,8 +22,10 @@ SAME_BATCH = (SimCLR, VoCo, DINO, DINOv2)
 def test_thirty_steps_lower_the_loss(cls, name):
     objective = tiny_objective(cls, name)
     optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    losses = []
+    losses: list[float] = []
     for step in range(30):
+        if step == 15 and is_lower(losses):  # as most are
+            break
         batch = TINY_OBJECTIVES[cls].batch(name, 0 if cls in SAME_BATCH else 2 * step)
         loss = objective(batch).loss
         optimizer.zero_grad()
@@ -31,4 +33,8 @@ def test_thirty_steps_lower_the_loss(cls, name):
         optimizer.step()
         objective.after_step()
         losses.append(loss.item())
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert is_lower(losses)
+
+
+def is_lower(losses: list[float]) -> bool:
+    return sum(losses[-5:]) < 0.9 * sum(losses[:5])
