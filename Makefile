@@ -7,7 +7,7 @@ DATASET ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-cluster docs pretrain finetune bench bench-gpu format clean
+.PHONY: help install demo smoke test types unit-tests test-cluster docs pretrain finetune bench bench-gpu format clean
 
 help:  ## print this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,8 +38,13 @@ smoke: .venv/installed  ## the same chain at toy size (1 minute)
 test: .venv/installed  ## lint, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going types unit-tests
+
+types:
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2
+
+unit-tests:
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-cluster: .venv/installed  ## tests on a SLURM of its own, which it installs (as root, on Debian), starts and stops (4 minutes)
 	$(BIN)/python -m tests.cluster.own_slurm $(BIN)/python -m pytest -m cluster -n 2 -rs tests/cluster $(ARGS)
