@@ -40,10 +40,10 @@ test: .venv/installed  ## lint, types and tests
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going types unit-tests
 
-types:
+types: .venv/installed
 	$(BIN)/mypy
 
-unit-tests:
+unit-tests: .venv/installed
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-cluster: .venv/installed  ## tests on a SLURM of its own, which it installs (as root, on Debian), starts and stops (4 minutes)
