@@ -134,7 +134,7 @@ def test_an_empty_tile_that_was_not_run_is_not_counted_as_blind():
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_predict_equals_a_brute_force_merging_of_the_definition(data):
     """Random tile grids, ensembles, mirrored views and noisy scores."""
