@@ -132,7 +132,8 @@ def default_backbone(cls: type[Objective], *liked: str) -> str:
 def refusal(cls: type[Objective], name: str) -> str:
     """Why an objective does not take a backbone; empty where it does."""
     try:
-        tiny_objective(cls, name)
+        with torch.device("meta"):
+            tiny_objective(cls, name)
     except UserError as error:
         return str(error)
     return ""
