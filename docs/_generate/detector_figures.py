@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from _generate.figures import CANDIDATE, OBJECT, OTHER, PATCH, outline, panels, phantom_crop, slice_axes
-from medpretrain3d.boxes import box_center
-from medpretrain3d.detection import AnchorGrid, ATSSMatcher, CenterSampling, PointGrid, SetLoss
+from medpretrain3d.boxes import Targets, box_center
+from medpretrain3d.detection import AnchorGrid, ATSSMatcher, BallTarget, CenterSampling, PointGrid, SetLoss
+from medpretrain3d.detection.heat_targets import heat_maps
 from medpretrain3d.detection.set_loss import UnitTargets, to_unit
 
 STRIDES = [(4, 4, 4), (8, 8, 8)]
@@ -69,6 +70,19 @@ def draw_points() -> Figure:
     return figure
 
 
+def draw_heat_map() -> Figure:
+    """The nodule, and the target of the map beside it."""
+    crop = phantom_crop()
+    shape = (PATCH[0] // 2, PATCH[1] // 2, PATCH[2] // 2)
+    targets = Targets(torch.tensor([crop.box]).float(), torch.tensor([0]))
+    heat = heat_maps([targets], shape, (2, 2, 2), (1.0, 1.0, 1.0), 1, BallTarget(radius_mm=12.0)).heat.view(shape)
+    for axis in range(3):
+        heat = heat.repeat_interleave(2, dim=axis)
+    figure = panels({"object": crop.image, "target of the map, stride 2": 2 * heat - 1}, crop.slice)
+    outline(figure.axes[0], np.array(crop.box) - 0.5, OBJECT, 2)
+    return figure
+
+
 def draw_queries() -> Figure:
     """Queries, and the one that the Hungarian matching gives to the object."""
     figure, ax, crop = slice_axes("one query is given to the object")
@@ -96,6 +110,10 @@ FIGURES: dict[str, tuple[Callable[[], Figure], str]] = {
     "FCOS": (
         draw_points,
         "Cells near the center of the nodule (cyan) predict the distances to its six sides (red; here four of them).",
+    ),
+    "HeatMap": (
+        draw_heat_map,
+        "The map to be learned: 1 at the center of the nodule, falling to 0 at the radius of a ball (here 12 voxels).",
     ),
     "DeformableDETR": (
         draw_queries,

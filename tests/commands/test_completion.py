@@ -30,7 +30,7 @@ def script(tmp_path_factory):
     [
         ("pretr", "pretrain"),
         ("predict --ove", "--overlap"),
-        ('predict --merge ""', "nms wbc"),
+        ('predict --merge ""', "nms wbc distance"),
         ("finetune --config luna16_", "luna16_from_pn9"),
         ("pretrain --model.objective Sim", "SimCLR SimMIM"),
         ("pretrain --trainer.max_s", "--trainer.max_steps"),

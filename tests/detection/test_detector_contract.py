@@ -15,7 +15,9 @@ from medpretrain3d.detection import (
     Denoising,
     Detector,
     FocalLoss,
+    GaussianTarget,
     HardNegativeBCE,
+    HeatMap,
     IoUMatcher,
     NearestPoints,
     OneToMany,
@@ -86,6 +88,8 @@ OPTIONS = [
     (RetinaUNet, {"segmentation": "foreground"}),
     (FCOS, {"num_levels": 1, "matcher": NearestPoints(ignore_ratio=3), "box_loss": "diou"}),
     (FCOS, {"first_level": 1, "classification": HardNegativeBCE()}),
+    (HeatMap, {"regression": "none", "target": GaussianTarget(), "hardest_share": 1.0}),
+    (HeatMap, {"regression": "box", "first_level": 2, "head_convs": 0}),
     (DeformableDETR, {"auxiliary": Denoising(groups=2)}),
     (DeformableDETR, {"auxiliary": OneToMany(num_queries=8, repeats=2)}),
     (DeformableDETR, {"num_levels": 1, "decoder_layers": 1, "criterion": SetLoss(l1_weight=1.0)}),
@@ -198,6 +202,7 @@ def test_description_and_weights_rebuild_the_detector(detector):
     options = {
         RetinaUNet: {"classification": HardNegativeBCE(anchors_per_image=8), "nms_iou": 0.3},
         FCOS: {"matcher": NearestPoints(num_points=3)},
+        HeatMap: {"target": GaussianTarget(sigma_mm=3.0), "regression": "box", "spacing_mm": (2.0, 1.0, 1.0)},
         DeformableDETR: {"auxiliary": Denoising(groups=2), "criterion": SetLoss(class_cost=1.0)},
     }.get(detector, {})
     model = make(detector, strides=ANISOTROPIC, **options)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, DeformableDETR, Detector, HeatMap, RetinaNet, RetinaUNet
 from medpretrain3d.randomness import sample_seeds
 from tests.host_waits import DEVICE, CountingDevice
 from tests.tiny_detectors import tiny_detector
 
 SHAPE = (24, 16, 32)
-WAITS = {RetinaNet: 3, RetinaUNet: 3, FCOS: 2, DeformableDETR: 2}
+WAITS = {RetinaNet: 3, RetinaUNet: 3, FCOS: 2, DeformableDETR: 2, HeatMap: 2}
 """For targets that are on the device, to know which predictions are finite, and of `HardNegativeBCE` for its counts."""
 
 

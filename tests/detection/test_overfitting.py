@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, Denoising, FocalLoss, RetinaNet, RetinaUNet
+from medpretrain3d.detection import (
+    FCOS,
+    AnchorGrid,
+    BallTarget,
+    DeformableDETR,
+    Denoising,
+    FocalLoss,
+    HeatMap,
+    RetinaNet,
+    RetinaUNet,
+)
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.phantom import make_case
 from medpretrain3d.store.intensity import Window
@@ -36,6 +46,7 @@ RECIPES = {
     RetinaNet: ({"classification": FocalLoss(), "anchors": SMALL, "first_level": 1}, 60, 5e-3),
     RetinaUNet: ({"classification": FocalLoss(), "anchors": SMALL, "first_level": 1}, 60, 5e-3),
     FCOS: ({"first_level": 1}, 80, 5e-3),
+    HeatMap: ({"spacing_mm": (4.0, 4.0, 4.0), "target": BallTarget(radius_mm=12.0), "regression": "box"}, 100, 5e-3),
     DeformableDETR: ({"num_levels": 3, "auxiliary": Denoising(groups=3)}, 120, 4e-3),
 }
 """Options, steps and learning rate; a detector that is not named learns as its example is."""

@@ -7,7 +7,7 @@ import torch
 
 from medpretrain3d.backbones import DetectorPart
 from medpretrain3d.configurable import to_config
-from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, HeatMap, RetinaNet, RetinaUNet
 from medpretrain3d.detection.transfer import chosen_init, load_detector
 from medpretrain3d.errors import UserError
 from tests.tiny_detectors import ANCHORS, TINY_DETECTORS, tiny_detector
@@ -16,6 +16,7 @@ OTHER = AnchorGrid([[(5, 5, 5), (6, 9, 9)], [(12, 12, 12), (12, 18, 18)]])  # as
 LABELS = {
     RetinaNet: {"classification_head.output.weight", "classification_head.output.bias"},
     FCOS: {"classification_head.output.weight", "classification_head.output.bias"},
+    HeatMap: {"classification_head.output.weight", "classification_head.output.bias"},
     DeformableDETR: {f"classifiers.{layer}.{name}" for layer in (0, 1) for name in ("weight", "bias")},
 }
 LABELS[RetinaUNet] = LABELS[RetinaNet] | {"segmenter.weight", "segmenter.bias"}

@@ -9,7 +9,7 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
-from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, RetinaUNet
+from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, HeatMap, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, save_bundle
 from medpretrain3d.inference import network_export as export
@@ -75,6 +75,24 @@ def test_boxes_of_a_point_detector_decoded_from_the_files_alone(tmp_path, export
         np.testing.assert_allclose(of_image.boxes[0], box, atol=1e-3)
         assert int(of_image.labels[0]) == label
         assert float(of_image.scores[0]) == pytest.approx(score.max(), abs=1e-5)
+
+
+def test_peaks_decoded_from_the_files_alone(tmp_path):
+    detector = tiny(HeatMap, regression="box", spacing_mm=(2.0, 1.0, 1.0)).eval()
+    about, (logits, deltas), found = exported(detector, tmp_path / "out", "torch")
+    cells = np.load(tmp_path / "out" / "anchors.npy")
+    assert about["deltas"] == ["B", len(cells), 6]
+    for of_image, logit, delta in zip(found, logits, deltas, strict=True):
+        cell, label = np.unravel_index(logit.argmax(), logit.shape)
+        stride, center = cells[cell, 3:] - cells[cell, :3], (cells[cell, :3] + cells[cell, 3:]) / 2
+        center = center + delta[cell, :3].clip(-2, 2) * stride
+        half = 10.0 / np.array([2, 1, 1]) * np.exp(delta[cell, 3:].clip(-4, 4)) / 2
+        half = np.minimum(half, np.minimum(center, np.array(PATCH) - center))  # cut about the center
+        np.testing.assert_allclose(of_image.boxes[0], np.concatenate([center - half, center + half]), atol=1e-3)
+        assert int(of_image.labels[0]) == label
+        assert float(of_image.scores[0]) == pytest.approx(1 / (1 + np.exp(-logit.max())), abs=1e-5)
+    values_alone, (_,), _ = exported(tiny(HeatMap, regression="none").eval(), tmp_path / "values", "torch")
+    assert "deltas" not in values_alone
 
 
 @pytest.mark.parametrize("export_format", ["onnx", "torch"])

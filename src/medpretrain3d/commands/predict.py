@@ -24,7 +24,7 @@ from medpretrain3d.commands.precision_option import add_precision, tell_precisio
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.imports import uncollected_imports
-from medpretrain3d.values import Rows, Share, ShareBelowOne, Whole
+from medpretrain3d.values import Positive, Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
 """What tells that a folder is something else than one of predictions."""
@@ -78,9 +78,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap", type=Number(ShareBelowOne), help="least overlap of neighbouring tiles (default: the bundle's)"
     )
-    parser.add_argument("--merge", choices=("nms", "wbc"), help="how boxes become one (default: the bundle's)")
+    parser.add_argument(
+        "--merge", choices=("nms", "wbc", "distance"), help="how boxes become one (default: the bundle's)"
+    )
     parser.add_argument(
         "--nms-iou", type=Number(Share), help="overlap above which two boxes are one (default: the bundle's)"
+    )
+    parser.add_argument(
+        "--merge-distance-mm",
+        type=Number(Positive),
+        help="for --merge distance: of centers, up to which two boxes are one (default: the bundle's)",
     )
     parser.add_argument(
         "--mirror",
@@ -154,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
         "overlap": args.overlap,
         "merge": args.merge,
         "nms_iou": args.nms_iou,
+        "merge_distance_mm": args.merge_distance_mm,
         "mirror_axes": args.mirror,
     }
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:

@@ -12,6 +12,8 @@ from medpretrain3d.detection.classification_losses import ClassificationLoss, Fo
 from medpretrain3d.detection.coder import BoxCoder, DistanceCoder
 from medpretrain3d.detection.deformable_detr import DeformableDETR
 from medpretrain3d.detection.fcos import FCOS
+from medpretrain3d.detection.heat_map import HeatMap
+from medpretrain3d.detection.heat_targets import BallTarget, GaussianTarget, HeatTarget
 from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, Matcher
 from medpretrain3d.detection.point_matching import CenterSampling, NearestPoints
 from medpretrain3d.detection.points import PointGrid
@@ -26,6 +28,7 @@ __all__ = [
     "ATSSMatcher",
     "AnchorChoice",
     "AnchorGrid",
+    "BallTarget",
     "BoxCoder",
     "BoxGrid",
     "BoxLoss",
@@ -38,7 +41,10 @@ __all__ = [
     "DistanceCoder",
     "FocalLoss",
     "GIoULoss",
+    "GaussianTarget",
     "HardNegativeBCE",
+    "HeatMap",
+    "HeatTarget",
     "IoUMatcher",
     "L1Loss",
     "Matcher",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
-from medpretrain3d.boxes import Detections, Targets, has_extent
+from medpretrain3d.boxes import Detections, Targets, has_extent, is_point
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.graph_compilation import network_parts
@@ -50,6 +50,8 @@ class Detector(Configurable, nn.Module):
     By them another detector takes over weights, see `medpretrain3d.detection.transfer`."""
     shaped_by_anchors: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of tensors that mean something for the same anchors alone."""
+    learns_points: ClassVar[bool] = False
+    """Whether a target may be a point, a box whose two corners are one; elsewhere it is no box."""
     tiny: ClassVar[Mapping[str, Any]] = {}
     """Arguments beside `backbone` and `num_classes` of a small one, of which every contract test is asked."""
     num_invalid_boxes: int = 0
@@ -68,6 +70,13 @@ class Detector(Configurable, nn.Module):
     def geometry(self) -> dict[str, Any]:
         """Return plain data on which levels the neck joins: weights of a neck mean something for the same alone."""
         return {"strides": [list(level.stride) for level in self.backbone.levels]}
+
+    def check_spacing(self, spacing_mm: Sequence[float]) -> None:
+        """Compare lengths in mm among the arguments with the spacing (D, H, W) of the data, where there are any.
+
+        Raises:
+            UserError: they are of another spacing.
+        """
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""
@@ -119,6 +128,8 @@ class Detector(Configurable, nn.Module):
         for target in targets_to_host(targets):
             boxes, labels = target.boxes.float().reshape(-1, 6), target.labels.long()
             keep = _is_box(boxes)
+            if self.learns_points:
+                keep |= torch.isfinite(boxes).all(dim=1) & is_point(boxes)
             num_invalid = len(keep) - int(keep.sum())
             if num_invalid:
                 self.num_invalid_boxes += num_invalid

@@ -81,6 +81,21 @@ class PointHead(BoxHead):
         return torch.cat(points, dim=1)
 
 
+class CellHead(Head):
+    """Some values per cell of a pyramid of one level."""
+
+    def __init__(self, channels: int, num_values: int, num_convs: int) -> None:
+        super().__init__()
+        self.num_values = num_values
+        self.tower = _tower(channels, num_convs)
+        self.output = _output_conv(channels, num_values)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Return one level (B, C, d, h, w) -> values (B, A, V) of its cells in the order of `PointGrid`."""
+        (level,) = pyramid
+        return _by_anchor(self.output(self.tower(level)), self.num_values)
+
+
 def _tower(channels: int, num_convs: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(num_convs):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medpretrain3d.processes import total
+from medpretrain3d.processes import mean_over_samples, total
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -76,3 +78,23 @@ def soft_dice_loss(probabilities: Tensor, labels: Tensor, smooth: float = 1e-5) 
     overlap, predicted, true = total(torch.stack(sums, dim=1))  # (K,) each
     result: Tensor = 1 - ((2 * overlap + smooth) / (predicted + true + smooth)).mean()
     return result
+
+
+def hardest_bce(logits: Tensor, targets: Tensor, counts: Tensor, share: float) -> Tensor:
+    """Return the mean binary cross-entropy over the hardest share of each image's cells: a scalar, float32.
+
+    The mean is over the cells that count of all processes' images; at a share of 1 it is plain cross-entropy.
+
+    Args:
+        logits: (B, N).
+        targets: (B, N) in [0, 1].
+        counts: (B, N) bool; other cells are left out.
+        share: of N, above 0.
+    """
+    logits = torch.where(counts, logits.float(), 0)  # what is not finite does not count
+    loss = F.binary_cross_entropy_with_logits(logits, targets.float(), reduction="none")
+    if share < 1:
+        ranked = torch.where(counts, loss.detach(), -1)
+        hardest = ranked.topk(max(1, math.ceil(share * ranked.shape[1])), dim=1, sorted=False).indices
+        loss, counts = loss.gather(1, hardest), counts.gather(1, hardest)
+    return mean_over_samples(torch.where(counts, loss, 0).sum(), counts.sum())

@@ -11,9 +11,9 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
 from medpretrain3d.errors import UserError
-from medpretrain3d.values import Axis, NonNegative, PositiveShare, Rows, Share, ShareBelowOne, check_fields
+from medpretrain3d.values import Axis, NonNegative, Positive, PositiveShare, Rows, Share, ShareBelowOne, check_fields
 
-Merge = Literal["nms", "wbc"]
+Merge = Literal["nms", "wbc", "distance"]
 
 
 @with_config({**SCHEMA, "extra": "forbid"})
@@ -21,6 +21,7 @@ class _Document(TypedDict):
     overlap: NotRequired[Number]
     merge: NotRequired[Text]
     nms_iou: NotRequired[Number]
+    merge_distance_mm: NotRequired[Number]
     score_threshold: NotRequired[Number]
     mirror_axes: NotRequired[list[Whole]]
     max_per_class: NotRequired[Whole]
@@ -35,8 +36,10 @@ class InferenceConfig:
     Args:
         overlap: least share of a tile that is its neighbour's too. From 0.5 on, every object up to half a
             patch is seen whole by some tile.
-        merge: `nms` keeps the best box of an object, `wbc` makes a weighted mean (weighted box clustering).
-        nms_iou: overlap within a class above which two boxes are one object, for either way of merging.
+        merge: `nms` keeps the best box of an object, `wbc` makes a weighted mean (weighted box clustering), `distance`
+            keeps the best of the boxes whose centers are near, whatever their extents: for points.
+        nms_iou: overlap within a class above which two boxes are one object, for `nms` and `wbc`.
+        merge_distance_mm: of centers, up to which two boxes of a class are one object, for `distance`.
         score_threshold: detections below it are left out, before and after merging. The default keeps what curves of
             precision or sensitivity need; raise it to read boxes by eye, set 0 for all of them.
         mirror_axes: axes (0 = D, 1 = H, 2 = W) along which mirrored views are seen too, in all combinations: three axes
@@ -58,6 +61,7 @@ class InferenceConfig:
     overlap: ShareBelowOne = 0.5
     merge: Merge = "nms"
     nms_iou: Share = 0.3
+    merge_distance_mm: Positive = 5.0
     score_threshold: Share = 0.02
     mirror_axes: tuple[Axis, ...] = ()
     max_per_class: Rows = 100
@@ -80,6 +84,8 @@ class InferenceConfig:
             raise UserError(f"max_per_class {self.max_per_class}: must be at least 1")
         if not 0 < self.border_weight <= 1:
             raise UserError(f"border_weight {self.border_weight}: must be above 0 and at most 1; 1 is no weighting")
+        if not self.merge_distance_mm > 0:
+            raise UserError(f"merge_distance_mm {self.merge_distance_mm}: must be above 0")
         if not self.min_size_mm >= 0:
             raise UserError(f"min_size_mm {self.min_size_mm}: must be at least 0")
 

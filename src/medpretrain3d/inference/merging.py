@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections, box_size, box_volume, covered_by, nms, suppress
+from medpretrain3d.boxes import (
+    Detections,
+    box_center,
+    box_size,
+    box_volume,
+    covered_by,
+    nms,
+    suppress,
+    suppress_by_distance,
+)
 from medpretrain3d.inference.clustering import Clusters, cluster_boxes, per_cluster
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.joining import join_pieces
@@ -35,16 +44,21 @@ def merge_raw_detections(
        detection of it: score * n / (n + num_missing).
     5. Of objects that overlap by more than `nms_iou` the one of the higher score stays.
 
+    `distance` knows no extents and nothing that is cut: of boxes whose centers are within `merge_distance_mm`, the one
+    of highest rank stays with its own score.
+
     Time grows with the number of detections times the number of objects; nothing is cut off before merging.
 
     Args:
         raw_detections: in voxels of the volume, clipped to it.
         config: the way of merging and its thresholds.
-        spacing_mm: of the volume (D, H, W), for `config.min_size_mm`.
+        spacing_mm: of the volume (D, H, W), for lengths in mm.
     """
     raw_detections = raw_detections[torch.nonzero(raw_detections.detections.scores >= config.score_threshold)[:, 0]]
     merged = [
-        _merge_class(raw_detections[torch.nonzero(raw_detections.detections.labels == label)[:, 0]], label, config)
+        _merge_class(
+            raw_detections[torch.nonzero(raw_detections.detections.labels == label)[:, 0]], label, config, spacing_mm
+        )
         for label in raw_detections.detections.labels.unique()
     ]
     found = Detections.cat(merged)
@@ -64,7 +78,11 @@ class _Objects:
     """(N,) bool: the detection made the object's box and score; False if it only says that its view has seen it."""
 
 
-def _merge_class(raw_detections: RawDetections, label: Tensor, config: InferenceConfig) -> Detections:
+def _merge_class(
+    raw_detections: RawDetections, label: Tensor, config: InferenceConfig, spacing_mm: Sequence[float]
+) -> Detections:
+    if config.merge == "distance":
+        return _merge_near(raw_detections, config, spacing_mm)
     objects = _objects(raw_detections, config)
     boxes, scores = objects.boxes, objects.scores
     if config.merge == "wbc":
@@ -74,9 +92,24 @@ def _merge_class(raw_detections: RawDetections, label: Tensor, config: Inference
     return Detections(boxes[order], scores[order], label.expand(len(order)))
 
 
+def _merge_near(raw_detections: RawDetections, config: InferenceConfig, spacing_mm: Sequence[float]) -> Detections:
+    found = raw_detections.detections
+    centers_mm = box_center(found.boxes) * found.boxes.new_tensor(spacing_mm)
+    kept, _ = suppress_by_distance(
+        centers_mm, found.scores * _weights(raw_detections, config), config.merge_distance_mm
+    )
+    best = found[kept]
+    return best[best.scores.argsort(descending=True, stable=True)[: config.max_per_class]]
+
+
+def _weights(raw_detections: RawDetections, config: InferenceConfig) -> Tensor:
+    """Return what each detection counts for how deep in its tile it was seen: (N,)."""
+    return config.border_weight + (1 - config.border_weight) * raw_detections.border_distance
+
+
 def _objects(raw_detections: RawDetections, config: InferenceConfig) -> _Objects:
     found, touches_border = raw_detections.detections, raw_detections.touches_border
-    weights = config.border_weight + (1 - config.border_weight) * raw_detections.border_distance
+    weights = _weights(raw_detections, config)
     whole, cut = torch.nonzero(~touches_border)[:, 0], torch.nonzero(touches_border)[:, 0]
     merged = _merge_whole(found.boxes[whole], found.scores[whole], weights[whole], config)
     owner = torch.full((len(touches_border),), -1)

@@ -1,9 +1,9 @@
 """The network of a bundle without this package: as an ONNX graph or a `torch.export` program, checked against eager.
 
 Exported is one tile in, raw outputs out: `image` (B, C, D, H, W) float32, windowed to [-1, 1], gives `logits` (B, A, K)
-and `deltas` (B, A, 6 or 7), of a Deformable DETR `logits` (B, Q, K) and `boxes` (B, Q, 6). The batch size is free, the
-tile's size is the bundle's patch. What the numbers mean is written beside it: `export.json`, and `anchors.npy` (A, 6)
-where there are anchors or cells. docs/prediction.md tells how boxes are decoded from them.
+and `deltas` (B, A, 6 or 7; of a heat map 3, 6 or none), of a Deformable DETR `logits` (B, Q, K) and `boxes` (B, Q, 6).
+The batch size is free, the tile's size is the bundle's patch. What the numbers mean is written beside it:
+`export.json`, and `anchors.npy` (A, 6) where there are anchors or cells. docs/prediction.md tells how boxes are decoded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.configurable import plugins_in, to_config
-from medpretrain3d.detection import FCOS, DeformableDETR, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, DeformableDETR, Detector, HeatMap, RetinaNet, RetinaUNet
 from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
@@ -29,11 +29,12 @@ from medpretrain3d.inference.bundle import Bundle
 
 FORMAT, VERSION = "medpretrain3d-network", 1
 ExportFormat = Literal["onnx", "torch"]
-OUTPUTS: dict[type[Detector], tuple[str, str]] = {
+OUTPUTS: dict[type[Detector], tuple[str, ...]] = {
     RetinaNet: ("logits", "deltas"),
     RetinaUNet: ("logits", "deltas"),
     FCOS: ("logits", "deltas"),
     DeformableDETR: ("logits", "boxes"),
+    HeatMap: ("logits", "deltas"),
 }
 """The outputs of each detector whose decoding docs/prediction.md tells; not of what is derived from one."""
 FILES = {"onnx": "network.onnx", "torch": "network.pt2"}
@@ -50,11 +51,11 @@ class Network(nn.Module):
         detector: one of `OUTPUTS`, in evaluation mode.
     """
 
-    def __init__(self, detector: DenseDetector | DeformableDETR) -> None:
+    def __init__(self, detector: DenseDetector | HeatMap | DeformableDETR) -> None:
         super().__init__()
         self.detector = detector
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return image (B, C, D, H, W) -> what the detector calls its outputs."""
         return self.detector.outputs(image)
 
@@ -74,7 +75,7 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
         UserError: another kind of detector, the libraries of ONNX are missing, the outputs differ, or `folder` exists.
     """
     detector = bundle.detector
-    if not isinstance(detector, DenseDetector | DeformableDETR) or type(detector) not in OUTPUTS:
+    if not isinstance(detector, DenseDetector | HeatMap | DeformableDETR) or type(detector) not in OUTPUTS:
         known = ", ".join(one.__name__ for one in OUTPUTS)
         raise UserError(
             f"{type(detector).__name__} cannot be exported, only {known} can; predict with the bundle itself"
@@ -84,15 +85,16 @@ def export_network(bundle: Bundle, folder: Path, export_format: ExportFormat) ->
     tile = torch.rand(1, how.num_channels, *how.patch, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad(), finished_folder(folder) as unfinished:
         wanted = network(tile)
+        names = names[: len(wanted)]  # a heat map may learn nothing but its values
         path = unfinished / FILES[export_format]
         run = _to_onnx(network, tile, path, names) if export_format == "onnx" else _to_torch(network, tile, path)
-        difference = _difference(run(tile), wanted, is_ordered=isinstance(detector, DenseDetector))
+        difference = _difference(run(tile), wanted, is_ordered=not isinstance(detector, DeformableDETR))
         if not difference <= TOLERANCE:
             raise UserError(
                 f"{folder}: outputs differ from eager by {difference:.2g} of the largest, allowed is {TOLERANCE:g}; "
                 "nothing was written, try the other format"
             )
-        if isinstance(detector, DenseDetector):
+        if not isinstance(detector, DeformableDETR):
             np.save(unfinished / "anchors.npy", detector.anchors_of(tile).numpy())
         shapes = {name: ["B", *output.shape[1:]] for name, output in zip(names, wanted, strict=True)}
         about = _about(bundle, shapes, difference)
@@ -151,7 +153,7 @@ def _to_torch(network: nn.Module, tile: Tensor, path: Path) -> Run:
     return torch.export.load(path).module()
 
 
-def _to_onnx(network: nn.Module, tile: Tensor, path: Path, names: tuple[str, str]) -> Run:
+def _to_onnx(network: nn.Module, tile: Tensor, path: Path, names: tuple[str, ...]) -> Run:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  what torch.onnx needs

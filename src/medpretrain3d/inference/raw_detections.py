@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections, box_center, clip_boxes, has_extent
+from medpretrain3d.boxes import Detections, box_center, clip_boxes, cut_about_center, has_extent
 from medpretrain3d.inference.tiles import Triple
 
 # A cut box ends at the tile's face; regression leaves it within a voxel of it.
@@ -57,7 +57,9 @@ class RawDetections:
         return self.touches_face.any(dim=1)
 
     @staticmethod
-    def in_tile(detections: Detections, start: Triple, patch: Triple, shape: Triple) -> RawDetections:
+    def in_tile(
+        detections: Detections, start: Triple, patch: Triple, shape: Triple, keeps_centers: bool = False
+    ) -> RawDetections:
         """Return raw detections of one view of one tile, clipped to the volume; boxes without extent there are gone.
 
         Args:
@@ -65,9 +67,17 @@ class RawDetections:
             start: min corner of the tile in the volume.
             patch: size of the tile.
             shape: size of the volume.
+            keeps_centers: of a box that reaches over the volume both sides go, so that its center stays; one whose
+                center lies outside is gone.
         """
-        boxes = clip_boxes(detections.boxes.float() + torch.tensor(start * 2), shape)
-        inside = torch.nonzero(has_extent(boxes))[:, 0]
+        placed = detections.boxes.float() + torch.tensor(start * 2)
+        boxes = clip_boxes(placed, shape)
+        is_inside = has_extent(boxes)
+        if keeps_centers:
+            center = box_center(placed)
+            is_inside = is_inside & ((center >= 0) & (center <= torch.tensor(shape))).all(dim=1)
+            boxes = cut_about_center(placed, shape)
+        inside = torch.nonzero(is_inside)[:, 0]
         found = Detections(boxes, detections.scores.float(), detections.labels)[inside]
         low, high = _inner_faces(start, patch, shape)
         low, high = (low + CUT_MARGIN_VOX).clamp(min=-FAR_VOX), (high - CUT_MARGIN_VOX).clamp(max=FAR_VOX)

@@ -148,7 +148,9 @@ class SlidingWindow:
         for view, of_view in zip(launched.batch.views, found, strict=True):
             detections = of_view[of_view.scores >= self.config.score_threshold].to("cpu")
             detections.boxes = mirror_boxes(detections.boxes, self.patch, view.mirrored)
-            self._seen.append(RawDetections.in_tile(detections, self.starts[view.tile], self.patch, self.tiles.shape))
+            place = self.starts[view.tile], self.patch, self.tiles.shape
+            keeps_centers = self.config.merge == "distance"
+            self._seen.append(RawDetections.in_tile(detections, *place, keeps_centers))
 
     def result(self) -> RawDetections:
         """Return all that was seen.

@@ -29,6 +29,12 @@ STEPS: tuple[Mapping[str, tuple[Any, ...]], ...] = (
     {"min_size_mm": (0.0, 2.0, 3.0, 5.0)},
 )
 """Choices that are tried together, in the order of their weight; each step keeps the best of the steps before."""
+DISTANCE_STEPS: tuple[Mapping[str, tuple[Any, ...]], ...] = (
+    {"merge_distance_mm": (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)},
+    {"border_weight": (0.1, 0.3, 1.0)},
+    {"score_threshold": (0.02, 0.05, 0.1, 0.2)},
+)
+"""Where boxes are merged by distance: what extents decide is not tried."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ def sweep(
     cases: Sequence[CachedCase],
     start: InferenceConfig,
     score: Score,
-    steps: Sequence[Mapping[str, tuple[Any, ...]]] = STEPS,
+    steps: Sequence[Mapping[str, tuple[Any, ...]]] | None = None,
     merge: Merge = merge_case,
 ) -> list[Trial]:
     """Try ways of merging; the first trial is `start`, the best one is `best(trials)`.
@@ -57,8 +63,9 @@ def sweep(
         cases: what was seen in the validation scans, and what there was.
         start: how they were looked at; what is not tried stays as it is here.
         score: of all scans' detections against their targets; higher is better.
-        steps: values of fields of `InferenceConfig`, tried in all combinations within a step. Score thresholds below
-            that of `start` are not tried: what lies below was not kept.
+        steps: values of fields of `InferenceConfig`, tried in all combinations within a step; None is `STEPS`, or
+            `DISTANCE_STEPS` where `start` merges by distance. Score thresholds below that of `start` are not tried:
+            what lies below was not kept.
         merge: how detections are merged; one that remembers serves several sweeps over the same cases.
 
     Raises:
@@ -74,7 +81,7 @@ def sweep(
         return Trial(config, value if math.isfinite(value) else 0.0)
 
     trials = [trial(start)]
-    for step in steps:
+    for step in steps or (DISTANCE_STEPS if start.merge == "distance" else STEPS):
         base, tried = best(trials).config, {one.config for one in trials}
         for values in itertools.product(*step.values()):
             config = dataclasses.replace(base, **dict(zip(step, values, strict=True)))
