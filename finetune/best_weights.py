@@ -11,8 +11,6 @@ from torch import Tensor
 from finetune.module import FinetuneModule
 from medpretrain3d.errors import UserError
 
-METRIC = "val/mAP"
-
 
 class BestWeights(L.Callback):
     """Keeps the weights with which a validation scored highest, of equal ones the first, where a run ends with them.
@@ -24,7 +22,7 @@ class BestWeights(L.Callback):
 
     def __init__(self) -> None:
         self.score = -math.inf
-        """Of the kept weights by `METRIC`; minus infinity before the first validation."""
+        """Of the kept weights by the primary metric of the protocol; minus infinity before the first validation."""
         self.step = 0
         """Optimizer steps that led to them."""
         self._weights: dict[str, Tensor] = {}
@@ -41,7 +39,8 @@ class BestWeights(L.Callback):
         """Keep them if they scored higher; the score is the same on every process."""
         if not self._measured or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        score = float(trainer.callback_metrics[METRIC])
+        assert isinstance(module, FinetuneModule)
+        score = float(trainer.callback_metrics[f"val/{module.scored_by.primary}"])
         if score > self.score:
             self.score, self.step, self._weights = score, trainer.global_step, self._measured
         self._measured = {}

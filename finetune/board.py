@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.scoring import LOGGED_METRICS, CaseResult
+from finetune.scoring import CaseResult
 from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table
 from medpretrain3d.evaluation.detection import MAP_KEY, STRATA_IOUS, ap_key, ar_key, froc_curve_key
 from medpretrain3d.evaluation.precision_recall import precision_key
+from medpretrain3d.evaluation.protocols import DETECTION, PROTOCOLS
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.visualization.box_pictures import BoxSlice, box_slices
@@ -25,6 +26,7 @@ NUM_PICTURED = 8
 """Cases whose boxes a dashboard shows."""
 OF_CLASS = {"mAP": MAP_KEY, "AP10": ap_key(0.1), "AP50": ap_key(0.5), "AR10": ar_key(0.1), "AR50": ar_key(0.5)}
 OF_SIZE = {f"{name}{100 * iou:.0f}": f"{name}_IoU_{iou:.2f}" for iou in STRATA_IOUS for name in ("AP", "recall")}
+OF_CENTER = {"AP_center": "AP"}
 BOUNDS = ("", "_low", "_high")
 
 
@@ -79,7 +81,7 @@ def board_of_test(
             "classes": class_table(metrics, classes),
             "sizes": _size_table(metrics),
         },
-        charts={"froc": _froc(metrics), "precision_recall": _precision_recall(metrics)},
+        charts={"froc": _froc(metrics), **_precision_recall(metrics)},
         slices=slices,
         classes=classes,
         pictures=pictures,
@@ -87,11 +89,12 @@ def board_of_test(
 
 
 def class_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> Table:
-    """Return a row per class: objects, and the metrics of `OF_CLASS` with their intervals."""
-    columns = ("class", "num_targets", *(f"{name}{bound}" for name in OF_CLASS for bound in BOUNDS))
+    """Return a row per class: objects, and its metrics with their intervals."""
+    of_class = _of_class(metrics)
+    columns = ("class", "num_targets", *(f"{name}{bound}" for name in of_class for bound in BOUNDS))
     rows = []
     for name in classes:
-        cells = [cell for key in OF_CLASS.values() for cell in _estimate(metrics, f"{name}_{key}")]
+        cells = [cell for key in of_class.values() for cell in _estimate(metrics, f"{name}_{key}")]
         rows.append([name, metrics["num_targets"][name], *cells])
     return Table(columns, rows)
 
@@ -126,10 +129,13 @@ def _size_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _summary(metrics: Mapping[str, Any], classes: Sequence[str]) -> Iterable[tuple[str, float]]:
-    of_all = {**LOGGED_METRICS, "AR10": ar_key(0.1), "AR50": ar_key(0.5)}
+    protocol = PROTOCOLS[metrics.get("protocol", "detection")]
+    of_all = {**protocol.watched, **({"AR10": ar_key(0.1), "AR50": ar_key(0.5)} if protocol is DETECTION else {})}
     estimates = {name: _estimate(metrics, key) for name, key in of_all.items()}
     for one in classes:
-        estimates |= {f"class/{one}/{name}": _estimate(metrics, f"{one}_{key}") for name, key in OF_CLASS.items()}
+        estimates |= {
+            f"class/{one}/{name}": _estimate(metrics, f"{one}_{key}") for name, key in _of_class(metrics).items()
+        }
     for stratum in metrics.get("size_strata", ()):
         place = f"size/{_diameter(stratum)}"
         estimates |= {f"{place}/{name}": _estimate(stratum, key) for name, key in OF_SIZE.items()}
@@ -141,14 +147,22 @@ def _summary(metrics: Mapping[str, Any], classes: Sequence[str]) -> Iterable[tup
 
 def _froc(metrics: Mapping[str, Any]) -> Chart:
     rates = metrics["false_positives_per_scan"]
-    keys = {f"IoU {iou:.1f}": froc_curve_key(iou) for iou in STRATA_IOUS}
+    is_center = metrics.get("protocol") == "centre"
+    keys = {"center": "FROC_curve"} if is_center else {f"IoU {iou:.1f}": froc_curve_key(iou) for iou in STRATA_IOUS}
     return Chart("FROC: sensitivity", "false positives per scan", _banded(metrics, rates, keys))
 
 
-def _precision_recall(metrics: Mapping[str, Any]) -> Chart:
+def _precision_recall(metrics: Mapping[str, Any]) -> dict[str, Chart]:
+    """Return the chart by its name, where overlaps were scored."""
+    if "precision_recall" not in metrics:
+        return {}
     found = metrics["precision_recall"]
     keys = {f"IoU {iou:.1f}": precision_key(iou) for iou in STRATA_IOUS}
-    return Chart("Precision at recall", "recall", _banded(found, found["recall"], keys))
+    return {"precision_recall": Chart("Precision at recall", "recall", _banded(found, found["recall"], keys))}
+
+
+def _of_class(metrics: Mapping[str, Any]) -> Mapping[str, str]:
+    return OF_CENTER if metrics.get("protocol") == "centre" else OF_CLASS
 
 
 def _banded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
@@ -29,6 +30,7 @@ from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
+from medpretrain3d.store.points import count_points
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
@@ -177,6 +179,21 @@ class FinetuneData(Checked, L.LightningDataModule):
         labels = np.concatenate([case.labels for case in cases])
         if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
             rank_zero_print(f"note: {self.store.place}: {note}")
+
+    @cached_property
+    def num_points(self) -> int:
+        """Objects of the training, validation and test cases that are points, without a size."""
+        return self._marks[0]
+
+    @cached_property
+    def num_objects(self) -> int:
+        """Objects of these cases."""
+        return self._marks[1]
+
+    @cached_property
+    def _marks(self) -> tuple[int, int]:
+        cases = {ref.case_id: ref for ref in (*self.train_cases, *self.val_cases, *self.test_cases)}
+        return count_points(ref.open().boxes for ref in cases.values() if sum(ref.counts))
 
     def metadata(self) -> RunMetadata:
         """Return which cases the run is trained on."""

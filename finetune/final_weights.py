@@ -8,7 +8,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 
-from finetune.best_weights import METRIC, BestWeights
+from finetune.best_weights import BestWeights
 from finetune.module import FinetuneModule
 
 
@@ -40,7 +40,7 @@ def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights
     if module.weights == "last":
         return last
     best.put_into(module)
-    return FinalWeights("best", best.step, last.is_averaged, best.score, METRIC)
+    return FinalWeights("best", best.step, last.is_averaged, best.score, f"val/{module.scored_by.primary}")
 
 
 def last_weights(trainer: L.Trainer) -> FinalWeights:

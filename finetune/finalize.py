@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from finetune.board import board_of_test, case_key, case_table, class_table, csv
 from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
-from finetune.scoring import LOGGED_METRICS, CaseResult, logged_metrics
+from finetune.scoring import CaseResult, logged_metrics
 from finetune.validation_detections import complete_raw_detections, take_results
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
@@ -28,8 +28,9 @@ from medpretrain3d.engine.results_board import Table
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.tracked_run import SAMPLES, tracked_runs
-from medpretrain3d.evaluation import evaluate, read_targets
+from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.protocols import ObjectProtocol
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.inference import Prediction, save_bundle, write_predictions
@@ -134,17 +135,19 @@ def _write_test(
     truth = targets_json(data.store, list(refs))
     write_text(folder / "targets.json", json_text(truth))
     in_mm = [r.in_mm() for r in ordered]
-    metrics = evaluate(
-        [r.predicted for r in in_mm], [r.target for r in in_mm], data.classes, size_edges_mm=DIAMETERS_MM
-    )
+    protocol = module.scored_by
+    found, wanted = [r.predicted for r in in_mm], [r.target for r in in_mm]
+    metrics = protocol.score(found, wanted, data.classes, size_edges_mm=DIAMETERS_MM)
+    if protocol.name != "detection":  # of which no run says so
+        metrics = {"protocol": protocol.name, **metrics}
     train = targets_json(data.store, [ref.case_id for ref in data.train_cases])
     write_text(folder / "train_targets.json", json_text(train))
-    if any(sum(ref.counts) for ref in data.train_cases):
+    if protocol.name == "detection" and any(sum(ref.counts) for ref in data.train_cases):
         files = [read_targets(folder / name) for name in ("train_targets.json", "targets.json")]
         metrics["trivial_baselines"] = trivial_baselines(files[0].cases, files[1].cases, data.classes, Resampling())
     write_text(folder / "metrics.json", json_text(metrics, indent=1))
     samples = trainer.global_step * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    row = {**{f"test/{name}": value for name, value in logged_metrics(metrics).items()}, SAMPLES: samples}
+    row = {**{f"test/{name}": value for name, value in logged_metrics(metrics, protocol).items()}, SAMPLES: samples}
     for logger in trainer.loggers:
         logger.log_metrics(row, trainer.global_step)
         logger.save()
@@ -161,10 +164,16 @@ def _write_test(
         board = board_of_test(metrics, data.classes, names, slices, dict(zip(slices, pictures, strict=False)))
         for one in tracked:
             one.show(board, trainer.global_step)
-    low, high = metrics["intervals"][LOGGED_METRICS["mAP"]]
+    run_log.say(f"test, {len(ordered)} volumes: {_means(metrics, protocol)}; {module.seen}")
+
+
+def _means(metrics: Mapping[str, Any], protocol: ObjectProtocol) -> str:
+    """Return the primary metric with its interval, and another one."""
+    key = protocol.watched[protocol.primary]
+    low, high = metrics["intervals"][key]
     interval = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
-    means = f"mAP {metrics[LOGGED_METRICS['mAP']]:.3f}{interval}, AP at IoU 0.5 {metrics[LOGGED_METRICS['AP50']]:.3f}"
-    run_log.say(f"test, {len(ordered)} volumes: {means}; {module.seen}")
+    other = {"detection": ("AP50", "AP at IoU 0.5"), "centre": ("CPM", "CPM")}[protocol.name]
+    return f"{protocol.primary} {metrics[key]:.3f}{interval}, {other[1]} {metrics[protocol.watched[other[0]]]:.3f}"
 
 
 def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:

@@ -27,6 +27,7 @@ from medpretrain3d.engine.distributed import (
 )
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
 from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation.protocols import PROTOCOLS, ObjectProtocol, ProtocolName
 from medpretrain3d.inference import (
     InferenceConfig,
     RawDetections,
@@ -40,6 +41,7 @@ from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.left_right import mirrored_sides
+from medpretrain3d.store.points import refuse_points
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked
 
@@ -61,8 +63,10 @@ class FinetuneModule(Checked, L.LightningModule):
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
         weights: which weights the bundle holds and the test looks with: the `last` ones, averaged where the recipe
-            averages, or those of the validation with the `best` mAP. Few validation cases choose by chance, and what
-            they then score is better than what new cases will.
+            averages, or those of the validation with the `best` mAP (of `centre`: AP by distance). Few validation cases
+            choose by chance, and what they then score is better than what new cases will.
+        protocol: of validation and test, `detection` by overlap or `centre` by the distance of centers; when absent
+            `centre` where the data hold points, else `detection`.
 
     Raises:
         UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is
@@ -80,6 +84,7 @@ class FinetuneModule(Checked, L.LightningModule):
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
         weights: Literal["last", "best"] = "last",
+        protocol: ProtocolName | None = None,
     ) -> None:
         super().__init__()
         check_rebuildable(detector)
@@ -87,6 +92,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.optim = optim
         self.inference = inference
         self.weights: Literal["last", "best"] = weights
+        self.protocol: ProtocolName | None = protocol
         self.allow_seen_scans = allow_seen_scans
         self.seen: SeenScans | None = None
         self.init_from = init_from
@@ -144,6 +150,7 @@ class FinetuneModule(Checked, L.LightningModule):
             )
         if stage != "fit":  # the final test is set up once more
             return
+        self._check_objects(data)
         if exchanged := mirrored_sides(data.classes, self.inference.mirror_axes):
             rank_zero_print(f"warning: model.inference: {exchanged}")
         if self.weights == "best":
@@ -152,6 +159,21 @@ class FinetuneModule(Checked, L.LightningModule):
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:
             self.seen = SeenScans.of(None, data)
+
+    @property
+    def scored_by(self) -> ObjectProtocol:
+        """The protocol of validation and test."""
+        return PROTOCOLS[self.protocol or ("centre" if self.data.num_points else "detection")]
+
+    def _check_objects(self, data: FinetuneData) -> None:
+        """Compare the detector and the protocol with what the objects are, and lengths in mm with the spacing."""
+        counts = data.num_points, data.num_objects
+        if not self.detector.learns_points:
+            name = type(self.detector).__name__
+            refuse_points(*counts, f"{name}, which learns boxes,", "take HeatMap, or add a column diameter_mm")
+        if self.protocol == "detection":
+            refuse_points(*counts, "model.protocol detection", "set it to centre")
+        self.detector.check_spacing(data.corpus.spacing_mm)
 
     def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
         """Return sum of the detector's losses on one batch."""
@@ -193,7 +215,7 @@ class FinetuneModule(Checked, L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Metrics over all volumes of all processes, the same on each."""
         self.results = gather_by_case(self.results)
-        metrics = evaluate_results(self.results, self.data.classes)
+        metrics = evaluate_results(self.results, self.data.classes, self.scored_by)
         self.log_dict({f"val/{name}": value for name, value in metrics.items()}, prog_bar=True, rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:

@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
+from medpretrain3d.evaluation import PredictedCase, TargetCase
+from medpretrain3d.evaluation.protocols import ObjectProtocol
 from medpretrain3d.store.grid import Spacing
 from medpretrain3d.store.store import Case
-
-LOGGED_METRICS = {
-    "mAP": "mAP_IoU_0.10_0.50_0.05_MaxDet_100",
-    "AP10": "AP_IoU_0.10_MaxDet_100",
-    "AP50": "AP_IoU_0.50_MaxDet_100",
-    "FROC10": "FROC_score_IoU_0.10",
-}
-"""What is logged after each validation, by the key of the evaluation."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +40,17 @@ class CaseResult:
         return CaseResult(predicted, target, (1.0, 1.0, 1.0))
 
 
-def evaluate_results(results: Mapping[str, CaseResult], classes: Sequence[str]) -> dict[str, float]:
+def evaluate_results(
+    results: Mapping[str, CaseResult], classes: Sequence[str], protocol: ObjectProtocol
+) -> dict[str, float]:
     """Return the watched metrics over all volumes."""
-    predicted = [result.predicted for result in results.values()]
-    targets = [result.target for result in results.values()]
-    return logged_metrics(evaluate(predicted, targets, classes, num_bootstrap=0))
+    # Overlaps are the same in voxels, distances are not.
+    placed = [result.in_mm() if protocol.name == "centre" else result for result in results.values()]
+    predicted, targets = [one.predicted for one in placed], [one.target for one in placed]
+    return logged_metrics(protocol.score(predicted, targets, classes, num_bootstrap=0), protocol)
 
 
-def logged_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+def logged_metrics(metrics: Mapping[str, Any], protocol: ObjectProtocol) -> dict[str, float]:
     """Return the watched numbers of an evaluation by their short names."""
     # nan means that nothing was hit; a curve shows it as 0.
-    return {name: float(np.nan_to_num(metrics[key])) for name, key in LOGGED_METRICS.items()}
+    return {name: float(np.nan_to_num(metrics[key])) for name, key in protocol.watched.items()}

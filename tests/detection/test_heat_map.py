@@ -191,6 +191,8 @@ def test_points_are_learned_and_no_extent_of_them(regression):
 def test_data_of_another_spacing_are_refused():
     model = HeatMap(ResEnc("XXS"), 1, spacing_mm=(3.0, 1.0, 1.0), fpn_channels=16)
     model.check_spacing((3.0, 1.0, 1.0))
+    with pytest.raises(UserError, match="every scan of the data keeps its own spacing"):
+        model.check_spacing(None)
     with pytest.raises(UserError, match=r"voxels of \[3.0, 1.0, 1.0\] mm, the data have \[1.0, 1.0, 1.0\]"):
         model.check_spacing((1.0, 1.0, 1.0))
 

@@ -89,7 +89,6 @@ def test_a_table_in_ras_turns_x_and_y_around(tmp_path):
     [
         ("file\na.nii\n", "lacks the column image; has file"),
         ("image,x0_vox\na.nii,1\n", "y0_vox is '', wanted a number"),
-        ("image,x_lps_mm,y_lps_mm,z_lps_mm\na.nii,1,2,3\n", "a centre without diameter_mm"),
         ("image,label\na.nii,nodule\n", "neither a box"),
         ("image\na.nii\n", "no row holds an object"),
         ("image,x_vox,y_vox,z_vox,diameter_mm\n../a.nii,1,2,3,4\n", "wanted a path below this folder"),

@@ -91,6 +91,7 @@ RESENC = {"class_path": "ResEnc", "init_args": {"preset": "XXS"}}
 LEVELS = {"class_path": "AnchorGrid", "init_args": {"sizes": [[[4, 4, 4]], [[8, 8, 8]]]}}
 SMALL_DETECTORS = {
     "RetinaUNet": {"num_classes": 2, "anchors": LEVELS, "fpn_channels": 8},
+    "HeatMap": {"num_classes": 2, "fpn_channels": 8, "regression": "box"},
     "DeformableDETR": {"num_classes": 2, "channels": 32, "num_queries": 4, "encoder_layers": 1, "decoder_layers": 1},
 }
 

@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
     from medpretrain3d.cross_validation.validation_scores import operating_points_of
-    from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
+    from medpretrain3d.evaluation import pair, read_predictions, read_targets
     from medpretrain3d.evaluation.folds import fold_metrics, fold_table
+    from medpretrain3d.evaluation.protocols import protocol_of
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import save_ensemble, write_predictions
     from medpretrain3d.store.targets import targets_json
@@ -82,15 +83,17 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "targets.json", json_text(targets_json(runs.store, [one.case for one in found.predictions])))
     targets = read_targets(args.out / "targets.json")
     paired = pair(read_predictions(args.out / "predictions.json"), targets)
-    result = evaluate(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
+    protocol = protocol_of(targets.cases)
+    result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
     folds = fold_metrics(paired, targets.cases, targets.classes, runs.fold_of)
     for row, config in zip(folds["folds"], found.configs, strict=True):
         row["inference"] = dataclasses.asdict(config)
     notes = runs.notes()
-    result["trivial_baselines"] = _trivial_baselines(runs, targets, args.out / "train_targets.json")
-    document = {"protocol": "detection", **result, "cross_validation": {**folds, "notes": notes}}
+    if protocol.name == "detection":  # the baselines are boxes
+        result["trivial_baselines"] = _trivial_baselines(runs, targets, args.out / "train_targets.json")
+    document = {"protocol": protocol.name, **result, "cross_validation": {**folds, "notes": notes}}
     write_text(args.out / "metrics.json", json_text(document, indent=1))
-    print("\n".join([*tables.detection_table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]))
+    print("\n".join([*protocol.table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]))
     if not args.no_ensemble:
         members = {f"fold_{number}": folder / "bundle" for number, folder in enumerate(runs.folders)}
         training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset}

@@ -1,7 +1,7 @@
 """Score predictions against targets, by the rules of a field, with intervals over scans.
 
   detection         boxes by IoU: AP, mAP, AR, FROC, by class and size       JSON files (docs/data.md)
-  centre            boxes by the distance of their centres                   JSON files
+  centre            boxes or points by the distance of their centres         JSON files
   case-level        AUROC and AUPRC of the highest score of each scan        JSON files
   operating-points  sensitivity, precision, false positives at chosen scores JSON files
   calibration       reliability of the scores                                JSON files
@@ -33,9 +33,9 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase
-from medpretrain3d.evaluation.center_distance import JUST_INSIDE, center, closeness
+from medpretrain3d.evaluation.center_distance import POINT_RADIUS_MM, center, match_centers, match_objects
 from medpretrain3d.evaluation.confusion import CONFUSION_SCORE
-from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import Compat
 from medpretrain3d.evaluation.files import TargetFile, predictions_document
 from medpretrain3d.evaluation.folds import fold_metrics, fold_table
@@ -231,11 +231,13 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     found, targets, said = _read(args)
     criterion = _criterion(args.hit)
-    if isinstance(criterion, float) and targets.frame is not None and not targets.frame.endswith("_mm"):
-        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {criterion:g} is in mm")
+    has_points = bool(count_target_points(targets.cases)[0])
+    distance = criterion if isinstance(criterion, float) else POINT_RADIUS_MM if has_points else None
+    if distance is not None and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {distance:g} is in mm")
     result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores, args.case_threshold)
     result["notes"] = [*said, *result["notes"]]
-    scans = match_data_set(found, targets.cases, targets.classes, [JUST_INSIDE], closeness(criterion))
+    scans = match_centers(found, targets.cases, targets.classes, criterion)
     return Outcome(result, tables.center_table(result), {f"hit by {args.hit}": scans.pooled})
 
 
@@ -275,13 +277,13 @@ def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 
 def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
-    """Return a protocol that is one section of `detection`, at the IoU asked for."""
+    """Return a protocol that is one section of `detection`, at the IoU asked for; of points by distance."""
 
     def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         found, targets, said = _read(args)
         if not 0 < args.iou <= 1:
             raise UserError(f"--iou is {args.iou:g}, must be above 0 and at most 1; 0.1 is usual")
-        scans = match_data_set(found, targets.cases, targets.classes, (args.iou,))
+        scans = match_objects(found, targets.cases, targets.classes, args.iou)
         section = make(scans, resampling, args)
         result = {
             **{name: section, "iou": args.iou, **scans.facts(), **resampling.facts()},

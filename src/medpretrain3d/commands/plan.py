@@ -114,7 +114,15 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         plan.write(args.output)
     print(_as_recipe(plan), end="")
-    if not args.output and plan.anchors is not None:
+    num_points = plan.report.get("points_without_size", 0)
+    if num_points:
+        print(
+            f"note: {args.source}: {num_points} objects are points, which have no size and no anchors; no recipe was "
+            f"written: take configs/finetune/phantom_points.yaml, with store, spacing_mm {list(plan.spacing_mm)}, "
+            f"patch {list(plan.patch)} and classes of this data",
+            file=sys.stderr,
+        )
+    if not args.output and plan.anchors is not None and not num_points:
         for line in write_plan_files(args, plan, setup):
             print(f"# {line}")
     return 0

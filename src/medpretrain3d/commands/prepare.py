@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one object is a connected component, all voxels of a label value, or (instances) a label value that "
         "means nothing else; default: as the data set says, else components",
     )
+    parser.add_argument(
+        "--as-points",
+        action="store_true",
+        help="keep of each object the middle of its box alone, as a point without a size, for heat maps",
+    )
     parser.add_argument("--min-voxels", type=Number(Whole), default=1, help="smaller objects become background")
     parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of RAW; default: recognised by its tree")
     parser.add_argument(
@@ -123,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
         args.intensity,
         _patients(args),
         args.straighten,
+        args.as_points,
     )
     began = time.monotonic()
     summary = prepare(

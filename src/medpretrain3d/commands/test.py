@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         UserError: no bundle, no labelled data, classes the bundle does not know, a scan that could not be predicted,
             or see `prepare` and `predict`.
     """
-    from medpretrain3d.evaluation import evaluate, pair, read_predictions, read_targets, tables
+    from medpretrain3d.evaluation import pair, read_predictions, read_targets
+    from medpretrain3d.evaluation.protocols import protocol_of
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import load_members
     from medpretrain3d.store.corpus import Corpus
@@ -97,12 +98,13 @@ def run(args: argparse.Namespace) -> int:
     targets, found = read_targets(args.out / "targets.json"), read_predictions(args.out / "predictions.json")
     known, num_others = _of_classes(found, names)
     paired = pair(known, targets)
-    result = evaluate(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
+    protocol = protocol_of(targets.cases)
+    result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
     unnamed = [name for name in classes if name not in names]
     facts = {"split": split, "fold": args.fold, "classes_not_tested": unnamed, "num_boxes_not_tested": num_others}
-    write_text(args.out / "metrics.json", json_text({"protocol": "detection", **result, "test": facts}, indent=1))
+    write_text(args.out / "metrics.json", json_text({"protocol": protocol.name, **result, "test": facts}, indent=1))
     write_text(args.out / "metrics.csv", per_case_csv(result["per_case"]))
-    print("\n".join(tables.detection_table(result)))
+    print("\n".join(protocol.table(result)))
     if unnamed:
         print(f"note: the data do not name {', '.join(unnamed)}: {num_others} boxes of it were found and do not count")
     print(f"all numbers: {args.out / 'metrics.json'}")

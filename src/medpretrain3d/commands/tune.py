@@ -1,5 +1,5 @@
-"""Choose how a detector bundle merges boxes by its mAP on validation scans, and store the choice in the bundle, and the
-thresholds of `predict --at-fp` with it.
+"""Choose how a detector bundle merges boxes by its mAP on validation scans (points: by the AP of their distances), and
+store the choice in the bundle, and the thresholds of `predict --at-fp` with it.
 
 A fine-tuning run keeps what its detector saw in the validation scans, so this takes seconds and no GPU. For a bundle
 without that file name a labelled store; what the detector sees there is kept for the next time.
@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no bundle, no raw detections, other classes, or no object to choose by.
     """
-    from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache
+    from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache, score_of_merging
     from medpretrain3d.errors import UserError
-    from medpretrain3d.evaluation import mean_average_precision
     from medpretrain3d.inference.bundle import load_bundle, set_inference
     from medpretrain3d.inference.cached_detections import CachedDetections
     from medpretrain3d.inference.sweep import best, sweep
@@ -81,17 +80,19 @@ def run(args: argparse.Namespace) -> int:
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
             "sightings of this bundle"
         )
-    trials = sweep(
-        seen.cases, seen.inference, lambda found, targets: mean_average_precision(found, targets, seen.classes)
-    )
+    metric, score = score_of_merging(seen.cases, seen.inference, seen.classes)
+    trials = sweep(seen.cases, seen.inference, score)
     chosen = best(trials)
-    print(f"{len(trials)} ways of merging, {len(seen.cases)} scans: mAP {trials[0].score:.3f} -> {chosen.score:.3f}")
+    print(
+        f"{len(trials)} ways of merging, {len(seen.cases)} scans: {metric} {trials[0].score:.3f} -> {chosen.score:.3f}"
+    )
     for field in dataclasses.fields(chosen.config):
         before, after = getattr(trials[0].config, field.name), getattr(chosen.config, field.name)
         if before != after:
             print(f"  {field.name}: {before} -> {after}")
     if not args.dry_run:
-        facts = {"mAP": chosen.score, "mAP_before": trials[0].score, "cases": len(seen.cases), "trials": len(trials)}
+        scores = {metric: chosen.score, f"{metric}_before": trials[0].score}
+        facts = {**scores, "cases": len(seen.cases), "trials": len(trials)}
         set_inference(args.bundle, chosen.config, facts, operating_points_of_cache(seen, chosen.config))
         print(f"stored in {args.bundle / 'bundle.json'}")
     return 0

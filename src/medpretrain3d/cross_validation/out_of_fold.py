@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.fold_runs import FoldRuns
+from medpretrain3d.cross_validation.validation_scores import score_of_merging
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import mean_average_precision
 from medpretrain3d.inference import InferenceConfig, Prediction
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.sweep import best, merge_case, sweep
@@ -80,7 +80,7 @@ class _Merger:
 def _chosen(
     cases: Sequence[CachedCase], start: InferenceConfig, classes: Sequence[str], merge: _Merger
 ) -> InferenceConfig:
-    trials = sweep(cases, start, lambda found, wanted: mean_average_precision(found, wanted, classes), merge=merge)
+    trials = sweep(cases, start, score_of_merging(cases, start, classes)[1], merge=merge)
     return best(trials).config
 
 

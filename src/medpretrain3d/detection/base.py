@@ -71,8 +71,11 @@ class Detector(Configurable, nn.Module):
         """Return plain data on which levels the neck joins: weights of a neck mean something for the same alone."""
         return {"strides": [list(level.stride) for level in self.backbone.levels]}
 
-    def check_spacing(self, spacing_mm: Sequence[float]) -> None:
+    def check_spacing(self, spacing_mm: Sequence[float] | None) -> None:
         """Compare lengths in mm among the arguments with the spacing (D, H, W) of the data, where there are any.
+
+        Args:
+            spacing_mm: None where each scan keeps its own.
 
         Raises:
             UserError: they are of another spacing.

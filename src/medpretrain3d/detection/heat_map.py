@@ -137,8 +137,13 @@ class HeatMap(Detector):
         """See `Detector`."""
         return {**super().geometry(), "finest_level": self.first_level}
 
-    def check_spacing(self, spacing_mm: Sequence[float]) -> None:
+    def check_spacing(self, spacing_mm: Sequence[float] | None) -> None:
         """See `Detector`."""
+        if spacing_mm is None:
+            raise UserError(
+                f"{type(self).__name__} measures mm by voxels of {list(self.spacing_mm)} mm, but every scan of the "
+                "data keeps its own spacing; prepare them with one --spacing-mm"
+            )
         if any(abs(ours / theirs - 1) > 0.01 for ours, theirs in zip(self.spacing_mm, spacing_mm, strict=True)):
             theirs = [round(edge, 4) for edge in spacing_mm]
             raise UserError(

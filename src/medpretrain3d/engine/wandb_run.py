@@ -20,7 +20,7 @@ from medpretrain3d.run_metadata import RunMetadata
 
 STEP = "trainer/global_step"
 DATA_DIR = "WANDB_DATA_DIR"
-HIGHEST = ("val/mAP", "val/AP10", "val/AP50", "val/FROC10")
+HIGHEST = ("val/mAP", "val/AP10", "val/AP50", "val/FROC10", "val/AP_center", "val/CPM")
 """Of these the best value is kept beside the last one."""
 
 

@@ -2,6 +2,7 @@
 
 Three criteria: `radius`, the centres are closer than half the object's longest edge (LUNA16's rule for boxes); `box`,
 the detection's centre lies inside the object's box; a number, the centres are closer than so many mm. All are strict.
+A point has no size; its radius is `POINT_RADIUS_MM`, that of a nodule of unknown diameter in LUNA16.
 """
 
 from __future__ import annotations
@@ -11,25 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from medpretrain3d.boxes import Detections, Targets, box_center, box_size
+from medpretrain3d.boxes import Detections, Targets, box_center, box_size, is_point
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.average_precision import average_precision
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import Closeness
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
+from medpretrain3d.store.points import refuse_points
 
 Criterion = str | float
+POINT_RADIUS_MM = 5.0
 JUST_INSIDE = float(np.nextafter(0, 1))
 """The least closeness of a hit: above 0, since all criteria are strict."""
 
 
-def closeness(criterion: Criterion) -> Closeness:
+def closeness(criterion: Criterion, point_radius_mm: float = 0.0) -> Closeness:
     """Return the closeness function of a hit criterion: 1 for one center, falling to 0 where it is just missed.
+
+    Args:
+        criterion: see the module.
+        point_radius_mm: radius of a point, which has no size; 0 for never to be hit by its radius.
 
     Raises:
         UserError: no such criterion, or a distance that is not above 0.
@@ -45,6 +52,8 @@ def closeness(criterion: Criterion) -> Closeness:
                 share = (np.abs(offset) / half_extent).max(axis=2)
             else:
                 limit = half_extent.max(axis=1) if criterion == "radius" else float(criterion)
+                if criterion == "radius":
+                    limit = np.where(is_point(target_boxes), point_radius_mm, limit)
                 share = np.linalg.norm(offset, axis=2) / limit
         result: np.ndarray = 1 - np.nan_to_num(
             share, nan=np.inf, posinf=np.inf
@@ -69,7 +78,7 @@ def center(
         predictions: one entry per scan, boxes in mm.
         targets: the objects of the same scans in the same order.
         classes: name of each label.
-        criterion: "radius", "box", or a distance in mm.
+        criterion: "radius", "box", or a distance in mm; points have no box.
         resampling: of the intervals.
         scores: of the operating points.
         case_threshold: highest score from which a scan is called positive.
@@ -80,10 +89,10 @@ def center(
         counted.
 
     Raises:
-        UserError: as `evaluate`, or no such criterion.
+        UserError: as `evaluate`, no such criterion, or points and the criterion "box".
     """
     resampling = resampling or Resampling()
-    scans = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion))
+    scans = match_centers(predictions, targets, classes, criterion)
     values, intervals = resampling.estimate(
         lambda weights: _metrics(scans, weights), scans.num_scans, num_behind=scans.num_scans_with
     )
@@ -99,6 +108,42 @@ def center(
         "calibration": calibration(scans.pooled, resampling),
         "per_case": scans.case_scores([0]),
     }
+
+
+def match_centers(
+    predictions: Sequence[PredictedCase | Detections],
+    targets: Sequence[TargetCase | Targets],
+    classes: Sequence[str],
+    criterion: Criterion = "radius",
+) -> MatchedScans:
+    """Match every scan of a data set by the distance of centers; arguments and errors as `center`."""
+    if criterion == "box":
+        refuse_points(*count_target_points(targets), "the criterion 'box'", "score by --hit radius or a distance in mm")
+    return match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion, POINT_RADIUS_MM))
+
+
+def match_objects(
+    predictions: Sequence[PredictedCase | Detections],
+    targets: Sequence[TargetCase | Targets],
+    classes: Sequence[str],
+    iou: float,
+) -> MatchedScans:
+    """Match every scan at one overlap, or where any object is a point by the distance of centers in mm.
+
+    Raises:
+        UserError: as `match_data_set`.
+    """
+    if count_target_points(targets)[0]:
+        return match_centers(predictions, targets, classes)
+    return match_data_set(predictions, targets, classes, (iou,))
+
+
+def mean_center_precision(
+    predictions: Sequence[PredictedCase | Detections], targets: Sequence[TargetCase | Targets], classes: Sequence[str]
+) -> float:
+    """The AP of `center` by the radius and nothing else, for a search that scores many ways; nan without objects."""
+    scans = match_centers(predictions, targets, classes)
+    return float(_metrics(scans, np.ones((1, scans.num_scans)))["AP"][0])
 
 
 def _metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from medpretrain3d.evaluation.matching import (
     pool_classes,
 )
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
+from medpretrain3d.store.points import count_points, refuse_points
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,11 @@ class MatchedScans:
         ]
 
 
+def count_target_points(targets: Sequence[TargetCase | Targets]) -> tuple[int, int]:
+    """Return how many objects are points, and how many objects there are."""
+    return count_points(np.asarray(one.boxes).reshape(-1, 6) for one in targets)
+
+
 def match_data_set(
     predictions: Sequence[PredictedCase | Detections],
     targets: Sequence[TargetCase | Targets],
@@ -112,7 +118,8 @@ def match_data_set(
     """Check the cases and match every scan once, in its own frame (`in_scan_frames`).
 
     Raises:
-        UserError: the lengths differ, there is no scan, a case is malformed, or its boxes are not of one scan.
+        UserError: the lengths differ, there is no scan, a case is malformed, its boxes are not of one scan, or objects
+            are points, which nothing overlaps.
     """
     if len(predictions) != len(targets):
         raise UserError(f"{len(predictions)} predicted cases but {len(targets)} target cases; give one per scan")
@@ -120,5 +127,8 @@ def match_data_set(
         raise UserError("no case to evaluate; give at least one scan")
     framed = in_scan_frames(as_predicted_cases(predictions, classes), as_target_cases(targets, classes))
     found, wanted = framed.predictions, framed.targets
+    if closeness is intersection_over_union:
+        num_points, num_objects = count_target_points(wanted)
+        refuse_points(num_points, num_objects, "an overlap", "score by distance: --protocol centre")
     matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness)
     return MatchedScans(found, wanted, classes, matches, pool_classes(matches), framed.num_oblique, framed.notes)

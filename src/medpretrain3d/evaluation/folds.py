@@ -13,9 +13,12 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, evaluate, froc_score_key
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_score_key
+from medpretrain3d.evaluation.protocols import protocol_of
 
 COLUMNS = {"mAP .1:.5": MAP_KEY, "AP 0.1": ap_key(0.1), "AP 0.5": ap_key(0.5), "FROC .1": froc_score_key(0.1)}
+CENTER_COLUMNS = {"AP center": "AP", "CPM": "FROC_score"}
+"""Where any object is a point."""
 
 
 def fold_metrics(
@@ -44,17 +47,19 @@ def fold_metrics(
     strangers = [one.case for one in targets if one.case not in fold_of]
     if strangers:
         raise UserError(f"{len(strangers)} cases are held out by no fold, first '{strangers[0]}'; name their store")
-    rows = []
+    rows: list[dict[str, Any]] = []
+    protocol = protocol_of(targets)
+    columns = COLUMNS if protocol.name == "detection" else CENTER_COLUMNS
     for fold in sorted({fold_of[one.case] for one in targets}):
         chosen = [number for number, one in enumerate(targets) if fold_of[one.case] == fold]
         wanted = [targets[number] for number in chosen]
-        metrics = evaluate([predictions[number] for number in chosen], wanted, classes, num_bootstrap=0)
+        metrics = protocol.score([predictions[number] for number in chosen], wanted, classes, num_bootstrap=0)
         num_targets = sum(len(one.labels) for one in wanted)
-        keys = {key: float(metrics[key]) for key in COLUMNS.values()}
+        keys = {key: float(metrics[key]) for key in columns.values()}
         rows.append({"fold": fold, "num_cases": len(chosen), "num_targets": num_targets, **keys})
     with_objects = [row for row in rows if row["num_targets"]]
     mean, std = {}, {}
-    for key in COLUMNS.values():
+    for key in columns.values():
         values = np.nan_to_num([row[key] for row in with_objects])
         mean[key] = float(values.mean()) if len(values) else float("nan")
         std[key] = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
@@ -63,10 +68,11 @@ def fold_metrics(
 
 def fold_table(result: Mapping[str, Any]) -> list[str]:
     """Return one line per fold, and the mean over folds with its standard deviation."""
-    lines = ["  ".join([f"{'fold':<8}{'scans':>6}{'objects':>8}", *(f"{name:>14}" for name in COLUMNS)])]
+    columns = {name: key for name, key in {**COLUMNS, **CENTER_COLUMNS}.items() if key in result["mean"]}
+    lines = ["  ".join([f"{'fold':<8}{'scans':>6}{'objects':>8}", *(f"{name:>14}" for name in columns)])]
     for row in result["folds"]:
         head = f"{row['fold']:<8}{row['num_cases']:>6}{row['num_targets']:>8}"
-        lines.append("  ".join([head, *(f"{row[key]:>14.3f}" for key in COLUMNS.values())]))
-    values = [f"{result['mean'][key]:.3f} ± {result['std'][key]:.3f}" for key in COLUMNS.values()]
+        lines.append("  ".join([head, *(f"{row[key]:>14.3f}" for key in columns.values())]))
+    values = [f"{result['mean'][key]:.3f} ± {result['std'][key]:.3f}" for key in columns.values()]
     lines.append("  ".join([f"{'mean ± std':<22}", *(f"{value:>14}" for value in values)]))
     return lines

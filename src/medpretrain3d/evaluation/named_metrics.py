@@ -14,8 +14,8 @@ from medpretrain3d.evaluation.average_precision import average_precision
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.center_distance import JUST_INSIDE, closeness
-from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.center_distance import JUST_INSIDE, POINT_RADIUS_MM, closeness
+from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import (
     AP_IOUS,
     IOU_THRESHOLDS,
@@ -102,21 +102,25 @@ def without_each(
 ) -> dict[str, LeftOut]:
     """Return metrics on all scans and without each group of scans, by name; nan where one is undefined.
 
+    Those of overlap are undefined where any object is a point.
+
     Raises:
         UserError: as `evaluate`.
     """
     ious = [iou for iou in IOU_THRESHOLDS if any(iou in one.ious for one in metrics)]
-    by_overlap = match_data_set(predictions, targets, classes, ious) if ious else None
+    has_points = bool(count_target_points(targets)[0])
+    by_overlap = match_data_set(predictions, targets, classes, ious) if ious and not has_points else None
     by_center = None
-    if not all(one.ious for one in metrics):
-        by_center = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness("radius"))
+    if has_points or not all(one.ious for one in metrics):
+        by_center = match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness("radius", POINT_RADIUS_MM))
     found = {}
     for metric in metrics:
-        scans = by_overlap if metric.ious else by_center
+        scans = by_overlap if metric.ious and not has_points else by_center
         assert scans is not None
         rows = [ious.index(iou) for iou in metric.ious] or [0]
         weights = np.concatenate([np.ones((1, scans.num_scans)), leave_one_out_weights(scans.num_scans)])
-        values = _weighted(metric.kind, scans, rows, weights)
+        is_undefined = metric.ious and has_points
+        values = np.full(len(weights), np.nan) if is_undefined else _weighted(metric.kind, scans, rows, weights)
         found[metric.name] = LeftOut(float(values[0]), values[1:], scans.num_scans_with(""))
     return found
 

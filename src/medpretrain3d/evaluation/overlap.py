@@ -9,8 +9,10 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.data_set import count_target_points
 from medpretrain3d.evaluation.matching import intersection_over_union
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
+from medpretrain3d.store.points import refuse_points
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ def of_boxes(
     """Return overlap of boxes, in each scan's own frame (`in_scan_frames`).
 
     Raises:
-        UserError: more than one class: the protocols of masks know lesions only; or boxes that are not of one scan.
+        UserError: more than one class: the protocols of masks know lesions only; boxes that are not of one scan; or
+            points.
     """
     if len(classes) != 1:
         raise UserError(f"{len(classes)} classes, {list(classes)}; this protocol knows one kind of lesion: give one")
+    refuse_points(*count_target_points(targets), "an overlap", "score by distance: --protocol centre")
     framed = in_scan_frames(predictions, targets)
     return [
         ScanOverlap(found.case, found.scores, intersection_over_union(found.boxes, wanted.boxes))

@@ -3,7 +3,8 @@
 Exported is one tile in, raw outputs out: `image` (B, C, D, H, W) float32, windowed to [-1, 1], gives `logits` (B, A, K)
 and `deltas` (B, A, 6 or 7; of a heat map 3, 6 or none), of a Deformable DETR `logits` (B, Q, K) and `boxes` (B, Q, 6).
 The batch size is free, the tile's size is the bundle's patch. What the numbers mean is written beside it:
-`export.json`, and `anchors.npy` (A, 6) where there are anchors or cells. docs/prediction.md tells how boxes are decoded.
+`export.json`, and `anchors.npy` (A, 6) where there are anchors or cells. docs/prediction.md tells how they
+are decoded.
 """
 
 from __future__ import annotations

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.ingest.importers.annotations import BoxAnnotation, ObjectAnnotation, boxes_of
+from medpretrain3d.ingest.importers.annotations import (
+    BoxAnnotation,
+    ObjectAnnotation,
+    PointAnnotation,
+    SphereAnnotation,
+    boxes_of,
+)
 from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
 from medpretrain3d.ingest.label_layers import read_label_layers
 from medpretrain3d.ingest.objects import TOO_SMALL, find_objects, join_layers
 from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.points import are_points
 from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.volume import Volume, resample_labels
 
@@ -35,6 +42,13 @@ class Annotation:
     """Parts of the label map that became background for being smaller than an object."""
     remarks: Mapping[str, int] = field(default_factory=dict)
     """How often something was done that the annotations do not say."""
+
+    def as_points(self) -> Annotation:
+        """Return the same with the middle of each object's box alone, and no mask."""
+        boxes = np.array([one.box_vox for one in self.objects]).reshape(-1, 6)
+        middles = np.tile((boxes[:, :3] + boxes[:, 3:]) / 2, 2).tolist()
+        objects = (Instance(0, one.label, tuple(middle)) for one, middle in zip(self.objects, middles, strict=True))
+        return replace(self, objects=tuple(objects), mask=None)
 
 
 def annotate(
@@ -83,6 +97,7 @@ def annotate(
         **done,
         "objects given twice, taken once": len(case.annotations) - len(annotations),
         "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
+        "objects without a size, kept as points": sum(isinstance(one, PointAnnotation) for one in annotations),
         "ignore regions outside of their scan": int((~is_visible).sum()),
     }
     message = {name: count for name, count in remarks.items() if count}
@@ -125,11 +140,10 @@ def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: n
 
 
 def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return whether each box (N, 6) has an extent, and its middle lies in the scan: (N,)."""
+    """Return whether each box (N, 6) has an extent or is a point, and its middle lies in the scan: (N,)."""
     middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
-    result: np.ndarray = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & (
-        boxes_vox[:, :3] < boxes_vox[:, 3:]
-    ).all(axis=1)
+    is_whole = (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1) | are_points(boxes_vox)
+    result: np.ndarray = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & is_whole
     return result
 
 
@@ -154,7 +168,7 @@ def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
 def _is_empty(annotation: ObjectAnnotation) -> bool:
     if isinstance(annotation, BoxAnnotation):
         return not all(low < high for low, high in zip(annotation.low, annotation.high, strict=True))
-    return annotation.diameter_mm <= 0
+    return isinstance(annotation, SphereAnnotation) and annotation.diameter_mm <= 0
 
 
 def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:

@@ -56,6 +56,8 @@ class PrepareOptions:
     """Which cases are of one patient; None is what the data set says."""
     straighten: bool = False
     """Whether the slices of a DICOM series from a tilted gantry are moved back; else the case is left out."""
+    as_points: bool = False
+    """Whether of each object the middle of its box is kept alone, as a point without a size; masks are not kept."""
 
 
 @dataclass(frozen=True)
@@ -285,6 +287,7 @@ def _jobs(
                 unit,
                 len(channel_names),
                 options.straighten,
+                options.as_points,
                 layout,
             )
 

@@ -49,6 +49,8 @@ class Job:
     num_channels: int
     straighten: bool = False
     """Whether the slices of a tilted gantry are moved back."""
+    as_points: bool = False
+    """Whether of each object the middle alone is kept."""
     layout: Layout | None = None
     """How cases lie in the store; a folder each when absent."""
 
@@ -150,6 +152,8 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
     check_plausible(case.images[0], image, job.unit)
     voxels, statistics = voxels_sha256(image.array), image.statistics
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
+    if job.as_points:
+        annotation = annotation.as_points()
     if job.spacing_mm:
         image = resample(image, job.spacing_mm)
     return CaseData(
@@ -195,6 +199,7 @@ def _facts(job: Job) -> dict[str, Any]:
             "num_channels": job.num_channels,
             "problem": job.case.problem,
             **({"straighten": True} if job.straighten else {}),
+            **({"as_points": True} if job.as_points else {}),
             "marks": marks_sha256(job.case),
             "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
         },

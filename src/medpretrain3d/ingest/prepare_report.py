@@ -70,7 +70,7 @@ class PrepareReport:
     objects: Mapping[str, Mapping[str, int]]
     """Per class and split; empty without classes."""
     sizes_mm: Mapping[str, tuple[float, float, float]]
-    """Longest edge of the boxes of each class: 5th percentile, median, 95th."""
+    """Longest edge of the boxes of each class: 5th percentile, median, 95th; points have none."""
     negatives: Mapping[str, int]
     """Labelled cases without an object, per split."""
     num_empty_masks: int
@@ -180,7 +180,8 @@ def _annotations(store: Store) -> tuple[dict[int, list[float]], list[tuple[str, 
         case = store.case(case_id)
         extents_mm = (case.boxes[:, 3:] - case.boxes[:, :3]) * case.grid.spacing_mm
         for label, edge_mm in zip(case.labels.tolist(), extents_mm.max(axis=1, initial=0).tolist(), strict=True):
-            edges_mm.setdefault(label, []).append(edge_mm)
+            if edge_mm:
+                edges_mm.setdefault(label, []).append(edge_mm)
         remarks += [(reason, case_id) for reason, count in case.sidecar.get(REMARKS, {}).items() for _ in range(count)]
     return edges_mm, remarks
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medpretrain3d.boxes import Targets, box_volume, has_extent
+from medpretrain3d.boxes import Targets, box_volume, has_extent, is_point
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, DeferredLabels, draw_seed
 from medpretrain3d.loading.sampling import CaseOrder, object_start
@@ -54,6 +54,7 @@ class DeferredObjects:
                 visible[judged] = instance_hulls(self.instances.instances(), self.ids[judged]).to(visible.dtype)
             mask = self.instances.apply()
         keep = box_volume(visible) >= self.min_visible * box_volume(self.boxes).clamp(min=1e-6)
+        keep |= is_point(self.boxes) & (visible == self.boxes).all(dim=1)  # a point is inside or not
         targets = Targets(visible[keep].float(), self.labels[keep], mask, self.ignore, self.seed)
         return self.image.apply(), targets
 
@@ -76,7 +77,7 @@ class ObjectCrops(Dataset[Any]):
 
     Item `position` is `(image (C, D, H, W) float32, Targets)`. A whole object keeps its box, moved as the image is. A
     cut or rotated object gets the hull of its visible part from the instance mask, and where there is no mask the moved
-    box, cut. Ignore regions move as boxes do.
+    box, cut. A point is a target where it lies in the crop. Ignore regions move as boxes do.
 
     Args:
         order: which case is at a position; its seed is the seed of all random choices.

@@ -135,7 +135,7 @@ def place_boxes(boxes: np.ndarray, spatial_transform: SpatialTransform, patch: P
     than the hull of the eight corners: that one grows a round lesion by up to 73 %.
     """
     center = box_center(boxes) - np.array(source_size) / 2
-    half = box_size(boxes) / 2
+    half = box_size(boxes) / 2  # 0 of points, which stay points
     to_patch = np.linalg.inv(spatial_transform.mirrored_matrix())
     if spatial_transform.elastic is None:
         center = center @ to_patch.T

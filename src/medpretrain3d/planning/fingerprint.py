@@ -10,6 +10,7 @@ import numpy as np
 from medpretrain3d.planning.plan import Plan
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.left_right import left_right_pairs
+from medpretrain3d.store.points import are_points, count_points
 from medpretrain3d.store.specks import are_specks, speck_notes
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.store import Case, Store
@@ -33,7 +34,7 @@ class Objects:
     extents_mm: np.ndarray
     """(N, 3)."""
     is_speck: np.ndarray
-    """(N,)."""
+    """(N,); points, which have no size, count as specks too."""
     cases: np.ndarray
     """(N,) index into the cases."""
 
@@ -69,6 +70,8 @@ class Fingerprint:
     """(K,) training cases that hold an object of each class; with folds, those of all folds."""
     have_masks: bool
     """Whether every object is outlined, and not marked by a box alone."""
+    num_points: int = 0
+    """Objects of the training cases that are points, without a size; with folds, of all folds."""
 
     @staticmethod
     def of(store: Store) -> Fingerprint:
@@ -95,6 +98,7 @@ class Fingerprint:
             {split: count_objects(store, named.get(split, ())) for split in SPLITS if split in named},
             held.sum(axis=0),
             bool(masked) and all(masked),
+            count_points(store.case(case_id).boxes for case_id in train)[0],
         )
 
     @property
@@ -166,6 +170,7 @@ def _objects(cases: Sequence[Case]) -> Objects:
     is_speck = np.concatenate(are_specks(cases))
     if is_speck.all():  # of small objects alone, these are the objects
         is_speck[:] = False
+    is_speck |= np.concatenate([are_points(case.boxes) for case in cases])
     return Objects(
         np.concatenate([case.labels for case in cases]),
         np.concatenate(extents).astype(np.float64).reshape(-1, 3),

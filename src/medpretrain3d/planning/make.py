@@ -24,6 +24,7 @@ from medpretrain3d.planning.topology import SMALLEST_MAP, Topology, Triple, plan
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.points import are_points
 from medpretrain3d.store.specks import are_specks
 from medpretrain3d.store.volume import check_spacing
 
@@ -50,6 +51,8 @@ class _Facts:
     num_channels: int
     num_specks: int = 0
     """Objects that were left out of `extents_mm`."""
+    num_points: int = 0
+    """Objects without a size, left out of it too."""
 
 
 def make_plan(
@@ -104,6 +107,7 @@ def make_plan(
         "estimated_gib": round(memory.gib(plan.batch_size), 2),
         "num_boxes": len(facts.extents_mm),
         **({"specks_left_out": facts.num_specks} if facts.num_specks else {}),
+        **({"points_without_size": facts.num_points} if facts.num_points else {}),
         **({"long_objects": too_long} if too_long else {}),
     }
     return replace(plan, report={**report, **plan.report})
@@ -171,6 +175,8 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     is_speck = np.concatenate(are_specks(cases))
     if is_speck.all():  # of small objects alone, these are the objects
         is_speck[:] = False
+    is_point = np.concatenate([are_points(case.boxes) for case in cases])
+    is_speck, num_specks = is_speck | is_point, int((is_speck & ~is_point).sum())
     return _Facts(
         spacings_mm,
         np.array([case.grid.shape for case in cases]),
@@ -178,7 +184,8 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
         np.concatenate([case.labels for case in cases])[~is_speck],
         max(len(corpus.classes[0]), 1),
         cases[0].num_channels,
-        int(is_speck.sum()),
+        num_specks,
+        int(is_point.sum()),
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.composition import ARGUMENTS, CLASS
-from medpretrain3d.detection import DeformableDETR, Detector, RetinaUNet
+from medpretrain3d.detection import DeformableDETR, Detector, HeatMap, RetinaUNet
 from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import CaseClassification, DetectorPretraining, MultiTalent, Objective
@@ -164,7 +164,7 @@ def _sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
     if isinstance(detector, RetinaUNet):
         mask_logits, pyramid = detector.branches(image)
         outputs = [mask_logits, detector.classification_head(pyramid), detector.box_head(pyramid)]
-    elif isinstance(detector, DenseDetector | DeformableDETR):  # of the latter without auxiliary queries
+    elif isinstance(detector, DenseDetector | HeatMap | DeformableDETR):  # of DETR without auxiliary queries
         outputs = list(detector.outputs(image))
     else:
         outputs = list(detector.losses(image, []).values())

@@ -39,7 +39,7 @@ class CaseData:
     source_file: str
     """Name of that file, without folders."""
     objects: Sequence[Instance] = ()
-    """Boxes half-open, in voxels of `grid`."""
+    """Boxes half-open, in voxels of `grid`; one whose two corners are one is a point, see `points`."""
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids, or None where there is no mask."""
     ignore_boxes: Sequence[tuple[float, ...]] = ()
@@ -107,7 +107,7 @@ def _check_boxes(case_data: CaseData) -> None:
         low, high = np.array(one.box_vox[:3]), np.array(one.box_vox[3:])
         # A resampled volume may end up to half a voxel before the file's last face.
         inside = (low >= -0.5).all() and (high <= np.array(case_data.grid.shape) + 0.5).all()
-        if not (np.isfinite([low, high]).all() and (low < high).all() and inside):
+        if not (np.isfinite([low, high]).all() and ((low < high).all() or (low == high).all()) and inside):
             box = [round(edge, 2) for edge in one.box_vox]
             raise UserError(
                 f"case {case_data.case_id}: box {box} of object {one.id} is empty or "

@@ -132,7 +132,7 @@ class Grid:
             return boxes_vox, np.zeros(len(boxes_vox), dtype=bool)
         edges = (boxes_lps_mm[:, 3:] - boxes_lps_mm[:, :3]) @ np.linalg.inv(spread).T / np.array(self.spacing_mm)
         center = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
-        is_hull = (edges > 0).all(axis=1)
+        is_hull = (edges > 0).all(axis=1) | (boxes_lps_mm[:, 3:] == boxes_lps_mm[:, :3]).all(axis=1)  # or points
         boxes_vox[is_hull] = np.concatenate([center - edges / 2, center + edges / 2], axis=1)[is_hull]
         return boxes_vox, is_hull
 
@@ -234,7 +234,9 @@ def _hull(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 6)
     picks = np.array(list(itertools.product((0, 3), (1, 4), (2, 5))))  # (8, 3): which corner coordinate
     corners = boxes[:, picks] @ matrix[:3, :3].T + matrix[:3, 3]  # (N, 8, 3)
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    low, high = corners.min(axis=1), corners.max(axis=1)
+    is_point = (boxes[:, :3] == boxes[:, 3:]).all(axis=1)  # and stays one, however sums are rounded
+    return np.concatenate([low, np.where(is_point[:, None], low, high)], axis=1)
 
 
 def _three(values: Sequence[int] | np.ndarray) -> Triple:

@@ -17,6 +17,7 @@ from medpretrain3d.documents import SCHEMA, SMALL, Number, Text, Whole, parse_js
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case_files import CaseFiles
 from medpretrain3d.store.grid import Grid, GridDocument
+from medpretrain3d.store.points import are_points
 from medpretrain3d.store.statistics import StatisticsDocument
 
 VERSION = 4
@@ -129,7 +130,8 @@ def _check_sidecar(sidecar: Sidecar, name: str) -> None:
         raise UserError("has two objects of one id; prepare the case again")
     shape = np.array(sidecar["grid"]["shape"])
     boxes = np.array([one["box_vox"] for one in sidecar["instances"]]).reshape(-1, 6)
-    if not ((boxes[:, :3] < boxes[:, 3:]) & (boxes[:, :3] >= -0.5) & (boxes[:, 3:] <= shape + 0.5)).all():
+    is_whole = (boxes[:, :3] < boxes[:, 3:]).all(axis=1) | are_points(boxes)
+    if not (is_whole.all() and (boxes[:, :3] >= -0.5).all() and (boxes[:, 3:] <= shape + 0.5).all()):
         raise UserError("has a box that is empty or outside the volume; prepare the case again")
 
 

@@ -46,6 +46,13 @@ from medpretrain3d.study.table import Estimate, Table
 from medpretrain3d.study.tables import difference_table, metadata_table, provenance_table, result_table
 from medpretrain3d.visualization.viewed_case import ViewedCase
 
+FINETUNE_CURVES = (
+    ("train/loss", "training loss"),
+    ("val/mAP", "validation mAP"),
+    ("val/AP_center", "validation AP by distance"),
+)
+"""Columns of `metrics.csv` that are drawn, and what they are."""
+
 
 @dataclass(frozen=True)
 class CaseTable:
@@ -223,7 +230,7 @@ def make_report(
         finetune_figures=_drawn(
             curve_figure(f"{place}: {label}", members, arms, colors, column, label, place.facts)
             for place, members in _by_place(finetuning).items()
-            for column, label in (("train/loss", "training loss"), ("val/mAP", "validation mAP"))
+            for column, label in FINETUNE_CURVES
         ),
         reconstruction_previews=reconstruction_previews(pretraining),
         costs=cost_table(runs, labels),

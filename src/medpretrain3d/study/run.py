@@ -113,7 +113,7 @@ class Run:
     @property
     def is_tested(self) -> bool:
         """Whether there are numbers of a test."""
-        return MAP_KEY in self.metrics
+        return MAP_KEY in self.metrics or self.metrics.get("protocol") == "centre"
 
     @cached_property
     def case_scores(self) -> dict[str, float]:

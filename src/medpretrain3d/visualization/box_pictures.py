@@ -26,6 +26,7 @@ from medpretrain3d.visualization.drawing import (
     font,
     grey,
     outlined,
+    with_seen_points,
 )
 
 LEFT_EDGE = ("R", "R", "A")  # what lies on the left of each view
@@ -112,7 +113,7 @@ def box_slices(
         max_slices: at most.
     """
     best = np.argsort(-np.asarray(det_scores), kind="stable")[: len(boxes) + 3]
-    truth = [_Overlay(np.asarray(box, np.float64), "") for box in boxes]
+    truth = [_Overlay(box, "") for box in with_seen_points(boxes)]
     found = [_Overlay(np.asarray(det_boxes[i], np.float64), "", float(det_scores[i])) for i in best]
     indices = sorted(_covering_slices([*truth, *found], 0, image.shape[0], max_slices), reverse=True)
 
@@ -171,9 +172,7 @@ def _overlays(
     classes: Sequence[str],
     num_further: int,
 ) -> list[_Overlay]:
-    overlays = [
-        _Overlay(np.asarray(box, np.float64), classes[int(label)]) for box, label in zip(boxes, labels, strict=True)
-    ]
+    overlays = [_Overlay(box, classes[int(label)]) for box, label in zip(with_seen_points(boxes), labels, strict=True)]
     truths = list(zip(overlays, labels, strict=True))
     for i in np.argsort(-np.asarray(det_scores), kind="stable")[: len(truths) + num_further]:
         label, score = int(det_labels[i]), float(det_scores[i])
@@ -185,7 +184,7 @@ def _overlays(
 
 def covering_slices(boxes: NDArray[Any], axis: int, size: int, count: int) -> list[int]:
     """Return at most `count` slices that cut as many boxes (N, 6) as possible; the middle one without boxes."""
-    return _covering_slices([_Overlay(np.asarray(box, np.float64), "") for box in boxes], axis, size, count)
+    return _covering_slices([_Overlay(box, "") for box in with_seen_points(boxes)], axis, size, count)
 
 
 def _covering_slices(overlays: list[_Overlay], axis: int, size: int, count: int) -> list[int]:

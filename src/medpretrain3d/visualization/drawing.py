@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from medpretrain3d.store.points import are_points
+
 Rgb = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
@@ -23,6 +25,8 @@ LABELS = np.array(
     [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)]
 )
 LETTERS_PX = 13  # still read at half size, two pictures side by side on a page
+POINT_VOX = 6.0
+"""Edge of the cube that is drawn for an object without a size."""
 VIEWS = ("axial", "coronal", "sagittal")  # in the order of the axis they cut: D, H, W
 
 
@@ -43,6 +47,13 @@ def heat(share: NDArray[np.float64]) -> Rgb:
     place = np.nan_to_num(share, nan=1.0).clip(0, 1) * (len(HEAT) - 1)
     steps = np.arange(len(HEAT))
     return np.stack([np.interp(place, steps, HEAT[:, channel]) for channel in range(3)], axis=-1).astype(np.uint8)
+
+
+def with_seen_points(boxes: NDArray[Any]) -> NDArray[np.float64]:
+    """Return boxes (N, 6) in voxels, points as cubes of `POINT_VOX` voxels about them, so that they are seen."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 6)
+    half = np.repeat([-POINT_VOX / 2, POINT_VOX / 2], 3)
+    return np.where(are_points(boxes)[:, None], boxes + half, boxes)
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from PIL import Image
 from medpretrain3d.evaluation import PredictedCase, TargetCase
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.visualization.box_pictures import Volume
+from medpretrain3d.visualization.drawing import with_seen_points
 from medpretrain3d.visualization.slice_stack import slice_stack
 
 NUM_SLICES, NUM_SPREAD = 12, 8
@@ -72,11 +73,11 @@ def viewed_case(
 
 
 def boxes_in(one: PredictedCase | TargetCase, grid: Grid, chosen: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """Return boxes (N, 6) of a case in voxels of a grid."""
+    """Return boxes (N, 6) of a case in voxels of a grid, points as cubes."""
     rows = np.arange(len(one.labels)) if chosen is None else chosen
     if one.boxes_vox is not None and one.grid is not None:
-        return one.grid.map_boxes(one.boxes_vox[rows], grid)
-    return grid.boxes_from_lps_mm(one.boxes[rows])
+        return with_seen_points(one.grid.map_boxes(one.boxes_vox[rows], grid))
+    return with_seen_points(grid.boxes_from_lps_mm(one.boxes[rows]))
 
 
 def drawn_boxes(

@@ -1,4 +1,4 @@
-"""Objects and ignore regions the way data sets write them down: boxes and spheres in one of three frames."""
+"""Objects and ignore regions the way data sets write them down: boxes, spheres and points in one of three frames."""
 
 from __future__ import annotations
 
@@ -74,16 +74,34 @@ class SphereAnnotation:
         Raises:
             InvalidCaseError: as for a box.
         """
-        center = np.array(self.center, dtype=np.float64)
-        if self.frame == "lps_mm":
-            center = (np.linalg.inv(grid.affine_lps) @ [*center, 1.0])[:3] + 0.5
-        elif self.frame == "slices":
-            center[2] = _slice_index(grid, center[2]) + 0.5
+        center = _center_vox(self.center, self.frame, grid)
         radius_vox = self.diameter_mm / 2 / np.array(grid.spacing_mm)
         return np.concatenate([center - radius_vox, center + radius_vox])
 
 
-ObjectAnnotation = BoxAnnotation | SphereAnnotation
+@dataclass(frozen=True)
+class PointAnnotation:
+    """An object by its center alone, its size not being known. A center in `voxels` counts as that of a sphere."""
+
+    center: Point
+    frame: Frame = "lps_mm"
+    label: int = 0
+
+    def reordered(self, order: Sequence[int], signs: Sequence[int]) -> PointAnnotation:
+        """Return the point with its axes in another order and direction."""
+        x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
+        return replace(self, center=(x, y, z))
+
+    def box_vox(self, grid: Grid) -> np.ndarray:
+        """The point (6,) in voxels of the file's grid, as a box whose two corners are one.
+
+        Raises:
+            InvalidCaseError: as for a box.
+        """
+        return np.tile(_center_vox(self.center, self.frame, grid), 2)
+
+
+ObjectAnnotation = BoxAnnotation | SphereAnnotation | PointAnnotation
 
 
 def boxes_of(annotations: Sequence[ObjectAnnotation], grid: Grid) -> np.ndarray:
@@ -93,6 +111,16 @@ def boxes_of(annotations: Sequence[ObjectAnnotation], grid: Grid) -> np.ndarray:
         InvalidCaseError: as `BoxAnnotation.box_vox`.
     """
     return np.array([annotation.box_vox(grid) for annotation in annotations], dtype=np.float64).reshape(-1, 6)
+
+
+def _center_vox(center: Point, frame: Frame, grid: Grid) -> np.ndarray:
+    place = np.array(center, dtype=np.float64)
+    if frame == "lps_mm":
+        result: np.ndarray = (np.linalg.inv(grid.affine_lps) @ [*place, 1.0])[:3] + 0.5
+        return result
+    if frame == "slices":
+        place[2] = _slice_index(grid, place[2]) + 0.5
+    return place
 
 
 def _slice_index(grid: Grid, z_mm: float) -> int:

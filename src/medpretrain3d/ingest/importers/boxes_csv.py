@@ -1,4 +1,4 @@
-"""Scans with a table of boxes, or of centres and diameters.
+"""Scans with a table of boxes, or of centres with diameters or without.
 
 RAW/boxes.csv   one row per object; the names of its columns say the frame, so nothing has to be guessed. Any other name
                 of a .csv or .tsv file will do
@@ -9,7 +9,7 @@ RAW/**          the scans
 | image | path of the scan below RAW (a folder for a DICOM series); a row with nothing else is a scan without objects |
 | label | name of the class; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
-| x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter |
+| x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter; without a diameter it is a point |
 | ignore | 1, true or yes for a region in which finding something is ignored; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
@@ -28,7 +28,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.ingest.importers.annotations import BoxAnnotation, Frame, ObjectAnnotation, SphereAnnotation
+from medpretrain3d.ingest.importers.annotations import (
+    BoxAnnotation,
+    Frame,
+    ObjectAnnotation,
+    PointAnnotation,
+    SphereAnnotation,
+)
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import below, flag, number, read_csv
 from medpretrain3d.ingest.importers.folder import read_folder
@@ -194,8 +200,11 @@ def _mark(table: Path, row: Mapping[str, str], label: int) -> ObjectAnnotation:
     if frame == "voxels" and row.get("diameter_vox"):
         half = number(table, row, "diameter_vox") / 2
         return BoxAnnotation((x - half, y - half, z - half), (x + half, y + half, z + half), frame, label)
-    wanted = "diameter_mm or diameter_vox" if frame == "voxels" else "diameter_mm"
-    raise UserError(f"{table}: a centre without {wanted}; row {row}")
+    if row.get("diameter_vox"):
+        raise UserError(f"{table}: a centre in {suffix} with diameter_vox, wanted diameter_mm or none; row {row}")
+    if _is_ignored(table, row):
+        raise UserError(f"{table}: an ignore region without diameter_mm; give its size; row {row}")
+    return PointAnnotation((x * pattern, y * pattern, z), frame, label)
 
 
 def _is_table(path: Path) -> bool:
@@ -215,7 +224,7 @@ LAYOUTS = (
         read=read_boxes_csv,
         contradiction=lambda raw: "" if _tables(raw) else "-",
         page="""\
-Scans of any format and a table of boxes, or of centres and diameters. The columns' names say the frame.
+Scans of any format and a table of boxes, or of centres with diameters or without. The columns' names say the frame.
 
 ```
 RAW/boxes.csv       any other name will do for a .csv or .tsv file with these columns
@@ -227,7 +236,7 @@ RAW/**
 | `image` | path of the scan below RAW, a folder for a DICOM series; a row with no more is a scan without objects |
 | `label` | name of the class; without this column every object is an `object` |
 | `x0_F y0_F z0_F x1_F y1_F z1_F` | the box, lowest corner first |
-| `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter |
+| `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter; without either a point |
 | `ignore` | 1, true or yes for an ignore region; 0, false, no or nothing for an object; any other word is an error |
 | `patient`, `split` | optional, the same in every row of a scan; split is train, val or test |
 

@@ -1,0 +1,64 @@
+"""The protocol that fits the objects of a data set: boxes by overlap, points by distance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medpretrain3d.boxes import Detections, Targets
+from medpretrain3d.evaluation.bootstrap import NUM_BOOTSTRAP, Resampling
+from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.center_distance import center
+from medpretrain3d.evaluation.data_set import count_target_points
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, evaluate, froc_score_key
+from medpretrain3d.evaluation.tables import center_table, detection_table
+
+ProtocolName = Literal["detection", "centre"]
+
+
+@dataclass(frozen=True)
+class ObjectProtocol:
+    """A protocol of `medpretrain3d evaluate` that scores objects, and what a run watches of it."""
+
+    name: ProtocolName
+    watched: Mapping[str, str]
+    """Keys of the result by short names, the primary metric first."""
+    table: Callable[[Mapping[str, Any]], list[str]]
+    """The lines that are printed of a result."""
+
+    @property
+    def primary(self) -> str:
+        """Short name of the metric by which weights are chosen."""
+        return next(iter(self.watched))
+
+    def score(
+        self,
+        found: Sequence[PredictedCase | Detections],
+        wanted: Sequence[TargetCase | Targets],
+        classes: Sequence[str],
+        num_bootstrap: int = NUM_BOOTSTRAP,
+        size_edges_mm: Sequence[float] = (),
+    ) -> dict[str, Any]:
+        """Return the result, boxes in mm; size strata are those of boxes alone.
+
+        Raises:
+            UserError: see `evaluate` and `center`.
+        """
+        if self.name == "centre":
+            return center(found, wanted, classes, resampling=Resampling(num_bootstrap))
+        return evaluate(found, wanted, classes, num_bootstrap=num_bootstrap, size_edges_mm=size_edges_mm)
+
+
+DETECTION = ObjectProtocol(
+    "detection",
+    {"mAP": MAP_KEY, "AP10": ap_key(0.1), "AP50": ap_key(0.5), "FROC10": froc_score_key(0.1)},
+    detection_table,
+)
+CENTER = ObjectProtocol("centre", {"AP_center": "AP", "CPM": "FROC_score"}, center_table)
+PROTOCOLS: Mapping[ProtocolName, ObjectProtocol] = {one.name: one for one in (DETECTION, CENTER)}
+
+
+def protocol_of(targets: Sequence[TargetCase | Targets]) -> ObjectProtocol:
+    """Return `CENTER` where any object is a point, else `DETECTION`."""
+    return CENTER if count_target_points(targets)[0] else DETECTION

@@ -1,0 +1,39 @@
+"""Objects without a size: a point is a box whose two corners are one, in every file and frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from medpretrain3d.errors import UserError
+
+
+def are_points(boxes: np.ndarray) -> np.ndarray:
+    """Return whether each box (N, 6) is a point: (N,) bool."""
+    result: np.ndarray = (boxes[:, :3] == boxes[:, 3:]).all(axis=1)
+    return result
+
+
+def count_points(boxes_of_cases: Iterable[np.ndarray]) -> tuple[int, int]:
+    """Return how many objects are points, and how many objects there are, of the boxes (N, 6) of each case."""
+    marks = [are_points(boxes) for boxes in boxes_of_cases]
+    return sum(int(one.sum()) for one in marks), sum(len(one) for one in marks)
+
+
+def refuse_points(num_points: int, num_objects: int, what: str, advice: str) -> None:
+    """Refuse objects without a size where one is needed.
+
+    Args:
+        num_points: objects that are points.
+        num_objects: of these.
+        what: needs a size, with its verb.
+        advice: what to do.
+
+    Raises:
+        UserError: there are points.
+    """
+    if num_points:
+        raise UserError(
+            f"{num_points} of {num_objects} objects are points, which have no size, and {what} needs one; {advice}"
+        )
