@@ -7,10 +7,19 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import DeformableDETR, Denoising, OneToMany, SetLoss
+from medpretrain3d.detection import (
+    ContrastiveDenoising,
+    DeformableDETR,
+    Denoising,
+    OneToMany,
+    SetLoss,
+    VarifocalSetLoss,
+)
 from medpretrain3d.detection.auxiliary_queries import groups_apart
 from medpretrain3d.detection.deformable_attention import DeformableAttention, sample_levels
 from medpretrain3d.detection.deformable_layers import cell_centers, sine_encoding
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
+from medpretrain3d.detection.losses import varifocal_loss
 from medpretrain3d.detection.set_loss import UnitTargets, from_unit, to_unit
 from medpretrain3d.errors import UserError
 from tests.tiny_detectors import tiny_detector
@@ -118,7 +127,9 @@ def test_groups_do_not_see_each_other():
     assert groups_apart([2, 1], "cpu").tolist() == [[False, False, True], [False, False, True], [True, True, False]]
 
 
-@pytest.mark.parametrize("auxiliary", [Denoising(groups=2), OneToMany(num_queries=6, repeats=2)])
+@pytest.mark.parametrize(
+    "auxiliary", [Denoising(groups=2), ContrastiveDenoising(groups=2), OneToMany(num_queries=6, repeats=2)]
+)
 def test_queries_of_training_do_not_change_what_detection_says(auxiliary):
     image = torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
     target = Targets(torch.tensor([[4.0, 6, 8, 10, 14, 15]]), torch.tensor([1]))
@@ -144,3 +155,51 @@ def test_the_published_recipe_is_the_default():
 def test_channels_that_heads_do_not_divide_are_refused():
     with pytest.raises(UserError, match="channels 30"):
         tiny_detector(DeformableDETR, channels=30)
+
+
+def test_positives_move_less_than_the_noise_and_negatives_once_to_twice_as_far():
+    true = torch.tensor([[0.5, 0.5, 0.5, 0.2, 0.3, 0.4], [0.4, 0.4, 0.4, 0.1, 0.1, 0.1]])
+    target = UnitTargets(true, torch.tensor([1, 0]))
+    nothing = UnitTargets(target.boxes[:0], target.labels[:0])
+    noise = ContrastiveDenoising(groups=50, label_noise=0.0, box_noise=0.4)
+    torch.manual_seed(0)
+    boxes, labels, answers = noise.add_noise([target, nothing], 2)
+    assert boxes.shape == (2, 50 * 2 * 2, 6)
+    assert answers[0].tolist() == [0, 1, BACKGROUND, BACKGROUND] * 50
+    assert answers[1].tolist() == [IGNORED] * 200
+    assert labels[0].tolist() == [1, 0, 1, 0] * 50
+    true = from_unit(target.boxes, (1, 1, 1)).repeat(100, 1)
+    half = (target.boxes[:, 3:] / 2).repeat(100, 2)
+    moved = ((from_unit(boxes[0], (1, 1, 1)) - true).abs() / half).view(50, 2, 2, 6)
+    positive, negative = moved[:, 0], moved[:, 1]
+    assert positive.max() <= 0.4 + 1e-4
+    assert negative.min() >= 0.4 - 1e-4
+    assert negative.max() <= 0.8 + 1e-4
+    assert positive.max() > 0.35
+    assert negative.max() > 0.75
+    inwards = (from_unit(boxes[0], (1, 1, 1)) > true).float().mean()
+    assert 0.4 < inwards < 0.6  # either way
+    exact, _, _ = ContrastiveDenoising(groups=1, box_noise=0.0).add_noise([target], 2)
+    torch.testing.assert_close(exact[0, :2], target.boxes)
+
+
+def test_varifocal_loss_by_hand():
+    logits = torch.zeros(3)  # a score of 1/2 costs ln 2 whatever it is to be
+    quality, is_object = torch.tensor([0.8, 0.0, 0.0]), torch.tensor([1.0, 1, 0])
+    loss = varifocal_loss(logits, quality, is_object, alpha=0.75, gamma=2.0)
+    assert loss.tolist() == pytest.approx([0.8 * math.log(2), 0, 0.75 * 0.25 * math.log(2)])
+    sure = varifocal_loss(torch.logit(torch.tensor([0.8])), torch.tensor([0.8]), torch.ones(1), 0.75, 2.0)
+    entropy = -0.8 * math.log(0.8) - 0.2 * math.log(0.2)  # the least there is
+    assert sure.item() == pytest.approx(0.8 * entropy)
+
+
+def test_a_set_learns_the_overlap_of_its_boxes():
+    """Two queries: the first holds its object by an IoU of 1 / 3, the second is background."""
+    boxes = torch.tensor([[[0.4, 0.5, 0.5, 0.2, 0.2, 0.2], [0.8, 0.8, 0.8, 0.1, 0.1, 0.1]]])
+    target = UnitTargets(torch.tensor([[0.5, 0.5, 0.5, 0.2, 0.2, 0.2]]), torch.tensor([1]))
+    finite, given = torch.ones(1, 2, dtype=torch.bool), [torch.tensor([0, BACKGROUND])]
+    losses = VarifocalSetLoss()(torch.zeros(1, 2, 2), boxes, finite, [target], given)
+    assert losses["classification"].item() == pytest.approx(math.log(2) * (1 / 3 + 3 * 0.75 * 0.25))
+    plain = SetLoss()(torch.zeros(1, 2, 2), boxes, finite, [target], given)
+    assert losses["l1"] == plain["l1"]
+    assert losses["giou"] == plain["giou"]

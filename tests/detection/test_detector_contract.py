@@ -11,6 +11,7 @@ from medpretrain3d.boxes import Targets
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import (
     FCOS,
+    ContrastiveDenoising,
     DeformableDETR,
     Denoising,
     Detector,
@@ -24,6 +25,7 @@ from medpretrain3d.detection import (
     RetinaNet,
     RetinaUNet,
     SetLoss,
+    VarifocalSetLoss,
 )
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, detect_tiles
@@ -92,6 +94,7 @@ OPTIONS = [
     (HeatMap, {"regression": "box", "first_level": 2, "head_convs": 0}),
     (DeformableDETR, {"auxiliary": Denoising(groups=2)}),
     (DeformableDETR, {"auxiliary": OneToMany(num_queries=8, repeats=2)}),
+    (DeformableDETR, {"auxiliary": ContrastiveDenoising(groups=2), "criterion": VarifocalSetLoss()}),
     (DeformableDETR, {"num_levels": 1, "decoder_layers": 1, "criterion": SetLoss(l1_weight=1.0)}),
 ]
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import (
     FCOS,
+    ContrastiveDenoising,
     DeformableDETR,
     Denoising,
     Detector,
@@ -23,6 +24,7 @@ from medpretrain3d.detection import (
     OneToMany,
     RetinaNet,
     RetinaUNet,
+    VarifocalSetLoss,
 )
 from medpretrain3d.randomness import sample_seeds
 from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
@@ -35,6 +37,10 @@ VARIANTS: dict[str, tuple[type[Detector], dict[str, Any]]] = {
     "FCOS, hard negatives": (FCOS, {"classification": HardNegativeBCE()}),
     "DeformableDETR, dropout": (DeformableDETR, {"dropout": 0.3}),
     "DeformableDETR, denoising": (DeformableDETR, {"dropout": 0.1, "auxiliary": Denoising(groups=2)}),
+    "DeformableDETR, contrastive": (
+        DeformableDETR,
+        {"auxiliary": ContrastiveDenoising(groups=2), "criterion": VarifocalSetLoss()},
+    ),
     "DeformableDETR, one to many": (DeformableDETR, {"auxiliary": OneToMany(num_queries=8, repeats=2)}),
 }
 

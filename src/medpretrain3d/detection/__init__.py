@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.anchors_search import AnchorChoice, optimize_anchor_sizes
-from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany
+from medpretrain3d.detection.auxiliary_queries import ContrastiveDenoising, Denoising, OneToMany
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.box_grid import BoxGrid
 from medpretrain3d.detection.box_losses import BoxLoss, DIoULoss, GIoULoss, L1Loss, RegressionLoss, SmoothL1Loss
@@ -20,7 +20,7 @@ from medpretrain3d.detection.points import PointGrid
 from medpretrain3d.detection.post_processing import PostProcessing
 from medpretrain3d.detection.retina_unet import RetinaUNet
 from medpretrain3d.detection.retinanet import RetinaNet
-from medpretrain3d.detection.set_loss import SetLoss
+from medpretrain3d.detection.set_loss import SetLoss, VarifocalSetLoss
 from medpretrain3d.registry import import_modules
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "BoxLoss",
     "CenterSampling",
     "ClassificationLoss",
+    "ContrastiveDenoising",
     "DIoULoss",
     "DeformableDETR",
     "Denoising",
@@ -57,6 +58,7 @@ __all__ = [
     "RetinaUNet",
     "SetLoss",
     "SmoothL1Loss",
+    "VarifocalSetLoss",
     "optimize_anchor_sizes",
 ]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.configurable import Configurable
-from medpretrain3d.detection.labels import IGNORED
+from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.set_matching import UnitTargets
 from medpretrain3d.processes import largest_count
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds, to_uniform
@@ -69,12 +69,7 @@ class Denoising(Configurable):
         # Six numbers for the box and two for the label of each copy of each object.
         drawn = counter_random(seeds, most * self.groups * 8).view(len(targets), most, self.groups, 8)
         bits = drawn.transpose(1, 2).flatten(1, 2)  # (B, groups * M, 8)
-        box = torch.tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(len(targets), most, 1)
-        label = torch.zeros(len(targets), most, dtype=torch.long)
-        for row, target in enumerate(targets):
-            box[row, : counts[row]], label[row, : counts[row]] = target.boxes, target.labels
-        box = box.to(device, non_blocking=True).repeat(1, self.groups, 1)
-        label = label.to(device, non_blocking=True).repeat(1, self.groups)
+        box, label = _copies(targets, most, self.groups, device)
         noise = (to_uniform(bits[..., :6]) * 2 - 1) * self.box_noise
         center = box[..., :3] + noise[..., :3] * box[..., 3:] / 2
         boxes = torch.cat([center, box[..., 3:] * (1 + noise[..., 3:])], dim=-1).clamp(1e-3, 1 - 1e-3)
@@ -82,6 +77,65 @@ class Denoising(Configurable):
         labels = torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, label)
         index = torch.arange(most)
         return boxes, labels, [index.masked_fill(index >= count, IGNORED).repeat(self.groups) for count in counts]
+
+
+class ContrastiveDenoising(Denoising):
+    """Denoising with a negative beside each copy: a box further off that is no object (Zhang et al., DINO, 2023).
+
+    Positives restore the object that they start at, negatives are background, so that of several queries near an object
+    the nearest is learned to be it.
+
+    Args:
+        groups: copies of the objects, each with as many negatives.
+        label_noise: share of the labels that are replaced by a random class.
+        box_noise: sides of positives move by up to this part of half the extent, those of negatives by one to two
+            times that.
+        weight: factor of the losses.
+
+    Example:
+        >>> import torch
+        >>> from medpretrain3d.detection import ContrastiveDenoising
+        >>> from medpretrain3d.detection.set_loss import UnitTargets
+        >>> target = UnitTargets(boxes=torch.tensor([[0.5, 0.5, 0.5, 0.2, 0.2, 0.2]]), labels=torch.tensor([0]))
+        >>> boxes, labels, answers = ContrastiveDenoising(groups=2).add_noise([target], num_classes=1)
+        >>> boxes.shape, answers[0].tolist()
+        (torch.Size([1, 4, 6]), [0, -1, 0, -1])
+    """
+
+    def __init__(
+        self, groups: Layers = 5, label_noise: Share = 0.25, box_noise: NonNegative = 0.4, weight: NonNegative = 1.0
+    ) -> None:
+        super().__init__(groups, label_noise, box_noise, weight)
+
+    def add_noise(
+        self, targets: Sequence[UnitTargets], num_classes: int, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """See `Denoising`: a group is M positives, then their negatives, whose object is `BACKGROUND`."""
+        device = torch.device(device)
+        counts = [len(target.labels) for target in targets]
+        most = largest_count(max(counts), device)
+        seeds = derived_seeds(row_seeds(len(targets), device), "contrastive denoising")
+        # Six numbers for the sides and two for the label of each copy, positive or negative, of each object.
+        drawn = counter_random(seeds, most * self.groups * 16).view(len(targets), most, 2 * self.groups, 8)
+        bits = drawn.transpose(1, 2).flatten(1, 2)  # (B, groups * 2 M, 8)
+        box, label = _copies(targets, most, 2 * self.groups, device)
+        is_negative = torch.arange(2).repeat_interleave(most).repeat(self.groups).to(device, non_blocking=True)
+        share = (to_uniform(bits[..., :6]) + is_negative[:, None]) * self.box_noise
+        sign = 1 - 2 * ((bits[..., :6] >> 40) & 1)  # bits that the share does not use
+        half = box[..., 3:] / 2
+        low, high = (
+            box[..., :3] + side * half + sign[..., part] * share[..., part] * half
+            for side, part in ((-1, slice(3)), (1, slice(3, 6)))
+        )
+        boxes = torch.cat([(low + high) / 2, high - low], dim=-1).clamp(1e-3, 1 - 1e-3)
+        replaced = to_uniform(bits[..., 6]) < self.label_noise
+        labels = torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, label)
+        answers = []
+        for count in counts:
+            is_filled = torch.arange(most) >= count
+            objects = torch.stack([torch.arange(most), torch.full((most,), BACKGROUND)])
+            answers.append(objects.masked_fill(is_filled, IGNORED).flatten().repeat(self.groups))
+        return boxes, labels, answers
 
 
 class OneToMany(Configurable):
@@ -114,6 +168,17 @@ class OneToMany(Configurable):
     def repeat(self, target: UnitTargets) -> UnitTargets:
         """Return every object `repeats` times."""
         return UnitTargets(target.boxes.repeat(self.repeats, 1), target.labels.repeat(self.repeats))
+
+
+def _copies(targets: Sequence[UnitTargets], most: int, times: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return boxes (B, times * M, 6) and labels of the objects of each image, filled up to the most M of an image."""
+    box = torch.tensor([0.5, 0.5, 0.5, 0.2, 0.2, 0.2]).repeat(len(targets), most, 1)
+    label = torch.zeros(len(targets), most, dtype=torch.long)
+    for row, target in enumerate(targets):
+        count = len(target.labels)
+        box[row, :count], label[row, :count] = target.boxes, target.labels
+    box = box.to(device, non_blocking=True).repeat(1, times, 1)
+    return box, label.to(device, non_blocking=True).repeat(1, times)
 
 
 def groups_apart(sizes: Sequence[int], device: torch.device | str) -> Tensor | None:

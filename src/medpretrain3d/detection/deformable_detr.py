@@ -72,8 +72,9 @@ class DeformableDETR(Detector):
         hidden: width inside each layer.
         dropout: in every layer.
         num_queries: most objects that can be found in an image.
-        criterion: matching costs and loss weights; `None` is `SetLoss()`.
-        auxiliary: queries added in training, `Denoising()` or `OneToMany()`; `None` for none, as published.
+        criterion: matching costs and loss weights, `SetLoss()` or `VarifocalSetLoss()`; `None` is the former.
+        auxiliary: queries added in training, `Denoising()`, `ContrastiveDenoising()` or `OneToMany()`; `None` for none,
+            as published.
         score_threshold: detections below it are not returned.
         detections_per_image: detections returned at most.
 

@@ -21,6 +21,25 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: flo
     return weight * p_wrong**gamma * ce
 
 
+def varifocal_loss(logits: Tensor, quality: Tensor, is_object: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return varifocal loss, one value per logit: cross-entropy with the quality of a box (Zhang et al., 2021, eq. 2).
+
+    Args:
+        logits: of any shape.
+        quality: of the same shape, what the score is to be in [0, 1], 0 where there is no object.
+        is_object: of the same shape, 1 or 0. Objects weigh as much as their quality is.
+        alpha: weight of background.
+        gamma: how fast easy background fades.
+    """
+    ce = F.binary_cross_entropy_with_logits(logits, quality, reduction="none")
+    return torch.where(is_object > 0, quality, alpha * logits.detach().sigmoid() ** gamma) * ce
+
+
+def iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
+    """Return `1 - IoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 1]."""
+    return 1 - _iou_union_hull(boxes.float(), targets.float())[0]
+
+
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """Return `1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
     iou, union, hull = _iou_union_hull(boxes.float(), targets.float())

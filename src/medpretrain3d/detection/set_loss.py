@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +11,14 @@ from torch import Tensor
 from medpretrain3d.boxes import generalized_box_iou
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.detection.labels import IGNORED
-from medpretrain3d.detection.losses import giou_loss, sigmoid_focal_loss
+from medpretrain3d.detection.losses import giou_loss, iou_loss, sigmoid_focal_loss, varifocal_loss
 from medpretrain3d.detection.set_matching import SetAssignment, UnitTargets, hungarian
 from medpretrain3d.detection.unit_boxes import from_unit, to_unit
 from medpretrain3d.processes import mean_over_samples
 from medpretrain3d.transfer import to_host
 from medpretrain3d.values import NonNegative, Share
 
-__all__ = ["SetLoss", "UnitTargets", "from_unit", "to_unit"]
+__all__ = ["SetLoss", "UnitTargets", "VarifocalSetLoss", "from_unit", "to_unit"]
 
 
 class SetLoss(Configurable):
@@ -107,6 +108,17 @@ class SetLoss(Configurable):
         assignment = SetAssignment.of(on_host[None], is_finite[None], targets).to(logits.device)
         return {name: values[0] for name, values in self.of_layers(logits[None], boxes[None], assignment).items()}
 
+    def of_classes(self, logits: Tensor, one_hot: Tensor, unit: Tensor, assignment: SetAssignment) -> Tensor:
+        """Return the loss of each logit (L, B, Q, K).
+
+        Args:
+            logits: (L, B, Q, K) float32.
+            one_hot: the same shape, 1 at the class of a query's object.
+            unit: (P, 6) unit boxes of the queries with an object.
+            assignment: with the objects' boxes.
+        """
+        return sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma)
+
     def of_layers(self, logits: Tensor, boxes: Tensor, assignment: SetAssignment) -> dict[str, Tensor]:
         """Return what the call does for each of L layers: (L,) each.
 
@@ -119,9 +131,9 @@ class SetLoss(Configurable):
         counted = labels != IGNORED
         logits = torch.where(counted, logits.float(), 0)  # what is not finite does not count
         one_hot = (labels == torch.arange(logits.shape[-1], device=logits.device)).float()
-        focal = torch.where(counted, sigmoid_focal_loss(logits, one_hot, self.alpha, self.gamma), 0)
-
         unit, truth = boxes.flatten(0, 2).index_select(0, assignment.positive).float(), assignment.boxes
+        of_classes = self.of_classes(logits, one_hot, unit, assignment)
+        focal = torch.where(counted, of_classes, 0)
         giou = giou_loss(from_unit(unit, (1, 1, 1)), from_unit(truth, (1, 1, 1)))
         of_boxes = torch.stack([(unit - truth).abs().sum(dim=1), giou])  # (2, P)
         l1, giou = torch.stack([part.sum(dim=1) for part in of_boxes.split(assignment.counts, dim=1)], dim=1)
@@ -130,3 +142,32 @@ class SetLoss(Configurable):
         )
         means = mean_over_samples(summed, torch.tensor(assignment.counts))
         return dict(zip(("classification", "l1", "giou"), means, strict=True))
+
+
+class VarifocalSetLoss(SetLoss):
+    """`SetLoss` whose classes learn how well their box fits (Zhang et al., VarifocalNet, 2021, as in RT-DETRv2).
+
+    The score of a query with an object is to be the IoU of its box with it, so that of several queries the best placed
+    scores highest. Matching is that of `SetLoss`.
+
+    Args:
+        negative_alpha: weight of what is background.
+        negative_gamma: how fast easy background fades.
+        options: all others of `SetLoss`.
+
+    Example:
+        >>> from medpretrain3d.detection import VarifocalSetLoss
+        >>> VarifocalSetLoss(class_cost=1.0).negative_alpha
+        0.75
+    """
+
+    def __init__(self, negative_alpha: Share = 0.75, negative_gamma: NonNegative = 2.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.negative_alpha, self.negative_gamma = negative_alpha, negative_gamma
+
+    def of_classes(self, logits: Tensor, one_hot: Tensor, unit: Tensor, assignment: SetAssignment) -> Tensor:
+        """See `SetLoss`."""
+        fit = 1 - iou_loss(from_unit(unit.detach(), (1, 1, 1)), from_unit(assignment.boxes, (1, 1, 1)))
+        of_query = logits.new_zeros(logits.shape[:-1].numel()).index_copy_(0, assignment.positive, fit)
+        quality = of_query.view(*logits.shape[:-1], 1) * one_hot
+        return varifocal_loss(logits, quality, one_hot, self.negative_alpha, self.negative_gamma)
