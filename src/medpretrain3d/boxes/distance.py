@@ -39,7 +39,8 @@ def suppress_by_distance(centers: Tensor, scores: Tensor, distance: float) -> tu
 
     order = scores.argsort(descending=True, stable=True)
     places = centers.double()[order].numpy()
-    owner, kept = [-1] * len(places), []
+    owner = [-1] * len(places)
+    kept: list[int] = []
     tree = cKDTree(places) if len(places) else None
     for row, place in enumerate(places):
         if owner[row] >= 0:
