@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from medpretrain3d.cli import main
+from medpretrain3d.inference.prediction import Prediction
+from medpretrain3d.inference.writers import write_case
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.structure_set import read_contours
 from medpretrain3d.store.case import Case
+from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store
 from tests.dicom_files import AXIAL, traced, write_enhanced, write_scan, write_structures
 
@@ -131,8 +134,68 @@ def test_what_cannot_be_paired_or_holds_nothing_is_skipped_with_the_reason(tmp_p
     reasons = {one["case"]: one["reason"] for one in json.loads((tmp_path / "store/skipped.json").read_text())}
     assert "none of its regions has a voxel in" in reasons["far"]
     assert "none of its regions is drawn" in reasons["empty"]
-    assert "2 files of annotations, twice/a.dcm and twice/b.dcm" in reasons["twice"]
+    assert "2 files of annotations, twice/a.dcm and twice/b.dcm, draw 'gtv'; choose by --option" in reasons["twice"]
     assert "wanted the one series that they were drawn on" in reasons["lost__RS.dcm"]
+
+
+@pytest.fixture
+def drawn_by_two(raw):
+    """Beside the structure set of `raw`: another of the same patient by a second reader a day later, and a SEG."""
+    when = {"StructureSetDate": "20200102", "StructureSetTime": "080000", "StructureSetLabel": "Second reader"}
+    second = {
+        "gtv 1|GTV": traced(block(5, 6, 2, 10, 12, 6), AXIAL),
+        "Node|GTV": traced(block(15, 3, 1, 18, 5, 3), AXIAL),
+    }
+    write_structures(raw / "p1/CT/second/RS.dcm", second, **when)
+    grid = Grid(SHAPE, AXIAL)
+    boxes, mask = np.array([[10.0, 12, 3, 14, 15, 6]]), block(10, 12, 3, 14, 15, 6).astype(np.uint16)
+    found = Prediction(
+        "seg", grid, boxes, grid.boxes_to_lps_mm(boxes), np.ones(1), np.zeros(1, int), "ct", mask,
+        source=(raw / "p1/CT/image", ""),
+    )  # fmt: skip
+    write_case(raw / "p1", ["Edema"], found, ["dicom-seg"])
+    return raw
+
+
+def objects_of(store: Store) -> dict[str, list[float]]:
+    """The one object of each class, in the file's voxels."""
+    (case_id,) = store.case_ids
+    return {store.classes[label]: box for label, box in file_boxes(Case.open(store.path / "cases" / case_id)).items()}
+
+
+def test_several_files_of_one_series_are_taken_together_where_they_draw_different_regions(
+    drawn_by_two, tmp_path, capsys
+):
+    options = ["--option", "classes=edema:Edema*,liver:Leber*,node"]
+    assert main(["prepare", str(drawn_by_two), str(tmp_path / "store"), *options]) == 0
+    assert objects_of(Store(tmp_path / "store")) == {
+        "edema": [10, 12, 3, 14, 15, 6],
+        "liver": [2, 3, 1, 18, 16, 7],
+        "node": [15, 3, 1, 18, 5, 3],
+    }
+    capsys.readouterr()
+    assert main(["prepare", str(drawn_by_two), str(tmp_path / "store"), *options]) == 0
+    assert "1 reused" in capsys.readouterr().out
+    (drawn_by_two / "p1/CT/second/RS.dcm").touch()
+    assert main(["prepare", str(drawn_by_two), str(tmp_path / "store"), *options]) == 0
+    assert "0 reused" in capsys.readouterr().out  # it is a file of the case like the first
+
+
+def test_of_what_two_files_draw_an_option_chooses(drawn_by_two, tmp_path, capsys):
+    call = ["prepare", str(drawn_by_two), str(tmp_path / "store"), "--option", "classes=tumor:GTV*"]
+    assert main(call) == 2
+    assert "p1/CT/mask/RS.dcm and p1/CT/second/RS.dcm, draw 'gtv 1'" in (tmp_path / "store/skipped.json").read_text()
+    first, second = [5, 6, 2, 9, 11, 5], [5, 6, 2, 10, 12, 6]
+    for chosen, box in (("*/mask/*", first), ("second reader", second)):
+        assert main([*call, "--option", f"annotations={chosen}"]) == 0
+        assert "files of annotations that the options leave out: 2" in capsys.readouterr().out
+        assert objects_of(Store(tmp_path / "store")) == {"tumor": box}
+    assert main([*call, "--option", "annotations=third"]) == 2
+    assert "none of its 3 files of annotations is called 'third'" in capsys.readouterr().err
+    write_structures(drawn_by_two / "p1/CT/mask/RS.dcm", {"GTV 1": traced(TUMOR, AXIAL)}, StructureSetDate="20200101")
+    assert main([*call, "--option", "annotations=newest"]) == 0
+    assert "regions that a newer file draws again: 1" in capsys.readouterr().out
+    assert objects_of(Store(tmp_path / "store")) == {"tumor": second}
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # on purpose

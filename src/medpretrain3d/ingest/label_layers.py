@@ -40,31 +40,43 @@ class LabelLayers:
 def read_label_layers(path: Path, case: RawCase, image: Volume) -> LabelLayers:
     """Read the labels of a case on its scan's grid: a label map, a DICOM structure set or a segmentation object.
 
-    Of a case with one of the latter two the classes are of the numbers of regions or segments, which may overlap.
+    Of a case with the latter two, of which there may be several files, the classes are of the numbers of regions or
+    segments, which may overlap.
 
     Raises:
         MissingLibrary: pydicom.
         InvalidCaseError: the file cannot be read, lies elsewhere than the scan, or none of its regions is in it.
     """
-    kind = sop_class(path) if path.is_file() and is_dicom(path) else ""
-    classes = case.class_of_value or {}
-    if kind == RTSTRUCT:
-        masks, remarks = _regions(path, classes, image.source_grid)
-    elif kind in SEGMENTATIONS:
-        masks, remarks = read_segments(path, image.source_grid)
-    else:
+    if not _is_annotation(path):
         labels = read_labels(path)
         check_same_place(path, labels.grid, case.images[0], image.grid)
         return LabelLayers((labels,), case.class_of_value)
-    masks = {number: mask for number, mask in masks.items() if classes.get(number, ANATOMY) != ANATOMY}
-    if not masks:
-        raise InvalidCaseError(
-            f"{path}: none of its regions has a voxel in {case.images[0].name}; is it of another scan?", "mask"
-        )
+    masks: list[np.ndarray] = []
+    classes: list[int] = []
+    remarks = Counter[str]()
+    for file, class_of_region in ((path, case.class_of_value or {}), *case.more_labels):
+        found, its_remarks = _masks(file, class_of_region, image.source_grid)
+        remarks += its_remarks
+        wanted = {number: mask for number, mask in found.items() if class_of_region.get(number, ANATOMY) != ANATOMY}
+        if not wanted:
+            raise InvalidCaseError(
+                f"{file}: none of its regions has a voxel in {case.images[0].name}; is it of another scan?", "mask"
+            )
+        masks += wanted.values()
+        classes += [class_of_region[number] for number in wanted]
     # Numbers of regions may be 0 or larger than a label map holds: values count from 1.
-    layers = _stacked(enumerate(masks.values(), start=1), image.source_grid.shape)
+    layers = _stacked(enumerate(masks, start=1), image.source_grid.shape)
     maps = tuple(labels_on_grid(path, layer, image.source_grid) for layer in layers)
-    return LabelLayers(maps, {value: classes[number] for value, number in enumerate(masks, start=1)}, remarks)
+    return LabelLayers(maps, dict(enumerate(classes, start=1)), remarks)
+
+
+def _is_annotation(path: Path) -> bool:
+    return path.is_file() and is_dicom(path) and sop_class(path) in (RTSTRUCT, *SEGMENTATIONS)
+
+
+def _masks(path: Path, class_of_region: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+    is_structure_set = sop_class(path) == RTSTRUCT
+    return _regions(path, class_of_region, grid) if is_structure_set else read_segments(path, grid)
 
 
 def _regions(path: Path, class_of_value: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:

@@ -182,11 +182,11 @@ def _changed(record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 
 def _facts(job: Job) -> dict[str, Any]:
     """Return the cache key of a case, as plain data: its files by size and time of change, and the options."""
-    paths = [*job.case.images, *([job.case.labels] if job.case.labels else [])]
+    paths = [*job.case.images, *job.case.label_files]
     files = [(file.name, file.stat()) for path in paths for file in source_files(path)]
     # A hash, for a DICOM series has hundreds of files, and their names may be a patient's.
     listed = json.dumps([[name, stat.st_size, stat.st_mtime_ns] for name, stat in files])
-    class_of_value = job.case.class_of_value
+    class_of_value, more = job.case.class_of_value, job.case.more_labels
     return {
         "version": VERSION,
         "prepared_from": hashlib.sha256(listed.encode()).hexdigest(),
@@ -201,6 +201,11 @@ def _facts(job: Job) -> dict[str, Any]:
             **({"straighten": True} if job.straighten else {}),
             **({"as_points": True} if job.as_points else {}),
             "marks": marks_sha256(job.case),
-            "class_of_value": class_of_value and {str(value): label for value, label in sorted(class_of_value.items())},
+            "class_of_value": class_of_value and _as_json(class_of_value),
+            **({"more_labels": [_as_json(classes) for _, classes in more]} if more else {}),
         },
     }
+
+
+def _as_json(class_of_value: Mapping[int, int]) -> dict[str, int]:
+    return {str(value): label for value, label in sorted(class_of_value.items())}

@@ -31,6 +31,8 @@ class RawCase:
     class_of_value: Mapping[int, int] | None = field(default_factory=dict)
     """Class (from 0), `ANATOMY` or `IGNORE` for each value other than 0 that the label map may hold; None where every
     value is an object of class 0, whatever the rule."""
+    more_labels: tuple[tuple[Path, Mapping[int, int]], ...] = ()
+    """Further files of DICOM annotations of the same scan, each with the classes of its own regions."""
     annotations: tuple[ObjectAnnotation, ...] = ()
     """Objects that are given as boxes or spheres."""
     ignore: tuple[ObjectAnnotation, ...] = ()
@@ -42,6 +44,11 @@ class RawCase:
     """Why the case cannot be used, when that shows before its voxels are read."""
     reader: Callable[[Path], Volume] | None = None
     """Reads a file of a format that is this data set's own; a function of a module, so that workers can import it."""
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """All files of labels."""
+        return () if self.labels is None else (self.labels, *(path for path, _ in self.more_labels))
 
 
 @dataclass(frozen=True)

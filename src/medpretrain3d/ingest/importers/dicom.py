@@ -6,47 +6,33 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.annotation_file import (
+    NEWEST,
+    AnnotationFile,
+    chosen,
+    drawn_twice,
+    read_annotation_file,
+    without_older,
+)
 from medpretrain3d.ingest.importers.base import ANATOMY, Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
-from medpretrain3d.ingest.segmentation_object import segments_of
-from medpretrain3d.ingest.structure_set import NO_OBJECTS, References, references_of, rois_of
+from medpretrain3d.lines import counted
 from medpretrain3d.store.file_names import case_id_of, is_label_map
 from medpretrain3d.store.readers import Series, find_series, find_volumes, volume_ending, walk
 from medpretrain3d.store.readers.dicom_header import (
     RTSTRUCT,
     SEGMENTATIONS,
-    damage_named,
     is_dicom,
-    read_header,
     sop_class,
 )
-from medpretrain3d.store.skipped_cases import InvalidCaseError
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 _ANNOTATIONS = (RTSTRUCT, *SEGMENTATIONS)
 _ENDINGS = (".dcm", ".ima", "")
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """A file of annotations: its regions by number, and what it was drawn on."""
-
-    file: Path
-    regions: Mapping[int, str]
-    """Names of the regions that were drawn."""
-    references: References
-    num_undrawn: int = 0
-    """Regions that were named and not drawn."""
-    num_others: int = 0
-    """Regions that are no findings or organs, such as the skin."""
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,12 +45,13 @@ class _Scan:
 
 
 def read_dicom_labels(
-    raw: Path, classes: str = "", modality: str = "", series: str = "", min_slices: int = 0
+    raw: Path, classes: str = "", modality: str = "", series: str = "", min_slices: int = 0, annotations: str = ""
 ) -> RawDataset:
     """Return every series that a structure set or segmentation was drawn on; other series are named and left out.
 
     A file of annotations belongs to the series that it names; where that is not there, to the only one of its frame of
-    reference; and else to the only scan, of any format, in its folder or the nearest one above.
+    reference; and else to the only scan, of any format, in its folder or the nearest one above. Several files of one
+    series are taken together, unless two draw a region of the same name.
 
     Args:
         raw: the folder.
@@ -73,14 +60,17 @@ def read_dicom_labels(
         modality: of the series, as `CT`; empty takes all.
         series: identifier, key or description of those that are wanted, where `*` stands for any text.
         min_slices: series of fewer are left out, as localizers are.
+        annotations: path below the folder, or label, of the files of annotations that count, where `*` stands for any
+            text; `newest`: of regions of one name, that of the newest file. Empty takes all.
 
     Raises:
         Misplaced: no structure set and no segmentation.
-        UserError: classes that are not different names, or that no file has.
+        UserError: classes that are not different names, or that no file has, or annotations that no file is.
     """
-    labels = [_read(path) for path in sorted(_annotation_files(raw))]
+    labels = [read_annotation_file(path) for path in sorted(_annotation_files(raw))]
     if not labels:
         raise Misplaced("holds no DICOM structure set (RTSTRUCT) and no segmentation (SEG)")
+    all_labels, labels = labels, chosen(raw, labels, annotations)
     found = find_series(raw)
     wanted = SeriesChoice(modality, series, min_slices).of(raw, found)
     scans = _scans(raw, wanted, Counter(one.folder for one in found))
@@ -88,6 +78,8 @@ def read_dicom_labels(
     labels = [one for one in labels if not one.references.series or one.references.series - dropped]
     names = _classes(raw, labels, classes)
     labels_of, cases = _paired(raw, labels, scans)
+    if annotations == NEWEST:
+        labels_of = {scan: without_older(those, partial(_is_wanted, names=names)) for scan, those in labels_of.items()}
     patients = _patients(scans)
     for scan in scans:
         its_labels = labels_of.get(scan.id, [])
@@ -95,6 +87,11 @@ def read_dicom_labels(
             cases.append(_case(raw, scan, its_labels, names, patients.get(scan.id)))
     modalities = sorted({scan.series.modality for scan in scans if scan.series and scan.id in labels_of} - {""})
     leftovers = list(_leftovers(raw, labels, found, wanted, scans, labels_of, names))
+    leftovers += [
+        Leftover(one.file.relative_to(raw).as_posix(), "files of annotations that the options leave out")
+        for one in all_labels
+        if annotations not in ("", NEWEST) and not one.fits(raw, annotations)
+    ]
     kinds = Counter("structure sets" if sop_class(one.file) == RTSTRUCT else "segmentations" for one in labels)
     recognised_by = "it has " + " and ".join(f"{count} DICOM {kind}" for kind, count in sorted(kinds.items()))
     channel = ("/".join(modalities),) if modalities else ()
@@ -109,24 +106,6 @@ def _annotation_files(raw: Path) -> Iterator[Path]:
     return (path for path in files if is_dicom(path) and sop_class(path) in _ANNOTATIONS)
 
 
-def _read(path: Path) -> _Labels:
-    try:
-        header = read_header(path)
-        with damage_named(path):
-            return _labels(path, header)
-    except InvalidCaseError as error:
-        return _Labels(path, {}, References(frozenset(), frozenset()), problem=str(error))
-
-
-def _labels(path: Path, header: Dataset) -> _Labels:
-    if sop_class(path) in SEGMENTATIONS:
-        return _Labels(path, {one.number: one.name for one in segments_of(header)}, references_of(header))
-    rois = rois_of(header)
-    objects = [one for one in rois if one.kind not in NO_OBJECTS]
-    drawn = {one.number: one.name for one in objects if one.num_contours}
-    return _Labels(path, drawn, references_of(header), len(objects) - len(drawn), len(rois) - len(objects))
-
-
 def _scans(raw: Path, series: Sequence[Series], num_in_folder: Mapping[Path, int]) -> list[_Scan]:
     scans = []
     for one in series:
@@ -137,7 +116,7 @@ def _scans(raw: Path, series: Sequence[Series], num_in_folder: Mapping[Path, int
     return scans + [_Scan(case_id_of(path, raw), path) for path in volumes]
 
 
-def _classes(raw: Path, labels: Sequence[_Labels], classes: str) -> dict[str, str]:
+def _classes(raw: Path, labels: Sequence[AnnotationFile], classes: str) -> dict[str, str]:
     """Pattern of the names of regions, in lower case, for each class."""
     names = Counter(name for one in labels for name in one.regions.values())
     if not classes:
@@ -165,10 +144,10 @@ def _literal(text: str) -> str:
 
 
 def _paired(
-    raw: Path, labels: Sequence[_Labels], scans: Sequence[_Scan]
-) -> tuple[dict[str, list[_Labels]], list[RawCase]]:
+    raw: Path, labels: Sequence[AnnotationFile], scans: Sequence[_Scan]
+) -> tuple[dict[str, list[AnnotationFile]], list[RawCase]]:
     """Return the files of annotations by the id of their scan; those without one are cases with a problem."""
-    labels_of: dict[str, list[_Labels]] = defaultdict(list)
+    labels_of: dict[str, list[AnnotationFile]] = defaultdict(list)
     unpaired = []
     for one in labels:
         fitting = _scans_of(raw, one, scans)
@@ -183,7 +162,7 @@ def _paired(
     return dict(labels_of), unpaired
 
 
-def _scans_of(raw: Path, labels: _Labels, scans: Sequence[_Scan]) -> list[_Scan]:
+def _scans_of(raw: Path, labels: AnnotationFile, scans: Sequence[_Scan]) -> list[_Scan]:
     series = [scan for scan in scans if scan.series]
     named = [scan for scan in series if scan.series and scan.series.uid in labels.references.series]
     if named:
@@ -198,17 +177,33 @@ def _scans_of(raw: Path, labels: _Labels, scans: Sequence[_Scan]) -> list[_Scan]
     return []
 
 
-def _case(raw: Path, scan: _Scan, labels: Sequence[_Labels], names: Mapping[str, str], patient: str | None) -> RawCase:
+def _case(
+    raw: Path, scan: _Scan, labels: Sequence[AnnotationFile], names: Mapping[str, str], patient: str | None
+) -> RawCase:
     case = RawCase(scan.id, (scan.image,), patient=patient)
-    if len(labels) > 1:
-        files = " and ".join(one.file.relative_to(raw).as_posix() for one in labels[:2])
-        return replace(case, problem=f"{len(labels)} files of annotations, {files}; keep one")
-    (one,) = labels
-    class_of_value = {number: _class_of(name, names) for number, name in one.regions.items()}
-    if set(class_of_value.values()) <= {ANATOMY}:
-        message = "none of its regions is drawn" if not one.regions else "none of its regions is of a class"
-        return replace(case, problem=f"{one.file}: {message}; leave it out")
-    return replace(case, labels=one.file, class_of_value=class_of_value)
+    wanted = [one for one in labels if any(_is_wanted(name, names) for name in one.regions.values())]
+    if not wanted:
+        message = "of a class" if any(one.regions for one in labels) else "drawn"
+        file = labels[0].file if len(labels) == 1 else f"{len(labels)} files of annotations"
+        return replace(case, problem=f"{file}: none of its regions is {message}; leave it out")
+    twice = drawn_twice(wanted, partial(_is_wanted, names=names))
+    if twice:
+        name, having = next(iter(twice.items()))
+        files = " and ".join(one.file.relative_to(raw).as_posix() for one in having[:2])
+        more = f" and {counted(len(twice) - 1, 'more region')}" if len(twice) > 1 else ""
+        return replace(
+            case,
+            problem=f"{len(having)} files of annotations, {files}, draw {name!r}{more}; choose by --option annotations="
+            f"FILE, or {NEWEST}",
+        )
+    first, *others = (
+        (one.file, {number: _class_of(name, names) for number, name in one.regions.items()}) for one in wanted
+    )
+    return replace(case, labels=first[0], class_of_value=first[1], more_labels=tuple(others))
+
+
+def _is_wanted(name: str, names: Mapping[str, str]) -> bool:
+    return _class_of(name, names) != ANATOMY
 
 
 def _class_of(name: str, names: Mapping[str, str]) -> int:
@@ -231,21 +226,23 @@ def _patients(scans: Sequence[_Scan]) -> dict[str, str]:
 
 def _leftovers(
     raw: Path,
-    labels: Sequence[_Labels],
+    labels: Sequence[AnnotationFile],
     found: Sequence[Series],
     wanted: Sequence[Series],
     scans: Sequence[_Scan],
-    labels_of: Mapping[str, Sequence[_Labels]],
+    labels_of: Mapping[str, Sequence[AnnotationFile]],
     names: Mapping[str, str],
 ) -> Iterator[Leftover]:
     yield from left_out(raw, found, wanted)
     for scan in scans:
         if scan.id not in labels_of:
             yield Leftover(scan.id, "scans without annotations, in no case")
-    for labels_file in labels:
+    as_used = {one.file: one for those in labels_of.values() for one in those}
+    for labels_file in (as_used.get(one.file, one) for one in labels):
         name = labels_file.file.relative_to(raw).as_posix()
         for count, reason in (
             (labels_file.num_undrawn, "regions that were named and not drawn"),
+            (labels_file.num_older, "regions that a newer file draws again"),
             (labels_file.num_others, "regions that are no objects (skin, table, points)"),
             (
                 sum(_class_of(one, names) == ANATOMY for one in labels_file.regions.values()),
@@ -283,6 +280,7 @@ RAW/p1/scan.nii.gz   or a scan of another format, the only one in the folder of 
 Each region of interest or segment is one object, and its name is its class (`--objects components` parts it where it
 is not connected). `--option classes=tumor:GTV*,liver` chooses and renames, `--option modality=CT`,
 `--option series='*thin*'` (or its identifier) and `--option min_slices=20` choose among series. Series without
-annotations are left out and counted.""",
+annotations are left out and counted. Several files of one series are taken together; where two draw a region of the
+same name, `--option annotations=newest` takes the newest, and `annotations='*second*'` files of this path or label.""",
     ),
 )

@@ -23,7 +23,7 @@ def unused(raw: Path, dataset: RawDataset, is_named: bool = True) -> list[Leftov
         UserError: scans would be taken as unlabelled, or their objects as of one class, while a table or document
             beside them looks like their objects or names their classes.
     """
-    used = {path for case in dataset.cases for path in (*case.images, *([case.labels] if case.labels else []))}
+    used = {path for case in dataset.cases for path in (*case.images, *case.label_files)}
     used_folders = {path.parent if path.suffix.lower() in DICOM_ENDINGS else path for path in used}
     passed: list[Leftover] = []
 
