@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import medpretrain3d as mp
 from medpretrain3d.cli import main
 from medpretrain3d.cross_validation.validation_scores import operating_points_of, score_of_merging
 from medpretrain3d.errors import UserError
@@ -208,6 +209,9 @@ def test_evaluate_and_split_and_targets_take_points_and_say_what_they_cannot_do(
     assert main(["evaluate", "--protocol", "centre", *files, "-o", str(tmp_path / "scores.json")]) == 0
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))["AP"] == 1
     assert main(["evaluate", "--protocol", "case-level", *files]) == 0
+    assert mp.evaluate(tmp_path / "predictions.json", tmp_path / "targets.json", num_bootstrap=0)["AP"] == 1
+    with pytest.raises(UserError, match="3 of 4 objects are points"):
+        mp.evaluate(tmp_path / "predictions.json", tmp_path / "targets.json", protocol="detection")
 
 
 def test_points_are_drawn_as_cubes():

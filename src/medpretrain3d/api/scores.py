@@ -9,9 +9,9 @@ from typing import Any
 
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import evaluate as score
 from medpretrain3d.evaluation import pair, read_predictions, read_targets
 from medpretrain3d.evaluation.bootstrap import NUM_BOOTSTRAP
+from medpretrain3d.evaluation.protocols import PROTOCOLS, ProtocolName, protocol_of
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, predictions_json
 from medpretrain3d.store.store import Store
@@ -23,25 +23,30 @@ def evaluate(
     targets: str | Path,
     classes: Sequence[str] | None = None,
     num_bootstrap: int = NUM_BOOTSTRAP,
+    protocol: ProtocolName | None = None,
 ) -> dict[str, Any]:
-    """Score predictions by the protocol `detection`: AP, mAP, AR, FROC and error analysis, with intervals over scans.
+    """Score predictions: AP, mAP, AR, FROC and error analysis, or AP and FROC by distance; intervals over scans.
 
     Args:
         predictions: `predictions.json`, the folder it is in, or what `predict` gave for each scan.
         targets: `targets.json`, or a store, of which the cases that were predicted count.
         classes: of the predictions, where they are no file; default: those of the targets.
         num_bootstrap: 0 for no intervals.
+        protocol: `detection` by overlap or `centre` by the distance of centers; None is `centre` where any object is a
+            point, else `detection`.
 
     Returns:
-        The metrics by name, as `mAP_IoU_0.10_0.50_0.05_MaxDet_100`; see docs/evaluation.md.
+        The metrics by name, as `mAP_IoU_0.10_0.50_0.05_MaxDet_100`, of `centre` as `AP`; see docs/evaluation.md.
 
     Raises:
-        UserError: a file is missing or damaged, or predictions and targets are not of the same scans and classes.
+        UserError: a file is missing or damaged, predictions and targets are not of the same scans and classes, or
+            points are to be scored by overlap.
     """
     with TemporaryDirectory() as folder:
         found = read_predictions(_predictions(predictions, targets, classes, Path(folder)))
         wanted = read_targets(_targets(Path(targets), [case.case for case in found.cases], Path(folder)))
-    return score(
+    chosen = PROTOCOLS[protocol] if protocol else protocol_of(wanted.cases)
+    return chosen.score(
         pair(found, wanted),
         wanted.cases,
         wanted.classes,

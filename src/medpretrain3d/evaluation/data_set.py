@@ -129,6 +129,6 @@ def match_data_set(
     found, wanted = framed.predictions, framed.targets
     if closeness is intersection_over_union:
         num_points, num_objects = count_target_points(wanted)
-        refuse_points(num_points, num_objects, "an overlap", "score by distance: --protocol centre")
+        refuse_points(num_points, num_objects, "an overlap", "score by distance: evaluate --protocol centre")
     matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness)
     return MatchedScans(found, wanted, classes, matches, pool_classes(matches), framed.num_oblique, framed.notes)

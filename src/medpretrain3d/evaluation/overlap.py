@@ -41,7 +41,7 @@ def of_boxes(
     """
     if len(classes) != 1:
         raise UserError(f"{len(classes)} classes, {list(classes)}; this protocol knows one kind of lesion: give one")
-    refuse_points(*count_target_points(targets), "an overlap", "score by distance: --protocol centre")
+    refuse_points(*count_target_points(targets), "an overlap", "score by distance: evaluate --protocol centre")
     framed = in_scan_frames(predictions, targets)
     return [
         ScanOverlap(found.case, found.scores, intersection_over_union(found.boxes, wanted.boxes))
