@@ -14,9 +14,12 @@ from PIL import Image
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
+from medpretrain3d.commands.case_previews import NUM_PICTURED, LookedAt, write_preview
 from medpretrain3d.detection import AnchorGrid, RetinaNet
+from medpretrain3d.evaluation import PredictedCase
 from medpretrain3d.evaluation.shown_cases import shown_cases
 from medpretrain3d.inference import InferenceConfig, save_bundle
+from medpretrain3d.inference.inputs import ScanPath
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
 
@@ -65,6 +68,28 @@ def test_predict_writes_pictures_and_a_page(scans, tmp_path, capsys):
         assert (one["data"]["isTruthKnown"], one["data"]["truth"]) == (False, [])
         with Image.open(out / "preview" / f"{entry['case']}.png") as picture:
             assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown_from"),
+    [
+        ([[0.9, 0.1], [0.2]], 0.3),  # one scan has a box of 0.3
+        ([[0.078, 0.05], [0.0721], []], 0.05),  # each shows its best
+        ([[0.2 - 0.01 * n for n in range(NUM_PICTURED + 3)]], 0.09),  # the twelfth, since more hide the scan
+        ([[], []], 0.3),
+    ],
+)
+def test_a_page_of_low_scores_shows_the_best_boxes_and_says_so(scans, tmp_path, scores, shown_from):
+    """Of a detector that learned for some minutes: the page would be a page of scans without boxes."""
+    looked_at = []
+    for number, those in enumerate(scores):
+        boxes, labels = np.tile(np.array([BOX]), (len(those), 1)), np.zeros(len(those), int)
+        found = PredictedCase(f"s{number}", GRID.boxes_to_lps_mm(boxes), np.array(those, float), labels, GRID, boxes)
+        looked_at.append(LookedAt("why", ScanPath(scans / f"s{number % 3}.nii.gz").open("any"), found))
+    page = write_preview(tmp_path / "out", "Title", "About.", looked_at, ["nodule"], least=0.3)
+    text = page.read_text(encoding="utf-8")
+    assert f'name="score" min="0" max="1" step="0.01" value="{shown_from}"' in text
+    assert (f"No box has a score of 0.30: they are shown from {shown_from:.2f} on." in text) == (shown_from < 0.3)
 
 
 def test_evaluate_shows_cases_with_boxes_in_their_places(scans, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def write_preview(
         scans: what is shown, in this order.
         classes: names of the labels.
         window: grey values of the pictures; None spans them from the lowest to the highest half percent.
-        least: score from which the page shows boxes at first.
+        least: score from which boxes are shown at first; a lower one, which the page says, where none has it.
 
     Returns:
         Path of the page.
@@ -83,16 +84,17 @@ def write_preview(
     from medpretrain3d.visualization.case_page import write_cases
     from medpretrain3d.visualization.viewed_case import boxes_in, viewed_case
 
-    cases, pictures = [], {}
+    cases, pictures, scores = [], {}, []
     for one in scans:
         opened, best = one.opened, np.argsort(-one.found.scores, kind="stable")[:MOST_BOXES]
         voxels = opened.read_image((0, 0, 0), opened.grid.shape)
         image = _spanned(voxels[0]) if window is None else window.fitted(opened.statistics)(voxels)[0]
         found = _some(one.found, best)
+        scores.append(found.scores)
         cases.append(viewed_case(one.why, image, opened.grid, found, one.wanted, classes, one.score))
         none = np.zeros((0, 6)), np.zeros(0, int)
         truth = none if one.wanted is None else (boxes_in(one.wanted, opened.grid), one.wanted.labels)
-        shown = found.scores >= least
+        shown = found.scores >= _least_shown(least, [found.scores])
         pictures[found.case] = boxes_on_slices(
             image,
             opened.grid.spacing_mm,
@@ -103,7 +105,21 @@ def write_preview(
             classes,
             num_further=3 if one.wanted is not None else NUM_PICTURED,
         )
-    return write_cases(folder, title, about, cases, pictures, least)
+    shown_from = _least_shown(least, scores)
+    if shown_from < least:
+        about = f"{about} No box has a score of {least:.2f}: they are shown from {shown_from:.2f} on."
+    return write_cases(folder, title, about, cases, pictures, shown_from)
+
+
+def _least_shown(least: float, scores: Sequence[np.ndarray]) -> float:
+    """Return from which score boxes are shown: where no scan has one of `least`, that of the last of each one's best.
+
+    A detector that learned for a short while gives low scores; its boxes are still what the page is opened for.
+    """
+    best = [np.sort(one)[::-1][:NUM_PICTURED] for one in scores if len(one)]
+    if not best or any(one[0] >= least for one in best):
+        return least
+    return math.floor(100 * min(float(one[-1]) for one in best)) / 100
 
 
 def _spanned(voxels: np.ndarray) -> np.ndarray:

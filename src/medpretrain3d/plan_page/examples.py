@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from medpretrain3d.lines import counted
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.visualization.box_pictures import boxes_on_slices
 
@@ -42,7 +43,7 @@ def example_pictures(store: Store) -> list[Example]:
         picture = boxes_on_slices(
             image, case.grid.spacing_mm, case.boxes, case.labels, *none, store.classes, max_panels=3
         )
-        title = f"{case_id}: {len(case.labels)} objects, {window}"
+        title = f"{case_id}: {counted(len(case.labels), 'object')}, {window}"
         examples.append(Example(title, _uri(np.asarray(picture))))
     return examples
 

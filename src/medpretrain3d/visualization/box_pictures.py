@@ -73,7 +73,8 @@ def boxes_on_slices(
     if max_panels >= 3:
         cuts += [(axis, _covering_slices(overlays, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
     panels = [_panel(image, spacing_mm, overlays, axis, index, panel_px) for axis, index in cuts]
-    return _sheet(panels, "solid: truth", "dashed: detection, with its score" if len(det_boxes) else "")
+    solid = "solid: truth" if len(boxes) else ""
+    return _sheet(panels, solid, "dashed: detection, with its score" if len(det_boxes) else "")
 
 
 @dataclass(frozen=True)
