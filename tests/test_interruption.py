@@ -165,11 +165,10 @@ def test_a_command_that_is_told_to_end_says_so_in_one_line(tmp_path):
 def scontrol(tmp_path, monkeypatch):
     """A command that notes what it is asked and ends with a code."""
 
-    def make(code: int = 0):
+    def make(code: int = 0, end: str = ""):
         script = tmp_path / "scontrol"
-        script.write_text(
-            f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho "Job may\nnot be requeued" >&2\nexit {code}\n'
-        )
+        said = "" if end else 'echo "Job may\nnot be requeued" >&2\n'
+        script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{said}{end or f"exit {code}"}\n')
         script.chmod(0o755)
         return tmp_path / "asked"
 
@@ -196,6 +195,12 @@ def test_of_an_array_only_this_task(scontrol, monkeypatch):
 def test_a_refusal_is_said_in_one_line(scontrol):
     scontrol(code=1)
     assert requeue() == "SLURM did not queue job 17 again (Job may not be requeued); submit it, and it continues"
+
+
+def test_a_command_that_ends_with_the_job_has_asked(scontrol):
+    """SLURM ends all processes of a job that it queues again, also the one that asked for it."""
+    scontrol(end="kill -TERM $$")
+    assert requeue() == "SLURM queues job 17 again, and it continues"
 
 
 def test_without_the_command_too(scontrol):

@@ -43,7 +43,8 @@ def requeue() -> str:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=30)
-        reason = " ".join(done.stderr.split())[:200] if done.returncode else None
+        # One that is ended by a signal has told SLURM: it ends with all processes of the job that is queued again.
+        reason = " ".join(done.stderr.split())[:200] if done.returncode > 0 else None
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
     if reason is not None:

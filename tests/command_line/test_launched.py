@@ -90,3 +90,6 @@ def test_one_of_several_processes_speaks():
     assert is_first_process({**BATCH, **EIGHT, "SLURM_PROCID": "3"})  # of no step
     assert not is_first_process({"RANK": "1", "LOCAL_RANK": "0"})
     assert not is_first_process({"LOCAL_RANK": "1"})
+    assert is_first_process({"LOCAL_RANK": "0", "NODE_RANK": "0"})
+    assert not is_first_process({"NODE_RANK": "1"})  # the first of its node, as one starts the nodes by hand
+    assert not is_first_process({"LOCAL_RANK": "0", "GROUP_RANK": "1"})

@@ -32,7 +32,10 @@ def is_first_process(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether this process is the first of a run, as far as launchers say before the trainer exists."""
     if counts_tasks(environment) and is_task(environment):
         return environment.get("SLURM_PROCID", "0") == "0"
-    return environment.get("RANK", environment.get("LOCAL_RANK", "0")) == "0"
+    if "RANK" in environment:
+        return environment["RANK"] == "0"
+    node = environment.get("NODE_RANK", environment.get("GROUP_RANK", "0"))  # in the order that Lightning looks
+    return environment.get("LOCAL_RANK", "0") == node == "0"
 
 
 def check_launch(num_devices: int, num_nodes: int, environment: Mapping[str, str] = os.environ) -> None:
