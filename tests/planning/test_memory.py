@@ -1,24 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-import torch
-from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
-from medpretrain3d.backbones.resenc import ResEnc
-from medpretrain3d.detection import AnchorGrid, RetinaUNet
-from medpretrain3d.planning.make import training_forward
-from medpretrain3d.planning.memory import GIB, MemoryEstimate, estimate_memory, saved_bytes
+from medpretrain3d.planning.memory import MemoryEstimate, Shown, estimate, planned_memory
+from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.setup import CPU
+from medpretrain3d.planning.topology import plan_topology
+from medpretrain3d.planning.training_memory import GIB
 
-
-def test_two_linear_layers_by_hand():
-    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    # The first layer keeps its input (10 x 4), the second the ReLU's result (10 x 8), which the ReLU keeps as well; the
-    # output (10 x 2) goes into the loss. 4 bytes each.
-    assert sorted(saved_bytes(network, lambda: network(torch.zeros(10, 4)))) == [80, 160, 320]
-    memory = estimate_memory(lambda: nn.Linear(4, 8), lambda net, image: net(image.flatten(1)), (1, 1, 2, 2))
-    assert memory.fixed == (4 * 8 + 8) * 16
-    assert memory.per_sample == (4 + 8) * 4 + 2 * 8 * 4
+TOPOLOGY = plan_topology((1.0, 1.0, 1.0), (32, 32, 32), 4)
+PLAN = Plan((1.0, 1.0, 1.0), (32, 32, 32), 2, "XXS", TOPOLOGY.strides, TOPOLOGY.kernel_sizes)
 
 
 def test_batches_by_hand():
@@ -28,21 +21,17 @@ def test_batches_by_hand():
     assert memory.largest_batch(3.5) == 0
 
 
-@pytest.mark.parametrize("strides", [None, ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2))])
-def test_the_trace_is_what_pytorch_allocates(strides):
-    """Bytes alive after a forward pass on the CPU, by the profiler, against the trace without values."""
+@pytest.mark.parametrize("have_masks", [True, False])
+def test_a_small_patch_tells_what_a_large_one_takes(have_masks):
+    plan = replace(PLAN, patch=(64, 48, 48), first_level=1, anchors=(((4.0, 4.0, 4.0),) * 2,) * 3)
+    shown = Shown(num_classes=3, num_channels=2, have_masks=have_masks)
+    exact = planned_memory(plan, shown, CPU)
+    taken = estimate(plan, shown, CPU).gib(plan.batch_size) - 1
+    assert taken == pytest.approx(exact.num_bytes / GIB, rel=0.06)
+    assert exact.optimizer == 2 * exact.gradients  # of AdamW
+    assert exact.averaged_weights == exact.weights
 
-    def make() -> RetinaUNet:
-        anchors = AnchorGrid([[(4.0, 4, 4)] * 3] * 2)
-        return RetinaUNet(ResEnc("XXS", strides=strides), 2, anchors, first_level=2, fpn_channels=32)
 
-    image = torch.zeros(2, 1, 32, 32, 32)  # of one so small, convolutions on the CPU keep two halves with a margin
-    network = make()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        outputs = training_forward(network, image)
-    measured = sum(event.self_cpu_memory_usage for event in profiler.key_averages()) + image.nbytes
-    assert outputs
-    with torch.device("meta"):
-        traced_network = make()
-        traced = saved_bytes(traced_network, lambda: training_forward(traced_network, torch.empty(image.shape)))
-    assert sum(traced) == pytest.approx(measured, rel=0.1)
+def test_an_encoder_alone_takes_less_than_with_a_detector():
+    detector = replace(PLAN, first_level=1, anchors=(((4.0, 4.0, 4.0),),) * 2)
+    assert planned_memory(PLAN).gib < planned_memory(detector).gib

@@ -11,7 +11,7 @@ from medpretrain3d import cli
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import make_plan, read_plan
-from medpretrain3d.planning.make import estimate
+from medpretrain3d.planning.memory import Shown, planned_memory
 from medpretrain3d.planning.spacing import target_spacing_mm
 from medpretrain3d.planning.topology import plan_topology
 from medpretrain3d.store.case import CaseData, Instance, write_case
@@ -63,7 +63,7 @@ def test_a_plan_fits_its_memory_and_its_parts_fit_each_other(tmp_path):
     plan = make_plan(corpus, memory_gib=2, preset="XXS", anchors_per_level=3)
     assert plan.spacing_mm == (2, 1, 1)
     assert plan.report["estimated_gib"] <= 2
-    assert plan.report["estimated_gib"] == round(estimate(plan).gib(plan.batch_size), 2)
+    assert plan.report["estimated_gib"] == round(planned_memory(plan, Shown(have_masks=False)).gib, 2)
     assert plan.batch_size == 2
     larger = make_plan(corpus, memory_gib=3, preset="XXS", anchors_per_level=3)
     assert np.prod(larger.patch) > np.prod(plan.patch)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import yaml
 
 from medpretrain3d import cli
 from medpretrain3d.planning import make_plan
 from medpretrain3d.planning.fingerprint import Fingerprint, warnings_of
 from medpretrain3d.planning.recipe import is_as_written, recipe_name, recipe_text
+from medpretrain3d.planning.requirements import requirements
 from medpretrain3d.planning.setup import CPU, GPU
 from medpretrain3d.planning.spacing import coarser_spacing_mm
 from medpretrain3d.store.case import CaseData, Instance, write_case
@@ -46,9 +49,8 @@ def write_store(
 
 
 def text_of(store, setup=SMALL, splits=None):
-    plan = make_plan(
-        Corpus([store.path]), setup.memory_gib, setup.preset, setup.anchors_per_level, setup.min_batch_size
-    )
+    asked = (setup.memory_gib, setup.preset, setup.anchors_per_level, setup.min_batch_size)
+    plan = make_plan(Corpus([store.path]), *asked, setup=setup)
     fingerprint = Fingerprint.of(store)
     warnings = warnings_of(store, fingerprint, plan)
     return recipe_text(plan, fingerprint, setup, "data/x", splits or store.all_splits, "configs/x.yaml", warnings)
@@ -62,6 +64,18 @@ def test_boxes_alone_are_for_retinanet_and_outlines_for_retina_unet(tmp_path):
     assert boxes["run"] == {"group": "boxes", "name": "scratch"}
     assert boxes["data"]["store"] == "data/x"
     assert boxes["model"]["detector"]["init_args"]["num_classes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("setup", "masks"), [(SMALL, True), (replace(GPU, preset="XXS", memory_gib=2.0, anchors_per_level=2), False)]
+)
+def test_a_recipe_needs_what_its_plan_says(tmp_path, setup, masks):
+    """`plan STORE` and `plan --config` are one estimate."""
+    text = text_of(write_store(tmp_path / "s", masks=masks), setup)
+    said = re.search(r"about ([\d.]+) GiB", text)
+    assert said
+    needs = requirements(yaml.safe_load(text), "finetune")
+    assert float(said[1]) == round(needs.memory.gib, 2) <= setup.memory_gib
 
 
 def test_channels_and_sides_are_in_it(tmp_path):

@@ -5,7 +5,7 @@ from torch import nn
 
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
-from medpretrain3d.loading import case_labels, object_view, views
+from medpretrain3d.loading import case_labels, multi_crop, object_view, views
 from medpretrain3d.planning.memory import GIB
 from medpretrain3d.planning.planned_recipe import PlannedRecipe
 from medpretrain3d.planning.recipe_step import ONE_CROP, recipe_step
@@ -119,9 +119,9 @@ def test_views_that_nobody_knows_are_refused():
     config = {**DINO, "data": {**DINO["data"], "views": {"class_path": "mine.FourViews"}}}
     with pytest.raises(UserError, match=r"data\.views mine\.FourViews: what a batch of it holds is not known"):
         requirements(config, "pretrain")
-    classes = [one for module in (views, object_view, case_labels) for one in vars(module).values()]
+    classes = [one for module in (views, object_view, case_labels, multi_crop) for one in vars(module).values()]
     own = {one.__name__ for one in classes if isinstance(one, type) and issubclass(one, views.Views)}
-    assert own - {"Views"} == {*ONE_CROP, "TwoViews", "VolumePairs", "GridAndTargets"} - {"None"}
+    assert own - {"Views"} == {*ONE_CROP, "TwoViews", "MultiCrop", "VolumePairs", "GridAndTargets"} - {"None"}
 
 
 @pytest.mark.parametrize(

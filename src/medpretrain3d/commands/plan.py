@@ -188,6 +188,7 @@ def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
         setup.min_batch_size,
         spacing_mm,
         setup.max_scan_voxels,
+        setup,
     )
     if missing := plan.report.get("missing"):
         print(f"warning: {args.source}: {missing}", file=sys.stderr)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from medpretrain3d.backbones.resenc import PRESETS, Preset, ResEnc
+from medpretrain3d.backbones.resenc import PRESETS, Preset
 from medpretrain3d.boxes import box_size
-from medpretrain3d.detection import AnchorGrid, RetinaUNet
 from medpretrain3d.detection.anchors_search import optimize_anchor_sizes
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.long_objects import LongObjects
-from medpretrain3d.planning.memory import MemoryEstimate, estimate_memory
+from medpretrain3d.planning.memory import Shown, estimate, planned_memory
 from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.setup import GPU, Setup
 from medpretrain3d.planning.spacing import Spacing, coarser_spacing_mm, target_spacing_mm
-from medpretrain3d.planning.topology import SMALLEST_MAP, Topology, Triple, plan_topology
+from medpretrain3d.planning.topology import SMALLEST_MAP, Triple, plan_topology
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.corpus import Corpus
@@ -47,8 +44,7 @@ class _Facts:
     """(boxes, 3)."""
     labels: np.ndarray
     """(boxes,)."""
-    num_classes: int
-    num_channels: int
+    shown: Shown
     num_specks: int = 0
     """Objects that were left out of `extents_mm`."""
     num_points: int = 0
@@ -63,6 +59,7 @@ def make_plan(
     min_batch_size: int = 2,
     spacing_mm: Spacing | None = None,
     max_scan_voxels: float | None = None,
+    setup: Setup = GPU,
 ) -> Plan:
     """Plan training on the cases of a corpus; reads sidecars, no voxel.
 
@@ -78,6 +75,7 @@ def make_plan(
         min_batch_size: samples that have to fit.
         spacing_mm: along (D, H, W), where the scans keep their own; None is nnU-Net's rule.
         max_scan_voxels: of the median scan, to which that rule's spacing is made coarser; see `coarser_spacing_mm`.
+        setup: of which the optimizer and the width of the detector count for the memory.
 
     Raises:
         UserError: the smallest patch does not fit, or the stores have another spacing than the one that is asked for.
@@ -86,11 +84,14 @@ def make_plan(
     spacing_mm = _spacing_mm(corpus, facts, spacing_mm, max_scan_voxels)
     median_scan = np.ceil(np.median(facts.shapes * facts.spacings_mm / np.array(spacing_mm), axis=0)).astype(int)
     plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
-    plan, memory, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level)
+    plan, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level, setup)
     if shows_all:
         voxels = float((facts.shapes * facts.spacings_mm / np.array(spacing_mm)).prod(axis=1).sum())
         most = max(min_batch_size, int(BATCH_SHARE * voxels / np.prod(plan.patch)))
-        plan = replace(plan, batch_size=min(memory.largest_batch(memory_gib), most))
+        most = min(estimate(plan, facts.shown, setup).largest_batch(memory_gib), most)
+        plan = replace(plan, batch_size=max(min_batch_size, most))
+        while plan.batch_size > min_batch_size and planned_memory(plan, facts.shown, setup).gib > memory_gib:
+            plan = replace(plan, batch_size=plan.batch_size - 1)
     if plan.anchors is not None:
         plan = _with_anchors(plan, facts, anchors_per_level)
     own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own; the plan's is to be prepared with"}
@@ -104,7 +105,7 @@ def make_plan(
         "num_cases": len(facts.shapes),
         "median_scan": median_scan.tolist(),
         "memory_gib": memory_gib,
-        "estimated_gib": round(memory.gib(plan.batch_size), 2),
+        "estimated_gib": round(planned_memory(plan, facts.shown, setup).gib, 2),
         "num_boxes": len(facts.extents_mm),
         **({"specks_left_out": facts.num_specks} if facts.num_specks else {}),
         **({"points_without_size": facts.num_points} if facts.num_points else {}),
@@ -131,48 +132,11 @@ def _spacing_mm(corpus: Corpus, facts: _Facts, asked: Spacing | None, max_scan_v
     return coarser_spacing_mm(found, scan_mm, facts.extents_mm.min(axis=1), max_scan_voxels)
 
 
-def estimate(plan: Plan, num_classes: int = 1, num_channels: int = 1) -> MemoryEstimate:
-    """Return memory of training a Retina U-Net as planned, or of the encoder alone where nothing is detected."""
-    levels = None if plan.anchors is None else (len(plan.anchors), len(plan.anchors[0]))
-    # Every map grows with the patch, so a small one tells all.
-    d, h, w = plan.topology.reached[-1]
-    patch: Triple = (2 * d, 2 * h, 2 * w)
-    traced = _traced(plan.preset, plan.topology, plan.first_level, levels, num_classes, num_channels, patch)
-    return replace(traced, per_sample=int(traced.per_sample * np.prod(plan.patch) / np.prod(patch)))
-
-
-@functools.lru_cache(maxsize=64)
-def _traced(
-    preset: str,
-    topology: Topology,
-    first_level: int | None,
-    levels: tuple[int, int] | None,
-    num_classes: int,
-    num_channels: int,
-    patch: Triple,
-) -> MemoryEstimate:
-    def network() -> nn.Module:
-        encoder = ResEnc(cast(Preset, preset), num_channels, topology.strides, topology.kernel_sizes)
-        if levels is None or first_level is None:
-            return encoder
-        anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * levels[1]] * levels[0])  # sizes take no memory
-        return RetinaUNet(encoder, num_classes, anchors, first_level=first_level)
-
-    return estimate_memory(network, training_forward, (num_channels, *patch))
-
-
-def training_forward(network: nn.Module, image: Tensor) -> list[Tensor]:
-    """Run the forward pass of a training step, before its losses."""
-    if not isinstance(network, RetinaUNet):
-        return list(network(image))
-    mask_logits, pyramid = network.branches(image)
-    return [mask_logits, network.classification_head(pyramid), network.box_head(pyramid)]
-
-
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     spacings_mm = np.array([case.grid.spacing_mm for case in cases])
     extents = np.concatenate([box_size(case.boxes) * case.grid.spacing_mm for case in cases])
     is_speck = np.concatenate(are_specks(cases))
+    outlined = [case.has_mask and bool((case.instance_ids > 0).any()) for case in cases if len(case.labels)]
     if is_speck.all():  # of small objects alone, these are the objects
         is_speck[:] = False
     is_point = np.concatenate([are_points(case.boxes) for case in cases])
@@ -182,8 +146,7 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
         np.array([case.grid.shape for case in cases]),
         extents[~is_speck].astype(np.float64),
         np.concatenate([case.labels for case in cases])[~is_speck],
-        max(len(corpus.classes[0]), 1),
-        cases[0].num_channels,
+        Shown(max(len(corpus.classes[0]), 1), cases[0].num_channels, bool(outlined) and all(outlined)),
         num_specks,
         int(is_point.sum()),
     )
@@ -231,9 +194,9 @@ def _first_patch(spacing_mm: Spacing, median_scan: np.ndarray) -> np.ndarray:
 
 
 def _fit_patch(
-    plan: Plan, facts: _Facts, median_scan: np.ndarray, memory_gib: float, anchors_per_level: int
-) -> tuple[Plan, MemoryEstimate, bool]:
-    """Return the plan with the largest patch that fits, its memory, and whether the first patch already did."""
+    plan: Plan, facts: _Facts, median_scan: np.ndarray, memory_gib: float, anchors_per_level: int, setup: Setup
+) -> tuple[Plan, bool]:
+    """Return the plan with the largest patch that fits, and whether the first patch already did."""
     patch, shrunk = _first_patch(plan.spacing_mm, median_scan), False
     while True:
         d, h, w = (int(size) for size in patch)
@@ -243,15 +206,17 @@ def _fit_patch(
         plan = replace(plan, patch=(d, h, w), strides=topology.strides, kernel_sizes=topology.kernel_sizes)
         if len(facts.extents_mm):
             plan = _with_levels(plan, facts, anchors_per_level)
-        memory = estimate(plan, facts.num_classes, facts.num_channels)
-        if memory.gib(plan.batch_size) <= memory_gib:
-            return plan, memory, not shrunk
+        taken_gib = estimate(plan, facts.shown, setup).gib(plan.batch_size)
+        if taken_gib <= memory_gib:
+            taken_gib = planned_memory(plan, facts.shown, setup).gib
+        if taken_gib <= memory_gib:
+            return plan, not shrunk
         share = np.array(plan.patch) / median_scan
         share[np.array(plan.patch) - step < 2 * SMALLEST_MAP] = 0
         if not share.any():
             raise UserError(
                 f"memory {memory_gib:g} GiB: a batch of {plan.batch_size} patches of {plan.patch} voxels with ResEnc-"
-                f"{plan.preset} takes {memory.gib(plan.batch_size):.1f} GiB; choose a smaller preset or more memory"
+                f"{plan.preset} takes {taken_gib:.1f} GiB; choose a smaller preset or more memory"
             )
         axis = int(share.argmax())
         patch, shrunk = np.array(plan.patch), True

@@ -1,28 +1,31 @@
-"""Memory estimate of training, from the network alone: no GPU, no arithmetic.
+"""Memory of training as planned, while there is no recipe yet: what `plan --config` computes of the one that follows.
 
-The network is traced on the meta device, where tensors have shapes and no values. Counted are, in 4 bytes each:
-
-- every parameter four times: weight, gradient, and the two moments of Adam (SGD keeps one);
-- every activation that automatic differentiation keeps for the way back, once however often it is used;
-- twice the largest of them, for gradients on their way;
-- and 1 GiB for the context and workspaces of the device.
-
-The count is taken to hold under mixed precision as well: convolutions then keep half the bytes, but norms are computed
-in fp32 and keep a copy of their own. It has been compared with what PyTorch allocates on the CPU (within 10 %), not
-with a GPU; losses and matching are not part of it.
+The step of the planned network is traced on tensors without values (`traced_step.py`): nothing but its size, its
+optimizer and the precision decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+import yaml
+from torch import nn
 
-GIB = 1024**3
-RESERVE_GIB = 1.0
-STATES_PER_PARAMETER = 4
+from medpretrain3d.backbones.resenc import Preset, ResEnc
+from medpretrain3d.detection import AnchorGrid, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.recipe_step import NothingDrawn, sum_of_outputs
+from medpretrain3d.planning.requirements import ON_GPUS, training_setting
+from medpretrain3d.planning.setup import GPU, Setup
+from medpretrain3d.planning.topology import Topology, Triple
+from medpretrain3d.planning.traced_step import META, trace_step
+from medpretrain3d.planning.training_memory import GIB, RESERVE_GIB, Setting, TrainingMemory, training_memory
+from medpretrain3d.precision.names import network_precision
 
 
 @dataclass(frozen=True)
@@ -41,43 +44,81 @@ class MemoryEstimate:
         return max(0, int(((memory_gib - RESERVE_GIB) * GIB - self.fixed) // self.per_sample))
 
 
-def estimate_memory(
-    make_network: Callable[[], nn.Module], forward: Callable[[nn.Module, Tensor], object], image_shape: tuple[int, ...]
-) -> MemoryEstimate:
-    """Trace a network on the meta device.
+class Shown(NamedTuple):
+    """What the data decide of a network."""
+
+    num_classes: int = 1
+    num_channels: int = 1
+    have_masks: bool = True
+    """Whether every object is outlined."""
+
+
+class _Network(NamedTuple):
+    preset: str
+    topology: Topology
+    first_level: int | None
+    levels: tuple[int, int] | None
+    """Their number, and anchors of each cell; None without objects."""
+    fpn_channels: int | None
+    shown: Shown
+
+    def make(self) -> nn.Module:
+        with torch.device("cpu"), NothingDrawn():
+            topology, shown = self.topology, self.shown
+            encoder = ResEnc(cast(Preset, self.preset), shown.num_channels, topology.strides, topology.kernel_sizes)
+            if self.levels is None or self.first_level is None:
+                return encoder.to(META)
+            anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * self.levels[1]] * self.levels[0])  # sizes take no memory
+            options: dict[str, Any] = {"first_level": self.first_level}
+            if self.fpn_channels is not None:
+                options["fpn_channels"] = self.fpn_channels
+            kind = RetinaUNet if shown.have_masks else RetinaNet
+            return kind(encoder, shown.num_classes, anchors, **options).to(META)
+
+
+def estimate(plan: Plan, shown: Shown | None = None, setup: Setup = GPU) -> MemoryEstimate:
+    """Return memory of training as planned, from steps of a small patch: every map grows with it.
 
     Args:
-        make_network: builds it; called with the meta device as default.
-        forward: what a training step runs; its outputs are counted as they go on into the loss.
-        image_shape: (C, D, H, W) of one sample.
+        plan: with levels, or without where the encoder is trained alone.
+        shown: of the data.
+        setup: of the accelerator.
     """
-    with torch.device("meta"):
-        network = make_network()
-        saved = saved_bytes(network, lambda: forward(network, torch.empty(1, *image_shape)))
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    # Parameters are the same for any batch, activations come with each sample.
-    return MemoryEstimate(STATES_PER_PARAMETER * 4 * parameters, sum(saved) + 2 * max(saved))
+    network = _network(plan, shown or Shown(), setup)
+    d, h, w = plan.topology.reached[-1]
+    patch: Triple = (2 * d, 2 * h, 2 * w)
+    one, two = (_traced(network, patch, size, _setting(setup)) for size in (1, 2))
+    per_sample = two.activations - one.activations
+    ratio = float(np.prod(plan.patch) / np.prod(patch))
+    return MemoryEstimate(one.num_bytes - per_sample, int(per_sample * ratio))
 
 
-def saved_bytes(network: nn.Module, run: Callable[[], object]) -> list[int]:
-    """Bytes of each tensor that is alive after a forward pass because the way back needs it, or as its result."""
-    own = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, Tensor] = {}  # by storage; holding the tensors keeps storages from being given out twice
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in own:
-            kept.setdefault(storage, tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        _keep_all(run(), keep)
-    return [tensor.untyped_storage().nbytes() for tensor in kept.values()]
+def planned_memory(plan: Plan, shown: Shown | None = None, setup: Setup = GPU) -> TrainingMemory:
+    """Return memory of training as planned, from a step of its own patch and batch."""
+    return _traced(_network(plan, shown or Shown(), setup), plan.patch, plan.batch_size, _setting(setup))
 
 
-def _keep_all(outputs: object, keep: Callable[[Tensor], Tensor]) -> None:
-    if isinstance(outputs, Tensor):
-        keep(outputs)
-    elif isinstance(outputs, list | tuple):
-        for output in outputs:
-            _keep_all(output, keep)
+def _network(plan: Plan, shown: Shown, setup: Setup) -> _Network:
+    levels = None if plan.anchors is None else (len(plan.anchors), len(plan.anchors[0]))
+    return _Network(plan.preset, plan.topology, plan.first_level, levels, setup.fpn_channels, shown)
+
+
+def _setting(setup: Setup) -> Setting:
+    optim: Mapping[str, Any] = yaml.safe_load(setup.optim)
+    averages = [{"class_path": "EMAWeightAveraging"}] if setup.ema_decay else []
+    return training_setting(optim, {"callbacks": averages}, 1)
+
+
+@functools.lru_cache(maxsize=128)
+def _traced(described: _Network, patch: Triple, batch_size: int, setting: Setting) -> TrainingMemory:
+    network = described.make()
+    network.train()
+    image = torch.empty(batch_size, described.shown.num_channels, *patch, device=META)
+
+    def loss() -> torch.Tensor:
+        if isinstance(network, Detector):
+            return sum_of_outputs(network, image)
+        return torch.stack([one.float().sum() for one in network(image)]).sum()
+
+    traced = trace_step(network, loss, [image], network_precision(ON_GPUS))
+    return training_memory(network, traced.activation_bytes, setting)

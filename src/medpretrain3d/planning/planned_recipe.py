@@ -11,8 +11,8 @@ from medpretrain3d.command_line.composition import composed, flattened, nested, 
 from medpretrain3d.command_line.precheck import Precheck
 from medpretrain3d.command_line.recipes import find_recipe, load_recipe, recipe_names
 from medpretrain3d.errors import UserError
-from medpretrain3d.planning.memory import GIB, RESERVE_GIB
 from medpretrain3d.planning.requirements import TFLOP_PER_S, Requirements, requirements
+from medpretrain3d.planning.training_memory import GIB, RESERVE_GIB
 
 STAGES = {"pretrain": "objective", "finetune": "detector"}
 """What the model of each stage is."""

@@ -121,8 +121,8 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
         f"Strides of the levels: {reached} voxels; objects nearest to each: {report.get('boxes_per_level')}.", 6
     )
     yield f"      first_level: {plan.first_level}"
-    if setup.accelerator == "cpu":
-        yield "      fpn_channels: 48"
+    if setup.fpn_channels is not None:
+        yield f"      fpn_channels: {setup.fpn_channels}"
     if is_large:
         yield "      nms_iou: 0.9           # leave the merging to the whole volume"
     yield from _comment(
@@ -174,10 +174,10 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
     yield f"  max_steps: {setup.max_steps}"
     yield f"  val_check_interval: {setup.val_check_interval}"
     yield f"  gradient_clip_val: {5.0 if setup.accelerator == 'cpu' else 12.0}"
-    if setup.accelerator == "cpu":
+    if setup.ema_decay is not None:
         yield "  callbacks:"
         yield "    - class_path: EMAWeightAveraging"
-        yield "      init_args: {decay: 0.99}"
+        yield f"      init_args: {{decay: {setup.ema_decay}}}"
 
 
 def _split_lines(splits: Splits) -> Iterable[str]:

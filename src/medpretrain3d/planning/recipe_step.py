@@ -63,7 +63,7 @@ def recipe_step(model: Mapping[str, Any], data: Mapping[str, Any]) -> RecipeStep
         model: `model` of a recipe.
         data: `data` of it, with `patch` and `batch_size`.
     """
-    with torch.device("cpu"), _NothingDrawn():  # some numbers are computed while a network is built
+    with torch.device("cpu"), NothingDrawn():  # some numbers are computed while a network is built
         network = network_of(model).to(META)
     channels = cast(Backbone, network.backbone).in_channels
     return RecipeStep(network, batch_of(data, channels))
@@ -130,7 +130,7 @@ def batch_of(data: Mapping[str, Any], channels: int) -> dict[str, Tensor]:
             "share": torch.empty(size * num_targets, d * h * w, device=META),
         }
     if name not in ONE_CROP:
-        known = ", ".join((*ONE_CROP[1:], "TwoViews", "VolumePairs", "GridAndTargets"))
+        known = ", ".join((*ONE_CROP[1:], "TwoViews", "MultiCrop", "VolumePairs", "GridAndTargets"))
         raise UserError(
             f"data.views {views.get(CLASS)}: what a batch of it holds is not known, wanted one of {known}; train for "
             "some steps, the log says what they take"
@@ -151,15 +151,15 @@ def _given(options: Mapping[str, Any], name: str, default: Sequence[int]) -> Seq
 def _loss(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Return the loss; of a detector, on its own or in an objective, the sum of what its losses are made of."""
     if isinstance(network, Detector):
-        return _sum_of_outputs(network, batch["image"])
+        return sum_of_outputs(network, batch["image"])
     if isinstance(network, DetectorPretraining):
-        of_detector = _sum_of_outputs(network.detector, batch["image"])
+        of_detector = sum_of_outputs(network.detector, batch["image"])
         return of_detector if network.beside is None else of_detector + _loss(network.beside, batch)
     loss: Tensor = network(batch).loss
     return loss
 
 
-def _sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
+def sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
     """Return the sum of what the losses of a detector are made of: matching needs values."""
     if isinstance(detector, RetinaUNet):
         mask_logits, pyramid = detector.branches(image)
@@ -171,7 +171,7 @@ def _sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
     return torch.stack([one.float().sum() for one in outputs]).sum()
 
 
-class _NothingDrawn(torch.overrides.TorchFunctionMode):
+class NothingDrawn(torch.overrides.TorchFunctionMode):
     """Puts zeros in place of the random numbers that weights begin with: they take seconds, and are thrown away."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

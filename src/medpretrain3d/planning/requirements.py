@@ -73,7 +73,7 @@ def requirements(config: Mapping[str, Any], stage: str) -> Requirements:
     num_processes = _num_devices(trainer) * int(trainer.get("num_nodes") or 1)
     precision = training_precision_name(trainer.get("precision") or ON_GPUS, "trainer.precision")
     accumulated = int(trainer.get("accumulate_grad_batches") or 1)
-    setting = _setting(dict(model.get("optim") or {}), trainer, num_processes)
+    setting = training_setting(dict(model.get("optim") or {}), trainer, num_processes)
 
     def of(step: RecipeStep) -> tuple[TrainingMemory, int]:
         if precision == "bf16-true":
@@ -107,7 +107,8 @@ def _num_devices(trainer: Mapping[str, Any]) -> int:
     return int(devices)
 
 
-def _setting(optim: Mapping[str, Any], trainer: Mapping[str, Any], num_processes: int) -> Setting:
+def training_setting(optim: Mapping[str, Any], trainer: Mapping[str, Any], num_processes: int) -> Setting:
+    """Return how `model.optim` and `trainer` of a recipe train weights."""
     defaults = {name: ast.literal_eval(text) for name, text in signatures("OptimConfig")[0].defaults.items()}
     said = {**defaults, **optim}
     states = STATES[said["name"]]

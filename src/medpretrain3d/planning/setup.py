@@ -30,6 +30,10 @@ class Setup:
     """Options of `model.optim`, as YAML."""
     reasons: str
     """Of the schedule, a sentence or two."""
+    fpn_channels: int | None = None
+    """Of the detector; None leaves its own."""
+    ema_decay: float | None = None
+    """Of averaged weights; None for none."""
 
 
 GPU = Setup(
@@ -45,11 +49,11 @@ GPU = Setup(
     optim="{momentum: 0.9, warmup_steps: 4000}",
     reasons="the schedule of nnDetection and of the 2025 study: 50 epochs of 2,500 steps, whatever the data set",
 )
-# 1.75 GiB hold one sample of about 400,000 voxels: seconds a step on two cores. Spacing, steps and optimizer are those
+# 1.5 GiB hold one sample of about 400,000 voxels: seconds a step on two cores. Spacing, steps and optimizer are those
 # of the recipes of real data in `configs/finetune` that were run on a CPU (openkbp.yaml).
 CPU = Setup(
     accelerator="cpu",
-    memory_gib=1.75,
+    memory_gib=1.5,
     preset="XS",
     anchors_per_level=4,
     min_batch_size=1,
@@ -59,5 +63,7 @@ CPU = Setup(
     num_workers=1,
     optim="{name: adamw, lr: 1.0e-3, weight_decay: 1.0e-2, warmup_steps: 50}",
     reasons="the short schedule of openkbp.yaml, about 20 minutes on one core there; more steps are better",
+    fpn_channels=48,
+    ema_decay=0.99,
 )
 SETUPS: dict[Accelerator, Setup] = {"gpu": GPU, "cpu": CPU}

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from medpretrain3d.planning.memory import GIB, RESERVE_GIB
-
+GIB = 1024**3
+RESERVE_GIB = 1.0
+"""For the context and workspaces of the device."""
 FP32 = 4
 """Bytes of a number."""
 STATES = {"sgd": 1, "adamw": 2}
@@ -31,10 +32,15 @@ class TrainingMemory:
     """The batch, what the backward pass needs, and gradients on their way."""
 
     @property
+    def num_bytes(self) -> int:
+        """All of it."""
+        parts = (self.weights, self.gradients, self.optimizer, self.averaged_weights, self.gathered, self.activations)
+        return sum(parts)
+
+    @property
     def gib(self) -> float:
         """All of it in GiB, and 1 for the context and workspaces of the device."""
-        parts = (self.weights, self.gradients, self.optimizer, self.averaged_weights, self.gathered, self.activations)
-        return RESERVE_GIB + sum(parts) / GIB
+        return RESERVE_GIB + self.num_bytes / GIB
 
 
 @dataclass(frozen=True)
