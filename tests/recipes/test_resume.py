@@ -31,7 +31,6 @@ def objective(name: str, **init_args: Any) -> list[str]:
 
 
 PRETRAINING = {
-    "plain": [],
     "accumulated": ["--trainer.accumulate_grad_batches", "2"],
     "teacher, drop path, averaged": [
         *objective("ConsistentViews", backbone=PRIMUS, projector_channels=[32, 16]),
@@ -103,49 +102,59 @@ def check(
     assert (left[0], left[-1]) == ("last.ckpt", f"step_{STEPS:07d}.ckpt")
 
 
+CHOSEN = [
+    {"point": "validation", "step": 3, "signal": 9},  # the validation of the checkpoint's step is made up
+    {"point": "optimizer", "step": 4, "signal": 9},
+    {"point": "forward", "step": 5, "signal": SIGNALS[-1]},
+    {"point": "validated", "step": STEPS, "signal": 9},  # also that of the last one
+]
+AT_EACH_POINT = [
+    {"point": "forward", "step": 1, "signal": 15},
+    {"point": "checkpoint", "step": 2, "signal": 9},
+    {"point": "optimizer", "step": 3, "signal": 15},
+    {"point": "validated", "step": 4, "signal": 9},
+    {"point": "validation", "step": 6, "signal": 15},
+    {"point": "logged", "step": 6, "signal": 9},
+]
+
+
 def random_cuts(seed: int, count: int) -> list[dict[str, Any]]:
     """Moments of a run in their order, each in a later or the same step."""
     draw = random.Random(seed)
     steps = sorted(draw.randrange(STEPS) for _ in range(count))
-    return [{"point": draw.choice(POINTS), "step": step, "signal": draw.choice(SIGNALS)} for step in steps]
+    moments = zip(draw.choices(POINTS, k=count), steps, strict=True)
+    return [{"point": point, "step": step, "signal": draw.choice(SIGNALS)} for point, step in moments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "variant"),
-    [("pretrain", PRETRAINING["teacher, drop path, averaged"]), ("finetune", FINETUNING["averaged"])],
+    ("stage", "name"), [*(("pretrain", name) for name in PRETRAINING), *(("finetune", name) for name in FINETUNING)]
 )
-def test_a_run_that_was_cut_ends_with_the_bytes_of_one_that_was_not(cube_store, tmp_path, stage, variant):
-    cuts = [
-        {"point": "validation", "step": 3, "signal": 9},  # the validation of the checkpoint's step is made up
-        {"point": "optimizer", "step": 4, "signal": 9},
-        {"point": "forward", "step": 5, "signal": SIGNALS[-1]},
-        {"point": "validated", "step": STEPS, "signal": 9},  # also that of the last one
-    ]
-    check(stage, cube_store, tmp_path, variant, cuts)
+def test_a_run_that_was_cut_ends_with_the_bytes_of_one_that_was_not(cube_store, tmp_path, stage, name):
+    variants = PRETRAINING if stage == "pretrain" else FINETUNING
+    cuts = CHOSEN if "averaged" in name.split(", ") else random_cuts(seed=list(variants).index(name), count=4)
+    check(stage, cube_store, tmp_path, variants[name], cuts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_twenty_random_moments(cube_store, tmp_path, stage):
+def test_so_does_one_of_two_processes(cube_store, tmp_path, stage):
     variants = PRETRAINING if stage == "pretrain" else FINETUNING
-    for index, (name, variant) in enumerate(variants.items()):
-        cuts = random_cuts(seed=index, count=12 // len(variants))
-        check(stage, cube_store, tmp_path / name.replace(" ", "_"), variant, cuts)
     on_two = next(variant for name, variant in variants.items() if name.startswith("accumulated"))
-    one_sample = [*on_two, "--data.batch_size", "1"]
-    check(stage, cube_store, tmp_path / "two", one_sample, random_cuts(seed=100, count=8), num_processes=2)
+    assert {cut["point"] for cut in AT_EACH_POINT} == set(POINTS)
+    check(stage, cube_store, tmp_path, [*on_two, "--data.batch_size", "1"], AT_EACH_POINT, num_processes=2)
 
 
 @pytest.mark.slow
 def test_a_kill_between_two_checkpoints_of_a_recipe(cube_store, tmp_path):
     recipe = [
         *("--config", "configs/pretrain/openkbp.yaml", "--data.store", str(cube_store), "--run.root", str(tmp_path)),
-        *("--model.objective.init_args.backbone.init_args.preset", "XXS", "--model.optim.warmup_steps", "10"),
+        *("--model.objective.init_args.backbone.init_args.preset", "XXS", "--model.optim.warmup_steps", "4"),
         *("--data.patch", "[32,32,32]", "--data.num_val_cases", "2", "--data.num_workers", "0"),
-        *("--trainer.max_steps", "60", "--trainer.val_check_interval", "15", "--trainer.log_every_n_steps", "1"),
+        *("--trainer.max_steps", "16", "--trainer.val_check_interval", "4", "--trainer.log_every_n_steps", "1"),
         *("--run.wandb", "disabled", "--run.name"),
     ]
-    cut = {"point": "forward", "step": 22, "signal": 9}
+    cut = {"point": "forward", "step": 6, "signal": 9}
     plan = [
         {"arguments": [*recipe, "whole"]},
         {"arguments": [*recipe, "cut"], "cut": cut},
@@ -153,6 +162,6 @@ def test_a_kill_between_two_checkpoints_of_a_recipe(cube_store, tmp_path):
     ]
     assert sit([{"stage": "pretrain", **one} for one in plan], tmp_path) == [[0], [-9], [0]]
     undisturbed, continued = (outcome(tmp_path / "openkbp" / name) for name in ("whole", "cut"))
-    assert [row["train/loss"] != "" for row in continued["metrics.csv"]] == [True] * 60
-    assert [row["step"] for row in continued["metrics.csv"] if row["val/loss"]] == ["14", "29", "44", "59"]
+    assert [row["train/loss"] != "" for row in continued["metrics.csv"]] == [True] * 16
+    assert [row["step"] for row in continued["metrics.csv"] if row["val/loss"]] == ["3", "7", "11", "15"]
     assert continued == undisturbed
