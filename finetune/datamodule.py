@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,9 +11,10 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from finetune.dealing import dealt_out, most_cases
+from finetune.unlabeled_scans import UnlabeledScans
 from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import device_of, make_loader, run_position
@@ -22,6 +24,7 @@ from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops, apply_deferred_objects
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
+from medpretrain3d.loading.unlabeled_crops import BothCrops, SideBySide, apply_deferred_unlabeled
 from medpretrain3d.memory import check_batch
 from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
@@ -63,6 +66,12 @@ class FinetuneData(Checked, L.LightningDataModule):
             validation cases, so that over all folds every labelled case is tested once.
         label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
         num_train_cases: or as a number of cases.
+        unlabeled: one or more stores whose scans are seen without their labels, as `model.semi_supervised` learns from
+            them; the labeled store may be among them. None of them is a test or validation case, by scan, patient and
+            name.
+        unlabeled_batch_size: their crops per process and step; when absent as many as labeled ones.
+        unlabeled_split: of these stores, which split is taken; when absent every case that they neither test nor
+            validate on. `all` takes those, and test and validation cases of this run too, and says so.
         label_seed: draws which cases a label budget holds, stratified and smaller budgets in larger ones; None takes
             the store's label order.
         stage_to: folder on a disk of the node, to which the stores are copied first, once for all processes there.
@@ -92,6 +101,9 @@ class FinetuneData(Checked, L.LightningDataModule):
         test_on: Literal["test", "held_out"] = "test",
         label_fraction: PositiveShare = 1.0,
         num_train_cases: Count | None = None,
+        unlabeled: str | list[str] | None = None,
+        unlabeled_batch_size: Count | None = None,
+        unlabeled_split: str | None = None,
         label_seed: Seed | None = None,
         stage_to: str | None = None,
         num_workers: Workers = 1,
@@ -147,6 +159,17 @@ class FinetuneData(Checked, L.LightningDataModule):
         self.test_cases = self._refs(self.split.get("test", ()))
         for note in split_notes(self.store, fold):
             rank_zero_print(note)
+        self.unlabeled: UnlabeledScans | None = None
+        self.unlabeled_batch_size = unlabeled_batch_size or batch_size
+        if unlabeled:
+            stores = [unlabeled] if isinstance(unlabeled, str) else unlabeled
+            held = [*self.val_cases, *self.test_cases]
+            self.unlabeled = UnlabeledScans(stores, unlabeled_split, stage_to, self.store, fold, held)
+            check_batch(patch, batch_size + self.unlabeled_batch_size)
+        elif unlabeled_batch_size or unlabeled_split:
+            raise UserError(
+                "data.unlabeled_batch_size, data.unlabeled_split: say how data.unlabeled is read; name a store there"
+            )
 
     def _compare_spacing(self, pretrained_mm: tuple[float, float, float]) -> None:
         ours = self.corpus.spacing_mm
@@ -197,7 +220,8 @@ class FinetuneData(Checked, L.LightningDataModule):
 
     def metadata(self) -> RunMetadata:
         """Return which cases the run is trained on."""
-        return RunMetadata(
+        unlabeled = self.unlabeled.metadata() if self.unlabeled else RunMetadata()
+        return unlabeled | RunMetadata(
             dataset=self.corpus.name,
             fold=self.fold,
             label_fraction=round(self.label_fraction, 4),
@@ -210,19 +234,35 @@ class FinetuneData(Checked, L.LightningDataModule):
         num_channels = self.train_cases[0].open().num_channels
         return Preprocessing(self.patch, self.corpus.spacing_mm, self.window, num_channels, self.store.unit)
 
+    def reader(self) -> CropReader:
+        """Return how crops are read for training."""
+        return CropReader(self.patch, self.window, self.augment, self.intensity, self.crop_sampler)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Return all batches of the run, from the one the run continues with."""
-        reader = CropReader(self.patch, self.window, self.augment, self.intensity, self.crop_sampler)
+        reader = self.reader()
         order = CaseOrder(self.train_cases, self.seed)
-        crops = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
-        batches = PositionBatches(self.batch_size, **run_position(self.trainer))
+        place = run_position(self.trainer)
+        labeled = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
+        crops: ObjectCrops | BothCrops = labeled
+        own = PositionBatches(self.batch_size, **place)
+        batches: Sampler[list[int]] = own
+        if self.unlabeled is not None:
+            # Nobody knows where their objects are: crops that would be on one go to tissue.
+            on_tissue = self.crop_sampler.object_share + self.crop_sampler.foreground_share
+            reader = replace(reader, crop_sampler=CropSampler(foreground_share=on_tissue))
+            crops = BothCrops(labeled, self.unlabeled.crops(reader, self.seed, self.augment_on), self.batch_size)
+            batches = SideBySide(own, PositionBatches(self.unlabeled_batch_size, **place), crops.offset)
         return make_loader(
             crops, batches, self.num_workers, crops.collate, self.prefetch_factor, device_of(self.trainer)
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Finish the batch's crops on the device."""
-        return apply_deferred_objects(batch)
+        """Finish the batch's crops on the device; those without labels are its last part."""
+        if self.unlabeled is None or self.trainer is None or not self.trainer.training:
+            return apply_deferred_objects(batch)
+        labeled, unlabeled = batch
+        return (*apply_deferred_objects(labeled), apply_deferred_unlabeled(unlabeled))
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return whole validation volumes, dealt out to the processes."""

@@ -16,6 +16,7 @@ from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
 from finetune.scoring import CaseResult, logged_metrics
+from finetune.unlabeled_term import unlabeled_provenance
 from finetune.validation_detections import complete_raw_detections, take_results
 from medpretrain3d.atomic import write_text
 from medpretrain3d.backbones import provenance_of
@@ -111,6 +112,7 @@ def write_bundle(
             "weights": weights.to_json(),
             "corpus": data.corpus.name,
             "num_train_cases": len(data.train_cases),
+            **unlabeled_provenance(module.unlabeled, data),
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         },
         "data_fingerprint": data.corpus.fingerprint,

@@ -13,6 +13,7 @@ from finetune.finished_volumes import FinishedVolumes
 from finetune.initialization import initialize, paradigm_of
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
+from finetune.unlabeled_term import Term, UnlabeledTerm, unlabeled_provenance
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, read_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.boxes import Targets
@@ -40,6 +41,7 @@ from medpretrain3d.precision.names import network_precision, training_precision_
 from medpretrain3d.processes import total
 from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.semi_supervised import SemiSupervised
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.points import refuse_points
 from medpretrain3d.store.store import Case
@@ -67,10 +69,13 @@ class FinetuneModule(Checked, L.LightningModule):
             choose by chance, and what they then score is better than what new cases will.
         protocol: of validation and test, `detection` by overlap or `centre` by the distance of centers; when absent
             `centre` where the data hold points, else `detection`.
+        semi_supervised: how scans of `data.unlabeled` are learned from beside the labeled ones, as by `MeanTeacher` or
+            `FocalMix`; the teacher is the moving average of the weights, so the recipe has to keep one.
 
     Raises:
         UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is
-            unreadable, of another architecture, or does not hold what shall be taken, or nothing of that fits.
+            unreadable, of another architecture, or does not hold what shall be taken, or nothing of that fits, or the
+            detector is none that `semi_supervised` can teach.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class FinetuneModule(Checked, L.LightningModule):
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
         weights: Literal["last", "best"] = "last",
         protocol: ProtocolName | None = None,
+        semi_supervised: SemiSupervised | None = None,
     ) -> None:
         super().__init__()
         check_rebuildable(detector)
@@ -98,6 +104,9 @@ class FinetuneModule(Checked, L.LightningModule):
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn)
+        self.unlabeled: UnlabeledTerm | None = None
+        if semi_supervised is not None:
+            self.unlabeled = UnlabeledTerm(semi_supervised, semi_supervised.check(detector))
         self.results: dict[str, CaseResult] = {}
         self.raw_detections: dict[str, CachedCase] = {}
         """Of the validation that runs, in this process's share of the volumes."""
@@ -126,7 +135,8 @@ class FinetuneModule(Checked, L.LightningModule):
                 checkpoint_sha256=self.encoder.sha256,
                 init_sha256=self.encoder.sha256,
             )
-        return network | start | (self.seen.metadata() if self.seen else RunMetadata())
+        beside = RunMetadata(semi_supervised=type(self.unlabeled.method).__name__.lower() if self.unlabeled else None)
+        return network | start | beside | (self.seen.metadata() if self.seen else RunMetadata())
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `device.compile` compiles."""
@@ -137,6 +147,10 @@ class FinetuneModule(Checked, L.LightningModule):
         """The data module that the trainer was given."""
         result: FinetuneData = self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
         return result
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Return what counts what unlabeled crops give."""
+        return [] if self.unlabeled is None else [self.unlabeled]
 
     def setup(self, stage: str) -> None:
         """Check that detector and data fit together before any time is spent."""
@@ -151,6 +165,11 @@ class FinetuneModule(Checked, L.LightningModule):
         if stage != "fit":  # the final test is set up once more
             return
         self._check_objects(data)
+        if data.unlabeled is not None and self.unlabeled is None:
+            raise UserError(
+                "data.unlabeled: nothing learns from it; set model.semi_supervised to MeanTeacher or FocalMix, or take "
+                "the store away"
+            )
         if exchanged := mirrored_sides(data.classes, self.inference.mirror_axes):
             rank_zero_print(f"warning: model.inference: {exchanged}")
         if self.weights == "best":
@@ -175,16 +194,19 @@ class FinetuneModule(Checked, L.LightningModule):
             refuse_points(*counts, "model.protocol detection", "set it to centre")
         self.detector.check_spacing(data.corpus.spacing_mm)
 
-    def training_step(self, batch: tuple[Tensor, list[Targets]], batch_idx: int) -> Tensor:
-        """Return sum of the detector's losses on one batch."""
-        image, targets = batch
+    def training_step(self, batch: tuple[Any, ...], batch_idx: int) -> Tensor:
+        """Return sum of the detector's losses on one batch, and of what its crops without labels teach."""
+        image, targets, *unlabeled = batch
         with sample_seeds(torch.stack([_seed(target) for target in targets])):
             losses = self.detector.losses(image, targets)
         loss = torch.stack(list(losses.values())).sum()
+        term = Term(None, {}) if self.unlabeled is None else self.unlabeled(self, image, targets, *unlabeled)
+        if term.loss is not None:
+            loss = loss + term.loss
         left_out = float(self._left_out_here().sum()) * self.trainer.world_size  # the sum, of what is averaged below
         own = numbers_to_log(self, {"num_invalid": left_out, "lr": current_lr(self.trainer.optimizers[0])})
         rate = own.pop("lr")
-        values = means_to_log(self.trainer, {"loss": loss, **losses, **own})
+        values = means_to_log(self.trainer, {"loss": loss, **losses, **term.logs, **own})
         self._loss_to_show = values["loss"]
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(image))
         self.log("lr", rate, batch_size=1)
@@ -238,6 +260,7 @@ class FinetuneModule(Checked, L.LightningModule):
             "detector": type(self.detector).__name__,
             "classes": data.classes,
             "data_fingerprint": data.corpus.fingerprint,
+            **unlabeled_provenance(self.unlabeled, data),
         }
         card = {
             "preprocessing": data.preprocessing().to_json(),
@@ -249,7 +272,10 @@ class FinetuneModule(Checked, L.LightningModule):
 
     def volumes_seen(self) -> VolumesSeen:
         """Return scans that the weights were trained on, here and before."""
-        ours = VolumesSeen.of_training((case.voxels for case in self.data.train_cases), with_labels=True)
+        data = self.data
+        ours = VolumesSeen.of_training((case.voxels for case in data.train_cases), with_labels=True)
+        if data.unlabeled is not None:
+            ours |= VolumesSeen.of_training((case.voxels for case in data.unlabeled.cases), with_labels=False)
         return VolumesSeen.of_encoder(self.encoder) | ours
 
     def on_before_save(self) -> None:

@@ -15,7 +15,7 @@ from medpretrain3d.store.corpus import CaseRef
 
 @dataclass(frozen=True)
 class SeenScans:
-    """Ids of the test and validation cases whose scans the encoder was pretrained on, and where with their labels."""
+    """Ids of the test and validation cases whose scans were seen in pretraining or without labels, and which with."""
 
     test: tuple[str, ...]
     val: tuple[str, ...]
@@ -25,11 +25,14 @@ class SeenScans:
     num_val: int
     unknown: tuple[str, ...]
     """Weights among the encoder's ancestors whose scans nobody listed: then the numbers are the least there may be."""
+    where: str = "in pretraining"
 
     @staticmethod
     def of(encoder: EncoderFile | None, data: FinetuneData) -> SeenScans:
-        """Compare what the encoder's card lists with the splits of this run."""
+        """Compare what the encoder's card lists, and what this run sees without labels, with its own splits."""
         seen = VolumesSeen.of_encoder(encoder)
+        if data.unlabeled is not None:
+            seen |= VolumesSeen.of_training((case.voxels for case in data.unlabeled.cases), with_labels=False)
         test, val = _voxels(data.test_cases), _voxels(data.val_cases)
         return SeenScans(
             test=tuple(seen.among(test)),
@@ -39,6 +42,7 @@ class SeenScans:
             num_test=len(test),
             num_val=len(val),
             unknown=seen.unknown,
+            where="in pretraining" if data.unlabeled is None else "in pretraining or without labels",
         )
 
     def metadata(self) -> RunMetadata:
@@ -57,12 +61,12 @@ class SeenScans:
     def __str__(self) -> str:
         if self.unknown and not self.test + self.val:
             return (
-                f"not known whether test or validation scans were seen in pretraining: {', '.join(self.unknown)} does "
+                f"not known whether test or validation scans were seen {self.where}: {', '.join(self.unknown)} does "
                 "not list its scans"
             )
         least = f", at least: {', '.join(self.unknown)} does not list its scans" if self.unknown else ""
         return (
-            f"seen in pretraining: {len(self.test)} of {self.num_test} test scans, {len(self.val)} of {self.num_val} "
+            f"seen {self.where}: {len(self.test)} of {self.num_test} test scans, {len(self.val)} of {self.num_val} "
             f"validation scans{least}"
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGES = (
     "api",
-    *("boxes", "backbones", "objectives", "detection", "store", "phantom", "planning", "inference"),
+    *("boxes", "backbones", "objectives", "detection", "semi_supervised", "store", "phantom", "planning", "inference"),
     *("evaluation", "statistics"),
 )
 

@@ -59,6 +59,14 @@ class RunMetadata:
     label_fraction: Number | None = None
     num_train_cases: Whole | None = None
     data_fingerprint: StrictStr | None = None
+    semi_supervised: Text | None = None
+    """How scans without labels were learned from beside those with them, as `meanteacher`."""
+    unlabeled_corpus: Text | None = None
+    num_unlabeled_volumes: Whole | None = None
+    """Scans seen without labels in fine-tuning."""
+    unlabeled_fingerprint: StrictStr | None = None
+    num_held_cases_unlabeled: Whole | None = None
+    """Test and validation scans among them."""
     num_test_cases: Whole | None = None
     num_val_cases: Whole | None = None
     num_test_cases_seen: Whole | None = None

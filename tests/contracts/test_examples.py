@@ -14,6 +14,7 @@ PACKAGES = (
     "backbones",
     "objectives",
     "detection",
+    "semi_supervised",
     "store",
     "phantom",
     "planning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from medpretrain3d.detection import (
     RetinaUNet,
     VarifocalSetLoss,
 )
+from medpretrain3d.loading.unlabeled_crops import UnlabeledBatch
 from medpretrain3d.randomness import sample_seeds
+from medpretrain3d.semi_supervised import FocalMix, MeanTeacher, SemiSupervised
 from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
 
 SHAPE = (24, 16, 32)
@@ -45,15 +48,28 @@ VARIANTS: dict[str, tuple[type[Detector], dict[str, Any]]] = {
 }
 
 
-class Losses(nn.Module):
-    """`losses` where DDP looks for it."""
+TAUGHT = {"mean teacher": MeanTeacher(score_threshold=0.0105), "FocalMix": FocalMix(num_views=3)}
+"""With a threshold that some of the boxes reach that a network finds before it has learned anything."""
+VARIANTS |= {f"{cls.__name__}, {name}": (cls, {}) for cls in (RetinaNet, RetinaUNet, FCOS) for name in TAUGHT}
 
-    def __init__(self, detector: Detector) -> None:
+
+class Losses(nn.Module):
+    """`losses` where DDP looks for it, beside those of crops without labels where they are the variant."""
+
+    def __init__(self, detector: Detector, method: SemiSupervised | None) -> None:
         super().__init__()
         self.detector = detector
+        self.method = method
 
     def forward(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        return self.detector.losses(image, targets)
+        losses = self.detector.losses(image, targets)
+        if self.method is None:
+            return losses
+        student = self.method.check(self.detector)
+        seeds = tuple(int(1000 * one.abs().max()) for one in image)  # a function of the crop, on whichever process
+        unlabeled = UnlabeledBatch(image.flip(2), image.flip(2) + 0.1, seeds)
+        found = self.method.losses(student, copy.deepcopy(student).eval(), image, targets, unlabeled)
+        return losses | {f"unlabeled {name}": loss for name, loss in found.losses.items()}
 
 
 def samples(which: slice) -> tuple[Tensor, list[Targets]]:
@@ -76,7 +92,7 @@ def step(name: str, which: slice, wrap: Any, seeds: Tensor | None = None) -> dic
     """Losses and gradients."""
     cls, options = VARIANTS[name]
     detector = tiny_detector(cls, **options)
-    call = wrap(Losses(detector))
+    call = wrap(Losses(detector, TAUGHT.get(name.partition(", ")[2])))
     torch.manual_seed(5)
     if seeds is None:
         losses = call(*samples(which))

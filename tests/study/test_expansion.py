@@ -156,6 +156,24 @@ def test_what_a_job_reads_is_part_of_its_identity(write_study, tmp_path):
     assert all(identities(path)[name] != after[name] for name in after)
 
 
+def test_scans_without_labels_are_part_of_the_identity_of_their_arm_wherever_they_lie(write_study, tmp_path):
+    shutil.copytree(tmp_path / "cubes", tmp_path / "more")
+
+    def of(store):
+        method = {"class_path": "MeanTeacher", "init_args": {"score_threshold": 0.5}}
+        taught = {"finetune": {"data.unlabeled": store, "model.semi_supervised": method}}
+        return identities(write_study(arms={"scratch": {}, "taught": taught}, hypotheses=[]))
+
+    before = of("more")
+    assert of(["cubes"]) == before
+    splits = json.loads((tmp_path / "more" / "splits.json").read_text())
+    (tmp_path / "more" / "splits.json").write_text(json.dumps({**splits, "folds": splits["folds"][::-1]}))
+    now = of("more")
+    assert {name for name in now if now[name] != before[name]} == {name for name in now if "taught" in name}
+    with pytest.raises(UserError, match="gone: no store, and nothing in the study makes it"):
+        of("gone")
+
+
 def test_a_store_elsewhere_with_the_same_content_makes_the_same_jobs(write_study, tmp_path):
     path = write_study()
     before = identities(path)

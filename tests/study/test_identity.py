@@ -222,6 +222,24 @@ def test_options_that_a_study_gives_to_its_arms_are_what_the_arm_is(tmp_path: Pa
     assert len(make_report(runs, "Title", arm_options=["model.optim.lr"]).differences.rows) == 1
 
 
+def test_scans_without_labels_make_an_arm_that_is_paired_with_its_baseline(tmp_path: Path):
+    beside = {"semi_supervised": "meanteacher", "unlabeled_corpus": "more", "num_unlabeled_volumes": 40}
+    config = copy.deepcopy(CONFIG)
+    config["model"]["semi_supervised"] = {"class_path": "MeanTeacher", "init_args": {"weight": 4.0}}
+    config["data"] |= {"unlabeled": "more", "unlabeled_batch_size": 2}
+    for seed in (0, 1):
+        write(tmp_path, f"scratch{seed}", "scratch", 5.0, **facts_but(seed=seed))
+        write(tmp_path, f"taught{seed}", "scratch", 1.0, config=config, **facts_but(seed=seed), **beside)
+    assert [row[3] for row in rows_of(tmp_path)] == ["2"]
+    runs = find_runs([tmp_path])
+    assert {run.method for run in runs} == {"scratch", "scratch + meanteacher"}
+    assert {run.name for run in runs if run.is_baseline} == {run.name for run in runs if "scratch" in run.name}
+    heavier = with_option(config, "model.semi_supervised.init_args.weight", 1.0)
+    (last,) = (run.folder for run in runs if run.name.endswith("taught1"))
+    (last / "config.yaml").write_text(yaml.safe_dump(heavier))
+    assert [row[3] for row in rows_of(tmp_path)] == ["1", "1"]  # two arms
+
+
 HARMLESS = {
     **dict.fromkeys(("trainer.logger", "trainer.log_every_n_steps"), "who is told"),
     **dict.fromkeys(("trainer.enable_autolog_hparams", "trainer.enable_model_summary"), "who is told"),

@@ -21,7 +21,7 @@ import annotated_types
 from medpretrain3d import values
 from medpretrain3d.command_line.installation import PACKAGE, programs_folder
 
-FOLDERS = ("backbones", "objectives", "detection", "store", "loading", "inference", "engine")
+FOLDERS = ("backbones", "objectives", "detection", "store", "loading", "semi_supervised", "inference", "engine")
 """Folders of the package whose classes a recipe may name, or whose arguments it may give."""
 HARMLESS = {"Checked", "Configurable", "ABC", "Module", "LightningModule", "LightningDataModule", "Callback"}
 """Bases outside of these folders whose constructors take nothing that is left to them."""

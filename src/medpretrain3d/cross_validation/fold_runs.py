@@ -17,6 +17,7 @@ MAY_DIFFER = (
     "data.fold",
     "data.num_workers",
     "data.stage_to",
+    "data.unlabeled",
     "data.store",  # where it lies; what it holds is in its fingerprint
     "data.seed",
     "model.init_from",  # pretraining that leaves a fold's cases out makes a file for each fold
@@ -27,7 +28,10 @@ MAY_DIFFER = (
     "trainer.strategy",
 )
 """Keys of a configuration in which the runs of one cross-validation may differ, with all below them."""
-SAME_FACTS = ("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps", "weights")
+SAME_FACTS = (
+    *("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps", "weights"),
+    *("semi_supervised", "unlabeled_fingerprint"),
+)
 """What `run.json` has to say alike of them."""
 
 

@@ -193,5 +193,16 @@ def finite_rows(*predictions: Tensor) -> Tensor:
     return torch.stack([torch.isfinite(values).flatten(1).all(dim=1) for values in predictions]).all(dim=0)
 
 
+def without_invalid(targets: Sequence[Targets]) -> list[Targets]:
+    """Return targets without masks and without boxes that `Detector.valid_targets` drops, for those who count none."""
+    valid = []
+    for one in targets:
+        boxes = one.boxes.float().reshape(-1, 6)
+        keep = _is_box(boxes)
+        regions = boxes[:0] if one.ignore is None else one.ignore.float().reshape(-1, 6)
+        valid.append(Targets(boxes[keep], one.labels.long()[keep], None, regions[_is_box(regions)], one.seed))
+    return valid
+
+
 def _is_box(boxes: Tensor) -> Tensor:
     return torch.isfinite(boxes).all(dim=1) & has_extent(boxes)

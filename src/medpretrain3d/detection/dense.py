@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets
-from medpretrain3d.detection.assignment import assign
+from medpretrain3d.detection.assignment import Assignment, assign
 from medpretrain3d.detection.base import Detector, Part, finite_rows, targets_to_host
 from medpretrain3d.detection.box_grid import BoxGrid, Shape
 from medpretrain3d.detection.box_losses import RegressionLoss
@@ -135,7 +135,7 @@ class DenseDetector(Detector, is_base=True):
 
     def anchors_of(self, image: Tensor) -> Tensor:
         """Return the anchors (A, 6) that the outputs of an image of this size belong to."""
-        return self.anchors(_shapes(self.pyramid(image)), self.strides, image.device)
+        return self.anchors(level_shapes(self.pyramid(image)), self.strides, image.device)
 
     def pyramid(self, image: Tensor) -> Sequence[Tensor]:
         """Return features (B, C, d, h, w) of the detection levels, finest first."""
@@ -150,11 +150,9 @@ class DenseDetector(Detector, is_base=True):
             targets: valid ones, see `valid_targets`; without a wait where they are on the CPU.
         """
         logits, outputs = self.classification_head(pyramid), self.box_head(pyramid)  # (B, A, K), (B, A, V)
-        shapes, num_invalid = _shapes(pyramid), self.num_invalid_predictions
+        num_invalid = self.num_invalid_predictions
         # Before the host waits for the predictions: a GPU has the network to compute.
-        anchors = self.anchors(shapes, self.strides, "cpu")
-        per_level, per_cell = self.anchors.per_level(shapes), self.anchors.per_cell
-        assignment = assign(self.matcher, targets_to_host(targets), anchors, per_level, per_cell)
+        assignment = self.match(level_shapes(pyramid), targets)
         finite = self.finite_predictions(logits.flatten(0, 1), outputs.flatten(0, 1))  # (B * A,)
         if self.num_invalid_predictions > num_invalid:
             assignment = assignment.only(to_host([finite])[0])
@@ -166,13 +164,24 @@ class DenseDetector(Detector, is_base=True):
         of_boxes = self.box_loss(positive_outputs, assigned.anchors, assigned.boxes, self.coder)
         return {"classification": classification} | of_boxes
 
+    def match(self, shapes: Sequence[Shape], targets: list[Targets]) -> Assignment:
+        """Match the objects of each image with the anchors of a pyramid of these level shapes.
+
+        Args:
+            shapes: (D, H, W) of each detection level.
+            targets: valid ones, see `valid_targets`; without a wait where they are on the CPU.
+        """
+        anchors = self.anchors(shapes, self.strides, "cpu")
+        per_level, per_cell = self.anchors.per_level(shapes), self.anchors.per_cell
+        return assign(self.matcher, targets_to_host(targets), anchors, per_level, per_cell)
+
     def _detections(self, pyramid: Sequence[Tensor], image_shape: Shape) -> list[Detections]:
         return self._decoded(*self._predicted(pyramid), image_shape)
 
     def _predicted(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits (B, A, K), values (B, A, V), float32, and the anchors (A, 6)."""
         logits, outputs = self.classification_head(pyramid).float(), self.box_head(pyramid).float()
-        return logits, outputs, self.anchors(_shapes(pyramid), self.strides, outputs.device)
+        return logits, outputs, self.anchors(level_shapes(pyramid), self.strides, outputs.device)
 
     @torch.no_grad()
     def _decoded(self, logits: Tensor, outputs: Tensor, anchors: Tensor, image_shape: Shape) -> list[Detections]:
@@ -184,5 +193,6 @@ class DenseDetector(Detector, is_base=True):
         return self.post_processing.suppress(boxes, scores, labels)
 
 
-def _shapes(pyramid: Sequence[Tensor]) -> list[Shape]:
+def level_shapes(pyramid: Sequence[Tensor]) -> list[Shape]:
+    """Return (D, H, W) of each level (B, C, D, H, W)."""
     return [(level.shape[2], level.shape[3], level.shape[4]) for level in pyramid]

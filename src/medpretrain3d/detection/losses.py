@@ -40,6 +40,20 @@ def iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     return 1 - _iou_union_hull(boxes.float(), targets.float())[0]
 
 
+def soft_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Return focal loss for targets from 0 to 1, one value per logit: that of Lin et al. where they are 0 or 1.
+
+    `[(1 - alpha) + y (2 alpha - 1)] |y - p|^gamma CE(y, p)` (Wang et al., 2020, FocalMix, with a0 = 1 - alpha and
+    a1 = alpha).
+    """
+    ce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    # y - p, as y (1 - p) - (1 - y) p: near 1 the difference itself has no digits left.
+    distance = (targets * torch.sigmoid(-logits) - (1 - targets) * torch.sigmoid(logits)).abs()
+    distance = distance.clamp(min=torch.finfo(ce.dtype).tiny)  # see `sigmoid_focal_loss`
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * distance**gamma * ce
+
+
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """Return `1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
     iou, union, hull = _iou_union_hull(boxes.float(), targets.float())

@@ -37,6 +37,7 @@ ONLOOKERS = re.compile(r"(\w*Checkpoint|\w*ProgressBar|\w*Summary|\w*Monitor|Tim
 MOVED = {
     "data.store ": "data_fingerprint",
     "data.exclude ": "exclude_fingerprint",
+    "data.unlabeled ": "unlabeled_fingerprint",
     "model.init_from ": "init_sha256",
 }
 """What an option names that may lie elsewhere now, and by which metadata it is known."""

@@ -9,10 +9,14 @@ from medpretrain3d.backbones import DetectorPart, TokenPyramid
 from medpretrain3d.boxes import Targets
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import Detector
+from medpretrain3d.detection.base import without_invalid
 from medpretrain3d.detection.transfer import TransferReport, load_detector
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives.base import KEPT_ON_HOST, ON_HOST, Batch, Objective, ObjectiveOutput, common_stride
 from medpretrain3d.objectives.multi_talent import ClassesOfSets
+from medpretrain3d.objectives.proposal_contrast import ProposalContrast
+from medpretrain3d.objectives.proposal_embedding import ProposalEmbedding
+from medpretrain3d.objectives.proposals import ProposalTask
 from medpretrain3d.transfer import to_host
 from medpretrain3d.values import NonNegative
 
@@ -31,6 +35,8 @@ class DetectorPretraining(Objective):
             heads learn, as in DETReg and AlignDet.
         beside: another objective of the same backbone, such as MAE or SparK, whose loss is added in every step.
         weight: factor of the detector's losses where there is another objective beside.
+        contrast: `ProposalContrast`, which takes each proposal as a class of its own in two views (AlignDet).
+        embedding: `ProposalEmbedding`, which regresses the frozen encoder's embedding of each proposal (DETReg).
 
     Raises:
         UserError: `num_classes` is not that of the data, branches of a TokenPyramid would learn nothing, the objective
@@ -62,6 +68,8 @@ class DetectorPretraining(Objective):
         frozen_encoder: bool = False,
         beside: Objective | None = None,
         weight: NonNegative = 1.0,
+        contrast: ProposalContrast | None = None,
+        embedding: ProposalEmbedding | None = None,
     ) -> None:
         super().__init__()
         _check_classes(detector, classes, class_agnostic)
@@ -82,6 +90,10 @@ class DetectorPretraining(Objective):
                     "encoder; leave one of them out"
                 )
             self.backbone.requires_grad_(False)
+        tasks: dict[str, ProposalTask | None] = {"contrast": contrast, "embedding": embedding}
+        self.tasks = nn.ModuleDict({name: task for name, task in tasks.items() if task is not None})
+        for task in self._tasks().values():
+            task.build(detector, frozen_encoder)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """`image` (B, C, D, H, W), `boxes` (N, 6), `labels` (N,) and `box_of` (N,) to the loss; pictures of masks."""
@@ -92,6 +104,11 @@ class DetectorPretraining(Objective):
         losses = self.detector.losses(image, targets)
         loss = torch.stack(list(losses.values())).sum()
         logs = {name: value.detach() for name, value in losses.items()}
+        if self.tasks:
+            valid = without_invalid(targets)
+            for name, task in self._tasks().items():
+                value = task(self.detector, image, valid, batch["seed"])
+                loss, logs[name] = loss + task.weight * value, value.detach()
         logs["num_objects"] = image.new_full((), float(sum(len(one.labels) for one in targets)))
         preview = {"input": image[0, 0].detach()}
         if "label_map" in batch:
@@ -123,7 +140,9 @@ class DetectorPretraining(Objective):
         return load_detector(self.detector, part, "all", source)
 
     def after_load(self) -> None:
-        """Reset copies of the backbone that the objective beside keeps."""
+        """Reset copies of backbone and detector that the objective beside and the tasks keep."""
+        for task in self._tasks().values():
+            task.after_load(self.detector)
         if self.beside is not None:
             self.beside.after_load()
 
@@ -133,9 +152,14 @@ class DetectorPretraining(Objective):
             self.beside.at_step(step, num_steps)
 
     def after_step(self) -> None:
-        """Update averages that the objective beside keeps."""
+        """Update averages that the objective beside and the tasks keep."""
+        for task in self._tasks().values():
+            task.after_step(self.detector)
         if self.beside is not None:
             self.beside.after_step()
+
+    def _tasks(self) -> dict[str, ProposalTask]:
+        return {name: task for name, task in self.tasks.items() if isinstance(task, ProposalTask)}
 
     def _targets(self, batch: Batch) -> list[Targets]:
         """Return the objects of each sample, on the CPU, where they are matched: those that a stage kept there."""

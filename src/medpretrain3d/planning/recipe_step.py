@@ -66,6 +66,9 @@ def recipe_step(model: Mapping[str, Any], data: Mapping[str, Any]) -> RecipeStep
     with torch.device("cpu"), NothingDrawn():  # some numbers are computed while a network is built
         network = network_of(model).to(META)
     channels = cast(Backbone, network.backbone).in_channels
+    if data.get("unlabeled") and model.get("semi_supervised"):  # the graphs of both are there until the backward pass
+        own = int(data["batch_size"])
+        data = {**data, "batch_size": own + int(data.get("unlabeled_batch_size") or own)}
     return RecipeStep(network, batch_of(data, channels))
 
 

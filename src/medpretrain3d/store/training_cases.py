@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.duplicates import DUPLICATES
+from medpretrain3d.store.held_cases import HeldCases
 from medpretrain3d.store.store import Store
 
 HELD = ("test", "val")
@@ -32,6 +33,8 @@ def training_cases(
     with the same voxels in whatever store, are left out of both. `all` and a split of held cases are taken as they are,
     which is said.
 
+    Of what `exclude` holds, cases of the same name and other scans of the same patients are left out as well.
+
     Args:
         corpus: the stores.
         split: name of a split, `all`, or None.
@@ -41,14 +44,20 @@ def training_cases(
     Raises:
         UserError: no case is left, in all or, without a split, of one of the stores; a fold that a store does not have.
     """
-    chosen = [_of_store(store, dataset, split, fold) for dataset, store in enumerate(corpus.stores)]
+    chosen = [cases_of_store(store, dataset, split, fold) for dataset, store in enumerate(corpus.stores)]
     _check_each(corpus, chosen, split, fold)
     cases = [case for of_store in chosen for case in of_store]
     is_asked_for = split == "all" or split in HELD
     kept_from = (
         set() if is_asked_for else _voxels(corpus.stores, [_held(one, fold, split is None) for one in corpus.stores])
     )
-    kept_from |= _voxels(exclude, [_held(store, fold, True, with_val=True) for store in exclude])
+    excluded = HeldCases.of(
+        CaseRef(store, case_id)
+        for store in exclude
+        for ids in _held(store, fold, True, with_val=True).values()
+        for case_id in ids
+    )
+    kept_from |= excluded.voxels
     copies = [case for case in cases if case.voxels in kept_from]
     notes = []
     if copies:
@@ -58,6 +67,8 @@ def training_cases(
             f"{copies[0].store.place}"
         )
         cases = [case for case in cases if case.voxels not in kept_from]
+    cases, note = excluded.apart(cases)
+    notes += [f"data.exclude: {note}"] if note else []
     if not cases:
         known = ", ".join(sorted({name for store in corpus.stores for name, ids in store.splits.items() if ids}))
         why = "; ".join(notes) or f"splits with cases: {known}"
@@ -68,8 +79,12 @@ def training_cases(
     return TrainingCases(cases, (*notes, *_tested_among(corpus, cases, fold)))
 
 
-def _of_store(store: Store, dataset: int, split: str | None, fold: int | None) -> list[CaseRef]:
-    """Return chosen by the store's own splits."""
+def cases_of_store(store: Store, dataset: int, split: str | None, fold: int | None) -> list[CaseRef]:
+    """Choose cases by the store's own splits, see `training_cases`; there may be none.
+
+    Raises:
+        UserError: a fold that the store does not have, where it has any.
+    """
     if split == "all":
         ids: Sequence[str] = store.case_ids
     elif split is not None:

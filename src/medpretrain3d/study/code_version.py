@@ -20,10 +20,11 @@ from medpretrain3d.command_line.signatures import FOLDERS
 from medpretrain3d.plugins import OWN, loaded_plugins
 
 STAGES = ("pretrain", "finetune")
+NOT_OF_PRETRAINING = ("detection", "inference", "semi_supervised")
 ROOTS = {
     "prepare": tuple(f"medpretrain3d.commands.{name}" for name in ("phantom", "prepare", "pseudo", "split")),
     # Recipes name classes of these folders, whether the stage imports them or not.
-    "pretrain": ("pretrain", *(f"{OWN}.{folder}" for folder in FOLDERS if folder not in ("detection", "inference"))),
+    "pretrain": ("pretrain", *(f"{OWN}.{folder}" for folder in FOLDERS if folder not in NOT_OF_PRETRAINING)),
     "finetune": ("finetune", *(f"{OWN}.{folder}" for folder in FOLDERS if folder != "objectives")),
 }
 """Modules and packages that each kind of job begins with."""

@@ -32,6 +32,7 @@ HARMLESS = (
     "data.stage_to",
     "data.store",
     "data.exclude",
+    "data.unlabeled",
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
@@ -98,7 +99,10 @@ class Expansion:
             needs = self._encoder(arm, data, seed)
             if arm.init_from is not None:
                 options["model.init_from"] = arm.init_from
-            yield self._job("finetune", setting, [*layers, nested(options)], self._store_facts(store, fold), needs)
+            inputs = self._store_facts(store, fold)
+            if unlabeled := _listed(flat.get("data.unlabeled")):
+                inputs["unlabeled"] = self._pretraining_facts(unlabeled)
+            yield self._job("finetune", setting, [*layers, nested(options)], inputs, needs)
 
     def _fold_numbers(self, store: str) -> list[int | None]:
         wanted = self.study.folds

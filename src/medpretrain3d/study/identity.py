@@ -25,7 +25,10 @@ DATA_FACTS = (
     *("fold", "num_test_cases", "num_val_cases"),
 )
 """Of these, what is not the affair of an arm."""
-START_FACTS = ("paradigm", "method", "corpus", "num_pretrain_volumes")
+START_FACTS = (
+    *("paradigm", "method", "corpus", "num_pretrain_volumes"),
+    *("semi_supervised", "unlabeled_corpus", "num_unlabeled_volumes", "unlabeled_fingerprint"),
+)
 """What the arm is."""
 PRETRAIN_FACTS = (
     *("method", "backbone", "corpus", "num_pretrain_volumes", "data_fingerprint", "budget_steps", "params"),
@@ -46,8 +49,10 @@ OF_VALIDATION = re.compile(
     r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps|limit_val_batches)"
 )
 """Decides which weights there are to choose from, where the best by validation are kept, and nothing otherwise."""
-OF_START = re.compile(r"model\.init(_.*)?|data\.pretrained_spacing_mm")
-"""Options of how a run starts: the arm has them and its baseline does not."""
+OF_START = re.compile(
+    r"model\.init(_.*)?|data\.pretrained_spacing_mm|model\.semi_supervised(\..*)?|data\.unlabeled(_\w+)?"
+)
+"""Options of how a run starts, and of scans without labels: the arm has them and its baseline does not."""
 
 BASELINE = "scratch"
 

@@ -51,9 +51,11 @@ class Run:
     def method(self) -> str:
         """Method that initialized the backbone or is pretraining it: `scratch`, `mae`, ...; an arm of the study.
 
-        Its family is `paradigm`, which stands for both where a file of others was the start.
+        Its family is `paradigm`, which stands for both where a file of others was the start. Where fine-tuning learned
+        from scans without labels it is part of the method: `scratch + meanteacher`.
         """
-        return self.metadata.method or self.metadata.paradigm or "unknown"
+        start = self.metadata.method or self.metadata.paradigm or "unknown"
+        return f"{start} + {self.metadata.semi_supervised}" if self.metadata.semi_supervised else start
 
     @property
     def arm(self) -> str:

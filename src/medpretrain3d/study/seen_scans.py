@@ -1,4 +1,4 @@
-"""Notes on how many scans of the test the pretraining saw, for a reader of a report."""
+"""Notes on how many scans of the test were seen without labels or in pretraining, for a reader of a report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from medpretrain3d.study.run import Run
 
 
 def seen_notes(runs: Sequence[Run]) -> list[str]:
-    """Return a line for each run that started from pretrained weights; runs of which the same holds share one."""
+    """Return a line for each run that saw more scans than its own; runs of which the same holds share one.
+
+    Those are runs that started from pretrained weights, or learned from scans without labels.
+    """
     message: dict[str, list[str]] = {}
     for run in runs:
-        if run.metadata.checkpoint_sha256:
+        if run.metadata.checkpoint_sha256 or run.metadata.num_unlabeled_volumes:
             message.setdefault(_in_words(run), []).append(run.name)
     return [f"{some_names(names)}: {words}" for words, names in message.items()]
 
@@ -37,4 +40,8 @@ def _in_words(run: Run) -> str:
     ]
     labeled = [own.num_test_cases_seen_with_labels or 0, own.num_val_cases_seen_with_labels or 0]
     with_labels = f", {labeled[0]} and {labeled[1]} of them with labels: no test of new scans" if any(labeled) else ""
-    return f"the pretraining saw {' and '.join(parts)}{with_labels}."
+    who = [
+        *(["the pretraining"] if own.checkpoint_sha256 else []),
+        *([f"learning from {own.num_unlabeled_volumes} scans without labels"] if own.num_unlabeled_volumes else []),
+    ]
+    return f"{' and '.join(who)} saw {' and '.join(parts)}{with_labels}."

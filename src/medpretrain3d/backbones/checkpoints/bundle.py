@@ -82,6 +82,7 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
             "run": training.get("run"),
             "steps": training.get("steps"),
             "data_fingerprint": provenance.get("data_fingerprint"),
+            **({"unlabeled": training["unlabeled"]} if "unlabeled" in training else {}),
         },
         "licence": provenance.get("licence"),
         "citations": [],

@@ -32,7 +32,7 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
     pretraining = card.get("pretraining") or {}
     sections = {
         "Architecture": _architecture(encoder),
-        "Data": _facts(pretraining, ("corpus", "num_pretrain_volumes", "data_fingerprint", "classes")),
+        "Data": _facts(pretraining, ("corpus", "num_pretrain_volumes", "data_fingerprint", "classes", "unlabeled")),
         "Preprocessing": _facts(card.get("preprocessing") or {}),
         "Recipe": _facts(
             {key: value for key, value in pretraining.items() if key not in _DATA}
@@ -60,7 +60,7 @@ def model_card(encoder: EncoderFile, name: str, licence: str | None = None, resu
     return "\n".join(head) + f"\n\n# {plain(name)}\n\n{body}\n"
 
 
-_DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes"}
+_DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes", "unlabeled"}
 
 
 def _architecture(encoder: EncoderFile) -> str:
