@@ -91,8 +91,8 @@ class SemiSupervised(Configurable):
         if isinstance(detector, DeformableDETR):
             raise UserError(
                 f"{self.option}: got DeformableDETR, which predicts a set: none of its queries has a place, so "
-                "predictions of two views are not of the same things, and its scores come from an assignment that changes while it "
-                "is learned; take RetinaNet, RetinaUNet or FCOS"
+                "predictions of two views are not of the same things, and its scores come from an assignment that "
+                "changes while it is learned; take RetinaNet, RetinaUNet or FCOS"
             )
         if not isinstance(detector, DenseDetector):
             raise UserError(
