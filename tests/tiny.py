@@ -71,6 +71,9 @@ TINY_BACKBONES: dict[str, Tiny] = {
     "Primus": Tiny(
         lambda **options: Primus("XXS", position_grid=(2, 2, 2), num_register_tokens=1, **options), (16, 8, 24)
     ),
+    "PlainConv pooling": Tiny(
+        lambda **options: PlainConv(None, channels=(4, 8, 16), convs=(1, 2, 1), pool="max", **options), (16, 8, 24)
+    ),
     "GenesisUNet": Tiny(lambda **options: GenesisUNet(width=8, **options), (32, 16, 24)),
     "GenesisUNet anisotropic": Tiny(
         lambda **options: GenesisUNet(strides=[(1, 2, 2), (1, 2, 2), (2, 2, 2)], width=8, **options), (8, 24, 16), True

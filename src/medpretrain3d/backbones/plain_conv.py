@@ -79,8 +79,9 @@ class PlainConv(Backbone):
         self.checkpointing = checkpointing
         self.depths = depths
         self.levels = stage_levels(widths, stage_strides)
-        self.pools = stage_strides if pool == "max" else [(1, 1, 1)] * len(widths)
-        conv_strides = [(1, 1, 1)] * len(widths) if pool == "max" else stage_strides
+        self.has_pooling = pool == "max"
+        whole = [(1, 1, 1)] * len(widths)
+        self.pools, conv_strides = (stage_strides, whole) if self.has_pooling else (whole, stage_strides)
         # Each stack stands in a sequence of its own because the published names count it: `stages.0.0.convs`.
         self.stages = nn.ModuleList(
             nn.Sequential(ConvStack(before, width, depth, kernel, stride, negative_slope))

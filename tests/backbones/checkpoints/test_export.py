@@ -71,6 +71,9 @@ def test_what_nnssl_does_not_know_is_refused_and_nothing_is_written(tmp_path, ca
     save_encoder(tmp_path / "encoder", Primus("XXS", position_grid=(4, 2, 2)), {})
     assert cli.main(args) == 2
     assert "only where D and H are alike" in capsys.readouterr().err
+    save_encoder(tmp_path / "encoder", PlainConv(None, channels=(4, 8), convs=(1, 1), pool="max"), {})
+    assert cli.main(args) == 2
+    assert "those of max pooling" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
 
 

@@ -95,6 +95,11 @@ Export = tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]
 
 
 def _convolutional(backbone: ResEnc | PlainConv, own: Mapping[str, Tensor]) -> Export:
+    if isinstance(backbone, PlainConv) and backbone.has_pooling:
+        raise UserError(
+            f"{backbone.name}: its strides are those of max pooling, and nnssl's networks take theirs in convolutions; "
+            "export with --format safetensors"
+        )
     weights = {}
     for name, value in own.items():
         weights[f"encoder.{name}"] = value
