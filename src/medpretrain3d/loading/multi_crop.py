@@ -81,7 +81,7 @@ class MultiCrop(Views):
         placed = [_placed(reader, case, corner, region, self.global_scale, random) for _ in range(NUM_GLOBAL)]
         local = [_placed(small, case, corner, region, self.local_scale, random) for _ in range(self.num_local)]
         first = np.array(placed[0][0])
-        shared = [transform.affine(_triple(start - first), reader.patch) for start, transform in placed]
+        shared = [transform.affine(_triple(np.array(start) - first), reader.patch) for start, transform in placed]
         return {
             "image": _read(reader, case, placed, random),
             "local": _read(small, case, local, random),

@@ -35,6 +35,7 @@ from medpretrain3d.randomness import derived_seeds, sample_seeds
 from medpretrain3d.schedules import cosine, linear
 from medpretrain3d.values import Channels, NonNegative, OpenShares, Positive, Positives, Rows, Share, Shares, Whole
 
+Centering = Literal["sinkhorn", "mean"]
 NUM_GLOBAL = 2
 """Views that a teacher sees of a sample."""
 
@@ -94,7 +95,7 @@ class DINOv2(Objective):
         num_prototypes: Rows = 65_536,
         head_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 2048, 256),
         shares_head: bool = False,
-        centering: Literal["sinkhorn", "mean"] = "sinkhorn",
+        centering: Centering = "sinkhorn",
         student_temperature: Positive = 0.1,
         teacher_temperature: Positives = (0.04, 0.07),
         temperature_warmup_steps: Whole = 37_500,
@@ -132,10 +133,8 @@ class DINOv2(Objective):
         self.mask_token = nn.Parameter(torch.zeros(backbone.width))
         self.teacher = Teacher(self._student(), momentum[0])
         self.kept_teacher = None if gram is None else Teacher(backbone, 1.0)
-        self.center, self.patch_center = (
-            SinkhornKnopp() if centering == "sinkhorn" else MovingCenter(num_prototypes, center_momentum)
-            for _ in range(2)
-        )
+        self.center = _centering(centering, num_prototypes, center_momentum)
+        self.patch_center = _centering(centering, num_prototypes, center_momentum)
         self.at_step(0, 1)
 
     def _student(self) -> Distilled:
@@ -258,6 +257,10 @@ class Distilled(nn.Module):
         """Map patch tokens (N, C) to their cosines with the prototypes (N, K)."""
         result: Tensor = (self.patch_head or self.head)(patches)
         return result
+
+
+def _centering(kind: Centering, num_prototypes: int, momentum: float) -> SinkhornKnopp | MovingCenter:
+    return SinkhornKnopp() if kind == "sinkhorn" else MovingCenter(num_prototypes, momentum)
 
 
 def _see(
