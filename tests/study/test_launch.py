@@ -49,7 +49,12 @@ def test_a_job_that_fails_says_how_and_where_its_log_is(tmp_path, cubes, capsys)
     log = path.with_suffix(".log").read_text()
     assert "gone: no such folder" in log
     assert "medpretrain3d datasets" not in log
-    assert "prepare it: failed, its program ended with exit code 2" in capsys.readouterr().out
+    assert "prepare it: failed, its program ended with exit code 2 (gone: no such folder" in capsys.readouterr().out
+    path = write_record(tmp_path, cubes, ["split", "lost"])  # the log of the same job goes on
+    assert main([str(path)]) == 2
+    said = capsys.readouterr().out
+    assert "exit code 2 (lost: no such folder" in said
+    assert "gone" not in said
 
 
 def test_programs_that_leave_no_result_have_failed(tmp_path, capsys):

@@ -113,8 +113,9 @@ def run(args: argparse.Namespace) -> int:
     plan = _planned(args, setup)
     if args.output:
         plan.write(args.output)
-    print(_as_recipe(plan), end="")
     num_points = plan.report.get("points_without_size", 0)
+    makes_recipe = not args.output and plan.anchors is not None and not num_points  # and the store for it
+    print(_as_recipe(plan, is_to_prepare=not makes_recipe), end="")
     if num_points:
         print(
             f"note: {args.source}: {num_points} objects are points, which have no size and no anchors; no recipe was "
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             f"patch {list(plan.patch)} and classes of this data",
             file=sys.stderr,
         )
-    if not args.output and plan.anchors is not None and not num_points:
+    if makes_recipe:
         for line in write_plan_files(args, plan, setup):
             print(f"# {line}")
     return 0
@@ -154,7 +155,7 @@ def _checked(args: argparse.Namespace, plan: Plan) -> int:
         raise UserError(f"plan: got {', '.join(asked)} for {args.source}, which is a plan; these are of a store")
     if args.output:
         plan.write(args.output)
-    print(_as_recipe(plan), end="")
+    print(_as_recipe(plan, is_to_prepare=True), end="")
     return 0
 
 
@@ -216,8 +217,8 @@ def _about_spacing(args: argparse.Namespace, plan: Plan) -> str:
     )
 
 
-def _as_recipe(plan: Plan) -> str:
+def _as_recipe(plan: Plan, is_to_prepare: bool) -> str:
     facts = [f"# {name}: {value}" for name, value in plan.report.items()]
     spacing = " ".join(f"{edge:g}" for edge in plan.spacing_mm)
     recipe = yaml.safe_dump(plan.recipe(), sort_keys=False, default_flow_style=None, width=110)
-    return "\n".join([*facts, f"# prepare with --spacing-mm {spacing}", recipe])
+    return "\n".join([*facts, *([f"# prepare with --spacing-mm {spacing}"] if is_to_prepare else []), recipe])

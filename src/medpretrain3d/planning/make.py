@@ -94,7 +94,7 @@ def make_plan(
             plan = replace(plan, batch_size=plan.batch_size - 1)
     if plan.anchors is not None:
         plan = _with_anchors(plan, facts, anchors_per_level)
-    own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own; the plan's is to be prepared with"}
+    own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own"}
     store = corpus.stores[0]
     too_long = LongObjects(facts.extents_mm / np.array(spacing_mm), facts.labels, store.classes, plan.patch).note()
     missing = missing_objects(store, store.splits) if store.classes else []

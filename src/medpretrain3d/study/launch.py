@@ -27,6 +27,8 @@ from medpretrain3d.study.record import RECORD, Record, is_complete, write_done, 
 
 INTERRUPTED = {128 + signum for signum in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, NOTICE)}
 """Exit codes of programs that were told to end."""
+TAIL = 2**14
+"""Bytes of a log that its last error is looked for in."""
 TASKS = ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID")
 """Variables of SLURM that say how many processes it started: one; a job with several GPUs starts the others itself."""
 
@@ -107,10 +109,22 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
 
 def _failed(record: Record, path: Path, code: int, message: str = "") -> int:
     how = death("its program", code, "lower what its log names, or take a machine with more")
+    if said := _last_error(path.with_suffix(".log")):
+        how = f"{how} ({said})"
     how = f"it was interrupted (exit code {code})" if code in INTERRUPTED else how
     write_failed(path.with_suffix(".failed"), code, message or how)
     print_line(f"{record['name']}: failed, {message or how}; {_shown(path.with_suffix('.log'))}")
     return code if 0 < code < 256 else 1
+
+
+def _last_error(log: Path) -> str:
+    """Return the error that the last program of a log ended with, which its user would look for there."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        text = file.read().decode(errors="replace")
+    of_last = text[text.rfind("\n$ medpretrain3d ") + 1 :].splitlines()
+    errors = [line.removeprefix("error: ") for line in of_last if line.startswith("error: ")]
+    return errors[-1] if errors else ""
 
 
 def run_program(words: list[str], log: IO[bytes], environment: dict[str, str] | None = None) -> int:
