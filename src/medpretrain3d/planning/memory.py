@@ -72,8 +72,9 @@ class _Network(NamedTuple):
             options: dict[str, Any] = {"first_level": self.first_level}
             if self.fpn_channels is not None:
                 options["fpn_channels"] = self.fpn_channels
-            kind = RetinaUNet if shown.have_masks else RetinaNet
-            return kind(encoder, shown.num_classes, anchors, **options).to(META)
+            kind: type[Any] = RetinaUNet if shown.have_masks else RetinaNet
+            detector: nn.Module = kind(encoder, shown.num_classes, anchors, **options)
+            return detector.to(META)
 
 
 def estimate(plan: Plan, shown: Shown | None = None, setup: Setup = GPU) -> MemoryEstimate:
