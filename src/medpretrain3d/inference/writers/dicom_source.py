@@ -69,7 +69,7 @@ def source_of(prediction: Prediction) -> Source:
             "layout",
         )
     path, series = prediction.source
-    slices = []
+    slices: list[tuple[np.ndarray, Dataset, tuple[int, int]]] = []
     for file in series_of(path, series).files:
         header = read_header(file)
         slices += [(_index(prediction, head.corner), header, head.size) for head in heads_of(file)]
