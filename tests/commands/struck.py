@@ -35,6 +35,9 @@ def call(plan: Sequence[Mapping[str, Any]], folder: Path) -> list[tuple[int, str
 
 def main(path: Path) -> None:
     """Call as often as planned."""
+    import nibabel  # noqa: F401  # what the commands import on their way
+    import numba  # noqa: F401
+
     import medpretrain3d.commands.doctor
     import medpretrain3d.commands.evaluate
     import medpretrain3d.commands.plan

@@ -67,21 +67,35 @@ def outcome(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
+@pytest.fixture(scope="module")
+def called(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[tuple[int, str]]]]:
+    """Folder and outcomes of each command: undisturbed, and at every moment struck and called again."""
+    root = tmp_path_factory.mktemp("told")
+    inputs = root / "inputs"
+    write_inputs(inputs)
+    plan: list[dict[str, object]] = []
+    for command, words in COMMANDS.items():
+
+        def arguments(number: int, command: str = command, words: str = words) -> list[str]:
+            place = shutil.copytree(inputs, root / command / str(number))
+            return words.format(place).split()
+
+        plan.append({"arguments": arguments(0)})
+        for number, (event, nth, signum) in enumerate(MOMENTS, start=1):
+            again = arguments(number)
+            plan += [{"arguments": again, "event": event, "nth": nth, "signal": signum}, {"arguments": again}]
+    outcomes = call(plan, root)
+    count = 1 + 2 * len(MOMENTS)
+    return {
+        command: (root / command, outcomes[index * count : (index + 1) * count])
+        for index, command in enumerate(COMMANDS)
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_told_to_end_leaves_nothing_half_and_the_same_call_goes_on(tmp_path, command):
-    place, inputs = tmp_path / "place", tmp_path / "inputs"
-    write_inputs(inputs)
-
-    def arguments(number: int) -> list[str]:
-        shutil.copytree(inputs, place / str(number))
-        return COMMANDS[command].format(place / str(number)).split()
-
-    plan = [{"arguments": arguments(0)}]
-    for number, (event, nth, signum) in enumerate(MOMENTS, start=1):
-        again = arguments(number)
-        plan += [{"arguments": again, "event": event, "nth": nth, "signal": signum}, {"arguments": again}]
-    codes = call(plan, place)
+def test_a_command_told_to_end_leaves_nothing_half_and_the_same_call_goes_on(called, command):
+    place, codes = called[command]
     assert codes[0][0] == 0, codes[0]
     num_struck = 0
     expected = outcome(place / "0")
@@ -95,7 +109,9 @@ def test_a_command_told_to_end_leaves_nothing_half_and_the_same_call_goes_on(tmp
             assert "Traceback" not in struck[1]
         assert again[0] == 0, again
         found = outcome(place / str(number))
-        assert {name: text.replace(f"place/{number}".encode(), b"place/0") for name, text in found.items()} == expected
+        assert {
+            name: text.replace(f"{command}/{number}".encode(), f"{command}/0".encode()) for name, text in found.items()
+        } == expected
     assert num_struck >= 2
 
 
