@@ -126,7 +126,8 @@ class UnlabeledTerm(L.Callback):
         average = _average(trainer)
         assert average is not None, "looked for in setup"
         assert average._average_model is not None, "made when fitting starts"
-        teacher: DenseDetector = average._average_model.module.detector
+        teacher = average._average_model.module.detector
+        assert isinstance(teacher, DenseDetector), "of the same module as the student"
         return teacher.eval()
 
 
