@@ -115,7 +115,7 @@ def work(rank: int, folder: Path) -> None:
 def together(tmp_path_factory) -> dict[str, Batch]:
     """What two processes computed."""
     folder = tmp_path_factory.mktemp("processes")
-    mp.start_processes(work, (folder,), nprocs=2, start_method="spawn")
+    mp.start_processes(work, (folder,), nprocs=2, start_method="fork")
     return torch.load(folder / "results.pt", weights_only=True)
 
 

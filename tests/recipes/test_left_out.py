@@ -49,7 +49,7 @@ def process(rank: int, folder: str) -> None:
 
 
 def test_a_checkpoint_counts_what_all_processes_left_out(tmp_path: Path) -> None:
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="fork")
     # 1 and 2 boxes, 0 and 10 predictions; 5 and 5 predictions more; in the next sitting 100 boxes of the second one.
     assert torch.load(tmp_path / "0") == torch.load(tmp_path / "1") == [[3, 10], [3, 20], [103, 20]]
 
