@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from finetune.dealing import dealt_out, most_cases
+from finetune.hard_negatives import HardNegativesFile
 from finetune.unlabeled_scans import UnlabeledScans
 from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import rank_zero_print
@@ -60,6 +61,9 @@ class FinetuneData(Checked, L.LightningDataModule):
         object_share: share of crops placed on an object.
         foreground_share: share of crops placed on tissue; what is left of both is placed anywhere.
         balance_classes: crops on objects show every class of the set alike, however rare.
+        hard_negatives: predictions.json of `medpretrain3d cross-validate`: crops are placed on what an earlier detector
+            took for an object in the training cases, none of which it was trained on.
+        hard_negative_share: share of crops placed there; when absent half of what objects and foreground leave.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         fold: one of the store's folds; None takes its named splits.
         test_on: the `test` cases, or those that the fold has `held_out`: its own test cases, or where it has none its
@@ -96,6 +100,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         object_share: Share = 0.5,
         foreground_share: Share = 0.0,
         balance_classes: bool = False,
+        hard_negatives: str | None = None,
+        hard_negative_share: PositiveShare | None = None,
         augment_on: AugmentOn = "workers",
         fold: Whole | None = None,
         test_on: Literal["test", "held_out"] = "test",
@@ -139,6 +145,17 @@ class FinetuneData(Checked, L.LightningDataModule):
             order = seeded_label_order(self.store, train, label_seed)
         self.train_cases = self._refs(label_budget(train, order, num_labeled))
         self.label_fraction = num_labeled / len(train)
+        self.hard_negatives: HardNegativesFile | None = None
+        if hard_negatives:
+            self.hard_negatives = HardNegativesFile.read(
+                hard_negatives, hard_negative_share, self.crop_sampler, self.store, self.train_cases
+            )
+            rank_zero_print(f"{hard_negatives}: {self.hard_negatives.hard_negatives}")
+        elif hard_negative_share is not None:
+            raise UserError(
+                f"data.hard_negative_share {hard_negative_share}: there are no hard negatives; name their file in "
+                "data.hard_negatives"
+            )
         self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
         if pretrained_spacing_mm is not None:
             self._compare_spacing(pretrained_spacing_mm)
@@ -227,6 +244,7 @@ class FinetuneData(Checked, L.LightningDataModule):
             label_fraction=round(self.label_fraction, 4),
             num_train_cases=len(self.train_cases),
             data_fingerprint=self.corpus.fingerprint,
+            hard_negatives_sha256=None if self.hard_negatives is None else self.hard_negatives.sha256,
         )
 
     def preprocessing(self) -> Preprocessing:
@@ -243,7 +261,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         reader = self.reader()
         order = CaseOrder(self.train_cases, self.seed)
         place = run_position(self.trainer)
-        labeled = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on)
+        negatives = None if self.hard_negatives is None else self.hard_negatives.hard_negatives
+        labeled = ObjectCrops(order, reader, self.balance_classes, augment_on=self.augment_on, hard_negatives=negatives)
         crops: ObjectCrops | BothCrops = labeled
         own = PositionBatches(self.batch_size, **place)
         batches: Sampler[list[int]] = own

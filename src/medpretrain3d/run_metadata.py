@@ -67,6 +67,8 @@ class RunMetadata:
     unlabeled_fingerprint: StrictStr | None = None
     num_held_cases_unlabeled: Whole | None = None
     """Test and validation scans among them."""
+    hard_negatives_sha256: StrictStr | None = None
+    """Of the predictions whose false positives crops were placed on."""
     num_test_cases: Whole | None = None
     num_val_cases: Whole | None = None
     num_test_cases_seen: Whole | None = None

@@ -15,6 +15,7 @@ from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cli import main
 from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
+from medpretrain3d.cross_validation.candidates import read_candidates
 from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import mean_average_precision
@@ -22,9 +23,11 @@ from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.inference import InferenceConfig, RawDetections, load_members, save_bundle
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.sweep import best, sweep
+from medpretrain3d.loading.hard_negatives import HardNegatives
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata
 from medpretrain3d.store import Grid, Preprocessing
 from medpretrain3d.store.case import CaseData, Instance
+from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.store import Store, write_case, write_index
 
 NUM_FOLDS, NUM_CASES = 3, 9
@@ -90,7 +93,12 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     assert main(["cross-validate", str(tmp_path / "cv"), "-o", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
     out = tmp_path / "out"
-    predictions = json.loads((out / "predictions.json").read_text())["predictions"]
+    document = json.loads((out / "predictions.json").read_text())
+    predictions = document["predictions"]
+    assert document["detectors"][1] == {"fold": 1, "cases": FOLDS[1]["val"], "train_cases": FOLDS[1]["train"]}
+    false = HardNegatives.among(read_candidates(out / "predictions.json", store), Corpus([store.path]).cases("all"), 1)
+    assert sorted(ref.case_id for ref in false.cases) == FOLDS[2]["val"]
+    assert false.boxes[0].tolist() == [20, 20, 20, 21, 21, 21]
     assert [one["case"] for one in predictions] == [f"c{number}" for number in range(NUM_CASES)]
     np.testing.assert_allclose(predictions[3]["boxes"][0], np.array(box(3)) * 2 - 1)
     metrics = json.loads((out / "metrics.json").read_text())

@@ -100,6 +100,14 @@ def test_an_encoder_that_has_moved_is_known_by_its_weights(interrupted):
         check_continuation(run, before, now, RunMetadata(data_fingerprint="f", init_sha256="b" * 64))
 
 
+def test_hard_negatives_that_have_moved_are_known_by_their_file(interrupted):
+    run, before, now = interrupted(hard_negatives_sha256="a" * 64), config(8), config(8)
+    before["data"]["hard_negatives"], now["data"]["hard_negatives"] = "there", "here"
+    check_continuation(run, before, now, RunMetadata(data_fingerprint="f", hard_negatives_sha256="a" * 64))
+    with pytest.raises(UserError, match=r"what is in data.hard_negatives aaaaaaaaaaaa -> bbbbbbbbbbbb"):
+        check_continuation(run, before, now, RunMetadata(data_fingerprint="f", hard_negatives_sha256="b" * 64))
+
+
 def test_a_run_goes_on_when_everything_has_moved(fit, cube_store, tmp_path, monkeypatch):
     start = fit("pretrain", "start", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2")
     other = shutil.copytree(cube_store, tmp_path / "other")

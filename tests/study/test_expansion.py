@@ -174,6 +174,21 @@ def test_scans_without_labels_are_part_of_the_identity_of_their_arm_wherever_the
         of("gone")
 
 
+def test_hard_negatives_are_part_of_the_identity_of_their_arm_wherever_they_lie(write_study, tmp_path):
+    def of(name, content):
+        (tmp_path / name).write_text(content)
+        arms = {"scratch": {}, "harder": {"finetune": {"data.hard_negatives": name}}}
+        return identities(write_study(arms=arms, hypotheses=[]))
+
+    before = of("one.json", "{}")
+    assert of("other.json", "{}") == before
+    now = of("one.json", "[]")
+    assert {name for name in now if now[name] != before[name]} == {name for name in now if "harder" in name}
+    (tmp_path / "one.json").unlink()
+    with pytest.raises(UserError, match=r"one.json: no such file or folder; give predictions.json of cross-validate"):
+        expand(read_study(tmp_path / "study.yaml"))
+
+
 def test_a_store_elsewhere_with_the_same_content_makes_the_same_jobs(write_study, tmp_path):
     path = write_study()
     before = identities(path)

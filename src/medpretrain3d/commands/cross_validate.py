@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: see `find_fold_runs` and `merge_out_of_fold`.
     """
     from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
+    from medpretrain3d.cross_validation.candidates import out_of_fold_json
     from medpretrain3d.cross_validation.validation_scores import operating_points_of
     from medpretrain3d.evaluation import pair, read_predictions, read_targets
     from medpretrain3d.evaluation.folds import fold_metrics, fold_table
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"cross-validate: got {given}, wanted the runs of all folds, or the recipe that makes them")
     runs = find_fold_runs(args.runs or _trained(args), args.store)
     found = merge_out_of_fold(runs, not args.no_tune, lambda text: print(text, file=sys.stderr))
-    write_predictions(args.out, runs.store.classes, found.predictions)
+    write_predictions(args.out, runs.store.classes, found.predictions, ["csv"])
+    write_text(args.out / "predictions.json", json_text(out_of_fold_json(runs, found.predictions)))
     write_text(args.out / "targets.json", json_text(targets_json(runs.store, [one.case for one in found.predictions])))
     targets = read_targets(args.out / "targets.json")
     paired = pair(read_predictions(args.out / "predictions.json"), targets)

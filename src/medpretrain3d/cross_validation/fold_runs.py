@@ -15,6 +15,7 @@ from medpretrain3d.store.store import Store
 
 MAY_DIFFER = (
     "data.fold",
+    "data.hard_negatives",  # where they lie; what they are is in their hash
     "data.num_workers",
     "data.stage_to",
     "data.unlabeled",
@@ -30,7 +31,7 @@ MAY_DIFFER = (
 """Keys of a configuration in which the runs of one cross-validation may differ, with all below them."""
 SAME_FACTS = (
     *("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps", "weights"),
-    *("semi_supervised", "unlabeled_fingerprint"),
+    *("semi_supervised", "unlabeled_fingerprint", "hard_negatives_sha256"),
 )
 """What `run.json` has to say alike of them."""
 

@@ -38,6 +38,7 @@ MOVED = {
     "data.store ": "data_fingerprint",
     "data.exclude ": "exclude_fingerprint",
     "data.unlabeled ": "unlabeled_fingerprint",
+    "data.hard_negatives ": "hard_negatives_sha256",
     "model.init_from ": "init_sha256",
 }
 """What an option names that may lie elsewhere now, and by which metadata it is known."""

@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from medpretrain3d.boxes import Targets, box_volume, has_extent, is_point
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, DeferredLabels, draw_seed
-from medpretrain3d.loading.sampling import CaseOrder, object_start
+from medpretrain3d.loading.hard_negatives import HardNegatives
+from medpretrain3d.loading.sampling import CaseOrder, box_start, object_start
 from medpretrain3d.loading.spatial_transform import Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.case import Case
 from medpretrain3d.transfer import sent
@@ -88,6 +89,8 @@ class ObjectCrops(Dataset[Any]):
         augment_on: with `device`, items are `DeferredObjects`, and `apply_deferred_objects` has to be called on the
             device.
         num_positions: length of the data set; the order never ends, so this is for samplers that ask.
+        hard_negatives: false positives of an earlier detector, around which a share of the crops is placed that would
+            be placed anywhere; like classes they are drawn of the whole set instead of taking the cases in turn.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class ObjectCrops(Dataset[Any]):
         min_visible: float = 0.1,
         augment_on: AugmentOn = "workers",
         num_positions: int = 2**31,
+        hard_negatives: HardNegatives | None = None,
     ) -> None:
         self.order = order
         self.reader = reader
@@ -105,6 +109,7 @@ class ObjectCrops(Dataset[Any]):
         self.min_visible = min_visible
         self.augment_on = augment_on
         self.num_positions = num_positions
+        self.hard_negatives = hard_negatives
 
     def __len__(self) -> int:
         return self.num_positions
@@ -112,11 +117,16 @@ class ObjectCrops(Dataset[Any]):
     def __getitem__(self, position: int) -> Any:
         random = generator_at(self.order.seed, position)
         ref, label, target = self.order.at(position), None, self.reader.crop_sampler.choose(random)
+        negative: np.ndarray | None = None
         if target == "object" and self.balance_classes:
             ref, label = self.order.of_random_class(random) or (ref, None)
+        elif target == "anywhere" and self.hard_negatives and random.random() < self.hard_negatives.share:
+            ref, negative = self.hard_negatives.draw(random)
         case = ref.open()
         spatial_transform = self.reader.draw_placement(case, random)
-        if label is None:
+        if negative is not None:
+            start = box_start(negative, case.grid.shape, self.reader.patch, random)
+        elif label is None:
             start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random)
         else:
             start = object_start(case, self.reader.patch, random, label)

@@ -148,11 +148,15 @@ def object_start(case: Case, patch: Patch, random: np.random.Generator, label: i
     """
     if label is None:
         label = random.choice(np.unique(case.labels))
-    box = case.boxes[random.choice(np.flatnonzero(case.labels == label))]
+    return box_start(case.boxes[random.choice(np.flatnonzero(case.labels == label))], case.grid.shape, patch, random)
+
+
+def box_start(box: np.ndarray, shape: Patch, patch: Patch, random: np.random.Generator) -> Patch:
+    """Return lowest corner of a crop around a random point of a box (6,) of a volume of this shape."""
     point = random.uniform(box[:3], box[3:])
     # The point falls anywhere in the middle half of the crop, so objects are seen off centre as well.
     start = np.floor(point - np.array(patch) * random.uniform(0.25, 0.75, size=3)).astype(int)
-    return inside(start, case.grid.shape, patch)
+    return inside(start, shape, patch)
 
 
 def foreground_start(

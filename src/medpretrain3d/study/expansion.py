@@ -33,6 +33,7 @@ HARMLESS = (
     "data.store",
     "data.exclude",
     "data.unlabeled",
+    "data.hard_negatives",
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
@@ -201,6 +202,8 @@ class Expansion:
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
             inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
+        if candidates := flat.get("data.hard_negatives"):
+            inputs["hard_negatives"] = content_hash(Path(candidates), "give predictions.json of cross-validate")
         job = Job(
             kind,
             setting,

@@ -17,7 +17,7 @@ from medpretrain3d.study.run import Run
 
 SETTING_FACTS = (
     *("dataset", "num_train_cases", "label_fraction", "data_fingerprint", "backbone", "detector", "params"),
-    *("budget_steps", "fold", "num_test_cases", "num_val_cases", "precision", "weights"),
+    *("budget_steps", "fold", "num_test_cases", "num_val_cases", "precision", "weights", "hard_negatives_sha256"),
 )
 """Shared by an arm and its baseline."""
 DATA_FACTS = (
@@ -36,7 +36,7 @@ PRETRAIN_FACTS = (
 )
 FREE = re.compile(
     # Where a run is kept, who is told of it, how fast it goes; what the facts say better.
-    r"run\..*|base|data\.(num_workers|prefetch_factor|stage_to|store)"
+    r"run\..*|base|data\.(num_workers|prefetch_factor|stage_to|store|hard_negatives)"
     r"|trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)(\..*)?"
 )
 """Options that do not tell runs apart."""

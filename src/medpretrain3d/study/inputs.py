@@ -51,14 +51,18 @@ def pretraining_hash(stores: Sequence[Store]) -> str:
     return short_hash(json_text(splits))
 
 
-def content_hash(path: Path) -> str:
+def content_hash(path: Path, advice: str = "give an encoder, a bundle, or a checkpoint of others") -> str:
     """Return a hash of a file, or of all files in a folder with their names.
+
+    Args:
+        path: of the file or folder.
+        advice: what to do where it is not there.
 
     Raises:
         UserError: it is not there.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; give an encoder, a bundle, or a checkpoint of others")
+        raise UserError(f"{path}: no such file or folder; {advice}")
     digest = hashlib.sha256()
     for file in _files(path):
         digest.update(str(file.relative_to(path)).encode())

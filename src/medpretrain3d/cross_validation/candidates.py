@@ -1,0 +1,137 @@
+"""Out-of-fold candidates: boxes in labelled cases, each found by a detector that has not seen the case.
+
+`cross-validate` states in predictions.json which detector looked at which cases, and which it was trained on:
+
+    "detectors": [{"fold": 0, "cases": ["a"], "train_cases": ["b", "c"]}, ...]
+
+What a detector finds where it was trained on is not what it will find elsewhere: nearly all of it is right, and sure. A
+network that learns from such candidates learns from other mistakes than it will meet, so they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NotRequired
+
+import numpy as np
+import torch
+from pydantic import with_config
+from typing_extensions import TypedDict
+
+from medpretrain3d.boxes import Detections
+from medpretrain3d.cross_validation.fold_runs import FoldRuns
+from medpretrain3d.documents import LARGE, SCHEMA, Text, Whole, checked, read_json
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import PredictedCase, read_predictions
+from medpretrain3d.inference import Prediction, predictions_json
+from medpretrain3d.store.store import Store
+
+_ADVICE = "give predictions.json of `medpretrain3d cross-validate`"
+
+
+@with_config(SCHEMA)
+class _Detector(TypedDict):
+    fold: Whole
+    cases: list[Text]
+    train_cases: list[Text]
+
+
+@with_config(SCHEMA)
+class _Content(TypedDict):
+    detectors: NotRequired[list[_Detector]]
+
+
+def out_of_fold_json(runs: FoldRuns, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Return the predictions document of all folds, with the cases that each detector was trained on."""
+    cases = [sorted(case for case, fold in runs.fold_of.items() if fold == number) for number in _folds(runs)]
+    detectors = [
+        {"fold": number, "cases": held_out, "train_cases": sorted(runs.training_cases(number))}
+        for number, held_out in zip(_folds(runs), cases, strict=True)
+    ]
+    document = predictions_json(runs.store.classes, predictions)
+    entries = document.pop("predictions")
+    return {**document, "detectors": detectors, "predictions": entries}
+
+
+def read_candidates(path: Path, store: Store) -> dict[str, Detections]:
+    """Read what was found in each case by a detector that was not trained on it.
+
+    Args:
+        path: predictions.json of `cross-validate`.
+        store: of the cases, at any spacing.
+
+    Returns:
+        Boxes (N, 6) float64 in voxels of the store's grid, by case; cases that the store does not hold are there too,
+        without boxes moved.
+
+    Raises:
+        UserError: no such file; it does not say what its detectors were trained on; a case was trained on by the
+            detector that looked at it, be it by its id, under another name or in another scan of its patient; or a case
+            is of another scan than the store's.
+    """
+    file = read_predictions(path)
+    document: Any = read_json(path, dict[str, Any], _ADVICE, LARGE, True)
+    stated = checked({key: document[key] for key in ("detectors",) if key in document}, _Content, str(path), _ADVICE)
+    detectors: Any = stated.get("detectors")
+    if not detectors or not file.has_names:
+        raise UserError(
+            f"{path}: does not say which cases its detectors were trained on, so what they found may be in-fold; "
+            f"{_ADVICE}, called again if it wrote the file before it said so"
+        )
+    found_by = _found_by(path, detectors)
+    seen = [set(_marks(store, one["train_cases"])) for one in detectors]
+    result = {}
+    for case in file.cases:
+        if case.case not in found_by:
+            raise UserError(f"{path}: does not say which detector looked at case '{case.case}'; {_ADVICE}")
+        number = found_by[case.case]
+        if seen[number].intersection(_marks(store, [case.case])):
+            raise UserError(
+                f"{path}: case '{case.case}' is in-fold: the detector of fold {detectors[number]['fold']}, which "
+                "looked at it, was trained on it, on a copy of it or on another scan of its patient; wanted candidates "
+                f"out of fold, {_ADVICE}"
+            )
+        result[case.case] = _on_grid_of(store, case, path)
+    return result
+
+
+def _folds(runs: FoldRuns) -> range:
+    return range(len(runs.folders))
+
+
+def _found_by(path: Path, detectors: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the index of the detector that looked at each case."""
+    found: dict[str, int] = {}
+    for number, one in enumerate(detectors):
+        for case in one["cases"]:
+            if case in found:
+                raise UserError(f"{path}: says of two detectors that they looked at case '{case}'; {_ADVICE}")
+            found[case] = number
+    return found
+
+
+def _marks(store: Store, cases: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield by what the same case, a copy of it and another scan of its patient are known."""
+    for case in cases:
+        yield "case", case
+        if case in store.entries:
+            row = store.entries[case]
+            yield "voxels", str(row["voxels"])
+            if row["patient"] is not None:
+                yield "patient", str(row["patient"])
+
+
+def _on_grid_of(store: Store, found: PredictedCase, path: Path) -> Detections:
+    boxes = np.asarray(found.boxes)
+    if found.case in store.entries:
+        case = store.case(found.case)
+        if found.grid is None or found.boxes_vox is None:
+            raise UserError(f"{path}: case '{found.case}' has no boxes_vox and grid; {_ADVICE}")
+        if not found.grid.is_close(case.source_grid):
+            raise UserError(
+                f"{path}: case '{found.case}' has another grid than the scan of {store.place}: another scan has the "
+                f"same id; {_ADVICE} on this data"
+            )
+        boxes = found.grid.map_boxes(found.boxes_vox, case.grid)
+    return Detections(torch.from_numpy(boxes), torch.from_numpy(found.scores), torch.from_numpy(found.labels))
