@@ -53,32 +53,31 @@ class FinetuneData(Checked, L.LightningDataModule):
         store: a store written by `medpretrain3d prepare`.
         patch: crop (D, H, W) in voxels, also the tile of whole-volume inference.
         batch_size: crops per process and step.
-        window: from stored intensities to the network's input; when absent that of the pretraining of the encoder
-            that `model.init_from` names, else `Window()` for HU and `ZScore()` for other values.
+        window: from stored intensities to the network's input; when absent that of the encoder's pretraining, or by
+            unit. That is of the encoder that `model.init_from` names; else `Window()` for HU and `ZScore()` for others.
         pretrained_spacing_mm: of the scans that the encoder was pretrained on; when absent that which its file states.
         augment: rotation, zoom, mirroring.
         intensity: noise, blur, brightness, contrast, gamma.
         object_share: share of crops placed on an object.
-        foreground_share: share of crops placed on tissue; what is left of both is placed anywhere.
-        balance_classes: crops on objects show every class of the set alike, however rare.
-        hard_negatives: predictions.json of `medpretrain3d cross-validate`: crops are placed on what an earlier detector
-            took for an object in the training cases, none of which it was trained on.
-        hard_negative_share: share of crops placed there; when absent half of what objects and foreground leave.
+        foreground_share: share of crops placed on tissue. What is left of both is placed anywhere.
+        balance_classes: crops on objects show every class alike, however rare.
+        hard_negatives: predictions.json of `medpretrain3d cross-validate`, whose false positives attract crops. Those
+            are what an earlier detector took for an object in the training cases, none of which it was trained on.
+        hard_negative_share: share of crops placed there. When absent half of what objects and foreground leave.
         augment_on: `workers` transforms crops where they are read, `device` where the network trains.
         fold: one of the store's folds; None takes its named splits.
-        test_on: the `test` cases, or those that the fold has `held_out`: its own test cases, or where it has none its
-            validation cases, so that over all folds every labelled case is tested once.
-        label_fraction: label budget as a share of the training cases; smaller budgets are part of larger ones.
+        test_on: the `test` cases, or those that the fold has `held_out`. Those are its own test cases, or where it has
+            none its validation cases, so that over all folds every labelled case is tested once.
+        label_fraction: label budget, a share of the training cases. Smaller budgets are part of larger ones.
         num_train_cases: or as a number of cases.
-        unlabeled: one or more stores whose scans are seen without their labels, as `model.semi_supervised` learns from
-            them; the labeled store may be among them. None of them is a test or validation case, by scan, patient and
-            name.
-        unlabeled_batch_size: their crops per process and step; when absent as many as labeled ones.
-        unlabeled_split: of these stores, which split is taken; when absent every case that they neither test nor
-            validate on. `all` takes those, and test and validation cases of this run too, and says so.
-        label_seed: draws which cases a label budget holds, stratified and smaller budgets in larger ones; None takes
-            the store's label order.
-        stage_to: folder on a disk of the node, to which the stores are copied first, once for all processes there.
+        unlabeled: stores of scans that `model.semi_supervised` learns from without labels. The labeled store may be
+            among them. None of the scans is a test or validation case, by scan, patient and name.
+        unlabeled_batch_size: their crops per process and step. When absent as many as labeled ones.
+        unlabeled_split: of these stores. When absent every case that they neither test nor validate on; `all` takes
+            those, and test and validation cases of this run too, and says so.
+        label_seed: draws which cases a label budget holds; None takes the store's order. Stratified, and smaller
+            budgets in larger ones.
+        stage_to: folder on a disk of the node, to which the stores are copied first. Once for all processes there.
         num_workers: processes that read crops.
         prefetch_factor: batches that each of them reads ahead.
         seed: set by `seed_everything`.

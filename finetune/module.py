@@ -53,24 +53,24 @@ class FinetuneModule(Checked, L.LightningModule):
 
     Args:
         detector: the network, with the backbone inside.
-        init_from: weights for the backbone: an encoder file or detector bundle of this package, a checkpoint of any
-            format of docs/checkpoints.md, its folder, or `owner/name` of a hub; random initialisation when absent.
+        init_from: weights for the backbone: a file or folder of this package or of docs/checkpoints.md, or `owner/name`
+            of a hub; random when absent. Of this package encoder files and detector bundles are read.
         init_options: choices that some of these formats leave open.
         init: what is taken of the file: `encoder`, `neck` (and encoder), `detector` (box head too), `all` but class
             layers. `detector` leaves class tower and mask classifier fresh, `all` the mask classifier. What other
             levels or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
             `encoder`.
-        init_fpn: with a bundle, its feature pyramid too, all or nothing.
-        allow_seen_scans: go on although the weights were pretrained on test or validation scans with their labels.
+        init_fpn: with a bundle, its feature pyramid too.
+        allow_seen_scans: go on although the encoder saw test or validation scans with labels.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
-        weights: which weights the bundle holds and the test looks with: the `last` ones, averaged where the recipe
-            averages, or those of the validation with the `best` mAP (of `centre`: AP by distance). Few validation cases
-            choose by chance, and what they then score is better than what new cases will.
-        protocol: of validation and test, `detection` by overlap or `centre` by the distance of centers; when absent
-            `centre` where the data hold points, else `detection`.
-        semi_supervised: how scans of `data.unlabeled` are learned from beside the labeled ones, as by `MeanTeacher` or
-            `FocalMix`; the teacher is the moving average of the weights, so the recipe has to keep one.
+        weights: of the bundle and the test: the `last` ones, or those of the `best` validation. The last ones are
+            averaged where the recipe averages; the best are those with the highest mAP (of `centre`: AP by distance).
+            Few validation cases choose by chance, and what they then score is better than what new cases will.
+        protocol: of validation and test, by overlap or by the distance of centers. When absent `centre` where the data
+            hold points, else `detection`.
+        semi_supervised: how `data.unlabeled` is learned from. The teacher is the moving average of the weights, so the
+            recipe has to keep one.
 
     Raises:
         UserError: the detector is of no loaded plugin or cannot be made again from its arguments, or the checkpoint is

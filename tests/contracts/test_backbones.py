@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from medpretrain3d import backbones
@@ -98,6 +99,12 @@ def test_depth_groups_hold_every_parameter_once_from_input_to_output(name):
 
 @pytest.mark.parametrize("name", EVERY_NAME)
 def test_the_encoder_can_be_exported(name):
+    # In a process of its own: torch keeps a copy of the class for ever, and a recipe would then find two of its name.
+    mp.start_processes(export, (name,), nprocs=1, start_method="fork")
+
+
+def export(_: int, name: str) -> None:
+    torch.set_num_threads(1)  # threads do not survive a fork
     backbone = tiny_backbone(name).eval()
     with torch.no_grad():
         program = torch.export.export(backbone, (image(name),))

@@ -21,6 +21,7 @@ class Module(FinetuneModule):
     data = SimpleNamespace(  # type: ignore[assignment]
         corpus=SimpleNamespace(name="c", fingerprint="0"),
         train_cases=(),
+        unlabeled=None,
         classes=("x", "y"),
         preprocessing=lambda: SimpleNamespace(to_json=dict),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class BoxGrid(Configurable):
     """Boxes on each cell, the same number on all levels: the heads are shared over levels."""
     # A plain attribute, not a buffer: `module.half()` must not round voxels.
     _last: tuple[object, dict[torch.device, Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy is made of; it makes its boxes anew, perhaps for another device."""
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
 
     def sizes_on(self, level: int, stride: Shape) -> Sequence[tuple[float, float, float]]:
         """Return extents (d, h, w) in voxels of the `per_cell` boxes of a level, counted from the finest."""

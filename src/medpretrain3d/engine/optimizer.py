@@ -52,15 +52,15 @@ class OptimConfig:
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     """After the warm-up."""
     warmup_steps: Whole | None = None
-    """Linear ramp to the peak; None is `WARMUP_STEPS` in a run of any length, a shorter one ends on the ramp."""
+    """Linear ramp to the peak; None is `WARMUP_STEPS`. A shorter run ends on the ramp."""
     warmup_lr: NonNegative = 0.0
-    """Where ramps begin; a ramp from 0 leaves out the step of rate 0."""
+    """Where ramps begin. A ramp from 0 leaves out the step of rate 0."""
     sawtooth_steps: Whole = 0
-    """Steps before the warm-up in which the encoder rests and the other parts ramp up."""
+    """Before it, the encoder rests and others ramp up."""
     backbone_lr_scale: NonNegative = 1.0
-    """Factor on the learning rate of the encoder; below 1 it moves more slowly than the freshly initialised parts."""
+    """Factor on the learning rate of the encoder. Below 1 it moves more slowly than the freshly initialised parts."""
     transferred_lr_scale: NonNegative = 1.0
-    """Factor on the learning rate of neck and heads that were taken from a file."""
+    """Factor on that of neck and heads of a file."""
     fresh_lr_scale: NonNegative = 1.0
     """Factor on that of all others outside of the encoder."""
     layer_decay: Positive = 1.0

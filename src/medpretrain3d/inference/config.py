@@ -34,19 +34,19 @@ class InferenceConfig:
     """Inference settings: layout and merging of tiles and views.
 
     Args:
-        overlap: least share of a tile that is its neighbour's too. From 0.5 on, every object up to half a
+        overlap: least share that a tile has in common with the next. From 0.5 on, every object up to half a
             patch is seen whole by some tile.
-        merge: `nms` keeps the best box of an object, `wbc` makes a weighted mean (weighted box clustering), `distance`
-            keeps the best of the boxes whose centers are near, whatever their extents: for points.
-        nms_iou: overlap within a class above which two boxes are one object, for `nms` and `wbc`.
+        merge: `nms` keeps the best box of an object, `wbc` a weighted mean, `distance` the best of near centers. `wbc`
+            is weighted box clustering; `distance` looks at no extent, and is for points.
+        nms_iou: IoU above which two boxes of a class are one. For `nms` and `wbc`.
         merge_distance_mm: of centers, up to which two boxes of a class are one object, for `distance`.
         score_threshold: detections below it are left out, before and after merging. The default keeps what curves of
             precision or sensitivity need; raise it to read boxes by eye, set 0 for all of them.
-        mirror_axes: axes (0 = D, 1 = H, 2 = W) along which mirrored views are seen too, in all combinations: three axes
+        mirror_axes: axes (0 = D, 1 = H, 2 = W) along which mirrored views are seen too. In all combinations: three axes
             cost eight times as much. Leave an axis out if classes differ by side.
         max_per_class: detections returned per class at most.
-        border_weight: what a box centred on a tile's border counts when boxes are merged, against 1 in the tile's
-            middle. Above 0, so that a box which one tile alone saw, right at its border, still has a weighted mean.
+        border_weight: of a box centred on a tile's border in a merged one, against 1 in the middle. Above 0, so that a
+            box which one tile alone saw, right at its border, still has a weighted mean.
         min_size_mm: merged boxes without so long an edge are left out.
 
     Raises:

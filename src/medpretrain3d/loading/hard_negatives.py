@@ -90,8 +90,8 @@ class HardNegatives:
 
     @cached_property
     def _upper(self) -> np.ndarray:
-        upper: np.ndarray = np.cumsum(np.maximum(self.scores, MIN_WEIGHT))
-        return upper / upper[-1]
+        upper = np.cumsum(np.maximum(self.scores, MIN_WEIGHT))
+        return np.asarray(upper / upper[-1])
 
     def draw(self, random: np.random.Generator) -> tuple[CaseRef, np.ndarray]:
         """Return the case and the box (6,) of a random one."""
