@@ -34,7 +34,7 @@ from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.protocols import ObjectProtocol
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
-from medpretrain3d.inference import Prediction, save_bundle, write_predictions
+from medpretrain3d.inference import InferenceConfig, Prediction, save_bundle, write_predictions
 from medpretrain3d.inference.bundle import set_operating_points
 from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.run_metadata import RunMetadata
@@ -133,7 +133,7 @@ def _write_test(
 ) -> None:
     refs = {ref.case_id: ref for ref in data.test_cases}
     ordered = [module.results[case_id] for case_id in refs]
-    write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r) for r in ordered])
+    write_predictions(folder, data.classes, [_prediction(refs[r.target.case], r, module.inference) for r in ordered])
     truth = targets_json(data.store, list(refs))
     write_text(folder / "targets.json", json_text(truth))
     in_mm = [r.in_mm() for r in ordered]
@@ -178,10 +178,10 @@ def _means(metrics: Mapping[str, Any], protocol: ObjectProtocol) -> str:
     return f"{protocol.primary} {metrics[key]:.3f}{interval}, {other[1]} {metrics[protocol.watched[other[0]]]:.3f}"
 
 
-def _prediction(ref: CaseRef, result: CaseResult) -> Prediction:
+def _prediction(ref: CaseRef, result: CaseResult, how: InferenceConfig) -> Prediction:
     case, found = ref.open(), result.predicted
     detections = Detections(torch.as_tensor(found.boxes), torch.as_tensor(found.scores), torch.as_tensor(found.labels))
-    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file)
+    return Prediction.of(case.id, detections, case.grid, case.source_grid, case.source_file, how.keeps_centers)
 
 
 def _draw(folder: Path, refs: dict[str, CaseRef], results: Sequence[CaseResult], data: FinetuneData) -> list[Any]:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from medpretrain3d.boxes import Detections, Targets, box_center
 from medpretrain3d.detection import Detector
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, RawDetections, detect_volume, merge_raw_detections
+from medpretrain3d.inference import (
+    Bundle,
+    InferenceConfig,
+    Prediction,
+    Predictor,
+    RawDetections,
+    detect_volume,
+    merge_raw_detections,
+)
 from medpretrain3d.inference.cached_detections import CachedCase
 from medpretrain3d.inference.sweep import sweep
+from medpretrain3d.inference.writers.overlay import box_map
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.preprocessing import Preprocessing
+from medpretrain3d.store.volume import Volume
 
 PATCH, SHAPE = (16, 16, 16), (16, 24, 40)
 POINTS = torch.tensor([[3.0, 4, 5], [8, 12, 16], [8, 12, 22], [0.5, 23.5, 39.5], [15, 2, 31]])
@@ -75,6 +88,44 @@ def test_extents_decide_nothing_and_all_that_is_above_the_threshold_comes_in_ord
     ):
         config = InferenceConfig(merge="distance", **options)
         assert len(merge_raw_detections(RawDetections.cat(parts), config)) == count
+
+
+class SaysPoints(SeesPoints):
+    """The same as boxes without extent."""
+
+    def detect(self, image):
+        return [Detections(box_center(one.boxes).repeat(1, 2), one.scores, one.labels) for one in super().detect(image)]
+
+
+@pytest.mark.parametrize("detector", [SeesPoints(), SaysPoints()])
+def test_every_point_of_a_resampled_scan_reaches_its_prediction_at_its_place(detector):
+    # The volume of 3 mm reaches 2 mm beyond the scan along D, whose last slice alone lies in its last one.
+    source = Grid((46, 24, 40), np.diag([1.0, 3, 3, 1])[[2, 1, 0, 3]])
+    grid = source.resampled((3.0, 3.0, 3.0))
+    assert grid.shape == SHAPE
+    image = volume()
+    image[0, 15, 20, 10] = 0.95
+    config = InferenceConfig(merge="distance", merge_distance_mm=4.0)
+    found = detect_volume(detector, image, PATCH, config)
+    assert len(found) == len(POINTS) + 1
+    result = Prediction.of("a", found, grid, source, keeps_centers=config.keeps_centers)
+    centers = box_center(grid.map_boxes(found.boxes.double().numpy(), source))
+    assert (centers[:, 0] > 46).sum() == 2  # in the middle of voxels that the scan ends in
+    np.testing.assert_allclose(box_center(result.boxes_vox), np.minimum(centers, [45.99, 24, 40]), atol=1e-3)
+    assert result.scores.tolist() == found.scores.tolist()
+    assert (np.array([box_map(result)[tuple(box_center(box).astype(int))] for box in result.boxes_vox]) == 1).all()
+
+
+def test_a_predicted_point_at_the_end_of_a_scan_is_in_its_prediction():
+    source = Grid((46, 24, 40), np.diag([1.0, 3, 3, 1])[[2, 1, 0, 3]])
+    hu = np.zeros((1, *source.shape), dtype=np.int16)
+    hu[0, 43:, 20, 10] = hu[0, 18:21, 4, 4] = 1000
+    bundle = Bundle(
+        SaysPoints(), ("a",), Preprocessing(spacing_mm=(3.0, 3.0, 3.0), patch=PATCH), InferenceConfig(), {}, ""
+    )
+    changes = {"merge": "distance", "merge_distance_mm": 4.0}
+    result = Predictor(bundle, device="cpu", changes=changes).predict(Volume(hu, source, source), "a")
+    np.testing.assert_allclose(sorted(box_center(result.boxes_vox).tolist()), [[19.5, 4.5, 4.5], [45.99, 20.5, 10.5]])
 
 
 def test_a_sweep_tries_distances():

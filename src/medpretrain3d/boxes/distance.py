@@ -55,13 +55,13 @@ def suppress_by_distance(centers: Tensor, scores: Tensor, distance: float) -> tu
     return order[torch.tensor(kept, dtype=torch.long)], place_of
 
 
-def cut_about_center(boxes: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def cut_about_center(boxes: Tensor, shape: tuple[int, int, int], margin: float = 0.5) -> Tensor:
     """Return boxes (N, 6) made smaller about their centers until they lie in the volume `(0, 0, 0)` .. `shape`.
 
-    Cutting a box at a face would move its center. A center less than half a voxel from a face, or outside, is moved to
-    half a voxel inside.
+    Cutting a box at a face would move its center. A center less than `margin` voxels from a face, or outside, is moved
+    to `margin` voxels inside.
     """
     limit = torch.tensor(shape).to(boxes.device, boxes.dtype, non_blocking=True)
-    center = torch.minimum(box_center(boxes).clamp(min=0.5), limit - 0.5)
+    center = torch.minimum(box_center(boxes).clamp(min=margin), limit - margin)
     half = torch.minimum(box_size(boxes) / 2, torch.minimum(center, limit - center))
     return corners_of(center, 2 * half)

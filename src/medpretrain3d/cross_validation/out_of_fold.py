@@ -58,7 +58,9 @@ def merge_out_of_fold(
         progress("choosing how to merge in new scans")
         config = _chosen([case for one in seen for case in one.cases], start, seen[0].classes, merge)
     predictions = [
-        _prediction(runs, case, merge(case, how)) for one, how in zip(seen, configs, strict=True) for case in one.cases
+        _prediction(runs, case, merge(case, how), how)
+        for one, how in zip(seen, configs, strict=True)
+        for case in one.cases
     ]
     return OutOfFold(tuple(sorted(predictions, key=lambda one: one.case)), tuple(configs), config)
 
@@ -99,6 +101,6 @@ def _load(runs: FoldRuns, number: int) -> CachedDetections:
     return seen
 
 
-def _prediction(runs: FoldRuns, cached: CachedCase, found: Detections) -> Prediction:
+def _prediction(runs: FoldRuns, cached: CachedCase, found: Detections, how: InferenceConfig) -> Prediction:
     case = runs.store.case(cached.case)
-    return Prediction.of(case.id, found, case.grid, case.source_grid, case.source_file)
+    return Prediction.of(case.id, found, case.grid, case.source_grid, case.source_file, how.keeps_centers)

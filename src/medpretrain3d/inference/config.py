@@ -100,6 +100,11 @@ class InferenceConfig:
         return InferenceConfig(**known)
 
     @property
+    def keeps_centers(self) -> bool:
+        """Whether boxes stand for points: they are cut about their centers, and none is left out for its extents."""
+        return self.merge == "distance"
+
+    @property
     def views(self) -> list[tuple[int, ...]]:
         """The axes mirrored in each view, the plain view first."""
         axes = sorted(self.mirror_axes)

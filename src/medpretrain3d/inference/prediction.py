@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from pydantic import Field, with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.boxes import Detections, has_extent
+from medpretrain3d.boxes import Detections, cut_about_center, has_extent
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.grid import Grid, GridDocument
@@ -32,6 +33,8 @@ class Entry(TypedDict):
 
 DECIMALS = 4
 """Of coordinates in voxels and in millimetres."""
+LEAST_DEPTH_VOX = 0.01
+"""Of the center of a box that stands for a point below the scan's faces, so that rounding leaves an extent of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Prediction:
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from medpretrain3d.boxes import Detections, has_extent
+        >>> from medpretrain3d.boxes import Detections
         >>> from medpretrain3d.inference import Prediction
         >>> from medpretrain3d.store import Grid
         >>> grid = Grid(shape=(8, 8, 8), affine_lps=np.diag([2.0, 2, 2, 1]))  # voxels of 2 mm
@@ -84,7 +87,14 @@ class Prediction:
         return len(self.scores)
 
     @staticmethod
-    def of(case: str, detections: Detections, grid: Grid, source_grid: Grid, file: str = "") -> Prediction:
+    def of(
+        case: str,
+        detections: Detections,
+        grid: Grid,
+        source_grid: Grid,
+        file: str = "",
+        keeps_centers: bool = False,
+    ) -> Prediction:
         """Take detections from the grid they were found on to the scan's file, cut to its extent.
 
         Args:
@@ -93,12 +103,17 @@ class Prediction:
             grid: of the resampled, reoriented volume.
             source_grid: of the file, in its own array order.
             file: name of the scan's file.
+            keeps_centers: boxes stand for points: what reaches over the scan's faces is cut about its center, and
+                nothing is left out; else boxes are cut at the faces, and those without extent there are gone.
         """
         boxes_vox = grid.map_boxes(detections.boxes.cpu().numpy().astype(np.float64), source_grid)
         # A resampled grid may end a fraction of a voxel behind the file's last voxel.
-        boxes_vox = np.clip(boxes_vox, 0, np.tile(source_grid.shape, 2))
-        rounded = np.round(boxes_vox, DECIMALS)  # which may take the extent of a sliver at the scan's face
-        kept = has_extent(rounded)
+        if keeps_centers:
+            boxes_vox = cut_about_center(torch.from_numpy(boxes_vox), source_grid.shape, LEAST_DEPTH_VOX).numpy()
+            kept = np.ones(len(boxes_vox), dtype=bool)
+        else:
+            boxes_vox = np.clip(boxes_vox, 0, np.tile(source_grid.shape, 2))
+            kept = has_extent(np.round(boxes_vox, DECIMALS))  # which may take that of a sliver at the scan's face
         boxes_vox = boxes_vox[kept]
         return Prediction(
             case,

@@ -151,7 +151,8 @@ class Predictor:
         """
         with closing(self._started(scan, file or case)) as started:
             detections = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
-            prediction = Prediction.of(case, detections, started.scan.grid, started.scan.source_grid, file)
+            grids = started.scan.grid, started.scan.source_grid
+            prediction = Prediction.of(case, detections, *grids, file, self.config.keeps_centers)
             return self._with_masks(prediction, started.tiles) if with_masks else prediction
 
     def detect_raw(self, scan: VoxelReader | StartedScan, case: str, progress: Progress | None = None) -> RawDetections:

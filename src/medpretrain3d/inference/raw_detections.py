@@ -68,14 +68,14 @@ class RawDetections:
             patch: size of the tile.
             shape: size of the volume.
             keeps_centers: of a box that reaches over the volume both sides go, so that its center stays; one whose
-                center lies outside is gone.
+                center lies outside is gone, and no other, also none without extent.
         """
         placed = detections.boxes.float() + torch.tensor(start * 2)
         boxes = clip_boxes(placed, shape)
         is_inside = has_extent(boxes)
         if keeps_centers:
             center = box_center(placed)
-            is_inside = is_inside & ((center >= 0) & (center <= torch.tensor(shape))).all(dim=1)
+            is_inside = ((center >= 0) & (center <= torch.tensor(shape))).all(dim=1)
             boxes = cut_about_center(placed, shape)
         inside = torch.nonzero(is_inside)[:, 0]
         found = Detections(boxes, detections.scores.float(), detections.labels)[inside]

@@ -149,8 +149,7 @@ class SlidingWindow:
             detections = of_view[of_view.scores >= self.config.score_threshold].to("cpu")
             detections.boxes = mirror_boxes(detections.boxes, self.patch, view.mirrored)
             place = self.starts[view.tile], self.patch, self.tiles.shape
-            keeps_centers = self.config.merge == "distance"
-            self._seen.append(RawDetections.in_tile(detections, *place, keeps_centers))
+            self._seen.append(RawDetections.in_tile(detections, *place, self.config.keeps_centers))
 
     def result(self) -> RawDetections:
         """Return all that was seen.
