@@ -5,7 +5,8 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase, compare, evaluate
-from medpretrain3d.evaluation.comparison import COMPARED
+from medpretrain3d.evaluation.center_distance import center
+from medpretrain3d.evaluation.comparison import COMPARED, COMPARED_CENTERS
 from medpretrain3d.evaluation.detection import MAP_KEY, froc_score_key
 
 BOX = np.array([[0.0, 0, 0, 4, 4, 4]])
@@ -78,3 +79,40 @@ def test_the_seed_draws_the_sign_flips_and_nothing_else():
     assert rows[0] == rows[1]
     assert rows[0]["interval"] == rows[2]["interval"]
     assert rows[0]["p_value"] != rows[2]["p_value"]
+
+
+POINTS = [TargetCase(str(scan), np.full((1, 6), 2.0), np.array([0])) for scan in range(12)]
+
+
+def near(hits, distance_mm=4.0):
+    """One box of 2 mm per scan, its center so far from the point, or 50 mm away."""
+    boxes = [np.array([[1.0, 1, 1, 3, 3, 3]]) + (distance_mm if hit else 50) * np.array([0, 0, 1] * 2) for hit in hits]
+    return [PredictedCase(str(n), box, np.array([0.9 - n / 20]), np.array([0])) for n, box in enumerate(boxes)]
+
+
+def test_points_are_compared_by_the_distance_of_centers_as_evaluate_scores_them():
+    a, b = near([1, 0, 1, 1, 0, 1] * 2), near([1, 1, 1, 1, 0, 1] * 2)
+    result = compare(a, b, POINTS, ["a"], num_bootstrap=5)
+    assert (result["protocol"], result["criterion"]) == ("centre", "radius")
+    assert set(result["differences"]) == set(COMPARED_CENTERS) == {"AP", "FROC_score"}
+    for key, row in result["differences"].items():
+        assert (row["a"], row["b"]) == tuple(center(one, POINTS, ["a"])[key] for one in (a, b))
+        assert row["difference"] == pytest.approx(row["b"] - row["a"])
+    assert result["differences"]["FROC_score"]["difference"] > 0
+    assert "protocol" not in compare(found([1] * 12), found([1] * 12), TARGETS, ["a"], num_bootstrap=5)
+
+
+def test_by_distance_all_against_none_differs_by_1_at_the_distance_asked_for():
+    for criterion, nothing, difference in ((5.0, 0, 1), (3.0, 0, 0), (5.0, 1, 0)):
+        a, b = near([nothing] * 12), near([1] * 12)
+        for row in compare(a, b, POINTS, ["a"], 99, criterion=criterion)["differences"].values():
+            assert row["difference"] == pytest.approx(difference)
+            assert row["interval"] == pytest.approx([difference, difference])
+            assert row["p_value"] == pytest.approx(2 / 2**12 if difference else 1)  # exact
+
+
+def test_boxes_are_compared_by_distance_where_asked_and_points_never_by_overlap():
+    a, b = found([0] * 12), found([1] * 12)
+    assert compare(a, b, TARGETS, ["a"], 5, protocol="centre")["differences"]["AP"]["difference"] == pytest.approx(1)
+    with pytest.raises(UserError, match="score by distance"):
+        compare(near([1] * 12), near([1] * 12), POINTS, ["a"], 5, protocol="detection")

@@ -147,6 +147,20 @@ def test_compare_prints_one_line_per_metric_and_writes_on_demand(files, capsys):
     assert result["differences"]["FROC_score_IoU_0.10"]["difference"] == pytest.approx(1 - 2.5 / 7)
 
 
+def test_compare_by_the_distance_of_centers(files, capsys):
+    arguments = (files["bad"], files["good"], "--targets", files["targets"], "--bootstrap", 50)
+    assert call(compare, *arguments, "--protocol", "centre", "--hit", "3", "-o", files["out"]) == 0
+    assert "by the distance of centres, hit by 3.0; 2 scans" in capsys.readouterr().out
+    result = strict_json(files["out"])
+    assert (result["protocol"], result["criterion"], set(result["differences"])) == (
+        "centre",
+        3.0,
+        {"AP", "FROC_score"},
+    )
+    with pytest.raises(UserError, match="--hit 3 is of protocol centre"):
+        call(compare, *arguments, "--hit", "3")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import locked, write_text
-from medpretrain3d.commands.evaluate import add_resampling_arguments
+from medpretrain3d.commands.evaluate import add_resampling_arguments, hit_criterion
 from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
 from medpretrain3d.documents import json_text
+from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import compare, pair
+from medpretrain3d.evaluation.protocols import CENTER, PROTOCOLS, protocol_of
 from medpretrain3d.evaluation.tables import notes
 from medpretrain3d.statistics import MIN_SCANS
 from medpretrain3d.statistics.sign_flip import MAX_EXACT
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", type=Path, help="predictions of the same scans, the challenger")
     parser.add_argument("--targets", type=Path, required=True, help="JSON file with what was to be found")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="overlap of boxes, or distance of centres (default: centre where any object is a point, else detection)",
+    )
+    parser.add_argument("--hit", help="centre: radius, box, or a distance in mm (default: radius)")
     add_resampling_arguments(parser)
     add_prediction_arguments(parser)
 
@@ -43,6 +51,9 @@ def run(args: argparse.Namespace) -> int:
     """Compare, write, print."""
     targets = read_wanted(args.targets, [args.a, args.b], args)
     a, b = (read_found(path, targets, args) for path in (args.a, args.b))
+    protocol = PROTOCOLS[args.protocol] if args.protocol else protocol_of(targets.cases)
+    if args.hit is not None and protocol is not CENTER:
+        raise UserError(f"--hit {args.hit} is of protocol centre; these are boxes: give --protocol centre, or no --hit")
     result = compare(
         pair(a, targets),
         pair(b, targets),
@@ -51,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         num_bootstrap=args.bootstrap,
         seed=args.seed,
         confidence=args.confidence,
+        protocol=protocol.name,
+        criterion=hit_criterion(args.hit or "radius", targets),
     )
     said = [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes]
     result["notes"] = [*said, *result["notes"]]
@@ -67,9 +80,10 @@ def table(result: Mapping[str, Any]) -> str:
     width = max(len(name) for name in result["differences"])
     exact = "all" if result["num_cases"] <= MAX_EXACT else str(result["num_bootstrap"])
     few = "" if result["num_cases"] >= MIN_SCANS else f", none with fewer than {MIN_SCANS} scans"
+    how = f"by the distance of centres, hit by {result['criterion']}; " if "criterion" in result else ""
     lines = [
-        f"{result['num_cases']} scans; {result['confidence']:.0%} intervals over scans{few}; two-sided p from {exact} "
-        f"sign flips of scans, and corrected for all {len(result['differences'])} lines (Holm)",
+        f"{how}{result['num_cases']} scans; {result['confidence']:.0%} intervals over scans{few}; two-sided p from "
+        f"{exact} sign flips of scans, and corrected for all {len(result['differences'])} lines (Holm)",
         f"{'':<{width}}  {'A':>6}  {'B':>6}  {'B - A':<24}  {'p':<6}  corrected",
     ]
     for name, row in result["differences"].items():

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -33,7 +33,7 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase
-from medpretrain3d.evaluation.center_distance import POINT_RADIUS_MM, center, match_centers, match_objects
+from medpretrain3d.evaluation.center_distance import POINT_RADIUS_MM, Criterion, center, match_centers, match_objects
 from medpretrain3d.evaluation.confusion import CONFUSION_SCORE
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import Compat
@@ -230,11 +230,7 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     found, targets, said = _read(args)
-    criterion = _criterion(args.hit)
-    has_points = bool(count_target_points(targets.cases)[0])
-    distance = criterion if isinstance(criterion, float) else POINT_RADIUS_MM if has_points else None
-    if distance is not None and targets.frame is not None and not targets.frame.endswith("_mm"):
-        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {distance:g} is in mm")
+    criterion = hit_criterion(args.hit, targets)
     result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores, args.case_threshold)
     result["notes"] = [*said, *result["notes"]]
     scans = match_centers(found, targets.cases, targets.classes, criterion)
@@ -321,11 +317,20 @@ def _box_overlaps(args: argparse.Namespace) -> Overlaps:
     return Overlaps("boxes", scans, [*said, *in_scan_frames(found, targets.cases).notes])
 
 
-def _criterion(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def hit_criterion(text: str, targets: TargetFile) -> Criterion:
+    """Return what `--hit` says, for targets in mm where it is a distance or any object is a point.
+
+    Raises:
+        UserError: they are in voxels.
+    """
+    criterion: Criterion = text
+    with suppress(ValueError):
+        criterion = float(text)
+    has_points = bool(count_target_points(targets.cases)[0])
+    distance = criterion if isinstance(criterion, float) else POINT_RADIUS_MM if has_points else None
+    if distance is not None and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {distance:g} is in mm")
+    return criterion
 
 
 def _need(args: argparse.Namespace, *names: str) -> None:

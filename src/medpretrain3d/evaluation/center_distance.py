@@ -94,7 +94,7 @@ def center(
     resampling = resampling or Resampling()
     scans = match_centers(predictions, targets, classes, criterion)
     values, intervals = resampling.estimate(
-        lambda weights: _metrics(scans, weights), scans.num_scans, num_behind=scans.num_scans_with
+        lambda weights: center_metrics(scans, weights), scans.num_scans, num_behind=scans.num_scans_with
     )
     return {
         **values,
@@ -143,10 +143,11 @@ def mean_center_precision(
 ) -> float:
     """The AP of `center` by the radius and nothing else, for a search that scores many ways; nan without objects."""
     scans = match_centers(predictions, targets, classes)
-    return float(_metrics(scans, np.ones((1, scans.num_scans)))["AP"][0])
+    return float(center_metrics(scans, np.ones((1, scans.num_scans)))["AP"][0])
 
 
-def _metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
+def center_metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute the numbers of `center` that have intervals, for weights of scans (R, S): (R,) each, the curve (R, 7)."""
     ap = {name: average_precision(one, weights)[:, 0] for name, one in zip(scans.names, scans.classes, strict=True)}
     stacked = np.stack(list(ap.values()))
     number = (~np.isnan(stacked)).sum(axis=0)

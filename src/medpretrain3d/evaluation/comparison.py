@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, INTERVAL_METHOD, NUM_BOOTSTRAP, check_resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
+from medpretrain3d.evaluation.center_distance import Criterion, center_metrics, match_centers
 from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
 from medpretrain3d.evaluation.detection import (
     IOU_THRESHOLDS,
@@ -21,6 +22,7 @@ from medpretrain3d.evaluation.detection import (
     metrics,
 )
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
+from medpretrain3d.evaluation.protocols import CENTER, PROTOCOLS, ProtocolName, protocol_of
 from medpretrain3d.evaluation.scan_frame import with_known_grids
 from medpretrain3d.statistics import (
     ONE_RUN_EACH,
@@ -35,7 +37,9 @@ COMPARED = (
     *(MAP_KEY, ap_key(0.1), ap_key(0.3), ap_key(0.5)),
     *(mean_ar_key(MAX_DETECTIONS), froc_score_key(0.1), froc_score_key(0.5)),
 )
-"""The metrics a comparison reports."""
+"""The metrics that a comparison by overlap reports."""
+COMPARED_CENTERS = tuple(CENTER.watched.values())
+"""Those that one by the distance of centers does."""
 
 
 def compare(
@@ -46,6 +50,8 @@ def compare(
     num_bootstrap: int = NUM_BOOTSTRAP,
     seed: int = 0,
     confidence: float = CONFIDENCE,
+    protocol: ProtocolName | None = None,
+    criterion: Criterion = "radius",
 ) -> dict[str, Any]:
     """Return the differences B - A with intervals over scans and the p of a paired sign-flip permutation.
 
@@ -60,23 +66,32 @@ def compare(
         num_bootstrap: sign flips behind p; up to 12 scans all are counted and p is exact.
         seed: of the sign flips.
         confidence: of the intervals.
+        protocol: `detection`, by overlap, or `centre`, by the distance of centers in mm; None is `centre` where any
+            object is a point, else `detection`.
+        criterion: of a hit, see `center`; for `centre`.
 
     Returns:
-        `differences`: per key of `COMPARED` a dict `a`, `b`, `difference` (b - a), `interval` (nan with fewer than 10
+        `differences`: per key of `COMPARED` (`centre`: `COMPARED_CENTERS`) a dict `a`, `b`, `difference` (b - a), `interval` (nan with fewer than 10
         scans with objects), `p_value`, and `p_corrected` for all of them together (Holm); `num_cases`,
-        `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`, `interval_method`.
+        `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`, `interval_method`; with `centre`
+        `protocol` and `criterion`.
 
     Raises:
-        UserError: as `evaluate`, or no replicates.
+        UserError: as `evaluate` or `center`, or no replicates.
     """
     check_resampling(num_bootstrap, seed, confidence, at_least=1)
     found_a, found_b = as_predicted_cases(predictions_a, classes), as_predicted_cases(predictions_b, classes)
     wanted: Sequence[TargetCase | Targets] = targets
     if len(found_a) == len(found_b) == len(targets):
         wanted = with_known_grids(as_target_cases(targets, classes), found_a, found_b)
-    a = match_data_set(found_a, wanted, classes, IOU_THRESHOLDS)
-    b = match_data_set(found_b, wanted, classes, IOU_THRESHOLDS)
-    rows = {key: _row(of_a, of_b) for key, of_a, of_b in _scores(a, b)}
+    is_by_center = (PROTOCOLS[protocol] if protocol else protocol_of(targets)) is CENTER
+    if is_by_center:
+        a, b = (match_centers(found, wanted, classes, criterion) for found in (found_a, found_b))
+        scores = _scores(a, b, center_metrics, COMPARED_CENTERS)
+    else:
+        a, b = (match_data_set(found, wanted, classes, IOU_THRESHOLDS) for found in (found_a, found_b))
+        scores = _scores(a, b, metrics, COMPARED)
+    rows = {key: _row(of_a, of_b) for key, of_a, of_b in scores}
     p_values = {key: sign_flip_p(pseudo, num_bootstrap, seed) for key, (_, pseudo) in rows.items()}
     corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
     num_behind = a.num_scans_with("")
@@ -86,6 +101,7 @@ def compare(
         interval = np.clip(effect.interval(confidence), -1, 1).tolist()
         differences[key] = {**row, "interval": interval, "p_value": p_values[key], "p_corrected": corrected[key]}
     return {
+        **({"protocol": CENTER.name, "criterion": criterion} if is_by_center else {}),
         "differences": differences,
         "num_cases": a.num_scans,
         "num_oblique_cases": a.num_oblique,
@@ -98,15 +114,20 @@ def compare(
     }
 
 
-def _scores(a: MatchedScans, b: MatchedScans) -> list[tuple[str, np.ndarray, np.ndarray]]:
+def _scores(
+    a: MatchedScans,
+    b: MatchedScans,
+    metrics: Callable[[MatchedScans, np.ndarray], Mapping[str, np.ndarray]],
+    keys: Sequence[str],
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
     """Return each compared metric of both, on all scans and without each: (1 + G,)."""
     once, left_out = np.ones((1, a.num_scans)), leave_one_out_weights(a.num_scans)
     found = []
     for one in (a, b):
         whole = metrics(one, once)
-        without = metrics(one, left_out) if one.num_scans > 1 else {key: np.full(1, np.nan) for key in COMPARED}
-        found.append({key: np.concatenate([whole[key], without[key]]) for key in COMPARED})
-    return [(key, found[0][key], found[1][key]) for key in COMPARED]
+        without = metrics(one, left_out) if one.num_scans > 1 else {key: np.full(1, np.nan) for key in keys}
+        found.append({key: np.concatenate([whole[key], without[key]]) for key in keys})
+    return [(key, found[0][key], found[1][key]) for key in keys]
 
 
 def _row(of_a: np.ndarray, of_b: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
