@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from medpretrain3d.study import run_study
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.record import is_complete
 from medpretrain3d.study.run_study import progress_of
+from medpretrain3d.study.workflow import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_CORE = {"pretrain": {"cores": 1}, "finetune": {"cores": 1}}
@@ -129,6 +131,15 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     status = run("status", "study.yaml")
     assert "split 'nowhere' has no case" in status
     assert "broken.pt" in status
+
+
+def test_what_is_to_run_is_said_by_its_kinds(write_study, monkeypatch, capsys):
+    monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: None)
+    for arms, said in (({"scratch": {}}, "2 jobs to run (finetune)"), ({}, "5 jobs to run (pretrain, finetune)")):
+        arms = {"arms": arms} if arms else {}
+        path = write_study(seeds=1, labels=["all"], hypotheses=[], **arms)
+        run_study.run_missing(read_study(path), Machine())
+        assert f"toy: {said}, 0 reused" in capsys.readouterr().out
 
 
 @pytest.mark.slow
