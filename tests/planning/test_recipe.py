@@ -186,6 +186,8 @@ def test_the_command_writes_recipe_store_and_page_and_keeps_what_was_edited(tmp_
     page = (tmp_path / "configs" / "mine.html").read_text()
     assert "lesion" in page
     assert page.count("data:image/webp;base64,") == 3
+    assert page.count("<table>") == page.count('<div class="wide" tabindex="0"><table>') > 0  # each scrolls in its box
+    assert "background: linear-gradient(to right, var(--card) 50%, transparent)" in page  # and its edge says so
     assert not set(page.replace("http-equiv", "").split("http")[1:]) - {
         p for p in page.split("http")[1:] if p.startswith("://www.w3.org")
     }
