@@ -26,9 +26,17 @@ SMALL = replace(CPU, memory_gib=1.4, preset="XXS", anchors_per_level=2)
 
 
 def write_store(
-    folder, num_cases=6, classes=("lesion",), splits=None, masks=False, channels=1, patient=None, spacing=None
+    folder,
+    num_cases=6,
+    classes=("lesion",),
+    splits=None,
+    masks=False,
+    channels=1,
+    patient=None,
+    spacing=None,
+    points=False,
 ):
-    """A store of scans of 20 x 32 x 32 voxels of 2 x 1 x 1 mm with a box of each class."""
+    """A store of scans of 20 x 32 x 32 voxels of 2 x 1 x 1 mm with a box, or a point, of each class."""
     grid, rows = Grid((20, 32, 32), np.diag([1.0, 1, 2, 1])), []
     for number in range(num_cases):
         image = np.random.default_rng(number).integers(-200, 200, (channels, *grid.shape)).astype(np.int16)
@@ -38,7 +46,7 @@ def write_store(
             low = (2 + label, 4 + 6 * label, 4)
             if mask is not None:
                 mask[tuple(slice(one, one + 6) for one in low)] = label + 1
-            box = (*map(float, low), *(float(one + 6) for one in low))
+            box = (*map(float, low), *(float(one + (0 if points else 6)) for one in low))
             objects.append(Instance(label + 1 if masks else 0, label, box, 216 if masks else None))
         one = CaseData(f"c{number}", image, grid, grid, "x.nii", objects, mask, patient=patient)
         rows.append(write_case(folder, one))
@@ -76,6 +84,38 @@ def test_a_recipe_needs_what_its_plan_says(tmp_path, setup, masks):
     assert said
     needs = requirements(yaml.safe_load(text), "finetune")
     assert float(said[1]) == round(needs.memory.gib, 2) <= setup.memory_gib
+
+
+def test_points_are_for_heat_maps(tmp_path):
+    text = text_of(write_store(tmp_path / "points", points=True))
+    recipe = yaml.safe_load(text)
+    arguments = recipe["model"]["detector"]["init_args"]
+    assert recipe["model"]["detector"]["class_path"] == "HeatMap"
+    assert "anchors" not in arguments
+    spacing_mm, strides = arguments["spacing_mm"], np.prod(arguments["backbone"]["init_args"]["strides"][:2], axis=0)
+    radius_mm = max(5.0, 1.5 * float((strides * spacing_mm).max()))
+    assert arguments["target"] == {"class_path": "BallTarget", "init_args": {"radius_mm": radius_mm}}
+    assert recipe["model"]["inference"] == {"merge": "distance", "merge_distance_mm": radius_mm}
+    needs = requirements(recipe, "finetune")
+    said = re.search(r"about ([\d.]+) GiB", text)
+    assert said
+    assert float(said[1]) == round(needs.memory.gib, 2) <= SMALL.memory_gib
+
+
+def test_the_command_plans_points(tmp_path, monkeypatch, capsys):
+    store = write_store(tmp_path / "points", points=True)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plan", str(store.path), "--accelerator", "cpu", "--preset", "XXS"]) == 0
+    said = capsys.readouterr()
+    assert "6 objects are points" in said.err
+    assert yaml.safe_load(said.out)["model"]["detector"]["init_args"]["first_level"] == 1
+    recipe = yaml.safe_load((tmp_path / "configs" / "points.yaml").read_text())
+    assert Store(recipe["data"]["store"]).spacing_mm == tuple(recipe["model"]["detector"]["init_args"]["spacing_mm"])
+    assert (tmp_path / "configs" / "points.html").is_file()
+    assert cli.main(["plan", str(store.path), "-o", "plan.json"]) == 0
+    capsys.readouterr()
+    assert cli.main(["plan", "plan.json"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["detector"]["init_args"]["first_level"] == 1
 
 
 def test_channels_and_sides_are_in_it(tmp_path):

@@ -33,7 +33,7 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase
-from medpretrain3d.evaluation.center_distance import POINT_RADIUS_MM, Criterion, center, match_centers, match_objects
+from medpretrain3d.evaluation.center_distance import Criterion, center, match_centers, match_objects
 from medpretrain3d.evaluation.confusion import CONFUSION_SCORE
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import Compat
@@ -51,6 +51,7 @@ from medpretrain3d.evaluation.ribfrac import ribfrac
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
+from medpretrain3d.store.points import POINT_RADIUS_MM
 from medpretrain3d.store.store import Store
 from medpretrain3d.values import NonNegative, OpenShare, Seed, Share, Whole
 

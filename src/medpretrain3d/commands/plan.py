@@ -113,16 +113,8 @@ def run(args: argparse.Namespace) -> int:
     plan = _planned(args, setup)
     if args.output:
         plan.write(args.output)
-    num_points = plan.report.get("points_without_size", 0)
-    makes_recipe = not args.output and plan.anchors is not None and not num_points  # and the store for it
+    makes_recipe = not args.output and plan.first_level is not None  # and the store for it
     print(_as_recipe(plan, is_to_prepare=not makes_recipe), end="")
-    if num_points:
-        print(
-            f"note: {args.source}: {num_points} objects are points, which have no size and no anchors; no recipe was "
-            f"written: take configs/finetune/phantom_points.yaml, with store, spacing_mm {list(plan.spacing_mm)}, "
-            f"patch {list(plan.patch)} and classes of this data",
-            file=sys.stderr,
-        )
     if makes_recipe:
         for line in write_plan_files(args, plan, setup):
             print(f"# {line}")
@@ -196,6 +188,12 @@ def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
     if plan.report.get("specks_left_out"):
         for note in speck_notes(Store(args.source)):
             print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
+    if num_points := plan.report.get("points_without_size"):
+        print(
+            f"note: {args.source}: {num_points} objects are points, which have no size and no anchors: planned is a "
+            "heat map, which learns the centers of all objects",
+            file=sys.stderr,
+        )
     if too_long := plan.report.get("long_objects"):
         print(f"note: {args.source}: {too_long}", file=sys.stderr)
     if corpus.spacing_mm is None:
@@ -209,7 +207,7 @@ def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
 
 
 def _about_spacing(args: argparse.Namespace, plan: Plan) -> str:
-    if not args.output and plan.anchors is not None:
+    if not args.output and plan.first_level is not None:
         return f"the recipe resamples all to {' x '.join(f'{edge:g}' for edge in plan.spacing_mm)} mm"
     return (
         "train on it as it is only if the backbone was pretrained without resampling, as nnFoundation's were; else "

@@ -23,10 +23,9 @@ from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points,
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import Closeness
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
-from medpretrain3d.store.points import refuse_points
+from medpretrain3d.store.points import POINT_RADIUS_MM, refuse_points
 
 Criterion = str | float
-POINT_RADIUS_MM = 5.0
 JUST_INSIDE = float(np.nextafter(0, 1))
 """The least closeness of a hit: above 0, since all criteria are strict."""
 

@@ -14,7 +14,7 @@ from medpretrain3d.evaluation.average_precision import average_precision
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.center_distance import JUST_INSIDE, POINT_RADIUS_MM, closeness
+from medpretrain3d.evaluation.center_distance import JUST_INSIDE, closeness
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import (
     AP_IOUS,
@@ -28,6 +28,7 @@ from medpretrain3d.evaluation.detection import (
 from medpretrain3d.evaluation.froc import froc_curve
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 from medpretrain3d.statistics import leave_one_out_weights, share_interval
+from medpretrain3d.store.points import POINT_RADIUS_MM
 
 
 @dataclass(frozen=True)

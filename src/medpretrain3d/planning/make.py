@@ -21,7 +21,7 @@ from medpretrain3d.planning.topology import SMALLEST_MAP, Triple, plan_topology
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.corpus import Corpus
-from medpretrain3d.store.points import are_points
+from medpretrain3d.store.points import POINT_RADIUS_MM, are_points
 from medpretrain3d.store.specks import are_specks
 from medpretrain3d.store.volume import check_spacing
 
@@ -30,6 +30,8 @@ FIRST_PATCH_VOX = 256**3
 BATCH_SHARE = 0.05
 """A batch shows at most this share of the data set's voxels (nnU-Net)."""
 CELLS_PER_OBJECT = 2.0
+LEVEL_OF_POINTS = 1
+"""Stage of a heat map: the finest but full resolution."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def _spacing_mm(corpus: Corpus, facts: _Facts, asked: Spacing | None, max_scan_v
     if max_scan_voxels is None:
         return found
     scan_mm = np.median(facts.shapes * facts.spacings_mm, axis=0)
-    return coarser_spacing_mm(found, scan_mm, facts.extents_mm.min(axis=1), max_scan_voxels)
+    edges_mm = np.append(facts.extents_mm.min(axis=1), [2 * POINT_RADIUS_MM] * facts.num_points)
+    return coarser_spacing_mm(found, scan_mm, edges_mm, max_scan_voxels)
 
 
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
@@ -204,7 +207,9 @@ def _fit_patch(
         step = np.array(topology.reached[-1])
         d, h, w = (int(size) for size in np.maximum(-(-patch // step) * step, step))
         plan = replace(plan, patch=(d, h, w), strides=topology.strides, kernel_sizes=topology.kernel_sizes)
-        if len(facts.extents_mm):
+        if facts.num_points:
+            plan = replace(plan, first_level=LEVEL_OF_POINTS)
+        elif len(facts.extents_mm):
             plan = _with_levels(plan, facts, anchors_per_level)
         taken_gib = estimate(plan, facts.shown, setup).gib(plan.batch_size)
         if taken_gib <= memory_gib:

@@ -17,7 +17,7 @@ import yaml
 from torch import nn
 
 from medpretrain3d.backbones.resenc import Preset, ResEnc
-from medpretrain3d.detection import AnchorGrid, Detector, RetinaNet, RetinaUNet
+from medpretrain3d.detection import AnchorGrid, Detector, HeatMap, RetinaNet, RetinaUNet
 from medpretrain3d.planning.plan import Plan
 from medpretrain3d.planning.recipe_step import NothingDrawn, sum_of_outputs
 from medpretrain3d.planning.requirements import ON_GPUS, training_setting
@@ -58,7 +58,7 @@ class _Network(NamedTuple):
     topology: Topology
     first_level: int | None
     levels: tuple[int, int] | None
-    """Their number, and anchors of each cell; None without objects."""
+    """Their number, and anchors of each cell; None without objects, or of points."""
     fpn_channels: int | None
     shown: Shown
 
@@ -66,12 +66,14 @@ class _Network(NamedTuple):
         with torch.device("cpu"), NothingDrawn():
             topology, shown = self.topology, self.shown
             encoder = ResEnc(cast(Preset, self.preset), shown.num_channels, topology.strides, topology.kernel_sizes)
-            if self.levels is None or self.first_level is None:
+            if self.first_level is None:
                 return encoder.to(META)
-            anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * self.levels[1]] * self.levels[0])  # sizes take no memory
             options: dict[str, Any] = {"first_level": self.first_level}
             if self.fpn_channels is not None:
                 options["fpn_channels"] = self.fpn_channels
+            if self.levels is None:
+                return HeatMap(encoder, shown.num_classes, **options).to(META)
+            anchors = AnchorGrid([[(1.0, 1.0, 1.0)] * self.levels[1]] * self.levels[0])  # sizes take no memory
             kind: type[Any] = RetinaUNet if shown.have_masks else RetinaNet
             detector: nn.Module = kind(encoder, shown.num_classes, anchors, **options)
             return detector.to(META)

@@ -54,9 +54,9 @@ class Plan:
     kernel_sizes: tuple[Triple, ...]
     """Of each stage."""
     first_level: int | None = None
-    """Finest stage that objects are detected on; None without objects."""
+    """Finest stage that objects are detected on, and of points the one that is; None without objects."""
     anchors: tuple[tuple[Size, ...], ...] | None = None
-    """Extents in voxels, per detection level; None without objects."""
+    """Extents in voxels, per detection level; None without objects, or where they are points, which have none."""
     window: Config | None = None
     """How intensities are normalised, a class of `medpretrain3d.store.intensity`; None leaves that to the recipe."""
     report: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +100,9 @@ class Plan:
         data = {"patch": plain["patch"], "batch_size": plain["batch_size"]}
         if self.window is not None:
             data["window"] = plain["window"]
+        if self.anchors is None and self.first_level is not None:
+            arguments = {"backbone": backbone, "spacing_mm": plain["spacing_mm"], "first_level": self.first_level}
+            return {"model": {"detector": {"init_args": arguments}}, "data": data}
         if self.anchors is None:
             return {"model": {"objective": {"init_args": {"backbone": backbone}}}, "data": data}
         anchors = {"class_path": "medpretrain3d.detection.AnchorGrid", "init_args": {"sizes": plain["anchors"]}}
@@ -113,8 +116,15 @@ class Plan:
     def _check_levels(self, num_stages: int) -> None:
         if self.anchors is None and self.first_level is None:
             return
-        if self.anchors is None or self.first_level is None:
-            raise UserError("first_level and anchors: wanted both, or null for both where nothing is detected")
+        if self.first_level is None:
+            raise UserError(
+                "first_level and anchors: wanted both, first_level alone for points, or null for both where nothing is "
+                "detected"
+            )
+        if self.anchors is None:
+            if not isinstance(self.first_level, int) or not 0 <= self.first_level < num_stages:
+                raise UserError(f"first_level: got {self.first_level!r}, wanted 0 to {num_stages - 1}, a stage")
+            return
         counts = [len(level) if isinstance(level, tuple) else 0 for level in self.anchors]
         if not counts or len(set(counts)) != 1 or counts[0] == 0:
             raise UserError(f"anchors: got {counts} per level, wanted the same number on every level, at least 1")

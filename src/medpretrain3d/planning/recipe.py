@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from medpretrain3d.errors import UserError
@@ -15,11 +16,14 @@ from medpretrain3d.planning.fingerprint import Fingerprint
 from medpretrain3d.planning.plan import Plan
 from medpretrain3d.planning.setup import Setup
 from medpretrain3d.store.left_right import left_right_pairs
+from medpretrain3d.store.points import POINT_RADIUS_MM
 from medpretrain3d.store.splits import Splits
 
 WIDTH = 116
 LARGE_VOX = 16.0
 """Median longest edge from which a mean of many boxes is more exact than the best one."""
+RADIUS_CELLS = 1.5
+"""Least radius of a heat map's target in cells, so that some cell lies in it wherever a point does."""
 SEAL = "# As `medpretrain3d plan` wrote it, while this holds: "
 
 
@@ -35,7 +39,7 @@ def recipe_text(
     """Return a whole recipe of stage 2 as YAML.
 
     Args:
-        plan: with anchors.
+        plan: of a detector.
         fingerprint: of the data.
         setup: of the accelerator.
         store: at the spacing of the plan, as the recipe names it.
@@ -44,9 +48,9 @@ def recipe_text(
         warnings: about the data.
 
     Raises:
-        UserError: the plan has no anchors, because no training case holds an object.
+        UserError: the plan is of no detector, because no training case holds an object.
     """
-    if plan.anchors is None:
+    if plan.first_level is None:
         raise UserError(f"{store}: no training case holds an object, so there is no detector to plan")
     text = "\n".join(
         [
@@ -70,7 +74,7 @@ def _seal(text: str) -> str:
 def _head(
     plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, num_folds: int, place: str, warnings: Sequence[str]
 ) -> Iterable[str]:
-    detector = "Retina U-Net" if fingerprint.have_masks else "RetinaNet"
+    detector = "Heat maps" if plan.anchors is None else "Retina U-Net" if fingerprint.have_masks else "RetinaNet"
     device = f"a GPU of {setup.memory_gib:g} GiB" if setup.accelerator == "gpu" else "a CPU"
     held = ", ".join(f"{len(ids)} {name}" for name, ids in fingerprint.splits.items())
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
@@ -92,14 +96,14 @@ def _head(
 
 
 def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits: Splits) -> Iterable[str]:
-    report = plan.report
     edges = fingerprint.objects.extents_mm[~fingerprint.objects.is_speck] / plan.spacing_mm
-    is_large = bool(len(edges)) and float(sorted(edges.max(axis=1))[len(edges) // 2]) >= LARGE_VOX
     middle = sorted(edges.max(axis=1))[len(edges) // 2] if len(edges) else 0.0
     yield f"run: {{group: {_plain(fingerprint.name)}, name: scratch}}"
     yield "model:"
     yield "  detector:"
-    if fingerprint.have_masks:
+    if plan.anchors is None:
+        yield "    class_path: HeatMap      # of some objects the center is all that is known: no size is learnt"
+    elif fingerprint.have_masks:
         yield "    class_path: RetinaUNet   # every object is outlined, so that masks are learnt beside the boxes"
     else:
         yield "    class_path: RetinaNet    # objects are boxes: there is no outline to learn"
@@ -116,40 +120,15 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
     yield f"          strides: {_flow(plan.strides)}"
     yield f"          kernel_sizes: {_flow(plan.kernel_sizes)}"
     yield f"      num_classes: {len(fingerprint.classes)}"
-    reached = ", ".join(_times(one) for one in plan.topology.reached[plan.first_level :][: len(plan.anchors or ())])
-    yield from _comment(
-        f"Strides of the levels: {reached} voxels; objects nearest to each: {report.get('boxes_per_level')}.", 6
-    )
-    yield f"      first_level: {plan.first_level}"
-    if setup.fpn_channels is not None:
-        yield f"      fpn_channels: {setup.fpn_channels}"
-    if is_large:
-        yield "      nms_iou: 0.9           # leave the merging to the whole volume"
-    yield from _comment(
-        f"Extents in voxels, searched on {report['num_boxes']} training objects: the best anchor of an object overlaps "
-        f"it with IoU {report['mean_best_iou']:.2f} in the mean, {report['worst_tenth_iou']:.2f} in the worst tenth.",
-        6,
-    )
-    yield "      anchors:"
-    yield "        class_path: AnchorGrid"
-    yield "        init_args:"
-    yield "          sizes:"
-    for level in plan.anchors or ():
-        yield f"            - {_flow(level)}"
-    if setup.accelerator == "cpu":
-        yield "      classification: {class_path: FocalLoss}"
-    if is_large:
-        yield from _comment(
-            f"Longest edges are {middle:.0f} voxels in the median: a mean of many boxes is more exact than the best. "
-            "`medpretrain3d tune` looks for better ones on the validation cases.",
-            2,
-        )
-        yield "  inference: {merge: wbc, nms_iou: 0.3, overlap: 0.6}"
+    if plan.anchors is None:
+        yield from _heat_map_lines(plan, setup)
+    else:
+        yield from _anchor_lines(plan, setup, middle)
     yield from _comment(f"{setup.max_steps:,} steps: {setup.reasons}.", 2)
     yield f"  optim: {setup.optim}"
     yield "data:"
     yield f"  store: {_text(store)}"
-    scan = "x".join(map(str, report["median_scan"]))
+    scan = "x".join(map(str, plan.report["median_scan"]))
     yield from _comment(
         f"As much of the median scan ({scan.replace('x', ' x ')} voxels) as fits; also the tile of inference.", 2
     )
@@ -178,6 +157,57 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
         yield "  callbacks:"
         yield "    - class_path: EMAWeightAveraging"
         yield f"      init_args: {{decay: {setup.ema_decay}}}"
+
+
+def _anchor_lines(plan: Plan, setup: Setup, middle: float) -> Iterable[str]:
+    report = plan.report
+    reached = ", ".join(_times(one) for one in plan.topology.reached[plan.first_level :][: len(plan.anchors or ())])
+    yield from _comment(
+        f"Strides of the levels: {reached} voxels; objects nearest to each: {report.get('boxes_per_level')}.", 6
+    )
+    yield f"      first_level: {plan.first_level}"
+    if setup.fpn_channels is not None:
+        yield f"      fpn_channels: {setup.fpn_channels}"
+    if middle >= LARGE_VOX:
+        yield "      nms_iou: 0.9           # leave the merging to the whole volume"
+    yield from _comment(
+        f"Extents in voxels, searched on {report['num_boxes']} training objects: the best anchor of an object overlaps "
+        f"it with IoU {report['mean_best_iou']:.2f} in the mean, {report['worst_tenth_iou']:.2f} in the worst tenth.",
+        6,
+    )
+    yield "      anchors:"
+    yield "        class_path: AnchorGrid"
+    yield "        init_args:"
+    yield "          sizes:"
+    for level in plan.anchors or ():
+        yield f"            - {_flow(level)}"
+    if setup.accelerator == "cpu":
+        yield "      classification: {class_path: FocalLoss}"
+    if middle >= LARGE_VOX:
+        yield from _comment(
+            f"Longest edges are {middle:.0f} voxels in the median: a mean of many boxes is more exact than the best. "
+            "`medpretrain3d tune` looks for better ones on the validation cases.",
+            2,
+        )
+        yield "  inference: {merge: wbc, nms_iou: 0.3, overlap: 0.6}"
+
+
+def _heat_map_lines(plan: Plan, setup: Setup) -> Iterable[str]:
+    assert plan.first_level is not None
+    cell_mm = np.array(plan.topology.reached[plan.first_level]) * plan.spacing_mm
+    radius_mm = round(max(POINT_RADIUS_MM, RADIUS_CELLS * float(cell_mm.max())), 1)
+    yield f"      spacing_mm: {_flow(plan.spacing_mm)}   # by which lengths in mm are measured"
+    yield from _comment(f"Cells of {' x '.join(f'{edge:g}' for edge in cell_mm.tolist())} mm.", 6)
+    yield f"      first_level: {plan.first_level}"
+    if setup.fpn_channels is not None:
+        yield f"      fpn_channels: {setup.fpn_channels}"
+    yield from _comment(
+        f"{POINT_RADIUS_MM:g} mm, within which a point counts as found, and at least {RADIUS_CELLS:g} cells. Nearer "
+        "objects are found as one: take the radius of your lesions where you know it.",
+        6,
+    )
+    yield f"      target: {{class_path: BallTarget, init_args: {{radius_mm: {radius_mm}}}}}"
+    yield f"  inference: {{merge: distance, merge_distance_mm: {radius_mm}}}"
 
 
 def _split_lines(splits: Splits) -> Iterable[str]:

@@ -8,6 +8,9 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 
+POINT_RADIUS_MM = 5.0
+"""Distance within which a point counts as found: that of a nodule of unknown diameter in LUNA16."""
+
 
 def are_points(boxes: np.ndarray) -> np.ndarray:
     """Return whether each box (N, 6) is a point: (N,) bool."""
