@@ -16,7 +16,7 @@ from benchmarks.timing import HEADER
 from medpretrain3d.precision.choice import choose_precision
 
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if "\ndef rows(" in path.read_text("utf-8"))
-PRINTED = ("prepare_ct", "profile", "published_scale", "short_run", "study_report")
+PRINTED = ("prepare_ct", "profile", "published_scale", "same_minutes", "short_run", "study_report")
 
 LONG = ("containers",)
 """Measured when asked for only: ten minutes of writing."""

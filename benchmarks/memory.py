@@ -40,12 +40,12 @@ def _peak_mb(prepare: Preparation) -> float:
 def _measure(prepare: Preparation, send: Connection, num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     run = prepare()
-    before = _high_water_mb()
+    before = high_water_mb()
     run()
-    send.send(_high_water_mb() - before)
+    send.send(high_water_mb() - before)
 
 
-def _high_water_mb() -> float:
+def high_water_mb() -> float:
     # Not getrusage: its maximum outlives exec, so a child begins with its parent's.
     line = next(
         line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")

@@ -21,6 +21,8 @@ Written by `make bench`, which measures all of them; `make bench ARGS="boxes cro
 as they are, with their commit and machine. Each row is the same work, done by a peer and by this package in turn in one
 run, medians of repeats. A ratio above 1 says how many times more the peer takes; the *bar* is the ratio that is wanted,
 and what is below is marked *behind* by the script. `make bench ARGS=profile` says where the time of a step goes.
+Which detector is better after the same minutes, MONAI's or one of our recipes, is no row but training: `make bench
+ARGS=same_minutes`, in [results](results.md#beside-monais-detector-on-the-same-minutes).
 """
 COLUMNS = ("work", "peer", "theirs", "ours", "ratio", "bar", "verdict", "precision", "commit", "machine")
 BEHIND = "**behind**"
