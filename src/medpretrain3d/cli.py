@@ -40,6 +40,7 @@ COMMANDS = {
     "tune": "choose how a bundle merges boxes, by its validation scans",
     "test": "predict and score a labelled data set, such as an external test set",
     "cross-validate": "make one result of the runs of all folds",
+    "rescore": "give the detectors of a cross-validation a second look at what they found",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",
     "study": "plan, run and report a study: one document, many runs, one answer",

@@ -28,6 +28,7 @@ WRITING = {
     "predict": ("bundle scan.nii.gz -o {place}", "folder", "{place}/cases/.a.json.01234567.unfinished"),
     "test": ("bundle data -o {place}", "folder", "{place}/.targets.json.01234567.unfinished"),
     "cross-validate": ("runs -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
+    "rescore": ("cv --store store --init-from e -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
     "phantom": ("{place} --cases 2 --spacing-mm 10", "folder", "{place}/imagesTr/.a.nii.gz.01234567.unfinished"),
     "prepare": ("raw {place}", "folder", None),
     "pack": ("store {place}", "folder", "{place}/cases/.a.01234567.unfinished"),

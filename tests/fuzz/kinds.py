@@ -39,6 +39,8 @@ from medpretrain3d.inference.finished_cases import FinishedCases
 from medpretrain3d.inference.inputs import find_scans
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
+from medpretrain3d.inference.rescorer import Rescorer
+from medpretrain3d.inference.rescorer_file import load_rescorer, save_rescorer
 from medpretrain3d.inference.writers import predictions_json
 from medpretrain3d.ingest.contours import fill_contours
 from medpretrain3d.ingest.importers import read_raw
@@ -118,6 +120,10 @@ def write_all(root: Path) -> dict[str, Kind]:
     save_ensemble(ensemble, {"fold_0": bundle}, InferenceConfig())
     add("bundle.json, ensemble", ensemble / "bundle.json", lambda: load_members(ensemble), OF_TEXT, "ensemble")
     add("bundle.json, member", ensemble / "fold_0/bundle.json", lambda: load_members(ensemble), OF_TEXT, "fold_0")
+    second = root / "second"
+    save_rescorer(second, Rescorer(backbone, 2, edge_vox=8), {})
+    add("rescorer.json", second / "rescorer.json", lambda: load_rescorer(second), OF_TEXT, "second")
+    add("rescorer.safetensors", second / "rescorer.safetensors", lambda: load_rescorer(second), OF_BYTES, "rescorer")
     add("bundle.json, backbone", bundle / "bundle.json", lambda: read_encoder(bundle), OF_TEXT, "bundle")
     add("detector.safetensors", bundle / "detector.safetensors", lambda: load_bundle(bundle), OF_BYTES, "detector")
 

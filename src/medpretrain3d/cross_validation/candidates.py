@@ -71,22 +71,20 @@ def read_candidates(path: Path, store: Store) -> dict[str, Detections]:
             is of another scan than the store's.
     """
     file = read_predictions(path)
-    document: Any = read_json(path, dict[str, Any], _ADVICE, LARGE, True)
-    stated = checked({key: document[key] for key in ("detectors",) if key in document}, _Content, str(path), _ADVICE)
-    detectors: Any = stated.get("detectors")
-    if not detectors or not file.has_names:
+    detectors = _detectors(path) if file.has_names else []
+    if not detectors:
         raise UserError(
             f"{path}: does not say which cases its detectors were trained on, so what they found may be in-fold; "
             f"{_ADVICE}, called again if it wrote the file before it said so"
         )
     found_by = _found_by(path, detectors)
-    seen = [set(_marks(store, one["train_cases"])) for one in detectors]
+    seen = [known_by(store, one["train_cases"]) for one in detectors]
     result = {}
     for case in file.cases:
         if case.case not in found_by:
             raise UserError(f"{path}: does not say which detector looked at case '{case.case}'; {_ADVICE}")
         number = found_by[case.case]
-        if seen[number].intersection(_marks(store, [case.case])):
+        if seen[number] & known_by(store, [case.case]):
             raise UserError(
                 f"{path}: case '{case.case}' is in-fold: the detector of fold {detectors[number]['fold']}, which "
                 "looked at it, was trained on it, on a copy of it or on another scan of its patient; wanted candidates "
@@ -98,6 +96,22 @@ def read_candidates(path: Path, store: Store) -> dict[str, Detections]:
 
 def _folds(runs: FoldRuns) -> range:
     return range(len(runs.folders))
+
+
+def held_out_in(path: Path) -> dict[str, int]:
+    """Return the fold that held out each case of a predictions file which `read_candidates` has read."""
+    return {case: int(one["fold"]) for one in _detectors(path) for case in one["cases"]}
+
+
+def known_by(store: Store, cases: Sequence[str]) -> set[tuple[str, str]]:
+    """Return by what cases, copies of them and other scans of their patients are known: of those sets meet."""
+    return set(_marks(store, cases))
+
+
+def _detectors(path: Path) -> Any:
+    document: Any = read_json(path, dict[str, Any], _ADVICE, LARGE, True)
+    stated = checked({key: document[key] for key in ("detectors",) if key in document}, _Content, str(path), _ADVICE)
+    return stated.get("detectors")
 
 
 def _found_by(path: Path, detectors: Sequence[Mapping[str, Any]]) -> dict[str, int]:

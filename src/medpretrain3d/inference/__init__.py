@@ -10,6 +10,7 @@ from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.predictor import Predictor
 from medpretrain3d.inference.raw_detections import RawDetections
+from medpretrain3d.inference.rescorer import Rescorer
 from medpretrain3d.inference.scan import ScanTiles
 from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume, mirror_boxes
 from medpretrain3d.inference.tiles import tile_starts
@@ -21,6 +22,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RawDetections",
+    "Rescorer",
     "ScanTiles",
     "detect_tiles",
     "detect_volume",

@@ -1,7 +1,7 @@
 """The detector bundle: a folder with weights and everything that prediction needs to know, and no training code.
 
 `detector.safetensors` holds the weights, `bundle.json` the config of the network, its classes, the preprocessing
-of its images, how inference is done and where it all came from.
+of its images, how inference is done and where it all came from. A second stage lies beside them (`rescorer_file.py`).
 """
 
 from __future__ import annotations
@@ -10,48 +10,25 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, cast
-
-from pydantic import with_config
-from typing_extensions import TypedDict
+from typing import Any, cast
 
 from medpretrain3d import __version__
-from medpretrain3d.atomic import finished_folder, put_back
+from medpretrain3d.atomic import finished_folder, write_text
 from medpretrain3d.backbones.checkpoints.completeness import differences, outline
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
-from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
+from medpretrain3d.inference.bundle_document import ADVICE, DOCUMENT, WEIGHTS, document_text, read_document
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.operating_points import OperatingPoints
+from medpretrain3d.inference.rescorer import Rescorer
+from medpretrain3d.inference.rescorer_file import load_rescorer
 from medpretrain3d.plugins import check_required
-from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument
-
-DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
-ENSEMBLE = "medpretrain3d-ensemble"
-"""Format of the document of several bundles as one (`ensemble.py`)."""
-_ADVICE = "export the bundle again"
-
-
-@with_config(SCHEMA)
-class _Document(TypedDict):
-    """Schema of `bundle.json`."""
-
-    detector: dict[str, Any]
-    weights_sha256: Text
-    classes: list[Name]
-    preprocessing: PreprocessingDocument
-    inference: dict[str, Any]
-    provenance: dict[str, Any]
-    plugins: NotRequired[list[dict[str, Any]]]
-    operating_points: NotRequired[dict[str, Any]]
-
-
-BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 1, _Document, _ADVICE)
+from medpretrain3d.store.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -86,6 +63,8 @@ class Bundle:
     """What a user must know to trust what it finds: plugins of another version."""
     operating_points: OperatingPoints | None = None
     """Scores in validation scans, from which thresholds are read; None where it was written without."""
+    rescorer: Rescorer | None = None
+    """The second stage, in evaluation mode, on the CPU; None where there is none."""
 
     @property
     def volumes_seen(self) -> VolumesSeen:
@@ -144,7 +123,7 @@ def save_bundle(
         "inference": asdict(inference or InferenceConfig()),
         "provenance": {"medpretrain3d_version": __version__, **without_places(provenance or {})},
     }
-    text = BUNDLE_DOCUMENT.text(document, indent=2).encode()
+    text = document_text(document).encode()
     with finished_folder(folder, replace=(DOCUMENT, WEIGHTS) if replace else False) as unfinished:
         (unfinished / WEIGHTS).write_bytes(payload)
         (unfinished / DOCUMENT).write_bytes(text)
@@ -168,13 +147,13 @@ def set_inference(
     Raises:
         UserError: no bundle there, or it cannot be written.
     """
-    document, _ = _read_document(Path(folder))
+    document, _ = read_document(Path(folder))
     document["inference"] = asdict(inference)
     document["provenance"] = {**document["provenance"], "tuning": dict(facts)}
     document.pop("operating_points", None)
     if operating_points is not None:
         document["operating_points"] = dict(operating_points)
-    BUNDLE_DOCUMENT.write(Path(folder) / DOCUMENT, document, indent=2)
+    write_text(Path(folder) / DOCUMENT, document_text(document))
 
 
 def set_operating_points(folder: Path, operating_points: Mapping[str, Any]) -> None:
@@ -183,9 +162,9 @@ def set_operating_points(folder: Path, operating_points: Mapping[str, Any]) -> N
     Raises:
         UserError: no bundle there, or it cannot be written.
     """
-    document, _ = _read_document(Path(folder))
+    document, _ = read_document(Path(folder))
     document["operating_points"] = dict(operating_points)
-    BUNDLE_DOCUMENT.write(Path(folder) / DOCUMENT, document, indent=2)
+    write_text(Path(folder) / DOCUMENT, document_text(document))
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -197,17 +176,17 @@ def load_bundle(folder: Path) -> Bundle:
             `bundle.json` speaks of or not finite, or they do not fit the network it describes.
     """
     folder = Path(folder)
-    document, text = _read_document(folder)
+    document, text = read_document(folder)
     path, weights_path = folder / DOCUMENT, folder / WEIGHTS
     notes = check_required(str(path), document.get("plugins"))
     weights = read_weights(weights_path, document["weights_sha256"])
     # Before memory is given to it: a config of a few bytes can speak of a network of many gigabytes.
     detector = outline(path, document["detector"], weights)
     if not isinstance(detector, Detector):
-        raise UserError(f"{path}: describes a {type(detector).__name__}, wanted a detector; {_ADVICE}")
+        raise UserError(f"{path}: describes a {type(detector).__name__}, wanted a detector; {ADVICE}")
     message = differences(detector.state_dict(), weights)
     if message:
-        raise UserError(f"{weights_path}: does not fit the network of bundle.json: {message}; {_ADVICE}")
+        raise UserError(f"{weights_path}: does not fit the network of bundle.json: {message}; {ADVICE}")
     require_finite(str(weights_path), weights, "its training diverged, so it finds nothing; train again")
     try:
         detector = cast(Detector, from_config(document["detector"]))
@@ -219,18 +198,12 @@ def load_bundle(folder: Path) -> Bundle:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     detector.load_state_dict(weights)
+    second = document.get("rescorer_sha256")
+    rescorer = None if second is None else load_rescorer(folder, second)[0]
     sha256 = hashlib.sha256(text).hexdigest()
     provenance = document["provenance"]
     classes = tuple(document["classes"])
-    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256, notes, points)
-
-
-def is_ensemble(folder: Path) -> bool:
-    """Return whether a folder holds several bundles as one."""
-    put_back(folder)
-    path = folder / DOCUMENT
-    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
-    return path.is_file() and ENSEMBLE.encode() in read_bytes(path, _ADVICE)[:200]
+    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256, notes, points, rescorer)
 
 
 def check_members(bundles: Sequence[Bundle]) -> None:
@@ -251,20 +224,6 @@ def check_members(bundles: Sequence[Bundle]) -> None:
             raise UserError(
                 "a bundle trained on HU and one trained on other units look at different scans; give alike ones"
             )
-
-
-def _read_document(folder: Path) -> tuple[_Document, bytes]:
-    put_back(folder)
-    path = folder / DOCUMENT
-    if is_ensemble(folder):
-        raise UserError(f"{folder}: is an ensemble, wanted one detector; name one of the folders in it")
-    if not path.is_file() or not (folder / WEIGHTS).is_file():
-        raise UserError(
-            f"{folder}: no detector bundle here, wanted a folder with bundle.json and detector.safetensors as a "
-            "fine-tuning run writes it"
-        )
-    text = read_bytes(path, _ADVICE)
-    return BUNDLE_DOCUMENT.parse(text, str(path)), text
 
 
 def _check_classes(classes: Sequence[str], detector: Detector) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,18 @@ from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder
 from medpretrain3d.documents import SCHEMA, Artifact, Name, Text
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference.bundle import DOCUMENT, ENSEMBLE, WEIGHTS, Bundle, check_members, is_ensemble, load_bundle
+from medpretrain3d.inference.bundle import Bundle, check_members, load_bundle
+from medpretrain3d.inference.bundle_document import (
+    DOCUMENT,
+    ENSEMBLE,
+    WEIGHTS,
+    document_text,
+    is_ensemble,
+    read_document,
+)
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.operating_points import OperatingPoints
+from medpretrain3d.inference.rescorer_file import RESCORER, RESCORER_WEIGHTS
 from medpretrain3d.names import plain_name
 
 _ADVICE = "make the ensemble again"
@@ -52,6 +62,7 @@ def save_ensemble(
     provenance: Mapping[str, Any] | None = None,
     replace: bool = False,
     operating_points: Mapping[str, Any] | None = None,
+    rescorers: Mapping[str, Path] | None = None,
 ) -> None:
     """Copy bundles into one, complete or not at all.
 
@@ -62,6 +73,7 @@ def save_ensemble(
         provenance: plain data; the version of this package is added.
         replace: whether an existing ensemble gives way once the new one is complete.
         operating_points: of its members in scans that each of them has not seen.
+        rescorers: folders of second stages by the name of the member that gets each.
 
     Raises:
         UserError: no member, one that is damaged, members of other classes, or `folder` exists and `replace` is False.
@@ -69,18 +81,18 @@ def save_ensemble(
     bundles = {plain_name(name, "member"): load_bundle(place) for name, place in members.items()}
     check_members(list(bundles.values()))
     document: dict[str, Any] = {
-        "members": [{"folder": name, "sha256": bundle.sha256} for name, bundle in bundles.items()],
         "inference": dataclasses.asdict(inference),
         "provenance": {"medpretrain3d_version": __version__, **(provenance or {})},
     }
     if operating_points is not None:
         document["operating_points"] = dict(operating_points)
-    text = ENSEMBLE_DOCUMENT.text(document, indent=2)
     with finished_folder(folder, replace=(DOCUMENT,) if replace else False) as unfinished:
+        copied = []
         for name, place in members.items():
             (unfinished / name).mkdir()
-            for file in (DOCUMENT, WEIGHTS):
-                shutil.copyfile(place / file, unfinished / name / file)
+            sha256 = _copied(place, unfinished / name, (rescorers or {}).get(name))
+            copied.append({"folder": name, "sha256": sha256})
+        text = ENSEMBLE_DOCUMENT.text({"members": copied, **document}, indent=2)
         (unfinished / DOCUMENT).write_text(text, encoding="utf-8")
 
 
@@ -115,3 +127,30 @@ def load_members(folder: Path) -> list[Bundle]:
         bundles.append(dataclasses.replace(bundle, inference=inference, operating_points=points))
     check_members(bundles)
     return bundles
+
+
+def _copied(folder: Path, to: Path, rescorer: Path | None = None) -> str:
+    """Copy a bundle's files into an empty folder.
+
+    Args:
+        folder: the bundle.
+        to: where its files go.
+        rescorer: folder of a second stage that the copy gets; None keeps that of the bundle, if it has one.
+
+    Returns:
+        The copy's sha256.
+
+    Raises:
+        UserError: no bundle there.
+    """
+    document, text = read_document(folder)
+    shutil.copyfile(folder / WEIGHTS, to / WEIGHTS)
+    source = folder if rescorer is None else rescorer
+    if rescorer is not None or "rescorer_sha256" in document:
+        for file in (RESCORER, RESCORER_WEIGHTS):
+            shutil.copyfile(source / file, to / file)
+    if rescorer is not None:
+        document["rescorer_sha256"] = hashlib.sha256((to / RESCORER).read_bytes()).hexdigest()
+        text = document_text(document).encode()
+    (to / DOCUMENT).write_bytes(text)
+    return hashlib.sha256(text).hexdigest()

@@ -133,7 +133,7 @@ class Prediction:
         return {
             "case": self.case,
             "boxes": self.boxes_lps_mm.tolist(),
-            "scores": [float(f"{score:.9g}") for score in self.scores],  # 9 digits tell every float32 apart
+            "scores": _written(self.scores),
             "labels": [int(label) for label in self.labels],
             "boxes_vox": self.boxes_vox.tolist(),
             "grid": self.grid.to_json(),
@@ -154,7 +154,22 @@ class Prediction:
             Grid.from_json(entry["grid"]),
             np.asarray(entry["boxes_vox"], dtype=np.float64).reshape(-1, 6),
             np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 6),
-            np.asarray(entry["scores"], dtype=np.float32),
+            _read(entry["scores"]),
             np.asarray(entry["labels"], dtype=np.int64),
             file,
         )
+
+
+def _written(scores: np.ndarray) -> list[float]:
+    """Return scores as a file has them: 9 digits tell every float32 apart, those of two stages are float64."""
+    return [float(score) for score in scores] if scores.dtype == np.float64 else _nine_digits(scores)
+
+
+def _read(written: list[float]) -> np.ndarray:
+    """Invert `_written`."""
+    single = np.asarray(written, dtype=np.float32)
+    return single if _nine_digits(single) == written else np.asarray(written, dtype=np.float64)
+
+
+def _nine_digits(scores: np.ndarray) -> list[float]:
+    return [float(f"{score:.9g}") for score in scores]

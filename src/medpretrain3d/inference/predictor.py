@@ -21,6 +21,7 @@ from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
+from medpretrain3d.inference.second_stage import rescored
 from medpretrain3d.inference.sliding_window import Progress
 from medpretrain3d.inference.started_scan import StartedScan
 from medpretrain3d.precision.choice import choose_precision
@@ -33,7 +34,8 @@ class Predictor:
 
     Each member reads the scan at its own spacing, window and patch and in its own views. What all of them saw is merged
     in the scan's own grid as if it were one detector's, in the way of the first member: an object that some members
-    miss loses score where boxes are clustered (`wbc`).
+    miss loses score where boxes are clustered (`wbc`). What was merged gets the scores of both stages where members
+    have a second one (`rescored`).
 
     Args:
         bundles: what `load_bundle` gave, any number: folds, seeds, other detectors. They move to `device`.
@@ -86,6 +88,8 @@ class Predictor:
                 to_channels_last(bundle.detector)
             if compile is not None:
                 compile_parts(bundle.detector.compiled_parts(), compile)
+            if bundle.rescorer is not None:
+                bundle.rescorer.to(self.device).eval()
 
     @property
     def config(self) -> InferenceConfig:
@@ -150,8 +154,14 @@ class Predictor:
                 and no member has a segmentation head.
         """
         with closing(self._started(scan, file or case)) as started:
-            detections = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
+            merged = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
+            second = [
+                (bundle.rescorer, tiles)
+                for bundle, tiles in zip(self.bundles, started.tiles, strict=True)
+                if bundle.rescorer is not None
+            ]
             grids = started.scan.grid, started.scan.source_grid
+            detections = rescored(merged, grids[0], second, self.device, self.precision)
             prediction = Prediction.of(case, detections, *grids, file, self.config.keeps_centers)
             return self._with_masks(prediction, started.tiles) if with_masks else prediction
 

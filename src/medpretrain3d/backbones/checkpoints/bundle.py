@@ -49,7 +49,7 @@ class _Bundle(TypedDict):
     classes: NotRequired[list[Text]]
 
 
-BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 1, _Bundle, "export the bundle again")
+BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 2, _Bundle, "export the bundle again")
 
 
 def read_bundle_backbone(folder: Path) -> EncoderFile:

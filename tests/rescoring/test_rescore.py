@@ -1,0 +1,144 @@
+"""The command that gives a cross-validation a second stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medpretrain3d.api.detector import Detector
+from medpretrain3d.backbones import VolumesSeen
+from medpretrain3d.cli import main
+from medpretrain3d.cross_validation.candidates import read_candidates
+from medpretrain3d.evaluation import read_predictions, read_targets
+from medpretrain3d.evaluation.detection import MAP_KEY, ap_key
+from medpretrain3d.rescoring import training
+from medpretrain3d.rescoring.candidates import read_candidate_set
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.targets import targets_json
+from tests.rescoring.results import BRIGHT, FOLDS, IDS, write_encoder, write_result, write_store
+
+SMALL = ["--cube-mm", "16", "40", "--cube-vox", "8", "--batch-size", "8", "--lr", "3e-3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rescore")
+    write_store(folder / "store")
+    write_result(folder / "cv")
+    write_encoder(folder / "encoder")
+    return folder
+
+
+def rescore(place: Path, result: Path, out: Path, *options: str, encoder: str = "encoder") -> int:
+    words = [str(result), "--store", str(place / "store"), "--init-from", str(place / encoder), "-o", str(out)]
+    return main(["rescore", *words, *SMALL, *options])
+
+
+@pytest.fixture(scope="module")
+def learned(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("learned") / "out"
+    assert rescore(place, place / "cv", out, "--steps", "40") == 0
+    return out
+
+
+def metrics_of(out: Path):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_it_learns_to_tell_objects_from_what_was_taken_for_them(place, learned):
+    found = metrics_of(learned)
+    # Of two candidates in every case the false one comes first: a precision of 1/2 at every recall at best.
+    assert found["first_stage"][ap_key(0.1)] < 0.55
+    assert found[ap_key(0.1)] == pytest.approx(1.0)
+    before, after = (
+        read_candidates(one / "predictions.json", Store(place / "store")) for one in (place / "cv", learned)
+    )
+    for case in IDS:  # the same boxes, in another order
+        assert after[case].boxes[0].tolist() == pytest.approx(list(BRIGHT))
+        assert sorted(before[case].boxes.tolist()) == sorted(after[case].boxes.tolist())
+
+
+def test_the_bundle_predicts_with_what_was_trained(learned, place):
+    detector = Detector.from_pretrained(learned / "ensemble", device="cpu")
+    assert [bundle.rescorer.edges_mm for bundle in detector.predictor.bundles] == [(16.0, 40.0)] * 2
+    image = Store(place / "store").case("c0").read_image((0, 0, 0), (24, 24, 24))[0]
+    first = Detector.from_pretrained(place / "cv" / "ensemble", device="cpu").predict(image, spacing_mm=(2, 2, 2))
+    both = detector.predict(image, spacing_mm=(2, 2, 2))
+    assert len(both) == len(first) > 0
+    assert both.scores.tolist() != first.scores.tolist()
+    points = json.loads((learned / "ensemble" / "bundle.json").read_text())["operating_points"]
+    assert points["classes"]["lesion"]["num_targets"] == len(IDS)
+    assert min(points["classes"]["lesion"]["hits"]) > max(points["classes"]["lesion"]["false_positives"])
+
+
+def test_what_a_call_trained_the_same_call_finds_again(place, learned, monkeypatch, capsys):
+    monkeypatch.setattr(training, "configure", None)  # nothing can be trained
+    before = (learned / "predictions.json").read_bytes()
+    assert rescore(place, place / "cv", learned, "--steps", "40") == 0
+    told = capsys.readouterr().out
+    assert "fold 1: second stage of an earlier call with the same options" in told
+    assert (learned / "predictions.json").read_bytes() == before
+    assert "first stage        both  difference" in told
+    monkeypatch.undo()
+    assert rescore(place, place / "cv", learned, "--steps", "1") == 0
+    assert "trained on 3 hits and 3 false positives of 3 cases; left out: 0 candidates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.5])
+def test_a_constant_rescorer_leaves_every_metric_as_it_was(place, tmp_path, monkeypatch, constant):
+    def constant_of(rescorer, *_):
+        torch.nn.init.constant_(rescorer.linear.bias, constant)
+        return rescorer.eval()
+
+    monkeypatch.setattr("medpretrain3d.rescoring.folds.train_rescorer", constant_of)
+    assert rescore(place, place / "cv", tmp_path / "out") == 0
+    found = metrics_of(tmp_path / "out")
+    first = found.pop("first_stage")
+    assert first["cross_validation"]["mean"][MAP_KEY] > 0
+    of_scores = ("calibration", "operating_points", "confusion", "per_case")  # what says or asks for scores themselves
+    for key in first:
+        if constant == 0 or key not in of_scores:
+            assert json.dumps(found[key]) == json.dumps(first[key]), key
+    if constant == 0:
+        before, after = (json.loads((one / "predictions.json").read_text()) for one in (place / "cv", tmp_path / "out"))
+        assert after == before
+
+
+def test_candidates_in_fold_are_refused(place, tmp_path, capsys):
+    stated = [{"fold": k, "cases": fold["val"], "train_cases": fold["train"] + ["c3"]} for k, fold in enumerate(FOLDS)]
+    result = write_result(tmp_path / "cv", stated)
+    assert rescore(place, result, tmp_path / "out") == 2
+    assert "case 'c3' is in-fold: the detector of fold 1, which looked at it" in capsys.readouterr().err
+
+
+def test_an_encoder_that_saw_labels_of_the_fold_is_refused_and_one_per_fold_may_be_named(place, tmp_path, capsys):
+    store = Store(place / "store")
+    for k, fold in enumerate(FOLDS):
+        seen = VolumesSeen.of_training((str(store.entries[case]["voxels"]) for case in fold["train"]), with_labels=True)
+        write_encoder(place / f"encoder_{k}", {"volumes_seen": seen.to_json()})
+    assert rescore(place, place / "cv", tmp_path / "out", encoder="encoder_0") == 2
+    assert "was trained with labels on 3 of 3 cases that fold 1 holds out, first 'c1'" in capsys.readouterr().err
+    assert rescore(place, place / "cv", tmp_path / "out", "--steps", "1", encoder="encoder_{fold}") == 0
+
+
+def test_what_touches_an_object_without_hitting_it_is_no_sample_and_copies_stay_out_of_a_fold(place, tmp_path):
+    store = Store(place / "store")
+    result = write_result(tmp_path / "cv")
+    document = json.loads((result / "predictions.json").read_text())
+    document["predictions"][0]["boxes_vox"][0] = [8.0, 9, 9, 12, 12, 12]  # it shares a corner with the object
+    document["predictions"][0]["boxes"][0] = [15.0, 17, 17, 23, 23, 23]
+    (result / "predictions.json").write_text(json.dumps(document))
+    (tmp_path / "targets.json").write_text(json.dumps(targets_json(store, IDS)))
+    targets = read_targets(tmp_path / "targets.json").cases
+    found = read_predictions(result / "predictions.json").cases
+    candidates = read_candidate_set(result / "predictions.json", store, found, targets, ["lesion"])
+    assert candidates.is_object["c0"].tolist() == [False, True]
+    assert candidates.is_sample["c0"].tolist() == [False, True]
+    assert candidates.training_cases(store, 1) == FOLDS[1]["train"] == ["c0", "c2", "c4"]
+    store.entries["c0"]["patient"] = store.entries["c1"]["patient"] = "p"
+    assert candidates.training_cases(store, 1) == ["c2", "c4"]
+    assert np.array_equal(candidates.is_sample["c1"], [True, True])
