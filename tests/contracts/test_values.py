@@ -70,6 +70,7 @@ def right_arguments(cls: type) -> dict[str, Any]:
         return dict(tiny_detector(cls)._init_args)
     known: dict[str, Any] = {
         "backbone": tiny_backbone(),
+        "num_classes": 2,
         "mask_ratio": 0.5,
         "mask_block": (8, 8, 8),
         "sizes": ANCHORS.sizes,

@@ -112,8 +112,8 @@ def test_a_folder_without_a_bundle(tmp_path):
 
 
 def test_a_bundle_of_a_newer_version(copied):
-    change(copied, version=2)
-    with pytest.raises(UserError, match="version 2, wanted medpretrain3d-bundle up to version 1"):
+    change(copied, version=3)
+    with pytest.raises(UserError, match="version 3, wanted medpretrain3d-bundle up to version 2"):
         load_bundle(copied)
 
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, check_patch
 from medpretrain3d.configurable import Configurable
-from medpretrain3d.values import Count, Positive
+from medpretrain3d.errors import UserError
+from medpretrain3d.values import Channels, Count, Positive
 
 LEAST, MOST = 1e-30, 1 - 1e-9
 """Scores that still have odds: what float32 can tell from 0 and from 1 stays apart."""
@@ -40,11 +41,13 @@ class Rescorer(Configurable, nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        num_classes: Count,
+        num_classes: Channels,
         edges_mm: tuple[Positive, ...] = (40.0, 100.0),
         edge_vox: Count = 32,
     ) -> None:
         super().__init__()
+        if not edges_mm:
+            raise UserError("edges_mm []: wanted the edge of one cube at least")
         check_patch((edge_vox, edge_vox, edge_vox), backbone.levels[-1].stride)
         self.backbone = backbone
         self.num_classes = num_classes
