@@ -14,6 +14,7 @@ from medpretrain3d.boxes import (
     classwise_nms,
     clip_boxes,
     generalized_box_iou,
+    mirror_boxes,
     nms,
     overlap,
     paired_iou,
@@ -280,3 +281,16 @@ def test_the_numbers_of_nndetection(index):
     torch.testing.assert_close(generalized_box_iou(first, second), torch.tensor(data["giou"]), rtol=0, atol=2e-6)
     kept = nms(first, torch.tensor(data["scores1"]), data["nms_threshold"])
     assert kept.tolist() == data["nms_keep"]
+
+
+def test_mirroring_a_box_by_hand():
+    # Along an axis of 10 voxels, voxels 1, 2, 3 become voxels 8, 7, 6: [1, 4) becomes [6, 9).
+    one = box(1, 0, 2, 4, 5, 3)
+    assert mirror_boxes(one, (10, 10, 10), (0,)).tolist() == [[6, 0, 2, 9, 5, 3]]
+    assert mirror_boxes(one, (10, 5, 3), (0, 1, 2)).tolist() == [[6, 0, 0, 9, 5, 1]]
+
+
+@given(st.lists(st.floats(0, 50), min_size=6, max_size=6), st.sets(st.integers(0, 2)))
+def test_mirroring_twice_gives_the_box_back(numbers, axes):
+    one = box(*numbers)
+    torch.testing.assert_close(mirror_boxes(mirror_boxes(one, (50, 60, 70), axes), (50, 60, 70), axes), one)

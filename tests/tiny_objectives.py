@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medpretrain3d.backbones import Backbone
+from medpretrain3d.backbones import Backbone, TokenPyramid
 from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import (
@@ -64,6 +64,11 @@ class TinyObjective:
     """Two samples for the backbone of a name, other ones for every seed."""
 
 
+def first_level(backbone: Backbone) -> int:
+    """The level at which detection begins: the finest of a `TokenPyramid`, whose branches are all to be trained."""
+    return 0 if isinstance(backbone, TokenPyramid) else min(2, len(backbone.levels) - 1)
+
+
 TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     MAE: TinyObjective(
         lambda backbone: MAE(backbone, 0.5, mask_block=None if hasattr(backbone, "embed") else (4, 8, 8))
@@ -87,7 +92,7 @@ TINY_OBJECTIVES: dict[type[Objective], TinyObjective] = {
     ),
     DetectorPretraining: TinyObjective(
         lambda backbone: DetectorPretraining(
-            FCOS(backbone, 2, first_level=min(2, len(backbone.levels) - 1), fpn_channels=16, head_convs=1)
+            FCOS(backbone, 2, first_level=first_level(backbone), fpn_channels=16, head_convs=1)
         ),
         lambda name, first_seed: object_batch(name, first_seed),
     ),

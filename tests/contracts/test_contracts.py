@@ -70,7 +70,7 @@ def test_objectives_refuse_a_backbone_or_train_every_parameter_and_repeat_themse
 def test_a_backbone_is_trained_by_most_objectives(name):
     takes_it = [cls for cls in TINY_OBJECTIVES if not refusal(cls, name)]
     assert MAE in takes_it
-    assert len(takes_it) >= len(TINY_OBJECTIVES) / 3
+    assert len(takes_it) > len(TINY_OBJECTIVES) / 3
 
 
 @pytest.mark.parametrize("cls", TINY_OBJECTIVES)

@@ -9,7 +9,7 @@ from medpretrain3d.detection import FCOS, DeformableDETR, RetinaNet, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.scan import TensorTiles
-from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume, mirror_boxes
+from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume
 from medpretrain3d.inference.tiles import tile_starts
 from tests.host_waits import DEVICE, CountingDevice
 from tests.tiny_detectors import tiny_detector
@@ -102,19 +102,6 @@ def test_every_mirrored_view_is_run(blob_finder):
     put(image, (1, 2, 3, 4, 5, 6))
     detect_volume(blob_finder, image, (8, 8, 8), InferenceConfig(mirror_axes=ALL_MIRRORS))
     assert blob_finder.num_images == 8
-
-
-def test_mirroring_a_box_by_hand():
-    # Along an axis of 10 voxels, voxels 1, 2, 3 become voxels 8, 7, 6: [1, 4) becomes [6, 9).
-    box = torch.tensor([[1.0, 0, 2, 4, 5, 3]])
-    assert mirror_boxes(box, (10, 10, 10), (0,)).tolist() == [[6, 0, 2, 9, 5, 3]]
-    assert mirror_boxes(box, (10, 5, 3), ALL_MIRRORS).tolist() == [[6, 0, 0, 9, 5, 1]]
-
-
-@given(st.lists(st.floats(0, 50), min_size=6, max_size=6), st.sets(st.integers(0, 2)))
-def test_mirroring_twice_gives_the_box_back(numbers, axes):
-    box = torch.tensor([numbers])
-    torch.testing.assert_close(mirror_boxes(mirror_boxes(box, (50, 60, 70), axes), (50, 60, 70), axes), box)
 
 
 def test_a_volume_smaller_than_the_patch_is_padded_behind_its_content(blob_finder):

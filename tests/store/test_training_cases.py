@@ -17,14 +17,16 @@ GRID = Grid((4, 4, 4), np.eye(4))
 
 @pytest.fixture
 def make_store(tmp_path):
-    """A store whose cases hold scans of their own, or the one that is named: {"id": "scan"}."""
+    """A store whose cases hold scans of their own, or the one that is named: {"id": "scan"}; patients alike."""
 
-    def make(name, splits, folds=(), scans=None):
+    def make(name, splits, folds=(), scans=None, patients=None):
         rows = []
         for case_id in [case_id for ids in splits.values() for case_id in ids]:
             scan = (scans or {}).get(case_id, f"{name} {case_id}")
             image = np.zeros((1, 4, 4, 4), np.int16)
-            rows.append(write_case(tmp_path / name, CaseData(case_id, image, GRID, GRID, "x.nii", voxels=scan)))
+            patient = (patients or {}).get(case_id)
+            case = CaseData(case_id, image, GRID, GRID, "x.nii", voxels=scan, patient=patient)
+            rows.append(write_case(tmp_path / name, case))
         write_index(tmp_path / name, ["a"], None, rows, splits, folds=folds)
         return Store(tmp_path / name)
 
@@ -100,6 +102,19 @@ def test_what_will_be_detected_in_later_is_excluded_for_one_fold_or_all(make_sto
     only = make_store("only", {"train": ["p"]}, scans={"p": "later 4"})
     with pytest.raises(UserError, match=r"split 'train' has no case in only to train on; 1 of 1 cases are left out"):
         training_cases(Corpus([only.path]), exclude=[later])
+
+
+def test_what_is_excluded_is_known_by_the_name_and_the_patient_too(make_store):
+    later = make_store("later", {"train": ["1"], "test": ["nodule"]}, patients={"nodule": "Jane"})
+    ids = ["nodule", "follow_up", "1", "own"]
+    corpus = Corpus([make_store("corpus", {"train": ids}, patients={"follow_up": "Jane", "own": "John"}).path])
+    chosen = training_cases(corpus, exclude=[later])
+    assert [case.case_id for case in chosen.cases] == ["1", "own"]
+    (note,) = chosen.notes
+    assert note == (
+        "data.exclude: 2 of 4 cases are left out: 2 have the name or the patient of one, first 'follow_up' of "
+        f"{corpus.stores[0].place}"
+    )
 
 
 def test_the_same_scan_is_known_again_at_another_spacing_and_in_another_file(tmp_path):

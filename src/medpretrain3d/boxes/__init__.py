@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from medpretrain3d.boxes.arithmetic import box_center, box_size, box_volume, clip_boxes, corners_of, has_extent
+from medpretrain3d.boxes.arithmetic import (
+    box_center,
+    box_size,
+    box_volume,
+    clip_boxes,
+    corners_of,
+    has_extent,
+    mirror_boxes,
+)
 from medpretrain3d.boxes.convention import Detections, Targets
 from medpretrain3d.boxes.distance import cut_about_center, is_point, suppress_by_distance
 from medpretrain3d.boxes.overlap import box_iou, generalized_box_iou, paired_iou
@@ -24,6 +32,7 @@ __all__ = [
     "generalized_box_iou",
     "has_extent",
     "is_point",
+    "mirror_boxes",
     "nms",
     "paired_iou",
     "suppress",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -49,3 +50,15 @@ def at_least_float32(boxes: Tensor) -> Tensor:
     """Return the boxes in float32, or as they are where they are float64."""
     # Boxes stay fp32 under autocast: bf16 has 8 significant bits, so 160.5 becomes 160 and 301 becomes 300.
     return boxes if boxes.dtype == torch.float64 else boxes.float()
+
+
+def mirror_boxes(boxes: Tensor, shape: Sequence[int], axes: Sequence[int]) -> Tensor:
+    """Return boxes (N, 6) as they lie in the image of `shape` (D, H, W) mirrored along `axes`; twice gives them back.
+
+    Half-open edges swap without any "1": an edge at `e` of an axis of `size` voxels goes to `size - e`.
+    """
+    mirrored = boxes.clone()
+    for axis in axes:
+        mirrored[:, axis] = shape[axis] - boxes[:, axis + 3]
+        mirrored[:, axis + 3] = shape[axis] - boxes[:, axis]
+    return mirrored

@@ -73,10 +73,14 @@ class Denoising(Configurable):
         noise = (to_uniform(bits[..., :6]) * 2 - 1) * self.box_noise
         center = box[..., :3] + noise[..., :3] * box[..., 3:] / 2
         boxes = torch.cat([center, box[..., 3:] * (1 + noise[..., 3:])], dim=-1).clamp(1e-3, 1 - 1e-3)
-        replaced = to_uniform(bits[..., 6]) < self.label_noise
-        labels = torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, label)
         index = torch.arange(most)
-        return boxes, labels, [index.masked_fill(index >= count, IGNORED).repeat(self.groups) for count in counts]
+        answers = [index.masked_fill(index >= count, IGNORED).repeat(self.groups) for count in counts]
+        return boxes, self.noisy_labels(bits, label, num_classes), answers
+
+    def noisy_labels(self, bits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """Replace a share of labels (B, Q) by random classes, as the last two of their random numbers (B, Q, 8) say."""
+        replaced = to_uniform(bits[..., 6]) < self.label_noise
+        return torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, labels)
 
 
 class ContrastiveDenoising(Denoising):
@@ -128,14 +132,12 @@ class ContrastiveDenoising(Denoising):
             for side, part in ((-1, slice(3)), (1, slice(3, 6)))
         )
         boxes = torch.cat([(low + high) / 2, high - low], dim=-1).clamp(1e-3, 1 - 1e-3)
-        replaced = to_uniform(bits[..., 6]) < self.label_noise
-        labels = torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, label)
         answers = []
         for count in counts:
             is_filled = torch.arange(most) >= count
             objects = torch.stack([torch.arange(most), torch.full((most,), BACKGROUND)])
             answers.append(objects.masked_fill(is_filled, IGNORED).flatten().repeat(self.groups))
-        return boxes, labels, answers
+        return boxes, self.noisy_labels(bits, label, num_classes), answers
 
 
 class OneToMany(Configurable):

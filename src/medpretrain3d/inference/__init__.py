@@ -12,7 +12,7 @@ from medpretrain3d.inference.predictor import Predictor
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.rescorer import Rescorer
 from medpretrain3d.inference.scan import ScanTiles
-from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume, mirror_boxes
+from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume
 from medpretrain3d.inference.tiles import tile_starts
 from medpretrain3d.inference.writers import predictions_json, write_predictions
 
@@ -29,7 +29,6 @@ __all__ = [
     "load_bundle",
     "load_members",
     "merge_raw_detections",
-    "mirror_boxes",
     "predictions_json",
     "save_bundle",
     "save_ensemble",

@@ -9,7 +9,7 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from medpretrain3d.boxes import Detections
+from medpretrain3d.boxes import Detections, mirror_boxes
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.config import InferenceConfig
@@ -224,15 +224,3 @@ class SlidingWindows:
         for index, window in enumerate(self.windows):
             for batch in window.read():
                 yield index, batch
-
-
-def mirror_boxes(boxes: Tensor, shape: Triple, axes: Sequence[int]) -> Tensor:
-    """Return boxes (N, 6) as they lie in the image mirrored along `axes`; mirroring twice gives them back.
-
-    Half-open edges swap without any "1": an edge at `e` of an axis of `size` voxels goes to `size - e`.
-    """
-    mirrored = boxes.clone()
-    for axis in axes:
-        mirrored[:, axis] = shape[axis] - boxes[:, axis + 3]
-        mirrored[:, axis + 3] = shape[axis] - boxes[:, axis]
-    return mirrored

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medpretrain3d.boxes import Targets
+from medpretrain3d.boxes import Targets, mirror_boxes
 from medpretrain3d.detection import Detector
 from medpretrain3d.objectives.projector import Projector
 from medpretrain3d.objectives.proposals import ProposalTask, dense, feature_channels, proposal_features
@@ -72,11 +72,7 @@ class ProposalContrast(ProposalTask):
         for one, target, own in zip(image, targets, bits, strict=True):
             axes = [axis for axis in self.mirror_axes if int(random_at(own, axis)) & 1]
             images.append(one.flip([axis + 1 for axis in axes]))
-            boxes = target.boxes.clone()
-            for axis in axes:
-                boxes[:, axis] = image.shape[2 + axis] - target.boxes[:, axis + 3]
-                boxes[:, axis + 3] = image.shape[2 + axis] - target.boxes[:, axis]
-            carried.append(Targets(boxes, target.labels))
+            carried.append(Targets(mirror_boxes(target.boxes, one.shape[1:], axes), target.labels))
         return torch.stack(images), carried
 
     def after_load(self, detector: Detector) -> None:
