@@ -14,6 +14,7 @@ from medpretrain3d.detection.deformable_detr import DeformableDETR
 from medpretrain3d.detection.fcos import FCOS
 from medpretrain3d.detection.heat_map import HeatMap
 from medpretrain3d.detection.heat_targets import BallTarget, GaussianTarget, HeatTarget
+from medpretrain3d.detection.mask_head import InstanceMasks
 from medpretrain3d.detection.matching import ATSSMatcher, IoUMatcher, Matcher
 from medpretrain3d.detection.point_matching import CenterSampling, NearestPoints
 from medpretrain3d.detection.points import PointGrid
@@ -46,6 +47,7 @@ __all__ = [
     "HardNegativeBCE",
     "HeatMap",
     "HeatTarget",
+    "InstanceMasks",
     "IoUMatcher",
     "L1Loss",
     "Matcher",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ from medpretrain3d.detection.deformable_layers import (
     sine_encoding,
 )
 from medpretrain3d.detection.layer_predictions import LayerPredictions, padded_regions
+from medpretrain3d.detection.mask_head import InstanceMasks
 from medpretrain3d.detection.set_loss import SetLoss
 from medpretrain3d.detection.set_matching import UnitTargets, padded
 from medpretrain3d.detection.unit_boxes import from_unit, to_unit
@@ -77,6 +78,7 @@ class DeformableDETR(Detector):
             as published.
         score_threshold: detections below it are not returned.
         detections_per_image: detections returned at most.
+        masks: a head for the masks of objects, `InstanceMasks()`; `None` for none.
 
     Raises:
         UserError: the backbone has fewer levels, or channels that heads do not divide.
@@ -104,6 +106,7 @@ class DeformableDETR(Detector):
     parts: ClassVar[Mapping[str, Part]] = {
         **dict.fromkeys(("project.", "level_position", "encoder.", "encoder_norm."), "neck"),
         **dict.fromkeys(("propose.", "objectness.", "proposal_box.", "query.", "decoder.", "refine."), "box"),
+        "mask_head.": "box",
         **dict.fromkeys(("classifiers.", "label_content."), "labels"),
     }
 
@@ -124,6 +127,7 @@ class DeformableDETR(Detector):
         auxiliary: Denoising | OneToMany | None = None,
         score_threshold: Share = 0.0,
         detections_per_image: Rows = 100,
+        masks: InstanceMasks | None = None,
     ) -> None:
         super().__init__()
         if not 1 <= num_levels <= len(backbone.levels):
@@ -157,6 +161,7 @@ class DeformableDETR(Detector):
         self.classifiers = nn.ModuleList(_classifier(channels, num_classes) for _ in range(decoder_layers))
         self.refine = nn.ModuleList(mlp(channels, 6) for _ in range(decoder_layers))
         self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, Denoising) else None
+        self.mask_head = masks.head(backbone.levels) if masks else None
 
     def geometry(self) -> dict[str, Any]:
         """See `Detector`."""
@@ -167,6 +172,7 @@ class DeformableDETR(Detector):
 
         `classification`, `l1` and `giou` of the last decoder layer, their sum over the layers before it
         (`earlier_layers`) and for the encoder's `proposals`; `denoising` or `one_to_many` where such queries are asked.
+        With `masks` also `mask_cross_entropy` and `mask_dice`.
         Queries that find something in an ignore region are left out of the classification.
         """
         d, h, w = image.shape[2:]
@@ -174,7 +180,8 @@ class DeformableDETR(Detector):
         valid = self.valid_targets_on_host(targets)
         unit = [UnitTargets(to_unit(target.boxes, (d, h, w)), target.labels) for target in valid]
         regions = padded_regions([target.ignore for target in valid], (d, h, w)).to(image.device, non_blocking=True)
-        memory = self._encode(image)
+        features = self.backbone(image)
+        memory = self._encode(features)
         anything = [UnitTargets(target.boxes, torch.zeros_like(target.labels)) for target in unit]
         asked = {"proposals": LayerPredictions(memory.objectness[None], memory.boxes[None], anything, regions)}
 
@@ -212,6 +219,8 @@ class DeformableDETR(Detector):
             assert self.label_content is not None
             nothing = 0 * self.label_content.weight.sum()  # takes part in every step, also without objects
             losses["denoising"] = self.auxiliary.weight * (nothing + _total(found["denoising"]))
+        if self.mask_head is not None:
+            losses |= self.mask_head.losses(features, image, valid)
         return losses
 
     @torch.no_grad()
@@ -242,18 +251,17 @@ class DeformableDETR(Detector):
 
     def outputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the last decoder layer's logits (B, Q, K) and unit boxes (B, Q, 6), float32, of (B, C, D, H, W)."""
-        memory = self._encode(image)
+        memory = self._encode(self.backbone(image))
         last = self._decode(memory, *self._proposed(memory, self.num_queries), None)[-1]
         return last.logits, last.boxes
 
-    def _encode(self, image: Tensor) -> _Memory:
-        maps = self.backbone(image)[-self.num_levels :]
-        maps = [project(features) for project, features in zip(self.project, maps, strict=True)]
+    def _encode(self, features: Sequence[Tensor]) -> _Memory:
+        maps = [project(one) for project, one in zip(self.project, features[-self.num_levels :], strict=True)]
         shapes: list[Shape] = [(m.shape[2], m.shape[3], m.shape[4]) for m in maps]
         tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
-        level = torch.cat([torch.full((math.prod(s),), i, device=image.device) for i, s in enumerate(shapes)])  # (S,)
+        level = torch.cat([torch.full((math.prod(s),), i, device=maps[0].device) for i, s in enumerate(shapes)])  # (S,)
 
-        centers, channels = cell_centers(shapes, image.device), tokens.shape[2]
+        centers, channels = cell_centers(shapes, tokens.device), tokens.shape[2]
         place = sine_encoding(centers, 2 * math.ceil(channels / 6))[:, :channels]  # W leaves out a few low frequencies
         position = (place + self.level_position[level]).to(tokens.dtype)[None]
         references = centers[None].expand(tokens.shape[0], -1, -1)

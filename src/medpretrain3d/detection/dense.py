@@ -20,6 +20,7 @@ from medpretrain3d.detection.coder import BoxCoder
 from medpretrain3d.detection.fpn import Neck
 from medpretrain3d.detection.heads import Head
 from medpretrain3d.detection.labels import IGNORED
+from medpretrain3d.detection.mask_head import InstanceMasks
 from medpretrain3d.detection.matching import Matcher
 from medpretrain3d.detection.post_processing import PostProcessing
 from medpretrain3d.transfer import to_host
@@ -45,6 +46,7 @@ class DenseDetector(Detector, is_base=True):
         classification: loss over anchors.
         box_loss: loss of the values of positive anchors.
         post_processing: from logits and values to detections.
+        masks: a head for the masks of objects, beside the boxes; `None` for none.
 
     Example:
         >>> import torch
@@ -71,6 +73,7 @@ class DenseDetector(Detector, is_base=True):
     parts: ClassVar[Mapping[str, Part]] = {
         "fpn.": "neck",
         "box_head.": "box",
+        "mask_head.": "box",
         "classification_head.": "class",
         "classification_head.output.": "labels",
     }
@@ -90,6 +93,7 @@ class DenseDetector(Detector, is_base=True):
         classification: ClassificationLoss,
         box_loss: RegressionLoss,
         post_processing: PostProcessing,
+        masks: InstanceMasks | None = None,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -106,15 +110,22 @@ class DenseDetector(Detector, is_base=True):
         self.fpn = neck
         self.classification_head = classification_head
         self.box_head = box_head
+        self.mask_head = masks.head(backbone.levels) if masks else None
 
     def geometry(self) -> dict[str, Any]:
         """See `Detector`."""
         return {**super().geometry(), "finest_level": self.first_level}
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
-        """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W)."""
+        """Return `classification` and those of `box_loss`, weighted scalars, for images (B, C, D, H, W).
+
+        With `masks` also `mask_cross_entropy` and `mask_dice`.
+        """
         valid = self.valid_targets_on_host(targets)  # before the network, after which targets on a GPU would queue
-        return self.pyramid_losses(self.pyramid(image), valid)
+        if self.mask_head is None:
+            return self.pyramid_losses(self.pyramid(image), valid)
+        features = self.backbone(image)
+        return self.pyramid_losses(self.fpn(features), valid) | self.mask_head.losses(features, image, valid)
 
     @torch.no_grad()
     def detect(self, image: Tensor) -> list[Detections]:

@@ -12,6 +12,7 @@ from medpretrain3d.detection.coder import DistanceCoder
 from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.heads import BoxHead, ClassificationHead, PointHead
+from medpretrain3d.detection.mask_head import InstanceMasks
 from medpretrain3d.detection.matching import Matcher
 from medpretrain3d.detection.point_matching import CenterSampling
 from medpretrain3d.detection.points import PointGrid
@@ -41,6 +42,7 @@ class FCOS(DenseDetector):
         nms_iou: overlap within a class above which the lower score goes.
         candidates_per_image: best point-class pairs that are decoded and compared.
         detections_per_image: detections returned at most.
+        masks: a head for the masks of objects, `InstanceMasks()`; `None` for none.
 
     Raises:
         UserError: the backbone does not have the levels asked for, or a `BoxLoss` and a `box_weight` are given.
@@ -78,6 +80,7 @@ class FCOS(DenseDetector):
         nms_iou: Share = 0.6,
         candidates_per_image: Rows = 10_000,
         detections_per_image: Rows = 100,
+        masks: InstanceMasks | None = None,
     ) -> None:
         num_there = max(0, len(backbone.levels) - first_level)
         if not 1 <= (num_levels or num_there) <= num_there:
@@ -103,4 +106,5 @@ class FCOS(DenseDetector):
             classification=classification or FocalLoss(),
             box_loss=CenternessLoss(box_loss_of(box_loss, box_weight)),
             post_processing=CenternessScores(score_threshold, nms_iou, candidates_per_image, detections_per_image),
+            masks=masks,
         )

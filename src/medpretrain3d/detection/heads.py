@@ -39,7 +39,7 @@ class ClassificationHead(Head):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.tower = _tower(channels, num_convs)
+        self.tower = tower(channels, num_convs)
         self.output = _output_conv(channels, anchors_per_cell * num_classes, bias=-math.log((1 - prior) / prior))
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -52,7 +52,7 @@ class BoxHead(Head):
 
     def __init__(self, channels: int, anchors_per_cell: int, num_levels: int, num_convs: int) -> None:
         super().__init__()
-        self.tower = _tower(channels, num_convs)
+        self.tower = tower(channels, num_convs)
         self.output = _output_conv(channels, anchors_per_cell * 6)
         self.scale = nn.Parameter(torch.ones(num_levels))
 
@@ -87,7 +87,7 @@ class CellHead(Head):
     def __init__(self, channels: int, num_values: int, num_convs: int) -> None:
         super().__init__()
         self.num_values = num_values
-        self.tower = _tower(channels, num_convs)
+        self.tower = tower(channels, num_convs)
         self.output = _output_conv(channels, num_values)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -96,7 +96,8 @@ class CellHead(Head):
         return _by_anchor(self.output(self.tower(level)), self.num_values)
 
 
-def _tower(channels: int, num_convs: int) -> nn.Sequential:
+def tower(channels: int, num_convs: int) -> nn.Sequential:
+    """Return convolutions of 3 voxels, each with group norm and ReLU, that keep width and size."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         groups = max(1, channels // CHANNELS_PER_GROUP)

@@ -38,10 +38,10 @@ class RetinaUNet(RetinaNet):
         anchors: as in `RetinaNet`.
         segmentation: `classes` tells them apart voxel by voxel, `foreground` only objects from background, as
             nnDetection does.
-        options: all others of `RetinaNet`.
+        options: all others of `RetinaNet` but `masks`.
 
     Raises:
-        UserError: the backbone's finest level does not have the resolution of the image.
+        UserError: the backbone's finest level does not have the resolution of the image, or `masks` are given.
 
     Example:
         >>> import torch
@@ -71,6 +71,8 @@ class RetinaUNet(RetinaNet):
         segmentation: Literal["classes", "foreground"] = "classes",
         **options: Any,
     ) -> None:
+        if options.get("masks") is not None:
+            raise UserError("RetinaUNet segments as it is: leave `masks` out, or use RetinaNet")
         super().__init__(backbone, num_classes, anchors, **options)
         self.segmentation = segmentation
         num_outputs = num_classes + 1 if segmentation == "classes" else 2

@@ -10,6 +10,7 @@ from medpretrain3d.detection.coder import BoxCoder
 from medpretrain3d.detection.dense import DenseDetector
 from medpretrain3d.detection.fpn import FPN
 from medpretrain3d.detection.heads import BoxHead, ClassificationHead
+from medpretrain3d.detection.mask_head import InstanceMasks
 from medpretrain3d.detection.matching import ATSSMatcher, Matcher
 from medpretrain3d.detection.post_processing import PostProcessing
 from medpretrain3d.errors import UserError
@@ -38,6 +39,7 @@ class RetinaNet(DenseDetector):
         candidates_per_image: best anchor-class pairs that are decoded and compared. Each object takes many: with 27
             anchors a cell and 60 lesions in a tile, 1,000 found 0.61 of them and 10,000 all.
         detections_per_image: detections returned at most.
+        masks: a head for the masks of objects, `InstanceMasks()`; `None` for none.
 
     Raises:
         UserError: the backbone does not have the levels that `first_level` and `anchors` ask for, or a `BoxLoss` and a
@@ -80,6 +82,7 @@ class RetinaNet(DenseDetector):
         nms_iou: Share = 0.6,
         candidates_per_image: Rows = 10_000,
         detections_per_image: Rows = 100,
+        masks: InstanceMasks | None = None,
     ) -> None:
         num_levels = len(backbone.levels)
         if not 0 <= first_level <= num_levels - anchors.num_levels:
@@ -100,6 +103,7 @@ class RetinaNet(DenseDetector):
             classification=classification or HardNegativeBCE(),
             box_loss=box_loss_of(box_loss, box_weight),
             post_processing=PostProcessing(score_threshold, nms_iou, candidates_per_image, detections_per_image),
+            masks=masks,
         )
 
     @staticmethod

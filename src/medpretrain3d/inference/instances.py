@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Protocol, runtime_checkable
 
@@ -88,8 +89,29 @@ def segment_volume(
         overlap: least fraction of a tile that it shares with its neighbour.
         precision: of the network; `None` is what suits its device.
     """
-    weight = _tent(patch)
+    weight = tent(patch)
     blend = _Blend(tiles.shape, patch[0])
+    for start, tile in tiles_near(detector, tiles, boxes, patch, overlap, precision):
+        probability = detector.segment(tile)[0].float().cpu()  # (K + 1, *patch)
+        blend.add(start, probability * weight)
+    return blend.finish(), max(len(blend.sums) - 1, 1)
+
+
+def tiles_near(
+    detector: object,
+    tiles: TileReader,
+    boxes: np.ndarray,
+    patch: Triple,
+    overlap: float,
+    precision: Precision | None = None,
+) -> Iterator[tuple[Triple, Tensor]]:
+    """Yield the tiles that meet a box and are not empty, front to back; arguments as in `segment_volume`.
+
+    What is run on a tile before the next one is asked for runs without gradients and in the network's precision.
+
+    Yields:
+        First voxel of a tile, and the tile (1, C, *patch) on the detector's device.
+    """
     weights = detector.parameters() if isinstance(detector, nn.Module) else ()
     device = next((weight.device for weight in weights), torch.device("cpu"))
     starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
@@ -98,9 +120,7 @@ def segment_volume(
     with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device, precision):
         for start, tile in ahead:
             if tile is not None:
-                probability = detector.segment(tile[None].to(device))[0].float().cpu()  # (K + 1, *patch)
-                blend.add(start, probability * weight)
-    return blend.finish(), max(len(blend.sums) - 1, 1)
+                yield start, tile[None].to(device)
 
 
 class _Blend:
@@ -155,7 +175,7 @@ def to_file_order(instances: np.ndarray, grid: Grid, source_grid: Grid) -> np.nd
     return np.flip(instances, mirrored).transpose(np.argsort(order))
 
 
-def _tent(patch: Triple) -> Tensor:
+def tent(patch: Triple) -> Tensor:
     """Weights of a tile's voxels (D, H, W): 1 in the middle, falling linearly to `LEAST_WEIGHT` at the nearest face."""
     axes = [1 - (2 * (torch.arange(edge) + 0.5) / edge - 1).abs() for edge in patch]
     d, h, w = torch.meshgrid(*axes, indexing="ij")

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 
 from medpretrain3d.channels_last import to_channels_last
+from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
 from medpretrain3d.graph_compilation import CompileMode, compile_parts
+from medpretrain3d.inference.box_masks import box_instance_map, mask_head_of
 from medpretrain3d.inference.bundle import Bundle, check_members
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.inputs import ScanPath
@@ -102,17 +104,19 @@ class Predictor:
         return self.bundles[0].preprocessing.unit
 
     @property
-    def segmenter(self) -> tuple[int, Segmenter]:
-        """The first member with a segmentation head, and which one it is.
+    def segmenter(self) -> tuple[int, Segmenter | Detector]:
+        """The first member with a segmentation or a mask head, and which one it is.
 
         Raises:
             UserError: there is none.
         """
         for member, bundle in enumerate(self.bundles):
-            if isinstance(bundle.detector, Segmenter):
+            if isinstance(bundle.detector, Segmenter) or mask_head_of(bundle.detector):
                 return member, bundle.detector
         names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
-        raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet")
+        raise UserError(
+            f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet, or with `masks`"
+        )
 
     def start(self, scan: VoxelReader, case: str) -> StartedScan:
         """Begin to read a scan's tiles, in a thread, while another is predicted.
@@ -151,7 +155,7 @@ class Predictor:
 
         Raises:
             UserError: the scan does not have the number of channels a member was trained with, or masks are asked for
-                and no member has a segmentation head.
+                and no member has a segmentation or a mask head.
         """
         with closing(self._started(scan, file or case)) as started:
             merged = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
@@ -189,15 +193,12 @@ class Predictor:
     def _with_masks(self, prediction: Prediction, readers: Sequence[ScanTiles]) -> Prediction:
         member, segmenter = self.segmenter
         tiles, patch = readers[member], self.bundles[member].preprocessing.patch
-        instances = instance_map(
-            segmenter,
-            tiles,
-            prediction.grid.map_boxes(prediction.boxes_vox, tiles.grid),
-            prediction.labels,
-            patch,
-            self.configs[member].overlap,
-            self.precision,
-        )
+        boxes = prediction.grid.map_boxes(prediction.boxes_vox, tiles.grid)
+        how = patch, self.configs[member].overlap, self.precision
+        if isinstance(segmenter, Segmenter):
+            instances = instance_map(segmenter, tiles, boxes, prediction.labels, *how)
+        else:
+            instances = box_instance_map(segmenter, tiles, boxes, *how)
         return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))
 
 
