@@ -1,4 +1,4 @@
-"""Masks of the objects found, from a detector with a mask head: each box is asked for its own, in every tile it is in."""
+"""Masks of the objects found, from a detector with a mask head: each box by itself, in the tiles that it is in."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medpretrain3d.boxes import has_extent
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.mask_head import MaskHead
-from medpretrain3d.inference.instances import tent, tiles_near
+from medpretrain3d.inference.instances import network_running, tent, tiles_near
 from medpretrain3d.inference.scan import TileReader
 from medpretrain3d.inference.tiles import Triple, tile_starts
 from medpretrain3d.precision.names import Precision
@@ -38,8 +39,8 @@ def box_instance_map(
 
     A box is asked for in the tiles that hold all of it, and where none does in all that hold a part; what they say of
     a voxel is averaged, with a weight that falls towards a tile's border. Voxels of two objects go to the first. A box
-    in whose middle no voxel is likely enough, or that holds the middle of none, has no voxel. In memory are
-    probabilities of all voxels in boxes.
+    in which no voxel is likely enough, or that holds the middle of none, has none. In memory are the probabilities of
+    all voxels in boxes.
 
     Args:
         detector: in evaluation mode, with a mask head.
@@ -54,17 +55,16 @@ def box_instance_map(
     regions = [_Region.of(box, tiles.shape) for box in boxes]
     is_whole = _whole_somewhere(boxes, tiles.shape, patch, overlap)
     weight = tent(patch)
-    for start, tile in tiles_near(detector, tiles, boxes, patch, overlap, precision):
-        low, high = np.array(start), np.minimum(np.array(start) + patch, tiles.shape)
-        parts = np.concatenate([np.maximum(boxes[:, :3], low), np.minimum(boxes[:, 3:], high)], axis=1)
-        seen = (parts[:, 3:] > parts[:, :3]).all(axis=1) & (~is_whole | (parts == boxes).all(axis=1))
-        asked = np.flatnonzero(seen)
-        if not len(asked):
-            continue
-        in_tile = torch.from_numpy(parts[asked] - np.tile(low, 2)).float().to(tile.device)
-        likely = head.probabilities(detector.backbone(tile), in_tile).cpu()  # (n, S, S, S)
-        for row, grid in zip(asked, likely, strict=True):
-            regions[row].add(grid, parts[row], low, weight)
+    with network_running(detector, precision) as device:
+        for start, tile in tiles_near(tiles, boxes, patch, overlap):
+            low, high = np.array(start), np.minimum(np.array(start) + patch, tiles.shape)
+            parts = np.concatenate([np.maximum(boxes[:, :3], low), np.minimum(boxes[:, 3:], high)], axis=1)
+            asked = np.flatnonzero(has_extent(parts) & (~is_whole | (parts == boxes).all(axis=1)))
+            if len(asked):
+                in_tile = torch.from_numpy(parts[asked] - np.tile(low, 2)).float().to(device)
+                likely = head.probabilities(detector.backbone(tile.to(device)), in_tile).cpu()  # (n, S, S, S)
+                for row, grid in zip(asked, likely, strict=True):
+                    regions[row].add(grid, parts[row], low, weight)
     instances = np.zeros(tiles.shape, dtype=np.uint16)
     for number, region in enumerate(regions, start=1):
         place = instances[region.place]

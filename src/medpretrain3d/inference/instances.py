@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -91,36 +91,30 @@ def segment_volume(
     """
     weight = tent(patch)
     blend = _Blend(tiles.shape, patch[0])
-    for start, tile in tiles_near(detector, tiles, boxes, patch, overlap, precision):
-        probability = detector.segment(tile)[0].float().cpu()  # (K + 1, *patch)
-        blend.add(start, probability * weight)
+    with network_running(detector, precision) as device:
+        for start, tile in tiles_near(tiles, boxes, patch, overlap):
+            probability = detector.segment(tile.to(device))[0].float().cpu()  # (K + 1, *patch)
+            blend.add(start, probability * weight)
     return blend.finish(), max(len(blend.sums) - 1, 1)
 
 
-def tiles_near(
-    detector: object,
-    tiles: TileReader,
-    boxes: np.ndarray,
-    patch: Triple,
-    overlap: float,
-    precision: Precision | None = None,
-) -> Iterator[tuple[Triple, Tensor]]:
-    """Yield the tiles that meet a box and are not empty, front to back; arguments as in `segment_volume`.
-
-    What is run on a tile before the next one is asked for runs without gradients and in the network's precision.
-
-    Yields:
-        First voxel of a tile, and the tile (1, C, *patch) on the detector's device.
-    """
+@contextmanager
+def network_running(detector: object, precision: Precision | None) -> Iterator[torch.device]:
+    """Run a detector without gradients and in a precision, `None` for what suits its device; gives the device."""
     weights = detector.parameters() if isinstance(detector, nn.Module) else ()
     device = next((weight.device for weight in weights), torch.device("cpu"))
+    with torch.inference_mode(), autocast(device, precision or choose_precision(device).of_network):
+        yield device
+
+
+def tiles_near(tiles: TileReader, boxes: np.ndarray, patch: Triple, overlap: float) -> Iterator[tuple[Triple, Tensor]]:
+    """Yield first voxel and content (1, C, *patch) of the tiles that meet a box and are not empty, front to back."""
     starts = [start for start in tile_starts(tiles.shape, patch, overlap) if _meets(boxes, start, patch)]
     read = ((start, tiles.read(start, patch)) for start in starts)
-    precision = precision or choose_precision(device).of_network
-    with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead, torch.inference_mode(), autocast(device, precision):
+    with closing(ReadAhead(read, BATCHES_AHEAD)) as ahead:
         for start, tile in ahead:
             if tile is not None:
-                yield start, tile[None].to(device)
+                yield start, tile[None]
 
 
 class _Blend:

@@ -114,9 +114,7 @@ class Predictor:
             if isinstance(bundle.detector, Segmenter) or mask_head_of(bundle.detector):
                 return member, bundle.detector
         names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
-        raise UserError(
-            f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet, or with `masks`"
-        )
+        raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet or `masks`")
 
     def start(self, scan: VoxelReader, case: str) -> StartedScan:
         """Begin to read a scan's tiles, in a thread, while another is predicted.
