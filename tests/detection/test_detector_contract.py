@@ -19,6 +19,7 @@ from medpretrain3d.detection import (
     GaussianTarget,
     HardNegativeBCE,
     HeatMap,
+    InstanceMasks,
     IoUMatcher,
     NearestPoints,
     OneToMany,
@@ -96,6 +97,7 @@ OPTIONS = [
     (DeformableDETR, {"auxiliary": OneToMany(num_queries=8, repeats=2)}),
     (DeformableDETR, {"auxiliary": ContrastiveDenoising(groups=2), "criterion": VarifocalSetLoss()}),
     (DeformableDETR, {"num_levels": 1, "decoder_layers": 1, "criterion": SetLoss(l1_weight=1.0)}),
+    *[(detector, {"masks": InstanceMasks(0, channels=8, size=2)}) for detector in (RetinaNet, FCOS, DeformableDETR)],
 ]
 
 
@@ -204,7 +206,7 @@ def test_autocast_keeps_boxes_and_losses_in_float32(detector):
 def test_description_and_weights_rebuild_the_detector(detector):
     options = {
         RetinaUNet: {"classification": HardNegativeBCE(anchors_per_image=8), "nms_iou": 0.3},
-        FCOS: {"matcher": NearestPoints(num_points=3)},
+        FCOS: {"matcher": NearestPoints(num_points=3), "masks": InstanceMasks(channels=8)},
         HeatMap: {"target": GaussianTarget(sigma_mm=3.0), "regression": "box", "spacing_mm": (2.0, 1.0, 1.0)},
         DeformableDETR: {"auxiliary": Denoising(groups=2), "criterion": SetLoss(class_cost=1.0)},
     }.get(detector, {})

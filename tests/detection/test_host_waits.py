@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import FCOS, DeformableDETR, Detector, HeatMap, RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, DeformableDETR, Detector, HeatMap, InstanceMasks, RetinaNet, RetinaUNet
 from medpretrain3d.randomness import sample_seeds
 from tests.host_waits import DEVICE, CountingDevice
 from tests.tiny_detectors import tiny_detector
@@ -34,9 +36,18 @@ def step(model: Detector, image: Tensor, targets: list[Targets]) -> None:
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("detector", WAITS)
 def test_the_host_waits_this_often_in_a_training_step(detector, size):
+    assert_waits(detector, size)
+
+
+@pytest.mark.parametrize("detector", [RetinaNet, FCOS, DeformableDETR])
+def test_masks_cost_no_wait(detector):
+    assert_waits(detector, 4, masks=InstanceMasks(channels=8, size=2))
+
+
+def assert_waits(detector: type[Detector], size: int, **options: Any) -> None:
     image, targets = a_batch(size)
     with CountingDevice() as device:
-        model = tiny_detector(detector).to(DEVICE)
+        model = tiny_detector(detector, **options).to(DEVICE)
         image, targets = image.to(DEVICE), [target.to(DEVICE) for target in targets]
         step(model, image, targets)
         device.reset()

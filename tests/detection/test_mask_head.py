@@ -10,6 +10,7 @@ from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import FCOS, DeformableDETR, InstanceMasks, RetinaNet, RetinaUNet
 from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
+from medpretrain3d.planning.recipe_step import sum_of_outputs
 from medpretrain3d.randomness import sample_seeds
 from tests.tiny_detectors import ANCHORS, tiny_detector
 
@@ -116,6 +117,15 @@ def test_a_ball_is_learnt_by_heart(cls):
     found = torch.nn.functional.avg_pool3d(likely, 2)[0] > 0.5
     wanted = is_ball[4:12, 4:12, 4:12].bool()
     assert (found & wanted).sum() / (found | wanted).sum() > 0.8
+
+
+@pytest.mark.parametrize("cls", DETECTORS)
+def test_planning_and_compiling_know_the_head(cls):
+    model = tiny_detector(cls, masks=MASKS)
+    sum_of_outputs(model, image(2)).backward()
+    assert not [name for name, parameter in model.mask_head.named_parameters() if parameter.grad is None]
+    assert "mask_head.fpn" in model.compiled_parts()
+    assert "mask_head" not in model.compiled_parts()
 
 
 def test_what_cannot_be_is_refused():

@@ -103,7 +103,7 @@ def test_a_scan_is_predicted_with_masks_in_its_own_order():
     assert detector.mask_head is not None
     nn.init.zeros_(detector.mask_head.output.weight)
     nn.init.constant_(detector.mask_head.output.bias, 9.0)  # all of a box is the object
-    bundle = Bundle(detector, ("a",), Preprocessing((1.0, 1.0, 1.0), (16, 16, 16)), InferenceConfig(), {}, "")
+    bundle = Bundle(detector, ("a",), Preprocessing(patch=(16, 16, 16)), InferenceConfig(), {}, "")
     source = Grid(SHAPE, np.diag([-1.0, 1, 1, 1])[[1, 2, 0, 3]])
     hu = np.random.default_rng(0).integers(-100, 300, (1, *SHAPE)).astype(np.int16)
     canonical, order, mirrored = source.canonical()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, has_extent, is_point
 from medpretrain3d.configurable import Configurable
+from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
 from medpretrain3d.graph_compilation import network_parts
 from medpretrain3d.processes import total
@@ -83,7 +84,12 @@ class Detector(Configurable, nn.Module):
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `torch.compile` is given, by name: parts that hold the time and are called as modules."""
-        return network_parts(self)
+        parts = network_parts(self)
+        if isinstance(head := parts.get("mask_head"), MaskHead):
+            # The number of objects changes with every step, and each would be a graph of its own.
+            del parts["mask_head"]
+            parts["mask_head.fpn"] = head.fpn
+        return parts
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Named scalar losses of a batch (B, C, D, H, W), already weighted: their sum is what to minimise."""

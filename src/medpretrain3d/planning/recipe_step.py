@@ -13,6 +13,7 @@ from medpretrain3d.backbones import Backbone
 from medpretrain3d.command_line.composition import ARGUMENTS, CLASS
 from medpretrain3d.detection import DeformableDETR, Detector, HeatMap, RetinaUNet
 from medpretrain3d.detection.dense import DenseDetector
+from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import CaseClassification, DetectorPretraining, MultiTalent, Objective
 from medpretrain3d.objectives.base import with_host_copies
@@ -164,6 +165,23 @@ def _loss(network: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 def sum_of_outputs(detector: Detector, image: Tensor) -> Tensor:
     """Return the sum of what the losses of a detector are made of: matching needs values."""
+    head = getattr(detector, "mask_head", None)
+    if isinstance(head, MaskHead):
+        return _sum_with_masks(detector, head, image)
+    return _sum_of(detector, image)
+
+
+def _sum_with_masks(detector: Detector, head: MaskHead, image: Tensor) -> Tensor:
+    """Return the sum with the masks of as many objects an image as are learnt at most."""
+    features: list[Sequence[Tensor]] = []
+    hook = detector.backbone.register_forward_hook(lambda *call: features.append(call[2]))
+    outputs = _sum_of(detector, image)
+    hook.remove()
+    whole = torch.tensor([[0.0, 0, 0, *image.shape[2:]]]).expand(head.options.most_objects, 6).to(image.device)
+    return outputs + head(features[0], [whole] * len(image)).sum()
+
+
+def _sum_of(detector: Detector, image: Tensor) -> Tensor:
     if isinstance(detector, RetinaUNet):
         mask_logits, pyramid = detector.branches(image)
         outputs = [mask_logits, detector.classification_head(pyramid), detector.box_head(pyramid)]
