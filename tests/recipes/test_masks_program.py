@@ -13,6 +13,7 @@ from medpretrain3d import cli
 FCOS_MASKS = [
     *("--config", "configs/finetune/phantom_fcos_masks.yaml", "--data.patch", "[16,16,16]", "--data.num_workers", "0"),
     *("--data.batch_size", "2", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
+    *("--trainer.log_every_n_steps", "1"),
     *("--model.optim.warmup_steps", "1", "--run.wandb", "disabled", "--model.inference.score_threshold", "0.0"),
     *("--model.inference.max_per_class", "5"),
 ]
