@@ -41,6 +41,7 @@ COMMANDS = {
     "test": "predict and score a labelled data set, such as an external test set",
     "cross-validate": "make one result of the runs of all folds",
     "rescore": "give the detectors of a cross-validation a second look at what they found",
+    "restrict": "leave out candidates outside of an organ, and count what that drops against the truth",
     "evaluate": "score predictions against targets, with intervals",
     "compare": "test the difference between two prediction files",
     "study": "plan, run and report a study: one document, many runs, one answer",

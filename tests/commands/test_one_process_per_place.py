@@ -29,6 +29,11 @@ WRITING = {
     "test": ("bundle data -o {place}", "folder", "{place}/.targets.json.01234567.unfinished"),
     "cross-validate": ("runs -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
     "rescore": ("cv --store store --init-from e -o {place}", "folder", "{place}/.metrics.json.01234567.unfinished"),
+    "restrict": (
+        "--predictions a --targets b --region r --margin-mm 5 -o {place}",
+        "file",
+        ".place.01234567.unfinished",
+    ),
     "phantom": ("{place} --cases 2 --spacing-mm 10", "folder", "{place}/imagesTr/.a.nii.gz.01234567.unfinished"),
     "prepare": ("raw {place}", "folder", None),
     "pack": ("store {place}", "folder", "{place}/cases/.a.01234567.unfinished"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import ResEnc
+from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Predictor, Rescorer, ScanTiles, load_members, save_ensemble
 from medpretrain3d.inference.candidate_cubes import candidate_cubes
@@ -100,6 +101,14 @@ def test_a_bundle_predicts_with_both_stages_and_those_of_its_members_are_average
     assert len(before) > 1
     assert other.boxes_vox.tolist() == before.boxes_vox.tolist()  # in the same order
     assert type(other).from_json(other.to_json()).scores.tolist() == other.scores.tolist()
+
+
+def test_merging_is_not_tuned_behind_a_second_stage(result, tmp_path, capsys):
+    both = with_second_stage(result, tmp_path, [1.0, 2.0])
+    assert main(["tune", str(both / "fold_0")]) == 2
+    assert (
+        "has a second stage, whose scores merging does not see; tune the bundle" in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_or_foreign_second_stage_is_refused(result, tmp_path):

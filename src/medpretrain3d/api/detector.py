@@ -11,7 +11,7 @@ import numpy as np
 from medpretrain3d.api.scans import ScanLike, as_volume
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import Prediction, Predictor, load_members
+from medpretrain3d.inference import Prediction, Predictor, Regions, load_members
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.readers import volume_stem
 
@@ -86,6 +86,7 @@ class Detector:
         with_masks: bool = False,
         series: str = "",
         straighten: bool = False,
+        regions: Regions | None = None,
     ) -> Prediction:
         """Return the boxes in a scan, best score first.
 
@@ -101,14 +102,17 @@ class Detector:
             with_masks: whether objects are segmented too (`instances`), by a detector that can.
             series: of a folder with several DICOM series, which one.
             straighten: whether slices that a tilted gantry shifted are moved back.
+            regions: masks or boxes by which candidates are restricted; that of the scan is found by its id.
 
         Raises:
-            UserError: what `as_volume` refuses, other channels than in training, or masks of a detector without any.
+            UserError: what `as_volume` refuses, other channels than in training, masks of a detector without any, or a
+                region that is missing or empty.
         """
         volume = as_volume(scan, affine_lps, spacing_mm, self.predictor.unit, series, straighten)
         path = Path(scan) if isinstance(scan, str | Path) else None
         name = case or (volume_stem(path).removesuffix("_0000") if path else "scan")
-        return self.predictor.predict(volume, name, path.name if path else "", with_masks=with_masks)
+        started = self.predictor.start(volume, name, None if regions is None else regions.near(name))
+        return self.predictor.predict(started, name, path.name if path else "", with_masks=with_masks)
 
 
 def predict(bundle: str | Path | Detector, scan: ScanLike, **options: Any) -> Prediction:

@@ -38,5 +38,7 @@ def run(args: argparse.Namespace) -> int:
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     difference = export_network(bundle, args.out, args.format)
+    if bundle.rescorer is not None:
+        print(f"note: {args.bundle}: its second stage is not exported, so scores are those of the first alone")
     print(f"{args.out / FILES[args.format]}: differs from eager by {difference:.1e} of the largest output")
     return 0

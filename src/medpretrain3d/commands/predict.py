@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, NoReturn
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
+from medpretrain3d.commands.region_options import DEFAULT_MARGIN_MM, add_region, regions_of
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.imports import uncollected_imports
-from medpretrain3d.values import Positive, Rows, Share, ShareBelowOne, Whole
+from medpretrain3d.values import NonNegative, Positive, Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
 """What tells that a folder is something else than one of predictions."""
@@ -97,6 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AXIS",
         help="also look at views mirrored along these axes, 0 = D, 1 = H, 2 = W; without an axis: no mirroring "
         "(default: the bundle's)",
+    )
+    add_region(parser)
+    parser.add_argument(
+        "--region-margin-mm",
+        type=Number(NonNegative),
+        default=DEFAULT_MARGIN_MM,
+        metavar="MM",
+        help="what is so near belongs to the region (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add_precision(parser)
@@ -179,12 +188,14 @@ def run(args: argparse.Namespace) -> int:
     with_masks = bool({"masks", "dicom-seg"} & set(args.format))
     if with_masks:
         _ = predictor.segmenter  # refuses before any time is spent
+    regions = regions_of(args, args.region_margin_mm)
     identity = {
         "bundle_sha256": [bundle.sha256 for bundle in bundles],
         "inference": [dataclasses.asdict(config) for config in predictor.configs],
         "precision": predictor.precision,
         # Boxes are kept whatever their score, masks only where they are shown.
         **({"thresholds": dataclasses.asdict(thresholds)} if with_masks and thresholds else {}),
+        **({} if regions is None else {"region": regions.identity([scan.case for scan in scans])}),
     }
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
 
@@ -208,7 +219,7 @@ def run(args: argparse.Namespace) -> int:
             opened = scan.open(predictor.unit)
             if len(seen):
                 voxels[scan.case] = scan.voxels(opened)
-            return predictor.start(opened, scan.file or scan.case)
+            return predictor.start(opened, scan.file or scan.case, regions and regions.near(scan.case))
         except UserError as error:
             return error
 
@@ -258,6 +269,9 @@ def run(args: argparse.Namespace) -> int:
     if not is_kept:
         num_boxes = sum(len(prediction) for prediction in predictions)
         print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
+        if regions is not None:
+            num_outside = sum(one.num_outside or 0 for one in predictions)
+            print(f"{num_outside} more, {regions.margin_mm:g} mm and further from {regions.place}, were left out")
         if thresholds is not None:
             print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
     if args.preview and not is_kept:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Sweep, print, store.
 
     Raises:
-        UserError: no bundle, no raw detections, other classes, or no object to choose by.
+        UserError: no bundle, one of two stages, no raw detections, other classes, or no object to choose by.
     """
     from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache, score_of_merging
     from medpretrain3d.errors import UserError
@@ -69,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     if args.fold is not None and args.store is None:
         raise UserError(f"--fold {args.fold} is of a store; name it with --store, or leave --fold out")
     bundle = load_bundle(args.bundle)
+    if bundle.rescorer is not None:
+        raise UserError(
+            f"{args.bundle}: has a second stage, whose scores merging does not see; tune the bundle without it, then "
+            "call rescore"
+        )
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     path = _cached_detections(args)

@@ -10,6 +10,7 @@ from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.predictor import Predictor
 from medpretrain3d.inference.raw_detections import RawDetections
+from medpretrain3d.inference.regions import Regions
 from medpretrain3d.inference.rescorer import Rescorer
 from medpretrain3d.inference.scan import ScanTiles
 from medpretrain3d.inference.sliding_window import detect_tiles, detect_volume
@@ -22,6 +23,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "RawDetections",
+    "Regions",
     "Rescorer",
     "ScanTiles",
     "detect_tiles",

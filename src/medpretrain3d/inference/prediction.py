@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Entry(TypedDict):
     boxes: list[_Box]
     scores: list[Annotated[Number, Field(ge=0, le=1)]]
     labels: list[Whole]
+    num_outside: NotRequired[Whole]
     boxes_vox: list[_Box]
     grid: GridDocument
 
@@ -78,6 +79,9 @@ class Prediction:
     """Whether the scan is called positive; None where nobody asked."""
     source: tuple[Path, str] | None = None
     """Of a DICOM series: its folder or a file of it, and which series there: writers of DICOM read the headers."""
+
+    num_outside: int | None = None
+    """Boxes that were left out because they lie outside of the region that was looked at; None without a region."""
 
     def __post_init__(self) -> None:
         for name in ("boxes_vox", "boxes_lps_mm"):
@@ -138,6 +142,7 @@ class Prediction:
             "boxes_vox": self.boxes_vox.tolist(),
             "grid": self.grid.to_json(),
             **call,
+            **({} if self.num_outside is None else {"num_outside": self.num_outside}),
         }
 
     @staticmethod
@@ -157,6 +162,7 @@ class Prediction:
             _read(entry["scores"]),
             np.asarray(entry["labels"], dtype=np.int64),
             file,
+            num_outside=entry.get("num_outside"),
         )
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from medpretrain3d.boxes import Detections
 from medpretrain3d.channels_last import to_channels_last
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.errors import UserError
@@ -22,12 +24,14 @@ from medpretrain3d.inference.instances import Segmenter, instance_map, to_file_o
 from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
+from medpretrain3d.inference.region import Near
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.second_stage import rescored
 from medpretrain3d.inference.sliding_window import Progress
 from medpretrain3d.inference.started_scan import StartedScan
 from medpretrain3d.precision.choice import choose_precision
 from medpretrain3d.precision.names import Precision
+from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.unit import Unit
 
 
@@ -116,22 +120,24 @@ class Predictor:
         names = ", ".join(sorted({type(bundle.detector).__name__ for bundle in self.bundles}))
         raise UserError(f"masks: {names} has no segmentation head; leave masks out, or train a RetinaUNet or `masks`")
 
-    def start(self, scan: VoxelReader, case: str) -> StartedScan:
+    def start(self, scan: VoxelReader, case: str, region: Near | None = None) -> StartedScan:
         """Begin to read a scan's tiles, in a thread, while another is predicted.
 
         Args:
             scan: see `predict`.
             case: name of the scan in an error.
+            region: where to look, and what candidates are kept; None is everywhere.
 
         Returns:
             What `predict` and `detect_raw` take in place of the scan and close; to be closed where they do not get it.
 
         Raises:
-            UserError: the scan does not have the number of channels a member was trained with.
+            UserError: the scan does not have the number of channels a member was trained with, or the region lies
+                outside of it.
         """
         for bundle in self.bundles:
             _check_channels(scan, bundle, case)
-        return StartedScan(scan, self.bundles, self.configs, self.batch_size, self.precision)
+        return StartedScan(scan, self.bundles, self.configs, self.batch_size, self.precision, region)
 
     def predict(
         self,
@@ -162,9 +168,12 @@ class Predictor:
                 for bundle, tiles in zip(self.bundles, started.tiles, strict=True)
                 if bundle.rescorer is not None
             ]
-            grids = started.scan.grid, started.scan.source_grid
-            detections = rescored(merged, grids[0], second, self.device, self.precision)
+            grids, region = (started.scan.grid, started.scan.source_grid), started.region
+            kept = merged if region is None else merged[_inside(region, merged, grids[0])]
+            detections = rescored(kept, grids[0], second, self.device, self.precision)
             prediction = Prediction.of(case, detections, *grids, file, self.config.keeps_centers)
+            if region is not None:
+                prediction = dataclasses.replace(prediction, num_outside=len(merged) - len(kept))
             return self._with_masks(prediction, started.tiles) if with_masks else prediction
 
     def detect_raw(self, scan: VoxelReader | StartedScan, case: str, progress: Progress | None = None) -> RawDetections:
@@ -198,6 +207,10 @@ class Predictor:
         else:
             instances = box_instance_map(segmenter, tiles, boxes, *how)
         return dataclasses.replace(prediction, instances=to_file_order(instances, tiles.grid, prediction.grid))
+
+
+def _inside(region: Near, found: Detections, grid: Grid) -> Tensor:
+    return torch.from_numpy(region.holds(grid.boxes_to_lps_mm(found.boxes.double().numpy())))
 
 
 def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:

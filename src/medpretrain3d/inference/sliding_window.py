@@ -19,7 +19,7 @@ from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TensorTiles, TileReader
 from medpretrain3d.inference.tile_batches import TileBatch, read_batches
-from medpretrain3d.inference.tiles import Triple, tile_starts
+from medpretrain3d.inference.tiles import Triple, starts_within
 from medpretrain3d.precision.choice import choose_precision
 from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.precision.names import Precision
@@ -108,6 +108,7 @@ class SlidingWindow:
         config: overlap, mirrored views, score threshold.
         batch_size: views per forward pass.
         precision: of the network.
+        within: the part of the volume that is looked at, see `starts_within`.
 
     Raises:
         UserError: a patch with an axis below 1 voxel, or batches of no tile.
@@ -121,6 +122,7 @@ class SlidingWindow:
         config: InferenceConfig,
         batch_size: int | None = None,
         precision: Precision | None = None,
+        within: tuple[Triple, Triple] | None = None,
     ) -> None:
         # Of 0 tiles no batch would be made and nothing found.
         check_value("detect_tiles", "batch_size", batch_size, Rows | None)
@@ -131,7 +133,7 @@ class SlidingWindow:
         self.device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
         self.precision: Precision = precision or choose_precision(self.device).of_network
         self.batch_size = batch_size or (TILES_ON_GPU if self.device.type == "cuda" else 1)
-        self.starts = tile_starts(tiles.shape, patch, config.overlap)
+        self.starts = starts_within(tiles.shape, patch, config.overlap, within)
         self._seen: list[RawDetections] = []
         self._num_predictions = self._num_invalid = 0
 

@@ -13,6 +13,7 @@ from medpretrain3d.inference.bundle import Bundle
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.read_ahead import ReadAhead
+from medpretrain3d.inference.region import Near
 from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.sliding_window import Progress, SlidingWindow, SlidingWindows
 from medpretrain3d.precision.names import Precision
@@ -33,6 +34,10 @@ class StartedScan:
         configs: inference settings of each.
         batch_size: tiles per forward pass.
         precision: of the networks.
+        region: where they look, with what is near; None is everywhere.
+
+    Raises:
+        UserError: the region lies outside of the scan.
     """
 
     def __init__(
@@ -42,12 +47,22 @@ class StartedScan:
         configs: Sequence[InferenceConfig],
         batch_size: int | None,
         precision: Precision,
+        region: Near | None = None,
     ) -> None:
         self.scan = scan
+        self.region = region
         self.tiles = [ScanTiles(scan, bundle.preprocessing) for bundle in bundles]
         self._windows = SlidingWindows(
             [
-                SlidingWindow(bundle.detector, tiles, bundle.preprocessing.patch, config, batch_size, precision)
+                SlidingWindow(
+                    bundle.detector,
+                    tiles,
+                    bundle.preprocessing.patch,
+                    config,
+                    batch_size,
+                    precision,
+                    None if region is None else region.crop_vox(tiles.grid),
+                )
                 for bundle, config, tiles in zip(bundles, configs, self.tiles, strict=True)
             ]
         )

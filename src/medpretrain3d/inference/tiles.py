@@ -50,3 +50,28 @@ def tile_starts(shape: Triple, patch: Triple, overlap: float = 0.5) -> list[Trip
         raise UserError(f"volume {tuple(shape)} in tiles of {tuple(patch)}: every axis must have at least 1 voxel")
     depth, height, width = (axis_starts(size, tile, overlap) for size, tile in zip(shape, patch, strict=True))
     return list(itertools.product(depth, height, width))
+
+
+def starts_within(
+    shape: Triple, patch: Triple, overlap: float, within: tuple[Triple, Triple] | None = None
+) -> list[Triple]:
+    """Min corners of the tiles that cover a part of a volume; where that is less than a tile, what lies about it too.
+
+    Args:
+        shape: voxels of the volume (D, H, W).
+        patch: as for `tile_starts`.
+        overlap: as for `tile_starts`.
+        within: the first voxel of the part and the one behind its last along each axis; None is the volume.
+
+    Raises:
+        UserError: see `tile_starts`.
+    """
+    if within is None:
+        return tile_starts(shape, patch, overlap)
+    low, sizes = [], []
+    for first, end, size, tile in zip(*within, shape, patch, strict=True):
+        wanted = min(max(end - first, tile), size)
+        low.append(min(max((first + end - wanted) // 2, 0), size - wanted))
+        sizes.append(wanted)
+    starts = tile_starts((sizes[0], sizes[1], sizes[2]), patch, overlap)
+    return [(low[0] + d, low[1] + h, low[2] + w) for d, h, w in starts]

@@ -10,26 +10,8 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.pseudo.region import Region
 from medpretrain3d.store.case import Case
-from medpretrain3d.store.readers import find_volumes
+from medpretrain3d.store.organ_files import organ_files
 from medpretrain3d.store.volume import check_same_place, read_labels, resample_labels
-
-
-def organ_files(folder: Path, case_id: str) -> list[Path]:
-    """Return the masks of a case: `<case>/segmentations/*`, `<case>/*`, or one label map `<case>.nii.gz` (`--ml`).
-
-    Raises:
-        UserError: there is none.
-    """
-    for place in (folder / case_id / "segmentations", folder / case_id):
-        if place.is_dir() and (found := sorted(find_volumes(place))):
-            return found
-    whole = [path for path in sorted(folder.glob(f"{case_id}.*")) if path.is_file()]
-    if len(whole) != 1:
-        raise UserError(
-            f"case {case_id}: no masks in {folder}; wanted {case_id}/segmentations/<organ>.nii.gz, "
-            f"{case_id}/<organ>.nii.gz or one label map {case_id}.nii.gz"
-        )
-    return whole
 
 
 def organs(case: Case, folder: Path) -> Iterator[Region]:

@@ -16,12 +16,13 @@ from medpretrain3d.atomic import remove_unfinished
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.pseudo.options import PseudoOptions
-from medpretrain3d.pseudo.organs import organ_files, organs
+from medpretrain3d.pseudo.organs import organs
 from medpretrain3d.pseudo.scan import find_pseudo_objects
 from medpretrain3d.store.case import Case, CaseData, Instance, index_row, write_case
 from medpretrain3d.store.case_files import CASES
 from medpretrain3d.store.damage import check_sizes
 from medpretrain3d.store.layout import CONTAINERS, FolderLayout
+from medpretrain3d.store.organ_files import organ_files
 from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.splits import write_splits
 from medpretrain3d.store.store import INDEX, Store, write_index
