@@ -20,7 +20,7 @@ from medpretrain3d.store import Grid, Volume
 from tests.rescoring.results import DARK, GRID, IDS, SHAPE, write_result, write_store
 
 
-def test_distances_from_a_mask_are_those_from_the_faces_of_its_voxels():
+def test_distances_from_a_mask_are_those_from_the_faces_of_its_voxels() -> None:
     mask = np.zeros((10, 10, 10), bool)
     mask[4, 4, 4] = True
     region = MaskRegion(mask, Grid((10, 10, 10), np.diag([2.0, 1, 1, 1])))  # the voxel is 7 to 9, 3.5 to 4.5 twice
@@ -29,13 +29,13 @@ def test_distances_from_a_mask_are_those_from_the_faces_of_its_voxels():
     assert region.distances_mm(points, up_to_mm=2.0).tolist() == [0, 0, np.inf, np.inf, np.inf, np.inf]
 
 
-def test_distances_from_boxes():
+def test_distances_from_boxes() -> None:
     region = BoxRegion(np.array([[0.0, 0, 0, 4, 4, 4], [10, 0, 0, 12, 4, 4]]))
     points = np.array([[2.0, 2, 2], [6.0, 2, 2], [9.0, 2, 2], [-3.0, -4, 2], [2.0, 2, 50]])
     assert region.distances_mm(points, up_to_mm=10.0).tolist() == [0, 2, 1, 5, np.inf]
 
 
-def test_a_mask_of_other_axes_says_the_same_and_the_crop_has_its_margin():
+def test_a_mask_of_other_axes_says_the_same_and_the_crop_has_its_margin() -> None:
     mask = np.zeros((8, 10, 12), bool)
     mask[2:4, 5:6, 7:10] = True
     grid = Grid((8, 10, 12), np.array([[0, 0, 1.0, 5], [0, 2.0, 0, 6], [4.0, 0, 0, 7], [0, 0, 0, 1]]))
@@ -53,7 +53,7 @@ def test_a_mask_of_other_axes_says_the_same_and_the_crop_has_its_margin():
         Near(turned, 3.0).crop_vox(Grid((8, 10, 12), away))
 
 
-def test_tiles_cover_the_part_that_is_looked_at_and_no_more():
+def test_tiles_cover_the_part_that_is_looked_at_and_no_more() -> None:
     shape, patch = (40, 40, 40), (16, 16, 16)
     assert starts_within(shape, patch, 0.5) == tile_starts(shape, patch, 0.5)
     assert starts_within(shape, patch, 0.5, ((0, 0, 0), shape)) == tile_starts(shape, patch, 0.5)
@@ -92,7 +92,9 @@ def restrict(place: Path, *options: str) -> int:
     return main(["restrict", *files, "--region", str(place / "masks"), *options])
 
 
-def test_what_a_region_drops_is_counted_against_the_truth(place, tmp_path, capsys):
+def test_what_a_region_drops_is_counted_against_the_truth(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert restrict(place, "--region-parts", "liver", "--margin-mm", "0", "50") == 0
     lines = words(capsys.readouterr().out)
     assert lines[0] == "margin class objects outside hits lost false positives gone"
@@ -108,7 +110,9 @@ def test_what_a_region_drops_is_counted_against_the_truth(place, tmp_path, capsy
     assert kept["detectors"] == before["detectors"]  # still out of fold
 
 
-def test_boxes_of_a_coarse_detector_are_a_region_too(place, tmp_path, capsys):
+def test_boxes_of_a_coarse_detector_are_a_region_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     document = json.loads((place / "cv" / "predictions.json").read_text())
     for entry in document["predictions"]:  # it found the bright cubes alone
         for name in ("boxes", "scores", "labels", "boxes_vox"):
@@ -127,14 +131,21 @@ def test_boxes_of_a_coarse_detector_are_a_region_too(place, tmp_path, capsys):
         (["--region", "empty"], "case c0: no masks in "),
     ],
 )
-def test_what_is_no_region_is_refused(place, options, message, tmp_path, monkeypatch, capsys):
+def test_what_is_no_region_is_refused(
+    place: Path,
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert restrict(place, *options) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_label_map_has_numbers_and_an_empty_mask_is_no_region(place, tmp_path):
+def test_a_label_map_has_numbers_and_an_empty_mask_is_no_region(place: Path, tmp_path: Path) -> None:
     labels = np.zeros(SHAPE, np.uint8)
     labels[2, 3, 4] = 5
     nibabel.save(nibabel.Nifti1Image(labels, ras(GRID)), tmp_path / "c0.nii.gz")
@@ -145,7 +156,7 @@ def test_a_label_map_has_numbers_and_an_empty_mask_is_no_region(place, tmp_path)
         Regions(tmp_path, ("7",)).of("c0")
 
 
-def test_a_detector_looks_within_the_region_and_keeps_what_is_near(place):
+def test_a_detector_looks_within_the_region_and_keeps_what_is_near(place: Path) -> None:
     random = np.random.default_rng(0)
     large = Grid((48, 48, 48), GRID.affine_lps)
     scan = Volume(random.integers(-100, 100, (1, 48, 48, 48), dtype=np.int16), large, large)
@@ -170,7 +181,9 @@ def test_a_detector_looks_within_the_region_and_keeps_what_is_near(place):
     assert everywhere.boxes_vox.tolist() == whole.boxes_vox.tolist()
 
 
-def test_predict_says_what_it_left_out_and_another_mask_makes_it_look_again(place, tmp_path, capsys):
+def test_predict_says_what_it_left_out_and_another_mask_makes_it_look_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     image = np.random.default_rng(0).integers(-100, 100, SHAPE, dtype=np.int16)
     nibabel.save(nibabel.Nifti1Image(image, ras(GRID)), tmp_path / "c0.nii.gz")
     command = ["predict", str(place / "cv" / "ensemble"), str(tmp_path / "c0.nii.gz"), "-o", str(tmp_path / "out")]

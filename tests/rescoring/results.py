@@ -23,7 +23,7 @@ IDS = [f"c{number}" for number in range(NUM_CASES)]
 GRID = Grid(SHAPE, np.diag([2.0, 2, 2, 1]))
 BRIGHT = (3.0, 4.0, 4.0, 8.0, 9.0, 9.0)
 DARK = (14.0, 13.0, 13.0, 19.0, 18.0, 18.0)
-FOLDS = [{"train": IDS[k ^ 1 :: 2], "val": IDS[k::2]} for k in range(2)]
+FOLDS = [{"train": tuple(IDS[k ^ 1 :: 2]), "val": tuple(IDS[k::2])} for k in range(2)]
 
 
 def write_store(folder: Path) -> Store:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.cross_validation.candidates import read_candidates
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key
+from medpretrain3d.inference import Rescorer
 from medpretrain3d.rescoring import training
 from medpretrain3d.rescoring.candidates import read_candidate_set
 from medpretrain3d.store.store import Store
@@ -45,11 +47,12 @@ def learned(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def metrics_of(out: Path):
-    return json.loads((out / "metrics.json").read_text())
+def metrics_of(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
 
 
-def test_it_learns_to_tell_objects_from_what_was_taken_for_them(place, learned):
+def test_it_learns_to_tell_objects_from_what_was_taken_for_them(place: Path, learned: Path) -> None:
     found = metrics_of(learned)
     # Of two candidates in every case the false one comes first: a precision of 1/2 at every recall at best.
     assert found["first_stage"][ap_key(0.1)] < 0.55
@@ -62,9 +65,10 @@ def test_it_learns_to_tell_objects_from_what_was_taken_for_them(place, learned):
         assert sorted(before[case].boxes.tolist()) == sorted(after[case].boxes.tolist())
 
 
-def test_the_bundle_predicts_with_what_was_trained(learned, place):
+def test_the_bundle_predicts_with_what_was_trained(learned: Path, place: Path) -> None:
     detector = Detector.from_pretrained(learned / "ensemble", device="cpu")
-    assert [bundle.rescorer.edges_mm for bundle in detector.predictor.bundles] == [(16.0, 40.0)] * 2
+    rescorers = [bundle.rescorer for bundle in detector.predictor.bundles]
+    assert [one is not None and one.edges_mm for one in rescorers] == [(16.0, 40.0)] * 2
     image = Store(place / "store").case("c0").read_image((0, 0, 0), (24, 24, 24))[0]
     first = Detector.from_pretrained(place / "cv" / "ensemble", device="cpu").predict(image, spacing_mm=(2, 2, 2))
     both = detector.predict(image, spacing_mm=(2, 2, 2))
@@ -75,7 +79,9 @@ def test_the_bundle_predicts_with_what_was_trained(learned, place):
     assert min(points["classes"]["lesion"]["hits"]) > max(points["classes"]["lesion"]["false_positives"])
 
 
-def test_what_a_call_trained_the_same_call_finds_again(place, learned, monkeypatch, capsys):
+def test_what_a_call_trained_the_same_call_finds_again(
+    place: Path, learned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(training, "configure", None)  # nothing can be trained
     before = (learned / "predictions.json").read_bytes()
     assert rescore(place, place / "cv", learned, "--steps", "40") == 0
@@ -89,8 +95,10 @@ def test_what_a_call_trained_the_same_call_finds_again(place, learned, monkeypat
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.5])
-def test_a_constant_rescorer_leaves_every_metric_as_it_was(place, tmp_path, monkeypatch, constant):
-    def constant_of(rescorer, *_):
+def test_a_constant_rescorer_leaves_every_metric_as_it_was(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: float
+) -> None:
+    def constant_of(rescorer: Rescorer, *_: object) -> Rescorer:
         torch.nn.init.constant_(rescorer.linear.bias, constant)
         return rescorer.eval()
 
@@ -108,14 +116,16 @@ def test_a_constant_rescorer_leaves_every_metric_as_it_was(place, tmp_path, monk
         assert after == before
 
 
-def test_candidates_in_fold_are_refused(place, tmp_path, capsys):
-    stated = [{"fold": k, "cases": fold["val"], "train_cases": fold["train"] + ["c3"]} for k, fold in enumerate(FOLDS)]
+def test_candidates_in_fold_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stated = [{"fold": k, "cases": fold["val"], "train_cases": [*fold["train"], "c3"]} for k, fold in enumerate(FOLDS)]
     result = write_result(tmp_path / "cv", stated)
     assert rescore(place, result, tmp_path / "out") == 2
     assert "case 'c3' is in-fold: the detector of fold 1, which looked at it" in capsys.readouterr().err
 
 
-def test_an_encoder_that_saw_labels_of_the_fold_is_refused_and_one_per_fold_may_be_named(place, tmp_path, capsys):
+def test_an_encoder_that_saw_labels_of_the_fold_is_refused_and_one_per_fold_may_be_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(place / "store")
     for k, fold in enumerate(FOLDS):
         seen = VolumesSeen.of_training((str(store.entries[case]["voxels"]) for case in fold["train"]), with_labels=True)
@@ -125,7 +135,9 @@ def test_an_encoder_that_saw_labels_of_the_fold_is_refused_and_one_per_fold_may_
     assert rescore(place, place / "cv", tmp_path / "out", "--steps", "1", encoder="encoder_{fold}") == 0
 
 
-def test_what_touches_an_object_without_hitting_it_is_no_sample_and_copies_stay_out_of_a_fold(place, tmp_path):
+def test_what_touches_an_object_without_hitting_it_is_no_sample_and_copies_stay_out_of_a_fold(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(place / "store")
     result = write_result(tmp_path / "cv")
     document = json.loads((result / "predictions.json").read_text())
@@ -138,7 +150,9 @@ def test_what_touches_an_object_without_hitting_it_is_no_sample_and_copies_stay_
     candidates = read_candidate_set(result / "predictions.json", store, found, targets, ["lesion"])
     assert candidates.is_object["c0"].tolist() == [False, True]
     assert candidates.is_sample["c0"].tolist() == [False, True]
-    assert candidates.training_cases(store, 1) == FOLDS[1]["train"] == ["c0", "c2", "c4"]
-    store.entries["c0"]["patient"] = store.entries["c1"]["patient"] = "p"
+    assert candidates.training_cases(store, 1) == list(FOLDS[1]["train"]) == ["c0", "c2", "c4"]
+    entries = {name: dict(row) for name, row in store.entries.items()}
+    entries["c0"]["patient"] = entries["c1"]["patient"] = "p"
+    monkeypatch.setattr(store, "entries", entries)
     assert candidates.training_cases(store, 1) == ["c2", "c4"]
     assert np.array_equal(candidates.is_sample["c1"], [True, True])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -135,8 +135,7 @@ def train_rescorer(
             schedule.step()
             average.update_parameters(rescorer)
             progress(step, value)
-    trained: Rescorer = average.module
-    return trained.cpu().eval()
+    return cast(Rescorer, average.module).cpu().eval()
 
 
 def _samples(candidates: CandidateSet, cases: Sequence[str], is_object: bool) -> list[_Sample]:
