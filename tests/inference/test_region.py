@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ras(grid: Grid) -> np.ndarray:
-    return np.diag([-1.0, -1, 1, 1]) @ grid.affine_lps
+    return np.asarray(np.diag([-1.0, -1, 1, 1]) @ grid.affine_lps)
 
 
 def words(printed: str) -> list[str]:

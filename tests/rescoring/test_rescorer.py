@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Prediction, Predictor, Rescorer, ScanTiles, load_members, save_ensemble
 from medpretrain3d.inference.candidate_cubes import candidate_cubes
+from medpretrain3d.inference.prediction import Entry
 from medpretrain3d.inference.rescorer import combined
 from medpretrain3d.inference.rescorer_file import RESCORER_WEIGHTS, load_rescorer, save_rescorer
 from medpretrain3d.store import Grid, Preprocessing, Volume
@@ -100,7 +102,8 @@ def test_a_bundle_predicts_with_both_stages_and_those_of_its_members_are_average
     np.testing.assert_allclose(other.scores, odds / (1 + odds), rtol=1e-6)
     assert len(before) > 1
     assert other.boxes_vox.tolist() == before.boxes_vox.tolist()  # in the same order
-    assert type(other).from_json(other.to_json()).scores.tolist() == other.scores.tolist()
+    read = Prediction.from_json(cast(Entry, other.to_json()))
+    assert read.scores.tolist() == other.scores.tolist()
 
 
 def test_merging_is_not_tuned_behind_a_second_stage(

@@ -219,7 +219,8 @@ def run(args: argparse.Namespace) -> int:
             opened = scan.open(predictor.unit)
             if len(seen):
                 voxels[scan.case] = scan.voxels(opened)
-            return predictor.start(opened, scan.file or scan.case, regions and regions.near(scan.case))
+            near = None if regions is None else regions.near(scan.case)
+            return predictor.start(opened, scan.file or scan.case, near)
         except UserError as error:
             return error
 

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     found = pair(predictions, targets)
     regions = regions_of(args, max(args.margin_mm))
     assert regions is not None
-    far, objects = [], []
+    far: list[np.ndarray] = []
+    objects: list[np.ndarray] = []
     for one, wanted in zip(found, targets.cases, strict=True):
         region = regions.of(wanted.case)
         for boxes, kept in ((one.boxes, far), (wanted.boxes, objects)):

@@ -50,7 +50,7 @@ class Near:
     def holds(self, boxes_lps_mm: np.ndarray) -> np.ndarray:
         """Return whether the center of each box (N, 6) lies in the region or within the margin: (N,) bool."""
         centers_mm = (boxes_lps_mm[:, :3] + boxes_lps_mm[:, 3:]) / 2
-        return np.isfinite(self.region.distances_mm(centers_mm, self.margin_mm))
+        return np.asarray(np.isfinite(self.region.distances_mm(centers_mm, self.margin_mm)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class MaskRegion(Region):
         """See `Region`."""
         places = [np.flatnonzero(self.mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         hull = [float(one[0]) for one in places] + [float(one[-1] + 1) for one in places]
-        return self.grid.map_boxes(np.array([hull]), grid)[0]
+        return np.asarray(self.grid.map_boxes(np.array([hull]), grid)[0])
 
     def _distance_mm(self, point_vox: np.ndarray, up_to_mm: float) -> float:
         spacing_mm = np.array(self.grid.spacing_mm)
