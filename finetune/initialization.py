@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from medpretrain3d.backbones import EncoderFile, load_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
+from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.detection import Detector
 from medpretrain3d.detection.transfer import Init, chosen_init, load_detector
 from medpretrain3d.engine.distributed import rank_zero_print
@@ -14,7 +15,12 @@ from medpretrain3d.inference import load_bundle
 
 
 def initialize(
-    detector: Detector, encoder: EncoderFile | None, init_from: str | None, init: Init | None, init_fpn: bool
+    detector: Detector,
+    encoder: EncoderFile | None,
+    init_from: str | None,
+    init: Init | None,
+    init_fpn: bool,
+    topology: Topology,
 ) -> tuple[str, ...]:
     """Put what a file holds into a detector, and say what fitted.
 
@@ -24,6 +30,7 @@ def initialize(
         init_from: where it was read.
         init: how much of it is taken; see `FinetuneModule`.
         init_fpn: whether the whole feature pyramid of a bundle is taken.
+        topology: whether kernels and patches of the encoder are adapted.
 
     Returns:
         Names of the tensors beside the encoder that were taken.
@@ -37,7 +44,7 @@ def initialize(
     taken = _take_detector(detector, encoder, init_from, init)
     if encoder is not None:
         rest = replace(encoder, unused={}) if taken else encoder  # what of neck and heads is unused was said
-        rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, rest, detector, taken)}")
+        rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, rest, detector, taken, topology)}")
     if init_fpn:
         names = _load_fpn(detector, init_from)
         rank_zero_print(f"{init_from}: {len(names)} tensors of its feature pyramid taken too")

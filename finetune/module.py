@@ -16,6 +16,7 @@ from finetune.seen_scans import SeenScans, check_seen_scans
 from finetune.unlabeled_term import Term, UnlabeledTerm, unlabeled_provenance
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, read_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
+from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
 from medpretrain3d.detection.transfer import Init
@@ -53,15 +54,17 @@ class FinetuneModule(Checked, L.LightningModule):
 
     Args:
         detector: the network, with the backbone inside.
-        init_from: weights for the backbone: a file or folder of this package or of docs/checkpoints.md, or `owner/name`
-            of a hub; random when absent. Of this package encoder files and detector bundles are read.
+        init_from: weights of the backbone: a file, folder or `owner/name` of a hub; random when absent. It is of a format
+            of docs/checkpoints.md, or an encoder file or detector bundle of this package.
         init_options: choices that some of these formats leave open.
         init: what is taken of the file: `encoder`, `neck` (and encoder), `detector` (box head too), `all` but class
             layers. `detector` leaves class tower and mask classifier fresh, `all` the mask classifier. What other
             levels or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
             `encoder`.
         init_fpn: with a bundle, its feature pyramid too.
-        allow_seen_scans: go on although the encoder saw test or validation scans with labels.
+        init_topology: with `adapt` other kernels and patches are fitted. Each such tensor is named; `same` refuses
+            them.
+        allow_seen_scans: go on with an encoder that saw labels of held-out scans.
         optim: how weights are updated.
         inference: tiles and merging on whole volumes; the bundle predicts with the same settings.
         weights: of the bundle and the test: the `last` ones, or those of the `best` validation. The last ones are
@@ -85,6 +88,7 @@ class FinetuneModule(Checked, L.LightningModule):
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
         init: Init | None = None,
         init_fpn: bool = False,
+        init_topology: Topology = "same",
         allow_seen_scans: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         inference: InferenceConfig = InferenceConfig(),  # noqa: B008  frozen
@@ -103,7 +107,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.seen: SeenScans | None = None
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
-        self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn)
+        self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn, init_topology)
         self.unlabeled: UnlabeledTerm | None = None
         if semi_supervised is not None:
             self.unlabeled = UnlabeledTerm(semi_supervised, semi_supervised.check(detector))

@@ -20,6 +20,7 @@ from medpretrain3d.backbones import (
 )
 from medpretrain3d.backbones.base import sharded_blocks
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
+from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
@@ -39,6 +40,8 @@ class PretrainModule(Checked, L.LightningModule):
         optim: how weights are updated.
         init_from: weights to go on from: an encoder file, or a checkpoint of any format of docs/checkpoints.md.
         init_options: choices that some of these formats leave open.
+        init_topology: with `adapt` other kernels and patches are fitted. Each such tensor is named; `same` refuses
+            them.
 
     Raises:
         UserError: objective or backbone are of no loaded plugin or cannot be made again from their arguments, or the
@@ -51,6 +54,7 @@ class PretrainModule(Checked, L.LightningModule):
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
         init_from: str | None = None,
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
+        init_topology: Topology = "same",
     ) -> None:
         super().__init__()
         check_rebuildable(objective.backbone)
@@ -65,7 +69,8 @@ class PretrainModule(Checked, L.LightningModule):
                 report = objective.take(self.encoder.detector, str(init_from))
                 rank_zero_print(f"{init_from}: {report}")
                 taken = tuple(f"detector.{name}" for name in report.taken)
-            rank_zero_print(f"{init_from}: {load_encoder(objective.backbone, self.encoder, objective, taken)}")
+            loaded = load_encoder(objective.backbone, self.encoder, objective, taken, init_topology)
+            rank_zero_print(f"{init_from}: {loaded}")
             objective.after_load()
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
                 rank_zero_print(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from medpretrain3d.backbones import DinoViT, EncoderFile, Primus, TokenPyramid, ViT, load_encoder
-from medpretrain3d.backbones.checkpoints.fitting import fit_patch
+from medpretrain3d.backbones.checkpoints.topology import fit_patch
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
@@ -75,7 +75,7 @@ def test_a_file_of_patch_14_fills_one_of_16_whose_pyramid_reaches_full_resolutio
     theirs = DinoViT(**SMALL, patch_size=(14, 14, 14)).eval()
     encoder = EncoderFile(to_config(theirs), theirs.state_dict(), card={}, sha256="0" * 64)
     pyramid = TokenPyramid(DinoViT(**SMALL, patch_size=(16, 16, 16)), num_finer=4, num_coarser=0).eval()
-    report = load_encoder(pyramid, encoder)
+    report = load_encoder(pyramid, encoder, topology="adapt")
     assert report.matched == report.total
     assert "patch 14x14x14 to 16x16x16 by FlexiViT's pseudo-inverse" in str(report)
     assert pyramid.levels[0].stride == (1, 1, 1)

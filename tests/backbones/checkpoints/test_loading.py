@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medpretrain3d.backbones import EncoderFile, Primus, ResEnc, TokenPyramid, load_encoder
-from medpretrain3d.backbones.checkpoints.fitting import fit_channels, fit_kernel
+from medpretrain3d.backbones.checkpoints.fitting import fit_channels
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
@@ -19,28 +19,6 @@ def test_channels_are_repeated_and_divided_or_added():
     three = torch.randn(2, 3, 3, 3, 3)
     assert torch.equal(fit_channels(three, 1), three.sum(dim=1, keepdim=True))
     assert torch.equal(fit_channels(three, 2), three)  # no way to do it: left for the comparison of shapes
-
-
-def test_a_kernel_of_one_is_the_mean_over_its_axis():
-    weight = torch.arange(27.0).reshape(1, 1, 3, 3, 3)
-    fitted = fit_kernel(weight, (1, 3, 3))
-    assert fitted.shape == (1, 1, 1, 3, 3)
-    assert fitted[0, 0, 0, 0, 0] == 9.0  # mean of 0, 9, 18
-    assert torch.equal(fit_kernel(weight, (3, 3, 3)), weight)
-
-
-def test_a_flat_kernel_sees_a_volume_without_change_along_d_as_the_full_one_does():
-    torch.manual_seed(0)
-    flat = [(1, 3, 3)] * 4
-    strides = [(1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2)]
-    full, thin = ResEnc("XXS", strides=strides).eval(), ResEnc("XXS", strides=strides, kernel_sizes=flat).eval()
-    report = load_encoder(thin, encoder_of(full))
-    assert report.notes == ("kernel 3x3x3 to 1x3x3 by the mean in 9 tensors",)
-    # Sum and mean of a kernel differ by 3, which the next instance norm takes away from all but the biases, here 0.
-    slice_ = torch.randn(1, 1, 1, 16, 16).expand(1, 1, 24, 16, 16)
-    with torch.no_grad():
-        a, b = full.stem(slice_)[:, :, 12], thin.stem(slice_)[:, :, 12]
-    assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
 
 
 def test_more_and_fewer_stages_are_told():

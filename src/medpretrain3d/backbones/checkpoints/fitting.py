@@ -3,53 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.topology import Topology, adapt
 from medpretrain3d.backbones.tokens import resize_positions
 from medpretrain3d.configurable import to_config
 
 POSITION_TABLE = "pos_embed"
-PATCH_KERNELS = ("patch_embed.proj.weight", "down_projection.proj.weight")
-BY_PSEUDO_INVERSE = "by FlexiViT's pseudo-inverse: tokens of an image that is stretched alike stay the same"
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
 """What a batch norm holds and an instance norm does not."""
 
 
-def fit(encoder: EncoderFile, receiver: Backbone) -> tuple[dict[str, Tensor], list[str]]:
+@dataclass(frozen=True)
+class Fitted:
+    """Tensors of a file in the shapes of a network, and what was done to them."""
+
+    weights: dict[str, Tensor]
+    notes: list[str]
+    adapted: list[str]
+    """Of each tensor with another kernel or patch its name and how it was adapted."""
+
+
+def fit(encoder: EncoderFile, receiver: Backbone, topology: Topology = "same") -> Fitted:
     """Return the file's tensors in the receiver's shapes where that is possible, and what was done, in words.
 
     What cannot be fitted is returned as it is; comparing shapes is the caller's affair.
+
+    Args:
+        encoder: what was read.
+        receiver: of the weights.
+        topology: whether kernels and patches are adapted.
     """
     wanted = receiver.state_dict()
     theirs, ours = encoder.architecture["init_args"], to_config(receiver)["init_args"]
-    fitted, changed = dict(encoder.weights), dict[str, int]()
+    fitted, changed, adapted = dict(encoder.weights), dict[str, int](), list[str]()
     dropped = [name for name in fitted if name.endswith(STATISTICS) and name not in wanted and _layer(name) in wanted]
     for name in dropped:
         del fitted[name]
-    for name in wanted.keys() & fitted.keys():
+    for name in [name for name in wanted if name in fitted]:
         tensor, shape = fitted[name], tuple(wanted[name].shape)
         if tuple(tensor.shape) == shape:
             continue
         if name.rpartition(".")[2] == POSITION_TABLE and tensor.ndim == 3:
             offset = theirs.get("interpolate_offset") or (0.0, 0.0, 0.0)
             grids = theirs.get("position_grid"), ours.get("position_grid")
-            fitted[name] = fit_positions(tensor, shape, *grids, offset)
-            how = "positions resized trilinearly"
-        elif name.endswith(PATCH_KERNELS) and tensor.ndim == len(shape) == 5:
-            fitted[name] = fit_patch(fit_channels(tensor, shape[1]), shape[2:])
-            how = _how(tuple(tensor.shape), shape).replace("kernel", "patch").replace("by the mean", BY_PSEUDO_INVERSE)
+            fitted[name], how = fit_positions(tensor, shape, *grids, offset), "positions resized trilinearly"
         elif tensor.ndim == len(shape) == 5:
-            fitted[name] = fit_kernel(fit_channels(tensor, shape[1]), shape[2:])
-            how = _how(tuple(tensor.shape), shape)
+            if topology == "adapt" and tuple(tensor.shape[2:]) != shape[2:]:
+                tensor, what = adapt(name, tensor, shape[2:])
+                adapted += [f"{name}: {what}"] if what else []
+            fitted[name] = fit_channels(tensor, shape[1])
+            how = f"input channels {tensor.shape[1]} to {shape[1]}" if tensor.shape[1] != shape[1] else ""
         else:
             continue
-        if tuple(fitted[name].shape) == shape:
+        if how and tuple(fitted[name].shape) == shape:
             changed[how] = changed.get(how, 0) + 1
     notes = [f"{how} in {count} tensor{'s' if count > 1 else ''}" for how, count in sorted(changed.items())]
     if dropped:
@@ -57,7 +70,7 @@ def fit(encoder: EncoderFile, receiver: Backbone) -> tuple[dict[str, Tensor], li
             f"warning: batch norm replaced: its statistics ({len(dropped)} tensors) are left out, scale and shift "
             "taken; features differ from those of the file until fine-tuned"
         )
-    return fitted, notes
+    return Fitted(fitted, notes, adapted)
 
 
 def _layer(statistic: str) -> str:
@@ -75,31 +88,6 @@ def fit_channels(weight: Tensor, in_channels: int) -> Tensor:
         times = in_channels // before
         return weight.repeat(1, times, 1, 1, 1) / times
     return weight.sum(dim=1, keepdim=True) if in_channels == 1 else weight
-
-
-def fit_kernel(weight: Tensor, kernel: tuple[int, ...]) -> Tensor:
-    """A convolution weight (out, in, kd, kh, kw) with the mean over each axis along which the kernel shall be 1."""
-    for axis, (before, after) in enumerate(zip(weight.shape[2:], kernel, strict=True), start=2):
-        if after == 1 and before > 1:
-            weight = weight.mean(dim=axis, keepdim=True)
-    return weight
-
-
-def fit_patch(weight: Tensor, patch: tuple[int, ...]) -> Tensor:
-    """A patch embedding (out, in, pd, ph, pw) for patches of another size (FlexiViT: Beyer et al., 2023, eq. 3).
-
-    The pseudo-inverse of trilinear interpolation, one axis after the other, of which it is the product: a patch that is
-    interpolated to a larger size has the token that it had before.
-    """
-    resized = weight.double()
-    for axis, (before, after) in enumerate(zip(weight.shape[2:], patch, strict=True), start=2):
-        if before != after:
-            basis = torch.eye(before, dtype=torch.float64)[:, None]  # each voxel of an edge by itself
-            interpolation = F.interpolate(basis, size=after, mode="linear", align_corners=False)[
-                :, 0
-            ].T  # (after, before)
-            resized = (resized.movedim(axis, -1) @ torch.linalg.pinv(interpolation)).movedim(-1, axis)
-    return resized.to(weight.dtype).contiguous()
 
 
 def fit_positions(
@@ -128,12 +116,3 @@ def fit_positions(
     places = table[:, placeless:].float()
     resized = resize_positions(places, (d, h, w), (new_d, new_h, new_w), offset).to(table.dtype)
     return torch.cat([table[:, :placeless], resized], dim=1)
-
-
-def _how(before: tuple[int, ...], after: tuple[int, ...]) -> str:
-    message = []
-    if before[1] != after[1]:
-        message.append(f"input channels {before[1]} to {after[1]}")
-    if before[2:] != after[2:]:
-        message.append(f"kernel {'x'.join(map(str, before[2:]))} to {'x'.join(map(str, after[2:]))} by the mean")
-    return ", ".join(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.fitting import fit
 from medpretrain3d.backbones.checkpoints.release import restrictions
+from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.configurable import Config, from_config, to_config
 from medpretrain3d.errors import UserError
 
@@ -40,6 +41,8 @@ class LoadReport:
     sha256: str
     unused: dict[str, int] = field(default_factory=dict)
     """Tensors of the file that went nowhere, counted by part."""
+    adapted: tuple[str, ...] = ()
+    """Of each tensor with another kernel or patch than the file's its name and how it was adapted."""
     notes: tuple[str, ...] = ()
     """What was changed on the way, and what the file's reader had to say."""
     source: str = ""
@@ -53,6 +56,7 @@ class LoadReport:
             f"{self.matched} of {self.total} backbone tensors matched; fresh: {_counted(self.fresh)}; "
             f"unused: {_counted(self.unused)}"
         ]
+        message += [f"  adapted: {tensor}" for tensor in self.adapted]
         message += [f"  note: {note}" for note in self.notes]
         message += [f"  source: {self.source}; licence: {self.licence or 'not stated in the file'}"]
         message += [f"  the licence forbids: {restriction}" for restriction in self.restrictions]
@@ -61,19 +65,24 @@ class LoadReport:
 
 
 def load_encoder(
-    backbone: Backbone, encoder: EncoderFile, model: nn.Module | None = None, taken: Collection[str] = ()
+    backbone: Backbone,
+    encoder: EncoderFile,
+    model: nn.Module | None = None,
+    taken: Collection[str] = (),
+    topology: Topology = "same",
 ) -> LoadReport:
     """Put the weights of an encoder file into a backbone, all that fit or none.
 
-    A backbone may differ from the file's in six ways, each of which the report tells: other input channels, 1 instead
-    of 3 along a kernel's axis, another grid of positions, another patch of a transformer, instance norm instead of
-    batch norm, more or fewer stages at the coarse end.
+    A backbone may differ from the file's in five ways, each of which the report tells: other input channels, another
+    grid of positions, instance norm instead of batch norm, more or fewer stages at the coarse end, other strides. Where
+    it is asked for, kernels and the patch of a transformer may differ too.
 
     Args:
         backbone: receives the weights.
         encoder: what `read_encoder` gave.
         model: the detector around the backbone, only to report which of its parts stay random.
         taken: its tensors that the file has given already.
+        topology: whether kernels and patches of another size are refused or adapted.
 
     Raises:
         UserError: the architectures differ in another way, or a tensor is missing, left over or of another shape.
@@ -82,17 +91,19 @@ def load_encoder(
     if encoder.architecture["class_path"] != to_config(backbone)["class_path"]:
         receiver = backbone.encoder
     ours = receiver.state_dict()
-    theirs, notes = fit(encoder, receiver)
+    fitted = fit(encoder, receiver, topology)
+    theirs = fitted.weights
     missing, unused = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     fresh_stages, unused_stages = _whole_stages(missing, theirs), _whole_stages(unused, ours)
     missing = [name for name in missing if _stage(name) not in fresh_stages]
     unused = [name for name in unused if _stage(name) not in unused_stages]
     shapes = [name for name in sorted(ours.keys() & theirs.keys()) if ours[name].shape != theirs[name].shape]
     if encoder.architecture["class_path"] != to_config(receiver)["class_path"] or missing or unused or shapes:
-        raise _mismatch(encoder, receiver, missing, unused, shapes, theirs)
+        can_adapt = not missing and not unused and _differ_in_topology(encoder, receiver, shapes)
+        raise _mismatch(encoder, receiver, missing, unused, shapes, theirs, can_adapt)
     kept = {name: value for name, value in theirs.items() if name in ours}
     receiver.load_state_dict(kept, strict=False)
-    notes += [*encoder.notes, *_invisible_differences(encoder, receiver)]
+    notes = [*fitted.notes, *encoder.notes, *_invisible_differences(encoder, receiver)]
     if any(name.endswith(".running_mean") for name in kept):
         receiver.has_loaded_statistics = True
         receiver.train(receiver.training)
@@ -104,6 +115,7 @@ def load_encoder(
         fresh=_by_stage(backbone, loaded) if model is None else _by_part(model, loaded, taken),
         sha256=encoder.sha256,
         unused=encoder.unused | {f"encoder.{stage}": count for stage, count in unused_stages.items()},
+        adapted=tuple(fitted.adapted),
         notes=tuple(notes),
         source=encoder.format,
         licence=encoder.card.get("licence"),
@@ -177,6 +189,7 @@ def _mismatch(
     unused: list[str],
     shapes: list[str],
     theirs: dict[str, Tensor],
+    can_adapt: bool,
 ) -> UserError:
     details = [f"{len(missing)} missing ({missing[0]})"] if missing else []
     details += [f"{len(unused)} unused ({unused[0]})"] if unused else []
@@ -184,10 +197,19 @@ def _mismatch(
         first = shapes[0]
         shape = tuple(receiver.state_dict()[first].shape)
         details.append(f"{len(shapes)} of another shape ({first}: file {tuple(theirs[first].shape)}, model {shape})")
+    advice = "choose the backbone of the encoder file or another encoder"
+    if can_adapt:
+        advice = f"set model.init_topology to adapt, which fits kernels and patches, or {advice}"
     return UserError(
         f"encoder of another architecture: got {_short(encoder.architecture)}, wanted {_short(to_config(receiver))}; "
-        f"{'; '.join(details)}; choose the backbone of the encoder file or another encoder"
+        f"{'; '.join(details)}; {advice}"
     )
+
+
+def _differ_in_topology(encoder: EncoderFile, receiver: Backbone, names: Sequence[str]) -> bool:
+    """Return whether tensors whose shapes differ fit once kernels and patches are adapted."""
+    adapted, ours = fit(encoder, receiver, "adapt").weights, receiver.state_dict()
+    return bool(names) and all(adapted[name].shape == ours[name].shape for name in names)
 
 
 def _counted(parts: dict[str, int]) -> str:
