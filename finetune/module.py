@@ -54,8 +54,8 @@ class FinetuneModule(Checked, L.LightningModule):
 
     Args:
         detector: the network, with the backbone inside.
-        init_from: weights of the backbone: a file, folder or `owner/name` of a hub; random when absent. It is of a format
-            of docs/checkpoints.md, or an encoder file or detector bundle of this package.
+        init_from: weights of the backbone: file, folder or `owner/name` of a hub; else random. Its format is
+            one of docs/checkpoints.md, or an encoder file or detector bundle of this package.
         init_options: choices that some of these formats leave open.
         init: what is taken of the file: `encoder`, `neck` (and encoder), `detector` (box head too), `all` but class
             layers. `detector` leaves class tower and mask classifier fresh, `all` the mask classifier. What other
