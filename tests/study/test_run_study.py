@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,9 @@ def with_results(path: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_study, tmp_path):
+def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
     path = write_study(resources=ONE_CORE, labels=["all"])
     with start("run", "study.yaml", "--cores", "2") as first:
         assert first.stdout is not None
@@ -131,17 +134,24 @@ def test_a_study_is_killed_continued_and_changed_and_runs_what_it_has_to(write_s
     assert "broken.pt" in status
 
 
-def test_what_is_to_run_is_said_by_its_kinds(write_study, monkeypatch, capsys):
+def test_what_is_to_run_is_said_by_its_kinds(
+    write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: None)
-    for arms, said in (({"scratch": {}}, "2 jobs to run (finetune)"), ({}, "5 jobs to run (pretrain, finetune)")):
-        arms = {"arms": arms} if arms else {}
-        path = write_study(seeds=1, labels=["all"], hypotheses=[], **arms)
+    scratch: dict[str, dict[str, object]] = {"scratch": {}}
+    for changed, said in (
+        ({"arms": scratch}, "2 jobs to run (finetune)"),
+        ({}, "5 jobs to run (pretrain, finetune)"),
+    ):
+        path = write_study(seeds=1, labels=["all"], hypotheses=[], **changed)
         run_study.run_missing(read_study(path), Machine())
         assert f"toy: {said}, 0 reused" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_one_command_trains_the_folds_that_are_missing_and_makes_their_result(write_study, tmp_path):
+def test_one_command_trains_the_folds_that_are_missing_and_makes_their_result(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
     write_study()
     printed = run_command("cross-validate", "--config", "finetune.yaml", "-o", "out", "--cores", "2")
     assert begun(printed) == {f"finetune scratch, finetune, labels all, seed 0, fold {fold}" for fold in (0, 1)}

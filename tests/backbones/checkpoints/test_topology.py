@@ -71,7 +71,7 @@ def test_a_flat_network_sees_what_does_not_change_along_d_as_the_full_one_does()
         "(4, 4, 4), (8, 8, 8)]: features differ until fine-tuned",
     )
     with torch.no_grad():
-        deep, thin = (one.stem.convs[0].conv(stack_of_one_slice(9)) for one in (full, flat))
+        deep, thin = (one.stem.get_submodule("convs.0.conv")(stack_of_one_slice(9)) for one in (full, flat))
     torch.testing.assert_close(thin[:, :, 4], deep[:, :, 4], rtol=0, atol=1e-5)  # the rim of the full one sees zeros
 
 

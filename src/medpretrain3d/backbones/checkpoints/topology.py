@@ -98,4 +98,5 @@ def _pseudo_inverse(before: int, after: int) -> Tensor:
 def _interpolation(before: int, after: int) -> Tensor:
     """Return the matrix (after, before) of linear interpolation between centers."""
     basis = torch.eye(before, dtype=torch.float64)[:, None]  # each voxel of an edge by itself
-    return F.interpolate(basis, size=after, mode="linear", align_corners=False)[:, 0].T
+    columns: Tensor = F.interpolate(basis, size=after, mode="linear", align_corners=False)[:, 0]
+    return columns.T
