@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import highdicom as hd
 import numpy as np
 import pydicom
@@ -13,6 +15,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.segmentation_object import read_segments
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.store import Store
 from tests.dicom_files import AXIAL, write_scan
 
@@ -105,3 +108,35 @@ def test_segments_become_objects_of_a_prepared_case(tmp_path, capsys):
     case = Case.open(tmp_path / "store/cases" / case_id)
     boxes = np.round(case.grid.map_boxes(case.boxes, case.source_grid), 6).tolist()
     assert dict(zip(case.labels.tolist(), boxes, strict=True)) == {0: [2, 3, 1, 18, 16, 7], 1: [5, 6, 2, 9, 11, 5]}
+
+
+def test_on_a_tilted_gantry_it_is_straightened_with_its_scan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slices lean about x, and each lies half a pixel of 1 mm further along y than the last."""
+    tilt = np.arcsin(0.25)  # of steps of 2 mm
+    tilted = np.eye(4)
+    tilted[:3, 1], tilted[:3, 2] = (0, np.cos(tilt), np.sin(tilt)), (0, 0, 2)
+    folder = write_scan(tmp_path / "raw/ct", VOXELS, tilted)
+    write_segments(folder)
+    call = ["prepare", str(tmp_path / "raw"), str(tmp_path / "store"), "--option", "classes=lesion:L*sion*"]
+    assert main(call) == 2  # nothing is left
+    assert main([*call, "--straighten"]) == 0
+    assert "moved with them to the nearest voxel" in capsys.readouterr().out
+    scan = read_scan(folder, straighten=True)
+    grid = Grid(scan.voxels.shape[1:], scan.affine_lps)
+    masks, remarks = read_segments(tmp_path / "raw/seg.dcm", grid, is_straightened=True)
+    assert [mask.sum() for mask in masks.values()] == [LIVER.sum(), TUMOR.sum()]  # each pixel once, whatever is rounded
+    assert sum(remarks.values()) > 0
+    place = np.argwhere(masks[2]) @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
+    truth = np.argwhere(TUMOR) @ tilted[:3, :3].T
+    assert np.abs(place.mean(axis=0) - truth.mean(axis=0)).max() < 0.5
+    assert np.abs(np.sort(place[:, 1]) - np.sort(truth[:, 1])).max() <= 0.5 + 1e-6
+    (case_id,) = Store(tmp_path / "store").case_ids
+    assert Case.open(tmp_path / "store/cases" / case_id).object_voxels == [TUMOR.sum()]
+    with pytest.raises(UserError, match="between voxels of the scan"):
+        read_segments(tmp_path / "raw/seg.dcm", grid)
+    apart = grid.affine_lps.copy()
+    apart[:3, 3] += apart[:3, 2] / 2  # between two slices
+    with pytest.raises(UserError, match=r"between voxels of the scan, by up to 0\.5"):
+        read_segments(tmp_path / "raw/seg.dcm", Grid(grid.shape, apart), is_straightened=True)

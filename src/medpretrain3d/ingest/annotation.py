@@ -57,6 +57,7 @@ def annotate(
     min_voxels: int,
     image: Volume,
     spacing_mm: tuple[float, float, float] | None = None,
+    is_straightened: bool = False,
 ) -> Annotation:
     """Find a case's objects in its label map and among its marks.
 
@@ -69,13 +70,14 @@ def annotate(
         min_voxels: smaller objects of a label map become background.
         image: the scan before it is resampled.
         spacing_mm: of the stored grid (D, H, W); None is that of the scan.
+        is_straightened: whether slices of a tilted gantry were moved back, which segmentations on them follow.
 
     Raises:
         UserError: the label map cannot be read, lies elsewhere than the scan or holds unknown values, or a mark lies
             outside the scan.
     """
     target = image.grid.resampled(spacing_mm) if spacing_mm else image.grid
-    mask, found, done = _from_labels(case, rule, min_voxels, image)
+    mask, found, done = _from_labels(case, rule, min_voxels, image, is_straightened)
     boxes = _carried(np.array([one.box_vox for one in found]).reshape(-1, 6), image.grid, target)
     stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
     visible = set() if stored is None else set(np.unique(stored).tolist())
@@ -106,11 +108,11 @@ def annotate(
 
 
 def _from_labels(
-    case: RawCase, rule: ObjectRule, min_voxels: int, image: Volume
+    case: RawCase, rule: ObjectRule, min_voxels: int, image: Volume, is_straightened: bool
 ) -> tuple[Volume | None, list[Instance], Counter[str]]:
     if case.labels is None:
         return None, [], Counter()
-    labels = read_label_layers(case.labels, case, image)
+    labels = read_label_layers(case.labels, case, image, is_straightened)
     try:
         layers = [find_objects(one.array[0], labels.class_of_value, rule, min_voxels) for one in labels.maps]
         instances, found, num_givers = join_layers(layers)

@@ -37,11 +37,17 @@ class LabelLayers:
     remarks: Counter[str] = field(default_factory=Counter)
 
 
-def read_label_layers(path: Path, case: RawCase, image: Volume) -> LabelLayers:
+def read_label_layers(path: Path, case: RawCase, image: Volume, is_straightened: bool = False) -> LabelLayers:
     """Read the labels of a case on its scan's grid: a label map, a DICOM structure set or a segmentation object.
 
     Of a case with the latter two, of which there may be several files, the classes are of the numbers of regions or
     segments, which may overlap.
+
+    Args:
+        path: the first file.
+        case: whose labels they are.
+        image: its scan.
+        is_straightened: whether slices of a tilted gantry were moved back, which segmentations on them follow.
 
     Raises:
         MissingLibrary: pydicom.
@@ -55,7 +61,7 @@ def read_label_layers(path: Path, case: RawCase, image: Volume) -> LabelLayers:
     classes: list[int] = []
     remarks = Counter[str]()
     for file, class_of_region in ((path, case.class_of_value or {}), *case.more_labels):
-        found, its_remarks = _masks(file, class_of_region, image.source_grid)
+        found, its_remarks = _masks(file, class_of_region, image.source_grid, is_straightened)
         remarks += its_remarks
         wanted = {number: mask for number, mask in found.items() if class_of_region.get(number, ANATOMY) != ANATOMY}
         if not wanted:
@@ -74,9 +80,11 @@ def _is_annotation(path: Path) -> bool:
     return path.is_file() and is_dicom(path) and sop_class(path) in (RTSTRUCT, *SEGMENTATIONS)
 
 
-def _masks(path: Path, class_of_region: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+def _masks(
+    path: Path, class_of_region: Mapping[int, int], grid: Grid, is_straightened: bool
+) -> tuple[dict[int, np.ndarray], Counter[str]]:
     is_structure_set = sop_class(path) == RTSTRUCT
-    return _regions(path, class_of_region, grid) if is_structure_set else read_segments(path, grid)
+    return _regions(path, class_of_region, grid) if is_structure_set else read_segments(path, grid, is_straightened)
 
 
 def _regions(path: Path, class_of_value: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:

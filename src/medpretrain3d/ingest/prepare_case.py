@@ -151,7 +151,7 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
         raise InvalidCaseError(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
     voxels, statistics = voxels_sha256(image.array), image.statistics
-    annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm)
+    annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm, job.straighten)
     if job.as_points:
         annotation = annotation.as_points()
     if job.spacing_mm:

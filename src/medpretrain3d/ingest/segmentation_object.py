@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _OUTSIDE = "frames of segments that reach outside of the scan, where they were cut"
 _SHARE = "segments of shares, of which a voxel's half or more counts"
+_MOVED = "frames on slices of a tilted gantry, moved with them to the nearest voxel"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def segments_of(header: Dataset) -> list[Segment]:
     return found
 
 
-def read_segments(path: Path, grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+def read_segments(path: Path, grid: Grid, is_straightened: bool = False) -> tuple[dict[int, np.ndarray], Counter[str]]:
     """Return the mask of each segment that has a voxel, bool on the scan's grid.
 
     Frames may be any of the scan's slices, in any order and direction; each has to lie on a slice.
@@ -50,6 +51,8 @@ def read_segments(path: Path, grid: Grid) -> tuple[dict[int, np.ndarray], Counte
     Args:
         path: the file.
         grid: of the scan's file.
+        is_straightened: whether slices of a tilted gantry were moved within their planes, each by a part of a pixel
+            beside whole ones, and frames on them are moved along, to the nearest pixel.
 
     Raises:
         MissingLibrary: pydicom.
@@ -57,10 +60,12 @@ def read_segments(path: Path, grid: Grid) -> tuple[dict[int, np.ndarray], Counte
     """
     header = read_header(path, is_with_pixels=True)
     with damage_named(path):
-        return _placed(path, header, grid)
+        return _placed(path, header, grid, is_straightened)
 
 
-def _placed(path: Path, header: Dataset, grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+def _placed(
+    path: Path, header: Dataset, grid: Grid, is_straightened: bool
+) -> tuple[dict[int, np.ndarray], Counter[str]]:
     try:
         pixels = np.atleast_3d(header.pixel_array)
     except Exception as error:  # of many types, and its text may quote the header
@@ -77,9 +82,9 @@ def _placed(path: Path, header: Dataset, grid: Grid) -> tuple[dict[int, np.ndarr
         for segment, is_inside in _parts(path, header, number, plane, is_label_map, half):
             row, column = np.nonzero(is_inside)
             corner, axes = plane_of(path, header, number)
-            _check_on_grid(path, to_vox, corner, axes, plane.shape, grid)
-            place = corner + np.stack([column, row], axis=1) @ axes.T
-            index = np.rint(place @ to_vox[:3, :3].T + to_vox[:3, 3]).astype(int)
+            first, steps, is_moved = _on_grid(path, to_vox, corner, axes, plane.shape, grid, is_straightened)
+            index = first + np.stack([column, row], axis=1) @ steps.T
+            remarks[_MOVED] += int(is_moved)
             is_there = ((index >= 0) & (index < grid.shape)).all(axis=1)
             remarks[_OUTSIDE] += int(not is_there.all())
             mask = masks.setdefault(segment, np.zeros(grid.shape, dtype=bool))
@@ -103,14 +108,27 @@ def _parts(
         yield int(identified.ReferencedSegmentNumber), plane >= half
 
 
-def _check_on_grid(
-    path: Path, to_vox: np.ndarray, corner: np.ndarray, axes: np.ndarray, shape: tuple[int, ...], grid: Grid
-) -> None:
-    """Refuse a frame whose pixels are not those of a slice of the scan, along whichever axes."""
+def _on_grid(
+    path: Path,
+    to_vox: np.ndarray,
+    corner: np.ndarray,
+    axes: np.ndarray,
+    shape: tuple[int, ...],
+    grid: Grid,
+    is_straightened: bool,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return the voxel (3,) of a frame's first pixel, the steps (3, 2) along its columns and rows, and if it was moved.
+
+    Raises:
+        InvalidCaseError: its pixels are not those of a slice of the scan, along whichever axes.
+    """
     steps = to_vox[:3, :3] @ axes  # (3, 2) in voxels
     start = to_vox[:3, :3] @ corner + to_vox[:3, 3]
-    whole = np.rint(steps)
-    off = np.abs(steps - whole) @ np.array([shape[1], shape[0]]) + np.abs(start - np.rint(start))
+    whole, first = np.rint(steps).astype(int), np.rint(start).astype(int)
+    off = np.abs(steps - whole) @ np.array([shape[1], shape[0]])
+    between = np.abs(start - first)
+    is_across = np.abs(whole).sum(axis=1) == 0  # the axis along which slices are stacked
+    off += np.where(is_straightened & ~is_across, 0, between)
     is_step = (np.abs(whole).sum(axis=0) == 1).all()
     if not is_step or off.max() > 2 * SAME_PLACE_VOX:
         raise InvalidCaseError(
@@ -118,3 +136,4 @@ def _check_on_grid(
             f"the scan's grid of {grid.shape} voxels; resample it to the scan, or name the series it was made on",
             "mask",
         )
+    return first, whole, bool(between.max() > 2 * SAME_PLACE_VOX)
