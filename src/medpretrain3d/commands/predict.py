@@ -25,6 +25,7 @@ from medpretrain3d.commands.region_options import DEFAULT_MARGIN_MM, add_region,
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.imports import uncollected_imports
+from medpretrain3d.lines import counted
 from medpretrain3d.values import NonNegative, Positive, Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
@@ -269,7 +270,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not is_kept:
         num_boxes = sum(len(prediction) for prediction in predictions)
-        print(f"{num_boxes} boxes in {len(predictions)} scans: {args.out} ({', '.join(args.format)})")
+        print(f"{num_boxes} boxes in {counted(len(predictions), 'scan')}: {args.out} ({', '.join(args.format)})")
         if regions is not None:
             num_outside = sum(one.num_outside or 0 for one in predictions)
             print(f"{num_outside} more, {regions.margin_mm:g} mm and further from {regions.place}, were left out")
@@ -282,7 +283,7 @@ def run(args: argparse.Namespace) -> int:
             for one in predictions[:MOST_CASES]
         )
         least = 0.0 if thresholds is not None else LEAST_SHOWN
-        title, window = f"Predictions of {len(predictions)} scans", bundles[0].preprocessing.window
+        title, window = f"Predictions of {counted(len(predictions), 'scan')}", bundles[0].preprocessing.window
         about = f"Boxes of {', '.join(str(folder) for folder in members)}."
         page = write_preview(args.out / "preview", title, about, looked_at, bundles[0].classes, window, least)
         print(f"preview: {page}")

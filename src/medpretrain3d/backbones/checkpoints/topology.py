@@ -92,7 +92,8 @@ def has_pseudo_inverse(before: int, after: int) -> bool:
 
 
 def _pseudo_inverse(before: int, after: int) -> Tensor:
-    return torch.linalg.pinv(_interpolation(before, after))
+    inverse: Tensor = torch.linalg.pinv(_interpolation(before, after))
+    return inverse
 
 
 def _interpolation(before: int, after: int) -> Tensor:
