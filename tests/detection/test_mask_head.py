@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Targets
-from medpretrain3d.detection import FCOS, DeformableDETR, InstanceMasks, RetinaNet, RetinaUNet
+from medpretrain3d.detection import FCOS, DeformableDETR, Detector, InstanceMasks, RetinaNet, RetinaUNet
 from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.recipe_step import sum_of_outputs
@@ -15,17 +17,18 @@ from medpretrain3d.randomness import sample_seeds
 from tests.tiny_detectors import ANCHORS, tiny_detector
 
 SHAPE = (16, 16, 16)
-DETECTORS = [FCOS, RetinaNet, DeformableDETR]
+DETECTORS: list[type[Detector]] = [FCOS, RetinaNet, DeformableDETR]
 MASKS = InstanceMasks(channels=8, size=4, convs=1)
 LOSSES = {"mask_cross_entropy", "mask_dice"}
 
 
-def image(batch=1):
+def image(batch: int = 1) -> torch.Tensor:
     return torch.randn(batch, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
 
 
-def ball(radius=4.0, center=(8.0, 8.0, 8.0), mask=True):
+def ball(mask: bool = True) -> tuple[Targets, torch.Tensor]:
     """A ball of class 1 in its box."""
+    radius, center = 4.0, (8.0, 8.0, 8.0)
     place = torch.stack(torch.meshgrid(*[torch.arange(16) + 0.5] * 3, indexing="ij"))
     is_inside = ((place - torch.tensor(center)[:, None, None, None]).norm(dim=0) < radius).to(torch.uint8)
     box = torch.tensor([[*(one - radius for one in center), *(one + radius for one in center)]])
@@ -33,7 +36,7 @@ def ball(radius=4.0, center=(8.0, 8.0, 8.0), mask=True):
 
 
 @pytest.mark.parametrize("cls", DETECTORS)
-def test_without_masks_names_weights_and_losses_are_those_that_were_and_with_them_the_others_stay(cls):
+def test_without_masks_names_weights_and_losses_are_those_that_were_and_with_them_the_others_stay(cls: Any) -> None:
     plain, masked = tiny_detector(cls), tiny_detector(cls, masks=MASKS)
     before, after = plain.state_dict(), masked.state_dict()
     own = {name for name in after if name.startswith("mask_head.")}
@@ -54,7 +57,7 @@ def test_without_masks_names_weights_and_losses_are_those_that_were_and_with_the
 
 @pytest.mark.parametrize("cls", DETECTORS)
 @pytest.mark.parametrize("targets", ["objects", "one without a mask", "no mask", "nothing"])
-def test_every_parameter_gets_a_gradient(cls, targets):
+def test_every_parameter_gets_a_gradient(cls: Any, targets: str) -> None:
     target, _ = ball()
     unmasked, _ = ball(mask=False)
     nothing = Targets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long), target.mask)
@@ -68,15 +71,16 @@ def test_every_parameter_gets_a_gradient(cls, targets):
         assert losses["mask_cross_entropy"] == losses["mask_dice"] == 0
 
 
-def head_saying(value, options) -> MaskHead:
+def head_saying(value: float, options: InstanceMasks) -> MaskHead:
     """A head whose logits are one number everywhere."""
     head = options.head(ResEnc("XXS").levels)
     torch.nn.init.zeros_(head.output.weight)
+    assert head.output.bias is not None
     torch.nn.init.constant_(head.output.bias, value)
     return head
 
 
-def test_losses_by_hand():
+def test_losses_by_hand() -> None:
     label_map = torch.zeros(SHAPE, dtype=torch.uint8)
     label_map[:, :, 4:8] = 2  # the left half of the box
     label_map[:, :, 8:12] = 1  # another class
@@ -88,7 +92,7 @@ def test_losses_by_hand():
     assert losses["mask_dice"].item() == pytest.approx(2 * (1 - 257 / 513))
 
 
-def test_what_is_outside_of_the_object_s_box_or_has_no_voxel_is_not_learnt():
+def test_what_is_outside_of_the_object_s_box_or_has_no_voxel_is_not_learnt() -> None:
     label_map = torch.ones(SHAPE, dtype=torch.uint8)
     boxes, labels = torch.tensor([[4.0, 4, 4, 12, 12, 12]]), torch.tensor([0])
     head = head_saying(20.0, InstanceMasks(channels=8, size=4, convs=0, jitter=0.4))
@@ -104,7 +108,7 @@ def test_what_is_outside_of_the_object_s_box_or_has_no_voxel_is_not_learnt():
 
 
 @pytest.mark.parametrize("cls", DETECTORS)
-def test_a_ball_is_learnt_by_heart(cls):
+def test_a_ball_is_learnt_by_heart(cls: Any) -> None:
     target, is_ball = ball()
     model = tiny_detector(cls, masks=InstanceMasks(channels=16, size=8, convs=1))
     scan = image() * 0.1 + is_ball
@@ -120,7 +124,7 @@ def test_a_ball_is_learnt_by_heart(cls):
 
 
 @pytest.mark.parametrize("cls", DETECTORS)
-def test_planning_and_compiling_know_the_head(cls):
+def test_planning_and_compiling_know_the_head(cls: Any) -> None:
     model = tiny_detector(cls, masks=MASKS)
     sum_of_outputs(model, image(2)).backward()
     assert not [name for name, parameter in model.mask_head.named_parameters() if parameter.grad is None]
@@ -128,7 +132,7 @@ def test_planning_and_compiling_know_the_head(cls):
     assert "mask_head" not in model.compiled_parts()
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match="level 9, but the backbone has 4"):
         tiny_detector(FCOS, masks=InstanceMasks(level=9))
     with pytest.raises(UserError, match="segments as it is"):

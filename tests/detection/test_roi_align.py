@@ -10,7 +10,7 @@ from medpretrain3d.detection.roi_align import grid_points, roi_align
 torchvision_ops = pytest.importorskip("torchvision.ops")
 
 
-def test_a_map_that_is_the_same_at_every_depth_pools_as_torchvision_pools_its_plane():
+def test_a_map_that_is_the_same_at_every_depth_pools_as_torchvision_pools_its_plane() -> None:
     random = torch.Generator().manual_seed(0)
     plane, shape = torch.randn(2, 3, 9, 11, generator=random), (18, 44)  # strides 2 and 4
     features = plane[:, :, None].expand(-1, -1, 5, -1, -1)
@@ -22,7 +22,7 @@ def test_a_map_that_is_the_same_at_every_depth_pools_as_torchvision_pools_its_pl
     torch.testing.assert_close(pooled, wanted[:, :, None].expand(-1, -1, 4, -1, -1))
 
 
-def test_a_ramp_is_pooled_to_the_places_of_the_parts():
+def test_a_ramp_is_pooled_to_the_places_of_the_parts() -> None:
     ramp = torch.arange(8.0)[None, None, None, None].expand(1, 1, 8, 8, 8) + 0.5  # value: place along W
     box = torch.tensor([[2.0, 3, 1, 4, 7, 7]])
     pooled = roi_align(ramp, [box], stride=(1, 1, 1), size=3)
@@ -30,7 +30,7 @@ def test_a_ramp_is_pooled_to_the_places_of_the_parts():
     assert grid_points(box, 2).tolist() == [[[2.5, 3.5], [4, 6], [2.5, 5.5]]]
 
 
-def test_mirroring_commutes_and_images_without_a_box_are_passed_over():
+def test_mirroring_commutes_and_images_without_a_box_are_passed_over() -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(2, 2, 4, 6, 8, generator=random)
     boxes = torch.tensor([[1.0, 2, 3, 6, 9, 13], [0, 0, 0, 8, 12, 16]])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 
 from finetune import __main__ as program
 from medpretrain3d import cli
@@ -19,7 +21,7 @@ FCOS_MASKS = [
 ]
 
 
-def test_masks_are_learnt_and_predicted(cube_store, tmp_path, capsys):
+def test_masks_are_learnt_and_predicted(cube_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "run"]
     program.main(["fit", *FCOS_MASKS, *place])
     curves = (tmp_path / "g" / "run" / "metrics.csv").read_text(encoding="utf-8").splitlines()[0]
@@ -32,7 +34,7 @@ def test_masks_are_learnt_and_predicted(cube_store, tmp_path, capsys):
     assert len(predictions) == 2
     num_masks = 0
     for one in predictions:
-        instances = np.asarray(nibabel.load(out / "masks" / f"{one['case']}.nii.gz").dataobj)
+        instances = nibabel.Nifti1Image.from_filename(out / "masks" / f"{one['case']}.nii.gz").get_fdata().astype(int)
         assert instances.shape == tuple(one["grid"]["shape"])
         assert instances.max() <= len(one["boxes_vox"])
         for number in np.unique(instances[instances > 0]):

@@ -167,7 +167,8 @@ class MaskHead(nn.Module):
     @torch.no_grad()
     def probabilities(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Return how likely each part of a box is the object: (N, S, S, S) float32, for boxes (N, 6) of one image."""
-        return self(features, [boxes]).sigmoid()
+        logits: Tensor = self(features, [boxes])
+        return logits.sigmoid()
 
     def _changes(self, num_images: int, device: torch.device) -> Tensor:
         """Return by how much the sides of each box are moved, in its extents: (B, most objects, 6)."""

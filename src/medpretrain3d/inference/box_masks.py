@@ -139,6 +139,6 @@ def _whole_somewhere(boxes: np.ndarray, shape: Triple, patch: Triple, overlap: f
     """Return which boxes (N, 6) lie in a tile as a whole: (N,) bool."""
     starts = np.array(tile_starts(shape, patch, overlap))
     ends = np.minimum(starts + patch, shape)
-    is_inside = (boxes[:, None, :3] >= starts).all(axis=2) & (boxes[:, None, 3:] <= ends).all(axis=2)
-    result: np.ndarray = is_inside.any(axis=1)
+    is_inside: np.ndarray = (boxes[:, None, :3] >= starts) & (boxes[:, None, 3:] <= ends)  # (N, T, 3)
+    result: np.ndarray = np.any(np.all(is_inside, axis=2), axis=1)
     return result

@@ -178,7 +178,8 @@ def _sum_with_masks(detector: Detector, head: MaskHead, image: Tensor) -> Tensor
     outputs = _sum_of(detector, image)
     hook.remove()
     whole = torch.tensor([[0.0, 0, 0, *image.shape[2:]]]).expand(head.options.most_objects, 6).to(image.device)
-    return outputs + head(features[0], [whole] * len(image)).sum()
+    of_masks: Tensor = head(features[0], [whole] * len(image))
+    return outputs + of_masks.sum()
 
 
 def _sum_of(detector: Detector, image: Tensor) -> Tensor:
