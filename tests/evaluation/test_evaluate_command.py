@@ -244,6 +244,9 @@ def test_luna16_on_the_files_of_the_public_script(tmp_path, capsys):
     [
         (("--protocol", "luna16"), "protocol luna16 needs --annotations"),
         (("--protocol", "centre", "--hit", "near"), "hit criterion 'near'"),
+        (("--hit", "box"), "--hit is of protocol centre, got protocol detection; leave it out"),
+        (("--protocol", "calibration", "--scores", 0.5), "--scores is of protocol detection or centre or operating"),
+        (("--protocol", "centre", "--compat", "coco"), "--compat is of protocol detection, got protocol centre"),
         (("--protocol", "calibration", "--iou", 0), "--iou is 0"),
         (("--scores", 2), "operating point at score 2"),
         (("--size-bins-mm", 3, 1), "must rise"),

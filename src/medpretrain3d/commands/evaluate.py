@@ -25,6 +25,7 @@ from medpretrain3d.atomic import locked, write_text
 from medpretrain3d.commands.case_previews import write_shown_cases
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
+from medpretrain3d.commands.protocol_options import refuse_options_of_others
 from medpretrain3d.documents import csv_text, json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_targets, tables
@@ -158,10 +159,9 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 def run(args: argparse.Namespace) -> int:
     """Score, write, print."""
-    if args.folds is not None and args.protocol != "detection":
-        raise UserError(f"--folds is of protocol detection, got protocol {args.protocol}; leave it out")
-    if args.cases is not None and (args.protocol != "detection" or not args.scans):
-        raise UserError("--cases is of protocol detection and needs the scans: --scans FILE, FOLDER or STORE ...")
+    refuse_options_of_others(args, add_arguments)
+    if args.cases is not None and not args.scans:
+        raise UserError("--cases needs the scans: --scans FILE, FOLDER or STORE ...")
     resampling = Resampling(args.bootstrap, args.seed, args.confidence)
     outcome = PROTOCOLS[args.protocol](args, resampling)
     result = {"protocol": args.protocol, **outcome.result}

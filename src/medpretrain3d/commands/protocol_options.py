@@ -1,0 +1,39 @@
+"""Which options of `evaluate` are of which protocol: none is ignored in silence."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+
+from medpretrain3d.errors import UserError
+
+PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("compat", "size_bins_mm", "confusion_score", "train_targets", "folds", "cases", "scans"), ("detection",)
+    ),
+    "hit": ("centre",),
+    "iou": ("case-level", "operating-points", "calibration"),
+    "scores": ("detection", "centre", "operating-points"),
+    "case_threshold": ("detection", "centre", "case-level"),
+    **dict.fromkeys(("annotations", "excluded", "series"), ("luna16",)),
+    "instance_scores": ("ribfrac",),
+}
+"""Of options that not every protocol has."""
+
+
+def refuse_options_of_others(
+    args: argparse.Namespace, add_arguments: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """Refuse options that the protocol asked for has no use for, where they were given another value than the default.
+
+    Raises:
+        UserError: there is one.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, protocols in PROTOCOLS_OF.items():
+        if args.protocol not in protocols and getattr(args, name) != parser.get_default(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} is of protocol {' or '.join(protocols)}, got protocol {args.protocol}; "
+                "leave it out"
+            )
