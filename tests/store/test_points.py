@@ -193,6 +193,8 @@ def test_sizes_are_planned_without_points(store, tmp_path):
     assert plan.report["points_without_size"] == 3
     assert plan.report["num_boxes"] == 1
     assert np.isfinite([size for level in plan.anchors for anchor in level for size in anchor]).all()
+    of_all = make_plan(Corpus([store.path]), memory_gib=2.0, preset="XXS", finds_points=True)
+    assert (of_all.anchors, of_all.first_level) == (None, 1)
 
 
 def test_evaluate_and_split_and_targets_take_points_and_say_what_they_cannot_do(store, tmp_path, capsys):

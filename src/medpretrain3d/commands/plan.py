@@ -182,6 +182,7 @@ def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
         spacing_mm,
         setup.max_scan_voxels,
         setup,
+        finds_points=not args.output,
     )
     if missing := plan.report.get("missing"):
         print(f"warning: {args.source}: {missing}", file=sys.stderr)
@@ -190,8 +191,12 @@ def _planned(args: argparse.Namespace, setup: Setup) -> Plan:
             print(f"note: {note}; levels and anchors are planned without them", file=sys.stderr)
     if num_points := plan.report.get("points_without_size"):
         print(
-            f"note: {args.source}: {num_points} objects are points, which have no size and no anchors: planned is a "
-            "heat map, which learns the centers of all objects",
+            f"note: {args.source}: {num_points} objects are points, which have no size and no anchors: "
+            + (
+                "planned is a heat map, which learns the centers of all objects"
+                if plan.anchors is None
+                else "anchors are planned without them"
+            ),
             file=sys.stderr,
         )
     if too_long := plan.report.get("long_objects"):

@@ -62,6 +62,7 @@ def make_plan(
     spacing_mm: Spacing | None = None,
     max_scan_voxels: float | None = None,
     setup: Setup = GPU,
+    finds_points: bool = False,
 ) -> Plan:
     """Plan training on the cases of a corpus; reads sidecars, no voxel.
 
@@ -78,6 +79,8 @@ def make_plan(
         spacing_mm: along (D, H, W), where the scans keep their own; None is nnU-Net's rule.
         max_scan_voxels: of the median scan, to which that rule's spacing is made coarser; see `coarser_spacing_mm`.
         setup: of which the optimizer and the width of the detector count for the memory.
+        finds_points: where some objects are points and others have a size, plan a heat map of all instead of anchors
+            of those with a size.
 
     Raises:
         UserError: the smallest patch does not fit, or the stores have another spacing than the one that is asked for.
@@ -86,7 +89,7 @@ def make_plan(
     spacing_mm = _spacing_mm(corpus, facts, spacing_mm, max_scan_voxels)
     median_scan = np.ceil(np.median(facts.shapes * facts.spacings_mm / np.array(spacing_mm), axis=0)).astype(int)
     plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
-    plan, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level, setup)
+    plan, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level, setup, finds_points)
     if shows_all:
         voxels = float((facts.shapes * facts.spacings_mm / np.array(spacing_mm)).prod(axis=1).sum())
         most = max(min_batch_size, int(BATCH_SHARE * voxels / np.prod(plan.patch)))
@@ -197,7 +200,13 @@ def _first_patch(spacing_mm: Spacing, median_scan: np.ndarray) -> np.ndarray:
 
 
 def _fit_patch(
-    plan: Plan, facts: _Facts, median_scan: np.ndarray, memory_gib: float, anchors_per_level: int, setup: Setup
+    plan: Plan,
+    facts: _Facts,
+    median_scan: np.ndarray,
+    memory_gib: float,
+    anchors_per_level: int,
+    setup: Setup,
+    finds_points: bool,
 ) -> tuple[Plan, bool]:
     """Return the plan with the largest patch that fits, and whether the first patch already did."""
     patch, shrunk = _first_patch(plan.spacing_mm, median_scan), False
@@ -207,7 +216,7 @@ def _fit_patch(
         step = np.array(topology.reached[-1])
         d, h, w = (int(size) for size in np.maximum(-(-patch // step) * step, step))
         plan = replace(plan, patch=(d, h, w), strides=topology.strides, kernel_sizes=topology.kernel_sizes)
-        if facts.num_points:
+        if facts.num_points and (finds_points or not len(facts.extents_mm)):
             plan = replace(plan, first_level=LEVEL_OF_POINTS)
         elif len(facts.extents_mm):
             plan = _with_levels(plan, facts, anchors_per_level)
