@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
@@ -108,6 +110,7 @@ def test_batch_norm_of_a_file_keeps_its_statistics_in_training(tmp_path):
     backbone = from_config(encoder.architecture).train()
     report = load_encoder(backbone, encoder)
     assert "batch norm keeps the file's statistics" in str(report)
+    assert "hidden voxels" not in str(report)
     x = image(32, 32, 16)
     trained = backbone(x)
     assert all(parameter.requires_grad for parameter in backbone.parameters())
@@ -115,8 +118,10 @@ def test_batch_norm_of_a_file_keeps_its_statistics_in_training(tmp_path):
         assert torch.equal(buffer, encoder.weights[name])
     for a, b in zip(trained, backbone.eval()(x), strict=True):
         assert torch.equal(a, b)
+    of_mae = replace(encoder, card={**encoder.card, "pretraining": {"method": "MAE"}})
+    assert "warning: these statistics are of crops with hidden voxels" in str(load_encoder(backbone, of_mae))
     thawed = SegResNet(4, blocks=BLOCKS, norm="batch", freeze_statistics=False).train()
-    load_encoder(thawed, encoder)
+    assert "hidden voxels" not in str(load_encoder(thawed, of_mae))
     thawed(x)
     assert not torch.equal(thawed.down_layers[0][1].norm1.running_mean, backbone.down_layers[0][1].norm1.running_mean)
     scratch = SegResNet(4, blocks=BLOCKS, norm="batch").train()
