@@ -55,6 +55,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 KINDS = [
     *("store.json", "splits.json", "case.json", "image.b2nd", "mask.b2nd", "store.json, containers", "container"),
     *("note", "encoder.json", "encoder.safetensors", "bundle.json", "bundle.json, ensemble", "bundle.json, member"),
+    *("rescorer.json", "rescorer.safetensors"),
     *("bundle.json, backbone", "detector.safetensors", "nnssl .pth", "old .pt"),
     *("safetensors", "last.ckpt", "last.ckpt, encoder", "plan.json", "recipe", "study", "config.yaml"),
     *("run.json", "run.json, resumed", "metrics.csv", "metrics.csv, resumed", "metrics.json", "slices.json"),

@@ -16,12 +16,14 @@ TRAINED = [(cls, name) for cls, name in PAIRS if name not in VARIANTS and not re
 # more than thirty steps to tell unseen crops apart; and the targets of DINO and DINOv2 move with their teachers. They
 # learn one batch.
 SAME_BATCH = (SimCLR, VoCo, DINO, DINOv2)
+# At 3e-3 VoCo throws a SwinUNETR off in the first step, and whether it comes back depends on the processor's rounding.
+RATES = {VoCo: 1e-3}
 
 
 @pytest.mark.parametrize(("cls", "name"), TRAINED, ids=[f"{cls.__name__} {name}" for cls, name in TRAINED])
 def test_thirty_steps_lower_the_loss(cls, name):
     objective = tiny_objective(cls, name)
-    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=RATES.get(cls, 3e-3))
     losses: list[float] = []
     for step in range(30):
         if step == 15 and is_lower(losses):  # as most are

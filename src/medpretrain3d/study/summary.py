@@ -33,8 +33,7 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     if not finetuning:
         methods = _listed(sorted({run.method for run in pretraining}))
         return f"{counted(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
-    names = list(dict.fromkeys(arms[run] for run in finetuning))
-    starts = [f"from {name}" if name.startswith(BASELINE) else f"after {name} pretraining" for name in names]
+    starts = list(dict.fromkeys(_start(run, arms[run]) for run in finetuning))
     datasets = _listed(sorted({run.setting[0] for run in finetuning}))
     labels = _listed([str(count) for count in sorted({run.setting[1] for run in finetuning})])
     seeds = len({run.metadata.seed for run in finetuning if run.is_tested})
@@ -44,6 +43,12 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
         f"The same detector fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
         f"{counted(len(finetuning), 'run')}, {counted(seeds, 'seed')}, {tested}."
     )
+
+
+def _start(run: Run, arm: str) -> str:
+    if arm.startswith(BASELINE):
+        return f"from {arm}"
+    return f"from {BASELINE} ({arm})" if run.method == BASELINE else f"after {arm} pretraining"
 
 
 GISTS = [

@@ -1,0 +1,17 @@
+"""The outcome of a study in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medpretrain3d.run_metadata import RunMetadata
+from medpretrain3d.study.run import Run
+from medpretrain3d.study.summary import question
+
+
+def test_only_what_was_pretrained_is_said_to_be(tmp_path: Path) -> None:
+    facts = {"stage": "finetune", "dataset": "organs", "num_train_cases": 4, "seed": 0}
+    runs = [Run(tmp_path / method, RunMetadata(method=method, **facts)) for method in ("scratch", "mae")]
+    same = Run(tmp_path / "bf16", RunMetadata(method="scratch", **facts))
+    asked = question([*runs, same], [], {runs[0]: "scratch", runs[1]: "mae", same: "bf16"})
+    assert "started from scratch, after mae pretraining and from scratch (bf16): 3 runs" in asked
