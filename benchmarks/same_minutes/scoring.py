@@ -39,7 +39,8 @@ def score(predictions: Sequence[Prediction], store: Store) -> tuple[float, float
     ]
     metrics = DETECTION.score(found, wanted, store.classes, num_bootstrap=0)
     # nan means that nothing was hit.
-    return tuple(float(np.nan_to_num(metrics[DETECTION.watched[name]])) for name in ("mAP", "AP50"))  # type: ignore[return-value]
+    mean_ap, ap50 = (float(np.nan_to_num(metrics[DETECTION.watched[name]])) for name in ("mAP", "AP50"))
+    return mean_ap, ap50
 
 
 def look_at(detect: Callable[[Case], Prediction], cases: Sequence[Case], store: Store) -> Score:

@@ -8,6 +8,7 @@ positives are gone. `predict --region` looks and keeps in the same way.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import numpy as np
 
+    from medpretrain3d.boxes import box_center
     from medpretrain3d.evaluation import pair, read_predictions, read_targets
 
     if args.out and len(args.margin_mm) > 1:
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     for one, wanted in zip(found, targets.cases, strict=True):
         region = regions.of(wanted.case)
         for boxes, kept in ((one.boxes, far), (wanted.boxes, objects)):
-            kept.append(region.distances_mm((boxes[:, :3] + boxes[:, 3:]) / 2, max(args.margin_mm)))
+            kept.append(region.distances_mm(box_center(boxes), max(args.margin_mm)))
     print("\n".join(_table(found, targets.cases, targets.classes, far, objects, args.margin_mm)))
     if args.out:
         document: dict[str, Any] = read_json(args.predictions, dict[str, Any], ADVICE, LARGE, True)
@@ -91,8 +93,6 @@ def _table(
     objects: Sequence[np.ndarray],
     margins_mm: Sequence[float],
 ) -> list[str]:
-    import dataclasses
-
     import numpy as np
 
     before = _counts(found, wanted, classes)

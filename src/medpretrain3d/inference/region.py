@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medpretrain3d.boxes import box_center
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.tiles import Triple
 from medpretrain3d.store.grid import Grid
@@ -49,7 +50,7 @@ class Near:
 
     def holds(self, boxes_lps_mm: np.ndarray) -> np.ndarray:
         """Return whether the center of each box (N, 6) lies in the region or within the margin: (N,) bool."""
-        centers_mm = (boxes_lps_mm[:, :3] + boxes_lps_mm[:, 3:]) / 2
+        centers_mm = box_center(boxes_lps_mm)
         return np.asarray(np.isfinite(self.region.distances_mm(centers_mm, self.margin_mm)))
 
 

@@ -63,7 +63,8 @@ class Rescorer(Configurable, nn.Module):
         """Return what is added to the log-odds of each class, (N, K) float32, of cubes (N, S, C, e, e, e)."""
         maps = self.backbone(cubes.flatten(0, 1))
         means = torch.cat([one.float().mean(dim=(2, 3, 4)) for one in maps], dim=1)  # (N * S, sum of channels)
-        return self.linear(self.norm(means.unflatten(0, cubes.shape[:2]).flatten(1))).float()  # type: ignore[no-any-return]
+        added: Tensor = self.linear(self.norm(means.unflatten(0, cubes.shape[:2]).flatten(1)))
+        return added.float()
 
 
 def log_odds(scores: Tensor) -> Tensor:
