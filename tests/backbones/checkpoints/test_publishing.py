@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.markdown import identifier, plain
 from medpretrain3d.backbones.checkpoints.model_card import model_card
 from medpretrain3d.backbones.checkpoints.publishing import without_places
+from medpretrain3d.backbones.checkpoints.volumes_seen import VolumesSeen
 
 CONFIG = """
 seed_everything: 3
@@ -37,6 +39,14 @@ def test_of_paths_the_last_name_is_left_and_nothing_else_changes():
     assert clean["note"] == "read from x.pth (see https://a.org/b/c), 3 mm/voxel, and/or y"
     assert (clean["corpus"], clean["run"]) == ("openkbp+ct", "g/a")
     assert clean["nested"] == [{"file": "x y.nii"}, 1.5, None]
+
+
+def test_hashes_of_scans_are_kept_whole_whatever_slashes_are_in_them():
+    seen = VolumesSeen.of_training(map(str, range(3000)), with_labels=False)
+    seen |= VolumesSeen(unknown=("weights of /home/jane/x.pth",))
+    assert "+/" in seen.to_json()["without_labels"]  # looks as if a path began there
+    clean = without_places({"volumes_seen": seen.to_json()})
+    assert VolumesSeen.from_json(clean["volumes_seen"]) == replace(seen, unknown=("weights of x.pth",))
 
 
 HOSTILE = [

@@ -13,6 +13,8 @@ from medpretrain3d.documents import parse_yaml
 
 CONFIG = "config"
 """Entry of a card that holds a configuration as YAML text."""
+VOLUMES_SEEN = "volumes_seen"
+"""Entry of a card that holds hashes of scans in base64, whose slashes begin no path."""
 _PLACE = re.compile(r"(?<![\w.:/\\~])(?:~|[A-Za-z]:(?=\\))?(?:[/\\][^\s/\\'\",;()\[\]{}]+){2,}[/\\]?")
 
 
@@ -22,7 +24,15 @@ def without_places(card: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         card: plain data.
     """
-    return {key: _without_config(value) if key == CONFIG else _mapped(value, _named) for key, value in card.items()}
+    return {key: _clean(key, value) for key, value in card.items()}
+
+
+def _clean(key: str, value: Any) -> Any:
+    if key == CONFIG:
+        return _without_config(value)
+    if key == VOLUMES_SEEN and isinstance(value, Mapping):
+        return {**value, "unknown": _mapped(value.get("unknown", []), _named)}
+    return _mapped(value, _named)
 
 
 def _without_config(config: Any) -> Any:

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
+from medpretrain3d.backbones.checkpoints.publishing import VOLUMES_SEEN as KEY
 from medpretrain3d.errors import UserError
 
-KEY = "volumes_seen"
-"""In the card of an encoder file, and in the provenance of a bundle."""
 NUM_BYTES = 8
 
 
@@ -105,11 +104,15 @@ class VolumesSeen:
         """
         try:
             with_labels, without_labels = (_unpacked(document[name]) for name in ("with_labels", "without_labels"))
-            return VolumesSeen(with_labels, without_labels, tuple(map(str, document["unknown"])))
+            seen = VolumesSeen(with_labels, without_labels, tuple(map(str, document["unknown"])))
+            if len(seen) != document.get("num_volumes", len(seen)):
+                raise ValueError(f"{len(seen)} scans, wanted {document['num_volumes']}")
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise UserError(
-                f"{KEY}: the list of scans seen in training is damaged ({error!r}); copy it again"
+                f"{KEY}: the list of scans seen in training is damaged ({error!r}); copy the file again, or begin from "
+                "the checkpoint of the run that wrote it"
             ) from error
+        return seen
 
 
 def _truncated(digest: str) -> bytes:
