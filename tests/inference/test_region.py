@@ -204,3 +204,14 @@ def test_predict_says_what_it_left_out_and_another_mask_makes_it_look_again(
     )
     assert found.num_outside == entry["num_outside"]
     assert found.boxes_lps_mm.tolist() == entry["boxes"]
+
+
+def test_a_data_set_is_tested_within_the_region(place: Path, tmp_path: Path) -> None:
+    command = ["test", str(place / "cv" / "ensemble"), str(place / "store"), "-o", str(tmp_path / "out")]
+    assert main([*command, "--region", str(place / "masks"), "--region-parts", "liver", "--region-margin-mm", "0"]) == 0
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"]
+    assert len(entries) == len(IDS)
+    regions = Regions(place / "masks", ("liver",), 0.0)
+    assert all(regions.near(one["case"]).holds(np.reshape(one["boxes"], (-1, 6))).all() for one in entries)
+    assert sum(one["num_outside"] for one in entries) > 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["num_cases"] == len(IDS)

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NoReturn
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
-from medpretrain3d.commands.region_options import DEFAULT_MARGIN_MM, add_region, regions_of
+from medpretrain3d.commands.region_options import add_region_to_look_at, regions_of
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.lines import counted
-from medpretrain3d.values import NonNegative, Positive, Rows, Share, ShareBelowOne, Whole
+from medpretrain3d.values import Positive, Rows, Share, ShareBelowOne, Whole
 
 OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json", "dataset.json")
 """What tells that a folder is something else than one of predictions."""
@@ -100,14 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also look at views mirrored along these axes, 0 = D, 1 = H, 2 = W; without an axis: no mirroring "
         "(default: the bundle's)",
     )
-    add_region(parser)
-    parser.add_argument(
-        "--region-margin-mm",
-        type=Number(NonNegative),
-        default=DEFAULT_MARGIN_MM,
-        metavar="MM",
-        help="what is so near belongs to the region (default: %(default)s)",
-    )
+    add_region_to_look_at(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add_precision(parser)
     parser.add_argument(

@@ -6,15 +6,27 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medpretrain3d.commands.numbers import Number
+from medpretrain3d.values import NonNegative
+
 if TYPE_CHECKING:
     from medpretrain3d.inference.regions import Regions
 
 
-DEFAULT_MARGIN_MM = 10.0
+def add_region_to_look_at(parser: argparse.ArgumentParser) -> None:
+    """`--region`, `--region-parts` and `--region-margin-mm` of what predicts."""
+    add_region(parser)
+    parser.add_argument(
+        "--region-margin-mm",
+        type=Number(NonNegative),
+        default=10.0,
+        metavar="MM",
+        help="what is so near belongs to the region (default: %(default)s)",
+    )
 
 
 def add_region(parser: argparse.ArgumentParser, is_required: bool = False) -> None:
-    """`--region` and `--region-parts`; the margin is an option of its own, of which some take several."""
+    """`--region` and `--region-parts`; margins are an option of its own, of which `restrict` takes several."""
     parser.add_argument(
         "--region",
         type=Path,

@@ -23,6 +23,7 @@ from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.commands import predict, prepare
 from medpretrain3d.commands.evaluate import per_case_csv
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.region_options import add_region_to_look_at
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import PredictionFile
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="a class of DATA as the bundle calls it"
     )
+    add_region_to_look_at(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--batch-size", type=Number(Rows), default=1, help="tiles per forward pass (default: 1)")
 
@@ -90,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
     split = args.split or ("test" if store.all_splits.fold(args.fold).get("test") else "all")
     refs = corpus.cases(split, args.fold)
     chosen = ["--split", split, *_given(args, "fold"), *_given(args, "device", "batch_size")]
+    if args.region is not None:
+        chosen += [*_given(args, "region", "region_margin_mm")]
+        chosen += ["--region-parts", *args.region_parts] if args.region_parts else []
     failed = _call(predict, [*bundles, path, "-o", args.out, *chosen])
     if failed:
         raise UserError(f"{data}: some scans could not be predicted, so there is no score of all of them")
