@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from medpretrain3d.study.workflow import Machine, _run_snakemake
+from medpretrain3d.study.jobs import Job
+from medpretrain3d.study.workflow import Machine, _priorities, _run_snakemake
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = """
@@ -57,3 +58,16 @@ def test_an_engine_of_a_cluster_that_is_told_to_end_cancels_what_it_submitted(tm
     command = [sys.executable, "-c", STUDY, WAITING_ENGINE, str(tmp_path / "log"), "slurm"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == (f"{int(signal.SIGINT)}\n", 0), done.stderr
+
+
+def test_jobs_begin_in_their_order_and_a_pretraining_with_the_first_that_needs_it():
+    def job(kind, name, *needs):
+        return Job(kind, {"name": name}, {"name": name}, "1", needs=needs)
+
+    store = job("prepare", "store")
+    spark, mae = job("pretrain", "spark", store), job("pretrain", "mae", store)
+    runs = [job("finetune", "scratch"), job("finetune", "mae", mae), job("finetune", "spark", spark)]
+    priorities = _priorities([spark, mae, *runs])
+    in_turn = sorted([spark, mae, *runs], key=lambda one: (-priorities[one.identity], one.kind != "pretrain"))
+    assert [one.setting["name"] for one in in_turn] == ["scratch", "mae", "mae", "spark", "spark"]
+    assert priorities[store.identity] == priorities[mae.identity] == priorities[runs[1].identity]

@@ -67,7 +67,8 @@ class Machine:
 def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     """Run jobs that are not done, as many at a time as the machine bears; what depends on a failed one is not begun.
 
-    How each ended is on the disk (`Records.state`).
+    They begin in their order, so that an interrupted study has whole comparisons, and a pretraining begins where the first
+    job that needs it would. How each ended is on the disk (`Records.state`).
 
     Raises:
         UserError: Snakemake or the plugin is not installed, or did not start the jobs.
@@ -79,7 +80,10 @@ def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     folder = records.study.folder
     table = folder / "snakemake.json"
     todo = {job.identity for job in jobs}
-    entries = {f"{job.kind}-{job.identity}": _entry(job, todo, records, machine) for job in jobs}
+    priorities = _priorities(jobs)
+    entries = {
+        f"{job.kind}-{job.identity}": _entry(job, todo, records, machine, priorities[job.identity]) for job in jobs
+    }
     devices = ",".join(machine.devices) if machine.is_local else ""
     write_text(table, json_text({"folder": os.getcwd(), "devices": devices, "jobs": entries}, indent=1))
     code, said = _run_snakemake(_words(folder, table, machine), folder / LOG, machine)
@@ -113,11 +117,25 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _entry(job: Job, todo: set[str], records: Records, machine: Machine) -> dict[str, Any]:
+def _priorities(jobs: Sequence[Job]) -> dict[str, int]:
+    """Return a number for each job, the larger the sooner: what is needed comes with the first that needs it."""
+    found: dict[str, int] = {}
+    finetuning_first = sorted(jobs, key=lambda job: job.kind != "finetune")
+    for priority, job in enumerate(reversed(finetuning_first)):
+        waiting = [job]
+        while waiting:
+            one = waiting.pop()
+            found[one.identity] = max(priority, found.get(one.identity, 0))
+            waiting += one.needs
+    return found
+
+
+def _entry(job: Job, todo: set[str], records: Records, machine: Machine, priority: int) -> dict[str, Any]:
     asked = records.study.resources.get(job.kind, Resources())
     return {
         "name": job.name,
         "needs": [f"{one.kind}-{one.identity}" for one in job.needs if one.identity in todo],
+        "priority": priority,
         "cores": asked.cores or 2,  # a process that trains and one that reads
         "gpus": _num_gpus(job, asked, machine),
         "mem_mb": round(1000 * (asked.memory_gb or 8)),
