@@ -67,8 +67,8 @@ class Machine:
 def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     """Run jobs that are not done, as many at a time as the machine bears; what depends on a failed one is not begun.
 
-    They begin in their order, so that an interrupted study has whole comparisons, and a pretraining begins where the first
-    job that needs it would. How each ended is on the disk (`Records.state`).
+    They begin in their order, so that an interrupted study has whole comparisons; a pretraining begins with the first
+    job that needs it. How each ended is on the disk (`Records.state`).
 
     Raises:
         UserError: Snakemake or the plugin is not installed, or did not start the jobs.
