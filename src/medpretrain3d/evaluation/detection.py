@@ -18,6 +18,7 @@ from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.evaluation.average_precision import RecallType, average_precision
 from medpretrain3d.evaluation.average_recall import recall
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE, NUM_BOOTSTRAP, Resampling
+from medpretrain3d.evaluation.box_fit import box_fit
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
@@ -45,6 +46,8 @@ MEAN_AR_IOUS: dict[str, tuple[float, ...]] = {
 }
 FROC_IOUS = tuple(iou for iou in AP_IOUS if iou != 0.75)
 STRATA_IOUS = (0.1, 0.5)
+FIT_IOU = 0.1
+"""Of the hits whose boxes are looked at axis by axis."""
 AR_MAX_DETECTIONS = (1, 5, 100)
 """Detections per scan and class that may hit in the average recall (MONAI's list)."""
 
@@ -119,9 +122,9 @@ def evaluate(
         `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
         per point of a curve), `left_out` (of `LEFT_OUT_KEYS`, `value` and `without` each group of scans), what
         `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`, `per_case` (see
-        `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `confusion`, `operating_points`, `calibration`; at 0.1
-        and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A FROC entry is nan
-        where detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
+        `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `confusion`, `operating_points`, `calibration`,
+        `box_fit`; at 0.1 and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A
+        FROC entry is nan where detections exist but none of them hits, as in nnDetection; the sensitivity is then 0.
 
     Raises:
         UserError: the lengths differ, there is no scan, a case is malformed, or the resampling settings make no sense.
@@ -157,6 +160,7 @@ def evaluate(
         "calibration": calibration(scans.pooled, resampling),
         "precision_recall": precision_recall(scans, resampling, rows),
         "error_analysis": error_analysis(scans, IOU_THRESHOLDS.index(FOREGROUND_IOU), recall_type=recall_type),
+        "box_fit": box_fit(scans, IOU_THRESHOLDS.index(FIT_IOU), FIT_IOU),
         "per_case": scans.case_scores(_rows(MAP_IOUS), recall_type),
     }
 

@@ -49,6 +49,7 @@ def detection_table(result: Mapping[str, Any]) -> list[str]:
         "",
         *confusion_rows(result),
         *_error_rows(result["error_analysis"]),
+        *_fit_rows(result["box_fit"]),
         *_absent_classes(result),
         *notes(result),
     ]
@@ -250,6 +251,19 @@ def _error_rows(errors: Mapping[str, Any]) -> list[str]:
         gain = "-" if math.isnan(one["gain"]) else f"{one['gain']:+.3f}"
         lines.append(f"  {kind.replace('_', ' '):<16} {text:<37}{one['num']:>7}  {gain}")
     return lines
+
+
+def _fit_rows(fit: Mapping[str, Any]) -> list[str]:
+    """Return how well the boxes of hits fit along each axis."""
+    title = f"hits at IoU {fit['iou']:g}, medians"
+    lines = ["", f"{title:<26}{'IoU':>5}   {'overlap along x y z':<19}   faces off along x y z"]
+    for name, one in fit["classes"].items():
+        if one["num_hits"]:
+            hits = f"  {_shortened(name):<{NAME_WIDTH}}{one['num_hits']:>5} hits"
+            overlaps = "  ".join(f"{value:.2f}" for value in one["median_axis_iou"])
+            errors = "".join(f"{value:<7.3g}" for value in one["median_face_error"])
+            lines.append(f"{hits:<26}{one['median_iou']:>5.2f}   {overlaps:<19}   {errors}".rstrip())
+    return lines if len(lines) > 2 else []
 
 
 def _absent_classes(result: Mapping[str, Any]) -> list[str]:
