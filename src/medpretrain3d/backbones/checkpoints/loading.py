@@ -150,7 +150,7 @@ def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
     return dict(Counter(_stage(name) or name.partition(".")[0] for name in names))
 
 
-# Measured on the phantom with AdamW: at 2e-3 several detectors found nothing at all, at 5e-4 none did (docs/experiments.md).
+# Measured on the phantom: at 2e-3 several detectors found nothing at all, at 5e-4 none did (docs/experiments.md).
 _FROZEN = (
     "batch norm keeps the file's statistics, since those of a small batch are no guide; scale and shift are trained; "
     "if the detector learns nothing, lower model.optim.lr: frozen statistics want a low one"
