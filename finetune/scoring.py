@@ -32,11 +32,15 @@ class CaseResult:
         )
 
     def in_mm(self) -> CaseResult:
-        """Return the same in millimetres along the volume's axes: overlaps stay, and sizes get a meaning."""
+        """Return the same in millimetres along the volume's axes, x, y, z: overlaps stay, and sizes get a meaning."""
         edges_mm = np.tile(self.spacing_mm, 2)
-        predicted = replace(self.predicted, boxes=self.predicted.boxes * edges_mm)
-        ignore = None if self.target.ignore is None else self.target.ignore * edges_mm
-        target = replace(self.target, boxes=self.target.boxes * edges_mm, ignore=ignore)
+
+        def xyz_mm(boxes: np.ndarray) -> np.ndarray:
+            return (boxes * edges_mm)[:, [2, 1, 0, 5, 4, 3]]  # volumes of a store have axes (S, P, L)
+
+        predicted = replace(self.predicted, boxes=xyz_mm(self.predicted.boxes))
+        ignore = None if self.target.ignore is None else xyz_mm(self.target.ignore)
+        target = replace(self.target, boxes=xyz_mm(self.target.boxes), ignore=ignore)
         return CaseResult(predicted, target, (1.0, 1.0, 1.0))
 
 

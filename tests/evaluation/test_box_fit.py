@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from finetune.scoring import CaseResult
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate
 from medpretrain3d.evaluation.tables import detection_table
+from medpretrain3d.store.grid import Grid
 
 CUBE = [0.0, 0, 0, 10, 10, 10]
 
@@ -59,3 +61,30 @@ def test_the_table_says_it_in_eighty_columns():
     assert row.split() == ["cord", "1", "hits", "0.50", "1.00", "1.00", "0.50", "0", "0", "5"]
     assert all(len(line) <= 80 for line in lines)
     assert not [line for line in lines if line.startswith("  tumor")]
+
+
+@pytest.mark.parametrize("angle", [0, 20])
+def test_axes_are_those_of_the_patient_whatever_the_order_of_the_voxels(angle):
+    """An object that is long from head to foot, in a scan whose first axis runs there; found too short by a third."""
+    a, b = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    turned = np.array([[a, -b, 0], [b, a, 0], [0, 0, 1]])  # about z
+    affine = np.eye(4)
+    affine[:3, :3] = turned[:, [2, 1, 0]]  # array axes along z, y, x
+    grid = Grid((64, 32, 32), affine)
+    wanted, found = np.array([[10.0, 8, 8, 40, 16, 16]]), np.array([[10.0, 8, 8, 30, 16, 16]])
+    predictions = [PredictedCase("a", grid.boxes_to_lps_mm(found), np.array([0.9]), np.array([0]), grid, found)]
+    targets = [TargetCase("a", grid.boxes_to_lps_mm(wanted), np.array([0]), None, grid, wanted)]
+    of_files = evaluate(predictions, targets, ["cord"], num_bootstrap=0)["box_fit"]["classes"]["cord"]
+    assert of_files["median_axis_iou"] == pytest.approx([1, 1, 2 / 3])
+    assert of_files["median_face_error"] == pytest.approx([0, 0, 5])
+
+
+def test_a_run_scores_volumes_of_a_store_along_the_same_axes():
+    wanted, found = np.array([[10.0, 8, 8, 40, 16, 16]]), np.array([[10.0, 8, 8, 30, 16, 16]])  # (S, P, L)
+    predicted = PredictedCase("a", found, np.array([0.9]), np.array([0]))
+    result = CaseResult(predicted, TargetCase("a", wanted, np.array([0]), wanted), (2.0, 1.0, 1.0)).in_mm()
+    assert result.target.ignore is not None
+    assert result.target.ignore.tolist() == result.target.boxes.tolist() == [[8, 8, 20, 16, 16, 80]]
+    fit = evaluate([result.predicted], [result.target], ["cord"], num_bootstrap=0)["box_fit"]["classes"]["cord"]
+    assert fit["median_axis_iou"] == pytest.approx([1, 1, 2 / 3])
+    assert fit["median_face_error"] == pytest.approx([0, 0, 10])

@@ -24,7 +24,7 @@ def box_fit(scans: MatchedScans, row: int, iou: float) -> dict[str, Any]:
     Returns:
         `iou`, and by class `num_hits`, `median_iou`, `median_axis_iou` (3; intersection over union of the intervals of
         both boxes along an axis) and `median_face_error` (3; distance of faces along an axis, the mean of both, in the
-        unit of the boxes). Axes are those of the boxes, x, y and z of LPS. Medians without a hit are nan.
+        unit of the boxes). Axes are those of the boxes, x, y and z. Medians without a hit are nan.
     """
     return {
         "iou": iou,

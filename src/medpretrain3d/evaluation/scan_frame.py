@@ -2,8 +2,9 @@
 
 Boxes are found and drawn along the axes of the scan's voxels. Where these are oblique, a box in LPS millimetres is the
 hull of the one that is meant: two rods side by side at 45 degrees have hulls that overlap by half. So where a scan's
-grid is known and oblique, its boxes are taken to millimetres along the grid's axes, in which overlaps, distances and
-diameters are those of the boxes. Where it lies along the LPS axes, or nobody knows it, boxes stay as they are.
+grid is known and oblique, its boxes are taken to millimetres along the grid's axes (each in the place of the LPS axis
+that it is nearest to), in which overlaps, distances and diameters are those of the boxes. Where it lies along the LPS
+axes, or nobody knows it, boxes stay as they are.
 """
 
 from __future__ import annotations
@@ -113,9 +114,10 @@ def _along_axes(
     boxes_lps_mm: np.ndarray, boxes_vox: np.ndarray | None, own: Grid | None, grid: Grid, where: str
 ) -> _Side:
     edge_mm = np.tile(grid.spacing_mm, 2)
+    columns = [*grid.axes_by_lps, *(axis + 3 for axis in grid.axes_by_lps)]
     if boxes_vox is None:
         boxes_vox, is_hull = grid.boxes_from_lps_hulls(boxes_lps_mm)
-        return _Side(boxes_vox * edge_mm, int(is_hull.sum()), int((~is_hull).sum()))
+        return _Side((boxes_vox * edge_mm)[:, columns], int(is_hull.sum()), int((~is_hull).sum()))
     own = own or grid
     apart_mm = np.abs(own.boxes_to_lps_mm(boxes_vox) - boxes_lps_mm).max(axis=1)
     wrong = np.nonzero(apart_mm > SAME_PLACE_VOX * max(own.spacing_mm))[0]
@@ -124,7 +126,8 @@ def _along_axes(
             f"{where}: box {wrong[0]} in voxels lies {apart_mm[wrong[0]]:.3g} mm from the one in LPS mm; "
             "the files are of different scans, or one of the two was changed: write it again, or leave boxes_vox out"
         )
-    return _Side((boxes_vox if own == grid else own.map_boxes(boxes_vox, grid)) * edge_mm)
+    boxes_mm = (boxes_vox if own == grid else own.map_boxes(boxes_vox, grid)) * edge_mm
+    return _Side(boxes_mm[:, columns])
 
 
 def _is_same_region(ours: Grid, theirs: Grid, case: str) -> bool:
