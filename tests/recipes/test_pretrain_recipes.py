@@ -46,6 +46,8 @@ def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_
         sizes = {"width": 48, "depth": 2, "heads": 2}
         small = [text for name, size in sizes.items() for text in (f"{task}.backbone.init_args.{name}", str(size))]
         small += ["--data.views.init_args.local_patch", "[8,8,8]"]
+    if recipe == "phantom_multitalent_batch_norm":  # small as it is
+        small = []
     program.main(["fit", "--config", str(FOLDER / f"{recipe}.yaml"), *MINIATURE, *small, *place])
     (folder,) = tmp_path.glob("*/run")
     encoder = read_encoder(folder / "encoder")
