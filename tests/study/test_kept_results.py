@@ -8,6 +8,7 @@ import tarfile
 import pytest
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.interruption import Interrupted
 from medpretrain3d.study import run_study
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.kept_results import keep_results, restore_results
@@ -53,6 +54,20 @@ def test_another_clone_finds_everything_done_without_weights_and_pictures(study)
     shutil.rmtree(study.results)
     assert keep_results(study, progress_of(study).of_state("done")) == 3
     assert contents(study.results) == kept  # the bytes depend on nothing but the results
+
+
+def test_a_study_that_is_told_to_end_keeps_what_was_finished(study, monkeypatch, capsys):
+    last = progress_of(study).of_state("done")[-1]
+    Records(study).path(last, "done").unlink()
+
+    def told_to_end(*_):
+        raise Interrupted(15)
+
+    monkeypatch.setattr(run_study, "run_jobs", told_to_end)
+    with pytest.raises(Interrupted):
+        run_study.run_study(study, Machine())
+    assert f"{study.results}: results of 2 jobs are kept there now" in capsys.readouterr().out
+    assert len(list(study.results.glob("*.tar.xz"))) == 2
 
 
 def test_an_encoder_without_weights_is_made_again_only_where_a_run_wants_it(study, write_study, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.interruption import Interrupted
 from medpretrain3d.lines import counted, print_line
 from medpretrain3d.study.declaration import declaration_note, declare
 from medpretrain3d.study.design import ALL, KINDS, Study
@@ -93,10 +94,12 @@ def run_study(study: Study, machine: Machine, keeps_other_code: bool = False) ->
     started = time.monotonic()
     check_engine(machine)
     declare(study)
-    progress = run_missing(study, machine, keeps_other_code)
-    num_kept = keep_results(study, progress.of_state("done"))
-    if num_kept:
-        print(f"{study.results}: results of {counted(num_kept, 'job')} are kept there now")
+    try:
+        progress = run_missing(study, machine, keeps_other_code)
+    except Interrupted:
+        _keep_results(study, progress_of(study, keeps_other_code))
+        raise
+    _keep_results(study, progress)
     print(progress.summary())
     runs = [job for job in progress.of_state("done") if job.kind != "prepare"]
     if runs:
@@ -139,6 +142,12 @@ def report_study(study: Study, keeps_other_code: bool = False) -> int:
     if not _write_report(study, progress):
         raise UserError(f"{study.folder}: no run of this study is done; medpretrain3d study run first")
     return 0
+
+
+def _keep_results(study: Study, progress: Progress) -> None:
+    num_kept = keep_results(study, progress.of_state("done"))
+    if num_kept:
+        print_line(f"{study.results}: results of {counted(num_kept, 'job')} are kept there now")
 
 
 def _write_report(study: Study, progress: Progress) -> bool:
