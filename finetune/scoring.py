@@ -36,7 +36,8 @@ class CaseResult:
         edges_mm = np.tile(self.spacing_mm, 2)
 
         def xyz_mm(boxes: np.ndarray) -> np.ndarray:
-            return (boxes * edges_mm)[:, [2, 1, 0, 5, 4, 3]]  # volumes of a store have axes (S, P, L)
+            scaled: np.ndarray = boxes * edges_mm
+            return scaled[:, [2, 1, 0, 5, 4, 3]]  # volumes of a store have axes (S, P, L)
 
         predicted = replace(self.predicted, boxes=xyz_mm(self.predicted.boxes))
         ignore = None if self.target.ignore is None else xyz_mm(self.target.ignore)
