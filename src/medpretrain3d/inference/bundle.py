@@ -15,8 +15,8 @@ from typing import Any, cast
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder, write_text
 from medpretrain3d.backbones.checkpoints.completeness import differences, outline
-from medpretrain3d.backbones.checkpoints.publishing import without_places
-from medpretrain3d.backbones.checkpoints.volumes_seen import KEY, VolumesSeen
+from medpretrain3d.backbones.checkpoints.publishing import VOLUMES_SEEN, without_places
+from medpretrain3d.backbones.checkpoints.volumes_seen import VolumesSeen
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection.base import Detector
@@ -73,7 +73,7 @@ class Bundle:
         Raises:
             UserError: the list is damaged.
         """
-        document = self.provenance.get(KEY)
+        document = self.provenance.get(VOLUMES_SEEN)
         return VolumesSeen() if document is None else VolumesSeen.from_json(document)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.backbones.checkpoints.publishing import VOLUMES_SEEN as KEY
+from medpretrain3d.backbones.checkpoints.publishing import VOLUMES_SEEN
 from medpretrain3d.errors import UserError
 
 NUM_BYTES = 8
@@ -60,7 +60,7 @@ class VolumesSeen:
         """
         if encoder is None:
             return VolumesSeen()
-        document = encoder.card.get(KEY)
+        document = encoder.card.get(VOLUMES_SEEN)
         if document is None:
             return VolumesSeen(unknown=(f"{encoder.format} {encoder.sha256[:12]}",))
         return VolumesSeen.from_json(document)
@@ -109,8 +109,8 @@ class VolumesSeen:
                 raise ValueError(f"{len(seen)} scans, wanted {document['num_volumes']}")
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise UserError(
-                f"{KEY}: the list of scans seen in training is damaged ({error!r}); copy the file again, or begin from "
-                "the checkpoint of the run that wrote it"
+                f"{VOLUMES_SEEN}: the list of scans seen in training is damaged ({error!r}); copy the file again, or begin "
+                "from the checkpoint of the run that wrote it"
             ) from error
         return seen
 
