@@ -109,8 +109,8 @@ class VolumesSeen:
                 raise ValueError(f"{len(seen)} scans, wanted {document['num_volumes']}")
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise UserError(
-                f"{VOLUMES_SEEN}: the list of scans seen in training is damaged ({error!r}); copy the file again, or begin "
-                "from the checkpoint of the run that wrote it"
+                f"{VOLUMES_SEEN}: the list of scans seen in training is damaged ({error!r}); copy the file again, "
+                "or begin from the checkpoint of the run that wrote it"
             ) from error
         return seen
 
