@@ -59,6 +59,22 @@ def test_the_quickest_of_each_counts():
     assert found.precision == "32-true"
 
 
+def test_a_large_gain_is_measured_twice_before_it_is_taken():
+    ratios = iter(
+        [1.0, 1.26, 0.62]
+    )  # of the small convolution, and of the large one in a disturbed moment and after it
+    current = {"ratio": 1.0, "calls": 0}
+
+    def timing(channels, edge, in_bf16):
+        if current["calls"] % (2 + 2 * (2 if (channels, edge) == SMALL else 3)) == 0:
+            current["ratio"], current["calls"] = next(ratios), 0
+        current["calls"] += 1
+        return 1.0 if in_bf16 else current["ratio"]
+
+    found = choose_for_cpu(ZEN_4, timing, lambda: "")
+    assert (found.precision, found.bf16_speed_ratio) == ("32-true", 0.62)
+
+
 def test_a_processor_without_instructions_is_rejected_by_its_flags_and_the_large_probe_is_never_waited_for():
     timing = Timing(small=3.0, large=9.0)  # a noisy moment
     found = choose_for_cpu(AVX2, timing, lambda: pytest.fail("nothing is compared"))

@@ -32,7 +32,8 @@ small one takes 4 to 20 ms in it, the large one 25 to 300. The large one grows w
 otherwise wait for each other more than they compute."""
 MOST_THREADS = 64
 ROUNDS = (2, 3)
-"""Of each. The quickest counts; the precisions take turns, so that other programs disturb both alike."""
+"""Of each. The quickest counts; the precisions take turns, so that other programs disturb both alike. The large one is
+timed again before bf16 is taken."""
 TOLERANCE = 0.02
 """Norm of the difference of bf16's gradients from those of fp32, relative to theirs; 0.003 where all is well."""
 
@@ -122,7 +123,11 @@ def choose_for_cpu(
         return PrecisionChoice("32-true", reason, ratio)
     if ratio >= HOPELESS:
         channels, edge = LARGE
-        ratio = _ratio(timing, channels, round(edge * min(num_threads, MOST_THREADS) ** (1 / 3)), ROUNDS[1])
+        large_edge = round(edge * min(num_threads, MOST_THREADS) ** (1 / 3))
+        ratio = _ratio(timing, channels, large_edge, ROUNDS[1])
+        # A run of a study that took bf16 by one disturbed measurement (1.26, where 0.62 is usual) was of no use.
+        if ratio >= MARGIN:
+            ratio = min(ratio, _ratio(timing, channels, large_edge, ROUNDS[1]))
     if ratio < MARGIN:
         reason = f"bf16 does not pay on this processor: {_ratio_in_words(ratio)}, it would from {MARGIN:g} on"
         return PrecisionChoice("32-true", reason, ratio)
@@ -170,14 +175,16 @@ def has_native_bf16(device: torch.device) -> bool:
 def milliseconds(channels: int, edge: int, in_bf16: bool) -> float:
     """Time a 3x3x3 convolution of two images on the CPU, forward and backward, once.
 
+    What counts is the time that this process computes, not that by the clock, in which other programs take their turns.
+
     Args:
         channels: that go in and come out.
         edge: of the cubes.
         in_bf16: whether it runs under bf16 autocast.
     """
-    start = time.perf_counter()
+    start = time.process_time()
     _gradient(channels, (edge, edge, edge), in_bf16)
-    return (time.perf_counter() - start) * 1e3
+    return (time.process_time() - start) * 1e3
 
 
 def bf16_fault() -> str:
