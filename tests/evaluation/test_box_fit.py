@@ -37,14 +37,7 @@ def test_a_box_that_is_off_along_one_axis_has_its_overlap_as_iou():
 
 def test_medians_are_of_hits_alone_and_the_axes_make_up_the_iou():
     shifted = [2.0, 0, 0, 12, 10, 10]  # 8 of 12 along x
-    wide = [
-        0.0,
-        -2,
-        -5,
-        10,
-        12,
-        15,
-    ]  # 10 of 14 along y, 10 of 20 along z, and inside of nothing: the product is the IoU
+    wide = [0.0, -2, -5, 10, 12, 15]  # 10 of 14 along y, 10 of 20 along z
     missed = [9.0, 9, 9, 19, 19, 19]
     fit = scored(shifted, wide, CUBE, missed)["box_fit"]["classes"]["cord"]
     assert fit["num_hits"] == 3

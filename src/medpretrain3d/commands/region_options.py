@@ -26,7 +26,7 @@ def add_region_to_look_at(parser: argparse.ArgumentParser) -> None:
 
 
 def add_region(parser: argparse.ArgumentParser, is_required: bool = False) -> None:
-    """`--region` and `--region-parts`; margins are an option of its own, of which `restrict` takes several."""
+    """`--region` and `--region-parts`; margins are an option by themselves, of which `restrict` takes several."""
     parser.add_argument(
         "--region",
         type=Path,

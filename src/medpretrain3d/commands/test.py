@@ -91,10 +91,8 @@ def run(args: argparse.Namespace) -> int:
     _check_classes(path, names, classes)
     split = args.split or ("test" if store.all_splits.fold(args.fold).get("test") else "all")
     refs = corpus.cases(split, args.fold)
-    chosen = ["--split", split, *_given(args, "fold"), *_given(args, "device", "batch_size")]
-    if args.region is not None:
-        chosen += [*_given(args, "region", "region_margin_mm")]
-        chosen += ["--region-parts", *args.region_parts] if args.region_parts else []
+    passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "batch_size")
+    chosen = ["--split", split, *_given(args, *passed_on)]
     failed = _call(predict, [*bundles, path, "-o", args.out, *chosen])
     if failed:
         raise UserError(f"{data}: some scans could not be predicted, so there is no score of all of them")
@@ -125,8 +123,12 @@ def _call(command: ModuleType, words: Sequence[object]) -> int:
 
 def _given(args: argparse.Namespace, *names: str) -> list[object]:
     """Return options of this command as words for another, those that have a value."""
-    values = [(name, getattr(args, name)) for name in names]
-    return [word for name, value in values if value is not None for word in (f"--{name.replace('_', '-')}", value)]
+    words: list[object] = []
+    for name in names:
+        value = getattr(args, name)
+        several = value if isinstance(value, list) else [] if value is None else [value]
+        words += [f"--{name.replace('_', '-')}", *several] if several else []
+    return words
 
 
 def _renamed(classes: Sequence[str], pairs: Sequence[str]) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
+from medpretrain3d.boxes import paired_iou
 from medpretrain3d.evaluation.data_set import MatchedScans
 from medpretrain3d.evaluation.matching import Matches
 
@@ -34,17 +36,16 @@ def box_fit(scans: MatchedScans, row: int, iou: float) -> dict[str, Any]:
 
 def _of_class(scans: MatchedScans, matches: Matches, row: int) -> dict[str, Any]:
     found, wanted = _hit_boxes(scans, matches, row)
-    low, high = found[:, :3], found[:, 3:]
-    low_of_object, high_of_object = wanted[:, :3], wanted[:, 3:]
-    shared = np.minimum(high, high_of_object) - np.maximum(low, low_of_object)  # hits overlap along every axis
-    either = np.maximum(high, high_of_object) - np.minimum(low, low_of_object)
-    volume = np.prod(high - low, axis=1) + np.prod(high_of_object - low_of_object, axis=1) - np.prod(shared, axis=1)
-    error = (np.abs(low - low_of_object) + np.abs(high - high_of_object)) / 2
+    shared = np.minimum(found[:, 3:], wanted[:, 3:]) - np.maximum(
+        found[:, :3], wanted[:, :3]
+    )  # above 0: these are hits
+    either = np.maximum(found[:, 3:], wanted[:, 3:]) - np.minimum(found[:, :3], wanted[:, :3])
+    iou = paired_iou(torch.from_numpy(found), torch.from_numpy(wanted)).numpy()
     return {
         "num_hits": len(found),
-        "median_iou": _median(np.prod(shared, axis=1)[:, None] / volume[:, None])[0],
-        "median_axis_iou": _median(shared / either),
-        "median_face_error": _median(error),
+        "median_iou": _medians(iou[:, None])[0],
+        "median_axis_iou": _medians(shared / either),
+        "median_face_error": _medians(np.abs(found - wanted).reshape(-1, 2, 3).mean(axis=1)),
     }
 
 
@@ -59,7 +60,7 @@ def _hit_boxes(scans: MatchedScans, matches: Matches, row: int) -> tuple[np.ndar
     return boxes[:, 0], boxes[:, 1]
 
 
-def _median(values: np.ndarray) -> list[float]:
+def _medians(values: np.ndarray) -> list[float]:
     """Return the median of each column."""
     if not len(values):
         return [float("nan")] * values.shape[1]

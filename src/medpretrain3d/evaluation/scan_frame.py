@@ -114,7 +114,8 @@ def _along_axes(
     boxes_lps_mm: np.ndarray, boxes_vox: np.ndarray | None, own: Grid | None, grid: Grid, where: str
 ) -> _Side:
     edge_mm = np.tile(grid.spacing_mm, 2)
-    columns = [*grid.axes_by_lps, *(axis + 3 for axis in grid.axes_by_lps)]
+    nearest = grid.canonical()[1][::-1]  # axes of the grid, in the order of (L, P, S)
+    columns = [*nearest, *(axis + 3 for axis in nearest)]
     if boxes_vox is None:
         boxes_vox, is_hull = grid.boxes_from_lps_hulls(boxes_lps_mm)
         return _Side((boxes_vox * edge_mm)[:, columns], int(is_hull.sum()), int((~is_hull).sum()))

@@ -150,13 +150,6 @@ class Grid:
         scale = np.diag([*(1 / ratio), 1.0])
         return Grid(_three(shape), self.affine_lps @ _INDEX_FROM_EDGE @ scale @ _EDGE_FROM_INDEX)
 
-    @property
-    def axes_by_lps(self) -> tuple[int, ...]:
-        """Axis of the grid that is nearest to each axis of LPS, each of them once."""
-        from nibabel.orientations import io_orientation
-
-        return tuple(int(axis) for axis in np.argsort(io_orientation(self.affine_lps)[:, 0]))
-
     def canonical(self) -> tuple[Grid, tuple[int, int, int], tuple[int, ...]]:
         """Return the grid with its axes permuted and mirrored so that they run nearest to (Superior, Posterior, Left).
 

@@ -153,7 +153,7 @@ def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
 # Measured on the phantom: at 2e-3 several detectors found nothing at all, at 5e-4 none did (docs/experiments.md).
 _FROZEN = (
     "batch norm keeps the file's statistics, since those of a small batch are no guide; scale and shift are trained; "
-    "if the detector learns nothing, lower model.optim.lr: frozen statistics want a low one"
+    "if nothing is learned, lower model.optim.lr: frozen statistics want a low one"
 )
 # Measured: means off by a standard deviation, variances by up to 3.6 times, AP10 0, not 0.4 (docs/experiments.md).
 _OF_HIDDEN_VOXELS = (
