@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.recipes import loss_of, moved
-from benchmarks.gpu.session import Row, Session, Skipped
+from benchmarks.gpu.session import PRECISIONS, Row, Session, Skipped
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
+from medpretrain3d.precision.mixed import autocast
 from tests.tiny_detectors import TINY_DETECTORS, tiny_detector
 from tests.tiny_objectives import TINY_OBJECTIVES, default_backbone, tiny_objective
 
@@ -102,7 +103,7 @@ def _step(model: Objective | Detector, batch: Any, device: torch.device, setting
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = precision
     try:
-        with torch.autocast(device.type, dtype=setting.dtype, enabled=setting.dtype != torch.float32):
+        with autocast(device, PRECISIONS[setting.dtype]):
             loss = loss_of(model, moved(batch, device))
         scale = FP16_SCALE if setting.dtype == torch.float16 else 1.0
         (loss.float() * scale).backward()

@@ -6,11 +6,20 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from medpretrain3d.precision.mixed import autocast
+from medpretrain3d.precision.names import Precision
+
+PRECISIONS: dict[torch.dtype, Precision] = {
+    torch.float32: "32-true",
+    torch.bfloat16: "bf16-mixed",
+    torch.float16: "16-mixed",
+}
 
 
 class Skipped(Exception):
@@ -97,7 +106,7 @@ class Session:
         return Row(section, work, setting, result, note, is_failure=result.startswith("DIFFERS"))
 
     def autocast(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        return nullcontext() if dtype == torch.float32 else torch.autocast(self.device.type, dtype=dtype)
+        return autocast(self.device, PRECISIONS[dtype])
 
     def seconds(self, run: Callable[[], object], warm_up: int = 2) -> float:
         """Seconds that one call takes, on average over `rounds`, once it is warm."""

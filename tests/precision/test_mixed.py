@@ -28,20 +28,38 @@ def test_fp32_is_fp32_within_another_context_too():
 
 
 @pytest.mark.parametrize("convolve", [F.conv3d, F.conv_transpose3d])
-@pytest.mark.parametrize("shape", [(2, 4, 4), (4, 1, 4), (3, 3, 2)])
-def test_convolutions_of_short_maps_are_those_of_fp32(convolve, shape):
-    image, weight = torch.randn(1, 4, *shape), torch.randn(4, 4, 3, 3, 3, requires_grad=True)
-    convolve(image, weight, padding=1).square().sum().backward()
+@pytest.mark.parametrize(
+    ("shape", "width"), [((2, 4, 4), 3), ((4, 1, 4), 3), ((3, 3, 2), 3), ((5, 4, 6), 5), ((8, 6, 8), 7)]
+)
+def test_convolutions_of_short_maps_are_those_of_fp32(convolve, shape, width):
+    image, weight = torch.randn(1, 4, *shape), torch.randn(4, 4, width, width, width, requires_grad=True)
+    convolve(image, weight, padding=width // 2).square().sum().backward()
     wanted, weight.grad = weight.grad, None
     with autocast(CPU, "bf16-mixed"):
-        found = convolve(image.bfloat16(), weight, padding=1)
-        by_name = convolve(input=image.bfloat16(), weight=weight, padding=1)
+        found = convolve(image.bfloat16(), weight, padding=width // 2)
+        by_name = convolve(input=image.bfloat16(), weight=weight, padding=width // 2)
     assert found.dtype == torch.bfloat16  # the type that all others have
     assert found.equal(by_name)
-    exact = convolve(image.bfloat16().float(), weight, padding=1)
+    exact = convolve(image.bfloat16().float(), weight, padding=width // 2)
     assert found.equal(exact.bfloat16())
     found.float().square().sum().backward()
     torch.testing.assert_close(weight.grad, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("convolve", [F.conv2d, F.conv3d])
+def test_the_gradient_of_a_short_map_s_convolution_is_no_random_number(convolve):
+    """Memory that was NaN before lies beside what oneDNN reads; in bf16 some gradient of ten was NaN."""
+    num_axes = 2 if convolve is F.conv2d else 3
+    weight = torch.randn(32, 32, *[3] * num_axes, requires_grad=True)
+    for _ in range(10):
+        image = torch.randn(1, 32, *[4] * (num_axes - 1), 1)
+        with autocast(CPU, "bf16-mixed"):
+            found = convolve(image, weight, stride=2, padding=1)
+        for exponent in range(6, 21):
+            spoiled = [torch.full((2**exponent,), float("nan")) for _ in range(4)]
+            del spoiled
+        (gradient,) = torch.autograd.grad(found.float().sum(), weight)
+        assert gradient.isfinite().all()
 
 
 def test_longer_maps_are_convolved_in_bf16():

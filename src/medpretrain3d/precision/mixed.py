@@ -18,8 +18,8 @@ DTYPES: dict[TrainingPrecision, torch.dtype] = {
     "16-mixed": torch.float16,
 }
 SHORT = 2
-"""Cells of an axis up to which convolutions on the CPU are left in fp32."""
-CONVOLUTIONS = ("conv3d", "conv_transpose3d")
+"""Cells of an axis up to which convolutions on the CPU are left in fp32, whatever their kernel."""
+CONVOLUTIONS = ("conv2d", "conv3d", "conv_transpose3d")
 WEIGHT_OF_NORM = {"layer_norm": 2, "group_norm": 2, "batch_norm": 3, "instance_norm": 3}
 """Which of the arguments of each norm its weight is."""
 LENGTHS = ("norm", "vector_norm", "linalg_vector_norm")
@@ -61,8 +61,9 @@ class KeptInFP32(TorchFunctionMode):
 
     What convolutions and norms return has the usual type, lengths are fp32, as on a GPU.
 
-    Convolutions of maps that are one or two cells long: oneDNN's bf16 gradients of their weights are random numbers on
-    processors with AVX512 (torch 2.14). Such maps are the coarsest of small patches, which cost nothing.
+    Convolutions of maps that are shorter along an axis than their kernel, or one or two cells long: oneDNN's bf16
+    gradients of their weights read and write beyond their memory on processors with AVX512 (torch 2.14), and so are
+    random numbers, NaN at times, or end the process. Such maps are the coarsest of small patches, which cost nothing.
 
     Norms without weights, whose statistics are otherwise rounded to bf16; those with weights, and all on GPUs, have
     them in fp32.
@@ -92,14 +93,20 @@ def _is_kept(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     if name in LENGTHS:
         return True
     if name in CONVOLUTIONS:
-        return min(_input(args, kwargs).shape[-3:]) <= SHORT
+        kernel = _argument(1, "weight", args, kwargs).shape[2:]
+        lengths = _input(args, kwargs).shape[-len(kernel) :]
+        return min(lengths) <= SHORT or any(length < width for length, width in zip(lengths, kernel, strict=True))
     place = WEIGHT_OF_NORM[name]
     return (args[place] if len(args) > place else kwargs.get("weight")) is None
 
 
 def _input(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
-    image: Tensor = args[0] if args else kwargs["input"]
-    return image
+    return _argument(0, "input", args, kwargs)
+
+
+def _argument(place: int, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
+    found: Tensor = args[place] if len(args) > place else kwargs[name]
+    return found
 
 
 def _in_fp32(value: Any) -> Any:
