@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from medpretrain3d.command_line.composition import composed, flattened, nested
 from medpretrain3d.errors import UserError
 from medpretrain3d.study import expansion
+from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.document import KEYS, read_study
 from medpretrain3d.study.expansion import HARMLESS, PLACE, expand
 from medpretrain3d.study.jobs import changes
@@ -284,6 +286,33 @@ def test_pseudo_objects_are_looked_for_once_the_scans_are_prepared(write_study):
     assert jobs_of(write_study(prepare=finer))[1].identity != found.identity
     with pytest.raises(UserError, match="is made of itself"):
         expand(read_study(write_study(prepare={"runs/a": "pseudo runs/b {store}", "runs/b": "pseudo runs/a {store}"})))
+
+
+def test_candidates_out_of_fold_are_made_once_the_scans_are_prepared(write_study, tmp_path):
+    options = {"finetune": {"data.hard_negatives": "runs/folds/predictions.json"}}
+    study = {"arms": {"scratch": {}, "hard": options}, "hypotheses": [], "seeds": 1}
+    prepare = {"runs/folds": "cross-validate --config finetune.yaml -o {store}", "cubes": "prepare raw {store}"}
+    found = expand(read_study(write_study(**study, prepare=prepare)))
+    store, candidates = found.of_kind("prepare")
+    assert (candidates.needs, candidates.product) == ((store,), Path("runs/folds/predictions.json"))
+    assert candidates.code == code_version("finetune") != store.code
+    assert found.unknown == ("runs/folds",)
+    assert {job.is_known for job in found.jobs if "hard" in job.name} == {False}
+    recipe = tmp_path / "finetune.yaml"
+    before = recipe.read_text()
+    recipe.write_text(before + "seed_everything: 5\n")
+    assert jobs_of(write_study(**study, prepare=prepare))[1].identity != candidates.identity
+    recipe.write_text(before)
+    (tmp_path / "runs/folds").mkdir(parents=True)
+    (tmp_path / "runs/folds/predictions.json").write_text("{}")
+    found = expand(read_study(write_study(**study, prepare=prepare)))
+    assert (found.unknown, {job.is_known for job in found.jobs}) == ((), {True})
+    with pytest.raises(UserError, match="cross-validate -o runs/folds: names no recipe; add --config RECIPE"):
+        jobs_of(write_study(**study, prepare={"runs/folds": "cross-validate -o {store}"}))
+    with pytest.raises(
+        UserError, match=r"lost.json: no such file or folder; give predictions.json of cross-validate, or"
+    ):
+        jobs_of(write_study(arms={"hard": {"finetune": {"data.hard_negatives": "lost.json"}}}, hypotheses=[]))
 
 
 def test_shares_of_the_steps_are_run_by_every_arm_with_the_labels_of_the_verdicts(write_study):

@@ -41,6 +41,17 @@ def test_a_store_that_was_changed_since_is_not_done(tmp_path, cubes, write_study
     assert not is_complete(store, "prepare", path.with_suffix(".done"))
 
 
+def test_candidates_that_were_changed_since_are_not_done(tmp_path):
+    folder = tmp_path / "folds"
+    path = write_record(tmp_path, folder)
+    folder.mkdir()
+    (folder / "predictions.json").write_text("{}")
+    assert main([str(path)]) == 0
+    assert is_complete(folder, "prepare", path.with_suffix(".done"))
+    (folder / "predictions.json").write_text("{ }")
+    assert not is_complete(folder, "prepare", path.with_suffix(".done"))
+
+
 def test_a_job_that_fails_says_how_and_where_its_log_is(tmp_path, cubes, capsys):
     path = write_record(tmp_path, cubes, ["split", "gone"], ["datasets"])
     assert main([str(path)]) == 2

@@ -10,12 +10,12 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import KINDS, Resources
 from medpretrain3d.study.document_values import Place, a_count, a_list, a_mapping, a_number, a_text, only_keys
 
-COMMANDS = ("phantom", "prepare", "pseudo", "split")
-"""Commands that make a store."""
+COMMANDS = ("phantom", "prepare", "pseudo", "split", "cross-validate")
+"""Commands that make a store, or candidates out of fold."""
 
 
 def preparation_of(value: Any, place: Place) -> dict[str, tuple[str, ...]]:
-    """Return the commands that make each store, by its folder.
+    """Return the commands that make each store, and candidates out of fold, by its folder.
 
     Raises:
         UserError: a command that makes none, or a store in another.
@@ -28,9 +28,8 @@ def preparation_of(value: Any, place: Place) -> dict[str, tuple[str, ...]]:
             word = a_text(line, inner).split()[0]
             if word not in COMMANDS:
                 hint = did_you_mean(word, COMMANDS)
-                raise UserError(
-                    f"{inner}: got '{word}', wanted a command that makes a store: {', '.join(COMMANDS)}{hint}"
-                )
+                wanted = f"a command that makes a store or candidates: {', '.join(COMMANDS)}"
+                raise UserError(f"{inner}: got '{word}', wanted {wanted}{hint}")
         stores[str(store)] = tuple(commands)
     for one, other in pairwise(sorted(stores)):
         if other.startswith(one.rstrip("/") + "/"):

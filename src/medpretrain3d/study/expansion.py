@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,18 +12,17 @@ from medpretrain3d.command_line.precheck import Precheck
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import loaded_plugins
-from medpretrain3d.store.store import INDEX
 from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.design import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
 from medpretrain3d.study.inputs import (
     content_hash,
     is_prepared,
-    listing_hash,
     open_store,
     pretraining_hash,
     split_hash,
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
+from medpretrain3d.study.preparation import Preparation
 
 HARMLESS = (
     "data.num_workers",
@@ -37,6 +35,7 @@ HARMLESS = (
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
+_CANDIDATES = "give predictions.json of cross-validate, or add to the document prepare: {FOLDER: cross-validate ...}"
 PLACE = "run."
 """Options of where a run is kept."""
 
@@ -52,6 +51,7 @@ class Expansion:
     def __init__(self, study: Study, found: Mapping[str, str] | None = None) -> None:
         self.study = study
         self._found = found or {}
+        self._preparation = Preparation(study, self._adopted)
         self._encoders: dict[str, Job] = {}
         self._recipes: dict[tuple[str, str], list[dict[str, Any]]] = {}
 
@@ -61,12 +61,8 @@ class Expansion:
         Raises:
             UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
         """
-        stores: dict[str, Job] = {}
-        for store in self.study.prepare:
-            self._add_store_job(store, stores)
-        finetuning = list(self._finetuning())
-        unprepared = [store for store in self.study.prepare if not is_prepared(store)]
-        return Jobs((*stores.values(), *self._encoders.values(), *finetuning), tuple(unprepared))
+        preparing, finetuning = self._preparation.jobs(), list(self._finetuning())
+        return Jobs((*preparing, *self._encoders.values(), *finetuning), self._preparation.missing())
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
@@ -124,7 +120,7 @@ class Expansion:
     def _num_folds(self, store: str) -> int:
         if is_prepared(store):
             return len(open_store(store).all_splits.folds)
-        words = [word for line in self.study.prepare.get(store, ()) for word in shlex.split(line)]
+        words = [word for command in self._preparation.commands(store) for word in command]
         for option, value in pairwise(words):
             if option == "--folds" and value.isdigit():
                 return int(value)
@@ -203,7 +199,8 @@ class Expansion:
         if flat.get("model.init_from") and not needs:
             inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
         if candidates := flat.get("data.hard_negatives"):
-            inputs["hard_negatives"] = content_hash(Path(candidates), "give predictions.json of cross-validate")
+            is_awaited = self._preparation.makes(Path(candidates)) and not Path(candidates).exists()
+            inputs["hard_negatives"] = UNKNOWN if is_awaited else content_hash(Path(candidates), _CANDIDATES)
         job = Job(
             kind,
             setting,
@@ -213,43 +210,6 @@ class Expansion:
             str(flat.get("data.store")),
             needs=needs,
         )
-        return self._adopted(job)
-
-    def _commands(self, store: str) -> list[tuple[str, ...]]:
-        return [tuple(shlex.split(line.replace("{store}", store))) for line in self.study.prepare[store]]
-
-    def _add_store_job(self, store: str, made: dict[str, Job], waiting: tuple[str, ...] = ()) -> None:
-        """Add the job of a store after those of the stores in whose scans `pseudo` looks for objects."""
-        if store in waiting:
-            raise UserError(f"prepare: {store} is made of itself; name in pseudo the store that prepare writes")
-        sources = [words[1] for words in self._commands(store) if words[0] == "pseudo" and len(words) > 1]
-        sources = [one for one in sources if one != store]
-        for source in sources:
-            if source in self.study.prepare:
-                self._add_store_job(source, made, (*waiting, store))
-        if store not in made:
-            made[store] = self._store_job(store, sources, tuple(made[one] for one in sources if one in made))
-
-    def _store_job(self, store: str, sources: Sequence[str], needs: tuple[Job, ...]) -> Job:
-        commands = self._commands(store)
-        made = [Path(words[1]) for words in commands if words[0] == "phantom" and len(words) > 1]
-        raw = [
-            Path(word)
-            for words in commands
-            if words[0] == "prepare"
-            for word in words[1:]
-            if not word.startswith("-") and Path(word).exists() and Path(word) not in (Path(store), *made)
-        ]
-        facts: dict[str, Any] = {f"command {number}": shlex.join(words) for number, words in enumerate(commands)}
-        facts |= {"raw": listing_hash(raw)} if raw else {}
-        facts |= {
-            f"store {one}": open_store(one).fingerprint
-            for one in sources
-            if one not in self.study.prepare and is_prepared(one)
-        }
-        product = Path(store) / INDEX
-        setting, code = {"store": store}, code_version("prepare")
-        job = Job("prepare", setting, facts, code, commands=tuple(commands), product=product, needs=needs)
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:

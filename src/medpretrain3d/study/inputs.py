@@ -13,6 +13,8 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.store.store import INDEX, Store
 
 CHUNK = 2**22
+CANDIDATES = "predictions.json"
+"""What `cross-validate` leaves of all cases, each found by a detector that has not seen it."""
 
 
 def is_prepared(store: str | Path) -> bool:

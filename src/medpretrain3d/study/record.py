@@ -52,7 +52,7 @@ class Failure(TypedDict):
 class _Done(TypedDict):
     minutes: Number
     store: NotRequired[Text]
-    """Of a store: hash of its voxels, labels and splits."""
+    """Of what was prepared: hash of voxels, labels and splits of a store, or of candidates."""
 
 
 RECORD = Artifact("medpretrain3d-study-job", 1, Record, ADVICE)
@@ -68,25 +68,31 @@ def is_complete(folder: Path, kind: str, done: Path) -> bool:
     """
     try:
         if kind == "prepare":
-            return read_json(done, _Done, ADVICE).get("store") == store_hash(folder)
+            return read_json(done, _Done, ADVICE).get("store") == product_hash(folder)
         return (folder / PRODUCTS[kind]).is_file() and bool(read_run_metadata(folder / RUN).finished)
     except (UserError, OSError):
         return False
 
 
-def store_hash(folder: Path) -> str:
-    """Return a hash of all that a store holds, its splits included."""
-    from medpretrain3d.study.inputs import open_store, pretraining_hash  # with numpy: half a second
+def product_hash(folder: Path) -> str:
+    """Return a hash of all that a store holds, its splits included, or of candidates out of fold.
 
-    store = open_store(folder)
-    return f"{store.fingerprint[:16]}, {pretraining_hash([store])}"
+    Raises:
+        UserError: there is neither, or a store is damaged.
+    """
+    from medpretrain3d.study import inputs  # with numpy: half a second
+
+    if (folder / inputs.CANDIDATES).is_file() and not inputs.is_prepared(folder):
+        return inputs.content_hash(folder / inputs.CANDIDATES)
+    store = inputs.open_store(folder)
+    return f"{store.fingerprint[:16]}, {inputs.pretraining_hash([store])}"
 
 
 def write_done(path: Path, kind: str, folder: Path, minutes: float) -> None:
     """Say that a job ended well."""
     done = _Done(minutes=round(minutes, 4))
     if kind == "prepare":
-        done["store"] = store_hash(folder)
+        done["store"] = product_hash(folder)
     path.with_suffix(".failed").unlink(missing_ok=True)
     write_text(path, json_text(done))
 
