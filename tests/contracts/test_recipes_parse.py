@@ -84,10 +84,6 @@ def test_studies_are_read_and_their_jobs_are_known_once_the_data_are(path, tmp_p
             file = place if place.suffix else place / "model.safetensors"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(arm.name.encode())
-        if candidates := arm.finetune.get("data.hard_negatives"):  # one that cross-validate writes
-            file = tmp_path / candidates
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text("{}", encoding="utf-8")
     jobs = expand(study)
     assert jobs.of_kind("finetune")
     assert set(jobs.unknown) == {job.setting["store"] for job in jobs.of_kind("prepare")}
