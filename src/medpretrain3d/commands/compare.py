@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import locked, write_text
-from medpretrain3d.commands.evaluate import add_resampling_arguments, hit_criterion
+from medpretrain3d.commands.evaluate import add_resampling_arguments
 from medpretrain3d.commands.prediction_options import add_prediction_arguments, read_found, read_wanted
+from medpretrain3d.commands.protocols import hit_criterion
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import compare, pair

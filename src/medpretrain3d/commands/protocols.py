@@ -1,0 +1,219 @@
+"""What `evaluate` scores by each protocol, read from the files that its options name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medpretrain3d.atomic import write_text
+from medpretrain3d.commands.case_previews import write_shown_cases
+from medpretrain3d.commands.prediction_options import read_found, read_wanted
+from medpretrain3d.documents import json_text
+from medpretrain3d.errors import UserError
+from medpretrain3d.evaluation import evaluate, pair, read_targets, tables
+from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.calibration import calibration
+from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
+from medpretrain3d.evaluation.case_level import case_level
+from medpretrain3d.evaluation.cases import PredictedCase
+from medpretrain3d.evaluation.center_distance import Criterion, center, match_centers, match_objects
+from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
+from medpretrain3d.evaluation.files import TargetFile, predictions_document
+from medpretrain3d.evaluation.folds import fold_metrics, fold_table
+from medpretrain3d.evaluation.luna16 import luna16, match_candidates
+from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
+from medpretrain3d.evaluation.matching import Matches, join_scans
+from medpretrain3d.evaluation.operating_points import operating_points
+from medpretrain3d.evaluation.overlap import ScanOverlap, of_boxes
+from medpretrain3d.evaluation.picai import match as match_picai
+from medpretrain3d.evaluation.picai import picai
+from medpretrain3d.evaluation.ribfrac import match as match_ribfrac
+from medpretrain3d.evaluation.ribfrac import ribfrac
+from medpretrain3d.evaluation.scan_frame import in_scan_frames
+from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
+from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
+from medpretrain3d.store.points import POINT_RADIUS_MM
+from medpretrain3d.store.store import Store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of an evaluation protocol: the result, its table as text, and the matches behind its curves by name."""
+
+    result: dict[str, Any]
+    table: list[str]
+    curves: dict[str, Matches]
+    page: Path | None = None
+    """Of cases to look at."""
+
+
+def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    found, targets, said = _read(args)
+    edges_mm = args.size_bins_mm
+    if edges_mm is None:
+        edges_mm = DIAMETERS_MM if targets.frame == "lps_mm" else ()
+    elif edges_mm and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', size bins are in mm; leave --size-bins-mm out")
+    result = evaluate(
+        found,
+        targets.cases,
+        targets.classes,
+        compat=args.compat,
+        size_edges_mm=edges_mm,
+        scores=args.scores,
+        num_bootstrap=resampling.num_bootstrap,
+        seed=resampling.seed,
+        confidence=resampling.confidence,
+        case_threshold=args.case_threshold,
+        confusion_score=args.confusion_score,
+    )
+    result["notes"] = [*said, *result["notes"]]
+    if args.train_targets is not None:
+        train = read_targets(args.train_targets, args.boxes)
+        if (train.classes, train.frame) != (targets.classes, targets.frame):
+            raise UserError(
+                f"{train.path}: has classes {list(train.classes)} and frame {train.frame}, {targets.path} "
+                f"{list(targets.classes)} and {targets.frame}; write both with the same `medpretrain3d targets`"
+            )
+        result["trivial_baselines"] = trivial_baselines(train.cases, targets.cases, targets.classes, resampling)
+    page = None
+    if args.cases is not None:
+        page = write_shown_cases(args.cases, args.scans, result["per_case"], found, targets)
+    scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
+    curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
+    table = tables.detection_table(result)
+    if args.folds is not None:
+        held_out = Store(args.folds).all_splits.held_out
+        result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out)
+        table += ["", *fold_table(result["cross_validation"])]
+    return Outcome(result, table, curves, page)
+
+
+def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    found, targets, said = _read(args)
+    criterion = hit_criterion(args.hit, targets)
+    result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores, args.case_threshold)
+    result["notes"] = [*said, *result["notes"]]
+    scans = match_centers(found, targets.cases, targets.classes, criterion)
+    return Outcome(result, tables.center_table(result), {f"hit by {args.hit}": scans.pooled})
+
+
+def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "annotations", "series")
+    scans = match_candidates(
+        read_series(args.series),
+        read_nodules(args.annotations),
+        read_candidates(args.predictions),
+        None if args.excluded is None else read_nodules(args.excluded),
+    )
+    result = luna16(scans, resampling)
+    return Outcome(result, tables.luna16_table(result), {"nodules": scans.matches})
+
+
+def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "targets")
+    if args.predictions.is_dir() and args.predictions_format is None:
+        _need(args, "instance_scores")
+        masks = instance_scans(args.predictions, args.targets, args.instance_scores)
+        overlaps = Overlaps("masks", masks)
+    else:
+        overlaps = _box_overlaps(args)
+    result = {"overlap": overlaps.of, **ribfrac(overlaps.scans, resampling), "notes": list(overlaps.notes)}
+    return Outcome(result, tables.ribfrac_table(result), {"fractures": match_ribfrac(overlaps.scans)})
+
+
+def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "targets")
+    if args.predictions.is_dir() and args.predictions_format is None:
+        overlaps = Overlaps("masks", detection_map_scans(args.predictions, args.targets))
+    else:
+        overlaps = _box_overlaps(args)
+    result = {"overlap": overlaps.of, **picai(overlaps.scans, resampling), "notes": list(overlaps.notes)}
+    lesions = join_scans([match_picai(one) for one in overlaps.scans])
+    return Outcome(result, tables.picai_table(result), {"lesions": lesions})
+
+
+def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
+    """Return a protocol that is one section of `detection`, at the IoU asked for; of points by distance."""
+
+    def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+        found, targets, said = _read(args)
+        if not 0 < args.iou <= 1:
+            raise UserError(f"--iou is {args.iou:g}, must be above 0 and at most 1; 0.1 is usual")
+        scans = match_objects(found, targets.cases, targets.classes, args.iou)
+        section = make(scans, resampling, args)
+        result = {
+            **{name: section, "iou": args.iou, **scans.facts(), **resampling.facts()},
+            "per_case": scans.case_scores([0]),
+        }
+        result["notes"] = [*said, *result["notes"]]
+        return Outcome(result, tables.section_table(result), {f"IoU {args.iou:g}": scans.pooled})
+
+    return protocol
+
+
+def _read(args: argparse.Namespace) -> tuple[list[PredictedCase], TargetFile, Sequence[str]]:
+    """Return what was found in the order of the targets, these, and what reading has to say."""
+    _need(args, "targets")
+    targets = read_wanted(args.targets, [args.predictions], args)
+    predictions = read_found(args.predictions, targets, args)
+    found = pair(predictions, targets)
+    if args.converted is not None:
+        write_text(args.converted, json_text(predictions_document(replace(predictions, cases=tuple(found)))))
+    return found, targets, predictions.notes
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """Overlaps of masks or boxes, and what a reader of their scores has to know."""
+
+    of: str
+    scans: Sequence[ScanOverlap]
+    notes: Sequence[str] = ()
+
+
+def _box_overlaps(args: argparse.Namespace) -> Overlaps:
+    found, targets, said = _read(args)
+    scans = of_boxes(found, targets.cases, targets.classes)
+    return Overlaps("boxes", scans, [*said, *in_scan_frames(found, targets.cases).notes])
+
+
+def hit_criterion(text: str, targets: TargetFile) -> Criterion:
+    """Return what `--hit` says, for targets in mm where it is a distance or any object is a point.
+
+    Raises:
+        UserError: they are in voxels.
+    """
+    criterion: Criterion = text
+    with suppress(ValueError):
+        criterion = float(text)
+    has_points = bool(count_target_points(targets.cases)[0])
+    distance = criterion if isinstance(criterion, float) else POINT_RADIUS_MM if has_points else None
+    if distance is not None and targets.frame is not None and not targets.frame.endswith("_mm"):
+        raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {distance:g} is in mm")
+    return criterion
+
+
+def _need(args: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(args, name) is None:
+            raise UserError(f"protocol {args.protocol} needs --{name.replace('_', '-')}; see --help")
+
+
+Protocol = Callable[[argparse.Namespace, Resampling], Outcome]
+PROTOCOLS: dict[str, Protocol] = {
+    "detection": _detection,
+    "centre": _center,
+    "case-level": _section("case_level", lambda scans, how, args: case_level(scans.pooled, how, args.case_threshold)),
+    "operating-points": _section(
+        "operating_points", lambda scans, how, args: operating_points(scans.pooled, how, args.scores)
+    ),
+    "calibration": _section("calibration", lambda scans, how, _: calibration(scans.pooled, how)),
+    "luna16": _luna16,
+    "ribfrac": _ribfrac,
+    "picai": _picai,
+}
