@@ -5,6 +5,7 @@
   case-level        AUROC and AUPRC of the highest score of each scan        JSON files
   operating-points  sensitivity, precision, false positives at chosen scores JSON files
   calibration       reliability of the scores                                JSON files
+  masks             instance masks by IoU: AP, mAP, Dice                     folders: of `predict`, and of instance maps
   luna16            CPM                                                      CSV files, or JSON as predictions
   ribfrac           sensitivity at IoU > 0.2                                 folders of masks and a CSV, or JSON files
   picai             AP and AUROC                                             folders of maps and masks, or JSON files

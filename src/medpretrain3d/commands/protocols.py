@@ -22,10 +22,12 @@ from medpretrain3d.evaluation.case_level import case_level
 from medpretrain3d.evaluation.cases import PredictedCase
 from medpretrain3d.evaluation.center_distance import Criterion, center, match_centers, match_objects
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
+from medpretrain3d.evaluation.detection import IOU_THRESHOLDS
 from medpretrain3d.evaluation.files import TargetFile, predictions_document
 from medpretrain3d.evaluation.folds import fold_metrics, fold_table
 from medpretrain3d.evaluation.luna16 import luna16, match_candidates
-from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans
+from medpretrain3d.evaluation.mask_detection import mask_detection, match_masks
+from medpretrain3d.evaluation.masks import detection_map_scans, instance_scans, predicted_mask_scans
 from medpretrain3d.evaluation.matching import Matches, join_scans
 from medpretrain3d.evaluation.operating_points import operating_points
 from medpretrain3d.evaluation.overlap import ScanOverlap, of_boxes
@@ -83,8 +85,7 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     page = None
     if args.cases is not None:
         page = write_shown_cases(args.cases, args.scans, result["per_case"], found, targets)
-    scans = match_data_set(found, targets.cases, targets.classes, (0.1, 0.5))
-    curves = {f"IoU {iou:g}": scans.pooled.rows([row]) for row, iou in enumerate((0.1, 0.5))}
+    curves = _curves(match_data_set(found, targets.cases, targets.classes, IOU_THRESHOLDS))
     table = tables.detection_table(result)
     if args.folds is not None:
         held_out = Store(args.folds).all_splits.held_out
@@ -135,6 +136,17 @@ def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     result = {"overlap": overlaps.of, **picai(overlaps.scans, resampling), "notes": list(overlaps.notes)}
     lesions = join_scans([match_picai(one) for one in overlaps.scans])
     return Outcome(result, tables.picai_table(result), {"lesions": lesions})
+
+
+def _masks(args: argparse.Namespace, resampling: Resampling) -> Outcome:
+    _need(args, "targets")
+    scans, classes = predicted_mask_scans(args.predictions, args.targets)
+    result = mask_detection(scans, classes, resampling)
+    return Outcome(result, tables.mask_table(result), _curves(match_masks(scans, classes)))
+
+
+def _curves(scans: MatchedScans) -> dict[str, Matches]:
+    return {f"IoU {iou:g}": scans.pooled.rows([IOU_THRESHOLDS.index(iou)]) for iou in (0.1, 0.5)}
 
 
 def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:
@@ -213,6 +225,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "operating_points", lambda scans, how, args: operating_points(scans.pooled, how, args.scores)
     ),
     "calibration": _section("calibration", lambda scans, how, _: calibration(scans.pooled, how)),
+    "masks": _masks,
     "luna16": _luna16,
     "ribfrac": _ribfrac,
     "picai": _picai,

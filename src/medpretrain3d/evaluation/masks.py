@@ -6,10 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import with_config
+from typing_extensions import TypedDict
 
-from medpretrain3d.documents import read_table
+from medpretrain3d.documents import SCHEMA, read_json, read_table
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.overlap import ScanOverlap, of_detection_map, of_instances
+from medpretrain3d.evaluation.files import read_predictions
+from medpretrain3d.evaluation.mask_detection import MaskedScan
+from medpretrain3d.evaluation.overlap import ScanOverlap, mask_iou, of_detection_map, of_instances
 
 SCORE_COLUMNS = ("public_id", "label_id", "confidence")
 
@@ -17,6 +21,14 @@ SCORE_COLUMNS = ("public_id", "label_id", "confidence")
 SUFFIXES_FOUND = ("-label", "_detection_map")
 """What may follow the case in the name of a mask of what was found: RibFrac's and PI-CAI's."""
 SUFFIXES_WANTED = ("-label", "_label")
+ADVICE = 'name the class of each instance: {"instances": {"1": 0}}'
+
+
+@with_config(SCHEMA)
+class _Instances(TypedDict):
+    """Schema of the classes of the instances in one map, as nnDetection has it."""
+
+    instances: dict[str, int]
 
 
 def instance_scans(found: Path, wanted: Path, scores: Path) -> list[ScanOverlap]:
@@ -49,6 +61,56 @@ def detection_map_scans(found: Path, wanted: Path) -> list[ScanOverlap]:
         UserError: a scan without a partner, or maps that are unreadable, not on one grid, or no detection maps.
     """
     return [of_detection_map(*pair) for pair in _pairs(found, wanted)]
+
+
+def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], tuple[str, ...]]:
+    """Return what `predict --format json masks` wrote beside instance maps of the objects, and the names of classes.
+
+    Args:
+        found: folder with predictions.json and masks/, whose value `n` is the object of the case's n-th box.
+        wanted: folder of instance maps, `<case>.nii.gz`, 0 for background; the class of each value is in
+            `<case>.json` as nnDetection has it, `{"instances": {"1": 0}}`, and needs no file where there is one class.
+
+    Raises:
+        UserError: a scan without a partner, masks that are unreadable or not on one grid, a value without a box or a
+            class.
+    """
+    predictions = read_predictions(found / "predictions.json")
+    by_case = {one.case: one for one in predictions.cases}
+    scans = []
+    for case, mask, truth in _pairs(found / "masks", wanted):
+        boxes = by_case.pop(case, None)
+        if boxes is None:
+            raise UserError(f"{found / 'predictions.json'}: holds no case '{case}', of which there is a mask")
+        values, objects = (np.unique(one[one != 0]) for one in (mask, truth))
+        if len(values) and values[-1] > len(boxes.scores):
+            raise UserError(f"case '{case}': instance {values[-1]} of the mask, but {len(boxes.scores)} boxes")
+        iou = np.zeros((len(boxes.scores), len(objects)))
+        iou[values.astype(int) - 1] = mask_iou(mask, truth)
+        labels = _classes_of(wanted / f"{case}.json", objects, predictions.classes)
+        scans.append(MaskedScan(case, boxes.scores, boxes.labels, labels, iou))
+    if by_case:
+        raise UserError(f"{found / 'masks'}: no mask of case '{next(iter(by_case))}', which predictions.json has")
+    return scans, predictions.classes
+
+
+def _classes_of(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return the class of each instance (G,), as the JSON file beside its map says.
+
+    Raises:
+        UserError: it does not say, or says one that there is not.
+    """
+    if not path.is_file() and len(classes) == 1:
+        return np.zeros(len(values), dtype=np.int64)
+    of_value = read_json(path, _Instances, ADVICE)["instances"]
+    labels = np.array([of_value.get(str(int(value)), -1) for value in values], dtype=np.int64)
+    if (wrong := np.flatnonzero((labels < 0) | (labels >= len(classes)))).size:
+        value = int(values[wrong[0]])
+        raise UserError(
+            f"{path}: instance {value} is of class {of_value.get(str(value))}, wanted 0 to {len(classes) - 1}, a place "
+            f"among the classes of the predictions, {list(classes)}"
+        )
+    return labels
 
 
 def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key, mean_ar_key
+from medpretrain3d.evaluation.mask_detection import DICE_IOU, DICE_KEY
 from medpretrain3d.statistics import MIN_SCANS
 
 WIDTH = 80
@@ -65,6 +66,21 @@ def center_table(result: Mapping[str, Any]) -> list[str]:
         "",
         *_curve_rows(result, result["false_positives_per_scan"], {"FROC": ("FROC_curve", "FROC_score")}),
         *_sections(result, f"by '{result['criterion']}'"),
+        *_absent_classes(result),
+        *notes(result),
+    ]
+
+
+def mask_table(result: Mapping[str, Any]) -> list[str]:
+    """Return mAP of masks, what it is of, AP per class, and Dice of the hits."""
+    columns = {"mAP .1:.5": MAP_KEY} | {f"AP {iou:.1f}": ap_key(iou) for iou in SHOWN_IOUS[::2]}
+    return [
+        f"mAP {cell(result, MAP_KEY)} of masks, the mean AP over IoU 0.1 to 0.5",
+        *_heading(result),
+        "",
+        *_class_rows(result, columns),
+        "",
+        f"Dice of the {result['num_hits']} hits at IoU {DICE_IOU:g}: {cell(result, DICE_KEY)}",
         *_absent_classes(result),
         *notes(result),
     ]
