@@ -5,6 +5,7 @@ import errno
 import gzip
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -138,6 +139,24 @@ def test_second_call_keeps_what_is_there_and_completes_what_is_missing(folder, t
     assert (again.num_written, again.num_reused) == (1, NUM_CASES - 1)
     assert digests(folder) == before
     assert next(folder.glob("imagesTs/*")).stat().st_mtime_ns == untouched
+
+
+def test_lungs_are_added_to_what_is_there_and_hold_its_nodules(folder, tmp_path):
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    before = digests(folder)
+    again = write_phantom(folder, NUM_CASES, seed=1, spacing_mm=COARSE_MM, organs=True)
+    assert again.num_written == NUM_CASES
+    assert {name: digest for name, digest in digests(folder).items() if "organs" not in str(name)} == before
+    nodules = sorted(folder.glob("labels*/*.nii.gz"))
+    assert len(nodules) == NUM_CASES
+    for path in nodules:
+        lung = nibabel.load(folder / "organs" / path.name.removesuffix(".nii.gz") / "lung.nii.gz")
+        image = nibabel.load(path)
+        np.testing.assert_array_equal(lung.affine, image.affine)
+        is_lung, is_nodule = np.asarray(lung.dataobj) > 0, np.asarray(image.dataobj) > 0
+        assert 0.1 < is_lung.mean() < 0.6
+        assert is_lung[is_nodule].all()
+    assert write_phantom(folder, NUM_CASES, seed=1, spacing_mm=COARSE_MM, organs=True).num_written == 0
 
 
 def test_command_says_what_was_reused(folder, capsys):

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="nominal voxel edge; cases vary by a tenth in plane and a quarter between slices (default: %(default)s)",
     )
     parser.add_argument(
+        "--organs", action="store_true", help="masks of the lungs, too: OUT/organs/<case>/lung.nii.gz, for --region"
+    )
+    parser.add_argument(
         "--workers", type=Number(Processes), default=default["workers"], help="processes (default: %(default)s)"
     )
 
@@ -46,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     """
     from medpretrain3d.phantom import write_phantom
 
-    folder = write_phantom(args.out, args.cases, args.seed, args.spacing_mm, args.workers, progress=True)
+    folder = write_phantom(
+        args.out, args.cases, args.seed, args.spacing_mm, args.workers, progress=True, organs=args.organs
+    )
     if folder.num_reused:
         print(f"{folder.num_reused} of {args.cases} cases were there already (same parameters), kept as they are")
     sizes = ", ".join(f"{len(folder.splits[name])} {name}" for name in ("train", "val", "test"))

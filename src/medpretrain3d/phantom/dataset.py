@@ -54,7 +54,13 @@ class PhantomFolder:
 
 
 def write_phantom(
-    out: Path, num_cases: int, seed: int = 0, spacing_mm: float = 2.0, workers: int = 1, progress: bool = False
+    out: Path,
+    num_cases: int,
+    seed: int = 0,
+    spacing_mm: float = 2.0,
+    workers: int = 1,
+    progress: bool = False,
+    organs: bool = False,
 ) -> PhantomFolder:
     """Write synthetic chest CTs with nodules; cases that are there already are kept, so an interrupted call goes on.
 
@@ -68,6 +74,7 @@ def write_phantom(
             voxels and the smallest common nodule (5.6 mm) is three voxels wide.
         workers: processes.
         progress: show a progress bar.
+        organs: whether masks of the lungs, nodules included, are there too: `organs/<case>/lung.nii.gz`.
 
     Raises:
         UserError: a parameter out of range, a folder that holds something else or that another call fills, or a disk
@@ -78,10 +85,10 @@ def write_phantom(
     if workers < 1:
         raise UserError(f"workers: got {workers}, wanted 1 or more")
     with locked_folder(out):
-        return _write(out, parameters, workers, progress)
+        return _write(out, parameters, workers, progress, organs)
 
 
-def _write(out: Path, parameters: dict[str, Any], workers: int, progress: bool) -> PhantomFolder:
+def _write(out: Path, parameters: dict[str, Any], workers: int, progress: bool, organs: bool) -> PhantomFolder:
     num_cases, seed, spacing_mm = (parameters[name] for name in ("num_cases", "seed", "spacing_mm"))
     manifest = out / "phantom.json"
     is_complete = _claim(out, manifest, parameters)
@@ -89,7 +96,7 @@ def _write(out: Path, parameters: dict[str, Any], workers: int, progress: bool) 
     has_nodules = [len(planned_diameters_mm(seed, index)) > 0 for index in range(num_cases)]
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, num_cases])))
     parts = split_cases(has_nodules, rng)
-    files = [CaseFiles.of(out, case_ids[index], index in parts["test"]) for index in range(num_cases)]
+    files = [CaseFiles.of(out, case_ids[index], index in parts["test"], organs) for index in range(num_cases)]
     missing = [index for index in range(num_cases) if not files[index].all_exist()]
     splits = {name: [case_ids[index] for index in indices] for name, indices in parts.items()}
     if missing or not is_complete:

@@ -15,6 +15,8 @@ from medpretrain3d.store.nifti_file import write_nifti
 
 ORIENTATIONS = ("LPS", "RAS", "LAS")
 """How scanners and converters order the voxels of a file; a reader that ignores the affine mirrors two of three."""
+ORGANS = "organs"
+"""Folder of the masks of organs, in a phantom's folder."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,24 @@ class CaseFiles:
     image: Path
     labels: Path
     table: Path
+    lung: Path | None = None
+    """Mask of the lungs; None where it is not wanted."""
 
     @staticmethod
-    def of(folder: Path, case_id: str, is_test: bool) -> CaseFiles:
-        """Return the paths of a case in `folder`."""
+    def of(folder: Path, case_id: str, is_test: bool, has_organs: bool = False) -> CaseFiles:
+        """Return the paths of a case in `folder`; of organs in the layout of TotalSegmentator, a folder per case."""
         part = "Ts" if is_test else "Tr"
         labels = folder / f"labels{part}"
         return CaseFiles(
             folder / f"images{part}" / f"{case_id}_0000.nii.gz",
             labels / f"{case_id}.nii.gz",
             labels / f"{case_id}.json",
+            folder / ORGANS / case_id / "lung.nii.gz" if has_organs else None,
         )
 
     def all_exist(self) -> bool:
         """Return whether the case was written completely."""
-        return self.image.is_file() and self.labels.is_file() and self.table.is_file()
+        return all(path is None or path.is_file() for path in (self.image, self.labels, self.table, self.lung))
 
 
 def write_case(files: CaseFiles, case: PhantomCase, seed: int, index: int) -> None:
@@ -51,6 +56,8 @@ def write_case(files: CaseFiles, case: PhantomCase, seed: int, index: int) -> No
     grid = reordered_grid(case.grid, orientation)
     write_nifti(files.image, reordered(case.image, orientation), grid)
     write_nifti(files.labels, reordered(case.instances, orientation), grid)
+    if files.lung is not None:
+        write_nifti(files.lung, reordered(case.lung.astype(np.uint8), orientation), grid)
     write_text(
         files.table,
         json_text({
