@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.recipes import loss_of, moved
-from benchmarks.gpu.session import PRECISIONS, Row, Session, Skipped
+from benchmarks.gpu.session import PRECISION_OF, Row, Session, Skipped
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import Detector
 from medpretrain3d.objectives import Objective
@@ -103,7 +103,7 @@ def _step(model: Objective | Detector, batch: Any, device: torch.device, setting
     before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = precision
     try:
-        with autocast(device, PRECISIONS[setting.dtype]):
+        with autocast(device, PRECISION_OF[setting.dtype]):
             loss = loss_of(model, moved(batch, device))
         scale = FP16_SCALE if setting.dtype == torch.float16 else 1.0
         (loss.float() * scale).backward()

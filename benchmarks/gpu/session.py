@@ -12,14 +12,10 @@ from pathlib import Path
 
 import torch
 
-from medpretrain3d.precision.mixed import autocast
-from medpretrain3d.precision.names import Precision
+from medpretrain3d.precision.mixed import DTYPES, autocast
+from medpretrain3d.precision.names import PRECISIONS
 
-PRECISIONS: dict[torch.dtype, Precision] = {
-    torch.float32: "32-true",
-    torch.bfloat16: "bf16-mixed",
-    torch.float16: "16-mixed",
-}
+PRECISION_OF = {DTYPES.get(name, torch.float32): name for name in PRECISIONS}
 
 
 class Skipped(Exception):
@@ -106,7 +102,7 @@ class Session:
         return Row(section, work, setting, result, note, is_failure=result.startswith("DIFFERS"))
 
     def autocast(self, dtype: torch.dtype) -> AbstractContextManager[object]:
-        return autocast(self.device, PRECISIONS[dtype])
+        return autocast(self.device, PRECISION_OF[dtype])
 
     def seconds(self, run: Callable[[], object], warm_up: int = 2) -> float:
         """Seconds that one call takes, on average over `rounds`, once it is warm."""

@@ -41,6 +41,9 @@ from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.store.points import POINT_RADIUS_MM
 from medpretrain3d.store.store import Store
 
+CURVE_IOUS = (0.1, 0.5)
+"""Of the pictures."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -85,7 +88,7 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     page = None
     if args.cases is not None:
         page = write_shown_cases(args.cases, args.scans, result["per_case"], found, targets)
-    curves = _curves(match_data_set(found, targets.cases, targets.classes, IOU_THRESHOLDS))
+    curves = _curves(match_data_set(found, targets.cases, targets.classes, CURVE_IOUS), CURVE_IOUS)
     table = tables.detection_table(result)
     if args.folds is not None:
         held_out = Store(args.folds).all_splits.held_out
@@ -142,11 +145,11 @@ def _masks(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
     scans, classes = predicted_mask_scans(args.predictions, args.targets)
     result = mask_detection(scans, classes, resampling)
-    return Outcome(result, tables.mask_table(result), _curves(match_masks(scans, classes)))
+    return Outcome(result, tables.mask_table(result), _curves(match_masks(scans, classes), IOU_THRESHOLDS))
 
 
-def _curves(scans: MatchedScans) -> dict[str, Matches]:
-    return {f"IoU {iou:g}": scans.pooled.rows([IOU_THRESHOLDS.index(iou)]) for iou in (0.1, 0.5)}
+def _curves(scans: MatchedScans, thresholds: Sequence[float]) -> dict[str, Matches]:
+    return {f"IoU {iou:g}": scans.pooled.rows([thresholds.index(iou)]) for iou in CURVE_IOUS}
 
 
 def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Namespace], Any]) -> Protocol:

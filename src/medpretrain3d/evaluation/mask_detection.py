@@ -17,7 +17,7 @@ from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.data_set import MatchedScans
 from medpretrain3d.evaluation.detection import IOU_THRESHOLDS, MAP_IOUS, coco_metrics
-from medpretrain3d.evaluation.matching import MAX_DETECTIONS, Matches, greedy_match, join_scans, pool_classes
+from medpretrain3d.evaluation.matching import Matches, join_scans, match_class, pool_classes
 
 DICE_IOU = 0.1
 """Least IoU of the hits whose Dice is averaged."""
@@ -78,7 +78,15 @@ def match_masks(scans: Sequence[MaskedScan], classes: Sequence[str]) -> MatchedS
     if not any(len(one.target_labels) for one in scans):
         raise UserError(f"none of the {len(scans)} scans has an object to find; check the targets")
     thresholds = np.array(IOU_THRESHOLDS)
-    by_class = [join_scans([_match(one, label, thresholds) for one in scans]) for label in range(len(classes))]
+
+    def match(scan: MaskedScan, label: int) -> Matches:
+        def of_pairs(mine: np.ndarray, objects: np.ndarray) -> np.ndarray:
+            iou: np.ndarray = scan.iou[np.ix_(mine, objects)]
+            return iou
+
+        return match_class(scan.scores, scan.labels, scan.target_labels, label, thresholds, of_pairs)
+
+    by_class = [join_scans([match(one, label) for one in scans]) for label in range(len(classes))]
     return MatchedScans(
         [PredictedCase(one.case, np.zeros((len(one.scores), 6)), one.scores, one.labels) for one in scans],
         [TargetCase(one.case, np.zeros((len(one.target_labels), 6)), one.target_labels) for one in scans],
@@ -86,18 +94,6 @@ def match_masks(scans: Sequence[MaskedScan], classes: Sequence[str]) -> MatchedS
         by_class,
         pool_classes(by_class),
     )
-
-
-def _match(scan: MaskedScan, label: int, thresholds: np.ndarray) -> Matches:
-    mine = np.flatnonzero(scan.labels == label)
-    mine = mine[np.argsort(-scan.scores[mine], kind="stable")][:MAX_DETECTIONS]
-    objects = np.flatnonzero(scan.target_labels == label)
-    hit = np.full((len(thresholds), len(mine)), -1)
-    if len(mine) and len(objects):
-        local = greedy_match(scan.iou[np.ix_(mine, objects)], thresholds)
-        hit = np.where(local >= 0, objects[local], -1)
-    count = np.array([len(objects)])
-    return Matches(scan.scores[mine], np.zeros(len(mine), dtype=np.int64), hit >= 0, count, detection=mine, target=hit)
 
 
 def _dice_of_hits(scans: Sequence[MaskedScan], matched: MatchedScans) -> tuple[np.ndarray, np.ndarray]:

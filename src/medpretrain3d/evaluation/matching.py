@@ -7,7 +7,7 @@ counting, with one weight per scan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -173,22 +173,42 @@ def _match_scan(
     closeness: Closeness,
     max_detections: int,
 ) -> Matches:
-    mine = np.nonzero(found.labels == label)[0]
-    mine = mine[np.argsort(-found.scores[mine], kind="stable")][:max_detections]
-    objects = np.nonzero(wanted.labels == label)[0]
+    def of_pairs(mine: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        return closeness(found.boxes[mine], wanted.boxes[objects])
+
+    matches = match_class(found.scores, found.labels, wanted.labels, label, thresholds, of_pairs, max_detections)
+    return replace(matches, is_ignorable=lies_in_any(found.boxes[matches.detection], wanted.ignore))
+
+
+def match_class(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    target_labels: np.ndarray,
+    label: int,
+    thresholds: np.ndarray,
+    closeness: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    max_detections: int = MAX_DETECTIONS,
+) -> Matches:
+    """Match the best detections of one class and scan to its objects, see `greedy_match`.
+
+    Args:
+        scores: (N,) of the detections.
+        labels: (N,) of these.
+        target_labels: (G,) of the objects.
+        label: the class.
+        thresholds: (T,).
+        closeness: from positions of detections (n,) and objects (g,) to how well each pair fits, (n, g).
+        max_detections: that count.
+    """
+    mine = np.nonzero(labels == label)[0]
+    mine = mine[np.argsort(-scores[mine], kind="stable")][:max_detections]
+    objects = np.nonzero(target_labels == label)[0]
     hit = np.full((len(thresholds), len(mine)), -1)
     if len(mine) and len(objects):
-        local = greedy_match(closeness(found.boxes[mine], wanted.boxes[objects]), thresholds)
+        local = greedy_match(closeness(mine, objects), thresholds)
         hit = np.where(local >= 0, objects[local], -1)
-    return Matches(
-        found.scores[mine],
-        np.zeros(len(mine), dtype=np.int64),
-        hit >= 0,
-        np.array([len(objects)]),
-        lies_in_any(found.boxes[mine], wanted.ignore),
-        mine,
-        hit,
-    )
+    count = np.array([len(objects)])
+    return Matches(scores[mine], np.zeros(len(mine), dtype=np.int64), hit >= 0, count, detection=mine, target=hit)
 
 
 def _joined(parts: Sequence[Matches]) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:

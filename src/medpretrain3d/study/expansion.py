@@ -35,7 +35,7 @@ HARMLESS = (
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
-_CANDIDATES = "give predictions.json of cross-validate, or add to the document prepare: {FOLDER: cross-validate ...}"
+_ADVICE = "give predictions.json of cross-validate, or add to the document prepare: {FOLDER: cross-validate ...}"
 PLACE = "run."
 """Options of where a run is kept."""
 
@@ -200,7 +200,7 @@ class Expansion:
             inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
         if candidates := flat.get("data.hard_negatives"):
             is_awaited = self._preparation.makes(Path(candidates)) and not Path(candidates).exists()
-            inputs["hard_negatives"] = UNKNOWN if is_awaited else content_hash(Path(candidates), _CANDIDATES)
+            inputs["hard_negatives"] = UNKNOWN if is_awaited else content_hash(Path(candidates), _ADVICE)
         job = Job(
             kind,
             setting,

@@ -52,7 +52,7 @@ class Preparation:
         return any(path.is_relative_to(folder) for folder in self._lines)
 
     def commands(self, folder: str) -> list[tuple[str, ...]]:
-        """Return the words of each command that makes a folder; none for a folder that is none of its own."""
+        """Return the words of each command that makes a folder; none for a folder that the study does not make."""
         return [tuple(shlex.split(line.replace("{store}", folder))) for line in self._lines.get(folder, ())]
 
     def _is_made(self, folder: str) -> bool:
@@ -81,7 +81,7 @@ class Preparation:
             if words[0] == "pseudo" and len(words) > 1:
                 yield words[1]
             if words[0] == CROSS_VALIDATE:
-                yield str(flattened(composed(_recipe(words))).get("data.store"))
+                yield _option(words, "--store") or str(flattened(composed(_recipe(words))).get("data.store"))
 
     def _job(self, folder: str, sources: Sequence[str]) -> Job:
         commands = self.commands(folder)
@@ -124,6 +124,11 @@ def _recipe(words: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: it names none, or the recipe is wrong.
     """
-    if "--config" not in words[:-1]:
+    name = _option(words, "--config")
+    if name is None:
         raise UserError(f"prepare: {shlex.join(words)}: names no recipe; add --config RECIPE")
-    return recipe_layers(find_recipe(words[words.index("--config") + 1], "finetune"), "finetune")
+    return recipe_layers(find_recipe(name, "finetune"), "finetune")
+
+
+def _option(words: Sequence[str], name: str) -> str | None:
+    return words[words.index(name) + 1] if name in words[:-1] else None
