@@ -12,11 +12,11 @@ import argparse
 import dataclasses
 import operator
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
@@ -32,7 +32,8 @@ OTHERS = ("run.json", "store.json", "bundle.json", "encoder.json", "phantom.json
 """What tells that a folder is something else than one of predictions."""
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from medpretrain3d.inference.inputs import ScanInput
+    from medpretrain3d.inference.prediction_run import PredictionRun
 
 SAVES_MEMORY = "lower --batch-size, or --overlap"
 """What to change where memory runs out."""
@@ -131,25 +132,12 @@ def run(args: argparse.Namespace) -> int:
         UserError: no bundle, no scans, a path where nothing is, two scans with one case id, or an option out of range.
     """
     with uncollected_imports():
-        from tqdm import tqdm
-
-        from medpretrain3d.commands.case_previews import (
-            LEAST_SHOWN,
-            MOST_CASES,
-            LookedAt,
-            as_case,
-            called,
-            write_preview,
-        )
-        from medpretrain3d.inference import Predictor, load_members, write_predictions
+        from medpretrain3d.inference import Predictor, load_members
         from medpretrain3d.inference.finished_cases import FinishedCases
-        from medpretrain3d.inference.inputs import ScanInput, find_scans
-        from medpretrain3d.inference.prediction import Prediction
-        from medpretrain3d.inference.started_scan import StartedScan, start_ahead
-        from medpretrain3d.inference.writers import cases_written, mask_path, write_case
+        from medpretrain3d.inference.inputs import find_scans
+        from medpretrain3d.inference.prediction_run import PredictionRun
         from medpretrain3d.inference.writers.dicom_source import check_library
         from medpretrain3d.memory import keep_freed_memory
-        from medpretrain3d.store.skipped_cases import InvalidCaseError
         from medpretrain3d.threads import use_threads
 
     keep_freed_memory()
@@ -159,17 +147,9 @@ def run(args: argparse.Namespace) -> int:
     scans = find_scans(paths, args.split, args.fold, args.series, args.straighten)
     named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
     bundles = [bundle for _, bundle in named]
-    chosen = {
-        "score_threshold": args.score_threshold,
-        "overlap": args.overlap,
-        "merge": args.merge,
-        "nms_iou": args.nms_iou,
-        "merge_distance_mm": args.merge_distance_mm,
-        "mirror_axes": args.mirror,
-    }
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
-    changes = {key: value for key, value in chosen.items() if value is not None}
+    changes = _changes(args)
     thresholds, said = thresholds_of(args, bundles, len(members), bool(changes))
     for line in said:
         print(line, file=sys.stderr)
@@ -192,100 +172,73 @@ def run(args: argparse.Namespace) -> int:
         **({} if regions is None else {"region": regions.identity([scan.case for scan in scans])}),
     }
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
-
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
-    predictions, num_reused, failures = [], 0, []
-    voxels: dict[str, str] = {}
 
-    def shown_of(prediction: Prediction) -> Prediction:
-        return prediction if thresholds is None else thresholds.applied(prediction)
-
-    def masks_of(scan: ScanInput) -> Path | None:
-        return mask_path(args.out, scan.case) if with_masks else None
-
-    def start(scan: ScanInput) -> Prediction | StartedScan | UserError:
-        """Take a scan over from an earlier call, or begin to read it; in a thread, while another is predicted."""
-        prediction = finished.load(scan, masks_of(scan))
-        if prediction is not None:
-            return prediction
-        try:
-            finished.note(scan)
-            opened = scan.open(predictor.unit)
-            if len(seen):
-                voxels[scan.case] = scan.voxels(opened)
-            near = None if regions is None else regions.near(scan.case)
-            return predictor.start(opened, scan.file or scan.case, near)
-        except UserError as error:
-            return error
-
-    with closing(start_ahead(scans, start)) as all_started:
-        for scan, started in tqdm(all_started, total=len(scans), desc="predict", unit="scan", disable=None):
-            if isinstance(started, Prediction):
-                prediction, num_reused = started, num_reused + 1
-            else:
-                try:
-                    if isinstance(started, UserError):
-                        raise started
-                    with closing(started), tqdm(desc=scan.case, unit="tile", leave=False, disable=None) as bar:
-                        prediction = predictor.predict(started, scan.case, scan.file, _shown_on(bar), with_masks)
-                except UserError as error:
-                    failures.append(scan)
-                    tqdm.write(f"error: {error}", file=sys.stderr)
-                    continue
-                write_case(args.out, bundles[0].classes, shown_of(prediction), ["masks"])
-                prediction = dataclasses.replace(prediction, instances=None)  # as large as the scan
-                finished.save(prediction, scan, masks_of(scan))
-            shown = shown_of(prediction)
-            try:
-                with_source = dataclasses.replace(shown, source=scan.dicom)
-                write_case(args.out, bundles[0].classes, with_source, args.format)
-            except InvalidCaseError as error:
-                failures.append(scan)
-                tqdm.write(f"error: {error}", file=sys.stderr)
-                continue
-            predictions.append(shown)
-    made = {prediction.case for prediction in predictions}
-    lost = [case for case in cases_written(args.out, args.format) if case not in made]
-    is_kept = bool(failures) and (bool(lost) or not predictions)
-    if not is_kept:
-        write_predictions(args.out, bundles[0].classes, predictions, args.format)
+    done = PredictionRun(args.out, args.format, predictor, finished, thresholds, regions, with_masks, bool(len(seen)))
+    done.predict(scans)
+    is_kept, lost = done.write()
     if lost and not is_kept:
         print(
             f"note: {args.out} held predictions of {len(lost)} more scans, first '{lost[0]}', which this call does not "
             "name; its files of all scans no longer hold them"
         )
-    if num_reused:
-        print(f"{num_reused} of {len(scans)} scans taken from {args.out / 'cases'} (same bundle, options and file)")
-    if trained_on := seen.among(voxels):
+    if done.num_reused:
+        print(f"{done.num_reused} of {len(scans)} scans taken from {finished.folder} (same bundle, options and file)")
+    if trained_on := seen.among(done.voxels):
         print(
-            f"note: {len(trained_on)} of {len(voxels)} scans looked at were trained on, first '{trained_on[0]}', "
-            f"{len(seen.among(voxels, with_labels=True))} of them with labels: no test of new scans"
+            f"note: {len(trained_on)} of {len(done.voxels)} scans looked at were trained on, first '{trained_on[0]}', "
+            f"{len(seen.among(done.voxels, with_labels=True))} of them with labels: no test of new scans"
         )
     if not is_kept:
-        num_boxes = sum(len(prediction) for prediction in predictions)
-        print(f"{num_boxes} boxes in {counted(len(predictions), 'scan')}: {args.out} ({', '.join(args.format)})")
-        if regions is not None:
-            num_outside = sum(one.num_outside or 0 for one in predictions)
-            print(f"{num_outside} more, {regions.margin_mm:g} mm and further from {regions.place}, were left out")
-        if thresholds is not None:
-            print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
-    if args.preview and not is_kept:
-        opened_by = {scan.case: scan for scan in scans}
-        looked_at = (
-            LookedAt(called(one), opened_by[one.case].open(predictor.unit), as_case(one))
-            for one in predictions[:MOST_CASES]
-        )
-        least = 0.0 if thresholds is not None else LEAST_SHOWN
-        title, window = f"Predictions of {counted(len(predictions), 'scan')}", bundles[0].preprocessing.window
-        about = f"Boxes of {', '.join(str(folder) for folder in members)}."
-        page = write_preview(args.out / "preview", title, about, looked_at, bundles[0].classes, window, least)
-        print(f"preview: {page}")
-        if len(predictions) > MOST_CASES:
-            print(f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans")
-    if failures:
-        message = f"{len(failures)} of {len(scans)} scans could not be predicted, see above"
+        _tell_boxes(done)
+        if args.preview:
+            _write_preview(done, members, scans)
+    if done.failures:
+        message = f"{len(done.failures)} of {len(scans)} scans could not be predicted, see above"
         print(f"{message}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if done.failures else 0
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what is to be done unlike the bundles say."""
+    chosen = {
+        "score_threshold": args.score_threshold,
+        "overlap": args.overlap,
+        "merge": args.merge,
+        "nms_iou": args.nms_iou,
+        "merge_distance_mm": args.merge_distance_mm,
+        "mirror_axes": args.mirror,
+    }
+    return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _tell_boxes(done: PredictionRun) -> None:
+    predictions, regions = done.predictions, done.regions
+    num_boxes = sum(len(prediction) for prediction in predictions)
+    print(f"{num_boxes} boxes in {counted(len(predictions), 'scan')}: {done.out} ({', '.join(done.formats)})")
+    if regions is not None:
+        num_outside = sum(one.num_outside or 0 for one in predictions)
+        print(f"{num_outside} more, {regions.margin_mm:g} mm and further from {regions.place}, were left out")
+    if done.thresholds is not None:
+        print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
+
+
+def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence[ScanInput]) -> None:
+    from medpretrain3d.commands.case_previews import LEAST_SHOWN, MOST_CASES, LookedAt, as_case, called, write_preview
+
+    predictions, bundle = done.predictions, done.predictor.bundles[0]
+    opened_by = {scan.case: scan for scan in scans}
+    looked_at = (
+        LookedAt(called(one), opened_by[one.case].open(done.predictor.unit), as_case(one))
+        for one in predictions[:MOST_CASES]
+    )
+    least = 0.0 if done.thresholds is not None else LEAST_SHOWN
+    title, window = f"Predictions of {counted(len(predictions), 'scan')}", bundle.preprocessing.window
+    about = f"Boxes of {', '.join(str(folder) for folder in members)}."
+    page = write_preview(done.out / "preview", title, about, looked_at, bundle.classes, window, least)
+    print(f"preview: {page}")
+    if len(predictions) > MOST_CASES:
+        print(f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans")
 
 
 def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -325,11 +278,3 @@ def check_place(out: Path) -> None:
     path = out / "predictions.json"
     if path.is_file() and not is_predictions(path):
         raise UserError(f"{path}: is not of this program; choose another place")
-
-
-def _shown_on(bar: tqdm[NoReturn]) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return show
