@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 
 from .conftest import NO_GPU
 from .jobs import Job, ask

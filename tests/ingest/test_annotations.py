@@ -14,7 +14,8 @@ from medpretrain3d.ingest.annotation import annotate
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, RawCase
 from medpretrain3d.ingest.objects import find_objects
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.volume import read_volume

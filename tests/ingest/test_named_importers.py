@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import read_raw
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.store import Store
 
 SHAPE = (12, 10, 8)

@@ -8,7 +8,8 @@ import pytest
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import read_raw
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.store import Store
 
 CUBES = np.zeros((12, 10, 8), np.uint8)

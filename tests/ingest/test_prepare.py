@@ -16,7 +16,8 @@ from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest import prepare_case as prepare_module
 from medpretrain3d.ingest.objects import find_objects
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
 

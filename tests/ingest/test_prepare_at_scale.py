@@ -19,8 +19,9 @@ import SimpleITK as sitk
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import RawCase
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_case import Job, prepare_case
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.store import Store, write_index
 
 

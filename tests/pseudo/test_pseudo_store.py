@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from medpretrain3d.cli import main
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store import Store
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.splits import Splits, write_splits

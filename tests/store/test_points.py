@@ -18,7 +18,8 @@ from medpretrain3d.evaluation.center_distance import center, match_objects
 from medpretrain3d.evaluation.named_metrics import METRICS, without_each
 from medpretrain3d.evaluation.protocols import CENTER, DETECTION, protocol_of
 from medpretrain3d.inference import InferenceConfig
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.loading.augment import SpatialAugment
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.resampled_store import resample_store
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.stratify import split_store

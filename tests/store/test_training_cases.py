@@ -120,7 +120,8 @@ def test_what_is_excluded_is_known_by_the_name_and_the_patient_too(make_store):
 def test_the_same_scan_is_known_again_at_another_spacing_and_in_another_file(tmp_path):
     import nibabel
 
-    from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+    from medpretrain3d.ingest.prepare import prepare
+    from medpretrain3d.ingest.prepare_options import PrepareOptions
 
     image = np.random.default_rng(0).integers(-1000, 1000, (12, 10, 8)).astype(np.int16)
     flipped = np.ascontiguousarray(image[::-1])

@@ -25,7 +25,8 @@ from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import OBJECT_RULES
 from medpretrain3d.ingest.patients import PatientPattern, Patients, PatientTable
-from medpretrain3d.ingest.prepare import PrepareOptions, prepare
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.specks import speck_notes
 from medpretrain3d.store.split_notes import split_notes

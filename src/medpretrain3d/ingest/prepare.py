@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -18,46 +16,22 @@ from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
-from medpretrain3d.ingest.importers import ObjectRule, RawCase, RawDataset, read_raw
-from medpretrain3d.ingest.patients import Patients, with_patients
+from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.patients import with_patients
 from medpretrain3d.ingest.prepare_case import Job, PrepareResult, Redo, earlier, find_existing, prepare_case
+from medpretrain3d.ingest.prepare_jobs import common_channel_names, common_classes, prepare_jobs
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
-from medpretrain3d.names import plain_name
 from medpretrain3d.store.case_files import CASES
 from medpretrain3d.store.layout import CONTAINERS, ContainerLayout, FolderLayout, Layout, layout_of
 from medpretrain3d.store.skipped_cases import SKIP_RECORDS
 from medpretrain3d.store.splits import SPLITS, Fold, read_splits
 from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
-from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import check_spacing
 from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
 
 OTHER_CALL_S = 3600
 """A file of the index that another shard began is left alone for this long."""
-
-
-@dataclass(frozen=True)
-class PrepareOptions:
-    """Options that determine the content of a store."""
-
-    spacing_mm: tuple[float, float, float] | None = None
-    """Along (D, H, W); None keeps each scan's own."""
-    objects: ObjectRule | None = None
-    """None is what the data set says of itself."""
-    min_voxels: int = 1
-    fold: int = 0
-    dataset: str | None = None
-    """Name of the raw layout; None recognises it by its tree."""
-    dataset_options: tuple[tuple[str, str], ...] = ()
-    """Options of that layout, name and value."""
-    unit: Unit | None = None
-    """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
-    patients: Patients | None = None
-    """Which cases are of one patient; None is what the data set says."""
-    straighten: bool = False
-    """Whether the slices of a DICOM series from a tilted gantry are moved back; else the case is left out."""
-    as_points: bool = False
-    """Whether of each object the middle of its box is kept alone, as a point without a size; masks are not kept."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +57,7 @@ class Summary:
 def prepare(
     raws: Path | Sequence[Path],
     store: Path,
-    options: PrepareOptions = PrepareOptions(),
+    options: PrepareOptions | None = None,
     workers: int = 1,
     progress: bool = False,
     shard: tuple[int, int] = (1, 1),
@@ -101,7 +75,7 @@ def prepare(
     Args:
         raws: folders that an importer knows.
         store: folder to write; may hold an earlier preparation of the same cases.
-        options: what decides the content.
+        options: what decides the content; None is each option's default.
         workers: processes.
         progress: whether to show a bar.
         shard: `(i, n)`, i from 1 to n: prepare every n-th case only. The call after which no case is left makes the
@@ -114,6 +88,7 @@ def prepare(
             usable case, no such shard, another call at work on the store or shard, or a full disk.
     """
     raws, store = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)], Path(store)
+    options = options or PrepareOptions()
     number, count = shard
     if not 1 <= number <= count:
         raise UserError(f"shard {number}/{count}: wanted i/n with i from 1 to n, as 1/4")
@@ -155,8 +130,8 @@ def _prepare(
     number, count = shard
     read = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
     datasets = with_patients(raws, read, options.patients)
-    classes, channel_names = _common_classes(raws, datasets), _channel_names(datasets)
-    jobs = sorted(_jobs(raws, datasets, store, options, channel_names, layout), key=lambda job: job.case.id)
+    classes, channel_names = common_classes(raws, datasets), common_channel_names(datasets)
+    jobs = sorted(prepare_jobs(raws, datasets, store, options, channel_names, layout), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]
     _check_room(layout, {job.case.id for job in jobs if job.case.images})
     _clean(store, {job.case.id for job in own}, 0 if count == 1 else OTHER_CALL_S)
@@ -227,97 +202,6 @@ def _write_index(
 
 def _told(note: Mapping[str, Any]) -> dict[str, str]:
     return {name: note[name] for name in ("case", "file", "kind", "reason")}
-
-
-def _common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
-    labeled = {dataset.classes: raw for raw, dataset in zip(raws, datasets, strict=True) if dataset.classes}
-    if len(labeled) > 1:
-        message = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labeled.items())
-        raise UserError(f"data sets of different classes ({message}); prepare them into different stores")
-    return next(iter(labeled), ())
-
-
-def _channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
-    named = [dataset.channel_names for dataset in datasets if dataset.channel_names]
-    if named:
-        return named[0]
-    most = max(len(case.images) for dataset in datasets for case in dataset.cases)
-    return tuple(f"channel {number}" for number in range(max(most, 1)))
-
-
-def _unit(channel_names: Sequence[str]) -> Unit:
-    """Return unnamed channels are taken for CT, which can be told by its values; MR has to be named."""
-    is_named = not channel_names[0].startswith("channel ")
-    return "any" if is_named and not any("ct" in name.lower().split() for name in channel_names) else "hu"
-
-
-def _jobs(
-    raws: Sequence[Path],
-    datasets: Sequence[RawDataset],
-    store: Path,
-    options: PrepareOptions,
-    channel_names: Sequence[str],
-    layout: Layout,
-) -> Iterator[Job]:
-    is_labeled = any(dataset.classes for dataset in datasets)
-    unit = options.unit or _unit(channel_names)
-    home: dict[str, Path] = {}
-    for raw, dataset in zip(raws, datasets, strict=True):
-        for case in map(_named, dataset.cases):
-            if home.get(case.id) == raw:
-                problem = f"another file gives the case id '{case.id}' as well; rename one of them"
-                case = replace(case, id=_folder_name(f"{case.id} {case.images[:1]}"), problem=problem)
-            if case.id in home:
-                raise UserError(
-                    f"case '{case.id}' is in {home[case.id]} and in {raw}; rename one, or prepare them into two stores "
-                    "(pretraining takes several)"
-                )
-            home[case.id] = raw
-            if is_labeled and not dataset.classes:
-                case = replace(case, split="unlabelled")
-            rule = options.objects or dataset.objects
-            if options.objects == "instances" and dataset.objects != "instances":
-                case = _of_instances(raw, case, dataset.classes)
-            yield Job(
-                case,
-                store,
-                rule,
-                options.spacing_mm,
-                options.min_voxels,
-                unit,
-                len(channel_names),
-                options.straighten,
-                options.as_points,
-                layout,
-            )
-
-
-def _of_instances(raw: Path, case: RawCase, classes: Sequence[str]) -> RawCase:
-    """Return a case whose label map tells objects by their values, and no classes.
-
-    Raises:
-        UserError: there are several classes, of which each object would need to be one.
-    """
-    if len(classes) > 1:
-        raise UserError(
-            f"{raw}: --objects instances: got {len(classes)} classes ({', '.join(classes[:4])}), wanted one; say the "
-            "class of each object by nnU-Net's dataset.json with instances: true (docs/datasets.md)"
-        )
-    return case if case.labels is None else replace(case, class_of_value=None)
-
-
-def _named(case: RawCase) -> RawCase:
-    """A case whose id can be the name of a folder; one whose id cannot becomes a note under a name made of it."""
-    try:
-        plain_name(case.id, "case id")
-    except UserError as error:
-        return replace(case, id=_folder_name(case.id), problem=f"{error}; rename its file or folder")
-    return case
-
-
-def _folder_name(text: str) -> str:
-    digest = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    return f"{re.sub(r'[^A-Za-z0-9-]+', '_', text)[:60].strip('_')}_{digest}"
 
 
 def _check_room(layout: Layout, case_ids: set[str]) -> None:
