@@ -107,6 +107,8 @@ def test_equality_is_confirmed_within_delta_also_of_a_small_difference_that_is_t
     assert answer("a = b", 0.05) is answer("a = b", -0.05) is Answer.REFUTED
     assert answer("a = b", 0.01) is Answer.INCONCLUSIVE
     assert answer("a = b", 0.0, seeds=1) is Answer.NONE
+    assert answer("a = b", 0.015, 0.005) is Answer.INCONCLUSIVE  # a difference is there, and it may be within delta
+    assert answer("a = b", 0.03, 0.005) is Answer.REFUTED  # 0.03 - 1.646 * 0.005 > 0.02
 
 
 def test_not_worse_is_where_the_interval_of_90_percent_lies_above_minus_delta():

@@ -57,6 +57,22 @@ def test_what_is_asked_at_once_is_corrected_and_what_has_no_verdict_is_not_asked
     assert judge([one, effect(0.1)])[0].verdict is Verdict.BETTER  # Holm: the larger was decided first
 
 
+def test_what_was_declared_and_is_not_answered_yet_is_corrected_for():
+    one = effect(0.0215)
+    early, late = judge([one], num_declared=3)[0], judge([one, effect(0.0), effect(0.001)])[0]
+    assert early.corrected_p_value == pytest.approx(late.corrected_p_value) == pytest.approx(3 * one.p_value)
+    assert (early.verdict, early.num_asked) == (Verdict.INCONCLUSIVE, 3)
+    assert judge([one], num_declared=1)[0] == judge([one])[0]
+
+
+def test_the_same_of_the_baseline_against_the_arm():
+    one, other = judge([effect(0.05)], 0.02)[0], judge([effect(-0.05)], 0.02)[0]
+    assert one.mirrored.verdict is other.verdict is Verdict.WORSE
+    for name in ("interval", "corrected_interval", "equivalence_interval"):
+        assert getattr(one.mirrored, name) == pytest.approx(getattr(other, name))
+    assert one.mirrored.mirrored == one
+
+
 def test_the_corrected_interval_excludes_0_exactly_where_the_verdict_says_so():
     generator = np.random.default_rng(0)
     for _ in range(200):

@@ -134,6 +134,56 @@ def test_hypotheses_of_one_data_set_are_corrected_together(tmp_path: Path):
     assert twice[0].links[0].judged.corrected_p_value == pytest.approx(p_values[0])
 
 
+def test_one_question_in_other_words_is_one_question(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "mae", [3.0, 6.0, 5.0])
+    found = answered(tmp_path, "mae > scratch", "mae > scratch at all", "scratch < mae", "scratch > mae")
+    judged = [one.links[0].judged for one in found]
+    assert {one.num_asked for one in judged} == {1}
+    assert [one.effect.difference > 0 for one in judged] == [True, True, False, False]
+    assert judged[2].interval == pytest.approx((-judged[0].interval[1], -judged[0].interval[0]))
+
+
+def test_what_is_declared_and_not_run_yet_is_corrected_for(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "a", [3.0, 6.0, 5.0])
+    hypotheses = [parse_hypothesis(text) for text in ("a > scratch", "b > scratch", "b > scratch on e")]
+    places = {one: (("e", ""),) if one.data else (("d", ""), ("e", "")) for one in hypotheses}
+    declaration = replace(declared("a > scratch", "b > scratch", "b > scratch on e"), places=places)
+    (one,), said = answers(declaration, runs_of(tmp_path), Scorer([MAP]))
+    assert one.links[0].judged.num_asked == 2
+    assert len(said) == 2
+    (alone,) = answered(tmp_path, "a > scratch")
+    assert one.links[0].judged.corrected_p_value == pytest.approx(min(1.0, 2 * alone.links[0].judged.corrected_p_value))
+
+
+@pytest.mark.parametrize("fact", ["precision", "data_fingerprint"])
+def test_runs_that_differ_in_more_than_their_arm_are_no_pair(tmp_path: Path, fact: str):
+    write(tmp_path, "scratch", [5.0] * 3)
+    for seed in range(3):
+        write_finetuning(tmp_path, f"mae-d-all-{seed}", "mae", 2.0, 8, seed=seed, dataset="d", **{fact: "other"})
+    declaration = declared("mae > scratch")
+    found, said = answers(declaration, runs_of(tmp_path), Scorer([MAP]))
+    assert found == []
+    assert said[0].endswith(f"mae-d-all-0: not compared with demo/scratch-d-all-0: differs in {fact} other and -")
+
+
+def test_the_headline_of_a_chain_has_the_number_of_the_link_that_decides(tmp_path: Path):
+    for arm, shift in (("scratch", 5.0), ("mae", 4.0), ("det", 2.0)):
+        write(tmp_path, arm, [shift] * 3)
+    report = make_report(runs_of(tmp_path), "Title", declared("mae > det > scratch"))
+    assert str(report.short[0]) == "mae > det > scratch: refuted on d. mae > det, mAP -0.222 [-0.222, -0.222]."
+
+
+def test_what_needs_a_delta_shows_the_interval_that_answers_it(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "mae", [3.0, 6.0, 5.0])
+    more, less = make_report(runs_of(tmp_path), "Title", declared("mae > scratch", "mae >= scratch")).answers
+    assert "after Holm (1 question)" in more.numbers
+    assert "90% interval, delta 0.05" in less.numbers
+    assert "Holm" not in less.numbers
+
+
 def test_what_is_not_tested_yet_is_said(tmp_path: Path):
     write(tmp_path, "scratch", [5.0, 5.0])
     declaration = declared("mae > scratch")

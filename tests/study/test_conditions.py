@@ -55,6 +55,28 @@ def test_folds_are_one_seed_and_budgets_are_apart(tmp_path: Path):
     assert found == {"all": (2, (0,), True), "4": (1, (0,), False)}
 
 
+def test_a_seed_without_all_folds_is_no_column_beside_others(tmp_path: Path):
+    """Seed 1 lacks a fold: what it has are other scans, and the interval over seeds and scans would pair them."""
+    for seed, folds in ((0, (0, 1)), (1, (0,)), (2, (0, 1))):
+        for fold in folds:
+            folder = write_finetuning(tmp_path, f"mae_{seed}_{fold}", "mae", 5.0 - seed, seed=seed, fold=fold)
+            shutil.rmtree(folder / "test")
+            write_test(folder, 5.0 - seed, case_prefix=f"fold{fold}_")
+    (one,) = conditions_of(tmp_path)
+    assert one.seeds == (0, 2)
+    assert one.estimate.value == pytest.approx((5 / 9 + 1) / 2)
+
+
+def test_arms_on_other_scans_side_by_side_are_said(tmp_path: Path):
+    for arm, folds in (("scratch", (0, 1)), ("mae", (0,))):
+        for fold in folds:
+            folder = write_finetuning(tmp_path, f"{arm}_{fold}", arm, 5.0, fold=fold)
+            shutil.rmtree(folder / "test")
+            write_test(folder, 5.0, case_prefix=f"fold{fold}_")
+    notes = make_report(find_runs([tmp_path]), "Title").notes
+    assert [one for one in notes if "arms were tested on different scans (scratch on 24, mae on 12)" in one]
+
+
 def test_scores_written_by_the_test_are_those_of_its_predictions(tmp_path: Path):
     folder = write_finetuning(tmp_path, "mae", "mae", 5.0)
     runs = find_runs([tmp_path])

@@ -82,6 +82,11 @@ def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
         ({"hypotheses": ["mae is better"]}, "hypotheses: hypothesis 'mae is better': wanted arms with one of"),
         ({"hypotheses": ["mea > scratch"]}, "no arm 'mea'; did you mean 'mae'?"),
         ({"hypotheses": ["mae > mae"]}, "compares an arm with itself"),
+        ({"hypotheses": ["mae at all > mae"]}, "compares an arm with itself, since labels are all"),
+        (
+            {"detectors": {"a": {"arms": ["scratch"]}, "b": {"arms": ["mae"]}}},
+            "'mae > scratch': no detector is run with all of its arms and labels on one data set",
+        ),
         ({"hypotheses": ["mae > scratch", "mae>scratch"]}, "hypotheses: mae > scratch is there twice"),
         ({"hypotheses": ["mae > scratch at 2"]}, "'mae > scratch at 2': the study has no labels '2'; labels: 1, all"),
         ({"hypotheses": ["mae > scratch on cube"]}, "no data set 'cube'; did you mean 'cubes'?"),

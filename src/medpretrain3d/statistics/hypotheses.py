@@ -43,6 +43,14 @@ class Side:
     labels: str | None = None
     steps: float | None = None
 
+    def resolved(self, labels: str) -> Side:
+        """Return it with the labels and steps that it means where it names none.
+
+        Args:
+            labels: of the primary question.
+        """
+        return Side(self.arm, self.labels or labels, 1.0 if self.steps is None else self.steps)
+
     def __str__(self) -> str:
         labels = "" if self.labels is None else f" at {self.labels}"
         return f"{self.arm}{labels}{'' if self.steps is None else f' at {self.steps:g} steps'}"
@@ -67,9 +75,9 @@ class Link:
     def answer(self, judged: Judgement) -> Answer:
         """Return what the judgement of `arm` against `other` says about it.
 
-        `>`: confirmed where better, refuted where worse. `=`: confirmed where the 90 % interval lies within +-delta,
-        refuted where it is better or worse by more. `>=`: confirmed where the 90 % interval lies above -delta, refuted
-        where it lies below.
+        `>`: confirmed where better, refuted where worse, after the correction for the family. `=`: confirmed where the
+        90 % interval lies within +-delta, refuted where it lies beyond. `>=`: confirmed where the 90 % interval lies
+        above -delta, refuted where it lies below. These two are one-sided tests of 5 % each, not corrected.
         """
         if judged.verdict is Verdict.NONE:
             return Answer.NONE
@@ -77,18 +85,14 @@ class Link:
             wanted, feared = (Verdict.BETTER, Verdict.WORSE)[:: 1 if self.relation == ">" else -1]
             found = {wanted: Answer.CONFIRMED, feared: Answer.REFUTED, Verdict.EQUIVALENT: Answer.EQUIVALENT}
             return found.get(judged.verdict, Answer.INCONCLUSIVE)
-        if self.relation == "=":
-            is_different = judged.verdict in (Verdict.BETTER, Verdict.WORSE)
-            return (
-                Answer.CONFIRMED if judged.is_within_delta else Answer.REFUTED if is_different else Answer.INCONCLUSIVE
-            )
         if judged.delta is None:
             return Answer.INCONCLUSIVE
-        low, high = judged.equivalence_interval
+        delta, (low, high) = judged.delta, judged.equivalence_interval
+        if self.relation == "=":
+            is_beyond = low > delta or high < -delta
+            return Answer.CONFIRMED if judged.is_within_delta else Answer.REFUTED if is_beyond else Answer.INCONCLUSIVE
         low, high = (low, high) if self.relation == ">=" else (-high, -low)
-        return (
-            Answer.CONFIRMED if low > -judged.delta else Answer.REFUTED if high < -judged.delta else Answer.INCONCLUSIVE
-        )
+        return Answer.CONFIRMED if low > -delta else Answer.REFUTED if high < -delta else Answer.INCONCLUSIVE
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS, Effect
@@ -49,7 +49,7 @@ class Judgement:
     delta: float | None = None
     """The difference that counts as none."""
     num_asked: int = 1
-    """Effects of the family."""
+    """Questions of the family."""
 
     @property
     def is_within_delta(self) -> bool:
@@ -57,19 +57,42 @@ class Judgement:
         low, high = self.equivalence_interval
         return self.delta is not None and -self.delta <= low and high <= self.delta
 
+    @property
+    def shown_interval(self) -> tuple[float, float]:
+        """The interval that the verdict goes by: corrected for the family where there is a verdict."""
+        return self.interval if self.verdict is Verdict.NONE else self.corrected_interval
 
-def judge(effects: Sequence[Effect], delta: float | None = None, confidence: float = 0.95) -> list[Judgement]:
+    @property
+    def mirrored(self) -> Judgement:
+        """The same of the baseline minus the arm."""
+        effect = replace(self.effect, difference=-self.effect.difference)
+        verdict = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}.get(self.verdict, self.verdict)
+        return replace(
+            self,
+            effect=effect,
+            verdict=verdict,
+            interval=_mirrored(self.interval),
+            corrected_interval=_mirrored(self.corrected_interval),
+            equivalence_interval=_mirrored(self.equivalence_interval),
+        )
+
+
+def judge(
+    effects: Sequence[Effect], delta: float | None = None, confidence: float = 0.95, num_declared: int = 0
+) -> list[Judgement]:
     """Return the verdict of each effect of a family: all arms of the primary metric at the full budget.
 
     better, worse: the interval, corrected for the family after Holm, excludes 0. equivalent: the plain interval of
     1 - 2 alpha (90 %) lies within +-delta (two one-sided tests). Otherwise inconclusive. No verdict where the seeds are
     fewer than two, the scans fewer than ten, or a pool has fewer than three data sets; such effects count for nothing
-    in the family.
+    in the family, unless it was declared with them.
 
     Args:
         effects: all that is asked at once.
         delta: the difference that counts as none, declared before the results; None for no verdict of equivalence.
         confidence: of the intervals.
+        num_declared: questions of the family as it was declared. Those that nothing answers yet are corrected for as
+            if they had found nothing: what comes out early is not easier to confirm than at the end.
 
     Raises:
         ValueError: delta is not above 0, or the confidence not within (0, 1).
@@ -79,8 +102,9 @@ def judge(effects: Sequence[Effect], delta: float | None = None, confidence: flo
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence:g}, must lie between 0 and 1")
     asked = [one.p_value if one.is_about_method else float("nan") for one in effects]
-    factors = holm_factors(asked).tolist()
-    number = sum(one.is_about_method for one in effects)
+    number = max(num_declared, sum(one.is_about_method for one in effects))
+    unanswered = number - sum(one.is_about_method for one in effects)
+    factors = holm_factors([*asked, *[1.0] * unanswered])[: len(asked)].tolist()
     return [_judge(one, factor, number, delta, confidence) for one, factor in zip(effects, factors, strict=True)]
 
 
@@ -106,6 +130,10 @@ def _judge(effect: Effect, factor: float, num_asked: int, delta: float | None, c
     return Judgement(
         effect, verdict, reason, confidence, interval, wide, p_value, corrected, (low, high), delta, num_asked
     )
+
+
+def _mirrored(interval: tuple[float, float]) -> tuple[float, float]:
+    return -interval[1], -interval[0]
 
 
 def _why_not(effect: Effect) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from medpretrain3d.statistics import (
@@ -20,6 +20,8 @@ from medpretrain3d.statistics.hypotheses import Link, Side
 from medpretrain3d.statistics.two_way import VarianceComponents
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
+from medpretrain3d.study.differences import have_same_labels
+from medpretrain3d.study.identity import BUDGET_FACTS, Identity, identify
 from medpretrain3d.study.paired_scores import Pair, Scorer, paired_scores
 from medpretrain3d.study.run import Run
 
@@ -65,25 +67,37 @@ class Answered:
         """Of all links together."""
         return Hypothesis.combined([one.answer for one in self.links])
 
+    @property
+    def deciding(self) -> Tested:
+        """The first link whose answer is that of all."""
+        return next(one for one in self.links if one.answer is self.answer)
 
-def answers(declaration: Declaration, runs: Sequence[Run], scorer: Scorer) -> tuple[list[Answered], list[str]]:
+
+def answers(
+    declaration: Declaration, runs: Sequence[Run], scorer: Scorer, identities: Mapping[Run, Identity] | None = None
+) -> tuple[list[Answered], list[str]]:
     """Return the answers to the declared hypotheses on every data set with every detector, and what is missing.
 
-    All that is asked of one data set and detector is one family (Holm), and so are the hypotheses over data sets.
+    All that is asked of one data set and detector is one family (Holm), whether it is run yet or not, and so are the
+    hypotheses over data sets.
 
     Args:
         declaration: hypotheses, metric, budget and delta.
         runs: of the study.
         scorer: of the runs by the primary metric.
+        identities: of the runs, see `identify`.
     """
     cells = _cells(runs)
+    known_as = identify(runs, ()) if identities is None else identities
     places = list(dict.fromkeys((data, detector) for data, detector, *_ in cells))
     said: list[str] = []
     asked: dict[Place, dict[Hypothesis, list[Comparison]]] = {}
     for hypothesis in declaration.hypotheses:
         for place in places:
             if hypothesis.data in (None, place[0]):
-                found = [_compared(link, place, cells, declaration, scorer, said) for link in hypothesis.links]
+                found = [
+                    _compared(link, place, cells, declaration, scorer, known_as, said) for link in hypothesis.links
+                ]
                 known = [one for one in found if one is not None]
                 if len(known) == len(found):
                     asked.setdefault(place, {})[hypothesis] = known
@@ -122,6 +136,7 @@ def _compared(
     cells: dict[Cell, list[Run]],
     declaration: Declaration,
     scorer: Scorer,
+    identities: Mapping[Run, Identity],
     said: list[str],
 ) -> Comparison | None:
     def members(side: Side) -> list[Run]:
@@ -129,11 +144,19 @@ def _compared(
         return cells.get((*place, side.arm, side.labels or declaration.labels, steps), [])
 
     others = {(run.metadata.seed, run.metadata.fold): run for run in members(link.other)}
-    pairs: list[Pair] = [
-        (run, other)
-        for run in members(link.arm)
-        if (other := others.get((run.metadata.seed, run.metadata.fold))) is not None
-    ]
+    budgets = {
+        (side.labels, side.steps) for side in (one.resolved(declaration.labels) for one in (link.arm, link.other))
+    }
+    of_budgets = BUDGET_FACTS if len(budgets) > 1 else ()
+    pairs: list[Pair] = []
+    for run in members(link.arm):
+        other = others.get((run.metadata.seed, run.metadata.fold))
+        if other is None:
+            continue
+        if why := _why_apart(run, other, identities, of_budgets):
+            said.append(f"{run.name}: not compared with {other.name}: {why}")
+        else:
+            pairs.append((run, other))
     if not pairs:
         return None
     scored, missing = paired_scores((str(link.arm), str(link.other)), pairs, scorer)
@@ -161,24 +184,38 @@ def _pooled(
     return pooled
 
 
+def _why_apart(run: Run, other: Run, known: Mapping[Run, Identity], but: Sequence[str]) -> str:
+    """Return in words why two runs of the arms and budgets of a hypothesis are no pair; empty where they are."""
+    differing = known[run].differing(known[other], but)
+    if differing:
+        return f"differs in {'; '.join(differing)}"
+    return "" if but or have_same_labels(run, other) else "trained on other labeled cases"
+
+
 def _judged(place: Place, asked: dict[Hypothesis, list[Comparison]], declaration: Declaration) -> list[Answered]:
-    # A comparison that several hypotheses ask for is asked once.
-    unique = {_sides(one): one.effect for members in asked.values() for one in members}
-    judged = dict(zip(unique, judge(list(unique.values()), declaration.delta), strict=True))
+    def question(link: Link) -> frozenset[Side]:
+        return frozenset(side.resolved(declaration.labels) for side in (link.arm, link.other))
+
+    # A comparison that several hypotheses ask for, from either side, is asked once.
+    first: dict[frozenset[Side], Comparison] = {}
+    for members in asked.values():
+        for one in members:
+            first.setdefault(question(one.link), one)
+    num_declared = declaration.num_asked(*place, lambda one: {question(link) for link in one.links})
+    effects = [one.effect for one in first.values()]
+    judged = dict(zip(first, judge(effects, declaration.delta, num_declared=num_declared), strict=True))
     result = []
     for hypothesis, members in asked.items():
         links = []
         for one in members:
-            judgement = judged[_sides(one)]
+            judgement, asked_first = judged[question(one.link)], first[question(one.link)].link
+            if one.link.arm.resolved(declaration.labels) != asked_first.arm.resolved(declaration.labels):
+                judgement = judgement.mirrored
             answer = one.link.answer(judgement)
             settled = _settled_by(one, judgement) if answer is Answer.INCONCLUSIVE else ""
             links.append(Tested(one.link, judgement, answer, settled))
         result.append(Answered(hypothesis, *place, tuple(links)))
     return result
-
-
-def _sides(one: Comparison) -> tuple[Side, Side]:
-    return one.link.arm, one.link.other
 
 
 def _settled_by(one: Comparison, judged: Judgement) -> str:
@@ -197,5 +234,5 @@ def _settled_by(one: Comparison, judged: Judgement) -> str:
         words.append(f"{design.num_seeds} seeds on {these}{round(design.num_scans * scans / one.num_groups)} scans")
     what = "no difference" if one.link.needs_delta else "a difference"
     if not words:
-        return f"no study of up to 100 seeds or 32 times the scans would show {what} of {wanted:.3g}"
+        return f"neither 100 seeds on these scans nor 32 times the scans alone would show {what} of {wanted:.3g}"
     return f"about {' or '.join(words)} would settle it (80 % power for {what} of {wanted:.3g})"

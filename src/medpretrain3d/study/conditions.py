@@ -62,6 +62,7 @@ class Condition:
     estimate: Estimate
     """Primary metric: mean over seeds, with its interval over seeds and scans; of one seed over scans."""
     seeds: tuple[int, ...]
+    """Those that have every fold."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -109,7 +110,7 @@ def find_conditions(
         )
         num_labels = _mean([run.setting[1] for run in members])
         estimate = _estimate(members, declaration.metric, scorer)
-        seeds = tuple(sorted({run.metadata.seed or 0 for run in members}))
+        seeds = tuple(sorted(seed or 0 for seed in _complete_seeds(members)))
         found.append(Condition(arm, colors[members[0]], place, num_labels, is_primary, tuple(members), estimate, seeds))
     return sorted(found, key=lambda one: (order[one.place], one.color, one.arm))
 
@@ -160,13 +161,13 @@ def range_of(values: Sequence[float | None]) -> Estimate:
 def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estimate:
     if len(runs) == 1 and metric.key in runs[0].metrics:
         return runs[0].estimate(str(metric.key))
-    by_seed: dict[int | None, list[Run]] = {}
-    for run in runs:
-        by_seed.setdefault(run.metadata.seed, []).append(run)
+    by_seed = _complete_seeds(runs)
     cases = [case for run in next(iter(by_seed.values())) for case in run.tested_cases]
     try:
         if len(set(cases)) < len(cases):
             raise UserError("folds share scans")
+        if any({case for run in members for case in run.tested_cases} != set(cases) for members in by_seed.values()):
+            raise UserError("seeds have other scans")
         scored = [scorer.scores(members)[metric.name] for members in by_seed.values()]
         if len(scored) == 1:
             return Estimate(scored[0].value, *scored[0].interval())
@@ -175,6 +176,16 @@ def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estim
         return Estimate(range_of([run.metrics.get(metric.key or "") for run in runs]).value)
     low, high = effect_of("", pseudo_values(values, without)).interval(CONFIDENCE)
     return Estimate(float(values.mean()), max(low, 0.0), min(high, 1.0))
+
+
+def _complete_seeds(runs: Sequence[Run]) -> dict[int | None, list[Run]]:
+    """Return the runs by seed, only those seeds that have every fold; all seeds where none has."""
+    folds = {run.metadata.fold for run in runs}
+    by_seed: dict[int | None, list[Run]] = {}
+    for run in runs:
+        by_seed.setdefault(run.metadata.seed, []).append(run)
+    complete = {seed: one for seed, one in by_seed.items() if {run.metadata.fold for run in one} == folds}
+    return complete or by_seed
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medpretrain3d.evaluation.named_metrics import MAP, NamedMetric
-from medpretrain3d.statistics import Hypothesis
+from medpretrain3d.statistics import MIN_DATA_SETS, Hypothesis
 
 ALL = "all"
 KINDS = ("prepare", "pretrain", "finetune")
@@ -115,6 +115,23 @@ class Declaration:
     delta: float | None = None
     """A difference of the primary metric that counts as none."""
     hypotheses: tuple[Hypothesis, ...] = ()
+    places: Mapping[Hypothesis, tuple[tuple[str, str], ...]] | None = None
+    """Data set and detector of each place where the study runs what a hypothesis asks for; None where no study says."""
+
+    def num_asked(self, data: str, detector: str, of: Callable[[Hypothesis], Collection[Hashable]]) -> int:
+        """Return how many questions are asked in a place, run yet or not; 0 where no study says.
+
+        Args:
+            data: name of the data set; empty for all of them together.
+            detector: its name.
+            of: questions of a hypothesis; what several of them ask is asked once.
+        """
+        asked: set[Hashable] = set()
+        for hypothesis, places in (self.places or {}).items():
+            num_here = sum(place == (data, detector) or (not data and place[1] == detector) for place in places)
+            if num_here >= (1 if data else MIN_DATA_SETS):
+                asked.update(of(hypothesis))
+        return len(asked)
 
 
 NOTHING_DECLARED = Declaration(MAP, ALL)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import AP50, MAP, NamedMetric
+from medpretrain3d.lines import counted
 from medpretrain3d.statistics import ArmScores, arm_effect, judge
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
@@ -37,7 +38,7 @@ class Difference:
 
     @property
     def estimate(self) -> Estimate:
-        """The difference with its interval over seeds and scans, or of scans where there is one seed."""
+        """The difference with its interval over seeds and scans, corrected; of one seed over scans alone."""
         return signed_estimate(self.judged)
 
     @property
@@ -106,8 +107,13 @@ def paired_differences(
 
 
 def signed_estimate(one: Judgement) -> Estimate:
-    """Return a difference with its interval, as tables show it."""
-    return Estimate(one.effect.difference, *one.interval, is_signed=True)
+    """Return a difference with the interval that its verdict goes by, as tables show it."""
+    return Estimate(one.effect.difference, *one.shown_interval, is_signed=True)
+
+
+def after_holm(judged: Judgement) -> str:
+    """Return the corrected p in words, with how many questions it is corrected for."""
+    return f"p {judged.corrected_p_value:.4f} after Holm ({counted(judged.num_asked, 'question')})"
 
 
 def _name_of(baseline: Run) -> str:
@@ -138,7 +144,7 @@ def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity])
     own = known[run]
     scratch = [one for one in tested if one.is_baseline]
     alike = [one for one in scratch if known[one].setting == own.setting and known[one].seed == own.seed]
-    others = [one for one in alike if not _have_same_labels(run, one)]
+    others = [one for one in alike if not have_same_labels(run, one)]
     if alike and len(others) == len(alike):
         return None, f"was trained on other labeled cases than {others[0].name}; give both the same data.label_seed"
     alike = [one for one in alike if one not in others]
@@ -161,7 +167,7 @@ def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity])
     )
 
 
-def _have_same_labels(run: Run, other: Run) -> bool:
+def have_same_labels(run: Run, other: Run) -> bool:
     """Return whether two runs were trained on the same labeled cases; one that does not say them may have been."""
     return None in (run.training_cases, other.training_cases) or run.training_cases == other.training_cases
 

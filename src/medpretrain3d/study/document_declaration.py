@@ -10,7 +10,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.named_metrics import metric_named
 from medpretrain3d.statistics import Hypothesis, parse_hypothesis
 from medpretrain3d.statistics.hypotheses import Side
-from medpretrain3d.study.design import ALL, Arm, Budget, Declaration
+from medpretrain3d.study.design import ALL, Arm, Budget, Declaration, Detector
 from medpretrain3d.study.document_values import Place, a_list, a_mapping, a_number, a_text, once, only_keys
 
 FIRST_METRIC = "mAP"
@@ -23,6 +23,7 @@ def declaration_of(
     labels: Sequence[Budget],
     steps: Sequence[float],
     data: Sequence[str],
+    detectors: Sequence[Detector],
     place: Place,
 ) -> Declaration:
     """Return what is declared.
@@ -33,6 +34,7 @@ def declaration_of(
         labels: budgets of the study.
         steps: shares of the steps that every arm is run with.
         data: names of its data sets.
+        detectors: of the study.
         place: of the document.
 
     Raises:
@@ -58,7 +60,41 @@ def declaration_of(
     at = place.at("hypotheses")
     texts = a_list(document.get("hypotheses", []), at, "sentences such as [mae > scratch]", least=0)
     hypotheses = [_hypothesis(str(text), arms, names, steps, wanted, data, delta, at) for text in texts]
-    return Declaration(metric, wanted, delta, tuple(once(hypotheses, at)))
+    known = tuple(once(hypotheses, at))
+    places = {one: tuple(_places(one, arms, detectors, steps, wanted, data, at)) for one in known}
+    return Declaration(metric, wanted, delta, known, places)
+
+
+def _places(
+    hypothesis: Hypothesis,
+    arms: Sequence[Arm],
+    detectors: Sequence[Detector],
+    steps: Sequence[float],
+    primary: str,
+    data: Sequence[str],
+    place: Place,
+) -> list[tuple[str, str]]:
+    """Return the data sets and detectors that the study runs all sides of a hypothesis with.
+
+    Raises:
+        UserError: there is none.
+    """
+    sides = []
+    for side in hypothesis.sides:
+        budget = side.labels or primary
+        sides.append((_with_steps(side, arms, steps if budget == primary else (1,), f"{place}"), budget))
+    found = [
+        (name, detector.name)
+        for name in ([hypothesis.data] if hypothesis.data else data)
+        for detector in detectors
+        if all(arm.is_run(name, budget) and detector.is_run(name, arm.name, budget) for arm, budget in sides)
+    ]
+    if not found:
+        raise UserError(
+            f"{place}: '{hypothesis}': no detector is run with all of its arms and labels on one data set; see the "
+            "keys data, arms and labels of arms and detectors"
+        )
+    return found
 
 
 def _hypothesis(
@@ -82,6 +118,8 @@ def _hypothesis(
             raise UserError(f"{at}: the study has no arm '{side.arm}'{_hint(side.arm, list(by_name), 'arms')}")
         if side.labels is not None and side.labels not in labels:
             raise UserError(f"{at}: the study has no labels '{side.labels}'{_hint(side.labels, labels, 'labels')}")
+    if len({side.resolved(primary) for side in one.sides}) < len(one.sides):
+        raise UserError(f"{at}: compares an arm with itself, since labels are {primary} where nothing else is said")
     if one.data is not None and one.data not in data:
         raise UserError(f"{at}: the study has no data set '{one.data}'{_hint(one.data, data, 'data')}")
     for side in one.sides:

@@ -25,6 +25,8 @@ DATA_FACTS = (
     *("fold", "num_test_cases", "num_val_cases"),
 )
 """Of these, what is not the affair of an arm."""
+BUDGET_FACTS = ("labels", "steps", "num_train_cases", "label_fraction")
+"""Of an identity, what a comparison of two budgets is about."""
 START_FACTS = (
     *("paradigm", "method", "corpus", "num_pretrain_volumes"),
     *("semi_supervised", "unlabeled_corpus", "num_unlabeled_volumes", "unlabeled_fingerprint"),
@@ -73,13 +75,13 @@ class Identity:
         free = ("fold", "num_test_cases", "num_val_cases", "num_train_cases", "label_fraction")
         return tuple(pair for pair in self.setting if pair[0] not in free)
 
-    def differing(self, other: Identity) -> list[str]:
-        """Return in words what of the settings differs."""
+    def differing(self, other: Identity, but: Collection[str] = ()) -> list[str]:
+        """Return in words what of the settings differs, but for some keys."""
         own, others = dict(self.setting), dict(other.setting)
         return [
             f"{key} {own.get(key, '-')} and {others.get(key, '-')}"
             for key in sorted(own | others)
-            if own.get(key) != others.get(key)
+            if own.get(key) != others.get(key) and key not in but
         ]
 
 

@@ -17,7 +17,7 @@ from medpretrain3d.statistics import (
 from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
-from medpretrain3d.study.differences import Difference, signed_estimate
+from medpretrain3d.study.differences import Difference, after_holm, signed_estimate
 from medpretrain3d.study.efficiency import Efficiency, network_of
 
 
@@ -106,6 +106,6 @@ def _said(one: Judgement, metric: str, baseline: str) -> str:
         Verdict.WORSE: f"worse than {baseline}",
         Verdict.EQUIVALENT: f"equivalent to {baseline}",
     }.get(one.verdict, str(one.verdict))
-    p_value = "" if one.verdict is Verdict.NONE else f", p {one.corrected_p_value:.4f} after Holm"
+    p_value = "" if one.verdict is Verdict.NONE else f", {after_holm(one)}"
     reason = f" ({one.reason})" if one.reason else ""
     return f"{words}{reason}, {metric} {signed_estimate(one)}{p_value}"

@@ -37,7 +37,7 @@ from medpretrain3d.study.gallery import Comparison, case_pictures, reconstructio
 from medpretrain3d.study.identity import arm_labels, identify
 from medpretrain3d.study.overview import overview
 from medpretrain3d.study.paired_scores import Scorer
-from medpretrain3d.study.report_notes import earlier_version_notes, missing_notes
+from medpretrain3d.study.report_notes import earlier_version_notes, missing_notes, unlike_scan_notes
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.slice_viewer import viewed_cases
@@ -171,7 +171,7 @@ def make_report(
     metric = declaration.metric
     scorer = Scorer([metric, metric_beside(metric)])
     differences, unpaired = paired_differences(finetuning, identities, labels, declaration, scorer)
-    answered, unanswered = answers(declaration, finetuning, scorer)
+    answered, unanswered = answers(declaration, finetuning, scorer, identities)
     primary = {run: _estimate(run, metric, scorer) for run in finetuning if run.is_tested}
     conditions = find_conditions(finetuning, labels, colors, declaration, scorer)
     places = by_place(conditions)
@@ -202,6 +202,7 @@ def make_report(
             *missing_notes(pretraining, finetuning),
             *seen_notes(finetuning),
             *dict.fromkeys([*unpaired, *unanswered]),
+            *unlike_scan_notes(places),
             *unviewed,
             *earlier_version_notes(finetuning),
         ],

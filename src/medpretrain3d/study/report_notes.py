@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.study.conditions import Condition, Place
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import some_names
 
@@ -28,6 +29,20 @@ def missing_notes(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list
         if not run.has_curves:
             lacking.setdefault("has no curves (metrics.csv is missing or empty).", []).append(run.name)
     return [*notes, *(f"{some_names(names)}: {words}" for words, names in lacking.items())]
+
+
+def unlike_scan_notes(places: Mapping[Place, Sequence[Condition]]) -> list[str]:
+    """Return where arms that stand side by side were tested on different scans, such as by folds not run yet."""
+    notes = []
+    for place, members in places.items():
+        scans = {one: frozenset(case for run in one.runs for case in run.tested_cases) for one in members}
+        if len(set(scans.values())) > 1:
+            counts = ", ".join(f"{one.arm} on {len(found)}" for one, found in scans.items())
+            notes.append(
+                f"{place}: arms were tested on different scans ({counts}), so their own numbers are not of the same; "
+                "differences and answers are of the scans that both have."
+            )
+    return notes
 
 
 def earlier_version_notes(runs: Sequence[Run]) -> list[str]:

@@ -10,9 +10,10 @@ from medpretrain3d.lines import counted
 from medpretrain3d.statistics import Answer, Verdict
 from medpretrain3d.study.answers import Answered, Tested
 from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, steps_of
-from medpretrain3d.study.differences import Difference, metric_beside, signed_estimate
+from medpretrain3d.study.differences import Difference, after_holm, metric_beside, signed_estimate
 from medpretrain3d.study.identity import BASELINE
 from medpretrain3d.study.run import Run
+from medpretrain3d.study.table import Estimate
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def in_short(answered: Sequence[Answered], differences: Sequence[Difference], me
     if answered:
         for one in answered:
             if one.data or len(answered) == 1:
-                numbers = f"{metric} {signed_estimate(one.links[-1].judged)}"
+                named = f"{one.deciding.link}, " if len(one.links) > 1 else ""
+                numbers = f"{named}{metric} {signed_estimate(one.deciding.judged)}"
                 groups.setdefault(str(one.hypothesis), []).append((str(one.answer), _where(one), numbers))
     else:
         has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
@@ -118,12 +120,14 @@ def _answer(one: Answered, metric: NamedMetric) -> Finding:
 def _link(one: Tested, metric: NamedMetric, is_of_chain: bool) -> str:
     judged = one.judged
     named = f"{one.link}: {one.answer}, " if is_of_chain else ""
-    parts = [f"{named}{metric} {signed_estimate(judged)}"]
-    if one.answer is not Answer.NONE:
-        if one.link.needs_delta:
-            low, high = judged.equivalence_interval
-            parts.append(f"{2 * judged.confidence - 1:.0%} interval [{low:+.3f}, {high:+.3f}], delta {judged.delta:g}")
-        parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
+    if one.link.needs_delta and one.answer is not Answer.NONE:
+        low, high = judged.equivalence_interval
+        shown = Estimate(judged.effect.difference, low, high, is_signed=True)
+        parts = [f"{named}{metric} {shown}, {2 * judged.confidence - 1:.0%} interval", f"delta {judged.delta:g}"]
+    else:
+        parts = [f"{named}{metric} {signed_estimate(judged)}"]
+        if one.answer is not Answer.NONE:
+            parts.append(after_holm(judged))
     more = [judged.reason if one.answer is Answer.NONE else "", one.settled_by]
     return " ".join([f"{', '.join(parts)}.", *(f"{text[0].upper()}{text[1:]}." for text in more if text)])
 
@@ -146,7 +150,7 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
     headline = f"{where}: {outcome} ({rests_on}{exploratory})."
     parts = [f"{metric} {one.estimate}"]
     if judged.verdict is not Verdict.NONE:
-        parts.append(f"p {judged.corrected_p_value:.4f} after Holm")
+        parts.append(after_holm(judged))
     parts.append(f"{metric_beside(metric)} {one.other_estimate}")
     reason = f" {judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""
     return Finding(str(judged.verdict), headline, f"{', '.join(parts)}.{reason}")
