@@ -15,3 +15,10 @@ def test_only_what_was_pretrained_is_said_to_be(tmp_path: Path) -> None:
     same = Run(tmp_path / "bf16", RunMetadata(method="scratch", **facts))
     asked = question([*runs, same], [], {runs[0]: "scratch", runs[1]: "mae", same: "bf16"})
     assert "started from scratch, after mae pretraining and from scratch (bf16): 3 runs" in asked
+
+
+def test_several_detectors_are_said_to_be(tmp_path: Path) -> None:
+    facts = {"stage": "finetune", "method": "scratch", "dataset": "organs", "num_train_cases": 4, "seed": 0}
+    runs = [Run(tmp_path / name, RunMetadata(detector=name, **facts)) for name in ("FCOS", "RetinaNet")]
+    assert question(runs, [], dict.fromkeys(runs, "scratch")).startswith("2 detectors fine-tuned on organs")
+    assert question(runs[:1], [], dict.fromkeys(runs, "scratch")).startswith("The same detector fine-tuned on organs")

@@ -40,8 +40,10 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     seeds = len({run.metadata.seed for run in finetuning if run.is_tested})
     tests = sorted({run.metrics["num_cases"] for run in finetuning if "num_cases" in run.metrics})
     tested = f"tested on {_listed([str(count) for count in tests])} cases" if tests else "not tested yet"
+    tested = "tested on 1 case" if tests == [1] else tested
+    detectors = len({detector_of(run) for run in finetuning})
     return (
-        f"The same detector fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
+        f"{'The same detector' if detectors == 1 else f'{detectors} detectors'} fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
         f"{counted(len(finetuning), 'run')}, {counted(seeds, 'seed')}, {tested}."
     )
 
