@@ -42,8 +42,9 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     tested = f"tested on {_listed([str(count) for count in tests])} cases" if tests else "not tested yet"
     tested = "tested on 1 case" if tests == [1] else tested
     detectors = len({detector_of(run) for run in finetuning})
+    what = "The same detector" if detectors == 1 else f"{detectors} detectors"
     return (
-        f"{'The same detector' if detectors == 1 else f'{detectors} detectors'} fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
+        f"{what} fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
         f"{counted(len(finetuning), 'run')}, {counted(seeds, 'seed')}, {tested}."
     )
 
