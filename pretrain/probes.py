@@ -14,7 +14,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import uniform_start
 from medpretrain3d.loading.spatial_transform import IDENTITY, Patch
-from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.corpus import LABELED, CaseRef, Corpus
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, NonNegative, Rows
 from pretrain.datamodule import PretrainData
@@ -139,7 +139,7 @@ class Probes(Checked, L.Callback):
         assert self.corpus is not None
         rows: list[Tensor] = []
         labels: list[int] = []
-        for ref in self.corpus.cases("all")[part::2]:
+        for ref in self.corpus.cases(LABELED)[part::2]:
             case = ref.open()
             for box, label in zip(case.boxes, case.labels, strict=True):
                 if len(rows) < self.num_crops:

@@ -99,3 +99,24 @@ def test_two_data_sets_or_none_are_refused(bundle, tmp_path, capsys):
     assert "a second data set; test one after the other" in capsys.readouterr().err
     assert main(["test", str(bundle), str(tmp_path / "gone"), "-o", str(tmp_path / "out")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_scans_without_annotations_are_no_negatives(bundle, tmp_path, capsys):
+    raw, out = labeled_set(tmp_path / "raw", ["nodule"], "Tr"), tmp_path / "out"
+    document = json.loads((raw / "dataset.json").read_text())
+    training = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
+    (raw / "dataset.json").write_text(json.dumps({**document, "training": training}))
+    nifti(raw / "imagesTs/c_0000.nii.gz", scan(2))
+    assert main(["prepare", str(raw), str(tmp_path / "store")]) == 0
+    capsys.readouterr()
+    assert main(["test", str(bundle), str(tmp_path / "store"), "-o", str(out)]) == 0
+    assert "1 case without annotations left out, first 'c'" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["num_cases"], metrics["test"]["num_unlabeled_left_out"]) == (2, 1)
+    file = str(tmp_path / "targets.json")
+    assert main(["targets", str(tmp_path / "store"), "--split", "all", "-o", file]) == 0
+    assert "2 cases" in (told := capsys.readouterr().out)
+    assert "1 case without annotations left out" in told
+    for command in (["test", str(bundle), str(tmp_path / "store")], ["targets", str(tmp_path / "store")]):
+        assert main([*command, "--split", "unlabeled", "-o", str(tmp_path / "no")]) == 2
+        assert "its scans have no annotations" in capsys.readouterr().err

@@ -78,6 +78,24 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     assert "tuning" in load_bundle(folder / "bundle").provenance
 
 
+def test_tuning_on_other_scans_leaves_what_the_run_saw_in_its_validation_cases(fit, cube_store, capsys):
+    folder = fit()
+    kept = folder / "validation" / "sightings.safetensors"
+    before = kept.read_bytes()
+    capsys.readouterr()
+    of_train = ["tune", str(folder / "bundle"), "--store", str(cube_store), "--split", "train", "--device", "cpu"]
+    assert cli.main([*of_train, "--dry-run"]) == 0
+    assert "4 of 4 scans were trained on with labels" in capsys.readouterr().err
+    assert [path.name for path in kept.parent.glob("*.safetensors")] == [kept.name]
+    assert cli.main(of_train) == 0
+    assert kept.read_bytes() == before
+    assert (kept.parent / f"sightings_{cube_store.name}_train.safetensors").is_file()
+    assert load_bundle(folder / "bundle").operating_points.document["scans"] == "training"
+    capsys.readouterr()
+    assert cli.main(["tune", str(folder / "bundle")]) == 0
+    assert load_bundle(folder / "bundle").operating_points.document["scans"] == "validation"
+
+
 def test_metrics_of_the_run_and_of_its_files_agree_by_size_too(fit, tmp_path):
     folder = fit()
     out = tmp_path / "again.json"

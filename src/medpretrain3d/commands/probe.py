@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     corpus = Corpus([args.store])
     store = corpus.stores[0]
     label = _label(store, args.class_name)
-    train, judged = (corpus.cases(split, args.fold) for split in ("train", args.split))
+    train, (judged, note) = corpus.cases("train", args.fold), corpus.scored_cases(args.split, args.fold)
+    if note:
+        print(note)
     encoders = {name: read_encoder(name, read_options(args)) for name in args.encoders}
     device = device_named(args.device)
     tell_precision(args.precision, device)

@@ -2,7 +2,7 @@
 
 Cases of one patient and scans that are there twice stay together. Folds and order are stratified by the number of
 objects, their classes and their sizes, and written to STORE/splits.json; the same store and seed give the same file.
-Cases of the splits `test` and `unlabeled` take no part. Use them with `data.fold` and `data.label_fraction` of a
+Cases of the splits `test` and `unlabelled` take no part. Use them with `data.fold` and `data.label_fraction` of a
 fine-tuning recipe.
 """
 

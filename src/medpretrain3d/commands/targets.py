@@ -30,7 +30,10 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 def run(args: argparse.Namespace) -> int:
     """Write the file."""
     corpus = Corpus([args.store])
-    document = targets_json(corpus.stores[0], [ref.case_id for ref in corpus.cases(args.split, args.fold)])
+    refs, note = corpus.scored_cases(args.split, args.fold)
+    if note:
+        print(note)
+    document = targets_json(corpus.stores[0], [ref.case_id for ref in refs])
     write_text(args.output, json_text(document))
     num_boxes = sum(len(entry["labels"]) for entry in document["targets"])
     print(f"{args.output}: {num_boxes} boxes of {len(document['targets'])} cases")

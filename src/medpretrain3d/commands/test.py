@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.evaluation.protocols import protocol_of
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import load_members
-    from medpretrain3d.store.corpus import Corpus
+    from medpretrain3d.store.corpus import LABELED, Corpus
     from medpretrain3d.store.store import Store
     from medpretrain3d.store.targets import targets_json
 
@@ -90,9 +90,11 @@ def run(args: argparse.Namespace) -> int:
     names = _renamed(store.classes, args.rename)
     _check_classes(path, names, classes)
     split = args.split or ("test" if store.all_splits.fold(args.fold).get("test") else "all")
-    refs = corpus.cases(split, args.fold)
+    refs, note = corpus.scored_cases(split, args.fold)
+    if note:
+        print(note)
     passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "batch_size")
-    chosen = ["--split", split, *_given(args, *passed_on)]
+    chosen = ["--split", LABELED if split == "all" else split, *_given(args, *passed_on)]
     failed = _call(predict, [*bundles, path, "-o", args.out, *chosen])
     if failed:
         raise UserError(f"{data}: some scans could not be predicted, so there is no score of all of them")
@@ -104,7 +106,14 @@ def run(args: argparse.Namespace) -> int:
     protocol = protocol_of(targets.cases)
     result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
     unnamed = [name for name in classes if name not in names]
-    facts = {"split": split, "fold": args.fold, "classes_not_tested": unnamed, "num_boxes_not_tested": num_others}
+    left_out = {"num_unlabeled_left_out": len(store.case_ids) - len(refs)} if note else {}
+    facts = {
+        "split": split,
+        "fold": args.fold,
+        **left_out,
+        "classes_not_tested": unnamed,
+        "num_boxes_not_tested": num_others,
+    }
     write_text(args.out / "metrics.json", json_text({"protocol": protocol.name, **result, "test": facts}, indent=1))
     write_text(args.out / "metrics.csv", per_case_csv(result["per_case"]))
     print("\n".join(protocol.table(result)))

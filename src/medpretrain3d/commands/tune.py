@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sightings",
         type=Path,
         metavar="FILE",
-        help="default: validation/sightings.safetensors beside the bundle",
+        help="default: validation/sightings.safetensors beside the bundle; with --store, of a run's bundle "
+        "sightings_<store>_<split>.safetensors there",
     )
     parser.add_argument("--store", type=Path, help="look at these labelled scans first, and write FILE")
     parser.add_argument("--split", default="val", help="cases of the store: train, val, test or all (default: val)")
@@ -77,9 +78,13 @@ def run(args: argparse.Namespace) -> int:
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     path = _cached_detections(args)
-    if args.store is not None:
-        look(bundle, args.store, args.split, args.device, args.fold, args.precision).save(path)
-    seen = CachedDetections.load(path)
+    if args.store is None:
+        seen = CachedDetections.load(path)
+    else:
+        seen = look(bundle, args.store, args.split, args.device, args.fold, args.precision)
+        if not args.dry_run or args.cached_detections is not None:
+            seen.save(path)
+            print(f"kept what the detector saw: {path}")
     if seen.classes != bundle.classes:
         raise UserError(
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
@@ -104,8 +109,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _cached_detections(args: argparse.Namespace) -> Path:
-    result: Path = args.cached_detections or args.bundle.resolve().parent / "validation" / "sightings.safetensors"
-    return result
+    """Return where raw detections are kept; those that a run has of its validation cases are never replaced."""
+    if args.cached_detections is not None:
+        return Path(args.cached_detections)
+    run = args.bundle.resolve().parent
+    of_split = ""
+    if args.store is not None and (run / "run.json").is_file():
+        of_split = f"_{args.store.resolve().name}_{args.split}{'' if args.fold is None else f'_fold_{args.fold}'}"
+    return Path(run / "validation" / f"sightings{of_split}.safetensors")
 
 
 def look(
@@ -124,7 +135,7 @@ def look(
     from tqdm import tqdm
 
     from medpretrain3d.errors import UserError
-    from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
+    from medpretrain3d.inference.cached_detections import VALIDATION, CachedCase, CachedDetections
     from medpretrain3d.inference.predictor import Predictor
     from medpretrain3d.inference.started_scan import start_ahead
     from medpretrain3d.store.corpus import Corpus
@@ -138,8 +149,20 @@ def look(
             f"{store}: is of classes {', '.join(corpus.stores[0].classes)}, the bundle of {', '.join(bundle.classes)}; "
             "give a store of its classes"
         )
-    refs = corpus.cases(split, fold)
+    refs, note = corpus.scored_cases(split, fold)
+    if note:
+        print(note, file=sys.stderr)
+    trained_on = bundle.volumes_seen.among({ref.case_id: ref.voxels for ref in refs}, with_labels=True)
+    if trained_on:
+        print(
+            f"note: {len(trained_on)} of {len(refs)} scans were trained on with labels, first '{trained_on[0]}': what "
+            "is chosen by them says nothing of new scans; name a split that was held out",
+            file=sys.stderr,
+        )
+    elif split == "test":
+        print("note: what is chosen by test scans is not tested by them any more", file=sys.stderr)
     with closing(start_ahead(refs, lambda ref: predictor.start(ref.open(), ref.case_id))) as all_started:
         bar = tqdm(all_started, total=len(refs), desc="look", unit="scan", disable=None)
         seen = tuple(CachedCase.of(ref.open(), predictor.detect_raw(scan, ref.case_id)) for ref, scan in bar)
-    return CachedDetections(bundle.classes, bundle.inference, seen)
+    scans = "training" if trained_on else VALIDATION if split == "val" else "labeled" if split == "all" else split
+    return CachedDetections(bundle.classes, bundle.inference, seen, scans=scans)

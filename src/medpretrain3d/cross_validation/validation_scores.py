@@ -57,7 +57,7 @@ def operating_points_of_cache(seen: CachedDetections, config: InferenceConfig) -
     if count_target_points(wanted)[0]:
         found = [_in_mm(one, case) for one, case in zip(found, seen.cases, strict=True)]
         wanted = [_in_mm(one, case) for one, case in zip(wanted, seen.cases, strict=True)]
-    return operating_points_of(found, wanted, seen.classes)
+    return operating_points_of(found, wanted, seen.classes, seen.scans)
 
 
 def score_of_merging(cases: Sequence[CachedCase], config: InferenceConfig, classes: Sequence[str]) -> tuple[str, Score]:

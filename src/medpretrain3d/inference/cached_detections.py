@@ -21,6 +21,7 @@ from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Spacing
 
+VALIDATION = "validation"
 _ADVICE = "make the file again with medpretrain3d tune BUNDLE --store STORE"
 
 
@@ -38,6 +39,7 @@ class _About(TypedDict):
     inference: dict[str, Any]
     cases: list[_Entry]
     made_by: NotRequired[Text]
+    scans: NotRequired[Text]
 
 
 ABOUT_DOCUMENT = Artifact("medpretrain3d-sightings", 2, _About, _ADVICE, oldest=2)  # 1 held no views
@@ -71,6 +73,8 @@ class CachedDetections:
     cases: tuple[CachedCase, ...]
     made_by: str = ""
     """Digest of the weights and settings, where a run kept them; empty where that is not known."""
+    scans: str = VALIDATION
+    """Which scans these are, in a word."""
 
     def save(self, path: Path) -> None:
         """Write the file, completely or not at all.
@@ -86,6 +90,7 @@ class CachedDetections:
             "inference": asdict(self.inference),
             "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
             **({"made_by": self.made_by} if self.made_by else {}),
+            **({"scans": self.scans} if self.scans != VALIDATION else {}),
         }
         with finished_file(path) as unfinished:
             unfinished.write_bytes(save(tensors, metadata={"about": ABOUT_DOCUMENT.text(about)}))
@@ -120,7 +125,8 @@ class CachedDetections:
         spacings = [(d, h, w) for d, h, w in (entry["spacing_mm"] for entry in known["cases"])]
         names = [entry["case"] for entry in known["cases"]]
         cases = tuple(_cases(names, spacings, tensors))
-        return CachedDetections(tuple(known["classes"]), inference, cases, known.get("made_by", ""))
+        made_by, scans = known.get("made_by", ""), known.get("scans", VALIDATION)
+        return CachedDetections(tuple(known["classes"]), inference, cases, made_by, scans)
 
 
 def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:

@@ -18,7 +18,15 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.patients import with_patients
-from medpretrain3d.ingest.prepare_case import Job, PrepareResult, Redo, earlier, find_existing, prepare_case
+from medpretrain3d.ingest.prepare_case import (
+    Job,
+    PrepareResult,
+    Redo,
+    earlier,
+    fault_of,
+    find_existing,
+    prepare_case,
+)
 from medpretrain3d.ingest.prepare_jobs import common_channel_names, common_classes, prepare_jobs
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
@@ -30,6 +38,8 @@ from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
 from medpretrain3d.store.volume import check_spacing
 from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
 
+TRIED = 3
+"""Cases of a finished store that are tried before all of them are made again."""
 OTHER_CALL_S = 3600
 """A file of the index that another shard began is left alone for this long."""
 
@@ -140,6 +150,8 @@ def _prepare(
     known = {case_id: one for case_id, one in found.items() if isinstance(one, PrepareResult)}
     again = {case_id: one.reason for case_id, one in found.items() if isinstance(one, Redo) and one.reason}
     todo = [job for job in own if job.case.id not in known]
+    if todo and (store / INDEX).is_file() and len(again) == len(own):
+        _check_all_again(store, todo)
     if todo:
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
     with closing(_outcomes(todo, workers)) as running:
@@ -161,6 +173,24 @@ def _prepare(
     report = PrepareReport.of(raws, datasets, Store(store), skipped, lost)
     report.write(store)
     return Summary(prepared, reused, skipped, splits, 0, again, report, seconds)
+
+
+def _check_all_again(store: Path, jobs: Sequence[Job]) -> None:
+    """Refuse to make every case of a finished store again where the first ones could not be: an option is wrong.
+
+    Raises:
+        UserError: none of the first `TRIED` can be used; nothing was written.
+    """
+    faults = []
+    for job in jobs[:TRIED]:
+        fault = fault_of(job)
+        if not fault:
+            return
+        faults.append(f"{job.case.id}: {fault}")
+    raise UserError(
+        f"{store}: every case would be made again with these options or files, and of the first {len(faults)} none can "
+        f"be used ({faults[0]}); the store is left as it is; mend the options, or prepare into another folder"
+    )
 
 
 def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:

@@ -110,6 +110,15 @@ def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
         return Redo(f"was damaged: {error}")
 
 
+def fault_of(job: Job) -> str:
+    """Return why a case cannot be used, empty where it can; reads it and writes nothing."""
+    try:
+        _case_data(job, _facts(job))
+    except (UserError, MemoryError) as error:
+        return str(error) or "does not fit into memory"
+    return ""
+
+
 def prepare_case(job: Job) -> PrepareResult:
     """Write a case, or a note in its place.
 

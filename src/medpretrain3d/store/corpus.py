@@ -11,10 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import counted
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.staging import staged
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.unit import Unit
+
+LABELED = "labeled"
+"""Every case but those of the split `UNLABELED`."""
+UNLABELED = "unlabelled"
 
 
 @dataclass(frozen=True)
@@ -107,29 +112,60 @@ class Corpus:
         ]
 
     def cases(self, split: str, fold: int | None = None) -> list[CaseRef]:
-        """Return cases of a split of every store; `all` for all cases.
+        """Return cases of a split of every store; `all` for all cases, `labeled` for those that annotations name.
 
         Args:
-            split: its name.
+            split: its name, in either spelling of (un)labelled.
             fold: whose split is meant; None for the named splits.
 
         Raises:
             UserError: none of the stores has such a split or fold, the split is empty, or `all` cases of a fold are
                 asked for, which hold those it is trained on.
         """
-        if split == "all" and fold is not None:
-            raise UserError(f"fold {fold} with split 'all': wanted one of its splits, as val for the cases it held out")
+        split = {"labelled": LABELED, "unlabeled": UNLABELED}.get(split, split)
+        if split in ("all", LABELED) and fold is not None:
+            raise UserError(
+                f"fold {fold} with split '{split}': wanted one of its splits, as val for the cases it held out"
+            )
         splits = [store.all_splits.fold(fold) for store in self.stores]
         found = [
             CaseRef(store, case_id, dataset)
             for dataset, (store, of_store) in enumerate(zip(self.stores, splits, strict=True))
-            for case_id in (store.case_ids if split == "all" else of_store.get(split, ()))
+            for case_id in (store.case_ids if split in ("all", LABELED) else of_store.get(split, ()))
+            if split != LABELED or case_id not in of_store.get(UNLABELED, ())
         ]
         if not found:
             known = ", ".join(sorted({name for of_store in splits for name, ids in of_store.items() if ids}))
             where = self.name if fold is None else f"fold {fold} of {self.name}"
             raise UserError(f"split '{split}' has no case in {where}; splits with cases: {known}")
         return found
+
+    def scored_cases(self, split: str, fold: int | None = None) -> tuple[list[CaseRef], str]:
+        """Return the cases of a split that can be scored, and a note on those of `all` that cannot.
+
+        Nobody looked for objects in a scan without annotations, so it is no negative.
+
+        Args:
+            split: its name.
+            fold: whose split is meant; None for the named splits.
+
+        Raises:
+            UserError: see `cases`, or its scans are unlabelled.
+        """
+        if split in (UNLABELED, "unlabeled"):
+            raise UserError(
+                f"{self.name}: split '{split}': its scans have no annotations, so there is nothing to score them "
+                "against; name a split with labels"
+            )
+        found = self.cases(LABELED if split == "all" and fold is None else split, fold)
+        known = set(found)
+        left_out = [one for one in self.cases("all") if one not in known] if split == "all" else []
+        if not left_out:
+            return found, ""
+        return found, (
+            f"note: {counted(len(left_out), 'case')} without annotations left out, first '{left_out[0].case_id}': "
+            "nobody looked for objects there, so they are no negatives"
+        )
 
     def hold_out(self, split: str | Sequence[CaseRef], count: int) -> tuple[list[CaseRef], list[CaseRef]]:
         """Divide a split or some cases into those to train on and `count` held-out ones, chosen not by the run's seed.

@@ -44,7 +44,7 @@ class Splits:
     """The cases of a store by what they are for."""
 
     named: Fold
-    """`train`, `val`, `test`, `unlabeled` and whatever else the raw data set names; `train` is always there."""
+    """`train`, `val`, `test`, `unlabelled` and whatever else the raw data set names; `train` is always there."""
     folds: tuple[Fold, ...] = ()
     """Each has `train` and `val`, and `test` where the fold has a test part of its own."""
     label_order: tuple[str, ...] = ()

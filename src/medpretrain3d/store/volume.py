@@ -230,6 +230,11 @@ def _resampled_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     resampled = grid.resampled(spacing_mm)
     if np.prod(resampled.shape, dtype=float) > 2**33:
         raise UserError(f"spacing_mm {tuple(spacing_mm)}: {grid.shape} voxels would become {resampled.shape}; widen it")
+    if any(after < 2 and before >= 8 for before, after in zip(grid.shape, resampled.shape, strict=True)):
+        raise UserError(
+            f"spacing_mm {tuple(spacing_mm)}: {grid.shape} voxels would become {resampled.shape}, which show nothing; "
+            "lower it, it is in mm"
+        )
     return resampled
 
 
