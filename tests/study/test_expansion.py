@@ -208,7 +208,7 @@ def test_other_code_makes_other_results_unless_they_are_kept(write_study, monkey
     monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
     now = expand(study).jobs
     assert not {job.identity for job in before} & {job.identity for job in now}
-    kept = expand(study, {job.recipe: job.identity for job in before}).jobs
+    kept = expand(study, {job.recipe: [job.identity] for job in before}).jobs
     assert [job.identity for job in kept] == [job.identity for job in before]
 
 

@@ -45,10 +45,11 @@ class Expansion:
 
     Args:
         study: the study.
-        found: earlier results by the hash of their facts, to be taken whatever code made them.
+        found: earlier results by the hash of their facts, the oldest first: that of the code as it is is taken where it
+            is among them, otherwise the newest.
     """
 
-    def __init__(self, study: Study, found: Mapping[str, str] | None = None) -> None:
+    def __init__(self, study: Study, found: Mapping[str, Sequence[str]] | None = None) -> None:
         self.study = study
         self._found = found or {}
         self._preparation = Preparation(study, self._adopted)
@@ -213,13 +214,13 @@ class Expansion:
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:
-        earlier = self._found.get(job.recipe)
-        if earlier is None or earlier == job.identity:
+        earlier = self._found.get(job.recipe, ())
+        if not earlier or job.identity in earlier:
             return job
-        return Job(**{**_fields(job), "adopted": earlier})
+        return Job(**{**_fields(job), "adopted": earlier[-1]})
 
 
-def expand(study: Study, found: Mapping[str, str] | None = None) -> Jobs:
+def expand(study: Study, found: Mapping[str, Sequence[str]] | None = None) -> Jobs:
     """Return the jobs of a study, see `Expansion`.
 
     Raises:

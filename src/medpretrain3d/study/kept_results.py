@@ -21,19 +21,11 @@ from medpretrain3d.documents.text import read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Job
-from medpretrain3d.study.record import PRODUCTS, RECORD, RUN, Record
+from medpretrain3d.study.record import PRODUCTS, RECORD, RUN, RUN_FILES, Record
 from medpretrain3d.study.records import Records
 
 SUFFIX = ".tar.xz"
 RECORD_FILE, DONE_FILE = "job.json", "job.done"
-RUN_FILES = (
-    RUN,
-    "config.yaml",
-    "metrics.csv",
-    *PRODUCTS.values(),
-    *(f"test/{name}.json" for name in ("metrics", "predictions", "targets", "train_targets")),
-)
-"""Files of a run that are kept, as far as it has them."""
 MAX_BYTES = 2**28
 """Of an archive, packed or not."""
 ADVICE = "fetch it again, or take it away"

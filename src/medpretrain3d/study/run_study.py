@@ -157,7 +157,7 @@ def _write_report(study: Study, progress: Progress) -> bool:
     runs += other_program_runs(study, runs)
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
-    report = replace(report, notes=[declaration_note(study, runs), *report.notes])
+    report = replace(report, notes=[declaration_note(study, runs), *progress.kept_lines(), *report.notes])
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
