@@ -60,10 +60,11 @@ class Expansion:
         """Return all jobs.
 
         Raises:
-            UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+            UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
         """
         preparing, finetuning = self._preparation.jobs(), list(self._finetuning())
-        return Jobs((*preparing, *self._encoders.values(), *finetuning), self._preparation.missing())
+        _check_unlike(self.study, finetuning)
+        return Jobs((*preparing, *dict.fromkeys(self._encoders.values()), *finetuning), self._preparation.missing())
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
@@ -141,7 +142,10 @@ class Expansion:
             if key not in self._encoders:
                 setting = {"arm": arm.name} | ({"data": data} if len(set(arm.pretrain.values())) > 1 else {})
                 setting |= ({} if is_last else {"stage": str(count)}) | {"seed": str(number)}
-                self._encoders[key] = self._pretraining(recipe, changes, number, setting, needs)
+                made = self._pretraining(recipe, changes, number, setting, needs)
+                # Two recipes may say the same: it is one encoder then.
+                alike = [one for one in self._encoders.values() if _whole(one) == _whole(made)]
+                self._encoders[key] = alike[0] if alike else made
             needs = (self._encoders[key],)
         return needs
 
@@ -220,11 +224,36 @@ class Expansion:
         return Job(**{**_fields(job), "adopted": earlier[-1]})
 
 
+def _check_unlike(study: Study, finetuning: Sequence[Job]) -> None:
+    """Refuse two runs of which one result would stand for both, so that an arm or data set is missing in silence.
+
+    Raises:
+        UserError: names both.
+    """
+    found: dict[str, Job] = {}
+    for job in finetuning:
+        other = found.setdefault(_whole(job), job)
+        if other is not job:
+            keys = [key for key in job.setting if job.setting[key] != other.setting.get(key)]
+            one, two = (", ".join(each.setting.get(key, "-") for key in keys) for each in (other, job))
+            raise UserError(
+                f"study {study.name}: {keys[0]} {one} and {two} are the same run: options, data and start of "
+                f"'{other.name}' are those of '{job.name}'; wanted runs that differ in one of them, drop {two} or "
+                "change an option of it"
+            )
+
+
+def _whole(job: Job) -> str:
+    """Return all that distinguishes a job, also from one whose data are not there yet: where these will be."""
+    options = {} if job.is_known else flattened(composed(job.layers))
+    return json_text([job.recipe, sorted(options.items()), [_whole(one) for one in job.needs]])
+
+
 def expand(study: Study, found: Mapping[str, Sequence[str]] | None = None) -> Jobs:
     """Return the jobs of a study, see `Expansion`.
 
     Raises:
-        UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+        UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
     """
     return Expansion(study, found).jobs()
 
