@@ -85,6 +85,15 @@ class Records:
         """Return whether a job ended well and its result is still there."""
         return self.path(job, "done").is_file() and is_complete(self.run_folder(job), job.kind, self.path(job, "done"))
 
+    def is_whole(self, stem: str) -> bool:
+        """Return the same of the job whose files are called so; one without a readable record has no result."""
+        done = self.folder / f"{stem}.done"
+        with suppress(UserError):
+            if done.is_file():
+                record = RECORD.read(done.with_suffix(".json"))
+                return is_complete(Path(record["folder"]), record["kind"], done)
+        return False
+
     def failure(self, job: Job) -> Failure:
         """Return how a job failed.
 
@@ -125,6 +134,16 @@ class Records:
             return result_date(Path(record["folder"]), record["kind"], done) or datetime.min.replace(tzinfo=UTC)
         return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
+    def result_dates(self) -> dict[Path, datetime | None]:
+        """Return when each job that ended well had its result, by the folder of its run; None where nothing says it."""
+        found = {}
+        for record in self.all():
+            done = self.folder / f"{record['kind']}-{record['identity']}.done"
+            if done.is_file():
+                folder = Path(record["folder"])
+                found[folder.resolve()] = result_date(folder, record["kind"], done)
+        return found
+
     def earlier(self) -> dict[str, Record]:
         """Return the newest record of each job's name that was begun; a job that never ran has nothing to run again."""
         return {record["name"]: record for record in self.all() if self._was_begun(record)}
@@ -137,8 +156,7 @@ class Records:
         """Return results that are there by the hash of their facts, whatever code made them: the oldest first."""
         found: dict[str, list[str]] = {}
         for record in self.all():
-            done = self.folder / f"{record['kind']}-{record['identity']}.done"
-            if done.is_file() and is_complete(Path(record["folder"]), record["kind"], done):
+            if self.is_whole(f"{record['kind']}-{record['identity']}"):
                 found.setdefault(record["recipe"], []).append(record["identity"])
         return found
 
