@@ -264,6 +264,18 @@ def test_what_cannot_be_expanded_is_said_in_one_line(write_study, tmp_path):
     assert [job.is_known for job in unprepared.jobs] == [True] + [False] * (1 + 2 * 2 * 2 * 3)
 
 
+def test_options_of_commands_may_have_an_equals_sign(write_study, tmp_path):
+    (tmp_path / "cubes").rename(tmp_path / "away")
+    prepare = {
+        "cubes": ["prepare raw {store} --folds=3"],
+        "runs/folds": "cross-validate --config=finetune.yaml -o {store}",
+    }
+    jobs = expand(read_study(write_study(prepare=prepare, seeds=1, labels=["all"])))
+    assert {job.setting["fold"] for job in jobs.of_kind("finetune")} == {"0", "1", "2"}
+    (candidates,) = [job for job in jobs.of_kind("prepare") if job.setting["store"] == "runs/folds"]
+    assert [one.setting["store"] for one in candidates.needs] == ["cubes"]
+
+
 def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
     below = {"model": {"detector": {"class_path": "RetinaNet", "init_args": {"num_classes": 1, "anchors": {"a": 1}}}}}
     above = {"model": {"detector": {"class_path": "medpretrain3d.detection.FCOS", "init_args": {"fpn_channels": 8}}}}

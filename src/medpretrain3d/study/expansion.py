@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from medpretrain3d.study.inputs import (
     split_hash,
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
-from medpretrain3d.study.preparation import Preparation
+from medpretrain3d.study.preparation import Preparation, option_of
 
 HARMLESS = (
     "data.num_workers",
@@ -122,11 +121,9 @@ class Expansion:
     def _num_folds(self, store: str) -> int:
         if is_prepared(store):
             return len(open_store(store).all_splits.folds)
-        words = [word for command in self._preparation.commands(store) for word in command]
-        for option, value in pairwise(words):
-            if option == "--folds" and value.isdigit():
-                return int(value)
-        return NUM_FOLDS
+        given = [option_of(words, "--folds") for words in self._preparation.commands(store)]
+        numbers = [int(value) for value in given if value is not None and value.isdigit()]
+        return numbers[-1] if numbers else NUM_FOLDS
 
     def _encoder(self, arm: Arm, data: str, seed: int) -> tuple[Job, ...]:
         """Return the last pretraining of an arm: arms and data sets that begin from the same one share it."""
