@@ -51,8 +51,12 @@ class Sweep:
         storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
 
         def opened() -> Search:
-            goal = "maximize" if file.is_maximized else "minimize"
-            return optuna.create_study(study_name=file.name, storage=storage, direction=goal, load_if_exists=True)
+            return optuna.create_study(
+                study_name=file.name,
+                storage=storage,
+                direction="maximize" if file.is_maximized else "minimize",
+                load_if_exists=True,
+            )
 
         self._search = opened()
         if not self._search.trials and _differences(self._search, file):
