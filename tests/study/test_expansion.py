@@ -208,8 +208,43 @@ def test_other_code_makes_other_results_unless_they_are_kept(write_study, monkey
     monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
     now = expand(study).jobs
     assert not {job.identity for job in before} & {job.identity for job in now}
-    kept = expand(study, {job.recipe: job.identity for job in before}).jobs
+    kept = expand(study, {job.recipe: [job.identity] for job in before}).jobs
     assert [job.identity for job in kept] == [job.identity for job in before]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_two_runs_that_would_be_one_are_refused_and_both_are_named(write_study, tmp_path, is_there):
+    prepare = {} if is_there else {"cubes": ["prepare raw {store}"]}
+    if not is_there:
+        (tmp_path / "cubes").rename(tmp_path / "away")
+    arms = {"scratch": {}, "steps_as_recipe": {"finetune": {"trainer.max_steps": 2}}}
+    said = "arm scratch and steps_as_recipe are the same run.*drop steps_as_recipe or change an option"
+    with pytest.raises(UserError, match=said):
+        jobs_of(write_study(arms=arms, hypotheses=[], prepare=prepare))
+    (tmp_path / "copy.yaml").write_text("base: finetune.yaml\n")
+    with pytest.raises(UserError, match=r"data one and two are the same run"):
+        jobs_of(write_study(data={"one": "finetune.yaml", "two": "copy.yaml"}, prepare=prepare))
+    with pytest.raises(UserError, match=r"detector net and again are the same run"):
+        jobs_of(write_study(detectors={"net": {}, "again": {}}, prepare=prepare))
+
+
+def test_stores_that_are_yet_to_be_made_are_not_taken_for_one(write_study, tmp_path):
+    prepare = {"runs/a": "prepare raw {store}", "runs/b": "prepare raw {store} --spacing-mm 4 4 4"}
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text(f"base: finetune.yaml\ndata: {{store: runs/{name}}}\n")
+        (tmp_path / f"pretrain_{name}.yaml").write_text(f"base: pretrain.yaml\ndata: {{store: runs/{name}}}\n")
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain_a.yaml"}, "other": {"pretrain": "pretrain_b.yaml"}}
+    data = {"a": "a.yaml", "b": "b.yaml"}
+    jobs = jobs_of(write_study(data=data, arms=arms, prepare=prepare, seeds=1, labels=["all"], folds=[0]))
+    assert [job.kind for job in jobs] == ["prepare"] * 2 + ["pretrain"] * 2 + ["finetune"] * 6
+
+
+def test_recipes_of_pretraining_that_say_the_same_make_one_encoder(write_study, tmp_path):
+    (tmp_path / "copy.yaml").write_text("base: pretrain.yaml\n")
+    low = {"pretrain": "copy.yaml", "finetune": {"model.optim.lr": 0.1}}
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "low": low}
+    jobs = jobs_of(write_study(arms=arms, seeds=1, labels=["all"], folds=[0], hypotheses=[]))
+    assert [job.name for job in jobs if job.kind == "pretrain"] == ["pretrain mae, seed 0"]
 
 
 def test_what_cannot_be_expanded_is_said_in_one_line(write_study, tmp_path):
@@ -229,6 +264,18 @@ def test_what_cannot_be_expanded_is_said_in_one_line(write_study, tmp_path):
     assert [job.is_known for job in unprepared.jobs] == [True] + [False] * (1 + 2 * 2 * 2 * 3)
 
 
+def test_options_of_commands_may_have_an_equals_sign(write_study, tmp_path):
+    (tmp_path / "cubes").rename(tmp_path / "away")
+    prepare = {
+        "cubes": ["prepare raw {store} --folds=3"],
+        "runs/folds": "cross-validate --config=finetune.yaml -o {store}",
+    }
+    jobs = expand(read_study(write_study(prepare=prepare, seeds=1, labels=["all"])))
+    assert {job.setting["fold"] for job in jobs.of_kind("finetune")} == {"0", "1", "2"}
+    (candidates,) = [job for job in jobs.of_kind("prepare") if job.setting["store"] == "runs/folds"]
+    assert [one.setting["store"] for one in candidates.needs] == ["cubes"]
+
+
 def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
     below = {"model": {"detector": {"class_path": "RetinaNet", "init_args": {"num_classes": 1, "anchors": {"a": 1}}}}}
     above = {"model": {"detector": {"class_path": "medpretrain3d.detection.FCOS", "init_args": {"fpn_channels": 8}}}}
@@ -242,7 +289,7 @@ def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
 
 
 def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(write_study, tmp_path):
-    (tmp_path / "other.yaml").write_text("base: finetune.yaml\n")
+    (tmp_path / "other.yaml").write_text("base: finetune.yaml\nmodel: {optim: {lr: 0.5}}\n")
     (tmp_path / "pretrain_b.yaml").write_text("base: pretrain.yaml\nmodel: {optim: {lr: 0.5}}\n")
     arms = {
         "scratch": {},

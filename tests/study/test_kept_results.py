@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 
 import pytest
 
+from medpretrain3d.atomic import locked_folder
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted
 from medpretrain3d.study import run_study
 from medpretrain3d.study.document import read_study
-from medpretrain3d.study.kept_results import keep_results, restore_results
+from medpretrain3d.study.kept_results import STUDY_LOCK, keep_results, restore_beside, restore_results
 from medpretrain3d.study.records import Records
 from medpretrain3d.study.run_study import progress_of
 from medpretrain3d.study.workflow import Machine
@@ -54,6 +56,28 @@ def test_another_clone_finds_everything_done_without_weights_and_pictures(study)
     shutil.rmtree(study.results)
     assert keep_results(study, progress_of(study).of_state("done")) == 3
     assert contents(study.results) == kept  # the bytes depend on nothing but the results
+
+
+def test_the_date_of_a_result_goes_with_it_and_results_without_one_are_read(study):
+    jobs = progress_of(study).of_state("done")
+    before = [date for date in Records(study).result_dates().values() if date]
+    keep_results(study, jobs)  # of an earlier version: `finish` writes no date
+    shutil.rmtree(study.folder)
+    restore_results(study)
+    assert sorted(Records(study).result_dates().values()) == sorted(before)
+    for path in study.results.iterdir():
+        with tarfile.open(path) as archive:
+            files = {member.name: archive.extractfile(member).read() for member in archive}
+        files["job.done"] = b'{"minutes": 6}'
+        with tarfile.open(path, "w:xz") as archive:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    shutil.rmtree(study.folder)
+    assert restore_results(study) == 3
+    assert set(Records(study).result_dates().values()) == {None}
+    assert len(progress_of(study, keeps_other_code=True).of_state("done")) == 3
 
 
 def test_a_study_that_is_told_to_end_keeps_what_was_finished(study, monkeypatch, capsys):
@@ -99,6 +123,42 @@ def test_an_encoder_without_weights_is_made_again_only_where_a_run_wants_it(stud
     ]
     assert "pretrain mae, seed 0: runs again, its weights are wanted and were not kept" in capsys.readouterr().out
     assert not folder.exists()  # else its program would find it finished
+
+
+def test_weights_that_are_not_there_are_missed_also_where_results_are_kept_nowhere(study, write_study, monkeypatch):
+    keep_results(study, progress_of(study).of_state("done"))
+    shutil.rmtree(study.folder)
+    restore_results(study)
+    monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: None)
+    more = read_study(write_study(seeds=1, folds=[0, 1], labels=["all"]))
+    progress = progress_of(more)
+    (encoder,) = progress.jobs.of_kind("pretrain")
+    assert progress.states[encoder] == "waiting"
+    folder = Records(more).run_folder(encoder)
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    run_study.run_missing(more, Machine())
+    assert (folder / "checkpoints" / "last.ckpt").is_file()  # from which it goes on
+    assert not (folder / "encoder").exists()
+
+
+def test_a_command_that_reads_takes_nothing_while_another_call_is_at_work(study):
+    keep_results(study, progress_of(study).of_state("done"))
+    shutil.rmtree(study.folder)
+    with locked_folder(study.folder, STUDY_LOCK, clean=False):
+        assert restore_beside(study) == 0
+        assert not (study.folder / "jobs").exists()
+    assert restore_beside(study) == 3
+
+
+def test_a_run_whose_folder_was_taken_away_comes_back_and_is_not_trained_again(study):
+    keep_results(study, progress_of(study).of_state("done"))
+    job = progress_of(study).jobs.jobs[-1]
+    shutil.rmtree(Records(study).run_folder(job))
+    assert Records(study).path(job, "done").is_file()
+    assert len(progress_of(study).of_state("done")) == 2
+    assert restore_results(study) == 1
+    assert len(progress_of(study).of_state("done")) == 3
 
 
 def test_a_run_that_is_on_its_way_stays_as_it_is(study):

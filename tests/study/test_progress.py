@@ -21,6 +21,7 @@ def finish(records: Records, job: Job, minutes: float = 6.0, steps: int = 2) -> 
     product = folder / ("encoder/encoder.json" if job.kind == "pretrain" else "bundle/bundle.json")
     product.parent.mkdir(parents=True)
     product.write_text("{}")
+    (product.parent / "weights.safetensors").write_bytes(b"weights")
     (folder / "run.json").write_text(
         json.dumps({"stage": job.kind, "finished": True, "minutes": minutes, "steps": steps})
     )
@@ -124,6 +125,44 @@ def test_results_of_other_code_are_kept_on_demand_and_counted(write_study, monke
     assert len(kept.of_state("done")) == 3
     assert sum(int(line.split()[0]) for line in kept.kept_lines()) == 3
     assert "0+other" not in str(kept.table())
+
+
+def test_of_results_of_several_codes_that_of_the_code_as_it_is_is_taken_and_else_the_newest(write_study, monkeypatch):
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"], arms={"scratch": {}}, hypotheses=[]))
+    records, own = Records(study), expansion.code_version("finetune")
+
+    def finished(code: str, date: str) -> None:
+        monkeypatch.setattr(expansion, "code_version", lambda kind: code)
+        (job,) = progress_of(study).jobs.jobs
+        finish(records, job)
+        records.path(job, "done").write_text(json.dumps({"minutes": 6, "date": date}))
+
+    def taken(code: str) -> tuple[str, list[str]]:
+        monkeypatch.setattr(expansion, "code_version", lambda kind: code)
+        found = progress_of(study, keeps_other_code=True)
+        assert len(found.of_state("done")) == 1
+        return found.table().rows[0][-1], found.kept_lines()
+
+    finished("0+newer", "2026-02-01T00:00:00+00:00")  # written first, so that the times of files say the opposite
+    finished("0+older", "2026-01-01T00:00:00+00:00")
+    assert taken(own) == ("0+newer", ["1 result of code 0+newer is kept"])
+    finished(own, "2025-12-01T00:00:00+00:00")
+    assert taken(own) == (own, [])
+    assert taken("0+older") == ("0+older", [])
+
+
+def test_a_report_says_which_code_made_what_it_keeps(write_study, monkeypatch):
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"]))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+    monkeypatch.setattr(expansion, "code_version", lambda kind: "0+other")
+    written = []
+    monkeypatch.setattr(run_study, "write_report", lambda report, path: written.append(report))
+    monkeypatch.setattr(run_study, "write_tables", lambda report, folder: None)
+    run_study.report_study(study, keeps_other_code=True)
+    (report,) = written
+    kept = [note for note in report.notes if note.endswith(("is kept", "are kept"))]
+    assert kept == progress_of(study, keeps_other_code=True).kept_lines() != []
 
 
 def test_a_run_that_was_begun_goes_on_in_its_folder(write_study, tmp_path: Path):

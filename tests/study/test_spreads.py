@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from medpretrain3d.statistics import detectable_difference
+from medpretrain3d.statistics import ArmScores, detectable_difference, leave_one_out_weights
+from medpretrain3d.study import detectable as detectable_module
+from medpretrain3d.study import spreads
 from medpretrain3d.study.design import NOTHING_DECLARED
 from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.document import read_study
@@ -44,3 +48,42 @@ def test_a_plan_says_what_can_be_shown_and_by_which_spread(write_study, tmp_path
     spread = spread_of(find_runs([tmp_path / "pilot"]), "cubes", NOTHING_DECLARED)
     assert "measured" in str(spread)
     assert detectable_difference(spread.components, 5, 20) > detectable_difference(ASSUMED, 5, 20)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 5])
+def test_components_of_groups_of_scans_are_told_as_those_of_scans(monkeypatch, num_seeds):
+    # The metric is a mean over 1,000 scans, which are left out in 200 groups of five.
+    drawn = np.random.default_rng(0)
+    num_scans = 1000
+    own = drawn.normal(0, 0.3, (num_seeds, num_scans)) + drawn.normal(0, 0.3, (1, num_scans))
+    weights = leave_one_out_weights(num_scans)
+    assert weights.shape == (200, 1000)
+    seeds, scans = tuple(range(num_seeds)), tuple(map(str, range(num_scans)))
+    arm = ArmScores("mae", seeds, own.mean(1), own @ weights.T / weights.sum(1), scans)
+    baseline = ArmScores("scratch", seeds, 0 * arm.values, 0 * arm.without, scans)
+    one = SimpleNamespace(scores=arm, baseline_scores=baseline, num_cases=num_scans, seeds=seeds, runs=())
+    monkeypatch.setattr(spreads, "paired_differences", lambda *_: ([one], []))
+    found = spread_of([], "d", NOTHING_DECLARED).components
+    if num_seeds == 1:  # in which the spread of a seed on a scan is contained
+        assert found.scan == pytest.approx(0.18, rel=0.2)
+        return
+    assert (found.scan, found.interaction) == pytest.approx((0.09, 0.09), rel=0.2)
+    # With seeds that do not differ by themselves: sqrt((0.09 + 0.09 / 5) / 1000) and 2.8 such errors for 80 % power.
+    assert detectable_difference(found, num_seeds, num_scans) == pytest.approx(2.8 * 0.0104, rel=0.2)
+
+
+def test_a_plan_corrects_for_all_that_the_report_asks_at_once(write_study, tmp_path: Path):
+    data = dict.fromkeys("uvw", "finetune.yaml")
+    detectors = {"x": {}, "y": {"with": {"model.optim.lr": 0.1}}}
+    study = read_study(
+        write_study(
+            data=data, detectors=detectors, hypotheses=[], arms={"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}}
+        )
+    )
+    assert detectable_module._num_asked(study, "u") == 3 * 2 * 1
+    detectors["y"]["arms"] = ["mae"]  # without the baseline beside it there is no difference
+    study = read_study(write_study(data=data, detectors=detectors, hypotheses=["mae > scratch on u"]))
+    assert detectable_module._num_asked(study, "u") == 3
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "nnunet": {"predictions": "nnunet.json"}}
+    study = read_study(write_study(arms=arms, hypotheses=["mae > scratch", "mae >= scratch"], delta=0.02))
+    assert detectable_module._num_asked(study, "cubes") == 1  # asked for twice, and one seed of a program is not judged

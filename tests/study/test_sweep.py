@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from medpretrain3d import cli
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.study import sweep as module
+from medpretrain3d.study.sweep_file import read_sweep
 
 SWEEP = {
     "program": "medpretrain3d",
@@ -98,9 +100,11 @@ def test_a_trial_that_fails_is_left_behind_and_bad_input_ends_all(runs, capsys):
     assert "trial_0002: out of memory" in capsys.readouterr().err
 
 
-def test_a_metric_that_no_run_has_is_one_line(runs, capsys):
+def test_a_metric_that_no_run_has_is_one_line_and_can_be_mended(runs, capsys):
     assert sweep("--trials", "1", metric={"name": "val/map", "goal": "maximize"}) == 2
     assert "has no val/map; name a column of it" in capsys.readouterr().err
+    assert sweep("--trials", "1") == 0
+    assert len(runs.words) == 1
 
 
 def test_a_grid_runs_every_combination_once(runs):
@@ -115,6 +119,37 @@ def test_trials_of_other_parameters_are_not_mixed(runs, capsys):
     assert sweep("--trials", "1") == 0
     assert sweep("--trials", "2", parameters={"model.optim.lr": {"values": [0.001, 0.01]}}) == 2
     assert "holds trials of other parameters than the file's; give another --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metric": {"name": "val/loss", "goal": "maximize"}}, "metric: got val/mAP, the file wants val/loss"),
+        ({"metric": {"name": "val/mAP", "goal": "minimize"}}, "goal: got maximize, the file wants minimize"),
+        (
+            {"command": ["${env}", "medpretrain3d", "finetune", "--config", "other.yaml", "${args}"]},
+            "words: got --config finetune.yaml '${args}', the file wants --config other.yaml '${args}'",
+        ),
+        (
+            {"command": ["${env}", "medpretrain3d", "pretrain", "--config", "finetune.yaml", "${args}"]},
+            "stage: got finetune, the file wants pretrain",
+        ),
+    ],
+)
+def test_trials_of_another_recipe_metric_or_goal_are_not_mixed(runs, capsys, changes, said):
+    assert sweep("--trials", "1") == 0
+    assert sweep("--trials", "2", **changes) == 2
+    assert f"holds trials of another sweep, {said}; give another --name" in capsys.readouterr().err
+    assert sweep("--trials", "2") == 0
+    assert len(runs.words) == 2
+
+
+def test_a_goal_may_change_until_there_is_a_trial(runs):
+    Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
+    file = read_sweep(Path("s.yaml"))
+    module.Sweep(file, Path("runs"))
+    turned = module.Sweep(replace(file, is_maximized=False), Path("runs"))
+    assert turned._search.direction.name == "MINIMIZE"
 
 
 def test_without_a_number_of_trials_nothing_runs(runs, capsys):

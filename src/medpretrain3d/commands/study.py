@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from medpretrain3d.atomic import locked_folder
-from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.command_line.recipes import find_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.machine_options import add_machine, machine_of
@@ -26,7 +25,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.lines import counted, print_line
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import KEYS, read_study
-from medpretrain3d.study.kept_results import restore_results
+from medpretrain3d.study.kept_results import STUDY_LOCK, restore_beside, restore_results
 from medpretrain3d.study.run_study import plan_study, report_study, run_study, study_status
 from medpretrain3d.study.sync import sync_runs
 from medpretrain3d.values import Count
@@ -71,7 +70,7 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
     if args.action == SYNC:
         return nullcontext()
     study = _study(args)
-    return locked_folder(study.folder, f".study{LOCK}", clean=False) if args.action in WRITING else nullcontext()
+    return locked_folder(study.folder, STUDY_LOCK, clean=False) if args.action in WRITING else nullcontext()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         is_folder = args.document is not None and Path(args.document).is_dir()
         return sync_runs(Path(args.document) if is_folder else _study(args).folder)
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
-    if num_taken := restore_results(study):
+    if num_taken := (restore_results if args.action in WRITING else restore_beside)(study):
         print_line(f"{study.name}: {counted(num_taken, 'result')} taken from {study.results}")
     if args.action == "plan":
         return plan_study(study, keeps, list(map(Path, args.pilot)), args.try_steps)

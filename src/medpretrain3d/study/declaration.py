@@ -1,4 +1,4 @@
-"""Declarations of a study: what was expected, and when it was written down, kept beside its runs."""
+"""Declarations of a study: what was expected, and when it was written down, kept beside its runs and kept results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from pathlib import Path
 from pydantic import with_config
 from typing_extensions import TypedDict
 
+from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.documents import SCHEMA, Artifact, Text
 from medpretrain3d.errors import UserError
-from medpretrain3d.statistics.registration import Registration, declaration_sha256, registration_note
+from medpretrain3d.lines import counted
+from medpretrain3d.statistics.registration import (
+    Registration,
+    declaration_sha256,
+    declared_before,
+    registration_note,
+)
 from medpretrain3d.study.design import Study
+from medpretrain3d.study.record import METRICS
+from medpretrain3d.study.records import Records
+from medpretrain3d.study.result_date import result_date
 from medpretrain3d.study.run import Run
 
 FILE = "declarations.json"
@@ -34,51 +44,93 @@ DOCUMENT = Artifact(
 
 
 def declare(study: Study) -> None:
-    """Write down with the date what a study's document declares, if that is new.
+    """Write down with the date what a study's document declares, if that is new; beside its kept results as well.
 
     Raises:
-        UserError: the earlier declarations cannot be read.
+        UserError: the earlier declarations cannot be read, or the disk refuses.
     """
     known = read_declarations(study)
     now = _hash(study)
     if not known or known[-1].sha256 != now:
-        entries = [*known, Registration(now, datetime.now(UTC).replace(microsecond=0))]
-        plain = [{"sha256": one.sha256, "date": one.date.isoformat()} for one in entries]
-        DOCUMENT.write(study.folder / FILE, {"declarations": plain}, indent=1)
+        known.append(Registration(now, datetime.now(UTC)))
+    plain = [{"sha256": one.sha256, "date": one.date.isoformat()} for one in known]
+    for path in _places(study):
+        if not path.is_file() or _read(path) != known:
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            DOCUMENT.write(path, {"declarations": plain}, indent=1)
 
 
 def read_declarations(study: Study) -> list[Registration]:
-    """Return everything that a study ever declared, in the order in which it was.
+    """Return everything that a study ever declared, here or where its results were kept, in the order in which it was.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: a file is damaged.
     """
-    path = study.folder / FILE
-    if not path.is_file():
-        return []
+    found = sorted((one for path in _places(study) if path.is_file() for one in _read(path)), key=lambda one: one.date)
+    # What two clones declared alike was declared by the first of them, and is no change by the second.
+    return [one for place, one in enumerate(found) if not place or found[place - 1].sha256 != one.sha256]
+
+
+def declaration_note(study: Study, runs: list[Run]) -> str:
+    """Return the sentence of a report: what was declared when, and whether it was changed once there were results.
+
+    Args:
+        study: as its document is now, which may not be what was declared.
+        runs: of its jobs that are done.
+    """
+    known, now = read_declarations(study), _hash(study)
+    what = "hypotheses, primary metric and delta"
+    if not known:
+        return f"{what} were not declared before this report."
+    last = known[-1]
+    declared = f"(sha256 {last.sha256[:12]}) were declared on {last.date:%Y-%m-%d %H:%M}"
+    if last.sha256 != now:
+        return (
+            f"{what} of this report (sha256 {now[:12]}) were NOT declared: document or --set changed them since; the "
+            f"last ones {declared}; all is exploratory."
+        )
+    dates = _result_dates(study, runs)
+    first = min((date for date in dates if date is not None), default=None)
+    num_unknown = dates.count(None)
+    if num_unknown and declared_before(known, first):
+        results = f"{num_unknown} of {counted(len(dates), 'result')}"
+        return (
+            f"{what} {declared}; the date of {results} is NOT known, since an earlier version kept none: nothing here "
+            "counts as declared beforehand; all is exploratory."
+        )
+    return registration_note(known, first)
+
+
+def _result_dates(study: Study, runs: list[Run]) -> list[datetime | None]:
+    """Return when each tested run had its numbers, None where nothing says it."""
+    known = Records(study).result_dates()
+    tested = [run.folder for run in runs if (run.folder / METRICS).is_file()]
+    return [
+        known[folder.resolve()]
+        if folder.resolve() in known
+        else result_date(folder, "finetune", folder.with_suffix(".done"))
+        for folder in tested
+    ]
+
+
+def _places(study: Study) -> list[Path]:
+    kept = [study.results / f"{study.name}.{FILE}"] if study.results is not None else []  # which studies may share
+    return [study.folder / FILE, *kept]
+
+
+def _read(path: Path) -> list[Registration]:
     try:
-        return [
-            Registration(one["sha256"], datetime.fromisoformat(one["date"]))
-            for one in DOCUMENT.read(path)["declarations"]
-        ]
+        return [Registration(one["sha256"], _date(one["date"])) for one in DOCUMENT.read(path)["declarations"]]
     except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: holds a date that is none ({error}); {DOCUMENT.advice}") from error
 
 
-def declaration_note(study: Study, runs: list[Run]) -> str:
-    """Return the sentence of a report: what was declared when, and whether it was changed once there were results."""
-    known = read_declarations(study)
-    if not known:
-        return "hypotheses, primary metric and delta were not declared before this report."
-    tested = [file.stat().st_mtime for file in map(_metrics, runs) if file.is_file()]
-    first = datetime.fromtimestamp(min(tested), UTC) if tested else None
-    return registration_note(known, first)
-
-
-def _metrics(run: Run) -> Path:
-    return run.folder / "test" / "metrics.json"
+def _date(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _hash(study: Study) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from medpretrain3d.lines import counted
 from medpretrain3d.statistics import MIN_SCANS, MIN_SEEDS, detectable_difference
+from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import is_prepared, open_store
 from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.run import Run
@@ -28,9 +29,8 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
         if not counts:
             lines.append(f"{data}: the detectable difference is unknown, its store is not there yet")
             continue
-        links = [link for one in own.hypotheses if one.data in (None, data) for link in one.links]
         num_scans, num_seeds = min(counts), len(study.seeds)
-        num_asked = max(len(links), len([arm for arm in study.arms if not arm.predictions]) - 1, 1)
+        num_asked = _num_asked(study, data)
         design = f"{data}: {counted(num_seeds, 'seed')} and {counted(num_scans, 'test scan')}"
         spread = spread_of(runs, data, own)
         found = detectable_difference(spread.components, num_seeds, num_scans, num_arms=num_asked)
@@ -42,6 +42,27 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
             f"at once; {spread}"
         )
     return "\n".join(lines)
+
+
+def _num_asked(study: Study, data: str) -> int:
+    """Return how many comparisons the report corrects for at once, at least one.
+
+    Links of hypotheses on a data set are a family with each detector, what several ask for once; so are all arms on all
+    data sets with all detectors, at the budget of the verdicts. The larger of the two counts.
+    """
+    links = {
+        (one.arm, one.other) for each in study.declaration.hypotheses if each.data in (None, data) for one in each.links
+    }
+    labels = study.declaration.labels
+    verdicts = [
+        arm
+        for name in study.data
+        for detector in study.detectors
+        if study.is_run(study.baseline, name, detector, labels)
+        for arm in study.arms[1:]
+        if study.is_run(arm, name, detector, labels)
+    ]
+    return max(len(links), len(verdicts), 1)
 
 
 def _test_sets(progress: Progress, data: str) -> list[set[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from medpretrain3d.study.inputs import (
     split_hash,
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
-from medpretrain3d.study.preparation import Preparation
+from medpretrain3d.study.preparation import Preparation, option_of
 
 HARMLESS = (
     "data.num_workers",
@@ -45,10 +44,11 @@ class Expansion:
 
     Args:
         study: the study.
-        found: earlier results by the hash of their facts, to be taken whatever code made them.
+        found: earlier results by the hash of their facts, the oldest first: that of the code as it is is taken where it
+            is among them, otherwise the newest.
     """
 
-    def __init__(self, study: Study, found: Mapping[str, str] | None = None) -> None:
+    def __init__(self, study: Study, found: Mapping[str, Sequence[str]] | None = None) -> None:
         self.study = study
         self._found = found or {}
         self._preparation = Preparation(study, self._adopted)
@@ -59,10 +59,11 @@ class Expansion:
         """Return all jobs.
 
         Raises:
-            UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+            UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
         """
         preparing, finetuning = self._preparation.jobs(), list(self._finetuning())
-        return Jobs((*preparing, *self._encoders.values(), *finetuning), self._preparation.missing())
+        _check_unlike(self.study, finetuning)
+        return Jobs((*preparing, *dict.fromkeys(self._encoders.values()), *finetuning), self._preparation.missing())
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
@@ -120,11 +121,9 @@ class Expansion:
     def _num_folds(self, store: str) -> int:
         if is_prepared(store):
             return len(open_store(store).all_splits.folds)
-        words = [word for command in self._preparation.commands(store) for word in command]
-        for option, value in pairwise(words):
-            if option == "--folds" and value.isdigit():
-                return int(value)
-        return NUM_FOLDS
+        given = [option_of(words, "--folds") for words in self._preparation.commands(store)]
+        numbers = [int(value) for value in given if value is not None and value.isdigit()]
+        return numbers[-1] if numbers else NUM_FOLDS
 
     def _encoder(self, arm: Arm, data: str, seed: int) -> tuple[Job, ...]:
         """Return the last pretraining of an arm: arms and data sets that begin from the same one share it."""
@@ -140,7 +139,10 @@ class Expansion:
             if key not in self._encoders:
                 setting = {"arm": arm.name} | ({"data": data} if len(set(arm.pretrain.values())) > 1 else {})
                 setting |= ({} if is_last else {"stage": str(count)}) | {"seed": str(number)}
-                self._encoders[key] = self._pretraining(recipe, changes, number, setting, needs)
+                made = self._pretraining(recipe, changes, number, setting, needs)
+                # Two recipes may say the same: it is one encoder then.
+                alike = [one for one in self._encoders.values() if _whole(one) == _whole(made)]
+                self._encoders[key] = alike[0] if alike else made
             needs = (self._encoders[key],)
         return needs
 
@@ -213,17 +215,42 @@ class Expansion:
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:
-        earlier = self._found.get(job.recipe)
-        if earlier is None or earlier == job.identity:
+        earlier = self._found.get(job.recipe, ())
+        if not earlier or job.identity in earlier:
             return job
-        return Job(**{**_fields(job), "adopted": earlier})
+        return Job(**{**_fields(job), "adopted": earlier[-1]})
 
 
-def expand(study: Study, found: Mapping[str, str] | None = None) -> Jobs:
+def _check_unlike(study: Study, finetuning: Sequence[Job]) -> None:
+    """Refuse two runs of which one result would stand for both, so that an arm or data set is missing in silence.
+
+    Raises:
+        UserError: names both.
+    """
+    found: dict[str, Job] = {}
+    for job in finetuning:
+        other = found.setdefault(_whole(job), job)
+        if other is not job:
+            keys = [key for key in job.setting if job.setting[key] != other.setting.get(key)]
+            one, two = (", ".join(each.setting.get(key, "-") for key in keys) for each in (other, job))
+            raise UserError(
+                f"study {study.name}: {keys[0]} {one} and {two} are the same run: options, data and start of "
+                f"'{other.name}' are those of '{job.name}'; wanted runs that differ in one of them, drop {two} or "
+                "change an option of it"
+            )
+
+
+def _whole(job: Job) -> str:
+    """Return all that distinguishes a job, also from one whose data are not there yet: where these will be."""
+    options = {} if job.is_known else flattened(composed(job.layers))
+    return json_text([job.recipe, sorted(options.items()), [_whole(one) for one in job.needs]])
+
+
+def expand(study: Study, found: Mapping[str, Sequence[str]] | None = None) -> Jobs:
     """Return the jobs of a study, see `Expansion`.
 
     Raises:
-        UserError: a recipe is wrong, or a store or encoder is missing that no job makes.
+        UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
     """
     return Expansion(study, found).jobs()
 

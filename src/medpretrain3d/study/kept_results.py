@@ -1,6 +1,7 @@
 """Results of a study's finished jobs, small enough to stay with a repository: no weights, no checkpoints, no pictures.
 
 RESULTS/<kind>-<identity>.tar.xz     record of the job, how it ended, and of its run what reports and statistics read
+RESULTS/<study>.declarations.json    what was declared when, see `declaration`
 
 A study that names such a folder (`results`) takes from it what its own folder lacks: nothing is trained twice, and a
 report needs no training. An encoder whose weights are wanted by a run to come is pretrained again.
@@ -15,25 +16,24 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from medpretrain3d.atomic import finished_file, finished_folder, write_text
+from medpretrain3d.atomic import finished_file, finished_folder, locked_folder, write_text
 from medpretrain3d.atomic.disk_errors import disk_errors
+from medpretrain3d.atomic.lock import LOCK, is_locked
+from medpretrain3d.documents import json_text, read_json
 from medpretrain3d.documents.text import read_bytes
 from medpretrain3d.errors import UserError
+from medpretrain3d.study import record
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Job
-from medpretrain3d.study.record import PRODUCTS, RECORD, RUN, Record
+from medpretrain3d.study.record import PRODUCTS, RECORD, RUN, RUN_FILES, Done, Record
 from medpretrain3d.study.records import Records
+from medpretrain3d.study.result_date import result_date
 
 SUFFIX = ".tar.xz"
 RECORD_FILE, DONE_FILE = "job.json", "job.done"
-RUN_FILES = (
-    RUN,
-    "config.yaml",
-    "metrics.csv",
-    *PRODUCTS.values(),
-    *(f"test/{name}.json" for name in ("metrics", "predictions", "targets", "train_targets")),
-)
-"""Files of a run that are kept, as far as it has them."""
+STUDY = "study"
+STUDY_LOCK = f".{STUDY}{LOCK}"
+"""Of the study's folder, while a call writes into it."""
 MAX_BYTES = 2**28
 """Of an archive, packed or not."""
 ADVICE = "fetch it again, or take it away"
@@ -56,8 +56,8 @@ def keep_results(study: Study, jobs: Iterable[Job]) -> int:
         if job.kind == "prepare" or path.is_file():
             continue
         run = records.run_folder(job)
-        files = {RECORD_FILE: records.path(job), DONE_FILE: records.path(job, "done")}
-        files |= {f"run/{name}": run / name for name in RUN_FILES if (run / name).is_file()}
+        files = {RECORD_FILE: records.path(job).read_bytes(), DONE_FILE: _dated(run, job, records.path(job, "done"))}
+        files |= {f"run/{name}": (run / name).read_bytes() for name in RUN_FILES if (run / name).is_file()}
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with finished_file(path) as new:
@@ -69,7 +69,7 @@ def keep_results(study: Study, jobs: Iterable[Job]) -> int:
 def restore_results(study: Study) -> int:
     """Take the results that the study's own folder lacks from its folder of results, if it names one.
 
-    A run of its own that is on its way stays as it is.
+    A run of its own that is on its way stays as it is. Hold the lock of the study's folder, or see `restore_beside`.
 
     Returns:
         How many were taken.
@@ -77,17 +77,13 @@ def restore_results(study: Study) -> int:
     Raises:
         UserError: an archive cannot be read, or is not what its name says.
     """
-    if study.results is None:
-        return 0
     records, num_taken = Records(study), 0
-    for path in sorted(study.results.glob(f"*{SUFFIX}")):
+    for path in _lacking(study):
         stem = path.name.removesuffix(SUFFIX)
         done = records.folder / f"{stem}.done"
-        if done.is_file():
-            continue
         files = dict(_read(path))
-        record = _record(path, files)
-        run = study.folder / Path(record["folder"]).name
+        known = _record(path, files)
+        run = study.folder / Path(known["folder"]).name
         if run.exists():
             continue
         with finished_folder(run) as new:
@@ -96,38 +92,67 @@ def restore_results(study: Study) -> int:
                     place = new / name.removeprefix("run/")
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
-        RECORD.write(records.folder / f"{stem}.json", {**record, "folder": str(run)}, indent=1)
+        RECORD.write(records.folder / f"{stem}.json", {**known, "folder": str(run)}, indent=1)
         write_text(done, files[DONE_FILE].decode())
         num_taken += 1
     return num_taken
 
 
+def restore_beside(study: Study) -> int:
+    """Take the same for a command that only reads; nothing where another call is at work, which took it already.
+
+    Returns:
+        How many were taken.
+
+    Raises:
+        UserError: see `restore_results`.
+    """
+    if not _lacking(study) or is_locked(study.folder / STUDY):
+        return 0
+    with locked_folder(study.folder, STUDY_LOCK, clean=False):
+        return restore_results(study)
+
+
+def _lacking(study: Study) -> list[Path]:
+    """Return the archives whose results are not in the study's own folder as a whole."""
+    archives = sorted(study.results.glob(f"*{SUFFIX}")) if study.results is not None else []
+    records = Records(study)
+    return [path for path in archives if not records.is_whole(path.name.removesuffix(SUFFIX))]
+
+
 def lacks_weights(study: Study, job: Job) -> bool:
-    """Return whether of a pretraining that is done only what was kept is there, and not its encoder's weights."""
-    if study.results is None or job.kind != "pretrain":
-        return False
-    encoder = (Records(study).run_folder(job) / PRODUCTS[job.kind]).parent
-    is_kept = (study.results / f"{job.kind}-{job.identity}{SUFFIX}").is_file()
-    return is_kept and encoder.is_dir() and not any(encoder.glob("*.safetensors"))
+    """Return whether of a pretraining that is done the encoder's weights are not there, as where results were kept."""
+    return job.kind == "pretrain" and record.lacks_weights(Records(study).run_folder(job), job.kind)
 
 
-def clear_restored(study: Study, job: Job) -> None:
-    """Make room for a pretraining to run again, where only its kept results are there; these stay where they are kept.
+def clear_without_weights(study: Study, job: Job) -> None:
+    """Make room for a pretraining to run again whose weights are not there; what is kept of it stays where it is kept.
+
+    One that has its checkpoints goes on from them, and writes its encoder anew.
 
     Raises:
         UserError: the disk refuses.
     """
     if lacks_weights(study, job):
         folder = Records(study).run_folder(job)
+        has_checkpoints = any((folder / "checkpoints").glob("*.ckpt"))
         with disk_errors(folder):
-            shutil.rmtree(folder)
+            shutil.rmtree((folder / PRODUCTS[job.kind]).parent if has_checkpoints else folder)
 
 
-def _write(path: Path, files: dict[str, Path]) -> None:
+def _dated(run: Path, job: Job, done: Path) -> bytes:
+    """Return how a job ended, with the date of its result: a copy has no other sign of it."""
+    found = read_json(done, Done, ADVICE)
+    date = result_date(run, job.kind, done)
+    if "date" in found or date is None:
+        return done.read_bytes()
+    return json_text({**found, "date": date.isoformat()}).encode()
+
+
+def _write(path: Path, files: dict[str, bytes]) -> None:
     """Write an archive whose bytes depend on the content of its files alone."""
     with tarfile.open(path, "w:xz", preset=9) as archive:
-        for name, source in files.items():
-            content = source.read_bytes()
+        for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -163,8 +188,8 @@ def _record(path: Path, files: dict[str, bytes]) -> Record:
     for name in (RECORD_FILE, DONE_FILE, f"run/{RUN}"):
         if name not in files:
             raise UserError(f"{path}: has no {name}, so it is no result of a study; take it away")
-    record = RECORD.parse(files[RECORD_FILE], f"{path}: {RECORD_FILE}")
-    names = f"{record['kind']}-{record['identity']}{SUFFIX}", Path(record["folder"]).name
+    found = RECORD.parse(files[RECORD_FILE], f"{path}: {RECORD_FILE}")
+    names = f"{found['kind']}-{found['identity']}{SUFFIX}", Path(found["folder"]).name
     if names[0] != path.name or names[1] in ("", ".", ".."):
-        raise UserError(f"{path}: is the result of {names[0]} in '{record['folder']}'; take it away, or name it so")
-    return record
+        raise UserError(f"{path}: is the result of {names[0]} in '{found['folder']}'; take it away, or name it so")
+    return found

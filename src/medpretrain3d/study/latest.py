@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 from medpretrain3d.atomic.disk_errors import disk_errors
@@ -30,11 +31,15 @@ def link_latest(jobs: Sequence[Job], records: Records) -> None:
 
 
 def short_names(jobs: Sequence[Job]) -> dict[Job, str]:
-    """Return names of runs: the arm, and what distinguishes jobs of one kind beside it."""
+    """Return names of runs: the arm, and what distinguishes jobs of one kind beside it.
+
+    Where that is one name for several (arm `a` with detector `b-c`, `a-b` with `c`), each has its identity behind it.
+    """
     named = {}
     for job in jobs:
         alike = [other for other in jobs if other.kind == job.kind]
         telling = [key for key in job.setting if key == "arm" or len({one.setting.get(key) for one in alike}) > 1]
         words = [f"{key}{job.setting[key]}" if key in NUMBERED else job.setting[key] for key in telling]
         named[job] = "-".join([*(["encoder"] if job.kind == "pretrain" else []), *words])
-    return named
+    counts = Counter(named.values())
+    return {job: name if counts[name] == 1 else f"{name}-{job.identity[:8]}" for job, name in named.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Preparation:
             if words[0] == "pseudo" and len(words) > 1:
                 yield words[1]
             if words[0] == CROSS_VALIDATE:
-                yield _option(words, "--store") or str(flattened(composed(_recipe(words))).get("data.store"))
+                yield option_of(words, "--store") or str(flattened(composed(_recipe(words))).get("data.store"))
 
     def _job(self, folder: str, sources: Sequence[str]) -> Job:
         commands = self.commands(folder)
@@ -124,11 +125,14 @@ def _recipe(words: Sequence[str]) -> list[dict[str, Any]]:
     Raises:
         UserError: it names none, or the recipe is wrong.
     """
-    name = _option(words, "--config")
+    name = option_of(words, "--config")
     if name is None:
         raise UserError(f"prepare: {shlex.join(words)}: names no recipe; add --config RECIPE")
     return recipe_layers(find_recipe(name, "finetune"), "finetune")
 
 
-def _option(words: Sequence[str], name: str) -> str | None:
-    return words[words.index(name) + 1] if name in words[:-1] else None
+def option_of(words: Sequence[str], name: str) -> str | None:
+    """Return the value that words of a command give an option, the last one, as `--folds 3` or `--folds=3`."""
+    behind = [value for word, value in pairwise(words) if word == name]
+    within = [word.partition("=")[2] for word in words if word.startswith(f"{name}=")]
+    return [None, *behind, *within][-1]

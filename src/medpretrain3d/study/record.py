@@ -5,6 +5,7 @@ The stages' libraries are not imported here: this is read at the start and the e
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -19,6 +20,16 @@ from medpretrain3d.run_metadata import read_run_metadata
 RUN = "run.json"
 PRODUCTS = {"pretrain": "encoder/encoder.json", "finetune": "bundle/bundle.json"}
 """What a run of each stage leaves in its folder."""
+METRICS = "test/metrics.json"
+RUN_FILES = (
+    RUN,
+    "config.yaml",
+    "metrics.csv",
+    *PRODUCTS.values(),
+    METRICS,
+    *(f"test/{name}.json" for name in ("predictions", "targets", "train_targets")),
+)
+"""Files of a run that reports and statistics read, and that are kept, as far as it has them."""
 ADVICE = "take the file away; its job runs again"
 
 
@@ -49,10 +60,14 @@ class Failure(TypedDict):
 
 
 @with_config(SCHEMA)
-class _Done(TypedDict):
+class Done(TypedDict):
+    """Schema of how a job ended that ended well."""
+
     minutes: Number
     store: NotRequired[Text]
     """Of what was prepared: hash of voxels, labels and splits of a store, or of candidates."""
+    date: NotRequired[Text]
+    """When its result was there; earlier versions did not write it, see `result_date`."""
 
 
 RECORD = Artifact("medpretrain3d-study-job", 1, Record, ADVICE)
@@ -68,10 +83,16 @@ def is_complete(folder: Path, kind: str, done: Path) -> bool:
     """
     try:
         if kind == "prepare":
-            return read_json(done, _Done, ADVICE).get("store") == product_hash(folder)
+            return read_json(done, Done, ADVICE).get("store") == product_hash(folder)
         return (folder / PRODUCTS[kind]).is_file() and bool(read_run_metadata(folder / RUN).finished)
     except (UserError, OSError):
         return False
+
+
+def lacks_weights(folder: Path, kind: str) -> bool:
+    """Return whether of a run only what is kept of results is there, and not the weights that it made."""
+    product = (folder / PRODUCTS[kind]).parent
+    return product.is_dir() and not any(product.rglob("*.safetensors"))
 
 
 def product_hash(folder: Path) -> str:
@@ -89,8 +110,10 @@ def product_hash(folder: Path) -> str:
 
 
 def write_done(path: Path, kind: str, folder: Path, minutes: float) -> None:
-    """Say that a job ended well."""
-    done = _Done(minutes=round(minutes, 4))
+    """Say that a job ended well, and when: with the numbers of its test, also where its end is noted only later."""
+    metrics, now = folder / METRICS, datetime.now(UTC)
+    tested = datetime.fromtimestamp(metrics.stat().st_mtime, UTC) if metrics.is_file() else now
+    done = Done(minutes=round(minutes, 4), date=min(tested, now).isoformat())
     if kind == "prepare":
         done["store"] = product_hash(folder)
     path.with_suffix(".failed").unlink(missing_ok=True)

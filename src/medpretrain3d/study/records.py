@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,7 @@ from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import ADVICE, RECORD, RUN, Failure, Record, is_complete
+from medpretrain3d.study.result_date import result_date
 
 State = Literal["done", "failed", "running", "interrupted", "waiting", "unknown"]
 """`unknown`: of a job whose data are not prepared yet; `interrupted`: begun, and no living process works at it."""
@@ -83,6 +85,15 @@ class Records:
         """Return whether a job ended well and its result is still there."""
         return self.path(job, "done").is_file() and is_complete(self.run_folder(job), job.kind, self.path(job, "done"))
 
+    def is_whole(self, stem: str) -> bool:
+        """Return the same of the job whose files are called so; one without a readable record has no result."""
+        done = self.folder / f"{stem}.done"
+        with suppress(UserError):
+            if done.is_file():
+                record = RECORD.read(done.with_suffix(".json"))
+                return is_complete(Path(record["folder"]), record["kind"], done)
+        return False
+
     def failure(self, job: Job) -> Failure:
         """Return how a job failed.
 
@@ -106,12 +117,32 @@ class Records:
             return read_run_metadata(self.run_folder(job) / RUN)
         return None
 
-    def all(self) -> Iterator[Record]:
-        """Return every readable record, the oldest first."""
-        paths = list(self.folder.glob("*.json")) if self.folder.is_dir() else []
-        for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+    def all(self) -> list[Record]:
+        """Return every readable record, the oldest first: by its result, where there is one.
+
+        One whose result has no date comes before the others, so that it is not taken for newer than it is.
+        """
+        found = []
+        for path in self.folder.glob("*.json") if self.folder.is_dir() else ():
             with suppress(UserError):
-                yield RECORD.read(path)
+                found.append((path, RECORD.read(path)))
+        return [record for _, record in sorted(found, key=lambda one: (self._date(*one), one[0].name))]
+
+    def _date(self, path: Path, record: Record) -> datetime:
+        done = path.with_suffix(".done")
+        if done.is_file():
+            return result_date(Path(record["folder"]), record["kind"], done) or datetime.min.replace(tzinfo=UTC)
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+    def result_dates(self) -> dict[Path, datetime | None]:
+        """Return when each job that ended well had its result, by the folder of its run; None where nothing says it."""
+        found = {}
+        for record in self.all():
+            done = self.folder / f"{record['kind']}-{record['identity']}.done"
+            if done.is_file():
+                folder = Path(record["folder"])
+                found[folder.resolve()] = result_date(folder, record["kind"], done)
+        return found
 
     def earlier(self) -> dict[str, Record]:
         """Return the newest record of each job's name that was begun; a job that never ran has nothing to run again."""
@@ -121,17 +152,13 @@ class Records:
         stem = f"{record['kind']}-{record['identity']}"
         return any((self.folder / f"{stem}.{ending}").is_file() for ending in ("log", "done", "failed"))
 
-    def kept(self) -> dict[str, str]:
-        """Return results that are there by the hash of their facts, whatever code made them: the newest of each."""
-        return {
-            record["recipe"]: record["identity"]
-            for record in self.all()
-            if is_complete(
-                Path(record["folder"]),
-                record["kind"],
-                self.folder / f"{record['kind']}-{record['identity']}.done",
-            )
-        }
+    def kept(self) -> dict[str, list[str]]:
+        """Return results that are there by the hash of their facts, whatever code made them: the oldest first."""
+        found: dict[str, list[str]] = {}
+        for record in self.all():
+            if self.is_whole(f"{record['kind']}-{record['identity']}"):
+                found.setdefault(record["recipe"], []).append(record["identity"])
+        return found
 
     def write(self, job: Job) -> None:
         """Write the record of a job that is to run, and its recipes."""

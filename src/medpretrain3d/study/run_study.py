@@ -15,7 +15,7 @@ from medpretrain3d.study.design import ALL, KINDS, Study
 from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.jobs import Job
-from medpretrain3d.study.kept_results import clear_restored, keep_results, lacks_weights
+from medpretrain3d.study.kept_results import clear_without_weights, keep_results, lacks_weights
 from medpretrain3d.study.latest import link_latest
 from medpretrain3d.study.other_programs import other_program_runs
 from medpretrain3d.study.page import write_report
@@ -123,8 +123,8 @@ def run_missing(study: Study, machine: Machine, keeps_other_code: bool = False) 
         if todo:
             for job in todo:
                 if lacks_weights(study, job):
-                    print_line(f"{job.name}: runs again, its weights are wanted and were not kept in {study.results}")
-                    clear_restored(study, job)
+                    print_line(f"{job.name}: runs again, its weights are wanted and were not kept")
+                    clear_without_weights(study, job)
             reused = len([job for job in progress.of_state("done") if job.kind in kinds])
             to_run = ", ".join(kind for kind in kinds if any(job.kind == kind for job in todo))
             print_line(f"{study.name}: {counted(len(todo), 'job')} to run ({to_run}), {reused} reused")
@@ -154,10 +154,11 @@ def _write_report(study: Study, progress: Progress) -> bool:
     runs = study_runs(progress)
     if not runs:
         return False
-    runs += other_program_runs(study, runs)
+    declared = declaration_note(study, runs)
+    runs += other_program_runs(study, runs)  # scored just now, whenever they were made
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
-    report = replace(report, notes=[declaration_note(study, runs), *report.notes])
+    report = replace(report, notes=[declared, *progress.kept_lines(), *report.notes])
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
     print(f"\n{report}\n\nopen {study.folder / REPORT}")

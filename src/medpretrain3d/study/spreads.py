@@ -53,18 +53,32 @@ def spread_of(runs: Sequence[Run], data: str, declaration: Declaration) -> Sprea
     found = [one for one in found if one.num_cases > 1]
     several = [one for one in found if len(one.seeds) >= MIN_SEEDS]
     if several:
-        parts = [pilot_components(one.scores, one.baseline_scores) for one in several]
+        parts = [_per_scan(pilot_components(one.scores, one.baseline_scores), one) for one in several]
         mean = VarianceComponents(*(float(np.mean([getattr(one, name) for one in parts])) for name in _PARTS))
         seeds = sum(len(one.seeds) for one in several)
         return Spread(mean, f"measured: {_pairs(several)}, {seeds} seeds in all, {_where(several)}")
     if found:
-        variances = [difference_pseudo_values(one.scores, one.baseline_scores)[0].var(ddof=1) for one in found]
-        parts_of_one = VarianceComponents(ASSUMED.seed, float(np.mean(variances)), 0.0)
+        parts = [_per_scan(VarianceComponents(ASSUMED.seed, _variance(one), 0.0), one) for one in found]
+        parts_of_one = VarianceComponents(ASSUMED.seed, float(np.mean([one.scan for one in parts])), 0.0)
         return Spread(parts_of_one, f"scans measured: {_pairs(found)} of one seed, {_where(found)}; seeds assumed")
     return Spread(ASSUMED, "assumed, not measured here")
 
 
 _PARTS = ("seed", "scan", "interaction")
+
+
+def _variance(one: Difference) -> float:
+    """Return the variance between scans, or groups of scans, of a difference of one seed."""
+    return float(difference_pseudo_values(one.scores, one.baseline_scores)[0].var(ddof=1))
+
+
+def _per_scan(components: VarianceComponents, one: Difference) -> VarianceComponents:
+    """Return the components of scans where those given are of groups of scans, as beyond 200 of them.
+
+    The mean of N / G scans varies less than one by that factor.
+    """
+    size = one.scores.num_scans / one.scores.without.shape[-1]
+    return VarianceComponents(components.seed, components.scan * size, components.interaction * size)
 
 
 def _names(run: Run) -> set[str]:

@@ -32,7 +32,8 @@ class Sweep:
         seed: of what is drawn.
 
     Raises:
-        UserError: Optuna is not installed, or the folder holds trials of other parameters.
+        UserError: Optuna is not installed, or the folder holds trials of other parameters, or of another recipe, metric
+            or goal.
     """
 
     def __init__(self, file: SweepFile, root: Path, seed: int = 0) -> None:
@@ -47,14 +48,27 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._distributions = {name: _distribution(one) for name, one in file.parameters.items()}
-        self._search: Search = optuna.create_study(
-            study_name=file.name,
-            storage=JournalStorage(JournalFileBackend(str(self.folder / JOURNAL))),
-            direction="maximize" if file.is_maximized else "minimize",
-            load_if_exists=True,
-        )
+        storage = JournalStorage(JournalFileBackend(str(self.folder / JOURNAL)))
+
+        def opened() -> Search:
+            return optuna.create_study(
+                study_name=file.name,
+                storage=storage,
+                direction="maximize" if file.is_maximized else "minimize",
+                load_if_exists=True,
+            )
+
+        self._search = opened()
+        if not self._search.trials and _differences(self._search, file):
+            optuna.delete_study(study_name=file.name, storage=storage)  # nothing was tried of what it was about
+            self._search = opened()
         if any(trial.distributions != self._distributions for trial in self._search.trials):
             raise UserError(f"{self.folder}: holds trials of other parameters than the file's; give another --name")
+        if found := _differences(self._search, file):
+            raise UserError(f"{self.folder}: holds trials of another sweep, {'; '.join(found)}; give another --name")
+        for key, value in _about(file).items():
+            if self._search.user_attrs.get(key) != value:
+                self._search.set_user_attr(key, value)
 
     def run(self, num_trials: int) -> int:
         """Run trials until so many have ended; one that was interrupted goes on with the options that it had.
@@ -130,6 +144,28 @@ class Sweep:
             print_line(
                 f"best of {len(done)} trials: trial_{best.number:04d}, {self._file.metric} {best.value:.4g}: {options}"
             )
+
+
+def _about(file: SweepFile) -> dict[str, Any]:
+    """Return what the values of trials mean, so that those of another sweep are not compared with them."""
+    goal = "maximize" if file.is_maximized else "minimize"
+    return {"stage": file.stage, "words": list(file.words), "metric": file.metric, "goal": goal}
+
+
+def _differences(search: Search, file: SweepFile) -> list[str]:
+    """Return in words what trials of a search are about that the file is not; earlier versions noted the goal alone."""
+    noted = {**search.user_attrs, "goal": search.direction.name.lower()}
+    if not any(trial.values for trial in search.trials):
+        noted.pop("metric", None)  # which no run had, and that is mended now
+    return [
+        f"{key}: got {_shown(noted[key])}, the file wants {_shown(value)}"
+        for key, value in _about(file).items()
+        if noted.get(key, value) != value
+    ]
+
+
+def _shown(value: Any) -> str:
+    return shlex.join(value) if isinstance(value, list) else str(value)
 
 
 def _is_finished(folder: Path) -> bool:
