@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import pickle
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,20 @@ def assert_like_ours(files: Files, path: Path, *options: object) -> dict[str, ob
         assert theirs[key] == pytest.approx(ours[key], abs=1e-9), key
         assert again[key] == pytest.approx(ours[key], abs=1e-9), key
     return theirs
+
+
+def test_the_folder_that_predict_filled_is_read_by_its_own_file(files):
+    shutil.copy(files.ours, files.folder / "predictions.json")
+    (files.folder / "cases").mkdir()
+    assert_like_ours(files, files.folder)
+
+
+def test_a_file_of_a_newer_version_is_refused(files, tmp_path):
+    newer = tmp_path / "newer.json"
+    document = json.loads(files.ours.read_text())
+    newer.write_text(json.dumps({"format": "medpretrain3d-predictions", "version": 9, **document}))
+    with pytest.raises(UserError, match="is of version 9, this program reads 1"):
+        numbers(files, newer)
 
 
 def itk(boxes_vox: np.ndarray) -> np.ndarray:

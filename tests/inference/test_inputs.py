@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference.inputs import ScanPath, find_scans
+from medpretrain3d.inference.inputs import ScanPath, find_scans, label_maps_in
 from medpretrain3d.ingest.prepare import prepare
 
 
@@ -70,6 +70,15 @@ def test_a_store_gives_the_cases_of_a_split(tmp_path):
     )
     with pytest.raises(UserError, match="test"):
         find_scans([tmp_path / "store"], "test")
+
+
+def test_label_maps_that_are_left_out_are_known(tmp_path):
+    for name in ("in/b.nii.gz", "in/a_seg.nii.gz"):
+        write_scan(tmp_path / name)
+    assert [scan.case for scan in find_scans([tmp_path / "in"])] == ["b"]
+    assert label_maps_in([tmp_path / "in", tmp_path / "in/b.nii.gz"]) == [tmp_path / "in/a_seg.nii.gz"]
+    with pytest.raises(UserError, match="is named twice"):
+        find_scans([tmp_path / "in/b.nii.gz", tmp_path / "in/b.nii.gz"])
 
 
 def test_case_ids_must_differ_wherever_the_scans_come_from(tmp_path):

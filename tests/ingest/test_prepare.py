@@ -137,13 +137,12 @@ def test_finished_cases_are_kept_until_file_or_option_changes(make_dataset, tmp_
     assert prepare(raw, store, PrepareOptions(min_voxels=2)).reused == 0
 
 
-@pytest.mark.parametrize("spacing_mm", [(0.01, 0.01, 0.01), (1000.0, 1000.0, 1000.0)])
-def test_a_finished_store_survives_options_that_no_case_can_be_made_with(make_dataset, tmp_path, spacing_mm):
+def test_a_finished_store_survives_options_that_no_case_can_be_made_with(make_dataset, tmp_path):
     raw, store = make_dataset(["a", "b", "c", "d"]), tmp_path / "store"
     prepare(raw, store)
     before = content_of(store)
     with pytest.raises(UserError, match=r"of the first 3 none can be used \(a: .* the store is left as it is"):
-        prepare(raw, store, PrepareOptions(spacing_mm=spacing_mm))
+        prepare(raw, store, PrepareOptions(spacing_mm=(1000.0, 1000.0, 1000.0)))
     assert content_of(store) == before
 
 

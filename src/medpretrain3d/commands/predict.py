@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     with uncollected_imports():
         from medpretrain3d.inference import Predictor, load_members
         from medpretrain3d.inference.finished_cases import FinishedCases
-        from medpretrain3d.inference.inputs import find_scans
+        from medpretrain3d.inference.inputs import find_scans, label_maps_in
         from medpretrain3d.inference.prediction_run import PredictionRun
         from medpretrain3d.inference.writers.dicom_source import check_library
         from medpretrain3d.memory import keep_freed_memory
@@ -145,6 +145,11 @@ def run(args: argparse.Namespace) -> int:
     check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     scans = find_scans(paths, args.split, args.fold, args.series, args.straighten)
+    if left_out := label_maps_in(paths):
+        print(
+            f"note: {counted(len(left_out), 'file')} called as a label map left out, first {left_out[0]}",
+            file=sys.stderr,
+        )
     named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
     bundles = [bundle for _, bundle in named]
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:

@@ -236,6 +236,11 @@ def _read(path: Path, key: str) -> _Header:
     content: Any = read_json(path, object, f"not a JSON file as wanted, give the JSON file with the {key}", LARGE, True)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, must be an object with 'classes' and '{key}'")
+    version = content.get("version", 1)
+    if content.get("format") == f"medpretrain3d-{key}" and version != 1:
+        raise UserError(
+            f"{path}: is of version {version!r:.20}, this program reads 1; install a newer one, or write it anew"
+        )
     for needed in ("classes", key):
         if needed not in content:
             raise UserError(f"{path}: has no '{needed}'; a {key} file needs 'classes' and '{key}'")

@@ -159,6 +159,8 @@ def find_scans(
             plain_name(scan.case, "case id")  # files of its results are called by it
             if isinstance(scan, ScanPath):
                 scan = replace(scan, series=series, straighten=straighten)
+            if by_case.get(scan.case) == scan:
+                raise UserError(f"{_name(scan)}: is named twice; name it once")
             if scan.case in by_case:
                 names = f"{_name(by_case[scan.case])} and {_name(scan)}"
                 raise UserError(f"{names} both have the case id '{scan.case}'; rename one of them")
@@ -167,6 +169,12 @@ def find_scans(
         asked = f"split '{split}'" if fold is None else f"split '{split}' of fold {fold}"
         raise UserError(f"{asked}: only stores have splits, and no store is named; leave it out, or name a store")
     return list(by_case.values())
+
+
+def label_maps_in(paths: Sequence[Path]) -> list[Path]:
+    """Return the files of folders of scans that `find_scans` leaves out, since they are called as label maps."""
+    folders = [path for path in paths if path.is_dir() and not Store.is_at(path)]
+    return [file for folder in folders for file in find_volumes(folder) if is_label_map(Path(file.name))]
 
 
 def _behind(path: Path, split: str, fold: int | None) -> Iterator[ScanInput]:

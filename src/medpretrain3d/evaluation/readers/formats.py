@@ -15,11 +15,13 @@ from medpretrain3d.evaluation.readers.nnunet import read_nnunet
 from medpretrain3d.evaluation.readers.options import PredictionFormat, ReadOptions
 from medpretrain3d.evaluation.readers.totalsegmentator import mask_folders, read_totalsegmentator
 
+OURS = "predictions.json"
+"""Of `predict`, in a folder of what else it wrote."""
 Reader = Callable[[Path, TargetFile, ReadOptions], PredictionFile]
 
 
 def _read_ours(path: Path, targets: TargetFile, options: ReadOptions) -> PredictionFile:
-    file = read_predictions(path, options.convention)
+    file = read_predictions(path / OURS if path.is_dir() else path, options.convention)
     if not options.is_part:
         return file
     wanted = {case.case for case in targets.cases}
@@ -79,6 +81,8 @@ def format_of(path: Path) -> PredictionFormat:
         return "monai"
     if box_files(path):
         return "nndetection"
+    if (path / OURS).is_file():
+        return "medpretrain3d"
     if not path.is_dir():
         return "monai" if path.suffix == ".json" and _is_of_monai(path) else "medpretrain3d"
     from medpretrain3d.store.readers import find_volumes
