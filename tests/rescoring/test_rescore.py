@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from medpretrain3d.cli import main
 from medpretrain3d.cross_validation.candidates import read_candidates
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key
-from medpretrain3d.inference import Rescorer
+from medpretrain3d.inference import Rescorer, ScanTiles, second_stage
+from medpretrain3d.inference.candidate_cubes import candidate_cubes
 from medpretrain3d.rescoring import training
 from medpretrain3d.rescoring.candidates import read_candidate_set
 from medpretrain3d.store.store import Store
@@ -92,6 +94,28 @@ def test_what_a_call_trained_the_same_call_finds_again(
     monkeypatch.undo()
     assert rescore(place, place / "cv", learned, "--steps", "1") == 0
     assert "trained on 3 hits and 3 false positives of 3 cases; left out: 0 candidates" in capsys.readouterr().out
+
+
+def test_it_looks_where_the_candidates_are_whatever_the_spacing_of_the_store(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[float, ...]] = set()
+    trained: set[tuple[float, ...]] = set()
+
+    def noting(seen: set[tuple[float, ...]]) -> Callable[..., torch.Tensor]:
+        def cubes(tiles: ScanTiles, center_vox: np.ndarray, *rest: Any) -> torch.Tensor:
+            seen.add(tuple((center_vox * tiles.spacing_mm).round(6).tolist()))
+            return candidate_cubes(tiles, center_vox, *rest)
+
+        return cubes
+
+    monkeypatch.setattr(second_stage, "candidate_cubes", noting(asked))
+    monkeypatch.setattr(training, "candidate_cubes", noting(trained))
+    monkeypatch.setattr(training, "LARGEST_SHIFT", 0.0)
+    result = write_result(tmp_path / "cv", spacing_mm=(4.0, 3.0, 2.0))  # the store is at 2 mm
+    assert rescore(place, result, tmp_path / "out", "--steps", "1") == 0
+    # From the outer face of the first voxel: the middle of 3 to 8 and 4 to 9 voxels of 2 mm, of 14 to 19 and 13 to 18.
+    assert asked == trained == {(11, 13, 13), (33, 31, 31)}
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.5])

@@ -20,6 +20,7 @@ from medpretrain3d.backbones import (
     provenance_of,
     read_encoder,
 )
+from medpretrain3d.boxes import Detections
 from medpretrain3d.configurable import from_config
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
@@ -129,7 +130,9 @@ class SecondStage:
         for case, found in candidates.found.items():
             if candidates.fold_of[case] == fold:
                 tiles = ScanTiles(store.case(case), bundle.preprocessing)
-                added = added_log_odds(rescorer, found, tiles, self.device, self.precision)
+                boxes = torch.from_numpy(tiles.map_boxes(found.boxes.double().numpy()))
+                there = Detections(boxes, found.scores, found.labels)
+                added = added_log_odds(rescorer, there, tiles, self.device, self.precision)
                 result[case] = combined(found.scores, added).numpy()
         return result
 

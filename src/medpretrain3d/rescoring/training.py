@@ -75,6 +75,7 @@ class _Sample:
 
     case: str
     center_vox: np.ndarray
+    """In voxels of the tiles."""
     score: float
     label: int
 
@@ -102,7 +103,7 @@ def train_rescorer(
     Raises:
         UserError: no hit or no false positive in these cases, or the loss is not finite.
     """
-    hits, others = (_samples(candidates, list(scans), is_object) for is_object in (True, False))
+    hits, others = (_samples(candidates, scans, is_object) for is_object in (True, False))
     if not hits or not others:
         raise UserError(
             f"{len(hits)} hits and {len(others)} false positives among the candidates of {len(scans)} cases: a second "
@@ -138,11 +139,11 @@ def train_rescorer(
     return cast(Rescorer, average.module).cpu().eval()
 
 
-def _samples(candidates: CandidateSet, cases: Sequence[str], is_object: bool) -> list[_Sample]:
+def _samples(candidates: CandidateSet, scans: Mapping[str, ScanTiles], is_object: bool) -> list[_Sample]:
     result = []
-    for case in cases:
+    for case, tiles in scans.items():
         found = candidates.found[case]
-        centers = box_center(found.boxes.double()).numpy()
+        centers = box_center(tiles.map_boxes(found.boxes.double().numpy()))
         for row in np.flatnonzero(candidates.is_sample[case] & (candidates.is_object[case] == is_object)):
             result.append(_Sample(case, centers[row], float(found.scores[row]), int(found.labels[row])))
     return result
