@@ -123,6 +123,14 @@ def test_masks_that_do_not_fit_their_boxes_are_refused(masks, capsys):
     assert "no mask of case 'a'" in refused()
 
 
+@pytest.mark.parametrize("shape", [(EDGE, EDGE, EDGE + 1), (EDGE // 2, EDGE * 2, EDGE)])  # the other holds as many
+def test_masks_of_another_shape_are_refused(masks, capsys, shape):
+    write_nifti(masks / "wanted" / "a.nii.gz", np.zeros(shape, np.uint8), Grid(shape, np.eye(4)))
+    words = ["--predictions", str(masks / "found"), "--targets", str(masks / "wanted")]
+    assert cli.main(["evaluate", "--protocol", "masks", *words]) == 2
+    assert "case 'a': mask of what was found has shape (24, 24, 24), mask of the objects (" in capsys.readouterr().err
+
+
 def test_scans_without_an_object_have_no_score():
     scan = MaskedScan("a", np.array([0.9]), np.zeros(1, int), np.zeros(0, int), np.zeros((1, 0)))
     with pytest.raises(UserError, match="none of the 1 scans has an object to find"):

@@ -13,7 +13,7 @@ from medpretrain3d.documents import SCHEMA, read_json, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import read_predictions
 from medpretrain3d.evaluation.mask_detection import MaskedScan
-from medpretrain3d.evaluation.overlap import ScanOverlap, mask_iou, of_detection_map, of_instances
+from medpretrain3d.evaluation.overlap import ScanOverlap, check_shapes, mask_iou, of_detection_map, of_instances
 
 SCORE_COLUMNS = ("public_id", "label_id", "confidence")
 
@@ -82,6 +82,7 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
         boxes = by_case.pop(case, None)
         if boxes is None:
             raise UserError(f"{found / 'predictions.json'}: holds no case '{case}', of which there is a mask")
+        check_shapes(case, mask, truth)
         values, objects = (np.unique(one[one != 0]) for one in (mask, truth))
         if len(values) and values[-1] > len(boxes.scores):
             raise UserError(f"case '{case}': instance {values[-1]} of the mask, but {len(boxes.scores)} boxes")
