@@ -97,10 +97,14 @@ class SecondStage:
         cases = candidates.training_cases(store, fold)
         identity = self._identity(encoder.sha256, bundle, candidates, store, cases)
         if (folder / RESCORER).is_file():
-            rescorer, provenance = load_rescorer(folder)
-            if provenance.get("identity") == identity:
-                say(f"fold {fold}: second stage of an earlier call with the same options")
-                return rescorer
+            try:
+                rescorer, provenance = load_rescorer(folder)
+            except UserError as error:
+                say(f"fold {fold}: trained again, since what an earlier call left cannot be read: {error}")
+            else:
+                if provenance.get("identity") == identity:
+                    say(f"fold {fold}: second stage of an earlier call with the same options")
+                    return rescorer
         arguments = {**encoder.architecture.get("init_args", {}), "in_channels": bundle.preprocessing.num_channels}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
@@ -139,9 +143,7 @@ class SecondStage:
     def _identity(
         self, encoder_sha256: str, bundle: Bundle, candidates: CandidateSet, store: Store, cases: list[str]
     ) -> str:
-        samples: Mapping[str, Any] = {
-            case: [candidates.found[case].boxes.tolist(), candidates.found[case].scores.tolist()] for case in cases
-        }
+        samples: Mapping[str, Any] = {case: _plain(candidates, case) for case in cases}
         facts = {
             "encoder": encoder_sha256,
             "preprocessing": bundle.preprocessing.to_json(),
@@ -152,3 +154,10 @@ class SecondStage:
             "training": self.training.to_json(),
         }
         return hashlib.sha256(json_text(facts).encode()).hexdigest()
+
+
+def _plain(candidates: CandidateSet, case: str) -> list[Any]:
+    """Return all that is learned of the candidates of a case, as plain data."""
+    found = candidates.found[case]
+    columns = (found.boxes, found.scores, found.labels, candidates.is_object[case], candidates.is_sample[case])
+    return [column.tolist() for column in columns]
