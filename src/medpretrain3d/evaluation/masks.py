@@ -69,7 +69,8 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
     Args:
         found: folder with predictions.json and masks/, whose value `n` is the object of the case's n-th box.
         wanted: folder of instance maps, `<case>.nii.gz`, 0 for background; the class of each value is in
-            `<case>.json` as nnDetection has it, `{"instances": {"1": 0}}`, and needs no file where there is one class.
+            `<case>.json` as nnDetection has it, `{"instances": {"1": 0}}`, and needs no file where there is one
+            class or no value.
 
     Raises:
         UserError: a scan without a partner, masks that are unreadable or not on one grid, a value without a box or a
@@ -101,7 +102,7 @@ def _classes_of(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.nd
     Raises:
         UserError: it does not say, or says one that there is not.
     """
-    if not path.is_file() and len(classes) == 1:
+    if not path.is_file() and (len(classes) == 1 or not len(values)):
         return np.zeros(len(values), dtype=np.int64)
     of_value = read_json(path, _Instances, ADVICE)["instances"]
     labels = np.array([of_value.get(str(int(value)), -1) for value in values], dtype=np.int64)
