@@ -58,9 +58,10 @@ class FinetuneModule(Checked, L.LightningModule):
             one of docs/checkpoints.md, or an encoder file or detector bundle of this package.
         init_options: choices that some of these formats leave open.
         init: what is taken of the file: `encoder`, `neck` (and encoder), `detector` (box head too), `all` but class
-            layers. `detector` leaves class tower and mask classifier fresh, `all` the mask classifier. What other
-            levels or anchors shape stays fresh. When absent `detector` of an encoder file of DetectorPretraining, else
-            `encoder`.
+            layers. `detector` leaves class tower and mask classifier (a channel a class, of RetinaUNet) fresh, `all`
+            the mask classifier; a head of InstanceMasks, which knows no class, comes with the box head. What other
+            levels, anchors or lengths shape stays fresh. When absent `detector` of an encoder file of
+            DetectorPretraining, else `encoder`.
         init_fpn: with a bundle, its feature pyramid too.
         init_topology: with `adapt` other kernels and patches are fitted. Each such tensor is named; `same` refuses
             them.

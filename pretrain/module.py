@@ -111,6 +111,8 @@ class PretrainModule(Checked, L.LightningModule):
             )
         for size in self.data.views.sizes(self.data.patch):
             check_patch(size, self.objective.patch_stride)
+        if isinstance(self.objective, DetectorPretraining):
+            self.objective.detector.check_spacing(self.data.corpus.spacing_mm)
         freeze(self.objective, self.optim)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -134,6 +134,13 @@ def test_two_equal_peaks_farther_apart_than_the_radius_stay_and_nearer_ones_are_
     assert len(decoded(heat.flatten(1), min_distance_mm=5.0, score_threshold=0.5)) == 2
 
 
+@pytest.mark.parametrize("center", [(6.0, 9.0, 13.0), (6.0, 8.0, 13.0), (6.0, 8.0, 12.0)])
+def test_an_object_midway_between_cells_is_found_once(center):
+    """It is as near to 2, 4 and 8 cells, 6 mm apart along D and 2 along H and W."""
+    heat = maps_of(points(center), kind=BallTarget(radius_mm=8.0)).heat[0]
+    assert len(decoded(heat, min_distance_mm=1.0)) == 1
+
+
 def test_the_maximum_over_a_ball_is_that_of_all_cells_in_it():
     heat = torch.rand(2, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
     radius_mm, cell_mm = 5.0, (6.0, 2.0, 2.0)

@@ -7,7 +7,16 @@ import torch
 
 from medpretrain3d.backbones import DetectorPart
 from medpretrain3d.configurable import to_config
-from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, HeatMap, RetinaNet, RetinaUNet
+from medpretrain3d.detection import (
+    FCOS,
+    AnchorGrid,
+    BallTarget,
+    DeformableDETR,
+    HeatMap,
+    InstanceMasks,
+    RetinaNet,
+    RetinaUNet,
+)
 from medpretrain3d.detection.transfer import chosen_init, load_detector
 from medpretrain3d.errors import UserError
 from tests.tiny_detectors import ANCHORS, TINY_DETECTORS, tiny_detector
@@ -71,7 +80,35 @@ def test_what_anchors_shape_is_fresh_on_other_anchors_even_if_there_are_as_many(
     report = load_detector(detector, part(tiny_detector(RetinaNet, num_classes=3)), "all")
     left = {"box_head.output.weight", "box_head.output.bias", "box_head.scale"}
     assert names(detector) - set(report.taken) == left | LABELS[RetinaNet]
-    assert "box_head.scale and 2 more fresh: other anchors than in the file" in str(report)
+    assert "box_head.scale and 2 more fresh: relative to other anchors or lengths than in the file" in str(report)
+
+
+@pytest.mark.parametrize(("spacing_mm", "diameter_mm"), [((1.0, 1.0, 1.0), 5.0), ((2.0, 1.0, 1.0), 10.0)])
+def test_extents_of_a_heat_map_are_fresh_where_they_are_relative_to_another_length(spacing_mm, diameter_mm):
+    theirs = part(tiny_detector(HeatMap, num_classes=3, regression="box", diameter_mm=10.0))
+    same = tiny_detector(HeatMap, regression="box", target=BallTarget(radius_mm=5.0))  # which is 10 mm across
+    assert {"box_head.output.weight", "box_head.output.bias"} <= set(load_detector(same, theirs, "detector").taken)
+    other = tiny_detector(HeatMap, regression="box", spacing_mm=spacing_mm, diameter_mm=diameter_mm)
+    report = load_detector(other, theirs, "detector")
+    assert {name for name in names(other) if name.startswith("box_head.")} - set(report.taken) == {
+        "box_head.output.weight",
+        "box_head.output.bias",
+    }
+    assert "relative to other anchors or lengths than in the file" in str(report)
+    # Offsets are in cells.
+    theirs = part(tiny_detector(HeatMap, num_classes=3, diameter_mm=10.0))
+    report = load_detector(tiny_detector(HeatMap, diameter_mm=diameter_mm), theirs, "detector")
+    assert "box_head.output.weight" in report.taken
+
+
+def test_a_mask_head_is_left_where_its_own_neck_joins_other_levels():
+    theirs = part(tiny_detector(FCOS, masks=InstanceMasks(level=0, channels=16, size=4)))
+    same = tiny_detector(FCOS, masks=InstanceMasks(level=0, channels=16, size=4))
+    assert any(name.startswith("mask_head.") for name in load_detector(same, theirs, "detector").taken)
+    report = load_detector(tiny_detector(FCOS, masks=InstanceMasks(level=1, channels=16, size=4)), theirs, "detector")
+    assert not any(name.startswith("mask_head.") for name in report.taken)
+    assert "box_head.scale" in report.taken
+    assert "masks of level 1, in the file of level 0" in str(report)
 
 
 def test_a_neck_of_other_levels_is_left_and_said():

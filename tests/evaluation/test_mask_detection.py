@@ -89,6 +89,7 @@ def masks(tmp_path):
 
 
 def test_masks_on_the_command_line(masks, capsys):
+    (masks / "wanted" / "b.json").unlink()  # its map is empty: there is no value whose class could be named
     words = ["--predictions", str(masks / "found"), "--targets", str(masks / "wanted"), "-o", str(masks / "out.json")]
     assert cli.main(["evaluate", "--protocol", "masks", *words, "--plots", str(masks / "plots")]) == 0
     said = capsys.readouterr().out
@@ -121,6 +122,14 @@ def test_masks_that_do_not_fit_their_boxes_are_refused(masks, capsys):
     assert "holds no case 'a', of which there is a mask" in refused()
     (masks / "found" / "masks" / "a.nii.gz").unlink()
     assert "no mask of case 'a'" in refused()
+
+
+@pytest.mark.parametrize("shape", [(EDGE, EDGE, EDGE + 1), (EDGE // 2, EDGE * 2, EDGE)])  # the other holds as many
+def test_masks_of_another_shape_are_refused(masks, capsys, shape):
+    write_nifti(masks / "wanted" / "a.nii.gz", np.zeros(shape, np.uint8), Grid(shape, np.eye(4)))
+    words = ["--predictions", str(masks / "found"), "--targets", str(masks / "wanted")]
+    assert cli.main(["evaluate", "--protocol", "masks", *words]) == 2
+    assert "case 'a': mask of what was found has shape (24, 24, 24), mask of the objects (" in capsys.readouterr().err
 
 
 def test_scans_without_an_object_have_no_score():

@@ -110,6 +110,41 @@ def test_what_a_region_drops_is_counted_against_the_truth(
     assert kept["detectors"] == before["detectors"]  # still out of fold
 
 
+def test_what_stays_has_no_call_of_the_scan_and_counts_what_went(place: Path, tmp_path: Path) -> None:
+    document = json.loads((place / "cv" / "predictions.json").read_text())
+    document["predictions"][0] |= {"case_score": 0.6, "is_positive": True}
+    document["predictions"][1] |= {"num_outside": 4}
+    (tmp_path / "predictions.json").write_text(json.dumps(document))
+    files = ["--predictions", str(tmp_path / "predictions.json"), "--region-parts", "liver", "--margin-mm", "0"]
+    assert restrict(place, *files, "-o", str(tmp_path / "kept.json")) == 0
+    kept = json.loads((tmp_path / "kept.json").read_text())["predictions"]
+    assert [one["num_outside"] for one in kept] == [1, 5, 1, 1, 1, 1]
+    assert not any("case_score" in one or "is_positive" in one for one in kept)
+
+
+def test_no_more_hits_are_lost_than_there_were_where_a_scan_has_many_boxes(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads((place / "cv" / "predictions.json").read_text())
+    entry = document["predictions"][0]  # the dark box, which hits nothing, a hundred times before the bright one
+    for name in ("boxes", "scores", "labels", "boxes_vox"):
+        entry[name] = [entry[name][0]] * 100 + [entry[name][1]]
+    (tmp_path / "many.json").write_text(json.dumps(document))
+    files = ["--predictions", str(tmp_path / "many.json"), "--region-parts", "liver", "--margin-mm", "0"]
+    assert restrict(place, *files) == 0
+    assert words(capsys.readouterr().out)[1] == "0 mm lesion 0 of 6 0 of 6 105 of 105"
+
+
+def test_masks_beside_the_file_would_number_other_boxes(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "masks").mkdir()
+    options = ["--region-parts", "liver", "--margin-mm", "0", "-o"]
+    assert restrict(place, *options, str(tmp_path / "predictions.json")) == 2
+    assert "masks beside it numbers all boxes, not what stays; choose another folder" in capsys.readouterr().err
+    assert restrict(place, *options, str(tmp_path / "kept.json")) == 0
+
+
 def test_boxes_of_a_coarse_detector_are_a_region_too(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.backbones import DetectorPart, ResEnc
+from medpretrain3d.backbones import DetectorPart, ResEnc, TokenPyramid, ViT
 from medpretrain3d.boxes import Targets
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import FCOS, Detector
@@ -67,6 +67,15 @@ def test_a_frozen_encoder_gets_no_gradient_and_all_else_does():
     objective(batch()).loss.backward()
     has_none = {name.split(".")[0] for name, parameter in objective.named_parameters() if parameter.grad is None}
     assert has_none == {"backbone"}
+
+
+def test_branches_on_a_frozen_transformer_learn():
+    backbone = TokenPyramid(ViT(**ViT.tiny), num_coarser=0)
+    detector = FCOS(backbone, 2, fpn_channels=16, head_convs=1, first_level=0)
+    objective = DetectorPretraining(detector, frozen_encoder=True)
+    objective(batch()).loss.backward()
+    has_none = {name for name, parameter in objective.named_parameters() if parameter.grad is None}
+    assert has_none == {f"backbone.backbone.{name}" for name, _ in backbone.encoder.named_parameters()}
 
 
 @pytest.mark.parametrize("beside", [MAE, SparK])

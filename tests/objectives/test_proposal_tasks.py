@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from medpretrain3d.backbones import ResNet3D, load_encoder, read_encoder, save_encoder
 from medpretrain3d.boxes import Targets
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import FCOS, DeformableDETR, RetinaNet, RetinaUNet
@@ -109,6 +110,24 @@ def test_the_moving_average_follows_and_is_no_part_of_what_is_handed_on():
     assert not any(name.startswith("detector.tasks") for name in one.state_dict())
     twin = from_config(to_config(one), DetectorPretraining)
     assert twin.state_dict().keys() == one.state_dict().keys()
+
+
+def test_both_networks_of_a_contrast_go_by_the_statistics_of_a_file(tmp_path):
+    backbone = ResNet3D(**ResNet3D.tiny)
+    with torch.no_grad():
+        backbone.train()(torch.randn(2, 1, 32, 32, 32) * 3 + 1)
+    save_encoder(tmp_path, backbone, card={})
+    one = DetectorPretraining(
+        FCOS(ResNet3D(**ResNet3D.tiny), 1, fpn_channels=16, head_convs=1), contrast=ProposalContrast(8)
+    )
+    load_encoder(one.backbone, read_encoder(tmp_path), one)
+    one.after_load()
+    image = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        student = one.train().detector.pyramid(image)
+        teacher = one.tasks["contrast"].teacher.network["detector"].pyramid(image)
+    for ours, theirs in zip(student, teacher, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_proposal_of_the_right_size_has_the_encoder_s_own_features():

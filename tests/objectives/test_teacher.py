@@ -52,6 +52,27 @@ def test_a_teacher_has_no_gradient_no_drop_path_and_batch_norms_like_the_student
     assert all(norm.training for norm in norms)
 
 
+@pytest.mark.parametrize("freezes", [True, False])
+def test_a_teacher_goes_by_loaded_statistics_where_the_student_does(freezes):
+    student = torch.nn.Sequential(ResNet3D(10, width=4), torch.nn.BatchNorm3d(4))
+    teacher = Teacher(student, 0.9)
+    student[0].freeze_statistics = teacher.network[0].freeze_statistics = freezes
+    student[0].has_loaded_statistics = True  # as an encoder file leaves it, after which the teacher begins anew
+    student.train()
+    for _ in range(2):
+        teacher.start_from(student)
+        of_student, of_teacher = (
+            [norm.training for norm in one.modules() if isinstance(norm, torch.nn.BatchNorm3d)]
+            for one in (student, teacher)
+        )
+        assert of_student == of_teacher
+        assert of_student[:-1] == [not freezes] * (len(of_student) - 1)
+        assert of_student[-1]  # a projector's came with no file
+        student.train()
+        teacher.train()
+    assert not any(norm.training for norm in teacher.eval().modules())
+
+
 @pytest.mark.parametrize("cls", WITH_TEACHER)
 def test_teachers_resume_exactly(cls):
     whole = CONTRASTIVE[cls](tiny_backbone("ViT anisotropic"))

@@ -11,8 +11,11 @@ import pytest
 from medpretrain3d.cli import main
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.object_crops import read_objects
 from medpretrain3d.store import Store
 from medpretrain3d.store.damage import check_store
+from medpretrain3d.store.intensity import Window
 from medpretrain3d.store.splits import Splits, write_splits
 from tests.pseudo.test_scan import scan
 
@@ -108,6 +111,36 @@ def test_organ_masks_of_a_segmenter_are_brought_to_the_grid_of_the_store(tmp_pat
     muscle = (scan() == 60).nonzero()
     low, high = np.array([axis.min() for axis in muscle]), np.array([axis.max() + 1 for axis in muscle])
     assert np.abs(case.boxes[0] * 2 - [*low, *high]).max() <= 2  # a voxel of the store is two of the scan
+
+
+def test_a_cut_object_that_another_hides_in_part_has_its_own_box_and_its_voxels_their_class(tmp_path):
+    """Two organs of the same width share half of it: of the larger one half is seen, and its box is not that half."""
+    image = (np.arange(32**3, dtype=np.int32) % 100).reshape(32, 32, 32).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(image, AFFINE), tmp_path / "raw.nii.gz")
+    prepare(tmp_path, tmp_path / "store", PrepareOptions())
+    for name, first, last in (("liver", 4, 20), ("spleen", 12, 24)):
+        mask = np.zeros((32, 32, 32), dtype=np.uint8)
+        mask[4:20, first:last, 4:28] = 1  # W, H, D
+        (tmp_path / "organs" / "raw").mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(mask, AFFINE), tmp_path / "organs" / "raw" / f"{name}.nii.gz")
+    nothing_else = [word for kind in ("bone", "air", "tissue") for word in (f"--num-{kind}", "0")]
+    words = ["pseudo", str(tmp_path / "store"), "--organs", str(tmp_path / "organs"), "--pictures", "0"]
+    assert main([*words, *nothing_else]) == 0
+    case = Store(tmp_path / "store_pseudo").case("raw")
+    assert case.boxes.tolist() == [[4, 4, 4, 28, 20, 20], [4, 12, 4, 28, 24, 20]]
+    assert [bool(number) for number in case.instance_ids] == [True, True]
+    assert case.outline_ids.tolist() == [0, case.instance_ids[1]]
+    reader, random = CropReader((16, 24, 24), Window()), np.random.default_rng(0)
+    placement = reader.draw_placement(case, random)
+    _, targets = read_objects(reader, case, (0, 0, 0), placement, random, 0.1).apply()
+    assert targets.boxes.tolist() == [[4, 4, 4, 16, 20, 20], [4, 12, 4, 16, 24, 20]]
+    assert targets.mask[4:16, 4:24, 4:20].unique().tolist() == [1 + case.labels[0]]
+
+
+def test_a_store_is_named_by_where_one_is(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(store, tmp_path / "here"))
+    assert main(["pseudo", ".", "--pictures", "0"]) == 0
+    assert len(Store(tmp_path / "here_pseudo")) == len(Store(store))
 
 
 def test_scans_in_which_nothing_is_found_are_named_and_an_empty_store_is_no_success(store, tmp_path, capsys):

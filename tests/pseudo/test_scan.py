@@ -101,6 +101,18 @@ def test_an_object_that_others_hide_has_no_id_and_keeps_its_box():
     assert set(np.unique(labels)) == {0, 2, 3}
 
 
+def test_an_object_whose_seen_part_is_shorter_than_its_box_is_known():
+    outer, inner = np.ones((6, 6, 6), dtype=bool), np.ones((2, 2, 2), dtype=bool)
+    half = np.ones((6, 3, 6), dtype=bool)
+    regions = [Region.of_mask("organ", one, at) for one, at in ((outer, (0, 0, 0)), (inner, (2, 2, 2)))]
+    image = np.full((8, 8, 8), -1000, dtype=np.int16)
+    found = find_pseudo_objects(image, (10.0, 10.0, 10.0), organ_regions=regions)
+    assert found.partly_hidden(*found.instances()) == []  # its outline is seen
+    regions = [Region.of_mask("organ", outer), Region.of_mask("organ", half)]
+    found = find_pseudo_objects(image, (10.0, 10.0, 10.0), organ_regions=regions)
+    assert found.partly_hidden(*found.instances()) == [1]
+
+
 def test_a_ridge_divides_two_basins_and_its_height_is_their_edge():
     height = np.array([3.0, 1, 2, 7, 5, 4, 6], dtype=np.float32).reshape(1, 1, 7)
     labels = flooded(height, np.ones((1, 1, 7), dtype=bool))

@@ -40,7 +40,9 @@ def write_store(folder: Path) -> Store:
     return Store(folder)
 
 
-def write_result(folder: Path, detectors: list[dict[str, Any]] | None = None) -> Path:
+def write_result(
+    folder: Path, detectors: list[dict[str, Any]] | None = None, spacing_mm: tuple[float, float, float] | None = None
+) -> Path:
     """What cross-validate leaves: both cubes of every case, the dark one with the higher score, and an ensemble."""
     predictions = []
     for number, name in enumerate(IDS):
@@ -56,7 +58,7 @@ def write_result(folder: Path, detectors: list[dict[str, Any]] | None = None) ->
         torch.manual_seed(k)
         detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
         members[f"fold_{k}"] = folder / f"bundle_{k}"
-        save_bundle(members[f"fold_{k}"], detector, ["lesion"], Preprocessing(patch=SHAPE))
+        save_bundle(members[f"fold_{k}"], detector, ["lesion"], Preprocessing(patch=SHAPE, spacing_mm=spacing_mm))
     config = InferenceConfig(score_threshold=0.0, max_per_class=5)
     save_ensemble(folder / "ensemble", members, config, {})
     return folder

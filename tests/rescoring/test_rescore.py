@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ import pytest
 import torch
 
 from medpretrain3d.api.detector import Detector
-from medpretrain3d.backbones import VolumesSeen
+from medpretrain3d.backbones import ViT, VolumesSeen
+from medpretrain3d.boxes import Detections
 from medpretrain3d.cli import main
 from medpretrain3d.cross_validation.candidates import read_candidates
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key
-from medpretrain3d.inference import Rescorer
+from medpretrain3d.inference import Rescorer, ScanTiles, second_stage
+from medpretrain3d.inference.candidate_cubes import candidate_cubes
 from medpretrain3d.rescoring import training
-from medpretrain3d.rescoring.candidates import read_candidate_set
+from medpretrain3d.rescoring.candidates import CandidateSet, read_candidate_set
+from medpretrain3d.store import Preprocessing, Volume
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
-from tests.rescoring.results import BRIGHT, FOLDS, IDS, write_encoder, write_result, write_store
+from tests.rescoring.results import BRIGHT, DARK, FOLDS, GRID, IDS, write_encoder, write_result, write_store
 
 SMALL = ["--cube-mm", "16", "40", "--cube-vox", "8", "--batch-size", "8", "--lr", "3e-3", "--device", "cpu"]
 
@@ -94,6 +98,28 @@ def test_what_a_call_trained_the_same_call_finds_again(
     assert "trained on 3 hits and 3 false positives of 3 cases; left out: 0 candidates" in capsys.readouterr().out
 
 
+def test_it_looks_where_the_candidates_are_whatever_the_spacing_of_the_store(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[float, ...]] = set()
+    trained: set[tuple[float, ...]] = set()
+
+    def noting(seen: set[tuple[float, ...]]) -> Callable[..., torch.Tensor]:
+        def cubes(tiles: ScanTiles, center_vox: np.ndarray, *rest: Any) -> torch.Tensor:
+            seen.add(tuple((center_vox * tiles.spacing_mm).round(6).tolist()))
+            return candidate_cubes(tiles, center_vox, *rest)
+
+        return cubes
+
+    monkeypatch.setattr(second_stage, "candidate_cubes", noting(asked))
+    monkeypatch.setattr(training, "candidate_cubes", noting(trained))
+    monkeypatch.setattr(training, "LARGEST_SHIFT", 0.0)
+    result = write_result(tmp_path / "cv", spacing_mm=(4.0, 3.0, 2.0))  # the store is at 2 mm
+    assert rescore(place, result, tmp_path / "out", "--steps", "1") == 0
+    # From the outer face of the first voxel: the middle of 3 to 8 and 4 to 9 voxels of 2 mm, of 14 to 19 and 13 to 18.
+    assert asked == trained == {(11, 13, 13), (33, 31, 31)}
+
+
 @pytest.mark.parametrize("constant", [0.0, 1.5])
 def test_a_constant_rescorer_leaves_every_metric_as_it_was(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: float
@@ -114,6 +140,40 @@ def test_a_constant_rescorer_leaves_every_metric_as_it_was(
     if constant == 0:
         before, after = (json.loads((one / "predictions.json").read_text()) for one in (place / "cv", tmp_path / "out"))
         assert after == before
+
+
+def test_a_damaged_second_stage_is_said_and_trained_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rescore(place, place / "cv", tmp_path / "out", "--steps", "1") == 0
+    weights = tmp_path / "out" / "rescorers" / "fold_0" / "rescorer.safetensors"
+    before, result = weights.read_bytes(), (tmp_path / "out" / "predictions.json").read_bytes()
+    weights.write_bytes(b"")
+    capsys.readouterr()
+    assert rescore(place, place / "cv", tmp_path / "out", "--steps", "1") == 0
+    told = capsys.readouterr().out
+    assert "fold 0: trained again, since what an earlier call left cannot be read: " in told
+    assert "fold 1: second stage of an earlier call" in told
+    assert weights.read_bytes() == before
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == result
+
+
+def test_drop_path_follows_the_seed() -> None:
+    found = Detections(torch.tensor([DARK, BRIGHT]), torch.tensor([0.6, 0.5]), torch.zeros(2, dtype=torch.long))
+    candidates = CandidateSet({"a": found}, {"a": np.array([False, True])}, {"a": np.array([True, True])}, {"a": 0})
+    image = np.random.default_rng(0).integers(-100, 100, (1, 24, 24, 24), dtype=np.int16)
+    scans = {"a": ScanTiles(Volume(image, GRID, GRID), Preprocessing(patch=(8, 8, 8)))}
+
+    def trained() -> dict[str, torch.Tensor]:
+        torch.random.default_generator.seed()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            rescorer = Rescorer(ViT(**{**ViT.tiny, "drop_path": 0.5}), 1, (16.0, 24.0), 16)
+        once = training.RescorerTraining(num_steps=3, batch_size=4)
+        return training.train_rescorer(rescorer, candidates, scans, ["x"], once, torch.device("cpu")).state_dict()
+
+    first, again = trained(), trained()
+    assert all(torch.equal(first[name], again[name]) for name in first)
 
 
 def test_candidates_in_fold_are_refused(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ def test_sharpening_by_hand():
     # T 0.5: p^2 / (p^2 + (1 - p)^2)
     torch.testing.assert_close(sharpened(torch.tensor([0.0, 0.1, 0.5, 0.8, 1.0]), 0.5)[1], torch.tensor(0.01 / 0.82))
     assert sharpened(torch.tensor([0.0, 0.5, 1.0]), 0.7).tolist() == [0.0, 0.5, 1.0]
+    assert sharpened(torch.tensor([0.0, 0.4, 0.5, 0.6, 1.0]), 0.005).tolist() == [0.0, pytest.approx(0), 0.5, 1.0, 1.0]
     p = torch.rand(20)
     torch.testing.assert_close(sharpened(p, 1.0), p)
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from medpretrain3d.atomic import locked, locked_folder, write_text
+from medpretrain3d.commands.beside import beside
 from medpretrain3d.errors import UserError
 from medpretrain3d.plan_page import write_plan_page
 from medpretrain3d.planning import Plan
@@ -74,7 +75,7 @@ def _planned_store(args: argparse.Namespace, store: Store, plan: Plan) -> tuple[
 def _beside(store: Store, plan: Plan) -> Path:
     spacing = "x".join(f"{edge:.3g}" for edge in plan.spacing_mm)
     folder = Path(store.place) if "://" not in store.place else Path("data") / store.path.name
-    return folder.with_name(f"{folder.resolve().name}_at_{spacing}mm")
+    return beside(folder, f"_at_{spacing}mm")
 
 
 def _with_folds(store: Store, is_locked: bool = False) -> list[str]:

@@ -23,6 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from medpretrain3d.atomic import locked_folder
+from medpretrain3d.commands.beside import beside
 from medpretrain3d.commands.numbers import Number, Processes
 from medpretrain3d.errors import UserError
 from medpretrain3d.pseudo.options import PseudoOptions
@@ -53,11 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = PseudoOptions()
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT", help="default: STORE_pseudo, beside it")
-    for name in ("bone", "air", "tissue", "blob"):
+    for name, per in {"bone": " and threshold", "air": " and threshold", "tissue": " and scale", "blob": ""}.items():
         value = getattr(default, f"num_{name}")
-        parser.add_argument(
-            f"--num-{name}", type=Number(Whole), default=value, metavar="N", help=f"most per scan (default: {value})"
-        )
+        text = f"most per scan{per} (default: {value})"
+        parser.add_argument(f"--num-{name}", type=Number(Whole), default=value, metavar="N", help=text)
     for name, (text, hint) in _SEVERAL.items():
         several = list(getattr(default, name.replace("-", "_")))
         parser.add_argument(
@@ -96,7 +96,7 @@ def lock(args: argparse.Namespace) -> Iterator[None]:
     store = Path(str(args.store).rstrip("/"))
     if args.out is None and url_of(args.store):
         raise UserError(f"{args.store}: is a URL; name OUT, the folder to write")
-    args.out = args.out or store.with_name(f"{store.name}_pseudo")
+    args.out = args.out or beside(store, "_pseudo")
     with locked_folder(args.out):
         yield
 

@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a line per margin and class, and write what stays.
 
     Raises:
-        UserError: unreadable files, boxes that are not in LPS mm, several margins for one file, or see `Regions`.
+        UserError: unreadable files, boxes that are not in LPS mm, several margins for one file, a file beside masks of
+            other boxes, or see `Regions`.
     """
     import numpy as np
 
@@ -61,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out and len(args.margin_mm) > 1:
         raise UserError(f"-o {args.out}: got margins {args.margin_mm}, wanted one; name the one to keep: --margin-mm")
+    if args.out and args.out.name == "predictions.json" and (masks := args.out.parent / "masks").is_dir():
+        raise UserError(f"-o {args.out}: {masks} beside it numbers all boxes, not what stays; choose another folder")
     predictions, targets = read_predictions(args.predictions), read_targets(args.targets)
     for file in (predictions, targets):
         if file.frame != "lps_mm":
@@ -129,11 +132,19 @@ def _counts(found: Sequence[Any], wanted: Sequence[Any], classes: Sequence[str])
     from medpretrain3d.cross_validation.validation_scores import HIT_IOU
     from medpretrain3d.evaluation.center_distance import match_objects
 
-    matched = match_objects(found, wanted, classes, HIT_IOU).classes
+    # All of them, as all are counted that go: of the best hundred others would take the places of those.
+    most = max([1, *(len(one.scores) for one in found)])
+    matched = match_objects(found, wanted, classes, HIT_IOU, most).classes
     return [(int(one.is_hit[0].sum()), int((~one.is_hit[0] & one.counts_always).sum())) for one in matched]
 
 
 def _kept(entry: Any, is_inside: np.ndarray) -> Any:
+    """Return the entry of a scan with the boxes inside.
+
+    Without the call of the scan: it may rest on what is gone, and on boxes below a threshold, which no file holds.
+    """
     rows = [row for row, inside in enumerate(is_inside.tolist()) if inside]
     columns = ("boxes", "scores", "labels", "boxes_vox")
-    return {**entry, **{name: [entry[name][row] for row in rows] for name in columns if name in entry}}
+    others = {name: value for name, value in entry.items() if name not in ("case_score", "is_positive")}
+    others["num_outside"] = (entry.get("num_outside") or 0) + len(is_inside) - len(rows)
+    return {**others, **{name: [entry[name][row] for row in rows] for name in columns if name in entry}}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.boxes import Detections, Targets, has_extent, is_point
-from medpretrain3d.configurable import Configurable
+from medpretrain3d.configurable import Configurable, to_config
 from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
 from medpretrain3d.graph_compilation import network_parts
@@ -50,7 +50,7 @@ class Detector(Configurable, nn.Module):
     """Beginnings of names of tensors beside the backbone's, and which part they are of; of what is not named, `class`.
     By them another detector takes over weights, see `medpretrain3d.detection.transfer`."""
     shaped_by_anchors: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of names of tensors that mean something for the same anchors alone."""
+    """Beginnings of names of tensors that mean something for the same `anchoring` alone."""
     learns_points: ClassVar[bool] = False
     """Whether a target may be a point, a box whose two corners are one; elsewhere it is no box."""
     tiny: ClassVar[Mapping[str, Any]] = {}
@@ -71,6 +71,11 @@ class Detector(Configurable, nn.Module):
     def geometry(self) -> dict[str, Any]:
         """Return plain data on which levels the neck joins: weights of a neck mean something for the same alone."""
         return {"strides": [list(level.stride) for level in self.backbone.levels]}
+
+    def anchoring(self) -> list[object]:
+        """Return plain data on what boxes are relative to: what is `shaped_by_anchors` means something for it alone."""
+        parts = [getattr(self, name, None) for name in ("anchors", "coder")]
+        return [to_config(one) for one in parts if isinstance(one, Configurable)]
 
     def check_spacing(self, spacing_mm: Sequence[float] | None) -> None:
         """Compare lengths in mm among the arguments with the spacing (D, H, W) of the data, where there are any.

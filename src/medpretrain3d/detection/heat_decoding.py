@@ -15,6 +15,8 @@ from medpretrain3d.detection.peaks import peaks
 
 MOST_CELLS = 2.0
 """Farthest that a learned center lies from its cell's, in cells."""
+TOUCHING_CELLS = 1.75
+"""In cells: the centers of the 26 that touch a cell lie nearer, of all others farther away."""
 LARGEST_LOG = 4.0
 """Of a learned extent over `diameter_mm`: a factor of 55."""
 
@@ -33,7 +35,7 @@ class HeatDecoder:
 
     def candidates(
         self, logits: Tensor, values: Tensor, finite: Tensor, cells: Tensor, shape: Shape, image_shape: Shape
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the best peaks of each image, best first, on the device of the predictions.
 
         Args:
@@ -45,7 +47,8 @@ class HeatDecoder:
             image_shape: voxels (D, H, W).
 
         Returns:
-            Boxes (B, N, 6) inside the image, scores (B, N), -1 where there is no peak, and labels (B, N) int64.
+            Boxes (B, N, 6) inside the image, scores (B, N), -1 where there is no peak, labels (B, N) int64, and the
+            places of their cells in the map (B, N, 3) int64.
         """
         d, h, w = shape
         maps = rearrange(logits.masked_fill(~finite[..., None], -torch.inf), "b (d h w) k -> b k d h w", d=d, h=h, w=w)
@@ -62,16 +65,19 @@ class HeatDecoder:
         if values.shape[2] > 3:
             sizes = sizes * of_cell[..., 3:].clamp(-LARGEST_LOG, LARGEST_LOG).exp()
         boxes = cut_about_center(corners_of(centers, sizes).flatten(0, 1), image_shape)
-        return boxes.view(*cell.shape, 6), best.values, label
+        places = torch.stack([cell // (h * w), cell // w % h, cell % w], dim=-1)
+        return boxes.view(*cell.shape, 6), best.values, label, places
 
-    def compare(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
+    def compare(self, boxes: Tensor, scores: Tensor, labels: Tensor, places: Tensor) -> Detections:
         """Return the detections of an image, best score first, of its candidates (N) on the CPU."""
         kept = scores >= max(0.0, self.score_threshold)
-        found = Detections(boxes[kept], scores[kept], labels[kept])
+        found, places = Detections(boxes[kept], scores[kept], labels[kept]), places[kept].float()
         centers_mm = box_center(found.boxes) * _row(self.spacing_mm, found.boxes)
         best = []
         for label in found.labels.unique():
             rows = torch.nonzero(found.labels == label)[:, 0]
+            # An object midway between cells makes equal peaks on cells that touch, which may be farther apart in mm.
+            rows = rows[suppress_by_distance(places[rows], found.scores[rows], TOUCHING_CELLS)[0]]
             best.append(rows[suppress_by_distance(centers_mm[rows], found.scores[rows], self.min_distance_mm)[0]])
         found = found[torch.cat(best)] if best else found
         return found[found.scores.argsort(descending=True, stable=True)[: self.detections_per_image]]

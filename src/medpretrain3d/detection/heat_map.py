@@ -137,6 +137,11 @@ class HeatMap(Detector):
         """See `Detector`."""
         return {**super().geometry(), "finest_level": self.first_level}
 
+    def anchoring(self) -> list[object]:
+        """See `Detector`; in voxels, since the network knows nothing else."""
+        edges_vox = [round(self.decoder.diameter_mm / edge, 2) for edge in self.spacing_mm]
+        return [{"diameter_vox": edges_vox}] if self.box_head is not None and self.box_head.num_values > 3 else []
+
     def check_spacing(self, spacing_mm: Sequence[float] | None) -> None:
         """See `Detector`."""
         if spacing_mm is None:
@@ -224,6 +229,6 @@ class HeatMap(Detector):
         finite = finite_rows(logits.flatten(0, 1), values.flatten(0, 1)).view(logits.shape[:2])
         cells = self.cells([shape], [self.stride], logits.device)
         candidates = self.decoder.candidates(logits, values, finite, cells, shape, image_shape)
-        boxes, scores, labels, num_finite = to_host([*candidates, finite.sum()])
+        *compared, num_finite = to_host([*candidates, finite.sum()])
         self.count_predictions(finite.numel(), finite.numel() - int(num_finite))
-        return [self.decoder.compare(*image) for image in zip(boxes, scores, labels, strict=True)]
+        return [self.decoder.compare(*image) for image in zip(*compared, strict=True)]

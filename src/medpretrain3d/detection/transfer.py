@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import DetectorPart
-from medpretrain3d.configurable import Configurable, from_config, to_config
+from medpretrain3d.configurable import from_config
 from medpretrain3d.detection.base import Detector, Part
+from medpretrain3d.detection.mask_head import MaskHead
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import require_finite
 
@@ -61,7 +62,7 @@ def load_detector(detector: Detector, part: DetectorPart, init: Init, source: st
     """Put neck and heads of a file into a detector: tensors of the same name and shape that mean the same.
 
     The neck is taken where both join the same levels at the same width, heads where the neck that they read is, what
-    anchors shape where they are the same.
+    is relative to anchors or lengths where these are the same, a mask head where its own neck joins the same levels.
 
     Args:
         detector: receives the weights.
@@ -131,15 +132,13 @@ def _misfit(name: str, detector: Detector, twin: Detector, part: DetectorPart) -
     """Return why a tensor of the file means nothing here; empty where it fits, its shape aside."""
     if name not in part.weights:
         return "not in the file"
-    if name.startswith(detector.shaped_by_anchors) and _anchors(detector) != _anchors(twin):
-        return "other anchors than in the file"
-    return ""
-
-
-def _anchors(detector: Detector) -> list[object]:
-    """Return what boxes are relative to, as plain data."""
-    parts = [getattr(detector, name, None) for name in ("anchors", "coder")]
-    return [to_config(one) for one in parts if isinstance(one, Configurable)]
+    if name.startswith(detector.shaped_by_anchors) and detector.anchoring() != twin.anchoring():
+        return "relative to other anchors or lengths than in the file"
+    ours, theirs = (getattr(one, "mask_head", None) for one in (detector, twin))
+    if not (name.startswith("mask_head.") and isinstance(ours, MaskHead) and isinstance(theirs, MaskHead)):
+        return ""
+    here, there = ours.options.level, theirs.options.level
+    return "" if here == there else f"masks of level {here}, in the file of level {there}"
 
 
 def _some(names: list[str]) -> str:

@@ -21,7 +21,7 @@ from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
-from medpretrain3d.evaluation.matching import Closeness
+from medpretrain3d.evaluation.matching import MAX_DETECTIONS, Closeness
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
 from medpretrain3d.store.points import POINT_RADIUS_MM, refuse_points
 
@@ -114,11 +114,13 @@ def match_centers(
     targets: Sequence[TargetCase | Targets],
     classes: Sequence[str],
     criterion: Criterion = "radius",
+    max_detections: int = MAX_DETECTIONS,
 ) -> MatchedScans:
     """Match every scan of a data set by the distance of centers; arguments and errors as `center`."""
     if criterion == "box":
         refuse_points(*count_target_points(targets), "the criterion 'box'", "score by --hit radius or a distance in mm")
-    return match_data_set(predictions, targets, classes, [JUST_INSIDE], closeness(criterion, POINT_RADIUS_MM))
+    close = closeness(criterion, POINT_RADIUS_MM)
+    return match_data_set(predictions, targets, classes, [JUST_INSIDE], close, max_detections)
 
 
 def match_objects(
@@ -126,15 +128,18 @@ def match_objects(
     targets: Sequence[TargetCase | Targets],
     classes: Sequence[str],
     iou: float,
+    max_detections: int = MAX_DETECTIONS,
 ) -> MatchedScans:
     """Match every scan at one overlap, or where any object is a point by the distance of centers in mm.
+
+    Of each class the best `max_detections` of a scan count.
 
     Raises:
         UserError: as `match_data_set`.
     """
     if count_target_points(targets)[0]:
-        return match_centers(predictions, targets, classes)
-    return match_data_set(predictions, targets, classes, (iou,))
+        return match_centers(predictions, targets, classes, max_detections=max_detections)
+    return match_data_set(predictions, targets, classes, (iou,), max_detections=max_detections)
 
 
 def mean_center_precision(

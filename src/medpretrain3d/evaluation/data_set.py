@@ -114,6 +114,7 @@ def match_data_set(
     classes: Sequence[str],
     thresholds: Sequence[float],
     closeness: Closeness = intersection_over_union,
+    max_detections: int = MAX_DETECTIONS,
 ) -> MatchedScans:
     """Check the cases and match every scan once, in its own frame (`in_scan_frames`).
 
@@ -130,5 +131,5 @@ def match_data_set(
     if closeness is intersection_over_union:
         num_points, num_objects = count_target_points(wanted)
         refuse_points(num_points, num_objects, "an overlap", "score by distance: evaluate --protocol centre")
-    matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness)
+    matches = match_scans(found, wanted, len(classes), np.array(thresholds), closeness, max_detections)
     return MatchedScans(found, wanted, classes, matches, pool_classes(matches), framed.num_oblique, framed.notes)

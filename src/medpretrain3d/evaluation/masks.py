@@ -13,7 +13,7 @@ from medpretrain3d.documents import SCHEMA, read_json, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import read_predictions
 from medpretrain3d.evaluation.mask_detection import MaskedScan
-from medpretrain3d.evaluation.overlap import ScanOverlap, mask_iou, of_detection_map, of_instances
+from medpretrain3d.evaluation.overlap import ScanOverlap, check_shapes, mask_iou, of_detection_map, of_instances
 
 SCORE_COLUMNS = ("public_id", "label_id", "confidence")
 
@@ -69,12 +69,15 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
     Args:
         found: folder with predictions.json and masks/, whose value `n` is the object of the case's n-th box.
         wanted: folder of instance maps, `<case>.nii.gz`, 0 for background; the class of each value is in
-            `<case>.json` as nnDetection has it, `{"instances": {"1": 0}}`, and needs no file where there is one class.
+            `<case>.json` as nnDetection has it, `{"instances": {"1": 0}}`, and needs no file where there is one
+            class or no value.
 
     Raises:
         UserError: a scan without a partner, masks that are unreadable or not on one grid, a value without a box or a
             class.
     """
+    if not (found / "masks").is_dir():
+        raise UserError(f"{found}: wanted the folder that `predict --format json masks` wrote, with masks/ in it")
     predictions = read_predictions(found / "predictions.json")
     by_case = {one.case: one for one in predictions.cases}
     scans = []
@@ -82,6 +85,7 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
         boxes = by_case.pop(case, None)
         if boxes is None:
             raise UserError(f"{found / 'predictions.json'}: holds no case '{case}', of which there is a mask")
+        check_shapes(case, mask, truth)
         values, objects = (np.unique(one[one != 0]) for one in (mask, truth))
         if len(values) and values[-1] > len(boxes.scores):
             raise UserError(f"case '{case}': instance {values[-1]} of the mask, but {len(boxes.scores)} boxes")
@@ -100,7 +104,7 @@ def _classes_of(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.nd
     Raises:
         UserError: it does not say, or says one that there is not.
     """
-    if not path.is_file() and len(classes) == 1:
+    if not path.is_file() and (len(classes) == 1 or not len(values)):
         return np.zeros(len(values), dtype=np.int64)
     of_value = read_json(path, _Instances, ADVICE)["instances"]
     labels = np.array([of_value.get(str(int(value)), -1) for value in values], dtype=np.int64)

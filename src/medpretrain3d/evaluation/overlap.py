@@ -61,7 +61,7 @@ def of_instances(case: str, found: np.ndarray, scores: dict[int, float], wanted:
     Raises:
         UserError: the maps differ in shape, a score is missing or outside [0, 1], or one has no instance.
     """
-    _check_shapes(case, found, wanted)
+    check_shapes(case, found, wanted)
     values = np.unique(found[found != 0])
     unknown = [int(value) for value in values if int(value) not in scores]
     if unknown:
@@ -91,7 +91,7 @@ def of_detection_map(case: str, found: np.ndarray, wanted: np.ndarray) -> ScanOv
     """
     import cc3d
 
-    _check_shapes(case, found, wanted)
+    check_shapes(case, found, wanted)
     if not ((found >= 0) & (found <= 1)).all():
         raise UserError(f"case '{case}': detection map holds values outside [0, 1]; give confidences")
     parts = cc3d.connected_components(found > 0, connectivity=26)
@@ -119,7 +119,8 @@ def mask_iou(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return result
 
 
-def _check_shapes(case: str, found: np.ndarray, wanted: np.ndarray) -> None:
+def check_shapes(case: str, found: np.ndarray, wanted: np.ndarray) -> None:
+    """Raise UserError where two masks of a case differ in shape: voxels of different places would be paired."""
     if found.shape != wanted.shape:
         raise UserError(
             f"case '{case}': mask of what was found has shape {found.shape}, mask of the objects {wanted.shape}; "

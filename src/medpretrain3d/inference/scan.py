@@ -111,12 +111,17 @@ class ScanTiles:
 
     def __init__(self, scan: VoxelReader, preprocessing: Preprocessing) -> None:
         self.scan = _at_spacing(scan, preprocessing.spacing_mm)
+        self.scan_grid = scan.grid
         self.window = preprocessing.window.of_unit(preprocessing.unit).fitted(scan.statistics)
         self.pad_values = scan.pad_values
         self.is_hu = set(scan.pad_values) == {AIR_HU}
         self.grid = self.scan.grid
         self.shape = self.grid.shape
         self.spacing_mm = self.grid.spacing_mm
+
+    def map_boxes(self, boxes_vox: np.ndarray) -> np.ndarray:
+        """Return boxes (N, 6) in voxels of the scan in voxels of the tiles, whose spacing may be another."""
+        return self.scan_grid.map_boxes(boxes_vox, self.grid)
 
     def read(self, start: Triple, patch: Triple) -> Tensor | None:
         """See `TileReader`."""

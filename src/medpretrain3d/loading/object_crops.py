@@ -34,7 +34,7 @@ class DeferredObjects:
     """(M, 6) float32, cut."""
     instances: DeferredLabels | None
     ids: Tensor
-    """(N,) int64 value of each object in `instances`, 0 for none."""
+    """(N,) int64 value of each object in `instances`, 0 for one that its voxels there do not outline."""
     min_visible: float
     seed: Tensor
     """() int64, for whoever makes random choices about the sample later."""
@@ -77,8 +77,9 @@ class ObjectCrops(Dataset[Any]):
     """Random crops with the objects in them, for training detectors.
 
     Item `position` is `(image (C, D, H, W) float32, Targets)`. A whole object keeps its box, moved as the image is. A
-    cut or rotated object gets the hull of its visible part from the instance mask, and where there is no mask the moved
-    box, cut. A point is a target where it lies in the crop. Ignore regions move as boxes do.
+    cut or rotated object gets the hull of its visible part from the instance mask; where there is none, or others hide
+    a part of it there, the moved box, cut. A point is a target where it lies in the crop. Ignore regions move as boxes
+    do.
 
     Args:
         order: which case is at a position; its seed is the seed of all random choices.
@@ -170,7 +171,7 @@ def read_objects(
         labels=torch.from_numpy(case.labels),
         ignore=torch.from_numpy(ignore.astype(np.float32)),
         instances=_instances(reader, case, start, spatial_transform) if case.has_mask else None,
-        ids=torch.from_numpy(case.instance_ids),
+        ids=torch.from_numpy(case.outline_ids),
         min_visible=min_visible,
         seed=torch.tensor(draw_seed(random)),
     )

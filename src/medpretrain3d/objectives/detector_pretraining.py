@@ -32,7 +32,7 @@ class DetectorPretraining(Objective):
         classes: names of the classes of each data set; taken from the stores when a recipe is run.
         class_agnostic: whether all objects are of one class; the detector then has `num_classes` 1.
         frozen_encoder: whether the encoder keeps its weights, those that `model.init_from` gave it, and only neck and
-            heads learn, as in DETReg and AlignDet.
+            heads learn (and branches of a TokenPyramid), as in DETReg and AlignDet.
         beside: another objective of the same backbone, such as MAE or SparK, whose loss is added in every step.
         weight: factor of the detector's losses where there is another objective beside.
         contrast: `ProposalContrast`, which takes each proposal as a class of its own in two views (AlignDet).
@@ -89,7 +89,8 @@ class DetectorPretraining(Objective):
                     f"DetectorPretraining: got frozen_encoder and {type(beside).__name__} beside, which trains the "
                     "encoder; leave one of them out"
                 )
-            self.backbone.requires_grad_(False)
+            # Branches of a TokenPyramid stand on it, are of no file, and learn as the neck does.
+            self.backbone.encoder.requires_grad_(False)
         tasks: dict[str, ProposalTask | None] = {"contrast": contrast, "embedding": embedding}
         self.tasks = nn.ModuleDict({name: task for name, task in tasks.items() if task is not None})
         for task in self._tasks().values():

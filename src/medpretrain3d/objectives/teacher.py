@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medpretrain3d.backbones import Backbone
 from medpretrain3d.precision.split_weights import whole
 
 
@@ -35,17 +36,21 @@ class Teacher(nn.Module):
         return result
 
     def train(self, mode: bool = True) -> Teacher:
-        """Return batch norms see the batch as the student's do; drop path and the like are off."""
-        super().train(False)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.train(mode)
+        """Set batch norms to see the batch or loaded statistics as the student's do; drop path and the like are off."""
+        super().train(mode)  # the backbones within keep batch norms with loaded statistics in evaluation mode
+        for module in self.network.modules():
+            if not isinstance(module, _BatchNorm):
+                module.training = False
         return self
 
     @torch.no_grad()
     def start_from(self, student: nn.Module) -> None:
-        """Take over the student's weights."""
+        """Take over the student's weights, and whether its batch norms go by statistics of a file."""
         self.network.load_state_dict(student.state_dict())
+        for ours, theirs in zip(self.network.modules(), student.modules(), strict=True):
+            if isinstance(ours, Backbone) and isinstance(theirs, Backbone):
+                ours.has_loaded_statistics = theirs.has_loaded_statistics
+        self.train(self.training)
 
     @torch.no_grad()
     def follow(self, student: nn.Module) -> None:

@@ -44,6 +44,17 @@ class PseudoScan:
         seen = set(np.unique(labels).tolist())
         return labels, [index + 1 if index + 1 in seen else 0 for index in range(len(self.regions))]
 
+    def partly_hidden(self, labels: np.ndarray, ids: Sequence[int]) -> list[int]:
+        """Return the ids of regions whose part that is seen in the map of `instances` does not fill their box."""
+        return [
+            number for number, one in zip(ids, self.regions, strict=True) if number and _shrinks(labels, number, one)
+        ]
+
+
+def _shrinks(labels: np.ndarray, number: int, region: Region) -> bool:
+    seen = labels[region.hull] == number
+    return not all(seen.any(axis=others)[[0, -1]].all() for others in ((1, 2), (0, 2), (0, 1)))
+
 
 def find_pseudo_objects(
     image: np.ndarray,

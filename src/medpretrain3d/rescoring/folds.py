@@ -20,6 +20,7 @@ from medpretrain3d.backbones import (
     provenance_of,
     read_encoder,
 )
+from medpretrain3d.boxes import Detections
 from medpretrain3d.configurable import from_config
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
@@ -96,10 +97,14 @@ class SecondStage:
         cases = candidates.training_cases(store, fold)
         identity = self._identity(encoder.sha256, bundle, candidates, store, cases)
         if (folder / RESCORER).is_file():
-            rescorer, provenance = load_rescorer(folder)
-            if provenance.get("identity") == identity:
-                say(f"fold {fold}: second stage of an earlier call with the same options")
-                return rescorer
+            try:
+                rescorer, provenance = load_rescorer(folder)
+            except UserError as error:
+                say(f"fold {fold}: trained again, since what an earlier call left cannot be read: {error}")
+            else:
+                if provenance.get("identity") == identity:
+                    say(f"fold {fold}: second stage of an earlier call with the same options")
+                    return rescorer
         arguments = {**encoder.architecture.get("init_args", {}), "in_channels": bundle.preprocessing.num_channels}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.training.seed)
@@ -129,16 +134,16 @@ class SecondStage:
         for case, found in candidates.found.items():
             if candidates.fold_of[case] == fold:
                 tiles = ScanTiles(store.case(case), bundle.preprocessing)
-                added = added_log_odds(rescorer, found, tiles, self.device, self.precision)
+                boxes = torch.from_numpy(tiles.map_boxes(found.boxes.double().numpy()))
+                there = Detections(boxes, found.scores, found.labels)
+                added = added_log_odds(rescorer, there, tiles, self.device, self.precision)
                 result[case] = combined(found.scores, added).numpy()
         return result
 
     def _identity(
         self, encoder_sha256: str, bundle: Bundle, candidates: CandidateSet, store: Store, cases: list[str]
     ) -> str:
-        samples: Mapping[str, Any] = {
-            case: [candidates.found[case].boxes.tolist(), candidates.found[case].scores.tolist()] for case in cases
-        }
+        samples: Mapping[str, Any] = {case: _plain(candidates, case) for case in cases}
         facts = {
             "encoder": encoder_sha256,
             "preprocessing": bundle.preprocessing.to_json(),
@@ -149,3 +154,10 @@ class SecondStage:
             "training": self.training.to_json(),
         }
         return hashlib.sha256(json_text(facts).encode()).hexdigest()
+
+
+def _plain(candidates: CandidateSet, case: str) -> list[Any]:
+    """Return all that is learned of the candidates of a case, as plain data."""
+    found = candidates.found[case]
+    columns = (found.boxes, found.scores, found.labels, candidates.is_object[case], candidates.is_sample[case])
+    return [column.tolist() for column in columns]

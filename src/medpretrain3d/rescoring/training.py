@@ -22,6 +22,8 @@ from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.rescorer import Rescorer, log_odds
 from medpretrain3d.inference.scan import ScanTiles
 from medpretrain3d.loading.batches import generator_at
+from medpretrain3d.loading.crops import draw_seed
+from medpretrain3d.randomness import sample_seeds
 from medpretrain3d.rescoring.candidates import CandidateSet
 from medpretrain3d.store.left_right import left_right_pairs
 from medpretrain3d.values import Count, Positive, Rows, Whole, check_fields
@@ -75,6 +77,7 @@ class _Sample:
 
     case: str
     center_vox: np.ndarray
+    """In voxels of the tiles."""
     score: float
     label: int
 
@@ -102,7 +105,7 @@ def train_rescorer(
     Raises:
         UserError: no hit or no false positive in these cases, or the loss is not finite.
     """
-    hits, others = (_samples(candidates, list(scans), is_object) for is_object in (True, False))
+    hits, others = (_samples(candidates, scans, is_object) for is_object in (True, False))
     if not hits or not others:
         raise UserError(
             f"{len(hits)} hits and {len(others)} false positives among the candidates of {len(scans)} cases: a second "
@@ -115,17 +118,20 @@ def train_rescorer(
     optimizer, schedule = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
     average = AveragedModel(rescorer, avg_fn=_follow)
 
-    def batches() -> Iterator[tuple[Tensor, list[_Sample], Tensor]]:
+    def batches() -> Iterator[tuple[Tensor, Tensor, list[_Sample], Tensor]]:
         for step in range(training.num_steps):
             drawn = [_drawn(hits, others, training, step * training.batch_size + i) for i in range(training.batch_size)]
             cubes = torch.stack([_cubes(one, scans[one.case], rescorer, random, axes) for one, _, random in drawn])
-            yield cubes, [one for one, _, _ in drawn], torch.tensor([is_hit for _, is_hit, _ in drawn])
+            # The network sees every cube as a row.
+            seeds = torch.tensor([draw_seed(random) for _, _, random in drawn for _ in rescorer.edges_mm])
+            yield cubes, seeds, [one for one, _, _ in drawn], torch.tensor([is_hit for _, is_hit, _ in drawn])
 
     with closing(ReadAhead(batches(), BATCHES_AHEAD)) as read:
-        for step, (cubes, samples, is_hit) in enumerate(read):
+        for step, (cubes, seeds, samples, is_hit) in enumerate(read):
             labels = torch.tensor([one.label for one in samples], device=device)
             known = log_odds(torch.tensor([one.score for one in samples])).float() + offset
-            said = rescorer(cubes.to(device)).gather(1, labels[:, None])[:, 0]
+            with sample_seeds(seeds):  # of drop path and the like
+                said = rescorer(cubes.to(device)).gather(1, labels[:, None])[:, 0]
             loss = F.binary_cross_entropy_with_logits(said + known.to(device), is_hit.float().to(device))
             if not math.isfinite(value := loss.item()):
                 raise UserError(f"the loss of the second stage is {value} at step {step}; lower the learning rate")
@@ -138,11 +144,11 @@ def train_rescorer(
     return cast(Rescorer, average.module).cpu().eval()
 
 
-def _samples(candidates: CandidateSet, cases: Sequence[str], is_object: bool) -> list[_Sample]:
+def _samples(candidates: CandidateSet, scans: Mapping[str, ScanTiles], is_object: bool) -> list[_Sample]:
     result = []
-    for case in cases:
+    for case, tiles in scans.items():
         found = candidates.found[case]
-        centers = box_center(found.boxes.double()).numpy()
+        centers = box_center(tiles.map_boxes(found.boxes.double().numpy()))
         for row in np.flatnonzero(candidates.is_sample[case] & (candidates.is_object[case] == is_object)):
             result.append(_Sample(case, centers[row], float(found.scores[row]), int(found.labels[row])))
     return result

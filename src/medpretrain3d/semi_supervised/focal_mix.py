@@ -177,5 +177,5 @@ class FocalMix(SemiSupervised):
 
 def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
     """Return probabilities moved away from a half: `p^(1/T) / (p^(1/T) + (1 - p)^(1/T))` (Berthelot et al., 2019)."""
-    yes, no = probabilities ** (1 / temperature), (1 - probabilities) ** (1 / temperature)
-    return yes / (yes + no)
+    # As log-odds: at low temperatures both powers are 0 in float32.
+    return torch.sigmoid(torch.logit(probabilities) / temperature)

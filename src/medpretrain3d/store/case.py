@@ -15,6 +15,7 @@ from medpretrain3d.store.case_data import AIR_HU, CaseData
 from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR, CaseFiles, case_folder
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.layout import write_case
+from medpretrain3d.store.pseudo_objects import PARTLY_HIDDEN, PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import VERSION, Instance, content_sha256, index_row, read_sidecar, voxels_sha256
 from medpretrain3d.store.statistics import ChannelStatistics
 from medpretrain3d.store.unit import Unit
@@ -126,6 +127,15 @@ class Case:
     def instance_ids(self) -> np.ndarray:
         """(N,) int64: value of each object in the mask; 0 for one that is too small to have a voxel there."""
         return np.array([instance["id"] for instance in self.sidecar["instances"]], dtype=np.int64)
+
+    @functools.cached_property
+    def outline_ids(self) -> np.ndarray:
+        """(N,) int64: `instance_ids` of the objects whose voxels say where a part of them ends; 0 for others.
+
+        In one mask the smaller of two objects that overlap is seen, and what is left of the larger may be shorter.
+        """
+        hidden = self.sidecar.get(PSEUDO_OBJECTS, {}).get(PARTLY_HIDDEN, [])
+        return np.where(np.isin(self.instance_ids, hidden), 0, self.instance_ids)
 
     @functools.cached_property
     def object_voxels(self) -> list[int | None]:
