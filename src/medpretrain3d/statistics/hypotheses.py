@@ -72,6 +72,14 @@ class Link:
         """Whether it cannot be confirmed without a declared difference that counts as none."""
         return "=" in self.relation
 
+    def question(self, labels: str) -> frozenset[Side]:
+        """Return what is compared, whichever side and in whatever words; one question is asked once.
+
+        Args:
+            labels: of the primary question.
+        """
+        return frozenset((self.arm.resolved(labels), self.other.resolved(labels)))
+
     def answer(self, judged: Judgement) -> Answer:
         """Return what the judgement of `arm` against `other` says about it.
 

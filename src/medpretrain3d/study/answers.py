@@ -193,23 +193,23 @@ def _why_apart(run: Run, other: Run, known: Mapping[Run, Identity], but: Sequenc
 
 
 def _judged(place: Place, asked: dict[Hypothesis, list[Comparison]], declaration: Declaration) -> list[Answered]:
-    def question(link: Link) -> frozenset[Side]:
-        return frozenset(side.resolved(declaration.labels) for side in (link.arm, link.other))
-
+    labels = declaration.labels
     # A comparison that several hypotheses ask for, from either side, is asked once.
     first: dict[frozenset[Side], Comparison] = {}
     for members in asked.values():
         for one in members:
-            first.setdefault(question(one.link), one)
-    num_declared = declaration.num_asked(*place, lambda one: {question(link) for link in one.links})
+            first.setdefault(one.link.question(labels), one)
     effects = [one.effect for one in first.values()]
-    judged = dict(zip(first, judge(effects, declaration.delta, num_declared=num_declared), strict=True))
+    judged = dict(
+        zip(first, judge(effects, declaration.delta, num_declared=declaration.num_asked(*place)), strict=True)
+    )
     result = []
     for hypothesis, members in asked.items():
         links = []
         for one in members:
-            judgement, asked_first = judged[question(one.link)], first[question(one.link)].link
-            if one.link.arm.resolved(declaration.labels) != asked_first.arm.resolved(declaration.labels):
+            question = one.link.question(labels)
+            judgement = judged[question]
+            if one.link.arm.resolved(labels) != first[question].link.arm.resolved(labels):
                 judgement = judgement.mirrored
             answer = one.link.answer(judgement)
             settled = _settled_by(one, judgement) if answer is Answer.INCONCLUSIVE else ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from medpretrain3d.evaluation.named_metrics import MAP, NamedMetric
 from medpretrain3d.statistics import MIN_DATA_SETS, Hypothesis
+from medpretrain3d.statistics.hypotheses import Side
 
 ALL = "all"
 KINDS = ("prepare", "pretrain", "finetune")
@@ -118,19 +119,18 @@ class Declaration:
     places: Mapping[Hypothesis, tuple[tuple[str, str], ...]] | None = None
     """Data set and detector of each place where the study runs what a hypothesis asks for; None where no study says."""
 
-    def num_asked(self, data: str, detector: str, of: Callable[[Hypothesis], Collection[Hashable]]) -> int:
+    def num_asked(self, data: str, detector: str) -> int:
         """Return how many questions are asked in a place, run yet or not; 0 where no study says.
 
         Args:
             data: name of the data set; empty for all of them together.
             detector: its name.
-            of: questions of a hypothesis; what several of them ask is asked once.
         """
-        asked: set[Hashable] = set()
+        asked: set[frozenset[Side]] = set()
         for hypothesis, places in (self.places or {}).items():
             num_here = sum(place == (data, detector) or (not data and place[1] == detector) for place in places)
             if num_here >= (1 if data else MIN_DATA_SETS):
-                asked.update(of(hypothesis))
+                asked.update(link.question(self.labels) for link in hypothesis.links)
         return len(asked)
 
 

@@ -50,9 +50,7 @@ def _num_asked(study: Study, data: str) -> int:
     Links of hypotheses on a data set are a family with each detector, what several ask for once; so are all arms on all
     data sets with all detectors, at the budget of the verdicts. The larger of the two counts.
     """
-    links = {
-        (one.arm, one.other) for each in study.declaration.hypotheses if each.data in (None, data) for one in each.links
-    }
+    links = [study.declaration.num_asked(data, detector.name) for detector in study.detectors]
     labels = study.declaration.labels
     verdicts = [
         arm
@@ -62,7 +60,7 @@ def _num_asked(study: Study, data: str) -> int:
         for arm in study.arms[1:]
         if study.is_run(arm, name, detector, labels)
     ]
-    return max(len(links), len(verdicts), 1)
+    return max(*links, len(verdicts), 1)
 
 
 def _test_sets(progress: Progress, data: str) -> list[set[str]]:
