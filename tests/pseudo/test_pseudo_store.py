@@ -16,6 +16,7 @@ from medpretrain3d.loading.object_crops import read_objects
 from medpretrain3d.store import Store
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.intensity import Window
+from medpretrain3d.store.resampled_store import resample_store
 from medpretrain3d.store.splits import Splits, write_splits
 from tests.pseudo.test_scan import scan
 
@@ -59,6 +60,11 @@ def test_it_has_the_scans_splits_and_hashes_of_the_store_and_objects_of_its_own(
         assert ours.boxes[ours.labels == 0].tolist() == [[10, 15, 20, 13, 20, 26], [5, 5, 6, 9, 9, 10]]
     assert check_store(pseudo) == []
     assert (pseudo / "pseudo_objects.png").stat().st_size > 1000
+
+
+def test_at_another_spacing_they_are_pseudo_objects_still(pseudo, tmp_path):
+    resample_store(Store(pseudo), tmp_path / "coarse", (8.0, 8.0, 8.0))
+    assert Store(tmp_path / "coarse").has_pseudo_objects
 
 
 def test_a_killed_call_goes_on_and_other_processes_write_the_same_bytes(store, pseudo, capsys):

@@ -25,6 +25,7 @@ from medpretrain3d.store.damage import check_sizes
 from medpretrain3d.store.index import INDEX, fingerprint, write_index_file
 from medpretrain3d.store.layout import FolderLayout, layout_of, write_case
 from medpretrain3d.store.pack import REPORT
+from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.splits import SPLITS
 from medpretrain3d.store.store import SKIPPED, Store
 from medpretrain3d.store.volume import Volume, check_spacing, resample, resample_labels
@@ -32,8 +33,8 @@ from medpretrain3d.worker_pool import worker_pool
 
 RESAMPLED_FROM = "resampled_from"
 """Key of a case's sidecar: the hash of the case that it was made of."""
-KEPT = ("prepared_from", "measured", "num_too_small", "remarks")
-"""Keys of a case's sidecar that `prepare` wrote and that resampling leaves as they are."""
+KEPT = ("prepared_from", "measured", "num_too_small", "remarks", PSEUDO_OBJECTS)
+"""Keys of a case's sidecar that `prepare` or `pseudo` wrote and that resampling leaves as they are."""
 Spacing = tuple[float, float, float]
 
 
