@@ -63,7 +63,7 @@ def test_it_has_the_scans_splits_and_hashes_of_the_store_and_objects_of_its_own(
 
 
 def test_at_another_spacing_they_are_pseudo_objects_still(pseudo, tmp_path):
-    resample_store(Store(pseudo), tmp_path / "coarse", (8.0, 8.0, 8.0))
+    resample_store(pseudo, tmp_path / "coarse", (8.0, 8.0, 8.0))
     assert Store(tmp_path / "coarse").has_pseudo_objects
 
 
