@@ -33,6 +33,9 @@ class BoxAnnotation:
     label: int = 0
     """Class from 0; of no meaning in an ignore region."""
 
+    def __str__(self) -> str:
+        return f"the box from {_written(self.low)} to {_written(self.high)} in {self.frame}"
+
     def reordered(self, order: Sequence[int], signs: Sequence[int]) -> BoxAnnotation:
         """Return the box with its axes in another order and direction."""
         ends = np.array([self.low, self.high])[:, list(order)] * signs
@@ -63,6 +66,9 @@ class SphereAnnotation:
     frame: Frame = "lps_mm"
     label: int = 0
 
+    def __str__(self) -> str:
+        return f"the sphere of {self.diameter_mm:g} mm around {_written(self.center)} in {self.frame}"
+
     def reordered(self, order: Sequence[int], signs: Sequence[int]) -> SphereAnnotation:
         """Return the sphere with its axes in another order and direction."""
         x, y, z = (self.center[axis] * sign for axis, sign in zip(order, signs, strict=True))
@@ -86,6 +92,9 @@ class PointAnnotation:
     center: Point
     frame: Frame = "lps_mm"
     label: int = 0
+
+    def __str__(self) -> str:
+        return f"the point {_written(self.center)} in {self.frame}"
 
     def reordered(self, order: Sequence[int], signs: Sequence[int]) -> PointAnnotation:
         """Return the point with its axes in another order and direction."""
@@ -137,3 +146,7 @@ def _slice_index(grid: Grid, z_mm: float) -> int:
         )
     result: int = round(index)
     return result
+
+
+def _written(point: Point) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in point) + ")"
