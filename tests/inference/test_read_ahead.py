@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from queue import SimpleQueue
 
 import pytest
 
@@ -123,3 +124,29 @@ def test_a_thread_that_waits_for_another_ones_items_is_woken_by_closing_that_one
     inner.close()
     outer.close()
     assert not threads()
+
+
+class LateQueue(SimpleQueue):
+    """A queue at which all threads but one begin to wait only when they are told to."""
+
+    def __init__(self, prompt: threading.Thread) -> None:
+        self.prompt, self.is_asked, self.may_go = prompt, threading.Event(), threading.Event()
+
+    def get(self, *args, **kwargs):
+        if threading.current_thread() is not self.prompt:
+            self.is_asked.set()
+            self.may_go.wait(LONG_S)
+        return super().get(*args, **kwargs)
+
+
+def test_a_thread_that_begins_to_wait_while_another_closes_is_woken_too():
+    ahead, found = ReadAhead(iter(()), 1), []
+    ahead._thread.join()
+    ahead._made = queue = LateQueue(threading.current_thread())
+    waiting = threading.Thread(target=lambda: found.append(list(ahead)), daemon=True)
+    waiting.start()
+    assert queue.is_asked.wait(LONG_S)  # nothing was closed when it looked
+    ahead.close()
+    queue.may_go.set()
+    waiting.join(LONG_S)
+    assert found == [[]]

@@ -73,6 +73,8 @@ class ReadAhead(Iterator[T]):
             for item in self._made.get().items:
                 if self._discard is not None:
                     self._discard(item)
+        # What woke others may just have been taken out: a thread that was about to wait would wait for ever.
+        self._made.put(_Made())
 
     def _read(self) -> None:
         end: _Made[T] = _Made()
