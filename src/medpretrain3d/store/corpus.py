@@ -122,7 +122,7 @@ class Corpus:
             UserError: none of the stores has such a split or fold, the split is empty, or `all` cases of a fold are
                 asked for, which hold those it is trained on.
         """
-        split = {"labelled": LABELED, "unlabeled": UNLABELED}.get(split, split)
+        asked, split = split, {"labelled": LABELED, "unlabeled": UNLABELED}.get(split, split)
         if split in ("all", LABELED) and fold is not None:
             raise UserError(
                 f"fold {fold} with split '{split}': wanted one of its splits, as val for the cases it held out"
@@ -137,7 +137,7 @@ class Corpus:
         if not found:
             known = ", ".join(sorted({name for of_store in splits for name, ids in of_store.items() if ids}))
             where = self.name if fold is None else f"fold {fold} of {self.name}"
-            raise UserError(f"split '{split}' has no case in {where}; splits with cases: {known}")
+            raise UserError(f"split '{asked}' has no case in {where}; splits with cases: {known}")
         return found
 
     def scored_cases(self, split: str, fold: int | None = None) -> tuple[list[CaseRef], str]:
@@ -152,7 +152,7 @@ class Corpus:
         Raises:
             UserError: see `cases`, or its scans are unlabelled.
         """
-        if split in (UNLABELED, "unlabeled"):
+        if split in (UNLABELED, "unlabeled") and self.cases(split, fold):
             raise UserError(
                 f"{self.name}: split '{split}': its scans have no annotations, so there is nothing to score them "
                 "against; name a split with labels"
