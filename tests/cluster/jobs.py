@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+SETTLE_S = 2.0
 WAIT_S = 150.0
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
@@ -59,6 +60,8 @@ class Job:
     def wait_in_queue(self, restarts: int) -> None:
         """Wait until it was queued again so many times, and let it start at once, not in two minutes."""
         self.wait_for(lambda: self.state == "PENDING" and self.facts["Restarts"] == str(restarts))
+        # On a busy machine the batch script of before may end only now, and its exit code failed the job begun at once.
+        time.sleep(SETTLE_S)
         ask("scontrol", "update", f"JobId={self.id}", "StartTime=now")
 
     def end(self, within_s: float = WAIT_S) -> tuple[str, int]:
