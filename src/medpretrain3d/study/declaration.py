@@ -21,7 +21,7 @@ from medpretrain3d.statistics.registration import (
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.record import METRICS
 from medpretrain3d.study.records import Records
-from medpretrain3d.study.result_date import result_date
+from medpretrain3d.study.result_date import parse_date, result_date
 from medpretrain3d.study.run import Run
 
 FILE = "declarations.json"
@@ -121,16 +121,11 @@ def _places(study: Study) -> list[Path]:
 
 def _read(path: Path) -> list[Registration]:
     try:
-        return [Registration(one["sha256"], _date(one["date"])) for one in DOCUMENT.read(path)["declarations"]]
+        return [Registration(one["sha256"], parse_date(one["date"])) for one in DOCUMENT.read(path)["declarations"]]
     except ValueError as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: holds a date that is none ({error}); {DOCUMENT.advice}") from error
-
-
-def _date(text: str) -> datetime:
-    found = datetime.fromisoformat(text)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _hash(study: Study) -> str:

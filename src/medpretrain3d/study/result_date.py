@@ -27,11 +27,20 @@ def result_date(folder: Path, kind: str, done: Path) -> datetime | None:
     """
     with suppress(UserError, OSError, ValueError):
         if date := read_json(done, Done, ADVICE).get("date"):
-            found = datetime.fromisoformat(date)
-            return found if found.tzinfo else found.replace(tzinfo=UTC)
+            return parse_date(date)
     if kind == "prepare":
         times = [done.stat().st_mtime] if done.is_file() else []
     else:
         files = (folder / name for name in RUN_FILES)
         times = [] if lacks_weights(folder, kind) else [file.stat().st_mtime for file in files if file.is_file()]
     return datetime.fromtimestamp(min(times), UTC) if times else None
+
+
+def parse_date(text: str) -> datetime:
+    """Read a date of ISO 8601, in UTC where it names no zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
