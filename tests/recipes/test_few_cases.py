@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from finetune import __main__ as program
+from finetune.scoring import CaseResult, evaluate_results
+from medpretrain3d.evaluation import PredictedCase, TargetCase
+from medpretrain3d.evaluation.protocols import CENTER, DETECTION
 from medpretrain3d.inference.cached_detections import CachedDetections
 
 from .conftest import TINY_FINETUNE, TINY_PRETRAIN, write_cubes
@@ -30,6 +34,19 @@ def test_a_run_without_validation_and_test_cases_ends_with_a_bundle_and_no_numbe
     assert (folder / "bundle" / "bundle.json").is_file()
     assert not [name for name in columns(folder) if name.startswith(("val/", "test/"))]
     assert not (folder / "test").exists()
+
+
+@pytest.mark.parametrize("protocol", [DETECTION, CENTER])
+@pytest.mark.parametrize(("num_objects", "expected"), [(0, np.nan), (1, 0.0)])
+def test_a_validation_without_objects_measures_nothing_and_one_that_finds_none_measures_0(
+    protocol, num_objects, expected
+):
+    boxes = np.array([[0, 0, 0, 4, 4, 4], [9, 9, 9, 12, 12, 12]], float)
+    found = PredictedCase("a", boxes[1:], np.array([0.5]), np.zeros(1, int))
+    wanted = TargetCase("a", boxes[:num_objects], np.zeros(num_objects, int), boxes[:0])
+    results = {"a": CaseResult(found, wanted, (1.0, 1.0, 1.0))}
+    watched = evaluate_results(results, ["cube"], protocol)
+    np.testing.assert_equal(list(watched.values()), [expected] * len(watched))
 
 
 @pytest.mark.slow

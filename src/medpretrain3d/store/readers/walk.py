@@ -7,6 +7,10 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from medpretrain3d.store.case_files import CASES, SIDECAR
+from medpretrain3d.store.index import INDEX
+from medpretrain3d.store.layout import CONTAINERS
+
 ARCHIVE_LEFTOVERS = "__MACOSX"
 """Folder of the hidden twins that macOS puts into archives."""
 
@@ -16,8 +20,8 @@ def walk(
 ) -> Iterator[Path]:
     """Return regular files at any depth, and links that lead nowhere, which are for the reader of the file to name.
 
-    Links to folders are followed, into each folder once. Hidden files and folders, `__MACOSX`, pipes and devices are
-    left out.
+    Links to folders are followed, into each folder once. Hidden files and folders, `__MACOSX`, pipes, devices and
+    stores that were prepared into the folder are left out.
 
     Args:
         folder: where to begin; nothing is found where it is missing.
@@ -39,6 +43,9 @@ def walk(
             if place != folder or not isinstance(error, FileNotFoundError | NotADirectoryError):
                 passed_over(place, f"folders that cannot be read ({(error.strerror or 'error').lower()})")
             continue
+        if place != folder and _is_store(place, {entry.name for entry in entries}):
+            passed_over(place, "stores that `medpretrain3d prepare` wrote")
+            continue
         inside = []
         for entry in entries:
             path = place / entry.name
@@ -53,6 +60,13 @@ def walk(
                 yield path
         if is_deep:
             pending += reversed(inside)
+
+
+def _is_store(place: Path, names: set[str]) -> bool:
+    """Return whether a folder holds the index of a store, or cases of one that is not finished."""
+    if INDEX in names and (CASES in names or CONTAINERS in names):
+        return True
+    return CASES in names and any((place / CASES).glob(f"*/{SIDECAR}"))
 
 
 def _kind(path: Path) -> str:
