@@ -126,13 +126,20 @@ def test_the_split_command_writes_folds_that_a_store_and_prepare_keep(store, cap
         splits.fold(3)
     main(["split", str(store), "--folds", "3"])
     assert (store / "splits.json").read_text(encoding="utf-8") == first
-    # Preparing again writes the index anew and keeps the folds, until there are other cases.
+    # Preparing again writes the index anew and keeps the folds, without cases that are gone.
     rows = list(Store(store).entries.values())
     split_of = {name: list(ids) for name, ids in named.items()}
     write_index(store, ["lesion"], None, rows, split_of)
     assert Store(store).all_splits == splits
-    write_index(store, ["lesion"], None, rows[:-1], {"test": ["c2"]})
-    assert Store(store).all_splits.folds == ()
+    kept = write_index(store, ["lesion"], None, rows[:-1], {"test": ["c2"], "unlabelled": ["c3"]})
+    assert kept.splits == Store(store).all_splits
+    left = [{name: tuple(one for one in ids if one != "c9") for name, ids in fold.items()} for fold in splits.folds]
+    assert list(kept.splits.folds) == left
+    assert [note.partition(": ")[2] for note in kept.notes] == [
+        "1 case that the data set has for training stay held out, as that file says, first 'c5' in val; remove the "
+        "file to take the splits of the data set",
+        "1 case left its folds, first 'c9'",
+    ]
 
 
 def test_damaged_folds_are_named(store):

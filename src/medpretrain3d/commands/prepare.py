@@ -29,7 +29,7 @@ from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.specks import speck_notes
-from medpretrain3d.store.split_notes import split_notes
+from medpretrain3d.store.split_notes import every_split_note
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.stratify import NUM_FOLDS, split_store
 from medpretrain3d.values import Real, Whole
@@ -146,10 +146,10 @@ def run(args: argparse.Namespace) -> int:
     rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
     print(f"{args.store}: {done}; {rest}")
     if not summary.awaited:
+        _deal_out_folds(Store(args.store))
         store = Store(args.store)
-        for note in [*split_notes(store), *speck_notes(store)]:
+        for note in [*every_split_note(store), *speck_notes(store)]:
             print(f"note: {note}")
-        _deal_out_folds(store)
     if summary.report:
         print("\n".join(summary.report.lines()))
     return int(bool(summary.skipped or (summary.report and summary.report.is_without_objects)))

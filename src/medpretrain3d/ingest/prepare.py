@@ -16,7 +16,7 @@ from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
-from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.importers import RawDataset, read_raw
 from medpretrain3d.ingest.patients import with_patients
 from medpretrain3d.ingest.prepare_case import (
     Job,
@@ -31,10 +31,12 @@ from medpretrain3d.ingest.prepare_jobs import common_channel_names, common_class
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.store.case_files import CASES
+from medpretrain3d.store.kept_splits import KeptSplits
 from medpretrain3d.store.layout import CONTAINERS, ContainerLayout, FolderLayout, Layout, layout_of
 from medpretrain3d.store.skipped_cases import SKIP_RECORDS
-from medpretrain3d.store.splits import SPLITS, Fold, read_splits
+from medpretrain3d.store.splits import SPLITS, Fold
 from medpretrain3d.store.store import INDEX, SKIPPED, Store, write_index
+from medpretrain3d.store.stratify import complete_folds
 from medpretrain3d.store.volume import check_spacing
 from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
 
@@ -152,6 +154,7 @@ def _prepare(
     todo = [job for job in own if job.case.id not in known]
     if todo and (store / INDEX).is_file() and len(again) == len(own):
         _check_all_again(store, todo)
+    is_lost = (store / INDEX).is_file() and not (store / SPLITS).is_file()
     if todo:
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
     with closing(_outcomes(todo, workers)) as running:
@@ -167,12 +170,25 @@ def _prepare(
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again, None, seconds)
-    folds = datasets[0].folds if len(datasets) == 1 else ()
-    lost = _lost_splits(store, [case_id for case_id, one in outcomes.items() if one.row is not None])
-    splits = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    report = PrepareReport.of(raws, datasets, Store(store), skipped, lost)
+    folds, notes = _official_folds(raws, datasets)
+    written = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
+    notes += [*_lost(store, is_lost), *written.notes, *([] if folds else complete_folds(Store(store)))]
+    report = PrepareReport.of(raws, datasets, Store(store), skipped, notes)
     report.write(store)
+    splits = {name: len(ids) for name, ids in written.splits.named.items() if ids}
     return Summary(prepared, reused, skipped, splits, 0, again, report, seconds)
+
+
+def _official_folds(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[Sequence[Fold], list[str]]:
+    """Return the folds of the one data set that names some; of several none, and a warning."""
+    named = [(raw, dataset.folds) for raw, dataset in zip(raws, datasets, strict=True) if dataset.folds]
+    if len(named) <= 1:
+        return (named[0][1] if named else ()), []
+    message = " and ".join(f"{raw} ({len(folds)})" for raw, folds in named)
+    return (), [
+        f"{message} name folds each, which do not belong together: none are taken; `medpretrain3d split` deals out "
+        "folds of all cases, `prepare` into a store for each data set keeps them"
+    ]
 
 
 def _check_all_again(store: Path, jobs: Sequence[Job]) -> None:
@@ -193,15 +209,8 @@ def _check_all_again(store: Path, jobs: Sequence[Job]) -> None:
     )
 
 
-def _lost_splits(store: Path, case_ids: Sequence[str]) -> list[str]:
-    """Return warnings about the content of an earlier file of splits that cannot be kept."""
-    if (store / INDEX).is_file() and not (store / SPLITS).is_file():
-        return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"]
-    try:
-        read_splits(store, case_ids)
-    except UserError as error:
-        return [f"{error}; folds and label order of that file were not kept"]
-    return []
+def _lost(store: Path, is_lost: bool) -> list[str]:
+    return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"] if is_lost else []
 
 
 def _write_index(
@@ -213,8 +222,8 @@ def _write_index(
     options: PrepareOptions,
     channel_names: Sequence[str],
     folds: Sequence[Fold],
-) -> dict[str, int]:
-    """Make the index of a store whose cases are all there; returns the number of cases per split."""
+) -> KeptSplits:
+    """Make the index of a store whose cases are all there; returns its splits."""
     write_text(store / SKIPPED, json_text(list(skipped), indent=1))
     rows = [outcome.row for outcome in outcomes.values() if outcome.row is not None]
     if not rows:
@@ -226,8 +235,7 @@ def _write_index(
     for job in jobs:
         if outcomes[job.case.id].row is not None:
             splits.setdefault(job.case.split, []).append(job.case.id)
-    written = write_index(store, classes, options.spacing_mm, rows, splits, channel_names, folds)
-    return {name: len(ids) for name, ids in written.items() if ids}
+    return write_index(store, classes, options.spacing_mm, rows, splits, channel_names, folds)
 
 
 def _told(note: Mapping[str, Any]) -> dict[str, str]:

@@ -97,8 +97,8 @@ def pseudo_store(
     classes = options.kinds(source.unit)
     cases = [Case.open(FolderLayout(place).find(job.case_id) or place) for job in jobs]
     rows = [index_row(case.sidecar) for case in cases]
-    write_splits(place, source.all_splits)  # whose folds and label order the index keeps
-    write_index(place, classes, source.spacing_mm, rows, source.splits, source.channel_names)
+    write_splits(place, source.all_splits)  # whose label order the index keeps
+    write_index(place, classes, source.spacing_mm, rows, source.splits, source.channel_names, source.all_splits.folds)
     counts = Counter(classes[label] for case in cases for label in case.labels.tolist())
     dropped: dict[str, Counter[str]] = {}
     for case in cases:

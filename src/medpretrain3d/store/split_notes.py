@@ -1,9 +1,10 @@
-"""Notes on the splits of a store: scans that are there twice, patients on both sides."""
+"""Notes on the splits of a store: scans that are there twice, patients on both sides, cases that no fold has."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
+from medpretrain3d.lines import counted
 from medpretrain3d.store.duplicates import DUPLICATES
 from medpretrain3d.store.store import Store
 
@@ -25,11 +26,31 @@ def split_notes(store: Store, fold: int | None = None) -> list[str]:
     return [*_copies(store, home), *_shared_patients(store, home)]
 
 
+def every_split_note(store: Store) -> list[str]:
+    """Return the notes on the named splits, those on each fold that say more, and one on cases that no fold has."""
+    notes = split_notes(store)
+    for fold in range(len(store.all_splits.folds)):
+        notes += [f"fold {fold}: {note}" for note in split_notes(store, fold) if note not in notes]
+    return [*notes, *_in_no_fold(store)]
+
+
+def _in_no_fold(store: Store) -> list[str]:
+    folds = store.all_splits.folds
+    dealt = {case_id for fold in folds for ids in fold.values() for case_id in ids}
+    left = [one for split in ("train", "val") for one in store.splits.get(split, ()) if one not in dealt]
+    if not folds or not left:
+        return []
+    return [
+        f"{store.place}: {counted(len(left), 'case')} for training or validation are in none of its {len(folds)} "
+        f"folds, first '{left[0]}', so runs of folds do without; `medpretrain3d split` deals out all"
+    ]
+
+
 def _copies(store: Store, home: dict[str, str]) -> list[str]:
     """Return copies across splits are used by nothing, so that none is trained on and tested."""
     pairs = []
     for group in store.duplicates:
-        kept = [case_id for case_id in group if home.get(case_id) != DUPLICATES]
+        kept = [case_id for case_id in group if home.get(case_id, DUPLICATES) != DUPLICATES]
         pairs += [(one, kept[0]) for one in group if home.get(one) == DUPLICATES and kept]
     if not pairs:
         return []

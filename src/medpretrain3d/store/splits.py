@@ -127,17 +127,28 @@ def read_splits(store: Path, known: Collection[str]) -> Splits:
         UserError: the file is damaged, names a case the store does not have, one case twice, or a test case in a fold's
             training or validation part.
     """
+    splits = read_split_file(store)
+    named = dict(splits.named)
+    home = _check(str(store / SPLITS), named, known)
+    _check_folds(store / SPLITS, splits, known)
+    unlisted = tuple(case_id for case_id in known if case_id not in home)
+    if unlisted or "train" not in named:
+        named["train"] = (*named.get("train", ()), *unlisted)
+    return Splits(named, splits.folds, splits.label_order)
+
+
+def read_split_file(store: Path) -> Splits:
+    """Return what the file says, whatever cases the store has; nothing where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     file = store / SPLITS
     document = read_json(file, _Document, _ADVICE, LARGE) if file.is_file() else _Document()
     folds = tuple({name: tuple(ids) for name, ids in fold.items()} for fold in document.get("folds", []))
     order = tuple(document.get("label_order", []))
     lists = {name: ids for name, ids in document.items() if name not in ("folds", "label_order")}
     named = {name: tuple(ids) for name, ids in checked(lists, dict[str, list[Text]], str(file), _ADVICE).items()}
-    home = _check(str(file), named, known)
-    _check_folds(file, Splits(named, folds), known)
-    unlisted = tuple(case_id for case_id in known if case_id not in home)
-    if unlisted or "train" not in named:
-        named["train"] = (*named.get("train", ()), *unlisted)
     return Splits(named, folds, order)
 
 
@@ -151,21 +162,15 @@ def write_splits(store: Path, splits: Splits) -> None:
     write_text(store / SPLITS, json_text(document, indent=1))
 
 
-def kept_splits(store: Path, named: Fold) -> Splits:
-    """New named splits with the folds and the label order of an earlier file, where those still fit the cases."""
-    known = {case_id for ids in named.values() for case_id in ids}
-    try:
-        earlier = read_splits(store, known)
-    except UserError:
-        return Splits(named)
-    dealt_out = {case_id for split in ("train", "val") for case_id in named.get(split, ())}
-    kept = Splits(named, earlier.folds, earlier.label_order)
-    try:
-        _check_folds(store / SPLITS, kept, known)
-    except UserError:
-        return Splits(named)
-    fits = all(dealt_out <= {case_id for ids in fold.values() for case_id in ids} for fold in earlier.folds)
-    return kept if fits else Splits(named)
+def check_splits(file: Path, splits: Splits) -> None:
+    """Refuse named splits or folds of which one names a case twice, whatever cases the store has.
+
+    Raises:
+        UserError: one does.
+    """
+    parts = {str(file): splits.named, **{f"{file}: fold {number}": fold for number, fold in enumerate(splits.folds)}}
+    for where, split in parts.items():
+        _check(where, split, {case_id for ids in split.values() for case_id in ids})
 
 
 def _check_folds(file: Path, splits: Splits, known: Collection[str]) -> None:

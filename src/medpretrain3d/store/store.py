@@ -20,13 +20,14 @@ from typing import Any, BinaryIO
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import Case, CaseData, Instance
 from medpretrain3d.store.case_files import CaseFiles, case_folder
-from medpretrain3d.store.duplicates import DUPLICATES, keep_apart, same_voxels
+from medpretrain3d.store.duplicates import DUPLICATES, same_voxels
 from medpretrain3d.store.index import INDEX, fingerprint, read_index, write_index_file
+from medpretrain3d.store.kept_splits import KeptSplits, kept_splits
 from medpretrain3d.store.layout import CONTAINERS, write_case
 from medpretrain3d.store.mirror import Mirror
 from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import index_row
-from medpretrain3d.store.splits import SPLITS, Fold, Splits, kept_splits, read_splits, write_splits
+from medpretrain3d.store.splits import SPLITS, Fold, Splits, read_splits, write_splits
 from medpretrain3d.store.stored_file import StoredFile
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.urls import url_of
@@ -184,7 +185,7 @@ def write_index(
     splits: Mapping[str, Sequence[str]],
     channel_names: Sequence[str] = ("CT",),
     folds: Sequence[Fold] = (),
-) -> Fold:
+) -> KeptSplits:
     """Make a store of cases already written. The index comes last, so a store that has one is complete.
 
     Args:
@@ -195,10 +196,13 @@ def write_index(
         splits: cases per split; cases of none are listed under `train`. Of copies that are in several splits one split
             keeps its own (test before val before train), the others go to `duplicates`.
         channel_names: one per channel.
-        folds: official ones; without them those of an earlier index are kept as long as they fit the cases.
+        folds: official ones; without them those of an earlier index are kept, see `kept_splits`.
 
     Returns:
-        The splits as written.
+        The splits as written, and in words what of an earlier file they do not keep.
+
+    Raises:
+        UserError: the earlier file of splits names a case twice.
     """
     rows = sorted(rows, key=lambda row: row["id"])
     listed = {case_id for ids in splits.values() for case_id in ids}
@@ -206,11 +210,9 @@ def write_index(
     named = {name: tuple(sorted(ids)) for name, ids in sorted(splits.items())}
     named["train"] = tuple(sorted([*named.get("train", ()), *unlisted]))
     groups = same_voxels({row["id"]: row["voxels"] for row in rows})
-    kept = kept_splits(path, keep_apart(named, groups))
     known = {row["id"] for row in rows}
     official = tuple({name: tuple(one for one in ids if one in known) for name, ids in fold.items()} for fold in folds)
-    dealt = tuple(_fold_apart(fold, kept.named, groups) for fold in official or kept.folds)
-    written = Splits(kept.named, dealt, kept.label_order)
+    kept = kept_splits(path, named, official, {row["id"]: row["patient"] for row in rows}, groups)
     facts = {
         "classes": list(classes),
         "spacing_mm": None if spacing_mm is None else [float(value) for value in spacing_mm],
@@ -219,15 +221,9 @@ def write_index(
         "duplicates": groups,
     }
     rows = [{**row, "counts": [*row["counts"], *[0] * (len(classes) - len(row["counts"]))]} for row in rows]
-    write_splits(path, written)
+    write_splits(path, kept.splits)
     write_index_file(path, facts, rows)
-    return written.named
-
-
-def _fold_apart(fold: Fold, named: Fold, groups: Sequence[Sequence[str]]) -> Fold:
-    """Return a fold without copies of what it is tested on, be these its own test cases or the named ones."""
-    apart = keep_apart({"test": named.get("test", ()), **fold}, groups)
-    return {name: ids for name, ids in apart.items() if name in fold or name == DUPLICATES}
+    return kept
 
 
 def _check_apart(where: str, splits: Mapping[str, Sequence[str]], groups: Sequence[Sequence[str]]) -> None:

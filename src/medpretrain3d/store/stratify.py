@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.store.splits import Splits, write_splits
+from medpretrain3d.lines import counted
+from medpretrain3d.store.splits import Fold, Splits, write_splits
 from medpretrain3d.store.store import Store
 
 NUM_FOLDS = 5
@@ -65,13 +66,63 @@ def make_folds(strata: Sequence[Stratum], num_folds: int, seed: int = 0) -> list
         raise UserError(
             f"{num_folds} folds of {len(strata)} cases of {len(groups)} patients; give 2 to {len(groups)} folds"
         )
-    features = _features(strata)
-    sums = [features[group].sum(axis=0) for group in groups]
-    held = np.zeros((num_folds, features.shape[1]))
-    sizes = np.zeros(num_folds, dtype=int)
-    fold_of = np.zeros(len(strata), dtype=int)
-    for number in sorted(range(len(groups)), key=lambda number: -float(sums[number] @ sums[number])):
-        group, has = groups[number], sums[number]
+    return _folds(strata, _deal(strata, groups, num_folds, np.full(len(strata), -1)), num_folds)
+
+
+def complete_folds(store: Store) -> list[str]:
+    """Deal out the cases that are in none of a store's folds to these, which keep the cases they have.
+
+    A case goes where its patient is. Folds that are not those of one cross-validation stay as they are, see
+    `is_cross_validation`.
+
+    Returns:
+        A line that says so; empty where there was nothing to do.
+    """
+    splits = store.all_splits
+    fold_of = {case_id: number for number, fold in enumerate(splits.folds) for case_id in fold.get("val", ())}
+    case_ids = [case_id for split in ("train", "val") for case_id in store.splits.get(split, ())]
+    if not is_cross_validation(splits.folds) or fold_of.keys() >= set(case_ids):
+        return []
+    strata = [_stratum(store, case_id) for case_id in case_ids]
+    before = np.array([fold_of.get(case_id, -1) for case_id in case_ids])
+    dealt = _deal(strata, _groups(strata, 0), len(splits.folds), before)
+    late = sorted(case_ids[index] for index in np.flatnonzero(dealt != before))
+    if not late:
+        return []
+    write_splits(store.path, Splits(store.splits, tuple(_folds(strata, dealt, len(splits.folds))), splits.label_order))
+    return [
+        f"{store.place}: {counted(len(late), 'case')} that came after its {len(splits.folds)} folds went into them, "
+        f"first '{late[0]}'; `medpretrain3d split` deals out all anew"
+    ]
+
+
+def is_cross_validation(folds: Sequence[Fold]) -> bool:
+    """Return whether each case of some folds validates in one of them and is trained on in all others."""
+    validated = [case_id for fold in folds for case_id in fold.get("val", ())]
+    cases = set(validated)
+    return (
+        bool(folds)
+        and len(cases) == len(validated)
+        and all(fold.keys() == {"train", "val"} and {*fold["train"], *fold["val"]} == cases for fold in folds)
+    )
+
+
+def _deal(strata: Sequence[Stratum], groups: Sequence[list[int]], num_folds: int, fold_of: np.ndarray) -> np.ndarray:
+    """Return the fold of each case, (cases,), from those that are dealt out already; the others have -1.
+
+    A group of which two cases are in different folds already gets no further case dealt out.
+    """
+    features, fold_of = _features(strata), fold_of.copy()
+    waiting = []
+    for group in groups:
+        homes = set(fold_of[group].tolist()) - {-1}
+        if len(homes) == 1:
+            fold_of[group] = homes.pop()
+        elif not homes:
+            waiting.append((group, features[group].sum(axis=0)))
+    held = np.stack([features[fold_of == fold].sum(axis=0) for fold in range(num_folds)])
+    sizes = np.array([int((fold_of == fold).sum()) for fold in range(num_folds)])
+    for group, has in sorted(waiting, key=lambda one: -float(one[1] @ one[1])):
         free = np.flatnonzero(sizes + len(group) <= len(strata) // num_folds)
         free = free if len(free) else np.flatnonzero(sizes == sizes.min())
         # Adding `has` changes the squared distance from an even share by 2 has @ held plus what is equal for all folds.
@@ -79,11 +130,13 @@ def make_folds(strata: Sequence[Stratum], num_folds: int, seed: int = 0) -> list
         held[fold] += has
         sizes[fold] += len(group)
         fold_of[group] = fold
+    return fold_of
+
+
+def _folds(strata: Sequence[Stratum], fold_of: np.ndarray, num_folds: int) -> list[dict[str, tuple[str, ...]]]:
     ids = np.array([stratum.case_id for stratum in strata])
-    return [
-        {"train": tuple(sorted(ids[fold_of != fold].tolist())), "val": tuple(sorted(ids[fold_of == fold].tolist()))}
-        for fold in range(num_folds)
-    ]
+    sides = [(ids[(fold_of != fold) & (fold_of >= 0)], ids[fold_of == fold]) for fold in range(num_folds)]
+    return [{"train": tuple(sorted(train.tolist())), "val": tuple(sorted(val.tolist()))} for train, val in sides]
 
 
 def label_order(strata: Sequence[Stratum], seed: int = 0) -> tuple[str, ...]:
