@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.cli import main
+from medpretrain3d.ingest.patients import PatientPattern
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.loading.crops import CropReader
@@ -74,6 +75,18 @@ def test_a_killed_call_goes_on_and_other_processes_write_the_same_bytes(store, p
     assert main(["pseudo", str(store), str(pseudo), "--pictures", "0"]) == 0
     assert "3 scans, 2 of them were there" in capsys.readouterr().out
     assert content(pseudo) == before
+
+
+def test_a_patient_who_is_named_later_is_that_of_the_pseudo_store_too(tmp_path):
+    for number in range(2):
+        scan_of = (scan() + number).transpose(2, 1, 0)
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(scan_of, AFFINE), tmp_path / f"raw/p1_{number}.nii.gz")
+    words = ["--num-air", "0", "--num-tissue", "0", "--pictures", "0"]
+    for options in (PrepareOptions(), PrepareOptions(patients=PatientPattern(r"(p\d)_"))):
+        prepare(tmp_path / "raw", tmp_path / "store", options)
+        assert main(["pseudo", str(tmp_path / "store"), str(tmp_path / "out"), *words]) == 0
+    assert [entry["patient"] for entry in Store(tmp_path / "out").entries.values()] == ["p1", "p1"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -93,6 +94,10 @@ def test_what_is_made_is_kept_and_what_changed_or_is_damaged_is_made_again(raw, 
     prepare(raw, tmp_path / "native", PrepareOptions(min_voxels=2))  # takes an object away from a and b
     assert resample_store(tmp_path / "native", out, SPACING_MM).num_reused == 1
     assert Store(out).fingerprint != before
+    assert resample_store(tmp_path / "native", out, SPACING_MM).num_reused == 3
+    os.utime(raw / "imagesTr/a_0000.nii.gz", (1, 1))  # `prepare` would not take the case of before for its own
+    prepare(raw, tmp_path / "native", PrepareOptions(min_voxels=2))
+    assert resample_store(tmp_path / "native", out, SPACING_MM).num_reused == 2
     assert resample_store(tmp_path / "native", out, (2.0, 2.0, 2.0)).num_reused == 0
     assert Store(out).spacing_mm == (2.0, 2.0, 2.0)
 

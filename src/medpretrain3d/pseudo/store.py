@@ -24,6 +24,7 @@ from medpretrain3d.store.damage import check_sizes
 from medpretrain3d.store.layout import CONTAINERS, FolderLayout
 from medpretrain3d.store.organ_files import organ_files
 from medpretrain3d.store.pseudo_objects import PARTLY_HIDDEN, PSEUDO_OBJECTS
+from medpretrain3d.store.sidecar import CARRIED
 from medpretrain3d.store.splits import write_splits
 from medpretrain3d.store.store import INDEX, Store, write_index
 from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
@@ -138,8 +139,9 @@ def _facts(job: _Job, source: Case) -> dict[str, Any]:
     }
 
 
-def _is_there(job: _Job, source: Store) -> bool:
-    facts = _facts(job, source.case(job.case_id))
+def _is_there(job: _Job, store: Store) -> bool:
+    source = store.case(job.case_id)
+    facts = _facts(job, source)
     files = FolderLayout(job.out).find(job.case_id)
     try:
         if files is None:
@@ -149,7 +151,8 @@ def _is_there(job: _Job, source: Store) -> bool:
     except UserError:
         return False
     known = case.sidecar.get(PSEUDO_OBJECTS, {})
-    return {name: known.get(name) for name in facts} == facts
+    is_carried = all(case.sidecar[name] == source.sidecar[name] for name in CARRIED)
+    return is_carried and {name: known.get(name) for name in facts} == facts
 
 
 def _done(jobs: Sequence[_Job], workers: int) -> Iterator[str]:

@@ -26,6 +26,7 @@ from medpretrain3d.store.index import INDEX, fingerprint, write_index_file
 from medpretrain3d.store.layout import FolderLayout, layout_of, write_case
 from medpretrain3d.store.pack import REPORT
 from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
+from medpretrain3d.store.sidecar import CARRIED
 from medpretrain3d.store.splits import SPLITS
 from medpretrain3d.store.store import SKIPPED, Store
 from medpretrain3d.store.volume import Volume, check_spacing, resample, resample_labels
@@ -104,8 +105,9 @@ def _is_made(store: Store, target: Path, case_id: str, spacing_mm: Spacing) -> b
         check_sizes(case)
     except UserError:
         return False
-    made_of = case.sidecar.get(RESAMPLED_FROM)
-    return made_of == [store.entries[case_id]["sha256"], list(spacing_mm), store.entries[case_id]["patient"]]
+    made_of, source = case.sidecar.get(RESAMPLED_FROM), store.case(case_id).sidecar
+    is_carried = all(case.sidecar.get(name) == source.get(name) for name in (*CARRIED, *KEPT))
+    return is_carried and made_of == [source["sha256"], list(spacing_mm), source["patient"]]
 
 
 def _made(

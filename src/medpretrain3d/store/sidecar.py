@@ -23,6 +23,9 @@ from medpretrain3d.store.statistics import StatisticsDocument
 VERSION = 4
 """Of a case's files; `prepare` makes a case of another version anew."""
 
+CARRIED = ("source_file", "patient", "statistics", "voxels")
+"""Keys of a sidecar that its hash does not cover and that a case made of this one has from it."""
+
 
 @dataclass(frozen=True)
 class Instance:
