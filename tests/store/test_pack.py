@@ -9,6 +9,7 @@ import pytest
 from medpretrain3d.cli import main
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.layout import ContainerLayout
+from medpretrain3d.store.pack import pack
 from medpretrain3d.store.store import Store
 
 
@@ -61,6 +62,20 @@ def test_packed_again_what_was_replaced_is_left_out(store, tmp_path):
     assert content_of(packed) != first
     assert main(["pack", str(packed), str(again)]) == 0
     assert content_of(again) == first
+
+
+def test_packed_again_notes_on_cases_are_those_of_the_store(make_dataset, tmp_path):
+    raw = make_dataset(["a", "b"])
+    whole = (raw / "imagesTr/b_0000.nii.gz").read_bytes()
+    (raw / "imagesTr/b_0000.nii.gz").write_bytes(b"")
+    prepare(raw, tmp_path / "store")
+    pack(tmp_path / "store", tmp_path / "packed")
+    assert (tmp_path / "packed/skipped/b.json").is_file()
+    (raw / "imagesTr/b_0000.nii.gz").write_bytes(whole)
+    prepare(raw, tmp_path / "store")
+    pack(tmp_path / "store", tmp_path / "packed")
+    assert not (tmp_path / "packed/skipped/b.json").exists()
+    assert prepare(raw, tmp_path / "packed").reused == 2
 
 
 def test_damage_is_found_and_other_folders_are_left_alone(store, tmp_path, capsys):

@@ -69,19 +69,28 @@ def pack(
             row = index_row(case.sidecar, files or _copy(case, layout))
             rows.append({**row, "counts": list(store.entries[case_id]["counts"])})
         for name in (SKIPPED, REPORT, SPLITS):
-            if store.has_file(name):
+            if not store.has_file(name):
+                (target / name).unlink(missing_ok=True)
+            else:
                 with (
                     finished_file(target / name) as unfinished,
                     store.open_file(name) as file,
                     unfinished.open("wb") as copy,
                 ):
                     shutil.copyfileobj(file, copy)
-        if (store.path / SKIP_RECORDS).is_dir() and not (target / SKIP_RECORDS).is_dir():
-            with finished_folder(target / SKIP_RECORDS) as unfinished:
-                shutil.copytree(store.path / SKIP_RECORDS, unfinished, dirs_exist_ok=True)
+        _copy_skip_records(store.path / SKIP_RECORDS, target / SKIP_RECORDS)
         write_index_file(target, store.facts, rows)
     places = target / (CASES if to_folders else CONTAINERS)
     return PackSummary(len(rows), num_reused, sum(path.is_file() for path in places.rglob("*")))
+
+
+def _copy_skip_records(source: Path, target: Path) -> None:
+    """Replace the notes that an earlier call copied, some of which may be of cases that are in the store by now."""
+    if source.is_dir():
+        with finished_folder(target, replace=True) as unfinished:
+            shutil.copytree(source, unfinished, dirs_exist_ok=True)
+    elif target.is_dir():
+        shutil.rmtree(target)
 
 
 def _check_room(layout: Layout, store: Store) -> None:
