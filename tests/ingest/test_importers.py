@@ -119,7 +119,9 @@ def test_the_ignore_label_is_a_region_and_no_class(tmp_path):
     [
         ([{"train": ["a"], "val": ["a"]}], "'a' is in train and in val"),
         ([{"train": ["q"], "val": ["r"]}], "no id is that of a file in imagesTr; wanted ids like 'a'"),
-        ([{"train": ["a"]}], "wanted {"),
+        ([{"train": ["a"]}], "has no 'val'; wanted {"),
+        ([{"train": ["a"], "val": [], "test": ["a"]}], "'a' is in train and in test"),
+        ([{"train": ["a"], "val": [], "holdout": ["b"]}], "has an unknown 'holdout'; wanted {"),
     ],
 )
 def test_splits_that_cannot_be_meant_are_refused(tmp_path, splits, message):
@@ -127,6 +129,17 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path, splits, message):
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     with pytest.raises(UserError, match=message):
         read_raw(describe(tmp_path))
+
+
+def test_test_cases_of_a_fold_are_tested_and_no_fold_is_tested_on_those_of_another(tmp_path):
+    put(tmp_path, *[f"{name}/{one}.nii.gz" for one in "abc" for name in ("imagesTr", "labelsTr")])
+    put(tmp_path, "imagesTs/t.nii.gz", "labelsTs/t.nii.gz")
+    folds = [{"train": ["a"], "val": ["b"], "test": ["c"]}, {"train": ["b", "c"], "val": ["a"]}]
+    (tmp_path / "splits.json").write_text(json.dumps(folds))
+    dataset = read_raw(describe(tmp_path))
+    assert {case.id: case.split for case in dataset.cases} == {"a": "train", "b": "val", "c": "test", "t": "test"}
+    assert [fold["test"] for fold in dataset.folds] == [("c", "t"), ("t",)]
+    assert not any("does not name" in one.reason for one in dataset.leftovers)
 
 
 def test_a_misplaced_layout_shows_what_was_wanted_and_found(tmp_path):

@@ -4,12 +4,14 @@ RAW/dataset.json               labels (name -> value, or value -> name), channel
 RAW/imagesTr/<id>_0000.nii.gz  (nnU-Net) or <id>.nii.gz (MSD)
 RAW/labelsTr/<id>.nii.gz       label values; with "instances": true instance ids, classes in labelsTr/<id>.json
 RAW/imagesTs, RAW/labelsTs     the test split, where its labels are there; else unlabelled; may be alone
-RAW/splits.json                optional: a list of folds {"train": [...], "val": [...]}; also splits_final.json
+RAW/splits.json                optional: a list of folds {"train": [...], "val": [...]}, perhaps with "test"; also
+                               splits_final.json
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_ste
 
 DESCRIPTION = "dataset.json"
 SPLIT_FILES = ("splits.json", "splits_final.json")
+FOLD_SPLITS = ("train", "val", "test")
+_WANTED_FOLD = 'wanted {"train": [ids], "val": [ids]}, and perhaps "test"'
 
 
 def read_nnunet(raw: Path, fold: int = 0) -> RawDataset:
@@ -101,6 +105,7 @@ def list_cases(
             cases.append(_case(raw, "Ts", case_id, images, rule, class_of_value, "test"))
         else:
             cases.append(RawCase(case_id, images, split="unlabelled"))
+    folds = _with_tests(folds, [case.id for case in cases if case.split == "test" and case.id in images_ts])
     for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
         for path in find_volumes(raw / f"labels{suffix}"):
             if volume_stem(path) not in there:
@@ -238,22 +243,38 @@ def _folds(path: Path, known: Mapping[str, Any]) -> tuple[tuple[dict[str, tuple[
     folds = [folds] if isinstance(folds, dict) else folds
     strangers: list[str] = []
     for number, fold in enumerate(folds if isinstance(folds, list) else [None]):
-        if not isinstance(fold, dict) or not all(_are_ids(fold.get(split)) for split in ("train", "val")):
-            raise UserError(f'{path}: fold {number}: wanted {{"train": [ids], "val": [ids]}}')
-        twice = set(fold["train"]) & set(fold["val"])
-        if twice:
-            raise UserError(f"{path}: fold {number}: '{min(twice)}' is in train and in val; keep one of them")
-        named = {*fold["train"], *fold["val"]}
+        if not isinstance(fold, dict) or not all(_are_ids(fold.get(split, [])) for split in FOLD_SPLITS):
+            raise UserError(f"{path}: fold {number}: {_WANTED_FOLD}")
+        if strange := (set(fold) - set(FOLD_SPLITS)) | ({"train", "val"} - set(fold)):
+            what = "has no" if min(strange) in FOLD_SPLITS else "has an unknown"
+            raise UserError(f"{path}: fold {number}: {what} '{min(strange)}'; {_WANTED_FOLD}")
+        for one, other in combinations(FOLD_SPLITS, 2):
+            if twice := set(fold.get(one, [])) & set(fold.get(other, [])):
+                raise UserError(f"{path}: fold {number}: '{min(twice)}' is in {one} and in {other}; keep one of them")
+        named = {case_id for ids in fold.values() for case_id in ids}
         if named and not named & set(known):
             raise UserError(
                 f"{path}: fold {number}: no id is that of a file in imagesTr; wanted ids like '{next(iter(known), '')}'"
             )
         strangers += sorted(named - set(known) - set(strangers))
     found = tuple(
-        {split: tuple(case_id for case_id in fold[split] if case_id in known) for split in ("train", "val")}
-        for fold in folds
+        {split: tuple(case_id for case_id in ids if case_id in known) for split, ids in fold.items()} for fold in folds
     )
     return found, [Leftover(one, f"ids of {path.name} that meet no image in imagesTr") for one in strangers]
+
+
+def _with_tests(
+    folds: Sequence[Mapping[str, tuple[str, ...]]], tested: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], ...]:
+    """Return folds that all have test cases of their own where one has: else they would be tested on those of that one.
+
+    Args:
+        folds: of the splits file.
+        tested: cases that are tested whatever the fold, those of imagesTs and labelsTs.
+    """
+    if not any(fold.get("test") for fold in folds):
+        return tuple({split: ids for split, ids in fold.items() if split != "test"} for fold in folds)
+    return tuple({**fold, "test": (*fold.get("test", ()), *tested)} for fold in folds)
 
 
 def _are_ids(value: object) -> bool:
