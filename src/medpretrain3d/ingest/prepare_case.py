@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,14 @@ from medpretrain3d.store.case import (
 from medpretrain3d.store.damage import check_contents, check_sizes
 from medpretrain3d.store.layout import FolderLayout, Layout
 from medpretrain3d.store.readers import MissingLibrary, source_files
-from medpretrain3d.store.skipped_cases import InvalidCaseError, read_skip_record, skip_record_path, write_skip_record
+from medpretrain3d.store.skipped_cases import (
+    RETRIED,
+    InvalidCaseError,
+    is_of_the_machine,
+    read_skip_record,
+    skip_record_path,
+    write_skip_record,
+)
 from medpretrain3d.store.statistics import MEASURED
 from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import read_channels, resample
@@ -78,9 +86,15 @@ class Redo:
 
 
 def find_existing(job: Job) -> PrepareResult | None:
-    """Return the outcome of an earlier call on the same files and options; None where there is work to do."""
+    """Return the outcome of an earlier call on the same files and options; None where there is work to do.
+
+    A note on a case that is tried again is an outcome, too: its own shard is who tries.
+    """
     found = earlier(job)
-    return found if isinstance(found, PrepareResult) else None
+    if isinstance(found, PrepareResult):
+        return found
+    note = read_skip_record(job.store, job.case.id)
+    return PrepareResult(note=note) if note is not None and RETRIED in note else None
 
 
 def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
@@ -95,6 +109,9 @@ def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
     except UserError:
         return Redo()
     note = read_skip_record(job.store, job.case.id)
+    if note is not None and RETRIED in note:
+        was_read = "prepared_from" in note
+        return Redo("memory, rights or a decoder were wanting" if was_read else "its raw files changed")
     if note is not None:
         return Redo(changed) if (changed := _changed(note, facts)) else PrepareResult(note=note)
     files = job.cases.find(job.case.id)
@@ -131,7 +148,6 @@ def prepare_case(job: Job) -> PrepareResult:
 
 
 def _prepare_case(job: Job) -> PrepareResult:
-    case = job.case
     facts: dict[str, Any] = {}
     try:
         facts = _facts(job)
@@ -139,14 +155,33 @@ def _prepare_case(job: Job) -> PrepareResult:
     except MissingLibrary:
         raise
     except (UserError, MemoryError) as error:
-        reason = error if isinstance(error, UserError) else InvalidCaseError("does not fit into memory", "size")
-        file = case.images[0].name if case.images else ""
-        note = write_skip_record(job.store, case.id, file, reason, facts)
-        job.cases.remove(case.id)
-        return PrepareResult(note=note)
-    row = write_case(job.cases, case_data)
-    skip_record_path(job.store, case.id).unlink(missing_ok=True)
+        return _left_out(job, error, facts)
+    try:
+        row = write_case(job.cases, case_data)
+    except MemoryError as error:  # a disk that refuses is no fault of this case
+        return _left_out(job, error, facts)
+    skip_record_path(job.store, job.case.id).unlink(missing_ok=True)
     return PrepareResult(row)
+
+
+def _left_out(job: Job, error: UserError | MemoryError, facts: Mapping[str, Any]) -> PrepareResult:
+    """Write the note on a case that could not be used, and take away what an earlier call made of it."""
+    case = job.case
+    reason = error if isinstance(error, UserError) else InvalidCaseError("does not fit into memory", "size")
+    file = case.images[0].name if case.images else ""
+    is_retried = is_of_the_machine(error) or not _may_read_all(case)
+    note = write_skip_record(job.store, case.id, file, reason, facts, is_retried)
+    job.cases.remove(case.id)
+    return PrepareResult(note=note)
+
+
+def _may_read_all(case: RawCase) -> bool:
+    """Return whether each file is there and may be read by this user; DICOM that may not looks as if it were none."""
+    try:
+        files = [file for path in (*case.images, *case.label_files) for file in source_files(path)]
+    except UserError:
+        return False
+    return all(os.access(file, os.R_OK) for file in files)
 
 
 def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:

@@ -14,7 +14,7 @@ import numpy as np
 from medpretrain3d.store.grid import SAME_PLACE_VOX, Grid
 from medpretrain3d.store.readers.dicom_frames import functional_group, plane_of
 from medpretrain3d.store.readers.dicom_header import damage_named, read_header
-from medpretrain3d.store.skipped_cases import InvalidCaseError
+from medpretrain3d.store.skipped_cases import InvalidCaseError, UndecodablePixelsError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -69,7 +69,7 @@ def _placed(
     try:
         pixels = np.atleast_3d(header.pixel_array)
     except Exception as error:  # of many types, and its text may quote the header
-        raise InvalidCaseError(f"{path}: its pixels cannot be decoded; export it uncompressed") from error
+        raise UndecodablePixelsError(f"{path}: its pixels cannot be decoded; export it uncompressed") from error
     if int(header.get("NumberOfFrames") or 1) == 1:
         pixels = header.pixel_array[None]
     masks: dict[int, np.ndarray] = {}

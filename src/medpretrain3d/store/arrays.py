@@ -39,13 +39,25 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        MemoryError: there is too little.
     """
     # Python writes the file because Blosc2 reports a full disk as a RuntimeError that does not say so.
     path.write_bytes(array_bytes(array))
 
 
 def array_bytes(array: np.ndarray) -> bytes:
-    """Return the file of an integer array whose last three axes are D, H, W; the same array gives the same bytes."""
+    """Return the file of an integer array whose last three axes are D, H, W; the same array gives the same bytes.
+
+    Raises:
+        MemoryError: there is too little.
+    """
+    try:
+        return _array_bytes(array)
+    except RuntimeError as error:  # how Blosc2 says so; nothing else can fail in compressing what is in memory
+        raise MemoryError(f"for {array.nbytes:,} bytes and the same compressed") from error
+
+
+def _array_bytes(array: np.ndarray) -> bytes:
     blosc2 = _blosc2()
     chunks = (1,) * (array.ndim - 3) + tuple(min(CHUNK_VOX, size) for size in array.shape[-3:])
     compressed = blosc2.asarray(

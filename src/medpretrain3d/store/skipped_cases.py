@@ -16,6 +16,9 @@ from medpretrain3d.errors import UserError
 SKIP_RECORDS = "skipped"
 """Folder of a store with a note per case that cannot be used."""
 
+RETRIED = "retried"
+"""Key of a note that does not hold on, since it was not the case that failed."""
+
 Kind = Literal[
     "unreadable",  # missing, empty, truncated, damaged, of no known format
     "claim",  # the header claims more than the file holds, or than is ever read
@@ -58,17 +61,42 @@ class InvalidCaseError(UserError):
         self.kind = kind
 
 
+class UndecodablePixelsError(InvalidCaseError):
+    """Pixels that cannot be decoded: they are damaged, or a library that this machine does not have would."""
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Return whether a case may be usable elsewhere or later: memory, a disk, its rights or a decoder failed it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError | UndecodablePixelsError) or (isinstance(cause, OSError) and cause.errno):
+            return True  # errors without a number are those of readers, about what a file holds
+        cause = cause.__cause__
+    return False
+
+
 def skip_record_path(store: Path, case_id: str) -> Path:
     """Return the path of the note about a case that cannot be used."""
     return Path(store) / SKIP_RECORDS / f"{case_id}.json"
 
 
 def write_skip_record(
-    store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any]
+    store: Path, case_id: str, file: str, error: UserError, facts: Mapping[str, Any], is_retried: bool = False
 ) -> dict[str, Any]:
-    """SkipRecord why a case cannot be used, and from which files and options that follows; returns the note."""
+    """Note why a case cannot be used, and from which files and options that follows; returns the note.
+
+    Args:
+        store: its folder.
+        case_id: the case.
+        file: name of its file.
+        error: why.
+        facts: files and options, by which the note is known to hold on.
+        is_retried: whether the next call tries the case again whatever the facts.
+    """
     kind = error.kind if isinstance(error, InvalidCaseError) else "annotation"
     note = {"case": case_id, "file": file, "kind": kind, "reason": str(error).splitlines()[0], **facts}
+    if is_retried:
+        note[RETRIED] = True
     write_text(skip_record_path(store, case_id), json_text(note, indent=1))
     return note
 

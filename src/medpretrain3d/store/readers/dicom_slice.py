@@ -17,7 +17,7 @@ import numpy as np
 from medpretrain3d.store.readers.dicom_elements import check_elements
 from medpretrain3d.store.readers.dicom_frames import image_type_of, likeness_of, plane_of, rescale_of
 from medpretrain3d.store.readers.dicom_header import ENHANCED, MissingLibrary, damage_named, read_header, sop_class
-from medpretrain3d.store.skipped_cases import InvalidCaseError
+from medpretrain3d.store.skipped_cases import InvalidCaseError, UndecodablePixelsError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -147,7 +147,7 @@ class PixelReader:
         """Return (column, row), rescaled.
 
         Raises:
-            InvalidCaseError: they cannot be decoded.
+            UndecodablePixelsError: they cannot be decoded.
         """
         if head.frame is None:
             return _pixels(head.file)
@@ -161,7 +161,7 @@ def _pixels(file: Path) -> np.ndarray:
     try:
         pixels = simpleitk().GetArrayFromImage(reader.Execute())
     except RuntimeError as error:
-        raise InvalidCaseError(f"{file}: its pixels cannot be decoded; copy or export it again") from error
+        raise UndecodablePixelsError(f"{file}: its pixels cannot be decoded; copy or export it again") from error
     result: np.ndarray = pixels.reshape(pixels.shape[-2:]).T.astype(
         np.float32 if pixels.dtype.kind == "f" else np.int32
     )
@@ -174,7 +174,7 @@ def _all_frames(head: SliceHead) -> np.ndarray:
     try:
         pixels = header.pixel_array
     except Exception as error:  # of many types, and its text may quote the header
-        raise InvalidCaseError(
+        raise UndecodablePixelsError(
             f"{head.file}: its pixels cannot be decoded; export it again, or decompress it, e.g. by gdcmconv --raw"
         ) from error
     result: np.ndarray = pixels.reshape(-1, head.size[1], head.size[0])
