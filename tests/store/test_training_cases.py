@@ -117,6 +117,19 @@ def test_what_is_excluded_is_known_by_the_name_and_the_patient_too(make_store):
     )
 
 
+def test_other_scans_of_a_patient_who_is_tested_are_not_trained_on_unless_their_split_is_named(make_store):
+    splits = {"train": ["t1", "t2"], "test": ["x"], "unlabelled": ["u1", "u2"]}
+    store = make_store("s", splits, patients={"x": "Jane", "t2": "Jane", "u1": "Jane", "u2": "John"})
+    other = make_store("o", {"train": ["p"]}, patients={"p": "Jane"})  # a pseudonym of another data set
+    assert ids([store, other]) == ["p", "t1", "u2"]
+    (note,) = training_cases(Corpus([store.path, other.path])).notes
+    message = f"other scans of patients that are tested or validated on, first 't2' of {store.path}"
+    assert note == f"2 of 5 cases are left out: {message}"
+    assert ids([store], "train") == ["t1", "t2"]
+    assert training_cases(Corpus([store.path]), "train").notes == (f"1 of 2 cases are {message}",)
+    assert ids([store], "all") == ["t1", "t2", "u1", "u2", "x"]
+
+
 def test_the_same_scan_is_known_again_at_another_spacing_and_in_another_file(tmp_path):
     import nibabel
 

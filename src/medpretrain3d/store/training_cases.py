@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.errors import UserError
@@ -29,9 +29,9 @@ def training_cases(
     """Choose the cases of a corpus to train on.
 
     Without a split: all cases, labelled or not, but those that are tested or validated on: by the named splits and
-    the test part of every fold, or by the one fold. With the name of a split: its cases. Copies of held cases, scans
-    with the same voxels in whatever store, are left out of both. `all` and a split of held cases are taken as they are,
-    which is said.
+    the test part of every fold, or by the one fold, and other scans of the same patients. With the name of a split: its
+    cases; how many are other scans of a patient that is held is said. Copies of held cases, scans with the same voxels
+    in whatever store, are left out of both. `all` and a split of held cases are taken as they are, which is said.
 
     Of what `exclude` holds, cases of the same name and other scans of the same patients are left out as well.
 
@@ -48,9 +48,8 @@ def training_cases(
     _check_each(corpus, chosen, split, fold)
     cases = [case for of_store in chosen for case in of_store]
     is_asked_for = split == "all" or split in HELD
-    kept_from = (
-        set() if is_asked_for else _voxels(corpus.stores, [_held(one, fold, split is None) for one in corpus.stores])
-    )
+    held = [] if is_asked_for else _held_cases(corpus.stores, fold, split is None)
+    kept_from = {case.voxels for case in held}
     excluded = HeldCases.of(
         CaseRef(store, case_id)
         for store in exclude
@@ -67,6 +66,8 @@ def training_cases(
             f"{copies[0].store.place}"
         )
         cases = [case for case in cases if case.voxels not in kept_from]
+    cases, note = _without_patients(cases, {case.patient for case in held} - {None}, split is None)
+    notes += [note] if note else []
     cases, note = excluded.apart(cases)
     notes += [f"data.exclude: {note}"] if note else []
     if not cases:
@@ -110,13 +111,30 @@ def _held(store: Store, fold: int | None, every_fold: bool, with_val: bool = Fal
     return held
 
 
-def _voxels(stores: Sequence[Store], held: Sequence[Mapping[str, Sequence[str]]]) -> set[str]:
-    return {
-        CaseRef(store, case_id).voxels
-        for store, splits in zip(stores, held, strict=True)
-        for ids in splits.values()
+def _held_cases(stores: Sequence[Store], fold: int | None, every_fold: bool) -> list[CaseRef]:
+    return [
+        CaseRef(store, case_id, dataset)
+        for dataset, store in enumerate(stores)
+        for ids in _held(store, fold, every_fold).values()
         for case_id in ids
-    }
+    ]
+
+
+def _without_patients(
+    cases: list[CaseRef], patients: Collection[tuple[int, str] | None], leave_out: bool
+) -> tuple[list[CaseRef], str]:
+    """Return cases without scans of some patients, or with them where they were named; and a note on these."""
+    related = [case for case in cases if case.patient in patients]
+    if not related:
+        return cases, ""
+    message = (
+        f"other scans of patients that are tested or validated on, first '{related[0].case_id}' of "
+        f"{related[0].store.place}"
+    )
+    if not leave_out:
+        return cases, f"{len(related)} of {len(cases)} cases are {message}"
+    left = [case for case in cases if case.patient not in patients]
+    return left, f"{len(related)} of {len(cases)} cases are left out: {message}"
 
 
 def _check_each(corpus: Corpus, chosen: Sequence[Sequence[CaseRef]], split: str | None, fold: int | None) -> None:
