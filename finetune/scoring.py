@@ -56,6 +56,8 @@ def evaluate_results(
 
 
 def logged_metrics(metrics: Mapping[str, Any], protocol: ObjectProtocol) -> dict[str, float]:
-    """Return the watched numbers of an evaluation by their short names."""
-    # nan means that nothing was hit; a curve shows it as 0.
-    return {name: float(np.nan_to_num(metrics[key])) for name, key in protocol.watched.items()}
+    """Return the watched numbers of an evaluation by their short names; nan where there was no object to find."""
+    watched = {name: float(metrics[key]) for name, key in protocol.watched.items()}
+    if not sum(metrics["num_targets"].values()):
+        return watched
+    return {name: float(np.nan_to_num(value)) for name, value in watched.items()}  # FROC is nan where nothing was hit

@@ -258,6 +258,21 @@ def test_a_folder_of_other_content_is_left_alone(make_dataset, tmp_path):
     assert content_of(tmp_path / "store") == before
 
 
+@pytest.mark.parametrize("containers", [False, True])
+def test_a_store_within_the_raw_folder_is_no_raw_data(tmp_path, write_nifti, capsys, containers):
+    raw, store = tmp_path / "raw", tmp_path / "raw/stores/one"
+    for number in range(2):
+        image = np.random.default_rng(number).integers(-900, 60, (12, 10, 8)).astype(np.int16)
+        write_nifti(image, f"scan_{number}.nii.gz", folder=raw)
+    assert prepare(raw, store, containers=containers).prepared == 2
+    (raw / "scan_2.nii.gz").write_bytes(b"")
+    assert prepare(raw, store).reused == 2
+    (store / "store.json").unlink()  # as a killed call leaves it
+    assert prepare(raw, store).reused == 2
+    report = prepare(raw, tmp_path / "elsewhere").report
+    assert [str(one) for one in report.unused] == ["stores that `medpretrain3d prepare` wrote: 1 (stores/one)"]
+
+
 def test_a_full_disk_stops_and_names_the_place(make_dataset, tmp_path, monkeypatch):
     def no_space(path, data):
         raise OSError(28, "No space left on device")
