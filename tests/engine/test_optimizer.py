@@ -65,6 +65,20 @@ def test_a_run_that_says_nothing_warms_up_for_a_thousand_steps(num_steps, schedu
     assert [lr_factor(30 + step, after_sawtooth, 30 + num_steps) for step in range(len(ramp))] == ramp
 
 
+@pytest.mark.parametrize("sawtooth_steps", [0, 30])
+@pytest.mark.parametrize("schedule", ["poly", "cosine", "constant"])
+@pytest.mark.parametrize("num_steps", [999, 1000, 1001])
+def test_a_run_as_long_as_its_ramp_is_trained_to_its_end(num_steps, schedule, sawtooth_steps):
+    config = OptimConfig(schedule=schedule, sawtooth_steps=sawtooth_steps)
+    made = configure(Model(), config, sawtooth_steps + num_steps)
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    for _ in range(sawtooth_steps + num_steps):
+        rate = scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()  # behind the last step too, as Lightning does
+    assert rate == pytest.approx(config.lr * min(1.0, num_steps / 1000))
+
+
 def test_the_published_ramp_begins_at_a_millionth():
     config = OptimConfig(lr=1e-2, warmup_steps=4000, warmup_lr=1e-6)
     at = [config.lr * lr_factor(step, config, 125_000) for step in (0, 2000, 4000, 64_500)]

@@ -202,7 +202,8 @@ def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool =
         return _ramp(step, warmup_steps, config)
     if config.schedule == "constant":
         return 1.0
-    progress = min(1.0, (step - warmup_steps) / (num_steps - warmup_steps))
+    # A run as long as its ramp has no step of a decay, but PyTorch asks for the rate behind the last step too.
+    progress = min(1.0, (step - warmup_steps) / max(1, num_steps - warmup_steps))
     if config.schedule == "cosine":
         return cosine(1.0, 0.0, progress)
     result: float = (1 - progress) ** 0.9
