@@ -26,6 +26,7 @@ from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.object_crops import ObjectCrops, apply_deferred_objects
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.unlabeled_crops import BothCrops, SideBySide, apply_deferred_unlabeled
+from medpretrain3d.loading.used_cases import cases_fingerprint
 from medpretrain3d.memory import check_batch
 from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
@@ -237,12 +238,15 @@ class FinetuneData(Checked, L.LightningDataModule):
     def metadata(self) -> RunMetadata:
         """Return which cases the run is trained on."""
         unlabeled = self.unlabeled.metadata() if self.unlabeled else RunMetadata()
+        cases = {"train": self.train_cases, "val": self.val_cases, "test": self.test_cases}
+        cases |= {"unlabeled": self.unlabeled.cases} if self.unlabeled else {}
         return unlabeled | RunMetadata(
             dataset=self.corpus.name,
             fold=self.fold,
             label_fraction=round(self.label_fraction, 4),
             num_train_cases=len(self.train_cases),
             data_fingerprint=self.corpus.fingerprint,
+            cases_fingerprint=cases_fingerprint(cases),
             hard_negatives_sha256=None if self.hard_negatives is None else self.hard_negatives.sha256,
         )
 

@@ -17,6 +17,7 @@ from medpretrain3d.loading.batches import PositionBatches
 from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.image_crops import ImageCrops, apply_deferred
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
+from medpretrain3d.loading.used_cases import cases_fingerprint
 from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
 from medpretrain3d.objectives.base import with_host_copies
@@ -126,6 +127,7 @@ class PretrainData(Checked, L.LightningDataModule):
             corpus=self.corpus.name,
             num_pretrain_volumes=len(self.train_cases),
             data_fingerprint=self.corpus.fingerprint,
+            cases_fingerprint=cases_fingerprint({"train": self.train_cases, "val": self.val_cases}),
             exclude_fingerprint=self.excluded.fingerprint if self.excluded else None,
         )
 

@@ -59,6 +59,8 @@ class RunMetadata:
     label_fraction: Number | None = None
     num_train_cases: Whole | None = None
     data_fingerprint: StrictStr | None = None
+    cases_fingerprint: StrictStr | None = None
+    """Of which cases of the data are trained, validated and tested on."""
     semi_supervised: Text | None = None
     """How scans without labels were learned from beside those with them, as `meanteacher`."""
     unlabeled_corpus: Text | None = None

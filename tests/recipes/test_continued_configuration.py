@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.stratify import split_store
 from pretrain import __main__ as pretrain_program
 from pretrain.module import PretrainModule
 
@@ -55,6 +58,25 @@ def test_a_finished_run_of_constant_rate_is_extended_exactly(stage, cube_store, 
         fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "4")
     with pytest.raises(UserError, match=r"is finished; .* or a larger trainer.max_steps to extend it"):
         fit(stage, cube_store, tmp_path, "short", *options, "--trainer.max_steps", "5")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_folds_that_are_dealt_out_again_are_those_of_another_run(stage, cube_store, tmp_path):
+    store = shutil.copytree(cube_store, tmp_path / "store")
+    options = (*CONSTANT, "--data.fold", "0", "--trainer.val_check_interval", "2", "--trainer.max_steps")
+    options = (*(("--data.num_val_cases", "1") if stage == "pretrain" else ()), *options)
+    split_store(Store(store), 3, seed=0)
+    folder = fit(stage, store, tmp_path, "run", *options, "2")
+    before = weights(stage, folder)
+    split_store(Store(store), 3, seed=5)
+    with pytest.raises(UserError, match=r"which cases train, validate and test \(splits.json .*\) \w{12} -> \w{12}"):
+        fit(stage, store, tmp_path, "run", *options, "3")
+    assert all(torch.equal(value, before[name]) for name, value in weights(stage, folder).items())
+    # A run of an earlier version did not write which cases they are.
+    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**facts, "cases_fingerprint": None}), encoding="utf-8")
+    fit(stage, store, tmp_path, "run", *options, "3")
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["cases_fingerprint"]
 
 
 @pytest.mark.slow

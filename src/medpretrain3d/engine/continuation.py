@@ -42,6 +42,8 @@ MOVED = {
     "model.init_from ": "init_sha256",
 }
 """What an option names that may lie elsewhere now, and by which metadata it is known."""
+READ = {"cases_fingerprint": "which cases train, validate and test (splits.json and label order of the stores)"}
+"""What no option says, by the metadata by which it is known."""
 
 
 def check_continuation(run: RunConfig, before: Config, now: Config, metadata: RunMetadata) -> None:
@@ -68,6 +70,10 @@ def check_continuation(run: RunConfig, before: Config, now: Config, metadata: Ru
         if was != is_now:
             what = f"the data in {option}" if name == "data_fingerprint" else f"what is in {option}"
             found.append(f"{what}{was[:12]} -> {is_now[:12]} (fingerprints)")
+    for name, what in READ.items():
+        was, is_now = getattr(known, name), getattr(metadata, name)
+        if None not in (was, is_now) and was != is_now:
+            found.append(f"{what} {was[:12]} -> {is_now[:12]} (fingerprints)")
     if batch != global_batch(now):
         found.append(f"samples of a step {batch} -> {global_batch(now)}, which {_factors(now)} have to make")
     is_finished = bool(known.finished)
