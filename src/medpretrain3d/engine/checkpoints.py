@@ -50,17 +50,24 @@ class Checkpoints(Checkpoint):
         """The file that this sitting begins with; set before training."""
         self._kept: list[Path] = []
         self._validated_step = -1
-        self._saved: tuple[int, int] | None = None  # step, and the last step that was validated
+        self._saved: tuple[int, int, bool] | None = None  # where training stood, see `_place`
+        self._stopped_of: int | None = None
+        """Steps of the run that an early stopping had ended before; None where nothing has."""
         self._random_state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the validated step and the state of the generators that a layer of a recipe may draw from."""
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        return {"validated_step": self._validated_step, "random_state": {"cpu": torch.get_rng_state(), "cuda": cuda}}
+        return {
+            "validated_step": self._validated_step,
+            "stopped_of": self._stopped_of,
+            "random_state": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
         self._validated_step = state_dict["validated_step"]
+        self._stopped_of = state_dict.get("stopped_of")  # earlier versions did not keep it
         self._random_state = state_dict["random_state"]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -71,7 +78,9 @@ class Checkpoints(Checkpoint):
             return
         if trainer.is_global_zero:
             self._kept = adopt(self.resumed_from, self.folder, step)
-        self._saved = (step, self._validated_step)
+        # Else it would train on until the callback that had ended it comes to it again.
+        trainer.should_stop = self._stopped_of is not None and trainer.max_steps <= self._stopped_of
+        self._saved = self._place(trainer)
         if self._random_state:
             torch.set_rng_state(self._random_state["cpu"])
             if len(self._random_state["cuda"]) == torch.cuda.device_count():
@@ -104,7 +113,7 @@ class Checkpoints(Checkpoint):
         """Keep what is whole, without waiting for other processes: they may never come."""
         if getattr(trainer.strategy, "is_sharded", False):  # nothing is whole without the others
             return
-        is_new = self._saved != (trainer.global_step, self._validated_step)
+        is_new = self._saved != self._place(trainer)
         if trainer.is_global_zero and trainer.global_step and is_new and _loop(trainer).is_between_steps():
             try:
                 self._write(trainer, self._state(trainer))
@@ -117,7 +126,7 @@ class Checkpoints(Checkpoint):
         Raises:
             UserError: it could not be written, on every process.
         """
-        if self._saved == (trainer.global_step, self._validated_step):
+        if self._saved == self._place(trainer):
             return
         for logger in trainer.loggers:
             logger.save()  # curves reach at least as far as the checkpoint
@@ -134,7 +143,7 @@ class Checkpoints(Checkpoint):
         failure = trainer.strategy.broadcast(failure)
         if failure is not None:
             raise UserError(failure)
-        self._saved = (trainer.global_step, self._validated_step)
+        self._saved = self._place(trainer)
         self._saved_s = time.monotonic()
 
     def is_due(self) -> bool:
@@ -145,7 +154,12 @@ class Checkpoints(Checkpoint):
     def _continued_from(self) -> str:
         return str(self._kept[-1]) if self._kept else "its start"
 
+    def _place(self, trainer: L.Trainer) -> tuple[int, int, bool]:
+        """Return the step, the last step that was validated, and whether training is to end here."""
+        return trainer.global_step, self._validated_step, trainer.should_stop
+
     def _state(self, trainer: L.Trainer) -> dict[str, Any]:
+        self._stopped_of = trainer.max_steps if trainer.should_stop else None
         return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
     def _write(self, trainer: L.Trainer, state: dict[str, Any]) -> None:

@@ -78,11 +78,13 @@ def check_continuation(run: RunConfig, before: Config, now: Config, metadata: Ru
         found.append(f"samples of a step {batch} -> {global_batch(now)}, which {_factors(now)} have to make")
     is_finished = bool(known.finished)
     done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
-    if is_finished and steps == done:
+    asked = max(done, known.budget_steps or 0)  # more than were made where an early stopping ended it
+    if is_finished and done <= steps <= asked:
+        early = f", after {done} of {asked} steps" if done < asked else ""
         message = f" (and its configuration differs: {'; '.join(found)})" if found else ""
         raise UserError(
-            f"{run.folder}: this run is finished{message}; give another run.name, run.restart=true to repeat it, or a "
-            "larger trainer.max_steps to extend it"
+            f"{run.folder}: this run is finished{early}{message}; give another run.name, run.restart=true to repeat "
+            "it, or a larger trainer.max_steps to extend it"
         )
     if steps < done:
         raise UserError(
