@@ -128,6 +128,7 @@ class PretrainData(Checked, L.LightningDataModule):
             num_pretrain_volumes=len(self.train_cases),
             data_fingerprint=self.corpus.fingerprint,
             cases_fingerprint=cases_fingerprint({"train": self.train_cases, "val": self.val_cases}),
+            views_fingerprint=self.views.fingerprint,
             exclude_fingerprint=self.excluded.fingerprint if self.excluded else None,
         )
 

@@ -107,6 +107,8 @@ class RunMetadata:
     """Samples of a step, over all processes and accumulated batches."""
     init_sha256: StrictStr | None = None
     """Of the weights that the run began with, wherever their file lies."""
+    views_fingerprint: StrictStr | None = None
+    """Of what pretraining is shown beside the stores, as labels of a table."""
     exclude_fingerprint: StrictStr | None = None
     """Of the stores whose test and validation scans were left out of pretraining."""
     num_threads: Whole | None = None

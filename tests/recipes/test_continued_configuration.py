@@ -79,6 +79,25 @@ def test_folds_that_are_dealt_out_again_are_those_of_another_run(stage, cube_sto
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["cases_fingerprint"]
 
 
+def test_a_table_of_labels_may_move_and_not_change(cube_store, tmp_path):
+    objective = {"class_path": "CaseClassification", "init_args": {"backbone": {"class_path": "ResEnc"}}}
+    objective["init_args"]["backbone"]["init_args"] = {"preset": "XXS"}
+
+    def taught(table, labels, steps):
+        rows = [f"{case},{label}\n" for case, label in labels.items()]
+        (tmp_path / table).write_text("".join(["case,label\n", *rows]), encoding="utf-8")
+        views = {"class_path": "CaseLabelView", "init_args": {"table": str(tmp_path / table), "unlabeled": "skip"}}
+        options = ("--data.views", json.dumps(views), "--data.split", "train", "--data.num_val_cases", "0")
+        options += ("--model.objective", json.dumps(objective), "--trainer.limit_val_batches", "0", *CONSTANT)
+        return fit("pretrain", cube_store, tmp_path, "run", *options, "--trainer.max_steps", str(steps))
+
+    labels = {f"train_{number}": "ab"[number % 2] for number in range(4)}
+    taught("one.csv", labels, 3)
+    with pytest.raises(UserError, match=r"what is in data.views.init_args.table \w{12} -> \w{12} \(fingerprints\)"):
+        taught("one.csv", {case: "ba"["ab".index(label)] for case, label in labels.items()}, 4)
+    taught("other.csv", dict(reversed(labels.items())), 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_goes_on_compiled_and_back(stage, cube_store, tmp_path, capsys):

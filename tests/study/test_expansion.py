@@ -191,6 +191,26 @@ def test_hard_negatives_are_part_of_the_identity_of_their_arm_wherever_they_lie(
         expand(read_study(tmp_path / "study.yaml"))
 
 
+def test_a_table_of_labels_is_part_of_the_identity_of_what_is_pretrained_on_it(write_study, tmp_path):
+    objective = {"class_path": "CaseClassification", "init_args": {"backbone": {"class_path": "ResEnc"}}}
+
+    def of(name, content):
+        (tmp_path / name).write_text(content)
+        views = {"class_path": "CaseLabelView", "init_args": {"table": name}}
+        recipe = {"base": "pretrain.yaml", "model": {"objective": objective}, "data": {"views": views}}
+        (tmp_path / "labels.yaml").write_text(yaml.safe_dump(recipe))
+        arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "taught": {"pretrain": "labels.yaml"}}
+        return identities(write_study(arms=arms, hypotheses=[]))
+
+    before = of("one.csv", "case,label\na,x\nb,y\n")
+    assert of("other.csv", "case,label\na,x\nb,y\n") == before
+    now = of("one.csv", "case,label\na,y\nb,x\n")
+    assert {name for name in now if now[name] != before[name]} == {name for name in now if "taught" in name}
+    (tmp_path / "one.csv").unlink()
+    with pytest.raises(UserError, match=r"one.csv: no such file or folder; give a CSV file with the columns case"):
+        expand(read_study(tmp_path / "study.yaml"))
+
+
 def test_a_store_elsewhere_with_the_same_content_makes_the_same_jobs(write_study, tmp_path):
     path = write_study()
     before = identities(path)

@@ -39,10 +39,13 @@ MOVED = {
     "data.exclude ": "exclude_fingerprint",
     "data.unlabeled ": "unlabeled_fingerprint",
     "data.hard_negatives ": "hard_negatives_sha256",
+    "data.views.init_args.table ": "views_fingerprint",
     "model.init_from ": "init_sha256",
 }
 """What an option names that may lie elsewhere now, and by which metadata it is known."""
-READ = {"cases_fingerprint": "which cases train, validate and test (splits.json and label order of the stores)"}
+READ = {
+    "cases_fingerprint": "which cases train, validate and test (splits.json and label order of the stores)",
+}
 """What no option says, by the metadata by which it is known."""
 
 

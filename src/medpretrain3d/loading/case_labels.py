@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medpretrain3d.documents import read_table
+from medpretrain3d.documents import json_text, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import CaseOrder
@@ -44,6 +45,11 @@ class CaseLabelView(OneView):
     def classes(self, corpus: Corpus) -> tuple[tuple[str, ...], ...]:
         """Return the labels of the table, whatever the stores hold."""
         return (self.names,)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the labels of all cases, wherever the table lies and in whatever order its rows are."""
+        return hashlib.sha256(json_text(sorted(self.labels_of.items())).encode()).hexdigest()
 
     def is_labeled(self, ref: CaseRef) -> bool:
         """Return whether the table names the case."""

@@ -40,6 +40,11 @@ class Views(Configurable):
         """Return names of the classes that labels stand for, of each data set on its own."""
         return corpus.classes
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Hash of what is shown and is not in the stores, as labels of a table; None where there is nothing."""
+        return None
+
     def is_labeled(self, ref: CaseRef) -> bool:
         """Whether a case has the labels that are shown; with `unlabeled: skip`, cases that have none are left out."""
         return True

@@ -31,10 +31,18 @@ HARMLESS = (
     "data.exclude",
     "data.unlabeled",
     "data.hard_negatives",
+    "data.views.init_args.table",
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
-_ADVICE = "give predictions.json of cross-validate, or add to the document prepare: {FOLDER: cross-validate ...}"
+FILES = {
+    "data.hard_negatives": (
+        "hard_negatives",
+        "give predictions.json of cross-validate, or add to the document prepare: {FOLDER: cross-validate ...}",
+    ),
+    "data.views.init_args.table": ("labels", "give a CSV file with the columns case and label"),
+}
+"""Options that name a file, the fact that its hash is, and what to do where it is not there."""
 PLACE = "run."
 """Options of where a run is kept."""
 
@@ -200,9 +208,10 @@ class Expansion:
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
             inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
-        if candidates := flat.get("data.hard_negatives"):
-            is_awaited = self._preparation.makes(Path(candidates)) and not Path(candidates).exists()
-            inputs["hard_negatives"] = UNKNOWN if is_awaited else content_hash(Path(candidates), _ADVICE)
+        for option, (fact, advice) in FILES.items():
+            if file := flat.get(option):
+                is_awaited = self._preparation.makes(Path(file)) and not Path(file).exists()
+                inputs[fact] = UNKNOWN if is_awaited else content_hash(Path(file), advice)
         job = Job(
             kind,
             setting,
