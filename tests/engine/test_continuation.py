@@ -92,6 +92,27 @@ def test_what_can_is_named_with_both_values(change, told):
     assert differences(CONFIG, changed(**change)) == told
 
 
+STOPPING = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/loss"}}
+KEEPING = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "val/loss"}}
+
+
+@pytest.mark.parametrize(
+    ("decided", "is_free"),
+    [
+        ({"trainer__callbacks": [KEEPING, EMA]}, True),  # writes files and changes nothing
+        ({"model__weights": "last"}, True),
+        ({"model__weights": "best"}, False),
+        ({"trainer__callbacks": [EMA, STOPPING]}, False),
+        ({"trainer__callbacks": STOPPING}, False),
+    ],
+)
+def test_when_a_run_validates_is_free_unless_that_decides_its_weights(decided, is_free):
+    then = {"trainer__val_check_interval": 1, "trainer__check_val_every_n_epoch": 2}
+    told = ["trainer.check_val_every_n_epoch absent -> 2", "trainer.val_check_interval 5 -> 1"]
+    assert differences(changed(**decided), changed(**decided, **then)) == ([] if is_free else told)
+    assert differences(changed(**decided), changed(**decided, trainer__num_sanity_val_steps=2)) == []
+
+
 def test_paths_are_compared_by_what_they_lead_to(tmp_path, monkeypatch):
     (tmp_path / "store").mkdir()
     (tmp_path / "link").symlink_to("store")

@@ -24,10 +24,11 @@ FREE = (
     # Where the run is kept, who is told of it, and how fast it goes.
     r"run\..*|device\.compile|data\.num_workers|data\.prefetch_factor|data\.stage_to|ckpt_path|weights_only|plugins",
     r"trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)",
-    # When it is looked at: the weights are the same, the curves have other points from there on.
-    r"trainer\.(val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)",
+    r"trainer\.num_sanity_val_steps",
 )
 """Options that change no weight."""
+WHEN_VALIDATED = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+"""Options that change no weight either, but other points of the curves, unless a validation decides which are kept."""
 BATCH = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
 """Options that may change together as long as their product, the global batch, stays."""
 ONLOOKERS = re.compile(r"(\w*Checkpoint|\w*ProgressBar|\w*Summary|\w*Monitor|Timer)")
@@ -116,11 +117,13 @@ def differences(before: Config, now: Config, batch: int | None = None) -> list[s
     """
     old, new = _flat(before), _flat(now)
     is_same_batch = (batch or global_batch(before)) == global_batch(now)
+    is_only_seen = not any(_is_decided_by_validation(config) for config in (before, now))
     found = []
     for key in sorted(old.keys() | new.keys()):
         one, other = old.get(key), new.get(key)
         is_free = any(re.fullmatch(pattern, key) for pattern in FREE)
         is_free = is_free or key == "trainer.max_steps" or (key in BATCH and is_same_batch)
+        is_free = is_free or (key in WHEN_VALIDATED and is_only_seen)
         if not is_free and not _is_same(key, one, other):
             found.append(f"{key} {_shown(one)} -> {_shown(other)}")
     return found
@@ -224,6 +227,14 @@ def _is_onlooker(entry: Any) -> bool:
     path = str(entry.get("class_path", "")) if isinstance(entry, Mapping) else ""
     module, _, name = path.rpartition(".")
     return module.startswith("lightning.") and bool(ONLOOKERS.fullmatch(name))
+
+
+def _is_decided_by_validation(config: Config) -> bool:
+    """Return whether the best weights are kept, or a callback that changes the run follows a measured value."""
+    entries = config["trainer"].get("callbacks") or []
+    entries = [one for one in (entries if isinstance(entries, list) else [entries]) if not _is_onlooker(one)]
+    watching = [one for one in entries if isinstance(one, Mapping) and (one.get("init_args") or {}).get("monitor")]
+    return bool(watching) or (config.get("model") or {}).get("weights") == "best"
 
 
 def _is_same(key: str, one: Any, other: Any) -> bool:
