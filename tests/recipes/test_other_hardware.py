@@ -93,6 +93,27 @@ def test_what_cannot_be_made_up_for_is_refused_with_what_to_set(interrupted):
     )
 
 
+@pytest.mark.parametrize(
+    ("now", "unlabeled", "refused"),
+    [
+        (config(4, 2), 2, False),
+        (config(4, 1, batch_size=8), 4, False),
+        (config(4, 1, batch_size=8), 2, True),
+        (config(4, 1, batch_size=8), None, True),  # as many as with labels: 32
+    ],
+)
+def test_a_step_has_as_many_unlabeled_crops_as_before(interrupted, now, unlabeled, refused):
+    run, before = interrupted(global_batch_size=32), config(8)  # 8 processes with 2 unlabeled crops each
+    before["data"] |= {"unlabeled": "u", "unlabeled_batch_size": 2}
+    now["data"] |= {"unlabeled": "u", "unlabeled_batch_size": unlabeled}
+    if not refused:
+        check_continuation(run, before, now, RunMetadata())
+        return
+    made = 4 * (unlabeled or 8)
+    with pytest.raises(UserError, match=rf"unlabeled crops of a step 16 -> {made}, which data.unlabeled_batch_size x 4"):
+        check_continuation(run, before, now, RunMetadata())
+
+
 def test_an_encoder_that_has_moved_is_known_by_its_weights(interrupted):
     run, before, now = interrupted(init_sha256="a" * 64), config(8, init_from="there"), config(8, init_from="here")
     check_continuation(run, before, now, RunMetadata(data_fingerprint="f", init_sha256="a" * 64))

@@ -31,6 +31,8 @@ WHEN_VALIDATED = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch
 """Options that change no weight either, but other points of the curves, unless a validation decides which are kept."""
 BATCH = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
 """Options that may change together as long as their product, the global batch, stays."""
+UNLABELED_BATCH = "data.unlabeled_batch_size"
+"""One that takes the place of `data.batch_size` in another such product."""
 ONLOOKERS = re.compile(r"(\w*Checkpoint|\w*ProgressBar|\w*Summary|\w*Monitor|Timer)")
 """Callbacks of Lightning that change no weight."""
 
@@ -79,7 +81,12 @@ def check_continuation(run: RunConfig, before: Config, now: Config, metadata: Ru
         if None not in (was, is_now) and was != is_now:
             found.append(f"{what} {was[:12]} -> {is_now[:12]} (fingerprints)")
     if batch != global_batch(now):
-        found.append(f"samples of a step {batch} -> {global_batch(now)}, which {_factors(now)} have to make")
+        factors = _factors("data.batch_size", now)
+        found.append(f"samples of a step {batch} -> {global_batch(now)}, which {factors} have to make")
+    unlabeled = [global_unlabeled_batch(before, batch), global_unlabeled_batch(now)]
+    if None not in unlabeled and unlabeled[0] != unlabeled[1]:
+        factors = _factors(UNLABELED_BATCH, now)
+        found.append(f"unlabeled crops of a step {unlabeled[0]} -> {unlabeled[1]}, which {factors} have to make")
     is_finished = bool(known.finished)
     done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
     asked = max(done, known.budget_steps or 0)  # more than were made where an early stopping ended it
@@ -117,6 +124,7 @@ def differences(before: Config, now: Config, batch: int | None = None) -> list[s
     """
     old, new = _flat(before), _flat(now)
     is_same_batch = (batch or global_batch(before)) == global_batch(now)
+    is_same_unlabeled = global_unlabeled_batch(before, batch) == global_unlabeled_batch(now)
     is_only_seen = not any(_is_decided_by_validation(config) for config in (before, now))
     found = []
     for key in sorted(old.keys() | new.keys()):
@@ -124,6 +132,7 @@ def differences(before: Config, now: Config, batch: int | None = None) -> list[s
         is_free = any(re.fullmatch(pattern, key) for pattern in FREE)
         is_free = is_free or key == "trainer.max_steps" or (key in BATCH and is_same_batch)
         is_free = is_free or (key in WHEN_VALIDATED and is_only_seen)
+        is_free = is_free or (key == UNLABELED_BATCH and is_same_unlabeled)
         if not is_free and not _is_same(key, one, other):
             found.append(f"{key} {_shown(one)} -> {_shown(other)}")
     return found
@@ -136,11 +145,23 @@ def global_batch(config: Config) -> int:
     return int(data["batch_size"]) * num_processes * int(trainer.get("accumulate_grad_batches") or 1)
 
 
-def _factors(config: Config) -> str:
-    trainer = config["trainer"]
-    num_processes = global_batch(config) // int(config["data"]["batch_size"])
-    num_processes //= int(trainer.get("accumulate_grad_batches") or 1)
-    return f"data.batch_size x {num_processes} processes x trainer.accumulate_grad_batches"
+def global_unlabeled_batch(config: Config, batch: int | None = None) -> int | None:
+    """Return unlabeled crops of one optimizer step, over all processes; None where there are none.
+
+    Args:
+        config: parsed configuration.
+        batch: samples with labels of a step, where they are known.
+    """
+    data = config["data"]
+    if not data.get("unlabeled"):
+        return None
+    own = int(data["batch_size"])
+    return (batch or global_batch(config)) // own * int(data.get("unlabeled_batch_size") or own)
+
+
+def _factors(size: str, config: Config) -> str:
+    num_processes = global_batch(config) // _of_one_process(config)
+    return f"{size} x {num_processes} processes x trainer.accumulate_grad_batches"
 
 
 def accumulation_to_go_on(run: RunConfig, now: Config) -> tuple[int, str] | None:
