@@ -153,6 +153,12 @@ class FinetuneModule(Checked, L.LightningModule):
         result: FinetuneData = self.trainer.datamodule  # type: ignore[attr-defined]  # set when fitting starts
         return result
 
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return by name what follows the length of the run: how much unlabeled crops weigh."""
+        if self.unlabeled is None:
+            return {}
+        return {"weight of unlabeled crops": self.unlabeled.method.weight_at(step, num_steps)}
+
     def configure_callbacks(self) -> list[L.Callback]:
         """Return what counts what unlabeled crops give."""
         return [] if self.unlabeled is None else [self.unlabeled]

@@ -123,6 +123,10 @@ class PretrainModule(Checked, L.LightningModule):
         """Say it before a validation too, which may be made up before the first step of a run that goes on."""
         self.objective.at_step(self.global_step, self.trainer.max_steps)
 
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return by name what of the objective follows the length of the run."""
+        return self.objective.schedules(step, num_steps)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return loss of one batch."""
         out = self.objective(batch)

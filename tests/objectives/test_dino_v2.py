@@ -220,6 +220,15 @@ def test_temperature_and_momentum_follow_the_step():
     assert momenta[4] == pytest.approx(1.0)
 
 
+def test_what_follows_the_length_of_a_run_is_named():
+    objective = make(momentum=(0.9, 1.0), gram=GramAnchoring(start=0.5, weight=2.0))
+    short, long = objective.schedules(50, 50), objective.schedules(50, 100)
+    assert short == pytest.approx({"momentum of the teacher": 1.0, "weight of Gram anchoring": 2.0})
+    assert long == pytest.approx({"momentum of the teacher": 0.95, "weight of Gram anchoring": 2.0})
+    assert objective.schedules(49, 100)["weight of Gram anchoring"] == 0.0
+    assert "weight of Gram anchoring" not in make().schedules(50, 100)
+
+
 def test_gram_anchoring_begins_late_with_the_teacher_of_then_and_keeps_it_for_a_while():
     objective, batch = make(gram=GramAnchoring(start=0.5, refresh_steps=3)), multi_crop(SHAPE)
     kept, taught = objective.kept_teacher.network, objective.teacher.network.backbone

@@ -125,12 +125,14 @@ def test_a_run_goes_on_compiled_and_back(stage, cube_store, tmp_path, capsys):
 
 def test_a_falling_schedule_says_what_an_extension_makes_of_it(cube_store, tmp_path, capsys):
     options = ("--model.optim.lr", "0.1", "--model.optim.schedule", "cosine", "--model.optim.warmup_steps", "0")
+    options += ("--model.optim.weight_decay", "0.1", "--model.optim.weight_decay_end", "0.3")
     options += ("--trainer.val_check_interval", "2")
     fit("pretrain", cube_store, tmp_path, "run", *options, "--trainer.max_steps", "2")
     assert "the learning rate goes" not in capsys.readouterr().out
     folder = fit("pretrain", cube_store, tmp_path, "run", *options, "--trainer.max_steps", "4")
     # At its end a cosine of 2 steps is 0, one of 4 steps is halfway down there.
-    assert "at step 2 the learning rate goes from 0 to 0.05;" in capsys.readouterr().out
+    said = "at step 2 the learning rate goes from 0 to 0.05, the weight decay goes from 0.3 to 0.2;"
+    assert said in capsys.readouterr().out
     with (folder / "metrics.csv").open(newline="") as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
     assert rates[:3] == pytest.approx([0.1, 0.05, 0.05])

@@ -55,6 +55,16 @@ def taught(fit, store):
     return fit("taught", "--data.unlabeled", str(store), "--data.unlabeled_batch_size", "1", *TEACHER)
 
 
+def test_the_weight_of_an_extended_run_jumps_and_that_is_said(fit, store, capsys):
+    constant = ("--model.optim.schedule", "constant", "--data.unlabeled", str(store), *TEACHER)
+    fit("extended", *constant)
+    assert "the schedule is that of" not in capsys.readouterr().out
+    fit("extended", *constant, "--trainer.max_steps", "16")
+    # A ramp over half of the run is over after 2 of 4 steps; of 16 steps 4 are half of it, so 4 exp(-5 / 4).
+    said = capsys.readouterr().out
+    assert "of 16 steps now: at step 4 the weight of unlabeled crops goes from 4 to 1.146;" in said
+
+
 def rows(folder):
     with (folder / "metrics.csv").open(newline="") as file:
         found = list(csv.DictReader(file))

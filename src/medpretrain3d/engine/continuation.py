@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.engine.checkpoint_files import num_steps_done
-from medpretrain3d.engine.distributed import SHARDED, rank_zero_print
+from medpretrain3d.engine.distributed import SHARDED
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
@@ -297,28 +296,3 @@ def accelerator_of(name: Any) -> str:
 def _shown(value: Any) -> str:
     text = "absent" if value is None else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-class ContinuedSchedule(L.Callback):
-    """Sets learning rate and weight decay of the step with which a run goes on by the schedule of this sitting.
-
-    A checkpoint holds those that the earlier length of the run gave; where the length is the same, so are they.
-    """
-
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Set it, and say what changes."""
-        for config in trainer.lr_scheduler_configs if trainer.global_step else ():
-            scheduler: Any = config.scheduler
-            step, groups = scheduler.last_epoch, scheduler.optimizer.param_groups
-            before = [group["lr"] for group in groups]
-            now = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-            for group, rate in zip(groups, now, strict=True):
-                group["lr"] = rate
-            scheduler._last_lr = now
-            scheduler.set_weight_decay()
-            if before != now:
-                rank_zero_print(
-                    f"the schedule is that of a run of {trainer.max_steps} steps now: at step {step} the learning rate "
-                    f"goes from {max(before):.4g} to {max(now):.4g}; the steps before it were made with that of the "
-                    "earlier length"
-                )

@@ -27,11 +27,11 @@ from medpretrain3d.engine.checkpoint_files import CheckpointFiles, newest_whole_
 from medpretrain3d.engine.checkpoints import Checkpoints
 from medpretrain3d.engine.compute import ComputeMeter
 from medpretrain3d.engine.continuation import (
-    ContinuedSchedule,
     accumulation_to_go_on,
     global_batch,
     num_processes_here,
 )
+from medpretrain3d.engine.continued_schedules import ContinuedSchedules
 from medpretrain3d.engine.curves import ContinuedCurves, CurveLogger
 from medpretrain3d.engine.device import DeviceConfig
 from medpretrain3d.engine.distributed import rank_zero_print, trainer_as_asked
@@ -277,7 +277,7 @@ class StageCLI(LightningCLI):
         together = EndTogether(self.checkpoints, snapshots, partial(farewell, self.run))
         throughput = Throughput()
         lines = ProgressLines(throughput)
-        watchers = [SamePrecision(), ContinuedSchedule(), throughput, lines, self.compute, snapshots, together]
+        watchers = [SamePrecision(), ContinuedSchedules(), throughput, lines, self.compute, snapshots, together]
         return [divergence, self.checkpoints, curves, *watchers]
 
     def fit(self, **kwargs: Any) -> None:

@@ -122,6 +122,15 @@ class Objective(Configurable, nn.Module):
             num_steps: of the whole run.
         """
 
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return by name what `at_step` sets that follows the length of the run: an extended run says where it jumps.
+
+        Args:
+            step: steps of the optimizer that are made.
+            num_steps: of the whole run.
+        """
+        return {}
+
     def after_load(self) -> None:
         """Reset copies of the backbone to its weights, after it has received them from a file."""
 

@@ -152,6 +152,10 @@ class DetectorPretraining(Objective):
         if self.beside is not None:
             self.beside.at_step(step, num_steps)
 
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return those of the objective beside."""
+        return {} if self.beside is None else self.beside.schedules(step, num_steps)
+
     def after_step(self) -> None:
         """Update averages that the objective beside and the tasks keep."""
         for task in self._tasks().values():

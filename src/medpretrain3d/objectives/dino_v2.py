@@ -160,10 +160,20 @@ class DINOv2(Objective):
         first, last = self.teacher_temperatures
         warmed = (step / self.temperature_warmup_steps) if self.temperature_warmup_steps else 1.0
         self.teacher_temperature = linear(first, last, warmed)
-        self.teacher.momentum = cosine(*self.momentum, step / num_steps)
+        self.teacher.momentum = self._momentum_at(step, num_steps)
         self.anchors = self.gram is not None and self.gram.is_on(step, num_steps)
         if self.gram is not None and self.kept_teacher is not None and self.gram.is_due(step, num_steps):
             self.kept_teacher.start_from(self.taught.backbone)
+
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return the teacher's momentum and the weight of Gram anchoring; the temperature counts steps alone."""
+        found = {"momentum of the teacher": self._momentum_at(step, num_steps)}
+        if self.gram is not None:
+            found["weight of Gram anchoring"] = self.gram.weight * self.gram.is_on(step, num_steps)
+        return found
+
+    def _momentum_at(self, step: int, num_steps: int) -> float:
+        return cosine(*self.momentum, step / num_steps)
 
     def after_load(self) -> None:
         """The teacher begins as the student."""
