@@ -110,6 +110,17 @@ def test_an_air_filled_volume_still_gives_a_crop(tmp_path):
     assert len(foreground_start(case, (8, 8, 8), np.random.default_rng(0), -500, 0.02)) == 3
 
 
+@pytest.mark.parametrize("edge", [32, 64, 96])
+def test_foreground_of_a_scan_much_smaller_than_the_patch(tmp_path, edge):
+    # The middle of a crop of 64 that covers 20 voxels lies anywhere from -12 to 32, so at times outside of the scan.
+    body = (slice(0, 20), slice(32, 64), slice(32, 64))
+    case = Corpus([make_store(tmp_path, ["x"], (20, 64, 64), body)]).cases("all")[0].open()
+    starts = [foreground_start(case, (edge, 8, 8), generator_at(0, position), -500, 0.5) for position in range(100)]
+    assert all(20 - edge <= start[0] <= 0 for start in starts)
+    # One chunk of four holds tissue: a dozen starts, uniform over 57 x 57, miss it in (1 - 0.26)^12 = 3 % of crops.
+    assert sum(all(first + 4 >= 32 for first in start[1:]) for start in starts) >= 92
+
+
 def test_sites_in_their_shares(tmp_path):
     kinds = Counter(CropSampler(0.5, 0.25).choose(generator_at(0, position)) for position in range(2000))
     assert kinds["object"] / 2000 == pytest.approx(0.5, abs=0.04)

@@ -164,12 +164,16 @@ def foreground_start(
 ) -> Patch:
     """Lowest corner of a crop whose centre lies in a stored chunk with tissue; the best of a dozen where none does.
 
-    One try decompresses one chunk of 32^3 voxels, and never more of the volume.
+    One try decompresses one chunk of 32^3 voxels, and never more of the volume. The centre of a crop that covers a far
+    smaller volume may lie outside of it; then the chunk nearest to it is looked at.
     """
     best, best_share = (0, 0, 0), -1.0
     for _ in range(TRIES):
         start = uniform_start(case.grid.shape, patch, random)
-        center = [first + edge // 2 for first, edge in zip(start, patch, strict=True)]
+        center = [
+            min(max(first + edge // 2, 0), size - 1)
+            for first, edge, size in zip(start, patch, case.grid.shape, strict=True)
+        ]
         chunk = [c // CHUNK_VOX * CHUNK_VOX for c in center]
         room = [min(CHUNK_VOX, size - first) for size, first in zip(case.grid.shape, chunk, strict=True)]
         share = float((case.read_image(chunk, room)[0] > foreground_hu).mean())
