@@ -19,6 +19,7 @@ from finetune.unlabeled_scans import UnlabeledScans
 from medpretrain3d.boxes import box_size
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import device_of, make_loader, run_position
+from medpretrain3d.engine.validations import limited
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
@@ -220,6 +221,17 @@ class FinetuneData(Checked, L.LightningDataModule):
         if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
             rank_zero_print(f"note: {self.store.place}: {note}")
 
+    @property
+    def num_val_batches(self) -> int:
+        """Volumes of a whole validation."""
+        return len(self.val_cases)
+
+    @property
+    def validated_cases(self) -> list[CaseRef]:
+        """What a validation looks at: the first of `val_cases` up to the limit, on however many processes."""
+        assert self.trainer is not None, "the data module belongs to a trainer"
+        return self.val_cases[: limited(self.num_val_batches, self.trainer.limit_val_batches)]
+
     @cached_property
     def num_points(self) -> int:
         """Objects of the training, validation and test cases that are points, without a size."""
@@ -288,7 +300,7 @@ class FinetuneData(Checked, L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return whole validation volumes, dealt out to the processes."""
-        return self._volumes(self.val_cases)
+        return self._volumes(self.validated_cases)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return whole test volumes, dealt out to the processes."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import device_of, make_loader, run_position
+from medpretrain3d.engine.validations import limited
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.augment import IntensityAugment, SpatialAugment
 from medpretrain3d.loading.batches import PositionBatches
@@ -121,6 +122,11 @@ class PretrainData(Checked, L.LightningDataModule):
         """Class names of the labels, of each dataset on its own: the outputs of a supervised objective."""
         return self.views.classes(self.corpus)
 
+    @property
+    def num_val_batches(self) -> int:
+        """Batches of a whole validation, of one process."""
+        return -(-len(self.val_cases) // self.batch_size)
+
     def metadata(self) -> RunMetadata:
         """Return which scans the run is trained on."""
         return RunMetadata(
@@ -155,12 +161,13 @@ class PretrainData(Checked, L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return a crop of every held-out case, in batches as in training: a contrast takes several crops."""
-        if not self.val_cases:
+        place = run_position(self.trainer)
+        assert self.trainer is not None
+        num_batches = -(-limited(self.num_val_batches, self.trainer.limit_val_batches) // place["world_size"])
+        if not num_batches:
             return []
         reader = CropReader(self.patch, self.window, crop_sampler=self.crop_sampler)
         crops = ImageCrops(CaseOrder(self.val_cases, self.seed), reader, self.views)
-        place = run_position(self.trainer)
-        num_batches = -(-len(self.val_cases) // (self.batch_size * place["world_size"]))
         batches = PositionBatches(self.batch_size, num_batches, place["rank"], place["world_size"])
         return make_loader(crops, batches, 0, crops.collate, device=device_of(self.trainer))
 

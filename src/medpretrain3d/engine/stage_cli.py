@@ -61,6 +61,7 @@ from medpretrain3d.engine.trackers import names_in_sweep, tracker_names, tracker
 from medpretrain3d.engine.tracking import wandb_mode
 from medpretrain3d.engine.trainer_arguments import trainer_arguments
 from medpretrain3d.engine.trainer_options import check_options, trainer_help, trainer_options_used
+from medpretrain3d.engine.validations import check_awaited, limit_as_number
 from medpretrain3d.engine.weight_averaging import average_in_fp32, average_in_one_call
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import signals
@@ -240,6 +241,8 @@ class StageCLI(LightningCLI):
         callbacks = [*(asked.get("callbacks") or []), *self.callbacks()]
         is_static = self.has_static_shapes()
         own = trainer_arguments(asked, run, self.precision.precision, callbacks, loggers, is_static)
+        own["limit_val_batches"] = limit_as_number(asked.get("limit_val_batches"), self.datamodule.num_val_batches)
+        check_awaited(callbacks, bool(self.datamodule.num_val_batches and own["limit_val_batches"]))
         device = DeviceConfig(**vars(self._get(self.config_init, "device")))
         device.apply(self.model, self.backbone(), device_of(asked).type)
         try:
