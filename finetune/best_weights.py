@@ -9,7 +9,6 @@ import lightning as L
 from torch import Tensor
 
 from finetune.module import FinetuneModule
-from medpretrain3d.errors import UserError
 
 
 class BestWeights(L.Callback):
@@ -53,15 +52,8 @@ class BestWeights(L.Callback):
         """Restore them."""
         self.score, self.step, self._weights = state_dict["score"], state_dict["step"], state_dict["weights"]
 
-    def put_into(self, module: FinetuneModule) -> None:
-        """Give a detector the kept weights.
-
-        Raises:
-            UserError: no validation has taken place.
-        """
-        if not self._weights:
-            raise UserError(
-                "model.weights best: no validation took place; lower trainer.val_check_interval below the number of "
-                "steps, or leave model.weights at last"
-            )
-        module.detector.load_state_dict(self._weights)
+    def put_into(self, module: FinetuneModule) -> bool:
+        """Give a detector the kept weights; False where no validation has taken place, so that there are none."""
+        if self._weights:
+            module.detector.load_state_dict(self._weights)
+        return bool(self._weights)

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from finetune.best_weights import BestWeights
 from finetune.module import FinetuneModule
+from medpretrain3d.engine.distributed import rank_zero_print
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,17 @@ class FinalWeights:
 def choose_weights(trainer: L.Trainer, module: FinetuneModule, best: BestWeights) -> FinalWeights:
     """Leave in the detector the weights that the run ends with; a trainer that has fitted has the last ones there.
 
-    Raises:
-        UserError: the best ones are asked for, and no validation took place.
+    Where `trainer.val_check_interval` is a time, training may have been done before it: then the last ones it is.
     """
     last = last_weights(trainer)
     if module.weights == "last":
         return last
-    best.put_into(module)
+    if not best.put_into(module):
+        rank_zero_print(
+            f"warning: model.weights best: training was done before a validation was due; the run ends with the "
+            f"{last.name} weights"
+        )
+        return last
     return FinalWeights("best", best.step, last.is_averaged, best.score, f"val/{module.scored_by.primary}")
 
 

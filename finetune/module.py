@@ -184,7 +184,7 @@ class FinetuneModule(Checked, L.LightningModule):
         if exchanged := mirrored_sides(data.classes, self.inference.mirror_axes):
             rank_zero_print(f"warning: model.inference: {exchanged}")
         if self.weights == "best":
-            _check_choosable(data)
+            _check_choosable(data, self.trainer.limit_val_batches)
         if self.encoder is not None:
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:
@@ -346,10 +346,16 @@ class FinetuneModule(Checked, L.LightningModule):
         return raw_detections
 
 
-def _check_choosable(data: FinetuneData) -> None:
+def _check_choosable(data: FinetuneData, limit_val_batches: float) -> None:
     """Refuse to choose weights by nothing, or by what they are tested on."""
     if not data.val_cases:
         raise UserError("model.weights best: the data have no validation case to choose by; use last")
+    if not any(sum(ref.counts) for ref in data.validated_cases):
+        raise UserError(
+            f"model.weights best: none of the {len(data.validated_cases)} cases that a validation looks at "
+            f"(trainer.limit_val_batches {limit_val_batches} of {len(data.val_cases)}) holds an object, so there is "
+            "nothing to choose by; raise the limit, or use last"
+        )
     tested = {ref.case_id for ref in data.test_cases}
     if shared := [ref.case_id for ref in data.val_cases if ref.case_id in tested]:
         raise UserError(

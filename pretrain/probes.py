@@ -56,6 +56,15 @@ class Probes(Checked, L.Callback):
         """Spread and rank before the first step; goes on with the run."""
         self._psnr: dict[str, float] = {}
 
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Say where nothing will be measured."""
+        assert isinstance(module, PretrainModule)
+        if not module.data.val_cases or not trainer.limit_val_batches:
+            rank_zero_print(
+                "warning: Probes measure at validations, and there will be none: no case is held out "
+                "(data.num_val_cases), or trainer.limit_val_batches is 0"
+            )
+
     def state_dict(self) -> dict[str, Any]:
         """Return the callback's state."""
         return {"start": self.start}

@@ -19,3 +19,11 @@ def test_a_test_of_some_cases_only_is_refused(limit):
 def test_defaults_are_taken():
     check(limit_test_batches=None, fast_dev_run=False)
     check(limit_test_batches=1.0)
+
+
+def test_validations_of_every_second_epoch_are_refused():
+    """A run is one epoch."""
+    with pytest.raises(UserError, match="check_val_every_n_epoch 2, so that nothing is ever validated: a run is one"):
+        check(check_val_every_n_epoch=2)
+    check(check_val_every_n_epoch=1)
+    check(check_val_every_n_epoch=None)

@@ -21,7 +21,7 @@ from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.store.intensity import Window
 from pretrain import __main__ as pretrain_program
 
-from .conftest import TINY_FINETUNE, TINY_PRETRAIN
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN, write_cubes
 from .sittings import run_sitting
 
 COUNTING = """
@@ -333,7 +333,8 @@ def test_without_a_choice_the_bundle_names_its_weights_too(fit):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--trainer.limit_val_batches", "0"], "no validation took place; lower trainer.val_check_interval"),
+        (["--trainer.limit_val_batches", "0"], "none of the 0 cases that a validation looks at (trainer.limit_val_b"),
+        (["--trainer.check_val_every_n_epoch", "2"], "nothing is ever validated: a run is one epoch"),
         (["--model.weights", "first"], "first"),
     ],
 )
@@ -341,4 +342,28 @@ def test_best_weights_that_cannot_be_are_refused(fit, arguments, message, capsys
     weights = [] if "--model.weights" in arguments else ["--model.weights", "best"]
     with pytest.raises((UserError, SystemExit)) as error:
         fit(*weights, *arguments)
-    assert message in f"{error.value} {capsys.readouterr().err}"
+    said = capsys.readouterr()
+    assert message in f"{error.value} {said.err}"
+    assert "step 1" not in said.out  # before any time is spent
+
+
+def test_validations_without_an_object_choose_no_weights(tmp_path):
+    """Of two validation cases, the first one is looked at, and holds nothing."""
+    store = write_cubes(tmp_path / "store", {"train": 2, "val": 2})
+    index = json.loads((store / "store.json").read_text(encoding="utf-8"))
+    (first,) = (row for row in index["cases"] if row["id"] == "val_0")
+    first["counts"] = [0]
+    (store / "store.json").write_text(json.dumps(index), encoding="utf-8")
+    place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"]
+    words = ["--trainer.limit_val_batches", "1", "--model.weights", "best"]
+    with pytest.raises(UserError, match=r"none of the 1 cases .* \(trainer.limit_val_batches 1 of 2\) holds an object"):
+        program.main(["fit", *TINY_FINETUNE, *place, *words])
+
+
+def test_training_that_is_done_before_a_validation_by_the_clock_ends_with_the_last_weights(fit, capsys):
+    words = ["--trainer.max_steps", "1", "--model.optim.warmup_steps", "0", "--trainer.val_check_interval", "00:01:00:00"]
+    folder = fit(*words, "--model.weights", "best")
+    assert "training was done before a validation was due; the run ends with the averaged weights" in (
+        capsys.readouterr().out
+    )
+    assert load_bundle(folder / "bundle").provenance["training"]["weights"]["name"] == "averaged"

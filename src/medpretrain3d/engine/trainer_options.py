@@ -50,6 +50,12 @@ def check_options(config: Mapping[str, Any]) -> None:
             f"trainer: got limit_test_batches {limit}, wanted none: a run is tested on all test "
             "cases of its split; choose fewer there"
         )
+    every = trainer.get("check_val_every_n_epoch")
+    if every is not None and every > 1:
+        raise UserError(
+            f"trainer: got check_val_every_n_epoch {every}, so that nothing is ever validated: a run is one epoch; wanted "
+            "val_check_interval, the steps between validations, or limit_val_batches 0 to train without validation"
+        )
     interval, steps = trainer.get("val_check_interval"), trainer["max_steps"]
     if isinstance(interval, int) and interval > steps:
         raise UserError(
