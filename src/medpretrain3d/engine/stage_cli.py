@@ -242,7 +242,7 @@ class StageCLI(LightningCLI):
         is_static = self.has_static_shapes()
         own = trainer_arguments(asked, run, self.precision.precision, callbacks, loggers, is_static)
         own["limit_val_batches"] = limit_as_number(asked.get("limit_val_batches"), self.datamodule.num_val_batches)
-        check_awaited(callbacks, bool(self.datamodule.num_val_batches and own["limit_val_batches"]))
+        check_awaited(callbacks, self.datamodule.num_val_batches > 0 and own["limit_val_batches"] != 0)
         device = DeviceConfig(**vars(self._get(self.config_init, "device")))
         device.apply(self.model, self.backbone(), device_of(asked).type)
         try:

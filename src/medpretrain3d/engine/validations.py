@@ -9,8 +9,8 @@ import lightning as L
 from medpretrain3d.errors import UserError
 
 
-def limit_as_number(limit: float | None, num_batches: int) -> int | float:
-    """Return `trainer.limit_val_batches` as a number of batches, or 1.0, which is all.
+def limit_as_number(limit: float | None, num_batches: int) -> float | None:
+    """Return `trainer.limit_val_batches` as a number of batches; None and 1.0, which is all of them, as they are.
 
     Lightning takes a share of the batches of each process, so that it would depend on the number of processes how much
     a validation looks at.
@@ -23,7 +23,7 @@ def limit_as_number(limit: float | None, num_batches: int) -> int | float:
         UserError: a share of less than one batch.
     """
     if limit is None or (isinstance(limit, float) and limit == 1):
-        return 1.0
+        return limit
     if isinstance(limit, int) or limit == 0 or num_batches == 0:
         return int(limit)
     if limit * num_batches < 1:
@@ -35,7 +35,7 @@ def limit_as_number(limit: float | None, num_batches: int) -> int | float:
 
 
 def limited(num_batches: int, limit: float) -> int:
-    """Return how many batches `limit_as_number` leaves of all, of all processes together."""
+    """Return how many batches `limit_as_number` leaves of those of all processes; the trainer's limit is never None."""
     return min(num_batches, limit) if isinstance(limit, int) else num_batches
 
 
