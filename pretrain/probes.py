@@ -168,9 +168,9 @@ class Probes(Checked, L.Callback):
         return crops
 
     def _feature(self, module: PretrainModule, crop: Tensor) -> Tensor:
-        """Return the coarsest map (C, d, h, w) of a crop."""
-        result: Tensor = module.objective.encoder(crop[None].to(module.device))[-1][0].float()
-        return result
+        """Return the coarsest map (C, d, h, w) of a crop, computed in the run's precision."""
+        with module.trainer.precision_plugin.val_step_context():
+            return module.objective.encode(crop[None].to(module.device))[-1][0].float()
 
 
 def _read(data: PretrainData, case: Case, start: Patch) -> Tensor:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from finetune import __main__ as finetune_program
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.errors import UserError
+from medpretrain3d.objectives import Objective
 from medpretrain3d.precision import choice
 from medpretrain3d.precision.choice import ENVIRONMENT, PrecisionChoice
 from pretrain import __main__ as pretrain_program
@@ -69,6 +70,22 @@ def test_weights_trained_in_bf16_end_in_a_file_of_fp32_and_go_on(fit, tmp_path):
         weights = load_file(tmp_path / "g" / "run" / "encoder" / "encoder.safetensors")
         assert {value.dtype for value in weights.values()} == {torch.float32}
         assert any(not torch.equal(value, value.bfloat16().float()) for value in weights.values() if value.ndim > 1)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_probes_compute_in_the_precision_of_the_run(fit, monkeypatch, precision):
+    ran, encode = set(), Objective.encode
+
+    def noting(self, image):
+        maps = encode(self, image)
+        ran.add(maps[-1].dtype)
+        return maps
+
+    monkeypatch.setattr(Objective, "encode", noting)
+    probes = json.dumps([{"class_path": "Probes", "init_args": {"num_crops": 2}}])
+    held_out = ("--data.num_val_cases", "2", "--trainer.max_steps", "1", *ONE_STEP)
+    fit("pretrain", "--trainer.precision", precision, "--trainer.callbacks", probes, *held_out)
+    assert ran == {torch.bfloat16}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import pytest
@@ -88,6 +89,25 @@ def test_a_teacher_that_is_dealt_out_follows_as_a_whole_one(cube_store, tmp_path
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_probes_see_whole_weights_of_what_is_dealt_out(cube_store, tmp_path):
+    """A teacher, before the first step and at a validation."""
+    probes = json.dumps([{"class_path": "Probes", "init_args": {"num_crops": 2, "store": str(cube_store)}}])
+    held_out = ("--data.num_val_cases", "2", "--trainer.callbacks", probes, "--trainer.max_steps", "3")
+    own = [*held_out, "--model.objective", json.dumps(DINO), *TWO_VIEWS]
+    on_two = {"stage": "pretrain", "num_processes": 2, "strategy": "fsdp2"}
+    plan = [
+        {"stage": "pretrain", "arguments": [*arguments(cube_store, tmp_path, "one", 2), *own]},
+        {**on_two, "arguments": [*arguments(cube_store, tmp_path, "two", 1), *own]},
+    ]
+    codes = sit(plan, tmp_path)
+    assert codes == [[0], [0, 0]], (tmp_path / "sittings.log").read_text(encoding="utf-8")[-4000:]
+    tables = [(tmp_path / "g" / name / "metrics.csv").read_text(encoding="utf-8") for name in ("one", "two")]
+    one, two = (list(csv.DictReader(table.splitlines()))[-1] for table in tables)
+    for name in ("effective_rank", "feature_std", "knn", "linear"):
+        assert float(two[f"probe/{name}"]) == pytest.approx(float(one[f"probe/{name}"]), abs=1e-4)
 
 
 def test_lightnings_own_shards_are_refused(cube_store, tmp_path):

@@ -10,12 +10,15 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import SGD
 
 from medpretrain3d.engine.ddp import PatientDDP
 from medpretrain3d.errors import UserError
+
+ENCODE = "encode"
+"""The method that gathers weights as `forward` does."""
 
 
 @runtime_checkable
@@ -23,7 +26,10 @@ class Shardable(Protocol):
     """A module of a stage that trains in the forward pass of one part."""
 
     def sharded_parts(self) -> list[nn.Module]:
-        """Return what is gathered together, one after the other: blocks first, what holds all of them last."""
+        """Return what is gathered together, one after the other: blocks first, what holds all of them last.
+
+        That has a method `encode` beside `forward`, which all processes may call together.
+        """
 
 
 class ShardedDDP(PatientDDP):
@@ -63,8 +69,10 @@ class ShardedDDP(PatientDDP):
         assert isinstance(module, Shardable)
         _sync_module_states(module)
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
-        for part in module.sharded_parts():
+        parts = module.sharded_parts()
+        for part in parts:
             fully_shard(part, mesh=mesh)
+        register_fsdp_forward_method(parts[-1], ENCODE)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """Return whole weights; every process calls this."""
@@ -104,6 +112,7 @@ class ShardedDDP(PatientDDP):
                     module._parameters[name] = nn.Parameter(whole(weight).cpu(), weight.requires_grad)
             if isinstance(module, FSDPModule):  # which moves its shards when it is moved, and has none any more
                 module.__class__ = type(module).__bases__[1]
+                vars(module).pop(ENCODE, None)
 
 
 def whole(value: Any) -> Any:

@@ -114,6 +114,11 @@ class Objective(Configurable, nn.Module):
         assert isinstance(found, Backbone)
         return found
 
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Return the maps of the encoder, one per level; also between two steps where weights are dealt out."""
+        maps: list[Tensor] = self.encoder(image)
+        return maps
+
     def at_step(self, step: int, num_steps: int) -> None:
         """Say where the run stands, before every step and every validation: schedules are functions of it.
 
