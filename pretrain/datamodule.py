@@ -110,6 +110,7 @@ class PretrainData(Checked, L.LightningDataModule):
                 f"{self.corpus.name}: {num_related} cases are copies of a validation case or of its patient and are "
                 "not trained on"
             )
+        self.views.check_cases(self.corpus.cases("all"))
         self.train_cases, self.val_cases = self._with_labels(train_cases), self._with_labels(val_cases)
         if not self.train_cases:
             raise UserError(f"{self.corpus.name}: none of its {len(train_cases)} training cases has labels to show")

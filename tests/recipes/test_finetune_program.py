@@ -361,7 +361,14 @@ def test_validations_without_an_object_choose_no_weights(tmp_path):
 
 
 def test_training_that_is_done_before_a_validation_by_the_clock_ends_with_the_last_weights(fit, capsys):
-    words = ["--trainer.max_steps", "1", "--model.optim.warmup_steps", "0", "--trainer.val_check_interval", "00:01:00:00"]
+    words = [
+        "--trainer.max_steps",
+        "1",
+        "--model.optim.warmup_steps",
+        "0",
+        "--trainer.val_check_interval",
+        "00:01:00:00",
+    ]
     folder = fit(*words, "--model.weights", "best")
     assert "training was done before a validation was due; the run ends with the averaged weights" in (
         capsys.readouterr().out

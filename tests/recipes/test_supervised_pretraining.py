@@ -11,9 +11,15 @@ import pytest
 
 from medpretrain3d.backbones import ResEnc, read_encoder
 from medpretrain3d.errors import UserError
+from medpretrain3d.loading.case_labels import CaseLabelView
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.image_crops import ImageCrops
+from medpretrain3d.loading.sampling import CaseOrder
+from medpretrain3d.store.intensity import PerUnit
 from pretrain import __main__ as program
+from pretrain.datamodule import PretrainData
 
-from .conftest import TINY_PRETRAIN
+from .conftest import TINY_PRETRAIN, write_cubes
 
 BACKBONE = "{class_path: medpretrain3d.backbones.ResEnc, init_args: {preset: XXS}}"
 VIEWS = {
@@ -89,24 +95,47 @@ def test_cases_without_a_label_are_an_error_or_left_out_and_said(fit, tmp_path, 
         ("case,class\na,b\n", "lacks the column label"),
         ("case,label\na,b\na,c\n", "case a has two rows, wanted one label per case"),
         ("case,label\na,\n", "case a has no label"),
+        ("store,case,label\ns,a,b\n,a,c\n", "case a has no store"),
+        ("store,case,label\ns,a,b\ns,a,c\n", "case s/a has two rows"),
         ("case,label\na,b\nc,b\n", r"holds the labels \['b'\], wanted at least two"),
     ],
 )
 def test_a_wrong_table_is_named(tmp_path, rows, message):
-    from medpretrain3d.loading.case_labels import CaseLabelView
-
     (tmp_path / "t.csv").write_text(rows)
     with pytest.raises(UserError, match=message):
         CaseLabelView(str(tmp_path / "t.csv"))
 
 
 def test_several_labels_of_a_case(tmp_path):
-    from medpretrain3d.loading.case_labels import CaseLabelView
-
     (tmp_path / "t.csv").write_text("case,label\na,x\na,z\nb,\n")
     view = CaseLabelView(str(tmp_path / "t.csv"), is_multi_label=True)
     assert view.names == ("x", "z")
     assert view.labels_of == {"a": ["x", "z"], "b": []}
+
+
+def test_labels_of_one_store_are_not_those_of_another(tmp_path):
+    """Two hospitals number their cases alike, and only one has labels."""
+    stores = [write_cubes(tmp_path / "a", {"train": 2}), write_cubes(tmp_path / "b" / "elsewhere", {"train": 2})]
+    index = json.loads((stores[1] / "store.json").read_text(encoding="utf-8"))
+    for row in index["cases"]:  # other scans under the same names
+        row["voxels"] = row["voxels"][::-1]
+    (stores[1] / "store.json").write_text(json.dumps(index), encoding="utf-8")
+
+    def data(table_of_labels, *places):
+        views = CaseLabelView(table(tmp_path / "t.csv", **table_of_labels), unlabeled="skip")
+        return PretrainData([str(place) for place in places], (16, 16, 16), 1, views=views, num_val_cases=0)
+
+    alike = {"train_0": "benign", "train_1": "malignant"}
+    with pytest.raises(UserError, match=r"t.csv: has a row for train_\d, which is one scan in .* add a column store"):
+        data(alike, *stores)
+    assert len(data(alike, stores[0], stores[0]).train_cases) == 4  # the same scans twice
+    (tmp_path / "t.csv").write_text("store,case,label\na,train_0,benign\na,train_1,malignant\n")
+    views = CaseLabelView(str(tmp_path / "t.csv"), unlabeled="skip")
+    found = PretrainData([str(place) for place in stores], (16, 16, 16), 1, views=views, num_val_cases=0)
+    assert [(ref.dataset, ref.case_id) for ref in found.train_cases] == [(0, "train_0"), (0, "train_1")]
+    crops = ImageCrops(CaseOrder(found.train_cases, 0), CropReader((16, 16, 16), PerUnit()), views)
+    labels = {crops.order.at(position).case_id: int(crops[position]["case_label"]) for position in range(2)}
+    assert labels == {"train_0": 0, "train_1": 1}
 
 
 def test_probes_are_logged_and_a_collapse_is_named_and_stops_the_run(fit, tmp_path, cube_store, monkeypatch, capsys):

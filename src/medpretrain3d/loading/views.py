@@ -49,6 +49,13 @@ class Views(Configurable):
         """Whether a case has the labels that are shown; with `unlabeled: skip`, cases that have none are left out."""
         return True
 
+    def check_cases(self, cases: Sequence[CaseRef]) -> None:
+        """Refuse cases of the stores, used or not, that the views would take for each other.
+
+        Raises:
+            UserError: names the first of them.
+        """
+
     def check(self, reader: CropReader, order: CaseOrder) -> None:
         """Refuse settings under which the views would not be what they promise.
 
