@@ -67,8 +67,8 @@ class CaseLabelView(OneView):
             key = self._key(ref)
             if voxels_of.setdefault(key, ref.voxels) != ref.voxels:
                 raise UserError(
-                    f"{self.table}: has a row for {key}, which is one scan in {ref.store.place} and another in another "
-                    "store; add a column store with the name of the store's folder, and give the folders different names"
+                    f"{self.table}: has a row for {key}, which is one scan in {ref.store.place} and another in "
+                    "another store; add a column store with the name of the store's folder, and give folders different names"
                 )
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:
