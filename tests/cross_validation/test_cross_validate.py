@@ -141,6 +141,9 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     before = (out / "metrics.json").read_bytes()
     assert main(["cross-validate", *map(str, runs[::-1]), "-o", str(out)]) == 0
     assert (out / "metrics.json").read_bytes() == before
+    capsys.readouterr()
+    assert main(["cross-validate", *map(str, runs), "-o", str(out), "--no-ensemble"]) == 0
+    assert f"note: {out / 'ensemble'} is of an earlier call, and stays" in capsys.readouterr().out
 
 
 def test_merging_is_chosen_by_the_cases_of_other_folds(runs, store):

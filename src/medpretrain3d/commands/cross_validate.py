@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         provenance = {"cross_validation": training}
         save_ensemble(args.out / "ensemble", members, found.config, provenance, replace=True, operating_points=points)
         print(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")
+    elif (args.out / "ensemble").exists():
+        print(f"note: {args.out / 'ensemble'} is of an earlier call, and stays")
     print(f"all numbers: {args.out / 'metrics.json'}")
     return 0
 

@@ -125,7 +125,7 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 def run(args: argparse.Namespace) -> int:
     """Predict every scan; 0 if all could be read, 1 if some could not.
 
-    The files of all scans replace those of an earlier call, unless a scan could not be predicted and they would hold
+    The files replace those of an earlier call, unless a scan could not be predicted and those of all scans would hold
     fewer scans.
 
     Raises:
@@ -135,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         from medpretrain3d.inference import Predictor, load_members
         from medpretrain3d.inference.finished_cases import FinishedCases
         from medpretrain3d.inference.inputs import find_scans, label_maps_in
+        from medpretrain3d.inference.prediction_folder import PredictionFolder
         from medpretrain3d.inference.prediction_run import PredictionRun
         from medpretrain3d.inference.writers.dicom_source import check_library
         from medpretrain3d.memory import keep_freed_memory
@@ -179,7 +180,8 @@ def run(args: argparse.Namespace) -> int:
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
 
-    done = PredictionRun(args.out, args.format, predictor, finished, thresholds, regions, with_masks, bool(len(seen)))
+    folder, with_voxels = PredictionFolder(args.out, args.format), bool(len(seen))
+    done = PredictionRun(folder, predictor, finished, thresholds, regions, with_masks, with_voxels, args.preview)
     done.predict(scans)
     is_kept, lost = done.write()
     if lost and not is_kept:
@@ -187,6 +189,8 @@ def run(args: argparse.Namespace) -> int:
             f"note: {args.out} held predictions of {len(lost)} more scans, first '{lost[0]}', which this call does not "
             "name; its files of all scans no longer hold them"
         )
+    for note in done.notes:
+        print(f"note: {note}")
     if done.num_reused:
         print(f"{done.num_reused} of {len(scans)} scans taken from {finished.folder} (same bundle, options and file)")
     if trained_on := seen.among(done.voxels):
@@ -220,7 +224,8 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
 def _tell_boxes(done: PredictionRun) -> None:
     predictions, regions = done.predictions, done.regions
     num_boxes = sum(len(prediction) for prediction in predictions)
-    print(f"{num_boxes} boxes in {counted(len(predictions), 'scan')}: {done.out} ({', '.join(done.formats)})")
+    place = f"{done.folder.folder} ({', '.join(done.folder.formats)})"
+    print(f"{num_boxes} boxes in {counted(len(predictions), 'scan')}: {place}")
     if regions is not None:
         num_outside = sum(one.num_outside or 0 for one in predictions)
         print(f"{num_outside} more, {regions.margin_mm:g} mm and further from {regions.place}, were left out")
@@ -230,6 +235,7 @@ def _tell_boxes(done: PredictionRun) -> None:
 
 def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence[ScanInput]) -> None:
     from medpretrain3d.commands.case_previews import LEAST_SHOWN, MOST_CASES, LookedAt, as_case, called, write_preview
+    from medpretrain3d.inference.prediction_folder import PREVIEW
 
     predictions, bundle = done.predictions, done.predictor.bundles[0]
     opened_by = {scan.case: scan for scan in scans}
@@ -240,7 +246,7 @@ def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence
     least = 0.0 if done.thresholds is not None else LEAST_SHOWN
     title, window = f"Predictions of {counted(len(predictions), 'scan')}", bundle.preprocessing.window
     about = f"Boxes of {', '.join(str(folder) for folder in members)}."
-    page = write_preview(done.out / "preview", title, about, looked_at, bundle.classes, window, least)
+    page = write_preview(done.folder.folder / PREVIEW, title, about, looked_at, bundle.classes, window, least)
     print(f"preview: {page}")
     if len(predictions) > MOST_CASES:
         print(f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans")

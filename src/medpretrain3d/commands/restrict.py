@@ -141,10 +141,12 @@ def _counts(found: Sequence[Any], wanted: Sequence[Any], classes: Sequence[str])
 def _kept(entry: Any, is_inside: np.ndarray) -> Any:
     """Return the entry of a scan with the boxes inside.
 
-    Without the call of the scan: it may rest on what is gone, and on boxes below a threshold, which no file holds.
+    Without the call of the scan: it may rest on what is gone, and on boxes below a threshold, which no file holds. And
+    without its masks, which number all boxes.
     """
     rows = [row for row, inside in enumerate(is_inside.tolist()) if inside]
     columns = ("boxes", "scores", "labels", "boxes_vox")
-    others = {name: value for name, value in entry.items() if name not in ("case_score", "is_positive")}
+    unknown = ("case_score", "is_positive", "mask_sha256")
+    others = {name: value for name, value in entry.items() if name not in unknown}
     others["num_outside"] = (entry.get("num_outside") or 0) + len(is_inside) - len(rows)
     return {**others, **{name: [entry[name][row] for row in rows] for name in columns if name in entry}}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -16,6 +16,7 @@ from medpretrain3d.documents import LARGE, SCHEMA, Text, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.inputs import ScanInput
 from medpretrain3d.inference.prediction import Entry, Prediction
+from medpretrain3d.inference.writers import mask_sha256
 from medpretrain3d.names import plain_name
 
 
@@ -47,13 +48,13 @@ class FinishedCases:
         """Hash a scan that is about to be read, for `save`: a file that changes meanwhile is then predicted again."""
         self._hashes[scan.case] = scan.sha256()
 
-    def load(self, scan: ScanInput, masks: Path | None = None) -> Prediction | None:
+    def load(self, scan: ScanInput, masks: Sequence[Path] = (), with_masks: bool = False) -> Prediction | None:
         """The result of a case, or None if there is none, or one of another bundle, other options or another scan.
 
         Args:
             scan: as it is now.
-            masks: file of its masks, which has to be the one that was written with the result; None where none is
-                asked for.
+            masks: files in which its masks may be; the one that was written with the result is noted in it.
+            with_masks: whether that one has to be there.
         """
         path = self._path(scan.case)
         if not path.is_file():
@@ -64,30 +65,32 @@ class FinishedCases:
             is_known = self.num_classes is None or max(entry["labels"], default=0) < self.num_classes
             is_valid = is_known and entry["case"] == scan.case and document["identity"] == self.identity
             is_valid = is_valid and document["scan_sha256"] == scan.sha256()
-            if masks is not None:
-                is_valid = is_valid and masks.is_file() and document.get("masks_sha256") == _sha256(masks)
-            return Prediction.from_json(entry, scan.file) if is_valid else None
+            if not is_valid:
+                return None
+            recorded = document.get("masks_sha256")
+            is_there = recorded and any(path.is_file() and mask_sha256(path) == recorded for path in masks)
+            if with_masks and not is_there:
+                return None
+            prediction = Prediction.from_json(entry, scan.file)
+            return dataclasses.replace(prediction, mask_sha256=recorded if is_there else None)
         except UserError:
             return None  # unreadable is as good as absent: the case is predicted again
 
-    def save(self, prediction: Prediction, scan: ScanInput, masks: Path | None = None) -> None:
-        """Keep the result of a case, and which file holds its masks, if it has any.
+    def save(self, prediction: Prediction, scan: ScanInput, masks: Path | None = None) -> str | None:
+        """Keep the result of a case, and which file holds its masks, if it has any: its SHA-256 is returned.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
         """
+        masks_sha256 = None if masks is None else mask_sha256(masks)
         document = {
             "identity": self.identity,
             "scan_sha256": self._hashes.pop(scan.case, None) or scan.sha256(),
-            "masks_sha256": None if masks is None else _sha256(masks),
+            "masks_sha256": masks_sha256,
             "prediction": prediction.to_json(),
         }
         write_text(self._path(prediction.case), json_text(document))
+        return masks_sha256
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{plain_name(case, 'case id')}.json"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

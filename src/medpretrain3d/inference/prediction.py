@@ -28,6 +28,7 @@ class Entry(TypedDict):
     scores: list[Annotated[Number, Field(ge=0, le=1)]]
     labels: list[Whole]
     num_outside: NotRequired[Whole]
+    mask_sha256: NotRequired[Text]
     boxes_vox: list[_Box]
     grid: GridDocument
 
@@ -82,6 +83,8 @@ class Prediction:
 
     num_outside: int | None = None
     """Boxes that were left out because they lie outside of the region that was looked at; None without a region."""
+    mask_sha256: str | None = None
+    """SHA-256 of the file of the instance map that numbers these boxes; None where there is none."""
 
     def __post_init__(self) -> None:
         for name in ("boxes_vox", "boxes_lps_mm"):
@@ -143,6 +146,7 @@ class Prediction:
             "grid": self.grid.to_json(),
             **call,
             **({} if self.num_outside is None else {"num_outside": self.num_outside}),
+            **({} if self.mask_sha256 is None else {"mask_sha256": self.mask_sha256}),
         }
 
     @staticmethod
@@ -163,6 +167,7 @@ class Prediction:
             np.asarray(entry["labels"], dtype=np.int64),
             file,
             num_outside=entry.get("num_outside"),
+            mask_sha256=entry.get("mask_sha256"),
         )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.document import predictions_json
-from medpretrain3d.inference.writers.earlier import cases_written
-from medpretrain3d.inference.writers.masks import mask_path
+from medpretrain3d.inference.writers.earlier import cases_written, formats_written
+from medpretrain3d.inference.writers.masks import mask_path, mask_sha256
 from medpretrain3d.inference.writers.writer import CASE_WRITERS, RUN_WRITERS, formats
 from medpretrain3d.registry import import_modules
 
@@ -22,7 +22,9 @@ __all__ = [
     "Prediction",
     "cases_written",
     "formats",
+    "formats_written",
     "mask_path",
+    "mask_sha256",
     "predictions_json",
     "write_case",
     "write_predictions",

@@ -8,8 +8,30 @@ from typing import Any
 
 from medpretrain3d.documents import LARGE, read_json, read_table
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.writers.document import is_predictions
+from medpretrain3d.inference.writers.table import HEADER
 
 _ADVICE = "it is made again"
+_FILES = {"json": "predictions.json", "csv": "predictions.csv", "coco": "predictions.coco.json"}
+
+
+def formats_written(folder: Path) -> list[str]:
+    """Return the formats of all scans of which a folder holds a file that this program wrote."""
+    is_ours = {
+        "json": lambda path: is_predictions(path),
+        "csv": lambda path: path.read_bytes().startswith(",".join(HEADER).encode()),
+        "coco": lambda path: bool(_of_json(path, "images")),
+    }
+    return [name for name, file in _FILES.items() if (folder / file).is_file() and is_ours[name](folder / file)]
+
+
+def entries_written(folder: Path) -> dict[str, Any]:
+    """Return the entries of `predictions.json` by case; none where it is missing or damaged."""
+    try:
+        document: Any = read_json(folder / _FILES["json"], dict[str, Any], _ADVICE, LARGE)
+        return {str(entry["case"]): entry for entry in document["predictions"]}
+    except (UserError, KeyError, TypeError):
+        return {}
 
 
 def cases_written(folder: Path, formats: Collection[str]) -> list[str]:
@@ -22,10 +44,9 @@ def cases_written(folder: Path, formats: Collection[str]) -> list[str]:
     found: dict[str, None] = {}
     for name, entries in (("json", "predictions"), ("coco", "images")):
         if name in formats:
-            file = folder / ("predictions.json" if name == "json" else "predictions.coco.json")
-            found |= dict.fromkeys(_of_json(file, entries))
+            found |= dict.fromkeys(_of_json(folder / _FILES[name], entries))
     if "csv" in formats:
-        found |= dict.fromkeys(_of_table(folder / "predictions.csv"))
+        found |= dict.fromkeys(_of_table(folder / _FILES["csv"]))
     return list(found)
 
 

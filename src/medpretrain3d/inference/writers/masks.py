@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from medpretrain3d.store.nifti_file import write_nifti
 def mask_path(folder: Path, case: str) -> Path:
     """Return the path of a case's instance map."""
     return folder / "masks" / f"{plain_name(case, 'case id')}.nii.gz"
+
+
+def mask_sha256(path: Path) -> str:
+    """Compute the SHA-256 of an instance map's file, by which predictions say which one is of their boxes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @CASE_WRITERS.register("masks")
