@@ -13,10 +13,12 @@ import torch
 
 import medpretrain3d as mp
 from medpretrain3d.backbones import ResEnc, save_encoder
+from medpretrain3d.configurable import to_config
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, save_bundle
-from medpretrain3d.store import Preprocessing
+from medpretrain3d.store import PercentileWindow, Preprocessing, Window
+from medpretrain3d.store.intensity import PerUnit, ZScore
 from medpretrain3d.store.volume import read_volume
 from tests.dicom_files import AXIAL, write_scan
 
@@ -147,6 +149,66 @@ def test_features_of_an_encoder_are_those_of_its_network(tmp_path, scans):
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(UserError, match="has 2 channels, the encoder was trained on 1"):
         encoder.features(np.stack([HU, HU]), spacing_mm=(1, 1, 1))
+
+
+WINDOW, Z_SCORE = to_config(Window(-900, 500)), to_config(ZScore("all"))
+
+
+def encoder_stating(tmp_path, **preprocessing):
+    torch.manual_seed(0)
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {"preprocessing": preprocessing})
+    return mp.load_encoder(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("stated", "unit"),
+    [
+        ({"spacing_mm": [1.0, 1.0, 1.0], "window": WINDOW}, "hu"),
+        ({"window": Z_SCORE}, "any"),
+        ({"window": to_config(PercentileWindow(1, 99))}, "any"),
+        ({"window": Z_SCORE, "unit": "hu"}, "hu"),
+        ({"normalisation": "z-score of the foreground"}, None),
+        ({"window": to_config(PerUnit())}, None),  # which of the two, it does not say
+        ({}, None),
+    ],
+)
+def test_the_unit_of_an_encoder_is_stated_or_that_of_its_window_and_never_made_up(tmp_path, stated, unit):
+    encoder = encoder_stating(tmp_path, **stated)
+    assert encoder.unit == unit
+    if unit is None:
+        with pytest.raises(UserError, match="give unit='hu' for Hounsfield units, unit='any' for others"):
+            encoder.prepare(HU, spacing_mm=(1, 1, 1))
+    else:
+        assert encoder.preprocessing.unit == unit
+
+
+def test_an_mr_is_not_cut_at_a_window_that_nobody_stated(tmp_path):
+    mr = np.random.default_rng(0).integers(0, 4000, (16, 16, 16)).astype(np.int16)
+    encoder = encoder_stating(tmp_path, spacing_mm=[1.0, 1.0, 1.0], normalisation="least and greatest value to [0, 1]")
+    assert "no window is stated but in words (least and greatest value to [0, 1])" in encoder.report
+    image = encoder.prepare(mr, spacing_mm=(1, 1, 1), unit="any")
+    assert image.std().item() == pytest.approx(1, abs=1e-3)
+    assert (image == image.max()).float().mean() < 0.01
+    assert encoder.prepare(mr, spacing_mm=(1, 1, 1), unit="hu").max() == 1  # as asked for
+
+
+def test_a_float_mr_keeps_its_values_for_a_z_score_without_a_unit(tmp_path):
+    mr = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    encoder = encoder_stating(tmp_path, window=Z_SCORE)
+    for scale in (1, 50):  # refused as normalized HU, rounded to 50 levels
+        image = encoder.prepare(mr * scale, spacing_mm=(1, 1, 1))
+        np.testing.assert_allclose(image[0, 0], (mr - mr.mean()) / mr.std(), atol=1e-3)
+
+
+def test_scans_of_a_unit_that_an_encoder_was_not_trained_on_are_refused_unless_it_is_named(tmp_path, scans):
+    encoder = encoder_stating(tmp_path, window=WINDOW)
+    mr = mp.as_volume(HU, affine_lps=AXIAL, unit="any")
+    with pytest.raises(UserError, match="is of unit 'any', and the encoder was trained on none; give unit='any'"):
+        encoder.prepare(mr)
+    assert encoder.prepare(mr, unit="any").std() > 0.5
+    with pytest.raises(UserError, match="the Volume is of unit 'any'"):
+        encoder.prepare(mr, unit="hu")
+    np.testing.assert_allclose(encoder.prepare(scans["Volume"]), encoder.prepare(scans["NIfTI file"]))
 
 
 def test_evaluate_scores_predictions_against_a_file(bundle, scans, tmp_path):

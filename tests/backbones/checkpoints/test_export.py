@@ -12,6 +12,8 @@ CARD = {
         "spacing_mm": [1.0, 1.0, 1.0],
         "patch": [32, 32, 32],
         "window": {"class_path": "medpretrain3d.store.intensity.Window", "init_args": {"low_hu": -900, "high_hu": 500}},
+        "unit": "hu",
+        "stores": [{"store": "ct", "unit": "hu", "window": {"class_path": "medpretrain3d.store.intensity.Window"}}],
     },
     "pretraining": {"paradigm": "mae", "corpus": "phantom", "steps": 7, "num_pretrain_volumes": 3},
     "licence": "cc-by-4.0",
@@ -42,7 +44,8 @@ def test_an_export_read_back_gives_the_same_features(tmp_path, name, format_, ca
         for a, b in zip(twin(image), backbone(image), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert again.card["licence"] == "cc-by-4.0"
-    assert again.card["preprocessing"]["window"] == CARD["preprocessing"]["window"]
+    for fact in ("window", "unit", "stores"):
+        assert again.card["preprocessing"][fact] == CARD["preprocessing"][fact]
     assert "A. Author" in again.card["citations"][0]
     page = (out / "README.md").read_text(encoding="utf-8")
     for expected in ("license: cc-by-4.0", "corpus: phantom", "steps: 7", "A. Author (2026)", "None were handed over"):

@@ -155,8 +155,10 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
             spacing_mm=configuration.get("spacing"),
             patch=configuration.get("patch_size"),
             normalisation=configuration.get("normalization_schemes"),  # as cards spell it
-            # `window` is no key of nnssl: our export adds it.
+            # These are no keys of nnssl: our export adds them.
             window=raw.content.get("window") or normalization(configuration.get("normalization_schemes")),
+            unit=raw.content.get("unit"),
+            stores=raw.content.get("stores"),
             recommended_patch=plan.get("recommended_downstream_patchsize"),
         ),
         "pretraining": stated(

@@ -82,7 +82,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         "init_args": {"configuration_name": CONFIGURATION, "fold": "all"},
         "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in card.get("citations", [])],
         "license": card.get("licence"),
-        "window": preprocessing.get("window"),
+        **{name: preprocessing.get(name) for name in ("window", "unit", "stores")},
         "volumes_seen": card.get("volumes_seen"),
     }
     payload = io.BytesIO()  # writing to a full disk itself, torch may end the process (terminate in a destructor)
