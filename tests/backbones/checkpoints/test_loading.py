@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.backbones import EncoderFile, Primus, ResEnc, TokenPyramid, load_encoder
+from medpretrain3d.backbones import DinoViT, EncoderFile, Primus, ResEnc, TokenPyramid, ViT, load_encoder
 from medpretrain3d.backbones.checkpoints.fitting import fit_channels
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
@@ -51,6 +51,29 @@ def test_a_pyramid_takes_the_weights_of_its_transformer():
     report = load_encoder(pyramid, encoder_of(transformer))
     assert report.notes == ("positions resized trilinearly in 1 tensor",)
     assert report.matched == report.total == len(transformer.state_dict())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda grid: ViT("XXS", patch_size=(8, 8, 8), position_grid=grid),
+        lambda grid: Primus("XXS", position_grid=grid, num_register_tokens=2),
+        lambda grid: DinoViT(48, 2, 2, patch_size=(8, 8, 8), positions="learned", position_grid=grid),
+    ],
+)
+def test_as_many_positions_on_another_grid_are_moved_to_their_places(network):
+    source, receiver = network((2, 4, 4)), network((4, 4, 2))
+    (name,) = [name for name in source.state_dict() if name.endswith("pos_embed")]
+    table = source.state_dict()[name]
+    num_others = table.shape[1] - 32
+    # Each token's value is the middle of its cell along the last axis, from 0 to 1.
+    table[:, num_others:] = ((torch.arange(4) + 0.5) / 4).repeat(8)[None, :, None]
+    report = load_encoder(receiver, encoder_of(source))
+    assert report.notes == ("positions resized trilinearly in 1 tensor",)
+    found = receiver.state_dict()[name]
+    torch.testing.assert_close(found[0, num_others:, 0], torch.tensor([0.25, 0.75]).repeat(16))
+    torch.testing.assert_close(found[:, :num_others], table[:, :num_others])
+    assert load_encoder(network((2, 4, 4)), encoder_of(source)).notes == ()
 
 
 def test_a_wrong_shape_is_an_error_and_nothing_is_loaded():

@@ -48,11 +48,13 @@ def fit(encoder: EncoderFile, receiver: Backbone, topology: Topology = "same") -
         del fitted[name]
     for name in [name for name in wanted if name in fitted]:
         tensor, shape = fitted[name], tuple(wanted[name].shape)
-        if tuple(tensor.shape) == shape:
+        grids = theirs.get("position_grid"), ours.get("position_grid")
+        is_table = name.rpartition(".")[2] == POSITION_TABLE and tensor.ndim == 3
+        # As many tokens on another grid lie elsewhere.
+        if tuple(tensor.shape) == shape and not (is_table and _differ(*grids)):
             continue
-        if name.rpartition(".")[2] == POSITION_TABLE and tensor.ndim == 3:
+        if is_table:
             offset = theirs.get("interpolate_offset") or (0.0, 0.0, 0.0)
-            grids = theirs.get("position_grid"), ours.get("position_grid")
             fitted[name], how = fit_positions(tensor, shape, *grids, offset), "positions resized trilinearly"
         elif tensor.ndim == len(shape) == 5:
             if topology == "adapt" and tuple(tensor.shape[2:]) != shape[2:]:
@@ -71,6 +73,10 @@ def fit(encoder: EncoderFile, receiver: Backbone, topology: Topology = "same") -
             "taken; features differ from those of the file until fine-tuned"
         )
     return Fitted(fitted, notes, adapted)
+
+
+def _differ(grid: Sequence[int] | None, new_grid: Sequence[int] | None) -> bool:
+    return grid is not None and new_grid is not None and list(grid) != list(new_grid)
 
 
 def _layer(statistic: str) -> str:
