@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from medpretrain3d.backbones import ReadOptions, primus, read_encoder
+from medpretrain3d.backbones import Primus, ReadOptions, ResEnc, primus, read_encoder
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
 from tests.backbones.checkpoints.reference import assert_reference_features, reference_image
@@ -101,6 +101,62 @@ def test_a_primus_of_nnu_net_is_read_in_its_later_order(nnssl_checkpoints, write
     with torch.no_grad():
         assert_reference_features(backbone(reference_image((32, 32, 32))), key, 1e-5)
     assert encoder.unused == {"decoder": 26, "mask_token": 1, "up_projection": 10}
+
+
+STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+KERNELS = [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+ORDERS = [[2, 0, 1], [1, 2, 0], [0, 2, 1], [2, 1, 0]]
+
+
+def transposed(path, order, weights, architecture):
+    """A checkpoint of a network that saw the axes (D, H, W) in another order."""
+    made = plans(architecture) | {"transpose_forward": order}
+    made["configurations"]["3d_fullres"] |= {"spacing": [4.4, 0.6, 0.7], "patch_size": [16, 32, 48]}
+    init_args = {"plans": made, "configuration": "3d_fullres", "fold": 0, "dataset_json": {}}
+    torch.save({"network_weights": weights, "init_args": init_args}, path)
+    encoder = read_encoder(path)
+    backbone = from_config(encoder.architecture).eval()
+    backbone.load_state_dict(encoder.weights)
+    # Along axis `order[i]` of a volume of ours lies what the network saw along its axis `i`.
+    assert [encoder.card["preprocessing"]["spacing_mm"][axis] for axis in order] == [4.4, 0.6, 0.7]
+    assert [encoder.card["preprocessing"]["patch"][axis] for axis in order] == [16, 32, 48]
+    assert any(f"axes transposed to {order}" in note for note in encoder.notes)
+    return backbone
+
+
+def assert_sees_transposed(ours, theirs, order, shape):
+    image = torch.randn(1, 1, *shape)  # along the network's axes
+    back = [0, 1, *(2 + order.index(axis) for axis in range(3))]
+    with torch.no_grad():
+        for a, b in zip(ours(image.permute(back)), theirs(image), strict=True):
+            torch.testing.assert_close(a, b.permute(back), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_axes_that_were_transposed_in_training_are_turned_back(tmp_path, order):
+    torch.manual_seed(0)
+    network = ResEnc("XXS", kernel_sizes=KERNELS, strides=STRIDES).eval()
+    kwargs = {"n_stages": 4, "strides": STRIDES, "kernel_sizes": KERNELS, "nonlin": "torch.nn.LeakyReLU"}
+    weights = {f"encoder.{name}": value for name, value in network.state_dict().items()}
+    ours = transposed(tmp_path / "a.pth", order, weights, {"architecture": {"arch_kwargs": kwargs}})
+    assert_sees_transposed(ours, network, order, (8, 16, 24))
+    assert ours.levels[1].stride == tuple([1, 2, 2][order.index(axis)] for axis in range(3))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("options", [{}, {"embedding": [4, 8, 16]}])
+def test_axes_of_a_primus_that_were_transposed_are_turned_back(tmp_path, monkeypatch, order, options):
+    torch.manual_seed(0)
+    monkeypatch.setitem(primus.PRESETS, "fixture", primus.Size(96, 2, 4))
+    network = Primus("fixture", position_grid=(2, 4, 6), num_register_tokens=2, **options).eval()
+    torch.nn.init.normal_(network.eva.pos_embed)
+    ours = transposed(tmp_path / "a.pth", order, network.state_dict(), {})
+    assert_sees_transposed(ours, network, order, (16, 32, 48))
+
+
+def test_an_order_of_axes_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"state transpose_forward \[0, 0, 1\], wanted an order of the axes"):
+        transposed(tmp_path / "a.pth", [0, 0, 1], {"encoder.stem.convs.0.conv.weight": torch.zeros(1)}, {})
 
 
 def test_an_unknown_configuration_is_named(nnssl_checkpoints, write):

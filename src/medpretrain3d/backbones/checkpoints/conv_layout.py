@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medpretrain3d.backbones import plain_conv, resenc
+from medpretrain3d.backbones.checkpoints.frame import Turn
 from medpretrain3d.backbones.conv_stages import halving_strides
 from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
@@ -51,6 +52,12 @@ def conv_architecture(
         "negative_slope": slope,
     }
     return {"class_path": family.class_path, "init_args": init_args}, notes
+
+
+def with_turned_strides(kwargs: Mapping[str, Any] | None, turn: Turn) -> dict[str, Any]:
+    """Return `arch_kwargs` of a plan with the strides of each stage along the axes that its kernels are turned to."""
+    plan = dict(kwargs or {})
+    return plan | ({"strides": [turn.stated(stride) for stride in plan["strides"]]} if plan.get("strides") else {})
 
 
 class _Family(NamedTuple):

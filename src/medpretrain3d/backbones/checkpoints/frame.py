@@ -9,9 +9,10 @@ turns the angle round. Convolutions that overlap are turned as far as that is ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -65,6 +66,14 @@ class Turn:
         d, h, w = (int(sizes[axis]) for axis in self.source)
         return (d, h, w)
 
+    def stated(self, sizes: Sequence[Any] | None) -> list[Any] | None:
+        """Permute what a plan states of each axis, such as a spacing; whatever else it states stays."""
+        return [sizes[axis] for axis in self.source] if isinstance(sizes, list | tuple) and len(sizes) == 3 else sizes
+
+    def kernels(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Turn the convolutions (out, in, d, h, w) among weights."""
+        return {name: self.volume(value) if value.ndim == 5 else value for name, value in weights.items()}
+
     def table(self, table: Tensor, grid: Triple) -> Tensor:
         """Turn a position table (1, R + N, C) of a grid, R rows for tokens without a place first."""
         num_placeless = table.shape[1] - grid[0] * grid[1] * grid[2]
@@ -95,6 +104,29 @@ def turn_from(orientation: str) -> Turn:
     return Turn((d, h, w), (flips[0], flips[1], flips[2]))
 
 
+def turn_of_transposed(where: str, order: Sequence[int] | None) -> tuple[Turn, list[str]]:
+    """Return the way from the axes of a network that nnU-Net trained to ours, and a note where they are others.
+
+    Its plans say `transpose_forward` in the order of a file's (z, y, x), which is ours: spacing, patch, strides and
+    kernels of plan and network are along the axes thereafter.
+
+    Args:
+        where: names the file in errors.
+        order: which of our axes each of the network's is; None where the plan does not say.
+
+    Raises:
+        UserError: it is no order of three axes.
+    """
+    if order is None:
+        return Turn((0, 1, 2), (False, False, False)), []
+    if not isinstance(order, list | tuple) or sorted(map(str, order)) != ["0", "1", "2"]:
+        raise UserError(f"{where}: its plans state transpose_forward {order}, wanted an order of the axes 0, 1 and 2")
+    axes = [int(axis) for axis in order]
+    turn = Turn((axes.index(0), axes.index(1), axes.index(2)), (False, False, False))
+    note = f"trained with axes transposed to {axes}: kernels, strides, spacing and patch turned back, which is exact"
+    return turn, [] if turn.is_identity else [note]
+
+
 def turn_convolutions(weights: Mapping[str, Tensor], orientation: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the weights of a convolutional network with all kernels turned, and a note where that is not exact.
 
@@ -105,7 +137,7 @@ def turn_convolutions(weights: Mapping[str, Tensor], orientation: str) -> tuple[
     turn = turn_from(orientation)
     if turn.is_identity:
         return dict(weights), []
-    turned = {name: turn.volume(value) if value.ndim == 5 else value for name, value in weights.items()}
+    turned = turn.kernels(weights)
     flipped = ", ".join(OWN[axis] for axis in turn.flipped)
     note = (
         NOT_EXACT.format(theirs=orientation, ours=OWN, flipped=flipped)

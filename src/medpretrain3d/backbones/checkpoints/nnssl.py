@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
-from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
+from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture, with_turned_strides
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
+from medpretrain3d.backbones.checkpoints.frame import Turn, turn_of_transposed
 from medpretrain3d.backbones.checkpoints.normalization import normalization
-from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
+from medpretrain3d.backbones.checkpoints.primus_layout import read_primus, turn_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.errors import UserError
 
@@ -37,6 +38,8 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         return None
     where = str(raw.path)
     weights, notes = without_aliases(raw.weights)
+    turn, transposed = turn_of_transposed(where, (plan.get("pretrain_plan") or {}).get("transpose_forward"))
+    notes += transposed
     is_transformer = "eva" in str(plan["key_to_encoder"]).split(".")
     if is_transformer:
         names = _primus_names(where, weights, plan)
@@ -47,13 +50,17 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         notes += [] if asked else message
         order = asked or by_default
         own, architecture, more = read_primus(where, _renamed(weights, names), kwargs, patches, order)
+        own, architecture = turn_primus(own, architecture, turn)
     else:
         names, message = _conv_names(where, weights, plan, options)
-        own = _renamed(weights, names)
-        architecture, more = conv_architecture(where, own, _architecture_plans(plan).get("arch_kwargs"))
+        own = turn.kernels(_renamed(weights, names))
+        kwargs = with_turned_strides(_architecture_plans(plan).get("arch_kwargs"), turn)
+        architecture, more = conv_architecture(where, own, kwargs)
         notes += message
     unused = dict(Counter(_part(name) for name in sorted(weights.keys() - names.values())))
-    return EncoderFile(architecture, own, _card(raw, plan), raw.sha256, "nnssl checkpoint", unused, (*notes, *more))
+    return EncoderFile(
+        architecture, own, _card(raw, plan, turn), raw.sha256, "nnssl checkpoint", unused, (*notes, *more)
+    )
 
 
 Names = dict[str, str]
@@ -147,19 +154,19 @@ def _token_order(trainer: str) -> tuple[str, list[str]]:
     return SIMMIM_TOKEN_ORDER, [f"trained by {trainer}, and SimMIM of nnssl flattens tokens (w h d), unlike its MAE"]
 
 
-def _card(raw: RawCheckpoint, plan: Mapping[str, Any]) -> dict[str, Any]:
+def _card(raw: RawCheckpoint, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
     configuration, pretrain = _configuration(plan, raw.content), plan.get("pretrain_plan") or {}
     trainer = _trainer(raw, plan) or None
     return {
         "preprocessing": stated(
-            spacing_mm=configuration.get("spacing"),
-            patch=configuration.get("patch_size"),
+            spacing_mm=turn.stated(configuration.get("spacing")),
+            patch=turn.stated(configuration.get("patch_size")),
             normalisation=configuration.get("normalization_schemes"),  # as cards spell it
             # These are no keys of nnssl: our export adds them.
             window=raw.content.get("window") or normalization(configuration.get("normalization_schemes")),
             unit=raw.content.get("unit"),
             stores=raw.content.get("stores"),
-            recommended_patch=plan.get("recommended_downstream_patchsize"),
+            recommended_patch=turn.stated(plan.get("recommended_downstream_patchsize")),
         ),
         "pretraining": stated(
             paradigm=trainer,

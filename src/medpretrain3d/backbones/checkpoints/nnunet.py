@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from medpretrain3d.backbones.checkpoints.aliases import without_aliases
-from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture
+from medpretrain3d.backbones.checkpoints.conv_layout import conv_architecture, with_turned_strides
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile, stated
+from medpretrain3d.backbones.checkpoints.frame import Turn, turn_of_transposed
 from medpretrain3d.backbones.checkpoints.normalization import normalization
-from medpretrain3d.backbones.checkpoints.primus_layout import read_primus
+from medpretrain3d.backbones.checkpoints.primus_layout import read_primus, turn_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.errors import UserError
 
@@ -35,26 +36,29 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     where, plans = str(raw.path), init_args["plans"]
     configuration_name, configuration = _configuration(where, plans, init_args.get("configuration"))
     weights, notes = without_aliases(raw.weights)
+    turn, transposed = turn_of_transposed(where, plans.get("transpose_forward"))
     if "eva.pos_embed" in weights:
         names = [name for name in weights if name.startswith(("eva.", "down_projection.", "register_tokens"))]
         own = {name: weights[name] for name in names}
         order = options.token_order or TOKEN_ORDER
         own, architecture, more = read_primus(where, own, None, [configuration.get("patch_size")], order)
+        own, architecture = turn_primus(own, architecture, turn)
     else:
         names = [name for name in weights if name.startswith(("encoder.stem.", "encoder.stages."))]
         own = {name.removeprefix("encoder."): weights[name] for name in names}
         if not own:
             parts = ", ".join(sorted({name.partition(".")[0] for name in weights}))
             raise UserError(f"{where}: an nnU-Net checkpoint of parts {parts}, wanted an encoder of stages or a Primus")
-        architecture, more = conv_architecture(where, own, _arch_kwargs(configuration))
+        own = turn.kernels(own)
+        architecture, more = conv_architecture(where, own, _arch_kwargs(configuration, turn))
     unused = Counter(name.partition(".")[0] for name in sorted(weights.keys() - set(names)))
     dataset = init_args.get("dataset_json") or {}
     intensities = plans.get("foreground_intensity_properties_per_channel")
     card = {
         "preprocessing": stated(
-            spacing_mm=configuration.get("spacing"),
+            spacing_mm=turn.stated(configuration.get("spacing")),
             window=normalization(configuration.get("normalization_schemes"), intensities),
-            patch=configuration.get("patch_size"),
+            patch=turn.stated(configuration.get("patch_size")),
             normalisation=configuration.get("normalization_schemes"),  # as cards spell it
             intensity=intensities,
             channel_names=dataset.get("channel_names"),
@@ -70,7 +74,9 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         "licence": dataset.get("licence") or dataset.get("license") or raw.licence,
         "citations": [CITATION],
     }
-    return EncoderFile(architecture, own, card, raw.sha256, "nnU-Net checkpoint", dict(unused), (*notes, *more))
+    return EncoderFile(
+        architecture, own, card, raw.sha256, "nnU-Net checkpoint", dict(unused), (*notes, *transposed, *more)
+    )
 
 
 def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tuple[str, dict[str, Any]]:
@@ -87,8 +93,8 @@ def _configuration(where: str, plans: Mapping[str, Any], name: str | None) -> tu
     return str(name), found
 
 
-def _arch_kwargs(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `arch_kwargs` of plans since nnU-Net 2.4, or the same from the flat keys of older ones."""
-    if "architecture" in configuration:
-        return dict(configuration["architecture"].get("arch_kwargs") or {})
-    return {"strides": configuration.get("pool_op_kernel_sizes")}
+def _arch_kwargs(configuration: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
+    """Return `arch_kwargs` of plans since nnU-Net 2.4, or the same from the flat keys of older ones, along our axes."""
+    flat = {"strides": configuration.get("pool_op_kernel_sizes")}
+    kwargs = dict(configuration["architecture"].get("arch_kwargs") or {}) if "architecture" in configuration else flat
+    return with_turned_strides(kwargs, turn)

@@ -158,8 +158,7 @@ def turn_primus(weights: Mapping[str, Tensor], architecture: Config, turn: Turn)
     """Return weights and config of the network that sees turned volumes as the given one sees them unturned."""
     arguments = architecture["init_args"]
     heads = arguments["heads"] or PRESETS[arguments["preset"]].heads
-    turned = dict(weights)
-    turned["down_projection.proj.weight"] = turn.volume(weights["down_projection.proj.weight"])
+    turned = turn.kernels(weights)
     a, b, c = arguments["position_grid"]
     turned["eva.pos_embed"] = turn.table(weights["eva.pos_embed"], (a, b, c))
     for name, value in weights.items():
