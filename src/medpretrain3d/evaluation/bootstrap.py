@@ -17,6 +17,8 @@ INTERVAL_METHOD = "jackknife over scans, Korn and Graubard"
 
 Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """From weights of the scans (R, S) to metrics by name, (R,) for a scalar and (R, K) for a curve."""
+NumBehind = Mapping[str, int | np.ndarray]
+"""Scans that a metric rests on, by its name; (K,) for a curve whose points rest on different ones."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class Resampling:
         self,
         metrics: Metrics,
         num_scans: int,
+        num_behind: NumBehind,
         rates: Collection[str] = (),
-        num_behind: Callable[[str], int] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
 
@@ -52,17 +54,18 @@ class Resampling:
         Args:
             metrics: shares, which lie in [0, 1], and rates.
             num_scans: of the data set.
+            num_behind: of every metric; of a recall these are the scans with an object, of a precision those with a
+                detection.
             rates: names of the metrics that are rates.
-            num_behind: scans that a metric rests on, by its name: those with an object; None for all.
         """
-        return self.estimate_and_left_out(metrics, num_scans, rates, num_behind)[:2]
+        return self.estimate_and_left_out(metrics, num_scans, num_behind, rates)[:2]
 
     def estimate_and_left_out(
         self,
         metrics: Metrics,
         num_scans: int,
+        num_behind: NumBehind,
         rates: Collection[str] = (),
-        num_behind: Callable[[str], int] | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, np.ndarray]]:
         """Return what `estimate` does, and every metric without each group of scans (G, ...); empty for few."""
         values = {name: value[0] for name, value in metrics(np.ones((1, num_scans))).items()}
@@ -71,13 +74,13 @@ class Resampling:
         if self.num_bootstrap:
             without = metrics(leave_one_out_weights(num_scans)) if num_scans >= MIN_SCANS else {}
             for name, value in values.items():
-                number = num_scans if num_behind is None else num_behind(name)
                 interval = rate_interval if name in rates else share_interval
                 points = np.atleast_1d(value)
+                numbers = np.broadcast_to(num_behind[name], points.shape)
                 left_out = without[name].reshape(-1, len(points)).T if without else np.full((len(points), 1), np.nan)
                 pairs = [
-                    list(interval(float(one), other, self.confidence, number))
-                    for one, other in zip(points, left_out, strict=True)
+                    list(interval(float(one), other, self.confidence, int(number)))
+                    for one, other, number in zip(points, left_out, numbers, strict=True)
                 ]
                 intervals[name] = pairs if np.ndim(value) else pairs[0]
         return {name: value.tolist() for name, value in values.items()}, intervals, without

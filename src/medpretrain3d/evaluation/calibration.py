@@ -47,7 +47,9 @@ def calibration(matches: Matches, resampling: Resampling, num_bins: int = NUM_BI
             filled = np.where(in_bin > 0, in_bin, np.nan)
             return {"error": error, "mean_score": score_sum / filled, "precision": num_hits / filled}
 
-    values, intervals = resampling.estimate(metrics, num_scans)
+    filled_by = (number > 0).sum(axis=0)  # scans, (B,)
+    num_behind = {"error": int(number.any(axis=1).sum()), "mean_score": filled_by, "precision": filled_by}
+    values, intervals = resampling.estimate(metrics, num_scans, num_behind)
     edges = np.linspace(0, 1, num_bins + 1)
     return {
         "expected_calibration_error": values["error"],

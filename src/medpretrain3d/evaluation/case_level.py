@@ -52,9 +52,15 @@ def case_level(matches: Matches, resampling: Resampling, threshold: float = CASE
             "specificity": share(~is_called, ~is_positive, weights),
         }
 
-    behind = {"sensitivity": int(is_positive.sum()), "specificity": int((~is_positive).sum())}
-    values, intervals = resampling.estimate(metrics, len(score), num_behind=lambda name: behind.get(name, len(score)))
-    counts = {"num_positive": int(is_positive.sum()), "num_negative": int((~is_positive).sum())}
+    num_positive, num_negative = int(is_positive.sum()), int((~is_positive).sum())
+    num_behind = {
+        "auroc": min(num_positive, num_negative),
+        "auprc": num_positive,
+        "sensitivity": num_positive,
+        "specificity": num_negative,
+    }
+    values, intervals = resampling.estimate(metrics, len(score), num_behind)
+    counts = {"num_positive": num_positive, "num_negative": num_negative}
     return {**values, "threshold": threshold, "intervals": intervals, **counts}
 
 

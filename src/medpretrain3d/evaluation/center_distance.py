@@ -19,7 +19,7 @@ from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
+from medpretrain3d.evaluation.data_set import MatchedScans, class_key, count_target_points, match_data_set
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS, Closeness
 from medpretrain3d.evaluation.operating_points import SCORES, operating_points
@@ -28,6 +28,8 @@ from medpretrain3d.store.points import POINT_RADIUS_MM, refuse_points
 Criterion = str | float
 JUST_INSIDE = float(np.nextafter(0, 1))
 """The least closeness of a hit: above 0, since all criteria are strict."""
+CENTER_KEYS = ("AP", "FROC_score", "FROC_curve")
+"""Of `center_metrics`, over all classes."""
 
 
 def closeness(criterion: Criterion, point_radius_mm: float = 0.0) -> Closeness:
@@ -93,7 +95,7 @@ def center(
     resampling = resampling or Resampling()
     scans = match_centers(predictions, targets, classes, criterion)
     values, intervals = resampling.estimate(
-        lambda weights: center_metrics(scans, weights), scans.num_scans, num_behind=scans.num_scans_with
+        lambda weights: center_metrics(scans, weights), scans.num_scans, scans.num_scans_behind(CENTER_KEYS)
     )
     return {
         **values,
@@ -158,7 +160,7 @@ def center_metrics(scans: MatchedScans, weights: np.ndarray) -> dict[str, np.nda
     curve = froc_curve(scans.pooled, weights)[:, 0]
     return {
         "AP": np.nansum(stacked, axis=0) / np.where(number > 0, number, np.nan),
-        **{f"{name}_AP": value for name, value in ap.items()},
+        **{class_key(name, "AP"): value for name, value in ap.items()},
         "FROC_score": curve.mean(axis=1),
         "FROC_curve": curve,
     }

@@ -94,7 +94,7 @@ def compare(
     rows = {key: _row(of_a, of_b) for key, of_a, of_b in scores}
     p_values = {key: sign_flip_p(pseudo, num_bootstrap, seed) for key, (_, pseudo) in rows.items()}
     corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
-    num_behind = a.num_scans_with("")
+    num_behind = a.pooled.num_scans_with_objects
     differences = {}
     for key, (row, pseudo) in rows.items():
         effect = replace(effect_of(key, pseudo[None]), num_scans=num_behind)

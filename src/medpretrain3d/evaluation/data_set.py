@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,12 @@ class MatchedScans:
         """Classes that no scan holds an object of."""
         return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
 
-    def num_scans_with(self, key: str) -> int:
-        """Count the scans that a metric rests on: those with an object, of its class where `key` begins with one."""
-        one = next((i for i, name in enumerate(self.names) if key.startswith(f"{name}_")), None)
-        matches = self.pooled if one is None else self.classes[one]
-        return int((matches.num_targets > 0).sum())
+    def num_scans_behind(self, keys: Iterable[str]) -> dict[str, int]:
+        """Count the scans with an object, by each key and, those with one of a class, by its `class_key`."""
+        named = [(name, one.num_scans_with_objects) for name, one in zip(self.names, self.classes, strict=True)]
+        pooled = self.pooled.num_scans_with_objects
+        keys = list(keys)
+        return {class_key(name, key): number for name, number in named for key in keys} | dict.fromkeys(keys, pooled)
 
     def facts(self) -> dict[str, Any]:
         """Return the counts of cases, targets, predictions and ignore regions."""
@@ -101,6 +102,11 @@ class MatchedScans:
             }
             for found, wanted, score, num_hits in zip(self.predictions, self.targets, ap, hits, strict=True)
         ]
+
+
+def class_key(name: str, key: str) -> str:
+    """Return the key of a metric of one class, `key` being that of all classes."""
+    return f"{name}_{key}"
 
 
 def count_target_points(targets: Sequence[TargetCase | Targets]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.case_level import CASE_THRESHOLD, case_level
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.confusion import CONFUSION_SCORE, confusion
-from medpretrain3d.evaluation.data_set import MatchedScans, match_data_set
+from medpretrain3d.evaluation.data_set import MatchedScans, class_key, match_data_set
 from medpretrain3d.evaluation.error_analysis import FOREGROUND_IOU, error_analysis
 from medpretrain3d.evaluation.froc import FALSE_POSITIVES_PER_SCAN, froc_curve
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
@@ -79,6 +79,10 @@ def froc_curve_key(iou: float) -> str:
     return f"FROC_curve_IoU_{iou:.2f}"
 
 
+COCO_KEYS = (MAP_KEY, *map(ap_key, AP_IOUS), *map(mean_ar_key, AR_MAX_DETECTIONS), *map(ar_key, AP_IOUS))
+"""Of `coco_metrics`, over all classes."""
+FROC_KEYS = (*map(froc_score_key, FROC_IOUS), *map(froc_curve_key, FROC_IOUS))
+"""Of `froc_metrics`."""
 LEFT_OUT_KEYS = (
     *(MAP_KEY, *map(ap_key, AP_IOUS), mean_ar_key(MAX_DETECTIONS)),
     *map(froc_score_key, STRATA_IOUS),
@@ -132,7 +136,9 @@ def evaluate(
     resampling = Resampling(num_bootstrap, seed, confidence)
     scans = match_data_set(predictions, targets, classes, IOU_THRESHOLDS)
     values, intervals, without = resampling.estimate_and_left_out(
-        lambda weights: metrics(scans, weights, compat), scans.num_scans, num_behind=scans.num_scans_with
+        lambda weights: metrics(scans, weights, compat),
+        scans.num_scans,
+        scans.num_scans_behind((*COCO_KEYS, *FROC_KEYS)),
     )
     left_out = {
         key: {"value": values[key], "without": without[key].tolist()} for key in LEFT_OUT_KEYS if key in without
@@ -205,7 +211,7 @@ def coco_metrics(scans: MatchedScans, weights: np.ndarray, compat: Compat = "non
     def report(key: str, per_class: np.ndarray, mean: np.ndarray) -> None:
         result[key] = np.full_like(mean, -1.0) if all(is_absent) and is_absent_counted else mean
         for name, value, absent in zip(scans.names, per_class, is_absent, strict=True):
-            result[f"{name}_{key}"] = np.full_like(value, -1.0) if absent and is_absent_counted else value
+            result[class_key(name, key)] = np.full_like(value, -1.0) if absent and is_absent_counted else value
 
     over_classes = _mean(ap)  # (R, T)
     report(MAP_KEY, ap[:, :, _rows(MAP_IOUS)].mean(axis=2), over_classes[:, _rows(MAP_IOUS)].mean(axis=1))

@@ -99,6 +99,7 @@ def luna16(scans: MatchedCandidates, resampling: Resampling) -> dict[str, Any]:
         what was counted; `per_case`. `bootstrap_mean` is there where replicates are drawn.
     """
     num_scans = len(scans.series)
+    num_behind = dict.fromkeys(("sensitivity", "cpm"), scans.matches.num_scans_with_objects)
     readouts = {}
     for name in ("linear", *POINT_READINGS):
 
@@ -106,7 +107,7 @@ def luna16(scans: MatchedCandidates, resampling: Resampling) -> dict[str, Any]:
             sensitivity = _sensitivity(scans.matches, weights, name)
             return {"sensitivity": sensitivity, "cpm": sensitivity.mean(axis=1)}
 
-        values, intervals = resampling.estimate(metrics, num_scans)
+        values, intervals = resampling.estimate(metrics, num_scans, num_behind)
         readouts[name] = {**values, "intervals": intervals}
         if name == "linear" and resampling.num_bootstrap:
             resampled = replicates(metrics, num_scans, resampling.num_bootstrap, resampling.seed)

@@ -16,7 +16,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.data_set import MatchedScans
-from medpretrain3d.evaluation.detection import IOU_THRESHOLDS, MAP_IOUS, coco_metrics
+from medpretrain3d.evaluation.detection import COCO_KEYS, IOU_THRESHOLDS, MAP_IOUS, coco_metrics
 from medpretrain3d.evaluation.matching import Matches, join_scans, match_class, pool_classes
 
 DICE_IOU = 0.1
@@ -58,7 +58,8 @@ def mask_detection(scans: Sequence[MaskedScan], classes: Sequence[str], resampli
         with np.errstate(invalid="ignore"):  # of a replicate without a hit
             return {**coco_metrics(matched, weights), DICE_KEY: counted @ dice / counted.sum(axis=1)}
 
-    values, intervals = resampling.estimate(metrics, len(scans), num_behind=matched.num_scans_with)
+    num_behind = {**matched.num_scans_behind(COCO_KEYS), DICE_KEY: len(np.unique(of_scan))}
+    values, intervals = resampling.estimate(metrics, len(scans), num_behind)
     return {
         **values,
         "num_hits": len(dice),

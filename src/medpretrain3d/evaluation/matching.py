@@ -47,6 +47,11 @@ class Matches:
         """(N,) bool, the detections outside all ignore regions."""
         return np.ones(len(self.scores), dtype=bool) if self.is_ignorable is None else ~self.is_ignorable
 
+    @property
+    def num_scans_with_objects(self) -> int:
+        """Scans that what is said of the objects, such as a recall, rests on."""
+        return int((self.num_targets > 0).sum())
+
     def __getitem__(self, index: np.ndarray) -> Matches:
         """Return some of the detections, in the order of `index`; the objects stay."""
         return Matches(

@@ -122,7 +122,7 @@ def without_each(
         weights = np.concatenate([np.ones((1, scans.num_scans)), leave_one_out_weights(scans.num_scans)])
         is_undefined = metric.ious and has_points
         values = np.full(len(weights), np.nan) if is_undefined else _weighted(metric.kind, scans, rows, weights)
-        found[metric.name] = LeftOut(float(values[0]), values[1:], scans.num_scans_with(""))
+        found[metric.name] = LeftOut(float(values[0]), values[1:], scans.pooled.num_scans_with_objects)
     return found
 
 

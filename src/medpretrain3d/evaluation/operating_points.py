@@ -47,7 +47,12 @@ def operating_points(
                 "false_positives_per_scan": num_false / weights.sum(axis=1, keepdims=True),
             }
 
-    values, intervals = resampling.estimate(metrics, num_scans, rates=("false_positives_per_scan",))
+    num_behind = {
+        "sensitivity": matches.num_scans_with_objects,
+        "precision": (hits + false > 0).sum(axis=0),  # at each score
+        "false_positives_per_scan": num_scans,
+    }
+    values, intervals = resampling.estimate(metrics, num_scans, num_behind, rates=("false_positives_per_scan",))
     return [
         {
             "score": float(score),

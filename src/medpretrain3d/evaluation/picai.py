@@ -40,12 +40,16 @@ def picai(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any
         auroc = area_under_roc(case_score, is_positive, weights)
         return {"AP": ap, "auroc": auroc, "score": (ap + auroc) / 2}
 
-    values, intervals = resampling.estimate(metrics, len(scans))
+    num_positive = matches.num_scans_with_objects
+    of_both = min(num_positive, len(scans) - num_positive)
+    values, intervals = resampling.estimate(
+        metrics, len(scans), {"AP": num_positive, "auroc": of_both, "score": of_both}
+    )
     return {
         **values,
         "intervals": intervals,
         "num_cases": len(scans),
-        "num_positive_cases": int(is_positive.sum()),
+        "num_positive_cases": num_positive,
         "num_targets": int(matches.num_targets.sum()),
         "num_predictions": sum(len(one.scores) for one in scans),
         **resampling.facts(),

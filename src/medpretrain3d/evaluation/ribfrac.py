@@ -44,7 +44,8 @@ def ribfrac(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, A
         sensitivity = _sensitivity_at(FALSE_POSITIVES, *_points(matches, weights))
         return {"sensitivity": sensitivity, "froc_score": sensitivity.mean(axis=1)}
 
-    values, intervals = resampling.estimate(metrics, len(scans))
+    num_behind = dict.fromkeys(("sensitivity", "froc_score"), matches.num_scans_with_objects)
+    values, intervals = resampling.estimate(metrics, len(scans), num_behind)
     hits = np.bincount(matches.scan[matches.is_hit[0]], minlength=len(scans))
     return {
         "fp_per_scan": list(FALSE_POSITIVES),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,8 +74,9 @@ def size_strata(
             return found
 
         per_scan = np.sum([one.num_targets for one in next(iter(members.values()))], axis=0)
-        num_behind = int((per_scan > 0).sum())
-        values, intervals = resampling.estimate(metrics, scans.num_scans, num_behind=partial(_always, num_behind))
+        keys = [f"{what}_IoU_{iou:.2f}" for what in ("AP", "recall") for iou in rows]
+        num_behind = dict.fromkeys(keys, int((per_scan > 0).sum()))
+        values, intervals = resampling.estimate(metrics, scans.num_scans, num_behind)
         num_targets = int(per_scan.sum())
         result.append({"from_mm": low, "to_mm": high, "num_targets": num_targets, **values, "intervals": intervals})
     return result
@@ -99,11 +99,6 @@ def _members(
     num_targets = np.array([(_bin(diameter(boxes), edges) == stratum).sum() for boxes in objects])
     ignorable = None if matches.is_ignorable is None else matches.is_ignorable[keep]
     return Matches(matches.scores[keep], matches.scan[keep], matches.is_hit[[row]][:, keep], num_targets, ignorable)
-
-
-def _always(number: int, _: str) -> int:
-    """Return the same number of scans for every metric of a stratum."""
-    return number
 
 
 def _bin(size: np.ndarray, edges: Sequence[float]) -> np.ndarray:
