@@ -80,7 +80,7 @@ def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encode
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "fitted on 3 cases of train and judged on 2 of val" in printed
-    assert "2 scans judge; an interval needs 10" in printed
+    assert "2 of the 2 scans that judge have points of the rarer kind, objects or background; an interval needs 10" in printed
     rows = json.loads(out.read_text())["rows"]
     names = [f"level {number}, stride {2**number}" for number in range(len(ResEnc("XXS").levels))]
     assert [row["features"] for row in rows] == [*names, "all levels", "intensities alone"]

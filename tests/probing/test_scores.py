@@ -26,6 +26,16 @@ def test_no_interval_below_ten_scans():
     assert auc_of(*drawn(10, 1.0)).interval is not None
 
 
+@pytest.mark.parametrize(("num_with_objects", "there"), [(3, False), (10, True)])
+def test_an_area_rests_on_the_scans_with_objects(num_with_objects, there):
+    scores, is_object, scan = drawn(40, 1.0)
+    is_object &= scan < num_with_objects
+    area = auc_of(scores, is_object, scan)
+    assert area.num_scans == num_with_objects
+    assert (area.interval is not None) is there
+    assert (difference_of(scores + is_object, scores, is_object, scan).interval is not None) is there
+
+
 def test_an_interval_stays_where_an_area_can_be():
     scores, is_object, scan = drawn(10, 3.0)
     area = auc_of(scores, is_object, scan)

@@ -90,8 +90,11 @@ def run(args: argparse.Namespace) -> int:
     for name, encoder in encoders.items():
         rows += _rows(name, encoder, train, judged, label, device, args)
     print("\n".join(_table(rows)))
-    if len(judged) < MIN_SCANS:
-        print(f"note: {len(judged)} scans judge; an interval needs {MIN_SCANS}")
+    if (num_behind := rows[-1]["auc"].num_scans) < MIN_SCANS:
+        print(
+            f"note: {num_behind} of the {len(judged)} scans that judge have points of the rarer kind, objects or "
+            f"background; an interval needs {MIN_SCANS}"
+        )
     if args.out:
         asked = {
             name: getattr(args, name) for name in ("split", "fold", "class_name", "patch", "crops", "points", "seed")

@@ -16,9 +16,9 @@ class Auc:
 
     value: float
     interval: tuple[float, float] | None
-    """None below `MIN_SCANS` scans."""
+    """None where it rests on fewer than `MIN_SCANS` scans."""
     num_scans: int
-    """With points of both kinds or of one; all count."""
+    """That it rests on: those with points of objects or those with points of background, whichever are fewer."""
 
     def __str__(self) -> str:
         low_high = "" if self.interval is None else f" [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
@@ -44,7 +44,7 @@ def auc_of(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> Auc:
         is_object: (N,) bool.
         scan: (N,) number of each point's scan.
     """
-    area = _with_interval(*_jackknife(scores, is_object, scan), len(np.unique(scan)))
+    area = _with_interval(*_jackknife(scores, is_object, scan), _num_scans_behind(is_object, scan))
     if area.interval is None:
         return area
     low, high = area.interval
@@ -54,7 +54,11 @@ def auc_of(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> Auc:
 def difference_of(scores: np.ndarray, others: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> Auc:
     """Return how much larger the area of scores is than that of others at the same points, paired by scan."""
     (first, without), (second, without_second) = (_jackknife(one, is_object, scan) for one in (scores, others))
-    return _with_interval(first - second, without - without_second, len(np.unique(scan)))
+    return _with_interval(first - second, without - without_second, _num_scans_behind(is_object, scan))
+
+
+def _num_scans_behind(is_object: np.ndarray, scan: np.ndarray) -> int:
+    return min(len(np.unique(scan[is_object])), len(np.unique(scan[~is_object])))
 
 
 def _jackknife(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> tuple[float, np.ndarray]:
