@@ -80,7 +80,10 @@ def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encode
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "fitted on 3 cases of train and judged on 2 of val" in printed
-    assert "2 of the 2 scans that judge have points of the rarer kind, objects or background; an interval needs 10" in printed
+    assert (
+        "2 of the 2 scans that judge have points of the rarer kind, objects or background; an interval needs 10"
+        in printed
+    )
     rows = json.loads(out.read_text())["rows"]
     names = [f"level {number}, stride {2**number}" for number in range(len(ResEnc("XXS").levels))]
     assert [row["features"] for row in rows] == [*names, "all levels", "intensities alone"]
@@ -90,6 +93,18 @@ def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encode
     # The encoder's weights are those that its seed draws, so that random ones are no worse and no better.
     assert all(row["gain"] == {"value": 0.0, "interval": None} for row in rows if "gain" in row)
     assert rows[-1]["auc"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("split", ["all", "labeled"])
+def test_the_cases_that_fit_the_layer_do_not_judge_it(store, encoder, capsys, split):
+    words = ["probe", str(store), str(encoder), "--patch", "16", "--crops", "1", "--points", "20"]
+    assert main([*words, "--split", split]) == 0
+    printed = capsys.readouterr().out
+    first = Corpus([store]).cases("train")[0].case_id
+    assert f"note: 3 cases of train left out, first '{first}': they fit the linear layer" in printed
+    assert f"fitted on 3 cases of train and judged on 2 of {split}" in printed
+    main(words)
+    assert capsys.readouterr().out.splitlines()[1:] == printed.splitlines()[2:]  # the numbers of val
 
 
 @pytest.mark.parametrize(

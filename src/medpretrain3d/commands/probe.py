@@ -22,6 +22,7 @@ from medpretrain3d.commands.precision_option import add_precision, tell_precisio
 from medpretrain3d.commands.read_options import add_read_options, read_options
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.lines import counted
 from medpretrain3d.values import Count, Rows, Whole
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Store, encoders, what is drawn."""
     parser.add_argument("store", help="labelled store written by medpretrain3d prepare")
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="encoder file, checkpoint, folder or hub id")
-    parser.add_argument("--split", default="val", help="that judges (default: val); train fits the layer")
+    parser.add_argument(
+        "--split", default="val", help="that judges (default: val), without the cases of train, which fit the layer"
+    )
     parser.add_argument(
         "--fold", type=Number(Whole), help="of the store, whose splits are meant (default: named splits)"
     )
@@ -71,14 +74,24 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.statistics import MIN_SCANS
     from medpretrain3d.store.corpus import Corpus
 
-    if args.split == "train":
-        raise UserError("--split train: its cases fit the linear layer and cannot judge it too; choose another one")
     corpus = Corpus([args.store])
     store = corpus.stores[0]
     label = _label(store, args.class_name)
-    train, (judged, note) = corpus.cases("train", args.fold), corpus.scored_cases(args.split, args.fold)
+    train, (scored, note) = corpus.cases("train", args.fold), corpus.scored_cases(args.split, args.fold)
+    fitting = set(train)
+    judged = [case for case in scored if case not in fitting]
+    if not judged:
+        raise UserError(
+            f"--split {args.split}: its cases fit the linear layer and cannot judge it too; choose another one"
+        )
     if note:
         print(note)
+    if len(judged) < len(scored):
+        print(
+            f"note: {counted(len(scored) - len(judged), 'case')} of train left out, first "
+            f"'{next(case.case_id for case in scored if case in fitting)}': they fit the linear layer and cannot judge "
+            "it too"
+        )
     encoders = {name: read_encoder(name, read_options(args)) for name in args.encoders}
     device = device_named(args.device)
     tell_precision(args.precision, device)
