@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,10 @@ def finalize(
         write_bundle(run.folder / "bundle", trainer, module, data, run, config, weights)
     complete_raw_detections(run.raw_detections, trainer, module)
     if trainer.is_global_zero and data.val_cases:
-        points = operating_points_of_cache(CachedDetections.load(run.raw_detections), module.inference)
+        weights_sha256 = BUNDLE_DOCUMENT.read(run.folder / "bundle" / "bundle.json")["weights_sha256"]
+        seen = replace(CachedDetections.load(run.raw_detections), weights_sha256=weights_sha256)
+        seen.save(run.raw_detections)
+        points = operating_points_of_cache(seen, module.inference)
         if points is not None:
             set_operating_points(run.folder / "bundle", points)
     if data.test_cases and not take_results(run.raw_detections, trainer, module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,13 @@ def test_merging_is_chosen_by_the_cases_of_other_folds(runs, store):
     assert found.config == best(sweep([case for one in seen for case in one], InferenceConfig(), score)).config
     untuned = merge_out_of_fold(find_fold_runs(runs), is_tuned=False)
     assert set(untuned.configs) == {untuned.config} == {InferenceConfig()}
+
+
+def test_what_another_detector_saw_is_refused(runs):
+    path = runs[1] / "validation" / "sightings.safetensors"
+    replace(CachedDetections.load(path), weights_sha256=64 * "0").save(path)
+    with pytest.raises(UserError, match=r"fold_1.* is what weights 000000000000 saw"):
+        merge_out_of_fold(find_fold_runs(runs))
 
 
 def test_runs_that_are_no_cross_validation_are_refused(runs, store, tmp_path):

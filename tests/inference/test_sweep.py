@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -141,3 +142,24 @@ def test_the_command_looks_once_and_stores_its_choice(tiny_detector, tmp_path, c
     assert after.sha256 != before.sha256
     assert before.operating_points is None
     assert after.operating_points.num_scans == 1
+
+
+def test_what_another_detector_saw_is_refused_and_what_says_nothing_is_said(tiny_detector, tmp_path, capsys):
+    write_labelled(tmp_path / "raw")
+    prepare([tmp_path / "raw"], tmp_path / "store", progress=False)
+    config, how = InferenceConfig(score_threshold=0.0), Preprocessing((16, 16, 16))
+    save_bundle(tmp_path / "one" / "bundle", tiny_detector, ["nodule"], how, config)
+    for parameter in tiny_detector.parameters():
+        parameter.data += 0.01
+    save_bundle(tmp_path / "two" / "bundle", tiny_detector, ["nodule"], how, config)
+    look = ["--store", str(tmp_path / "store"), "--split", "all", "--device", "cpu"]
+    assert main(["tune", str(tmp_path / "one" / "bundle"), *look]) == 0
+    kept = tmp_path / "one" / "validation" / "sightings.safetensors"
+    assert "does not say which weights" not in capsys.readouterr().err
+    before = (tmp_path / "two" / "bundle" / "bundle.json").read_bytes()
+    assert main(["tune", str(tmp_path / "two" / "bundle"), "--cached-detections", str(kept)]) == 2
+    assert "give the sightings of this bundle" in capsys.readouterr().err
+    assert (tmp_path / "two" / "bundle" / "bundle.json").read_bytes() == before
+    replace(CachedDetections.load(kept), weights_sha256="").save(kept)  # as of an earlier version
+    assert main(["tune", str(tmp_path / "two" / "bundle"), "--cached-detections", str(kept)]) == 0
+    assert "does not say which weights saw these scans" in capsys.readouterr().err

@@ -74,7 +74,9 @@ def test_a_run_ends_with_a_bundle_its_test_and_what_tuning_needs(fit, cube_store
     seen = CachedDetections.load(folder / "validation" / "sightings.safetensors")
     assert [len(case.targets.labels) for case in seen.cases] == [1, 1]
     assert cli.main(["tune", str(folder / "bundle")]) == 0
-    assert "2 scans: mAP" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "2 scans: mAP" in told.out
+    assert "does not say which weights" not in told.err
     assert "tuning" in load_bundle(folder / "bundle").provenance
 
 

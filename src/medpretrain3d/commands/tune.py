@@ -59,11 +59,13 @@ def run(args: argparse.Namespace) -> int:
     """Sweep, print, store.
 
     Raises:
-        UserError: no bundle, one of two stages, no raw detections, other classes, or no object to choose by.
+        UserError: no bundle, one of two stages, no raw detections, those of another detector or other classes, or no
+            object to choose by.
     """
     from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache, score_of_merging
     from medpretrain3d.errors import UserError
     from medpretrain3d.inference.bundle import load_bundle, set_inference
+    from medpretrain3d.inference.bundle_document import read_document
     from medpretrain3d.inference.cached_detections import CachedDetections
     from medpretrain3d.inference.sweep import best, sweep
 
@@ -82,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
         seen = CachedDetections.load(path)
     else:
         seen = look(bundle, args.store, args.split, args.device, args.fold, args.precision)
+        seen = dataclasses.replace(seen, weights_sha256=read_document(args.bundle)[0]["weights_sha256"])
         if not args.dry_run or args.cached_detections is not None:
             seen.save(path)
             print(f"kept what the detector saw: {path}")
@@ -89,6 +92,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
             "sightings of this bundle"
+        )
+    seen.refuse_other_weights(path, args.bundle)
+    if not seen.weights_sha256:
+        print(
+            f"note: {path}: does not say which weights saw these scans, so that they could not be compared with the "
+            "bundle's; earlier versions did not write it, and runs do at their end",
+            file=sys.stderr,
         )
     metric, score = score_of_merging(seen.cases, seen.inference, seen.classes)
     trials = sweep(seen.cases, seen.inference, score)

@@ -42,8 +42,8 @@ def merge_out_of_fold(
         progress: told what is worked at.
 
     Raises:
-        UserError: raw detections are missing, damaged, of other classes or cases than the fold's, or looked at in
-            different ways; or there is no object to choose by.
+        UserError: raw detections are missing, damaged, of another detector, other classes or cases than the fold's, or
+            looked at in different ways; or there is no object to choose by.
     """
     seen = [_load(runs, number) for number in range(len(runs.folders))]
     start = seen[0].inference
@@ -89,6 +89,7 @@ def _chosen(
 def _load(runs: FoldRuns, number: int) -> CachedDetections:
     path = runs.folders[number] / "validation" / "sightings.safetensors"
     seen = CachedDetections.load(path)
+    seen.refuse_other_weights(path, runs.folders[number] / "bundle")
     classes = tuple(runs.store.classes)
     if seen.classes != classes:
         raise UserError(f"{path}: is of classes {', '.join(seen.classes)}, the store of {', '.join(classes)}")

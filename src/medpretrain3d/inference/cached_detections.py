@@ -16,6 +16,7 @@ from medpretrain3d.atomic import finished_file
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.documents import SCHEMA, Artifact, Name, Number, Text
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.bundle_document import read_document
 from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.store.case import Case
@@ -40,6 +41,7 @@ class _About(TypedDict):
     cases: list[_Entry]
     made_by: NotRequired[Text]
     scans: NotRequired[Text]
+    weights_sha256: NotRequired[Text]
 
 
 ABOUT_DOCUMENT = Artifact("medpretrain3d-sightings", 2, _About, _ADVICE, oldest=2)  # 1 held no views
@@ -75,6 +77,25 @@ class CachedDetections:
     """Digest of the weights and settings, where a run kept them; empty where that is not known."""
     scans: str = VALIDATION
     """Which scans these are, in a word."""
+    weights_sha256: str = ""
+    """Of the weights that saw them, as `bundle.json` has it; empty where that is not known."""
+
+    def refuse_other_weights(self, path: Path, bundle: Path) -> None:
+        """Compare the detector that saw the scans with a bundle, where it is known.
+
+        Args:
+            path: of the file.
+            bundle: folder of the detector whose sightings are wanted.
+
+        Raises:
+            UserError: another one saw them, or there is no bundle.
+        """
+        wanted = read_document(bundle)[0]["weights_sha256"]
+        if self.weights_sha256 not in ("", wanted):
+            raise UserError(
+                f"{path}: is what weights {self.weights_sha256[:12]} saw, {bundle} has {wanted[:12]}; give the "
+                f"sightings of this bundle, or {_ADVICE}"
+            )
 
     def save(self, path: Path) -> None:
         """Write the file, completely or not at all.
@@ -91,6 +112,7 @@ class CachedDetections:
             "cases": [{"case": one.case, "spacing_mm": list(one.spacing_mm)} for one in self.cases],
             **({"made_by": self.made_by} if self.made_by else {}),
             **({"scans": self.scans} if self.scans != VALIDATION else {}),
+            **({"weights_sha256": self.weights_sha256} if self.weights_sha256 else {}),
         }
         with finished_file(path) as unfinished:
             unfinished.write_bytes(save(tensors, metadata={"about": ABOUT_DOCUMENT.text(about)}))
@@ -126,7 +148,8 @@ class CachedDetections:
         names = [entry["case"] for entry in known["cases"]]
         cases = tuple(_cases(names, spacings, tensors))
         made_by, scans = known.get("made_by", ""), known.get("scans", VALIDATION)
-        return CachedDetections(tuple(known["classes"]), inference, cases, made_by, scans)
+        weights = known.get("weights_sha256", "")
+        return CachedDetections(tuple(known["classes"]), inference, cases, made_by, scans, weights)
 
 
 def _check_tensors(tensors: dict[str, Tensor], num_cases: int, num_classes: int) -> None:
