@@ -47,6 +47,18 @@ def test_files_of_one_folder_may_be_channels_of_one_scan(tmp_path):
     assert find_scans([first]) == [ScanPath(first)]
 
 
+def test_numbered_files_of_a_folder_are_scans_where_scans_have_one_channel(tmp_path):
+    for number in range(3):
+        write_scan(tmp_path / f"a_000{number}.nii", number)
+    write_scan(tmp_path / "b_0000.nii")
+    scans = find_scans([tmp_path], num_channels=1)
+    assert [(scan.case, scan.file) for scan in scans] == [
+        *((f"a_000{number}", f"a_000{number}.nii") for number in range(3)),
+        ("b", "b_0000.nii"),
+    ]
+    assert [scan.case for scan in find_scans([tmp_path], num_channels=3)] == ["a", "b"]
+
+
 def test_a_dicom_series_is_a_folder(tmp_path):
     series = write_series(tmp_path / "study" / "chest")
     write_series(tmp_path / "study" / "abdomen")

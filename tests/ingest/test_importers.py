@@ -53,6 +53,72 @@ def test_msd_layout_uses_the_cases_it_lists(tmp_path):
     assert [(case.id, bool(case.problem)) for case in dataset.cases] == [("a", False), ("c", True)]
 
 
+def test_an_image_that_is_listed_with_its_number_is_a_case_of_its_own(tmp_path):
+    names = [f"scan_{number:04d}" for number in range(5)]
+    put(tmp_path, *(f"{folder}/{name}.nii.gz" for name in names for folder in ("imagesTr", "labelsTr")))
+    listed = [{"image": f"./imagesTr/{name}.nii.gz"} for name in names[:4]]
+    describe(tmp_path, training=listed, modality={"0": "CT"})
+    wanted = {name: (f"{name}.nii.gz",) for name in names}
+    assert images_of(read_raw(tmp_path)) == {name: wanted[name] for name in names[:4]}
+    assert images_of(read_raw(describe(tmp_path))) == wanted  # their label maps are called so
+    (tmp_path / "labelsTr").rename(tmp_path / "labelsTs")
+    (tmp_path / "imagesTr").rename(tmp_path / "imagesTs")
+    assert images_of(read_raw(tmp_path)) == wanted
+    put(tmp_path, "imagesTs/one_0000.nii.gz", "labelsTs/one_0000.nii.gz", "imagesTs/two_0000.nii", "labelsTs/two.nii")
+    assert [case.id for case in read_raw(tmp_path).cases] == ["one_0000", *names, "two"]
+
+
+def test_one_patient_of_nnunet_has_as_many_channels_as_are_named(tmp_path):
+    put(tmp_path, "imagesTr/p_0000.nii.gz", "imagesTr/p_0001.nii.gz", "labelsTr/p.nii.gz")
+    put(tmp_path, "imagesTs/q_0000.nii.gz", "imagesTs/q_0001.nii.gz")
+    two = {"p": ("p_0000.nii.gz", "p_0001.nii.gz"), "q": ("q_0000.nii.gz", "q_0001.nii.gz")}
+    assert images_of(read_raw(describe(tmp_path, channel_names={"0": "CT", "1": "PET"}))) == two
+    one = {"p": two["p"], "q_0000": ("q_0000.nii.gz",), "q_0001": ("q_0001.nii.gz",)}
+    assert images_of(read_raw(describe(tmp_path, channel_names={"0": "CT"}))) == one  # p is refused once it is read
+    put(tmp_path, "imagesTs/r_0000.nii.gz", "imagesTs/r_0001.nii.gz", "imagesTs/r_0002.nii.gz")
+    p, q, r = read_raw(describe(tmp_path)).cases
+    assert not p.problem  # by its label map
+    assert q.problem.startswith("2 files, q_0000 to q_0001, may be channels of one scan or scans of their own")
+    assert "3 files" in r.problem
+
+
+def images_of(dataset):
+    assert not [case for case in dataset.cases if case.problem]
+    return {case.id: tuple(path.name for path in case.images) for case in dataset.cases}
+
+
+@pytest.mark.parametrize(
+    ("names", "channels"),
+    [
+        (["p1/a_0000.nii", "p1/a_0001.nii", "p2/b_0000.nii", "p2/b_0001.nii", "p2/c_0000.nii"], {"p1__a": 2}),
+        ([f"scan_{number:04d}.nii" for number in range(17)], {"scan_0000": 1, "scan_0016": 1}),
+        (["year_0000.nii", "year_2019.nii"], {"year_0000": 1, "year_2019": 1}),
+    ],
+)
+def test_numbers_are_channels_where_several_scans_have_the_same_few(tmp_path, names, channels):
+    dataset = read_raw(put(tmp_path, *names))
+    assert not [case.problem for case in dataset.cases if case.problem]
+    assert channels.items() <= {case.id: len(case.images) for case in dataset.cases}.items()
+    joined = [one.what for one in dataset.leftovers if "taken for channels" in one.reason and one.is_used]
+    assert joined == [case.id for case in dataset.cases if len(case.images) > 1]
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (0, 1, 2, 3, 4), (0, 2), (0, None)])
+def test_numbered_files_of_one_id_are_not_taken_for_its_channels(tmp_path, numbers):
+    names = ["scan.nii" if number is None else f"scan_{number:04d}.nii" for number in numbers]
+    (case,) = read_raw(put(tmp_path, *names)).cases
+    assert (case.id, len(case.images)) == ("scan", len(numbers))
+    assert "may be channels of one scan or scans of their own" in case.problem
+
+
+def test_scans_of_flare_have_one_channel(tmp_path):
+    put(tmp_path, *(f"FLARE/images/scan_{number:04d}.nii.gz" for number in range(3)), "FLARE/images/a_0000.nii.gz")
+    assert [case.id for case in read_raw(tmp_path, dataset="flare").cases] == [
+        "FLARE__images__a",
+        *(f"FLARE__images__scan_{number:04d}" for number in range(3)),
+    ]
+
+
 def test_instances_take_their_classes_from_a_table(tmp_path):
     put(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "labelsTr/a.json", "imagesTr/b.nii.gz", "labelsTr/b.nii.gz")
     describe(tmp_path, instances=True, labels={"0": "nodule"})
@@ -82,7 +148,8 @@ def test_a_plain_folder_gives_ids_from_paths(tmp_path):
     dataset = read_raw(tmp_path)
     assert dataset.classes == ()
     assert {case.id: len(case.images) for case in dataset.cases} == {
-        "ct": 2,
+        "ct_0000": 1,
+        "ct_2019": 1,
         "s__x__scan": 1,
         "s__y__scan.nii": 1,
         "s__y__scan.nrrd": 1,

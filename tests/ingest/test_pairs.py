@@ -65,6 +65,35 @@ def test_whatever_is_not_one_pair_is_a_problem(tmp_path, names, case_id, message
     assert {case.split for case in cases if not case.problem} <= {"unlabelled"}
 
 
+@pytest.mark.parametrize(
+    ("images", "maps"),
+    [
+        (["images/scan_0000.nii", "images/scan_0001.nii"], ["labels/scan_0000.nii", "labels/scan_0001.nii"]),
+        (["scan_0000.nii", "scan_0001.nii", "scan_0002.nii"], ["Scan-0001_seg.nii", "scan_0002_seg.nii"]),
+    ],
+)
+def test_label_maps_called_as_numbered_files_show_that_they_are_scans(tmp_path, images, maps):
+    cases = read_raw(touch(tmp_path, *images, *maps)).cases
+    assert not [case.problem for case in cases if case.problem]
+    assert sorted(case.images for case in cases) == [(tmp_path / name,) for name in images]
+    assert [case.labels for case in cases if case.labels] == [tmp_path / name for name in maps]
+
+
+def test_a_label_map_called_as_the_id_shows_that_numbered_files_are_channels(tmp_path):
+    names = "images/scan_0000.nii", "images/scan_0001.nii"
+    dataset = read_raw(touch(tmp_path, *names, "labels/scan.nii"))
+    (case,) = dataset.cases
+    assert (case.images, case.labels) == (tuple(tmp_path / name for name in names), tmp_path / "labels/scan.nii")
+    assert [(one.what, one.is_used) for one in dataset.leftovers] == [("images__scan", True)]
+
+
+@pytest.mark.parametrize("maps", [["labels/scan_0000.nii"], ["labels/scan.nii", "labels/scan_0001.nii"]])
+def test_what_may_be_channels_or_scans_is_a_problem_whatever_its_label_maps(tmp_path, maps):
+    cases = read_raw(touch(tmp_path, "images/scan_0000.nii", "images/scan_0001.nii", *maps)).cases
+    assert "may be channels of one scan or scans of their own" in cases[0].problem
+    assert all(case.problem for case in cases)
+
+
 def test_values_are_classes_that_have_to_be_named(tmp_path, write_nifti):
     write_nifti(CT, "raw/p1_ct.nii.gz")
     raw = write_nifti(CUBES, "raw/p1_seg.nii.gz").parent

@@ -145,14 +145,15 @@ def run(args: argparse.Namespace) -> int:
     use_threads()
     check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
-    scans = find_scans(paths, args.split, args.fold, args.series, args.straighten)
+    named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
+    bundles = [bundle for _, bundle in named]
+    num_channels = bundles[0].preprocessing.num_channels
+    scans = find_scans(paths, args.split, args.fold, args.series, args.straighten, num_channels)
     if left_out := label_maps_in(paths):
         print(
             f"note: {counted(len(left_out), 'file')} called as a label map left out, first {left_out[0]}",
             file=sys.stderr,
         )
-    named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
-    bundles = [bundle for _, bundle in named]
     for folder, note in [(folder, note) for folder, bundle in named for note in bundle.notes]:
         print(f"note: {folder}: {note}", file=sys.stderr)
     changes = _changes(args)

@@ -14,7 +14,7 @@ from medpretrain3d.inference.scan import VoxelReader
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.case import voxels_sha256
 from medpretrain3d.store.corpus import CaseRef, Corpus
-from medpretrain3d.store.file_names import channel_files, is_label_map
+from medpretrain3d.store.file_names import ScanFiles, channel_files, is_label_map
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, source_files, volume_ending, volume_stem
 from medpretrain3d.store.readers.dicom_header import is_dicom, is_scan
 from medpretrain3d.store.store import Store
@@ -59,11 +59,14 @@ class ScanPath:
     """Of DICOM, which series of several in the folder: its identifier, its key or its description."""
     straighten: bool = False
     """Of DICOM, whether the slices of a tilted gantry are moved back."""
+    is_numbered: bool = False
+    """Whether a number at the end of the name, as `_0000`, is that of the scan and not of a channel."""
 
     @property
     def case(self) -> str:
         """The name without its ending and without nnU-Net's channel `_0000`."""
-        return volume_stem(self.path).removesuffix("_0000")
+        stem = volume_stem(self.path)
+        return stem if self.is_numbered else stem.removesuffix("_0000")
 
     @property
     def file(self) -> str:
@@ -134,13 +137,14 @@ def find_scans(
     fold: int | None = None,
     series: str = "",
     straighten: bool = False,
+    num_channels: int | None = None,
 ) -> list[ScanInput]:
     """Return the scans behind what was named, in that order.
 
     A path may be a volume file; a folder with volume files directly inside, in the order of their names, where `_0000`
-    and `_0001` are channels and what is called a label map (`p1_seg.nii.gz`) does not count; the folder of a DICOM
-    series, or a folder of such folders; a text file with one path per line, relative to the text file, where empty
-    lines and lines that begin with # do not count; or a store.
+    and `_0001` are channels unless scans have only one, and what is called a label map (`p1_seg.nii.gz`) does not
+    count; the folder of a DICOM series, or a folder of such folders; a text file with one path per line, relative to
+    the text file, where empty lines and lines that begin with # do not count; or a store.
 
     Args:
         paths: as named.
@@ -148,6 +152,7 @@ def find_scans(
         fold: of stores, whose split is meant; None for their named splits.
         series: of folders that hold several DICOM series, which one is meant: its identifier, key or description.
         straighten: whether slices of DICOM series that a tilted gantry shifted are moved back; else they are refused.
+        num_channels: of every scan; None where nobody says.
 
     Raises:
         UserError: a path where nothing is, a folder without scans, a list that is empty or cannot be read, two scans
@@ -155,7 +160,7 @@ def find_scans(
     """
     by_case: dict[str, ScanInput] = {}
     for path in paths:
-        for scan in _behind(path, split, fold):
+        for scan in _behind(path, split, fold, num_channels):
             plain_name(scan.case, "case id")  # files of its results are called by it
             if isinstance(scan, ScanPath):
                 scan = replace(scan, series=series, straighten=straighten)
@@ -177,11 +182,11 @@ def label_maps_in(paths: Sequence[Path]) -> list[Path]:
     return [file for folder in folders for file in find_volumes(folder) if is_label_map(Path(file.name))]
 
 
-def _behind(path: Path, split: str, fold: int | None) -> Iterator[ScanInput]:
+def _behind(path: Path, split: str, fold: int | None, num_channels: int | None) -> Iterator[ScanInput]:
     if path.suffix == ".txt":
         for listed in _listed(path):
             try:
-                for scan in _behind(listed, split, fold):
+                for scan in _behind(listed, split, fold, num_channels):
                     plain_name(scan.case, "case id")
                     yield scan
             except UserError as error:
@@ -190,18 +195,22 @@ def _behind(path: Path, split: str, fold: int | None) -> Iterator[ScanInput]:
         for ref in Corpus([path]).cases(split, fold):
             yield StoredScan(ref)
     elif path.is_dir():
-        yield from _inside(path)
+        yield from _inside(path, num_channels)
     elif path.exists():
         yield ScanPath(path)
     else:  # found before anything is read: a slip in a name is not a scan that could not be predicted
         raise UserError(f"{path}: no such file or folder; name scans, folders of them, lists or stores")
 
 
-def _inside(folder: Path) -> list[ScanPath]:
+def _inside(folder: Path, num_channels: int | None) -> list[ScanPath]:
     """The volumes in a folder but label maps, or itself where it is a DICOM series, or the series directly inside."""
     volumes = [path for path in find_volumes(folder) if not is_label_map(Path(path.name))]
     if volumes:
-        return [ScanPath(first, tuple(more)) for first, *more in channel_files(volumes).values()]
+        # What could be either are channels, whose number whoever reads them compares with what is wanted.
+        return [
+            ScanPath(scan.files[0], scan.files[1:], is_numbered=_is_numbered(scan))
+            for scan in channel_files(volumes, num_channels)
+        ]
     if _is_series(folder):
         return [ScanPath(folder)]
     series = sorted(inner for inner in folder.glob("[!.]*") if inner.is_dir() and _is_series(inner))
@@ -211,6 +220,10 @@ def _inside(folder: Path) -> list[ScanPath]:
             "scans themselves"
         )
     return [ScanPath(inner) for inner in series]
+
+
+def _is_numbered(scan: ScanFiles) -> bool:
+    return scan.id == volume_stem(scan.files[0]) and scan.id.endswith("_0000")
 
 
 def _is_series(folder: Path) -> bool:

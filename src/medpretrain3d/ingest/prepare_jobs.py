@@ -35,7 +35,7 @@ def common_channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
     named = [dataset.channel_names for dataset in datasets if dataset.channel_names]
     if named:
         return named[0]
-    most = max(len(case.images) for dataset in datasets for case in dataset.cases)
+    most = max((len(case.images) for dataset in datasets for case in dataset.cases if not case.problem), default=1)
     return tuple(f"channel {number}" for number in range(max(most, 1)))
 
 

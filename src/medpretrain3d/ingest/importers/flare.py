@@ -23,7 +23,7 @@ def read_flare(raw: Path) -> RawDataset:
     """
     cases = [
         case
-        for case in volumes_below(raw)[0]
+        for case in volumes_below(raw, num_channels=1)[0]
         if not any(LABEL_FOLDER.fullmatch(part) for part in case.images[0].relative_to(raw).parts[:-1])
     ]
     if not cases:

@@ -10,7 +10,7 @@ RAW/splits.json                optional: a list of folds {"train": [...], "val":
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import IGNORE, OBJECT_RULES, Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import flag, read_json
 from medpretrain3d.ingest.importers.layout import Layout, require
-from medpretrain3d.store.file_names import channel_files
+from medpretrain3d.store.file_names import ScanFiles, channel_files
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_stem
 
 DESCRIPTION = "dataset.json"
@@ -84,7 +84,9 @@ def list_cases(
         UserError: a damaged splits file, or a fold that does not exist.
     """
     is_test_set = all((raw / name).is_dir() for name in ("imagesTs", "labelsTs")) and not (raw / "labelsTr").is_dir()
-    images_tr = channel_files(find_volumes(raw / "imagesTr" if is_test_set else require(raw / "imagesTr")))
+    num_channels = len(_channel_names(dataset)) or None
+    named = set(listed_cases(dataset)) or _stems(raw / "labelsTr")
+    images_tr = _scans(raw / "imagesTr" if is_test_set else require(raw / "imagesTr"), num_channels, named)
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
     folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
@@ -96,15 +98,15 @@ def list_cases(
     leftovers += [Leftover(one, f"training cases of {DESCRIPTION}, which a test set does without") for one in elsewhere]
     listed = sorted(images_tr) if elsewhere else listed_cases(dataset) or sorted(images_tr)
     cases = [
-        _case(raw, "Tr", case_id, images_tr.get(case_id, ()), rule, class_of_value, split_of.get(case_id, "train"))
+        _case(raw, "Tr", case_id, images_tr.get(case_id), rule, class_of_value, split_of.get(case_id, "train"))
         for case_id in listed
     ]
-    images_ts = channel_files(find_volumes(raw / "imagesTs"))
-    for case_id, images in sorted(images_ts.items()):
+    images_ts = _scans(raw / "imagesTs", num_channels, _stems(raw / "labelsTs"))
+    for case_id, scan in sorted(images_ts.items()):
         if _label_files(raw / "labelsTs", case_id):
-            cases.append(_case(raw, "Ts", case_id, images, rule, class_of_value, "test"))
+            cases.append(_case(raw, "Ts", case_id, scan, rule, class_of_value, "test"))
         else:
-            cases.append(RawCase(case_id, images, split="unlabelled"))
+            cases.append(RawCase(case_id, scan.files, split="unlabelled", problem=scan.problem))
     folds = _with_tests(folds, [case.id for case in cases if case.split == "test" and case.id in images_ts])
     for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
         for path in find_volumes(raw / f"labels{suffix}"):
@@ -121,6 +123,20 @@ def list_cases(
         ]
     read = (*(tables or (raw / DESCRIPTION,)), *((splits_file,) if splits_file else ()))
     return RawDataset(names, tuple(cases), rule, _channel_names(dataset), folds, read, tuple(leftovers))
+
+
+def _scans(folder: Path, num_channels: int | None, named: Collection[str]) -> dict[str, ScanFiles]:
+    """Return the scans of a folder by their ids, which are names of files as they are where those are named so."""
+    scans = {}
+    for scan in channel_files(find_volumes(folder), num_channels, named):
+        stem = volume_stem(scan.files[0])
+        is_whole = stem == f"{scan.id}_0000" and len(scan.files) == 1 and stem in named and scan.id not in named
+        scans[stem if is_whole else scan.id] = scan
+    return scans
+
+
+def _stems(folder: Path) -> set[str]:
+    return {volume_stem(path) for path in find_volumes(folder)}
 
 
 def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
@@ -179,15 +195,18 @@ def _case(
     raw: Path,
     suffix: str,
     case_id: str,
-    images: tuple[Path, ...],
+    scan: ScanFiles | None,
     rule: ObjectRule,
     class_of_value: Mapping[int, int],
     split: str,
 ) -> RawCase:
     folder = raw / f"labels{suffix}"
     labels = _label_files(folder, case_id)
-    if not images:
+    if scan is None:
         return RawCase(case_id, (), problem=f"dataset.json lists it, but images{suffix} has no file of that name")
+    images = scan.files
+    if scan.problem:
+        return RawCase(case_id, images, problem=scan.problem)
     if not labels:
         return RawCase(case_id, images, problem=f"no label file {folder.name}/{case_id}.nii.gz")
     if len(labels) > 1:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
-from medpretrain3d.ingest.importers.folder import channel_name, volumes_below
+from medpretrain3d.ingest.importers.folder import channel_name, joined_files, volumes_below
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.store.file_names import LABEL_MAP, is_label_map, words_of
+from medpretrain3d.store.file_names import LABEL_MAP, is_label_map, scan_words
 
 _SIDES = frozenset(("images", "imagestr", "imagests", "imgs", "img", "image", "scans", "volumes"))
 """Folders of scans with a folder of label maps beside them."""
@@ -41,7 +41,7 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
         raise Misplaced("no file is called a label map")
     maps_of, unpaired = _paired(scans, maps)
     cases = (*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired)
-    return RawDataset(names, cases, channel_names=channel_name(scans))
+    return RawDataset(names, cases, channel_names=channel_name(scans), leftovers=tuple(joined_files(scans)))
 
 
 def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:
@@ -69,6 +69,8 @@ def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[
 
 
 def _case(scan: RawCase, maps: Sequence[RawCase], names: Sequence[str]) -> RawCase:
+    if scan.problem:
+        return scan
     if not maps:
         return replace(scan, split="unlabelled")
     if len(maps) > 1:
@@ -88,11 +90,7 @@ def _place(case: RawCase) -> tuple[str, ...]:
 
 def _words(case: RawCase) -> tuple[str, ...]:
     """Return the words of a case's name without the one that says that it is a label map."""
-    words = words_of(case.id.split("__")[-1])
-    for end, rest in ((0, words[1:]), (-1, words[:-1])):
-        if words and LABEL_MAP.fullmatch(words[end]):
-            return rest
-    return words
+    return scan_words(case.id.split("__")[-1])
 
 
 def _without_one(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
