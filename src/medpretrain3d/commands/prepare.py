@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--intensity",
         choices=("hu", "any"),
         help="any: values have no unit, as in MR, and are stretched where they do not fit; default: hu, unless the "
-        "data set names its channels and none of them is CT",
+        "data set names its channels and not all of them are CT",
     )
     parser.add_argument(
         "--straighten",

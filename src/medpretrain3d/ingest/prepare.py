@@ -16,6 +16,7 @@ from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
+from medpretrain3d.ingest.channel_names import common_channel_names
 from medpretrain3d.ingest.importers import RawDataset, read_raw
 from medpretrain3d.ingest.patients import with_patients
 from medpretrain3d.ingest.prepare_case import (
@@ -27,7 +28,7 @@ from medpretrain3d.ingest.prepare_case import (
     find_existing,
     prepare_case,
 )
-from medpretrain3d.ingest.prepare_jobs import common_channel_names, common_classes, prepare_jobs
+from medpretrain3d.ingest.prepare_jobs import common_classes, prepare_jobs
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.ingest.prepare_report import REPORT, PrepareReport
 from medpretrain3d.store.case_files import CASES
@@ -96,8 +97,8 @@ def prepare(
         containers: whether many cases share a file; a store of containers stays one without being asked.
 
     Raises:
-        UserError: an unknown layout, data sets of different classes, one case id twice, a store of other cases, no
-            usable case, no such shard, another call at work on the store or shard, or a full disk.
+        UserError: an unknown layout, data sets of different classes or channels, one case id twice, a store of other
+            cases, no usable case, no such shard, another call at work on the store or shard, or a full disk.
     """
     raws, store = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)], Path(store)
     options = options or PrepareOptions()
@@ -142,7 +143,7 @@ def _prepare(
     number, count = shard
     read = [read_raw(raw, options.fold, options.dataset, dict(options.dataset_options)) for raw in raws]
     datasets = with_patients(raws, read, options.patients)
-    classes, channel_names = common_classes(raws, datasets), common_channel_names(datasets)
+    classes, channel_names = common_classes(raws, datasets), common_channel_names(raws, datasets)
     jobs = sorted(prepare_jobs(raws, datasets, store, options, channel_names, layout), key=lambda job: job.case.id)
     own = jobs[number - 1 :: count]
     _check_room(layout, {job.case.id for job in jobs if job.case.images})

@@ -1,4 +1,4 @@
-"""Cases of raw data sets as the jobs of preparing them: ids that can name a folder, one set of classes and channels."""
+"""Cases of raw data sets as the jobs of preparing them: ids that can name a folder, one set of classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.channel_names import unit_of
 from medpretrain3d.ingest.importers import RawCase, RawDataset
 from medpretrain3d.ingest.prepare_case import Job
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.layout import Layout
-from medpretrain3d.store.unit import Unit
 
 
 def common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tuple[str, ...]:
@@ -28,21 +28,6 @@ def common_classes(raws: Sequence[Path], datasets: Sequence[RawDataset]) -> tupl
         message = "; ".join(f"{raw}: {', '.join(names)}" for names, raw in labeled.items())
         raise UserError(f"data sets of different classes ({message}); prepare them into different stores")
     return next(iter(labeled), ())
-
-
-def common_channel_names(datasets: Sequence[RawDataset]) -> tuple[str, ...]:
-    """Return the channel names that the first data set with names gives, else a number for each channel."""
-    named = [dataset.channel_names for dataset in datasets if dataset.channel_names]
-    if named:
-        return named[0]
-    most = max((len(case.images) for dataset in datasets for case in dataset.cases if not case.problem), default=1)
-    return tuple(f"channel {number}" for number in range(max(most, 1)))
-
-
-def _unit(channel_names: Sequence[str]) -> Unit:
-    """Return the unit: unnamed channels are taken for CT, which can be told by its values; MR has to be named."""
-    is_named = not channel_names[0].startswith("channel ")
-    return "any" if is_named and not any("ct" in name.lower().split() for name in channel_names) else "hu"
 
 
 def prepare_jobs(
@@ -59,7 +44,7 @@ def prepare_jobs(
         UserError: a case is in two folders, or instances of several classes are asked for.
     """
     is_labeled = any(dataset.classes for dataset in datasets)
-    unit = options.unit or _unit(channel_names)
+    unit = options.unit or unit_of(channel_names)
     home: dict[str, Path] = {}
     for raw, dataset in zip(raws, datasets, strict=True):
         for case in map(_named, dataset.cases):

@@ -24,7 +24,7 @@ class PrepareOptions:
     dataset_options: tuple[tuple[str, str], ...] = ()
     """Options of that layout, name and value."""
     unit: Unit | None = None
-    """Of the intensities; None is `any` where the data set names its channels and none of them is a CT, else `hu`."""
+    """Of the intensities; None is `hu` where all channels are CT or nobody names them, else `any`."""
     patients: Patients | None = None
     """Which cases are of one patient; None is what the data set says."""
     straighten: bool = False

@@ -15,10 +15,12 @@ import numpy as np
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import printable
+from medpretrain3d.ingest.channel_names import told_channels
 from medpretrain3d.ingest.importers import RawDataset
 from medpretrain3d.ingest.importers.base import ANATOMY
 from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.store import Store
+from medpretrain3d.store.unit import Unit
 
 REPORT = "report.json"
 NUM_EXAMPLES = 3
@@ -65,6 +67,10 @@ class PrepareReport:
     """Report of a store's content, and of what it leaves out of the raw folders."""
 
     sources: tuple[Source, ...]
+    channels: tuple[str, ...]
+    """Their names, or numbers where nobody names them."""
+    unit: Unit
+    """Of their values."""
     cases: Mapping[str, int]
     """Per split."""
     objects: Mapping[str, Mapping[str, int]]
@@ -103,6 +109,8 @@ class PrepareReport:
         counts = {name: count_objects(store, ids) for name, ids in labeled.items()}
         return PrepareReport(
             tuple(map(_source, raws, datasets)),
+            tuple(store.channel_names),
+            store.unit,
             {name: len(ids) for name, ids in cases_of.items()},
             {name: {split: int(of[label]) for split, of in counts.items()} for label, name in enumerate(store.classes)},
             {store.classes[label]: _spread(edges) for label, edges in sorted(sizes_mm.items())},
@@ -133,6 +141,7 @@ class PrepareReport:
             yield f"{source.folder}: layout {source.layout}, {source.recognised_by}; {source.num_cases} cases"
             if source.anatomy:
                 yield f"  label values {', '.join(map(str, source.anatomy))} are anatomy around objects, not objects"
+        yield f"channels: {told_channels(self.channels, self.unit)}"
         yield f"cases in the store: {', '.join(f'{name} {count}' for name, count in self.cases.items())}"
         if self.objects:
             yield from self._table()

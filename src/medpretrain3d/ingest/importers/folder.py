@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from medpretrain3d.ingest.channel_names import MODALITIES
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout
 from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
 from medpretrain3d.store.file_names import case_id_of, channel_files, is_label_map, scan_words, words_of
 from medpretrain3d.store.readers import Series, find_series, find_volumes, volume_stem
-
-MODALITIES = frozenset(("ct", "mr", "mri", "t1", "t1c", "t1ce", "t2", "flair", "adc", "dwi", "pet"))
-"""Words of a scan's name that say whether its values are HU."""
 
 
 def read_folder(raw: Path, modality: str = "", series: str = "", min_slices: int = 0) -> RawDataset:
@@ -87,13 +85,17 @@ def _volumes(
 
 
 def channel_name(scans: Sequence[RawCase]) -> tuple[str, ...]:
-    """The name of the one channel, where every scan is of one file and called by the same modality; else nothing."""
+    """The name of the one channel, where every scan is of one file and called by a modality; else nothing.
+
+    Scans of several modalities give it the names of all, `FLAIR or T1`.
+    """
     named = {
         tuple(word for word in words_of(scan.id.split("__")[-1]) if word in MODALITIES and len(scan.images) == 1)
         for scan in scans
     }
-    words = named.pop() if len(named) == 1 else ()
-    return (words[0].upper(),) if len(words) == 1 else ()
+    # `p1_t1_ct` is a CT, at a time point 1.
+    modalities = {"CT" if "ct" in words else " ".join(dict.fromkeys(words)).upper() for words in named}
+    return (" or ".join(sorted(modalities)),) if named and all(named) else ()
 
 
 LAYOUTS = (
