@@ -8,12 +8,20 @@ import numpy as np
 import pytest
 
 from medpretrain3d.cli import main
+from medpretrain3d.errors import UserError
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers import write_case
 from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.ingest.structure_set import read_contours
+from medpretrain3d.loading.crops import CropReader
+from medpretrain3d.loading.object_crops import read_objects
+from medpretrain3d.loading.spatial_transform import IDENTITY
+from medpretrain3d.store import Window
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.resampled_store import resample_store
 from medpretrain3d.store.store import Store
 from tests.dicom_files import AXIAL, traced, write_enhanced, write_scan, write_structures
 
@@ -66,6 +74,7 @@ def test_regions_of_a_structure_set_become_objects(raw, tmp_path, capsys):
     ids = dict(zip(case.labels.tolist(), case.instance_ids.tolist(), strict=True))
     np.testing.assert_array_equal(instances == ids[0], TUMOR)  # the smaller one keeps what they share
     np.testing.assert_array_equal(instances == ids[1], LIVER & ~TUMOR)
+    assert case.outline_ids.tolist() == case.instance_ids.tolist()  # the tumor lies within the liver
     told = capsys.readouterr().out
     for line in (
         "regions that were named and not drawn",
@@ -77,6 +86,37 @@ def test_regions_of_a_structure_set_become_objects(raw, tmp_path, capsys):
     written = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
     for secret in (b"DOE", b"4711", b"1.2.3"):
         assert secret not in written
+
+
+def test_an_object_whose_end_another_hides_keeps_its_box_where_it_is_cut(tmp_path):
+    """The tumor is the last columns of the liver, in slices 2 to 5: what is seen of it there ends at column 14."""
+    write_scan(tmp_path / "raw/CT", VOXELS)
+    contours = {"liver": traced(LIVER, AXIAL), "tumor": traced(block(14, 3, 2, 18, 16, 5), AXIAL)}
+    write_structures(tmp_path / "raw/RS.dcm", contours)
+    prepare(tmp_path / "raw", tmp_path / "store")
+    resample_store(tmp_path / "store", tmp_path / "resampled", (2.5, 0.8, 0.9))
+    prepare(tmp_path / "raw", tmp_path / "prepared", PrepareOptions(spacing_mm=(2.5, 0.8, 0.9)))
+    reader = CropReader((2, 20, 24), Window())
+    for name in ("store", "resampled", "prepared"):
+        store = Store(tmp_path / name)
+        case = store.case(store.case_ids[0])
+        ids = dict(zip(case.labels.tolist(), case.instance_ids.tolist(), strict=True))
+        assert dict(zip(case.labels.tolist(), case.outline_ids.tolist(), strict=True)) == {0: 0, 1: ids[1]}
+        random = np.random.default_rng(0)
+        _, targets = read_objects(reader, case, (3, 0, 0), IDENTITY, random, 0.1).apply()
+        assert dict(zip(targets.labels.tolist(), targets.boxes.tolist(), strict=True)) == {
+            0: pytest.approx([0, 3, 2, 2, 16, 18], abs=1e-4),
+            1: pytest.approx([0, 3, 14, 2, 16, 18], abs=1e-4),
+        }
+    assert Store(tmp_path / "resampled").fingerprint == Store(tmp_path / "prepared").fingerprint
+    path = case.folder / "case.json"
+    sidecar = json.loads(path.read_text())
+    del sidecar["partly_hidden"]  # as before it was noted
+    path.write_text(json.dumps(sidecar))
+    with pytest.raises(UserError, match="does not say which of its objects others hide; prepare the case again"):
+        Case.open(case.folder)
+    again = prepare(tmp_path / "raw", tmp_path / "prepared", PrepareOptions(spacing_mm=(2.5, 0.8, 0.9)))
+    assert (again.prepared, again.reused) == (1, 0)
 
 
 def test_classes_are_chosen_by_pattern_and_renamed(raw, tmp_path):

@@ -113,6 +113,14 @@ def test_an_object_whose_seen_part_is_shorter_than_its_box_is_known():
     assert found.partly_hidden(*found.instances()) == [1]
 
 
+def test_an_object_of_which_a_crop_would_see_less_than_there_is_is_known():
+    """Only slice 0 shows where it ends: the hull of what is seen is whole, and that of slices 1 to 5 is not."""
+    outer, end = np.ones((6, 6, 6), dtype=bool), np.ones((5, 6, 2), dtype=bool)
+    regions = [Region.of_mask("organ", outer), Region.of_mask("organ", end, (1, 0, 4))]
+    found = find_pseudo_objects(np.full((8, 8, 8), -1000, dtype=np.int16), (10.0, 10.0, 10.0), organ_regions=regions)
+    assert found.partly_hidden(*found.instances()) == [1]
+
+
 def test_a_ridge_divides_two_basins_and_its_height_is_their_edge():
     height = np.array([3.0, 1, 2, 7, 5, 4, 6], dtype=np.float32).reshape(1, 1, 7)
     labels = flooded(height, np.ones((1, 1, 7), dtype=bool))

@@ -19,9 +19,10 @@ from medpretrain3d.ingest.importers.annotations import (
 )
 from medpretrain3d.ingest.importers.base import IGNORE, ObjectRule, RawCase
 from medpretrain3d.ingest.label_layers import read_label_layers
-from medpretrain3d.ingest.objects import TOO_SMALL, find_objects, join_layers
+from medpretrain3d.ingest.objects import TOO_SMALL, JoinedObjects, find_objects, join_layers
 from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.hidden_objects import OVERLAPPING
 from medpretrain3d.store.points import are_points
 from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.volume import Volume, resample_labels
@@ -38,6 +39,8 @@ class Annotation:
     mask: np.ndarray | None = None
     """(D, H, W) uint16 object ids; None where there is no label map."""
     ignore_boxes: tuple[tuple[float, ...], ...] = ()
+    partly_hidden: tuple[int, ...] = ()
+    """Ids of objects whose ends the mask does not show, since others hide them there."""
     num_too_small: int = 0
     """Parts of the label map that became background for being smaller than an object."""
     remarks: Mapping[str, int] = field(default_factory=dict)
@@ -48,7 +51,7 @@ class Annotation:
         boxes = np.array([one.box_vox for one in self.objects]).reshape(-1, 6)
         middles = np.tile((boxes[:, :3] + boxes[:, 3:]) / 2, 2).tolist()
         objects = (Instance(0, one.label, tuple(middle)) for one, middle in zip(self.objects, middles, strict=True))
-        return replace(self, objects=tuple(objects), mask=None)
+        return replace(self, objects=tuple(objects), mask=None, partly_hidden=())
 
 
 def annotate(
@@ -77,7 +80,8 @@ def annotate(
             outside the scan.
     """
     target = image.grid.resampled(spacing_mm) if spacing_mm else image.grid
-    mask, found, done = _from_labels(case, rule, min_voxels, image, is_straightened)
+    mask, joined, done = _from_labels(case, rule, min_voxels, image, is_straightened)
+    found = joined.objects
     boxes = _carried(np.array([one.box_vox for one in found]).reshape(-1, 6), image.grid, target)
     stored = None if mask is None else (resample_labels(mask, spacing_mm) if spacing_mm else mask).array[0]
     visible = set() if stored is None else set(np.unique(stored).tolist())
@@ -104,23 +108,24 @@ def annotate(
     }
     message = {name: count for name, count in remarks.items() if count}
     num_too_small = sum(one.label == TOO_SMALL for one in found)
-    return Annotation(tuple(objects), stored, tuple(ignored), num_too_small, message)
+    hidden = tuple(number for number in joined.partly_hidden if number in visible)
+    return Annotation(tuple(objects), stored, tuple(ignored), hidden, num_too_small, message)
 
 
 def _from_labels(
     case: RawCase, rule: ObjectRule, min_voxels: int, image: Volume, is_straightened: bool
-) -> tuple[Volume | None, list[Instance], Counter[str]]:
+) -> tuple[Volume | None, JoinedObjects, Counter[str]]:
     if case.labels is None:
-        return None, [], Counter()
+        return None, JoinedObjects(np.zeros((0, 0, 0), np.uint16), []), Counter()
     labels = read_label_layers(case.labels, case, image, is_straightened)
     try:
         layers = [find_objects(one.array[0], labels.class_of_value, rule, min_voxels) for one in labels.maps]
-        instances, found, num_givers = join_layers(layers)
+        joined = join_layers(layers)
     except UserError as error:
         raise InvalidCaseError(f"{case.labels}: {error}", "annotation") from error
-    shared = Counter({"objects that overlap smaller ones, which hold what they share in the mask": num_givers})
+    shared = Counter({OVERLAPPING: joined.num_overlapping})
     first = labels.maps[0]
-    return Volume(instances[None], first.grid, first.source_grid), found, +(labels.remarks + shared)
+    return Volume(joined.instances[None], first.grid, first.source_grid), joined, +(labels.remarks + shared)
 
 
 def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[float, ...]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, ObjectRule
 from medpretrain3d.store.case import Instance
+from medpretrain3d.store.hidden_objects import hides_an_end
 
 TOO_SMALL = -3
 """In the place of a class: a part of fewer than `min_voxels`, which is background."""
@@ -70,23 +71,31 @@ def find_objects(
     return instances, objects
 
 
-def join_layers(
-    layers: Sequence[tuple[np.ndarray, list[Instance]]],
-) -> tuple[np.ndarray, list[Instance], int]:
+@dataclass(frozen=True)
+class JoinedObjects:
+    """Objects of several label maps in one, where a voxel of several objects is the smallest one's."""
+
+    instances: np.ndarray
+    """(D, H, W) uint16 ids from 1."""
+    objects: list[Instance]
+    """Their boxes and numbers of voxels are their own."""
+    num_overlapping: int = 0
+    """Objects that gave voxels to smaller ones."""
+    partly_hidden: tuple[int, ...] = ()
+    """Ids of those of which `instances` does not show the ends."""
+
+
+def join_layers(layers: Sequence[tuple[np.ndarray, list[Instance]]]) -> JoinedObjects:
     """Join what was found in several label maps of one scan, whose objects may overlap.
 
     Args:
         layers: instance map and objects of each, as `find_objects` gives them.
 
-    Returns:
-        One instance map, in which a voxel of several objects is the smallest one's; the objects, whose boxes and
-        numbers of voxels stay their own; and how many objects gave voxels to smaller ones.
-
     Raises:
         UserError: more objects than ids.
     """
     if len(layers) == 1:
-        return *layers[0], 0
+        return JoinedObjects(*layers[0])
     objects: list[Instance] = []
     drawn: list[tuple[int, int, np.ndarray, int]] = []
     number = 0
@@ -106,7 +115,12 @@ def join_layers(
         mask = instances == its_id
         givers.update(np.unique(joined[mask]).tolist())
         joined[mask] = its_number
-    return joined, objects, len(givers - {0})
+    hidden = []
+    for one, (_, its_number, instances, its_id) in zip((one for one in objects if one.id), drawn, strict=True):
+        d, h, w = (slice(int(low), int(high)) for low, high in zip(one.box_vox[:3], one.box_vox[3:], strict=True))
+        if its_number in givers and hides_an_end(joined[d, h, w] == its_number, instances[d, h, w] == its_id):
+            hidden.append(its_number)
+    return JoinedObjects(joined, objects, len(givers - {0}), tuple(hidden))
 
 
 def _parts(labels: np.ndarray, rule: ObjectRule) -> Iterator[tuple[int, tuple[slice, ...], np.ndarray]]:

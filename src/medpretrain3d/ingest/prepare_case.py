@@ -213,6 +213,7 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
         rescale=image.rescale,
         voxels=voxels,
         statistics=statistics,
+        partly_hidden=annotation.partly_hidden,
         facts={**facts, "num_too_small": annotation.num_too_small, REMARKS: dict(annotation.remarks)},
     )
 

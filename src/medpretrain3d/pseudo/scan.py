@@ -13,6 +13,7 @@ from medpretrain3d.pseudo.blobs import paste_blobs
 from medpretrain3d.pseudo.body import find_body
 from medpretrain3d.pseudo.options import PseudoOptions, kind_name
 from medpretrain3d.pseudo.region import Dropped, Region, components, kept
+from medpretrain3d.store.hidden_objects import hides_an_end
 from medpretrain3d.store.unit import Unit
 
 Volumes = tuple[float, float]
@@ -45,15 +46,12 @@ class PseudoScan:
         return labels, [index + 1 if index + 1 in seen else 0 for index in range(len(self.regions))]
 
     def partly_hidden(self, labels: np.ndarray, ids: Sequence[int]) -> list[int]:
-        """Return the ids of regions whose part that is seen in the map of `instances` does not fill their box."""
+        """Return the ids of regions whose ends the map of `instances` does not show."""
         return [
-            number for number, one in zip(ids, self.regions, strict=True) if number and _shrinks(labels, number, one)
+            number
+            for number, one in zip(ids, self.regions, strict=True)
+            if number and hides_an_end(labels[one.hull] == number, one.mask)
         ]
-
-
-def _shrinks(labels: np.ndarray, number: int, region: Region) -> bool:
-    seen = labels[region.hull] == number
-    return not all(seen.any(axis=others)[[0, -1]].all() for others in ((1, 2), (0, 2), (0, 1)))
 
 
 def find_pseudo_objects(

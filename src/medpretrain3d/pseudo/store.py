@@ -23,13 +23,13 @@ from medpretrain3d.store.case_files import CASES
 from medpretrain3d.store.damage import check_sizes
 from medpretrain3d.store.layout import CONTAINERS, FolderLayout
 from medpretrain3d.store.organ_files import organ_files
-from medpretrain3d.store.pseudo_objects import PARTLY_HIDDEN, PSEUDO_OBJECTS
+from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import CARRIED
 from medpretrain3d.store.splits import write_splits
 from medpretrain3d.store.store import INDEX, Store, write_index
 from medpretrain3d.worker_pool import exit_code_of_the_dead, worker_pool
 
-VERSION = 2
+VERSION = 3
 """Of how objects are found; a case that an earlier one made is made again."""
 
 
@@ -202,7 +202,8 @@ def _write(job: _Job) -> str:
         rescale=source.rescale,
         voxels=source.sidecar["voxels"],
         statistics=source.statistics,
-        facts={PSEUDO_OBJECTS: {**facts, "dropped": dropped, PARTLY_HIDDEN: scan.partly_hidden(labels, ids)}},
+        partly_hidden=scan.partly_hidden(labels, ids),
+        facts={PSEUDO_OBJECTS: {**facts, "dropped": dropped}},
         image_file=None if is_pasted else source.files.image,
     )
     write_case(job.out, case_data)

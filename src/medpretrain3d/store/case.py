@@ -14,8 +14,9 @@ from medpretrain3d.store.arrays import array_shape, read_crop
 from medpretrain3d.store.case_data import AIR_HU, CaseData
 from medpretrain3d.store.case_files import CASES, IMAGE, MASK, SIDECAR, CaseFiles, case_folder
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.hidden_objects import PARTLY_HIDDEN
 from medpretrain3d.store.layout import write_case
-from medpretrain3d.store.pseudo_objects import PARTLY_HIDDEN, PSEUDO_OBJECTS
+from medpretrain3d.store.pseudo_objects import PSEUDO_OBJECTS
 from medpretrain3d.store.sidecar import VERSION, Instance, content_sha256, index_row, read_sidecar, voxels_sha256
 from medpretrain3d.store.statistics import ChannelStatistics
 from medpretrain3d.store.unit import Unit
@@ -134,8 +135,13 @@ class Case:
 
         In one mask the smaller of two objects that overlap is seen, and what is left of the larger may be shorter.
         """
-        hidden = self.sidecar.get(PSEUDO_OBJECTS, {}).get(PARTLY_HIDDEN, [])
-        return np.where(np.isin(self.instance_ids, hidden), 0, self.instance_ids)
+        return np.where(np.isin(self.instance_ids, self.partly_hidden), 0, self.instance_ids)
+
+    @property
+    def partly_hidden(self) -> list[int]:
+        """Ids of objects whose ends the mask does not show, since others hide them."""
+        older = self.sidecar.get(PSEUDO_OBJECTS, {})  # where it stood before labels had it too
+        return list(self.sidecar.get(PARTLY_HIDDEN) or older.get(PARTLY_HIDDEN, []))
 
     @functools.cached_property
     def object_voxels(self) -> list[int | None]:

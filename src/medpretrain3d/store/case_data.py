@@ -13,6 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.store.arrays import array_bytes
 from medpretrain3d.store.case_files import IMAGE, MASK, SIDECAR
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.hidden_objects import PARTLY_HIDDEN
 from medpretrain3d.store.sidecar import VERSION, Instance, content_sha256, sidecar_checksum, voxels_sha256
 from medpretrain3d.store.statistics import ChannelStatistics, channel_statistics
 from medpretrain3d.store.stored_file import StoredFile
@@ -54,6 +55,8 @@ class CaseData:
     """Of the file's image, by which prediction normalises too; empty where that is `image`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
+    partly_hidden: Sequence[int] = ()
+    """Ids of objects whose ends `mask` does not show, since smaller ones hide them there."""
     image_file: StoredFile | None = None
     """A file that holds `image` as it would be written: it is referred to where it is a file of its own."""
 
@@ -88,6 +91,7 @@ def case_contents(case_data: CaseData) -> tuple[dict[str, Any], dict[str, bytes]
         ],
         "object_voxels": [one.num_voxels for one in case_data.objects],
         "ignore_boxes_vox": [[float(edge) for edge in box] for box in case_data.ignore_boxes],
+        PARTLY_HIDDEN: list(case_data.partly_hidden),
         **case_data.facts,
     }
     sidecar["sha256"] = content_sha256(sidecar, case_data.image, case_data.mask)

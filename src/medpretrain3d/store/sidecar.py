@@ -17,6 +17,7 @@ from medpretrain3d.documents import SCHEMA, SMALL, Number, Text, Whole, parse_js
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case_files import CaseFiles
 from medpretrain3d.store.grid import Grid, GridDocument
+from medpretrain3d.store.hidden_objects import OVERLAPPING, PARTLY_HIDDEN
 from medpretrain3d.store.points import are_points
 from medpretrain3d.store.statistics import StatisticsDocument
 
@@ -65,6 +66,7 @@ class Sidecar(TypedDict):
     grid: GridDocument
     source_grid: GridDocument
     instances: list[_Instance]
+    partly_hidden: NotRequired[list[Annotated[Whole, Field(lt=2**16)]]]
     object_voxels: NotRequired[list[Whole | None]]
     ignore_boxes_vox: list[_Box]
     sha256: Text
@@ -121,6 +123,9 @@ def _check_sidecar(sidecar: Sidecar, name: str) -> None:
     channels = sidecar["num_channels"]
     if sidecar["version"] != VERSION:
         raise UserError(f"is of version {sidecar['version']}, wanted {VERSION}; prepare the case again")
+    remarks = cast(dict[str, Any], sidecar).get("remarks")
+    if PARTLY_HIDDEN not in sidecar and isinstance(remarks, dict) and OVERLAPPING in remarks:
+        raise UserError("does not say which of its objects others hide; prepare the case again")
     if sidecar["id"] != name:
         raise UserError(f"is that of case {sidecar['id']!r}; prepare both cases again")
     counts = [len(sidecar["pad_values"]), len(sidecar["statistics"]), len(sidecar["rescale"]) or channels]
@@ -143,6 +148,8 @@ def content_sha256(sidecar: Mapping[str, Any], image: np.ndarray, instances: np.
     seen = {
         key: sidecar[key] for key in ("grid", "source_grid", "instances", "ignore_boxes_vox", "pad_values", "rescale")
     }
+    if sidecar.get(PARTLY_HIDDEN):
+        seen[PARTLY_HIDDEN] = sidecar[PARTLY_HIDDEN]
     digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
     for array in (image, instances):
         if array is not None:
