@@ -18,6 +18,7 @@ from medpretrain3d.ingest import prepare_case as prepare_module
 from medpretrain3d.ingest.objects import find_objects
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
+from medpretrain3d.store.resampled_store import resample_store
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
 
@@ -41,6 +42,21 @@ def test_components_are_objects_with_exact_boxes(make_dataset, tmp_path):
     ]
     assert store.entries["a"]["counts"] == [2, 1]
     np.testing.assert_array_equal(case.read_label_map() > 0, case.read_image()[0] == 60)
+
+
+def test_a_mask_is_on_the_grid_of_its_image_whatever_the_last_digit_of_its_spacing(tmp_path, write_nifti):
+    """128 columns of 0.703125 mm, said to be 0.7032 mm in the label map: 90 columns of 1 mm, and not 91 in the mask."""
+    image, labels = np.random.default_rng(0).integers(-900, 400, (128, 100, 20)), np.zeros((128, 100, 20), np.uint8)
+    labels[100:127, 50:60, 4:10] = 1
+    write_nifti(image.astype(np.int16), "raw/imagesTr/a.nii.gz", np.diag([0.703125, 0.703125, 3, 1]))
+    raw = write_nifti(labels, "raw/labelsTr/a.nii.gz", np.diag([0.7032, 0.7032, 3, 1])).parents[1]
+    (raw / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "x": 1}}))
+    prepare(raw, tmp_path / "prepared", PrepareOptions(spacing_mm=(3.0, 1.0, 1.0)))
+    case = Store(tmp_path / "prepared").case("a")
+    assert case.read_instances().shape == case.read_image().shape[1:] == case.grid.shape == (20, 71, 90)
+    prepare(raw, tmp_path / "native")
+    resample_store(tmp_path / "native", tmp_path / "resampled", (3.0, 1.0, 1.0))
+    assert Store(tmp_path / "resampled").fingerprint == Store(tmp_path / "prepared").fingerprint
 
 
 def test_labels_as_objects_and_small_ones_left_out(make_dataset, tmp_path):

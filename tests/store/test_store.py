@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,17 @@ def test_a_case_comes_back_as_it_was_written(store):
     assert case.instance_ids.tolist() == [1, 3, 0]
     assert (case.grid, case.source_grid, case.num_channels, case.has_mask) == (GRID, GRID, 1, True)
     case.verify()
+
+
+def test_a_mask_of_another_shape_than_its_image_is_not_written_and_found_by_a_check(store, tmp_path):
+    wide = np.zeros((*GRID.shape[:2], GRID.shape[2] + 1), np.uint16)
+    with pytest.raises(UserError, match=r"case a: its mask has .* voxels, its image .*; wanted the same"):
+        replace(content(), mask=wide)
+    one = content()
+    object.__setattr__(one, "mask", wide)
+    write_case(tmp_path, one)
+    with pytest.raises(UserError, match="has a mask of another shape than its image"):
+        store.case("a").verify()
 
 
 def test_the_label_map_has_zero_for_background_and_label_plus_one_in_objects(store):

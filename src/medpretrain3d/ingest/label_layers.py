@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,9 @@ def read_label_layers(path: Path, case: RawCase, image: Volume, is_straightened:
     if not _is_annotation(path):
         labels = read_labels(path)
         check_same_place(path, labels.grid, case.images[0], image.grid)
-        return LabelLayers((labels,), case.class_of_value)
+        # Its header may round otherwise than that of its image, by less than a voxel; what is resampled goes by one.
+        on_image = replace(labels, grid=image.grid, source_grid=image.source_grid)
+        return LabelLayers((on_image,), case.class_of_value)
     masks: list[np.ndarray] = []
     classes: list[int] = []
     remarks = Counter[str]()

@@ -190,6 +190,11 @@ class Case:
             UserError: a file is missing, or a bit of it changed; decompressing alone does not notice all changes.
         """
         instances = self.read_instances() if self.has_mask else None
+        if self.has_mask and array_shape(self.files.mask) != self.grid.shape:
+            raise UserError(
+                f"case {self.id}: {self.folder} has a mask of another shape than its image; "
+                "`medpretrain3d prepare RAW STORE --check` makes it again"
+            )
         stored = array_shape(self.files.image)
         if stored != (self.num_channels, *self.grid.shape) or (
             content_sha256(self.sidecar, self.read_image(), instances) != self.sidecar["sha256"]

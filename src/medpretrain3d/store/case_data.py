@@ -27,7 +27,7 @@ class CaseData:
     """Everything that is written about a case.
 
     Raises:
-        UserError: a box is empty or outside the volume.
+        UserError: a box is empty or outside the volume, or the mask is of another shape than the image.
     """
 
     case_id: str
@@ -61,7 +61,12 @@ class CaseData:
     """A file that holds `image` as it would be written: it is referred to where it is a file of its own."""
 
     def __post_init__(self) -> None:
-        """Refuse boxes that are empty or outside the volume, before anything is written."""
+        """Refuse a mask of another shape, and boxes that are empty or outside the volume, before they are written."""
+        if self.mask is not None and self.mask.shape != self.grid.shape:
+            raise UserError(
+                f"case {self.case_id}: its mask has {self.mask.shape} voxels, its image {self.grid.shape}; wanted the "
+                "same"
+            )
         _check_boxes(self)
 
 
