@@ -66,7 +66,8 @@ def kept_splits(
         dealt, told = _kept_folds(file, earlier.folds, named, patients)
         dealt = _apart(dealt, named, groups)
         notes += told
-    order = tuple(case_id for case_id in earlier.label_order if case_id in _dealt_out(named))
+    dealt_out = _dealt_out(named)
+    order = tuple(case_id for case_id in earlier.label_order if case_id in dealt_out)
     return KeptSplits(Splits(named, dealt, order), tuple(notes))
 
 
@@ -92,10 +93,10 @@ def _kept_folds(
     file: Path, earlier: Sequence[Fold], named: Fold, patients: Mapping[str, str | None]
 ) -> tuple[tuple[Fold, ...], list[str]]:
     """Return folds of the cases that are still for them, none where they are none any more; and what is to be said."""
-    labeled = set(patients) - set(named.get("unlabelled", ()))
+    labeled, dealt_out = set(patients) - set(named.get("unlabelled", ())), _dealt_out(named)
     folds = []
     for number, fold in enumerate(earlier):
-        usable = labeled if "test" in fold else _dealt_out(named)
+        usable = labeled if "test" in fold else dealt_out
         kept = {
             name: tuple(one for one in ids if one in (patients if name == DUPLICATES else usable))
             for name, ids in fold.items()
