@@ -221,6 +221,8 @@ def test_options_reach_the_result(bundle, scans, tmp_path):
         (["{scans}/c.nii.gz", "{scans}/d"], "d: no such file or folder"),
         (["{list}"], "d.nii.gz: no such file or folder"),
         (["{scans}/c.nii.gz", "--batch-size", "0"], "--batch-size"),
+        (["{scans}/c.nii.gz", "--merge-distance-mm", "3"], "--merge-distance-mm 3 is of --merge distance"),
+        (["{scans}/c.nii.gz", "--merge", "distance", "--nms-iou", "0.5"], "--nms-iou 0.5 is of --merge nms and wbc"),
         (["{scans}/c.nii.gz", "{scans}/../scans/c.nii.gz"], "both have the case id 'c'"),
     ],
 )

@@ -223,4 +223,4 @@ def test_a_split_of_no_store_is_refused(store, tmp_path, capsys):
         with pytest.raises(UserError, match="only stores have splits, and no store is named"):
             find_scans([tmp_path / "scan.nii.gz"], split, fold)
     assert main(["tune", str(tmp_path / "bundle"), "--fold", "1"]) == 2
-    assert "--fold 1 is of a store; name it with --store" in capsys.readouterr().err
+    assert "--fold is of a store; name it with --store" in capsys.readouterr().err

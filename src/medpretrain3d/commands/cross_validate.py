@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.command_line.recipes import find_recipe
-from medpretrain3d.commands.machine_options import add_machine, machine_of
+from medpretrain3d.commands.machine_options import MACHINE, add_machine, machine_of
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.predict import check_place
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Whole
@@ -78,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.runs) == (args.config is not None):
         given = "both runs and --config" if args.runs else "neither runs nor --config"
         raise UserError(f"cross-validate: got {given}, wanted the runs of all folds, or the recipe that makes them")
+    if args.runs:
+        names = ("init_from", "seed", *MACHINE)
+        refuse_unused(args, add_arguments, names, "is of --config RECIPE, whose folds are trained; leave it out")
     runs = find_fold_runs(args.runs or _trained(args), args.store)
     found = merge_out_of_fold(runs, not args.no_tune, lambda text: print(text, file=sys.stderr))
     write_predictions(args.out, runs.store.classes, found.predictions, ["csv"])

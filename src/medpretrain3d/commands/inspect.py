@@ -8,6 +8,7 @@ from typing import Any
 
 from medpretrain3d.atomic import put_back
 from medpretrain3d.commands.read_options import add_read_options, read_options
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import LARGE, json_text, read_json
 from medpretrain3d.store.store import Store
 from medpretrain3d.urls import url_of
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if found:
         from medpretrain3d.backbones.checkpoints.release import restrictions
 
+        why = f"is of checkpoints of other projects, {url or folder} is a {CARDS[found[0].name]}; leave it out"
+        refuse_unused(args, add_read_options, ("stem", "token_order", "orientation"), why)
         print(f"{url or folder}: {CARDS[found[0].name]}")
         card = read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True)
         _print(card)

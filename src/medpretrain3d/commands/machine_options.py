@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from medpretrain3d.study.workflow import Machine
 
 
+MACHINE = ("cores", "gpus", "executor", "snakemake")
+"""These options, as a namespace has them."""
+
+
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Cores, GPUs, executor and further options of the engine."""
     parser.add_argument(

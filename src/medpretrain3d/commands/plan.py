@@ -32,6 +32,7 @@ from medpretrain3d.atomic import locked
 from medpretrain3d.backbones.resenc import PRESETS
 from medpretrain3d.commands.numbers import Number, Processes, SpacingMm
 from medpretrain3d.commands.plan_files import write_plan_files
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning import Plan, make_plan, read_plan
@@ -46,8 +47,8 @@ from medpretrain3d.values import Layers, Positive
 
 KEYS = ("model", "data", "trainer", "device", "run")
 """Of recipes, which options change."""
-OF_STORE = ("source", "output", "foreground", "accelerator", "spacing_mm", "recipe", "resampled")
-"""Options that mean nothing to a recipe that is given."""
+OF_STORE = ("foreground", "accelerator", "spacing_mm", "recipe", "resampled", "preset", "anchors_per_level")
+"""Options that mean nothing to a recipe or plan that is given."""
 SAVES_MEMORY = "use fewer --workers"
 """What to change where memory runs out."""
 
@@ -104,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     options = [f"--{key}" for key in KEYS if getattr(args, key)] + (["--stage"] if args.stage else [])
     if options:
         raise UserError(f"plan: got {', '.join(options)} and no recipe that they change; give --config")
+    if args.output:
+        refuse_unused(args, add_arguments, ("recipe", "resampled"), "is not written beside --output; leave one out")
     for place in (args.recipe, args.resampled):
         if place is not None:
             refuse_url(place)
@@ -122,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_recipe(args: argparse.Namespace) -> int:
-    if any(getattr(args, name) not in (None, False) for name in OF_STORE):
+    if any(getattr(args, name) not in (None, False) for name in ("source", "output", *OF_STORE)):
         raise UserError(
             "plan: got a recipe and a store, a plan, --output, --foreground or another option of a store; ask for one "
             "of them"
@@ -142,7 +145,8 @@ def _of_recipe(args: argparse.Namespace) -> int:
 
 def _checked(args: argparse.Namespace, plan: Plan) -> int:
     """Print what follows from a plan that was edited; there are no data to make a whole recipe of."""
-    asked = [f"--{name.replace('_', '-')}" for name in OF_STORE[2:] if getattr(args, name) not in (None, False)]
+    names = (*OF_STORE, "memory")
+    asked = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) not in (None, False)]
     if asked:
         raise UserError(f"plan: got {', '.join(asked)} for {args.source}, which is a plan; these are of a store")
     if args.output:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from medpretrain3d.atomic import locked_folder, put_back
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
-from medpretrain3d.commands.region_options import add_region_to_look_at, regions_of
+from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_without_region, regions_of
 from medpretrain3d.commands.threshold_options import add_thresholds, thresholds_of
 from medpretrain3d.errors import UserError
 from medpretrain3d.imports import uncollected_imports
@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
 
     keep_freed_memory()
     use_threads()
+    refuse_without_region(args)
     check_place(args.out)
     members, paths = split_bundles(args.bundle, args.scans)
     named = [(folder, bundle) for folder in members for bundle in load_members(folder)]
@@ -163,6 +164,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor(
         bundles, args.device, changes, args.batch_size, args.precision, args.channels_last, args.compile
     )
+    _check_merging(args, {config.merge for config in predictor.configs})
     tell_precision(args.precision, predictor.device)
     if {"dicom-sr", "dicom-seg"} & set(args.format):
         check_library()
@@ -220,6 +222,20 @@ def _changes(args: argparse.Namespace) -> dict[str, Any]:
         "mirror_axes": args.mirror,
     }
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _check_merging(args: argparse.Namespace, ways: set[str]) -> None:
+    """Refuse the limit of a way of merging that no bundle has and nobody asked for."""
+    if args.merge_distance_mm is not None and "distance" not in ways:
+        raise UserError(
+            f"--merge-distance-mm {args.merge_distance_mm:g} is of --merge distance, boxes are merged by "
+            f"{', '.join(sorted(ways))}; give --merge distance, or leave it out"
+        )
+    if args.nms_iou is not None and ways == {"distance"}:
+        raise UserError(
+            f"--nms-iou {args.nms_iou:g} is of --merge nms and wbc, boxes are merged by distance; give one of them, "
+            "or leave it out"
+        )
 
 
 def _tell_boxes(done: PredictionRun) -> None:

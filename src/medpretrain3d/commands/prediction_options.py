@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.files import BoxConvention, PredictionFile, TargetFile
 from medpretrain3d.evaluation.readers import READERS, ReadOptions, format_of, read_any_predictions
 from medpretrain3d.evaluation.readers.box_modes import MODE_NAMES, BoxMode, box_mode
 from medpretrain3d.evaluation.readers.options import BoxFrame, ComponentScore, Objects
 from medpretrain3d.values import Count
+
+FORMATS_OF: Mapping[str, tuple[str, ...]] = {
+    "boxes": ("medpretrain3d", "nndetection", "monai"),
+    **dict.fromkeys(("box_mode", "box_frame"), ("monai",)),
+    "component_score": ("nnunet",),
+    **dict.fromkeys(("objects", "min_voxels"), ("nnunet", "totalsegmentator")),
+}
+"""Programs to whose files an option means something; of ours `--boxes` is about the targets, too."""
+BOX_OPTIONS = tuple(FORMATS_OF)
+"""What is said of boxes that are read, or of label maps that become boxes."""
 
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,10 +72,14 @@ def read_wanted(path: Path, predictions: Sequence[Path], args: argparse.Namespac
     """Read targets: `--boxes` is about them, too, where predictions are JSON of this project.
 
     Raises:
-        UserError: see `read_targets` and `format_of`.
+        UserError: an option that means nothing to these predictions, or see `read_targets` and `format_of`.
     """
-    ours = [one for one in predictions if (args.predictions_format or format_of(one)) == "medpretrain3d"]
-    return read_targets(path, args.boxes if ours else "half-open")
+    formats = {args.predictions_format or format_of(one) for one in predictions}
+    for name, known in FORMATS_OF.items():
+        if not formats & set(known):
+            why = f"is of {' or '.join(known)}, the predictions are of {' and '.join(sorted(formats))}; leave it out"
+            refuse_unused(args, add_prediction_arguments, (name,), why)
+    return read_targets(path, args.boxes if "medpretrain3d" in formats else "half-open")
 
 
 def read_found(path: Path, targets: TargetFile, args: argparse.Namespace) -> PredictionFile:

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medpretrain3d.commands.numbers import Number, Processes
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import OBJECT_RULES
 from medpretrain3d.ingest.patients import PatientPattern, Patients, PatientTable
@@ -36,6 +37,13 @@ from medpretrain3d.values import Real, Whole
 
 SAVES_MEMORY = "use fewer --workers"
 """What to change where memory runs out."""
+
+
+OF_RAW = (
+    *("spacing_mm", "plan", "objects", "as_points", "min_voxels", "dataset", "option", "fold", "patients"),
+    *("patient_pattern", "patient_column", "intensity", "straighten", "containers", "shard"),
+)
+"""Options that decide what becomes of raw data."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -159,6 +167,8 @@ def _check(args: argparse.Namespace) -> int:
     """Verify a store without the raw data at hand."""
     if not args.check:
         raise UserError(f"{args.store}: give the raw folders before the store, or --check to verify a store")
+    why = "is of raw folders, which --check without them does not read; name them before the store, or leave it out"
+    refuse_unused(args, add_arguments, OF_RAW, why)
     damages = check_store(args.store, lambda folders: tqdm(folders, desc="check", unit="case"))
     for damage in damages:
         print(f"damaged {damage.case or args.store}: {damage.reason}", file=sys.stderr)

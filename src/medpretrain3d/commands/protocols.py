@@ -11,7 +11,8 @@ from typing import Any
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.commands.case_previews import write_shown_cases
-from medpretrain3d.commands.prediction_options import read_found, read_wanted
+from medpretrain3d.commands.prediction_options import BOX_OPTIONS, add_prediction_arguments, read_found, read_wanted
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import evaluate, pair, read_targets, tables
@@ -108,6 +109,8 @@ def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 
 def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "annotations", "series")
+    if args.targets is not None:
+        raise UserError("--targets is not of protocol luna16, whose nodules --annotations names; leave it out")
     scans = match_candidates(
         read_series(args.series),
         read_nodules(args.annotations),
@@ -122,8 +125,11 @@ def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
     if args.predictions.is_dir() and args.predictions_format is None:
         _need(args, "instance_scores")
+        _refuse_box_options(args)
         masks = instance_scans(args.predictions, args.targets, args.instance_scores)
         overlaps = Overlaps("masks", masks)
+    elif args.instance_scores is not None:
+        raise UserError("--instance-scores is of a folder of instance maps, boxes have scores; leave it out")
     else:
         overlaps = _box_overlaps(args)
     result = {"overlap": overlaps.of, **ribfrac(overlaps.scans, resampling), "notes": list(overlaps.notes)}
@@ -133,6 +139,7 @@ def _ribfrac(args: argparse.Namespace, resampling: Resampling) -> Outcome:
 def _picai(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     _need(args, "targets")
     if args.predictions.is_dir() and args.predictions_format is None:
+        _refuse_box_options(args)
         overlaps = Overlaps("masks", detection_map_scans(args.predictions, args.targets))
     else:
         overlaps = _box_overlaps(args)
@@ -211,6 +218,16 @@ def hit_criterion(text: str, targets: TargetFile) -> Criterion:
     if distance is not None and targets.frame is not None and not targets.frame.endswith("_mm"):
         raise UserError(f"{targets.path}: frame is '{targets.frame}', the distance {distance:g} is in mm")
     return criterion
+
+
+def _refuse_box_options(args: argparse.Namespace) -> None:
+    """Refuse what is said of boxes where masks are read.
+
+    Raises:
+        UserError: there is such an option.
+    """
+    why = "is of boxes, these are masks; name the program of the boxes with --predictions-format, or leave it out"
+    refuse_unused(args, add_prediction_arguments, ("converted", *BOX_OPTIONS), why)
 
 
 def _need(args: argparse.Namespace, *names: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.values import NonNegative
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ def add_region(parser: argparse.ArgumentParser, is_required: bool = False) -> No
         metavar="NAME",
         help="organs, numbers of label maps, or classes of the coarse detector (default: all)",
     )
+
+
+def refuse_without_region(args: argparse.Namespace) -> None:
+    """Refuse parts and a margin where there is no region.
+
+    Raises:
+        UserError: there is one of them.
+    """
+    if args.region is None:
+        names = ("region_parts", "region_margin_mm")
+        refuse_unused(args, add_region_to_look_at, names, "is of a region; name it with --region, or leave it out")
 
 
 def regions_of(args: argparse.Namespace, margin_mm: float) -> Regions | None:

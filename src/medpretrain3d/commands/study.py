@@ -18,8 +18,9 @@ import yaml
 from medpretrain3d.atomic import locked_folder
 from medpretrain3d.command_line.recipes import find_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
-from medpretrain3d.commands.machine_options import add_machine, machine_of
+from medpretrain3d.commands.machine_options import MACHINE, add_machine, machine_of
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import counted, print_line
@@ -75,9 +76,9 @@ def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
 
 def run(args: argparse.Namespace) -> int:
     """Do it."""
+    _refuse_options_of_others(args)
     if args.action == SYNC:
-        is_folder = args.document is not None and Path(args.document).is_dir()
-        return sync_runs(Path(args.document) if is_folder else _study(args).folder)
+        return sync_runs(Path(args.document) if _is_folder(args) else _study(args).folder)
     study, keeps = _study(args), bool(args.keep_results_of_other_code)
     if num_taken := (restore_results if args.action in WRITING else restore_beside)(study):
         print_line(f"{study.name}: {counted(num_taken, 'result')} taken from {study.results}")
@@ -88,6 +89,24 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "report":
         return report_study(study, keeps)
     return run_study(study, machine_of(args), keeps)
+
+
+def _refuse_options_of_others(args: argparse.Namespace) -> None:
+    of_actions = {
+        **dict.fromkeys(("pilot", "try_steps"), ("plan",)),
+        **dict.fromkeys(MACHINE, ("run",)),
+        "keep_results_of_other_code": ("plan", "run", "status", "report"),
+    }
+    for name, actions in of_actions.items():
+        if args.action not in actions:
+            why = f"is of study {' or '.join(actions)}, got study {args.action}; leave it out"
+            refuse_unused(args, add_arguments, (name,), why)
+    if args.action == SYNC and _is_folder(args):
+        refuse_unused(args, add_arguments, ("set",), f"is of a document, {args.document} is a folder; leave it out")
+
+
+def _is_folder(args: argparse.Namespace) -> bool:
+    return args.document is not None and Path(args.document).is_dir()
 
 
 def _study(args: argparse.Namespace) -> Study:

@@ -23,7 +23,8 @@ from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.commands import predict, prepare
 from medpretrain3d.commands.evaluate import per_case_csv
 from medpretrain3d.commands.numbers import Number
-from medpretrain3d.commands.region_options import add_region_to_look_at
+from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_without_region
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import PredictionFile
@@ -76,10 +77,14 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.store.store import Store
     from medpretrain3d.store.targets import targets_json
 
+    refuse_without_region(args)
     predict.check_place(args.out)
     bundles, (data, *more) = predict.split_bundles(args.bundle, args.data)
     if more:
         raise UserError(f"{more[0]}: a second data set; test one after the other")
+    if Store.is_at(data):
+        why = f"is of a folder of a labelled data set, {data} is a store; leave it out"
+        refuse_unused(args, add_arguments, ("dataset", "objects"), why)
     classes = load_members(bundles[0])[0].classes
     code, path = 0, data
     if not Store.is_at(data):

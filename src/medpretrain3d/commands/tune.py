@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from medpretrain3d.atomic import locked, locked_folder, remove_unfinished
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision, tell_precision
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.values import Whole
 
@@ -69,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.inference.cached_detections import CachedDetections
     from medpretrain3d.inference.sweep import best, sweep
 
-    if args.fold is not None and args.store is None:
-        raise UserError(f"--fold {args.fold} is of a store; name it with --store, or leave --fold out")
+    if args.store is None:
+        names = ("split", "fold", "device", "precision")
+        refuse_unused(args, add_arguments, names, "is of a store; name it with --store, or leave it out")
     bundle = load_bundle(args.bundle)
     if bundle.rescorer is not None:
         raise UserError(
