@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from medpretrain3d.boxes import Detections
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, Predictor
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.preprocessing import Preprocessing
+from medpretrain3d.store.store import Store
 from medpretrain3d.store.volume import read_volume
 
 AIR_HU, BLOB_HU = -1000, 512
@@ -115,6 +118,24 @@ def test_a_wrong_number_of_channels_is_refused(blob_finder, tmp_path):
     scan = write_scan(tmp_path / "scan.nii.gz", AFFINES["lps"])
     with pytest.raises(UserError, match="has 1 channels, the bundle was trained on 2"):
         Predictor(bundle_of(blob_finder, num_channels=2)).predict_file(scan)
+
+
+def test_scans_of_another_unit_are_refused_whatever_they_come_from(blob_finder, tmp_path):
+    (tmp_path / "raw").mkdir()
+    write_scan(tmp_path / "raw" / "scan.nii.gz", AFFINES["lps"])
+    prepare(tmp_path / "raw", tmp_path / "store", PrepareOptions(unit="any"))
+    mr = Store(tmp_path / "store").case("scan")
+    ct = read_volume(tmp_path / "raw" / "scan.nii.gz")
+    trained_on_ct, trained_on_mr = Predictor(bundle_of(blob_finder)), Predictor(bundle_of(blob_finder, unit="any"))
+    for scan in (mr, read_volume(tmp_path / "raw" / "scan.nii.gz", "any")):
+        for look in (trained_on_ct.predict, trained_on_ct.detect_raw):
+            with pytest.raises(
+                UserError, match=r"scan: its values are not in HU, the bundle was trained on scans in HU"
+            ):
+                look(scan, "scan")
+        assert len(trained_on_mr.predict(scan, "scan")) == 2
+    with pytest.raises(UserError, match="its values are in HU, the bundle was trained on scans not in HU"):
+        trained_on_mr.predict(ct, "scan")
 
 
 def test_choices_of_the_caller_come_before_the_bundle(blob_finder, tmp_path):

@@ -132,11 +132,12 @@ class Predictor:
             What `predict` and `detect_raw` take in place of the scan and close; to be closed where they do not get it.
 
         Raises:
-            UserError: the scan does not have the number of channels a member was trained with, or the region lies
-                outside of it.
+            UserError: the scan does not have the channels or the intensity unit that a member was trained with, or the
+                region lies outside of it.
         """
         for bundle in self.bundles:
             _check_channels(scan, bundle, case)
+            _check_unit(scan, bundle, case)
         return StartedScan(scan, self.bundles, self.configs, self.batch_size, self.precision, region)
 
     def predict(
@@ -158,8 +159,8 @@ class Predictor:
             with_masks: whether the objects are segmented too, by the first member that can.
 
         Raises:
-            UserError: the scan does not have the number of channels a member was trained with, or masks are asked for
-                and no member has a segmentation or a mask head.
+            UserError: the scan does not have the channels or the intensity unit that a member was trained with, or
+                masks are asked for and no member has a segmentation or a mask head.
         """
         with closing(self._started(scan, file or case)) as started:
             merged = merge_raw_detections(started.detect(progress), self.config, started.scan.grid.spacing_mm)
@@ -180,7 +181,7 @@ class Predictor:
         """Run all members on a scan and return their detections, not merged, in voxels of the scan.
 
         Raises:
-            UserError: the scan does not have the number of channels a member was trained with.
+            UserError: the scan does not have the channels or the intensity unit that a member was trained with.
         """
         with closing(self._started(scan, case)) as started:
             return started.detect(progress)
@@ -219,6 +220,16 @@ def _check_channels(scan: VoxelReader, bundle: Bundle, name: str) -> None:
         raise UserError(
             f"{name}: has {scan.num_channels} channels, the bundle was trained on {wanted}; "
             "give scans with the channels of the training data"
+        )
+
+
+def _check_unit(scan: VoxelReader, bundle: Bundle, name: str) -> None:
+    wanted = bundle.preprocessing.unit
+    if scan.unit != wanted:
+        how = {"hu": "in HU", "any": "not in HU"}
+        raise UserError(
+            f"{name}: its values are {how[scan.unit]}, the bundle was trained on scans {how[wanted]}; give scans as "
+            f"in training, or a store prepared with --intensity {wanted}"
         )
 
 

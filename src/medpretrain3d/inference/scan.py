@@ -16,6 +16,7 @@ from medpretrain3d.store.grid import Grid, Spacing
 from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.resample import resample_linear
 from medpretrain3d.store.statistics import ChannelStatistics
+from medpretrain3d.store.unit import Unit
 from medpretrain3d.store.volume import Volume, check_spacing
 
 EMPTY_HU = -900.0
@@ -38,6 +39,10 @@ class VoxelReader(Protocol):
     @property
     def num_channels(self) -> int:
         """Number of channels of the voxels."""
+
+    @property
+    def unit(self) -> Unit:
+        """Intensity unit of the voxels."""
 
     @property
     def pad_values(self) -> tuple[int, ...]:
@@ -153,6 +158,7 @@ class ResampledScan:
         self.grid = scan.grid.resampled(spacing_mm)
         self.source_grid = scan.source_grid
         self.num_channels = scan.num_channels
+        self.unit = scan.unit
         self.pad_values = scan.pad_values
         self.statistics = scan.statistics
         self._array = scan.array if isinstance(scan, Volume) else scan.read_image((0, 0, 0), scan.grid.shape)
