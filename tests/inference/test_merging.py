@@ -48,6 +48,18 @@ def test_small_boxes_are_left_out_by_their_longest_edge_in_millimetres():
     assert found.scores.tolist() == pytest.approx([0.9, 0.7])
 
 
+def test_what_is_too_small_takes_no_place_among_the_most_that_are_returned():
+    specks = [[2.0 * i, 0, 0, 2 * i + 1, 1, 1] for i in range(5)]
+    seen = RawDetections.in_tile(detections([*specks, [0, 4, 4, 9, 9, 9]], [0.9] * 5 + [0.8]), (0, 0, 0), SHAPE, SHAPE)
+    assert merged(seen, max_per_class=5).scores.tolist() == pytest.approx([0.9] * 5)
+    assert merged(seen, max_per_class=5, min_size_mm=3).scores.tolist() == pytest.approx([0.8])
+
+
+def test_points_are_left_out_for_no_size():
+    seen = RawDetections.in_tile(detections([[2, 2, 2, 4, 4, 4]], [0.9]), (0, 0, 0), SHAPE, SHAPE, True)
+    assert len(merged(seen, merge="distance", min_size_mm=3)) == 1
+
+
 def test_a_tile_reports_in_voxels_of_the_volume_and_says_what_is_cut():
     seen = RawDetections.in_tile(
         detections([[0, 0, 0, 3, 4, 5], [4, 4, 4, 6, 10, 10]], [0.9, 0.8]), (10, 0, 0), PATCH, SHAPE

@@ -42,7 +42,7 @@ def merge_raw_detections(
        each other, joined ones stand for the others, longer ones for shorter ones, then those of higher rank.
     4. With `wbc`, an object found by `n` views loses score for every view that could have seen it whole and holds no
        detection of it: score * n / (n + num_missing).
-    5. Of objects that overlap by more than `nms_iou` the one of the higher score stays.
+    5. Of objects that overlap by more than `nms_iou` the one of the higher score stays, if it is not too small.
 
     `distance` knows no extents and nothing that is cut: of boxes whose centers are within `merge_distance_mm`, the one
     of highest rank stays with its own score.
@@ -61,9 +61,7 @@ def merge_raw_detections(
         )
         for label in raw_detections.detections.labels.unique()
     ]
-    found = Detections.cat(merged)
-    extent_mm = box_size(found.boxes) * found.boxes.new_tensor(spacing_mm)  # (N, 3)
-    return found[extent_mm.amax(dim=1) >= config.min_size_mm]
+    return Detections.cat(merged)
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,10 @@ def _merge_class(
     boxes, scores = objects.boxes, objects.scores
     if config.merge == "wbc":
         scores = scores * _share_of_views(objects, raw_detections)
-    order = nms(boxes, scores, config.nms_iou)[: config.max_per_class]
-    order = order[scores[order] >= config.score_threshold]
+    size_mm = (box_size(boxes) * boxes.new_tensor(spacing_mm)).amax(dim=1)
+    order = nms(boxes, scores, config.nms_iou)
+    order = order[(scores[order] >= config.score_threshold) & (size_mm[order] >= config.min_size_mm)]
+    order = order[: config.max_per_class]
     return Detections(boxes[order], scores[order], label.expand(len(order)))
 
 
