@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from medpretrain3d.backbones import ResEnc, ViT
 from medpretrain3d.errors import UserError
-from medpretrain3d.objectives import MAE, SimMIM, SliceWise
+from medpretrain3d.objectives import MAE, SimMIM, SliceWise, SparK
 from medpretrain3d.objectives.decoders import sine_cosine_positions
 from medpretrain3d.objectives.masked import block_statistics, hidden_tokens, visible_index
 from medpretrain3d.objectives.masking import expand_blocks, hidden_share, random_block_mask
@@ -95,6 +97,29 @@ def test_a_share_is_drawn_for_each_batch():
     objective = MAE(ViT("XXS", patch_size=(8, 8, 8)), (0.2, 0.8))
     logged = [objective({"image": torch.zeros(1, 1, 16, 16, 32), "seed": torch.tensor([s])}).logs for s in range(8)]
     assert len({round(logs["hidden_share"].item(), 3) for logs in logged}) > 1
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda ratio: SparK(ResEnc("XXS"), ratio), (8, 16, 16)),
+        (lambda ratio: MAE(ResEnc("XXS"), ratio, mask_block=(8, 8, 8)), (8, 16, 16)),
+        (lambda ratio: SimMIM(ViT("XXS", patch_size=(8, 8, 8)), ratio, mask_block=(8, 8, 8)), (8, 16, 16)),
+        (lambda ratio: SliceWise(ResEnc("XXS"), ratio, slab=4), (16, 8, 8)),
+    ],
+)
+def test_a_pair_of_shares_hides_some_of_few_blocks_at_every_step(make, shape):
+    """Of four blocks 0.6 to 0.9 are 2 to 4 rounded: that of 4 one stays visible."""
+    objective = make((0.6, 0.9))
+    block = objective.block(shape)
+    hidden = [objective.draw_mask({"seed": torch.tensor([s])}, shape, block).sum().item() for s in range(200)]
+    assert set(hidden) == {2, 3}
+    for bad, count in (((0.9, 0.95), "4 to 4"), ((0.01, 0.1), "0 to 0")):
+        for step in range(3):  # whatever is drawn: not at a step that the seed decides
+            with pytest.raises(UserError, match=re.escape(f"mask_ratio {bad} hides {count} of 4 blocks")):
+                make(bad).draw_mask({"seed": torch.tensor([step])}, shape, block)
+    with pytest.raises(UserError, match=re.escape("mask_ratio (0.6, 0.9) hides 1 to 1 of 1 blocks")):
+        random_block_mask(torch.tensor([0]), (8, 8, 8), (8, 8, 8), 0.7, (0.6, 0.9))
 
 
 def test_normalised_targets_by_hand():

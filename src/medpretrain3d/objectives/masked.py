@@ -83,7 +83,7 @@ class MaskedReconstruction(Objective):
         seed = on_host(batch, "seed")
         # Processes exchange the seed that decides where they exchange gradients: on their devices.
         share = hidden_share(batch["seed"] if world_size() > 1 else seed, *self.mask_ratio)
-        return random_block_mask(self.mask_seeds(seed), shape, block, share)
+        return random_block_mask(self.mask_seeds(seed), shape, block, share, self.mask_ratio)
 
     def forward(self, batch: Batch) -> ObjectiveOutput:
         """Return `image` (B, C, D, H, W) and `seed` (B,) to the loss and the pictures input, masked, restored."""

@@ -13,7 +13,9 @@ from medpretrain3d.randomness import counter_random
 Triple = tuple[int, int, int]
 
 
-def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) -> Tensor:
+def random_block_mask(
+    seed: Tensor, shape: Triple, block: Triple, ratio: float, drawn_from: tuple[float, float] | None = None
+) -> Tensor:
     """Hide the same number of blocks in every sample, at places drawn from its seed.
 
     Args:
@@ -21,6 +23,8 @@ def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) 
         shape: patch (D, H, W) in voxels, a multiple of `block`.
         block: block (D, H, W) in voxels.
         ratio: share of blocks to hide, in (0, 1).
+        drawn_from: least and greatest share that it was drawn from. Where rounding leaves some blocks hidden and some
+            visible for some of them, one block at least is hidden and one visible for all; None is `ratio` alone.
 
     Returns:
         (B, D / block_d, H / block_h, W / block_w) bool, True where hidden.
@@ -32,12 +36,15 @@ def random_block_mask(seed: Tensor, shape: Triple, block: Triple, ratio: float) 
     if any(size % edge for size, edge in zip(shape, block, strict=True)):
         raise UserError(f"patch {shape} is no multiple of the mask block {block}; change data.patch or mask_block")
     num_blocks = grid[0] * grid[1] * grid[2]
-    num_hidden = round(ratio * num_blocks)
-    if not 0 < num_hidden < num_blocks:
+    low, high = drawn_from or (ratio, ratio)
+    least, most = round(low * num_blocks), round(high * num_blocks)
+    if num_blocks < 2 or most < 1 or least > num_blocks - 1:
+        share, count = (f"{low}", f"{least}") if low == high else (f"({low}, {high})", f"{least} to {most}")
         raise UserError(
-            f"mask_ratio {ratio} hides {num_hidden} of {num_blocks} blocks of patch {shape}; "
+            f"mask_ratio {share} hides {count} of {num_blocks} blocks of patch {shape}; "
             "wanted at least one hidden and one visible block; use a larger patch or smaller blocks"
         )
+    num_hidden = min(max(round(ratio * num_blocks), 1), num_blocks - 1)
     hidden_index = counter_random(seed, num_blocks).argsort(dim=1)[:, :num_hidden]  # (B, num_hidden)
     hidden = torch.zeros(len(seed), num_blocks, dtype=torch.bool, device=seed.device)
     hidden.scatter_(1, hidden_index, True)
