@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medpretrain3d.detection.classification_losses import FocalLoss, HardNegativeBCE
+from medpretrain3d.errors import UserError
 
 
 def test_share_and_hardness_of_the_sample():
@@ -47,3 +48,8 @@ def test_focal_loss_leaves_out_ignored_anchors_and_survives_no_positive():
     loss.backward()
     assert loss.item() == pytest.approx(2 * 0.75 * math.log(2))
     assert logits.grad[1].item() == 0
+
+
+def test_a_sample_without_positives_is_refused_before_it_divides_by_their_share():
+    with pytest.raises(UserError, match="positive_fraction"):
+        HardNegativeBCE(positive_fraction=0.0)

@@ -11,7 +11,7 @@ from medpretrain3d.detection.labels import BACKGROUND, IGNORED
 from medpretrain3d.detection.losses import sigmoid_focal_loss
 from medpretrain3d.processes import among_lowest, mean_over_samples, total
 from medpretrain3d.randomness import counter_random, derived_seeds, row_seeds
-from medpretrain3d.values import Count, NonNegative, Rows, Share, Whole
+from medpretrain3d.values import Count, NonNegative, PositiveShare, Rows, Share, Whole
 
 
 class ClassificationLoss(Configurable):
@@ -57,7 +57,7 @@ class HardNegativeBCE(ClassificationLoss):
     def __init__(
         self,
         anchors_per_image: Rows = 32,
-        positive_fraction: Share = 1 / 3,
+        positive_fraction: PositiveShare = 1 / 3,
         pool: Count = 20,
         min_negatives_per_image: Whole = 8,
         weight: NonNegative = 1.0,
