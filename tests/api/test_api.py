@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 
@@ -16,7 +18,8 @@ from medpretrain3d.backbones import ResEnc, save_encoder
 from medpretrain3d.configurable import to_config
 from medpretrain3d.detection import AnchorGrid, RetinaNet
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, save_bundle
+from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.inference import InferenceConfig, Prediction, save_bundle
 from medpretrain3d.store import PercentileWindow, Preprocessing, Window
 from medpretrain3d.store.intensity import PerUnit, ZScore
 from medpretrain3d.store.volume import read_volume
@@ -60,7 +63,8 @@ def test_a_scan_is_the_same_in_every_form(scans):
         volume = mp.as_volume(scan)
         np.testing.assert_array_equal(volume.array, expected.array, err_msg=name)
         np.testing.assert_allclose(volume.grid.affine_lps, expected.grid.affine_lps, atol=1e-5, err_msg=name)
-    for array in (HU, HU[None], torch.from_numpy(HU), HU.astype(np.float32)):
+    learned = torch.from_numpy(HU.astype(np.float32)).requires_grad_()
+    for array in (HU, HU[None], torch.from_numpy(HU), HU.astype(np.float32), learned):
         np.testing.assert_array_equal(mp.as_volume(array, affine_lps=AXIAL).array, expected.array)
     canonical = expected.array[0]
     np.testing.assert_array_equal(mp.as_volume(canonical, spacing_mm=(2.5, 0.8, 0.9)).array, expected.array)
@@ -95,7 +99,15 @@ def test_several_channels(tmp_path):
         (HU[0], {"spacing_mm": (1, 1, 1)}, r"of shape \(14, 10\)"),
         (HU.astype(str), {"spacing_mm": (1, 1, 1)}, "wanted numbers"),
         (np.full((3, 3, 3), np.nan), {"spacing_mm": (1, 1, 1)}, "NaN or infinite"),
-        (HU, {"spacing_mm": (0, 1, 1)}, "gives voxels of"),
+        (HU, {"spacing_mm": (1e-9, 1, 1)}, "gives voxels of"),
+        (HU, {"spacing_mm": (0, 1, 1)}, "wanted three positive numbers, along D, H and W"),
+        (HU, {"spacing_mm": (-1, 1, 1)}, r"spacing_mm \[-1\.0, 1\.0, 1\.0\], wanted three positive"),
+        (HU, {"spacing_mm": (1, 1)}, r"spacing_mm \[1\.0, 1\.0\], wanted three positive"),
+        (HU, {"spacing_mm": 1.0}, r"spacing_mm 1\.0, wanted three positive"),
+        (HU, {"spacing_mm": (1, np.nan, 1)}, "wanted three positive"),
+        (HU, {"spacing_mm": "1 1 1"}, "spacing_mm '1 1 1', wanted numbers"),
+        (HU, {"affine_lps": [[1, 2], [3]]}, "wanted numbers"),
+        (torch.from_numpy(HU).to(torch.bfloat16), {"spacing_mm": (1, 1, 1)}, r"a Tensor \(torch.bfloat16, cpu\)"),
         (nib.Nifti1Image(HU, RAS), {"spacing_mm": (1, 1, 1)}, "are of arrays, got a Nifti1Image"),
         (7, {}, "got a int as a scan"),
         ("nothing.nii.gz", {}, "no such file"),
@@ -127,6 +139,10 @@ def test_a_detector_is_found_in_its_run_and_options_are_checked(bundle, tmp_path
     assert len(mp.Detector.from_pretrained([bundle, bundle], device="cpu").predictor.bundles) == 2
     with pytest.raises(UserError, match="got the options treshold, wanted fields of InferenceConfig: "):
         mp.Detector.from_pretrained(bundle, treshold=0.3)
+    with pytest.raises(UserError, match="got score_threshold, wanted options out of affine_lps, spacing_mm, case"):
+        mp.predict(bundle, HU, spacing_mm=(2, 2, 2), score_threshold=0.5)
+    with pytest.raises(UserError, match="got device with a Detector, which has its own"):
+        mp.predict(detector, HU, spacing_mm=(2, 2, 2), device="cuda")
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
     with pytest.raises(UserError, match=r"holds no bundle\.json, so it is no detector"):
         mp.Detector.from_pretrained(tmp_path / "encoder")
@@ -212,8 +228,6 @@ def test_scans_of_a_unit_that_an_encoder_was_not_trained_on_are_refused_unless_i
 
 
 def test_evaluate_scores_predictions_against_a_file(bundle, scans, tmp_path):
-    import json
-
     found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
     truth = {"case": "scan", "boxes": found.boxes_lps_mm[:1].tolist(), "labels": [0]}
     targets = tmp_path / "targets.json"
@@ -231,3 +245,34 @@ def test_importing_the_package_imports_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_classes_are_matched_by_name_whatever_their_order(bundle, scans, tmp_path):
+    found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
+    assert found.classes == ("nodule",)
+    grid = found.grid
+    boxes = np.array([[1.0, 1, 1, 4, 4, 4], [6, 6, 4, 9, 10, 8]])
+    scores, labels = np.array([0.9, 0.8], np.float32), np.array([0, 1])
+    made = Prediction("scan", grid, boxes, grid.boxes_to_lps_mm(boxes), scores, labels, classes=("cyst", "nodule"))
+    targets = tmp_path / "targets.json"
+
+    def scored(names, order, prediction, **options):
+        truth = {"case": "scan", "boxes": made.boxes_lps_mm[order].tolist(), "labels": list(range(len(order)))}
+        targets.write_text(json.dumps({"classes": names, "frame": "lps_mm", "targets": [truth]}))
+        return mp.evaluate([prediction], targets, num_bootstrap=0, **options)
+
+    unnamed = dataclasses.replace(made, classes=None)
+    for one, options in (
+        (made, {}),
+        (made, {"classes": ["cyst", "nodule"]}),
+        (unnamed, {"classes": ["cyst", "nodule"]}),
+    ):
+        assert scored(["nodule", "cyst"], [1, 0], one, **options)[MAP_KEY] == pytest.approx(1.0, abs=0.01)
+    assert scored(["nodule", "cyst"], [1, 0], unnamed)[MAP_KEY] == 0  # whose labels are those of the targets
+    alone = scored(["nodule"], [1], made)
+    assert alone[MAP_KEY] == pytest.approx(1.0, abs=0.01)
+    assert (alone["classes_not_tested"], alone["num_boxes_not_tested"]) == (["cyst"], 1)
+    with pytest.raises(UserError, match="name mass, the predictions are of cyst, nodule"):
+        scored(["nodule", "mass"], [1, 0], made)
+    with pytest.raises(UserError, match="are of classes cyst, nodule and of nodule, cyst"):
+        scored(["nodule", "cyst"], [1, 0], made, classes=["nodule", "cyst"])

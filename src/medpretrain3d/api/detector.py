@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,20 @@ def predict(bundle: str | Path | Detector, scan: ScanLike, **options: Any) -> Pr
         options: of `Detector.predict`, and those of `Detector.from_pretrained` that are `device` and `precision`.
 
     Raises:
-        UserError: as these.
+        UserError: as these, another option, or one of a `Detector` that is made.
     """
     made_of = {name: options.pop(name) for name in ("device", "precision") if name in options}
+    known = list(inspect.signature(Detector.predict).parameters)[2:]
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(
+            f"predict: got {', '.join(unknown)}, wanted options out of {', '.join([*known, 'device', 'precision'])}; "
+            "settings of inference are given to Detector.from_pretrained"
+        )
+    if made_of and isinstance(bundle, Detector):
+        raise UserError(
+            f"predict: got {', '.join(made_of)} with a Detector, which has its own; give them to "
+            "Detector.from_pretrained"
+        )
     detector = bundle if isinstance(bundle, Detector) else Detector.from_pretrained(bundle, **made_of)
     return detector.predict(scan, **options)
 

@@ -61,7 +61,7 @@ def as_volume(
     if isinstance(scan, str | Path):
         return read_volume(Path(scan), unit, series, straighten)
     if is_array:
-        return volume_of(_of_array(np.asarray(scan), affine_lps, spacing_mm), unit)
+        return volume_of(_of_array(_in_memory(scan), affine_lps, spacing_mm), unit)
     if hasattr(scan, "affine") and hasattr(scan, "dataobj"):
         return volume_of(_of_nibabel(scan), unit)
     if all(hasattr(scan, name) for name in ("GetDirection", "GetOrigin", "GetSpacing")):
@@ -69,6 +69,21 @@ def as_volume(
     raise UserError(
         f"got a {type(scan).__name__} as a scan, wanted a path, an array, an image of nibabel or SimpleITK, or a Volume"
     )
+
+
+def _in_memory(array: Any) -> np.ndarray:
+    """Return an array of NumPy, or the values of a tensor.
+
+    Raises:
+        UserError: it has none that NumPy could hold.
+    """
+    try:
+        return np.asarray(array.detach() if hasattr(array, "detach") else array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = ", ".join(str(getattr(array, name)) for name in ("dtype", "device") if hasattr(array, name))
+        raise UserError(
+            f"array: a {type(array).__name__} ({kind}) is none of NumPy's; give it on the CPU, as int16 or float32"
+        ) from error
 
 
 def _of_array(
@@ -84,13 +99,23 @@ def _of_array(
     if array.ndim not in (3, 4):
         raise UserError(f"array: of shape {array.shape}, wanted (i, j, k), or (C, i, j, k) of several channels")
     if affine_lps is not None:
-        affine = np.array(affine_lps, dtype=np.float64)
+        affine = _numbers("affine_lps", affine_lps)
     else:
+        spacing = _numbers("spacing_mm", spacing_mm)
+        if spacing.shape != (3,) or not (spacing > 0).all():
+            raise UserError(f"array: spacing_mm {spacing.tolist()}, wanted three positive numbers, along D, H and W")
         affine = np.zeros((4, 4))
-        affine[[2, 1, 0, 3], range(4)] = [*map(float, spacing_mm or ()), 1.0]
+        affine[[2, 1, 0, 3], range(4)] = [*spacing, 1.0]
     if affine.shape != (4, 4):
         raise UserError(f"array: affine of shape {affine.shape}, wanted (4, 4)")
     return _scan(array if array.ndim == 4 else array[None], affine)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"array: {name} {values!r}, wanted numbers") from error
 
 
 def _of_nibabel(image: Any) -> Scan:

@@ -13,11 +13,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-
-import numpy as np
 
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.commands import predict, prepare
@@ -27,7 +24,6 @@ from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_
 from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.files import PredictionFile
 from medpretrain3d.values import Rows, Whole
 
 SAVES_MEMORY = predict.SAVES_MEMORY
@@ -70,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             or see `prepare` and `predict`.
     """
     from medpretrain3d.evaluation import pair, read_predictions, read_targets
+    from medpretrain3d.evaluation.class_names import of_classes
     from medpretrain3d.evaluation.protocols import protocol_of
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import load_members
@@ -106,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     document = {**targets_json(store, [ref.case_id for ref in refs]), "classes": names}
     write_text(args.out / "targets.json", json_text(document))
     targets, found = read_targets(args.out / "targets.json"), read_predictions(args.out / "predictions.json")
-    known, num_others = _of_classes(found, names)
+    known, num_others = of_classes(found, names)
     paired = pair(known, targets)
     protocol = protocol_of(targets.cases)
     result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
@@ -167,17 +164,3 @@ def _check_classes(path: Path, names: Sequence[str], classes: Sequence[str]) -> 
         )
     if twice := next((name for name in names if list(names).count(name) > 1), None):
         raise UserError(f"{path}: two classes are called '{twice}'; --rename one of them otherwise")
-
-
-def _of_classes(found: PredictionFile, names: Sequence[str]) -> tuple[PredictionFile, int]:
-    """Return the predictions of some classes, by their numbers among these, and how many boxes are of others."""
-    number = {label: names.index(name) for label, name in enumerate(found.classes) if name in names}
-    cases, num_others = [], 0
-    for case in found.cases:
-        keep = np.array([int(label) in number for label in case.labels], dtype=bool)
-        num_others += int((~keep).sum())
-        labels = np.array([number[int(label)] for label in case.labels[keep]], dtype=np.int64)
-        boxes_vox = None if case.boxes_vox is None else case.boxes_vox[keep]
-        kept = replace(case, boxes=case.boxes[keep], scores=case.scores[keep], labels=labels, boxes_vox=boxes_vox)
-        cases.append(kept)
-    return replace(found, classes=tuple(names), cases=tuple(cases)), num_others

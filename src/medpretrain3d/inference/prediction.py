@@ -85,6 +85,8 @@ class Prediction:
     """Boxes that were left out because they lie outside of the region that was looked at; None without a region."""
     mask_sha256: str | None = None
     """SHA-256 of the file of the instance map that numbers these boxes; None where there is none."""
+    classes: tuple[str, ...] | None = None
+    """Name of each label; None where a file knows them for all scans."""
 
     def __post_init__(self) -> None:
         for name in ("boxes_vox", "boxes_lps_mm"):

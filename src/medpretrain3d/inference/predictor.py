@@ -173,6 +173,7 @@ class Predictor:
             kept = merged if region is None else merged[_inside(region, merged, grids[0])]
             detections = rescored(kept, grids[0], second, self.device, self.precision)
             prediction = Prediction.of(case, detections, *grids, file, self.config.keeps_centers)
+            prediction = dataclasses.replace(prediction, classes=tuple(self.classes))
             if region is not None:
                 prediction = dataclasses.replace(prediction, num_outside=len(merged) - len(kept))
             return self._with_masks(prediction, started.tiles) if with_masks else prediction
