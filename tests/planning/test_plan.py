@@ -43,6 +43,18 @@ def test_spacing_is_the_median_and_the_tenth_percentile_where_slices_are_far_apa
     assert target_spacing_mm(np.array([[5.0, 1.5, 1.5], [0.3, 1.5, 1.5], [6.0, 1.5, 1.5]]), shapes)[0] == 1.5
 
 
+@pytest.mark.parametrize("spacing_mm", [360 / 512, 0.7, 350 / 512, 0.9765625, 0.9766, 1 / 3])
+def test_scans_keep_their_voxels_at_a_spacing_that_all_have(tmp_path, spacing_mm):
+    header_mm = float(np.float32(spacing_mm))  # 0.7 is 0.699999988
+    corpus = Corpus([store(tmp_path, ((header_mm,) * 3,) * 2, (128, 128, 128))])
+    plan = make_plan(corpus, 16, preset="XXS", anchors_per_level=1)
+    assert plan.spacing_mm == pytest.approx((spacing_mm,) * 3, rel=1e-7)
+    assert len(str(plan.spacing_mm[0])) <= 9
+    assert plan.report["median_scan"] == [128] * 3
+    assert plan.patch == (128, 128, 128)
+    assert Grid((512,) * 3, np.diag([header_mm] * 3 + [1])).resampled(plan.spacing_mm).shape == (512,) * 3
+
+
 def test_coarse_axes_wait_until_the_others_have_come_to_their_spacing():
     even = plan_topology((1, 1, 1), (64, 64, 64), 4)
     assert even.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))

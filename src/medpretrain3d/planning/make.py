@@ -21,6 +21,7 @@ from medpretrain3d.planning.topology import SMALLEST_MAP, Triple, plan_topology
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.class_counts import missing_objects
 from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.grid import ROUNDING_VOX
 from medpretrain3d.store.points import POINT_RADIUS_MM, are_points
 from medpretrain3d.store.specks import are_specks
 from medpretrain3d.store.volume import check_spacing
@@ -87,7 +88,8 @@ def make_plan(
     """
     facts = _facts([ref.open() for ref in corpus.cases("all" if not corpus.classes[0] else "train")], corpus)
     spacing_mm = _spacing_mm(corpus, facts, spacing_mm, max_scan_voxels)
-    median_scan = np.ceil(np.median(facts.shapes * facts.spacings_mm / np.array(spacing_mm), axis=0)).astype(int)
+    shapes = facts.shapes * facts.spacings_mm / np.array(spacing_mm)
+    median_scan = np.ceil(np.median(shapes, axis=0) - ROUNDING_VOX).astype(int)  # as scans are resampled
     plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
     plan, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level, setup, finds_points)
     if shows_all:

@@ -10,6 +10,8 @@ ANISOTROPIC = 3.0
 """Ratio of the coarsest spacing to the next one, and of the fewest slices to the next size, that counts as strong."""
 MIN_OBJECT_VOX = 4
 """Along the shortest edge of an object; with fewer its box cannot be exact."""
+DIGITS = 7
+"""That a float32 keeps of a spacing; so few that scans of it have the same voxels again."""
 LARGEST_CUBE_MM = 8.0
 """Coarser scans show no anatomy."""
 
@@ -31,8 +33,7 @@ def target_spacing_mm(spacings_mm: np.ndarray, shapes: np.ndarray) -> Spacing:
     few_slices = median_shape[coarsest] * ANISOTROPIC < median_shape[others].min()
     if coarsest_by_far and few_slices:
         median_mm[coarsest] = max(np.percentile(spacings_mm[:, coarsest], 10), median_mm[others].max())
-    d, h, w = (round(float(value), 4) for value in median_mm)
-    return (d, h, w)
+    return _rounded(median_mm)
 
 
 def coarser_spacing_mm(
@@ -58,5 +59,13 @@ def coarser_spacing_mm(
     tenths, most = 0, int(10 * min(most_mm, LARGEST_CUBE_MM) + 1e-6)
     while num_voxels(tenths / 10) > max_voxels and tenths < most:
         tenths += 1
-    d, h, w = (round(float(value), 4) for value in np.maximum(fine, tenths / 10))
+    return _rounded(np.maximum(fine, tenths / 10))
+
+
+def _rounded(spacing_mm: np.ndarray) -> Spacing:
+    """Return a spacing without the noise of headers, which store float32, and otherwise as it is.
+
+    With four decimals 0.703125 became 0.7031 mm, at which 128 voxels are 129, and their patch 144.
+    """
+    d, h, w = (float(f"{value:.{DIGITS}g}") for value in spacing_mm.tolist())
     return (d, h, w)
