@@ -16,7 +16,7 @@ from medpretrain3d.planning.recipe import is_as_written, recipe_name, recipe_tex
 from medpretrain3d.planning.requirements import requirements
 from medpretrain3d.planning.setup import CPU, GPU
 from medpretrain3d.planning.spacing import coarser_spacing_mm
-from medpretrain3d.store.case import CaseData, Instance, write_case
+from medpretrain3d.store.case import CaseData, Instance, index_row, write_case
 from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.splits import Splits
@@ -72,6 +72,22 @@ def test_boxes_alone_are_for_retinanet_and_outlines_for_retina_unet(tmp_path):
     assert boxes["run"] == {"group": "boxes", "name": "scratch"}
     assert boxes["data"]["store"] == "data/x"
     assert boxes["model"]["detector"]["init_args"]["num_classes"] == 1
+
+
+def test_test_cases_do_not_choose_the_recipe(tmp_path):
+    """Their objects are boxes of 40 voxels, those for training are outlined and have 6."""
+    store, grid = write_store(tmp_path / "s", masks=True), Grid((64, 64, 64), np.eye(4))
+    small, ids = text_of(store), [f"c{number}" for number in range(6)]
+    rows = [index_row(store.case(case_id).sidecar) for case_id in ids]
+    for number in range(10):
+        image, large = np.zeros((1, *grid.shape), np.int16), [Instance(0, 0, (9.0, 9, 9, 49, 49, 49))]
+        rows.append(write_case(store.path, CaseData(f"t{number}", image, grid, grid, "x.nii", large)))
+    test = [f"t{number}" for number in range(10)]
+    write_index(store.path, ["lesion"], None, rows, {"train": ids, "test": test}, ["CT"])
+    text = text_of(Store(store.path))
+    assert "RetinaUNet" in text
+    assert yaml.safe_load(text)["model"].get("inference") == yaml.safe_load(small)["model"].get("inference")
+    assert "nms_iou" not in text
 
 
 @pytest.mark.parametrize(

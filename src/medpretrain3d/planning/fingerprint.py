@@ -61,6 +61,9 @@ class Fingerprint:
     intensities: np.ndarray
     """(cases, channels, 3): percentile 0.5, mean and percentile 99.5 of the voxels above padding, in stored units."""
     objects: Objects
+    """Of all cases, to be shown."""
+    training_objects: Objects
+    """Of the training cases, by which a recipe is chosen; with folds, of all folds."""
     splits: Mapping[str, tuple[str, ...]]
     """Those that are named, and have cases."""
     num_folds: int
@@ -69,7 +72,7 @@ class Fingerprint:
     cases_with: np.ndarray
     """(K,) training cases that hold an object of each class; with folds, those of all folds."""
     have_masks: bool
-    """Whether every object is outlined, and not marked by a box alone."""
+    """Whether every object of the training cases is outlined, and not marked by a box alone."""
     num_points: int = 0
     """Objects of the training cases that are points, without a size; with folds, of all folds."""
 
@@ -80,7 +83,8 @@ class Fingerprint:
         named = {name: ids for name, ids in store.splits.items() if ids}
         train = named.get("train", ())
         held = np.array([store.entries[case_id]["counts"] for case_id in train]).reshape(-1, len(store.classes)) > 0
-        masked = [case.has_mask and bool((case.instance_ids > 0).any()) for case in cases if len(case.labels)]
+        training = [store.case(case_id) for case_id in train]
+        masked = [case.has_mask and bool((case.instance_ids > 0).any()) for case in training if len(case.labels)]
         patients = {store.entries[case_id]["patient"] or case_id for case_id in store.case_ids}
         return Fingerprint(
             store.path.name,
@@ -93,12 +97,13 @@ class Fingerprint:
             np.array([case.grid.shape for case in cases]),
             np.array([[[one.low, one.mean, one.high] for one in case.statistics] for case in cases]),
             _objects(cases),
+            _objects(training),
             named,
             len(store.all_splits.folds),
             {split: count_objects(store, named.get(split, ())) for split in SPLITS if split in named},
             held.sum(axis=0),
             bool(masked) and all(masked),
-            count_points(store.case(case_id).boxes for case_id in train)[0],
+            count_points(case.boxes for case in training)[0],
         )
 
     @property
@@ -154,18 +159,22 @@ def _unmeasured(fingerprint: Fingerprint) -> list[str]:
 
 
 def _thin(fingerprint: Fingerprint, plan: Plan) -> str:
-    extents_vox = fingerprint.objects.extents_mm[~fingerprint.objects.is_speck] / np.array(plan.spacing_mm)
+    objects = fingerprint.training_objects
+    extents_vox = objects.extents_mm[~objects.is_speck] / np.array(plan.spacing_mm)
     num_thin = int((extents_vox.min(axis=1, initial=np.inf) < THIN_VOX).sum())
     if not num_thin:
         return ""
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
     return (
-        f"{num_thin} of {len(extents_vox)} objects are thinner than {THIN_VOX:g} voxels at {spacing} mm and hardly "
+        f"{num_thin} of {len(extents_vox)} training objects are thinner than {THIN_VOX:g} voxels at {spacing} mm and hardly "
         "seen; plan with a finer --spacing-mm"
     )
 
 
 def _objects(cases: Sequence[Case]) -> Objects:
+    if not cases:
+        none = np.zeros(0, dtype=np.int64)
+        return Objects(none, np.zeros((0, 3)), none.astype(bool), none)
     extents = [(case.boxes[:, 3:] - case.boxes[:, :3]) * np.array(case.grid.spacing_mm) for case in cases]
     is_speck = np.concatenate(are_specks(cases))
     if is_speck.all():  # of small objects alone, these are the objects

@@ -96,7 +96,8 @@ def _head(
 
 
 def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits: Splits) -> Iterable[str]:
-    edges = fingerprint.objects.extents_mm[~fingerprint.objects.is_speck] / plan.spacing_mm
+    objects = fingerprint.training_objects
+    edges = objects.extents_mm[~objects.is_speck] / plan.spacing_mm
     middle = sorted(edges.max(axis=1))[len(edges) // 2] if len(edges) else 0.0
     yield f"run: {{group: {_plain(fingerprint.name)}, name: scratch}}"
     yield "model:"
