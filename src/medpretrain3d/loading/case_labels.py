@@ -54,7 +54,8 @@ class CaseLabelView(OneView):
     @property
     def fingerprint(self) -> str:
         """Hash of the labels of all cases, wherever the table lies and in whatever order its rows are."""
-        return hashlib.sha256(json_text(sorted(self.labels_of.items())).encode()).hexdigest()
+        labels_of = sorted((case, sorted(labels)) for case, labels in self.labels_of.items())
+        return hashlib.sha256(json_text(labels_of).encode()).hexdigest()
 
     def is_labeled(self, ref: CaseRef) -> bool:
         """Return whether the table names the case."""
