@@ -166,8 +166,8 @@ def _thin(fingerprint: Fingerprint, plan: Plan) -> str:
         return ""
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
     return (
-        f"{num_thin} of {len(extents_vox)} training objects are thinner than {THIN_VOX:g} voxels at {spacing} mm and hardly "
-        "seen; plan with a finer --spacing-mm"
+        f"{num_thin} of {len(extents_vox)} training objects are thinner than {THIN_VOX:g} voxels at {spacing} mm and "
+        "hardly seen; plan with a finer --spacing-mm"
     )
 
 
