@@ -11,6 +11,7 @@ from medpretrain3d.ingest.contours import fill_contours
 from medpretrain3d.store.grid import Grid
 from tests.dicom_files import AXIAL, traced
 
+FILLED = "slices without a contour between planes a step apart, which took the nearer one"
 STS = Path(__file__).parents[3] / "shared/data/sts"
 
 
@@ -81,11 +82,34 @@ def test_contours_on_every_second_slice_fill_those_between_and_a_hole_in_the_sta
     grid = Grid(mask.shape, AXIAL)
     every_second = fill_contours(contours[::2], grid)
     np.testing.assert_array_equal(every_second.mask, mask)
-    assert not every_second.remarks
+    assert every_second.remarks == {FILLED: 4}
     without_two = fill_contours(contours[:3] + contours[5:], grid)
     mask[:, :, 5:7] = False
     np.testing.assert_array_equal(without_two.mask, mask)
     assert sum(without_two.remarks.values()) == 2
+
+
+def square(x: float, size: float, z: float) -> np.ndarray:
+    return np.array([[x, x, z], [x + size, x, z], [x + size, x + size, z], [x, x + size, z]])
+
+
+@pytest.mark.parametrize(
+    ("lesions", "gaps"),
+    [
+        ({2: [10, 11], 20: [20]}, 8),  # distances of 1 and 9
+        ({2: [10], 20: [20]}, 9),
+        ({2: [10], 4: [20]}, 9),  # one over the other
+        ({2: [10, 11, 12], 20: [20, 21, 22]}, 7),
+        ({2: [4], 12: [14], 22: [24]}, 18),  # as many slices apart, and beside each other
+        ({2: [10, 12, 14], 20: [20, 22, 24]}, 5),
+    ],
+)
+def test_lesions_on_few_slices_are_as_thick_as_they_were_drawn(lesions, gaps):
+    contours = [square(x, 6, z) for x, those in lesions.items() for z in those]
+    found = fill_contours(contours, Grid((40, 40, 30), np.eye(4)))
+    slices = [z for those in lesions.values() for z in range(those[0], those[-1] + 1)]
+    assert np.flatnonzero(found.mask.any(axis=(0, 1))).tolist() == slices
+    assert found.remarks["slices without a contour between slices with one, which were left empty"] == gaps
 
 
 def test_contours_finer_than_the_slices_and_between_them():

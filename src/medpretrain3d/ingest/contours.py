@@ -5,6 +5,7 @@ Contours are drawn in planes, and a scan's slices need not be these: of each sli
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -19,11 +20,14 @@ FLAT_VOX = 0.1
 """A contour lies in a slice if its points are at most this far from one plane along the grid's axis, in slices."""
 SAME_PLANE = 0.05
 """Contours are of one plane if they are at most this share of a step apart."""
+ALIKE = 0.1
+"""Distances of planes that differ by at most this share are one."""
 FINER = 2.0
 """Contours that are oblique to the scan are filled on a grid of their own, finer than the scan's by this."""
 
 _NOT_IN_PLANE = "contours that lie in no plane of the structure's others, which were left out"
 _OUTSIDE = "contours outside of the scan, which were left out"
+_FILLED = "slices without a contour between planes a step apart, which took the nearer one"
 _GAPS = "slices without a contour between slices with one, which were left empty"
 
 
@@ -44,10 +48,10 @@ def fill_contours(contours: Sequence[np.ndarray], grid: Grid) -> ContourMask:
     """Fill closed planar contours: a voxel belongs to the structure if its center lies inside or on the line.
 
     Contours in one plane exclude each other where they overlap (a contour within a contour is a hole). Each slice takes
-    the contours of the nearest plane, at most half a step away, where a step is that between slices or between planes,
-    whichever is wider: contours on every second slice fill those between, and of contours finer than the slices each
-    slice takes one plane. A wider gap stays empty and is counted. Contours in planes oblique to the grid are filled in
-    these, and each voxel takes the value at its center.
+    the contours of the nearest plane, at most half a slice away. Contours on every second slice fill those between, as
+    do those of any other step that most planes are apart, where the planes on both sides overlap; they are counted. Of
+    contours finer than the slices each slice takes one plane. A wider gap stays empty and is counted. Contours in
+    planes oblique to the grid are filled in these, and each voxel takes the value at its center.
 
     Args:
         contours: (P, 3) points of each in LPS mm.
@@ -80,23 +84,43 @@ def _fill(points: Sequence[np.ndarray], axis: int, shape: tuple[int, int, int]) 
     remarks[_OUTSIDE] += sum(_is_outside(one, shape) for one in kept)
     planes = _planes(heights)
     levels = np.array([heights[plane].mean() for plane in planes])
-    step = float(np.median(np.diff(levels))) if len(levels) > 1 else 1.0
+    widest = max(_step(levels, 1.0), 1.0) + 2 * SAME_PLANE
     in_plane = [other for other in range(3) if other != axis]
-    filled: dict[int, np.ndarray] = {}
+
+    @functools.lru_cache(maxsize=2)  # two planes, not the stack
+    def filled(number: int) -> np.ndarray:
+        return fill_polygons([kept[one][:, in_plane] for one in planes[number]], stacked.shape[1:])
+
     taken: list[int] = []
     for index in range(len(stacked)):
         nearest = int(np.abs(levels - index).argmin())
-        offset = index - levels[nearest]
         # At either end half a slice, so that planes halfway between slices give as many slices as there are planes.
-        low, high = levels[0] - 0.5, levels[-1] + 0.5
-        if low + 1e-6 < index <= high + 1e-6 and abs(offset) <= 0.5 * max(step, 1.0) + SAME_PLANE:
-            if nearest not in filled:
-                polygons = [kept[one][:, in_plane] for one in planes[nearest]]
-                filled = {nearest: fill_polygons(polygons, stacked.shape[1:])}  # one plane, not the stack
-            stacked[index] = filled[nearest]
-            taken.append(index)
+        if not levels[0] - 0.5 + 1e-6 < index <= levels[-1] + 0.5 + 1e-6:
+            continue
+        if abs(index - levels[nearest]) > 0.5 + SAME_PLANE:
+            above = int(np.searchsorted(levels, index))
+            if levels[above] - levels[above - 1] > widest or not (filled(above) & filled(above - 1)).any():
+                continue
+            remarks[_FILLED] += 1
+        stacked[index] = filled(nearest)
+        taken.append(index)
     remarks[_GAPS] += (taken[-1] - taken[0] + 1 - len(taken)) if taken else 0
     return ContourMask(mask, +remarks)
+
+
+def _step(levels: np.ndarray, slice_step: float) -> float:
+    """Return how far apart planes (P,) are drawn: the most frequent distance, of these the least.
+
+    One that occurs once is a gap between two objects as well as a step, and does not count where it is wider than that
+    of the slices.
+    """
+    steps = np.diff(levels)
+    if not len(steps):
+        return slice_step
+    are_alike = np.abs(steps[:, None] - steps) <= ALIKE * steps
+    count = are_alike.sum(axis=0)
+    step = float(steps[count == count.max()].min())
+    return step if count.max() > 1 or step <= slice_step else slice_step
 
 
 def _planes(heights: np.ndarray) -> list[list[int]]:
@@ -127,8 +151,7 @@ def _fill_oblique(contours: Sequence[np.ndarray], grid: Grid) -> ContourMask:
     fine_mm = min(grid.spacing_mm) / FINER
     levels = np.unique(np.rint([one[:, 2].mean() / (SAME_PLANE * fine_mm) for one in inside])) * SAME_PLANE * fine_mm
     # A single plane is as thick as the scan's steps along its normal.
-    steps_mm = np.diff(levels) if len(levels) > 1 else np.abs(normal @ grid.affine_lps[:3, :3]).max()
-    step_mm = float(np.median(steps_mm))
+    step_mm = _step(levels, float(np.abs(normal @ grid.affine_lps[:3, :3]).max()))
     spacing = np.array([fine_mm, fine_mm, step_mm])
     points = np.concatenate(inside)
     corners = np.array(list(itertools.product(*((0, size) for size in grid.shape)))) @ grid.affine_lps[:3, :3].T
