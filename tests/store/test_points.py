@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -73,6 +75,21 @@ def test_a_center_without_a_diameter_is_a_point_at_its_place_whatever_the_grid(s
     counted = {one["reason"]: one["count"] for one in report["remarks"]}
     assert counted["objects without a size, kept as points"] == 3
     assert set(report["sizes_mm"]) == {"aneurysm"}  # points have none
+
+
+@pytest.mark.parametrize(
+    "row", ["7,7,7,7,7,7,,,,", "7,7,7,7,8,9,,,,", ",,,,,,10,10,10,0"], ids=["point", "line", "diameter 0"]
+)
+def test_a_box_or_a_sphere_without_extent_is_no_point(raw, tmp_path, row):
+    for name in "ab":
+        shutil.copy(raw / f"{name}.nii.gz", tmp_path)
+    head = "image,x0_vox,y0_vox,z0_vox,x1_vox,y1_vox,z1_vox,x_vox,y_vox,z_vox,diameter_mm"
+    lines = [head, "a.nii.gz,5,5,5,9,9,9,,,,", "b.nii.gz,5,5,5,9,9,9,,,,", f"b.nii.gz,{row}", ""]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    (skipped,) = prepare(tmp_path, tmp_path / "store").skipped
+    assert (skipped["case"], skipped["kind"]) == ("b", "annotation")
+    assert re.match(r"1 of 2 objects: the (box|sphere) .* is empty; correct it, or give its center", skipped["reason"])
+    assert list(Store(tmp_path / "store").entries) == ["a"]
 
 
 def test_objects_of_any_data_set_are_kept_as_points_where_that_is_asked_for(raw, store, tmp_path):

@@ -23,7 +23,6 @@ from medpretrain3d.ingest.objects import TOO_SMALL, JoinedObjects, find_objects,
 from medpretrain3d.store.case import Instance
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.hidden_objects import OVERLAPPING
-from medpretrain3d.store.points import are_points
 from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.volume import Volume, resample_labels
 
@@ -135,7 +134,15 @@ def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[floa
 
 def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     """Marks of objects, cut at the scan's edge where a sphere or a rounded corner reaches over it."""
-    is_inside = _are_inside(boxes_vox, grid)
+    is_inside = _are_inside(annotations, boxes_vox, grid)
+    is_flat = ~_have_size(annotations, boxes_vox) & (boxes_vox[:, :3] <= boxes_vox[:, 3:]).all(axis=1)
+    if is_flat.any() and is_inside[~is_flat].all():
+        annotation, count = annotations[int(np.flatnonzero(is_flat)[0])], int(is_flat.sum())
+        raise InvalidCaseError(
+            f"{count} of {len(annotations)} objects: {annotation} is empty; correct it, or give its center alone, "
+            "which is a point, where nobody measured its size",
+            "annotation",
+        )
     if not is_inside.all():
         annotation, outside = annotations[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
         raise InvalidCaseError(
@@ -146,11 +153,17 @@ def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: n
     return _clipped(boxes_vox, grid)
 
 
-def _are_inside(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
-    """Return whether each box (N, 6) has an extent or is a point, and its middle lies in the scan: (N,)."""
+def _are_inside(annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+    """Return whether each box (N, 6) has an extent or is that of a point, and its middle lies in the scan: (N,)."""
     middle = (boxes_vox[:, :3] + boxes_vox[:, 3:]) / 2
-    is_whole = (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1) | are_points(boxes_vox)
-    result: np.ndarray = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & is_whole
+    result: np.ndarray = ((middle >= 0) & (middle <= grid.shape)).all(axis=1) & _have_size(annotations, boxes_vox)
+    return result
+
+
+def _have_size(annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray) -> np.ndarray:
+    """Return whether each box (N, 6) has an extent, or is a point by intent and not for want of one: (N,)."""
+    are_meant = np.array([isinstance(one, PointAnnotation) for one in annotations], dtype=bool)
+    result: np.ndarray = (boxes_vox[:, :3] < boxes_vox[:, 3:]).all(axis=1) | are_meant
     return result
 
 
@@ -167,7 +180,7 @@ def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
     ):
         if all(annotation.frame == frame and not _is_empty(annotation) for annotation in annotations):
             moved = [annotation.reordered(order, signs) for annotation in annotations]
-            if _are_inside(boxes_of(moved, grid), grid).all():
+            if _are_inside(moved, boxes_of(moved, grid), grid).all():
                 return message
     return "correct it: is its frame the one stated, its lowest corner first?"
 
