@@ -183,8 +183,8 @@ def run(args: argparse.Namespace) -> int:
     finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
 
-    folder, with_voxels = PredictionFolder(args.out, args.format), bool(len(seen))
-    done = PredictionRun(folder, predictor, finished, thresholds, regions, with_masks, with_voxels, args.preview)
+    place, with_voxels = PredictionFolder(args.out, args.format), bool(len(seen))
+    done = PredictionRun(place, predictor, finished, thresholds, regions, with_masks, with_voxels, args.preview)
     done.predict(scans)
     is_kept, lost = done.write()
     if lost and not is_kept:

@@ -66,7 +66,7 @@ class Turn:
         d, h, w = (int(sizes[axis]) for axis in self.source)
         return (d, h, w)
 
-    def stated(self, sizes: Sequence[Any] | None) -> list[Any] | None:
+    def stated(self, sizes: Any) -> Any:
         """Permute what a plan states of each axis, such as a spacing; whatever else it states stays."""
         return [sizes[axis] for axis in self.source] if isinstance(sizes, list | tuple) and len(sizes) == 3 else sizes
 

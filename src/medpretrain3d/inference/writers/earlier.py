@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ _FILES = {"json": "predictions.json", "csv": "predictions.csv", "coco": "predict
 
 def formats_written(folder: Path) -> list[str]:
     """Return the formats of all scans of which a folder holds a file that this program wrote."""
-    is_ours = {
-        "json": lambda path: is_predictions(path),
-        "csv": lambda path: path.read_bytes().startswith(",".join(HEADER).encode()),
+    is_ours: dict[str, Callable[[Path], bool]] = {
+        "json": is_predictions,
+        "csv": _is_table,
         "coco": lambda path: bool(_of_json(path, "images")),
     }
     return [name for name, file in _FILES.items() if (folder / file).is_file() and is_ours[name](folder / file)]
@@ -56,6 +56,11 @@ def _of_json(path: Path, entries: str) -> list[str]:
         return [str(entry["case"]) for entry in document[entries]]
     except (UserError, KeyError, TypeError):
         return []
+
+
+def _is_table(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.readline().strip() == ",".join(HEADER).encode()
 
 
 def _of_table(path: Path) -> list[str]:
