@@ -14,6 +14,7 @@ from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.object_crops import read_objects
+from medpretrain3d.pseudo.organs import organs
 from medpretrain3d.store import Store
 from medpretrain3d.store.damage import check_store
 from medpretrain3d.store.intensity import Window
@@ -130,6 +131,23 @@ def test_organ_masks_of_a_segmenter_are_brought_to_the_grid_of_the_store(tmp_pat
     muscle = (scan() == 60).nonzero()
     low, high = np.array([axis.min() for axis in muscle]), np.array([axis.max() + 1 for axis in muscle])
     assert np.abs(case.boxes[0] * 2 - [*low, *high]).max() <= 2  # a voxel of the store is two of the scan
+
+
+def test_organ_masks_are_resampled_where_the_store_has_as_many_voxels_at_another_spacing(tmp_path):
+    """101 slices of 1 mm are 101 of 1.009 mm: slices 85 to 95 are 84.24 to 94.15 there, so centers from 84 to 93."""
+    image = np.random.default_rng(0).integers(0, 60, (16, 16, 101)).astype(np.int16)
+    mask = np.zeros(image.shape, np.uint8)
+    mask[4:12, 4:12, 85:95] = 1
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "organs" / "a").mkdir(parents=True)
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), tmp_path / "raw" / "a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "organs" / "a" / "kidney.nii.gz")
+    for name, spacing_mm, slices in (("native", None, [85, 95]), ("resampled", (1.009, 1.0, 1.0), [84, 94])):
+        prepare(tmp_path / "raw", tmp_path / name, PrepareOptions(spacing_mm=spacing_mm))
+        case = Store(tmp_path / name).case("a")
+        assert case.grid.shape == (101, 16, 16)
+        (organ,) = organs(case, tmp_path / "organs")
+        assert [organ.box_vox[0], organ.box_vox[3]] == slices
 
 
 def test_a_cut_object_that_another_hides_in_part_has_its_own_box_and_its_voxels_their_class(tmp_path):

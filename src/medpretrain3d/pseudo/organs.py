@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ def organs(case: Case, folder: Path) -> Iterator[Region]:
     for path in organ_files(folder, case.id):
         volume = read_labels(path)
         check_same_place(path, volume.grid, Path(case.source_file), scan_grid)
-        if volume.grid.shape != case.grid.shape:
-            volume = resample_labels(volume, case.grid.spacing_mm)
+        if scan_grid != case.grid:  # of another spacing, if perhaps of as many voxels
+            volume = resample_labels(replace(volume, grid=scan_grid), case.grid.spacing_mm)
         labels = volume.array[0]
         if labels.shape != case.grid.shape:
             raise UserError(f"{path}: {labels.shape} voxels on the store's grid, case {case.id} has {case.grid.shape}")
