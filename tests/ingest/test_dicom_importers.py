@@ -9,6 +9,7 @@ from collections import defaultdict
 import numpy as np
 import openpyxl
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -42,6 +43,36 @@ def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 
         plane.HighBit, plane.PixelRepresentation, plane.PhotometricInterpretation = 15, 1, "MONOCHROME2"
         plane.PixelData = (np.arange(120) + number).astype(np.int16).tobytes()
         plane.save_as(folder / f"1-{number:03d}.dcm", enforce_file_format=True)
+
+
+def test_the_parts_of_a_series_in_several_folders_are_said_and_of_one_patient(tmp_path):
+    raw = tmp_path / "raw"
+    write_series(raw / "a", num_slices=4)
+    write_series(raw / "b", num_slices=8)
+    for path in sorted((raw / "b").iterdir())[:4]:
+        path.unlink()
+    write_series(raw / "c/one", uid="1.2.9")
+    write_series(raw / "c/copy", uid="1.2.9")
+    assert {case.id: case.patient for case in read_raw(raw).cases} == {
+        "a": "a",
+        "b": "a",
+        "c__copy": None,
+        "c__one": None,
+    }
+    told = list(prepare(raw, tmp_path / "store").report.lines())
+    reason = "DICOM series whose files lie in several folders, each taken for a scan; move them into one folder"
+    assert f"  {reason}: 2 (a, b)" in told
+    assert Store(tmp_path / "store").duplicates  # a copy is known as one
+
+
+def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
+    for name, patient in (("a", "DOE^JOHN"), ("b", "ROE^JANE"), ("c", "DOE^JOHN"), ("d", "")):
+        write_series(tmp_path / name, uid=f"1.2.{ord(name)}")
+        for path in (tmp_path / name).iterdir():
+            plane = dcmread(path)
+            plane.PatientID = patient
+            plane.save_as(path)
+    assert {case.id: case.patient for case in read_raw(tmp_path).cases} == {"a": "a", "b": "b", "c": "a", "d": None}
 
 
 def nodule(points_of_z, inclusion="TRUE"):

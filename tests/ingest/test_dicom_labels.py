@@ -119,6 +119,16 @@ def test_an_object_whose_end_another_hides_keeps_its_box_where_it_is_cut(tmp_pat
     assert (again.prepared, again.reused) == (1, 0)
 
 
+def test_a_series_whose_files_lie_in_several_folders_is_not_taken_for_a_part_of_it(raw):
+    (raw / "p1/CT/other").mkdir()
+    for number in (7, 8):
+        (raw / f"p1/CT/image/{number:03d}.dcm").rename(raw / f"p1/CT/other/{number:03d}.dcm")
+    (case,) = read_raw(raw, options={"modality": "CT", "min_slices": "4"}).cases
+    assert case.problem == (
+        "is a part of a DICOM series whose files lie in p1/CT/image and p1/CT/other; move them into one folder"
+    )
+
+
 def test_classes_are_chosen_by_pattern_and_renamed(raw, tmp_path):
     options = ["--option", "classes=tumor:gtv*", "--option", "modality=CT", "--option", "min_slices=4"]
     assert main(["prepare", str(raw), str(tmp_path / "store"), *options]) == 0

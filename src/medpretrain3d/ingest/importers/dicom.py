@@ -20,10 +20,11 @@ from medpretrain3d.ingest.importers.annotation_file import (
 )
 from medpretrain3d.ingest.importers.base import ANATOMY, Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
-from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
+from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out, problem_of_part
+from medpretrain3d.ingest.importers.series_patients import patients_of
 from medpretrain3d.lines import counted
 from medpretrain3d.store.file_names import case_id_of, is_label_map
-from medpretrain3d.store.readers import Series, find_series, find_volumes, volume_ending, walk
+from medpretrain3d.store.readers import Series, find_series, find_volumes, scattered, volume_ending, walk
 from medpretrain3d.store.readers.dicom_header import (
     RTSTRUCT,
     SEGMENTATIONS,
@@ -80,11 +81,14 @@ def read_dicom_labels(
     labels_of, cases = _paired(raw, labels, scans)
     if annotations == NEWEST:
         labels_of = {scan: without_older(those, partial(_is_wanted, names=names)) for scan, those in labels_of.items()}
-    patients = _patients(scans)
+    patients = patients_of({scan.id: scan.series for scan in scans if scan.series})
+    parts = scattered(found)
     for scan in scans:
         its_labels = labels_of.get(scan.id, [])
+        problem = problem_of_part(raw, scan.series, parts) if scan.series else ""
         if its_labels:
-            cases.append(_case(raw, scan, its_labels, names, patients.get(scan.id)))
+            case = _case(raw, scan, its_labels, names, patients.get(scan.id))
+            cases.append(replace(case, problem=problem) if problem else case)
     modalities = sorted({scan.series.modality for scan in scans if scan.series and scan.id in labels_of} - {""})
     leftovers = list(_leftovers(raw, labels, found, wanted, scans, labels_of, names))
     leftovers += [
@@ -209,19 +213,6 @@ def _is_wanted(name: str, names: Mapping[str, str]) -> bool:
 def _class_of(name: str, names: Mapping[str, str]) -> int:
     patterns = list(names.values())
     return next((label for label, one in enumerate(patterns) if fnmatchcase(name.casefold(), one)), ANATOMY)
-
-
-def _patients(scans: Sequence[_Scan]) -> dict[str, str]:
-    """Patient of each series, called by the id of the first series of the same patient: no identifier is kept.
-
-    Anonymized exports may give one identifier to all, which tells nothing.
-    """
-    first: dict[str, str] = {}
-    found = {}
-    for scan in sorted(scans, key=lambda scan: scan.id):
-        if scan.series and scan.series.patient:
-            found[scan.id] = first.setdefault(scan.series.patient, scan.id)
-    return found if len(first) > 1 else {}
 
 
 def _leftovers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +11,12 @@ from medpretrain3d.ingest.channel_names import MODALITIES
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
 from medpretrain3d.ingest.importers.layout import Layout
 from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
+from medpretrain3d.ingest.importers.series_patients import patients_of
 from medpretrain3d.store.file_names import case_id_of, channel_files, is_label_map, scan_words, words_of
-from medpretrain3d.store.readers import Series, find_series, find_volumes, volume_stem
+from medpretrain3d.store.readers import Series, find_series, find_volumes, scattered, volume_stem
+
+_CHANNELS = "scans of several files, _0000, _0001, ..., taken for channels; rename those that are scans"
+_PARTS = "DICOM series whose files lie in several folders, each taken for a scan; move them into one folder"
 
 
 def read_folder(raw: Path, modality: str = "", series: str = "", min_slices: int = 0) -> RawDataset:
@@ -29,15 +33,16 @@ def read_folder(raw: Path, modality: str = "", series: str = "", min_slices: int
     """
     found = find_series(raw)
     wanted = SeriesChoice(modality, series, min_slices).of(raw, found)
-    scans, maps = _volumes(raw, found, wanted)
+    scans, maps, read_so = _volumes(raw, found, wanted)
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
     cases = (*scans, *(replace(one, problem=problem) for one in maps))
-    leftovers = (*left_out(raw, found, wanted), *joined_files(scans))
+    leftovers = (*left_out(raw, found, wanted), *read_so)
     return RawDataset((), cases, channel_names=channel_name(scans), leftovers=leftovers)
 
 
-def volumes_below(raw: Path, num_channels: int | None = None) -> tuple[list[RawCase], list[RawCase]]:
-    """Every volume and DICOM series below a folder: scans, and what is called a label map, in the order of their ids.
+def volumes_below(raw: Path, num_channels: int | None = None) -> tuple[list[RawCase], list[RawCase], list[Leftover]]:
+    """Every volume and DICOM series below a folder: scans, and what is called a label map, in the order of their ids;
+    and which of them may be meant otherwise.
 
     The id is the path below the folder, `a/b/scan.nii.gz` becomes `a__b__scan`; nnU-Net's `_0000` is dropped. A DICOM
     series is one scan; where a folder holds several, a hash of the series' identifier tells them apart.
@@ -51,17 +56,9 @@ def volumes_below(raw: Path, num_channels: int | None = None) -> tuple[list[RawC
     return _volumes(raw, found, found, num_channels)
 
 
-def joined_files(scans: Sequence[RawCase]) -> Iterator[Leftover]:
-    """Yield the scans whose channels are files of their own, as names alone say."""
-    for scan in scans:
-        if len(scan.images) > 1 and not scan.problem:
-            reason = "scans of several files, _0000, _0001, ..., taken for channels; rename those that are scans"
-            yield Leftover(scan.id, reason, is_used=True)
-
-
 def _volumes(
     raw: Path, found: Sequence[Series], wanted: Sequence[Series], num_channels: int | None = None
-) -> tuple[list[RawCase], list[RawCase]]:
+) -> tuple[list[RawCase], list[RawCase], list[Leftover]]:
     files = find_volumes(raw, recursive=True)
     label_files = [path for path in files if is_label_map(path.relative_to(raw))]
     ids = {" ".join(scan_words(volume_stem(path))) for path in label_files}
@@ -70,18 +67,35 @@ def _volumes(
         RawCase("__".join([*one.files[0].relative_to(raw).parts[:-1], one.id]), one.files, problem=one.problem)
         for one in (*channel_files(scan_files, num_channels, ids), *channel_files(label_files, num_channels=1))
     ]
-    series_in = Counter(series.folder for series in found)
-    for series in wanted:
-        name = case_id_of(series.folder, raw)
-        is_alone = series_in[series.folder] == 1
-        cases.append(
-            RawCase(name, (series.folder,)) if is_alone else RawCase(f"{name}__{series.key}", (series.files[0],))
-        )
+    joined = [case for case in cases if len(case.images) > 1 and not case.problem]
+    leftovers = [Leftover(case.id, _CHANNELS, is_used=True) for case in joined]
+    parts = scattered(found)
+    for one, case in _of_series(raw, found, wanted, parts).items():
+        cases.append(case)
+        leftovers += [Leftover(case.id, _PARTS, is_used=True)] if one.uid in parts else []
     scans: list[RawCase] = []
     maps: list[RawCase] = []
     for case in sorted(cases, key=lambda case: case.id):
         (maps if is_label_map(case.images[0].relative_to(raw)) else scans).append(case)
-    return scans, maps
+    return scans, maps, leftovers
+
+
+def _of_series(
+    raw: Path, found: Sequence[Series], wanted: Sequence[Series], parts: Mapping[str, Sequence[Path]]
+) -> dict[Series, RawCase]:
+    series_in = Counter(series.folder for series in found)
+    name_of = {one: case_id_of(one.folder, raw) for one in wanted}
+    name_of |= {one: f"{name}__{one.key}" for one, name in name_of.items() if series_in[one.folder] > 1}
+    patients = patients_of({name: one for one, name in name_of.items()})
+    first: dict[str, str] = {}
+    for one, name in sorted(name_of.items(), key=lambda named: named[1]):
+        first.setdefault(one.uid, name)
+    cases = {}
+    for one, name in name_of.items():
+        image = one.folder if series_in[one.folder] == 1 else one.files[0]
+        patient = patients.get(name) or (first[one.uid] if one.uid in parts else None)
+        cases[one] = RawCase(name, (image,), patient=patient)
+    return cases
 
 
 def channel_name(scans: Sequence[RawCase]) -> tuple[str, ...]:
@@ -110,9 +124,10 @@ LAYOUTS = (
         page="""\
 Any folder or DICOM tree of scans at any depth, without labels: a corpus. The id is the path, `a/b/scan.nii.gz`
 becomes `a__b__scan`. `p1_0000` and `p1_0001` are channels of one scan where other scans have the same numbers;
-alone they are left out, since they may as well be two scans. Of several DICOM series in one folder each is a case.
-Files that are called label maps (see `pairs`) are skipped, never taken for scans. Among DICOM series
-`--option modality=CT`, `--option series='*thin*'` (or its identifier) and `--option min_slices=20`
-choose. A modality in all names, as `flair`, says whether values are HU; so does a DICOM header.""",
+alone they are left out, since they may as well be two scans. Of several DICOM series in one folder each is a case,
+and series of one patient stay together. Files that are called label maps (see `pairs`) are skipped, never taken for
+scans. Among DICOM series `--option modality=CT`, `--option series='*thin*'` (or its identifier) and
+`--option min_slices=20` choose. Modalities in all names, as `flair`, say whether values
+are HU; so does a DICOM header.""",
     ),
 )

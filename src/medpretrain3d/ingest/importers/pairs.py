@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
-from medpretrain3d.ingest.importers.folder import channel_name, joined_files, volumes_below
+from medpretrain3d.ingest.importers.folder import channel_name, volumes_below
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
 from medpretrain3d.store.file_names import LABEL_MAP, is_label_map, scan_words
 
@@ -36,12 +36,12 @@ def read_pairs(raw: Path, classes: str = "object") -> RawDataset:
     names = tuple(name.strip() for name in classes.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise UserError(f"pairs: option classes is {classes!r}, wanted different names, as liver,tumor")
-    scans, maps = volumes_below(raw)
+    scans, maps, leftovers = volumes_below(raw)
     if not maps:
         raise Misplaced("no file is called a label map")
     maps_of, unpaired = _paired(scans, maps)
     cases = (*(_case(scan, maps_of[scan.id], names) for scan in scans), *unpaired)
-    return RawDataset(names, cases, channel_names=channel_name(scans), leftovers=tuple(joined_files(scans)))
+    return RawDataset(names, cases, channel_names=channel_name(scans), leftovers=tuple(leftovers))
 
 
 def _paired(scans: Sequence[RawCase], maps: Sequence[RawCase]) -> tuple[Mapping[str, list[RawCase]], list[RawCase]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,14 @@ class SeriesChoice:
             and (not self.series or one.fits(self.series))
             and one.num_slices >= self.min_slices
         )
+
+
+def problem_of_part(raw: Path, one: Series, parts: Mapping[str, Sequence[Path]]) -> str:
+    """Return why a series cannot be used where its files lie in several folders, as `scattered` says; else nothing."""
+    if one.uid not in parts:
+        return ""
+    first, second = (folder.relative_to(raw).as_posix() for folder in parts[one.uid][:2])
+    return f"is a part of a DICOM series whose files lie in {first} and {second}; move them into one folder"
 
 
 def left_out(raw: Path, found: Sequence[Series], wanted: Sequence[Series]) -> list[Leftover]:

@@ -9,7 +9,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.store.readers import dicom, metaimage, nifti, nrrd
 from medpretrain3d.store.readers.declared_header import DAMAGED_DEFLATE
 from medpretrain3d.store.readers.dicom_header import MissingLibrary, is_dicom, is_scan
-from medpretrain3d.store.readers.dicom_series import Series, find_series, series_of
+from medpretrain3d.store.readers.dicom_series import Series, find_series, scattered, series_of
 from medpretrain3d.store.readers.scan import Scan
 from medpretrain3d.store.readers.walk import walk
 from medpretrain3d.store.skipped_cases import InvalidCaseError
@@ -23,6 +23,7 @@ __all__ = [
     "find_volumes",
     "is_dicom",
     "read_scan",
+    "scattered",
     "series_of",
     "source_files",
     "volume_ending",

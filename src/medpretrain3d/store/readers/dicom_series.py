@@ -17,7 +17,7 @@ from medpretrain3d.store.skipped_cases import InvalidCaseError
 ENDINGS = (".dcm", ".ima")
 
 _SERIES, _DESCRIPTION, _MODALITY, _REFERENCE = "0020|000e", "0008|103e", "0008|0060", "0020|0052"
-_PATIENT, _FRAMES = "0010|0020", "0028|0008"
+_PATIENT, _FRAMES, _INSTANCE = "0010|0020", "0028|0008", "0008|0018"
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Series:
     patient: str = field(default="", repr=False)
     num_slices: int = 0
     """Files, or the frames in the first one."""
+    content: str = field(default="", repr=False)
+    """Hash of the identifiers of its files, the same for a copy."""
 
     def fits(self, wanted: str) -> bool:
         """Return whether the series is meant by its identifier, the hash of it, or its description in any case, where
@@ -97,6 +99,15 @@ def series_of(path: Path, wanted: str = "") -> Series:
     raise InvalidCaseError(f"{path}: {message}", "layout", list_series(fitting or found))
 
 
+def scattered(series: Sequence[Series]) -> dict[str, list[Path]]:
+    """Return the folders of every series, by its identifier, whose files lie in several; whole copies do not count."""
+    folders: dict[str, dict[str, Path]] = defaultdict(dict)
+    for one in series:
+        if one.uid:
+            folders[one.uid].setdefault(one.content, one.folder)
+    return {uid: list(those.values()) for uid, those in folders.items() if len(those) > 1}
+
+
 def list_series(series: Sequence[Series]) -> str:
     """Return a line per series: key, modality, number of slices, folder's file and description."""
     if not series:
@@ -111,23 +122,31 @@ def list_series(series: Sequence[Series]) -> str:
 def _by_series(folder: Path, files: Sequence[Path], is_strict: bool) -> list[Series]:
     members = defaultdict(list)
     texts: dict[str, tuple[str, ...]] = {}
+    instances: dict[str, list[str]] = defaultdict(list)
     for file in files:
         try:
             header = open_header(file)
             found = tuple(
                 str(header.GetMetaData(tag)).strip() if header.HasMetaDataKey(tag) else ""
-                for tag in (_SERIES, _MODALITY, _DESCRIPTION, _REFERENCE, _PATIENT, _FRAMES)
+                for tag in (_SERIES, _MODALITY, _DESCRIPTION, _REFERENCE, _PATIENT, _FRAMES, _INSTANCE)
             )
         except InvalidCaseError:
             if is_strict:
                 raise
-            found = ("",) * 6  # a series of its own, and reading it says what is wrong
+            found = ("",) * 7  # a series of its own, and reading it says what is wrong
         texts.setdefault(found[0], found)
         members[found[0]].append(file)
+        instances[found[0]].append(found[-1])
     series = []
     for uid, its_files in members.items():
-        _, modality, description, reference, patient, frames = texts[uid]
-        key = hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        _, modality, description, reference, patient, frames, _ = texts[uid]
+        key, content = _hash(uid)[:8], _hash(" ".join(sorted(instances[uid])))
         count = len(its_files) if not frames.isdigit() else max(int(frames), len(its_files))
-        series.append(Series(folder, key, tuple(its_files), uid, modality, description, reference, patient, count))
+        series.append(
+            Series(folder, key, tuple(its_files), uid, modality, description, reference, patient, count, content)
+        )
     return series
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
