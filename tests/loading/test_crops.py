@@ -140,6 +140,19 @@ def test_rotated_boxes_are_the_hull_of_the_rotated_mask(tmp_path):
             assert box.tolist() == [*index.amin(0).tolist(), *(index.amax(0) + 1).tolist()]
 
 
+def test_crops_on_an_object_in_a_corner_show_it_however_they_are_turned(tmp_path):
+    for number, low in enumerate(((0, 0, 0), (18, 22, 26))):  # the other one is the far corner
+        box = (*low, *(edge + 2 for edge in low))
+        cases = make_store(tmp_path / str(number), content("x", objects=((1, 0, box),))).cases("all")
+        crops = object_crops(cases, (16, 16, 16), spatial=SpatialAugment(rotation_p=1, zoom_p=1))
+        assert all(len(crops[position][1].boxes) == 1 for position in range(60))
+        as_before = object_crops(cases, (16, 16, 16))
+        for position in range(5):  # one that is not turned lies inside of the volume
+            mask = as_before[position][1].mask
+            assert mask is not None
+            assert mask.sum() == 8
+
+
 def test_collate_stacks_images_and_lists_targets(tmp_path):
     cases = make_store(tmp_path, content("x")).cases("all")
     crops = object_crops(cases, (8, 8, 8))

@@ -54,7 +54,7 @@ def check_options(config: Mapping[str, Any]) -> None:
     if every is not None and every > 1:
         raise UserError(
             f"trainer: got check_val_every_n_epoch {every}, so that nothing is ever validated: a run is one epoch; "
-            "wanted val_check_interval, the steps between validations, or limit_val_batches 0 to do without them"
+            "wanted val_check_interval, the steps between validations, or limit_val_batches 0 for none"
         )
     interval, steps = trainer.get("val_check_interval"), trainer["max_steps"]
     if isinstance(interval, int) and interval > steps:

@@ -69,7 +69,7 @@ class CaseLabelView(OneView):
             if voxels_of.setdefault(key, ref.voxels) != ref.voxels:
                 raise UserError(
                     f"{self.table}: has a row for {key}, which is one scan in {ref.store.place} and another in "
-                    "another; add a column store with the name of the folder, and give the folders different names"
+                    "another store; add a column store with the names of their folders, which have to differ"
                 )
 
     def check(self, reader: CropReader, order: CaseOrder) -> None:

@@ -126,11 +126,11 @@ class ObjectCrops(Dataset[Any]):
         case = ref.open()
         spatial_transform = self.reader.draw_placement(case, random)
         if negative is not None:
-            start = box_start(negative, case.grid.shape, self.reader.patch, random)
+            start = box_start(negative, case.grid.shape, self.reader.patch, random, spatial_transform)
         elif label is None:
-            start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random)
+            start = self.reader.crop_sampler.locate(target, case, self.reader.patch, random, spatial_transform)
         else:
-            start = object_start(case, self.reader.patch, random, label)
+            start = object_start(case, self.reader.patch, random, label, spatial_transform)
         sample = read_objects(self.reader, case, start, spatial_transform, random, self.min_visible)
         return sample.apply() if self.augment_on == "workers" else sample
 

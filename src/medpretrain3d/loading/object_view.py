@@ -52,7 +52,7 @@ class ObjectView(Views):
         """Return a crop of the case at the position, with what is in it."""
         case = order.at(position).open()
         spatial_transform = reader.draw_placement(case, random)
-        start = reader.crop_sampler.draw(case, reader.patch, random)
+        start = reader.crop_sampler.draw(case, reader.patch, random, spatial_transform)
         return {"objects": read_objects(reader, case, start, spatial_transform, random, self.min_visible)}
 
     def collate(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at, shuffled
-from medpretrain3d.loading.spatial_transform import Patch
+from medpretrain3d.loading.spatial_transform import IDENTITY, Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.arrays import CHUNK_VOX
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.corpus import CaseRef
@@ -107,9 +107,11 @@ class CropSampler(Configurable):
                 "from 0 to 1 with a sum of at most 1"
             )
 
-    def draw(self, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
-        """Return lowest corner of a crop that lies inside the volume, or covers it where the volume is smaller."""
-        return self.locate(self.choose(random), case, patch, random)
+    def draw(
+        self, case: Case, patch: Patch, random: np.random.Generator, spatial_transform: SpatialTransform = IDENTITY
+    ) -> Patch:
+        """Return lowest corner of a crop; see `locate`."""
+        return self.locate(self.choose(random), case, patch, random, spatial_transform)
 
     def choose(self, random: np.random.Generator) -> CropTarget:
         """Draw the kind of site for the next crop."""
@@ -118,10 +120,27 @@ class CropSampler(Configurable):
             return "object"
         return "foreground" if chance < self.object_share + self.foreground_share else "anywhere"
 
-    def locate(self, kind: CropTarget, case: Case, patch: Patch, random: np.random.Generator) -> Patch:
-        """Return lowest corner of a crop on a site of this kind."""
+    def locate(
+        self,
+        kind: CropTarget,
+        case: Case,
+        patch: Patch,
+        random: np.random.Generator,
+        spatial_transform: SpatialTransform = IDENTITY,
+    ) -> Patch:
+        """Return lowest corner of a crop on a site of this kind.
+
+        It lies inside the volume, or covers it where the volume is smaller, unless it could not show its object there.
+
+        Args:
+            kind: of the site.
+            case: with its objects.
+            patch: size of the crop in voxels.
+            random: is advanced.
+            spatial_transform: through which the crop will be seen.
+        """
         if kind == "object" and len(case.boxes):
-            return object_start(case, patch, random)
+            return object_start(case, patch, random, spatial_transform=spatial_transform)
         if kind == "foreground" or (kind == "object" and self.foreground_share):
             tissue = self.foreground_hu if case.unit == "hu" else case.statistics[0].mean
             return foreground_start(case, patch, random, tissue, self.min_foreground)
@@ -137,7 +156,13 @@ def uniform_start(shape: Patch, patch: Patch, random: np.random.Generator) -> Pa
     return (d, h, w)
 
 
-def object_start(case: Case, patch: Patch, random: np.random.Generator, label: int | None = None) -> Patch:
+def object_start(
+    case: Case,
+    patch: Patch,
+    random: np.random.Generator,
+    label: int | None = None,
+    spatial_transform: SpatialTransform = IDENTITY,
+) -> Patch:
     """Return lowest corner of a crop around a random point of a random object.
 
     Args:
@@ -145,18 +170,41 @@ def object_start(case: Case, patch: Patch, random: np.random.Generator, label: i
         patch: size of the crop in voxels.
         random: is advanced.
         label: class of the object; None for every class of the case equally likely.
+        spatial_transform: through which the crop will be seen.
     """
     if label is None:
         label = random.choice(np.unique(case.labels))
-    return box_start(case.boxes[random.choice(np.flatnonzero(case.labels == label))], case.grid.shape, patch, random)
+    box = case.boxes[random.choice(np.flatnonzero(case.labels == label))]
+    return box_start(box, case.grid.shape, patch, random, spatial_transform)
 
 
-def box_start(box: np.ndarray, shape: Patch, patch: Patch, random: np.random.Generator) -> Patch:
+def box_start(
+    box: np.ndarray,
+    shape: Patch,
+    patch: Patch,
+    random: np.random.Generator,
+    spatial_transform: SpatialTransform = IDENTITY,
+) -> Patch:
     """Return lowest corner of a crop around a random point of a box (6,) of a volume of this shape."""
     point = random.uniform(box[:3], box[3:])
     # The point falls anywhere in the middle half of the crop, so objects are seen off centre as well.
     start = np.floor(point - np.array(patch) * random.uniform(0.25, 0.75, size=3)).astype(int)
-    return inside(start, shape, patch)
+    # Kept inside the volume, a zoomed or rotated crop loses what is in a corner. Such a one reaches beyond the volume;
+    # if even that is not enough, the point is in its middle.
+    for place in (inside(start, shape, patch), _as_patch(start)):
+        if _shows(box, place, patch, spatial_transform):
+            return place
+    return _as_patch(np.floor(point - np.array(patch) / 2))
+
+
+def _shows(box: np.ndarray, start: Patch, patch: Patch, spatial_transform: SpatialTransform) -> bool:
+    """Whether a crop shows all of a box along each axis, or as much as one around a point of it does if not turned."""
+    source_start, source_size = spatial_transform.source(start, patch)
+    moved = box[None].astype(np.float64) - np.tile(source_start, 2)
+    low, high = np.split(place_boxes(moved, spatial_transform, patch, source_size)[0], 2)
+    visible = np.minimum(high, patch) - np.maximum(low, 0)
+    least = np.minimum(high - low, np.array(patch) / 4 - 1)  # less a voxel, by which places are rounded
+    return bool(np.all(visible >= least - 1e-6))
 
 
 def foreground_start(
@@ -187,5 +235,9 @@ def foreground_start(
 def inside(start: np.ndarray, shape: Patch, patch: Patch) -> Patch:
     """Return the nearest lowest corner of a crop inside the volume, or covering it where the volume is smaller."""
     room = np.array(shape) - patch
-    d, h, w = (int(value) for value in np.clip(start, np.minimum(room, 0), np.maximum(room, 0)))
+    return _as_patch(np.clip(start, np.minimum(room, 0), np.maximum(room, 0)))
+
+
+def _as_patch(values: np.ndarray) -> Patch:
+    d, h, w = (int(value) for value in values)
     return (d, h, w)

@@ -84,7 +84,7 @@ class OneView(Views):
         """Return a crop of the case at the position."""
         case = order.at(position).open()
         spatial_transform = reader.draw_placement(case, random)
-        start = reader.crop_sampler.draw(case, reader.patch, random)
+        start = reader.crop_sampler.draw(case, reader.patch, random, spatial_transform)
         return {"image": reader.image(case, start, spatial_transform, random)}
 
 
@@ -119,7 +119,7 @@ class LabeledView(Views):
         ref = order.at(position)
         case = ref.open()
         spatial_transform = reader.draw_placement(case, random)
-        start = reader.crop_sampler.draw(case, reader.patch, random)
+        start = reader.crop_sampler.draw(case, reader.patch, random, spatial_transform)
         return {
             "image": reader.image(case, start, spatial_transform, random),
             "label_map": reader.labels(case, start, spatial_transform),
@@ -155,7 +155,7 @@ class TwoViews(Views):
         """Return two crops of the case at the position."""
         case, patch = order.at(position).open(), reader.patch
         placements = [reader.draw_placement(case, random) for _ in range(2)]
-        first = reader.crop_sampler.draw(case, patch, random)
+        first = reader.crop_sampler.draw(case, patch, random, placements[0])
         reach = np.floor(np.array(patch) * self.max_shift).astype(int)
         shifted = np.array(first) + random.integers(-reach, reach + 1)
         second = inside(shifted, case.grid.shape, patch)
@@ -253,7 +253,7 @@ class VolumePairs(Views):
         for ref in (order.cases[index], order.other_than(index, random)):
             case = ref.open()
             spatial_transform = reader.draw_placement(case, random)
-            start = reader.crop_sampler.draw(case, reader.patch, random)
+            start = reader.crop_sampler.draw(case, reader.patch, random, spatial_transform)
             crops.append(reader.image(case, start, spatial_transform, random))
         return {"image": crops}
 
