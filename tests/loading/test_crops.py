@@ -140,6 +140,20 @@ def test_rotated_boxes_are_the_hull_of_the_rotated_mask(tmp_path):
             assert box.tolist() == [*index.amin(0).tolist(), *(index.amax(0) + 1).tolist()]
 
 
+def test_an_object_that_no_voxel_of_the_crop_falls_on_keeps_its_moved_box(tmp_path):
+    """Of one voxel, rotated and made smaller: every tenth one lies between the places that are read."""
+    cases = make_store(tmp_path, content("x", objects=((1, 0, (9, 11, 13, 10, 12, 14)),))).cases("all")
+    spatial = SpatialAugment(rotation_p=1, zoom=(0.7, 0.8), zoom_p=1)
+    crops = object_crops(cases, (12, 12, 12), spatial=spatial)
+    targets = [crops[position][1] for position in range(100)]
+    missed = [one for one in targets if not one.mask.any()]
+    assert len(missed) > 5
+    for one in missed:
+        (size,) = (one.boxes[:, 3:] - one.boxes[:, :3]).tolist()
+        assert all(0.7 - 1e-4 <= edge <= 0.8 + 1e-4 for edge in size)  # the ball in a cube stays one
+    assert all(len(one.boxes) == 1 for one in targets)
+
+
 def test_crops_on_an_object_in_a_corner_show_it_however_they_are_turned(tmp_path):
     for number, low in enumerate(((0, 0, 0), (18, 22, 26))):  # the other one is the far corner
         box = (*low, *(edge + 2 for edge in low))
