@@ -19,7 +19,7 @@ from medpretrain3d.command_line.stages import STAGES
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import check_numbers
 from medpretrain3d.errors import UserError
-from medpretrain3d.failure import explain
+from medpretrain3d.failure import explain, silence_closed_output
 from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.interruption import NOTICE, Interrupted, requeue, signals
 from medpretrain3d.lines import print_line
@@ -66,12 +66,27 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0; 1 when some inputs were left out, or for want of memory, disk or the like; 2 on bad input;
-        128 plus the signal that ended it (130 after Ctrl-C, 143 after SIGTERM).
+        128 plus the signal that ended it (130 after Ctrl-C, 141 where nobody reads its output any more, 143 after
+        SIGTERM).
 
     Raises:
         SystemExit: with 2, after an option or command that does not exist; a stage ends so as well.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    try:
+        try:
+            code = _main(list(sys.argv[1:] if args is None else args))
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, and not at the end of Python, which would say that nobody reads it
+        return code
+    except BrokenPipeError:
+        if not silence_closed_output():
+            raise
+        return 128 + signal.SIGPIPE
+
+
+def _main(words: list[str]) -> int:
     if words and words[0] in STAGES and not (words[0] == "finetune" and wants_folds(words)):
         return _run_stage(words[0], words[1:])
     signals.take()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shutil
 import signal
+import sys
 from pathlib import Path
+from typing import TextIO
 
 from medpretrain3d.errors import UserError
 
@@ -57,6 +60,25 @@ def _explain(error: BaseException, saves_memory: str, known: set[int]) -> str | 
     if code in known:
         return _refused(code, error, message)
     return None
+
+
+def silence_closed_output() -> bool:
+    """Let what is still to be written go nowhere where whoever read it has gone, as `head` does; return whether so."""
+    closed = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+    for stream in closed:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    return bool(closed)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    try:
+        asked = select.poll()
+        asked.register(stream.fileno(), 0)
+    except (OSError, ValueError):  # no file, as where a test reads it
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0))
 
 
 def death(what: str, code: int, saves_memory: str) -> str:

@@ -99,17 +99,17 @@ def run(args: argparse.Namespace) -> int:
         result["trivial_baselines"] = _trivial_baselines(runs, targets, args.out / "train_targets.json")
     document = {"protocol": protocol.name, **result, "cross_validation": {**folds, "notes": notes}}
     write_text(args.out / "metrics.json", json_text(document, indent=1))
-    print("\n".join([*protocol.table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]))
+    told = [*protocol.table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]
     if not args.no_ensemble:
         members = {f"fold_{number}": folder / "bundle" for number, folder in enumerate(runs.folders)}
         training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset}
         points = operating_points_of(paired, targets.cases, targets.classes, "out of fold")
         provenance = {"cross_validation": training}
         save_ensemble(args.out / "ensemble", members, found.config, provenance, replace=True, operating_points=points)
-        print(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")
+        told.append(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")
     elif (args.out / "ensemble").exists():
-        print(f"note: {args.out / 'ensemble'} is of an earlier call, and stays")
-    print(f"all numbers: {args.out / 'metrics.json'}")
+        told.append(f"note: {args.out / 'ensemble'} is of an earlier call, and stays")
+    print("\n".join([*told, f"all numbers: {args.out / 'metrics.json'}"]))
     return 0
 
 

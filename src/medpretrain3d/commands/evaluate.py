@@ -138,12 +138,13 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.output, json_text(result, indent=1))
     if args.csv is not None:
         write_text(args.csv, per_case_csv(result["per_case"]))
-    print("\n".join(outcome.table))
+    pictures = []
     if args.plots is not None:
         from medpretrain3d.visualization.evaluation_figures import draw
 
         names = draw(args.plots, outcome.curves, resampling, result)
-        print(f"pictures: {args.plots} ({', '.join(names)}; png and svg)")
+        pictures = [f"pictures: {args.plots} ({', '.join(names)}; png and svg)"]
+    print("\n".join([*outcome.table, *pictures]))
     files = {"all numbers": args.output, "per scan": args.csv, "predictions": args.converted, "cases": outcome.page}
     for what, path in files.items():
         if path is not None:

@@ -117,10 +117,10 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         plan.write(args.output)
     makes_recipe = not args.output and plan.first_level is not None  # and the store for it
+    told = [f"# {line}" for line in write_plan_files(args, plan, setup)] if makes_recipe else []
     print(_as_recipe(plan, is_to_prepare=not makes_recipe), end="")
-    if makes_recipe:
-        for line in write_plan_files(args, plan, setup):
-            print(f"# {line}")
+    for line in told:
+        print(line)
     return 0
 
 

@@ -187,6 +187,7 @@ def run(args: argparse.Namespace) -> int:
     done = PredictionRun(place, predictor, finished, thresholds, regions, with_masks, with_voxels, args.preview)
     done.predict(scans)
     is_kept, lost = done.write()
+    previews = _write_preview(done, members, scans) if args.preview and not is_kept else []
     if lost and not is_kept:
         print(
             f"note: {args.out} held predictions of {len(lost)} more scans, first '{lost[0]}', which this call does not "
@@ -203,8 +204,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if not is_kept:
         _tell_boxes(done)
-        if args.preview:
-            _write_preview(done, members, scans)
+        for line in previews:
+            print(line)
     if done.failures:
         message = f"{len(done.failures)} of {len(scans)} scans could not be predicted, see above"
         print(f"{message}{_why_kept(args.out, lost) if is_kept else ''}", file=sys.stderr)
@@ -250,7 +251,8 @@ def _tell_boxes(done: PredictionRun) -> None:
         print(f"{sum(bool(one.is_positive) for one in predictions)} of {len(predictions)} scans called positive")
 
 
-def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence[ScanInput]) -> None:
+def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence[ScanInput]) -> list[str]:
+    """Write the page, and return what to say about it."""
     from medpretrain3d.commands.case_previews import LEAST_SHOWN, MOST_CASES, LookedAt, as_case, called, write_preview
     from medpretrain3d.inference.prediction_folder import PREVIEW
 
@@ -264,9 +266,9 @@ def _write_preview(done: PredictionRun, members: Sequence[Path], scans: Sequence
     title, window = f"Predictions of {counted(len(predictions), 'scan')}", bundle.preprocessing.window
     about = f"Boxes of {', '.join(str(folder) for folder in members)}."
     page = write_preview(done.folder.folder / PREVIEW, title, about, looked_at, bundle.classes, window, least)
-    print(f"preview: {page}")
-    if len(predictions) > MOST_CASES:
-        print(f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans")
+    if len(predictions) <= MOST_CASES:
+        return [f"preview: {page}"]
+    return [f"preview: {page}", f"note: the preview shows the first {MOST_CASES} of {len(predictions)} scans"]
 
 
 def split_bundles(first: Path, others: Sequence[Path]) -> tuple[list[Path], list[Path]]:

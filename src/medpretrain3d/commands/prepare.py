@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
     summary = prepare(
         args.raw, args.store, options, args.workers, True, args.shard, check=args.check, containers=args.containers
     )
+    said = [] if summary.awaited else _said_of(args.store)
     _tell_again(summary.again)
     _tell_time(summary.seconds, time.monotonic() - began, args.workers)
     for skipped in summary.skipped:
@@ -153,11 +154,8 @@ def run(args: argparse.Namespace) -> int:
     splits = ", ".join(f"{name} {count}" for name, count in summary.splits.items())
     rest = f"{summary.awaited} cases of other shards to come, then the index" if summary.awaited else f"cases: {splits}"
     print(f"{args.store}: {done}; {rest}")
-    if not summary.awaited:
-        _deal_out_folds(Store(args.store))
-        store = Store(args.store)
-        for note in [*every_split_note(store), *speck_notes(store)]:
-            print(f"note: {note}")
+    for line in said:
+        print(line)
     if summary.report:
         print("\n".join(summary.report.lines()))
     return int(bool(summary.skipped or (summary.report and summary.report.is_without_objects)))
@@ -218,15 +216,23 @@ def _patients(args: argparse.Namespace) -> Patients | None:
     return None if args.patient_pattern is None else PatientPattern(args.patient_pattern)
 
 
-def _deal_out_folds(store: Store) -> None:
-    """Folds for a labelled store whose data set names neither folds nor validation cases."""
+def _said_of(place: Path) -> list[str]:
+    """Deal out folds where there is nothing held out; return what to say of a store that is complete."""
+    dealt = _deal_out_folds(Store(place))
+    store = Store(place)
+    return [*dealt, *(f"note: {note}" for note in (*every_split_note(store), *speck_notes(store)))]
+
+
+def _deal_out_folds(store: Store) -> list[str]:
+    """Deal out folds of a labelled store whose data set names neither folds nor validation cases; say so."""
     splits = store.all_splits
     if not store.classes or splits.folds or splits.named.get("val"):
-        return
+        return []
     patients = {store.entries[case_id]["patient"] or case_id for case_id in splits.named["train"]}
-    if len(patients) >= NUM_FOLDS:
-        split_store(store)
-        print(f"{store.place}: {NUM_FOLDS} folds, see `medpretrain3d split`")
+    if len(patients) < NUM_FOLDS:
+        return []
+    split_store(store)
+    return [f"{store.place}: {NUM_FOLDS} folds, see `medpretrain3d split`"]
 
 
 def _option(text: str) -> tuple[str, str]:

@@ -102,9 +102,9 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for name, encoder in encoders.items():
         rows += _rows(name, encoder, train, judged, label, device, args)
-    print("\n".join(_table(rows)))
+    told = _table(rows)
     if (num_behind := rows[-1]["auc"].num_scans) < MIN_SCANS:
-        print(
+        told.append(
             f"note: {num_behind} of the {len(judged)} scans that judge have points of the rarer kind, objects or "
             f"background; an interval needs {MIN_SCANS}"
         )
@@ -114,7 +114,8 @@ def run(args: argparse.Namespace) -> int:
         }
         document = {"store": store.fingerprint, **asked, "rows": [_plain(row) for row in rows]}
         write_text(args.out, json_text(document, indent=1))
-        print(f"all numbers: {args.out}")
+        told.append(f"all numbers: {args.out}")
+    print("\n".join(told))
     return 0
 
 

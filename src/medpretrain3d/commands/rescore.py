@@ -145,13 +145,13 @@ def run(args: argparse.Namespace) -> int:
     metrics = {"protocol": protocol.name, **results[1], "cross_validation": folds[1]}
     metrics["first_stage"] = {**results[0], "cross_validation": folds[0]}
     write_text(args.out / "metrics.json", json_text(metrics, indent=1))
-    print("\n".join([*protocol.table(results[1]), "", *fold_table(folds[1]), ""]))
-    print("\n".join(_beside(protocol, results, folds)))
     inference, provenance = next(iter(bundles.values())).inference, {"second_stage": stage.training.to_json()}
     members = {f"fold_{fold}": args.result / "ensemble" / f"fold_{fold}" for fold in bundles}
     points = operating_points_of(second, targets.cases, targets.classes, "out of fold")
     second_stages = {f"fold_{fold}": place for fold, place in places.items()}
     save_ensemble(args.out / "ensemble", members, inference, provenance, True, points, second_stages)
+    print("\n".join([*protocol.table(results[1]), "", *fold_table(folds[1]), ""]))
+    print("\n".join(_beside(protocol, results, folds)))
     print(f"detector bundle of {len(members)} folds, both stages: {args.out / 'ensemble'}")
     print(f"all numbers: {args.out / 'metrics.json'}")
     return 0

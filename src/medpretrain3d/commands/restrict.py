@@ -77,14 +77,15 @@ def run(args: argparse.Namespace) -> int:
         region = regions.of(wanted.case)
         for boxes, kept in ((one.boxes, far), (wanted.boxes, objects)):
             kept.append(region.distances_mm(box_center(boxes), max(args.margin_mm)))
-    print("\n".join(_table(found, targets.cases, targets.classes, far, objects, args.margin_mm)))
+    told = _table(found, targets.cases, targets.classes, far, objects, args.margin_mm)
     if args.out:
         document: dict[str, Any] = read_json(args.predictions, dict[str, Any], ADVICE, LARGE, True)
         inside = {one.case: distances <= args.margin_mm[0] for one, distances in zip(found, far, strict=True)}
         entries = [_kept(entry, inside[entry["case"]]) for entry in document["predictions"]]
         write_text(args.out, json_text({**document, "predictions": entries}))
         num_left = sum(int(one.sum()) for one in inside.values())
-        print(f"{num_left} of {sum(map(np.size, inside.values()))} boxes: {args.out}")
+        told.append(f"{num_left} of {sum(map(np.size, inside.values()))} boxes: {args.out}")
+    print("\n".join(told))
     return 0
 
 

@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     """Write the file."""
     corpus = Corpus([args.store])
     refs, note = corpus.scored_cases(args.split, args.fold)
-    if note:
-        print(note)
     document = targets_json(corpus.stores[0], [ref.case_id for ref in refs])
     write_text(args.output, json_text(document))
+    if note:
+        print(note)
     num_boxes = sum(len(entry["labels"]) for entry in document["targets"])
     print(f"{args.output}: {num_boxes} boxes of {len(document['targets'])} cases")
     return 0

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
-    path = _cached_detections(args)
+    path, told = _cached_detections(args), []
     if args.store is None:
         seen = CachedDetections.load(path)
     else:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         seen = dataclasses.replace(seen, weights_sha256=read_document(args.bundle)[0]["weights_sha256"])
         if not args.dry_run or args.cached_detections is not None:
             seen.save(path)
-            print(f"kept what the detector saw: {path}")
+            told.append(f"kept what the detector saw: {path}")
     if seen.classes != bundle.classes:
         raise UserError(
             f"{path}: is of classes {', '.join(seen.classes)}, the bundle of {', '.join(bundle.classes)}; give the "
@@ -105,18 +105,19 @@ def run(args: argparse.Namespace) -> int:
     metric, score = score_of_merging(seen.cases, seen.inference, seen.classes)
     trials = sweep(seen.cases, seen.inference, score)
     chosen = best(trials)
-    print(
+    told.append(
         f"{len(trials)} ways of merging, {len(seen.cases)} scans: {metric} {trials[0].score:.3f} -> {chosen.score:.3f}"
     )
     for field in dataclasses.fields(chosen.config):
         before, after = getattr(trials[0].config, field.name), getattr(chosen.config, field.name)
         if before != after:
-            print(f"  {field.name}: {before} -> {after}")
+            told.append(f"  {field.name}: {before} -> {after}")
     if not args.dry_run:
         scores = {metric: chosen.score, f"{metric}_before": trials[0].score}
         facts = {**scores, "cases": len(seen.cases), "trials": len(trials)}
         set_inference(args.bundle, chosen.config, facts, operating_points_of_cache(seen, chosen.config))
-        print(f"stored in {args.bundle / 'bundle.json'}")
+        told.append(f"stored in {args.bundle / 'bundle.json'}")
+    print("\n".join(told))
     return 0
 
 
