@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -122,6 +123,34 @@ def test_masks_that_do_not_fit_their_boxes_are_refused(masks, capsys):
     assert "holds no case 'a', of which there is a mask" in refused()
     (masks / "found" / "masks" / "a.nii.gz").unlink()
     assert "no mask of case 'a'" in refused()
+
+
+def test_masks_of_another_call_are_refused(masks, capsys):
+    """predictions.json says which file numbers the boxes of each case; of older files nobody knows."""
+    words = ["--predictions", str(masks / "found"), "--targets", str(masks / "wanted")]
+    path = masks / "found" / "predictions.json"
+    document = json.loads(path.read_text())
+
+    def scored(*digests: str | None) -> tuple[int, str]:
+        for entry, digest in zip(document["predictions"], digests, strict=True):
+            entry.pop("mask_sha256", None)
+            entry |= {} if digest is None else {"mask_sha256": digest}
+        path.write_text(json.dumps(document))
+        return cli.main(["evaluate", "--protocol", "masks", *words]), capsys.readouterr().err
+
+    own = [hashlib.sha256((masks / "found" / "masks" / f"{case}.nii.gz").read_bytes()).hexdigest() for case in "ab"]
+    assert scored(None, None) == (0, "")
+    assert scored(*own) == (0, "")
+    assert scored(own[0], None) == (0, "")  # nothing was found in the second scan
+    code, said = scored(own[1], own[1])
+    assert code == 2
+    assert (
+        f"a.nii.gz: is not the mask of the boxes in predictions.json, which names the one of SHA-256 {own[1][:12]}"
+        in said
+    )
+    code, said = scored(None, own[1])
+    assert code == 2
+    assert "which names none for case 'a'" in said
 
 
 @pytest.mark.parametrize("shape", [(EDGE, EDGE, EDGE + 1), (EDGE // 2, EDGE * 2, EDGE)])  # the other holds as many

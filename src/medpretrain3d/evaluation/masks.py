@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import with_config
 from typing_extensions import TypedDict
 
-from medpretrain3d.documents import SCHEMA, read_json, read_table
+from medpretrain3d.documents import LARGE, SCHEMA, read_json, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.files import read_predictions
 from medpretrain3d.evaluation.mask_detection import MaskedScan
@@ -74,11 +76,12 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
 
     Raises:
         UserError: a scan without a partner, masks that are unreadable or not on one grid, a value without a box or a
-            class.
+            class, or masks of other boxes than those of predictions.json, where that says which masks are theirs.
     """
     if not (found / "masks").is_dir():
         raise UserError(f"{found}: wanted the folder that `predict --format json masks` wrote, with masks/ in it")
     predictions = read_predictions(found / "predictions.json")
+    _refuse_masks_of_others(found)
     by_case = {one.case: one for one in predictions.cases}
     scans = []
     for case, mask, truth in _pairs(found / "masks", wanted):
@@ -96,6 +99,31 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
     if by_case:
         raise UserError(f"{found / 'masks'}: no mask of case '{next(iter(by_case))}', which predictions.json has")
     return scans, predictions.classes
+
+
+def _refuse_masks_of_others(found: Path) -> None:
+    """Compare the masks with what predictions.json says of them, the SHA-256 of the file that numbers a case's boxes.
+
+    Raises:
+        UserError: a mask is another one, or is of none of the boxes.
+    """
+    entries = read_json(found / "predictions.json", dict[str, Any], "predict again", LARGE, True)["predictions"]
+    if not any("mask_sha256" in entry for entry in entries):
+        return  # of an earlier version, or of another program
+    masks = _files(found / "masks", SUFFIXES_FOUND, False)
+    for entry in entries:
+        path, stated = masks.get(entry["case"]), entry.get("mask_sha256")
+        if path is None or (stated is None and not entry["boxes"]):
+            continue
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if stated != sha256:
+            of = "none" if stated is None else f"the one of SHA-256 {stated[:12]}"
+            raise UserError(
+                f"{path}: is not the mask of the boxes in predictions.json, which names {of} for case "
+                f"'{entry['case']}' (this is {sha256[:12]}): another call of predict wrote it; predict again with "
+                "--format json masks"
+            )
 
 
 def _classes_of(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
