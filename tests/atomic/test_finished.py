@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,3 +287,11 @@ def test_a_folder_gives_way_only_if_it_is_of_the_same_kind(tmp_path):
     with pytest.raises(UserError, match="is a folder, wanted a file"):
         write_text(foreign, "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "photos"]
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/proc/self/fd/1"])
+def test_a_file_that_output_goes_to_holds_what_is_written_and_what_is_printed(tmp_path, place):
+    code = f"from medpretrain3d.atomic import write_text; print(1); write_text('{place}', '2\\n'); print(3)"
+    with (tmp_path / "out.txt").open("wb") as file:
+        subprocess.run([sys.executable, "-c", code], stdout=file, check=True)
+    assert (tmp_path / "out.txt").read_text() == "1\n2\n3\n"

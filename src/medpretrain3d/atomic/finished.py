@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.exchange import put
 from medpretrain3d.atomic.flush import flush, flush_tree
 from medpretrain3d.atomic.leftovers import OUTGOING, put_back, remove, unfinished_path
 from medpretrain3d.errors import UserError
+
+_OWN_OUTPUT = {
+    place: number
+    for number, name in ((1, "stdout"), (2, "stderr"))
+    for place in (f"/dev/{name}", f"/dev/fd/{number}", f"/proc/self/fd/{number}")
+}
+"""Names of the outputs of a process, by which a file that they are redirected to cannot be replaced."""
 
 
 @contextmanager
@@ -57,7 +67,8 @@ def finished_folder(folder: Path, replace: bool | Collection[str] = False) -> It
 def finished_file(path: Path) -> Iterator[Path]:
     """Hand out a temporary path beside `path`, and rename it there once the block ends well and the disk holds it.
 
-    A link stays and the file it leads to is replaced. A device or pipe, such as /dev/stdout, is written directly.
+    A link stays and the file it leads to is replaced. A device or pipe is written directly. /dev/stdout of a program
+    whose output goes to a file is written behind what it printed.
 
     Raises:
         UserError: a folder is in the place, or the disk refuses (full, quota, read-only, name too long, ...).
@@ -66,6 +77,11 @@ def finished_file(path: Path) -> Iterator[Path]:
     with disk_errors(path):
         if _is_stream(path):
             yield path
+            return
+        if descriptor := _OWN_OUTPUT.get(os.fspath(path)):
+            with TemporaryDirectory() as folder:
+                yield (written := Path(folder) / "output")
+                _hand_on(written, descriptor)
             return
         place = Path(os.path.realpath(path))
         unfinished = unfinished_path(place)
@@ -109,6 +125,14 @@ def _make_folders(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for one in reversed(missing):
         flush(one.parent)
+
+
+def _hand_on(written: Path, descriptor: int) -> None:
+    """Write a file to an output of this process, behind what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    with written.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as output:
+        shutil.copyfileobj(source, output)
 
 
 def _is_stream(path: Path) -> bool:
