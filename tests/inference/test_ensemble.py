@@ -83,5 +83,6 @@ def test_one_detector_is_wanted_where_an_ensemble_is_named(members, tmp_path, ca
     save_ensemble(tmp_path / "all", members, InferenceConfig())
     with pytest.raises(UserError, match="is an ensemble, wanted one detector; name one of the folders in it"):
         load_bundle(tmp_path / "all")
-    assert main(["tune", str(tmp_path / "all")]) == 2
-    assert "is an ensemble, wanted one detector" in capsys.readouterr().err
+    for words in (["tune"], ["export-detector", "-o", str(tmp_path / "out")], ["export", "-o", str(tmp_path / "out")]):
+        assert main([*words, str(tmp_path / "all")]) == 2
+        assert "is an ensemble, wanted one detector; name one of the folders in it" in capsys.readouterr().err
