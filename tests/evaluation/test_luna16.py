@@ -69,6 +69,15 @@ def test_what_a_mark_is():
     assert [row["num_hits"] for row in result["per_case"]] == [2, 1, 0]
 
 
+def test_the_names_of_read_outs_stand_apart_and_lines_fit_a_terminal():
+    series = [f"{i:02}" for i in range(20)]
+    nodules = points(*((name, 0, 0, 0, 6) for name in series))
+    candidates = points(*((name, 0, 0, 0, 0.5) for name in series))
+    table = luna16_table(luna16(match_candidates(series, nodules, candidates), Resampling(num_bootstrap=20)))
+    assert "bootstrap_mean 1.000 1.000" in "\n".join(table)
+    assert max(map(len, table)) <= 80
+
+
 def test_a_mark_on_two_nodules_finds_both():
     scans = match_candidates(["a"], points(("a", 0, 0, 0, 10), ("a", 2, 0, 0, 10)), points(("a", 1, 0, 0, 0.5)))
     assert scans.matches.is_hit[0].tolist() == [True, True]

@@ -93,11 +93,11 @@ def luna16_table(result: Mapping[str, Any]) -> list[str]:
         f"{result['num_cases']} scans, {result['num_targets']} nodules, {result['num_marks']} marks"
         f"{_resampled(result)}",
         PER_SCAN,
-        f"{'':<14}{rates}  CPM",
+        f"{'':<15}{rates} CPM",
     ]
     for name, one in result["readouts"].items():
         curve = " ".join(f"{value:>5.3f}" for value in one["sensitivity"])
-        lines.append(f"{name:<14}{curve}  {one['cpm']:.6f}{_interval(one, 'cpm')}")
+        lines.append(f"{name:<15}{curve} {one['cpm']:.6f}{_interval(one, 'cpm')}")
     dropped = {
         "on excluded findings": result["num_marks_on_excluded"],
         "doubled on a nodule": result["num_double_marks"],
