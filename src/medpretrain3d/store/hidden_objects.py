@@ -19,7 +19,7 @@ def hides_an_end(seen: np.ndarray, whole: np.ndarray) -> bool:
         seen: (d, h, w) bool, the object's voxels in a mask.
         whole: (d, h, w) bool, all of its voxels.
     """
-    silhouettes = [(seen.any(axis=axis), whole.any(axis=axis)) for axis in range(3)]
+    silhouettes = [(np.asarray(seen.any(axis=axis)), np.asarray(whole.any(axis=axis))) for axis in range(3)]
     return any(
         not np.array_equal(_ends(ours, along), _ends(all_, along)) for ours, all_ in silhouettes for along in (0, 1)
     )
