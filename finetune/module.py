@@ -14,6 +14,7 @@ from finetune.initialization import initialize, paradigm_of
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
 from finetune.unlabeled_term import Term, UnlabeledTerm, unlabeled_provenance
+from finetune.validated_cases import check_validated
 from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, read_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.backbones.checkpoints.topology import Topology
@@ -183,8 +184,7 @@ class FinetuneModule(Checked, L.LightningModule):
             )
         if exchanged := mirrored_sides(data.classes, self.inference.mirror_axes):
             rank_zero_print(f"warning: model.inference: {exchanged}")
-        if self.weights == "best":
-            _check_choosable(data, self.trainer.limit_val_batches)
+        check_validated(data, self.trainer.limit_val_batches, self.weights == "best")
         if self.encoder is not None:
             self.seen = check_seen_scans(self.encoder, data, self.allow_seen_scans)
         else:
@@ -344,24 +344,6 @@ class FinetuneModule(Checked, L.LightningModule):
         found = merge_raw_detections(raw_detections, self.inference, case.grid.spacing_mm)
         self.results[case.id] = CaseResult.of(case, found)
         return raw_detections
-
-
-def _check_choosable(data: FinetuneData, limit_val_batches: float) -> None:
-    """Refuse to choose weights by nothing, or by what they are tested on."""
-    if not data.val_cases:
-        raise UserError("model.weights best: the data have no validation case to choose by; use last")
-    if not any(sum(ref.counts) for ref in data.validated_cases):
-        raise UserError(
-            f"model.weights best: none of the {len(data.validated_cases)} cases that a validation looks at "
-            f"(trainer.limit_val_batches {limit_val_batches} of {len(data.val_cases)}) holds an object, so there is "
-            "nothing to choose by; raise the limit, or use last"
-        )
-    tested = {ref.case_id for ref in data.test_cases}
-    if shared := [ref.case_id for ref in data.val_cases if ref.case_id in tested]:
-        raise UserError(
-            f"model.weights best: {len(shared)} cases validate and are tested (data.test_on held_out), first "
-            f"'{shared[0]}', so the choice would be made by the test; use last"
-        )
 
 
 def _seed(target: Targets) -> Tensor:

@@ -349,7 +349,7 @@ def test_best_weights_that_cannot_be_are_refused(fit, arguments, message, capsys
     assert "step 1" not in said.out  # before any time is spent
 
 
-def test_validations_without_an_object_choose_no_weights(tmp_path):
+def test_validations_without_an_object_choose_no_weights_and_are_said(tmp_path, capsys):
     """Of two validation cases, the first one is looked at, and holds nothing."""
     store = write_cubes(tmp_path / "store", {"train": 2, "val": 2})
     index = json.loads((store / "store.json").read_text(encoding="utf-8"))
@@ -357,9 +357,12 @@ def test_validations_without_an_object_choose_no_weights(tmp_path):
     first["counts"] = [0]
     (store / "store.json").write_text(json.dumps(index), encoding="utf-8")
     place = ["--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"]
-    words = ["--trainer.limit_val_batches", "1", "--model.weights", "best"]
+    words = ["fit", *TINY_FINETUNE, *place, "--trainer.limit_val_batches", "1"]
     with pytest.raises(UserError, match=r"none of the 1 cases .* \(trainer.limit_val_batches 1 of 2\) holds an object"):
-        program.main(["fit", *TINY_FINETUNE, *place, *words])
+        program.main([*words, "--model.weights", "best"])
+    program.main(words)
+    note = "note: none of the 1 cases that a validation looks at (trainer.limit_val_batches 1 of 2) holds an object"
+    assert note in capsys.readouterr().out
 
 
 def test_training_that_is_done_before_a_validation_by_the_clock_ends_with_the_last_weights(fit, capsys):
