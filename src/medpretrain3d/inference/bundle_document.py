@@ -11,12 +11,13 @@ from pydantic import with_config
 from typing_extensions import TypedDict
 
 from medpretrain3d.atomic import put_back
-from medpretrain3d.backbones.checkpoints.bundle import is_ensemble as is_document_of_ensemble
 from medpretrain3d.documents import SCHEMA, Artifact, Name, Text, read_bytes
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.preprocessing import PreprocessingDocument
 
 DOCUMENT, WEIGHTS = "bundle.json", "detector.safetensors"
+ENSEMBLE = "medpretrain3d-ensemble"
+"""Format of the document of several bundles as one (`ensemble.py`)."""
 ADVICE = "export the bundle again"
 
 
@@ -43,7 +44,9 @@ TWO_STAGES = replace(BUNDLE_DOCUMENT, version=2)
 def is_ensemble(folder: Path) -> bool:
     """Return whether a folder holds several bundles as one."""
     put_back(folder)
-    return is_document_of_ensemble(folder)
+    path = folder / DOCUMENT
+    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
+    return path.is_file() and ENSEMBLE.encode() in read_bytes(path, ADVICE)[:200]
 
 
 def read_document(folder: Path) -> tuple[BundleDocument, bytes]:

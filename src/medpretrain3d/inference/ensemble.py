@@ -17,12 +17,12 @@ from typing_extensions import TypedDict
 
 from medpretrain3d import __version__
 from medpretrain3d.atomic import finished_folder
-from medpretrain3d.backbones.checkpoints.bundle import ENSEMBLE
 from medpretrain3d.documents import SCHEMA, Artifact, Name, Text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.bundle import Bundle, check_members, load_bundle
 from medpretrain3d.inference.bundle_document import (
     DOCUMENT,
+    ENSEMBLE,
     WEIGHTS,
     document_text,
     is_ensemble,

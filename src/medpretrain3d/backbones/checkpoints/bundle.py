@@ -12,13 +12,11 @@ from typing_extensions import TypedDict
 from medpretrain3d.backbones.checkpoints.encoder_file import DetectorPart, EncoderFile
 from medpretrain3d.backbones.checkpoints.weights_file import read_weights
 from medpretrain3d.configurable import class_paths
-from medpretrain3d.documents import SCHEMA, Artifact, Text, read_bytes
+from medpretrain3d.documents import SCHEMA, Artifact, Text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import check_required
 
 PREFIX = "backbone."
-ENSEMBLE = "medpretrain3d-ensemble"
-"""Format of the document of several bundles as one."""
 
 
 @with_config(SCHEMA)
@@ -55,28 +53,22 @@ class _Bundle(TypedDict):
 BUNDLE_DOCUMENT = Artifact("medpretrain3d-bundle", 2, _Bundle, "export the bundle again")
 
 
-def is_ensemble(folder: Path) -> bool:
-    """Return whether the document of a folder is that of several bundles."""
-    path = folder / "bundle.json"
-    # The format stands in the first bytes; whether the rest is whole is asked when it is read.
-    return path.is_file() and ENSEMBLE.encode() in read_bytes(path, BUNDLE_DOCUMENT.advice)[:200]
-
-
 def read_bundle_backbone(folder: Path) -> EncoderFile:
     """Read the backbone out of a bundle that a fine-tuning run wrote.
 
     Raises:
         UserError: the bundle is an ensemble, incomplete or damaged, or needs a plugin that is not loaded.
     """
-    if is_ensemble(folder):
+    path = folder / "bundle.json"
+    if "members" in read_json(path, dict[str, Any], BUNDLE_DOCUMENT.advice, allow_nan=True):
         raise UserError(f"{folder}: is an ensemble, wanted one detector; name one of the folders in it")
-    document = BUNDLE_DOCUMENT.read(folder / "bundle.json")
+    document = BUNDLE_DOCUMENT.read(path)
     detector, provenance, sha256 = document["detector"], document["provenance"], document["weights_sha256"]
     paths = class_paths(detector["init_args"]["backbone"])  # a plugin of the detector alone is not needed
     needed = [
         one for one in document.get("plugins", []) if any(path.startswith(f"{one.get('module')}.") for path in paths)
     ]
-    notes = check_required(str(folder / "bundle.json"), needed)
+    notes = check_required(str(path), needed)
     weights = read_weights(folder / "detector.safetensors", sha256)
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
     # Sorted, since safetensors hands out tensors in an order that changes from call to call.
