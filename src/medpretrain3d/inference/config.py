@@ -47,7 +47,7 @@ class InferenceConfig:
         max_per_class: detections returned per class at most.
         border_weight: of a box centred on a tile's border in a merged one, against 1 in the middle. Above 0, so that a
             box which one tile alone saw, right at its border, still has a weighted mean.
-        min_size_mm: merged boxes without so long an edge are left out, and count for no `max_per_class`. For `nms` and
+        min_size_mm: merged boxes without so long an edge are left out. They count for no `max_per_class`. For `nms` and
             `wbc`.
 
     Raises:
