@@ -178,10 +178,14 @@ def test_the_headline_of_a_chain_has_the_number_of_the_link_that_decides(tmp_pat
 def test_what_needs_a_delta_shows_the_interval_that_answers_it(tmp_path: Path):
     write(tmp_path, "scratch", [5.0, 5.0, 5.0])
     write(tmp_path, "mae", [3.0, 6.0, 5.0])
-    more, less = make_report(runs_of(tmp_path), "Title", declared("mae > scratch", "mae >= scratch")).answers
+    report = make_report(runs_of(tmp_path), "Title", declared("mae > scratch", "mae >= scratch"))
+    more, less = report.answers
     assert "after Holm (1 question)" in more.numbers
     assert "90% interval, delta 0.05" in less.numbers
     assert "Holm" not in less.numbers
+    in_short = report.short[1].numbers  # at the top of the page it stood beside the 95 % interval
+    assert "90% interval, delta 0.05" in in_short
+    assert less.numbers.startswith(in_short.removesuffix("."))
 
 
 def test_what_is_not_tested_yet_is_said(tmp_path: Path):

@@ -69,7 +69,7 @@ def in_short(answered: Sequence[Answered], differences: Sequence[Difference], me
         for one in answered:
             if one.data or len(answered) == 1:
                 named = f"{one.deciding.link}, " if len(one.links) > 1 else ""
-                numbers = f"{named}{metric} {signed_estimate(one.deciding.judged)}"
+                numbers = f"{named}{_measured(one.deciding, metric)}"
                 groups.setdefault(str(one.hypothesis), []).append((str(one.answer), _where(one), numbers))
     else:
         has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
@@ -122,17 +122,21 @@ def _answer(one: Answered, metric: NamedMetric) -> Finding:
 
 def _link(one: Tested, metric: NamedMetric, is_of_chain: bool) -> str:
     judged = one.judged
-    named = f"{one.link}: {one.answer}, " if is_of_chain else ""
-    if one.link.needs_delta and one.answer is not Answer.NONE:
-        low, high = judged.equivalence_interval
-        shown = Estimate(judged.effect.difference, low, high, is_signed=True)
-        parts = [f"{named}{metric} {shown}, {2 * judged.confidence - 1:.0%} interval", f"delta {judged.delta:g}"]
-    else:
-        parts = [f"{named}{metric} {signed_estimate(judged)}"]
-        if one.answer is not Answer.NONE:
-            parts.append(after_holm(judged))
+    parts = [f"{one.link}: {one.answer}"] if is_of_chain else []
+    parts.append(_measured(one, metric))
+    if not one.link.needs_delta and one.answer is not Answer.NONE:
+        parts.append(after_holm(judged))
     more = [judged.reason if one.answer is Answer.NONE else "", one.settled_by]
     return " ".join([f"{', '.join(parts)}.", *(f"{text[0].upper()}{text[1:]}." for text in more if text)])
+
+
+def _measured(one: Tested, metric: NamedMetric) -> str:
+    """Return a difference with the interval that the answer goes by: that of 90 % where it is compared with delta."""
+    judged = one.judged
+    if not one.link.needs_delta or one.answer is Answer.NONE:
+        return f"{metric} {signed_estimate(judged)}"
+    shown = Estimate(judged.effect.difference, *judged.equivalence_interval, is_signed=True)
+    return f"{metric} {shown}, {2 * judged.confidence - 1:.0%} interval, delta {judged.delta:g}"
 
 
 def _finding(one: Difference, metric: NamedMetric) -> Finding:
