@@ -27,9 +27,8 @@ def check_validated(data: FinetuneData, limit_val_batches: float, chooses_weight
                 f"model.weights best: {what}, so there is nothing to choose by; raise the limit, or use last"
             )
         rank_zero_print(f"note: {what}, so that validations have no AP; raise the limit to see one")
-    tested = {ref.case_id for ref in data.test_cases}
-    shared = [ref.case_id for ref in data.val_cases if ref.case_id in tested]
-    if chooses_weights and shared:
+    tested = {ref.case_id for ref in data.test_cases} if chooses_weights else set()
+    if shared := [ref.case_id for ref in data.val_cases if ref.case_id in tested]:
         raise UserError(
             f"model.weights best: {len(shared)} cases validate and are tested (data.test_on held_out), first "
             f"'{shared[0]}', so the choice would be made by the test; use last"

@@ -53,14 +53,13 @@ class ContinuedSchedules(L.Callback):
 
 
 def _of_optimizer(scheduler: Any) -> list[tuple[str, float, float]]:
-    """Set learning rates and weight decays of all groups; returns the highest of each by name, before and now."""
-    groups = scheduler.optimizer.param_groups
-    found = {name: [max(group[name] for group in groups)] for name in ("lr", "weight_decay")}
-    step = scheduler.last_epoch
-    now = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    for group, rate in zip(groups, now, strict=True):
-        group["lr"] = rate
-    scheduler._last_lr = now
-    scheduler.set_weight_decay()
+    """Set learning rates and weight decays of all groups; return the highest of each by name, before and now."""
+    groups, step = scheduler.optimizer.param_groups, scheduler.last_epoch
     words = {"lr": "learning rate", "weight_decay": "weight decay"}
-    return [(words[name], before, max(group[name] for group in groups)) for name, (before,) in found.items()]
+    before = {name: max(group[name] for group in groups) for name in words}
+    rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+    scheduler.set_weight_decay()
+    return [(word, before[name], max(group[name] for group in groups)) for name, word in words.items()]

@@ -155,6 +155,7 @@ def _prepare(
     todo = [job for job in own if job.case.id not in known]
     if todo and (store / INDEX).is_file() and len(again) == len(own):
         _check_all_again(store, todo)
+    lost = f"{store / SPLITS} was missing; folds and label order that it may have held are gone"
     is_lost = (store / INDEX).is_file() and not (store / SPLITS).is_file()
     if todo:
         (store / INDEX).unlink(missing_ok=True)  # it holds again once every case is there
@@ -173,7 +174,7 @@ def _prepare(
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again, None, seconds)
     folds, notes = _official_folds(raws, datasets)
     written = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    notes += [*_lost(store, is_lost), *written.notes, *([] if folds else complete_folds(Store(store)))]
+    notes += [*([lost] if is_lost else []), *written.notes, *([] if folds else complete_folds(Store(store)))]
     report = PrepareReport.of(raws, datasets, Store(store), skipped, notes)
     report.write(store)
     splits = {name: len(ids) for name, ids in written.splits.named.items() if ids}
@@ -208,10 +209,6 @@ def _check_all_again(store: Path, jobs: Sequence[Job]) -> None:
         f"{store}: every case would be made again with these options or files, and of the first {len(faults)} none can "
         f"be used ({faults[0]}); the store is left as it is; mend the options, or prepare into another folder"
     )
-
-
-def _lost(store: Path, is_lost: bool) -> list[str]:
-    return [f"{store / SPLITS} was missing; folds and label order that it may have held are gone"] if is_lost else []
 
 
 def _write_index(
