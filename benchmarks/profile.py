@@ -25,6 +25,7 @@ RECIPES = {
     "MAE, ResEnc-XS": "pretrain/openkbp.yaml",
     "SparK, ResEnc-XS": "pretrain/openkbp_spark.yaml",
     "Retina U-Net, ResEnc-XS": "finetune/openkbp.yaml",
+    "Retina U-Net, ResEnc-XXS": "finetune/phantom_retina_unet.yaml",
 }
 KINDS = {  # the first that fits
     "convolution": "conv",

@@ -58,7 +58,7 @@ def recipe_step(recipe: str) -> RecipeStep:
         nn.utils.clip_grad_norm_(network.parameters(), limit)
         optimizer.step()
 
-    return RecipeStep(network, patch, batch_size, data["augment"]["init_args"], run)
+    return RecipeStep(network, patch, batch_size, data["augment"].get("init_args", {}), run)
 
 
 def _objective_loss(objective: Objective, image: Tensor) -> Callable[[], Tensor]:

@@ -19,6 +19,14 @@ PADDED_BEFORE = [(2, 4, 8, 6, 5), (1, 4, 7, 6, 5), (1, 4, 4, 4, 4), (2, 3, 1, 4,
 def avx2_alone(monkeypatch):
     """Whatever this machine has."""
     monkeypatch.setattr(convolution, "_has_avx2_alone", lambda: True)
+    monkeypatch.setattr(convolution, "_has_avx512", lambda: False)
+
+
+@pytest.fixture
+def avx512(monkeypatch, avx2_alone):
+    """Whatever this machine has."""
+    monkeypatch.setattr(convolution, "_has_avx2_alone", lambda: False)
+    monkeypatch.setattr(convolution, "_has_avx512", lambda: True)
 
 
 class Calls(TorchDispatchMode):
@@ -26,13 +34,14 @@ class Calls(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.forward, self.backward = [], []
+        self.forward, self.backward, self.channels_last = [], [], []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten.convolution.default:
             self.forward.append((len(args[0]), tuple(args[4])))
         if func is torch.ops.aten.convolution_backward.default:
             self.backward.append((tuple(args[5]), tuple(args[10])))
+            self.channels_last.append(args[0].is_contiguous(memory_format=torch.channels_last_3d))
         return func(*args, **(kwargs or {}))
 
 
@@ -84,7 +93,41 @@ def test_one_small_image_is_a_batch_of_two_halves(shape):
     assert calls.forward == [(2, (0, 1, 1))]
 
 
-def test_nothing_but_image_and_weights_is_kept_for_the_backward_pass():
+@pytest.mark.usefixtures("avx512")
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 4, 8, 6, 5), {"padding": (1, 1, 1)}),
+        ((2, 4, 8, 6, 5), {"padding": (1, 1, 1), "has_bias": False}),
+        ((2, 8, 8, 6, 6), {"padding": (1, 1, 1), "stride": (2, 2, 2), "channels": 16}),
+        ((1, 4, 7, 6, 6), {"padding": (2, 1, 0), "kernel": (5, 3, 1)}),
+        ((2, 24, 4, 4, 4), {"kernel": (2, 2, 2), "stride": (2, 2, 2)}),
+    ],
+)
+def test_gradients_of_few_channels_are_pytorchs_computed_channels_last(shape, options):
+    with Calls() as calls:
+        ours = values_and_gradients(conv3d, shape, **options)
+    assert calls.channels_last == [True]
+    theirs = values_and_gradients(F.conv3d, shape, **options)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-5)
+    assert torch.equal(ours[0], theirs[0])
+    assert all(one.is_contiguous() for one in ours)
+
+
+@pytest.mark.usefixtures("avx512")
+@pytest.mark.parametrize(
+    ("channels_in", "channels", "kernel"), [(1, 8, 3), (16, 32, 3), (16, 24, 3), (32, 6, 3), (64, 27, 3), (8, 8, 1)]
+)
+def test_other_gradients_stay_in_pytorchs_order(channels_in, channels, kernel):
+    options = {"kernel": (kernel,) * 3, "padding": (kernel // 2,) * 3, "channels": channels}
+    with Calls() as calls:
+        values_and_gradients(conv3d, (2, channels_in, 6, 6, 6), **options)
+    assert calls.channels_last == [False]
+
+
+@pytest.mark.parametrize("instructions", ["avx2_alone", "avx512"])
+def test_nothing_but_image_and_weights_is_kept_for_the_backward_pass(request, instructions):
+    request.getfixturevalue(instructions)
     conv, image, kept = Conv3d(4, 4, 3, padding=1), torch.randn(2, 4, 8, 6, 5), []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()), lambda _: None):
         conv(image)
