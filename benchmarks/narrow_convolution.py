@@ -1,4 +1,4 @@
-"""Convolutions of few channels against PyTorch's own, forward and backward: those of ResEnc-XXS and its Retina U-Net."""
+"""Convolutions of few channels against PyTorch's own, forward and backward, as Retina U-Net on ResEnc-XXS has them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows() -> Iterator[Row]:
         ours.load_state_dict(theirs.state_dict())
         torch.testing.assert_close(ours(image), theirs(image))
         yield race(
-            f"convolution of {channels_in} to {channels} channels, (4, {channels_in}, {edge}, {edge}, {edge}), forward, backward",
+            f"convolution of {channels_in} to {channels} channels at (4, {edge}, {edge}, {edge})",
             "torch Conv3d",
             partial(_step, theirs, image, gradient),
             partial(_step, ours, image, gradient),

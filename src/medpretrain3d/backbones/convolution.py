@@ -175,8 +175,8 @@ class _ChannelsLastBackward(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         image, weight = ctx.saved_tensors
-        channels_last = [one.contiguous(memory_format=torch.channels_last_3d) for one in (grad, image)]
-        found = _gradients(*channels_last, weight, ctx.stride, ctx.padding, ctx.needs_input_grad[:3])
+        grad, image = (one.contiguous(memory_format=torch.channels_last_3d) for one in (grad, image))
+        found = _gradients(grad, image, weight, ctx.stride, ctx.padding, ctx.needs_input_grad[:3])
         image_grad, weight_grad, bias_grad = (None if one is None else one.contiguous() for one in found)
         return image_grad, weight_grad, bias_grad, None, None
 
