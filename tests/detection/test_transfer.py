@@ -111,6 +111,43 @@ def test_a_mask_head_is_left_where_its_own_neck_joins_other_levels():
     assert "masks of level 1, in the file of level 0" in str(report)
 
 
+def test_attention_of_other_heads_is_left_though_its_tensors_have_the_same_shapes():
+    theirs = part(tiny_detector(DeformableDETR, num_heads=2, num_points=4))
+    report = load_detector(tiny_detector(DeformableDETR, num_heads=4, num_points=2), theirs, "all")
+    assert report.taken == ()
+    assert "'num_heads': 4, 'num_points': 2}, in the file of" in str(report)
+    assert load_detector(tiny_detector(DeformableDETR, num_heads=2, num_points=4), theirs, "detector").fresh == {
+        "class layers": 4
+    }
+
+
+@pytest.mark.parametrize(("ours", "its"), [(1, 3), (3, 1)])
+@pytest.mark.parametrize(("cls", "options"), [(FCOS, {}), (RetinaNet, {}), (HeatMap, {"regression": "box"})])
+def test_an_output_behind_a_tower_of_another_length_is_fresh_and_what_towers_share_is_taken(cls, options, ours, its):
+    theirs = part(tiny_detector(cls, head_convs=its, **options))
+    detector = tiny_detector(cls, head_convs=ours, **options)
+    report = load_detector(detector, theirs, "detector")
+    of_box_head = {name for name in report.taken if name.startswith("box_head.")}
+    assert of_box_head == {f"box_head.tower.{name}" for name in ("0.weight", "1.weight", "1.bias")}
+    assert f"behind {2 * ours} layers of box_head.tower.*, in the file behind {2 * its}" in str(report)
+
+
+def test_masks_behind_a_tower_of_another_length_are_fresh():
+    theirs = part(tiny_detector(FCOS, masks=InstanceMasks(channels=16, size=4, convs=2)))
+    report = load_detector(tiny_detector(FCOS, masks=InstanceMasks(channels=16, size=4, convs=1)), theirs, "detector")
+    assert "mask_head.tower.0.weight" in report.taken
+    assert not {name for name in report.taken if name.startswith(("mask_head.upsample.", "mask_head.output."))}
+    assert "box_head.scale" in report.taken
+
+
+def test_what_reads_an_encoder_of_another_depth_is_fresh_and_its_first_layers_are_taken():
+    theirs = part(tiny_detector(DeformableDETR, encoder_layers=2, decoder_layers=3))
+    report = load_detector(tiny_detector(DeformableDETR, encoder_layers=1), theirs, "detector")
+    assert {name.partition(".")[0] for name in report.taken} == {"project", "level_position", "encoder"}
+    same = load_detector(tiny_detector(DeformableDETR, encoder_layers=2), theirs, "detector")
+    assert same.fresh == {"class layers": 4}  # the first two of three decoder layers are a decoder
+
+
 def test_a_neck_of_other_levels_is_left_and_said():
     detector = tiny_detector(FCOS, first_level=1)
     report = load_detector(detector, part(tiny_detector(FCOS)), "neck")

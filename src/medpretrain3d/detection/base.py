@@ -51,6 +51,9 @@ class Detector(Configurable, nn.Module):
     By them another detector takes over weights, see `medpretrain3d.detection.transfer`."""
     shaped_by_anchors: ClassVar[tuple[str, ...]] = ()
     """Beginnings of names of tensors that mean something for the same `anchoring` alone."""
+    behind_layers: ClassVar[Mapping[str, str]] = {}
+    """Beginnings of names of tensors that read the last of numbered layers, and the beginning of those layers' names:
+    behind more or fewer of them they mean nothing."""
     learns_points: ClassVar[bool] = False
     """Whether a target may be a point, a box whose two corners are one; elsewhere it is no box."""
     tiny: ClassVar[Mapping[str, Any]] = {}
@@ -69,7 +72,7 @@ class Detector(Configurable, nn.Module):
             cls.launch = Detector.launch  # type: ignore[method-assign]  # of this class alone
 
     def geometry(self) -> dict[str, Any]:
-        """Return plain data on which levels the neck joins: weights of a neck mean something for the same alone."""
+        """Return plain data on what the neck joins and how, which shapes do not tell: its weights mean that alone."""
         return {"strides": [list(level.stride) for level in self.backbone.levels]}
 
     def anchoring(self) -> list[object]:

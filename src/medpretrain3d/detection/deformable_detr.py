@@ -109,6 +109,13 @@ class DeformableDETR(Detector):
         "mask_head.": "box",
         **dict.fromkeys(("classifiers.", "label_content."), "labels"),
     }
+    # Each layer of the decoder learns boxes of its own, so that the first few are a decoder; of the encoder only the
+    # last is read.
+    behind_layers: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("encoder_norm.", "propose.", "objectness.", "proposal_box.", "query."), "encoder."),
+        **dict.fromkeys(("decoder.", "refine."), "encoder."),
+        **dict.fromkeys(("mask_head.upsample.", "mask_head.output."), "mask_head.tower."),
+    }
 
     def __init__(
         self,
@@ -138,6 +145,8 @@ class DeformableDETR(Detector):
         self.backbone = backbone
         self.num_classes = num_classes
         self.num_levels = num_levels
+        self.num_heads = num_heads
+        self.num_points = num_points
         self.channels = channels
         self.num_queries = num_queries
         self.criterion = criterion or SetLoss()
@@ -164,8 +173,9 @@ class DeformableDETR(Detector):
         self.mask_head = masks.head(backbone.levels) if masks else None
 
     def geometry(self) -> dict[str, Any]:
-        """See `Detector`."""
-        return {**super().geometry(), "num_levels": self.num_levels}
+        """See `Detector`; heads and points share the rows of one map, whose shape their product gives."""
+        own = {"num_levels": self.num_levels, "num_heads": self.num_heads, "num_points": self.num_points}
+        return {**super().geometry(), **own}
 
     def losses(self, image: Tensor, targets: list[Targets]) -> dict[str, Tensor]:
         """Return weighted scalars for images (B, C, D, H, W).

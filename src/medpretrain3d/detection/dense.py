@@ -78,6 +78,11 @@ class DenseDetector(Detector, is_base=True):
         "classification_head.output.": "labels",
     }
     shaped_by_anchors: ClassVar[tuple[str, ...]] = ("box_head.output.", "box_head.scale", "classification_head.output.")
+    behind_layers: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("box_head.output.", "box_head.scale", "box_head.centerness."), "box_head.tower."),
+        "classification_head.output.": "classification_head.tower.",
+        **dict.fromkeys(("mask_head.upsample.", "mask_head.output."), "mask_head.tower."),
+    }
 
     def __init__(
         self,

@@ -81,6 +81,10 @@ class HeatMap(Detector):
         "classification_head.output.": "labels",
     }
     shaped_by_anchors: ClassVar[tuple[str, ...]] = ("box_head.output.", "classification_head.output.")
+    behind_layers: ClassVar[Mapping[str, str]] = {
+        "box_head.output.": "box_head.tower.",
+        "classification_head.output.": "classification_head.tower.",
+    }
     tiny: ClassVar[Mapping[str, Any]] = {"fpn_channels": 16}
 
     def __init__(

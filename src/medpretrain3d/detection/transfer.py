@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,7 +62,8 @@ def load_detector(detector: Detector, part: DetectorPart, init: Init, source: st
     """Put neck and heads of a file into a detector: tensors of the same name and shape that mean the same.
 
     The neck is taken where both join the same levels at the same width, heads where the neck that they read is, what
-    is relative to anchors or lengths where these are the same, a mask head where its own neck joins the same levels.
+    is relative to anchors or lengths where these are the same, a mask head where its own neck joins the same levels,
+    what reads the last of several layers where there are as many.
 
     Args:
         detector: receives the weights.
@@ -120,7 +121,7 @@ def part_of(detector: Detector, name: str) -> Part:
 def _misfit_of_neck(detector: Detector, twin: Detector, state: Mapping[str, Tensor], part: DetectorPart) -> str:
     """Return why the neck of the file means nothing here, nor what reads it; empty where it fits."""
     if detector.geometry() != twin.geometry():
-        return f"levels are {detector.geometry()}, in the file {twin.geometry()}"
+        return f"the neck is of {detector.geometry()}, in the file of {twin.geometry()}"
     names = [name for name in state if name in part.weights and part_of(detector, name) == "neck"]
     others = [name for name in names if state[name].shape != part.weights[name].shape]
     if others or not names:
@@ -134,11 +135,20 @@ def _misfit(name: str, detector: Detector, twin: Detector, part: DetectorPart) -
         return "not in the file"
     if name.startswith(detector.shaped_by_anchors) and detector.anchoring() != twin.anchoring():
         return "relative to other anchors or lengths than in the file"
+    for layers in (layers for reader, layers in detector.behind_layers.items() if name.startswith(reader)):
+        num_ours, num_theirs = _num_layers(detector.state_dict(), layers), _num_layers(part.weights, layers)
+        if num_ours != num_theirs:
+            return f"behind {num_ours} layers of {layers}*, in the file behind {num_theirs}"
     ours, theirs = (getattr(one, "mask_head", None) for one in (detector, twin))
     if not (name.startswith("mask_head.") and isinstance(ours, MaskHead) and isinstance(theirs, MaskHead)):
         return ""
     here, there = ours.options.level, theirs.options.level
     return "" if here == there else f"masks of level {here}, in the file of level {there}"
+
+
+def _num_layers(names: Iterable[str], prefix: str) -> int:
+    """Return of how many numbered layers there are tensors among the names; those without weights do not count."""
+    return len({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
 
 
 def _some(names: list[str]) -> str:
