@@ -166,9 +166,12 @@ class PretrainModule(Checked, L.LightningModule):
         return seen
 
     def _shows_labels(self, case: CaseRef) -> bool:
-        """Whether the objective is shown labels of a case: objects that were found by rules are none."""
+        """Whether labels of a case say what is learned or where crops are: objects that were found by rules are none."""
         paradigm = self.objective.paradigm
-        return paradigm == "supervised" or (paradigm == "detector" and not case.store.has_pseudo_objects)
+        if paradigm == "supervised":
+            return True
+        is_placed = self.data.crop_sampler.object_share > 0 and any(case.counts)
+        return (paradigm == "detector" or is_placed) and not case.store.has_pseudo_objects
 
     def detector_part(self, state: Mapping[str, Tensor]) -> DetectorPart | None:
         """Return neck and heads of a state dict of the objective, where it trains a whole detector."""

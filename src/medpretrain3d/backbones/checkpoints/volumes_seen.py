@@ -35,7 +35,7 @@ class VolumesSeen:
     """
 
     with_labels: frozenset[bytes] = frozenset()
-    """By a supervised objective or as training cases of a detector."""
+    """By a supervised objective, as training cases of a detector, or by crops that were placed on their objects."""
     without_labels: frozenset[bytes] = frozenset()
     unknown: tuple[str, ...] = ()
     """Weights among the ancestors whose scans nobody listed."""
