@@ -28,7 +28,7 @@ from medpretrain3d.engine.distributed import (
     rank_zero_print,
     show_loss,
 )
-from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
+from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze, rests_at_random
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.protocols import PROTOCOLS, ObjectProtocol, ProtocolName
 from medpretrain3d.inference import (
@@ -107,6 +107,8 @@ class FinetuneModule(Checked, L.LightningModule):
         self.protocol: ProtocolName | None = protocol
         self.allow_seen_scans = allow_seen_scans
         self.seen: SeenScans | None = None
+        if doubt := rests_at_random(optim, init_from):
+            rank_zero_print(doubt)
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn, init_topology)

@@ -23,7 +23,7 @@ from medpretrain3d.backbones.checkpoints.completeness import check_described, ch
 from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.configurable import to_config
 from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
-from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze
+from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze, rests_at_random
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, DetectorPretraining, Objective
 from medpretrain3d.run_metadata import RunMetadata
@@ -44,8 +44,8 @@ class PretrainModule(Checked, L.LightningModule):
             them.
 
     Raises:
-        UserError: objective or backbone are of no loaded plugin or cannot be made again from their arguments, or the
-            checkpoint is unreadable or of another architecture.
+        UserError: objective or backbone are of no loaded plugin or cannot be made again from their arguments, the
+            checkpoint is unreadable or of another architecture, or an encoder is to stay as it is and has no weights.
     """
 
     def __init__(
@@ -59,8 +59,15 @@ class PretrainModule(Checked, L.LightningModule):
         super().__init__()
         check_rebuildable(objective.backbone)
         self.plugins = check_described(objective)
+        if isinstance(objective, DetectorPretraining) and objective.frozen_encoder and not init_from:
+            raise UserError(
+                "DetectorPretraining: got frozen_encoder and no model.init_from, so that the encoder would stay "
+                "random; set model.init_from to an encoder, or frozen_encoder to false"
+            )
         self.objective = objective
         self.optim = optim
+        if doubt := rests_at_random(optim, init_from):
+            rank_zero_print(doubt)
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         if self.encoder is not None:
@@ -166,7 +173,7 @@ class PretrainModule(Checked, L.LightningModule):
         return seen
 
     def _shows_labels(self, case: CaseRef) -> bool:
-        """Whether labels of a case say what is learned or where crops are: objects that were found by rules are none."""
+        """Whether labels of a case say what is learned or where crops are: objects found by rules are none."""
         paradigm = self.objective.paradigm
         if paradigm == "supervised":
             return True

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from medpretrain3d.backbones import read_encoder
+from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
 from medpretrain3d.store.store import Store
 from pretrain import __main__ as program
 
@@ -25,6 +25,14 @@ MINIATURE = [
 ]
 
 
+def encoder_for(recipe, folder):
+    """An encoder for the recipe that keeps one as it is."""
+    if recipe != "openkbp_detector_embedding":
+        return "null"
+    save_encoder(folder / "before", ResEnc("XXS"), {})
+    return str(folder / "before")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_path):
     stores = json.dumps([str(cube_store)] * (2 if recipe == "openkbp_multitalent" else 1))
@@ -36,11 +44,9 @@ def test_a_recipe_steps_draws_and_ends_with_its_encoder(recipe, cube_store, tmp_
         table.write_text("case,label\n" + "".join(labels))
         place += ["--data.views.init_args.table", str(table)]
     task = "--model.objective.init_args"
-    if (
-        "detector" in recipe
-    ):  # which holds the backbone; the cubes are of one kind, and there is no encoder to go on from
+    if "detector" in recipe:  # which holds the backbone; the cubes are of one kind
         task += ".detector.init_args"
-        place += [f"{task}.num_classes", "1", "--model.init_from", "null"]
+        place += [f"{task}.num_classes", "1", "--model.init_from", encoder_for(recipe, tmp_path)]
     small = [f"{task}.backbone.init_args.preset", "XXS"]
     if recipe == "openkbp_dinov2":  # a transformer without presets, and crops of two sizes
         sizes = {"width": 48, "depth": 2, "heads": 2}

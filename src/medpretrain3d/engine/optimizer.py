@@ -192,6 +192,16 @@ def freeze(model: nn.Module, config: OptimConfig) -> None:
             parameter.requires_grad_(False)
 
 
+def rests_at_random(config: OptimConfig, init_from: str | None) -> str:
+    """Return a warning where depth groups rest whose values are of no file; empty where none do."""
+    if not config.frozen_groups or init_from is not None:
+        return ""
+    return (
+        f"warning: optim.frozen_groups {config.frozen_groups}: no model.init_from, so these groups keep random values; "
+        "name an encoder, or leave frozen_groups out"
+    )
+
+
 def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool = False) -> float:
     """Return share of the peak learning rate at an optimiser step."""
     if step < config.sawtooth_steps:

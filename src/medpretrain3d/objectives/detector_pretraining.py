@@ -32,7 +32,8 @@ class DetectorPretraining(Objective):
         classes: names of the classes of each data set; taken from the stores when a recipe is run.
         class_agnostic: whether all objects are of one class; the detector then has `num_classes` 1.
         frozen_encoder: whether the encoder keeps its weights, those that `model.init_from` gave it, and only neck and
-            heads learn (and branches of a TokenPyramid), as in DETReg and AlignDet.
+            heads learn (and branches of a TokenPyramid), as in DETReg and AlignDet. A run without `model.init_from` is
+            refused. With `freeze_statistics: false` statistics of batch norms are those of the crops.
         beside: another objective of the same backbone, such as MAE or SparK, whose loss is added in every step.
         weight: factor of the detector's losses where there is another objective beside.
         contrast: `ProposalContrast`, which takes each proposal as a class of its own in two views (AlignDet).
