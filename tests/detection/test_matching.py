@@ -14,6 +14,7 @@ from medpretrain3d.detection.matching import (
     nearest_cells,
     nearest_cells_on_device,
 )
+from medpretrain3d.detection.point_matching import CenterSampling
 from medpretrain3d.errors import UserError
 from tests.oracles import oracle
 
@@ -117,6 +118,23 @@ def test_every_object_is_served_and_anchors_that_do_not_touch_are_rare(numbers):
     overlap = box_iou(targets, anchors)
     touches = overlap[matched[positive], positive] > 0
     assert touches.all()  # the anchors of this grid cover the volume without gaps
+
+
+@pytest.mark.parametrize(
+    ("matcher", "num_objects"),
+    [(ATSSMatcher(), 40), (ATSSMatcher(), 512), (CenterSampling(), 40), (CenterSampling(), 200)],
+)
+def test_every_object_of_a_crowd_is_served_while_anchors_are_free(matcher, num_objects):
+    anchors = AnchorGrid([[(4, 4, 4)]])([(8, 8, 8)], [(2, 2, 2)], "cpu")
+    center = 7 + 2 * torch.rand(num_objects, 3, generator=torch.Generator().manual_seed(0))
+    matched = matcher(torch.cat([center - 2, center + 2], dim=1), anchors, [512], 1)
+    assert set(matched[matched >= 0].tolist()) == set(range(num_objects))
+
+
+def test_more_objects_than_anchors_leave_no_anchor_free():
+    anchors = AnchorGrid([[(4, 4, 4)]])([(1, 1, 2)], [(4, 4, 4)], "cpu")
+    objects = torch.tensor([[0.0, 0, 0, 4, 4, 4]]).expand(3, 6)
+    assert len(set(ATSSMatcher()(objects, anchors, [2], 1).tolist())) == 2
 
 
 def test_no_objects_is_all_background():

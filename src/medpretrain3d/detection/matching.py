@@ -7,7 +7,7 @@ Anchors come in the order of `AnchorGrid`: by level, then cell, and the anchors 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -66,7 +66,8 @@ class ATSSMatcher(Matcher):
             is 0. An object none of whose candidates reaches the threshold, or whose candidates all went to others, is
             never learnt. True closes both: an anchor that does not touch the object is not positive, and an object left
             without anchor gets its best candidate alone; if it touches no candidate, the best of all anchors, and only
-            if it touches no anchor at all, the nearest candidate.
+            if it touches no anchor at all, the nearest candidate. What is another object's only anchor is passed over:
+            where all that it touches are, the nearest that is left. Only more objects than anchors leave one without.
 
     Raises:
         UserError: when called with levels that do not add up to the anchors.
@@ -146,33 +147,29 @@ class ATSSMatcher(Matcher):
         if self.guarantee_match:
             won = torch.bincount(claimants[wins], minlength=len(objects)).tolist()
             for index in _best_first([index for index, count in enumerate(won) if count == 0], iou):
-                choice = self._choices(objects[index, None], anchors, candidates[index], iou[index])
-                self._serve(index, choice + first_anchor[index], matched, won)
+                for choice in self._choices(objects[index, None], anchors, candidates[index], iou[index]):
+                    if self._serve(index, choice + first_anchor[index], matched, won):
+                        break
 
     @staticmethod
-    def _choices(target: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor) -> Tensor:
-        """Return anchors that an object (1, 6) left without one may have, the best first."""
-        choice, closeness = candidates, iou
-        if not bool((closeness > 0).any()):  # perhaps it touches others
-            choice = torch.arange(len(anchors), device=anchors.device)
-            closeness = box_iou(target, anchors)[0]
-        if bool((closeness > 0).any()):
-            choice, closeness = choice[closeness > 0], closeness[closeness > 0]
-        else:  # it touches none at all; GIoU still tells near from far
-            choice = candidates
-            closeness = generalized_box_iou(target, anchors[choice])[0]
-        return choice[closeness.argsort(descending=True, stable=True)]
+    def _choices(target: Tensor, anchors: Tensor, candidates: Tensor, iou: Tensor) -> Iterator[Tensor]:
+        """Yield anchors that an object (1, 6) left without one may have, the best first; later ones are for want."""
+        yield _closest(candidates[iou > 0], iou[iou > 0])
+        every, of_all = torch.arange(len(anchors), device=anchors.device), box_iou(target, anchors)[0]
+        yield _closest(every[of_all > 0], of_all[of_all > 0])  # perhaps it touches others
+        for choice in (candidates, every):  # it touches none that is left; GIoU still tells near from far
+            yield _closest(choice, generalized_box_iou(target, anchors[choice])[0])
 
     @staticmethod
-    def _serve(index: int, choice: Tensor, matched: Tensor, won: list[int]) -> None:
-        """Give an object the first anchor of its choice that is not another object's only one."""
-        for anchor in choice.tolist():
-            owner = int(matched[anchor])
+    def _serve(index: int, choice: Tensor, matched: Tensor, won: list[int]) -> bool:
+        """Give an object the first anchor of its choice that is not another object's only one; return if there is."""
+        for anchor, owner in zip(choice.tolist(), matched[choice].tolist(), strict=True):
             if owner == BACKGROUND or won[owner] > 1:
                 if owner != BACKGROUND:
                     won[owner] -= 1
                 matched[anchor], won[index] = index, 1
-                break
+                return True
+        return False
 
     def _candidates(
         self, targets: Tensor, anchors: Tensor, anchors_per_level: Sequence[int], anchors_per_location: int
@@ -231,6 +228,11 @@ class IoUMatcher(Matcher):
         matched = torch.where(best_iou >= self.high, best_target, IGNORED)
         matched[best_iou < self.low] = BACKGROUND
         return torch.where((low_quality >= 0) & (matched < 0), low_quality, matched)
+
+
+def _closest(anchors: Tensor, closeness: Tensor) -> Tensor:
+    """Return anchors (N,) by falling closeness (N,)."""
+    return anchors[closeness.argsort(descending=True, stable=True)]
 
 
 def _best_first(objects: list[int], iou: Tensor) -> list[int]:

@@ -23,7 +23,8 @@ class CenterSampling(Matcher):
     A point is positive if it lies in the object, within `radius` cells of its centre along each axis, and the farthest
     side of the object is within the level's range. The ranges follow each other: up to `max_cells` on the finest level,
     then `max_cells / 2` to `max_cells`, and no limit on the coarsest. A point in several objects goes to the smallest.
-    An object left without a point, most often one that lies between them, gets the nearest free one of its level.
+    An object left without a point, most often one that lies between them, gets the nearest free one of its level, if
+    any is free.
 
     Args:
         radius: in cells.
@@ -62,8 +63,12 @@ class CenterSampling(Matcher):
         served[matched] = True  # background marks the spare last place
         for index in torch.nonzero(~served[:-1])[:, 0].tolist():
             start, end = levels[index]
-            near = start + nearest_cells(box_center(targets[index, None]).float(), anchors[start:end], 27)[0]
+            center = box_center(targets[index, None]).float()
+            near = start + nearest_cells(center, anchors[start:end], 27)[0]
             free = near[matched[near] == BACKGROUND]
+            if not len(free):  # a crowd holds them all
+                free = start + torch.nonzero(matched[start:end] == BACKGROUND)[:, 0]
+                free = free[nearest_cells(center, anchors[free], 1)[0]] if len(free) else free
             matched[free[:1]] = index
         return matched
 
