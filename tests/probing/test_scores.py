@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from medpretrain3d.probing import auc_of, difference_of, rank_auc
+from medpretrain3d.probing.scores import _jackknife
 
 
 def drawn(num_scans: int, shift: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -19,6 +22,36 @@ def test_area_is_the_share_of_pairs_in_order_and_ties_are_halves():
     pairs = [np.sign(a - b) / 2 + 0.5 for a in scores[is_object] for b in scores[~is_object]]
     assert rank_auc(scores, is_object) == pytest.approx(np.mean(pairs), abs=1e-12)
     assert np.isnan(rank_auc(scores, np.ones(60, bool)))
+
+
+@pytest.mark.parametrize("num_values", [4, 10_000])
+def test_areas_without_each_scan_are_those_of_the_points_that_are_left(num_values):
+    random = np.random.default_rng(1)
+    scan = random.permutation(np.repeat(np.arange(30) * 7, random.integers(1, 40, 30)))
+    is_object = (random.random(scan.size) < 0.3) & (scan < 150)
+    scores = random.integers(0, num_values, scan.size) / 3 + is_object
+    value, without = _jackknife(scores, is_object, scan)
+    assert value == rank_auc(scores, is_object)
+    wanted = [rank_auc(scores[scan != one], is_object[scan != one]) for one in np.unique(scan)]
+    np.testing.assert_allclose(without, wanted, rtol=0, atol=1e-12)
+
+
+def test_an_area_without_the_one_scan_that_holds_objects_is_not_known():
+    scores, is_object, scan = drawn(3, 1.0)
+    without = _jackknife(scores, is_object & (scan == 1), scan)[1]
+    assert np.isnan(without).tolist() == [False, True, False]
+
+
+def test_intervals_of_many_scans_take_memory_by_their_points():
+    num_scans, num_points = 1000, 20
+    scan = np.repeat(np.arange(num_scans), num_points)
+    is_object = np.tile(np.arange(num_points) < 10, num_scans)
+    scores = np.random.default_rng(0).normal(size=scan.size) + is_object
+    tracemalloc.start()
+    auc_of(scores, is_object, scan)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6  # a byte for each point and scan are 20 MB
 
 
 def test_no_interval_below_ten_scans():

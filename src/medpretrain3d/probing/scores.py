@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medpretrain3d.statistics import MIN_SCANS, leave_one_out_weights, pseudo_values
+from medpretrain3d.statistics import MIN_SCANS, pseudo_values
 from medpretrain3d.statistics.student import critical_value
 
 
@@ -62,9 +62,28 @@ def _num_scans_behind(is_object: np.ndarray, scan: np.ndarray) -> int:
 
 
 def _jackknife(scores: np.ndarray, is_object: np.ndarray, scan: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the area of all points, and that without each scan (S,): NaN where objects or background are left out."""
     _, number = np.unique(scan, return_inverse=True)
-    kept = leave_one_out_weights(int(number.max()) + 1)[:, number] > 0
-    return rank_auc(scores, is_object), np.array([rank_auc(scores[one], is_object[one]) for one in kept])
+    num_scans = int(number.max()) + 1
+    objects, others = scores[is_object], scores[~is_object]
+    # Counts of pairs are multiples of a half, and exact: without a scan all pairs are in order but those of its points.
+    in_order = _num_below(objects, others)
+    of_scan = np.bincount(number[is_object], in_order, num_scans)
+    of_scan += np.bincount(number[~is_object], len(objects) - _num_below(others, objects), num_scans)
+    ends = np.cumsum(np.bincount(number))[:-1]
+    order = np.argsort(number, kind="stable")
+    for index, rows in enumerate(np.split(order, ends)):  # its own pairs were counted from both sides
+        of_scan[index] -= _num_below(scores[rows][is_object[rows]], scores[rows][~is_object[rows]]).sum()
+    num_objects = len(objects) - np.bincount(number[is_object], minlength=num_scans)
+    num_others = len(others) - np.bincount(number[~is_object], minlength=num_scans)
+    num_pairs = np.where((num_objects > 0) & (num_others > 0), num_objects * num_others, np.nan)
+    return rank_auc(scores, is_object), (in_order.sum() - of_scan) / num_pairs
+
+
+def _num_below(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return how many of others (M,) each score (N,) exceeds, ties half: (N,)."""
+    others = np.sort(others)
+    return (np.searchsorted(others, scores) + np.searchsorted(others, scores, side="right")) / 2
 
 
 def _with_interval(value: float, without: np.ndarray, num_scans: int) -> Auc:
