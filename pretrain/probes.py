@@ -57,13 +57,25 @@ class Probes(Checked, L.Callback):
         self._psnr: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Say where nothing will be measured."""
+        """Say where nothing will be measured.
+
+        Raises:
+            UserError: the labelled store has too few cases with objects for some to teach and others to be asked.
+        """
         assert isinstance(module, PretrainModule)
         if not module.data.val_cases or not trainer.limit_val_batches:
             rank_zero_print(
                 "warning: Probes measure at validations, and there will be none: no case is held out "
                 "(data.num_val_cases), or trainer.limit_val_batches is 0"
             )
+        elif self.corpus is not None:
+            with_objects = [sum(any(case.counts) for case in self._cases(part)) for part in (0, 1)]
+            if not all(with_objects):
+                raise UserError(
+                    f"Probes: {self.corpus.name}: {with_objects[0]} cases with objects to teach and {with_objects[1]} "
+                    "to ask, which are every second labelled case; wanted at least one of each, so take another store, "
+                    "or leave it out"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the callback's state."""
@@ -139,23 +151,25 @@ class Probes(Checked, L.Callback):
         if self.corpus is None:
             return {}
         teaching, asked = (self._objects(module, part) for part in (0, 1))
-        if teaching is None or asked is None:
-            raise UserError(f"{self.corpus.name}: too few labelled cases to probe with; wanted at least two")
         return {"knn": knn_accuracy(*teaching, *asked), "linear": linear_accuracy(*teaching, *asked)}
 
-    def _objects(self, module: PretrainModule, part: int) -> tuple[Tensor, Tensor] | None:
-        """Return features (N, C) at the centres of objects of every second case, and their classes (N,)."""
+    def _cases(self, part: int) -> list[CaseRef]:
+        """Return every second labelled case."""
         assert self.corpus is not None
+        return self.corpus.cases(LABELED)[part::2]
+
+    def _objects(self, module: PretrainModule, part: int) -> tuple[Tensor, Tensor]:
+        """Return features (N, C) at the centres of objects of every second case, and their classes (N,)."""
         rows: list[Tensor] = []
         labels: list[int] = []
-        for ref in self.corpus.cases(LABELED)[part::2]:
+        for ref in self._cases(part):
             case = ref.open()
             for box, label in zip(case.boxes, case.labels, strict=True):
                 if len(rows) < self.num_crops:
                     crop = _read(module.data, case, _around(box, module.data.patch))
                     rows.append(_middle(self._feature(module, crop)))
                     labels.append(int(label))
-        return (torch.stack(rows), torch.tensor(labels, device=rows[0].device)) if rows else None
+        return torch.stack(rows), torch.tensor(labels, device=rows[0].device)
 
     def _anywhere(self, data: PretrainData) -> list[Tensor]:
         """Return crops (C, D, H, W) dealt out over the held-out cases, at places that never change."""

@@ -1,4 +1,7 @@
-"""Representation quality metrics, measured on a few hundred features: pure functions of tensors."""
+"""Representation quality metrics, measured on a few hundred features: pure functions of tensors.
+
+All of them are NaN where features are not finite.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ def effective_rank(features: Tensor) -> float:
 
     The exponential of the entropy of the singular values' shares (Roy and Vetterli, 2007), of features less their mean.
     """
+    if not features.isfinite().all():  # of which there are no singular values
+        return math.nan
     values = torch.linalg.svdvals((features - features.mean(0)).double())
     total = values.sum()
     if total <= 1e-9 * features.double().norm():
@@ -34,8 +39,11 @@ def feature_std(features: Tensor) -> float:
 def knn_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, neighbors: int = 5) -> float:
     """Return mean over classes of the share of test rows whose `neighbors` most similar train rows vote for the truth.
 
-    Similarity is the cosine; votes are weighted by it. Rows are (N, C) and (M, C), labels (N,) and (M,) int64.
+    Similarity is the cosine; votes are weighted by it. Rows are (N, C) and (M, C), labels (N,) and (M,) int64. NaN
+    where nothing can be told apart: train rows of one class, though test rows have others.
     """
+    if not _can_tell(train, labels, test, truth):
+        return math.nan
     similarity = F.normalize(test, dim=1) @ F.normalize(train, dim=1).T  # (M, N)
     near = similarity.topk(min(neighbors, len(train)), dim=1)
     votes = torch.zeros(len(test), int(labels.max()) + 1, device=test.device)
@@ -50,12 +58,19 @@ def linear_accuracy(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, 
         train, labels, test, truth: as in `knn_accuracy`.
         ridge: weight of the squared coefficients, as a share of the mean variance of the features times N.
     """
+    if len(train) < 2 or not _can_tell(train, labels, test, truth):  # one row has no deviation to be scaled by
+        return math.nan
     mean, scale = train.mean(0), train.std(0).clamp(min=1e-6)
     x, x_test = ((rows - mean).double() / scale for rows in (train, test))
     target = F.one_hot(labels).double()
     gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     weight = torch.linalg.solve(gram, x.T @ (target - target.mean(0)))
     return class_mean_accuracy((x_test @ weight + target.mean(0)).argmax(dim=1), truth)
+
+
+def _can_tell(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> bool:
+    is_one_class = bool((labels == labels[0]).all()) and not bool((truth == labels[0]).all())
+    return not is_one_class and bool(train.isfinite().all()) and bool(test.isfinite().all())
 
 
 def class_mean_accuracy(found: Tensor, truth: Tensor) -> float:

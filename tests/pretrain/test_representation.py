@@ -51,6 +51,22 @@ def test_a_class_counts_once_however_large():
     assert class_mean_accuracy(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1])) == 0.5
 
 
+def test_what_cannot_be_known_is_no_number():
+    rows, other, labels = torch.eye(4), torch.eye(4) + 0.1, torch.tensor([0, 1, 0, 1])
+    for accuracy in (knn_accuracy, linear_accuracy):
+        assert accuracy(rows, labels, other, labels) == 1
+        assert math.isnan(accuracy(rows, torch.ones(4, dtype=torch.long), other, labels))
+        assert accuracy(rows, torch.ones(4, dtype=torch.long), other, torch.ones(4, dtype=torch.long)) == 1
+        for value in (math.nan, math.inf):
+            broken = rows.clone()
+            broken[0, 0] = value
+            assert math.isnan(accuracy(broken, labels, other, labels))
+            assert math.isnan(accuracy(other, labels, broken, labels))
+            assert math.isnan(effective_rank(broken))
+            assert math.isnan(feature_std(broken))
+    assert math.isnan(linear_accuracy(rows[:1], labels[:1], other[:1], labels[:1]))
+
+
 def test_psnr_by_hand():
     image = torch.zeros(2, 2, 2)
     restored = torch.full((2, 2, 2), 5.0)
