@@ -8,6 +8,7 @@ import torch
 from medpretrain3d.detection.losses import (
     diou_loss,
     giou_loss,
+    iou_loss,
     l1_loss,
     sigmoid_focal_loss,
     smooth_l1_loss,
@@ -68,6 +69,20 @@ def test_giou_loss_is_finite_for_a_box_that_shrank_to_a_point():
     loss.sum().backward()
     assert loss.item() == pytest.approx(2 - 8 / 125)
     assert torch.isfinite(point.grad).all()
+
+
+@pytest.mark.parametrize("formula", [iou_loss, giou_loss, diou_loss])
+@pytest.mark.parametrize("far", [1e4, 1e12, 1e19, 3e38])
+def test_overlap_losses_of_boxes_however_far_are_finite_and_so_are_their_gradients(formula, far):
+    target = torch.tensor([[0.0, 0, 0, 8, 8, 8]])
+    beside, around = [far, far, far, far + 8, far + 8, far + 8], [-far, -far, -far, far, far, far]
+    boxes = torch.tensor([beside, around, [-far, 0, 0, 8, far, 8]], requires_grad=True)
+    loss = formula(boxes, target.expand(3, 6))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert ((loss >= 0.99) & (loss <= 2)).all()
+    assert boxes.grad is not None
+    assert boxes.grad.isfinite().all()
 
 
 def test_l1_and_smooth_l1_by_hand():

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from medpretrain3d.processes import mean_over_samples, total
 
+FARTHEST = 1e12
+"""Coordinate that a decoded box is cut at in losses: the volume of a hull from 7e12 on is no float32."""
+
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
     """Return focal loss, one value per logit (Lin et al., 2017, eq. 5). `targets` are 0 or 1."""
@@ -37,7 +40,7 @@ def varifocal_loss(logits: Tensor, quality: Tensor, is_object: Tensor, alpha: fl
 
 def iou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """Return `1 - IoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 1]."""
-    return 1 - _iou_union_hull(boxes.float(), targets.float())[0]
+    return 1 - _iou_union_hull(_cut(boxes), targets.float())[0]
 
 
 def soft_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -56,7 +59,7 @@ def soft_focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float)
 
 def giou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
     """Return `1 - GIoU` of box i with target i: (N, 6), (N, 6) -> (N,) in [0, 2] (Rezatofighi et al., 2019, alg. 1)."""
-    iou, union, hull = _iou_union_hull(boxes.float(), targets.float())
+    iou, union, hull = _iou_union_hull(_cut(boxes), targets.float())
     hull_volume = hull.prod(dim=1)
     return 1 - (iou - (hull_volume - union) / hull_volume)
 
@@ -66,10 +69,14 @@ def diou_loss(boxes: Tensor, targets: Tensor) -> Tensor:
 
     `d` is the distance of the centres, `c` the diagonal of the hull.
     """
-    boxes, targets = boxes.float(), targets.float()
+    boxes, targets = _cut(boxes), targets.float()
     iou, _, hull = _iou_union_hull(boxes, targets)
     offset = (boxes[:, :3] + boxes[:, 3:] - targets[:, :3] - targets[:, 3:]) / 2
     return 1 - iou + offset.square().sum(dim=1) / hull.square().sum(dim=1)
+
+
+def _cut(boxes: Tensor) -> Tensor:
+    return boxes.float().clamp(-FARTHEST, FARTHEST)
 
 
 def _iou_union_hull(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
