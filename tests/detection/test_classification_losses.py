@@ -28,6 +28,14 @@ def test_few_positives_keep_their_share_and_ignored_anchors_are_left_out():
     assert sorted(labels[sampled].tolist()) == [-1] * 4 + [0] * 2
 
 
+def test_a_sample_however_small_holds_an_object_if_there_is_any():
+    logits, labels = torch.zeros(10, 1), torch.tensor([0, 0, *[-1] * 8])
+    loss = HardNegativeBCE(anchors_per_image=1, min_negatives_per_image=0)
+    sampled = loss.sample(logits, labels, 1).tolist()
+    assert [index in (0, 1) for index in sampled] == [True, False, False]  # one, and the negatives of its share
+    assert loss.sample(logits, torch.full((10,), -1), 1).tolist() == []
+
+
 def test_images_without_objects_give_negatives():
     nothing = torch.full((50,), -1)
     assert len(HardNegativeBCE(min_negatives_per_image=5).sample(torch.zeros(50, 2), nothing, num_images=3)) == 15

@@ -150,6 +150,12 @@ def test_iou_thresholds_by_hand():
     assert IoUMatcher()(target, anchors, [4], 1).tolist() == [0, 0, -2, -1]
 
 
+def test_a_lower_threshold_above_the_upper_one_is_refused():
+    with pytest.raises(UserError, match=r"IoUMatcher: got low 0\.8 and high 0\.5.*at most 0\.5"):
+        IoUMatcher(low=0.8, high=0.5)
+    assert IoUMatcher(low=0.5, high=0.5).low == 0.5  # nothing is ignored
+
+
 def test_the_best_of_poor_anchors_counts_only_when_allowed():
     anchors = torch.tensor([[0.0, 0, 0, 3, 1, 1], [0, 0, 0, 2, 1, 1]])
     targets = torch.tensor([[0.0, 0, 0, 10, 1, 1], [50, 50, 50, 60, 60, 60]])  # the second touches nothing

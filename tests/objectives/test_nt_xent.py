@@ -39,6 +39,12 @@ def test_branches_for_detection_are_refused(cls):
         CONTRASTIVE[cls](TokenPyramid(ViT("XXS", patch_size=(8, 8, 8))))
 
 
+@pytest.mark.parametrize("temperature", [0.0, -0.5])
+def test_a_temperature_is_above_zero(temperature):
+    with pytest.raises(UserError, match="temperature"):
+        SimCLR(tiny_backbone(), temperature=temperature, projector_channels=(16, 8))
+
+
 def test_half_precision_does_not_touch_the_loss():
     first, second = torch.randn(2, 4, 16).unbind()
     with torch.autocast("cpu", torch.bfloat16):

@@ -11,6 +11,7 @@ import torch
 from medpretrain3d.boxes import Targets
 from medpretrain3d.detection import FCOS, FocalLoss, RetinaNet, RetinaUNet
 from medpretrain3d.detection.losses import sigmoid_focal_loss, soft_focal_loss
+from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.unlabeled_crops import UnlabeledBatch
 from medpretrain3d.semi_supervised import FocalMix
@@ -93,6 +94,17 @@ def test_views_are_averaged_anchor_by_anchor(cls):
         cells = [one.unflatten(1, (edge, edge, edge, -1)) for one, edge in zip(levels, (4, 2), strict=True)]
         seen.append(torch.cat([one.flip([axis + 1 for axis in flips]).flatten(1, 4) for one in cells], dim=1))
     torch.testing.assert_close(guesses, torch.stack(seen).mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_views", "axes", "turns", "most"),
+    [(4, (), False, 1), (3, (1,), False, 2), (9, (0, 1, 2), False, 8), (5, (), True, 4)],
+)
+def test_more_views_than_there_are_orientations_are_refused(num_views, axes, turns, most):
+    with pytest.raises(UserError, match=f"got num_views {num_views}, but .*; set num_views to at most {most}"):
+        FocalMix(num_views=num_views, mirror_axes=axes, turns=turns)
+    views = FocalMix(num_views=most, mirror_axes=axes, turns=turns).views(np.random.default_rng(0))
+    assert len(set(map(str, views))) == most
 
 
 def test_what_is_drawn_is_a_function_of_the_seed_of_a_crop():

@@ -35,9 +35,10 @@ class ClassificationLoss(Configurable):
 class HardNegativeBCE(ClassificationLoss):
     """Binary cross-entropy on a sample of anchors with hard negatives, pooled over the batch (as nnDetection).
 
-    Positives are drawn at random up to their share of the sample; negatives at random from the `pool` times as many
-    hardest ones, as many as keep the share. The batch is that of all processes, of which each trains its own anchors of
-    the sample; an anchor's luck is a function of its image's seed, see `medpretrain3d.randomness`.
+    Positives are drawn at random up to their share of the sample, at least one if there is any; negatives at random
+    from the `pool` times as many hardest ones, as many as keep the share. The batch is that of all processes, of which
+    each trains its own anchors of the sample; an anchor's luck is a function of its image's seed, see
+    `medpretrain3d.randomness`.
 
     Args:
         anchors_per_image: largest size of the sample.
@@ -92,7 +93,8 @@ class HardNegativeBCE(ClassificationLoss):
         of_all = total(torch.cat([own.new_full((1,), num_images), own]))
         # The one time that the host waits: with the counts, no shape below depends on data.
         own_positives, own_background, images, num_positives, num_background = torch.cat([own, of_all]).tolist()
-        num_positives = min(num_positives, round(self.anchors_per_image * images * self.positive_fraction))
+        share = round(self.anchors_per_image * images * self.positive_fraction)
+        num_positives = min(num_positives, max(1, share))  # a sample of one anchor would never hold an object
         num_negatives = max(
             round(num_positives * (1 / self.positive_fraction - 1)), self.min_negatives_per_image * images
         )

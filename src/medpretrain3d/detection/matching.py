@@ -194,6 +194,9 @@ class IoUMatcher(Matcher):
         high: IoU from which an anchor belongs to its best object.
         allow_low_quality: the best anchors of an object belong to it also below `high`, if they touch it.
 
+    Raises:
+        UserError: `low` is above `high`.
+
     Example:
         >>> import torch
         >>> from medpretrain3d.detection import AnchorGrid, IoUMatcher
@@ -206,6 +209,11 @@ class IoUMatcher(Matcher):
     """
 
     def __init__(self, low: Share = 0.4, high: Share = 0.5, allow_low_quality: bool = True) -> None:
+        if low > high:
+            raise UserError(
+                f"IoUMatcher: got low {low} and high {high}, between which anchors are ignored; give a low of at most "
+                f"{high}"
+            )
         self.low = low
         self.high = high
         self.allow_low_quality = allow_low_quality

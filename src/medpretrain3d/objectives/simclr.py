@@ -13,7 +13,7 @@ from medpretrain3d.objectives.base import Batch, Objective, ObjectiveOutput, see
 from medpretrain3d.objectives.nt_xent import nt_xent
 from medpretrain3d.objectives.projector import Projector, pool, refuse_branches
 from medpretrain3d.randomness import sample_seeds
-from medpretrain3d.values import Channels
+from medpretrain3d.values import Channels, Positive
 
 
 class SimCLR(Objective):
@@ -49,7 +49,7 @@ class SimCLR(Objective):
     def __init__(
         self,
         backbone: Backbone,
-        temperature: float = 0.5,
+        temperature: Positive = 0.5,
         projector_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 128),
     ) -> None:
         super().__init__()

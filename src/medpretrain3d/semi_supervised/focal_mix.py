@@ -41,7 +41,7 @@ class FocalMix(SemiSupervised):
     it does not matter how a batch is dealt out to processes.
 
     Args:
-        num_views: orientations that the teacher sees, K of the paper.
+        num_views: orientations that the teacher sees, K of the paper; at most those that mirroring and turns give.
         temperature: of the sharpening, T; 1 leaves probabilities as they are.
         mixup: eta of the Beta distribution from which shares are drawn; 0 mixes nothing.
         alpha: weight of a target of 1; `1 - alpha` of one of 0.
@@ -52,6 +52,9 @@ class FocalMix(SemiSupervised):
         weight: as in `SemiSupervised`.
         burn_in: as in `SemiSupervised`.
         ramp: as in `SemiSupervised`.
+
+    Raises:
+        UserError: there are fewer orientations than `num_views`.
 
     Example:
         >>> import torch
@@ -84,6 +87,12 @@ class FocalMix(SemiSupervised):
         ramp: Share = 0.27,
     ) -> None:
         super().__init__(weight, burn_in, ramp)
+        most = len(orientations(mirror_axes, turns))
+        if num_views > most:
+            raise UserError(
+                f"FocalMix: got num_views {num_views}, but mirror_axes {list(mirror_axes)} and turns {turns} give "
+                f"{most}; set num_views to at most {most}"
+            )
         self.num_views = num_views
         self.temperature = temperature
         self.mixup = mixup
@@ -171,8 +180,7 @@ class FocalMix(SemiSupervised):
     def views(self, random: np.random.Generator) -> list[Orientation]:
         """Return the crop as it is, and other orientations, none of them twice."""
         first, *rest = orientations(self.mirror_axes, self.turns)
-        number = min(self.num_views - 1, len(rest))
-        return [first, *(rest[index] for index in random.permutation(len(rest))[:number])]
+        return [first, *(rest[index] for index in random.permutation(len(rest))[: self.num_views - 1])]
 
 
 def sharpened(probabilities: Tensor, temperature: float) -> Tensor:
