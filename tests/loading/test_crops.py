@@ -93,6 +93,15 @@ def test_objects_seen_for_less_than_the_share_are_no_targets(tmp_path):
     assert sum(len(strict[position][1].boxes) for position in range(10)) == 0  # 6^3 voxels cannot hold the object
 
 
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_objects_outside_of_a_crop_are_no_targets_whatever_the_share(tmp_path, with_mask):
+    both = content("x", objects=((1, 0, (1, 1, 1, 5, 5, 5)), (2, 1, (14, 18, 22, 18, 22, 26))), with_mask=with_mask)
+    crops = object_crops(make_store(tmp_path, both).cases("all"), (8, 8, 8), min_visible=0.0)
+    for position in range(10):
+        (box,) = crops[position][1].boxes  # the two are too far from each other for one crop
+        assert (box[3:] > box[:3]).all()
+
+
 def test_object_crops_hold_an_object_and_every_class_gets_its_turn(tmp_path):
     both = content("x", objects=((1, 0, (1, 1, 1, 5, 5, 5)), (2, 1, (14, 18, 22, 18, 22, 26))))
     cases = make_store(tmp_path, both).cases("all")

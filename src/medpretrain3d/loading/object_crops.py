@@ -57,6 +57,7 @@ class DeferredObjects:
                 visible[judged] = torch.where(is_missed[:, None], visible[judged], hulls)
             mask = self.instances.apply()
         keep = box_volume(visible) >= self.min_visible * box_volume(self.boxes).clamp(min=1e-6)
+        keep &= has_extent(visible.float())  # with a least share of 0 too, what lies outside is no target
         keep |= is_point(self.boxes) & (visible == self.boxes).all(dim=1)  # a point is inside or not
         targets = Targets(visible[keep].float(), self.labels[keep], mask, self.ignore, self.seed)
         return self.image.apply(), targets
