@@ -29,6 +29,15 @@ def test_both_halves_are_the_number_bit_by_bit():
     assert torch.equal(split(ordinary)[0], ordinary.to(torch.bfloat16))  # the nearest, where no two are
 
 
+def test_what_is_not_a_number_stays_none_in_the_half_that_the_network_computes_with():
+    bits = torch.tensor([0x7FC00000, 0x7FFFFFFF, 0x7F800001, 0x7FFF8000, -1, -0x7FFFFF, -0x400000], dtype=torch.int32)
+    value = bits.view(torch.float32)
+    assert value.isnan().all()
+    high, low = split(value)
+    assert high.isnan().all()
+    assert join(high, low).isnan().all()
+
+
 def test_layers_that_compute_in_bf16_are_split_and_files_see_none_of_it():
     net, before = network(), network().state_dict()
     split_weights(net)

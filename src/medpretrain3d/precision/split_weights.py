@@ -81,9 +81,11 @@ def split_parameters(network: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def split(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Split fp32 into the nearest bf16, and how many steps of fp32 it is away: int16."""
+    """Split fp32 into the nearest bf16, and how many steps of fp32 it is away: int16. A NaN stays one in both."""
     bits = value.contiguous().view(torch.int32)
     high = (bits + 0x8000) >> 16  # halves are rounded up, so that the rest is -32,768 to 32,767
+    # Rounded, a NaN of CUDA (0x7FFFFFFF) is -0, and 0x7F800001 is infinite.
+    high = torch.where(value.isnan(), 0x7FC0, high)
     return high.to(torch.int16).view(torch.bfloat16), (bits - (high << 16)).to(torch.int16)
 
 
