@@ -126,3 +126,10 @@ def test_among_the_lowest():
     assert among_lowest(values, 0).tolist() == [False] * 4
     assert among_lowest(values, 7).tolist() == [True] * 4
     assert among_lowest(values[:0], 0).tolist() == []
+
+
+@pytest.mark.parametrize("probability", [0.99999, 0.999995, 1 - 1e-12])
+def test_dropout_of_almost_all_keeps_a_few_that_grow_by_as_much(probability):
+    with sample_seeds(torch.arange(4)):
+        dropped = Dropout(probability).train()(torch.ones(4, 2**17))
+    assert dropped.unique().tolist() == [0.0, 2.0**16]

@@ -29,7 +29,7 @@ class Dropout(nn.Module):
         """Return the same shape."""
         if not self.training or not self.probability:
             return x
-        count, dropped = x[0].numel(), round(self.probability * _RANGE)
+        count, dropped = x[0].numel(), min(round(self.probability * _RANGE), _RANGE - 1)  # some are kept below 1
         # One number of 64 bits decides on four values: hashing is what costs.
         bits = draw_bits(len(x), -(-count // 4), x.device).view(torch.int16)[:, :count]
         is_kept = (bits >= dropped - _RANGE // 2).view(x.shape)
