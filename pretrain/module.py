@@ -116,8 +116,12 @@ class PretrainModule(Checked, L.LightningModule):
                 f"{type(self.objective).__name__}: got data.views {views.__name__}, wanted {' or '.join(wanted)}; set "
                 f"data.views to {wanted[0]}"
             )
+        stride, coarsest = self.objective.patch_stride, self.objective.backbone.levels[-1].stride
+        whose = "the coarsest stride"
+        if stride != coarsest:
+            whose = f"the common multiple of the coarsest stride {coarsest} and the mask_block,"
         for size in self.data.views.sizes(self.data.patch):
-            check_patch(size, self.objective.patch_stride)
+            check_patch(size, stride, whose)
         if isinstance(self.objective, DetectorPretraining):
             self.objective.detector.check_spacing(self.data.corpus.spacing_mm)
         freeze(self.objective, self.optim)

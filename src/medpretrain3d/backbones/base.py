@@ -178,8 +178,13 @@ def _recomputing(
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:
-    """Refuse a patch (D, H, W) that is no multiple of the coarsest stride, and name the sizes that would do.
+def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int], whose: str = "the coarsest stride") -> None:
+    """Refuse a patch (D, H, W) that is no multiple of a stride, and name the sizes that would do.
+
+    Args:
+        patch: of voxels.
+        stride: along the same axes.
+        whose: what the message calls it.
 
     Raises:
         UserError: with the axis, its size, and the next smaller and larger multiple.
@@ -189,6 +194,5 @@ def check_patch(patch: tuple[int, ...], stride: tuple[int, int, int]) -> None:
             smaller, larger = size // step * step, (size // step + 1) * step
             choices = f"{smaller} or {larger}" if smaller else f"{larger}"
             raise UserError(
-                f"patch {tuple(patch)}: {axis} is {size}, must be a multiple of the coarsest stride {step}; "
-                f"use {choices}"
+                f"patch {tuple(patch)}: {axis} is {size}, must be a multiple of {whose} {step}; use {choices}"
             )
