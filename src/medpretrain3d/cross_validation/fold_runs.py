@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,7 +159,7 @@ def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> N
             f"{store.place}: has {num_folds} folds, and no run is of fold {numbers}; train with --data.fold"
         )
     held_out = [case_id for fold in store.all_splits.folds for case_id in fold.get("val", ())]
-    if twice := next((case_id for case_id in held_out if held_out.count(case_id) > 1), None):
+    if twice := next((case_id for case_id, times in Counter(held_out).items() if times > 1), None):
         raise UserError(f"{store.place}: case '{twice}' is held out by two folds, so folds cannot be pooled")
     if strangers := sorted(set(folds) - set(range(num_folds))):
         raise UserError(f"{store.place}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
