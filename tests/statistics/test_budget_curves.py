@@ -93,6 +93,19 @@ def test_the_interval_covers_the_true_share_of_simulated_studies():
     assert 0.92 <= hits / 300 <= 0.98
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_where_the_metric_does_not_exist_nothing_is_known(place):
+    curves = np.array([[0.2, 0.4], [0.1, 0.4]])
+    damaged = curves.copy()
+    damaged[1, place] = math.nan  # a search among numbers puts it behind all of them
+    ratios = [efficiency_ratio([1, 2], one, other, at=1) for one, other in ((damaged, curves), (curves, damaged))]
+    ratios += [reaching_ratio([1, 2], damaged, curves[:, 1]), reaching_ratio([1, 2], curves, damaged[:, place])]
+    for ratio in ratios:
+        assert not ratio.is_known
+        assert math.isnan(ratio.share)
+        assert str(ratio) == "not known: the metric does not exist in every seed"
+
+
 def test_curves_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="give"):
         reaching_ratio([1, 2], np.zeros((2, 2)), np.zeros(3))

@@ -66,7 +66,7 @@ METRICS: Mapping[str, NamedMetric] = {
         NamedMetric("AP_center", "average precision, center within the radius", "AP"),
     )
 }
-AP10, AP50, FROC = METRICS["AP10"], METRICS["AP50"], METRICS["FROC"]
+AP10, AP50, FROC, AP_CENTER = (METRICS[name] for name in ("AP10", "AP50", "FROC", "AP_center"))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class EfficiencyRatio:
 
     budget: float
     value: float
-    """Geometric mean over seeds; a bound where seeds are censored."""
+    """Geometric mean over seeds; a bound where seeds are censored; nan where the metric does not exist."""
     interval: tuple[float, float]
     """Over seeds, on the log scale; an end that is not known is 0 or infinite; (nan, nan) with fewer than two seeds."""
     num_seeds: int
@@ -56,8 +56,8 @@ class EfficiencyRatio:
 
     @property
     def is_known(self) -> bool:
-        """Whether it is a value or a bound: no seed is cut off at one end and another at the other."""
-        return not (self.num_beyond and self.num_below)
+        """Whether it is a value or a bound: the metric exists, and seeds are not cut off at both ends."""
+        return not (self.num_beyond and self.num_below) and not math.isnan(self.value)
 
     @property
     def bound(self) -> str:
@@ -66,6 +66,8 @@ class EfficiencyRatio:
 
     def of(self, what: str) -> str:
         """Return in words which share of labels or steps suffices."""
+        if math.isnan(self.value):
+            return "not known: the metric does not exist in every seed"
         if not self.is_known:
             above = counted(self.num_beyond, "seed")
             return f"not known: a bound from above in {above} and from below in {self.num_below}"
@@ -83,6 +85,8 @@ def efficiency_ratio(
 ) -> EfficiencyRatio:
     """Return r(n) = n_baseline(m_arm(n)) / n, both curves made monotone and linear in log n; nothing is extrapolated.
 
+    Where a number of either is not finite, the ratio is not known.
+
     Args:
         budgets: (B,) rising.
         baseline: (S, B), the metric of each seed.
@@ -98,6 +102,8 @@ def efficiency_ratio(
         raise ValueError(f"curves of shape {baseline.shape} and {arm.shape} at {len(x)} budgets; give (seeds, budgets)")
     if at not in budgets:
         raise ValueError(f"budget {at:g} is none of {', '.join(f'{one:g}' for one in budgets)}")
+    if not (np.isfinite(baseline).all() and np.isfinite(arm).all()):
+        return _unknown(at, len(arm))
     column = list(budgets).index(at)
     found = [_reach(x, _monotone(one), _monotone(other)[column]) for one, other in zip(baseline, arm, strict=True)]
     logs = np.array([place - math.log(at) for place, _ in found])
@@ -113,7 +119,8 @@ def reaching_ratio(
     """Return n_baseline / n_arm for one result: the budget with which the baseline reached it, over that of the arm.
 
     The baseline's curve is not asked for, only what it reaches in the end; `share` is the part of its budget that
-    suffices the arm. The arm's curve is made monotone and linear in log n, and nothing is extrapolated.
+    suffices the arm. The arm's curve is made monotone and linear in log n, and nothing is extrapolated. Where a number
+    of either is not finite, the ratio is not known.
 
     Args:
         budgets: (B,) rising, of the arm.
@@ -137,6 +144,8 @@ def reaching_ratio(
         raise ValueError(
             f"curves of shape {arm.shape}, {len(wanted)} results and {len(x)} budgets; give (seeds, budgets)"
         )
+    if not (np.isfinite(arm).all() and np.isfinite(wanted).all()):
+        return _unknown(of, len(arm))
     found = [_reach(x, _monotone(one), float(value)) for one, value in zip(arm, wanted, strict=True)]
     logs = np.array([math.log(of) - place for place, _ in found])
     # The sides are those of the ratio: an arm that is there with its smallest budget has a ratio of at least this.
@@ -145,6 +154,10 @@ def reaching_ratio(
     return EfficiencyRatio(
         of, math.exp(logs.mean()), _interval(logs, beyond, below, confidence), len(logs), beyond, below
     )
+
+
+def _unknown(budget: float, num_seeds: int) -> EfficiencyRatio:
+    return EfficiencyRatio(budget, math.nan, (math.nan, math.nan), num_seeds, 0, 0)
 
 
 def _interval(logs: np.ndarray, beyond: int, below: int, confidence: float) -> tuple[float, float]:
@@ -161,7 +174,7 @@ def _interval(logs: np.ndarray, beyond: int, below: int, confidence: float) -> t
 
 
 def _reach(x: np.ndarray, curve: np.ndarray, wanted: float) -> tuple[float, int]:
-    """Return where a rising curve first reaches a value; beyond its ends the end, and 1 or -1 for which."""
+    """Return where a rising curve of finite numbers first reaches one; beyond its ends the end, and 1 or -1 for which."""
     at = int(np.searchsorted(curve, wanted, side="left"))
     if at == len(x):
         return float(x[-1]), 1

@@ -66,15 +66,19 @@ class Efficiency:
         return self.differences[0].baseline_scores.name
 
 
-def efficiencies(differences: Sequence[Difference]) -> list[Efficiency]:
-    """Return what each arm is worth over labels and over steps; areas over one kind of budget are one family (Holm)."""
-    found = [*_over_labels(differences), *_over_steps(differences)]
+def efficiencies(differences: Sequence[Difference]) -> tuple[list[Efficiency], list[str]]:
+    """Return what each arm is worth over labels and over steps, and a sentence for each of which that is not known.
+
+    Areas over one kind of budget are one family (Holm).
+    """
+    said: list[str] = []
+    found = [*_over_labels(differences, said), *_over_steps(differences, said)]
     result: list[Efficiency] = []
     for kind in ("labels", "steps"):
         members = [(one, effect) for one, effect in found if one.kind == kind]
         judged = iter(judge([effect for _, effect in members if effect is not None]))
         result += [one if effect is None else replace(one, area=next(judged)) for one, effect in members]
-    return result
+    return result, said
 
 
 def efficiency_table(found: Sequence[Efficiency], metric: NamedMetric) -> Table:
@@ -118,16 +122,16 @@ def network_of(one: Difference) -> tuple[str, ...]:
     return one.arm, str(own.detector), str(own.backbone)
 
 
-def _over_labels(differences: Sequence[Difference]) -> Iterator[tuple[Efficiency, Effect | None]]:
+def _over_labels(differences: Sequence[Difference], said: list[str]) -> Iterator[tuple[Efficiency, Effect | None]]:
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for one in differences:
         if steps_of(one.runs[0]) == WHOLE:
             groups.setdefault((*network_of(one), one.setting[0]), []).append(one)
     for (arm, *_), members in groups.items():
-        yield from _compared(arm, "labels", [(float(one.setting[1]), one) for one in members])
+        yield from _compared(arm, "labels", [(float(one.setting[1]), one) for one in members], said)
 
 
-def _over_steps(differences: Sequence[Difference]) -> Iterator[tuple[Efficiency, Effect | None]]:
+def _over_steps(differences: Sequence[Difference], said: list[str]) -> Iterator[tuple[Efficiency, Effect | None]]:
     groups: dict[tuple[str, ...], list[tuple[float, Difference]]] = {}
     for one in differences:
         if (budget := one.runs[0].step_budget) is not None:
@@ -136,13 +140,17 @@ def _over_steps(differences: Sequence[Difference]) -> Iterator[tuple[Efficiency,
             key = (name, *network_of(one)[1:], one.setting[0], labels_of(one.runs[0]))
             groups.setdefault(key, []).append((budget.share, one))
     for (name, *_), members in groups.items():
-        yield from _compared(name, "steps", members)
+        yield from _compared(name, "steps", members, said)
 
 
 def _compared(
-    name: str, kind: Kind, members: list[tuple[float, Difference]]
+    name: str, kind: Kind, members: list[tuple[float, Difference]], said: list[str]
 ) -> Iterator[tuple[Efficiency, Effect | None]]:
-    """Compare over the budgets of one arm; nothing where there is one budget, or budgets share no scans or seeds."""
+    """Compare over the budgets of one arm.
+
+    Yields nothing where there is one budget, where budgets share no scans or seeds, or, which is said, where the metric
+    does not exist at one of them.
+    """
     members.sort(key=lambda one: one[0])
     budgets, ordered = tuple(budget for budget, _ in members), tuple(one for _, one in members)
     is_alike = len({one.scores.scans for one in ordered}) == 1
@@ -150,6 +158,13 @@ def _compared(
     if len(ordered) < 2 or len(set(budgets)) < len(budgets) or budgets[0] <= 0 or not is_alike or not seeds:
         return
     arm = np.stack([one.scores.of_seeds(seeds).values for one in ordered], axis=-1)
+    baselines = np.stack([one.baseline_scores.of_seeds(seeds).values for one in ordered], axis=-1)
+    if not (np.isfinite(arm).all() and np.isfinite(baselines).all()):
+        said.append(
+            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since the metric does not exist at one of "
+            "the budgets (nan: no object, or points and a metric of overlap)"
+        )
+        return
     is_whole = [kind == "labels" or _has_own_baseline(one) for one in ordered]
     final = _final(kind, ordered)
     reached = None
@@ -159,12 +174,11 @@ def _compared(
     effect: Effect | None = None
     needs: tuple[tuple[float, EfficiencyRatio], ...] = ()
     if all(is_whole):
-        baseline = np.stack([one.baseline_scores.of_seeds(seeds).values for one in ordered], axis=-1)
         areas = [
             area_scores(budgets, [getattr(one, side) for one in ordered]) for side in ("scores", "baseline_scores")
         ]
         effect = arm_effect(*areas)
-        needs = tuple((at, efficiency_ratio(budgets, baseline, arm, at)) for at in budgets[:-1])
+        needs = tuple((at, efficiency_ratio(budgets, baselines, arm, at)) for at in budgets[:-1])
     yield Efficiency(name, ordered, kind, budgets, seeds, None, needs, reached), effect
 
 

@@ -37,7 +37,12 @@ from medpretrain3d.study.gallery import Comparison, case_pictures, reconstructio
 from medpretrain3d.study.identity import arm_labels, identify
 from medpretrain3d.study.overview import overview
 from medpretrain3d.study.paired_scores import Scorer
-from medpretrain3d.study.report_notes import earlier_version_notes, missing_notes, unlike_scan_notes
+from medpretrain3d.study.report_notes import (
+    earlier_version_notes,
+    missing_notes,
+    undefined_metric_notes,
+    unlike_scan_notes,
+)
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.slice_viewer import viewed_cases
@@ -176,7 +181,7 @@ def make_report(
     conditions = find_conditions(finetuning, labels, colors, declaration, scorer)
     places = by_place(conditions)
     chosen = {place: members for place, members in places.items() if members[0].is_primary} or places
-    worth = efficiencies(differences)
+    worth, unknown = efficiencies(differences)
     over_labels: dict[str, list[Condition]] = {}
     over_steps: dict[tuple[str, str], list[Condition]] = {}
     for one in conditions:
@@ -201,7 +206,8 @@ def make_report(
             *(problem for run in runs for problem in run.problems),
             *missing_notes(pretraining, finetuning),
             *seen_notes(finetuning),
-            *dict.fromkeys([*unpaired, *unanswered]),
+            *dict.fromkeys([*unpaired, *unanswered, *unknown]),
+            *undefined_metric_notes(finetuning, metric),
             *unlike_scan_notes(places),
             *unviewed,
             *earlier_version_notes(finetuning),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from medpretrain3d.evaluation.detection import MAP_KEY
+from medpretrain3d.evaluation.named_metrics import AP_CENTER, NamedMetric
 from medpretrain3d.study.conditions import Condition, Place
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import some_names
@@ -45,9 +46,18 @@ def unlike_scan_notes(places: Mapping[Place, Sequence[Condition]]) -> list[str]:
     return notes
 
 
+def undefined_metric_notes(runs: Sequence[Run], metric: NamedMetric) -> list[str]:
+    """Return which runs have no number of a metric of overlap, since their objects are points."""
+    by_center = [run.name for run in runs if run.is_by_center] if metric.ious else []
+    if not by_center:
+        return []
+    words = f"has points to find, where {metric}, a metric of overlap, is undefined; name {AP_CENTER} as the metric."
+    return [f"{some_names(by_center)}: {words}"]
+
+
 def earlier_version_notes(runs: Sequence[Run]) -> list[str]:
     """Return what the numbers of earlier versions lack."""
-    tested = [run for run in runs if run.is_tested and run.metrics.get("protocol") != "centre"]
+    tested = [run for run in runs if run.is_tested and not run.is_by_center]
     anew = "`medpretrain3d evaluate` on test/predictions.json and test/targets.json makes new ones."
     lacking = {
         "interval_method": "the intervals in test/metrics.json are of an earlier version and cover less than they say; "

@@ -115,7 +115,12 @@ class Run:
     @property
     def is_tested(self) -> bool:
         """Whether there are numbers of a test."""
-        return MAP_KEY in self.metrics or self.metrics.get("protocol") == "centre"
+        return MAP_KEY in self.metrics or self.is_by_center
+
+    @property
+    def is_by_center(self) -> bool:
+        """Whether its test scored the distance of centers, as of points, and not the overlap of boxes."""
+        return self.metrics.get("protocol") == "centre"
 
     @cached_property
     def case_scores(self) -> dict[str, float]:
