@@ -38,8 +38,17 @@ def test_a_design_without_verdicts_shows_nothing():
     assert detectable_difference(PILOT, 1, 1000) == math.inf
     assert detectable_difference(PILOT, 10, 8) == math.inf
     assert power(1.0, PILOT, 1, 1000) == 0
-    assert detectable_difference(VarianceComponents(0, 0, 0), 2, 10) == 0
-    assert power(0.1, VarianceComponents(0, 0, 0), 2, 10) == 1
+
+
+@pytest.mark.parametrize("of", [(0.0, 0.0, 0.0), (math.nan,) * 3, (0.1, math.nan, 0.1), (0.0, math.inf, 0.0)])
+def test_a_spread_that_is_not_known_plans_nothing(of):
+    unknown = VarianceComponents(*of)
+    assert not unknown.is_known
+    for plan in (detectable_difference, settling_designs):
+        with pytest.raises(ValueError, match="nothing is known of the spread"):
+            plan(unknown, 3, 40, 0.5)
+    with pytest.raises(ValueError, match="nothing is known of the spread"):
+        power(0.1, unknown, 3, 40)
 
 
 @pytest.mark.parametrize(("seeds", "scans"), [(3, 40), (5, 100), (10, 30)])

@@ -77,6 +77,15 @@ def test_one_seed_knows_the_scans_only():
     assert (low, high) == pytest.approx((0.1337, 0.2663), abs=1e-4)
 
 
+def test_components_of_what_does_not_exist_are_not_zero():
+    pseudo = np.zeros((3, 12))
+    assert not variance_components(pseudo).is_known
+    pseudo[1, 4] = np.nan
+    components = variance_components(pseudo)
+    assert np.isnan([components.seed, components.scan, components.interaction]).all()
+    assert not components.is_known
+
+
 def test_components_of_one_seed_are_refused():
     with pytest.raises(ValueError, match="1 seeds"):
         variance_components(np.zeros((1, 10)))

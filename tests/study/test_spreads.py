@@ -15,7 +15,8 @@ from medpretrain3d.study.document import read_study
 from medpretrain3d.study.run import find_runs
 from medpretrain3d.study.run_study import progress_of
 from medpretrain3d.study.spreads import ASSUMED, spread_of
-from tests.study.test_report import seeds_of
+from tests.study.test_report import OBJECT, seeds_of
+from tests.study.test_undefined_metrics import write_arms
 
 
 def test_the_spread_of_seeds_is_that_of_runs_that_are_there(tmp_path: Path):
@@ -31,11 +32,35 @@ def test_the_spread_of_seeds_is_that_of_runs_that_are_there(tmp_path: Path):
     assert spread_of(find_runs([tmp_path]), "e", NOTHING_DECLARED).components == ASSUMED  # of another data set
 
 
-def test_of_one_seed_the_scans_are_measured_and_the_seeds_assumed(tmp_path: Path):
-    seeds_of(tmp_path, "scratch", [5.0])
-    seeds_of(tmp_path, "mae", [3.0])
+def test_pilots_that_found_nothing_tell_no_spread(tmp_path: Path):
+    for arm in ("scratch", "mae"):  # every box is beside its object, in every seed
+        seeds_of(tmp_path, arm, [30.0, 30.0])
+        seeds_of(tmp_path / "one", arm, [30.0], dataset="e")
+    for data in ("d", "e"):
+        spread = spread_of(find_runs([tmp_path]), data, NOTHING_DECLARED)
+        assert spread.components == ASSUMED
+        assert str(spread).endswith("(assumed, not measured here; 1 pair of arms without any spread left out)")
+    seeds_of(tmp_path, "voco", [3.0, 6.0])
     spread = spread_of(find_runs([tmp_path]), "d", NOTHING_DECLARED)
-    assert (spread.components.seed, spread.components.scan) == (ASSUMED.seed, pytest.approx(0))
+    assert spread.components.seed == pytest.approx((9 - 4) ** 2 / 81 / 2)  # of voco alone, not halved by mae
+    assert "measured: 1 pair of arms, 2 seeds in all, runs of demo; 1 pair of arms without" in str(spread)
+
+
+@pytest.mark.parametrize("objects", [lambda _: [], lambda i: [OBJECT][i:]], ids=["none", "of one scan"])
+def test_pilots_whose_metric_does_not_exist_tell_no_spread(tmp_path: Path, objects):
+    write_arms(tmp_path, objects)  # without its only scan with an object, recall is of nothing
+    assert spread_of(find_runs([tmp_path]), "d", NOTHING_DECLARED).components == ASSUMED
+
+
+def test_of_one_seed_the_scans_are_measured_and_the_seeds_assumed(monkeypatch):
+    found, scans = np.array([[1.0, 0.0] * 6]), tuple(map(str, range(12)))
+    weights = leave_one_out_weights(12)
+    arm = ArmScores("mae", (0,), found.mean(1), found @ weights.T / 11, scans)
+    baseline = ArmScores("scratch", (0,), 0 * arm.values, 0 * arm.without, scans)
+    one = SimpleNamespace(scores=arm, baseline_scores=baseline, num_cases=12, seeds=(0,), runs=())
+    monkeypatch.setattr(spreads, "paired_differences", lambda *_: ([one], []))
+    spread = spread_of([], "d", NOTHING_DECLARED)
+    assert (spread.components.seed, spread.components.scan) == (ASSUMED.seed, pytest.approx(12 * 0.5**2 / 11))
     assert "seeds assumed" in str(spread)
 
 

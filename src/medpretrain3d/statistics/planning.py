@@ -37,6 +37,9 @@ def power(
 
     The mean squares of the two-way layout are independent multiples of chi-squares: what the analysis will take for
     its critical difference is drawn from them, as often as `NUM_DRAWS`.
+
+    Raises:
+        ValueError: the components are not known, see `VarianceComponents.is_known`.
     """
     if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
         return 0.0
@@ -60,6 +63,9 @@ def detectable_difference(
         wanted_power: probability to find it.
         alpha: two-sided level of the family.
         num_arms: compared with the baseline; the smallest p has to be below alpha / num_arms (Holm).
+
+    Raises:
+        ValueError: as `power`.
     """
     if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
         return math.inf
@@ -71,7 +77,7 @@ def detectable_difference(
     top = float(critical.max()) + 10 * math.sqrt(components.of_mean(num_seeds, num_scans))
     from scipy.optimize import brentq  # half a second, and only plans need it
 
-    return float(brentq(missing, 0.0, top, xtol=1e-6)) if top > 0 else 0.0
+    return float(brentq(missing, 0.0, top, xtol=1e-6))
 
 
 def designs(
@@ -113,6 +119,9 @@ def settling_designs(
     Returns:
         The fewest seeds above S on as many scans, and the fewest scans of `SCANS_TIMES` N with as many seeds; either is
         left out where up to `MAX_SEEDS` seeds or 32 times the scans do not suffice.
+
+    Raises:
+        ValueError: as `power`.
     """
 
     def shows(seeds: int, scans: int) -> Design | None:
@@ -134,6 +143,8 @@ def settling_designs(
 
 def _critical(components: VarianceComponents, num_seeds: int, num_scans: int, alpha: float) -> np.ndarray:
     """Return differences that an analysis would need to see, one for each draw of the three mean squares."""
+    if not components.is_known:
+        raise ValueError(f"{components}: nothing is known of the spread, wanted finite numbers, one of them above 0")
     generator = np.random.default_rng(0)
 
     def drawn(mean: float, freedom: int) -> np.ndarray:
@@ -154,6 +165,4 @@ def _power(
     difference: float, critical: np.ndarray, components: VarianceComponents, num_seeds: int, num_scans: int
 ) -> float:
     error = math.sqrt(components.of_mean(num_seeds, num_scans))
-    if error == 0:
-        return float((abs(difference) > critical).mean())
     return float((ndtr((difference - critical) / error) + ndtr((-critical - difference) / error)).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ class VarianceComponents:
     seed: float
     scan: float
     interaction: float
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a pilot saw any spread: not-a-number is none, and neither are runs that all found the same."""
+        parts = (self.seed, self.scan, self.interaction)
+        return all(math.isfinite(one) for one in parts) and any(one > 0 for one in parts)
 
     def of_mean(self, num_seeds: int, num_scans: int) -> float:
         """Return the variance of the mean over S seeds and N scans."""
@@ -68,6 +75,8 @@ def mean_variance(pseudo: np.ndarray) -> MeanVariance:
 def variance_components(pseudo: np.ndarray) -> VarianceComponents:
     """Estimate the components from pseudo-values (S, N) of a pilot of at least two seeds; none is below 0.
 
+    Those of pseudo-values that are not all finite are nan.
+
     Raises:
         ValueError: fewer than two seeds or scans.
     """
@@ -77,7 +86,8 @@ def variance_components(pseudo: np.ndarray) -> VarianceComponents:
     residual = _residual_mean_square(pseudo)
     seed = pseudo.mean(axis=1).var(ddof=1) - residual / num_scans
     scan = pseudo.mean(axis=0).var(ddof=1) - residual / num_seeds
-    return VarianceComponents(max(0.0, float(seed)), max(0.0, float(scan)), residual)
+    # Of max(0.0, nan) Python makes 0.0: a spread that is not known became none at all.
+    return VarianceComponents(*(float(np.maximum(0.0, one)) for one in (seed, scan)), residual)
 
 
 def effect_of(name: str, pseudo: np.ndarray) -> Effect:

@@ -221,7 +221,7 @@ def _judged(place: Place, asked: dict[Hypothesis, list[Comparison]], declaration
 def _settled_by(one: Comparison, judged: Judgement) -> str:
     """Return the size of study that would show a difference of delta, or that there is none; in words."""
     wanted = judged.delta if judged.delta is not None else abs(one.effect.difference)
-    if one.components is None or not wanted > 0:
+    if one.components is None or not one.components.is_known or not wanted > 0:
         return ""
     # Two one-sided tests of 5 % each pass with 80 % where each passes with 90; one of them with 80.
     settings = {"=": (0.9, 0.1, 1), ">=": (0.8, 0.1, 1), "<=": (0.8, 0.1, 1)}

@@ -39,7 +39,8 @@ def spread_of(runs: Sequence[Run], data: str, declaration: Declaration) -> Sprea
     """Return the spread on a data set.
 
     Of pairs of arms with two seeds or more, the mean of their components; of pairs with one seed the scans alone, in
-    which the spread of a seed on a scan is contained; otherwise what is assumed.
+    which the spread of a seed on a scan is contained; otherwise what is assumed. Pairs that show no spread, such as of
+    runs that found nothing, or whose metric does not exist, are left out, and that is said.
 
     Args:
         runs: of the study, or pilots.
@@ -50,26 +51,34 @@ def spread_of(runs: Sequence[Run], data: str, declaration: Declaration) -> Sprea
     pretraining = [run for run in runs if run.metadata.stage == "pretrain"]
     identities = identify(finetuning, pretraining)
     found, _ = paired_differences(finetuning, identities, arm_labels(finetuning, identities), declaration)
-    found = [one for one in found if one.num_cases > 1]
-    several = [one for one in found if len(one.seeds) >= MIN_SEEDS]
+    measured = [(one, _components(one)) for one in found if one.num_cases > 1]
+    known = [(one, components) for one, components in measured if components.is_known]
+    without = [one for one, components in measured if not components.is_known]
+    left_out = f"; {_pairs(without)} without any spread left out" if without else ""
+    several = [pair for pair in known if len(pair[0].seeds) >= MIN_SEEDS]
     if several:
-        parts = [_per_scan(pilot_components(one.scores, one.baseline_scores), one) for one in several]
-        mean = VarianceComponents(*(float(np.mean([getattr(one, name) for one in parts])) for name in _PARTS))
-        seeds = sum(len(one.seeds) for one in several)
-        return Spread(mean, f"measured: {_pairs(several)}, {seeds} seeds in all, {_where(several)}")
-    if found:
-        parts = [_per_scan(VarianceComponents(ASSUMED.seed, _variance(one), 0.0), one) for one in found]
-        parts_of_one = VarianceComponents(ASSUMED.seed, float(np.mean([one.scan for one in parts])), 0.0)
-        return Spread(parts_of_one, f"scans measured: {_pairs(found)} of one seed, {_where(found)}; seeds assumed")
-    return Spread(ASSUMED, "assumed, not measured here")
+        pairs = [one for one, _ in several]
+        mean = VarianceComponents(*(float(np.mean([getattr(one, name) for _, one in several])) for name in _PARTS))
+        seeds = sum(len(one.seeds) for one in pairs)
+        return Spread(mean, f"measured: {_pairs(pairs)}, {seeds} seeds in all, {_where(pairs)}{left_out}")
+    if known:
+        pairs = [one for one, _ in known]
+        parts_of_one = VarianceComponents(ASSUMED.seed, float(np.mean([one.scan for _, one in known])), 0.0)
+        return Spread(
+            parts_of_one, f"scans measured: {_pairs(pairs)} of one seed, {_where(pairs)}; seeds assumed{left_out}"
+        )
+    return Spread(ASSUMED, f"assumed, not measured here{left_out}")
 
 
 _PARTS = ("seed", "scan", "interaction")
 
 
-def _variance(one: Difference) -> float:
-    """Return the variance between scans, or groups of scans, of a difference of one seed."""
-    return float(difference_pseudo_values(one.scores, one.baseline_scores)[0].var(ddof=1))
+def _components(one: Difference) -> VarianceComponents:
+    """Return the components of scans that a pair of arms shows; of one seed those of the scans alone."""
+    if len(one.seeds) >= MIN_SEEDS:
+        return _per_scan(pilot_components(one.scores, one.baseline_scores), one)
+    of_scans = float(difference_pseudo_values(one.scores, one.baseline_scores)[0].var(ddof=1))
+    return _per_scan(VarianceComponents(0.0, of_scans, 0.0), one)
 
 
 def _per_scan(components: VarianceComponents, one: Difference) -> VarianceComponents:
