@@ -30,6 +30,15 @@ def test_nothing_differs_from_itself():
         assert row["p_value"] == row["p_corrected"] == 1
 
 
+@pytest.mark.parametrize("hit", [0, 1])
+def test_of_two_at_a_limit_no_difference_is_not_known(hit):
+    result = compare(found([hit] * 12), found([hit] * 12), TARGETS, ["a"], num_bootstrap=50)
+    for row in result["differences"].values():
+        assert (row["a"], row["b"], row["difference"], row["p_value"]) == (hit, hit, 0, 1)
+        assert np.isnan(row["interval"]).all()
+    assert f"no interval of {', '.join(COMPARED)}: both at the limit of the metric" in result["notes"][0]
+
+
 def test_all_against_none_differs_by_1_without_any_scan():
     result = compare(found([0] * 12), found([1] * 12), TARGETS, ["a"], num_bootstrap=99)
     for row in result["differences"].values():
@@ -107,7 +116,7 @@ def test_by_distance_all_against_none_differs_by_1_at_the_distance_asked_for():
         a, b = near([nothing] * 12), near([1] * 12)
         for row in compare(a, b, POINTS, ["a"], 99, criterion=criterion)["differences"].values():
             assert row["difference"] == pytest.approx(difference)
-            assert row["interval"] == pytest.approx([difference, difference])
+            assert row["interval"] == pytest.approx([1, 1] if difference else [np.nan, np.nan], nan_ok=True)
             assert row["p_value"] == pytest.approx(2 / 2**12 if difference else 1)  # exact
 
 

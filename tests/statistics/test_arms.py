@@ -3,7 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medpretrain3d.statistics import ArmScores, area_scores, arm_effect, difference_pseudo_values, pilot_components
+from medpretrain3d.statistics import (
+    AT_LIMIT,
+    ArmScores,
+    Effect,
+    Verdict,
+    area_scores,
+    arm_effect,
+    difference_pseudo_values,
+    judge,
+    pilot_components,
+    pool,
+)
 
 SCANS = tuple(map(str, range(12)))
 
@@ -30,6 +41,27 @@ def test_what_has_no_pair_is_refused():
         scores(seeds=(0, 0))
     with pytest.raises(ValueError, match="values"):
         ArmScores("mae", (0,), np.zeros(2), np.zeros((1, 12)), SCANS)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+def test_arms_at_a_limit_of_the_metric_are_not_equivalent(limit):
+    alike = [ArmScores(name, (0, 1), np.full(2, limit), np.full((2, 12), limit), SCANS) for name in ("mae", "scratch")]
+    effect = arm_effect(*alike)
+    assert effect.is_at_limit
+    (judged,) = judge([effect], delta=0.05)
+    assert (judged.verdict, judged.reason) == (Verdict.NONE, AT_LIMIT)
+    assert np.isnan([*judged.interval, effect.p_value]).all()
+    assert np.isnan(judge([arm_effect(*(area_scores([1, 4], [one] * 2) for one in alike))])[0].p_value)
+    # A copy that varies as its original does is as it was, and so is what lies at the other limit.
+    assert judge([arm_effect(scores(), scores("scratch"))], delta=0.05)[0].verdict is Verdict.EQUIVALENT
+    other = ArmScores("mae", (0, 1), np.full(2, 1 - limit), np.full((2, 12), 1 - limit), SCANS)
+    assert judge([arm_effect(other, alike[1])])[0].verdict in (Verdict.BETTER, Verdict.WORSE)
+
+
+def test_a_data_set_at_a_limit_tells_a_pool_nothing():
+    known = [Effect("mae", one, 0.01, 9.0, num_seeds=3, num_scans=12) for one in (0.1, 0.12, 0.08)]
+    pooled = pool([*known, Effect("mae", 0.0, 0.0, 2.0, num_seeds=3, num_scans=12, is_at_limit=True)])
+    assert pooled == pool(known)  # an error of 0 would have all of the weight
 
 
 def test_the_area_is_a_metric_like_another():

@@ -60,15 +60,16 @@ def test_two_arms_of_which_neither_is_the_baseline(tmp_path: Path):
 
 
 def test_a_budget_is_that_of_the_hypothesis_and_otherwise_the_primary_one(tmp_path: Path):
-    for labels, scratch, mae in (("2", 8.0, 5.0), ("4", 5.0, 3.0), ("all", 3.0, 3.0)):
-        write(tmp_path, "scratch", [scratch] * 3, labels)
-        write(tmp_path, "mae", [mae] * 3, labels)
+    best = [3.0, 4.0, 3.0]  # 9, 7 and 9 of 9 thresholds
+    for labels, scratch, mae in (("2", [8.0] * 3, [5.0] * 3), ("4", [5.0] * 3, best), ("all", best, best)):
+        write(tmp_path, "scratch", scratch, labels)
+        write(tmp_path, "mae", mae, labels)
     hypotheses = ("mae > scratch at 2", "mae > scratch", "mae at 4 >= scratch at all", "mae at 2 >= scratch at all")
     found = answered(tmp_path, *hypotheses)
     assert [one.answer for one in found] == [Answer.CONFIRMED, Answer.EQUIVALENT, Answer.CONFIRMED, Answer.REFUTED]
-    assert [round(one.links[0].judged.effect.difference * 9) for one in found] == [4, 0, 0, -4]
+    assert [round(one.links[0].judged.effect.difference * 9) for one in found] == [4, 0, 0, -3]
     (one,) = answered(tmp_path, "mae > scratch", labels="4")
-    assert (one.answer, round(one.links[0].judged.effect.difference * 9)) == (Answer.CONFIRMED, 4)
+    assert (one.answer, round(one.links[0].judged.effect.difference * 9)) == (Answer.CONFIRMED, 3)
 
 
 def test_a_chain_has_an_answer_and_each_of_its_links(tmp_path: Path):
@@ -91,6 +92,21 @@ def test_an_inconclusive_one_says_what_size_of_study_would_settle_it(tmp_path: P
     write(tmp_path, "voco", [3.0] * 3)
     (clear,) = answered(tmp_path, "voco > scratch")
     assert (clear.answer, clear.links[0].settled_by) == (Answer.CONFIRMED, "")
+
+
+@pytest.mark.parametrize("shift", [30.0, 0.0], ids=["nothing", "everything"])
+def test_arms_that_both_find_nothing_or_everything_are_not_known_to_be_alike(tmp_path: Path, shift: float):
+    for arm in ("scratch", "mae"):
+        write(tmp_path, arm, [shift] * 2)
+    report = make_report(runs_of(tmp_path), "Title", declared("mae = scratch", "mae >= scratch", "mae > scratch"))
+    assert [one.gist for one in (*report.answers, *report.verdicts)] == ["no verdict"] * 4
+    for one in (*report.answers, *report.verdicts):
+        assert "oth at the limit of the metric: nothing is known of the difference" in one.numbers
+        assert "[" not in one.numbers
+    assert "[+0.000, +0.000]" not in str(report)
+    # 12 of 12 scans agree, in every seed: what one run knows is [0, 0.265] or [0.735, 1].
+    for cell in report.matrix.rows[0][-2:]:
+        assert str(cell) == ("0.000 [0.000, 0.265]" if shift else "1.000 [0.735, 1.000]")
 
 
 def test_one_seed_has_no_answer(tmp_path: Path):

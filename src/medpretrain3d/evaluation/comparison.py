@@ -25,7 +25,9 @@ from medpretrain3d.evaluation.matching import MAX_DETECTIONS
 from medpretrain3d.evaluation.protocols import CENTER, PROTOCOLS, ProtocolName, protocol_of
 from medpretrain3d.evaluation.scan_frame import with_known_grids
 from medpretrain3d.statistics import (
+    AT_LIMIT,
     ONE_RUN_EACH,
+    are_at_limit,
     effect_of,
     holm,
     leave_one_out_weights,
@@ -72,9 +74,9 @@ def compare(
 
     Returns:
         `differences`: per key of `COMPARED` (`centre`: `COMPARED_CENTERS`) a dict `a`, `b`, `difference` (b - a),
-        `interval` (nan with fewer than 10 scans with objects), `p_value`, and `p_corrected` for all of them together
-        (Holm); `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`, `confidence`, `interval_method`;
-        with `centre` also `protocol` and `criterion`.
+        `interval` (nan with fewer than 10 scans with objects, or where both are at a limit of the metric), `p_value`, and
+        `p_corrected` for all of them together (Holm); `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`,
+        `confidence`, `interval_method`; with `centre` also `protocol` and `criterion`.
 
     Raises:
         UserError: as `evaluate` or `center`, or no replicates.
@@ -96,8 +98,9 @@ def compare(
     corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
     num_behind = a.pooled.num_scans_with_objects
     differences = {}
+    at_limit = [key for key, *sides in scores if are_at_limit(*(pseudo_values(one[0], one[1:]) for one in sides))]
     for key, (row, pseudo) in rows.items():
-        effect = replace(effect_of(key, pseudo[None]), num_scans=num_behind)
+        effect = replace(effect_of(key, pseudo[None]), num_scans=num_behind, is_at_limit=key in at_limit)
         interval = np.clip(effect.interval(confidence), -1, 1).tolist()
         differences[key] = {**row, "interval": interval, "p_value": p_values[key], "p_corrected": corrected[key]}
     return {
@@ -106,6 +109,7 @@ def compare(
         "num_cases": a.num_scans,
         "num_oblique_cases": a.num_oblique,
         "notes": [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes]
+        + ([f"no interval of {', '.join(at_limit)}: {AT_LIMIT}"] if at_limit else [])
         + [f"{ONE_RUN_EACH}; seeds and verdicts are the report's"],
         "num_bootstrap": num_bootstrap,
         "seed": seed,

@@ -2,6 +2,7 @@
 
 from medpretrain3d.statistics.arms import (
     ArmScores,
+    are_at_limit,
     area_scores,
     arm_effect,
     difference_pseudo_values,
@@ -27,9 +28,10 @@ from medpretrain3d.statistics.two_way import (
     mean_variance,
     variance_components,
 )
-from medpretrain3d.statistics.verdicts import ONE_RUN_EACH, Verdict, judge
+from medpretrain3d.statistics.verdicts import AT_LIMIT, ONE_RUN_EACH, Verdict, judge
 
 __all__ = [
+    "AT_LIMIT",
     "MIN_DATA_SETS",
     "MIN_SCANS",
     "MIN_SEEDS",
@@ -39,6 +41,7 @@ __all__ = [
     "Effect",
     "Hypothesis",
     "Verdict",
+    "are_at_limit",
     "area_over_log",
     "area_scores",
     "arm_effect",

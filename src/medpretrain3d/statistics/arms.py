@@ -9,7 +9,7 @@ import numpy as np
 
 from medpretrain3d.statistics.budget_curves import area_over_log
 from medpretrain3d.statistics.effect import Effect
-from medpretrain3d.statistics.pseudo_values import pseudo_values
+from medpretrain3d.statistics.pseudo_values import ROUNDING, pseudo_values
 from medpretrain3d.statistics.two_way import VarianceComponents, effect_of, variance_components
 
 
@@ -80,10 +80,21 @@ def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
     return np.asarray(arm.of_seeds(shared).pseudo - baseline.of_seeds(shared).pseudo)
 
 
+def are_at_limit(a: np.ndarray, b: np.ndarray) -> bool:
+    """Return whether pseudo-values of two sides (S, G) are one number, so that nothing shows how they vary.
+
+    Such are two arms that find nothing, or everything. Sides that vary alike, as a file and its copy, are not at a limit.
+    """
+    both = np.concatenate([a.ravel(), b.ravel()])
+    return bool(np.ptp(both) <= ROUNDING)
+
+
 def arm_effect(arm: ArmScores, baseline: ArmScores) -> Effect:
     """Return the mean difference of the seeds that both have; raises as `difference_pseudo_values`."""
-    pseudo = difference_pseudo_values(arm, baseline)
-    return replace(effect_of(arm.name, pseudo), num_scans=arm.num_scans)  # and not of groups of scans
+    effect = effect_of(arm.name, difference_pseudo_values(arm, baseline))
+    shared = [one for one in arm.seeds if one in baseline.seeds]
+    is_at_limit = are_at_limit(*(one.of_seeds(shared).pseudo for one in (arm, baseline)))
+    return replace(effect, num_scans=arm.num_scans, is_at_limit=is_at_limit)  # scans, and not groups of them
 
 
 def pilot_components(arm: ArmScores, baseline: ArmScores) -> VarianceComponents:

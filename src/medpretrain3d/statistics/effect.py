@@ -31,10 +31,17 @@ class Effect:
     num_seeds: int
     num_scans: int
     num_data_sets: int = 1
+    is_at_limit: bool = False
+    """Whether both sides found the same in every seed and scan, as both nothing: 0 of 12 and 0 of 12 may yet differ."""
 
     @property
     def has_interval(self) -> bool:
-        """Whether an interval may claim its confidence: from 10 scans on, finite, and pooled from 3 data sets on."""
+        """Whether an interval may claim its confidence.
+
+        It does from 10 scans on, finite, not at a limit of the metric, and pooled from 3 data sets on.
+        """
+        if self.is_at_limit:
+            return False
         enough = self.num_scans >= MIN_SCANS if self.num_data_sets == 1 else self.num_data_sets >= MIN_DATA_SETS
         return enough and math.isfinite(self.difference) and math.isfinite(self.standard_error)
 

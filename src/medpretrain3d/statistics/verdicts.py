@@ -11,6 +11,7 @@ from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS,
 from medpretrain3d.statistics.multiplicity import holm_factors
 
 ONE_RUN_EACH = "an interval over scans of one run each: it says nothing about the method"
+AT_LIMIT = "both at the limit of the metric: nothing is known of the difference"
 
 
 class Verdict(StrEnum):
@@ -84,8 +85,8 @@ def judge(
 
     better, worse: the interval, corrected for the family after Holm, excludes 0. equivalent: the plain interval of
     1 - 2 alpha (90 %) lies within +-delta (two one-sided tests). Otherwise inconclusive. No verdict where the seeds are
-    fewer than two, the scans fewer than ten, or a pool has fewer than three data sets; such effects count for nothing
-    in the family, unless it was declared with them.
+    fewer than two, the scans fewer than ten, both sides at a limit of the metric, or a pool has fewer than three data
+    sets; such effects count for nothing in the family, unless it was declared with them.
 
     Args:
         effects: all that is asked at once.
@@ -137,10 +138,12 @@ def _mirrored(interval: tuple[float, float]) -> tuple[float, float]:
 
 
 def _why_not(effect: Effect) -> str:
-    if effect.num_data_sets > 1 and effect.num_data_sets < MIN_DATA_SETS:
+    if effect.num_data_sets != 1 and effect.num_data_sets < MIN_DATA_SETS:
         return f"{effect.num_data_sets} data sets; a claim about others needs {MIN_DATA_SETS}"
     if effect.num_data_sets == 1 and effect.num_scans < MIN_SCANS:
         return f"{effect.num_scans} test scans; an interval needs {MIN_SCANS}"
     if effect.num_seeds < MIN_SEEDS:
         return ONE_RUN_EACH
+    if effect.is_at_limit:
+        return AT_LIMIT
     return "the difference is not known"

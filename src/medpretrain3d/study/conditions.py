@@ -10,7 +10,7 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE
 from medpretrain3d.evaluation.named_metrics import NamedMetric
-from medpretrain3d.statistics import pseudo_values
+from medpretrain3d.statistics import are_at_limit, pseudo_values
 from medpretrain3d.statistics.two_way import effect_of
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.paired_scores import Scorer
@@ -174,7 +174,10 @@ def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estim
         values, without = np.array([one.value for one in scored]), np.stack([one.without for one in scored])
     except (UserError, ValueError):  # what cannot be read or pooled is said where arms are compared
         return Estimate(range_of([run.metrics.get(metric.key or "") for run in runs]).value)
-    low, high = effect_of("", pseudo_values(values, without)).interval(CONFIDENCE)
+    pseudo = pseudo_values(values, without)
+    if are_at_limit(pseudo, pseudo):  # seeds that all find nothing: [0, 0] would know more than one run, [0, 0.265]
+        return Estimate(float(values.mean()), *scored[0].interval())
+    low, high = effect_of("", pseudo).interval(CONFIDENCE)
     return Estimate(float(values.mean()), max(low, 0.0), min(high, 1.0))
 
 

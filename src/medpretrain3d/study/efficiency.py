@@ -149,7 +149,7 @@ def _compared(
     """Compare over the budgets of one arm.
 
     Yields nothing where there is one budget, where budgets share no scans or seeds, or, which is said, where the metric
-    does not exist at one of them.
+    does not exist at one of them or is the same number everywhere.
     """
     members.sort(key=lambda one: one[0])
     budgets, ordered = tuple(budget for budget, _ in members), tuple(one for _, one in members)
@@ -163,6 +163,12 @@ def _compared(
         said.append(
             f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since the metric does not exist at one of "
             "the budgets (nan: no object, or points and a metric of overlap)"
+        )
+        return
+    if np.ptp([arm, baselines]) == 0:
+        said.append(
+            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since it and the baseline reach "
+            f"{arm[0, 0]:.3f} with every budget"
         )
         return
     is_whole = [kind == "labels" or _has_own_baseline(one) for one in ordered]
