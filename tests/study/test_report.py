@@ -240,6 +240,26 @@ def test_folds_are_pooled_where_each_has_scans_of_its_own(tmp_path: Path):
     assert any("does not have all folds" in note for note in report.notes)
 
 
+@pytest.mark.parametrize("asked", [{"label_fraction": 0.5}, {"label_fraction": 1.0, "num_train_cases": 6}])
+def test_folds_of_one_budget_are_pooled_whatever_cases_it_is_of_each(tmp_path: Path, asked: dict[str, float]):
+    """Half of 13, 13 and 14 training cases are 6, 6 and 7; of a number of cases the share differs."""
+    for arm, shifts in (("scratch", (5.0, 4.0)), ("mae", (2.0, 2.0))):
+        for seed, shift in enumerate(shifts):
+            for fold, of in enumerate((13, 13, 14)):
+                count = asked.get("num_train_cases", of // 2)
+                facts = {"fold": fold, "num_train_cases": count, "label_fraction": round(count / of, 4)}
+                folder = write_finetuning(tmp_path, f"{arm}_{seed}_{fold}", arm, shift, seed=seed, **facts)
+                (folder / "config.yaml").write_text(json.dumps({"data": asked}))  # JSON is YAML
+                shutil.rmtree(folder / "test")
+                write_test(folder, shift, case_prefix=f"fold{fold}_")
+    report = make_report(find_runs([tmp_path]), "Title")
+    (row,) = report.differences.rows
+    assert row[3:5] == ["2", "36"]
+    assert "exploratory" not in str(row[-1])
+    (place,) = report.places
+    assert place.labels == str(asked.get("num_train_cases", 0.5))
+
+
 def test_folds_that_share_test_scans_are_not_pooled(tmp_path: Path):
     root = tmp_path / "runs"
     for arm, shift in (("scratch", 5.0), ("mae", 2.0)):

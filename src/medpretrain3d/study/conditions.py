@@ -140,9 +140,9 @@ def labels_of(run: Run) -> str:
     """Return the budget of labels of a run in words, the same for all folds."""
     if run.design is not None:
         return run.design["labels"]
-    if run.metadata.fold is not None and run.metadata.label_fraction in (None, 1):
-        return "all"
-    return str(run.setting[1])
+    if run.metadata.fold is None:
+        return str(run.setting[1])
+    return "all" if run.metadata.label_fraction in (None, 1) else run.asked_labels or str(run.setting[1])
 
 
 def steps_of(run: Run) -> str:

@@ -130,7 +130,7 @@ def _parts(pairs: list[Pair]) -> list[list[Pair]]:
         shares: dict[str, list[Pair]] = {}
         for run, baseline in pairs:  # folds differ by a case or two; what was asked for is the same
             fraction = run.metadata.label_fraction
-            key = "all" if fraction in (None, 1) else f"{run.metadata.num_train_cases}"
+            key = "all" if fraction in (None, 1) else run.asked_labels or f"{run.metadata.num_train_cases}"
             shares.setdefault(run.design["labels"] if run.design else key, []).append((run, baseline))
         return list(shares.values())
     parts: dict[tuple[int, int | None], list[Pair]] = {}

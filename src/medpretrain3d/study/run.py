@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.documents import read_json
+from medpretrain3d.documents import read_json, read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
@@ -111,6 +111,23 @@ class Run:
         except UserError as error:
             self.problems.append(str(error))
             return None
+
+    @cached_property
+    def asked_labels(self) -> str | None:
+        """The budget of labels that its configuration asks for, a share or a number of cases; None where it asks for none.
+
+        Folds differ by a case or two in how many that are.
+        """
+        path = self.folder / "config.yaml"
+        try:
+            document = read_yaml(path, "repeat the run") if path.is_file() else {}
+        except UserError:
+            return None  # which is said where its options are read
+        data = document.get("data") if isinstance(document, Mapping) else None
+        if not isinstance(data, Mapping):
+            return None
+        count, fraction = data.get("num_train_cases"), data.get("label_fraction")
+        return str(count) if count is not None else None if fraction in (None, 1) else str(fraction)
 
     @property
     def is_tested(self) -> bool:
