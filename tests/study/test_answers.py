@@ -138,6 +138,36 @@ def test_data_sets_and_detectors_have_answers_of_their_own_and_three_data_sets_a
     assert {one.answer for one in found} == {Answer.CONFIRMED}
 
 
+def in_folds(root: Path, prefixes: Sequence[str]) -> list[Run]:
+    """Runs of two arms and seeds in folds whose test scans are named so."""
+    for arm, shifts in (("scratch", (5.0, 4.0)), ("mae", (2.0, 2.0))):
+        for seed, shift in enumerate(shifts):
+            for fold, prefix in enumerate(prefixes):
+                name = f"{arm}-{fold}-{seed}"
+                write_finetuning(root, name, arm, shift, seed=seed, fold=fold, case_prefix=prefix)
+    found = []
+    for run in find_runs([root]):
+        arm, fold, seed = run.folder.name.split("-")
+        design = {"arm": arm, "data": "d", "labels": "all", "seed": seed, "fold": fold}
+        found.append(replace(run, design=design, is_baseline_arm=arm == "scratch"))
+    return found
+
+
+def test_a_scan_that_several_folds_are_tested_on_is_one_scan(tmp_path: Path):
+    declaration = declared("mae > scratch")
+    runs = in_folds(tmp_path / "one", ["case"] * 3)
+    (one,), said = answers(declaration, runs, Scorer([MAP]))
+    effect = one.links[0].judged.effect
+    assert (effect.num_seeds, effect.num_scans, effect.difference, said) == (2, 12, pytest.approx(3 / 9), [])
+    report = make_report(runs, "Title", declaration)
+    assert "0.667 [0.000, 1.000]" in str(report.matrix)  # the mean over folds, and its interval over seeds and scans
+    apart = answers(declaration, in_folds(tmp_path / "apart", ["a", "b", "c"]), Scorer([MAP]))[0]
+    assert apart[0].links[0].judged.effect.num_scans == 36
+    # c10 and c11 are scans 10 and 11 of the first fold, and 0 and 1 of the second.
+    (_, said) = answers(declaration, in_folds(tmp_path / "part", ["c", "c1"]), Scorer([MAP]))
+    assert any("its folds share a part of their test scans ('c10')" in one for one in said)
+
+
 def test_hypotheses_of_one_data_set_are_corrected_together(tmp_path: Path):
     write(tmp_path, "scratch", [5.0, 5.0, 5.0])
     for arm in ("a", "b", "c"):

@@ -82,11 +82,13 @@ def write_test(folder: Path, shift: float, case_prefix: str = "case") -> dict[st
     return documents["metrics"]
 
 
-def write_finetuning(root: Path, name: str, paradigm: str, shift: float, num_cases: int = 8, **facts: Any) -> Path:
+def write_finetuning(
+    root: Path, name: str, paradigm: str, shift: float, num_cases: int = 8, case_prefix: str = "case", **facts: Any
+) -> Path:
     rows = [{"step": step, "train/loss": 1 / (step + 1)} for step in range(20)] + [{"step": 19, "val/mAP": 0.3}]
     known = {"dataset": "d", "fold": 0, "num_train_cases": num_cases, "label_fraction": num_cases / 8}
     folder = write_run(root, name, rows, stage="finetune", paradigm=paradigm, **{**known, **facts})
-    write_test(folder, shift)
+    write_test(folder, shift, case_prefix)
     return folder
 
 

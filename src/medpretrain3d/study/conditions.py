@@ -162,11 +162,9 @@ def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estim
     if len(runs) == 1 and metric.key in runs[0].metrics:
         return runs[0].estimate(str(metric.key))
     by_seed = _complete_seeds(runs)
-    cases = [case for run in next(iter(by_seed.values())) for case in run.tested_cases]
+    cases = {case for run in next(iter(by_seed.values())) for case in run.tested_cases}
     try:
-        if len(set(cases)) < len(cases):
-            raise UserError("folds share scans")
-        if any({case for run in members for case in run.tested_cases} != set(cases) for members in by_seed.values()):
+        if any({case for run in members for case in run.tested_cases} != cases for members in by_seed.values()):
             raise UserError("seeds have other scans")
         scored = [scorer.scores(members)[metric.name] for members in by_seed.values()]
         if len(scored) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,19 +36,30 @@ class Scorer:
         self._scores: dict[tuple[Path, ...], Mapping[str, LeftOut]] = {}
 
     def targets(self, runs: Sequence[Run]) -> TargetFile:
-        """Return what runs were tested on, their scans pooled in the order of their names.
+        """Return what runs were tested on, in the order of names: scans of their own pooled, or those that all share.
 
         Raises:
-            UserError: a file is missing or damaged, or the runs are of other classes.
+            UserError: a file is missing or damaged, or the runs are of other classes or share a part of their scans.
         """
         files = [self._file(run) for run in runs]
         key = tuple(map(id, files))
         if key not in self._pooled:
             if any(file.classes != files[0].classes for file in files):
                 raise UserError("its folds are of different classes; prepare the data once and train all on it")
-            cases = sorted((case for file in files for case in file.cases), key=lambda one: one.case)
+            own = files[:1] if self._are_on_the_same(runs) else files
+            cases = sorted((case for file in own for case in file.cases), key=lambda one: one.case)
+            if twice := next((one.case for one, other in pairwise(cases) if one.case == other.case), None):
+                raise UserError(
+                    f"its folds share a part of their test scans ('{twice}'), which would count as several; give folds "
+                    "with test scans of their own, or the same ones for all"
+                )
             self._pooled[key] = replace(files[0], cases=tuple(cases))
         return self._pooled[key]
+
+    def _are_on_the_same(self, runs: Sequence[Run]) -> bool:
+        """Return whether runs were tested on the same scans, as folds are that have a test set in common."""
+        first, *others = (self._file(run).cases for run in runs)
+        return all(_are_same(first, one) for one in others)
 
     def _file(self, run: Run) -> TargetFile:
         """Return the targets of a run; files with the same content are read once and are one object."""
@@ -63,7 +75,7 @@ class Scorer:
         return self._targets[run.folder]
 
     def scores(self, runs: Sequence[Run]) -> Mapping[str, LeftOut]:
-        """Return the metrics of runs, their test scans pooled, by name.
+        """Return the metrics of runs by name: of their test scans pooled; the mean over runs that share all of them.
 
         Raises:
             UserError: as `targets`, or predictions are missing, damaged, or of other scans.
@@ -74,6 +86,9 @@ class Scorer:
             if (stored := self._stored(runs, targets)) is not None:
                 self._scores[key] = stored
                 return stored
+            if len(runs) > 1 and self._are_on_the_same(runs):
+                self._scores[key] = _mean([self.scores([run]) for run in runs])
+                return self._scores[key]
             found = [one for run in runs for one in _read(run, self._targets[run.folder])]
             found.sort(key=lambda one: one.case)
             self._scores[key] = without_each(self.metrics, found, targets.cases, targets.classes)
@@ -165,6 +180,15 @@ def paired_scores(
             by_metric[metric.name] = ArmScores(name, seeds, values, without, scans)
         scores.append(by_metric)
     return PairedScores(tuple(kept), *scores), said
+
+
+def _mean(parts: Sequence[Mapping[str, LeftOut]]) -> dict[str, LeftOut]:
+    """Return the mean of metrics on the same scans, on all of them and without each."""
+    found = {}
+    for name, first in parts[0].items():
+        values, without = [one[name].value for one in parts], [one[name].without for one in parts]
+        found[name] = LeftOut(float(np.mean(values)), np.mean(without, axis=0), first.num_scans_behind)
+    return found
 
 
 def _read(run: Run, targets: TargetFile) -> list[PredictedCase]:
