@@ -26,7 +26,8 @@ def write(
     """Runs of an arm, one a seed, whose boxes are so many voxels of 10 beside the objects."""
     for seed, shift in enumerate(shifts):
         name = "-".join([arm, data, *([detector] if detector else []), labels, str(seed)])
-        write_finetuning(root, name, arm, shift, COUNTS[labels], seed=seed, dataset=data)
+        prefix = "case" if data == "d" else data
+        write_finetuning(root, name, arm, shift, COUNTS[labels], seed=seed, dataset=data, case_prefix=prefix)
 
 
 def runs_of(root: Path) -> list[Run]:
@@ -136,6 +137,17 @@ def test_data_sets_and_detectors_have_answers_of_their_own_and_three_data_sets_a
     ]
     assert found[3].links[0].judged.effect.num_data_sets == 3
     assert {one.answer for one in found} == {Answer.CONFIRMED}
+
+
+def test_names_of_one_store_are_not_several_data_sets(tmp_path: Path):
+    for data in ("a", "b", "c"):
+        write(tmp_path, "scratch", [5.0] * 2, data=data)
+        write(tmp_path, "mae", [2.0] * 2, data=data)
+    declaration = declared("mae > scratch")
+    runs = [replace(run, metadata=replace(run.metadata, data_fingerprint="one")) for run in runs_of(tmp_path)]
+    found, said = answers(declaration, runs, Scorer([MAP]))
+    assert [one.data for one in found] == ["a", "b", "c"]
+    assert said == ["hypothesis 'mae > scratch': not pooled over 3 data sets: a and b are of one store"]
 
 
 def in_folds(root: Path, prefixes: Sequence[str]) -> list[Run]:

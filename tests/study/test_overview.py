@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
@@ -34,13 +38,49 @@ def test_three_data_sets_are_pooled_and_two_are_not(tmp_path: Path):
     root = tmp_path / "runs"
     for name in ("a", "b", "c"):
         for seed in (0, 1):
-            write_finetuning(root, f"scratch_{name}{seed}", "scratch", 5.0, dataset=name, seed=seed)
-            write_finetuning(root, f"mae_{name}{seed}", "mae", 2.0, dataset=name, seed=seed)
+            for arm, shift in (("scratch", 5.0), ("mae", 2.0)):
+                write_finetuning(root, f"{arm}_{name}{seed}", arm, shift, dataset=name, seed=seed, case_prefix=name)
     of_two = [run for run in find_runs([root]) if run.metadata.dataset != "c"]
     assert make_report(of_two, "Title").overview == []
     (line,) = lines_of(root)
     assert line.startswith("mae, over 3 data sets: better than scratch")
     assert "SD between them 0.000" in line
+
+
+def write_data(root: Path, data: str, folds: Sequence[int] = (0,), case_prefix: str = "", **facts: object) -> None:
+    """Two arms with three seeds in each fold, all of which are tested on the same scans."""
+    for fold in folds:
+        for arm, shifts in (("scratch", (5.0, 5.0, 4.0)), ("mae", (2.0, 2.0, 1.0))):
+            for seed, shift in enumerate(shifts):
+                name = f"{arm}_{data}_{fold}_{seed}"
+                own = {"dataset": data, "fold": fold, "seed": seed, "case_prefix": case_prefix or data, **facts}
+                write_finetuning(root, name, arm, shift, **own)
+
+
+@pytest.mark.parametrize("fingerprint", [None, "f"])
+def test_folds_on_one_test_set_are_one_data_set(tmp_path: Path, fingerprint: str | None):
+    for_sure = {"data_fingerprint": fingerprint} if fingerprint else {}
+    write_data(tmp_path, "a", folds=(0, 1, 2), **for_sure)
+    assert not [line for line in lines_of(tmp_path) if "data sets" in line]
+    write_data(tmp_path, "b")
+    write_data(tmp_path, "c")
+    (line,) = lines_of(tmp_path)
+    assert line.startswith("mae, over 3 data sets: better than scratch")
+    # Each has 4/9, 4/9 and 2/9, the folds of a averaged: with five effects its weight would be three of five.
+    assert "mAP +0.370" in line
+    shutil.rmtree(tmp_path / "demo" / "mae_a_2_0")
+    assert "over 3 data sets" in lines_of(tmp_path)[0]  # by the two seeds that have all folds
+
+
+def test_data_sets_that_share_test_scans_are_not_pooled(tmp_path: Path):
+    write_data(tmp_path, "a", data_fingerprint="1")
+    write_data(tmp_path, "b", data_fingerprint="2")
+    write_data(tmp_path, "coarse", case_prefix="a", data_fingerprint="3")
+    (line,) = lines_of(tmp_path)
+    assert line == "mae: not pooled over 3 data sets: a and coarse share 12 test scans."
+    for path in (tmp_path / "demo").glob("*coarse*/test/targets.json"):  # scans of one name are not the same scans
+        path.write_text(path.read_text().replace("[10.0, 10, 10, 20, 20, 20]", "[70.0, 10, 10, 80, 20, 20]"))
+    assert "over 3 data sets" in lines_of(tmp_path)[0]
 
 
 def test_arms_are_ranked_with_how_often_each_is_first(tmp_path: Path):

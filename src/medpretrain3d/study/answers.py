@@ -19,6 +19,7 @@ from medpretrain3d.statistics import (
 from medpretrain3d.statistics.hypotheses import Link, Side
 from medpretrain3d.statistics.two_way import VarianceComponents
 from medpretrain3d.statistics.verdicts import Judgement
+from medpretrain3d.study.data_sets import why_not_pooled
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import have_same_labels
 from medpretrain3d.study.identity import BUDGET_FACTS, Identity, identify
@@ -39,6 +40,8 @@ class Comparison:
     """None with one seed, and where data sets are pooled."""
     num_groups: int = 0
     """Scans, or groups of scans, that the components are of."""
+    runs: tuple[Run, ...] = ()
+    """Of the first side, where it is one data set."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def answers(
     result = [one for place in places for one in _judged(place, asked.get(place, {}), declaration)]
     for detector in dict.fromkeys(detector for _, detector in places):
         of_detector = [asked[place] for place in places if place[1] == detector and place in asked]
-        result += _judged(("", detector), _pooled(declaration.hypotheses, of_detector), declaration)
+        pooled = _pooled(declaration.hypotheses, of_detector, scorer, said)
+        result += _judged(("", detector), pooled, declaration)
     for hypothesis in declaration.hypotheses:
         if not any(one.hypothesis == hypothesis for one in result):
             said.append(f"hypothesis '{hypothesis}': not answered, no tested runs of both sides yet")
@@ -166,17 +170,23 @@ def _compared(
     arm, base = (side[declaration.metric.name] for side in (scored.arm, scored.other))
     effect = replace(arm_effect(arm, base), name=str(link))
     components = pilot_components(arm, base) if effect.is_about_method else None
-    return Comparison(link, effect, components, arm.without.shape[-1])
+    return Comparison(link, effect, components, arm.without.shape[-1], tuple(run for run, _ in scored.pairs))
 
 
 def _pooled(
-    hypotheses: Sequence[Hypothesis], places: Sequence[dict[Hypothesis, list[Comparison]]]
+    hypotheses: Sequence[Hypothesis],
+    places: Sequence[dict[Hypothesis, list[Comparison]]],
+    scorer: Scorer,
+    said: list[str],
 ) -> dict[Hypothesis, list[Comparison]]:
-    """Return hypotheses over data sets, those of enough of them."""
+    """Return hypotheses over data sets, those of enough of them that have nothing in common."""
     pooled = {}
     for hypothesis in hypotheses:
         members = [one[hypothesis] for one in places if hypothesis in one]
         if len(members) >= MIN_DATA_SETS:
+            if why := why_not_pooled([one[0].runs for one in members], scorer):
+                said.append(f"hypothesis '{hypothesis}': not pooled over {len(members)} data sets: {why}")
+                continue
             columns = zip(*members, strict=True)
             pooled[hypothesis] = [
                 Comparison(column[0].link, pool([one.effect for one in column]).effect) for column in columns

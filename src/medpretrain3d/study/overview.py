@@ -10,43 +10,64 @@ from medpretrain3d.statistics import (
     MIN_DATA_SETS,
     ArmScores,
     Verdict,
+    arm_effect,
     judge,
     pool,
     ranking_stability,
 )
 from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
+from medpretrain3d.study.data_sets import data_set_of, why_not_pooled
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import Difference, after_holm, signed_estimate
 from medpretrain3d.study.efficiency import Efficiency, network_of
+from medpretrain3d.study.paired_scores import Scorer, paired_scores
 
 
-def overview(differences: Sequence[Difference], worth: Sequence[Efficiency], declaration: Declaration) -> list[str]:
+def overview(
+    differences: Sequence[Difference], worth: Sequence[Efficiency], declaration: Declaration, scorer: Scorer
+) -> list[str]:
     """Return a line per arm over data sets and over budgets, and one per ranking.
 
     Args:
         differences: of the arms from the baseline.
         worth: of their budgets.
         declaration: metric and delta.
+        scorer: of the runs, by this metric among others.
     """
     metric = declaration.metric.name
     return [
-        *_over_data_sets(differences, metric, declaration.delta),
+        *_over_data_sets(differences, declaration, scorer),
         *_over_budgets(worth, metric),
         *_rankings(differences, metric),
     ]
 
 
-def _over_data_sets(differences: Sequence[Difference], metric: str, delta: float | None) -> Iterator[str]:
-    """Pool the effects at the full budget of each arm and detector, judged as one family."""
-    effects: dict[tuple[str, ...], list[Effect]] = {}
+def _over_data_sets(
+    differences: Sequence[Difference], declaration: Declaration, scorer: Scorer
+) -> Iterator[str]:
+    """Pool the effects at the full budget of each arm and detector, one a data set, judged as one family."""
+    metric = declaration.metric.name
+    networks: dict[tuple[str, ...], dict[str, list[Difference]]] = {}
     baselines: dict[tuple[str, ...], str] = {}
     for one in differences:
         if one.is_primary:
-            effects.setdefault(network_of(one), []).append(one.judged.effect)
+            networks.setdefault(network_of(one), {}).setdefault(data_set_of(one.runs[0]), []).append(one)
             baselines[network_of(one)] = one.baseline_scores.name
-    pooled = {key: pool(members) for key, members in effects.items() if len(members) >= MIN_DATA_SETS}
-    judged = judge([over_all.effect for over_all in pooled.values()], delta)
+    pooled = {}
+    for key, data_sets in networks.items():
+        if len(data_sets) < MIN_DATA_SETS:
+            continue
+        why = why_not_pooled([[run for one in parts for run in one.runs] for parts in data_sets.values()], scorer)
+        effects = [_effect_of(parts, metric, scorer) for parts in data_sets.values()]
+        known = [one for one in effects if one is not None]
+        if len(known) < len(effects):
+            why = why or "one of them has parts that are of other scans or seeds"
+        if why:
+            yield f"{key[0]}: not pooled over {len(data_sets)} data sets: {why}."
+        else:
+            pooled[key] = pool(known)
+    judged = judge([over_all.effect for over_all in pooled.values()], declaration.delta)
     for (key, over_all), judgement in zip(pooled.items(), judged, strict=True):
         low, high = over_all.prediction_interval(0.95)
         yield (
@@ -54,6 +75,16 @@ def _over_data_sets(differences: Sequence[Difference], metric: str, delta: float
             f"{_said(judgement, metric, baselines[key])}; SD between them {over_all.between_sd:.3f}, "
             f"on a new one [{low:+.3f}, {high:+.3f}] (approximate)."
         )
+
+
+def _effect_of(parts: Sequence[Difference], metric: str, scorer: Scorer) -> Effect | None:
+    """Return the effect on one data set; of several folds on the same scans that of their mean, None of anything else."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first.judged.effect
+    pairs = [pair for one in parts for pair in zip(one.runs, one.baselines, strict=True)]
+    scored, _ = paired_scores((first.arm, first.baseline_scores.name), pairs, scorer)
+    return None if scored is None else arm_effect(scored.arm[metric], scored.other[metric])
 
 
 def _over_budgets(found: Sequence[Efficiency], metric: str) -> Iterator[str]:

@@ -201,7 +201,7 @@ def make_report(
         forest=forest_figure(differences, colors, metric, f"Difference of {metric} from the baseline"),
         answers=answer_findings(answered, metric),
         verdicts=findings(differences, metric),
-        overview=overview(differences, worth, declaration),
+        overview=overview(differences, worth, declaration, scorer),
         notes=[
             *(problem for run in runs for problem in run.problems),
             *missing_notes(pretraining, finetuning),

@@ -1,0 +1,54 @@
+"""What runs are one data set and what data sets share scans: effects are pooled over those that have nothing in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from medpretrain3d.evaluation import TargetCase
+from medpretrain3d.lines import counted
+from medpretrain3d.study.paired_scores import Scorer
+from medpretrain3d.study.run import Run
+
+SAME_OBJECT_MM = 5.0
+"""How far a face of one object may lie apart in two stores of a scan: a slice, where they are of other spacing."""
+
+
+def data_set_of(run: Run) -> str:
+    """Return what tells data sets apart: the fingerprint of the store, or its name where a run does not say it."""
+    return run.metadata.data_fingerprint or f"named {_name_of(run)}"
+
+
+def why_not_pooled(data_sets: Sequence[Sequence[Run]], scorer: Scorer) -> str:
+    """Return in words why effects on data sets are not those of several; empty where they are.
+
+    Args:
+        data_sets: tested runs of each.
+        scorer: of the runs.
+
+    Raises:
+        UserError: what a run was tested on cannot be read.
+    """
+    scans = [{one.case: one for run in runs for one in scorer.targets([run]).cases} for runs in data_sets]
+    for a, b in combinations(range(len(data_sets)), 2):
+        runs = data_sets[a][0], data_sets[b][0]
+        names = " and ".join(map(_name_of, runs))
+        if data_set_of(runs[0]) == data_set_of(runs[1]):
+            return f"{names} are of one store"
+        # Names alone say little: case_0001 is a scan of many data sets.
+        shared = sum(_is_same_scan(one, scans[b][case]) for case, one in scans[a].items() if case in scans[b])
+        if shared:
+            return f"{names} share {counted(shared, 'test scan')}"
+    return ""
+
+
+def _name_of(run: Run) -> str:
+    return (run.design or {}).get("data") or run.setting[0]
+
+
+def _is_same_scan(a: TargetCase, b: TargetCase) -> bool:
+    """Return whether two cases of one name have their objects at the same places; of one without objects that is unknown."""
+    ours, theirs = (one.boxes[np.lexsort(one.boxes.T)] for one in (a, b))
+    return len(ours) > 0 and ours.shape == theirs.shape and bool(np.allclose(ours, theirs, atol=SAME_OBJECT_MM))
