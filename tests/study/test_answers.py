@@ -192,6 +192,21 @@ def test_hypotheses_of_one_data_set_are_corrected_together(tmp_path: Path):
     assert twice[0].links[0].judged.corrected_p_value == pytest.approx(p_values[0])
 
 
+def test_an_interim_report_corrects_for_the_arms_that_are_still_to_come(tmp_path: Path):
+    write(tmp_path, "scratch", [5.0, 5.0, 5.0])
+    write(tmp_path, "mae", [4.0, 2.0, 2.0])
+
+    def p_value(num_verdicts: int) -> str:
+        report = make_report(runs_of(tmp_path), "Title", replace(declared(), num_verdicts=num_verdicts))
+        return next(str(row[-2]) for row in report.differences.rows if row[0] == "mae")
+
+    early, unknown = p_value(3), p_value(0)
+    for arm in ("a", "b"):
+        write(tmp_path, arm, [3.0, 6.0, 5.0])
+    assert early == p_value(3) == p_value(0)
+    assert float(early) == pytest.approx(3 * float(unknown), abs=2e-4)
+
+
 def test_one_question_in_other_words_is_one_question(tmp_path: Path):
     write(tmp_path, "scratch", [5.0, 5.0, 5.0])
     write(tmp_path, "mae", [3.0, 6.0, 5.0])

@@ -105,7 +105,7 @@ def test_a_plan_corrects_for_all_that_the_report_asks_at_once(write_study, tmp_p
             data=data, detectors=detectors, hypotheses=[], arms={"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}}
         )
     )
-    assert detectable_module._num_asked(study, "u") == 3 * 2 * 1
+    assert detectable_module._num_asked(study, "u") == study.declaration.num_verdicts == 3 * 2 * 1
     detectors["y"]["arms"] = ["mae"]  # without the baseline beside it there is no difference
     study = read_study(write_study(data=data, detectors=detectors, hypotheses=["mae > scratch on u"]))
     assert detectable_module._num_asked(study, "u") == 3

@@ -118,6 +118,8 @@ class Declaration:
     hypotheses: tuple[Hypothesis, ...] = ()
     places: Mapping[Hypothesis, tuple[tuple[str, str], ...]] | None = None
     """Data set and detector of each place where the study runs what a hypothesis asks for; None where no study says."""
+    num_verdicts: int = 0
+    """Arms beside the baseline on all data sets with all detectors at this budget, run yet or not; 0 where no study says."""
 
     def num_asked(self, data: str, detector: str) -> int:
         """Return how many questions are asked in a place, run yet or not; 0 where no study says.

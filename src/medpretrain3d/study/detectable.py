@@ -51,16 +51,7 @@ def _num_asked(study: Study, data: str) -> int:
     data sets with all detectors, at the budget of the verdicts. The larger of the two counts.
     """
     links = [study.declaration.num_asked(data, detector.name) for detector in study.detectors]
-    labels = study.declaration.labels
-    verdicts = [
-        arm
-        for name in study.data
-        for detector in study.detectors
-        if study.is_run(study.baseline, name, detector, labels)
-        for arm in study.arms[1:]
-        if study.is_run(arm, name, detector, labels)
-    ]
-    return max(*links, len(verdicts), 1)
+    return max(*links, study.declaration.num_verdicts, 1)
 
 
 def _test_sets(progress: Progress, data: str) -> list[set[str]]:

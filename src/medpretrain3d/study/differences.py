@@ -191,10 +191,12 @@ def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, c
     for wanted in (True, False):
         places = [place for place, (_, scored) in enumerate(effects) if is_primary(scored) is wanted]
         members = [effects[place][1] for place in places]
-        judged = judge(
-            [arm_effect(one.arm[of.name], one.other[of.name]) for one in members], declaration.delta, confidence
+        # What comes out early is not easier to tell than at the end.
+        number = declaration.num_verdicts if wanted else 0
+        judged, others = (
+            judge([arm_effect(one.arm[name], one.other[name]) for one in members], delta, confidence, number)
+            for name, delta in ((of.name, declaration.delta), (beside.name, None))
         )
-        others = judge([arm_effect(one.arm[beside.name], one.other[beside.name]) for one in members], None, confidence)
         for place, one, mine, other in zip(places, members, judged, others, strict=True):
             folds = sorted({run.metadata.fold for run, _ in one.pairs if run.metadata.fold is not None})
             result[place] = Difference(

@@ -62,7 +62,23 @@ def declaration_of(
     hypotheses = [_hypothesis(str(text), arms, names, steps, wanted, data, delta, at) for text in texts]
     known = tuple(once(hypotheses, at))
     places = {one: tuple(_places(one, arms, detectors, steps, wanted, data, at)) for one in known}
-    return Declaration(metric, wanted, delta, known, places)
+    return Declaration(metric, wanted, delta, known, places, _num_verdicts(arms, detectors, wanted, data))
+
+
+def _num_verdicts(arms: Sequence[Arm], detectors: Sequence[Detector], labels: str, data: Sequence[str]) -> int:
+    """Return how many arms the study compares with the baseline, over its data sets and detectors."""
+    baseline, *others = arms
+
+    def is_run(arm: Arm, name: str, detector: Detector) -> bool:
+        return arm.is_run(name, labels) and detector.is_run(name, arm.name, labels)
+
+    return sum(
+        is_run(arm, name, detector)
+        for name in data
+        for detector in detectors
+        if is_run(baseline, name, detector)
+        for arm in others
+    )
 
 
 def _places(
