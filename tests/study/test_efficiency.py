@@ -122,7 +122,7 @@ def test_shares_of_the_steps_are_never_averaged_and_the_verdict_is_that_of_all_s
     assert {one.partition("(")[0] for one in map(str, report.verdicts) if "0.25 of the steps" in one} == {
         "d, 8 labelled cases, 0.25 of the steps: mae is better than scratch ",
         "d, 8 labelled cases, 0.25 of the steps: quick is better than scratch ",
-        "d, 8 labelled cases, 0.25 of the steps: no verdict on slow against scratch ",  # 1 of 9 in every scan of every seed
+        "d, 8 labelled cases, 0.25 of the steps: no verdict on slow against scratch ",  # 1 of 9 in all scans
     }
 
 

@@ -74,9 +74,9 @@ def compare(
 
     Returns:
         `differences`: per key of `COMPARED` (`centre`: `COMPARED_CENTERS`) a dict `a`, `b`, `difference` (b - a),
-        `interval` (nan with fewer than 10 scans with objects, or where both are at a limit of the metric), `p_value`, and
-        `p_corrected` for all of them together (Holm); `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`, `seed`,
-        `confidence`, `interval_method`; with `centre` also `protocol` and `criterion`.
+        `interval` (nan with fewer than 10 scans with objects, or where both are at a limit of the metric), `p_value`,
+        and `p_corrected` for all of them together (Holm); `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`,
+        `seed`, `confidence`, `interval_method`; with `centre` also `protocol` and `criterion`.
 
     Raises:
         UserError: as `evaluate` or `center`, or no replicates.

@@ -83,7 +83,7 @@ def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
 def are_at_limit(a: np.ndarray, b: np.ndarray) -> bool:
     """Return whether pseudo-values of two sides (S, G) are one number, so that nothing shows how they vary.
 
-    Such are two arms that find nothing, or everything. Sides that vary alike, as a file and its copy, are not at a limit.
+    Such are two arms that find nothing, or everything. Sides that vary alike, as a file and its copy, are at no limit.
     """
     both = np.concatenate([a.ravel(), b.ravel()])
     return bool(np.ptp(both) <= ROUNDING)

@@ -174,7 +174,7 @@ def _interval(logs: np.ndarray, beyond: int, below: int, confidence: float) -> t
 
 
 def _reach(x: np.ndarray, curve: np.ndarray, wanted: float) -> tuple[float, int]:
-    """Return where a rising curve of finite numbers first reaches one; beyond its ends the end, and 1 or -1 for which."""
+    """Return where a rising, finite curve first reaches a value; beyond its ends the end, and 1 or -1 for which."""
     at = int(np.searchsorted(curve, wanted, side="left"))
     if at == len(x):
         return float(x[-1]), 1

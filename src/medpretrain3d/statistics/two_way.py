@@ -87,7 +87,8 @@ def variance_components(pseudo: np.ndarray) -> VarianceComponents:
     seed = pseudo.mean(axis=1).var(ddof=1) - residual / num_scans
     scan = pseudo.mean(axis=0).var(ddof=1) - residual / num_seeds
     # Of max(0.0, nan) Python makes 0.0: a spread that is not known became none at all.
-    return VarianceComponents(*(float(np.maximum(0.0, one)) for one in (seed, scan)), residual)
+    seed, scan = (float(np.maximum(0.0, one)) for one in (seed, scan))
+    return VarianceComponents(seed, scan, residual)
 
 
 def effect_of(name: str, pseudo: np.ndarray) -> Effect:

@@ -1,4 +1,4 @@
-"""What runs are one data set and what data sets share scans: effects are pooled over those that have nothing in common."""
+"""Which runs are of one data set, and which data sets share scans: only effects on others of each are pooled."""
 
 from __future__ import annotations
 
@@ -49,6 +49,6 @@ def _name_of(run: Run) -> str:
 
 
 def _is_same_scan(a: TargetCase, b: TargetCase) -> bool:
-    """Return whether two cases of one name have their objects at the same places; of one without objects that is unknown."""
+    """Return whether cases of one name have their objects at the same places, where they have any."""
     ours, theirs = (one.boxes[np.lexsort(one.boxes.T)] for one in (a, b))
     return len(ours) > 0 and ours.shape == theirs.shape and bool(np.allclose(ours, theirs, atol=SAME_OBJECT_MM))

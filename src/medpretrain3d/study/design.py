@@ -119,7 +119,7 @@ class Declaration:
     places: Mapping[Hypothesis, tuple[tuple[str, str], ...]] | None = None
     """Data set and detector of each place where the study runs what a hypothesis asks for; None where no study says."""
     num_verdicts: int = 0
-    """Arms beside the baseline on all data sets with all detectors at this budget, run yet or not; 0 where no study says."""
+    """Comparisons with the baseline at this budget over all data sets and detectors, run yet or not; 0 of no study."""
 
     def num_asked(self, data: str, detector: str) -> int:
         """Return how many questions are asked in a place, run yet or not; 0 where no study says.

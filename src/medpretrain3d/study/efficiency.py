@@ -161,8 +161,8 @@ def _compared(
     baselines = np.stack([one.baseline_scores.of_seeds(seeds).values for one in ordered], axis=-1)
     if not (np.isfinite(arm).all() and np.isfinite(baselines).all()):
         said.append(
-            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since the metric does not exist at one of "
-            "the budgets (nan: no object, or points and a metric of overlap)"
+            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since the metric does not exist at one "
+            "of the budgets (nan: no object, or points and a metric of overlap)"
         )
         return
     if np.ptp([arm, baselines]) == 0:

@@ -43,9 +43,7 @@ def overview(
     ]
 
 
-def _over_data_sets(
-    differences: Sequence[Difference], declaration: Declaration, scorer: Scorer
-) -> Iterator[str]:
+def _over_data_sets(differences: Sequence[Difference], declaration: Declaration, scorer: Scorer) -> Iterator[str]:
     """Pool the effects at the full budget of each arm and detector, one a data set, judged as one family."""
     metric = declaration.metric.name
     networks: dict[tuple[str, ...], dict[str, list[Difference]]] = {}
@@ -78,7 +76,7 @@ def _over_data_sets(
 
 
 def _effect_of(parts: Sequence[Difference], metric: str, scorer: Scorer) -> Effect | None:
-    """Return the effect on one data set; of several folds on the same scans that of their mean, None of anything else."""
+    """Return the effect on one data set: of folds on the same scans that of their mean; None of other parts."""
     first = parts[0]
     if len(parts) == 1:
         return first.judged.effect

@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def asked_labels(self) -> str | None:
-        """The budget of labels that its configuration asks for, a share or a number of cases; None where it asks for none.
+        """Labels that its configuration asks for, a share or a number of cases; None where it asks for all.
 
         Folds differ by a case or two in how many that are.
         """
