@@ -41,6 +41,23 @@ def test_runs_are_found_once_and_the_baseline_comes_first(tmp_path: Path):
     assert [one.name for one in found] == ["g/a", "g/c", "g/b"]
 
 
+def test_stores_of_one_folder_name_are_told_apart_by_their_fingerprints(tmp_path: Path):
+    """`a/1mm` beside `b/1mm`; a run that does not say its own keeps the name, and so does a name that is not shared."""
+    for name, dataset, fingerprint in (
+        ("one", "1mm", "0123456789abcdef"),
+        ("two", "1mm", "fedcba9876543210"),
+        ("old", "1mm", None),
+        ("three", "2mm", "0123456789abcdef"),
+        ("four", "2mm", "0123456789abcdef"),
+    ):
+        known = {"stage": "finetune", "name": name, "dataset": dataset, "data_fingerprint": fingerprint}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(known))
+    names = {one.metadata.name: one.data_name for one in find_runs([tmp_path])}
+    assert names == {"one": "1mm 01234567", "two": "1mm fedcba98", "old": "1mm", "three": "2mm", "four": "2mm"}
+    assert run(data_fingerprint="0123456789abcdef").setting == ("d", 4)
+
+
 def test_metrics_that_are_nan_or_missing_are_unknown(tmp_path: Path):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "metrics.json").write_text(

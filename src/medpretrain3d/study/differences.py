@@ -155,7 +155,7 @@ def _baseline_of(run: Run, tested: Sequence[Run], known: Mapping[Run, Identity])
             None,
             f"has several runs from scratch like it ({', '.join(one.name for one in alike)}); take all but one away",
         )
-    near = [one for one in scratch if one.setting[0] == run.setting[0]]
+    near = [one for one in scratch if one.metadata.dataset == run.metadata.dataset]
     if not near:
         return None, "no tested run from scratch on the same data"
     nearest = min(near, key=lambda one: (len(known[one].differing(own)), known[one].seed != own.seed))

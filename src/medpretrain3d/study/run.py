@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ AP50 = ap_key(0.5)
 FROC_CURVE = froc_curve_key(0.1)
 
 
+MARK = 8
+"""Characters of a fingerprint that tell data sets of one name apart."""
 UNREADABLE = "unreadable"
 """The stage of a run whose `run.json` cannot be read."""
 
@@ -41,6 +43,8 @@ class Run:
     """Its point on a curve over steps; None of a run that is of no study."""
     is_baseline_arm: bool = False
     """Whether its arm is the baseline of the study."""
+    data_mark: str = ""
+    """Begin of its data's fingerprint, where runs found beside it are on other data of the same name."""
 
     @property
     def name(self) -> str:
@@ -68,9 +72,19 @@ class Run:
         return self.is_baseline_arm if self.design is not None else self.method == "scratch"
 
     @property
+    def data_name(self) -> str:
+        """Name of its data set, by which runs are put together: in words of its study, where it is of one.
+
+        Outside of one it is the folder name of its store, which stores in several places may share; then its
+        fingerprint tells them apart.
+        """
+        named = (self.design or {}).get("data")
+        return named or f"{self.metadata.dataset or 'unknown'} {self.data_mark}".rstrip()
+
+    @property
     def setting(self) -> tuple[str, int]:
-        """Dataset and number of labeled training cases, shared by the runs that are plotted side by side."""
-        return self.metadata.dataset or "unknown", self.metadata.num_train_cases or 0
+        """Data set and number of labeled training cases, shared by the runs that are plotted side by side."""
+        return self.data_name, self.metadata.num_train_cases or 0
 
     @property
     def is_finished(self) -> bool:
@@ -242,7 +256,20 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         )
     if all(run.metadata.stage == UNREADABLE for run in runs):
         raise UserError(runs[0].problems[0])
-    return sorted(runs, key=_reading_order)
+    return sorted(_told_apart(runs), key=_reading_order)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Mark the runs on data of one name and several fingerprints; one that does not say its own keeps the name."""
+    found: dict[str | None, set[str]] = {}
+    for run in runs:
+        if run.metadata.data_fingerprint and run.metadata.dataset:
+            found.setdefault(run.metadata.dataset, set()).add(run.metadata.data_fingerprint)
+    shared = {name for name, fingerprints in found.items() if len(fingerprints) > 1}
+    return [
+        replace(run, data_mark=(run.metadata.data_fingerprint or "")[:MARK]) if run.metadata.dataset in shared else run
+        for run in runs
+    ]
 
 
 def _reading_order(run: Run) -> tuple[Any, ...]:
