@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     report = make_report(runs, args.title, Declaration(metric, ALL))
     write_report(report, args.out)
     tables = write_tables(report, tables_folder(args.out))
-    figures = write_figures(report, args.figures) if args.figures else []
+    figures = write_figures(report, args.figures, args.out.stem) if args.figures else []
     print(f"{report}\n\n{tables_folder(args.out)}: {len(tables)} files, every table as CSV, Markdown and LaTeX")
     print(f"{args.out}: {counted(len(runs), 'run')}, {args.out.stat().st_size / 1e6:.1f} MB, one file")
     if figures:

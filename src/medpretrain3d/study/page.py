@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.study.report import Report
+from medpretrain3d.study.report_files import file_stems, write_files
 from medpretrain3d.visualization.case_page import page_data
 
 
@@ -34,20 +34,21 @@ def write_report(report: Report, path: Path) -> None:
     write_text(Path(path), page.render(known))
 
 
-def write_figures(report: Report, folder: Path) -> list[Path]:
+def write_figures(report: Report, folder: Path, page: str = "report") -> list[Path]:
     """Write every plot as an SVG file of its own, with legend and style, named after its heading.
+
+    Args:
+        report: the report.
+        folder: which may hold plots of other reports, and other files.
+        page: name of its page; what an earlier report of this name wrote goes, see `write_files`.
 
     Raises:
         UserError: a file cannot be written.
     """
     template = _environment().get_template("figure.svg.jinja")
-    written: list[Path] = []
-    for figure in report.figures:
-        name = re.sub(r"[^a-z0-9]+", "_", figure.title.lower()).strip("_")
-        path = Path(folder) / f"{name}.svg"
-        written.append(path)
-        write_text(path, template.render(figure=figure, width=figure.size[0], height=figure.size[1]))
-    return written
+    stems = file_stems(figure.title for figure in report.figures)
+    drawn = [template.render(figure=one, width=one.size[0], height=one.size[1]) for one in report.figures]
+    return write_files(folder, {f"{stem}.svg": svg for stem, svg in zip(stems, drawn, strict=True)}, page)
 
 
 def _environment() -> Environment:

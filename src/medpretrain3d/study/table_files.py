@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import csv_text
 from medpretrain3d.study.report import Report
+from medpretrain3d.study.report_files import file_stems, write_files
 from medpretrain3d.study.table import Cell, Estimate, Table
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -21,18 +20,15 @@ def tables_folder(page: Path) -> Path:
 
 
 def write_tables(report: Report, folder: Path) -> list[Path]:
-    """Write every table of a report in each form, named after what it holds.
+    """Write every table of a report in each form, named after what it holds; those of an earlier one go, `write_files`.
 
     Raises:
         UserError: a file cannot be written.
     """
-    written = []
-    for name, table in report.tables.items():
-        stem = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-        for ending, text in (("csv", table_csv(table)), ("md", table_markdown(table)), ("tex", table_latex(table))):
-            written.append(Path(folder) / f"{stem}.{ending}")
-            write_text(written[-1], text)
-    return written
+    forms = {"csv": table_csv, "md": table_markdown, "tex": table_latex}
+    tables = zip(file_stems(report.tables), report.tables.values(), strict=True)
+    files = {f"{stem}.{ending}": form(table) for stem, table in tables for ending, form in forms.items()}
+    return write_files(folder, files)
 
 
 def table_csv(table: Table) -> str:
