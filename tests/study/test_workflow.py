@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from medpretrain3d.study.jobs import Job
-from medpretrain3d.study.workflow import Machine, _priorities, _run_snakemake
+from medpretrain3d.study.workflow import TABLE, Machine, _priorities, _run_snakemake, _words
+
+from .test_launch import write_record
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = """
@@ -58,6 +60,26 @@ def test_an_engine_of_a_cluster_that_is_told_to_end_cancels_what_it_submitted(tm
     command = [sys.executable, "-c", STUDY, WAITING_ENGINE, str(tmp_path / "log"), "slurm"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == (f"{int(signal.SIGINT)}\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("name", ["Project #3", "mae: v2", "{x}", "it's, a"])
+def test_a_study_runs_wherever_its_folder_is(tmp_path, monkeypatch, name):
+    """Snakemake reads values of its configuration as YAML, and words in braces as wildcards."""
+    project = tmp_path / name
+    folder = project / "runs" / name
+    (folder / "jobs").mkdir(parents=True)
+    made = project / "made"
+    made.mkdir()
+    (made / "predictions.json").write_text("{}")
+    write_record(folder / "jobs", Path("made"))  # relative to the project
+    monkeypatch.chdir(project)
+    facts = {"name": "x", "needs": [], "priority": 1, "cores": 1, "gpus": 0, "mem_mb": 1, "minutes": 1}
+    table = {"folder": os.getcwd(), "devices": "", "jobs": {"prepare-00": facts}}
+    (folder / TABLE).write_text(json.dumps(table))
+    machine = Machine(cores=1)
+    code, said = _run_snakemake(_words(folder, machine), folder / "log", machine)
+    assert code == 0, said
+    assert (folder / "jobs" / "prepare-00.done").is_file()
 
 
 def test_jobs_begin_in_their_order_and_a_pretraining_with_the_first_that_needs_it():

@@ -24,6 +24,8 @@ from medpretrain3d.study.records import Records
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG = "snakemake.log"
+TABLE = "snakemake.json"
+"""Of the jobs, in the study's folder: the engine is in it and reads it by this name, whatever the folder's path is."""
 LOCAL = "local"
 CLUSTER_JOBS = 100
 """Jobs that wait in the queue of a cluster at a time."""
@@ -78,7 +80,7 @@ def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     for job in jobs:
         records.write(job)
     folder = records.study.folder
-    table = folder / "snakemake.json"
+    table = folder / TABLE
     todo = {job.identity for job in jobs}
     priorities = _priorities(jobs)
     entries = {
@@ -86,7 +88,7 @@ def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
     }
     devices = ",".join(machine.devices) if machine.is_local else ""
     write_text(table, json_text({"folder": os.getcwd(), "devices": devices, "jobs": entries}, indent=1))
-    code, said = _run_snakemake(_words(folder, table, machine), folder / LOG, machine)
+    code, said = _run_snakemake(_words(folder, machine), folder / LOG, machine)
     unfinished = [job for job in jobs if not records.is_done(job)]
     for job in unfinished:  # of those that were lost no process was left to say it
         if records.is_begun(job) and not records.path(job, "failed").is_file():
@@ -154,10 +156,9 @@ def _num_gpus(job: Job, asked: Resources, machine: Machine) -> int:
     return min(asked.gpus if asked.gpus is not None else wanted, available)
 
 
-def _words(folder: Path, table: Path, machine: Machine) -> list[str]:
+def _words(folder: Path, machine: Machine) -> list[str]:
     words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(folder.absolute())]
-    words += ["--config", f"table={table.absolute()}", "--keep-going", "--rerun-incomplete", "--nolock"]
-    words += ["--scheduler", "greedy", "--rerun-triggers", "mtime"]
+    words += ["--keep-going", "--rerun-incomplete", "--nolock", "--scheduler", "greedy", "--rerun-triggers", "mtime"]
     if machine.is_local:
         allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         cores = machine.cores or allowed
