@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import shutil
 import tarfile
+from pathlib import Path
 
 import pytest
 
-from medpretrain3d.atomic import locked_folder
+from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.interruption import Interrupted
 from medpretrain3d.study import run_study
@@ -169,6 +170,26 @@ def test_a_run_that_is_on_its_way_stays_as_it_is(study):
     (Records(study).run_folder(job) / "run.json").write_text('{"stage": "finetune", "finished": false}')
     assert restore_results(study) == 0
     assert progress.states[job] == "interrupted"
+
+
+@pytest.mark.parametrize("ending", [".json", ".done"])
+def test_a_call_that_was_killed_after_the_folder_of_a_run_is_completed_by_the_next(study, monkeypatch, ending):
+    keep_results(study, progress_of(study).of_state("done"))
+    shutil.rmtree(study.folder)
+
+    def killed(path: Path, text: str) -> None:
+        if path.suffix == ending and path.parent.name == "jobs":
+            raise KeyboardInterrupt
+        write_text(path, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("medpretrain3d.study.kept_results.write_text", killed)
+        patch.setattr("medpretrain3d.documents.artifact.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            restore_results(study)
+    assert len(list(study.folder.rglob("run.json"))) == 1
+    assert restore_results(study) == 3
+    assert len(progress_of(study).of_state("done")) == 3
 
 
 @pytest.mark.parametrize("fault", ["truncated", "renamed", "without a run", "outside"])

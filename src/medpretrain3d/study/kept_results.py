@@ -13,7 +13,8 @@ import io
 import lzma
 import shutil
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from medpretrain3d.atomic import finished_file, finished_folder, locked_folder, write_text
@@ -69,7 +70,8 @@ def keep_results(study: Study, jobs: Iterable[Job]) -> int:
 def restore_results(study: Study) -> int:
     """Take the results that the study's own folder lacks from its folder of results, if it names one.
 
-    A run of its own that is on its way stays as it is. Hold the lock of the study's folder, or see `restore_beside`.
+    A run of its own that is on its way stays as it is; one that a call took before it was killed gets its record. Hold
+    the lock of the study's folder, or see `restore_beside`.
 
     Returns:
         How many were taken.
@@ -84,18 +86,26 @@ def restore_results(study: Study) -> int:
         files = dict(_read(path))
         known = _record(path, files)
         run = study.folder / Path(known["folder"]).name
-        if run.exists():
-            continue
-        with finished_folder(run) as new:
-            for name, content in files.items():
-                if name.startswith("run/"):
-                    place = new / name.removeprefix("run/")
+        of_run = {name.removeprefix("run/"): content for name, content in files.items() if name.startswith("run/")}
+        if not run.exists():
+            with finished_folder(run) as new:
+                for name, content in of_run.items():
+                    place = new / name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     place.write_bytes(content)
+        elif not _holds(run, of_run):
+            continue
         RECORD.write(records.folder / f"{stem}.json", {**known, "folder": str(run)}, indent=1)
         write_text(done, files[DONE_FILE].decode())
         num_taken += 1
     return num_taken
+
+
+def _holds(run: Path, files: Mapping[str, bytes]) -> bool:
+    """Return whether a run is the one that was kept, byte by byte."""
+    with suppress(OSError):
+        return all((run / name).read_bytes() == content for name, content in files.items())
+    return False
 
 
 def restore_beside(study: Study) -> int:
