@@ -123,6 +123,8 @@ def test_no_two_jobs_have_one_device(tmp_path):
     assert (first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]) == ("4", "7")
     with pytest.raises(ValueError, match="got 0 free of the devices 4,7, wanted 1"):
         environment_with(tmp_path, 1, "4,7")
+    part = "MIG-GPU-8932f937/1/0"  # of a GPU, as older drivers name it
+    assert environment_with(tmp_path, 1, part)["CUDA_VISIBLE_DEVICES"] == part
 
 
 def test_a_job_of_slurm_starts_its_own_processes(tmp_path, monkeypatch):

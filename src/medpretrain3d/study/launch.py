@@ -174,7 +174,7 @@ def environment_with(folder: Path, count: int, devices: str) -> dict[str, str]:
         return environment
     held: list[str] = []
     for name in names:
-        descriptor = os.open(folder / f".gpu-{name}", os.O_CREAT | os.O_RDWR)
+        descriptor = os.open(folder / f".gpu-{name.replace('/', '_')}", os.O_CREAT | os.O_RDWR)  # MIG-GPU-.../1/0
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

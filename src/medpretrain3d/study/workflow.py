@@ -21,6 +21,7 @@ from medpretrain3d.study.design import Resources
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import write_failed
 from medpretrain3d.study.records import Records
+from medpretrain3d.study.visible_devices import visible_devices
 
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 LOG = "snakemake.log"
@@ -60,10 +61,7 @@ class Machine:
     @property
     def devices(self) -> list[str]:
         """GPUs that jobs may have, as CUDA names them."""
-        named = os.environ.get("CUDA_VISIBLE_DEVICES")
-        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        found = [str(number) for number in range(count)] if named is None else [one for one in named.split(",") if one]
-        return found if self.gpus is None else found[: self.gpus]
+        return visible_devices()[: self.gpus]
 
 
 def run_jobs(jobs: Sequence[Job], records: Records, machine: Machine) -> None:
