@@ -46,6 +46,23 @@ def test_a_document_lies_on_its_base_and_options_on_both(write_study, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("key", "one", "other"),
+    [
+        ("data", "finetune.yaml", "finetune.yaml"),
+        ("arms", {}, {"finetune": {"model.optim.lr": 0.1}}),
+        ("detectors", {}, {"with": {"model.optim.lr": 0.1}}),
+        ("prepare", "prepare raw {store}", "split {store}"),
+    ],
+)
+def test_a_number_and_its_text_are_one_name(write_study, tmp_path, key, one, other):
+    """A document may name what its base names otherwise."""
+    write_study(hypotheses=[], **{key: {1: one}})
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"base": "study.yaml", key: {"1": other}}))
+    with pytest.raises(UserError, match=rf"more\.yaml: {key}: 1 is there twice; keep one of them"):
+        read_study(tmp_path / "more.yaml")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seed": 3}, "unknown key 'seed'; did you mean 'seeds'?"),

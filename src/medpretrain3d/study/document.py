@@ -21,6 +21,7 @@ from medpretrain3d.study.document_values import (
     a_name,
     a_number,
     a_text,
+    names_of,
     once,
     only_keys,
 )
@@ -93,9 +94,8 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
 
 def _data(value: Any, place: Place) -> dict[str, str]:
     entries = a_mapping(value, place, "names of data sets and the recipe of each, as {openkbp: openkbp}")
-    return {
-        a_name(name, place.at(name)): str(place.at(name).recipe(recipe, "finetune")) for name, recipe in entries.items()
-    }
+    named = zip(names_of(entries, place), entries.values(), strict=True)
+    return {name: str(place.at(name).recipe(recipe, "finetune")) for name, recipe in named}
 
 
 def _check_baseline(baseline: Arm, labels: Sequence[Budget], place: Place) -> None:

@@ -19,6 +19,7 @@ from medpretrain3d.study.document_values import (
     a_name,
     a_number,
     a_text,
+    names_of,
     once,
     only_keys,
 )
@@ -40,7 +41,8 @@ def arms_of(value: Any, data: Mapping[str, str], labels: Sequence[str], place: P
         UserError: a key or value is none that can be meant, or two arms are the same.
     """
     entries = a_mapping(value, place, "names of arms, the baseline first, as {scratch: {}, mae: {pretrain: RECIPE}}")
-    arms = [_arm(a_name(name, place.at(name)), entry, data, labels, place.at(name)) for name, entry in entries.items()]
+    named = zip(names_of(entries, place), entries.values(), strict=True)
+    arms = [_arm(name, entry, data, labels, place.at(name)) for name, entry in named]
     if arms[0].predictions:
         raise UserError(
             f"{place}: {arms[0].name} is the baseline and of another program; name an arm that is run first"
@@ -133,10 +135,8 @@ def detectors_of(
         return (Detector("", data),)
     if isinstance(value, Mapping):
         entries = a_mapping(value, place, "names of detectors, each {recipes: {DATA: RECIPE}, with: {key: value}}")
-        return tuple(
-            _detector(a_name(name, place.at(name)), one, data, arms, labels, place.at(name))
-            for name, one in entries.items()
-        )
+        named = zip(names_of(entries, place), entries.values(), strict=True)
+        return tuple(_detector(name, one, data, arms, labels, place.at(name)) for name, one in named)
     names = [a_name(name, place) for name in a_list(value, place, "names of detectors, as [retina_unet, fcos]")]
     return tuple(
         Detector(name, {key: _recipe_of(name, recipe, place.at(name)) for key, recipe in data.items()})

@@ -8,7 +8,7 @@ from typing import Any
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import KINDS, Resources
-from medpretrain3d.study.document_values import Place, a_count, a_list, a_mapping, a_number, a_text, only_keys
+from medpretrain3d.study.document_values import Place, a_count, a_list, a_mapping, a_number, a_text, once, only_keys
 
 COMMANDS = ("phantom", "prepare", "pseudo", "split", "cross-validate")
 """Commands that make a store, or candidates out of fold."""
@@ -21,8 +21,9 @@ def preparation_of(value: Any, place: Place) -> dict[str, tuple[str, ...]]:
         UserError: a command that makes none, or a store in another.
     """
     stores = {}
-    for store, lines in a_mapping(value, place, "stores and the commands that make each", 0).items():
-        inner = place.at(str(store))
+    entries = a_mapping(value, place, "stores and the commands that make each", 0)
+    for store, lines in zip(once([str(store) for store in entries], place), entries.values(), strict=True):
+        inner = place.at(store)
         commands = [lines] if isinstance(lines, str) else a_list(lines, inner, "commands of medpretrain3d")
         for line in commands:
             word = a_text(line, inner).split()[0]
@@ -30,7 +31,7 @@ def preparation_of(value: Any, place: Place) -> dict[str, tuple[str, ...]]:
                 hint = did_you_mean(word, COMMANDS)
                 wanted = f"a command that makes a store or candidates: {', '.join(COMMANDS)}"
                 raise UserError(f"{inner}: got '{word}', wanted {wanted}{hint}")
-        stores[str(store)] = tuple(commands)
+        stores[store] = tuple(commands)
     for one, other in pairwise(sorted(stores)):
         if other.startswith(one.rstrip("/") + "/"):
             raise UserError(f"{place}: {other} lies in {one}; give each store a folder of its own")

@@ -105,6 +105,15 @@ def a_name(value: Any, place: Place) -> str:
     return name
 
 
+def names_of(entries: Mapping[Any, Any], place: Place) -> list[str]:
+    """Return the keys of a mapping as names of folders.
+
+    Raises:
+        UserError: one is none, or two are one name, as the number 1 and the text "1".
+    """
+    return once([a_name(key, place.at(key)) for key in entries], place)
+
+
 def a_count(value: Any, place: Place, wanted: str = "a whole number", least: int = 1) -> int:
     """Return a whole number of at least so much.
 
