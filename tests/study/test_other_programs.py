@@ -55,6 +55,46 @@ def test_predictions_of_another_program_are_an_arm_of_the_report(
         other_program_runs(study, runs)
 
 
+def test_dashes_in_names_give_no_two_the_same_folder(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    arms = {"scratch": {}, "a": {"predictions": {"b-c": "two.json"}}, "a-b": {"predictions": {"c": "five.json"}}}
+    data = {"b-c": "finetune.yaml", "c": "finetune.yaml"}
+    study = read_study(write_study(arms=arms, data=data, hypotheses=[]))
+    for name, shift in (("two", 2.0), ("five", 5.0)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(scored(shift, "scan", 12)["predictions"]))
+    runs = []
+    for one in data:
+        folder = write_run(tmp_path / "runs", one, stage="finetune", method="scratch", dataset="cubes")
+        (folder / "test").mkdir()
+        for name, content in scored(5.0, "scan", 12).items():
+            (folder / "test" / f"{name}.json").write_text(json.dumps(content))
+        (run,) = find_runs([folder])
+        design = {"arm": "scratch", "data": one, "labels": "all", "seed": "0"}
+        runs.append(replace(run, design=design, is_baseline_arm=True))
+    found = {run.arm: run for run in other_program_runs(study, runs)}
+    assert len({run.folder for run in found.values()}) == 2
+    values = {arm: run.metrics[METRIC] for arm, run in found.items()}
+    assert values == {"a": pytest.approx(1), "a-b": pytest.approx(5 / 9)}
+
+
+def test_points_are_scored_as_those_of_the_baseline_are(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """Boxes around a point have no overlap with it: by `detection` its AP is 0."""
+    study = read_study(write_study(arms={"scratch": {}, "nnunet": {"predictions": "nnunet.json"}}, hypotheses=[]))
+    files = scored(0.0, "scan", 12)
+    point = [15.0] * 6
+    targets = {"classes": ["n"], "targets": [{**one, "boxes": [point]} for one in files["targets"]["targets"]]}
+    predictions = {**files["predictions"], "classes": ["n"]}
+    (tmp_path / "nnunet.json").write_text(json.dumps(predictions))
+    folder = write_run(tmp_path / "runs", "scratch", stage="finetune", method="scratch", dataset="cubes")
+    (folder / "test").mkdir()
+    metrics = {"protocol": "centre", "AP": 0.5, "num_cases": 12, "per_case": []}
+    for name, content in (("targets", targets), ("predictions", predictions), ("metrics", metrics)):
+        (folder / "test" / f"{name}.json").write_text(json.dumps(content))
+    (run,) = find_runs([folder])
+    design = {"arm": "scratch", "data": "cubes", "labels": "all", "seed": "0"}
+    (found,) = other_program_runs(study, [replace(run, design=design, is_baseline_arm=True)])
+    assert (found.metrics["protocol"], found.metrics["AP"]) == ("centre", 1)
+
+
 @pytest.mark.parametrize(
     ("arms", "message"),
     [

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.atomic import write_text
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import evaluate, pair, read_targets
+from medpretrain3d.evaluation import pair, read_targets
 from medpretrain3d.evaluation.files import predictions_document
+from medpretrain3d.evaluation.protocols import DETECTION, PROTOCOLS
 from medpretrain3d.evaluation.readers import ReadOptions, read_any_predictions
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata
@@ -70,10 +71,11 @@ def _scored(study: Study, arm: Arm, twin: Run, path: Path) -> Run:
         raise UserError(f"arms.{arm.name}.predictions: {error}") from error
     found = pair(predictions, targets)
     edges_mm = DIAMETERS_MM if targets.frame == "lps_mm" else ()
-    result = evaluate(found, targets.cases, targets.classes, size_edges_mm=edges_mm)
-    result["notes"] = [*predictions.notes, *result["notes"]]
+    protocol = PROTOCOLS[twin.metrics.get("protocol", DETECTION.name)]
+    result = protocol.score(found, targets.cases, targets.classes, size_edges_mm=edges_mm)
+    result["notes"] = [*predictions.notes, *result.get("notes", [])]
     design = {**(twin.design or {}), "arm": arm.name}
-    folder = study.folder / FOLDER / "-".join(value for key, value in design.items() if key != "seed")
+    folder = study.folder / FOLDER / _folder_name(design)
     (folder / "test").mkdir(parents=True, exist_ok=True)
     shared = {name: getattr(twin.metadata, name) for name in SHARED}
     facts = RunMetadata(stage="finetune", name=folder.name, group=study.name, arm=arm.name, method=arm.name)
@@ -82,5 +84,10 @@ def _scored(study: Study, arm: Arm, twin: Run, path: Path) -> Run:
     document = predictions_document(replace(predictions, cases=tuple(found)))
     write_text(folder / "test" / "predictions.json", json_text(document))
     write_text(folder / "test" / "targets.json", (twin.folder / "test" / "targets.json").read_text())
-    write_text(folder / "test" / "metrics.json", json_text({"protocol": "detection", **result}))
+    write_text(folder / "test" / "metrics.json", json_text({"protocol": protocol.name, **result}))
     return Run(folder, facts, design=design)
+
+
+def _folder_name(design: Mapping[str, str]) -> str:
+    """Return a name of its own for each place: a dash of a name is two, so that `a-b` on `c` is not `a` on `b-c`."""
+    return "-".join(value.replace("-", "--") for key, value in design.items() if key != "seed")
