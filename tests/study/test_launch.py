@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from medpretrain3d.atomic import locked
 from medpretrain3d.study.launch import ProgramInterrupted, environment_with, main
 from medpretrain3d.study.record import RECORD, Record, is_complete
 
@@ -72,6 +73,32 @@ def test_programs_that_leave_no_result_have_failed(tmp_path, capsys):
     path = write_record(tmp_path, tmp_path / "nothing", ["datasets"])
     assert main([str(path)]) == 2
     assert path.with_suffix(".failed").exists()
+
+
+@pytest.mark.parametrize("fault", ["no device is free", "a damaged record"])
+def test_a_job_that_cannot_begin_says_why(tmp_path, cubes, fault):
+    """Without its file of failure it is shown as waiting, and nothing says for what."""
+    path = write_record(tmp_path, cubes, ["datasets"])
+    words = [str(path)]
+    if fault == "a damaged record":
+        path.write_text("{")
+    else:
+        environment_with(tmp_path, 1, "5")
+        words += ["--gpus", "1", "--devices", "5"]
+    assert main(words) == 2
+    failure = json.loads(path.with_suffix(".failed").read_text())
+    why = "is not valid JSON" if fault == "a damaged record" else "got 0 free of the devices 5, wanted 1"
+    assert failure["exit_code"] == 2
+    assert failure["message"].startswith("it did not begin: ")
+    assert why in failure["message"]
+
+
+def test_a_job_that_another_process_is_at_work_at_has_not_failed(tmp_path, cubes, capsys):
+    path = write_record(tmp_path, cubes, ["datasets"])
+    with locked(path.with_suffix(".done")):
+        assert main([str(path)]) == 2
+    assert "is at work here" in capsys.readouterr().err
+    assert not path.with_suffix(".failed").exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -27,6 +27,10 @@ LOCK = ".lock"
 """Name of the lock in a folder that a command fills."""
 
 
+class InUse(UserError):
+    """Another process is at work in a place."""
+
+
 @contextmanager
 def locked_folder(folder: Path, name: str = LOCK, clean: bool = True) -> Iterator[None]:
     """Keep other processes out of a folder that is filled bit by bit; what a killed one left is removed.
@@ -37,7 +41,8 @@ def locked_folder(folder: Path, name: str = LOCK, clean: bool = True) -> Iterato
         clean: whether to remove what is not finished in it, at any depth. Not where others may work at parts of it.
 
     Raises:
-        UserError: another process is at work there, the disk refuses, or the folder is a URL.
+        InUse: another process is at work there.
+        UserError: the disk refuses, or the folder is a URL.
     """
     folder = Path(folder)
     refuse_url(folder)
@@ -65,7 +70,8 @@ def locked(place: Path) -> Iterator[None]:
     What a killed process left of it is removed. A device or pipe is not locked.
 
     Raises:
-        UserError: another process writes it, the disk refuses, or the place is a URL.
+        InUse: another process writes it.
+        UserError: the disk refuses, or the place is a URL.
     """
     refuse_url(place)
     shown, place = place, Path(os.path.realpath(place))
@@ -128,7 +134,7 @@ def _acquire(lease: SoftFileLease, path: Path, place: Path) -> None:
     renews its lock, and dead once it has not done so for `LEASE_S`, by the clock of this process.
 
     Raises:
-        UserError: its owner is alive.
+        InUse: its owner is alive.
     """
     from filelock import Timeout
 
@@ -139,7 +145,7 @@ def _acquire(lease: SoftFileLease, path: Path, place: Path) -> None:
     owner, first = lease.owner, _renewed_ns(path)
     if owner is not None and owner.hostname == _machine():
         if _is_running(owner.pid):
-            raise UserError(f"{place}: process {owner.pid} is at work here; {advice}")
+            raise InUse(f"{place}: process {owner.pid} is at work here; {advice}")
         lease.force_break()  # it has ended, and waits for its parent to notice
     elif owner is not None:
         print_line(f"{place}: locked from another machine; watching for up to {LEASE_S:.0f} s whether it lives")
@@ -148,7 +154,7 @@ def _acquire(lease: SoftFileLease, path: Path, place: Path) -> None:
         lease.acquire(timeout=timeout_s, poll_interval=0.5, cancel_check=lambda: _renewed_ns(path) > first)
     except Timeout as error:
         if lease.owner is not None or _renewed_ns(path) > first:
-            raise UserError(f"{place}: a process of another machine is at work here; {advice}") from error
+            raise InUse(f"{place}: a process of another machine is at work here; {advice}") from error
         lease.force_break()  # a lock without an owner: a power loss left it empty
         lease.acquire(timeout=UNREADABLE_S)
 

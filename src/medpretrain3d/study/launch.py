@@ -14,11 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from medpretrain3d.atomic import locked
+from medpretrain3d.atomic.lock import InUse
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, requeue, signals
@@ -70,6 +72,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 128 + ended.signum
     except UserError as error:
         print_line(f"error: {error}", to_stderr=True)
+        if not isinstance(error, InUse):  # whoever is at work at it says how it ends
+            with suppress(UserError):  # of a disk that refuses
+                write_failed(path.with_suffix(".failed"), 2, f"it did not begin: {error}")
         return 2
 
 
