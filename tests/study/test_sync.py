@@ -8,6 +8,7 @@ import pytest
 
 from medpretrain3d import cli
 from medpretrain3d.atomic import locked_folder
+from medpretrain3d.errors import UserError
 from medpretrain3d.study import sync
 
 
@@ -57,6 +58,20 @@ def test_what_was_not_sent_is_said_and_fails(tmp_path, calls, capsys):
     assert "refused: not sent, 1 of 1 parts are left" in printed
     assert "trains: is going on, left for later" in printed
     assert "1 of 3 runs sent, 1 going on" in printed
+
+
+def test_a_disk_that_refuses_is_not_a_run_that_is_going_on(tmp_path, calls, monkeypatch, capsys):
+    a_run(tmp_path / "g/full", "1")
+
+    def refuse(folder, clean):
+        raise UserError(f"{folder}: no space left on device; free some")
+
+    monkeypatch.setattr(sync, "locked_folder", refuse)
+    assert cli.main(["study", "sync", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "g/full: no space left on device; free some" in printed
+    assert "going on" not in printed
+    assert "0 of 1 runs sent" in printed
 
 
 def test_a_study_names_its_folder(write_study, calls):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medpretrain3d.atomic import locked_folder
+from medpretrain3d.atomic.lock import InUse
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import print_line
 
@@ -18,7 +19,8 @@ SENT = ".synced"
 def sync_runs(folder: Path) -> int:
     """Send what was kept offline in and below a folder, run by run; what was sent is not sent again.
 
-    A continued run consists of several parts, which wandb puts together. A run that is going on is left for later.
+    A continued run consists of several parts, which wandb puts together. A run that is going on is left for later, and
+    one whose folder cannot be locked, as on a disk that is full or read-only, is named with the reason.
 
     Returns:
         The exit code: 0 once all is sent, 1 where something was not.
@@ -34,9 +36,12 @@ def sync_runs(folder: Path) -> int:
         try:
             with locked_folder(run, clean=False):
                 _send(run, parts)
-        except UserError:
+        except InUse:
             num_going_on += 1
             print_line(f"{run}: is going on, left for later")
+            continue
+        except UserError as error:
+            print_line(f"{run}: not sent: {error}")
             continue
         left = [part for part in parts if not _is_sent(part)]
         num_sent += not left
