@@ -13,7 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.study import expansion
 from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.document import KEYS, read_study
-from medpretrain3d.study.expansion import HARMLESS, PLACE, expand
+from medpretrain3d.study.expansion import HARMLESS, PLACE, _fewer_steps, expand
 from medpretrain3d.study.jobs import changes
 
 
@@ -336,6 +336,24 @@ def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(w
     assert [job.name for job in pretraining] == ["pretrain mae, a, seed 0", "pretrain only_a, seed 0"]
     assert half.needs == (pretraining[0],)
     assert {job.needs for job in jobs if job.name.startswith("finetune only_a")} == {(pretraining[1],)}
+
+
+@pytest.mark.parametrize(
+    ("whole", "interval", "share", "steps", "expected"),
+    [
+        (1000, 250, 0.5, 500, None),  # divides: as it is
+        (1000, 250, 0.3, 300, 300),  # was validated at 250 alone
+        (12_500, 1000, 0.25, 3125, 625),
+        (1000, 300, 0.5, 500, 250),
+        (200, 100, 0.25, 50, 50),
+        (307, 50, 1.0, 307, 307),  # a prime: once, at the end
+        (1000, 0.25, 0.3, 300, None),  # a share of the steps
+    ],
+)
+def test_a_share_of_the_steps_ends_with_a_validation(whole, interval, share, steps, expected):
+    options = {"trainer.max_steps": whole, "trainer.val_check_interval": interval}
+    changed = {"trainer.max_steps": steps} | ({} if expected is None else {"trainer.val_check_interval": expected})
+    assert _fewer_steps(options, share, "steps") == changed
 
 
 def test_a_share_of_steps_needs_their_number(write_study):

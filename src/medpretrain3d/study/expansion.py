@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,10 @@ def _listed(value: Any) -> list[str]:
 def _fewer_steps(options: Mapping[str, Any], share: float, key: str, shares: Sequence[float] = ()) -> dict[str, Any]:
     """Return the options that make a share of the steps, with the last validation at their end.
 
+    Otherwise the last steps are never validated: the best weights are not looked for among them, and the detections
+    that thresholds are tuned by are of earlier weights. An interval that does not divide the steps gives way to the
+    nearest that does.
+
     Args:
         options: of the recipe.
         share: of its steps.
@@ -289,8 +294,16 @@ def _fewer_steps(options: Mapping[str, Any], share: float, key: str, shares: Seq
     if alike:
         raise UserError(f"{key}: {share:g} and {alike[0]:g} of {whole} steps are both {steps}; drop one of them")
     interval = options.get("trainer.val_check_interval")
-    shorter = isinstance(interval, int) and interval > steps
-    return {"trainer.max_steps": steps, **({"trainer.val_check_interval": steps} if shorter else {})}
+    if not isinstance(interval, int) or interval < 1 or steps % interval == 0:
+        return {"trainer.max_steps": steps}
+    return {"trainer.max_steps": steps, "trainer.val_check_interval": _nearest_divisor(steps, interval)}
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    """Return the divisor of a number that differs from another number by the smallest factor."""
+    small = [one for one in range(1, isqrt(number) + 1) if number % one == 0]
+    divisors = [*small, *(number // one for one in small)]
+    return min(divisors, key=lambda one: max(one, wanted) / min(one, wanted))
 
 
 def _fields(job: Job) -> dict[str, Any]:
