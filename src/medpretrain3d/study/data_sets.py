@@ -18,7 +18,7 @@ SAME_OBJECT_MM = 5.0
 
 def data_set_of(run: Run) -> str:
     """Return what tells data sets apart: the fingerprint of the store, or its name where a run does not say it."""
-    return run.metadata.data_fingerprint or f"named {_name_of(run)}"
+    return run.metadata.data_fingerprint or f"named {run.data_name}"
 
 
 def why_not_pooled(data_sets: Sequence[Sequence[Run]], scorer: Scorer) -> str:
@@ -34,7 +34,7 @@ def why_not_pooled(data_sets: Sequence[Sequence[Run]], scorer: Scorer) -> str:
     scans = [{one.case: one for run in runs for one in scorer.targets([run]).cases} for runs in data_sets]
     for a, b in combinations(range(len(data_sets)), 2):
         runs = data_sets[a][0], data_sets[b][0]
-        names = " and ".join(map(_name_of, runs))
+        names = " and ".join(run.data_name for run in runs)
         if data_set_of(runs[0]) == data_set_of(runs[1]):
             return f"{names} are of one store"
         # Names alone say little: case_0001 is a scan of many data sets.
@@ -42,10 +42,6 @@ def why_not_pooled(data_sets: Sequence[Sequence[Run]], scorer: Scorer) -> str:
         if shared:
             return f"{names} share {counted(shared, 'test scan')}"
     return ""
-
-
-def _name_of(run: Run) -> str:
-    return (run.design or {}).get("data") or run.setting[0]
 
 
 def _is_same_scan(a: TargetCase, b: TargetCase) -> bool:
