@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from medpretrain3d.backbones import convolution
 from medpretrain3d.objectives import (
     DINO,
     MAE,
@@ -26,6 +27,12 @@ from tests.tiny_objectives import TINY_OBJECTIVES, tiny_objective
 TOLERANCE = 0.1
 """Of bytes: on the CPU, convolutions keep two halves of a small image with a margin."""
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def no_copies_for_kernels_of_a_cpu(monkeypatch):
+    """The step that is computed is that of a GPU."""
+    monkeypatch.setattr(convolution, "_has_avx512", lambda: False)
 
 
 class Squares(nn.Module):

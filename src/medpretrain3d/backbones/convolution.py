@@ -156,7 +156,7 @@ class _PaddedBefore(torch.autograd.Function):
 
 
 class _ChannelsLastBackward(torch.autograd.Function):
-    """A convolution whose gradients are computed channels last and returned in the order of what they are of."""
+    """A convolution whose gradients are computed channels last, from copies that live meanwhile, and returned in order."""
 
     @staticmethod
     def forward(
