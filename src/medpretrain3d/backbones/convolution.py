@@ -156,7 +156,7 @@ class _PaddedBefore(torch.autograd.Function):
 
 
 class _ChannelsLastBackward(torch.autograd.Function):
-    """A convolution whose gradients are computed channels last, from copies that live meanwhile, and returned in order."""
+    """A convolution whose gradients are computed channels last, from copies that are let go at once."""
 
     @staticmethod
     def forward(
