@@ -42,6 +42,25 @@ def test_what_was_typed_is_kept_in_a_recipe_and_passed_on(tmp_path):
     assert yaml.safe_load((tmp_path / recipe).read_text())["base"] == ["../../../configs/mine.yaml"]
 
 
+def test_what_was_typed_lies_on_the_named_recipe_where_runs_is_a_link_to_another_disk(tmp_path, monkeypatch):
+    home, scratch = tmp_path / "home" / "project", tmp_path / "scratch" / "project"
+    for folder, batch_size in ((home, 2), (scratch, 7)):  # on the other disk an older copy of the project
+        (folder / "configs").mkdir(parents=True)
+        (folder / "configs" / "lower.yaml").write_text(f"data: {{store: data/mine, batch_size: {batch_size}}}\n")
+    (home / "shared").mkdir()
+    (home / "shared" / "theirs.yaml").write_text("base: lower.yaml\n")
+    (home / "configs" / "mine.yaml").symlink_to("../shared/theirs.yaml")  # its base lies beside its name
+    (scratch / "runs").mkdir()
+    (home / "runs").symlink_to(scratch / "runs")
+    monkeypatch.chdir(home)
+    words = as_cross_validation(["--config", "configs/mine.yaml", "--folds", "all", "--trainer.max_steps", "2"])
+    assert words[2] == "runs/mine_folds/options/mine.yaml"
+    assert composed(recipe_layers(home / words[2], "finetune")) == {
+        "data": {"store": "data/mine", "batch_size": 2},
+        "trainer": {"max_steps": 2},
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -92,7 +92,10 @@ def _value(name: str, text: str) -> Any:
 def _kept(root: Path, name: str, recipes: Sequence[Path], typed: dict[str, Any], words: Sequence[str]) -> Path:
     """Write the recipe that lies on those which were named and holds what was typed."""
     path = root / f"{name}_folds" / "options" / f"{name}.yaml"
-    bases = {BASE: [os.path.relpath(one, path.parent) for one in recipes]}
+    # A name from where the file really lies: `..` behind a link, as `runs` often is one, does not lead back over it.
+    # The named recipe may be a link itself, beside whose name its own bases are.
+    lies_in = path.parent.resolve()
+    bases = {BASE: [os.path.relpath(one.parent.resolve() / one.name, lies_in) for one in recipes]}
     head = HEAD.format(command=shlex.join(["medpretrain3d", "finetune", *words]))
     own = recipe_text(typed) if typed else ""
     write_text(path, f"{head}{yaml.safe_dump(bases, default_flow_style=None)}{own}")
