@@ -145,6 +145,13 @@ def test_choices_of_the_caller_come_before_the_bundle(blob_finder, tmp_path):
     assert len(Predictor(bundle).predict_file(scan)) == 2
 
 
+def test_a_precision_has_one_name_and_what_is_none_is_refused(blob_finder):
+    assert Predictor(bundle_of(blob_finder), "cpu", precision="bf16").precision == "bf16-mixed"
+    for name in ("fp61", "float16", "bf16-true", ""):
+        with pytest.raises(UserError, match=f"precision: got '{name}', wanted one of 32-true"):
+            Predictor(bundle_of(blob_finder), "cpu", precision=name)
+
+
 def test_a_device_that_is_not_here(blob_finder):
     name = "nonsense" if torch.cuda.is_available() else "cuda"
     with pytest.raises(UserError, match=f"device '{name}' cannot be used here"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from medpretrain3d.errors import UserError
 from medpretrain3d.precision.mixed import autocast
 
 CPU = torch.device("cpu")
@@ -20,6 +21,18 @@ def test_a_network_computes_in_the_precision_and_its_weights_stay_fp32(precision
     wanted = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}[precision]
     assert seen == [wanted]
     assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("16", torch.float16), ("fp32", torch.float32)])
+def test_other_names_mean_what_they_mean_in_a_recipe(name, dtype):
+    with autocast(CPU, name):
+        assert torch.nn.Linear(3, 3)(torch.ones(2, 3)).dtype == dtype
+
+
+@pytest.mark.parametrize("device", [CPU, torch.device("meta")])
+def test_a_name_of_no_precision_is_not_fp32(device):
+    with pytest.raises(UserError, match="precision: got 'fp61', wanted one of 32-true"), autocast(device, "fp61"):
+        pass
 
 
 def test_fp32_is_fp32_within_another_context_too():

@@ -132,7 +132,7 @@ def _rows(
     import torch
 
     from medpretrain3d.backbones.checkpoints import load_encoder
-    from medpretrain3d.precision.choice import choose_precision
+    from medpretrain3d.precision.choice import precision_of
     from medpretrain3d.probing import LinearProbe, auc_of, difference_of, frozen_features, intensity_features
 
     with torch.random.fork_rng(devices=[]):
@@ -141,7 +141,7 @@ def _rows(
     patch = _patch(network, args.patch)
     window = _window(encoder, judged[0])
     probe = LinearProbe(train, judged, patch, window, args.crops, args.points, label, args.seed)
-    precision = args.precision or choose_precision(device).of_network
+    precision = precision_of(args.precision, device)
     random = probe.log_odds(lambda points: frozen_features(network, points, device, precision))
     print(f"{name}: {load_encoder(network, encoder)}")
     print(f"  {_seen(encoder, judged)}; seen through {window}, crops of {' x '.join(map(str, patch))}")

@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
     from medpretrain3d.inference import save_ensemble, write_predictions
     from medpretrain3d.inference.predictor import device_named
-    from medpretrain3d.precision.choice import choose_precision
+    from medpretrain3d.precision.choice import precision_of
     from medpretrain3d.rescoring.candidates import read_candidate_set
     from medpretrain3d.rescoring.folds import SecondStage
     from medpretrain3d.rescoring.training import RescorerTraining
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         args.cube_vox,
         RescorerTraining(args.steps, args.batch_size, args.lr, args.seed),
         device,
-        args.precision or choose_precision(device).of_network,
+        precision_of(args.precision, device),
     )
     scores: dict[str, np.ndarray] = {}
     places = {fold: args.out / "rescorers" / f"fold_{fold}" for fold in bundles}

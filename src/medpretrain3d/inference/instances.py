@@ -14,7 +14,7 @@ from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TileReader
 from medpretrain3d.inference.sliding_window import BATCHES_AHEAD
 from medpretrain3d.inference.tiles import Triple, tile_starts
-from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.choice import precision_of
 from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
@@ -103,7 +103,7 @@ def network_running(detector: object, precision: Precision | None) -> Iterator[t
     """Run a detector without gradients and in a precision, `None` for what suits its device; gives the device."""
     weights = detector.parameters() if isinstance(detector, nn.Module) else ()
     device = next((weight.device for weight in weights), torch.device("cpu"))
-    with torch.inference_mode(), autocast(device, precision or choose_precision(device).of_network):
+    with torch.inference_mode(), autocast(device, precision_of(precision, device)):
         yield device
 
 

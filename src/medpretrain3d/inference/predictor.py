@@ -29,7 +29,7 @@ from medpretrain3d.inference.scan import ScanTiles, VoxelReader
 from medpretrain3d.inference.second_stage import rescored
 from medpretrain3d.inference.sliding_window import Progress
 from medpretrain3d.inference.started_scan import StartedScan
-from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.choice import precision_of
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.unit import Unit
@@ -53,7 +53,8 @@ class Predictor:
         compile: the networks' parts with `torch.compile`, in this mode.
 
     Raises:
-        UserError: no bundle, members of other classes, a device that does not exist here, or a change out of range.
+        UserError: no bundle, members of other classes, a device that does not exist here, no name of a precision, or a
+            change out of range.
 
     Example:
         >>> import numpy as np
@@ -87,7 +88,7 @@ class Predictor:
         self.configs = [dataclasses.replace(bundle.inference, **(changes or {})) for bundle in self.bundles]
         self.batch_size = batch_size
         self.device = device_named(device)
-        self.precision: Precision = precision or choose_precision(self.device).of_network
+        self.precision: Precision = precision_of(precision, self.device)
         for bundle in self.bundles:
             bundle.detector.to(self.device).eval()
             if channels_last:

@@ -20,7 +20,7 @@ from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.scan import TensorTiles, TileReader
 from medpretrain3d.inference.tile_batches import TileBatch, read_batches
 from medpretrain3d.inference.tiles import Triple, starts_within
-from medpretrain3d.precision.choice import choose_precision
+from medpretrain3d.precision.choice import precision_of
 from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.values import Rows, check_value
@@ -111,7 +111,7 @@ class SlidingWindow:
         within: the part of the volume that is looked at, see `starts_within`.
 
     Raises:
-        UserError: a patch with an axis below 1 voxel, or batches of no tile.
+        UserError: a patch with an axis below 1 voxel, batches of no tile, or no name of a precision.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class SlidingWindow:
         self.patch = patch
         self.config = config
         self.device = next((parameter.device for parameter in detector.parameters()), torch.device("cpu"))
-        self.precision: Precision = precision or choose_precision(self.device).of_network
+        self.precision: Precision = precision_of(precision, self.device)
         self.batch_size = batch_size or (TILES_ON_GPU if self.device.type == "cuda" else 1)
         self.starts = starts_within(tiles.shape, patch, config.overlap, within)
         self._seen: list[RawDetections] = []

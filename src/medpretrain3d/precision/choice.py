@@ -74,6 +74,19 @@ def choose_precision(device: torch.device | str) -> PrecisionChoice:
     return _of_device(str(torch.device(device)))
 
 
+def precision_of(asked: Precision | None, device: torch.device | str) -> Precision:
+    """Return the precision that a network runs in.
+
+    Args:
+        asked: by any of its names; None is what suits the device.
+        device: where the network runs.
+
+    Raises:
+        UserError: no name of a precision, or the environment names none.
+    """
+    return choose_precision(device).of_network if asked is None else precision_name(asked)
+
+
 def note_on(precision: Precision, device: torch.device | str) -> str:
     """Return what a user should know who asked for a precision on a device; empty where there is nothing.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from medpretrain3d.precision.names import TrainingPrecision
+from medpretrain3d.precision.names import TrainingPrecision, training_precision_name
 
 DTYPES: dict[TrainingPrecision, torch.dtype] = {
     "bf16-mixed": torch.bfloat16,
@@ -34,11 +34,14 @@ def autocast(device: torch.device, precision: TrainingPrecision, cache_enabled: 
         device: where they run.
         precision: fp32 computes everything as it is.
         cache_enabled: whether a weight that is used twice is cast once.
+
+    Raises:
+        UserError: no name of a precision; see `precision_name`.
     """
+    dtype = DTYPES.get(training_precision_name(precision))
     if not torch.amp.is_autocast_available(device.type):
         yield
         return
-    dtype = DTYPES.get(precision)
     with torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=cache_enabled):
         if dtype is None or device.type != "cpu":
             yield
