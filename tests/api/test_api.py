@@ -227,6 +227,18 @@ def test_scans_of_a_unit_that_an_encoder_was_not_trained_on_are_refused_unless_i
     np.testing.assert_allclose(encoder.prepare(scans["Volume"]), encoder.prepare(scans["NIfTI file"]))
 
 
+@pytest.mark.parametrize("unit", ["HU", "Hu", "none", ""])
+def test_a_unit_of_another_spelling_is_refused_and_not_taken_for_none(tmp_path, scans, unit):
+    message = f"unit: got '{unit}', wanted 'hu' for Hounsfield units or 'any'"
+    for scan in (HU, scans["NIfTI file"], scans["nibabel"], scans["SimpleITK"], scans["Volume"]):
+        with pytest.raises(UserError, match=message):
+            mp.as_volume(scan, spacing_mm=(1, 1, 1) if scan is HU else None, unit=unit)
+    with pytest.raises(UserError, match=message):
+        read_volume(scans["NIfTI file"], unit)
+    with pytest.raises(UserError, match=message):
+        encoder_stating(tmp_path, window=WINDOW).prepare(scans["NIfTI file"], unit=unit)
+
+
 def test_evaluate_scores_predictions_against_a_file(bundle, scans, tmp_path):
     found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
     truth = {"case": "scan", "boxes": found.boxes_lps_mm[:1].tolist(), "labels": [0]}

@@ -120,7 +120,7 @@ class Encoder:
         spacing_mm: Sequence[float] | None,
         unit: Unit | None,
     ) -> Volume:
-        wanted = unit or (scan.unit if isinstance(scan, Volume) else self.unit)
+        wanted = unit if unit is not None else scan.unit if isinstance(scan, Volume) else self.unit
         if wanted is None:
             raise UserError(
                 "unit: the encoder's file does not say what the values of its training images were; give unit='hu' for "

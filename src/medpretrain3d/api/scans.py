@@ -10,7 +10,7 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.readers.scan import Scan, checked_affine, spatial_shape
-from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.unit import Unit, check_unit
 from medpretrain3d.store.volume import Volume, read_volume, volume_of
 
 ScanLike: TypeAlias = Any
@@ -44,7 +44,8 @@ def as_volume(
         straighten: whether slices that a tilted gantry shifted are moved back.
 
     Raises:
-        UserError: no scan, an array without affine and spacing, another form with them, or what `read_volume` refuses.
+        UserError: no scan, no such unit, an array without affine and spacing, another form with them, or what
+            `read_volume` refuses.
 
     Example:
         >>> import numpy as np
@@ -53,6 +54,7 @@ def as_volume(
         >>> mp.as_volume(hu, spacing_mm=(2.5, 1, 1)).grid.spacing_mm
         (2.5, 1.0, 1.0)
     """
+    check_unit(unit)
     is_array = isinstance(scan, np.ndarray) or (hasattr(scan, "__array__") and not hasattr(scan, "affine"))
     if not is_array and (affine_lps is not None or spacing_mm is not None):
         raise UserError(f"affine_lps and spacing_mm are of arrays, got a {type(scan).__name__}; leave them out")

@@ -16,7 +16,7 @@ from medpretrain3d.store.readers import Scan, read_scan
 from medpretrain3d.store.resample import resample_linear, resample_nearest
 from medpretrain3d.store.skipped_cases import InvalidCaseError
 from medpretrain3d.store.statistics import ChannelStatistics, channel_statistics
-from medpretrain3d.store.unit import Unit
+from medpretrain3d.store.unit import Unit, check_unit
 
 WITHOUT_HU = ("MR", "PT", "NM", "US")
 """DICOM's modalities whose values are no Hounsfield units."""
@@ -101,8 +101,10 @@ def volume_of(scan: Scan, unit: Unit = "hu") -> Volume:
     """Return what was read, or made from an array, as `read_volume` does.
 
     Raises:
+        UserError: no such unit.
         InvalidCaseError: values that cannot be HU, see `read_volume`.
     """
+    check_unit(unit)
     path = scan.path
     if unit == "hu" and scan.modality in WITHOUT_HU:
         raise InvalidCaseError(
