@@ -239,6 +239,58 @@ def test_a_unit_of_another_spelling_is_refused_and_not_taken_for_none(tmp_path, 
         encoder_stating(tmp_path, window=WINDOW).prepare(scans["NIfTI file"], unit=unit)
 
 
+def test_an_encoder_goes_where_a_detector_does(tmp_path):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    for asked, wanted in (("auto", auto), (torch.device("cpu"), "cpu")):
+        encoder = mp.load_encoder(tmp_path / "encoder", device=asked)
+        assert {weight.device.type for weight in encoder.backbone.parameters()} == {wanted}
+    for device in ("gpu", "cuda:99", None):
+        with pytest.raises(UserError, match=f"device '{device}' cannot be used here .*; use auto or cpu"):
+            mp.load_encoder(tmp_path / "encoder", device=device)
+
+
+def test_what_no_encoder_is_loaded_by_is_refused(tmp_path):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    with pytest.raises(UserError, match=r"got stm, wanted options out of device, stem, .*; did you mean 'stem'"):
+        mp.load_encoder(tmp_path / "encoder", stm="x")
+    with pytest.raises(UserError, match="ReadOptions: got token_order 'dhw', wanted one of whd, hwd or null"):
+        mp.load_encoder(tmp_path / "encoder", token_order="dhw")
+    for make in (mp.load_encoder, mp.Detector.from_pretrained, lambda one: mp.predict(one, HU, spacing_mm=(1, 1, 1))):
+        with pytest.raises(UserError, match="got None as weights, wanted a path, or owner/name of a hub"):
+            make(None)
+
+
+def test_a_scan_of_which_the_coarsest_features_are_one_voxel_is_refused(tmp_path):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    encoder = mp.load_encoder(tmp_path / "encoder")
+    with pytest.raises(UserError, match=r"the coarsest features are of one voxel.*give a scan or patch of more voxels"):
+        encoder.features(HU[:3, :3, :3], spacing_mm=(1, 1, 1), unit="hu")
+    assert encoder.features(HU[:9, :3, :3], spacing_mm=(1, 1, 1), unit="hu")[-1].shape[2:] == (2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"protocol": "luna16"}, "got protocol 'luna16', wanted one of detection, centre"),
+        ({"protocol": ["centre"]}, "got protocol .'centre'., wanted one of"),
+        ({"predictions": None}, "got a NoneType as predictions, wanted a list of Prediction"),
+        ({"predictions": [None]}, "got a list as predictions, wanted a list of Prediction"),
+        ({"targets": None}, "got targets None"),
+        ({"classes": "nodule"}, "got classes 'nodule', wanted a list of"),
+    ],
+)
+def test_what_evaluate_cannot_score_is_refused(bundle, scans, tmp_path, arguments, message):
+    targets = tmp_path / "targets.json"
+    truth = {"case": "scan", "boxes": [[0, 0, 0, 1, 1, 1]], "labels": [0]}
+    targets.write_text(json.dumps({"classes": ["nodule"], "frame": "lps_mm", "targets": [truth]}))
+    found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
+    with pytest.raises(UserError, match=message):
+        mp.evaluate(**({"predictions": [found], "targets": targets, "num_bootstrap": 0} | arguments))
+    with pytest.raises(UserError, match="got a Prediction as predictions, wanted a list of Prediction, one of each"):
+        mp.evaluate(found, targets)
+
+
 def test_evaluate_scores_predictions_against_a_file(bundle, scans, tmp_path):
     found = mp.predict(bundle, scans["NIfTI file"], device="cpu")
     truth = {"case": "scan", "boxes": found.boxes_lps_mm[:1].tolist(), "labels": [0]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,11 @@ class Detector:
             changes: fields of `InferenceConfig` that differ from the bundle's, as `score_threshold=0.3`.
 
         Raises:
-            UserError: there is no bundle, it is damaged, or a change is no such field or out of its range.
+            UserError: there is no bundle, it is damaged, a device or precision that there is not, or a change that is
+                no such field or out of its range.
         """
-        sources = [source] if isinstance(source, str | Path) else list(source)
+        # What is no place at all is said where it is looked for.
+        sources = list(source) if isinstance(source, Iterable) and not isinstance(source, str) else [source]
         bundles = [bundle for one in sources for bundle in load_members(_folder(one))]
         try:
             return cls(Predictor(bundles, device, changes, precision=precision))

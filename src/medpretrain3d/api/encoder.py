@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from medpretrain3d.api.scans import ScanLike, as_volume
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.backbones.checkpoints import ReadOptions, read_encoder
 from medpretrain3d.backbones.checkpoints import load_encoder as load_into
+from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.predictor import device_named
 from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing, PreprocessingDocument, stated_window
@@ -73,7 +75,7 @@ class Encoder:
         A scan is padded at its far ends to a multiple of the coarsest stride. It is seen at once: crop a large one.
 
         Raises:
-            UserError: see `prepare`.
+            UserError: see `prepare`, or a scan so small that the norm of the coarsest level has one voxel to work on.
         """
         return list(self.backbone(self.prepare(scan, affine_lps, spacing_mm, unit)))
 
@@ -148,12 +150,20 @@ def load_encoder(source: str | Path, device: str = "cpu", **options: Any) -> Enc
     Args:
         source: an encoder file, a bundle or a run of this package, a checkpoint of a format in `docs/checkpoints.md`, a
             folder that holds one, or `owner/name[/file]` of a hub.
-        device: where its weights go.
+        device: where its weights go: `cpu`, `auto` (a GPU if there is one), `cuda`, `cuda:1`, ...
         options: choices that a format leaves open, see `ReadOptions`.
 
     Raises:
-        UserError: nothing there, unreadable, of no known format, or not what it says it is.
+        UserError: nothing there, unreadable, of no known format, or not what it says it is; a device that does not
+            exist here, or another option.
     """
+    known = [one.name for one in fields(ReadOptions)]
+    if unknown := [name for name in options if name not in known]:
+        raise UserError(
+            f"load_encoder: got {', '.join(unknown)}, wanted options out of device, {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    place = device_named(device)
     file = read_encoder(source, ReadOptions(**options))
     backbone = from_config(file.architecture, Backbone)
     report = str(load_into(backbone, file))
@@ -163,7 +173,7 @@ def load_encoder(source: str | Path, device: str = "cpu", **options: Any) -> Enc
         report += (
             f"\n  note: no window is stated{words}: HU are mapped by {PerUnit().hu}, other values by {PerUnit().other}"
         )
-    return Encoder(backbone.to(device).eval(), _preprocessing(stated, backbone), report, stated)
+    return Encoder(backbone.to(place).eval(), _preprocessing(stated, backbone), report, stated)
 
 
 def _preprocessing(stated: Mapping[str, Any], backbone: Backbone) -> Preprocessing | None:

@@ -18,6 +18,7 @@ from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.inference import Prediction, predictions_json
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
+from medpretrain3d.values import check_value, shown
 
 
 def evaluate(
@@ -44,9 +45,16 @@ def evaluate(
         `num_boxes_not_tested` say which and how many.
 
     Raises:
-        UserError: a file is missing or damaged, predictions and targets are not of the same scans and classes, or
-            points are to be scored by overlap.
+        UserError: a file is missing or damaged, predictions and targets are not of the same scans and classes, points
+            are to be scored by overlap, another protocol, or an argument of another type.
     """
+    check_value("evaluate", "targets", targets, str | Path)
+    check_value("evaluate", "classes", classes, Sequence[str] | None)
+    if protocol is not None and protocol not in tuple(PROTOCOLS):
+        raise UserError(
+            f"evaluate: got protocol {shown(protocol)}, wanted one of {', '.join(PROTOCOLS)}; others are options of "
+            "`medpretrain3d evaluate --protocol`"
+        )
     with TemporaryDirectory() as folder:
         found = read_predictions(_predictions(predictions, targets, classes, Path(folder)))
         wanted = read_targets(_targets(Path(targets), [case.case for case in found.cases], Path(folder)))
@@ -81,6 +89,12 @@ def _predictions(
     if isinstance(predictions, str | Path):
         path = Path(predictions)
         return path / "predictions.json" if path.is_dir() else path
+    given: object = predictions
+    if not isinstance(given, Sequence) or not all(isinstance(one, Prediction) for one in given):
+        raise UserError(
+            f"evaluate: got a {type(predictions).__name__} as predictions, wanted a list of Prediction, one of each "
+            "scan, predictions.json, or the folder it is in"
+        )
     carried = {one.classes for one in predictions if one.classes is not None}
     if len(carried | ({tuple(classes)} if classes is not None else set())) > 1:
         given = sorted({", ".join(one) for one in carried} | ({", ".join(classes)} if classes is not None else set()))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.norm import GroupNorm
 from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
 from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
 from medpretrain3d.detection.base import Detector, Part, finite_rows
@@ -155,7 +156,7 @@ class DeformableDETR(Detector):
         self.detections_per_image = detections_per_image
 
         self.project = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(level.channels, channels, 1), nn.GroupNorm(math.gcd(32, channels), channels))
+            nn.Sequential(nn.Conv3d(level.channels, channels, 1), GroupNorm(math.gcd(32, channels), channels))
             for level in backbone.levels[-num_levels:]
         )
         self.level_position = nn.Parameter(torch.randn(num_levels, channels) * 0.02)

@@ -20,6 +20,7 @@ from medpretrain3d.backbones.checkpoints.archive import check_archive
 from medpretrain3d.documents import read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.finite import is_finite
+from medpretrain3d.values import check_fields
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".model", ".safetensors")
 PREFERRED = ("checkpoint_final.pth", "model.safetensors", "checkpoint_best.pth", "last.ckpt")
@@ -50,6 +51,9 @@ class ReadOptions:
     stem: str | None = None
     token_order: Literal["whd", "hwd"] | None = None
     orientation: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from medpretrain3d.atomic import put_back
 from medpretrain3d.backbones.checkpoints.hub import fetch, is_hub_id
 from medpretrain3d.backbones.checkpoints.raw import PREFERRED, SUFFIXES
 from medpretrain3d.errors import UserError
+from medpretrain3d.values import shown
 
 OWN_CARDS = ("encoder.json", "bundle.json")
 """A folder with one of these is one of ours, and is read as a whole."""
@@ -22,8 +23,11 @@ def locate(source: str | Path) -> Path:
     """Return the file of weights, or the folder where it is an encoder file or a detector bundle of this package.
 
     Raises:
-        UserError: nothing there, no weights in the folder, or several files none of which is preferred.
+        UserError: no name of a place, nothing there, no weights in the folder, or several files none of which is
+            preferred.
     """
+    if not isinstance(source, str | Path):
+        raise UserError(f"got {shown(source)} as weights, wanted a path, or owner/name of a hub")
     path = Path(source).expanduser()
     put_back(path)
     if not path.exists():
