@@ -259,6 +259,25 @@ def test_the_command_writes_recipe_store_and_page_and_keeps_what_was_edited(tmp_
     assert (tmp_path / "other.html").is_file()
 
 
+def test_spacings_that_are_near_have_places_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_store(tmp_path / "mine", num_cases=2)
+
+    def planned(edge, *options):
+        command = ["plan", "mine", "--accelerator", "cpu", "--preset", "XXS", "--memory", "1.4", *options]
+        code = cli.main([*command, "--spacing-mm", "2", "1.5", edge])
+        return yaml.safe_load((tmp_path / "configs/mine.yaml").read_text())["data"]["store"] if code == 0 else code
+
+    assert planned("1.5031") == "mine_at_2x1.5x1.5031mm"
+    assert planned("1.5034") == "mine_at_2x1.5x1.5034mm"
+    assert planned("1.6") == "mine_at_2x1.5x1.6mm"
+    (tmp_path / "mine_at_2x1.5x1.5031mm").rename(tmp_path / "mine_at_2x1.5x1.5mm")  # as earlier versions named it
+    assert planned("1.5031") == "mine_at_2x1.5x1.5mm"
+    capsys.readouterr()
+    assert planned("1.5034", "--resampled", "mine_at_2x1.5x1.5mm") == 2
+    assert "mine_at_2x1.5x1.5mm: is a store at 2.0 x 1.5 x 1.5031 mm" in capsys.readouterr().err
+
+
 def test_a_store_of_one_spacing_is_trained_on_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_store(tmp_path / "mine", num_cases=2, spacing=(2.0, 1.0, 1.0), patient="p")

@@ -98,8 +98,19 @@ def test_what_is_made_is_kept_and_what_changed_or_is_damaged_is_made_again(raw, 
     os.utime(raw / "imagesTr/a_0000.nii.gz", (1, 1))  # `prepare` would not take the case of before for its own
     prepare(raw, tmp_path / "native", PrepareOptions(min_voxels=2))
     assert resample_store(tmp_path / "native", out, SPACING_MM).num_reused == 2
-    assert resample_store(tmp_path / "native", out, (2.0, 2.0, 2.0)).num_reused == 0
-    assert Store(out).spacing_mm == (2.0, 2.0, 2.0)
+
+
+def test_a_store_at_another_spacing_is_not_replaced(raw, tmp_path):
+    prepare(raw, tmp_path / "native")
+    resample_store(tmp_path / "native", tmp_path / "out", (0.7031, 2.0, 2.0))
+    with pytest.raises(UserError, match=r"out: is a store at 0\.7031 x 2\.0 x 2\.0 mm, .* asked for is 0\.7034 x 2\.0"):
+        resample_store(tmp_path / "native", tmp_path / "out", (0.7034, 2.0, 2.0))
+    assert Store(tmp_path / "out").spacing_mm == (0.7031, 2.0, 2.0)
+    prepare(raw, tmp_path / "other")
+    with pytest.raises(UserError, match="other: is a store at each scan's own, which a recipe may name"):
+        resample_store(tmp_path / "native", tmp_path / "other", SPACING_MM)
+    (tmp_path / "out" / "store.json").unlink()  # as a killed call leaves it
+    assert resample_store(tmp_path / "native", tmp_path / "out", SPACING_MM).num_reused == 0
 
 
 def test_a_folder_of_other_content_is_refused(raw, tmp_path):

@@ -16,7 +16,7 @@ from medpretrain3d.planning import Plan
 from medpretrain3d.planning.fingerprint import Fingerprint, warnings_of
 from medpretrain3d.planning.recipe import is_as_written, recipe_name, recipe_text
 from medpretrain3d.planning.setup import Setup
-from medpretrain3d.store.resampled_store import resample_store
+from medpretrain3d.store.resampled_store import resample_store, spacing_in_words, spacing_of
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.stratify import NUM_FOLDS, split_store
 
@@ -73,9 +73,13 @@ def _planned_store(args: argparse.Namespace, store: Store, plan: Plan) -> tuple[
 
 
 def _beside(store: Store, plan: Plan) -> Path:
-    spacing = "x".join(f"{edge:.3g}" for edge in plan.spacing_mm)
+    """Return the default place; where an earlier version, which wrote three digits, made this very store, its place."""
     folder = Path(store.place) if "://" not in store.place else Path("data") / store.path.name
-    return beside(folder, f"_at_{spacing}mm")
+    places = [
+        beside(folder, f"_at_{'x'.join(f'{edge:{digits}}' for edge in plan.spacing_mm)}mm") for digits in ("g", ".3g")
+    ]
+    made = [place for place in places if spacing_of(place) == spacing_in_words(plan.spacing_mm)]
+    return made[0] if made else places[0]
 
 
 def _with_folds(store: Store, is_locked: bool = False) -> list[str]:

@@ -10,7 +10,7 @@ import functools
 import shutil
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import as_completed
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,14 @@ def resample_store(
         progress: wraps the ids of the cases as they are done; the number to be done is given beside.
 
     Raises:
-        UserError: no store, a target that holds something else, a spacing that none is, or a full disk.
+        UserError: no store, a target that holds something else or a store of another spacing, a spacing that none is,
+            or a full disk.
     """
     check_spacing(spacing_mm)
     store, target = Store(source), Path(target)
     if target.resolve() == store.path.resolve():
         raise UserError(f"{target}: is the store itself; name another folder")
-    _check_room(store, target)
+    _check_room(store, target, spacing_mm)
     remove_unfinished(target / CASES, set(store.case_ids))
     remove_unfinished(target, {INDEX, SPLITS, SKIPPED, REPORT})
     todo = [case_id for case_id in store.case_ids if not _is_made(store, target, case_id, spacing_mm)]
@@ -87,13 +88,33 @@ def resample_store(
     return ResampleSummary(len(store), len(store) - len(todo))
 
 
-def _check_room(store: Store, target: Path) -> None:
-    """Refuse a folder that holds anything but an earlier copy of the same cases."""
+def spacing_of(place: Path) -> str:
+    """Return the spacing of the store that is at a place, in words; nothing where there is none, or none to be read."""
+    with suppress(UserError):
+        if (place / INDEX).is_file():
+            found = Store(place).spacing_mm
+            return "each scan's own" if found is None else spacing_in_words(found)
+    return ""
+
+
+def spacing_in_words(spacing_mm: Sequence[float]) -> str:
+    """Return a spacing along (D, H, W) with all of its digits."""
+    return f"{' x '.join(map(repr, map(float, spacing_mm)))} mm"
+
+
+def _check_room(store: Store, target: Path, spacing_mm: Spacing) -> None:
+    """Refuse a folder that holds anything but an earlier copy of the same cases at this spacing."""
     strangers = sorted(set(layout_of(target).cases()) - set(store.case_ids))
     others = [] if (target / CASES).is_dir() else sorted(path.name for path in target.glob("[!.]*"))
     if strangers or others:
         what = f"case '{strangers[0]}', which is not of {store.path}" if strangers else others[0]
         raise UserError(f"{target}: holds {what}; remove that folder, or name another one")
+    there = spacing_of(target)
+    if there not in ("", spacing_in_words(spacing_mm)):
+        raise UserError(
+            f"{target}: is a store at {there}, which a recipe may name; asked for is {spacing_in_words(spacing_mm)}: "
+            "name another folder, or remove that one"
+        )
 
 
 def _is_made(store: Store, target: Path, case_id: str, spacing_mm: Spacing) -> bool:
