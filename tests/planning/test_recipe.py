@@ -127,7 +127,9 @@ def test_the_command_plans_points(tmp_path, monkeypatch, capsys):
     assert yaml.safe_load(said.out)["model"]["detector"]["init_args"]["first_level"] == 1
     recipe = yaml.safe_load((tmp_path / "configs" / "points.yaml").read_text())
     assert Store(recipe["data"]["store"]).spacing_mm == tuple(recipe["model"]["detector"]["init_args"]["spacing_mm"])
-    assert (tmp_path / "configs" / "points.html").is_file()
+    page = (tmp_path / "configs" / "points.html").read_text()
+    assert "ResEnc-XXS in a HeatMap, which learns their centers and no size." in page
+    assert "RetinaNet" not in page
     assert cli.main(["plan", str(store.path), "-o", "plan.json"]) == 0
     capsys.readouterr()
     assert cli.main(["plan", "plan.json"]) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
@@ -14,7 +14,14 @@ from medpretrain3d.plan_page.figures import intensity_figure, size_figure, spaci
 from medpretrain3d.plan_page.tables import class_table, plan_table, scan_table, split_table
 from medpretrain3d.planning import Plan
 from medpretrain3d.planning.fingerprint import Fingerprint
+from medpretrain3d.planning.recipe import PlannedDetector, detector_of
 from medpretrain3d.store.store import Store
+
+LEADS: Mapping[PlannedDetector, str] = {
+    "HeatMap": "HeatMap, which learns their centers and no size",
+    "RetinaUNet": "Retina U-Net, which learns from their outlines too",
+    "RetinaNet": "RetinaNet",
+}
 
 
 def write_plan_page(
@@ -65,7 +72,7 @@ def write_plan_page(
 def _lead(fingerprint: Fingerprint, plan: Plan) -> str:
     num_objects = len(fingerprint.objects.labels)
     classes = f"{len(fingerprint.classes)} classes" if len(fingerprint.classes) > 1 else f"'{fingerprint.classes[0]}'"
-    detector = "Retina U-Net, which learns from their outlines too" if fingerprint.have_masks else "RetinaNet"
+    detector = LEADS[detector_of(plan, fingerprint)]
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
     patch = " x ".join(map(str, plan.patch))
     return (

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import yaml
@@ -24,6 +25,17 @@ LARGE_VOX = 16.0
 """Median longest edge from which a mean of many boxes is more exact than the best one."""
 RADIUS_CELLS = 1.5
 """Least radius of a heat map's target in cells, so that some cell lies in it wherever a point does."""
+PlannedDetector = Literal["HeatMap", "RetinaUNet", "RetinaNet"]
+IN_WORDS: Mapping[PlannedDetector, str] = {
+    "HeatMap": "Heat maps",
+    "RetinaUNet": "Retina U-Net",
+    "RetinaNet": "RetinaNet",
+}
+WHY: Mapping[PlannedDetector, str] = {
+    "HeatMap": "of some objects the center is all that is known: no size is learnt",
+    "RetinaUNet": "every object is outlined, so that masks are learnt beside the boxes",
+    "RetinaNet": "objects are boxes: there is no outline to learn",
+}
 SEAL = "# As `medpretrain3d plan` wrote it, while this holds: "
 
 
@@ -61,6 +73,11 @@ def recipe_text(
     return f"{text}\n{SEAL}{_seal(text)}\n"
 
 
+def detector_of(plan: Plan, fingerprint: Fingerprint) -> PlannedDetector:
+    """Return the class of the detector that is planned."""
+    return "HeatMap" if plan.anchors is None else "RetinaUNet" if fingerprint.have_masks else "RetinaNet"
+
+
 def is_as_written(text: str) -> bool:
     """Whether a recipe is one that `recipe_text` made and nobody has changed since."""
     body, _, seal = text.rpartition(f"\n{SEAL}")
@@ -74,11 +91,11 @@ def _seal(text: str) -> str:
 def _head(
     plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, num_folds: int, place: str, warnings: Sequence[str]
 ) -> Iterable[str]:
-    detector = "Heat maps" if plan.anchors is None else "Retina U-Net" if fingerprint.have_masks else "RetinaNet"
     device = f"a GPU of {setup.memory_gib:g} GiB" if setup.accelerator == "gpu" else "a CPU"
     held = ", ".join(f"{len(ids)} {name}" for name, ids in fingerprint.splits.items())
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
     memory = f"about {plan.report['estimated_gib']} GiB at {plan.batch_size} x {_times(plan.patch)} voxels"
+    detector = IN_WORDS[detector_of(plan, fingerprint)]
     yield from _comment(f"{detector} on {fingerprint.name}: {_classes(fingerprint.classes)}; planned for {device}.")
     yield from _fact(
         "Data:",
@@ -102,12 +119,8 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
     yield f"run: {{group: {_plain(fingerprint.name)}, name: scratch}}"
     yield "model:"
     yield "  detector:"
-    if plan.anchors is None:
-        yield "    class_path: HeatMap      # of some objects the center is all that is known: no size is learnt"
-    elif fingerprint.have_masks:
-        yield "    class_path: RetinaUNet   # every object is outlined, so that masks are learnt beside the boxes"
-    else:
-        yield "    class_path: RetinaNet    # objects are boxes: there is no outline to learn"
+    detector = detector_of(plan, fingerprint)
+    yield f"    class_path: {detector:<10}   # {WHY[detector]}"
     yield "    init_args:"
     yield from _comment(
         "Strides and kernels leave a coarse axis alone until the others have come to its spacing (nnU-Net).", 6
