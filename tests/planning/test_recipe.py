@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -192,6 +193,17 @@ def test_names_that_yaml_reads_otherwise_stay_what_they_are(tmp_path):
     assert recipe["run"]["group"] == "12_é_x"
     assert recipe["model"]["detector"]["init_args"]["num_classes"] == 3
     assert recipe_name(tmp_path / "12 é: #x") == "12_é_x"
+
+
+def test_the_commands_of_a_recipe_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_store(tmp_path / "mine", num_cases=3, spacing=(2.0, 1.0, 1.0))
+    place = f"{'of my own ' * 12}ü/x.yaml"
+    command = ["plan", "mine", "--accelerator", "cpu", "--preset", "XXS", "--memory", "1.4", "--recipe", place]
+    assert cli.main(command) == 0
+    lines = (tmp_path / place).read_text().splitlines()
+    said = [shlex.split(line[13:]) for line in lines if line.startswith(("# Run: ", f"# {'':11}medpretrain3d"))]
+    assert said == [["medpretrain3d", "finetune", "--config", place, *more] for more in ([], ["--folds", "all"])]
 
 
 def test_a_recipe_knows_whether_it_was_edited(tmp_path):

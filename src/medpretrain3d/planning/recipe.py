@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -104,9 +105,9 @@ def _head(
     )
     yield from _fact("Hardware:", f"{device}; {memory}")
     yield from _fact("Expect:", "not yet run")
-    yield from _fact("Run:", f"medpretrain3d finetune --config {place}")
+    yield _command("Run:", f"medpretrain3d finetune --config {shlex.quote(place)}")
     if num_folds > 1:
-        yield from _fact("", f"medpretrain3d finetune --config {place} --folds all")
+        yield _command("", f"medpretrain3d finetune --config {shlex.quote(place)} --folds all")
     yield from _fact("Start:", "from a pretrained encoder: --model.init_from FILE (docs/howto/choose_an_encoder.md)")
     for warning in warnings:
         yield from _fact("Warning:", warning)
@@ -261,6 +262,11 @@ def _augment_lines(fingerprint: Fingerprint, setup: Setup) -> Iterable[str]:
 def _fact(keyword: str, text: str) -> list[str]:
     """Return a keyword and lines of text beside it, as in every recipe."""
     return _comment(f"{keyword:<11}{text}", hang=11)
+
+
+def _command(keyword: str, text: str) -> str:
+    """Return a keyword and a command beside it on one line, from which it can be copied."""
+    return f"# {keyword:<11}{''.join(one if one.isprintable() else '?' for one in text)}"
 
 
 def _comment(text: str, indent: int = 0, hang: int = 0) -> list[str]:
