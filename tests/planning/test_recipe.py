@@ -12,6 +12,7 @@ import yaml
 
 from medpretrain3d import cli
 from medpretrain3d.planning import make_plan
+from medpretrain3d.planning import recipe as recipe_file
 from medpretrain3d.planning.fingerprint import Fingerprint, warnings_of
 from medpretrain3d.planning.recipe import is_as_written, recipe_name, recipe_text
 from medpretrain3d.planning.requirements import requirements
@@ -290,6 +291,35 @@ def test_spacings_that_are_near_have_places_of_their_own(tmp_path, monkeypatch, 
     capsys.readouterr()
     assert planned("1.5034", "--resampled", "mine_at_2x1.5x1.5mm") == 2
     assert "mine_at_2x1.5x1.5mm: is a store at 2.0 x 1.5 x 1.5031 mm" in capsys.readouterr().err
+
+
+def test_a_recipe_of_another_store_or_a_page_of_no_plan_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for site in "AB":
+        write_store(tmp_path / site / "ct", num_cases=2)
+    options = ["--accelerator", "cpu", "--preset", "XXS", "--memory", "1.4", "--spacing-mm", "2", "2"]
+    assert cli.main(["plan", "A/ct", *options, "2"]) == 0
+    recipe = tmp_path / "configs" / "ct.yaml"
+    before = recipe.read_bytes()
+    capsys.readouterr()
+    assert cli.main(["plan", "B/ct", *options, "2"]) == 2
+    assert (
+        "configs/ct.yaml: is the recipe of A/ct, asked for is one of B/ct; write another one" in capsys.readouterr().err
+    )
+    assert recipe.read_bytes() == before
+    assert not (tmp_path / "B" / "ct_at_2x2x2mm").exists()
+    assert cli.main(["plan", str(tmp_path / "A/ct"), *options, "3"]) == 0  # the same store at another spacing
+
+    earlier, seal = recipe.read_text().rsplit("\n# Planned for the store: ")[0], recipe_file.SEAL
+    recipe.write_text(f"{earlier}\n{seal}{recipe_file._seal(earlier)}\n")
+    assert cli.main(["plan", "B/ct", *options, "2"]) == 2
+    assert "ct_at_2x2x3mm, asked for is one of B/ct" in capsys.readouterr().err
+    assert cli.main(["plan", "A/ct", *options, "2"]) == 0
+
+    (tmp_path / "notes.html").write_text("<title>Mine</title>")
+    assert cli.main(["plan", "A/ct", *options, "2", "--recipe", "notes.yaml"]) == 2
+    assert "notes.html: is no page of a plan; rename it" in capsys.readouterr().err
+    assert not (tmp_path / "notes.yaml").exists()
 
 
 def test_a_store_of_one_spacing_is_trained_on_itself(tmp_path, monkeypatch, capsys):

@@ -17,6 +17,8 @@ from medpretrain3d.planning.fingerprint import Fingerprint
 from medpretrain3d.planning.recipe import PlannedDetector, detector_of
 from medpretrain3d.store.store import Store
 
+TITLE = b"<title>Plan of "
+"""What the head of each page holds."""
 LEADS: Mapping[PlannedDetector, str] = {
     "HeatMap": "HeatMap, which learns their centers and no size",
     "RetinaUNet": "Retina U-Net, which learns from their outlines too",
@@ -67,6 +69,15 @@ def write_plan_page(
         store=store.place,
     )
     write_text(path, page)
+
+
+def is_plan_page(path: Path) -> bool:
+    """Whether `write_plan_page` made a file: of this version or an earlier one."""
+    try:
+        with path.open("rb") as file:
+            return TITLE in file.read(4096)
+    except OSError:
+        return False
 
 
 def _lead(fingerprint: Fingerprint, plan: Plan) -> str:

@@ -37,6 +37,7 @@ WHY: Mapping[PlannedDetector, str] = {
     "RetinaUNet": "every object is outlined, so that masks are learnt beside the boxes",
     "RetinaNet": "objects are boxes: there is no outline to learn",
 }
+SOURCE = "# Planned for the store: "
 SEAL = "# As `medpretrain3d plan` wrote it, while this holds: "
 
 
@@ -48,6 +49,7 @@ def recipe_text(
     splits: Splits,
     place: str,
     warnings: Sequence[str],
+    source: str = "",
 ) -> str:
     """Return a whole recipe of stage 2 as YAML.
 
@@ -59,6 +61,7 @@ def recipe_text(
         splits: of that store.
         place: of the recipe, for its command.
         warnings: about the data.
+        source: the store that was planned for, of which `store` was made; empty where it is `store` itself.
 
     Raises:
         UserError: the plan is of no detector, because no training case holds an object.
@@ -69,6 +72,7 @@ def recipe_text(
         [
             *_head(plan, fingerprint, setup, store, len(splits.folds), place, warnings),
             *_body(plan, fingerprint, setup, store, splits),
+            f"{SOURCE}{_text(source or store)}",
         ]
     )
     return f"{text}\n{SEAL}{_seal(text)}\n"
@@ -83,6 +87,12 @@ def is_as_written(text: str) -> bool:
     """Whether a recipe is one that `recipe_text` made and nobody has changed since."""
     body, _, seal = text.rpartition(f"\n{SEAL}")
     return bool(body) and seal.strip() == _seal(body)
+
+
+def planned_for(text: str) -> tuple[str, str]:
+    """Return the store that a recipe of `recipe_text` was planned for, empty in earlier ones, and the one it names."""
+    named = [line.removeprefix(SOURCE) for line in text.splitlines() if line.startswith(SOURCE)]
+    return (str(yaml.safe_load(named[-1])) if named else ""), yaml.safe_load(text)["data"]["store"]
 
 
 def _seal(text: str) -> str:
