@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -108,6 +109,21 @@ def test_planning_takes_native_spacings_apart_and_boxes_along(tmp_path):
     sizes = {size for level in plan.anchors for size in level}
     # 8 mm of the first scan are 2 voxels of 4 mm; the other two have 4 voxels of 4 mm.
     assert {(2, 8, 8), (4, 8, 8), (4, 16, 16), (8, 16, 16)} <= sizes
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing_mm", "planned"),
+    [
+        ((40, 60, 60), (1000.0,) * 3, (1, 1, 1)),
+        ((40, 60, 60), (90.0, 1.0, 1.0), (1, 60, 60)),
+        ((6, 7, 7), (99.0,) * 3, (1, 1, 1)),
+    ],
+)
+def test_a_spacing_that_leaves_one_voxel_is_refused(tmp_path, shape, spacing_mm, planned):
+    corpus = Corpus([store(tmp_path, shape=shape, boxes=False)])
+    message = f"spacing_mm {spacing_mm}: {shape} voxels would become {planned}, which show nothing; lower it"
+    with pytest.raises(UserError, match=re.escape(message)):
+        make_plan(corpus, 2, "XXS", spacing_mm=spacing_mm)
 
 
 def test_a_plan_for_pretraining_has_no_anchors(tmp_path):

@@ -24,7 +24,7 @@ from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import ROUNDING_VOX
 from medpretrain3d.store.points import POINT_RADIUS_MM, are_points
 from medpretrain3d.store.specks import are_specks
-from medpretrain3d.store.volume import check_spacing
+from medpretrain3d.store.volume import check_resampled, check_spacing
 
 FIRST_PATCH_VOX = 256**3
 """Volume of the patch that the search starts from, before it is cut to the scans."""
@@ -84,12 +84,16 @@ def make_plan(
             of those with a size.
 
     Raises:
-        UserError: the smallest patch does not fit, or the stores have another spacing than the one that is asked for.
+        UserError: the smallest patch does not fit, the stores have another spacing than the one that is asked for, or
+            at that one the median scan has a single voxel along an axis.
     """
     facts = _facts([ref.open() for ref in corpus.cases("all" if not corpus.classes[0] else "train")], corpus)
     spacing_mm = _spacing_mm(corpus, facts, spacing_mm, max_scan_voxels)
     shapes = facts.shapes * facts.spacings_mm / np.array(spacing_mm)
     median_scan = np.ceil(np.median(shapes, axis=0) - ROUNDING_VOX).astype(int)  # as scans are resampled
+    native_scan = np.median(facts.shapes, axis=0).astype(int)
+    # Of a scan of one voxel nothing is learnt, however small it was.
+    check_resampled(spacing_mm, native_scan.tolist(), median_scan.tolist(), least=8 if median_scan.max() > 1 else 1)
     plan = Plan(spacing_mm, (1, 1, 1), min_batch_size, preset, *_plain(preset))
     plan, shows_all = _fit_patch(plan, facts, median_scan, memory_gib, anchors_per_level, setup, finds_points)
     if shows_all:

@@ -227,16 +227,31 @@ def check_spacing(spacing_mm: Sequence[float]) -> None:
         )
 
 
+def check_resampled(spacing_mm: Sequence[float], before: Sequence[int], after: Sequence[int], least: int = 8) -> None:
+    """Refuse a spacing that leaves one voxel of an axis.
+
+    Args:
+        spacing_mm: along (D, H, W).
+        before: voxels of a scan along (D, H, W).
+        after: at that spacing.
+        least: voxels of an axis from which on that is refused.
+
+    Raises:
+        UserError: it does.
+    """
+    if any(new < 2 and old >= least for old, new in zip(before, after, strict=True)):
+        raise UserError(
+            f"spacing_mm {tuple(spacing_mm)}: {tuple(before)} voxels would become {tuple(after)}, which show nothing; "
+            "lower it, it is in mm"
+        )
+
+
 def _resampled_grid(grid: Grid, spacing_mm: Sequence[float]) -> Grid:
     check_spacing(spacing_mm)
     resampled = grid.resampled(spacing_mm)
     if np.prod(resampled.shape, dtype=float) > 2**33:
         raise UserError(f"spacing_mm {tuple(spacing_mm)}: {grid.shape} voxels would become {resampled.shape}; widen it")
-    if any(after < 2 and before >= 8 for before, after in zip(grid.shape, resampled.shape, strict=True)):
-        raise UserError(
-            f"spacing_mm {tuple(spacing_mm)}: {grid.shape} voxels would become {resampled.shape}, which show nothing; "
-            "lower it, it is in mm"
-        )
+    check_resampled(spacing_mm, grid.shape, resampled.shape)
     return resampled
 
 
