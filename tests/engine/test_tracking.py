@@ -12,11 +12,13 @@ import torch
 from medpretrain3d.engine import tracking
 from medpretrain3d.engine.curves import CurveLogger
 from medpretrain3d.engine.mlflow_run import MlflowRun
+from medpretrain3d.engine.results_board import ResultsBoard
 from medpretrain3d.engine.run import RunConfig, new_run_id
 from medpretrain3d.engine.tensorboard_run import TensorBoardRun
 from medpretrain3d.engine.tracked_run import TrackedRun
 from medpretrain3d.engine.trackers import tracker_names, trackers
 from medpretrain3d.engine.wandb_run import WandbRun
+from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
 from pretrain.previews import Previews
 
@@ -190,6 +192,56 @@ def test_pictures_on_the_way_are_files_at_mlflow(tmp_path, capsys):
         "MLflow: tables and pictures (val) are not kept there: no artifacts here",
         "MLflow: tables and pictures (val) are not kept there: gone",
     ]
+
+
+def test_a_server_of_mlflow_that_does_not_answer_is_said_before_the_run_begins(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for place in ("http://127.0.0.1:9", "htp://mistyped"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+        with pytest.raises(UserError, match=f"no run can be begun at {place} .*; set MLFLOW_TRACKING_URI to") as said:
+            MlflowRun(RunConfig(root=str(tmp_path)), RunMetadata(run_id="r"), {"a": 1}, 2)
+        assert len(str(said.value)) < 600
+
+
+def test_a_server_of_mlflow_that_is_lost_is_said_once_and_ends_no_run(monkeypatch, tmp_path, capsys):
+    from mlflow.exceptions import MlflowException
+
+    class Lost:
+        calls = 0
+
+        def log_batch(self, **_):
+            self.calls += 1
+            raise MlflowException("no connection\nat all")
+
+        set_tag = set_terminated = get_run = lambda self, *_: self.log_batch()
+
+    client = Lost()
+    run = mlflow_run(client, "https://mlflow.example", tmp_path.as_uri())
+    run.__dict__.update(_initialized=True, _prefix="", _log_batch_kwargs={}, _checkpoint_callback=None)
+    for step in range(3):
+        run.log_metrics({"loss": 1.0}, step)
+    run.show(ResultsBoard({"mAP": 0.5}, {}, {}, {}, ("a",)), 3)
+    assert client.calls == 1  # for a while it is not asked, which could take as long
+    run.silent_until = 0.0
+    run.log_metrics({"loss": 1.0}, 3)
+    assert client.calls == 2
+    run.conclude(RunMetadata(run_id="r"))
+    assert client.calls == 3
+    assert capsys.readouterr().out.splitlines() == [
+        "MLflow: takes no numbers (no connection at all); the run goes on, and its metrics.csv has them all"
+    ]
+
+
+def test_a_disk_that_takes_no_curves_of_tensorboard_ends_no_run(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("in the way")
+    board = TensorBoardRun(tmp_path, {"a": 1}, None, 0, False)
+    for step in range(3):
+        board.log_metrics({"loss": 1.0}, step)
+        board.save()
+    board.show_picture("val/preview", PICTURE, 3)
+    board.conclude(RunMetadata(run_id="r"))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "TensorBoard: takes no numbers (" in line
 
 
 def test_pictures_on_the_way_are_shown_by_every_tracker(tmp_path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,10 @@ DESTINATION, DESTINATION_FOLDER = "MLFLOW_ARTIFACTS_DESTINATION", "mlartifacts"
 """Where a server on the database finds the files: the variable, or this folder beside it."""
 LOGGED = "mlflow.loggedArtifacts"
 """Tag by which MLflow's pages know which files are tables."""
+RETRIES = "3"
+"""Of a call to a server, within a quarter of a minute; MLflow's own 7 take four, in which a training stands still."""
+PAUSE = 50
+"""Times as long as a failed call took until the next is tried: a lost server takes a fiftieth of a training's time."""
 _NO_NAME = re.compile(r"[^\w/. -]")
 
 
@@ -46,26 +51,36 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         samples_per_step: of the optimizer, over all processes.
 
     Raises:
-        UserError: MLflow is not installed.
+        UserError: MLflow is not installed, or its server or database takes no run.
     """
+
+    title = "MLflow"
 
     def __init__(
         self, run: RunConfig, metadata: RunMetadata, config: Mapping[str, Any], samples_per_step: int | None
     ) -> None:
         # It would report its use to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         try:
-            import mlflow  # noqa: F401  is it there?
-            import sqlalchemy  # noqa: F401  as above
+            import sqlalchemy  # noqa: F401  is it there?
+            from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise UserError('run.mlflow: install it with pip install "medpretrain3d[mlflow]"') from error
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table of a new database
         place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(run.root) / 'mlflow.db'}"
         Path(run.root).mkdir(parents=True, exist_ok=True)
-        super().__init__(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group, tracking_uri=place)
         self.samples_per_step = samples_per_step
         self._destination = os.environ.get(DESTINATION) or (Path(run.root) / DESTINATION_FOLDER).absolute().as_uri()
-        self._open(run, metadata, config)
+        try:
+            super().__init__(os.environ.get("MLFLOW_EXPERIMENT_NAME") or run.group, tracking_uri=place)
+            self._open(run, metadata, config)
+        except (MlflowException, OSError) as error:
+            why = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"run.mlflow: no run can be begun at {place} ({why}); set MLFLOW_TRACKING_URI to a server or database "
+                "that answers, or leave run.mlflow out"
+            ) from error
 
     def _open(self, run: RunConfig, metadata: RunMetadata, config: Mapping[str, Any]) -> None:
         client: Any = self._mlflow_client
@@ -96,7 +111,13 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         self._log(self.with_samples(metrics, step), step)
 
     def _log(self, metrics: Mapping[str, Any], step: int | None) -> None:
-        super().log_metrics({_NO_NAME.sub("_", name): value for name, value in metrics.items()}, step)
+        named = {_NO_NAME.sub("_", name): value for name, value in metrics.items()}
+        self._send(lambda: super(MlflowRun, self).log_metrics(named, step))
+
+    def _send(self, send: Callable[[], object]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.attempt(send, (MlflowException, OSError), PAUSE)
 
     @rank_zero_only
     def show(self, board: ResultsBoard, step: int) -> None:
@@ -113,7 +134,7 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         if is_kept:
             entries = [{"path": f"test/{name}.json", "type": "table"} for name in tables]
             client: Any = self._mlflow_client
-            client.set_tag(self._run_id, LOGGED, json_text(entries).strip())
+            self._send(lambda: client.set_tag(self._run_id, LOGGED, json_text(entries).strip()))
 
     @rank_zero_only
     def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
@@ -129,6 +150,8 @@ class MlflowRun(TrackedRun, MLFlowLogger):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         client: Any = self._mlflow_client
+        if time.monotonic() < self.silent_until:
+            return False
         try:
             scheme, _, path = client.get_run(self._run_id).info.artifact_uri.partition(":")
             if scheme == SERVED and not str(self._tracking_uri).startswith("http"):
@@ -145,8 +168,14 @@ class MlflowRun(TrackedRun, MLFlowLogger):
 
     def conclude(self, metadata: RunMetadata) -> None:
         """Add what is known at the end."""
-        self._tag(metadata)
+        self.silent_until = 0.0
+        self._send(lambda: self._tag(metadata))
         self.finalize("finished")
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Say how the run ended."""
+        self._send(lambda: super(MlflowRun, self).finalize(status))
 
 
 def _table(chart: Chart) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +36,8 @@ class TensorBoardRun(TrackedRun, TensorBoardLogger):
         UserError: TensorBoard is not installed.
     """
 
+    title = "TensorBoard"
+
     def __init__(
         self,
         folder: Path,
@@ -59,22 +62,29 @@ class TensorBoardRun(TrackedRun, TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add points to the curves."""
-        super().log_metrics(self.with_samples(metrics, step), step)
+
+        def add() -> None:
+            try:
+                super(TensorBoardRun, self).log_metrics(self.with_samples(metrics, step), step)
+            except ValueError as error:  # Lightning's, of whatever is wrong
+                raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from error
+
+        self._write(add)
 
     @rank_zero_only
     def save(self) -> None:
         """Write what is waiting; the options are in `config.yaml` already."""
-        self.experiment.flush()
+        self._write(lambda: self.experiment.flush())
 
     def show_picture(self, name: str, picture: NDArray[np.uint8], step: int) -> None:
         """Show a picture."""
-        self.experiment.add_image(name, picture, step, dataformats="HWC")
+        self._write(lambda: self.experiment.add_image(name, picture, step, dataformats="HWC"))
 
     def show(self, board: ResultsBoard, step: int) -> None:
         """Show the numbers and the pictures."""
         self._summary = {f"test/{name}": value for name, value in board.summary.items()}
         for name, value in self._summary.items():
-            self.experiment.add_scalar(name, value, step)
+            self.log_metrics({name: value}, step)
         for place, picture in enumerate(board.pictures.values()):
             self.show_picture(f"test/boxes_{place}", picture, step)
 
@@ -82,5 +92,13 @@ class TensorBoardRun(TrackedRun, TensorBoardLogger):
         """Write options and facts beside the test's numbers, for its table of hyper-parameters."""
         options = {**_flatten_dict(self._config, delimiter="."), **metadata.known()}
         plain = {key: value if isinstance(value, int | float) else str(value) for key, value in options.items()}
-        self.log_hyperparams(plain, self._summary or {"finished": 1.0})
+        self._write(lambda: self.log_hyperparams(plain, self._summary or {"finished": 1.0}))
         self.finalize("success")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close the file."""
+        self._write(lambda: super(TensorBoardRun, self).finalize(status))
+
+    def _write(self, write: Callable[[], object]) -> None:
+        self.attempt(write, (OSError,), pause=math.inf)  # the thread that writes has ended with the error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from medpretrain3d.backbones import EncoderFile
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.engine.results_board import ResultsBoard
+from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.run_metadata import RunMetadata
 
 SAMPLES = "samples_seen"
@@ -26,7 +28,38 @@ class TrackedRun(Logger):
     Its methods are called in the first process alone.
     """
 
+    title = "tracker"
+    """Name of the program in messages."""
     samples_per_step: int | None = None
+    silent_until = 0.0
+    """Time (`time.monotonic`) until which it is told nothing, because it took nothing."""
+    is_told_of = False
+    """Whether it was said that it takes nothing."""
+
+    def attempt(self, send: Callable[[], object], refusals: tuple[type[Exception], ...], pause: float) -> bool:
+        """Tell it something, and return whether that worked; what fails ends no run, `metrics.csv` has every number.
+
+        Args:
+            send: tells it.
+            refusals: errors by which it takes nothing.
+            pause: for how many times as long as a failed call took it is told nothing more.
+        """
+        began = time.monotonic()
+        if began < self.silent_until:
+            return False
+        try:
+            send()
+        except refusals as error:
+            now = time.monotonic()
+            self.silent_until = now + pause * max(now - began, 0.1)
+            if not self.is_told_of:
+                self.is_told_of = True
+                why = " ".join(str(error).split())[:300]
+                run_log.say(
+                    f"{self.title}: takes no numbers ({why}); the run goes on, and its metrics.csv has them all"
+                )
+            return False
+        return True
 
     def with_samples(self, metrics: Mapping[str, Any], step: int | None) -> dict[str, Any]:
         """Return metrics with `samples_seen` beside them."""
