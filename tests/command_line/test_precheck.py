@@ -65,6 +65,13 @@ def test_a_word_that_is_neither_is_said():
             "got precision '16-true', wanted one of 32-true, bf16-mixed, 16-mixed, bf16-true, 32,",
         ),
         ("--data.views TwoViews --data.views.init_args.x 1", "unknown key 'x'"),
+        (
+            "--trainer.callbacks+ EMAWeightAveragin",
+            "trainer.callbacks: unknown class 'EMAWeightAveragin' of type Callback; did you mean 'EMAWeightAveraging'?",
+        ),
+        ("--trainer.callbacks.class_path EarlyStoping", "did you mean 'EarlyStopping'?"),
+        ("--trainer.callbacks=[Probe]", "unknown class 'Probe' of type Callback; did you mean 'Probes'?"),
+        ("--trainer.callbacks+=MAE", "unknown class 'MAE' of type Callback; there are "),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(words, told):
@@ -77,6 +84,7 @@ def test_what_is_wrong_is_said_in_one_line(words, told):
 @pytest.mark.parametrize(
     ("recipe", "told"),
     [
+        ("trainer: {callbacks: [{class_path: ModelChekpoint}]}", "did you mean 'ModelCheckpoint'?"),
         ("model: {optim: {learning_rate: 1}}", "unknown key 'learning_rate'"),
         ("optim: {lr: 1}", "unknown key 'optim.lr'; did you mean 'model.optim.lr'?"),
         ("model: {detector: {class_path: RetinaNett}}", "did you mean 'RetinaNet'?"),
@@ -103,6 +111,8 @@ def test_what_is_wrong_in_a_recipe_is_said_with_its_name(tmp_path, recipe, told)
         "--model.objective my_package.Objective --model.objective.init_args.anything 3",
         "--model.objective Mine --plugins my_package",
         "--trainer.callbacks+=Probes --trainer.callbacks.num_crops 3 --trainer.devices 2",
+        "--trainer.callbacks+ EMAWeightAveraging --trainer.callbacks.decay 0.9 --trainer.callbacks+ theirs.Callback",
+        "--trainer.callbacks=[pretrain.probes.Probes,my_callbacks.yaml] --trainer.callbacks null",
         "--run.name 2024 --data.store [a,b] --seed_everything 3",
         "--model.objective.help",
         "--model.objective.class_path medpretrain3d.objectives.SimCLR --model.objective.temperature 0.5",

@@ -15,7 +15,15 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 
 from medpretrain3d.command_line.recipes import BASE, load_recipe, read_recipe
-from medpretrain3d.command_line.signatures import Part, Signature, is_below, names_below, signatures, trainer_options
+from medpretrain3d.command_line.signatures import (
+    Part,
+    Signature,
+    callbacks,
+    is_below,
+    names_below,
+    signatures,
+    trainer_options,
+)
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.command_line.trainer import OPTIONS as TRAINER_TYPES
 from medpretrain3d.errors import UserError
@@ -80,6 +88,25 @@ class Precheck:
                 raise self._unknown(name, f"trainer.{name}", "trainer", known)
             if name in TRAINER_TYPES:
                 self._plain(value, TRAINER_TYPES[name], "trainer", name)
+            if name.rstrip("+") == "callbacks":
+                self._callbacks(value)
+
+    def _callbacks(self, value: Any) -> None:
+        """Look at the names of callbacks; those of others, and files that hold some, are left to the parser."""
+        value = _loaded(value) if isinstance(value, Word) else value
+        for one in value if isinstance(value, list) else [value]:
+            named = one.get("class_path") if isinstance(one, Mapping) else one
+            if not isinstance(named, str) or "/" in named or named.endswith((".yaml", ".yml", ".json")):
+                continue
+            module, _, short = named.rpartition(".")
+            is_of_others = bool(module) and module.partition(".")[0] not in OWN
+            if is_of_others or self._has_plugins or not callbacks() or short in callbacks():
+                continue
+            known = [name for name in callbacks() if not name.startswith("_")]
+            hint = did_you_mean(short, known) or f"; there are {', '.join(sorted(known))}"
+            raise UserError(
+                f"configuration: trainer.callbacks: unknown class '{short}' of type Callback{hint} ({self._source})"
+            )
 
     def _members(self, arguments: Mapping[str, Any], signature: Signature, key: str) -> None:
         for name, value in _named(arguments):

@@ -85,13 +85,33 @@ def names_below(base: str) -> list[str]:
 @functools.cache
 def trainer_options() -> frozenset[str]:
     """Return arguments of Lightning's trainer; empty where its source is not where it used to be."""
-    try:
-        path = Path(str(metadata.distribution("lightning").locate_file("lightning/pytorch/trainer/trainer.py")))
-    except metadata.PackageNotFoundError:
-        return frozenset()
-    if path.is_file() and (init := _constructor(_class_in(path, "Trainer"))):
+    path = _of_lightning("trainer/trainer.py")
+    if path is not None and path.is_file() and (init := _constructor(_class_in(path, "Trainer"))):
         return frozenset(name for name, _ in _arguments(init))
     return frozenset()
+
+
+@functools.cache
+def callbacks() -> frozenset[str]:
+    """Return names of callbacks, Lightning's and ours; empty where its source is not where it used to be."""
+    folder = _of_lightning("callbacks")
+    files = [] if folder is None else sorted(folder.rglob("*.py"))
+    theirs = {name for path in files for name in re.findall(r"^class (\w+)", path.read_text("utf-8"), re.MULTILINE)}
+    if "Callback" not in theirs:
+        return frozenset()
+
+    def is_one(signature: Signature) -> bool:
+        return any(base in theirs or any(map(is_one, signatures(base))) for base in signature.bases)
+
+    return frozenset(theirs) | {name for name in files_of_classes() if any(map(is_one, signatures(name)))}
+
+
+def _of_lightning(place: str) -> Path | None:
+    """Return a file or folder of `lightning.pytorch`; None where it is not installed."""
+    try:
+        return Path(str(metadata.distribution("lightning").locate_file(f"lightning/pytorch/{place}")))
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _signature(path: Path, name: str) -> Signature:
