@@ -57,7 +57,7 @@ def opened(monkeypatch):
         found.append({"mode": mode, **arguments})
         return Experiment()
 
-    for variable in (*(name for name, _ in PLACES.values()), "WANDB_TAGS", "WANDB_RUN_ID"):
+    for variable in (*(name for name, _ in PLACES.values()), "WANDB_TAGS", "WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(tracking, "_open_run", open_run)
@@ -95,7 +95,10 @@ def test_a_run_goes_on_under_its_id_and_an_agent_of_a_sweep_chooses_it(opened, m
     run = RunConfig(root=str(tmp_path))
     tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(run_id="abc"))
     assert (opened[-1]["id"], opened[-1]["resume"]) == ("abc", "allow")
-    monkeypatch.setenv("WANDB_RUN_ID", "of-a-sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "of-a-sweep")  # exported by hand: all jobs of a study would be one run
+    tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(run_id="abc"))
+    assert opened[-1]["id"] == "abc"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     tracking.wandb_logger(run, run.folder, "finetune", RunMetadata(run_id="abc"))
     assert opened[-1]["id"] == "of-a-sweep"
 

@@ -10,14 +10,14 @@ from medpretrain3d.backbones.checkpoints.publishing import CONFIG, without_place
 from medpretrain3d.engine.checkpoint_files import num_steps_done
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.engine.tracked_run import TrackedRun
-from medpretrain3d.engine.tracking import wandb_logger, wandb_mode
+from medpretrain3d.engine.tracking import sweep_run_id, wandb_logger, wandb_mode
 from medpretrain3d.run_metadata import RunMetadata
 
 
 def names_in_sweep() -> dict[str, str]:
     """Return `name` and `group` of a run that an agent of a wandb sweep starts, which says who it is in variables."""
-    sweep, run = (os.environ.get(name, "").strip() for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"))
-    return {"name": run, "group": f"sweep_{sweep}"} if sweep and run else {}
+    run = sweep_run_id()
+    return {"name": run, "group": f"sweep_{os.environ['WANDB_SWEEP_ID'].strip()}"} if run else {}
 
 
 def tracker_names(run: RunConfig, typed: Collection[str]) -> list[str]:

@@ -68,6 +68,15 @@ def _spelled(text: str) -> Mode:
     return mode
 
 
+def sweep_run_id() -> str:
+    """Return the id that an agent of a wandb sweep chose for this run; empty where there is none.
+
+    `WANDB_RUN_ID` alone counts for nothing: one that a shell exports would make one run of all that are started there.
+    """
+    sweep, run = (os.environ.get(name, "").strip() for name in ("WANDB_SWEEP_ID", "WANDB_RUN_ID"))
+    return run if sweep else ""
+
+
 def wandb_logger(
     run: RunConfig,
     folder: Path,
@@ -129,7 +138,7 @@ def wandb_logger(
         "group": chosen("group", "WANDB_RUN_GROUP"),
         "job_type": job_type,
         "name": chosen("name", "WANDB_NAME"),
-        "id": os.environ.get("WANDB_RUN_ID") or metadata.run_id,  # an agent of a sweep chooses it
+        "id": sweep_run_id() or metadata.run_id,
         "resume": "allow",
         "tags": list(tags),
         "config": {**(config or {}), **metadata.known()},
