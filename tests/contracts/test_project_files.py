@@ -98,3 +98,16 @@ def test_issue_templates_have_what_a_form_needs(path):
     for part in form["body"]:
         assert part["type"] in {"markdown", "textarea", "input", "dropdown", "checkboxes"}
         assert part["type"] == "markdown" or (part["id"] and part["attributes"]["label"])
+
+
+def test_the_image_of_apptainer_takes_what_is_installed_and_no_runs_or_data():
+    section = re.search(
+        r"^%files\n(.*?)^%", (ROOT / "containers/medpretrain3d.def").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert section
+    copied = dict(line.split() for line in section[1].splitlines() if line.strip())
+    assert copied == {name: f"/opt/medpretrain3d/{name}" for name in copied}
+    assert all((ROOT / name).exists() for name in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {"pyproject.toml", "setup.py", "MANIFEST.in", "constraints.txt", "src", "pretrain", "finetune", "configs"}
+    assert set(copied) == needed | {project["readme"], *project["license-files"]}
