@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -129,3 +130,9 @@ def test_a_stream_is_not_locked():
     with locked("/dev/null"):
         pass
     assert not os.path.exists("/dev/.null.lock")
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_said_of_the_place_and_not_of_its_lock():
+    with pytest.raises(UserError, match=r"^/proc/t\.json: cannot be written"), locked(Path("/proc/t.json")):
+        pass

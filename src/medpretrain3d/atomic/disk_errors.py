@@ -24,6 +24,7 @@ _MEANING: dict[int, tuple[str, str]] = {
     errno.ENAMETOOLONG: ("the name is too long for this file system", "choose a shorter one"),
     errno.ELOOP: ("is a link that leads to itself", "remove it"),
     errno.EISDIR: ("is a folder, wanted a file", _ELSEWHERE),
+    errno.ENOENT: ("cannot be written, its folder takes no files or was removed", _ELSEWHERE),
     errno.EROFS: ("cannot be written, the file system is read-only", _ELSEWHERE),
     **{
         code: (f"cannot be written ({os.strerror(code)})", _ELSEWHERE)
