@@ -45,12 +45,12 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     difference = np.array([one.difference for one in known])
     variance = np.array([one.standard_error**2 for one in known])
     number = len(known)
-    counts = {"num_seeds": min((one.num_seeds for one in known), default=0), "num_data_sets": number}
+    num_seeds = min((one.num_seeds for one in known), default=0)
     num_scans = sum(one.num_scans for one in known)
     name = names.pop()
     if number < MIN_DATA_SETS:
         mean = float(difference.mean()) if number else math.nan
-        return PooledEffect(Effect(name, mean, math.nan, math.nan, num_scans=num_scans, **counts), math.nan)
+        return PooledEffect(Effect(name, mean, math.nan, math.nan, num_seeds, num_scans, number), math.nan)
     variance = np.maximum(variance, 1e-12)  # weights stay finite where all runs agree
     weight = 1 / variance
     fixed = np.average(difference, weights=weight)
@@ -59,4 +59,4 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     weight = 1 / (variance + between)
     mean = float(np.average(difference, weights=weight))
     error = math.sqrt(float((weight * (difference - mean) ** 2).sum() / (number - 1) / weight.sum()))
-    return PooledEffect(Effect(name, mean, error, number - 1.0, num_scans=num_scans, **counts), math.sqrt(between))
+    return PooledEffect(Effect(name, mean, error, number - 1.0, num_seeds, num_scans, number), math.sqrt(between))
