@@ -123,8 +123,8 @@ def _has_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-class _PaddedBefore(torch.autograd.Function):
-    """A convolution that pads its image along D for the gradient of the weights alone, so that no more is kept."""
+class _OwnBackward(torch.autograd.Function):
+    """PyTorch's convolution, whose gradients are left to a subclass."""
 
     @staticmethod
     def forward(
@@ -138,6 +138,10 @@ class _PaddedBefore(torch.autograd.Function):
         ctx.save_for_backward(image, weight)
         ctx.stride, ctx.padding = stride, padding
         return F.conv3d(image, weight, bias, stride, padding)
+
+
+class _PaddedBefore(_OwnBackward):
+    """A convolution that pads its image along D for the gradient of the weights alone, so that no more is kept."""
 
     @staticmethod
     @once_differentiable
@@ -155,21 +159,8 @@ class _PaddedBefore(torch.autograd.Function):
         return image_grad, weight_grad, bias_grad, None, None
 
 
-class _ChannelsLastBackward(torch.autograd.Function):
+class _ChannelsLastBackward(_OwnBackward):
     """A convolution whose gradients are computed channels last, from copies that are let go at once."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        image: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: tuple[int, int, int],
-        padding: tuple[int, int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(image, weight)
-        ctx.stride, ctx.padding = stride, padding
-        return F.conv3d(image, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
