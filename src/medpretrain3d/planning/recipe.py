@@ -72,7 +72,7 @@ def recipe_text(
         [
             *_head(plan, fingerprint, setup, store, len(splits.folds), place, warnings),
             *_body(plan, fingerprint, setup, store, splits),
-            f"{SOURCE}{_text(source or store)}",
+            f"{SOURCE}{_line(source or store)}",
         ]
     )
     return f"{text}\n{SEAL}{_seal(text)}\n"
@@ -309,6 +309,12 @@ def _text(value: str) -> str:
     """Return a text as YAML reads it back."""
     dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return dumped.removesuffix("...\n").strip()
+
+
+def _line(value: str) -> str:
+    """Return a text in quotes as YAML reads it back, on one line whatever it holds."""
+    dumped: str = yaml.safe_dump(value, default_style='"', width=10_000, allow_unicode=True)
+    return dumped.strip()
 
 
 def _plain(name: str) -> str:
