@@ -93,7 +93,7 @@ def load_detector(detector: Detector, part: DetectorPart, init: Init, source: st
     taken, fresh, why = [], Counter[str](), dict[str, list[str]]()
     for name, value in state.items():
         its_part = part_of(detector, name)
-        reason = of_neck or _misfit(name, detector, twin, part)
+        reason = of_neck or _misfit(name, detector, twin, state, part)
         if its_part in TAKEN[init] and not reason and value.shape == part.weights[name].shape:
             taken.append(name)
             continue
@@ -129,14 +129,14 @@ def _misfit_of_neck(detector: Detector, twin: Detector, state: Mapping[str, Tens
     return ""
 
 
-def _misfit(name: str, detector: Detector, twin: Detector, part: DetectorPart) -> str:
+def _misfit(name: str, detector: Detector, twin: Detector, state: Mapping[str, Tensor], part: DetectorPart) -> str:
     """Return why a tensor of the file means nothing here; empty where it fits, its shape aside."""
     if name not in part.weights:
         return "not in the file"
     if name.startswith(detector.shaped_by_anchors) and detector.anchoring() != twin.anchoring():
         return "relative to other anchors or lengths than in the file"
     for layers in (layers for reader, layers in detector.behind_layers.items() if name.startswith(reader)):
-        num_ours, num_theirs = _num_layers(detector.state_dict(), layers), _num_layers(part.weights, layers)
+        num_ours, num_theirs = _num_layers(state, layers), _num_layers(part.weights, layers)
         if num_ours != num_theirs:
             return f"behind {num_ours} layers of {layers}*, in the file behind {num_theirs}"
     ours, theirs = (getattr(one, "mask_head", None) for one in (detector, twin))
