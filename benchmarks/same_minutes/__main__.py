@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -45,7 +46,13 @@ def main(words: Sequence[str] | None = None) -> None:
         "--lrs", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2], help="tried for MONAI (default: 0.003 0.01 0.03)"
     )
     parser.add_argument(
-        "--tuning-share", type=float, default=0.5, help="of the minutes, for each of them (default: %(default)s)"
+        "--strides",
+        type=int,
+        nargs="+",
+        help="of MONAI's finest level in voxels, tried with each of them (default: that of the recipe)",
+    )
+    parser.add_argument(
+        "--tuning-share", type=float, default=0.5, help="of the minutes, for each trial (default: %(default)s)"
     )
     parser.add_argument(
         "--out",
@@ -65,7 +72,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def compare(task: Task, options: argparse.Namespace) -> None:
-    """Run ours with the first seed, tune MONAI's learning rate on its minutes, and run all that is left."""
+    """Run ours with the first seed, tune MONAI's stride and learning rate on its minutes, and run all that is left."""
     tuned: MonaiOptions | None = None
     steps = options.steps or task.steps
     for seed in options.seeds:
@@ -74,25 +81,31 @@ def compare(task: Task, options: argparse.Namespace) -> None:
         wanted, minutes = ours.scores[-1].map, ours.marks[-1].minutes
         say(ours, wanted)
         crops = options.crops or int(task.options()["batch_size"])
-        tuned = tuned or tune(task, MonaiOptions(width=options.widths[0], crops=crops), minutes, options)
+        tuned = tuned or tune(task, crops, minutes, options)
         for width in options.widths:
-            name = f"monai, {width} channels, lr {tuned.lr:g}, {crops} crops"
+            name = f"monai, {width} channels, stride {tuned.finest_stride}, lr {tuned.lr:g}, {crops} crops"
             run = MonaiRun(task, replace(tuned, width=width), seed, minutes, options.out / f"monai_{width}_{seed}")
             marks = range(1, NUM_MARKS + 1)
             say(kept(run.folder, partial(run_monai, name, run, test_cases, marks), run=asdict(run)), wanted)
 
 
-def tune(task: Task, tried: MonaiOptions, minutes: float, options: argparse.Namespace) -> MonaiOptions:
-    """Return the options with the learning rate of the highest mAP on the validation cases after a shorter run."""
-    found: dict[float, float] = {}
+def tune(task: Task, crops: int, minutes: float, options: argparse.Namespace) -> MonaiOptions:
+    """Return the stride and learning rate with the highest mAP on the validation cases after a shorter run."""
+    found: dict[MonaiOptions, float] = {}
     minutes *= options.tuning_share
-    for lr in options.lrs:
-        run = MonaiRun(task, replace(tried, lr=lr), TUNING_SEED, minutes, options.out / f"tuning_{lr:g}")
+    width = options.widths[0]
+    for stride, lr in product(options.strides or [task.finest_stride], options.lrs):
+        tried = MonaiOptions(stride, lr, width, crops)
+        run = MonaiRun(task, tried, TUNING_SEED, minutes, options.out / f"tuning_{stride}_{lr:g}")
         outcome = kept(run.folder, partial(run_monai, "tuning", run, validation_cases, [NUM_MARKS]), run=asdict(run))
-        found[lr] = outcome.scores[-1].map if outcome.scores else 0.0
-        told = f"mAP {found[lr]:.3f} on the validation cases" if outcome.scores else "diverged"
-        print(f"tuning of {tried.width} channels for {run.minutes:.2f} minutes, lr {lr:g}: {told}", flush=True)
-    return replace(tried, lr=max(found, key=lambda lr: found[lr]))
+        found[tried] = outcome.scores[-1].map if outcome.scores else 0.0
+        told = f"mAP {found[tried]:.3f} on the validation cases" if outcome.scores else "diverged"
+        print(
+            f"tuning of {width} channels for {minutes:.2f} minutes, stride {stride}, lr {lr:g}: {told}, "
+            f"{outcome.marks[-1].step if outcome.marks else 0} steps",
+            flush=True,
+        )
+    return max(found, key=lambda tried: found[tried])
 
 
 def test_cases(data: FinetuneData) -> list[CaseRef]:

@@ -28,9 +28,10 @@ class MonaiOptions:
     """What is tuned of MONAI's recipe.
 
     `lr` is the peak learning rate of SGD, `width` the channels of pyramid and heads, 256 in the tutorial. A step sees
-    `crops` of one scan.
+    `crops` of one scan. `finest_stride` is that of the first level in voxels.
     """
 
+    finest_stride: int
     lr: float = 1e-2
     width: int = 256
     crops: int = 4

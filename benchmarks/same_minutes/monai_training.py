@@ -61,8 +61,8 @@ class MonaiRun:
     def detector(self, data: FinetuneData) -> RetinaNetDetector:
         """Return the detector with random weights."""
         num_channels = data.train_cases[0].open().num_channels
-        sizes = self.task.anchor_sizes(data.train_cases, NUM_LEVELS)
-        stride, width = self.task.finest_stride, self.options.width
+        stride, width = self.options.finest_stride, self.options.width
+        sizes = self.task.anchor_sizes(data.train_cases, NUM_LEVELS, stride)
         return build_detector(num_channels, len(data.classes), sizes, stride, data.patch, width)
 
 

@@ -80,10 +80,10 @@ class Task:
         """Of the recipe."""
         return len(self.config()["model"]["detector"]["init_args"]["anchors"]["init_args"]["sizes"][0])
 
-    def anchor_sizes(self, cases: list[CaseRef], num_levels: int) -> tuple[tuple[Size, ...], ...]:
+    def anchor_sizes(self, cases: list[CaseRef], num_levels: int, finest_stride: int) -> tuple[tuple[Size, ...], ...]:
         """Return extents of the anchors of each level in voxels: `plan`'s search over the training objects."""
         extents = torch.from_numpy(box_size(np.concatenate([ref.open().boxes for ref in cases])))
-        strides = [(self.finest_stride * 2**level,) * 3 for level in range(num_levels)]
+        strides = [(finest_stride * 2**level,) * 3 for level in range(num_levels)]
         return optimize_anchor_sizes(extents, strides, self.anchors_per_level).sizes
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.same_minutes import __main__ as program
 from benchmarks.same_minutes.adapter import BOX, IMAGE, LABEL, SCORE, MonaiCases, to_prediction
 from benchmarks.same_minutes.contestants import Outcome, monai_detect
 from benchmarks.same_minutes.kept import kept
@@ -67,7 +70,9 @@ def test_boxes_that_monai_gives_back_are_the_stores_in_mm(task: Task) -> None:
 
 def test_a_step_of_monai_has_a_loss_and_moves_every_weight(task: Task, tmp_path: Path) -> None:
     data = task.data()
-    run = MonaiRun(task, MonaiOptions(lr=1e-2, width=16, crops=2), seed=0, minutes=1.0, folder=tmp_path)
+    run = MonaiRun(
+        task, MonaiOptions(task.finest_stride, lr=1e-2, width=16, crops=2), seed=0, minutes=1.0, folder=tmp_path
+    )
     assert MonaiRun.from_json(run.to_json()) == run
     torch.manual_seed(0)
     detector = run.detector(data).train()
@@ -80,6 +85,27 @@ def test_a_step_of_monai_has_a_loss_and_moves_every_weight(task: Task, tmp_path:
     assert not [name for name, weight in detector.network.named_parameters() if weight.grad is None]
     case = data.test_cases[0].open()
     assert monai_detect(detector.eval(), data)(case).boxes_lps_mm.shape[1] == 6
+
+
+def test_monais_stride_and_rate_are_those_of_the_best_trial(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = {(2, 0.1): 0.2, (2, 0.2): 0.1, (4, 0.1): 0.4, (4, 0.2): None}
+
+    def outcome(folder: Path, *_: object, run: dict[str, Any]) -> Outcome:
+        found = trials[run["options"]["finest_stride"], run["options"]["lr"]]
+        marks, scores = ([], []) if found is None else ([Mark(7, 1.0, 1.0, 1.0)], [Score(found, 0.0, 1.0)])
+        return Outcome("tuning", run["seed"], marks, scores, 1)
+
+    monkeypatch.setattr(program, "kept", outcome)
+    options = argparse.Namespace(tuning_share=0.5, widths=[64, 256], strides=[2, 4], lrs=[0.1, 0.2], out=tmp_path)
+    assert program.tune(task, 2, 3.0, options) == MonaiOptions(4, 0.1, 64, 2)
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said[2]
+        == "tuning of 64 channels for 1.50 minutes, stride 4, lr 0.1: mAP 0.400 on the validation cases, 7 steps"
+    )
+    assert said[3].endswith("diverged, 0 steps")
 
 
 def test_both_are_scored_as_a_run_scores_itself(task: Task) -> None:
