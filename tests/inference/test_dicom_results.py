@@ -66,7 +66,7 @@ def test_segments_are_the_objects(written):
     assert list(masks) == [1, 2]
     assert not remarks
     for number, mask in masks.items():
-        np.testing.assert_array_equal(mask, found.instances == number)
+        np.testing.assert_array_equal(mask.whole(), found.instances == number)
     header = pydicom.dcmread(out / "dicom-seg/a.dcm", stop_before_pixels=True)
     assert [one.SegmentLabel for one in header.SegmentSequence] == ["nodule 1", "Läsion 2"]
     assert (header.PatientID, header.StudyInstanceUID, header.FrameOfReferenceUID) == ("4711", "1.2", "1.9")
@@ -165,7 +165,7 @@ def test_of_a_straightened_scan_they_lie_on_its_slices_as_they_are(tmp_path):
     write_case(tmp_path / "out", CLASSES, found, ["dicom-seg", "dicom-sr"])
     masks, remarks = read_segments(tmp_path / "out/dicom-seg/a.dcm", Grid(SHAPE, tilted))
     assert not remarks
-    np.testing.assert_array_equal(masks[1], mask)
+    np.testing.assert_array_equal(masks[1].whole(), mask)
     (group,) = highdicom.sr.srread(tmp_path / "out/dicom-sr/a.dcm").content.get_volumetric_roi_measurement_groups()
     edges = [numbers_of(group[0])[edge] for edge in ("x0", "y0", "z0", "x1", "y1", "z1")]
     assert edges == found.to_json()["boxes"][0]
@@ -194,7 +194,7 @@ def test_predict_writes_both_and_a_nifti_file_is_a_failure(tmp_path, capsys):
         assert edges == entry["boxes"]
         masks, _ = read_segments(tmp_path / "out/dicom-seg/ct.dcm", Grid(SHAPE, AXIAL))
         drawn = np.asarray(nib.load(tmp_path / "out/masks/ct.nii.gz").dataobj)
-        assert sum(mask.sum() for mask in masks.values()) == (drawn > 0).sum()
+        assert sum(one.mask.sum() for one in masks.values()) == (drawn > 0).sum()
         for path in (tmp_path / "out").glob("dicom-*/*"):
             path.unlink()
     nib.save(nib.Nifti1Image(VOXELS.astype(np.int16), np.eye(4)), tmp_path / "scan.nii.gz")

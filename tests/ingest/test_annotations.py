@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.annotation import annotate
-from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
+from medpretrain3d.ingest.importers.annotations import BoxAnnotation, PointAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.base import ANATOMY, IGNORE, RawCase
 from medpretrain3d.ingest.objects import find_objects
 from medpretrain3d.ingest.prepare import prepare
@@ -19,6 +20,7 @@ from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.volume import read_volume
+from tests.dicom_files import write_scan
 
 # Columns 0.5 mm, rows 2 mm, slices 4 mm apart; the first voxel's middle at (10, 20, 30) mm.
 AXIAL = Grid((40, 30, 20), np.array([[0.5, 0, 0, 10], [0, 2, 0, 20], [0, 0, 4, 30], [0, 0, 0, 1.0]]))
@@ -46,6 +48,71 @@ def test_a_slice_that_is_not_there_or_a_series_that_is_not_axial_is_refused():
     coronal = Grid((4, 4, 4), np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]))
     with pytest.raises(UserError, match="the series is not axial"):
         BoxAnnotation((0, 0, 0), (1, 1, 1), "slices").box_vox(coronal)
+
+
+# Each of 9 slices lies 0.5 mm, which is half a pixel, further along the rows than the one below.
+TILTED = np.array([[1, 0, 0, 0], [0, 1, 0.5, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+LEANING = (
+    # Slice 4 was moved by 2 rows, slice 6 by 3: the hull of the box on slices 4 to 6 has a row more than the box.
+    ((10, 10, 4), (14, 14, 7), "voxels", [10, 12, 4, 14, 17, 7]),
+    ((10, 10, 4.5), (14, 14, 6.5), "voxels", [10, 12, 4.5, 14, 17, 6.5]),
+    ((10, 10, 4), (14, 14, 5), "voxels", [10, 12, 4, 14, 16, 5]),
+    ((10, 10, 8), (14, 14, 12), "slices", [10, 12, 4, 14, 17, 7]),
+    ((9.5, 11.5, 7), (13.5, 16.5, 13), "lps_mm", [10, 12, 4, 14, 17, 7]),
+)
+
+
+@pytest.mark.parametrize("leans", [0.5, -0.5], ids=["along the rows", "against the rows"])
+def test_marks_in_pixels_go_where_the_slices_of_a_tilted_gantry_are_moved_to(tmp_path, leans):
+    affine = TILTED * [1, 1, leans / 0.5, 1]
+    affine[2, 2] = 2
+    file = write_scan(tmp_path / "a", np.zeros((24, 24, 9), int), affine)
+    image = read_volume(file, straighten=True)
+    low = 0 if leans > 0 else 4  # rows that the grid grew by before the first
+    assert image.source_grid.shape == (24, 28, 9)
+    np.testing.assert_allclose(image.source_grid.affine_lps[:3, 3], [0, -low, 0], atol=1e-9)
+    for k in (0, 3, 8):
+        point = PointAnnotation((10.5, 10.5, k + 0.5), "voxels").box_vox(image.source_grid, image.tilted_grid)
+        np.testing.assert_allclose(point, [10.5, 10.5 + low + leans * k, k + 0.5] * 2)
+        named = SphereAnnotation((10.5, 10.5, 2 * k), 2, "slices").box_vox(image.source_grid, image.tilted_grid)
+        np.testing.assert_allclose((named[:3] + named[3:]) / 2, point[:3])
+        np.testing.assert_allclose(named[3:] - named[:3], [2, 2, 1])
+
+
+@pytest.mark.parametrize(("low", "high", "frame", "expected"), LEANING)
+def test_a_box_on_slices_of_a_tilted_gantry_becomes_the_hull_of_its_parts(tmp_path, low, high, frame, expected):
+    image = read_volume(write_scan(tmp_path / "a", np.zeros((24, 24, 9), int), TILTED), straighten=True)
+    box = BoxAnnotation(low, high, frame)
+    np.testing.assert_allclose(box.box_vox(image.source_grid, image.tilted_grid), expected)
+    case = RawCase("a", (tmp_path,), annotations=(box,), ignore=(box,))
+    found = annotate(case, "components", 1, image)
+    i0, j0, k0, i1, j1, k1 = expected
+    np.testing.assert_allclose(found.objects[0].box_vox, [k0, j0, i0, k1, j1, i1])
+    np.testing.assert_allclose(found.ignore_boxes[0], found.objects[0].box_vox)
+    moved = "marks in pixels of a tilted gantry's slices, moved with them"
+    assert found.remarks.get(moved, 0) == (frame != "lps_mm")
+    with pytest.raises(UserError, match="is empty"):
+        annotate(replace(case, annotations=(replace(box, high=(low[0] + 4, low[1], high[2])),)), "components", 1, image)
+
+
+def test_a_box_of_pixels_holds_its_lesion_after_prepare_straightens(tmp_path):
+    voxels = np.zeros((24, 24, 9), int)
+    voxels[10:14, 10:14, 4:7] = 1000
+    write_scan(tmp_path / "raw/a", voxels, TILTED)
+    (tmp_path / "raw/boxes.csv").write_text(
+        "image,label,x0_vox,y0_vox,z0_vox,x1_vox,y1_vox,z1_vox\na,lesion,10,10,4,14,14,7\n"
+    )
+    options = PrepareOptions(straighten=True)
+    prepare(tmp_path / "raw", tmp_path / "store", options)
+    case = Store(tmp_path / "store").case("a")
+    bright = np.argwhere(case.read_image()[0] > 400)
+    assert case.boxes.tolist() == [[*bright.min(axis=0), *(bright.max(axis=0) + 1)]] == [[4, 12, 10, 7, 17, 14]]
+    # A version that left the box where the slices had been noted other options, so that its cases are made again.
+    sidecar = tmp_path / "store/cases/a/case.json"
+    document = json.loads(sidecar.read_text())
+    assert document["options"].pop("moved_marks") is True
+    sidecar.write_text(json.dumps(document))
+    assert prepare(tmp_path / "raw", tmp_path / "store", options).prepared == 1
 
 
 def test_a_sphere_in_an_oblique_scan_keeps_its_diameter():

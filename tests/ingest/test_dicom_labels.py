@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,17 +13,21 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers import write_case
 from medpretrain3d.ingest.importers import read_raw
+from medpretrain3d.ingest.importers.base import RawCase
+from medpretrain3d.ingest.label_layers import read_label_layers
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.ingest.prepare_options import PrepareOptions
-from medpretrain3d.ingest.structure_set import read_contours
+from medpretrain3d.ingest.structure_set import read_contours, rois_of
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.object_crops import read_objects
 from medpretrain3d.loading.spatial_transform import IDENTITY
 from medpretrain3d.store import Window
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Grid
+from medpretrain3d.store.readers.dicom_header import read_header
 from medpretrain3d.store.resampled_store import resample_store
 from medpretrain3d.store.store import Store
+from medpretrain3d.store.volume import Volume
 from tests.dicom_files import AXIAL, traced, write_enhanced, write_scan, write_structures
 
 SHAPE = (24, 20, 8)
@@ -282,3 +287,27 @@ def test_series_of_an_export_without_annotations_are_chosen_too(tmp_path, capsys
     assert "DICOM series that the options leave out: 2 " in capsys.readouterr().out
     assert main(["prepare", str(raw), str(tmp_path / "no"), "--option", "min_slices=9"]) == 2
     assert "none of its 3 DICOM series is what --option asks for" in capsys.readouterr().err
+
+
+def test_of_many_regions_of_a_structure_set_only_what_they_span_is_kept(tmp_path):
+    """A mask of the scan for each of 40 was a byte per voxel and region."""
+    shape = (80, 80, 48)
+    grid = Grid(shape, AXIAL)
+    masks = [np.zeros(shape, dtype=bool) for _ in range(40)]
+    for number, mask in enumerate(masks):
+        mask[5:9, 5 : 9 + number % 3, number : number + 3] = True  # each overlaps the next two
+    contours = {f"GTV {number}": traced(mask, AXIAL) for number, mask in enumerate(masks)}
+    path = write_structures(tmp_path / "RS.dcm", contours)
+    numbers = [roi.number for roi in rois_of(read_header(path))]
+    case = RawCase("a", (tmp_path,), path, {number: index for index, number in enumerate(numbers)})
+    image = Volume(np.zeros((1, 1, 1, 1), np.int16), grid, grid)
+    read_label_layers(path, case, image)  # what is imported takes memory, too
+    tracemalloc.start()
+    labels = read_label_layers(path, case, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(labels.maps) == 3
+    assert peak < 25 * np.prod(shape)  # in bytes; it was 52
+    for value, mask in enumerate(masks, start=1):
+        layer = labels.maps[(value - 1) % 3].array[0]
+        np.testing.assert_array_equal(layer == value, mask.transpose(2, 1, 0))

@@ -249,6 +249,13 @@ def test_pn9(tmp_path):
         "test": ("00003",),
     }
     assert store.entries["00002"]["num_objects"] == 0
+    # What lies beside an array is none of its case: with 8,798 in one folder the files of all would be those of each.
+    np.save(raw / "full/00004_zoom.npy", grey)
+    again = prepare(raw, tmp_path / "store")
+    assert (again.prepared, again.reused) == (0, 3)
+    grey[0, 7, 7, 7] = 50
+    np.save(raw / "full/00002_zoom.npy", grey)
+    assert prepare(raw, tmp_path / "store").again == {"00002": "its raw files changed"}
     np.save(raw / "full/00001_zoom.npy", np.array([{"a": 1}], dtype=object))
     assert "no plain .npy array" in prepare(raw, tmp_path / "again").skipped[0]["reason"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import highdicom as hd
@@ -12,11 +13,14 @@ from highdicom.sr.coding import Code
 
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import ANATOMY, RawCase
+from medpretrain3d.ingest.label_layers import read_label_layers
 from medpretrain3d.ingest.segmentation_object import read_segments
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.readers import read_scan
 from medpretrain3d.store.store import Store
+from medpretrain3d.store.volume import Volume
 from tests.dicom_files import AXIAL, write_scan
 
 SHAPE = (24, 20, 8)
@@ -71,8 +75,8 @@ def test_segments_come_back_on_the_scans_grid(tmp_path, kind):
     masks, remarks = read_segments(write_segments(folder, kind), GRID)
     liver = LIVER & ~TUMOR if kind == "LABELMAP" else LIVER  # a label map holds one segment per voxel
     assert list(masks) == [1, 2]
-    np.testing.assert_array_equal(masks[1], liver)
-    np.testing.assert_array_equal(masks[2], TUMOR)
+    np.testing.assert_array_equal(masks[1].whole(), liver)
+    np.testing.assert_array_equal(masks[2].whole(), TUMOR)
     assert bool(remarks) == (kind == "FRACTIONAL")
 
 
@@ -82,7 +86,7 @@ def test_frames_are_placed_whichever_way_the_scans_file_counts(tmp_path):
     turned = AXIAL[:, [2, 0, 1, 3]] @ np.diag([-1, -1, 1, 1])
     turned[:3, 3] = AXIAL[:3, 2] * (SHAPE[2] - 1) + AXIAL[:3, 0] * (SHAPE[0] - 1)
     masks, _ = read_segments(path, Grid((8, 24, 20), turned))
-    np.testing.assert_array_equal(masks[2], TUMOR.transpose(2, 0, 1)[::-1, ::-1])
+    np.testing.assert_array_equal(masks[2].whole(), TUMOR.transpose(2, 0, 1)[::-1, ::-1])
 
 
 def test_segments_on_another_grid_or_partly_outside(tmp_path):
@@ -94,8 +98,39 @@ def test_segments_on_another_grid_or_partly_outside(tmp_path):
     with pytest.raises(UserError, match="lies between voxels of the scan"):
         read_segments(path, Grid(SHAPE, AXIAL @ np.diag([2, 2, 1, 1])))
     masks, remarks = read_segments(path, GRID.crop((0, 0, 0), (24, 20, 3)))
-    np.testing.assert_array_equal(masks[1], LIVER[:, :, :3])
+    np.testing.assert_array_equal(masks[1].whole(), LIVER[:, :, :3])
     assert sum(remarks.values()) == 4 + 2  # frames of slices 3 to 6 and 3 to 4
+
+
+def test_of_many_segments_only_what_the_wanted_ones_span_is_kept(tmp_path):
+    """A mask of the scan for each of 60 was a byte per voxel and segment, also of those that are no objects."""
+    shape = (40, 40, 60)
+    folder = write_scan(tmp_path / "ct", np.zeros(shape, int))
+    masks = [np.zeros(shape, dtype=bool) for _ in range(60)]
+    for number, mask in enumerate(masks):
+        mask[5:9, 5 : 9 + number % 3, number : number + 2] = True  # each overlaps the next
+    path = write_segments(folder, masks=masks, names=[f"rib {number}" for number in range(60)])
+    grid = Grid(shape, AXIAL)
+    image = Volume(np.zeros((1, 1, 1, 1), np.int16), grid, grid)
+    classes = {number + 1: (ANATOMY if number % 2 else number) for number in range(60)}
+    case = RawCase("a", (folder,), path, classes)
+    read_label_layers(path, case, image)  # what is imported takes memory, too
+    tracemalloc.start()
+    labels = read_label_layers(path, case, image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * np.prod(shape)  # in bytes; it was 73
+    (only,) = labels.maps
+    expected = np.zeros(shape, np.uint16)
+    for value, number in enumerate(range(0, 60, 2), start=1):
+        expected[masks[number]] = value
+    np.testing.assert_array_equal(only.array[0], expected.transpose(2, 1, 0))
+    assert labels.class_of_value == dict(enumerate(range(0, 60, 2), start=1))
+    found, _ = read_segments(path, grid, wanted={3, 4})
+    assert list(found) == [3, 4]
+    assert found[3].low == (5, 5, 2)
+    assert found[3].mask.shape == (4, 6, 2)
+    np.testing.assert_array_equal(found[4].whole(), masks[3])
 
 
 def test_segments_become_objects_of_a_prepared_case(tmp_path, capsys):
@@ -126,9 +161,12 @@ def test_on_a_tilted_gantry_it_is_straightened_with_its_scan(
     scan = read_scan(folder, straighten=True)
     grid = Grid(scan.voxels.shape[1:], scan.affine_lps)
     masks, remarks = read_segments(tmp_path / "raw/seg.dcm", grid, is_straightened=True)
-    assert [mask.sum() for mask in masks.values()] == [LIVER.sum(), TUMOR.sum()]  # each pixel once, whatever is rounded
+    assert [one.mask.sum() for one in masks.values()] == [
+        LIVER.sum(),
+        TUMOR.sum(),
+    ]  # each pixel once, whatever is rounded
     assert sum(remarks.values()) > 0
-    place = np.argwhere(masks[2]) @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
+    place = np.argwhere(masks[2].whole()) @ grid.affine_lps[:3, :3].T + grid.affine_lps[:3, 3]
     truth = np.argwhere(TUMOR) @ tilted[:3, :3].T
     assert np.abs(place.mean(axis=0) - truth.mean(axis=0)).max() < 0.5
     assert np.abs(np.sort(place[:, 1]) - np.sort(truth[:, 1])).max() <= 0.5 + 1e-6

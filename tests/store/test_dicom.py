@@ -15,7 +15,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import RawCase
 from medpretrain3d.ingest.prepare_case import Job, find_existing, prepare_case
 from medpretrain3d.store.case import Case
-from medpretrain3d.store.readers import find_series, read_scan, source_files
+from medpretrain3d.store.readers import dicom_series, find_series, read_scan, source_files
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.volume import read_volume
 
@@ -201,6 +201,26 @@ def test_several_series_in_one_folder(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no DICOM series"):
         read_scan(tmp_path / "empty")
+
+
+def test_series_of_one_folder_are_told_apart_once_and_again_where_it_changed(tmp_path, monkeypatch):
+    for number in range(1, 5):
+        names = [f"{number}_{slice_}.dcm" for slice_ in range(5)]
+        write_series(tmp_path, pixels=PIXELS + 100 * number, names=names, series=f"1.2.{number}")
+    opened = []
+    open_header = dicom_series.open_header
+    monkeypatch.setattr(dicom_series, "open_header", lambda file: opened.append(file) or open_header(file))
+    for number in range(1, 5):
+        voxels = read_scan(tmp_path / f"{number}_0.dcm").voxels
+        np.testing.assert_array_equal(voxels, (PIXELS + 100 * number).transpose(2, 1, 0)[None] - 1024)
+    assert len(opened) == 20  # not 80
+    write_slice(tmp_path / "1_5.dcm", PIXELS[0], (-10, 20, 100 + 5 * STEP_MM), 6, series="1.2.1")
+    assert read_scan(tmp_path / "1_0.dcm").voxels.shape[3] == 6
+    (tmp_path / "1_5.dcm").unlink()
+    assert read_scan(tmp_path / "1_0.dcm").voxels.shape[3] == 5
+    (tmp_path / "2_4.dcm").write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"2_4\.dcm: is called a DICOM file and is none"):
+        read_scan(tmp_path / "1_0.dcm")
 
 
 def test_a_missing_library_says_how_to_install_it(tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ def test_every_format_reads_as_simpleitk_reads_it(tmp_path, name, dtype, compres
     assert len(source_files(tmp_path / name)) == (2 if "hd" in name else 1)
 
 
+def test_a_file_of_an_unknown_format_is_read_from_that_file_alone(tmp_path):
+    for name in ("a.npy", "b.npy", "readme.txt"):
+        (tmp_path / name).write_bytes(b"0" * 200)
+    assert source_files(tmp_path / "a.npy") == [tmp_path / "a.npy"]
+    assert len(source_files(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.nii.gz"])
 def test_channels_of_one_file(tmp_path, name):
     image = sitk_image(np.stack([VALUES, VALUES + 100, VALUES * 2], axis=-1), is_vector=True)

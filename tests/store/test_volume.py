@@ -57,6 +57,16 @@ def test_qform_is_used_where_there_is_no_sform(tmp_path):
     assert read_volume(tmp_path / "q.nii").grid.spacing_mm == (4.0, 3.0, 2.0)
 
 
+def test_without_sform_and_qform_axes_run_left_front_and_up_about_the_middle(tmp_path):
+    image = nibabel.Nifti1Image(IMAGE, None)  # of (2, 3, 4) voxels
+    image.header.set_zooms((2.0, 3.0, 4.0))
+    image.set_qform(None, code=0)
+    image.set_sform(None, code=0)
+    nibabel.save(image, tmp_path / "neither.nii")
+    affine = read_volume(tmp_path / "neither.nii").source_grid.affine_lps
+    np.testing.assert_array_equal(affine, [[2, 0, 0, -1], [0, -3, 0, 3], [0, 0, 4, -6], [0, 0, 0, 1]])
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("dtype", ["u1", "i2", ">i2", "i4", "f4", "f8"])
 def test_every_number_type_reads_as_hu(tmp_path, name, dtype):

@@ -90,11 +90,11 @@ def annotate(
         if one.label not in (IGNORE, TOO_SMALL)
     ]
     annotations, grid = tuple(dict.fromkeys(case.annotations)), image.source_grid
-    written = boxes_of(annotations, grid)
-    inside = _inside(case, annotations, written, grid)
+    written = boxes_of(annotations, grid, image.tilted_grid)
+    inside = _inside(case, annotations, written, image)
     for annotation, box in zip(annotations, _carried(inside, grid, target), strict=True):
         objects.append(Instance(0, annotation.label, box))
-    regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid), grid)
+    regions = _clipped(boxes_of(tuple(dict.fromkeys(case.ignore)), grid, image.tilted_grid), grid)
     is_visible = (regions[:, :3] < regions[:, 3:]).all(axis=1)
     ignored = [box for one, box in zip(found, boxes, strict=True) if one.label == IGNORE]
     ignored += _carried(regions[is_visible], grid, target)
@@ -103,6 +103,9 @@ def annotate(
         "objects given twice, taken once": len(case.annotations) - len(annotations),
         "objects cut at the edge of their scan": int((np.abs(inside - written).max(axis=1, initial=0) > CUT_VOX).sum()),
         "objects without a size, kept as points": sum(isinstance(one, PointAnnotation) for one in annotations),
+        "marks in pixels of a tilted gantry's slices, moved with them": len(
+            marks_in_pixels(case) if image.tilted_grid else ()
+        ),
         "ignore regions outside of their scan": int((~is_visible).sum()),
     }
     message = {name: count for name, count in remarks.items() if count}
@@ -132,8 +135,9 @@ def _carried(boxes_vox: np.ndarray, grid: Grid, target: Grid) -> list[tuple[floa
     return [tuple(box) for box in boxes.tolist()]
 
 
-def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
+def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray, image: Volume) -> np.ndarray:
     """Marks of objects, cut at the scan's edge where a sphere or a rounded corner reaches over it."""
+    grid = image.source_grid
     is_inside = _are_inside(annotations, boxes_vox, grid)
     is_flat = ~_have_size(annotations, boxes_vox) & (boxes_vox[:, :3] <= boxes_vox[:, 3:]).all(axis=1)
     if is_flat.any() and is_inside[~is_flat].all():
@@ -147,7 +151,7 @@ def _inside(case: RawCase, annotations: Sequence[ObjectAnnotation], boxes_vox: n
         annotation, outside = annotations[int(np.flatnonzero(~is_inside)[0])], int((~is_inside).sum())
         raise InvalidCaseError(
             f"{outside} of {len(annotations)} objects: {annotation} lies outside {case.images[0].name} of {grid.shape} "
-            f"voxels or is empty; {_other_frame(annotations, grid)}",
+            f"voxels or is empty; {_other_frame(annotations, image)}",
             "annotation",
         )
     return _clipped(boxes_vox, grid)
@@ -167,7 +171,7 @@ def _have_size(annotations: Sequence[ObjectAnnotation], boxes_vox: np.ndarray) -
     return result
 
 
-def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
+def _other_frame(annotations: Sequence[ObjectAnnotation], image: Volume) -> str:
     """Suggest a remedy for objects outside of their scan, such as a frame in which all of them would be inside."""
     for frame, order, signs, message in (
         (
@@ -180,7 +184,8 @@ def _other_frame(annotations: Sequence[ObjectAnnotation], grid: Grid) -> str:
     ):
         if all(annotation.frame == frame and not _is_empty(annotation) for annotation in annotations):
             moved = [annotation.reordered(order, signs) for annotation in annotations]
-            if _are_inside(moved, boxes_of(moved, grid), grid).all():
+            boxes_vox = boxes_of(moved, image.source_grid, image.tilted_grid)
+            if _are_inside(moved, boxes_vox, image.source_grid).all():
                 return message
     return "correct it: is its frame the one stated, its lowest corner first?"
 
@@ -195,6 +200,11 @@ def _clipped(boxes_vox: np.ndarray, grid: Grid) -> np.ndarray:
     edges = np.array([*grid.shape, *grid.shape], dtype=np.float64)
     result: np.ndarray = np.clip(boxes_vox, 0, edges)
     return result
+
+
+def marks_in_pixels(case: RawCase) -> list[ObjectAnnotation]:
+    """Return the marks that are written in pixels of the file's slices, which go where these are moved."""
+    return [one for one in dict.fromkeys((*case.annotations, *case.ignore)) if one.frame != "lps_mm"]
 
 
 def marks_sha256(case: RawCase) -> str:

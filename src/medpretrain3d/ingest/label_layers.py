@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from medpretrain3d.ingest.contours import fill_contours
+from medpretrain3d.ingest.cut_out import CutOut, cut_out
 from medpretrain3d.ingest.importers.base import ANATOMY, RawCase
 from medpretrain3d.ingest.segmentation_object import read_segments
 from medpretrain3d.ingest.structure_set import read_contours
@@ -59,19 +60,19 @@ def read_label_layers(path: Path, case: RawCase, image: Volume, is_straightened:
         # Its header may round otherwise than that of its image, by less than a voxel; what is resampled goes by one.
         on_image = replace(labels, grid=image.grid, source_grid=image.source_grid)
         return LabelLayers((on_image,), case.class_of_value)
-    masks: list[np.ndarray] = []
+    masks: list[CutOut] = []
     classes: list[int] = []
     remarks = Counter[str]()
     for file, class_of_region in ((path, case.class_of_value or {}), *case.more_labels):
-        found, its_remarks = _masks(file, class_of_region, image.source_grid, is_straightened)
+        wanted = [number for number, label in class_of_region.items() if label != ANATOMY]
+        found, its_remarks = _masks(file, wanted, image.source_grid, is_straightened)
         remarks += its_remarks
-        wanted = {number: mask for number, mask in found.items() if class_of_region.get(number, ANATOMY) != ANATOMY}
-        if not wanted:
+        if not found:
             raise InvalidCaseError(
                 f"{file}: none of its regions has a voxel in {case.images[0].name}; is it of another scan?", "mask"
             )
-        masks += wanted.values()
-        classes += [class_of_region[number] for number in wanted]
+        masks += found.values()
+        classes += [class_of_region[number] for number in found]
     # Numbers of regions may be 0 or larger than a label map holds: values count from 1.
     layers = _stacked(enumerate(masks, start=1), image.source_grid.shape)
     maps = tuple(labels_on_grid(path, layer, image.source_grid) for layer in layers)
@@ -83,38 +84,38 @@ def _is_annotation(path: Path) -> bool:
 
 
 def _masks(
-    path: Path, class_of_region: Mapping[int, int], grid: Grid, is_straightened: bool
-) -> tuple[dict[int, np.ndarray], Counter[str]]:
-    is_structure_set = sop_class(path) == RTSTRUCT
-    return _regions(path, class_of_region, grid) if is_structure_set else read_segments(path, grid, is_straightened)
+    path: Path, wanted: Sequence[int], grid: Grid, is_straightened: bool
+) -> tuple[dict[int, CutOut], Counter[str]]:
+    if sop_class(path) == RTSTRUCT:
+        return _regions(path, wanted, grid)
+    return read_segments(path, grid, is_straightened, frozenset(wanted))
 
 
-def _regions(path: Path, class_of_value: Mapping[int, int], grid: Grid) -> tuple[dict[int, np.ndarray], Counter[str]]:
+def _regions(path: Path, wanted: Sequence[int], grid: Grid) -> tuple[dict[int, CutOut], Counter[str]]:
     header = read_header(path)
     masks, remarks = {}, Counter[str]()
-    for number, label in class_of_value.items():
-        if label == ANATOMY:
-            continue
+    for number in wanted:
         contours, left_out = read_contours(path, number, header)
         remarks += left_out
         if not contours:
             continue
         filled = fill_contours(contours, grid)
         remarks += filled.remarks
-        if filled.mask.any():
-            masks[number] = filled.mask
-        else:
+        mask = cut_out(filled.mask)
+        if mask is None:
             remarks[_EMPTY] += 1
+        else:
+            masks[number] = mask
     return masks, remarks
 
 
-def _stacked(masks: Iterable[tuple[int, np.ndarray]], shape: tuple[int, int, int]) -> list[np.ndarray]:
+def _stacked(masks: Iterable[tuple[int, CutOut]], shape: tuple[int, int, int]) -> list[np.ndarray]:
     """Return as few label maps as hold every mask whole, each in the first map in which it overlaps none."""
     layers: list[np.ndarray] = []
     for number, mask in masks:
-        layer = next((layer for layer in layers if not layer[mask].any()), None)
+        layer = next((layer for layer in layers if not layer[mask.region][mask.mask].any()), None)
         if layer is None:
             layer = np.zeros(shape, dtype=np.uint16)
             layers.append(layer)
-        layer[mask] = number
+        layer[mask.region][mask.mask] = number
     return layers

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.ingest.annotation import annotate, marks_sha256
+from medpretrain3d.ingest.annotation import annotate, marks_in_pixels, marks_sha256
 from medpretrain3d.ingest.importers import ObjectRule, RawCase
 from medpretrain3d.ingest.plausibility import check_plausible
 from medpretrain3d.ingest.prepare_report import REMARKS
@@ -244,6 +244,8 @@ def _facts(job: Job) -> dict[str, Any]:
             "num_channels": job.num_channels,
             "problem": job.case.problem,
             **({"straighten": True} if job.straighten else {}),
+            # Versions that left marks where the slices had been wrote no such key.
+            **({"moved_marks": True} if job.straighten and marks_in_pixels(job.case) else {}),
             **({"as_points": True} if job.as_points else {}),
             "marks": marks_sha256(job.case),
             "class_of_value": class_of_value and _as_json(class_of_value),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medpretrain3d.ingest.cut_out import CutOut, cut_out_at, joined
 from medpretrain3d.store.grid import SAME_PLACE_VOX, Grid
 from medpretrain3d.store.readers.dicom_frames import functional_group, plane_of
 from medpretrain3d.store.readers.dicom_header import damage_named, read_header
@@ -43,8 +44,10 @@ def segments_of(header: Dataset) -> list[Segment]:
     return found
 
 
-def read_segments(path: Path, grid: Grid, is_straightened: bool = False) -> tuple[dict[int, np.ndarray], Counter[str]]:
-    """Return the mask of each segment that has a voxel, bool on the scan's grid.
+def read_segments(
+    path: Path, grid: Grid, is_straightened: bool = False, wanted: Container[int] | None = None
+) -> tuple[dict[int, CutOut], Counter[str]]:
+    """Return the mask of each segment that has a voxel, on the scan's grid.
 
     Frames may be any of the scan's slices, in any order and direction; each has to lie on a slice.
 
@@ -53,6 +56,7 @@ def read_segments(path: Path, grid: Grid, is_straightened: bool = False) -> tupl
         grid: of the scan's file.
         is_straightened: whether slices of a tilted gantry were moved within their planes, each by a part of a pixel
             beside whole ones, and frames on them are moved along, to the nearest pixel.
+        wanted: numbers of the segments that are returned; None is all.
 
     Raises:
         MissingLibrary: pydicom.
@@ -60,19 +64,20 @@ def read_segments(path: Path, grid: Grid, is_straightened: bool = False) -> tupl
     """
     header = read_header(path, is_with_pixels=True)
     with damage_named(path):
-        return _placed(path, header, grid, is_straightened)
+        return _placed(path, header, grid, is_straightened, wanted)
 
 
 def _placed(
-    path: Path, header: Dataset, grid: Grid, is_straightened: bool
-) -> tuple[dict[int, np.ndarray], Counter[str]]:
+    path: Path, header: Dataset, grid: Grid, is_straightened: bool, wanted: Container[int] | None
+) -> tuple[dict[int, CutOut], Counter[str]]:
     try:
         pixels = np.atleast_3d(header.pixel_array)
     except Exception as error:  # of many types, and its text may quote the header
         raise UndecodablePixelsError(f"{path}: its pixels cannot be decoded; export it uncompressed") from error
     if int(header.get("NumberOfFrames") or 1) == 1:
         pixels = header.pixel_array[None]
-    masks: dict[int, np.ndarray] = {}
+    parts: dict[int, list[CutOut]] = defaultdict(list)
+    seen: set[int] = set()
     remarks: Counter[str] = Counter()
     is_label_map = header.get("SegmentationType") == "LABELMAP"
     is_share = header.get("SegmentationType") == "FRACTIONAL"
@@ -87,10 +92,11 @@ def _placed(
             remarks[_MOVED] += int(is_moved)
             is_there = ((index >= 0) & (index < grid.shape)).all(axis=1)
             remarks[_OUTSIDE] += int(not is_there.all())
-            mask = masks.setdefault(segment, np.zeros(grid.shape, dtype=bool))
-            mask[tuple(index[is_there].T)] = True
-    remarks[_SHARE] += len(masks) if is_share else 0
-    return {number: mask for number, mask in sorted(masks.items()) if mask.any()}, +remarks
+            seen.add(segment)
+            if is_there.any() and (wanted is None or segment in wanted):
+                parts[segment].append(cut_out_at(index[is_there], grid.shape))
+    remarks[_SHARE] += len(seen) if is_share else 0
+    return {number: joined(parts.pop(number)) for number in sorted(parts)}, +remarks
 
 
 def _parts(

@@ -36,6 +36,8 @@ class Volume:
         grid: of `array`; oblique scans keep their oblique affine.
         source_grid: of the file, in its own array order: `grid.map_boxes(boxes, source_grid)` gives voxels of the file.
         rescale: slope and intercept per channel: the file's values are `slope * array + intercept`; empty for HU.
+        tilted_grid: of the file's own slices, sheared, where they were moved to lie on `source_grid`; None where the
+            file's voxels are those of `source_grid`.
 
     Example:
         >>> import numpy as np
@@ -50,6 +52,7 @@ class Volume:
     grid: Grid
     source_grid: Grid
     rescale: tuple[tuple[float, float], ...] = ()
+    tilted_grid: Grid | None = None
 
     @property
     def unit(self) -> Unit:
@@ -296,4 +299,4 @@ def _canonical(scan: Scan, voxels: np.ndarray) -> Volume:
     grid, order, mirrored = source_grid.canonical()
     array = voxels.transpose(0, *(axis + 1 for axis in order))
     array = np.flip(array, tuple(axis + 1 for axis in mirrored))
-    return Volume(np.ascontiguousarray(array), grid, source_grid)
+    return Volume(np.ascontiguousarray(array), grid, source_grid, tilted_grid=scan.tilted_grid)

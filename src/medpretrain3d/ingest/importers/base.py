@@ -43,7 +43,8 @@ class RawCase:
     problem: str = ""
     """Why the case cannot be used, when that shows before its voxels are read."""
     reader: Callable[[Path], Volume] | None = None
-    """Reads a file of a format that is this data set's own; a function of a module, so that workers can import it."""
+    """Reads a file of a format that is this data set's own; a function of a module, so that workers can import it. The
+    case is prepared anew when that file changes, not when what lies beside it does."""
 
     @property
     def label_files(self) -> tuple[Path, ...]:

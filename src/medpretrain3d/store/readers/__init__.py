@@ -111,7 +111,7 @@ def find_volumes(folder: Path, recursive: bool = False) -> list[Path]:
 
 def source_files(path: Path) -> list[Path]:
     """Return every file that a volume is read from: header and voxels, or all files in the folder of a DICOM series; of
-    a structure set or segmentation that file alone.
+    a structure set, a segmentation, or a file that is none of these that file alone.
 
     Raises:
         InvalidCaseError: the file is missing, or the header is damaged.
@@ -124,7 +124,7 @@ def source_files(path: Path) -> list[Path]:
         return nrrd.data_files(path)
     if volume_ending(path):
         return [path]
-    if path.is_file() and is_dicom(path) and not is_scan(path):
+    if path.is_file() and not (is_dicom(path) and is_scan(path)):
         return [path]
     folder = path if path.is_dir() else path.parent
     return sorted(file for file in folder.iterdir() if file.is_file())

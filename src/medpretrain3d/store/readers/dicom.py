@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.readers.declared_header import MAX_BYTES, MAX_DEFLATE_RATIO
 from medpretrain3d.store.readers.dicom_series import series_of
 from medpretrain3d.store.readers.dicom_slice import PixelReader, SliceHead, heads_of
@@ -57,9 +58,11 @@ def read_dicom(path: Path, series: str = "", straighten: bool = False) -> Scan:
     order, affine = regular_order(path, corners, axes, size, _same_pixels(heads), is_tilt_allowed=straighten)
     slices = [pixels.read(heads[index]) for index in order]
     voxels = np.stack(slices, axis=-1)[None]
+    tilted = Grid((size[0], size[1], len(order)), affine)
     if straighten:
         voxels, affine = straightened(voxels, affine)
-    return Scan(path, voxels, affine, heads[0].message["modalities"], _not_hu(heads[0]))
+    tilted_grid = None if np.array_equal(affine, tilted.affine_lps) else tilted
+    return Scan(path, voxels, affine, heads[0].message["modalities"], _not_hu(heads[0]), tilted_grid)
 
 
 def _check_alike(path: Path, heads: Sequence[SliceHead]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -77,12 +79,7 @@ def series_of(path: Path, wanted: str = "") -> Series:
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    entries = list(walk(folder, is_deep=False))
-    files = [file for file in entries if is_dicom(file)]
-    damaged = [file for file in entries if file.suffix.lower() in ENDINGS and file not in files]
-    if files and damaged:
-        raise InvalidCaseError(f"{damaged[0]}: is called a DICOM file and is none; copy or export it again")
-    found = _by_series(folder, [file for file in files if is_scan(file)], is_strict=True)
+    found: Sequence[Series] = _series_in(folder, _state(folder))
     if not path.is_dir():
         found = [series for series in found if path in series.files]
     fitting = [series for series in found if series.fits(wanted)] if wanted and path.is_dir() else found
@@ -117,6 +114,40 @@ def list_series(series: Sequence[Series]) -> str:
         for one in series
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+@functools.lru_cache(maxsize=1)  # each of the series in one folder asks for all of them: 8 of 48 files read 384 headers
+def _series_in(folder: Path, state: str) -> tuple[Series, ...]:
+    """Return the series of a folder, which are looked up again where its `state` is another.
+
+    Raises:
+        MissingLibrary: SimpleITK.
+        InvalidCaseError: as `series_of`.
+    """
+    entries = list(walk(folder, is_deep=False))
+    files = [file for file in entries if is_dicom(file)]
+    known = set(files)
+    damaged = [file for file in entries if file.suffix.lower() in ENDINGS and file not in known]
+    if files and damaged:
+        raise InvalidCaseError(f"{damaged[0]}: is called a DICOM file and is none; copy or export it again")
+    return tuple(_by_series(folder, [file for file in files if is_scan(file)], is_strict=True))
+
+
+def _state(folder: Path) -> str:
+    """Return a hash that changes when a file of a folder is added, removed, written, replaced or given other rights."""
+    state = hashlib.sha256()
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        names = []
+    for name in names:
+        try:
+            one = os.stat(folder / name)
+            seen = [one.st_size, one.st_mtime_ns, one.st_ctime_ns, one.st_ino, one.st_mode]
+        except OSError:
+            seen = []
+        state.update(repr((name, seen)).encode("utf-8", "surrogateescape"))
+    return state.hexdigest()
 
 
 def _by_series(folder: Path, files: Sequence[Path], is_strict: bool) -> list[Series]:

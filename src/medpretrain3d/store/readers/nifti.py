@@ -22,7 +22,8 @@ _LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def read_nifti(path: Path) -> Scan:
     """Read a scan, scaled as the header says (float32 then); a fourth or fifth axis holds its channels.
 
-    The affine is taken from sform, qform or spacing in the order NIfTI prescribes.
+    The affine is that of the sform, else of the qform. Of a header without either NIfTI gives the spacing alone (its
+    method 1); as nibabel does, axes then run to the patient's left, front and head, and 0 mm is the middle of the scan.
 
     Raises:
         InvalidCaseError: no NIfTI file, another shape, claims another size than it has, impossible geometry.

@@ -28,6 +28,7 @@ class Scan:
         affine_lps: (4, 4) float64, from voxel index to LPS mm.
         modality: DICOM's, as `CT` or `MR`; empty where the file does not say.
         not_hu: why its values cannot be taken for HU, where the file's header shows it.
+        tilted_grid: of the file's own slices, where a tilted gantry had shifted them and they were moved back.
 
     Raises:
         InvalidCaseError: voxels that are not finite.
@@ -38,6 +39,7 @@ class Scan:
     affine_lps: np.ndarray
     modality: str = ""
     not_hu: str = ""
+    tilted_grid: Grid | None = None
 
     def __post_init__(self) -> None:
         """Refuse what arithmetic would spread over the whole image."""
