@@ -45,6 +45,13 @@ def test_the_numbers_of_the_public_script(name):
     assert low <= result["readouts"]["bootstrap_mean"]["cpm"] <= high
 
 
+def test_points_by_scan():
+    found = points(("b", 1, 0, 0, 0.1), ("a", 2, 0, 0, 0.2), ("b", 3, 0, 0, 0.3)).by_series()
+    assert {name: one.value.tolist() for name, one in found.items()} == {"a": [0.2], "b": [0.1, 0.3]}
+    assert found["b"].center_lps_mm[:, 0].tolist() == [1, 3]
+    assert points().by_series() == {}
+
+
 def test_what_a_mark_is():
     nodules = points(("a", 0, 0, 0, 6), ("a", 50, 0, 0, -1), ("b", 0, 0, 0, 8))
     excluded = points(("a", 100, 0, 0, -1), ("a", 2, 0, 0, 10), ("c", 0, 0, 0, 4))

@@ -10,7 +10,7 @@ import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.average_precision import RecallType, average_precision
+from medpretrain3d.evaluation.average_precision import RecallType, average_precision_by_scan
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
 from medpretrain3d.evaluation.matching import (
     MAX_DETECTIONS,
@@ -89,7 +89,7 @@ class MatchedScans:
         the thresholds `rows`. The score of a scan without objects is 1 minus its highest detection score: 1 where
         nothing was found, 0 where something was found with certainty. Hits are those at the first threshold.
         """
-        ap = average_precision(self.pooled.rows(rows), np.eye(self.num_scans), recall_type).mean(axis=1)  # (S,)
+        ap = average_precision_by_scan(self.pooled.rows(rows), recall_type).mean(axis=1)  # (S,)
         hits = np.bincount(self.pooled.scan[self.pooled.is_hit[0]], minlength=self.num_scans)
         return [
             {

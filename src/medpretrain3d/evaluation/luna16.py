@@ -55,8 +55,9 @@ def match_candidates(
         UserError: no nodule in any scan of the list.
     """
     parts, over_limit, on_excluded, double = [], 0, 0, 0
+    of_scans = [points.by_series() for points in (candidates, nodules, excluded or no_points())]
     for name in series:
-        all_marks, real, other = candidates.of(name), nodules.of(name), (excluded or no_points()).of(name)
+        all_marks, real, other = (of_scan.get(name, no_points()) for of_scan in of_scans)
         mine = _best_candidates(all_marks)
         hits = _within_radius(mine, real)  # (N, G)
         is_dropped = _within_radius(mine, other).any(axis=1) & ~hits.any(axis=1)
