@@ -83,6 +83,16 @@ def test_classes_have_thresholds_of_their_own_and_scans_one():
         only.at_rate(1, "cyst")
 
 
+def test_operating_points_state_what_decides_a_hit(points):
+    assert (points.document["iou"], "criterion" in points.document) == (0.1, False)
+    center = torch.full((1, 6), 5.0)
+    found, wanted = Detections(center + 2, torch.tensor([0.5]), torch.zeros(1)), Targets(center, torch.zeros(1))
+    of_points = operating_points_of([found], [wanted], ["nodule"])
+    assert (of_points["criterion"], "iou" in of_points) == ("radius", False)
+    assert of_points["classes"]["nodule"]["hits"] == [0.5]
+    OperatingPoints.from_json(of_points)
+
+
 SCORES = {
     "one stage, as it is": lambda random: float(np.float32(random.random())),
     "one stage, as predictions.json has it": lambda random: float(f"{np.float32(random.random()):.9g}"),
@@ -99,7 +109,7 @@ def test_a_threshold_does_in_the_scans_it_was_chosen_in_what_it_says(name):
     for _ in range(200):
         low, high = sorted(SCORES[name](random) for _ in range(2))
         scores = {"nodule": {"num_targets": 1, "hits": [high], "false_positives": [low]}}
-        document = operating_points_document("validation", 2, 0.1, scores, [(high, True), (low, False)])
+        document = operating_points_document("validation", 2, {"iou": 0.1}, scores, [(high, True), (low, False)])
         points = OperatingPoints.from_json(json.loads(json.dumps(document)))
         case = points.case_threshold()
         assert case is not None
@@ -112,7 +122,9 @@ def test_a_threshold_does_in_the_scans_it_was_chosen_in_what_it_says(name):
 def test_scores_of_one_stage_are_written_by_nine_digits_and_others_in_full():
     score, other = float(np.float32(0.7)), 1 - 2**-50
     scores = {"nodule": {"num_targets": 2, "hits": [score, 0.5], "false_positives": [0.3]}}
-    document = operating_points_document("validation", 2, 0.1, scores, [(score, True), (other, False), (0.5, False)])
+    document = operating_points_document(
+        "validation", 2, {"iou": 0.1}, scores, [(score, True), (other, False), (0.5, False)]
+    )
     assert document["classes"]["nodule"]["hits"] == [0.699999988, 0.5]
     assert document["classes"]["nodule"]["false_positives"] == [0.3]
     assert (document["positive_scans"], document["negative_scans"]) == ([0.699999988], [other, 0.5])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from pydantic import Field, with_config
@@ -30,11 +30,12 @@ class ClassScores(TypedDict):
 
 @with_config(SCHEMA)
 class OperatingPointsDocument(TypedDict):
-    """Operating points as a bundle has them."""
+    """Operating points as a bundle has them: `iou` is the least overlap of a hit, `criterion` the rule for points."""
 
     scans: Text
     num_scans: Annotated[Whole, Field(ge=1)]
-    iou: Number
+    iou: NotRequired[Number]
+    criterion: NotRequired[Text]
     classes: dict[str, ClassScores]
     positive_scans: _Scores
     negative_scans: _Scores
@@ -122,14 +123,18 @@ class OperatingPoints:
 
 
 def operating_points_document(
-    scans: str, num_scans: int, iou: float, classes: Mapping[str, ClassScores], by_scan: Sequence[tuple[float, bool]]
+    scans: str,
+    num_scans: int,
+    hit_rule: Mapping[str, Any],
+    classes: Mapping[str, ClassScores],
+    by_scan: Sequence[tuple[float, bool]],
 ) -> dict[str, Any]:
     """Return operating points as plain data, without what no threshold needs.
 
     Args:
         scans: which they are of: `validation`, `out of fold`.
         num_scans: how many.
-        iou: least overlap of a hit.
+        hit_rule: what decides a hit, `iou` or `criterion`.
         classes: scores in any order.
         by_scan: highest score of each scan, and whether it has objects.
     """
@@ -141,7 +146,7 @@ def operating_points_document(
     return {
         "scans": scans,
         "num_scans": num_scans,
-        "iou": iou,
+        **hit_rule,
         "classes": {
             name: {
                 "num_targets": one["num_targets"],
