@@ -76,6 +76,13 @@ def test_what_a_mark_is():
     assert [row["num_hits"] for row in result["per_case"]] == [2, 1, 0]
 
 
+def test_marks_of_other_scans_alone_are_refused():
+    nodules, candidates = points(("a", 0, 0, 0, 6)), points(("A.nii", 0, 0, 0, 0.9), ("B.nii", 0, 0, 0, 0.8))
+    with pytest.raises(UserError, match=r"all 2 marks are of scans that are not in the list, the first of 'A\.nii'"):
+        match_candidates(["a", "b"], nodules, candidates)
+    assert luna16(match_candidates(["a", "b"], nodules, points()), ONCE)["cpm"] == 0  # nothing was found
+
+
 def test_the_names_of_read_outs_stand_apart_and_lines_fit_a_terminal():
     series = [f"{i:02}" for i in range(20)]
     nodules = points(*((name, 0, 0, 0, 6) for name in series))
