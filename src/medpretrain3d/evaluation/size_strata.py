@@ -101,7 +101,8 @@ def _members(
 def _diameters(boxes: Sequence[np.ndarray], scan: np.ndarray, place: np.ndarray) -> np.ndarray:
     """Return the diameter of the box at a place of a scan, for scans and places (N,): (N,)."""
     first = np.cumsum([0, *map(len, boxes)])  # of each scan among the boxes of all
-    return diameter(np.concatenate(boxes))[first[scan] + place]
+    result: np.ndarray = diameter(np.concatenate(boxes))[first[scan] + place]
+    return result
 
 
 def _bin(size: np.ndarray, edges: Sequence[float]) -> np.ndarray:
