@@ -12,6 +12,7 @@ from monai.data import box_utils
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase, evaluate, mean_average_precision
+from medpretrain3d.evaluation.center_distance import center
 from medpretrain3d.evaluation.data_set import match_data_set
 from medpretrain3d.evaluation.detection import (
     MAP_KEY,
@@ -174,6 +175,25 @@ def test_a_detection_in_an_ignore_region_is_neither_right_nor_wrong():
     assert (at_half["num_hits"], at_half["num_false_positives"], at_half["precision"]) == (1, 1, 0.5)
     # A region over the object itself takes nothing from the hit.
     assert score(box)[ap_key(0.1)] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("score", [evaluate, center])
+def test_a_detection_in_an_ignore_region_has_no_part_in_the_score_of_its_scan(score):
+    box, none = np.array([[0.0, 0, 0, 4, 4, 4]]), (np.zeros((0, 6)), np.zeros(0, int))
+    targets = [
+        TargetCase("ignored", *none, ignore=box),
+        TargetCase("beside it", *none, ignore=box),
+        TargetCase("hit within", box, np.zeros(1, int), ignore=box),
+    ]
+    found = [
+        PredictedCase("ignored", box, np.array([0.95]), np.array([0])),
+        PredictedCase("beside it", np.concatenate([box, box + 50]), np.array([0.95, 0.25]), np.zeros(2, int)),
+        PredictedCase("hit within", box, np.array([0.75]), np.array([0])),
+    ]
+    rows = score(found, targets, ["a"])["per_case"]
+    assert [row["max_score"] for row in rows] == [0, 0.25, 0.75]
+    assert [row["score"] for row in rows] == [1, 0.75, 1]
+    assert [row["num_predictions"] for row in rows] == [1, 2, 1]
 
 
 @settings(max_examples=25, deadline=None)

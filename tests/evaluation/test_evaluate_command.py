@@ -224,6 +224,30 @@ def test_every_protocol_of_boxes_runs(files, protocol, key, shown, capsys):
     assert result["protocol"] == protocol
 
 
+@pytest.mark.parametrize("protocol", ["case-level", "operating-points", "calibration"])
+def test_a_section_of_points_says_that_they_are_hit_by_their_radius(tmp_path, capsys, protocol):
+    def write(key: str, offset: float, frame: str = "lps_mm") -> Path:
+        point = {"case": "x", "boxes": [[offset] * 6], "labels": [0]} | ({"scores": [0.9]} if key != "targets" else {})
+        path = tmp_path / f"{key}.json"
+        path.write_text(json.dumps({"classes": ["nodule"], "frame": frame, key: [point]}))
+        return path
+
+    targets = write("targets", 10.0)
+    files = ("--predictions", write("predictions", 12.0), "--targets", targets)
+    arguments = ("--protocol", protocol, *files, "--bootstrap", 0, "-o", tmp_path / "out.json")
+    assert call(evaluate, *arguments) == 0
+    assert "IoU" not in (printed := capsys.readouterr().out)
+    assert protocol != "operating-points" or "by 'radius'" in printed
+    result = strict_json(tmp_path / "out.json")
+    assert (result["criterion"], "iou" in result, result["per_case"][0]["num_hits"]) == ("radius", False, 1)
+    for iou in (0.1, 0.9):
+        with pytest.raises(UserError, match=rf"--iou {iou}: .*targets.json has points, .* radius of 5 mm; leave it"):
+            call(evaluate, *arguments, "--iou", iou)
+    write("targets", 10.0, "xyz_voxels"), write("predictions", 12.0, "xyz_voxels")
+    with pytest.raises(UserError, match="frame is 'xyz_voxels', the distance 5 is in mm"):
+        call(evaluate, *arguments)
+
+
 def test_luna16_on_the_files_of_the_public_script(tmp_path, capsys):
     folder = FIXTURES / "luna16"
     inputs = {"annotations": "annotations", "excluded": "annotations_excluded", "series": "seriesuids"}
@@ -248,6 +272,7 @@ def test_luna16_on_the_files_of_the_public_script(tmp_path, capsys):
         (("--protocol", "calibration", "--scores", 0.5), "--scores is of protocol detection or centre or operating"),
         (("--protocol", "centre", "--compat", "coco"), "--compat is of protocol detection, got protocol centre"),
         (("--protocol", "calibration", "--iou", 0), "--iou is 0"),
+        (("--iou", 0.1), "--iou is of protocol case-level or operating-points or calibration, got protocol detection"),
         (("--scores", 2), "operating point at score 2"),
         (("--size-bins-mm", 3, 1), "must rise"),
     ],

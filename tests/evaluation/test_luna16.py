@@ -45,6 +45,13 @@ def test_the_numbers_of_the_public_script(name):
     assert low <= result["readouts"]["bootstrap_mean"]["cpm"] <= high
 
 
+def test_points_by_scan():
+    found = points(("b", 1, 0, 0, 0.1), ("a", 2, 0, 0, 0.2), ("b", 3, 0, 0, 0.3)).by_series()
+    assert {name: one.value.tolist() for name, one in found.items()} == {"a": [0.2], "b": [0.1, 0.3]}
+    assert found["b"].center_lps_mm[:, 0].tolist() == [1, 3]
+    assert points().by_series() == {}
+
+
 def test_what_a_mark_is():
     nodules = points(("a", 0, 0, 0, 6), ("a", 50, 0, 0, -1), ("b", 0, 0, 0, 8))
     excluded = points(("a", 100, 0, 0, -1), ("a", 2, 0, 0, 10), ("c", 0, 0, 0, 4))
@@ -67,6 +74,13 @@ def test_what_a_mark_is():
     # 1/3 before the false positive, which is 1/3 per scan.
     assert result["sensitivity"] == pytest.approx([1 / 3, 1 / 3, 1, 1, 1, 1, 1])
     assert [row["num_hits"] for row in result["per_case"]] == [2, 1, 0]
+
+
+def test_marks_of_other_scans_alone_are_refused():
+    nodules, candidates = points(("a", 0, 0, 0, 6)), points(("A.nii", 0, 0, 0, 0.9), ("B.nii", 0, 0, 0, 0.8))
+    with pytest.raises(UserError, match=r"all 2 marks are of scans that are not in the list, the first of 'A\.nii'"):
+        match_candidates(["a", "b"], nodules, candidates)
+    assert luna16(match_candidates(["a", "b"], nodules, points()), ONCE)["cpm"] == 0  # nothing was found
 
 
 def test_the_names_of_read_outs_stand_apart_and_lines_fit_a_terminal():

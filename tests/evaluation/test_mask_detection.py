@@ -153,6 +153,21 @@ def test_masks_of_another_call_are_refused(masks, capsys):
     assert "which names none for case 'a'" in said
 
 
+def test_masks_of_scans_that_are_named_by_numbers_are_compared_too(masks, capsys):
+    for folder in (masks / "found" / "masks", masks / "wanted"):
+        for number, case in enumerate("ab"):
+            for path in [*folder.glob(f"{case}.*")]:
+                path.rename(folder / path.name.replace(case, str(number), 1))
+    path = masks / "found" / "predictions.json"
+    document = json.loads(path.read_text())
+    for number, entry in enumerate(document["predictions"]):
+        entry |= {"case": number, "mask_sha256": "0" * 64}
+    path.write_text(json.dumps(document))
+    words = ["--predictions", str(masks / "found"), "--targets", str(masks / "wanted")]
+    assert cli.main(["evaluate", "--protocol", "masks", *words]) == 2
+    assert "0.nii.gz: is not the mask of the boxes in predictions.json" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shape", [(EDGE, EDGE, EDGE + 1), (EDGE // 2, EDGE * 2, EDGE)])  # the other holds as many
 def test_masks_of_another_shape_are_refused(masks, capsys, shape):
     write_nifti(masks / "wanted" / "a.nii.gz", np.zeros(shape, np.uint8), Grid(shape, np.eye(4)))

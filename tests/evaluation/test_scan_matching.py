@@ -7,9 +7,11 @@ from medpretrain3d.evaluation.matching import (
     Matches,
     greedy_match,
     intersection_over_union,
+    join_scans,
     lies_in_any,
     match_scans,
     pool_classes,
+    split_scans,
 )
 
 IOUS = np.array([0.1, 0.5])
@@ -68,7 +70,26 @@ def test_only_the_best_detections_per_class_count():
 
 def test_counts_before_each_position():
     matches = Matches(np.array([0.9, 0.8, 0.7]), np.array([1, 0, 1]), np.zeros((1, 3), bool), np.array([0, 0, 0]))
-    assert matches.counts_before(np.array([0, 1, 2, 3])).tolist() == [[0, 0, 1, 1], [0, 1, 1, 2], [0, 0, 0, 0]]
+    positions, every = np.arange(4), np.ones(3, bool)
+    assert matches.counts_before(np.eye(3), every, positions).tolist() == [[0, 0, 1, 1], [0, 1, 1, 2], [0, 0, 0, 0]]
+    weights, chosen = np.array([[5.0, 2.0, 7.0]]), np.array([True, True, False])
+    assert matches.counts_before(weights, chosen, positions).tolist() == [[0, 2, 7, 7]]
+
+
+def test_scans_are_split_as_they_were_joined():
+    matches = Matches(
+        np.array([0.9, 0.8, 0.7]),
+        np.array([2, 0, 2]),
+        np.array([[True, False, False], [False, False, True]]),
+        np.array([1, 0, 3, 2]),
+        np.array([False, True, False]),
+        np.array([4, 5, 6]),
+        np.array([[7, -1, -1], [-1, -1, 8]]),
+    )
+    assert [places.tolist() for places in matches.places_by_scan()] == [[1], [], [0, 2], []]
+    joined, by_scan = join_scans([*split_scans(matches)]), matches[np.array([1, 0, 2])]
+    for one, other in zip(vars(joined).values(), vars(by_scan).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_the_object_that_is_hit_is_known():

@@ -17,7 +17,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, Prediction, load_bundle, load_members, save_bundle
 from medpretrain3d.inference.bundle import set_inference, set_operating_points
 from medpretrain3d.inference.ensemble import save_ensemble
-from medpretrain3d.inference.operating_points import OperatingPoints
+from medpretrain3d.inference.operating_points import OperatingPoints, operating_points_document
 from medpretrain3d.inference.thresholds import Thresholds
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.preprocessing import Preprocessing
@@ -81,6 +81,53 @@ def test_classes_have_thresholds_of_their_own_and_scans_one():
         only.at_rate(17)
     with pytest.raises(UserError, match="operating points of class 'cyst': known are nodule"):
         only.at_rate(1, "cyst")
+
+
+def test_operating_points_state_what_decides_a_hit(points):
+    assert (points.document["iou"], "criterion" in points.document) == (0.1, False)
+    center = torch.full((1, 6), 5.0)
+    found, wanted = Detections(center + 2, torch.tensor([0.5]), torch.zeros(1)), Targets(center, torch.zeros(1))
+    of_points = operating_points_of([found], [wanted], ["nodule"])
+    assert (of_points["criterion"], "iou" in of_points) == ("radius", False)
+    assert of_points["classes"]["nodule"]["hits"] == [0.5]
+    OperatingPoints.from_json(of_points)
+
+
+SCORES = {
+    "one stage, as it is": lambda random: float(np.float32(random.random())),
+    "one stage, as predictions.json has it": lambda random: float(f"{np.float32(random.random()):.9g}"),
+    "two stages": lambda random: float(random.random()),
+    "two stages, sure": lambda random: 1 - 1e-9 * float(random.random()),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_threshold_does_in_the_scans_it_was_chosen_in_what_it_says(name):
+    random = np.random.default_rng(0)
+    # What is compared with a threshold: the digits of a file stand for the float32 that a detector gives.
+    compared = np.float32 if name.startswith("one") else np.float64
+    for _ in range(200):
+        low, high = sorted(SCORES[name](random) for _ in range(2))
+        scores = {"nodule": {"num_targets": 1, "hits": [high], "false_positives": [low]}}
+        document = operating_points_document("validation", 2, {"iou": 0.1}, scores, [(high, True), (low, False)])
+        points = OperatingPoints.from_json(json.loads(json.dumps(document)))
+        case = points.case_threshold()
+        assert case is not None
+        assert float(compared(low)) < case <= float(compared(high))
+        found = points.at_rate(0)
+        assert (found.sensitivity, found.false_positives_per_scan) == (1, 0)
+        assert float(compared(low)) < found.score <= float(compared(high))
+
+
+def test_scores_of_one_stage_are_written_by_nine_digits_and_others_in_full():
+    score, other = float(np.float32(0.7)), 1 - 2**-50
+    scores = {"nodule": {"num_targets": 2, "hits": [score, 0.5], "false_positives": [0.3]}}
+    document = operating_points_document(
+        "validation", 2, {"iou": 0.1}, scores, [(score, True), (other, False), (0.5, False)]
+    )
+    assert document["classes"]["nodule"]["hits"] == [0.699999988, 0.5]
+    assert document["classes"]["nodule"]["false_positives"] == [0.3]
+    assert (document["positive_scans"], document["negative_scans"]) == ([0.699999988], [other, 0.5])
 
 
 def test_masks_are_numbered_as_the_boxes_that_stay():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -120,6 +121,30 @@ def test_what_stays_has_no_call_of_the_scan_and_counts_what_went(place: Path, tm
     kept = json.loads((tmp_path / "kept.json").read_text())["predictions"]
     assert [one["num_outside"] for one in kept] == [1, 5, 1, 1, 1, 1]
     assert not any("case_score" in one or "is_positive" in one for one in kept)
+
+
+@pytest.mark.parametrize("name_of", [str, int, None])
+def test_what_stays_is_written_of_files_that_name_scans_by_numbers_or_not_at_all(
+    place: Path, tmp_path: Path, name_of: type | None
+) -> None:
+    found, wanted = (json.loads((place / one).read_text()) for one in ("cv/predictions.json", "targets.json"))
+    for number, entries in enumerate(zip(found["predictions"], wanted["targets"], strict=True)):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        shutil.copytree(place / "masks" / IDS[number], tmp_path / "masks" / str(number))
+        entries[0]["case"], entries[1]["case"] = name_of and name_of(number), str(number)
+        if name_of is None:
+            del entries[0]["case"]
+    if name_of is not None:
+        found["predictions"].reverse()  # paired by name
+    found["predictions"][0] |= {name: [] for name in ("boxes", "scores", "labels", "boxes_vox")}
+    for name, document in (("predictions", found), ("targets", wanted)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    files = [word for one in ("predictions", "targets") for word in (f"--{one}", str(tmp_path / f"{one}.json"))]
+    files += ["--region", str(tmp_path / "masks"), "--region-parts", "lung", "--margin-mm", "0"]
+    assert main(["restrict", *files, "-o", str(tmp_path / "kept.json")]) == 0
+    kept = json.loads((tmp_path / "kept.json").read_text())["predictions"]
+    assert [one["boxes_vox"] for one in kept] == [[], *[[list(DARK)]] * (len(IDS) - 1)]
+    assert [one.get("case") for one in kept] == [one.get("case") for one in found["predictions"]]
 
 
 def test_no_more_hits_are_lost_than_there_were_where_a_scan_has_many_boxes(

@@ -25,6 +25,7 @@ from medpretrain3d.rescoring.candidates import CandidateSet, read_candidate_set
 from medpretrain3d.store import Preprocessing, Volume
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
+from tests.rescoring import results
 from tests.rescoring.results import BRIGHT, DARK, FOLDS, GRID, IDS, write_encoder, write_result, write_store
 
 SMALL = ["--cube-mm", "16", "40", "--cube-vox", "8", "--batch-size", "8", "--lr", "3e-3", "--device", "cpu"]
@@ -140,6 +141,22 @@ def test_a_constant_rescorer_leaves_every_metric_as_it_was(
     if constant == 0:
         before, after = (json.loads((one / "predictions.json").read_text()) for one in (place / "cv", tmp_path / "out"))
         assert after == before
+
+
+def test_scans_may_be_named_by_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [case.removeprefix("c") for case in IDS]
+    folds = [{part: tuple(case.removeprefix("c") for case in cases) for part, cases in one.items()} for one in FOLDS]
+    monkeypatch.setattr(results, "IDS", names)
+    monkeypatch.setattr(results, "FOLDS", folds)
+    write_store(tmp_path / "store")
+    path = write_result(tmp_path / "cv") / "predictions.json"
+    write_encoder(tmp_path / "encoder")
+    document = json.loads(path.read_text())
+    for entry in document["predictions"]:
+        entry["case"] = int(entry["case"])
+    path.write_text(json.dumps(document))
+    assert rescore(tmp_path, tmp_path / "cv", tmp_path / "out", "--steps", "1") == 0
+    assert [one.case for one in read_predictions(tmp_path / "out" / "predictions.json").cases] == names
 
 
 def test_a_damaged_second_stage_is_said_and_trained_again(

@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "where the files are in lps_mm, else none)",
     )
     parser.add_argument(
-        "--iou", type=Number(Share), default=0.1, help="single sections: least IoU of a hit (default: 0.1)"
+        "--iou", type=Number(Share), help="single sections: least IoU of a hit (default: 0.1; points have none)"
     )
     parser.add_argument("--hit", default="radius", help="centre: radius, box, or a distance in mm (default: radius)")
     parser.add_argument(

@@ -21,7 +21,7 @@ from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
 from medpretrain3d.evaluation.case_level import case_level
 from medpretrain3d.evaluation.cases import PredictedCase
-from medpretrain3d.evaluation.center_distance import Criterion, center, match_centers, match_objects
+from medpretrain3d.evaluation.center_distance import Criterion, center, hit_rule, match_centers, match_objects
 from medpretrain3d.evaluation.data_set import MatchedScans, count_target_points, match_data_set
 from medpretrain3d.evaluation.detection import IOU_THRESHOLDS
 from medpretrain3d.evaluation.files import TargetFile, predictions_document
@@ -44,6 +44,8 @@ from medpretrain3d.store.store import Store
 
 CURVE_IOUS = (0.1, 0.5)
 """Of the pictures."""
+SECTION_IOU = 0.1
+"""Least overlap of a hit in a single section where nobody says another."""
 
 
 @dataclass(frozen=True)
@@ -164,16 +166,26 @@ def _section(name: str, make: Callable[[MatchedScans, Resampling, argparse.Names
 
     def protocol(args: argparse.Namespace, resampling: Resampling) -> Outcome:
         found, targets, said = _read(args)
-        if not 0 < args.iou <= 1:
-            raise UserError(f"--iou is {args.iou:g}, must be above 0 and at most 1; 0.1 is usual")
-        scans = match_objects(found, targets.cases, targets.classes, args.iou)
+        iou = SECTION_IOU if args.iou is None else args.iou
+        if not 0 < iou <= 1:
+            raise UserError(f"--iou is {iou:g}, must be above 0 and at most 1; {SECTION_IOU:g} is usual")
+        rule = hit_rule(targets.cases, iou)
+        if "iou" not in rule and args.iou is not None:
+            raise UserError(
+                f"--iou {iou:g}: {targets.path} has points, which nothing overlaps and which are hit by a radius of "
+                f"{POINT_RADIUS_MM:g} mm; leave it out"
+            )
+        if "iou" not in rule:
+            hit_criterion(rule["criterion"], targets)  # which has to be in mm
+        scans = match_objects(found, targets.cases, targets.classes, iou)
         section = make(scans, resampling, args)
         result = {
-            **{name: section, "iou": args.iou, **scans.facts(), **resampling.facts()},
+            **{name: section, **rule, **scans.facts(), **resampling.facts()},
             "per_case": scans.case_scores([0]),
         }
         result["notes"] = [*said, *result["notes"]]
-        return Outcome(result, tables.section_table(result), {f"IoU {args.iou:g}": scans.pooled})
+        curve = f"IoU {iou:g}" if "iou" in rule else f"hit by {rule['criterion']}"
+        return Outcome(result, tables.section_table(result), {curve: scans.pooled})
 
     return protocol
 

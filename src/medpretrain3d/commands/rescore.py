@@ -132,7 +132,10 @@ def run(args: argparse.Namespace) -> int:
             rescorer = stage.rescorer_of(fold, encoders[fold], bundle, candidates, store, places[fold], print, show)
         scores |= stage.scores_of(fold, rescorer, bundle, candidates, store)
     document: dict[str, Any] = read_json(source, dict[str, Any], "call cross-validate again", LARGE, True)
-    predictions = [_with_scores(entry, scores[entry["case"]]) for entry in document["predictions"]]
+    predictions = [
+        _with_scores({**entry, "case": one.case}, scores[one.case])  # a name may be a number in the file
+        for entry, one in zip(document["predictions"], before.cases, strict=True)
+    ]
     write_predictions(args.out, targets.classes, predictions, ["csv"])
     rescored = {**document, "predictions": [one.to_json() for one in predictions]}
     write_text(args.out / "predictions.json", json_text(rescored))

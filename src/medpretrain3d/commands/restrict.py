@@ -81,7 +81,11 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         document: dict[str, Any] = read_json(args.predictions, dict[str, Any], ADVICE, LARGE, True)
         inside = {one.case: distances <= args.margin_mm[0] for one, distances in zip(found, far, strict=True)}
-        entries = [_kept(entry, inside[entry["case"]]) for entry in document["predictions"]]
+        are_named = predictions.has_names and targets.has_names
+        entries = [
+            _kept(entry, inside[one.case])  # names are numbers in some files, and none in others, see `pair`
+            for entry, one in zip(document["predictions"], predictions.cases if are_named else found, strict=True)
+        ]
         write_text(args.out, json_text({**document, "predictions": entries}))
         num_left = sum(int(one.sum()) for one in inside.values())
         told.append(f"{num_left} of {sum(map(np.size, inside.values()))} boxes: {args.out}")

@@ -11,7 +11,7 @@ import torch
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.evaluation import PredictedCase, TargetCase, mean_average_precision
 from medpretrain3d.evaluation.case_level import case_scores
-from medpretrain3d.evaluation.center_distance import match_objects, mean_center_precision
+from medpretrain3d.evaluation.center_distance import hit_rule, match_objects, mean_center_precision
 from medpretrain3d.evaluation.data_set import count_target_points
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
 from medpretrain3d.inference.config import InferenceConfig
@@ -45,7 +45,7 @@ def operating_points_of(
         for name, one in zip(classes, matched.classes, strict=True)
     }
     by_scan = list(zip(case_scores(matched.pooled).tolist(), matched.pooled.num_targets > 0, strict=True))
-    return operating_points_document(scans, matched.num_scans, HIT_IOU, scores, by_scan)
+    return operating_points_document(scans, matched.num_scans, hit_rule(wanted, HIT_IOU), scores, by_scan)
 
 
 def operating_points_of_cache(seen: CachedDetections, config: InferenceConfig) -> dict[str, Any] | None:

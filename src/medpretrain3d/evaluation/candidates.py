@@ -34,10 +34,15 @@ class Points:
     center_lps_mm: np.ndarray
     value: np.ndarray
 
-    def of(self, series: str) -> Points:
-        """Return those of one scan, in the order of the file."""
-        mine = self.series == series
-        return Points(self.series[mine], self.center_lps_mm[mine], self.value[mine])
+    def by_series(self) -> dict[str, Points]:
+        """Return those of each scan that has any, in the order of the file."""
+        names, scan = np.unique(self.series, return_inverse=True)
+        order = np.argsort(scan, kind="stable")
+        places = np.split(order, np.searchsorted(scan[order], np.arange(1, len(names))))
+        return {
+            str(name): Points(self.series[mine], self.center_lps_mm[mine], self.value[mine])
+            for name, mine in zip(names, places if len(names) else (), strict=True)
+        }
 
     def num_outside(self, series: Sequence[str]) -> int:
         """Count the points that belong to none of the scans."""

@@ -83,12 +83,16 @@ def area_under_roc(score: np.ndarray, is_positive: np.ndarray, weights: np.ndarr
     Returns:
         (R,); nan where a replicate lacks positives or negatives.
     """
-    positive, negative = score[is_positive][:, None], score[~is_positive][None, :]
-    is_above = (positive > negative) + 0.5 * (positive == negative)  # (P, N)
-    of_positive, of_negative = weights[:, is_positive], weights[:, ~is_positive]
-    pairs = of_positive.sum(axis=1) * of_negative.sum(axis=1)
+    positive, negative = np.nonzero(is_positive)[0], np.nonzero(~is_positive)[0]
+    negative = negative[np.argsort(score[negative])]
+    of_positive = weights[:, positive]
+    num_below = np.zeros((len(weights), len(negative) + 1))  # negatives among the lowest 0, 1, ...
+    np.cumsum(weights[:, negative], axis=1, out=num_below[:, 1:])
+    below, up_to = (np.searchsorted(score[negative], score[positive], side) for side in ("left", "right"))
+    num_above = ((num_below[:, below] + num_below[:, up_to]) / 2 * of_positive).sum(axis=1)
+    pairs = of_positive.sum(axis=1) * num_below[:, -1]
     with np.errstate(invalid="ignore"):
-        result: np.ndarray = ((of_positive @ is_above) * of_negative).sum(axis=1) / np.where(pairs > 0, pairs, np.nan)
+        result: np.ndarray = num_above / np.where(pairs > 0, pairs, np.nan)
         return result
 
 

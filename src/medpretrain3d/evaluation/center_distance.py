@@ -144,6 +144,11 @@ def match_objects(
     return match_data_set(predictions, targets, classes, (iou,), max_detections=max_detections)
 
 
+def hit_rule(targets: Sequence[TargetCase | Targets], iou: float) -> dict[str, Any]:
+    """Return what decides a hit in `match_objects`, as results state it: `iou`, or of points `criterion`."""
+    return {"criterion": "radius"} if count_target_points(targets)[0] else {"iou": iou}
+
+
 def mean_center_precision(
     predictions: Sequence[PredictedCase | Detections], targets: Sequence[TargetCase | Targets], classes: Sequence[str]
 ) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.average_precision import RecallType, average_precision
+from medpretrain3d.evaluation.average_precision import RecallType, average_precision_by_scan
+from medpretrain3d.evaluation.case_level import case_scores
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase, as_predicted_cases, as_target_cases
 from medpretrain3d.evaluation.matching import (
     MAX_DETECTIONS,
@@ -87,9 +88,11 @@ class MatchedScans:
 
         The score of a scan with objects is the average precision of this scan alone, all classes pooled, averaged over
         the thresholds `rows`. The score of a scan without objects is 1 minus its highest detection score: 1 where
-        nothing was found, 0 where something was found with certainty. Hits are those at the first threshold.
+        nothing was found, 0 where something was found with certainty. Hits are those at the first threshold; a
+        detection in an ignore region that hits nothing there has no part in the scores, see `case_level.case_scores`.
         """
-        ap = average_precision(self.pooled.rows(rows), np.eye(self.num_scans), recall_type).mean(axis=1)  # (S,)
+        highest = case_scores(self.pooled)
+        ap = average_precision_by_scan(self.pooled.rows(rows), recall_type).mean(axis=1)  # (S,)
         hits = np.bincount(self.pooled.scan[self.pooled.is_hit[0]], minlength=self.num_scans)
         return [
             {
@@ -97,10 +100,12 @@ class MatchedScans:
                 "num_targets": len(wanted.labels),
                 "num_predictions": len(found.scores),
                 "num_hits": int(num_hits),
-                "max_score": float(found.scores.max(initial=0.0)),
-                "score": float(score) if len(wanted.labels) else 1.0 - float(found.scores.max(initial=0.0)),
+                "max_score": float(max_score),
+                "score": float(score if len(wanted.labels) else 1.0 - max_score),
             }
-            for found, wanted, score, num_hits in zip(self.predictions, self.targets, ap, hits, strict=True)
+            for found, wanted, score, num_hits, max_score in zip(
+                self.predictions, self.targets, ap, hits, highest, strict=True
+            )
         ]
 
 

@@ -100,8 +100,8 @@ def _errors(
     for label, matches in enumerate(classes):
         assert matches.detection is not None
         is_false = ~matches.is_hit[0] & matches.counts_always
-        for scan, wanted in enumerate(scans.targets):
-            places = np.nonzero(is_false & (matches.scan == scan))[0]
+        for scan, (wanted, mine) in enumerate(zip(scans.targets, matches.places_by_scan(), strict=True)):
+            places = mine[is_false[mine]]
             iou, is_own = overlaps[scan][matches.detection[places]], wanted.labels == label  # (E, G), (G,)
             own, other = np.where(is_own, iou, 0.0), np.where(is_own, 0.0, iou)
             kinds = _kinds(own.max(axis=1, initial=0.0), other.max(axis=1, initial=0.0), foreground_iou, background_iou)

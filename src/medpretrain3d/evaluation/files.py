@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -81,6 +82,11 @@ class TargetFile:
     axes: str | None
     has_names: bool
     cases: tuple[TargetCase, ...]
+
+    @cached_property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of each scan's file by its case, of those that have one."""
+        return {one.case: one.grid for one in self.cases if one.grid is not None}
 
 
 def read_predictions(path: Path | str, convention: BoxConvention = "half-open") -> PredictionFile:

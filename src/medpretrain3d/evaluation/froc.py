@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from medpretrain3d.evaluation.matching import Matches
+from medpretrain3d.evaluation.weightings import blocks
 
 FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
@@ -30,19 +31,23 @@ def froc_curve(matches: Matches, weights: np.ndarray, rates: Sequence[float] = F
         (R, T, len(rates)); nan in a replicate without objects.
     """
     ranked = matches.ranked()
+    parts = [_froc_curve(ranked, block, rates) for block in blocks(weights, len(ranked.scores))]
+    return np.concatenate(parts)
+
+
+def _froc_curve(ranked: Matches, weights: np.ndarray, rates: Sequence[float]) -> np.ndarray:
     num_scans = weights.sum(axis=1, keepdims=True)  # (R, 1)
     num_targets = weights @ ranked.num_targets  # (R,)
     group, first, end = _groups(ranked.scores)
     at = np.unique(group[ranked.is_hit.any(axis=0)])  # groups of equal score that hold a hit, (P,)
-    num_before = weights @ ranked.counts_before(first[at])  # (R, P)
-    num_after = weights @ ranked.counts_before(end[at])
-    num_all = weights @ ranked.counts_before(np.array([len(group)]))  # (R, 1)
+    positions = np.concatenate([first[at], end[at], [len(group)]])
+    counts = ranked.counts_before(weights, ranked.counts_always, positions)
+    num_before, num_after, num_all = np.split(counts, [len(at), 2 * len(at)], axis=1)  # (R, P), (R, P), (R, 1)
 
     def in_groups(chosen: np.ndarray) -> np.ndarray:
         """Return weighted number of the chosen detections in each group with a hit: (R, P)."""
-        per_scan = np.zeros((weights.shape[1], len(at)))
-        np.add.at(per_scan, (ranked.scan[chosen], np.searchsorted(at, group[chosen])), 1)
-        return weights @ per_scan
+        before, after = np.split(ranked.counts_before(weights, chosen, positions[:-1]), 2, axis=1)
+        return np.asarray(after - before)
 
     curve = np.zeros((len(weights), len(ranked.is_hit), len(rates)))
     for row, is_hit in enumerate(ranked.is_hit):

@@ -52,11 +52,19 @@ def match_candidates(
     """Decide for every scan of the list what each candidate is.
 
     Raises:
-        UserError: no nodule in any scan of the list.
+        UserError: no nodule in any scan of the list, or candidates of other scans alone.
     """
+    elsewhere = candidates.num_outside(series)
+    if elsewhere and elsewhere == len(candidates.value):
+        raise UserError(
+            f"all {elsewhere} marks are of scans that are not in the list, the first of '{candidates.series[0]}', the "
+            f"list begins with '{series[0]}'; name them by the seriesuids of the list, or give a file without marks "
+            "where nothing was found in its scans"
+        )
     parts, over_limit, on_excluded, double = [], 0, 0, 0
+    of_scans = [points.by_series() for points in (candidates, nodules, excluded or no_points())]
     for name in series:
-        all_marks, real, other = candidates.of(name), nodules.of(name), (excluded or no_points()).of(name)
+        all_marks, real, other = (of_scan.get(name, no_points()) for of_scan in of_scans)
         mine = _best_candidates(all_marks)
         hits = _within_radius(mine, real)  # (N, G)
         is_dropped = _within_radius(mine, other).any(axis=1) & ~hits.any(axis=1)
@@ -75,7 +83,6 @@ def match_candidates(
     matches = join_scans(parts)
     if not matches.num_targets.any():
         raise UserError(f"none of the {len(series)} scans of the list has an annotated nodule; check the seriesuids")
-    elsewhere = candidates.num_outside(series)
     return MatchedCandidates(
         series,
         matches,

@@ -81,7 +81,7 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
     if not (found / "masks").is_dir():
         raise UserError(f"{found}: wanted the folder that `predict --format json masks` wrote, with masks/ in it")
     predictions = read_predictions(found / "predictions.json")
-    _refuse_masks_of_others(found)
+    _refuse_masks_of_others(found, [one.case for one in predictions.cases])
     by_case = {one.case: one for one in predictions.cases}
     scans = []
     for case, mask, truth in _pairs(found / "masks", wanted):
@@ -101,8 +101,12 @@ def predicted_mask_scans(found: Path, wanted: Path) -> tuple[list[MaskedScan], t
     return scans, predictions.classes
 
 
-def _refuse_masks_of_others(found: Path) -> None:
+def _refuse_masks_of_others(found: Path, cases: Sequence[str]) -> None:
     """Compare the masks with what predictions.json says of them, the SHA-256 of the file that numbers a case's boxes.
+
+    Args:
+        found: the folder of both.
+        cases: of the entries of predictions.json, in its order.
 
     Raises:
         UserError: a mask is another one, or is of none of the boxes.
@@ -111,8 +115,8 @@ def _refuse_masks_of_others(found: Path) -> None:
     if not any("mask_sha256" in entry for entry in entries):
         return  # of an earlier version, or of another program
     masks = _files(found / "masks", SUFFIXES_FOUND, False)
-    for entry in entries:
-        path, stated = masks.get(entry["case"]), entry.get("mask_sha256")
+    for case, entry in zip(cases, entries, strict=True):
+        path, stated = masks.get(case), entry.get("mask_sha256")
         if path is None or (stated is None and not entry["boxes"]):
             continue
         with path.open("rb") as file:
@@ -121,7 +125,7 @@ def _refuse_masks_of_others(found: Path) -> None:
             of = "none" if stated is None else f"the one of SHA-256 {stated[:12]}"
             raise UserError(
                 f"{path}: is not the mask of the boxes in predictions.json, which names {of} for case "
-                f"'{entry['case']}' (this is {sha256[:12]}): another call of predict wrote it; predict again with "
+                f"'{case}' (this is {sha256[:12]}): another call of predict wrote it; predict again with "
                 "--format json masks"
             )
 

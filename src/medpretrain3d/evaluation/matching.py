@@ -6,7 +6,7 @@ counting, with one weight per scan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,15 +75,27 @@ class Matches:
         """Return best score first; equal scores keep the order of the scans, as in the COCO evaluator."""
         return self[np.argsort(-self.scores, kind="stable")]
 
-    def counts_before(self, positions: np.ndarray) -> np.ndarray:
-        """Count each scan's detections outside ignore regions that are ranked before each position: (S, P) float64."""
-        counting = np.nonzero(self.counts_always)[0]
-        width = len(self.scores) + 1
-        # Scan and place in one number, so that one sorted search answers for all scans.
-        number = np.sort(self.scan[counting] * width + counting)
-        first = np.arange(len(self.num_targets))[:, None] * width  # (S, 1)
-        result: np.ndarray = (np.searchsorted(number, first + positions) - np.searchsorted(number, first)).astype(float)
+    def counts_before(self, weights: np.ndarray, chosen: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Count the chosen detections before each position under each weighting of the scans.
+
+        Args:
+            weights: (R, S).
+            chosen: (N,) bool.
+            positions: (P,), from 0 to N.
+
+        Returns:
+            (R, P) float64.
+        """
+        places = np.nonzero(chosen)[0]
+        counts = np.zeros((len(weights), len(places) + 1))
+        np.cumsum(weights[:, self.scan[places]], axis=1, out=counts[:, 1:])
+        result: np.ndarray = counts[:, np.searchsorted(places, positions)]
         return result
+
+    def places_by_scan(self) -> list[np.ndarray]:
+        """Return the positions of each scan's detections, in their order: S arrays."""
+        order = np.argsort(self.scan, kind="stable")
+        return np.split(order, np.searchsorted(self.scan[order], np.arange(1, len(self.num_targets))))
 
 
 def intersection_over_union(boxes: np.ndarray, target_boxes: np.ndarray) -> np.ndarray:
@@ -157,6 +169,13 @@ def join_scans(scans: Sequence[Matches]) -> Matches:
         np.concatenate([one.num_targets for one in scans]),
         *_joined(scans),
     )
+
+
+def split_scans(matches: Matches) -> Iterator[Matches]:
+    """Yield the matches of each scan alone, numbered 0 in its own: what `join_scans` joins."""
+    for scan, places in enumerate(matches.places_by_scan()):
+        one = matches[places]
+        yield replace(one, scan=np.zeros_like(one.scan), num_targets=matches.num_targets[[scan]])
 
 
 def pool_classes(classes: Sequence[Matches]) -> Matches:

@@ -88,17 +88,21 @@ def _members(
     """Return the detections and objects of one class that belong to a stratum at one threshold."""
     assert matches.detection is not None
     assert matches.target is not None
-    size = np.zeros(len(matches.scores))
-    for scan, (found, wanted) in enumerate(zip(scans.predictions, scans.targets, strict=True)):
-        mine = np.nonzero(matches.scan == scan)[0]
-        hit = matches.target[row, mine]
-        size[mine] = diameter(found.boxes)[matches.detection[mine]]
-        size[mine[hit >= 0]] = diameter(wanted.boxes)[hit[hit >= 0]]
+    size = _diameters([found.boxes for found in scans.predictions], matches.scan, matches.detection)
+    hits = np.nonzero(matches.is_hit[row])[0]
+    size[hits] = _diameters([one.boxes for one in scans.targets], matches.scan[hits], matches.target[row, hits])
     keep = np.nonzero(_bin(size, edges) == stratum)[0]
     objects = [wanted.boxes[wanted.labels == label] for wanted in scans.targets]
     num_targets = np.array([(_bin(diameter(boxes), edges) == stratum).sum() for boxes in objects])
     ignorable = None if matches.is_ignorable is None else matches.is_ignorable[keep]
     return Matches(matches.scores[keep], matches.scan[keep], matches.is_hit[[row]][:, keep], num_targets, ignorable)
+
+
+def _diameters(boxes: Sequence[np.ndarray], scan: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return the diameter of the box at a place of a scan, for scans and places (N,): (N,)."""
+    first = np.cumsum([0, *map(len, boxes)])  # of each scan among the boxes of all
+    result: np.ndarray = diameter(np.concatenate(boxes))[first[scan] + place]
+    return result
 
 
 def _bin(size: np.ndarray, edges: Sequence[float]) -> np.ndarray:

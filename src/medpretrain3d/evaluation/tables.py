@@ -135,7 +135,7 @@ def section_table(result: Mapping[str, Any]) -> list[str]:
     """Return one section alone."""
     return [
         *_heading(result),
-        *_sections(result, f"at IoU {result['iou']:g}"),
+        *_sections(result, f"at IoU {result['iou']:g}" if "iou" in result else f"by '{result['criterion']}'"),
         *_absent_classes(result),
         *notes(result),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 from pydantic import Field, with_config
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole, checked
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.written_scores import narrowed, read, written
 
 MAX_RATE = 16.0
 """False positives per scan up to which a threshold can be asked for; lower scores are not kept."""
@@ -29,11 +30,12 @@ class ClassScores(TypedDict):
 
 @with_config(SCHEMA)
 class OperatingPointsDocument(TypedDict):
-    """Operating points as a bundle has them."""
+    """Operating points as a bundle has them: `iou` is the least overlap of a hit, `criterion` the rule for points."""
 
     scans: Text
     num_scans: Annotated[Whole, Field(ge=1)]
-    iou: Number
+    iou: NotRequired[Number]
+    criterion: NotRequired[Text]
     classes: dict[str, ClassScores]
     positive_scans: _Scores
     negative_scans: _Scores
@@ -98,11 +100,13 @@ class OperatingPoints:
         if name is not None and name not in classes:
             raise UserError(f"operating points of class '{name}': known are {', '.join(classes)}")
         chosen = list(classes.values()) if name is None else [classes[name]]
-        false = -np.sort(-np.concatenate([np.array(one["false_positives"], np.float32) for one in chosen]))
-        hits = np.concatenate([np.array(one["hits"], np.float32) for one in chosen])
+        false = -np.sort(-np.concatenate([read(one["false_positives"]) for one in chosen]))
+        hits = np.concatenate([read(one["hits"]) for one in chosen])
+        dtype = np.result_type(false, hits)
+        false, hits = false.astype(dtype), hits.astype(dtype)
         num_allowed = int(np.floor(rate * self.num_scans + 1e-9))
         # Just above the first false positive that is one too many; detections are kept from the threshold on.
-        score = float(np.nextafter(false[num_allowed], np.float32(2))) if num_allowed < len(false) else 0.0
+        score = float(np.nextafter(false[num_allowed], dtype.type(2))) if num_allowed < len(false) else 0.0
         num_targets = sum(one["num_targets"] for one in chosen)
         sensitivity = float((hits >= score).sum()) / num_targets if num_targets else float("nan")
         return Threshold(score, sensitivity, float((false >= score).sum()) / self.num_scans)
@@ -110,7 +114,7 @@ class OperatingPoints:
     def case_threshold(self) -> float | None:
         """Return the score from which a scan is called positive: where sensitivity + specificity is highest (Youden,
         1950), of equal ones the highest; None where the scans are of one kind."""
-        positive, negative = (np.array(self.document[key], np.float32) for key in ("positive_scans", "negative_scans"))
+        positive, negative = read(self.document["positive_scans"]), read(self.document["negative_scans"])
         if not len(positive) or not len(negative):
             return None
         scores = np.unique(np.concatenate([positive, negative]))[::-1]
@@ -119,28 +123,30 @@ class OperatingPoints:
 
 
 def operating_points_document(
-    scans: str, num_scans: int, iou: float, classes: Mapping[str, ClassScores], by_scan: Sequence[tuple[float, bool]]
+    scans: str,
+    num_scans: int,
+    hit_rule: Mapping[str, Any],
+    classes: Mapping[str, ClassScores],
+    by_scan: Sequence[tuple[float, bool]],
 ) -> dict[str, Any]:
     """Return operating points as plain data, without what no threshold needs.
 
     Args:
         scans: which they are of: `validation`, `out of fold`.
         num_scans: how many.
-        iou: least overlap of a hit.
+        hit_rule: what decides a hit, `iou` or `criterion`.
         classes: scores in any order.
         by_scan: highest score of each scan, and whether it has objects.
     """
     limit = int(MAX_RATE * num_scans) + 1
 
     def falling(scores: Sequence[float]) -> list[float]:
-        return sorted(
-            (min(float(f"{score:.9g}"), 1.0) for score in scores), reverse=True
-        )  # 9 digits tell float32 apart
+        return written(narrowed(np.array(sorted(scores, reverse=True), dtype=np.float64)))
 
     return {
         "scans": scans,
         "num_scans": num_scans,
-        "iou": iou,
+        **hit_rule,
         "classes": {
             name: {
                 "num_targets": one["num_targets"],

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.boxes import Detections, cut_about_center, has_extent
 from medpretrain3d.documents import SCHEMA, Number, Text, Whole
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference.written_scores import read, written
 from medpretrain3d.store.grid import Grid, GridDocument
 
 _Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
@@ -138,11 +139,12 @@ class Prediction:
         """Return the case's entry in a predictions file, from which `from_json` makes the same prediction again, but
         for the call of the scan."""
         is_called = self.is_positive is not None and self.case_score is not None
-        call = {"case_score": float(f"{self.case_score:.9g}"), "is_positive": self.is_positive} if is_called else {}
+        case_score = written(np.array([self.case_score], self.scores.dtype))[0] if is_called else None
+        call = {"case_score": case_score, "is_positive": self.is_positive} if is_called else {}
         return {
             "case": self.case,
             "boxes": self.boxes_lps_mm.tolist(),
-            "scores": _written(self.scores),
+            "scores": written(self.scores),
             "labels": [int(label) for label in self.labels],
             "boxes_vox": self.boxes_vox.tolist(),
             "grid": self.grid.to_json(),
@@ -165,24 +167,9 @@ class Prediction:
             Grid.from_json(entry["grid"]),
             np.asarray(entry["boxes_vox"], dtype=np.float64).reshape(-1, 6),
             np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 6),
-            _read(entry["scores"]),
+            read(entry["scores"]),
             np.asarray(entry["labels"], dtype=np.int64),
             file,
             num_outside=entry.get("num_outside"),
             mask_sha256=entry.get("mask_sha256"),
         )
-
-
-def _written(scores: np.ndarray) -> list[float]:
-    """Return scores as a file has them: 9 digits tell every float32 apart, those of two stages are float64."""
-    return [float(score) for score in scores] if scores.dtype == np.float64 else _nine_digits(scores)
-
-
-def _read(written: list[float]) -> np.ndarray:
-    """Invert `_written`."""
-    single = np.asarray(written, dtype=np.float32)
-    return single if _nine_digits(single) == written else np.asarray(written, dtype=np.float64)
-
-
-def _nine_digits(scores: np.ndarray) -> list[float]:
-    return [float(f"{score:.9g}") for score in scores]

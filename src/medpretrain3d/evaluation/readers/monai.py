@@ -20,7 +20,7 @@ from medpretrain3d.evaluation.cases import PredictedCase, predicted_case
 from medpretrain3d.evaluation.files import LPS, PredictionFile, TargetFile, half_open
 from medpretrain3d.evaluation.readers.box_modes import BoxMode, corners
 from medpretrain3d.evaluation.readers.options import BoxFrame, ReadOptions
-from medpretrain3d.evaluation.readers.placed import check_cases, check_world, grid_of, placed_case
+from medpretrain3d.evaluation.readers.placed import check_cases, check_world, placed_case
 
 TORCH_ENDINGS = (".pt", ".pth")
 BOXES = ("box", "boxes", "pred_box", "pred_boxes")
@@ -81,7 +81,7 @@ def _case(path: Path, name: str, entry: Mapping[str, Any], targets: TargetFile, 
         raise UserError(f"{path}: boxes of case '{name}' have shape {boxes.shape}, wanted (N, 6)")
     assert options.box_mode is not None
     found = corners(boxes, options.box_mode)
-    grid = grid_of(name, targets)
+    grid = targets.grids.get(name)
     if options.box_frame == "voxels" and grid is not None:
         return placed_case(path, name, half_open(found, options.convention), scores, labels, targets, grid)
     if options.box_frame == "voxels":

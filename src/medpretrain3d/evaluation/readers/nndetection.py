@@ -20,7 +20,7 @@ from medpretrain3d.evaluation.files import PredictionFile, TargetFile, half_open
 from medpretrain3d.evaluation.readers.npz import read_npz
 from medpretrain3d.evaluation.readers.numpy_pickle import read_numpy_pickle
 from medpretrain3d.evaluation.readers.options import ReadOptions
-from medpretrain3d.evaluation.readers.placed import check_cases, check_world, grid_of, placed_case, prediction_file
+from medpretrain3d.evaluation.readers.placed import check_cases, check_world, placed_case, prediction_file
 from medpretrain3d.store.grid import Grid
 
 ENDINGS = ("_boxes.pkl", "_boxes.npz")
@@ -86,7 +86,7 @@ def _read_case(case: str, path: Path, targets: TargetFile, options: ReadOptions)
     if boxes.ndim != 2 or boxes.shape[1] != 6:
         raise UserError(f"{path}: pred_boxes has shape {boxes.shape}, wanted (N, 6)")
     boxes_vox = half_open(boxes[:, FILE_ORDER], options.convention)
-    grid = _grid(path, content) if all(name in content for name in GEOMETRY) else grid_of(case, targets)
+    grid = _grid(path, content) if all(name in content for name in GEOMETRY) else targets.grids.get(case)
     if grid is None:
         raise UserError(f"{path}: has no {GEOMETRY[0]} ..., and {targets.path} no grid of '{case}'; give either")
     return placed_case(path, case, boxes_vox, scores.reshape(-1), labels.reshape(-1), targets, grid)

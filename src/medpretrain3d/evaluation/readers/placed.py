@@ -76,8 +76,3 @@ def check_cases(path: Path, found: Iterable[str], targets: TargetFile, is_part: 
         if names:
             more = f", {len(names)} such," if len(names) > 1 else ""
             raise UserError(f"{path}: case '{min(names)}'{more} {text}")
-
-
-def grid_of(case: str, targets: TargetFile) -> Grid | None:
-    """Return the grid of a scan's file, where the targets know it."""
-    return next((one.grid for one in targets.cases if one.case == case), None)
