@@ -128,11 +128,12 @@ class Corpus:
                 f"fold {fold} with split '{split}': wanted one of its splits, as val for the cases it held out"
             )
         splits = [store.all_splits.fold(fold) for store in self.stores]
+        left_out = [frozenset(of_store.get(UNLABELED, ()) if split == LABELED else ()) for of_store in splits]
         found = [
             CaseRef(store, case_id, dataset)
             for dataset, (store, of_store) in enumerate(zip(self.stores, splits, strict=True))
             for case_id in (store.case_ids if split in ("all", LABELED) else of_store.get(split, ()))
-            if split != LABELED or case_id not in of_store.get(UNLABELED, ())
+            if case_id not in left_out[dataset]
         ]
         if not found:
             known = ", ".join(sorted({name for of_store in splits for name, ids in of_store.items() if ids}))
