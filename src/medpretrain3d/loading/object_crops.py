@@ -15,6 +15,7 @@ from medpretrain3d.boxes import Targets, box_volume, has_extent, is_point
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, DeferredLabels, draw_seed
 from medpretrain3d.loading.hard_negatives import HardNegatives
+from medpretrain3d.loading.instance_hulls import instance_hulls
 from medpretrain3d.loading.sampling import CaseOrder, box_start, object_start
 from medpretrain3d.loading.spatial_transform import Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.case import Case
@@ -198,15 +199,3 @@ def apply_deferred_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
         return collate_objects([sample.apply() for sample in batch])
     result: tuple[Tensor, list[Targets]] = batch
     return result
-
-
-def instance_hulls(instances: Tensor, ids: Tensor) -> Tensor:
-    """Return half-open hull (N, 6) int64 of each id of a map (D, H, W); an empty box where it is not in the map."""
-    hulls = ids.new_zeros(len(ids), 6)
-    for hull, number in zip(hulls, ids.tolist(), strict=True):
-        is_here = instances == number
-        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
-            along = is_here.any(dim=others[1]).any(dim=others[0]).nonzero()
-            if len(along):
-                hull[axis], hull[axis + 3] = along[0, 0], along[-1, 0] + 1
-    return hulls
