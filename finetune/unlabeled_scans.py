@@ -54,7 +54,8 @@ class UnlabeledScans:
         later = [CaseRef(labeled, case_id) for case_id in labeled.splits.get("test", ())]
         chosen = unlabeled_cases(self.corpus, labeled, [*held, *later], split, fold)
         self.cases = chosen.cases
-        self.num_held = sum(case in HeldCases.of(held) for case in self.cases)
+        known = HeldCases.of(held)
+        self.num_held = sum(case in known for case in self.cases)
         for note in chosen.notes:
             rank_zero_print(note)
         rank_zero_print(f"{len(self.cases)} scans of {self.corpus.name} are seen without labels")

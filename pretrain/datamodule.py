@@ -23,11 +23,12 @@ from medpretrain3d.loading.views import OneView, Views
 from medpretrain3d.memory import check_batch
 from medpretrain3d.objectives.base import with_host_copies
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.corpus import CaseRef, Corpus, joined_fingerprint
 from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.preprocessing import Preprocessing, StoreWindow
+from medpretrain3d.store.store import Store
 from medpretrain3d.store.training_cases import training_cases
 from medpretrain3d.values import Checked, Count, Seed, Share, Sizes, Whole, Workers
 
@@ -100,8 +101,8 @@ class PretrainData(Checked, L.LightningDataModule):
         self.num_workers = num_workers
         self.prefetch_factor = prefetch_factor
         self.seed = seed
-        self.excluded = Corpus(exclude) if exclude else None
-        chosen = training_cases(self.corpus, split, fold, self.excluded.stores if self.excluded else [])
+        self.excluded = [Store(path) for path in exclude or ()]
+        chosen = training_cases(self.corpus, split, fold, self.excluded)
         for note in chosen.notes:
             rank_zero_print(note)
         train_cases, val_cases = self.corpus.hold_out(chosen.cases, num_val_cases)
@@ -136,7 +137,7 @@ class PretrainData(Checked, L.LightningDataModule):
             data_fingerprint=self.corpus.fingerprint,
             cases_fingerprint=cases_fingerprint({"train": self.train_cases, "val": self.val_cases}),
             views_fingerprint=self.views.fingerprint,
-            exclude_fingerprint=self.excluded.fingerprint if self.excluded else None,
+            exclude_fingerprint=joined_fingerprint(self.excluded) if self.excluded else None,
         )
 
     def preprocessing(self) -> Preprocessing:

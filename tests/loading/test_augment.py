@@ -92,3 +92,12 @@ def test_gamma_is_its_formula_in_double_precision(exponent):
     expected = (curved - curved.mean()) / curved.std(correction=0) * exact.std(correction=0) + exact.mean()
     found = IntensityChange(gamma=exponent)(crop)
     torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
+
+
+def test_no_channel_is_changed_by_what_another_one_holds():
+    """CT within a window beside PET with few bright voxels: taken as one, gamma narrowed the CT by 40 %."""
+    two = torch.cat([0.3 * image(1, 8, 8, 8) - 0.6, 6 * image(1, 8, 8, 8).abs() ** 6 - 0.5])
+    changes = [IntensityChange(**{name: 0.8}) for name in ("contrast", "gamma", "inverted_gamma")]
+    changes += [IntensityChange(blur_sigma_vox=0.7), IntensityChange(low_resolution=0.6), IntensityChange(brightness=2)]
+    for change in changes:
+        assert torch.equal(change(two), torch.cat([change(channel[None]) for channel in two]))

@@ -11,6 +11,7 @@ from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.store import Store, write_index
 from medpretrain3d.store.training_cases import training_cases
+from pretrain.datamodule import PretrainData
 
 GRID = Grid((4, 4, 4), np.eye(4))
 
@@ -19,15 +20,15 @@ GRID = Grid((4, 4, 4), np.eye(4))
 def make_store(tmp_path):
     """A store whose cases hold scans of their own, or the one that is named: {"id": "scan"}; patients alike."""
 
-    def make(name, splits, folds=(), scans=None, patients=None):
+    def make(name, splits, folds=(), scans=None, patients=None, channels=("CT",)):
         rows = []
         for case_id in [case_id for ids in splits.values() for case_id in ids]:
             scan = (scans or {}).get(case_id, f"{name} {case_id}")
-            image = np.zeros((1, 4, 4, 4), np.int16)
+            image = np.zeros((len(channels), 4, 4, 4), np.int16)
             patient = (patients or {}).get(case_id)
             case = CaseData(case_id, image, GRID, GRID, "x.nii", voxels=scan, patient=patient)
             rows.append(write_case(tmp_path / name, case))
-        write_index(tmp_path / name, ["a"], None, rows, splits, folds=folds)
+        write_index(tmp_path / name, ["a"], None, rows, splits, channels, folds=folds)
         return Store(tmp_path / name)
 
     return make
@@ -172,3 +173,16 @@ def test_a_copy_of_a_test_case_is_taken_out_of_every_fold(make_store):
     file.write_text(json.dumps({**document, "folds": [{"train": ["a", "b"], "val": ["c"]}]}))
     with pytest.raises(UserError, match=r"fold 0: '\w' in '\w+' and '\w' in '\w+' hold the same voxels"):
         Store(store.path)
+
+
+def test_stores_of_different_channels_are_not_one_corpus_but_may_all_be_excluded(make_store):
+    one, two = make_store("ct", {"train": ["a", "b"]}), make_store("t1_t2", {"test": ["c"]}, channels=("T1", "T2"))
+    with pytest.raises(UserError, match=r"different channels: .*/ct: 1 \(CT\), .*/t1_t2: 2 \(T1, T2\); a network has"):
+        Corpus([one.path, two.path])
+    places = [str(store.path) for store in (one, two)]
+    data = PretrainData(places[0], (4, 4, 4), 1, num_val_cases=0, exclude=[places[1], places[0]])
+    assert len(data.train_cases) == 2
+    assert PretrainData(places[0], (4, 4, 4), 1, num_val_cases=0).metadata().exclude_fingerprint is None
+    assert data.metadata().exclude_fingerprint not in (None, one.fingerprint, two.fingerprint)
+    alone = PretrainData(places[0], (4, 4, 4), 1, num_val_cases=0, exclude=places[1:])
+    assert alone.metadata().exclude_fingerprint == two.fingerprint

@@ -87,7 +87,10 @@ class SpatialAugment(Configurable):
 
 @dataclass(frozen=True)
 class IntensityChange:
-    """Intensity augmentation of one crop, in the order of the fields; None and 1 leave the intensities alone."""
+    """Intensity augmentation of one crop, in the order of the fields; None and 1 leave the intensities alone.
+
+    Each channel is changed by its own mean, range and deviation, as nnU-Net does: those of CT and PET differ.
+    """
 
     noise: tuple[float, int] | None = None
     """Standard deviation and seed of additive Gaussian noise."""
@@ -110,14 +113,13 @@ class IntensityChange:
         if self.brightness != 1:
             image = image * self.brightness
         if self.contrast != 1:
-            mean, (low, high) = image.mean(), image.aminmax()
-            image = ((image - mean).mul_(self.contrast).add_(mean)).clamp_(low, high)
+            image = torch.stack([_with_contrast(channel, self.contrast) for channel in image])
         if self.low_resolution is not None:
             image = _along_axes(image, [_coarse_matrix(size, self.low_resolution) for size in image.shape[1:]])
         if self.inverted_gamma != 1:
-            image = _gamma(-image, self.inverted_gamma).neg_()
+            image = torch.stack([_gamma(-channel, self.inverted_gamma).neg_() for channel in image])
         if self.gamma != 1:
-            image = _gamma(image, self.gamma)
+            image = torch.stack([_gamma(channel, self.gamma) for channel in image])
         return image
 
 
@@ -131,9 +133,9 @@ class IntensityAugment(Configurable):
         noise_p: additive Gaussian noise, variance up to 0.1.
         blur_p: Gaussian blur, 0.5 to 1 voxel.
         brightness_p: factor 0.75 to 1.25.
-        contrast_p: factor 0.75 to 1.25 about the mean, range kept.
+        contrast_p: factor 0.75 to 1.25 about the mean of each channel, its range kept.
         low_resolution_p: the nearest voxels of a grid of 0.5 to 1 times the size, brought back linearly.
-        gamma_p: exponent 0.7 to 1.5 on the range of the crop, mean and deviation kept.
+        gamma_p: exponent 0.7 to 1.5 on the range of each channel of the crop, its mean and deviation kept.
         inverted_gamma_p: the same on the negative.
     """
 
@@ -216,12 +218,18 @@ def _coarse_matrix(size: int, share: float) -> np.ndarray:
     return matrix
 
 
-def _gamma(image: Tensor, exponent: float) -> Tensor:
-    """Return an image (C, D, H, W) raised to an exponent on its range, with the mean and deviation that it had."""
-    mean, (low, high) = image.mean(), image.aminmax()
-    deviation = _root_mean_square(image - mean)
+def _with_contrast(channel: Tensor, factor: float) -> Tensor:
+    """Return a channel (D, H, W) multiplied about its mean, within the range that it had."""
+    mean, (low, high) = channel.mean(), channel.aminmax()
+    return (channel - mean).mul_(factor).add_(mean).clamp_(low, high)
+
+
+def _gamma(channel: Tensor, exponent: float) -> Tensor:
+    """Return a channel (D, H, W) raised to an exponent on its range, with the mean and deviation that it had."""
+    mean, (low, high) = channel.mean(), channel.aminmax()
+    deviation = _root_mean_square(channel - mean)
     # The curve stays in [0, 1]: its own scale goes out with its deviation.
-    curved = (image - low).div_((high - low).clamp(min=1e-7)).pow_(exponent)
+    curved = (channel - low).div_((high - low).clamp(min=1e-7)).pow_(exponent)
     curved.sub_(curved.mean())
     return curved.mul_(deviation / _root_mean_square(curved).clamp(min=1e-7)).add_(mean)
 

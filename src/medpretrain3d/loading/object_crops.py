@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medpretrain3d.boxes import Targets, box_volume, has_extent, is_point
+from medpretrain3d.boxes import Targets, box_size, box_volume, has_extent, is_point
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import AugmentOn, CropReader, DeferredCrop, DeferredLabels, draw_seed
 from medpretrain3d.loading.hard_negatives import HardNegatives
+from medpretrain3d.loading.instance_hulls import NUM_IDS, instance_hulls
 from medpretrain3d.loading.sampling import CaseOrder, box_start, object_start
 from medpretrain3d.loading.spatial_transform import Patch, SpatialTransform, place_boxes
 from medpretrain3d.store.case import Case
@@ -38,11 +39,16 @@ class DeferredObjects:
     min_visible: float
     seed: Tensor
     """() int64, for whoever makes random choices about the sample later."""
+    num_voxels: Tensor | None = None
+    """(N,) float64 voxels that each object would have in an endless patch, 0 where none were counted; None: no mask."""
 
     def apply(self) -> tuple[Tensor, Targets]:
         """Return image (C, D, H, W) float32 and what is to be found in it."""
         patch, aligned = self.image.patch, self.image.spatial_transform.is_aligned
         visible = self.boxes.clamp(min=0).minimum(self.boxes.new_tensor([*patch, *patch]))
+        # What is seen of an object is compared with the whole by one measure: of a thin one that lies askew, the hull
+        # of half is an eighth of the box.
+        seen, whole = box_volume(visible), box_volume(self.boxes).clamp(min=1e-6)
         mask = None
         if self.instances is not None:
             # The hull of a resampled mask is rounded to whole voxels: on OpenKBP at 4 mm its faces are 0.26 voxels off
@@ -52,15 +58,30 @@ class DeferredObjects:
             is_seen = has_extent(visible)
             judged = (is_seen & ~(is_whole & aligned) & (self.ids > 0)).nonzero()[:, 0]
             if len(judged):
-                hulls = instance_hulls(self.instances.instances(), self.ids[judged]).to(visible.dtype)
+                instances = self.instances.instances()
+                hulls = instance_hulls(instances, self.ids[judged]).to(visible.dtype)
                 is_missed = is_whole[judged] & ~has_extent(hulls)
                 visible[judged] = torch.where(is_missed[:, None], visible[judged], hulls)
+                if self.num_voxels is not None:
+                    counts = instances.flatten().bincount(minlength=NUM_IDS)[self.ids[judged]].to(seen.dtype)
+                    is_counted = ~is_whole[judged] & (self.num_voxels[judged] > 0)
+                    seen[judged] = torch.where(is_counted, counts, seen[judged])
+                    whole[judged] = torch.where(is_counted, self.num_voxels[judged], whole[judged])
             mask = self.instances.apply()
-        keep = box_volume(visible) >= self.min_visible * box_volume(self.boxes).clamp(min=1e-6)
-        keep &= has_extent(visible.float())  # with a least share of 0 too, what lies outside is no target
+        keep = seen >= self.min_visible * self._share_that_fits() * whole
+        has_size = has_extent(visible.float())
+        keep &= has_size  # with a least share of 0 too, what lies outside is no target
         keep |= is_point(self.boxes) & (visible == self.boxes).all(dim=1)  # a point is inside or not
-        targets = Targets(visible[keep].float(), self.labels[keep], mask, self.ignore, self.seed)
+        ignore = torch.cat([self.ignore, visible[has_size & ~keep].float()])
+        targets = Targets(visible[keep].float(), self.labels[keep], mask, ignore, self.seed)
         return self.image.apply(), targets
+
+    def _share_that_fits(self) -> Tensor:
+        """Return the largest share of the volume of each box (N,) that a patch can hold; 1 for those that fit."""
+        # Without it, an object with over ten times the volume of a patch would be a target in none. A factor rather
+        # than a second rule: nothing changes for objects that fit.
+        size = box_size(self.boxes).clamp(min=1e-6)
+        return (size.new_tensor(self.image.patch) / size).clamp(max=1).prod(dim=1)
 
     def to(self, device: torch.device | str) -> DeferredObjects:
         """Return the same sample on another device."""
@@ -82,14 +103,16 @@ class ObjectCrops(Dataset[Any]):
     Item `position` is `(image (C, D, H, W) float32, Targets)`. A whole object keeps its box, moved as the image is. A
     cut or rotated object gets the hull of its visible part from the instance mask; where there is none, others hide a
     part of it there, or it is whole but no voxel falls on it, the moved box, cut. A point is a target where it lies in
-    the crop. Ignore regions move as boxes do.
+    the crop. Ignore regions move as boxes do; what a crop shows of an object that is no target there becomes one.
 
     Args:
         order: which case is at a position; its seed is the seed of all random choices.
         reader: how crops are read; its sites say how many are placed on objects.
         balance_classes: crops on objects first choose a class of the whole set, each with the same chance, then a case
             that has one, instead of taking the cases in turn.
-        min_visible: objects of which less than this share of the box volume is inside the crop are no target.
+        min_visible: objects of which less than this share is inside the crop are no target: the share of its voxels
+            where there is a mask and they were counted, else of its box. Of one that is longer than the crop it is this
+            share of as much as a crop can hold.
         augment_on: with `device`, items are `DeferredObjects`, and `apply_deferred_objects` has to be called on the
             device.
         num_positions: length of the data set; the order never ends, so this is for samplers that ask.
@@ -158,7 +181,7 @@ def read_objects(
         start: first voxel of the crop.
         spatial_transform: how the crop is placed.
         random: draws the change of intensity, and the seed of whoever makes random choices later.
-        min_visible: objects of which less than this share of the box volume is inside the crop are no target.
+        min_visible: see `ObjectCrops`.
     """
     patch = reader.patch
     source_start, source_size = spatial_transform.source(start, patch)
@@ -177,6 +200,7 @@ def read_objects(
         ids=torch.from_numpy(case.outline_ids),
         min_visible=min_visible,
         seed=torch.tensor(draw_seed(random)),
+        num_voxels=_num_voxels(case, spatial_transform) if case.has_mask else None,
     )
 
 
@@ -184,6 +208,13 @@ def _instances(reader: CropReader, case: Case, start: Patch, spatial_transform: 
     labels = reader.labels(case, start, spatial_transform)
     # Classes fit a byte, which is quicker to write and to send to a device; the loss widens it there.
     return replace(labels, value_of=labels.value_of.to(torch.uint8))
+
+
+def _num_voxels(case: Case, spatial_transform: SpatialTransform) -> Tensor:
+    """Return how many voxels each object has at the spacing of a patch: (N,) float64, 0 where nobody counted."""
+    counts = np.array([one or 0 for one in case.object_voxels], dtype=np.float64)
+    file_mm3, stored_mm3 = np.prod(case.source_grid.spacing_mm), np.prod(case.grid.spacing_mm)
+    return torch.from_numpy(counts * (file_mm3 / stored_mm3 / abs(np.linalg.det(spatial_transform.matrix))))
 
 
 def collate_objects(samples: list[tuple[Tensor, Targets]]) -> tuple[Tensor, list[Targets]]:
@@ -198,15 +229,3 @@ def apply_deferred_objects(batch: Any) -> tuple[Tensor, list[Targets]]:
         return collate_objects([sample.apply() for sample in batch])
     result: tuple[Tensor, list[Targets]] = batch
     return result
-
-
-def instance_hulls(instances: Tensor, ids: Tensor) -> Tensor:
-    """Return half-open hull (N, 6) int64 of each id of a map (D, H, W); an empty box where it is not in the map."""
-    hulls = ids.new_zeros(len(ids), 6)
-    for hull, number in zip(hulls, ids.tolist(), strict=True):
-        is_here = instances == number
-        for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
-            along = is_here.any(dim=others[1]).any(dim=others[0]).nonzero()
-            if len(along):
-                hull[axis], hull[axis + 3] = along[0, 0], along[-1, 0] + 1
-    return hulls

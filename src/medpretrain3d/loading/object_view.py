@@ -27,7 +27,7 @@ class ObjectView(Views):
     `ignore` (M, 6) and `ignore_of` (M,) are regions in which finding something is ignored.
 
     Args:
-        min_visible: objects of which less than this share of the box volume is inside the crop are none.
+        min_visible: objects of which less than this share is inside the crop are ignore regions; see `ObjectCrops`.
     """
 
     has_static_shapes = False

@@ -1,4 +1,4 @@
-"""The compiled loops of `spatial_transform.place`: each voxel of the patch is looked up in the source once."""
+"""The compiled loops over the voxels of a crop: what it reads of its source, and what its map of objects holds."""
 
 from __future__ import annotations
 
@@ -123,3 +123,19 @@ def look_up(value_of: Any, ids: Any, values: Any) -> None:
                 if number >= len(value_of):
                     raise IndexError("the map has an id that is no object's")
                 values[d, h, w] = value_of[number]
+
+
+@compiled("(int64[:, :, ::1], int64[::1], int64[:, ::1])", error_model="numpy")
+def find_hulls(instances: Any, row_of: Any, hulls: Any) -> None:
+    """Fill `hulls` (N, 6), zeros before, with what each id of `instances` (D, H, W) covers; it has row `row_of[id]`."""
+    for d in range(instances.shape[0]):
+        for h in range(instances.shape[1]):
+            for w in range(instances.shape[2]):
+                row = row_of[instances[d, h, w]]
+                if row < 0:
+                    continue
+                if hulls[row, 3] == 0:  # its first voxel
+                    hulls[row, 0], hulls[row, 1], hulls[row, 2] = d, h, w
+                hulls[row, 1], hulls[row, 2] = min(hulls[row, 1], h), min(hulls[row, 2], w)
+                hulls[row, 3] = d + 1
+                hulls[row, 4], hulls[row, 5] = max(hulls[row, 4], h + 1), max(hulls[row, 5], w + 1)

@@ -59,14 +59,14 @@ class CaseRef:
 
 
 class Corpus:
-    """Cases of one or more stores of the same spacing.
+    """Cases of one or more stores of the same spacing and number of channels.
 
     Args:
         paths: folders or URLs of stores.
         stage_to: folder on a disk of this node to which they are copied, and where their copies are read.
 
     Raises:
-        UserError: no path, a folder that is no store, or stores of different spacing.
+        UserError: no path, a folder that is no store, or stores of different spacing or number of channels.
     """
 
     def __init__(self, paths: Sequence[Path | str], stage_to: str | None = None) -> None:
@@ -80,6 +80,13 @@ class Corpus:
                 "prepare them with the same --spacing-mm"
             )
         self.spacing_mm = self.stores[0].spacing_mm
+        first = self.stores[0]
+        for store in self.stores:
+            if len(store.channel_names) != len(first.channel_names):
+                raise UserError(
+                    f"stores of different channels: {_channels(first)}, {_channels(store)}; a network has one number "
+                    "of channels, so use stores of one kind of scans together"
+                )
 
     @property
     def name(self) -> str:
@@ -94,8 +101,7 @@ class Corpus:
     @property
     def fingerprint(self) -> str:
         """Changes when any voxel or label of any case does."""
-        joined = "\n".join(store.fingerprint for store in self.stores)
-        return hashlib.sha256(joined.encode()).hexdigest() if len(self.stores) > 1 else joined
+        return joined_fingerprint(self.stores)
 
     @functools.cached_property
     def units(self) -> tuple[Unit, ...]:
@@ -128,11 +134,12 @@ class Corpus:
                 f"fold {fold} with split '{split}': wanted one of its splits, as val for the cases it held out"
             )
         splits = [store.all_splits.fold(fold) for store in self.stores]
+        left_out = [frozenset(of_store.get(UNLABELED, ()) if split == LABELED else ()) for of_store in splits]
         found = [
             CaseRef(store, case_id, dataset)
             for dataset, (store, of_store) in enumerate(zip(self.stores, splits, strict=True))
             for case_id in (store.case_ids if split in ("all", LABELED) else of_store.get(split, ()))
-            if split != LABELED or case_id not in of_store.get(UNLABELED, ())
+            if case_id not in left_out[dataset]
         ]
         if not found:
             known = ", ".join(sorted({name for of_store in splits for name, ids in of_store.items() if ids}))
@@ -193,6 +200,16 @@ class Corpus:
                 "of the same patients; lower it"
             )
         return train, [cases[index] for index in sorted(held_out)]
+
+
+def joined_fingerprint(stores: Sequence[Store]) -> str:
+    """Return one fingerprint of some stores: that of a single one, and else a hash of all."""
+    joined = "\n".join(store.fingerprint for store in stores)
+    return hashlib.sha256(joined.encode()).hexdigest() if len(stores) > 1 else joined
+
+
+def _channels(store: Store) -> str:
+    return f"{store.place}: {len(store.channel_names)} ({', '.join(store.channel_names)})"
 
 
 def nested_order(count: int, seed: int = 0) -> list[int]:
