@@ -27,9 +27,9 @@ class CaseResult:
     def of(case: Case, found: Detections) -> CaseResult:
         """Pair a case with its detections; plain arrays, so that processes can send it to each other."""
         predicted = PredictedCase(case.id, found.boxes.numpy(), found.scores.numpy(), found.labels.numpy())
-        return CaseResult(
-            predicted, TargetCase(case.id, case.boxes, case.labels, case.ignore_boxes), case.grid.spacing_mm
-        )
+        patient = case.sidecar["patient"]
+        target = TargetCase(case.id, case.boxes, case.labels, case.ignore_boxes, patient=patient)
+        return CaseResult(predicted, target, case.grid.spacing_mm)
 
     def in_mm(self) -> CaseResult:
         """Return the same in millimetres along the volume's axes, x, y, z: overlaps stay, and sizes get a meaning."""

@@ -10,7 +10,7 @@ import pytest
 
 import medpretrain3d
 from medpretrain3d.engine.run_log import run_log
-from medpretrain3d.lines import counted, print_line
+from medpretrain3d.lines import counted, counted_scans, print_line
 from medpretrain3d.study import launch
 from medpretrain3d.study.record import RECORD, Record
 
@@ -73,3 +73,9 @@ def test_nothing_that_shares_a_terminal_prints_in_two_pieces():
 
 def test_one_is_no_plural():
     assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
+def test_patients_are_said_where_they_are_fewer_than_scans():
+    assert counted_scans(12, 12) == "12 scans"
+    assert counted_scans(12, 6, "test case") == "12 test cases of 6 patients"
+    assert counted_scans(2, 1) == "2 scans of 1 patient"

@@ -18,3 +18,9 @@ def print_line(text: str, to_stderr: bool = False) -> None:
 def counted(number: int, noun: str) -> str:
     """Return `1 job`, `2 jobs`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def counted_scans(num_scans: int, num_patients: int, what: str = "scan") -> str:
+    """Return `60 scans`, or `60 scans of 10 patients` where some are of one patient."""
+    scans = counted(num_scans, what)
+    return scans if num_patients >= num_scans else f"{scans} of {counted(num_patients, 'patient')}"

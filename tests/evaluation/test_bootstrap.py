@@ -5,6 +5,7 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling, check_resampling, scan_weights
+from medpretrain3d.evaluation.patients import Patients
 
 
 def test_each_replicate_draws_as_many_scans_as_there_are():
@@ -29,18 +30,20 @@ def both(num_behind):
 
 
 def test_intervals_come_with_every_number_and_are_none_below_ten_scans():
-    values, intervals = Resampling().estimate(mean_of(np.linspace(0, 1, 12)), 12, both(12), rates=("rate",))
+    values, intervals = Resampling().estimate(
+        mean_of(np.linspace(0, 1, 12)), Patients.one_each(12), both(12), rates=("rate",)
+    )
     assert values["share"] == pytest.approx(0.5)
     assert 0 < intervals["share"][0] < 0.5 < intervals["share"][1] < 1
     assert intervals["rate"][1] > 54  # a rate has no upper limit
-    few = Resampling().estimate(mean_of(np.linspace(0, 1, 9)), 9, both(9))[1]
+    few = Resampling().estimate(mean_of(np.linspace(0, 1, 9)), Patients.one_each(9), both(9))[1]
     assert np.isnan(few["share"]).all()
-    assert Resampling(0).estimate(mean_of(np.linspace(0, 1, 12)), 12, both(12))[1] == {}
+    assert Resampling(0).estimate(mean_of(np.linspace(0, 1, 12)), Patients.one_each(12), both(12))[1] == {}
 
 
 def test_what_rests_on_few_of_many_scans_has_no_interval():
     metrics = mean_of(np.linspace(0, 1, 30))
-    intervals = Resampling().estimate(metrics, 30, {"rate": 3, "share": 30})[1]
+    intervals = Resampling().estimate(metrics, Patients.one_each(30), {"rate": 3, "share": 30})[1]
     assert np.isnan(intervals["rate"]).all()
     assert not np.isnan(intervals["share"]).any()
 
@@ -49,21 +52,21 @@ def test_each_point_of_a_curve_rests_on_scans_of_its_own():
     def metrics(weights):
         return {"curve": np.repeat(weights @ np.linspace(0, 1, 30)[:, None] / weights.sum(axis=1)[:, None], 2, axis=1)}
 
-    curve = Resampling().estimate(metrics, 30, {"curve": np.array([9, 10])})[1]["curve"]
+    curve = Resampling().estimate(metrics, Patients.one_each(30), {"curve": np.array([9, 10])})[1]["curve"]
     assert np.isnan(curve[0]).all()
     assert not np.isnan(curve[1]).any()
 
 
 def test_a_metric_of_which_nobody_says_what_it_rests_on_has_no_place():
     with pytest.raises(KeyError, match="share"):
-        Resampling().estimate(mean_of(np.linspace(0, 1, 30)), 30, {"rate": 30})
+        Resampling().estimate(mean_of(np.linspace(0, 1, 30)), Patients.one_each(30), {"rate": 30})
 
 
 def test_what_does_not_exist_without_one_of_the_scans_has_no_interval():
     def metrics(weights):
         return {"curve": np.stack([np.where(weights[:, 0] > 0, 0.5, np.nan), np.full(len(weights), 0.25)], axis=1)}
 
-    curve = Resampling().estimate(metrics, 20, {"curve": 20})[1]["curve"]
+    curve = Resampling().estimate(metrics, Patients.one_each(20), {"curve": 20})[1]["curve"]
     assert np.isnan(curve[0]).all()
     assert not np.isnan(curve[1]).any()
 

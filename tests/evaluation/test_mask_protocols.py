@@ -156,9 +156,9 @@ def test_ribfrac_of_resampled_scans_is_that_of_the_scans_repeated():
     seen = {}
 
     class Watched(Resampling):
-        def estimate(self, metrics, num_scans, num_behind):
+        def estimate(self, metrics, patients, num_behind):
             seen.update(metrics(np.array([[2.0, 1], [0, 3]])))
-            return super().estimate(metrics, num_scans, num_behind)
+            return super().estimate(metrics, patients, num_behind)
 
     ribfrac(scans, Watched(num_bootstrap=0))
     repeated = ribfrac([scans[0], scans[0], scans[1]], ONCE)["sensitivity"]

@@ -119,3 +119,14 @@ def test_what_cannot_be_asked_is_refused(store, encoder, capsys, options, messag
     assert main(["probe", str(store), str(encoder), *options]) == 2
     (said,) = capsys.readouterr().err.strip().splitlines()
     assert re.search(message, said)
+
+
+def test_points_of_scans_of_one_patient_are_of_one_unit(store):
+    train, judged = (Corpus([store]).cases(split) for split in ("train", "val"))
+    own = LinearProbe(train, judged, PATCH, Window(), 2, 20)
+    assert set(own.patient.tolist()) == {0, 1}
+    for case in judged:
+        case.store.entries[case.case_id]["patient"] = "p"
+    shared = LinearProbe(train, judged, PATCH, Window(), 2, 20)
+    np.testing.assert_array_equal(shared.is_object, own.is_object)
+    assert set(shared.patient.tolist()) == {0}

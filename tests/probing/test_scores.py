@@ -64,7 +64,7 @@ def test_an_area_rests_on_the_scans_with_objects(num_with_objects, there):
     scores, is_object, scan = drawn(40, 1.0)
     is_object &= scan < num_with_objects
     area = auc_of(scores, is_object, scan)
-    assert area.num_scans == num_with_objects
+    assert area.num_patients == num_with_objects
     assert (area.interval is not None) is there
     assert (difference_of(scores + is_object, scores, is_object, scan).interval is not None) is there
 
@@ -83,6 +83,16 @@ def test_intervals_over_scans_cover_as_often_as_they_say():
     covered = [one.interval[0] <= truth <= one.interval[1] for one in areas if one.interval]
     assert len(covered) == 200
     assert 0.91 <= np.mean(covered) <= 0.99
+
+
+def test_scans_of_a_patient_that_agree_say_no_more_than_one_of_them():
+    """Ten patients: four scans of each alike had the interval of 40, half as wide."""
+    scores, is_object, patient = drawn(10, 1.0)
+    once = auc_of(scores, is_object, patient)
+    often = auc_of(np.tile(scores, 4), np.tile(is_object, 4), np.tile(patient, 4))
+    assert often.num_patients == once.num_patients == 10
+    assert often.value == pytest.approx(once.value)
+    assert often.interval == pytest.approx(once.interval)
 
 
 def test_equal_scores_do_not_differ_and_better_ones_do():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,25 @@ def test_the_area_is_a_metric_like_another():
 
 def test_a_pilot_gives_components():
     assert pilot_components(scores(shift=0.1), scores("scratch")).seed == pytest.approx(0, abs=1e-9)
+
+
+def of_patients(one, patient):
+    """Return scores whose scans are of some patients: the values without each are of these."""
+    without = np.stack([one.without[:, np.array(patient) == who].mean(axis=1) for who in set(patient)], axis=1)
+    return replace(one, without=without, patient=tuple(patient))
+
+
+def test_patients_decide_and_not_their_scans():
+    """Twelve scans of six patients are too few for a verdict, and an effect rests on patients."""
+    patient = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    arm, baseline = (of_patients(one, patient) for one in (scores(shift=0.1), scores("scratch")))
+    effect = arm_effect(arm, baseline)
+    assert (effect.num_scans, effect.num_patients, effect.has_interval) == (12, 6, False)
+    (judged,) = judge([effect])
+    assert (judged.verdict, judged.reason) == (Verdict.NONE, "12 test scans of 6 patients; an interval needs 10")
+    own = [of_patients(one, range(12)) for one in (scores(shift=0.1), scores("scratch"))]
+    assert arm_effect(*own) == arm_effect(scores(shift=0.1), scores("scratch"))
+    with pytest.raises(ValueError, match="other scans"):
+        difference_pseudo_values(arm, scores("scratch"))
+    known = [Effect("mae", one, 0.01, 9.0, num_seeds=3, num_scans=24, of_patients=12) for one in (0.1, 0.12, 0.08)]
+    assert (pool(known).effect.num_scans, pool(known).effect.num_patients) == (72, 36)

@@ -302,3 +302,11 @@ def test_targets_name_objects_and_ignore_regions_in_millimetres(tmp_path):
     # Voxel i fills 2 i - 1 .. 2 i + 1 mm from the centre of the first one.
     assert entry["boxes"] == [[11, 21, 31, 15, 25, 35]]
     assert entry["ignore"] == [[21, 29, 37, 23, 31, 39]]
+
+
+def test_targets_name_the_patients_that_the_store_knows(tmp_path):
+    known = {"a": "p1", "b": "p1", "c": None}
+    rows = [write_case(tmp_path, replace(content(case_id), patient=patient)) for case_id, patient in known.items()]
+    write_index(tmp_path, ["nodule", "mass", "cyst"], None, rows, {})
+    entries = targets_json(Store(tmp_path), list(known))["targets"]
+    assert {one["case"]: one["patient"] for one in entries if "patient" in one} == {"a": "p1", "b": "p1"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from medpretrain3d.evaluation.named_metrics import MAP, metric_named
-from medpretrain3d.statistics import Answer, parse_hypothesis
-from medpretrain3d.study.answers import Answered, answers
+from medpretrain3d.statistics import Answer, Effect, judge, parse_hypothesis
+from medpretrain3d.statistics.two_way import VarianceComponents
+from medpretrain3d.study.answers import Answered, Comparison, _settled_by, answers
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.report import make_report
@@ -93,6 +94,18 @@ def test_an_inconclusive_one_says_what_size_of_study_would_settle_it(tmp_path: P
     write(tmp_path, "voco", [3.0] * 3)
     (clear,) = answered(tmp_path, "voco > scratch")
     assert (clear.answer, clear.links[0].settled_by) == (Answer.CONFIRMED, "")
+
+
+def test_what_would_settle_it_counts_patients_and_not_their_scans():
+    (link,) = parse_hypothesis("mae > scratch").links
+    effect = Effect("mae > scratch", 0.05, 0.06, 3.0, num_seeds=3, num_scans=60, of_patients=20)
+    compared = Comparison(link, effect, VarianceComponents(0.02**2, 0.15**2, 0.0), num_groups=20)
+    (judged,) = judge([effect], delta=0.1)
+    words = _settled_by(compared, judged)
+    assert words == _settled_by(
+        replace(compared, effect=replace(effect, num_scans=20, of_patients=None)), judged
+    ).replace("scans", "patients")
+    assert "seeds on these 20 patients" in words
 
 
 @pytest.mark.parametrize("shift", [30.0, 0.0], ids=["nothing", "everything"])

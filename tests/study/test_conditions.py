@@ -89,7 +89,7 @@ def test_scores_written_by_the_test_are_those_of_its_predictions(tmp_path: Path)
     for name, one in computed.items():
         assert stored[name].value == pytest.approx(one.value)
         np.testing.assert_allclose(stored[name].without, one.without, atol=1e-6)
-        assert stored[name].num_scans_behind == one.num_scans_behind
+        assert stored[name].num_patients_behind == one.num_patients_behind
 
 
 def test_a_detector_is_no_word_of_its_arm():

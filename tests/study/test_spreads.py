@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from medpretrain3d.statistics import ArmScores, detectable_difference, leave_one_out_weights
+from medpretrain3d.store.store import Store
 from medpretrain3d.study import detectable as detectable_module
 from medpretrain3d.study import spreads
 from medpretrain3d.study.design import NOTHING_DECLARED
@@ -73,6 +74,25 @@ def test_a_plan_says_what_can_be_shown_and_by_which_spread(write_study, tmp_path
     spread = spread_of(find_runs([tmp_path / "pilot"]), "cubes", NOTHING_DECLARED)
     assert "measured" in str(spread)
     assert detectable_difference(spread.components, 5, 20) > detectable_difference(ASSUMED, 5, 20)
+
+
+def test_a_plan_counts_patients_and_not_their_scans(write_study, cubes, monkeypatch):
+    study = read_study(write_study(seeds=5))
+    store = Store(cubes)
+    entries = {one: {**store.entries[one], "patient": f"p{place // 2}"} for place, one in enumerate(store.case_ids)}
+    opened = SimpleNamespace(all_splits=store.all_splits, entries=entries)
+    monkeypatch.setattr(detectable_module, "open_store", lambda _: opened)
+    (line,) = detectable(progress_of(study), []).splitlines()
+    num_patients = len({entries[one]["patient"] for one in store.all_splits.held_out})
+    assert num_patients < 6
+    said = f"cubes: 5 seeds and 6 test scans of {num_patients} patients allow no verdict"
+    assert line == f"{said}; wanted at least 2 seeds and 10 patients"
+    wanted = {}
+    monkeypatch.setattr(
+        detectable_module, "detectable_difference", lambda *given, **_: wanted.update(given=given) or 0.1
+    )
+    assert f"6 test scans of {num_patients} patients show a difference of 0.100" in detectable(progress_of(study), [])
+    assert wanted["given"][1:] == (5, num_patients)
 
 
 @pytest.mark.parametrize("num_seeds", [1, 5])

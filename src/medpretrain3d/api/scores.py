@@ -28,7 +28,7 @@ def evaluate(
     num_bootstrap: int = NUM_BOOTSTRAP,
     protocol: ProtocolName | None = None,
 ) -> dict[str, Any]:
-    """Score predictions: AP, mAP, AR, FROC and error analysis, or AP and FROC by distance; intervals over scans.
+    """Score predictions: AP, mAP, AR, FROC and error analysis, or AP and FROC by distance; intervals over patients.
 
     Args:
         predictions: `predictions.json`, the folder it is in, or what `predict` gave for each scan.

@@ -1,4 +1,4 @@
-"""Test whether two prediction files differ by more than the choice of scans: B - A, paired by scan.
+"""Test whether two prediction files differ by more than the choice of patients: B - A, paired by patient.
 
 Two files are one run each. Whether a method is better takes several seeds of each: `medpretrain3d report`.
 """
@@ -20,8 +20,9 @@ from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import compare, pair
 from medpretrain3d.evaluation.protocols import CENTER, PROTOCOLS, protocol_of
-from medpretrain3d.evaluation.tables import notes
-from medpretrain3d.statistics import MIN_SCANS
+from medpretrain3d.evaluation.tables import notes, num_patients, units
+from medpretrain3d.lines import counted_scans
+from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.statistics.sign_flip import MAX_EXACT
 
 
@@ -79,12 +80,13 @@ def run(args: argparse.Namespace) -> int:
 def table(result: Mapping[str, Any]) -> str:
     """Return one line per metric: A, B, B - A with its interval, p alone and corrected for all lines."""
     width = max(len(name) for name in result["differences"])
-    exact = "all" if result["num_cases"] <= MAX_EXACT else str(result["num_bootstrap"])
-    few = "" if result["num_cases"] >= MIN_SCANS else f", none with fewer than {MIN_SCANS} scans"
+    number, of = num_patients(result), units(result)
+    exact = "all" if number <= MAX_EXACT else str(result["num_bootstrap"])
+    few = "" if number >= MIN_PATIENTS else f", none with fewer than {MIN_PATIENTS} {of}"
     how = f"by the distance of centres, hit by {result['criterion']}; " if "criterion" in result else ""
     lines = [
-        f"{how}{result['num_cases']} scans; {result['confidence']:.0%} intervals over scans{few}; two-sided p from "
-        f"{exact} sign flips of scans, and corrected for all {len(result['differences'])} lines (Holm)",
+        f"{how}{counted_scans(result['num_cases'], number)}; {result['confidence']:.0%} intervals over {of}{few}; "
+        f"two-sided p from {exact} sign flips of {of}, and corrected for all {len(result['differences'])} lines (Holm)",
         f"{'':<{width}}  {'A':>6}  {'B':>6}  {'B - A':<24}  {'p':<6}  corrected",
     ]
     for name, row in result["differences"].items():

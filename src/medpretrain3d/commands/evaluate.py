@@ -1,4 +1,4 @@
-"""Score predictions against targets, by the rules of a field, with intervals over scans.
+"""Score predictions against targets, by the rules of a field, with intervals over patients.
 
   detection         boxes by IoU: AP, mAP, AR, FROC, by class and size       JSON files (docs/data.md)
   centre            boxes or points by the distance of their centres         JSON files

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from medpretrain3d.backbones.checkpoints import read_encoder
     from medpretrain3d.inference.predictor import device_named
-    from medpretrain3d.statistics import MIN_SCANS
+    from medpretrain3d.statistics import MIN_PATIENTS
     from medpretrain3d.store.corpus import Corpus
 
     corpus = Corpus([args.store])
@@ -95,18 +95,22 @@ def run(args: argparse.Namespace) -> int:
     encoders = {name: read_encoder(name, read_options(args)) for name in args.encoders}
     device = device_named(args.device)
     tell_precision(args.precision, device)
+    num_patients = len({case.patient or case.case_id for case in judged})
+    has_several = num_patients < len(judged)
     print(
         f"{args.store}: {args.class_name or 'objects of all classes'} against background; the layer is fitted on "
         f"{len(train)} cases of train and judged on {len(judged)} of {args.split}"
+        f"{f', which are of {num_patients} patients' if has_several else ''}"
     )
     rows = []
     for name, encoder in encoders.items():
         rows += _rows(name, encoder, train, judged, label, device, args)
     told = _table(rows)
-    if (num_behind := rows[-1]["auc"].num_scans) < MIN_SCANS:
+    if (num_behind := rows[-1]["auc"].num_patients) < MIN_PATIENTS:
+        units = "patients" if has_several else "scans"
         told.append(
-            f"note: {num_behind} of the {len(judged)} scans that judge have points of the rarer kind, objects or "
-            f"background; an interval needs {MIN_SCANS}"
+            f"note: {num_behind} of the {num_patients} {units} that judge have points of the rarer kind, objects or "
+            f"background; an interval needs {MIN_PATIENTS}"
         )
     if args.out:
         asked = {
@@ -154,14 +158,14 @@ def _rows(
             "encoder": name,
             "features": features,
             "channels": channels,
-            "auc": auc_of(odds, probe.is_object, probe.scan),
-            "random_weights": auc_of(others, probe.is_object, probe.scan),
-            "gain": difference_of(odds, others, probe.is_object, probe.scan),
+            "auc": auc_of(odds, probe.is_object, probe.patient),
+            "random_weights": auc_of(others, probe.is_object, probe.patient),
+            "gain": difference_of(odds, others, probe.is_object, probe.patient),
         }
         for features, (channels, odds), (_, others) in zip(names, found, random, strict=True)
     ]
     ((channels, odds),) = probe.log_odds(lambda points: [intensity_features(points)])
-    alone = {"features": "intensities alone", "channels": channels, "auc": auc_of(odds, probe.is_object, probe.scan)}
+    alone = {"features": "intensities alone", "channels": channels, "auc": auc_of(odds, probe.is_object, probe.patient)}
     return [*rows, {"encoder": name, **alone}]
 
 

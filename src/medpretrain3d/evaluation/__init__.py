@@ -1,4 +1,4 @@
-"""Scores of detections: AP and mAP, FROC, bootstrap intervals over scans, paired comparison."""
+"""Scores of detections: AP and mAP, FROC, intervals over patients, paired comparison."""
 
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.comparison import compare

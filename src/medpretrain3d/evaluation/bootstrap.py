@@ -1,4 +1,4 @@
-"""Intervals over scans: the patient is the unit that varies, not the detection."""
+"""Intervals over patients: they are what varies, and not their scans or what is found in these."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.statistics import MIN_SCANS, leave_one_out_weights, rate_interval, share_interval
+from medpretrain3d.evaluation.patients import Patients
+from medpretrain3d.statistics import MIN_PATIENTS, rate_interval, share_interval
 
 NUM_BOOTSTRAP = 1000
 CONFIDENCE = 0.95
-INTERVAL_METHOD = "jackknife over scans, Korn and Graubard"
+INTERVAL_METHOD = "jackknife over patients, Korn and Graubard"
 
 Metrics = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """From weights of the scans (R, S) to metrics by name, (R,) for a scalar and (R, K) for a curve."""
 NumBehind = Mapping[str, int | np.ndarray]
-"""Scans that a metric rests on, by its name; (K,) for a curve whose points rest on different ones."""
+"""Patients that a metric rests on, by its name; (K,) for a curve whose points rest on different ones."""
 
 
 @dataclass(frozen=True)
 class Resampling:
     """Settings of intervals: confidence, and replicates and seed of what is drawn at random; 0 for no intervals.
 
-    Intervals are not drawn: they follow from leaving out each scan once. What is drawn are the replicates of the mean
-    that one of LUNA16's read-outs is, and the sign flips of a comparison of many scans.
+    Intervals are not drawn: they follow from leaving out each patient once. What is drawn are the replicates of the
+    mean that one of LUNA16's read-outs is, and the sign flips of a comparison of many patients.
 
     Raises:
         UserError: as `check_resampling`.
@@ -42,37 +43,37 @@ class Resampling:
     def estimate(
         self,
         metrics: Metrics,
-        num_scans: int,
+        patients: Patients,
         num_behind: NumBehind,
         rates: Collection[str] = (),
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return every metric on the scans as they are, and its interval: a pair, or a pair per point of a curve.
 
-        The interval is (nan, nan) for a metric that is nan, on all scans or without one of them, and where it rests on
-        fewer than 10 scans; without replicates there are no intervals.
+        The interval is (nan, nan) for a metric that is nan, of all patients or without one of them, and where it rests
+        on fewer than 10 patients; without replicates there are no intervals.
 
         Args:
             metrics: shares, which lie in [0, 1], and rates.
-            num_scans: of the data set.
-            num_behind: of every metric; of a recall these are the scans with an object, of a precision those with a
+            patients: of the scans of the data set.
+            num_behind: of every metric; of a recall these are the patients with an object, of a precision those with a
                 detection.
             rates: names of the metrics that are rates.
         """
-        return self.estimate_and_left_out(metrics, num_scans, num_behind, rates)[:2]
+        return self.estimate_and_left_out(metrics, patients, num_behind, rates)[:2]
 
     def estimate_and_left_out(
         self,
         metrics: Metrics,
-        num_scans: int,
+        patients: Patients,
         num_behind: NumBehind,
         rates: Collection[str] = (),
     ) -> tuple[dict[str, Any], dict[str, Any], Mapping[str, np.ndarray]]:
-        """Return what `estimate` does, and every metric without each group of scans (G, ...); empty for few."""
-        values = {name: value[0] for name, value in metrics(np.ones((1, num_scans))).items()}
+        """Return what `estimate` does, and every metric without each group of patients (G, ...); empty for few."""
+        values = {name: value[0] for name, value in metrics(np.ones((1, len(patients.of_scan)))).items()}
         intervals: dict[str, Any] = {}
         without: Mapping[str, np.ndarray] = {}
         if self.num_bootstrap:
-            without = metrics(leave_one_out_weights(num_scans)) if num_scans >= MIN_SCANS else {}
+            without = metrics(patients.left_out()) if patients.num >= MIN_PATIENTS else {}
             for name, value in values.items():
                 interval = rate_interval if name in rates else share_interval
                 points = np.atleast_1d(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.bootstrap import NumBehind, Resampling
 from medpretrain3d.evaluation.matching import Matches
 
 NUM_BINS = 10
@@ -47,9 +47,14 @@ def calibration(matches: Matches, resampling: Resampling, num_bins: int = NUM_BI
             filled = np.where(in_bin > 0, in_bin, np.nan)
             return {"error": error, "mean_score": score_sum / filled, "precision": num_hits / filled}
 
-    filled_by = (number > 0).sum(axis=0)  # scans, (B,)
-    num_behind = {"error": int(number.any(axis=1).sum()), "mean_score": filled_by, "precision": filled_by}
-    values, intervals = resampling.estimate(metrics, num_scans, num_behind)
+    patients = matches.patients
+    filled_by = patients.num_with(number > 0)  # (B,)
+    num_behind: NumBehind = {
+        "error": int(patients.num_with(number.sum(axis=1) > 0)),
+        "mean_score": filled_by,
+        "precision": filled_by,
+    }
+    values, intervals = resampling.estimate(metrics, patients, num_behind)
     edges = np.linspace(0, 1, num_bins + 1)
     return {
         "expected_calibration_error": values["error"],

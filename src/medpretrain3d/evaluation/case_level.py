@@ -52,15 +52,16 @@ def case_level(matches: Matches, resampling: Resampling, threshold: float = CASE
             "specificity": share(~is_called, ~is_positive, weights),
         }
 
-    num_positive, num_negative = int(is_positive.sum()), int((~is_positive).sum())
+    patients = matches.patients
+    with_positive, with_negative = (int(patients.num_with(one)) for one in (is_positive, ~is_positive))
     num_behind = {
-        "auroc": min(num_positive, num_negative),
-        "auprc": num_positive,
-        "sensitivity": num_positive,
-        "specificity": num_negative,
+        "auroc": min(with_positive, with_negative),
+        "auprc": with_positive,
+        "sensitivity": with_positive,
+        "specificity": with_negative,
     }
-    values, intervals = resampling.estimate(metrics, len(score), num_behind)
-    counts = {"num_positive": num_positive, "num_negative": num_negative}
+    values, intervals = resampling.estimate(metrics, patients, num_behind)
+    counts = {"num_positive": int(is_positive.sum()), "num_negative": int((~is_positive).sum())}
     return {**values, "threshold": threshold, "intervals": intervals, **counts}
 
 

@@ -26,6 +26,9 @@ class TargetCase:
     A scan's `grid`, where it is known, is that of its file, and boxes and regions are then in LPS mm, as hulls where it
     is oblique. `boxes_vox` (N, 6) and `ignore_vox` (M, 6) are the same in voxels of the file, without hulls.
 
+    Scans of the same `patient` count as one where something is said of how sure a number is; None is a patient of the
+    scan's own.
+
     Example:
         >>> import numpy as np
         >>> from medpretrain3d.evaluation import TargetCase
@@ -41,6 +44,7 @@ class TargetCase:
     grid: Grid | None = None
     boxes_vox: np.ndarray | None = None
     ignore_vox: np.ndarray | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ def target_case(
     grid: Grid | None = None,
     boxes_vox: Any = None,
     ignore_vox: Any = None,
+    patient: str | None = None,
 ) -> TargetCase:
     """Check the objects and ignore regions of one scan.
 
@@ -93,6 +98,7 @@ def target_case(
         grid,
         _voxels(boxes_vox, checked, where),
         None if regions is None else _voxels(ignore_vox, regions, f"{where}, ignore regions"),
+        patient,
     )
 
 
@@ -139,7 +145,19 @@ def as_predicted_cases(
 def as_target_cases(targets: Sequence[TargetCase | Targets], classes: Sequence[str]) -> tuple[TargetCase, ...]:
     """Checked cases from cases or from `Targets`; a case without a name is called by its position."""
     return tuple(
-        target_case(one.case, one.boxes, one.labels, classes, one.ignore, one.grid, one.boxes_vox, one.ignore_vox)
+        target_case(
+            *(
+                one.case,
+                one.boxes,
+                one.labels,
+                classes,
+                one.ignore,
+                one.grid,
+                one.boxes_vox,
+                one.ignore_vox,
+                one.patient,
+            )
+        )
         if isinstance(one, TargetCase)
         else target_case(getattr(one, "case", str(index)), one.boxes, one.labels, classes, one.ignore)
         for index, one in enumerate(targets)

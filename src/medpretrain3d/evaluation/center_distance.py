@@ -95,7 +95,7 @@ def center(
     resampling = resampling or Resampling()
     scans = match_centers(predictions, targets, classes, criterion)
     values, intervals = resampling.estimate(
-        lambda weights: center_metrics(scans, weights), scans.num_scans, scans.num_scans_behind(CENTER_KEYS)
+        lambda weights: center_metrics(scans, weights), scans.patients, scans.num_patients_behind(CENTER_KEYS)
     )
     return {
         **values,

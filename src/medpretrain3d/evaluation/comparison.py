@@ -1,4 +1,4 @@
-"""Is the difference of two sets of predictions more than the choice of scans?"""
+"""Is the difference of two sets of predictions more than the choice of patients?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ from medpretrain3d.statistics import (
     are_at_limit,
     effect_of,
     holm,
-    leave_one_out_weights,
     pseudo_values,
     sign_flip_p,
 )
@@ -55,9 +54,9 @@ def compare(
     protocol: ProtocolName | None = None,
     criterion: Criterion = "radius",
 ) -> dict[str, Any]:
-    """Return the differences B - A with intervals over scans and the p of a paired sign-flip permutation.
+    """Return the differences B - A with intervals over patients and the p of a paired sign-flip permutation.
 
-    Both sets are scored without the same scan in turn, so that what makes a scan hard cancels. A FROC score without
+    Both sets are scored without the same patient in turn, so that what makes a scan hard cancels. A FROC score without
     any hit counts as 0 here. Two files are one run each: this says nothing about the methods that trained them.
 
     Args:
@@ -65,7 +64,7 @@ def compare(
         predictions_b: detections of each scan, the challenger.
         targets: objects of each scan.
         classes: name of each label.
-        num_bootstrap: sign flips behind p; up to 12 scans all are counted and p is exact.
+        num_bootstrap: sign flips behind p; up to 12 patients all are counted and p is exact.
         seed: of the sign flips.
         confidence: of the intervals.
         protocol: `detection`, by overlap, or `centre`, by the distance of centers in mm; None is `centre` where any
@@ -74,9 +73,10 @@ def compare(
 
     Returns:
         `differences`: per key of `COMPARED` (`centre`: `COMPARED_CENTERS`) a dict `a`, `b`, `difference` (b - a),
-        `interval` (nan with fewer than 10 scans with objects, or where both are at a limit of the metric), `p_value`,
-        and `p_corrected` for all of them together (Holm); `num_cases`, `num_oblique_cases`, `notes`, `num_bootstrap`,
-        `seed`, `confidence`, `interval_method`; with `centre` also `protocol` and `criterion`.
+        `interval` (nan with fewer than 10 patients with objects, or where both are at a limit of the metric),
+        `p_value`, and `p_corrected` for all of them together (Holm); `num_cases`, `num_patients`, `num_oblique_cases`,
+        `notes`, `num_bootstrap`, `seed`, `confidence`, `interval_method`; with `centre` also `protocol` and
+        `criterion`.
 
     Raises:
         UserError: as `evaluate` or `center`, or no replicates.
@@ -96,17 +96,18 @@ def compare(
     rows = {key: _row(of_a, of_b) for key, of_a, of_b in scores}
     p_values = {key: sign_flip_p(pseudo, num_bootstrap, seed) for key, (_, pseudo) in rows.items()}
     corrected = dict(zip(p_values, holm(list(p_values.values())).tolist(), strict=True))
-    num_behind = a.pooled.num_scans_with_objects
+    num_behind = a.pooled.num_patients_with_objects
     differences = {}
     at_limit = [key for key, *sides in scores if are_at_limit(*(pseudo_values(one[0], one[1:]) for one in sides))]
     for key, (row, pseudo) in rows.items():
-        effect = replace(effect_of(key, pseudo[None]), num_scans=num_behind, is_at_limit=key in at_limit)
+        effect = replace(effect_of(key, pseudo[None]), of_patients=num_behind, is_at_limit=key in at_limit)
         interval = np.clip(effect.interval(confidence), -1, 1).tolist()
         differences[key] = {**row, "interval": interval, "p_value": p_values[key], "p_corrected": corrected[key]}
     return {
         **({"protocol": CENTER.name, "criterion": criterion} if is_by_center else {}),
         "differences": differences,
         "num_cases": a.num_scans,
+        "num_patients": a.patients.num,
         "num_oblique_cases": a.num_oblique,
         "notes": [f"{name}: {note}" for name, one in (("A", a), ("B", b)) for note in one.notes]
         + ([f"no interval of {', '.join(at_limit)}: {AT_LIMIT}"] if at_limit else [])
@@ -124,12 +125,12 @@ def _scores(
     metrics: Callable[[MatchedScans, np.ndarray], Mapping[str, np.ndarray]],
     keys: Sequence[str],
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return each compared metric of both, on all scans and without each: (1 + G,)."""
-    once, left_out = np.ones((1, a.num_scans)), leave_one_out_weights(a.num_scans)
+    """Return each compared metric of both, on all scans and without each patient: (1 + G,)."""
+    once, left_out = np.ones((1, a.num_scans)), a.patients.left_out()
     found = []
     for one in (a, b):
         whole = metrics(one, once)
-        without = metrics(one, left_out) if one.num_scans > 1 else {key: np.full(1, np.nan) for key in keys}
+        without = metrics(one, left_out) if a.patients.num > 1 else {key: np.full(1, np.nan) for key in keys}
         found.append({key: np.concatenate([whole[key], without[key]]) for key in keys})
     return [(key, found[0][key], found[1][key]) for key in keys]
 

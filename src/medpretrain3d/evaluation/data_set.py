@@ -21,6 +21,7 @@ from medpretrain3d.evaluation.matching import (
     match_scans,
     pool_classes,
 )
+from medpretrain3d.evaluation.patients import Patients
 from medpretrain3d.evaluation.scan_frame import in_scan_frames
 from medpretrain3d.store.points import count_points, refuse_points
 
@@ -46,6 +47,11 @@ class MatchedScans:
         return len(self.targets)
 
     @property
+    def patients(self) -> Patients:
+        """Of the scans."""
+        return self.pooled.patients
+
+    @property
     def num_over_limit(self) -> int:
         """Detections beyond the best `MAX_DETECTIONS` of a scan and class."""
         return sum(len(found.scores) for found in self.predictions) - sum(len(one.scores) for one in self.classes)
@@ -55,19 +61,20 @@ class MatchedScans:
         """Classes that no scan holds an object of."""
         return [name for name, one in zip(self.names, self.classes, strict=True) if not one.num_targets.any()]
 
-    def num_scans_behind(self, keys: Iterable[str]) -> dict[str, int]:
-        """Count the scans with an object, by each key and, those with one of a class, by its `class_key`."""
-        named = [(name, one.num_scans_with_objects) for name, one in zip(self.names, self.classes, strict=True)]
-        pooled = self.pooled.num_scans_with_objects
+    def num_patients_behind(self, keys: Iterable[str]) -> dict[str, int]:
+        """Count the patients with an object, by each key and, those with one of a class, by its `class_key`."""
+        named = [(name, one.num_patients_with_objects) for name, one in zip(self.names, self.classes, strict=True)]
+        pooled = self.pooled.num_patients_with_objects
         keys = list(keys)
         return {class_key(name, key): number for name, number in named for key in keys} | dict.fromkeys(keys, pooled)
 
     def facts(self) -> dict[str, Any]:
-        """Return the counts of cases, targets, predictions and ignore regions."""
+        """Return the counts of cases, patients, targets, predictions and ignore regions."""
         return {
             "classes": list(self.names),
             "classes_without_targets": self.classes_without_targets,
             "num_cases": self.num_scans,
+            "num_patients": self.patients.num,
             "num_targets": {
                 name: int(one.num_targets.sum()) for name, one in zip(self.names, self.classes, strict=True)
             },

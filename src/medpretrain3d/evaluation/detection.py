@@ -1,4 +1,4 @@
-"""Boxes by overlap: AP and mAP, AR, FROC, each with an interval over scans.
+"""Boxes by overlap: AP and mAP, AR, FROC, each with an interval over patients.
 
 Keys and numbers are those of nnDetection v0.1 and of MONAI, with one exception: a class without any object has no AP
 (nan) and is left out of the means, where both count it as -1. `compat` names the one to follow; then the mean recall
@@ -87,7 +87,7 @@ LEFT_OUT_KEYS = (
     *(MAP_KEY, *map(ap_key, AP_IOUS), mean_ar_key(MAX_DETECTIONS)),
     *map(froc_score_key, STRATA_IOUS),
 )
-"""Metrics that a result has without each scan, too: a study is judged by one of them."""
+"""Metrics that a result has without each patient, too: a study is judged by one of them."""
 
 
 def evaluate(
@@ -111,7 +111,7 @@ def evaluate(
         predictions: one entry per scan.
         targets: the objects of the same scans in the same order, boxes in the frame of the predictions.
         classes: name of each label.
-        num_bootstrap: 0 for no intervals, which cost an evaluation without each scan.
+        num_bootstrap: 0 for no intervals, which cost an evaluation without each patient.
         seed: kept in the result; the intervals are not drawn.
         confidence: of the intervals.
         compat: "nndetection" and "monai" give a class without objects -1 and let it enter the means of AP; "coco"
@@ -124,7 +124,7 @@ def evaluate(
     Returns:
         The metrics by nnDetection's and MONAI's keys (`AP_IoU_0.10_MaxDet_100`, `<class>_AP_...`, `mAP_IoU_...`,
         `AR_...`, `mAR_...`, `FROC_score_...`, `FROC_curve_...`), and `intervals` by the same keys (a pair, or a pair
-        per point of a curve), `left_out` (of `LEFT_OUT_KEYS`, `value` and `without` each group of scans), what
+        per point of a curve), `left_out` (of `LEFT_OUT_KEYS`, `value` and `without` each group of patients), what
         `MatchedScans.facts` and `Resampling.facts` count, `false_positives_per_scan`, `per_case` (see
         `MatchedScans.case_scores`), and at IoU 0.1 `case_level`, `confusion`, `operating_points`, `calibration`,
         `box_fit`; at 0.1 and 0.5 `precision_recall`; at 0.5 `error_analysis`; `size_strata` where edges are given. A
@@ -137,8 +137,8 @@ def evaluate(
     scans = match_data_set(predictions, targets, classes, IOU_THRESHOLDS)
     values, intervals, without = resampling.estimate_and_left_out(
         lambda weights: metrics(scans, weights, compat),
-        scans.num_scans,
-        scans.num_scans_behind((*COCO_KEYS, *FROC_KEYS)),
+        scans.patients,
+        scans.num_patients_behind((*COCO_KEYS, *FROC_KEYS)),
     )
     left_out = {
         key: {"value": values[key], "without": without[key].tolist()} for key in LEFT_OUT_KEYS if key in without

@@ -5,10 +5,11 @@
                       "boxes_vox": [[i0, j0, k0, i1, j1, k1]], "grid": {"shape": [...], "affine_lps": [[...]]}}]}
 
 A target file has `targets` in place of `predictions` and no scores; an entry may list regions to `ignore` (M, 6), in
-which finding something is ignored. `boxes_vox`, `ignore_vox` and `grid` say the same in the scan's own
-axes, in which boxes of an oblique scan meet (`scan_frame`); they are read where the frame is lps_mm or not stated.
-`format`, `frame`, `axes`, `case` and these three are optional; other keys are not read. Entries are paired by `case`
-where both files name their cases, else by order.
+which finding something is ignored, and name its `patient` by a pseudonym, without which the scan is of a patient of its
+own. `boxes_vox`, `ignore_vox` and `grid` say the same in the scan's own axes, in which boxes of an oblique scan meet
+(`scan_frame`); they are read where the frame is lps_mm or not stated. `format`, `frame`, `axes`, `case`, `patient` and
+these three are optional; other keys are not read. Entries are paired by `case` where both files name their cases, else
+by order.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def read_targets(path: Path | str, convention: BoxConvention = "half-open") -> T
     def case(name: str, entry: Mapping[str, Any]) -> TargetCase:
         place = _place(entry, name, header, convention)
         wanted = entry["boxes"], entry["labels"], header.classes, entry.get("ignore")
-        one = target_case(name, *wanted, place.grid, place.boxes_vox, place.ignore_vox)
+        one = target_case(name, *wanted, place.grid, place.boxes_vox, place.ignore_vox, _patient(entry, name))
         ignore = None if one.ignore is None else half_open(one.ignore, convention)
         return replace(one, boxes=half_open(one.boxes, convention), ignore=ignore)
 
@@ -314,6 +315,13 @@ def _place(entry: Mapping[str, Any], name: str, header: _Header, convention: Box
     advice = "write the file again, or leave the grid out"
     grid = Grid.from_json(checked(document, GridDocument, f"grid of case '{name}'", advice))
     return _Place(grid, entry.get("boxes_vox"), entry.get("ignore_vox"))
+
+
+def _patient(entry: Mapping[str, Any], name: str) -> str | None:
+    patient = entry.get("patient")
+    if patient is not None and not isinstance(patient, str | int):
+        raise UserError(f"targets of case '{name}': patient {patient!r:.80} is no name; name every patient by a text")
+    return None if patient in (None, "") else str(patient)
 
 
 def _named(path: Path, make: Any, *arguments: Any) -> Any:

@@ -24,6 +24,7 @@ from medpretrain3d.evaluation.froc import (
     read_points,
 )
 from medpretrain3d.evaluation.matching import Matches, join_scans
+from medpretrain3d.evaluation.patients import Patients
 
 MAX_CANDIDATES = 100
 """Candidates per scan; of more, those above the score of the 101st stay."""
@@ -106,7 +107,8 @@ def luna16(scans: MatchedCandidates, resampling: Resampling) -> dict[str, Any]:
         what was counted; `per_case`. `bootstrap_mean` is there where replicates are drawn.
     """
     num_scans = len(scans.series)
-    num_behind = dict.fromkeys(("sensitivity", "cpm"), scans.matches.num_scans_with_objects)
+    patients = Patients.one_each(num_scans)  # the list of the challenge names scans alone
+    num_behind = dict.fromkeys(("sensitivity", "cpm"), scans.matches.num_patients_with_objects)
     readouts = {}
     for name in ("linear", *POINT_READINGS):
 
@@ -114,7 +116,7 @@ def luna16(scans: MatchedCandidates, resampling: Resampling) -> dict[str, Any]:
             sensitivity = _sensitivity(scans.matches, weights, name)
             return {"sensitivity": sensitivity, "cpm": sensitivity.mean(axis=1)}
 
-        values, intervals = resampling.estimate(metrics, num_scans, num_behind)
+        values, intervals = resampling.estimate(metrics, patients, num_behind)
         readouts[name] = {**values, "intervals": intervals}
         if name == "linear" and resampling.num_bootstrap:
             resampled = replicates(metrics, num_scans, resampling.num_bootstrap, resampling.seed)

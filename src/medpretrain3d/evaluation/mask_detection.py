@@ -58,8 +58,9 @@ def mask_detection(scans: Sequence[MaskedScan], classes: Sequence[str], resampli
         with np.errstate(invalid="ignore"):  # of a replicate without a hit
             return {**coco_metrics(matched, weights), DICE_KEY: counted @ dice / counted.sum(axis=1)}
 
-    num_behind = {**matched.num_scans_behind(COCO_KEYS), DICE_KEY: len(np.unique(of_scan))}
-    values, intervals = resampling.estimate(metrics, len(scans), num_behind)
+    patients = matched.patients
+    num_behind = {**matched.num_patients_behind(COCO_KEYS), DICE_KEY: len(np.unique(patients.of_scan[of_scan]))}
+    values, intervals = resampling.estimate(metrics, patients, num_behind)
     return {
         **values,
         "num_hits": len(dice),

@@ -15,6 +15,7 @@ import torch
 
 from medpretrain3d.boxes import box_center, box_iou
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
+from medpretrain3d.evaluation.patients import Patients
 
 MAX_DETECTIONS = 100
 """Detections that count per scan and class, the best scores first (nnDetection's MaxDet)."""
@@ -41,6 +42,8 @@ class Matches:
     """(N,) int64, position among the detections of its scan; None where nobody asks."""
     target: np.ndarray | None = None
     """(T, N) int64, position of the object hit among the objects of its scan, -1 without; None where nobody asks."""
+    patient: np.ndarray | None = None
+    """(S,) int64, number of each scan's patient, from 0; None where each scan is of a patient of its own."""
 
     @property
     def counts_always(self) -> np.ndarray:
@@ -48,9 +51,14 @@ class Matches:
         return np.ones(len(self.scores), dtype=bool) if self.is_ignorable is None else ~self.is_ignorable
 
     @property
-    def num_scans_with_objects(self) -> int:
-        """Scans that what is said of the objects, such as a recall, rests on."""
-        return int((self.num_targets > 0).sum())
+    def patients(self) -> Patients:
+        """Of the scans."""
+        return Patients.one_each(len(self.num_targets)) if self.patient is None else Patients(self.patient)
+
+    @property
+    def num_patients_with_objects(self) -> int:
+        """Patients that what is said of the objects, such as a recall, rests on."""
+        return int(self.patients.num_with(self.num_targets > 0))
 
     def __getitem__(self, index: np.ndarray) -> Matches:
         """Return some of the detections, in the order of `index`; the objects stay."""
@@ -62,14 +70,12 @@ class Matches:
             None if self.is_ignorable is None else self.is_ignorable[index],
             None if self.detection is None else self.detection[index],
             None if self.target is None else self.target[:, index],
+            self.patient,
         )
 
     def rows(self, rows: Sequence[int]) -> Matches:
         """Return some of the thresholds."""
-        target = None if self.target is None else self.target[rows]
-        return Matches(
-            self.scores, self.scan, self.is_hit[rows], self.num_targets, self.is_ignorable, self.detection, target
-        )
+        return replace(self, is_hit=self.is_hit[rows], target=None if self.target is None else self.target[rows])
 
     def ranked(self) -> Matches:
         """Return best score first; equal scores keep the order of the scans, as in the COCO evaluator."""
@@ -149,25 +155,28 @@ def match_scans(
     max_detections: int = MAX_DETECTIONS,
 ) -> list[Matches]:
     """Return the matches of every class over all scans; `predictions[i]` and `targets[i]` are of the same scan."""
+    patient = Patients.of(targets).of_scan
     return [
         join_scans(
             [
                 _match_scan(found, wanted, label, thresholds, closeness, max_detections)
                 for found, wanted in zip(predictions, targets, strict=True)
-            ]
+            ],
+            patient,
         )
         for label in range(num_classes)
     ]
 
 
-def join_scans(scans: Sequence[Matches]) -> Matches:
-    """Return matches of single scans, each numbered 0 in its own, as those of a data set."""
+def join_scans(scans: Sequence[Matches], patient: np.ndarray | None = None) -> Matches:
+    """Return matches of single scans, each numbered 0 in its own, as those of a data set, with the patient of each."""
     return Matches(
         np.concatenate([one.scores for one in scans]),
         np.repeat(np.arange(len(scans)), [len(one.scores) for one in scans]),
         np.concatenate([one.is_hit for one in scans], axis=1),
         np.concatenate([one.num_targets for one in scans]),
         *_joined(scans),
+        patient,
     )
 
 
@@ -186,6 +195,7 @@ def pool_classes(classes: Sequence[Matches]) -> Matches:
         np.concatenate([one.is_hit for one in classes], axis=1),
         np.sum([one.num_targets for one in classes], axis=0),
         *_joined(classes),
+        classes[0].patient,
     )
 
 

@@ -1,4 +1,4 @@
-"""Metrics that a study may be judged by, by short names: each on all scans and without each of them."""
+"""Metrics that a study may be judged by, by short names: each on all scans and without each patient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medpretrain3d.evaluation.detection import (
 )
 from medpretrain3d.evaluation.froc import froc_curve
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS
-from medpretrain3d.statistics import leave_one_out_weights, share_interval
+from medpretrain3d.statistics import share_interval
 from medpretrain3d.store.points import POINT_RADIUS_MM
 
 
@@ -71,17 +71,17 @@ AP10, AP50, FROC, AP_CENTER = (METRICS[name] for name in ("AP10", "AP50", "FROC"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A metric of a data set, and what it is without each scan."""
+    """A metric of a data set, and what it is without each patient."""
 
     value: float
     without: np.ndarray
-    """(G,), without each scan or group of scans, see `leave_one_out_weights`."""
-    num_scans_behind: int
-    """Scans with an object."""
+    """(G,), without each patient or group of patients, see `leave_one_out_weights`."""
+    num_patients_behind: int
+    """Patients with an object."""
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Return the interval over scans, see `share_interval`."""
-        return share_interval(self.value, self.without, confidence, self.num_scans_behind)
+        """Return the interval over patients, see `share_interval`."""
+        return share_interval(self.value, self.without, confidence, self.num_patients_behind)
 
 
 def metric_named(name: str) -> NamedMetric:
@@ -101,7 +101,7 @@ def without_each(
     targets: Sequence[TargetCase],
     classes: Sequence[str],
 ) -> dict[str, LeftOut]:
-    """Return metrics on all scans and without each group of scans, by name; nan where one is undefined.
+    """Return metrics on all scans and without each group of patients, by name; nan where one is undefined.
 
     Those of overlap are undefined where any object is a point.
 
@@ -119,10 +119,10 @@ def without_each(
         scans = by_overlap if metric.ious and not has_points else by_center
         assert scans is not None
         rows = [ious.index(iou) for iou in metric.ious] or [0]
-        weights = np.concatenate([np.ones((1, scans.num_scans)), leave_one_out_weights(scans.num_scans)])
+        weights = np.concatenate([np.ones((1, scans.num_scans)), scans.patients.left_out()])
         is_undefined = metric.ious and has_points
         values = np.full(len(weights), np.nan) if is_undefined else _weighted(metric.kind, scans, rows, weights)
-        found[metric.name] = LeftOut(float(values[0]), values[1:], scans.pooled.num_scans_with_objects)
+        found[metric.name] = LeftOut(float(values[0]), values[1:], scans.pooled.num_patients_with_objects)
     return found
 
 

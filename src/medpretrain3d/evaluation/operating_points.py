@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.bootstrap import Resampling
+from medpretrain3d.evaluation.bootstrap import NumBehind, Resampling
 from medpretrain3d.evaluation.matching import Matches
 
 SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -34,7 +34,7 @@ def operating_points(
     wrong = [score for score in scores if not 0 <= score <= 1]
     if wrong:
         raise UserError(f"operating point at score {wrong[0]:g}: must lie in [0, 1]")
-    is_hit, num_scans = matches.is_hit[0], len(matches.num_targets)
+    is_hit, patients = matches.is_hit[0], matches.patients
     is_false = ~is_hit & matches.counts_always
     hits, false = (_per_scan_above(matches, chosen, scores) for chosen in (is_hit, is_false))
 
@@ -47,12 +47,12 @@ def operating_points(
                 "false_positives_per_scan": num_false / weights.sum(axis=1, keepdims=True),
             }
 
-    num_behind = {
-        "sensitivity": matches.num_scans_with_objects,
-        "precision": (hits + false > 0).sum(axis=0),  # at each score
-        "false_positives_per_scan": num_scans,
+    num_behind: NumBehind = {
+        "sensitivity": matches.num_patients_with_objects,
+        "precision": patients.num_with(hits + false > 0),  # at each score
+        "false_positives_per_scan": patients.num,
     }
-    values, intervals = resampling.estimate(metrics, num_scans, num_behind, rates=("false_positives_per_scan",))
+    values, intervals = resampling.estimate(metrics, patients, num_behind, rates=("false_positives_per_scan",))
     return [
         {
             "score": float(score),

@@ -22,6 +22,8 @@ class ScanOverlap:
     case: str
     scores: np.ndarray
     iou: np.ndarray
+    patient: str | None = None
+    """As in `TargetCase`; masks do not say it."""
 
     @property
     def num_targets(self) -> int:
@@ -44,7 +46,7 @@ def of_boxes(
     refuse_points(*count_target_points(targets), "an overlap", "score by distance: evaluate --protocol centre")
     framed = in_scan_frames(predictions, targets)
     return [
-        ScanOverlap(found.case, found.scores, intersection_over_union(found.boxes, wanted.boxes))
+        ScanOverlap(found.case, found.scores, intersection_over_union(found.boxes, wanted.boxes), wanted.patient)
         for found, wanted in zip(framed.predictions, framed.targets, strict=True)
     ]
 

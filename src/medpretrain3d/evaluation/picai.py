@@ -17,6 +17,7 @@ from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.case_level import area_under_precision_recall, area_under_roc
 from medpretrain3d.evaluation.matching import Matches, join_scans
 from medpretrain3d.evaluation.overlap import ScanOverlap
+from medpretrain3d.evaluation.patients import Patients
 
 MIN_IOU = 0.1
 
@@ -28,7 +29,8 @@ def picai(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any
         `AP` (nan without a lesion), `auroc` (nan unless there are scans of both kinds), `score`, `intervals`, what was
         counted, `per_case`.
     """
-    matches = join_scans([match(one) for one in scans])
+    patients = Patients.of(scans)
+    matches = join_scans([match(one) for one in scans], patients.of_scan)
     case_score = np.array([one.scores.max(initial=0.0) for one in scans])
     is_positive = matches.num_targets > 0
     num_hits = np.bincount(matches.scan[matches.is_hit[0]], minlength=len(scans))
@@ -40,16 +42,15 @@ def picai(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, Any
         auroc = area_under_roc(case_score, is_positive, weights)
         return {"AP": ap, "auroc": auroc, "score": (ap + auroc) / 2}
 
-    num_positive = matches.num_scans_with_objects
-    of_both = min(num_positive, len(scans) - num_positive)
-    values, intervals = resampling.estimate(
-        metrics, len(scans), {"AP": num_positive, "auroc": of_both, "score": of_both}
-    )
+    with_lesion, without = (int(patients.num_with(one)) for one in (is_positive, ~is_positive))
+    of_both = min(with_lesion, without)
+    values, intervals = resampling.estimate(metrics, patients, {"AP": with_lesion, "auroc": of_both, "score": of_both})
     return {
         **values,
         "intervals": intervals,
         "num_cases": len(scans),
-        "num_positive_cases": num_positive,
+        "num_patients": patients.num,
+        "num_positive_cases": int(is_positive.sum()),
         "num_targets": int(matches.num_targets.sum()),
         "num_predictions": sum(len(one.scores) for one in scans),
         **resampling.facts(),

@@ -40,6 +40,6 @@ def precision_recall(scans: MatchedScans, resampling: Resampling, rows: dict[flo
             mean = np.nanmean(curves, axis=0)
         return {precision_key(iou): mean[:, place] for place, iou in enumerate(rows)}
 
-    num_behind = dict.fromkeys(map(precision_key, rows), scans.pooled.num_scans_with_objects)
-    values, intervals = resampling.estimate(metrics, scans.num_scans, num_behind)
+    num_behind = dict.fromkeys(map(precision_key, rows), scans.pooled.num_patients_with_objects)
+    values, intervals = resampling.estimate(metrics, scans.patients, num_behind)
     return {"recall": RECALL_LEVELS[SHOWN_LEVELS].round(2).tolist(), **values, "intervals": intervals}

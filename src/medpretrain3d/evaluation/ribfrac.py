@@ -17,6 +17,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.matching import Matches, join_scans
 from medpretrain3d.evaluation.overlap import ScanOverlap
+from medpretrain3d.evaluation.patients import Patients
 
 IOU_THRESHOLD = 0.2
 FALSE_POSITIVES = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -44,14 +45,15 @@ def ribfrac(scans: Sequence[ScanOverlap], resampling: Resampling) -> dict[str, A
         sensitivity = _sensitivity_at(FALSE_POSITIVES, *_points(matches, weights))
         return {"sensitivity": sensitivity, "froc_score": sensitivity.mean(axis=1)}
 
-    num_behind = dict.fromkeys(("sensitivity", "froc_score"), matches.num_scans_with_objects)
-    values, intervals = resampling.estimate(metrics, len(scans), num_behind)
+    num_behind = dict.fromkeys(("sensitivity", "froc_score"), matches.num_patients_with_objects)
+    values, intervals = resampling.estimate(metrics, matches.patients, num_behind)
     hits = np.bincount(matches.scan[matches.is_hit[0]], minlength=len(scans))
     return {
         "fp_per_scan": list(FALSE_POSITIVES),
         **values,
         "intervals": intervals,
         "num_cases": len(scans),
+        "num_patients": matches.patients.num,
         "num_targets": int(matches.num_targets.sum()),
         "num_predictions": sum(len(one.scores) for one in scans),
         **resampling.facts(),
@@ -84,7 +86,7 @@ def match(scans: Sequence[ScanOverlap]) -> Matches:
         parts.append(
             Matches(joined[order], np.zeros(len(order), dtype=int), is_found[None, order], np.array([one.num_targets]))
         )
-    return join_scans(parts)
+    return join_scans(parts, Patients.of(scans).of_scan)
 
 
 def _points(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

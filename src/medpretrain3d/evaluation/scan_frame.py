@@ -62,7 +62,7 @@ def in_scan_frames(predictions: Sequence[PredictedCase], targets: Sequence[Targe
                 sides.append(_along_axes(theirs.ignore, theirs.ignore_vox, theirs.grid, grid, where))
                 ignore = sides[-1].boxes_mm
             ours = PredictedCase(ours.case, sides[0].boxes_mm, ours.scores, ours.labels)
-            theirs = TargetCase(theirs.case, sides[1].boxes_mm, theirs.labels, ignore)
+            theirs = TargetCase(theirs.case, sides[1].boxes_mm, theirs.labels, ignore, patient=theirs.patient)
             if any(side.num_undone for side in sides):
                 undone.append(theirs.case)
             if any(side.num_enclosed for side in sides):

@@ -75,8 +75,8 @@ def size_strata(
 
         per_scan = np.sum([one.num_targets for one in next(iter(members.values()))], axis=0)
         keys = [f"{what}_IoU_{iou:.2f}" for what in ("AP", "recall") for iou in rows]
-        num_behind = dict.fromkeys(keys, int((per_scan > 0).sum()))
-        values, intervals = resampling.estimate(metrics, scans.num_scans, num_behind)
+        num_behind = dict.fromkeys(keys, int(scans.patients.num_with(per_scan > 0)))
+        values, intervals = resampling.estimate(metrics, scans.patients, num_behind)
         num_targets = int(per_scan.sum())
         result.append({"from_mm": low, "to_mm": high, "num_targets": num_targets, **values, "intervals": intervals})
     return result

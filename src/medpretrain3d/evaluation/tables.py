@@ -8,7 +8,8 @@ from typing import Any
 
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key, froc_score_key, mean_ar_key
 from medpretrain3d.evaluation.mask_detection import DICE_IOU, DICE_KEY
-from medpretrain3d.statistics import MIN_SCANS
+from medpretrain3d.lines import counted_scans
+from medpretrain3d.statistics import MIN_PATIENTS
 
 WIDTH = 80
 """Columns of a terminal. Notes are sentences, and longer."""
@@ -154,15 +155,26 @@ def cell(result: Mapping[str, Any], key: str) -> str:
 def _heading(result: Mapping[str, Any]) -> list[str]:
     counts = result["num_targets"]
     total = sum(counts.values()) if isinstance(counts, dict) else counts
-    return [f"{result['num_cases']} scans, {total} objects, {result['num_predictions']} detections{_resampled(result)}"]
+    scans = counted_scans(result["num_cases"], num_patients(result))
+    return [f"{scans}, {total} objects, {result['num_predictions']} detections{_resampled(result)}"]
+
+
+def num_patients(result: Mapping[str, Any]) -> int:
+    """Return how many patients a result rests on: as many as scans where it does not say."""
+    return int(result.get("num_patients", result["num_cases"]))
+
+
+def units(result: Mapping[str, Any]) -> str:
+    """Return what varies in words: `scans`, or `patients` where some have several."""
+    return "scans" if num_patients(result) >= result["num_cases"] else "patients"
 
 
 def _resampled(result: Mapping[str, Any]) -> str:
-    if result["num_bootstrap"] and result["num_cases"] < MIN_SCANS:
-        return f"; no intervals: {MIN_SCANS} scans are the least that hold one"
+    if result["num_bootstrap"] and num_patients(result) < MIN_PATIENTS:
+        return f"; no intervals: {MIN_PATIENTS} {units(result)} are the least that hold one"
     if not result["num_bootstrap"]:
         return ""
-    return f"; {result['confidence']:.0%} intervals over scans"
+    return f"; {result['confidence']:.0%} intervals over {units(result)}"
 
 
 def _class_rows(result: Mapping[str, Any], columns: Mapping[str, str], with_objects: bool = False) -> list[str]:

@@ -48,8 +48,8 @@ class LinearProbe:
     """(N,) bool of the points that fit."""
     is_object: np.ndarray = field(init=False)
     """(M,) bool of the points that judge."""
-    scan: np.ndarray = field(init=False)
-    """(M,) number of each one's scan."""
+    patient: np.ndarray = field(init=False)
+    """(M,) number of each one's patient."""
 
     def __post_init__(self) -> None:
         train, judged = ([points for _, points in self._points(cases)] for cases in (self.train, self.judged))
@@ -62,8 +62,9 @@ class LinearProbe:
                     f"of {is_object.size} points that {name} {int(is_object.sum())} lie in objects; wanted some inside "
                     "and some outside: more crops, another split, or another class"
                 )
-        number = {case.case_id: index for index, case in enumerate(self.judged)}
-        self.scan = np.concatenate([np.full(one.is_object.size, number[one.case_id]) for one in judged])
+        numbers: dict[tuple[int, str] | str, int] = {}
+        number = {one.case_id: numbers.setdefault(one.patient or one.case_id, len(numbers)) for one in self.judged}
+        self.patient = np.concatenate([np.full(one.is_object.size, number[one.case_id]) for one in judged])
 
     def log_odds(self, features_of: FeaturesOf) -> list[tuple[int, np.ndarray]]:
         """Return channels and log-odds at the judged points, of each level and, of several, last of all joined."""

@@ -1,4 +1,4 @@
-"""How sure a study is: pseudo-values, variances over seeds and scans, pooling, correction, verdicts, planning."""
+"""How sure a study is: pseudo-values, variances over seeds and patients, pooling, correction, verdicts, planning."""
 
 from medpretrain3d.statistics.arms import (
     ArmScores,
@@ -9,7 +9,7 @@ from medpretrain3d.statistics.arms import (
     pilot_components,
 )
 from medpretrain3d.statistics.budget_curves import area_over_log, efficiency_ratio, reaching_ratio
-from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS, Effect
+from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_PATIENTS, MIN_SEEDS, Effect
 from medpretrain3d.statistics.hypotheses import Answer, Hypothesis, parse_hypothesis
 from medpretrain3d.statistics.intervals import rate_interval, share_interval
 from medpretrain3d.statistics.multiplicity import holm
@@ -33,7 +33,7 @@ from medpretrain3d.statistics.verdicts import AT_LIMIT, ONE_RUN_EACH, Verdict, j
 __all__ = [
     "AT_LIMIT",
     "MIN_DATA_SETS",
-    "MIN_SCANS",
+    "MIN_PATIENTS",
     "MIN_SEEDS",
     "ONE_RUN_EACH",
     "Answer",

@@ -38,9 +38,11 @@ class ArmScores:
     values: np.ndarray
     """(S,), on all scans."""
     without: np.ndarray
-    """(S, G), without each scan or group of scans, see `leave_one_out_weights`."""
+    """(S, G), without each patient or group of patients, see `leave_one_out_weights`."""
     scans: tuple[str, ...]
     """(N,) their names."""
+    patient: tuple[int, ...] | None = None
+    """(N,) number of each scan's patient, from 0; None where each is of a patient of its own."""
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.seeds),) or self.without.shape[:-1] != self.values.shape:
@@ -56,6 +58,11 @@ class ArmScores:
         return len(self.scans)
 
     @property
+    def num_patients(self) -> int:
+        """Patients that these scans are of."""
+        return self.num_scans if self.patient is None else len(set(self.patient))
+
+    @property
     def pseudo(self) -> np.ndarray:
         """(S, G) pseudo-values."""
         return pseudo_values(self.values, self.without)
@@ -63,7 +70,7 @@ class ArmScores:
     def of_seeds(self, seeds: Sequence[int]) -> ArmScores:
         """Return the scores of some of the seeds, in their order."""
         rows = [self.seeds.index(one) for one in seeds]
-        return ArmScores(self.name, tuple(seeds), self.values[rows], self.without[rows], self.scans)
+        return replace(self, seeds=tuple(seeds), values=self.values[rows], without=self.without[rows])
 
 
 def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
@@ -75,7 +82,7 @@ def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
     shared = [one for one in arm.seeds if one in baseline.seeds]
     if not shared:
         raise ValueError(f"{arm.name} has the seeds {arm.seeds} and {baseline.name} {baseline.seeds}; none is in both")
-    if arm.scans != baseline.scans:
+    if (arm.scans, arm.patient) != (baseline.scans, baseline.patient):
         raise ValueError(f"{arm.name} and {baseline.name} were tested on other scans; pair runs of the same test set")
     return np.asarray(arm.of_seeds(shared).pseudo - baseline.of_seeds(shared).pseudo)
 
@@ -94,7 +101,9 @@ def arm_effect(arm: ArmScores, baseline: ArmScores) -> Effect:
     effect = effect_of(arm.name, difference_pseudo_values(arm, baseline))
     shared = [one for one in arm.seeds if one in baseline.seeds]
     is_at_limit = are_at_limit(*(one.of_seeds(shared).pseudo for one in (arm, baseline)))
-    return replace(effect, num_scans=arm.num_scans, is_at_limit=is_at_limit)  # scans, and not groups of them
+    of_patients = arm.num_patients if arm.num_patients < arm.num_scans else None
+    # Scans and patients, and not groups of them.
+    return replace(effect, num_scans=arm.num_scans, of_patients=of_patients, is_at_limit=is_at_limit)
 
 
 def pilot_components(arm: ArmScores, baseline: ArmScores) -> VarianceComponents:
@@ -112,7 +121,7 @@ def area_scores(budgets: Sequence[float], scores: Sequence[ArmScores]) -> ArmSco
     Raises:
         ValueError: as `area_over_log`, no seed at all budgets, or other scans.
     """
-    if any(one.scans != scores[0].scans for one in scores):
+    if any((one.scans, one.patient) != (scores[0].scans, scores[0].patient) for one in scores):
         raise ValueError(f"arm {scores[0].name}: tested on other scans at other budgets; test all on the same")
     seeds = [one for one in scores[0].seeds if all(one in other.seeds for other in scores)]
     if not seeds:
@@ -124,4 +133,5 @@ def area_scores(budgets: Sequence[float], scores: Sequence[ArmScores]) -> ArmSco
         area_over_log(budgets, np.stack([one.values for one in alike], axis=-1)),
         area_over_log(budgets, np.stack([one.without for one in alike], axis=-1)),
         scores[0].scans,
+        scores[0].patient,
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from medpretrain3d.statistics.student import critical_value, two_sided_p
 
-MIN_SCANS = 10
-"""With fewer, no interval claims its confidence: the jackknife of 8 scans knows neither tails nor skewness."""
+MIN_PATIENTS = 10
+"""With fewer, no interval claims its confidence: the jackknife of 8 knows neither tails nor skewness."""
 MIN_SEEDS = 2
 MIN_DATA_SETS = 3
 
@@ -33,16 +33,23 @@ class Effect:
     num_data_sets: int = 1
     is_at_limit: bool = False
     """Whether both sides found the same in every seed and scan, as both nothing: 0 of 12 and 0 of 12 may yet differ."""
+    of_patients: int | None = None
+    """Patients that the scans are of; None where each is of a patient of its own."""
+
+    @property
+    def num_patients(self) -> int:
+        """Patients, whose number decides whether there is an interval."""
+        return self.num_scans if self.of_patients is None else self.of_patients
 
     @property
     def has_interval(self) -> bool:
         """Whether an interval may claim its confidence.
 
-        It does from 10 scans on, finite, not at a limit of the metric, and pooled from 3 data sets on.
+        It does from 10 patients on, finite, not at a limit of the metric, and pooled from 3 data sets on.
         """
         if self.is_at_limit:
             return False
-        enough = self.num_scans >= MIN_SCANS if self.num_data_sets == 1 else self.num_data_sets >= MIN_DATA_SETS
+        enough = self.num_patients >= MIN_PATIENTS if self.num_data_sets == 1 else self.num_data_sets >= MIN_DATA_SETS
         return enough and math.isfinite(self.difference) and math.isfinite(self.standard_error)
 
     @property

@@ -1,4 +1,7 @@
-"""What a design of S seeds and N scans can show, from the spreads of a pilot."""
+"""What a design of S seeds and N scans can show, from the spreads of a pilot.
+
+N counts patients: of several scans of one the spread is that of all of them together.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from medpretrain3d.statistics.effect import MIN_SCANS, MIN_SEEDS
+from medpretrain3d.statistics.effect import MIN_PATIENTS, MIN_SEEDS
 from medpretrain3d.statistics.student import critical_value
 from medpretrain3d.statistics.two_way import MeanVariance, VarianceComponents
 
@@ -41,7 +44,7 @@ def power(
     Raises:
         ValueError: the components are not known, see `VarianceComponents.is_known`.
     """
-    if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
+    if num_seeds < MIN_SEEDS or num_scans < MIN_PATIENTS:
         return 0.0
     return _power(difference, _critical(components, num_seeds, num_scans, alpha), components, num_seeds, num_scans)
 
@@ -59,7 +62,7 @@ def detectable_difference(
     Args:
         components: of the difference of two arms, see `variance_components`.
         num_seeds: at least two.
-        num_scans: test scans, at least ten.
+        num_scans: test scans, of at least ten patients: their number.
         wanted_power: probability to find it.
         alpha: two-sided level of the family.
         num_arms: compared with the baseline; the smallest p has to be below alpha / num_arms (Holm).
@@ -67,7 +70,7 @@ def detectable_difference(
     Raises:
         ValueError: as `power`.
     """
-    if num_seeds < MIN_SEEDS or num_scans < MIN_SCANS:
+    if num_seeds < MIN_SEEDS or num_scans < MIN_PATIENTS:
         return math.inf
     critical = _critical(components, num_seeds, num_scans, alpha / num_arms)
 

@@ -33,7 +33,7 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     """Pool the effects of one arm on k data sets (Hartung and Knapp, 2001; tau^2 of DerSimonian and Laird, 1986).
 
     With fewer than three data sets the mean has no interval: no claim about others. A data set whose effect has no
-    standard error (fewer than 10 scans) is left out; its number is seen in `num_data_sets`.
+    standard error (fewer than 10 patients) is left out; its number is seen in `num_data_sets`.
 
     Raises:
         ValueError: effects of several arms, or none.
@@ -46,11 +46,13 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     variance = np.array([one.standard_error**2 for one in known])
     number = len(known)
     num_seeds = min((one.num_seeds for one in known), default=0)
-    num_scans = sum(one.num_scans for one in known)
+    num_scans, num_patients = (sum(getattr(one, what) for one in known) for what in ("num_scans", "num_patients"))
+    of_patients = num_patients if num_patients < num_scans else None
     name = names.pop()
     if number < MIN_DATA_SETS:
         mean = float(difference.mean()) if number else math.nan
-        return PooledEffect(Effect(name, mean, math.nan, math.nan, num_seeds, num_scans, number), math.nan)
+        few = Effect(name, mean, math.nan, math.nan, num_seeds, num_scans, number, of_patients=of_patients)
+        return PooledEffect(few, math.nan)
     variance = np.maximum(variance, 1e-12)  # weights stay finite where all runs agree
     weight = 1 / variance
     fixed = np.average(difference, weights=weight)
@@ -59,4 +61,5 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     weight = 1 / (variance + between)
     mean = float(np.average(difference, weights=weight))
     error = math.sqrt(float((weight * (difference - mean) ** 2).sum() / (number - 1) / weight.sum()))
-    return PooledEffect(Effect(name, mean, error, number - 1.0, num_seeds, num_scans, number), math.sqrt(between))
+    effect = Effect(name, mean, error, number - 1.0, num_seeds, num_scans, number, of_patients=of_patients)
+    return PooledEffect(effect, math.sqrt(between))

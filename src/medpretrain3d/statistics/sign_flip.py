@@ -1,4 +1,4 @@
-"""Paired permutation test: had the two sides of each scan been exchanged, how large would the difference be?"""
+"""Paired permutation test: had the two sides of each patient been exchanged, how large would the difference be?"""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import math
 import numpy as np
 
 MAX_EXACT = 12
-"""Scans up to which all 2^N exchanges are looked at."""
+"""Patients up to which all 2^N exchanges are looked at."""
 
 
 def sign_flip_p(pseudo: np.ndarray, num_permutations: int = 9999, seed: int = 0) -> float:
     """Return the two-sided p of a mean of 0 when every value may have the other sign (Fisher, 1935).
 
     Args:
-        pseudo: (N,) pseudo-values of a paired difference, one a scan.
+        pseudo: (N,) pseudo-values of a paired difference, one a patient.
         num_permutations: random ones, where N is above `MAX_EXACT`; below all 2^N are counted and p is exact.
         seed: of the random ones.
 

@@ -1,4 +1,7 @@
-"""Variance of a mean difference over seeds and scans, both random: a two-way layout with Satterthwaite's freedom."""
+"""Variance of a mean difference over seeds and scans, both random: a two-way layout with Satterthwaite's freedom.
+
+A column is a patient: where one has several scans it is all of them.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_SCANS, MIN_SEEDS, Effect
+from medpretrain3d.lines import counted_scans
+from medpretrain3d.statistics.effect import MIN_DATA_SETS, MIN_PATIENTS, MIN_SEEDS, Effect
 from medpretrain3d.statistics.multiplicity import holm_factors
 
 ONE_RUN_EACH = "an interval over scans of one run each: it says nothing about the method"
@@ -85,8 +86,8 @@ def judge(
 
     better, worse: the interval, corrected for the family after Holm, excludes 0. equivalent: the plain interval of
     1 - 2 alpha (90 %) lies within +-delta (two one-sided tests). Otherwise inconclusive. No verdict where the seeds are
-    fewer than two, the scans fewer than ten, both sides at a limit of the metric, or a pool has fewer than three data
-    sets; such effects count for nothing in the family, unless it was declared with them.
+    fewer than two, the patients fewer than ten, both sides at a limit of the metric, or a pool has fewer than three
+    data sets; such effects count for nothing in the family, unless it was declared with them.
 
     Args:
         effects: all that is asked at once.
@@ -140,8 +141,8 @@ def _mirrored(interval: tuple[float, float]) -> tuple[float, float]:
 def _why_not(effect: Effect) -> str:
     if effect.num_data_sets != 1 and effect.num_data_sets < MIN_DATA_SETS:
         return f"{effect.num_data_sets} data sets; a claim about others needs {MIN_DATA_SETS}"
-    if effect.num_data_sets == 1 and effect.num_scans < MIN_SCANS:
-        return f"{effect.num_scans} test scans; an interval needs {MIN_SCANS}"
+    if effect.num_data_sets == 1 and effect.num_patients < MIN_PATIENTS:
+        return f"{counted_scans(effect.num_scans, effect.num_patients, 'test scan')}; an interval needs {MIN_PATIENTS}"
     if effect.num_seeds < MIN_SEEDS:
         return ONE_RUN_EACH
     if effect.is_at_limit:

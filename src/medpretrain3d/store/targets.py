@@ -13,7 +13,10 @@ FORMAT, VERSION = "medpretrain3d-targets", 1
 
 
 def targets_json(store: Store, case_ids: Sequence[str]) -> dict[str, Any]:
-    """The targets document of some cases: boxes and ignore regions in LPS mm and in voxels of each file; its grid."""
+    """The targets document of some cases: boxes and ignore regions in LPS mm and in voxels of each file; its grid.
+
+    Patients are named by the pseudonyms of the store, where it knows them.
+    """
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -34,6 +37,8 @@ def _entry(store: Store, case_id: str) -> dict[str, Any]:
         "boxes_vox": boxes_vox,
         "grid": case.source_grid.to_json(),
     }
+    if (patient := store.entries[case_id]["patient"]) is not None:
+        entry["patient"] = patient
     if len(case.ignore_boxes):
         entry["ignore_vox"], entry["ignore"] = _in_file(case, case.ignore_boxes)
     return entry

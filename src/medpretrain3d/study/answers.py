@@ -39,7 +39,7 @@ class Comparison:
     components: VarianceComponents | None = None
     """None with one seed, and where data sets are pooled."""
     num_groups: int = 0
-    """Scans, or groups of scans, that the components are of."""
+    """Patients, or groups of patients, that the components are of."""
     runs: tuple[Run, ...] = ()
     """Of the first side, where it is one data set."""
 
@@ -236,13 +236,15 @@ def _settled_by(one: Comparison, judged: Judgement) -> str:
     # Two one-sided tests of 5 % each pass with 80 % where each passes with 90; one of them with 80.
     settings = {"=": (0.9, 0.1, 1), ">=": (0.8, 0.1, 1), "<=": (0.8, 0.1, 1)}
     power, alpha, number = settings.get(one.link.relation, (0.8, 0.05, judged.num_asked))
-    seeds, scans = one.effect.num_seeds, one.effect.num_scans
+    seeds, patients = one.effect.num_seeds, one.effect.num_patients
+    units = "scans" if one.effect.of_patients is None else "patients"
     found = settling_designs(one.components, seeds, one.num_groups, wanted, power, alpha, number)
     words = []
     for design in found:
         these = "these " if design.num_scans == one.num_groups else ""
-        words.append(f"{design.num_seeds} seeds on {these}{round(design.num_scans * scans / one.num_groups)} scans")
+        size = round(design.num_scans * patients / one.num_groups)
+        words.append(f"{design.num_seeds} seeds on {these}{size} {units}")
     what = "no difference" if one.link.needs_delta else "a difference"
     if not words:
-        return f"neither 100 seeds on these scans nor 32 times the scans alone would show {what} of {wanted:.3g}"
+        return f"neither 100 seeds on these {units} nor 32 times the {units} alone would show {what} of {wanted:.3g}"
     return f"about {' or '.join(words)} would settle it (80 % power for {what} of {wanted:.3g})"

@@ -60,7 +60,7 @@ class Condition:
     """Whether it is at the budgets that the verdicts are about."""
     runs: tuple[Run, ...]
     estimate: Estimate
-    """Primary metric: mean over seeds, with its interval over seeds and scans; of one seed over scans."""
+    """Primary metric: mean over seeds, with its interval over seeds and patients; of one seed over patients."""
     seeds: tuple[int, ...]
     """Those that have every fold."""
 
@@ -166,7 +166,8 @@ def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estim
     try:
         if any({case for run in members for case in run.tested_cases} != cases for members in by_seed.values()):
             raise UserError("seeds have other scans")
-        scored = [scorer.scores(members)[metric.name] for members in by_seed.values()]
+        patients = scorer.patients([run for members in by_seed.values() for run in members])
+        scored = [scorer.scores(members, patients)[metric.name] for members in by_seed.values()]
         if len(scored) == 1:
             return Estimate(scored[0].value, *scored[0].interval())
         values, without = np.array([one.value for one in scored]), np.stack([one.without for one in scored])

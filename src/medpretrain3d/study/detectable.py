@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from medpretrain3d.lines import counted
-from medpretrain3d.statistics import MIN_SCANS, MIN_SEEDS, detectable_difference
+from medpretrain3d.lines import counted, counted_scans
+from medpretrain3d.statistics import MIN_PATIENTS, MIN_SEEDS, detectable_difference
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import is_prepared, open_store
 from medpretrain3d.study.progress import Progress
@@ -25,17 +25,18 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
     own = study.declaration
     lines = []
     for data in study.data:
-        counts = {len(cases) for cases in _test_sets(progress, data)}
+        counts = {(len(set(of_case.values())), len(of_case)) for of_case in _test_sets(progress, data)}
         if not counts:
             lines.append(f"{data}: the detectable difference is unknown, its store is not there yet")
             continue
-        num_scans, num_seeds = min(counts), len(study.seeds)
+        (num_patients, num_scans), num_seeds = min(counts), len(study.seeds)
         num_asked = _num_asked(study, data)
-        design = f"{data}: {counted(num_seeds, 'seed')} and {counted(num_scans, 'test scan')}"
+        design = f"{data}: {counted(num_seeds, 'seed')} and {counted_scans(num_scans, num_patients, 'test scan')}"
         spread = spread_of(runs, data, own)
-        found = detectable_difference(spread.components, num_seeds, num_scans, num_arms=num_asked)
+        found = detectable_difference(spread.components, num_seeds, num_patients, num_arms=num_asked)
         if math.isinf(found):
-            lines.append(f"{design} allow no verdict; wanted at least {MIN_SEEDS} seeds and {MIN_SCANS} scans")
+            units = "scans" if num_patients == num_scans else "patients"
+            lines.append(f"{design} allow no verdict; wanted at least {MIN_SEEDS} seeds and {MIN_PATIENTS} {units}")
             continue
         lines.append(
             f"{design} show a difference of {found:.3f} {own.metric} with 80 % power among {num_asked} that are asked "
@@ -54,12 +55,19 @@ def _num_asked(study: Study, data: str) -> int:
     return max(*links, study.declaration.num_verdicts, 1)
 
 
-def _test_sets(progress: Progress, data: str) -> list[set[str]]:
-    """Return the test cases of each detector on a data set, its folds pooled; those of stores that are there."""
-    by_store: dict[str, set[str]] = {}
+def _test_sets(progress: Progress, data: str) -> list[dict[str, tuple[str, bool]]]:
+    """Return whose the test cases are of each detector on a data set, its folds pooled; of stores that are there."""
+    by_store: dict[str, dict[str, tuple[str, bool]]] = {}
     for job in progress.jobs.of_kind("finetune"):
         if job.setting["data"] == data and is_prepared(job.store):
-            splits, fold = open_store(job.store).all_splits, job.facts.get("data.fold")
+            store, fold = open_store(job.store), job.facts.get("data.fold")
+            splits = store.all_splits
             cases = splits.named.get("test", ()) if fold is None else splits.held_out_of(fold)
-            by_store.setdefault(job.store, set()).update(cases)
+            patients = {case: store.entries[case]["patient"] for case in cases}
+            by_store.setdefault(job.store, {}).update(
+                {
+                    case: (case if patient is None else str(patient), patient is None)
+                    for case, patient in patients.items()
+                }
+            )
     return list(by_store.values())

@@ -38,7 +38,7 @@ class Difference:
 
     @property
     def estimate(self) -> Estimate:
-        """The difference with its interval over seeds and scans, corrected; of one seed over scans alone."""
+        """The difference with its interval over seeds and patients, corrected; of one seed over patients alone."""
         return signed_estimate(self.judged)
 
     @property
@@ -50,6 +50,11 @@ class Difference:
     def num_cases(self) -> int:
         """Test scans."""
         return self.judged.effect.num_scans
+
+    @property
+    def num_patients(self) -> int:
+        """Patients that these are of."""
+        return self.judged.effect.num_patients
 
     @property
     def setting(self) -> tuple[str, int]:

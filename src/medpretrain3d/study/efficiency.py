@@ -153,7 +153,7 @@ def _compared(
     """
     members.sort(key=lambda one: one[0])
     budgets, ordered = tuple(budget for budget, _ in members), tuple(one for _, one in members)
-    is_alike = len({one.scores.scans for one in ordered}) == 1
+    is_alike = len({(one.scores.scans, one.scores.patient) for one in ordered}) == 1
     seeds = tuple(seed for seed in ordered[0].seeds if all(seed in one.seeds for one in ordered))
     if len(ordered) < 2 or len(set(budgets)) < len(budgets) or budgets[0] <= 0 or not is_alike or not seeds:
         return

@@ -111,7 +111,9 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
     for one in differences:
         if one.is_primary and one.num_cases > 1:
             baselines = tuple(sorted(run.name for run in one.baselines))
-            groups.setdefault((*one.setting, baselines, one.seeds, one.scores.scans), []).append(one)
+            groups.setdefault((*one.setting, baselines, one.seeds, one.scores.scans, one.scores.patient), []).append(
+                one
+            )
     for members in groups.values():
         if len(members) < 2:
             continue
@@ -121,7 +123,10 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
             f"{name} {mean:.3f} (first in {share:.0%})"
             for name, mean, share in zip(ranking.names, ranking.means, ranking.shares_first, strict=True)
         )
-        which = "seeds and scans" if ranking.num_seeds > 1 else "scans of one run each, which say nothing of methods"
+        units = "scans" if arms[0].patient is None else "patients"
+        which = (
+            f"seeds and {units}" if ranking.num_seeds > 1 else f"{units} of one run each, which say nothing of methods"
+        )
         yield (
             f"{members[0].setting[0]}, {members[0].setting[1]} labelled cases, ranking by {metric} when {which} are "
             f"drawn anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import TargetCase, TargetFile, pair, read_predictions, read_targets
 from medpretrain3d.evaluation.cases import PredictedCase
 from medpretrain3d.evaluation.named_metrics import LeftOut, NamedMetric, without_each
+from medpretrain3d.evaluation.patients import Patients
 from medpretrain3d.statistics import ArmScores
 from medpretrain3d.study.run import Run
 
@@ -33,7 +35,7 @@ class Scorer:
         self._targets: dict[Path, TargetFile] = {}
         self._read: dict[bytes, TargetFile] = {}
         self._pooled: dict[tuple[int, ...], TargetFile] = {}
-        self._scores: dict[tuple[Path, ...], Mapping[str, LeftOut]] = {}
+        self._scores: dict[tuple[tuple[Path, ...], frozenset[tuple[str, str]]], Mapping[str, LeftOut]] = {}
 
     def targets(self, runs: Sequence[Run]) -> TargetFile:
         """Return what runs were tested on, in the order of names: scans of their own pooled, or those that all share.
@@ -74,39 +76,61 @@ class Scorer:
             self._targets[run.folder] = self._read[content]
         return self._targets[run.folder]
 
-    def scores(self, runs: Sequence[Run]) -> Mapping[str, LeftOut]:
+    def patients(self, runs: Sequence[Run]) -> dict[str, str]:
+        """Return the patient of each test scan that any of some runs on one data set says.
+
+        Those that earlier versions tested say none, and are compared with others by whose scans these are.
+        """
+        found: dict[str, str] = {}
+        for run in runs:
+            with suppress(UserError):  # which is said where the run is scored
+                found |= {one.case: one.patient for one in self._file(run).cases if one.patient is not None}
+        return found
+
+    def scores(self, runs: Sequence[Run], patients: Mapping[str, str] | None = None) -> Mapping[str, LeftOut]:
         """Return the metrics of runs by name: of their test scans pooled; the mean over runs that share all of them.
+
+        Args:
+            runs: of an arm and seed.
+            patients: of their scans; None for those that they say themselves.
 
         Raises:
             UserError: as `targets`, or predictions are missing, damaged, or of other scans.
         """
-        key = tuple(run.folder for run in runs)
+        known = self.patients(runs) if patients is None else patients
+        key = tuple(run.folder for run in runs), frozenset(known.items())
         if key not in self._scores:
             targets = self.targets(runs)
-            if (stored := self._stored(runs, targets)) is not None:
+            wanted = of_patients(targets.cases, known)
+            if (stored := self._stored(runs, wanted)) is not None:
                 self._scores[key] = stored
                 return stored
             if len(runs) > 1 and self._are_on_the_same(runs):
-                self._scores[key] = _mean([self.scores([run]) for run in runs])
+                self._scores[key] = _mean([self.scores([run], known) for run in runs])
                 return self._scores[key]
             found = [one for run in runs for one in _read(run, self._targets[run.folder])]
             found.sort(key=lambda one: one.case)
-            self._scores[key] = without_each(self.metrics, found, targets.cases, targets.classes)
+            self._scores[key] = without_each(self.metrics, found, wanted, targets.classes)
         return self._scores[key]
 
-    def _stored(self, runs: Sequence[Run], targets: TargetFile) -> Mapping[str, LeftOut] | None:
-        """Return the scores as the test of a run wrote them; None where it did not, or scans are left out in groups."""
+    def _stored(self, runs: Sequence[Run], targets: Sequence[TargetCase]) -> Mapping[str, LeftOut] | None:
+        """Return the scores as the test of a run wrote them; None where it did not, or left out other groups."""
         metrics = runs[0].metrics
         cases, left_out = runs[0].tested_cases, metrics.get("left_out", {})
-        order = sorted(range(len(cases)), key=cases.__getitem__)
-        is_same = [cases[place] for place in order] == [one.case for one in targets.cases]
+        by_name = {one.case: one for one in targets}
+        is_same = sorted(cases) == [one.case for one in targets]
         if len(runs) > 1 or not is_same or metrics.get("compat", "none") != "none":
             return None
-        num_behind = sum(len(one.labels) > 0 for one in targets.cases)
+        patients, as_tested = Patients.of(targets), Patients.of([by_name[case] for case in cases])
+        # Place of each patient in the test's order, found by its first scan in that of names.
+        place = dict(zip(cases, as_tested.of_scan.tolist(), strict=True))
+        _, first = np.unique(patients.of_scan, return_index=True)
+        order = [place[targets[one].case] for one in first]
+        num_behind = int(patients.num_with(np.array([len(one.labels) > 0 for one in targets])))
         found = {}
         for metric in self.metrics:
             one = left_out.get(metric.key)
-            if one is None or len(one["without"]) != len(cases):
+            if one is None or not runs[0].num_patients == patients.num == len(one["without"]):
                 return None
             without = np.array(one["without"], dtype=float)[order]
             value = float("nan") if one["value"] is None else float(one["value"])
@@ -135,6 +159,7 @@ def paired_scores(
         scorer: of the runs.
     """
     said: list[str] = []
+    patients = scorer.patients([run for one in pairs for run in one])
     by_seed: dict[int | None, list[Pair]] = {}
     for one in pairs:
         by_seed.setdefault(one[0].metadata.seed, []).append(one)
@@ -162,7 +187,7 @@ def paired_scores(
             first = first or targets
             if not _are_same(first.cases, targets.cases):
                 raise UserError("other seeds were tested on different cases or boxes; test all on the same")
-            rows.append((seed if seed is not None else -1, tuple(scorer.scores(side) for side in sides)))
+            rows.append((seed if seed is not None else -1, tuple(scorer.scores(side, patients) for side in sides)))
         except UserError as error:
             baselines = ", ".join(other.name for _, other in of_seed)
             said.append(f"{shown}: no paired difference from {baselines}: {error}")
@@ -171,15 +196,22 @@ def paired_scores(
     if first is None or not rows:
         return None, said
     seeds, scans = tuple(seed for seed, _ in rows), tuple(case.case for case in first.cases)
+    of_scans = Patients.of(of_patients(first.cases, patients))
+    patient = None if of_scans.has_one_scan_each else tuple(of_scans.of_scan.tolist())
     scores = []
     for side, name in enumerate(names):
         by_metric = {}
         for metric in scorer.metrics:
             found = [scored[side][metric.name] for _, scored in rows]
             values, without = np.array([one.value for one in found]), np.stack([one.without for one in found])
-            by_metric[metric.name] = ArmScores(name, seeds, values, without, scans)
+            by_metric[metric.name] = ArmScores(name, seeds, values, without, scans, patient)
         scores.append(by_metric)
     return PairedScores(tuple(kept), *scores), said
+
+
+def of_patients(cases: Sequence[TargetCase], patients: Mapping[str, str]) -> list[TargetCase]:
+    """Return cases with their patients, as these are known by the names of the cases."""
+    return [replace(one, patient=patients.get(one.case)) for one in cases]
 
 
 def _mean(parts: Sequence[Mapping[str, LeftOut]]) -> dict[str, LeftOut]:
@@ -187,7 +219,7 @@ def _mean(parts: Sequence[Mapping[str, LeftOut]]) -> dict[str, LeftOut]:
     found = {}
     for name, first in parts[0].items():
         values, without = [one[name].value for one in parts], [one[name].without for one in parts]
-        found[name] = LeftOut(float(np.mean(values)), np.mean(without, axis=0), first.num_scans_behind)
+        found[name] = LeftOut(float(np.mean(values)), np.mean(without, axis=0), first.num_patients_behind)
     return found
 
 

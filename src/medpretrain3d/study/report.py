@@ -40,6 +40,7 @@ from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.report_notes import (
     earlier_version_notes,
     missing_notes,
+    patient_notes,
     undefined_metric_notes,
     unlike_scan_notes,
 )
@@ -208,6 +209,7 @@ def make_report(
             *seen_notes(finetuning),
             *dict.fromkeys([*unpaired, *unanswered, *unknown]),
             *undefined_metric_notes(finetuning, metric),
+            *patient_notes(finetuning),
             *unlike_scan_notes(places),
             *unviewed,
             *earlier_version_notes(finetuning),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.named_metrics import AP_CENTER, NamedMetric
+from medpretrain3d.lines import counted_scans
+from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.study.conditions import Condition, Place
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import some_names
@@ -44,6 +46,19 @@ def unlike_scan_notes(places: Mapping[Place, Sequence[Condition]]) -> list[str]:
                 "differences and answers are of the scans that both have."
             )
     return notes
+
+
+def patient_notes(runs: Sequence[Run]) -> list[str]:
+    """Return which data sets were tested on several scans of a patient: intervals are then over patients."""
+    counts: dict[str, set[tuple[int, int]]] = {}
+    for run in runs:
+        if run.is_tested and run.num_patients < run.metrics["num_cases"]:
+            counts.setdefault(run.data_name, set()).add((run.metrics["num_cases"], run.num_patients))
+    return [
+        f"{name}: {' and '.join(counted_scans(*one, 'test case') for one in sorted(found))}; intervals, p and the "
+        f"{MIN_PATIENTS} that a verdict needs are of patients."
+        for name, found in counts.items()
+    ]
 
 
 def undefined_metric_notes(runs: Sequence[Run], metric: NamedMetric) -> list[str]:

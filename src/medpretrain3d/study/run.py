@@ -13,7 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_curve_key
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.statistics import MIN_SCANS
+from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.study.curves import Curve, read_curves
 from medpretrain3d.study.design import StepBudget
 from medpretrain3d.study.run_metrics import ADVICE, read_metrics
@@ -116,6 +116,11 @@ class Run:
         """Names of the test cases."""
         return [str(row["case"]) for row in self.metrics.get("per_case", [])]
 
+    @property
+    def num_patients(self) -> int:
+        """Patients that the test cases are of; a test of an earlier version takes each case for one of its own."""
+        return int(self.metrics.get("num_patients", self.metrics.get("num_cases", 0)))
+
     @cached_property
     def training_cases(self) -> frozenset[str] | None:
         """Names of the cases that it was trained on with their labels; None of a run that does not say."""
@@ -190,7 +195,7 @@ class Run:
 
         Those of earlier versions were percentiles of a bootstrap, which cover less than they say.
         """
-        is_claimed = self.metrics.get("interval_method") and self.metrics.get("num_cases", 0) >= MIN_SCANS
+        is_claimed = self.metrics.get("interval_method") and self.num_patients >= MIN_PATIENTS
         return self.metrics.get("intervals", {}).get(key) if is_claimed else None
 
     @property
@@ -203,7 +208,7 @@ class Run:
         numbers = self.metrics["trivial_baselines"][name]
         value, intervals = numbers.get(key), numbers.get("intervals")
         pair = intervals.get(key, ()) if isinstance(intervals, dict) else ()
-        is_claimed = len(pair) == 2 and self.metrics.get("num_cases", 0) >= MIN_SCANS
+        is_claimed = len(pair) == 2 and self.num_patients >= MIN_PATIENTS
         return Estimate(None if isinstance(value, dict) else value, *(pair if is_claimed else (None, None)))
 
     @property

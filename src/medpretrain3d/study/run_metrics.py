@@ -44,6 +44,7 @@ class _Metrics(TypedDict):
     """Schema of the `test/metrics.json` fields that a report computes with."""
 
     num_cases: NotRequired[Whole]
+    num_patients: NotRequired[Whole]
     confidence: NotRequired[Number]
     per_case: NotRequired[list[_CaseScore]]
     intervals: NotRequired[dict[str, list[_Value] | list[list[_Value]] | None]]

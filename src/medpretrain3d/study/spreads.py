@@ -1,4 +1,4 @@
-"""How the difference of two arms spreads between seeds and between scans, as runs have it that are there."""
+"""How the difference of two arms spreads between seeds and between patients, as runs have it that are there."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ _PARTS = ("seed", "scan", "interaction")
 def _components(one: Difference) -> VarianceComponents:
     """Return the components of scans that a pair of arms shows; of one seed those of the scans alone."""
     if len(one.seeds) >= MIN_SEEDS:
-        return _per_scan(pilot_components(one.scores, one.baseline_scores), one)
+        return _per_patient(pilot_components(one.scores, one.baseline_scores), one)
     of_scans = float(difference_pseudo_values(one.scores, one.baseline_scores)[0].var(ddof=1))
-    return _per_scan(VarianceComponents(0.0, of_scans, 0.0), one)
+    return _per_patient(VarianceComponents(0.0, of_scans, 0.0), one)
 
 
-def _per_scan(components: VarianceComponents, one: Difference) -> VarianceComponents:
-    """Return the components of scans where those given are of groups of scans, as beyond 200 of them.
+def _per_patient(components: VarianceComponents, one: Difference) -> VarianceComponents:
+    """Return the components of patients where those given are of groups of patients, as beyond 200 of them.
 
-    The mean of N / G scans varies less than one by that factor.
+    The mean of K / G patients varies less than one by that factor.
     """
-    size = one.scores.num_scans / one.scores.without.shape[-1]
+    size = one.scores.num_patients / one.scores.without.shape[-1]
     return VarianceComponents(components.seed, components.scan * size, components.interaction * size)
 
 

@@ -95,6 +95,11 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
     table = Table([*before, *measured, "p (Holm)", f"on {metric}"], num_text_columns=2)
     has_detectors = len({detector_of(one.runs[0]) for one in differences}) > 1
     for one in differences:
+        cases = (
+            str(one.num_cases)
+            if one.num_patients >= one.num_cases
+            else f"{one.num_cases} of {one.num_patients} patients"
+        )
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
         p_value = one.judged.corrected_p_value
         detector = detector_of(one.runs[0])
@@ -104,7 +109,7 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
         where = f"{data}, {detector}" if has_detectors else data
         table.add(
             [
-                *(arm, where, labels, *([steps] if has_steps else []), str(len(one.seeds)), str(one.num_cases)),
+                *(arm, where, labels, *([steps] if has_steps else []), str(len(one.seeds)), cases),
                 *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
                 f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
             ],

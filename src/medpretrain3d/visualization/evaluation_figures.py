@@ -176,8 +176,8 @@ def _legend(axes: Axes, place: Literal["best", "upper right"] = "best") -> None:
 
 
 def _banded(metric: Any, matches: Matches, resampling: Resampling) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return a curve that rests on the scans with objects, and its interval, nan with too few of these."""
+    """Return a curve that rests on the patients with objects, and its interval, nan with too few of these."""
     values, intervals = resampling.estimate(
-        lambda weights: {"y": metric(weights)}, len(matches.num_targets), {"y": matches.num_scans_with_objects}
+        lambda weights: {"y": metric(weights)}, matches.patients, {"y": matches.num_patients_with_objects}
     )
     return np.array(values["y"]), np.array(intervals["y"]).T if intervals else None
