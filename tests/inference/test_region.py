@@ -266,6 +266,41 @@ def test_predict_says_what_it_left_out_and_another_mask_makes_it_look_again(
     assert found.boxes_lps_mm.tolist() == entry["boxes"]
 
 
+def test_of_a_scan_its_own_region_alone_decides_whether_it_is_looked_at_again(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans, masks, coarse = tmp_path / "scans", tmp_path / "masks", tmp_path / "coarse.json"
+    scans.mkdir()
+    shutil.copytree(place / "masks", masks)
+    shutil.copy(place / "cv" / "predictions.json", coarse)
+    for number, name in enumerate(IDS[:3]):
+        image = np.random.default_rng(number).integers(-100, 100, SHAPE, dtype=np.int16)
+        nibabel.save(nibabel.Nifti1Image(image, ras(GRID)), scans / f"{name}.nii.gz")
+
+    def num_taken(region: Path, *names: str) -> int:
+        files = [str(scans / f"{name}.nii.gz") for name in names]
+        options = ["-o", str(tmp_path / region.stem), "--region", str(region)]
+        assert main(["predict", str(place / "cv" / "ensemble"), *files, *options]) == 0
+        found = re.search(r"(\d) of \d scans taken from", capsys.readouterr().out)
+        return 0 if found is None else int(found[1])
+
+    first, second, third = IDS[:3]
+    for region in (masks, coarse):
+        assert num_taken(region, first, second) == 0
+        assert num_taken(region, first, second, third) == 2
+        assert num_taken(region, second, first) == 2
+    shutil.copy(masks / first / "lung.nii.gz", masks / first / "liver.nii.gz")
+    assert num_taken(masks, first, second, third) == 2
+    document = json.loads(coarse.read_text())
+    document["predictions"][0]["boxes"][0][0] -= 1
+    coarse.write_text(json.dumps(document))
+    assert num_taken(coarse, first, second, third) == 2
+    shutil.rmtree(masks / second)
+    files = [str(scans / f"{name}.nii.gz") for name in (first, second)]
+    assert main(["predict", str(place / "cv" / "ensemble"), *files, "-o", str(masks), "--region", str(masks)]) == 2
+    assert f"case {second}: no masks in " in capsys.readouterr().err
+
+
 def test_a_data_set_is_tested_within_the_region(place: Path, tmp_path: Path) -> None:
     command = ["test", str(place / "cv" / "ensemble"), str(place / "store"), "-o", str(tmp_path / "out")]
     assert main([*command, "--region", str(place / "masks"), "--region-parts", "liver", "--region-margin-mm", "0"]) == 0

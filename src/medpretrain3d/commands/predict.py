@@ -172,15 +172,17 @@ def run(args: argparse.Namespace) -> int:
     if with_masks:
         _ = predictor.segmenter  # refuses before any time is spent
     regions = regions_of(args, args.region_margin_mm)
+    if regions is not None:
+        regions.check(scan.case for scan in scans)
     identity = {
         "bundle_sha256": [bundle.sha256 for bundle in bundles],
         "inference": [dataclasses.asdict(config) for config in predictor.configs],
         "precision": predictor.precision,
         # Boxes are kept whatever their score, masks only where they are shown.
         **({"thresholds": dataclasses.asdict(thresholds)} if with_masks and thresholds else {}),
-        **({} if regions is None else {"region": regions.identity([scan.case for scan in scans])}),
+        **({} if regions is None else {"region": regions.identity}),
     }
-    finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes))
+    finished = FinishedCases(args.out / "cases", identity, len(bundles[0].classes), regions)
     seen = reduce(operator.or_, (bundle.volumes_seen for bundle in bundles))
 
     place, with_voxels = PredictionFolder(args.out, args.format), bool(len(seen))

@@ -16,6 +16,7 @@ from medpretrain3d.documents import LARGE, SCHEMA, Text, json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference.inputs import ScanInput
 from medpretrain3d.inference.prediction import Entry, Prediction
+from medpretrain3d.inference.regions import Regions
 from medpretrain3d.inference.writers import mask_sha256
 from medpretrain3d.names import plain_name
 
@@ -24,6 +25,7 @@ from medpretrain3d.names import plain_name
 class _Document(TypedDict):
     identity: dict[str, Any]
     scan_sha256: Text
+    region_sha256: NotRequired[Text]
     masks_sha256: NotRequired[Text | None]
     prediction: Entry
 
@@ -35,18 +37,30 @@ class FinishedCases:
         folder: where the files are.
         identity: plain data that decides whether a result may be reused: the bundles' sha256 and the options.
         num_classes: of the bundles.
+        regions: where the bundles look: of a scan's result its own mask decides, and none of another scan.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any], num_classes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        num_classes: int | None = None,
+        regions: Regions | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.num_classes = num_classes
+        self.regions = regions
         # Through JSON and back, because tuples become lists there.
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
-        self._hashes: dict[str, str] = {}
+        self._hashes: dict[str, dict[str, str]] = {}
 
     def note(self, scan: ScanInput) -> None:
-        """Hash a scan that is about to be read, for `save`: a file that changes meanwhile is then predicted again."""
-        self._hashes[scan.case] = scan.sha256()
+        """Hash a scan that is about to be read, for `save`: a file that changes meanwhile is then predicted again.
+
+        Raises:
+            UserError: the scan or its region cannot be read.
+        """
+        self._hashes[scan.case] = self._read_hashes(scan)
 
     def load(self, scan: ScanInput, masks: Sequence[Path] = (), with_masks: bool = False) -> Prediction | None:
         """The result of a case, or None if there is none, or one of another bundle, other options or another scan.
@@ -64,8 +78,7 @@ class FinishedCases:
             entry = document["prediction"]
             is_known = self.num_classes is None or max(entry["labels"], default=0) < self.num_classes
             is_valid = is_known and entry["case"] == scan.case and document["identity"] == self.identity
-            is_valid = is_valid and document["scan_sha256"] == scan.sha256()
-            if not is_valid:
+            if not is_valid or any(document.get(name) != now for name, now in self._read_hashes(scan).items()):
                 return None
             recorded = document.get("masks_sha256")
             is_there = recorded and any(path.is_file() and mask_sha256(path) == recorded for path in masks)
@@ -83,14 +96,19 @@ class FinishedCases:
             UserError: the disk is full or the folder cannot be written.
         """
         masks_sha256 = None if masks is None else mask_sha256(masks)
+        hashes = self._hashes.pop(scan.case, None) or self._read_hashes(scan)
         document = {
             "identity": self.identity,
-            "scan_sha256": self._hashes.pop(scan.case, None) or scan.sha256(),
+            **hashes,
             "masks_sha256": masks_sha256,
             "prediction": prediction.to_json(),
         }
         write_text(self._path(prediction.case), json_text(document))
         return masks_sha256
+
+    def _read_hashes(self, scan: ScanInput) -> dict[str, str]:
+        region = {} if self.regions is None else {"region_sha256": self.regions.sha256(scan.case)}
+        return {"scan_sha256": scan.sha256(), **region}
 
     def _path(self, case: str) -> Path:
         return self.folder / f"{plain_name(case, 'case id')}.json"

@@ -84,17 +84,35 @@ class Regions:
         """
         return self._boxes(case) if self.place.is_file() else self._mask(case)
 
-    def identity(self, cases: Iterable[str]) -> list[Any]:
-        """Return what decides which boxes of some scans stay: margin, parts, and the SHA-256 of all files.
+    @property
+    def identity(self) -> list[Any]:
+        """Margin and parts: what decides which boxes stay, beside the masks or boxes of each scan (`sha256`)."""
+        return [self.margin_mm, *self.parts]
+
+    def sha256(self, case: str) -> str:
+        """Return the SHA-256 of the masks of a scan, or of the boxes of it that the coarse detector found.
 
         Raises:
-            UserError: there is none for one of them.
+            UserError: there is none for it, or a part of it is unknown.
         """
-        files = [self.place] if self.place.is_file() else [path for case in cases for path in self._files(case)]
+        if self.place.is_file():
+            return hashlib.sha256(self._rows(case).tobytes()).hexdigest()
         digest = hashlib.sha256()
-        for path in files:
+        for path in self._files(case):
             digest.update(hashlib.sha256(read_bytes(path, _ADVICE, LARGE)).digest())
-        return [self.margin_mm, *self.parts, digest.hexdigest()]
+        return digest.hexdigest()
+
+    def check(self, cases: Iterable[str]) -> None:
+        """Look whether every scan has masks, without reading any.
+
+        Raises:
+            UserError: there is none for one of them, or the predictions file or its classes are not what was wanted.
+        """
+        if self.place.is_file():
+            _ = self._found
+        else:
+            for case in cases:
+                self._files(case)
 
     def _mask(self, case: str) -> MaskRegion:
         mask, grid = None, None
@@ -141,15 +159,20 @@ class Regions:
         return classes, {entry["case"]: entry for entry in document["predictions"]}
 
     def _boxes(self, case: str) -> BoxRegion:
+        boxes_lps_mm = self._rows(case)
+        if not len(boxes_lps_mm):
+            raise UserError(
+                f"case {case}: {self.place} has no box of it, so there is nowhere to look; lower the threshold of the "
+                "coarse detector, or predict the scan without a region"
+            )
+        return BoxRegion(boxes_lps_mm)
+
+    def _rows(self, case: str) -> np.ndarray:
+        """Return what the coarse detector found of the parts: (N, 6) float64, LPS mm."""
         classes, found = self._found
         if case not in found:
             raise UserError(f"{self.place}: says nothing of case {case}; predict it with the coarse detector too")
         entry = found[case]
         wanted = {number for number, name in enumerate(classes) if not self.parts or name in self.parts}
         rows = [row for row, label in enumerate(entry["labels"]) if label in wanted]
-        if not rows:
-            raise UserError(
-                f"case {case}: {self.place} has no box of it, so there is nowhere to look; lower the threshold of the "
-                "coarse detector, or predict the scan without a region"
-            )
-        return BoxRegion(np.asarray(entry["boxes"], dtype=np.float64)[rows])
+        return np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 6)[rows]
