@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections import defaultdict
 
@@ -65,14 +66,48 @@ def test_the_parts_of_a_series_in_several_folders_are_said_and_of_one_patient(tm
     assert Store(tmp_path / "store").duplicates  # a copy is known as one
 
 
-def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
-    for name, patient in (("a", "DOE^JOHN"), ("b", "ROE^JANE"), ("c", "DOE^JOHN"), ("d", "")):
-        write_series(tmp_path / name, uid=f"1.2.{ord(name)}")
-        for path in (tmp_path / name).iterdir():
+PATIENTS = {"a": "DOE^JOHN", "b": "ROE^JANE", "c": "DOE^JOHN", "d": ""}
+
+
+def write_patients(root, patients=PATIENTS, **options):
+    """A series in a folder of each name, of the patient that its header names."""
+    for name, patient in patients.items():
+        write_series(root / name, uid=f"1.2.{ord(name[-1])}", **options)
+        for path in (root / name).iterdir():
             plane = dcmread(path)
             plane.PatientID = patient
             plane.save_as(path)
+
+
+def write_boxes(root, names, columns="label,x_vox,y_vox,z_vox,diameter_vox"):
+    """A table of a box around the middle of each scan."""
+    rows = [f"{name},n,5,5,{3 + 0.5 * number},2\n" for number, name in enumerate(names)]
+    (root / "boxes.csv").write_text(f"image,{columns}\n" + "".join(rows), encoding="utf-8")
+
+
+def write_coco(root, names, boxes=None):
+    """A document of a box in each scan."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    boxes = [[4, 4, 2 + number, 2, 2, 2] for number in range(len(names))] if boxes is None else boxes
+    annotations = [{"image_id": number, "category_id": 1, "bbox": box} for number, box in enumerate(boxes)]
+    document = {"images": images, "categories": [{"id": 1, "name": "n"}], "annotations": annotations}
+    (root / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
+    write_patients(tmp_path)
     assert {case.id: case.patient for case in read_raw(tmp_path).cases} == {"a": "a", "b": "b", "c": "a", "d": None}
+
+
+@pytest.mark.parametrize("write", [write_boxes, write_coco])
+def test_series_that_a_table_names_are_of_the_patients_of_their_headers(tmp_path, write):
+    write_patients(tmp_path)
+    of_folder = {case.id: case.patient for case in read_raw(tmp_path, dataset="folder").cases}
+    write(tmp_path, PATIENTS)
+    assert {case.id: case.patient for case in read_raw(tmp_path).cases} == of_folder
+    write_boxes(tmp_path, ["a,DOE", "b,", "c,DOE", "d,"], "patient,label,x_vox,y_vox,z_vox,diameter_vox")
+    (tmp_path / "annotations.json").unlink(missing_ok=True)
+    assert [case.patient for case in read_raw(tmp_path).cases] == ["DOE", of_folder["b"], "DOE", None]
 
 
 def nodule(points_of_z, inclusion="TRUE"):

@@ -36,12 +36,11 @@ from medpretrain3d.ingest.importers.annotations import (
     SphereAnnotation,
 )
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
-from medpretrain3d.ingest.importers.files import below, flag, number, read_csv
-from medpretrain3d.ingest.importers.folder import read_folder
+from medpretrain3d.ingest.importers.files import flag, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
+from medpretrain3d.ingest.importers.named_scans import NamedScans
 from medpretrain3d.ingest.importers.tables import columns_of, tables_in
-from medpretrain3d.store.file_names import case_id_of
 
 TABLE = "boxes.csv"
 FRAME_OF: dict[str, tuple[Frame, float]] = {"vox": ("voxels", 1), "lps_mm": ("lps_mm", 1), "ras_mm": ("lps_mm", -1)}
@@ -72,14 +71,13 @@ def read_boxes_csv(raw: Path) -> RawDataset:
     classes = tuple(sorted({_label(row) for row in marked if not _is_ignored(table, row)}))
     if not classes:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
-    scans = read_folder(raw).cases
-    images, unmet = _images(raw, table, rows, scans)
+    scans = NamedScans(raw)
+    images, unmet = _images(table, rows, scans)
     rows_of: dict[Path, list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
-        rows_of[images.get(row["image"], below(raw, row["image"]))].append(row)
-    cases = [_case(raw, table, path, of_scan, classes) for path, of_scan in rows_of.items()]
-    named = {case.images[0] for case in cases}
-    cases += [replace(case, split="unlabelled") for case in scans if not named & set(case.images)]
+        rows_of[images[row["image"]]].append(row)
+    cases = [_case(table, scans.case(path), of_scan, classes) for path, of_scan in rows_of.items()]
+    cases += [replace(case, split="unlabelled") for case in scans.others(rows_of)]
     unread = _unread(columns_of(table))
     leftovers = [*unmet, *(Leftover(name, f"columns of {table.name} that have no meaning here") for name in unread)]
     return RawDataset(
@@ -127,23 +125,23 @@ def _unread(names: Sequence[str]) -> list[str]:
 
 
 def _images(
-    raw: Path, table: Path, rows: Sequence[Mapping[str, str]], scans: Sequence[RawCase]
+    table: Path, rows: Sequence[Mapping[str, str]], scans: NamedScans
 ) -> tuple[dict[str, Path], list[Leftover]]:
-    """Return the scan that each name in the column `image` means, where it is another than the path of that name."""
-    place_of = {scan.images[0].relative_to(raw).as_posix(): scan.images[0] for scan in scans}
-    written = list(dict.fromkeys(row["image"] for row in rows))
-    elsewhere = [name for name in written if not below(raw, name).exists()]
+    """Return the scan that each name in the column `image` means; where there is none, the path of that name."""
+    place_of = {scan.images[0].relative_to(scans.raw).as_posix(): scan.images[0] for scan in scans.scans}
+    written = {row["image"]: scans.path(row["image"]) for row in rows}
+    elsewhere = [name for name, path in written.items() if not path.exists()]
     if len(elsewhere) < len(written):  # some meet their scan by path: the others may, by likeness
         ids = ScanIds(place_of)
         found = {name: scan for name in elsewhere if (scan := ids.find(name)) is not None}
     else:
-        found = ScanIds(place_of).meet(table, written)[0]
+        found = ScanIds(place_of).meet(table, list(written))[0]
     likeness = f"names of {table.name} that meet their scan by likeness"
     message = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
-    return {name: place_of[scan] for name, scan in found.items()}, message
+    return written | {name: place_of[scan] for name, scan in found.items()}, message
 
 
-def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
+def _case(table: Path, scan: RawCase, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
     image = rows[0]["image"]
     message = {name: {row.get(name, "") for row in rows} for name in ("patient", "split")}
     for name, values in message.items():
@@ -158,14 +156,13 @@ def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]],
             is_ignored = _is_ignored(table, row)
             label = 0 if is_ignored else classes.index(_label(row))
             annotations[is_ignored].append(_mark(table, row, label))
-    return RawCase(
-        case_id_of(path, raw),
-        (path,),
+    return replace(
+        scan,
         annotations=tuple(annotations[False]),
         ignore=tuple(annotations[True]),
-        patient=patient or None,
+        patient=patient or scan.patient,
         split=split or "train",
-        problem="" if path.exists() else f"{table.name} names {image}, which is not there",
+        problem="" if scan.images[0].exists() else f"{table.name} names {image}, which is not there",
     )
 
 

@@ -15,15 +15,16 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
-from medpretrain3d.ingest.importers.files import below, flag, read_json
+from medpretrain3d.ingest.importers.files import flag, read_json
 from medpretrain3d.ingest.importers.layout import Layout, require
-from medpretrain3d.store.file_names import case_id_of
+from medpretrain3d.ingest.importers.named_scans import NamedScans
 
 FILE = "annotations.json"
 SPLITS = ("train", "val", "test")
@@ -56,8 +57,9 @@ def read_coco(raw: Path) -> RawDataset:
         annotations_of: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         for annotation in document["annotations"]:
             annotations_of[annotation["image_id"]].append(annotation)
+        scans = NamedScans(raw)
         cases = [
-            _case(raw, image, annotations_of.pop(image["id"], []), label_of, frame) for image in document["images"]
+            _case(scans, image, annotations_of.pop(image["id"], []), label_of, frame) for image in document["images"]
         ]
         if annotations_of:
             raise UserError(f"{path}: annotations of image {next(iter(annotations_of))}, which `images` does not list")
@@ -70,9 +72,14 @@ def read_coco(raw: Path) -> RawDataset:
 
 
 def _case(
-    raw: Path, image: Mapping[str, Any], annotations: list[Mapping[str, Any]], label_of: Mapping[Any, int], frame: str
+    scans: NamedScans,
+    image: Mapping[str, Any],
+    annotations: list[Mapping[str, Any]],
+    label_of: Mapping[Any, int],
+    frame: str,
 ) -> RawCase:
-    path = below(raw, image["file_name"])
+    raw, path = scans.raw, scans.path(image["file_name"])
+    scan = scans.case(path)
     for one in annotations:
         if one["category_id"] not in label_of:
             raise UserError(f"{raw / FILE}: category {one['category_id']!r} of an annotation is not in `categories`")
@@ -84,12 +91,11 @@ def _case(
         (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{raw / FILE}: iscrowd"))
         for one in annotations
     ]
-    return RawCase(
-        case_id_of(path, raw),
-        (path,),
+    return replace(
+        scan,
         annotations=tuple(box for box, is_crowd in boxes_of_case if not is_crowd),
         ignore=tuple(box for box, is_crowd in boxes_of_case if is_crowd),
-        patient=str(image["patient"]) if image.get("patient") is not None else None,
+        patient=str(image["patient"]) if image.get("patient") is not None else scan.patient,
         split=split,
         problem="" if path.exists() else f"{FILE} names {image['file_name']}, which is not there",
     )
