@@ -110,6 +110,42 @@ def test_series_that_a_table_names_are_of_the_patients_of_their_headers(tmp_path
     assert [case.patient for case in read_raw(tmp_path).cases] == ["DOE", of_folder["b"], "DOE", None]
 
 
+NAMES = ("a/1-002.dcm", "a/1-005.dcm", "b/1-001.dcm", "two/1-003.dcm", "two/1-007.dcm", "two/other.dcm")
+
+
+@pytest.mark.parametrize("write", [write_boxes, write_coco])
+def test_every_file_of_a_series_means_the_one_case(tmp_path, write):
+    write_patients(tmp_path, {"a": "DOE", "b": "ROE", "two": "DOE"})
+    write_series(tmp_path / "other", uid="1.9", num_slices=1)
+    (tmp_path / "other/1-001.dcm").rename(tmp_path / "two/other.dcm")
+    (tmp_path / "other").rmdir()
+    of_folder = {case.id: case for case in read_raw(tmp_path, dataset="folder").cases}
+    write(tmp_path, NAMES)
+    cases = {case.id: case for case in read_raw(tmp_path).cases}
+    (two,) = set(cases) - {"a", "b", "two__other.dcm"}
+    assert {case.id: len(case.annotations) for case in cases.values()} == {"a": 2, "b": 1, two: 2, "two__other.dcm": 1}
+    for case_id in ("a", "b", two):
+        assert cases[case_id].images == of_folder[case_id].images
+        assert cases[case_id].patient == of_folder[case_id].patient
+    assert {case.split for case in cases.values()} == {"train"}
+    write(tmp_path, ("a", "a/1-005.dcm", "two/1-003.dcm"))
+    cases = [case for case in read_raw(tmp_path).cases if case.split == "train"]
+    # A file that alone names one of several series in its folder gives the case its name, as the reader opens it.
+    assert {case.id: len(case.annotations) for case in cases} == {"a": 2, "two__1-003.dcm": 1}
+
+
+@pytest.mark.parametrize("key", ["patient", "split"])
+def test_images_of_one_series_are_of_one_patient_and_split(tmp_path, key):
+    write_patients(tmp_path, {"a": "DOE"})
+    write_coco(tmp_path, NAMES[:2])
+    file = tmp_path / "annotations.json"
+    document = json.loads(file.read_text())
+    document["images"][1][key] = "val"
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"a/1-002.dcm and a/1-005.dcm are of one scan and of {key} None and 'val'"):
+        read_raw(tmp_path)
+
+
 def nodule(points_of_z, inclusion="TRUE"):
     rois = "".join(
         f"<roi><imageZposition>{z}</imageZposition><inclusion>{inclusion}</inclusion>"

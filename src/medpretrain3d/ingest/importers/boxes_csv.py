@@ -6,14 +6,14 @@ RAW/**          the scans
 
 | columns | meaning |
 |---|---|
-| image | path of the scan below RAW (a folder for a DICOM series); a row with nothing else is a scan without objects |
+| image | path of the scan below RAW, see below; a row with nothing else is a scan without objects |
 | label | name of the class; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
 | x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter; without a diameter it is a point |
 | ignore | 1, true or yes for a region in which finding something is ignored; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
-Columns may be written in any case.
+Columns may be written in any case. A DICOM series is named by its folder or by any of its files, which means all of it.
 
 The frame F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm`
 (DICOM, ITK) or `ras_mm` (NIfTI, 3D Slicer). A scan that no row names is unlabelled.
@@ -22,7 +22,6 @@ The frame F is `vox` (voxels of the file's own array, half-open: the first voxel
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,11 +72,13 @@ def read_boxes_csv(raw: Path) -> RawDataset:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
     scans = NamedScans(raw)
     images, unmet = _images(table, rows, scans)
-    rows_of: dict[Path, list[Mapping[str, str]]] = defaultdict(list)
+    case_of = scans.cases(images.values())
+    rows_of: dict[Path, tuple[RawCase, list[Mapping[str, str]]]] = {}
     for row in rows:
-        rows_of[images[row["image"]]].append(row)
-    cases = [_case(table, scans.case(path), of_scan, classes) for path, of_scan in rows_of.items()]
-    cases += [replace(case, split="unlabelled") for case in scans.others(rows_of)]
+        case = case_of[images[row["image"]]]
+        rows_of.setdefault(case.images[0], (case, []))[1].append(row)
+    cases = [_case(table, case, of_scan, classes) for case, of_scan in rows_of.values()]
+    cases += [replace(case, split="unlabelled") for case in scans.others(images.values())]
     unread = _unread(columns_of(table))
     leftovers = [*unmet, *(Leftover(name, f"columns of {table.name} that have no meaning here") for name in unread)]
     return RawDataset(
@@ -230,14 +231,15 @@ RAW/**
 
 | columns | meaning |
 |---|---|
-| `image` | path of the scan below RAW, a folder for a DICOM series; a row with no more is a scan without objects |
+| `image` | path of the scan below RAW; a row with no more is a scan without objects |
 | `label` | name of the class; without this column every object is an `object` |
 | `x0_F y0_F z0_F x1_F y1_F z1_F` | the box, lowest corner first |
 | `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter; without either a point |
 | `ignore` | 1, true or yes for an ignore region; 0, false, no or nothing for an object; any other word is an error |
 | `patient`, `split` | optional, the same in every row of a scan; split is train, val or test |
 
-Columns may be written in any case; one that names classes is called `label`, another name for it is an error.
+Columns may be written in any case; one that names classes is called `label`, another name for it is an error. A DICOM
+series is named by its folder or by any of its files; each of them means the whole series.
 
 F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm` (DICOM,
 ITK) or `ras_mm` (NIfTI, 3D Slicer). Scans that no row names are unlabelled. Semicolons or tabs may part the cells,

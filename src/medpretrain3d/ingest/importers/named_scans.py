@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.ingest.importers.base import RawCase
@@ -13,7 +15,7 @@ from medpretrain3d.store.file_names import case_id_of
 
 
 class NamedScans:
-    """Every scan below a folder, and the case that a path in it means.
+    """Every scan below a folder, and the cases that paths in it mean.
 
     Args:
         raw: the folder.
@@ -34,10 +36,24 @@ class NamedScans:
         path = below(self.raw, name)
         return path if path.exists() else self._composed.get(_composed(path.relative_to(self.raw).as_posix()), path)
 
-    def case(self, path: Path) -> RawCase:
-        """Return the case of a path, of the patient that a DICOM header names; one that is not there has none."""
+    def cases(self, paths: Iterable[Path]) -> dict[Path, RawCase]:
+        """Return the case of each path, of the patient that a DICOM header names; files of one series mean one case.
+
+        It is called as its path is. A series is called as `read_folder` calls it where it has its folder to itself, or
+        several paths mean it.
+        """
+        names: dict[str, list[Path]] = defaultdict(list)
+        for path in dict.fromkeys(paths):
+            names[self._of_file[path].id if path in self._of_file else ""].append(path)
+        return {path: self._case(path, names) for those in names.values() for path in those}
+
+    def _case(self, path: Path, names: Mapping[str, Sequence[Path]]) -> RawCase:
         scan = self._of_file.get(path)
-        return RawCase(case_id_of(path, self.raw), (path,), patient=scan and scan.patient)
+        if scan is None:
+            return RawCase(case_id_of(path, self.raw), (path,))
+        if scan.images[0].is_dir() or len(names[scan.id]) > 1:
+            return scan
+        return replace(scan, id=case_id_of(path, self.raw), images=(path,))
 
     def others(self, paths: Iterable[Path]) -> list[RawCase]:
         """Return the scans that none of some paths means."""
