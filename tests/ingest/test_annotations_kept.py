@@ -417,6 +417,19 @@ def test_channels_that_no_store_can_hold_are_refused(name, tmp_path):
     assert not list(tmp_path.glob("store/*"))
 
 
+def test_objects_without_a_label_beside_objects_with_one_are_refused(tmp_path):
+    MINIATURES["folder"].write(tmp_path)
+    box = "1,2,3,4,5,6"
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"{COLUMNS}\na.nii.gz,nodule,{box}\nb.nii.gz,,{box}\nb.nii.gz,nodule,{box}\n")
+    with pytest.raises(UserError, match=r"1 of 3 objects have no label, first one of b\.nii\.gz; name"):
+        read_raw(tmp_path)
+    table.write_text(f"{COLUMNS}\na.nii.gz,,{box}\nb.nii.gz,,{box}\n")
+    assert read_raw(tmp_path).classes == ("object",)
+    table.write_text(f"{COLUMNS},ignore\na.nii.gz,nodule,{box},\na.nii.gz,,{box},1\nb.nii.gz,,,,,,,,\n")
+    assert read_raw(tmp_path).classes == ("nodule",)  # neither an ignore region nor a negative has a class
+
+
 def test_labels_that_differ_in_case_only_are_refused(tmp_path):
     MINIATURES["folder"].write(tmp_path)
     (tmp_path / "boxes.csv").write_text(f"{COLUMNS}\na.nii.gz,nodule,1,2,3,4,5,6\nb.nii.gz,Nodule,1,2,3,4,5,6\n")

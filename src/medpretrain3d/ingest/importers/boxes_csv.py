@@ -7,7 +7,7 @@ RAW/**          the scans
 | columns | meaning |
 |---|---|
 | image | path of the scan below RAW, see below; a row with nothing else is a scan without objects |
-| label | name of the class; without this column every object is an `object` |
+| label | name of the class, of every object or of none; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
 | x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter; without a diameter it is a point |
 | ignore | 1, true or yes for a region in which finding something is ignored; 0, false, no or empty |
@@ -56,8 +56,8 @@ def read_boxes_csv(raw: Path) -> RawDataset:
 
     Raises:
         Misplaced: no such table.
-        UserError: several of them, a column is missing, a cell is no number, a path leads out of the folder, or no row
-            meets a scan.
+        UserError: several of them, a column is missing, a cell is no number, some objects have a label and others none,
+            a path leads out of the folder, or no row meets a scan.
     """
     found = _tables(raw)
     if not found:
@@ -67,9 +67,11 @@ def read_boxes_csv(raw: Path) -> RawDataset:
     table = found[0]
     rows = _rows(table)
     marked = [row for row in rows if not _is_bare(row)]
-    classes = tuple(sorted({_label(row) for row in marked if not _is_ignored(table, row)}))
+    objects = [row for row in marked if not _is_ignored(table, row)]
+    classes = tuple(sorted({_label(row) for row in objects}))
     if not classes:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
+    _check_labels(table, objects)
     scans = NamedScans(raw)
     images, unmet = _images(table, rows, scans)
     case_of = scans.cases(images.values())
@@ -171,6 +173,16 @@ def _label(row: Mapping[str, str]) -> str:
     return row.get("label") or "object"
 
 
+def _check_labels(table: Path, objects: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a table that names the classes of some objects only: the others would be a class of their own."""
+    bare = [row for row in objects if not row.get("label")]
+    if 0 < len(bare) < len(objects):
+        raise UserError(
+            f"{table}: {len(bare)} of {len(objects)} objects have no label, first one of {bare[0]['image']}; name the "
+            "class of each, or leave the column out for a single class"
+        )
+
+
 def _is_ignored(table: Path, row: Mapping[str, str]) -> bool:
     return flag(row.get("ignore"), f"{table}: ignore of {row['image']}")
 
@@ -232,7 +244,7 @@ RAW/**
 | columns | meaning |
 |---|---|
 | `image` | path of the scan below RAW; a row with no more is a scan without objects |
-| `label` | name of the class; without this column every object is an `object` |
+| `label` | name of the class, of every object or of none; without this column every object is an `object` |
 | `x0_F y0_F z0_F x1_F y1_F z1_F` | the box, lowest corner first |
 | `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter; without either a point |
 | `ignore` | 1, true or yes for an ignore region; 0, false, no or nothing for an object; any other word is an error |
