@@ -15,6 +15,8 @@ from medpretrain3d.ingest.importers.base import Leftover
 from medpretrain3d.ingest.importers.files import flag
 from medpretrain3d.ingest.importers.files import number as number_of
 from medpretrain3d.ingest.importers.ids import ScanIds
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.store import Store
 from tests.ingest.miniatures import MINIATURES, mask, nifti, scan
 
@@ -361,6 +363,71 @@ def test_classes_that_differ_in_case_or_blanks_only_are_refused(layout, tmp_path
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match="the labels 'nodule' and 'Nodule ' differ in case or blanks only"):
         read_raw(tmp_path)
+
+
+NO_CLASSES = {
+    "has 256 classes, wanted at most 255": [f"c{number}" for number in range(256)],
+    "names of classes: .* at least 1 character": ["nodule", ""],
+    "names of classes: .* at most 200 characters": ["nodule", "n" * 201],
+    "names of classes: .*printable": ["nodule", "a\x07b"],
+}
+
+
+@pytest.mark.parametrize("layout", ["boxes_csv", "coco", "nnunet", "pairs"])
+@pytest.mark.parametrize("message", NO_CLASSES)
+def test_classes_that_no_store_can_hold_are_refused_before_anything_is_written(message, layout, tmp_path):
+    if "at least 1" in message and layout in ("boxes_csv", "pairs"):
+        pytest.skip("says so in its own words")
+    names, raw, options = NO_CLASSES[message], tmp_path / "raw", ()
+    MINIATURES[layout if layout in ("coco", "nnunet") else "folder"].write(raw)
+    document, changes = {"coco": "annotations.json", "nnunet": "dataset.json"}.get(layout), {}
+    if layout == "boxes_csv":
+        rows = "".join(f"a.nii.gz,{name},1,2,3,4,5,6\n" for name in names)
+        (raw / "boxes.csv").write_text(f"{COLUMNS}\n{rows}")
+    elif layout == "coco":
+        changes = {"categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)]}
+    elif layout == "nnunet":
+        changes = {"labels": {"background": 0, **{name: number for number, name in enumerate(names, 1)}}}
+    else:
+        (raw / "a_seg.nii.gz").write_bytes((raw / "a.nii.gz").read_bytes())
+        options = (("classes", ",".join(names)),)
+    if document:
+        (raw / document).write_text(json.dumps({**json.loads((raw / document).read_text()), **changes}))
+    advice = "choose and name them by --option classes" if layout == "pairs" else "; correct "
+    with pytest.raises(UserError, match=rf"{message}.*{advice}"):
+        prepare(raw, tmp_path / "store", PrepareOptions(dataset=layout, dataset_options=options))
+    assert not list(tmp_path.glob("store/*"))
+
+
+def test_255_classes_make_a_store_that_can_be_read(tmp_path):
+    MINIATURES["folder"].write(tmp_path / "raw")
+    rows = "".join(f"a.nii.gz,c{number:03d},1,2,3,4,5,6\n" for number in range(255))
+    (tmp_path / "raw/boxes.csv").write_text(f"{COLUMNS}\n{rows}")
+    prepare(tmp_path / "raw", tmp_path / "store")
+    assert Store(tmp_path / "store").case("a").labels.max() == 254
+
+
+@pytest.mark.parametrize("name", ["", "n" * 201])
+def test_channels_that_no_store_can_hold_are_refused(name, tmp_path):
+    MINIATURES["nnunet"].write(tmp_path / "raw")
+    path = tmp_path / "raw/dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "channel_names": {"0": name}}))
+    with pytest.raises(UserError, match="names of channels: "):
+        prepare(tmp_path / "raw", tmp_path / "store")
+    assert not list(tmp_path.glob("store/*"))
+
+
+def test_objects_without_a_label_beside_objects_with_one_are_refused(tmp_path):
+    MINIATURES["folder"].write(tmp_path)
+    box = "1,2,3,4,5,6"
+    table = tmp_path / "boxes.csv"
+    table.write_text(f"{COLUMNS}\na.nii.gz,nodule,{box}\nb.nii.gz,,{box}\nb.nii.gz,nodule,{box}\n")
+    with pytest.raises(UserError, match=r"1 of 3 objects have no label, first one of b\.nii\.gz; name"):
+        read_raw(tmp_path)
+    table.write_text(f"{COLUMNS}\na.nii.gz,,{box}\nb.nii.gz,,{box}\n")
+    assert read_raw(tmp_path).classes == ("object",)
+    table.write_text(f"{COLUMNS},ignore\na.nii.gz,nodule,{box},\na.nii.gz,,{box},1\nb.nii.gz,,,,,,,,\n")
+    assert read_raw(tmp_path).classes == ("nodule",)  # neither an ignore region nor a negative has a class
 
 
 def test_labels_that_differ_in_case_only_are_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections import defaultdict
 
@@ -65,14 +66,84 @@ def test_the_parts_of_a_series_in_several_folders_are_said_and_of_one_patient(tm
     assert Store(tmp_path / "store").duplicates  # a copy is known as one
 
 
-def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
-    for name, patient in (("a", "DOE^JOHN"), ("b", "ROE^JANE"), ("c", "DOE^JOHN"), ("d", "")):
-        write_series(tmp_path / name, uid=f"1.2.{ord(name)}")
-        for path in (tmp_path / name).iterdir():
+PATIENTS = {"a": "DOE^JOHN", "b": "ROE^JANE", "c": "DOE^JOHN", "d": ""}
+
+
+def write_patients(root, patients=PATIENTS, **options):
+    """A series in a folder of each name, of the patient that its header names."""
+    for name, patient in patients.items():
+        write_series(root / name, uid=f"1.2.{ord(name[-1])}", **options)
+        for path in (root / name).iterdir():
             plane = dcmread(path)
             plane.PatientID = patient
             plane.save_as(path)
+
+
+def write_boxes(root, names, columns="label,x_vox,y_vox,z_vox,diameter_vox"):
+    """A table of a box around the middle of each scan."""
+    rows = [f"{name},n,5,5,{3 + 0.5 * number},2\n" for number, name in enumerate(names)]
+    (root / "boxes.csv").write_text(f"image,{columns}\n" + "".join(rows), encoding="utf-8")
+
+
+def write_coco(root, names, boxes=None):
+    """A document of a box in each scan."""
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    boxes = [[4, 4, 2 + number, 2, 2, 2] for number in range(len(names))] if boxes is None else boxes
+    annotations = [{"image_id": number, "category_id": 1, "bbox": box} for number, box in enumerate(boxes)]
+    document = {"images": images, "categories": [{"id": 1, "name": "n"}], "annotations": annotations}
+    (root / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
+    write_patients(tmp_path)
     assert {case.id: case.patient for case in read_raw(tmp_path).cases} == {"a": "a", "b": "b", "c": "a", "d": None}
+
+
+@pytest.mark.parametrize("write", [write_boxes, write_coco])
+def test_series_that_a_table_names_are_of_the_patients_of_their_headers(tmp_path, write):
+    write_patients(tmp_path)
+    of_folder = {case.id: case.patient for case in read_raw(tmp_path, dataset="folder").cases}
+    write(tmp_path, PATIENTS)
+    assert {case.id: case.patient for case in read_raw(tmp_path).cases} == of_folder
+    write_boxes(tmp_path, ["a,DOE", "b,", "c,DOE", "d,"], "patient,label,x_vox,y_vox,z_vox,diameter_vox")
+    (tmp_path / "annotations.json").unlink(missing_ok=True)
+    assert [case.patient for case in read_raw(tmp_path).cases] == ["DOE", of_folder["b"], "DOE", None]
+
+
+NAMES = ("a/1-002.dcm", "a/1-005.dcm", "b/1-001.dcm", "two/1-003.dcm", "two/1-007.dcm", "two/other.dcm")
+
+
+@pytest.mark.parametrize("write", [write_boxes, write_coco])
+def test_every_file_of_a_series_means_the_one_case(tmp_path, write):
+    write_patients(tmp_path, {"a": "DOE", "b": "ROE", "two": "DOE"})
+    write_series(tmp_path / "other", uid="1.9", num_slices=1)
+    (tmp_path / "other/1-001.dcm").rename(tmp_path / "two/other.dcm")
+    (tmp_path / "other").rmdir()
+    of_folder = {case.id: case for case in read_raw(tmp_path, dataset="folder").cases}
+    write(tmp_path, NAMES)
+    cases = {case.id: case for case in read_raw(tmp_path).cases}
+    (two,) = set(cases) - {"a", "b", "two__other.dcm"}
+    assert {case.id: len(case.annotations) for case in cases.values()} == {"a": 2, "b": 1, two: 2, "two__other.dcm": 1}
+    for case_id in ("a", "b", two):
+        assert cases[case_id].images == of_folder[case_id].images
+        assert cases[case_id].patient == of_folder[case_id].patient
+    assert {case.split for case in cases.values()} == {"train"}
+    write(tmp_path, ("a", "a/1-005.dcm", "two/1-003.dcm"))
+    cases = [case for case in read_raw(tmp_path).cases if case.split == "train"]
+    # A file that alone names one of several series in its folder gives the case its name, as the reader opens it.
+    assert {case.id: len(case.annotations) for case in cases} == {"a": 2, "two__1-003.dcm": 1}
+
+
+@pytest.mark.parametrize("key", ["patient", "split"])
+def test_images_of_one_series_are_of_one_patient_and_split(tmp_path, key):
+    write_patients(tmp_path, {"a": "DOE"})
+    write_coco(tmp_path, NAMES[:2])
+    file = tmp_path / "annotations.json"
+    document = json.loads(file.read_text())
+    document["images"][1][key] = "val"
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=f"a/1-002.dcm and a/1-005.dcm are of one scan and of {key} None and 'val'"):
+        read_raw(tmp_path)
 
 
 def nodule(points_of_z, inclusion="TRUE"):

@@ -10,6 +10,8 @@ from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import layouts, nnunet, read_raw
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
+from medpretrain3d.ingest.importers.ids import ScanIds
+from medpretrain3d.ingest.patients import PatientTable
 from medpretrain3d.ingest.prepare import prepare
 from medpretrain3d.store.store import Store
 
@@ -131,6 +133,31 @@ def test_coco_in_other_frames_and_with_damage(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             read(**changes)
+
+
+def test_a_name_means_its_scan_however_its_accents_are_composed(tmp_path):
+    composed, decomposed = "M\u00fcller_1", "Mu\u0308ller_1"
+    touch(tmp_path, f"{decomposed}.nii")
+    assert ScanIds([decomposed]).find(composed) == decomposed
+    patients = tmp_path.parent / "patients.csv"
+    patients.write_text(f"case,patient\n{composed},x\n", encoding="utf-8")
+    assert PatientTable(patients)([decomposed])[0] == {decomposed: "x"}
+    rows = "".join(f"{name}.nii,{x},2,3,4\n" for x, name in enumerate((composed, decomposed)))
+    (tmp_path / "boxes.csv").write_text(f"image,x_vox,y_vox,z_vox,diameter_vox\n{rows}", encoding="utf-8")
+    (case,) = read_raw(tmp_path).cases
+    assert (case.id, case.problem, len(case.annotations)) == (decomposed, "", 2)
+    (tmp_path / "boxes.csv").unlink()
+    document = {
+        "images": [{"id": 1, "file_name": f"{composed}.nii"}],
+        "categories": [{"id": 1, "name": "lesion"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4, 5, 6]}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    (case,) = read_raw(tmp_path).cases
+    assert (case.id, case.problem, len(case.annotations)) == (decomposed, "", 1)
+    (tmp_path / "annotations.json").unlink()
+    touch(tmp_path, f"{composed}_seg.nii", "other.nii")
+    assert {case.id: bool(case.labels) for case in read_raw(tmp_path).cases} == {decomposed: True, "other": False}
 
 
 def test_a_tree_of_dicom_and_other_scans_without_labels(tmp_path):

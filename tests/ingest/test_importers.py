@@ -162,10 +162,10 @@ def test_a_plain_folder_gives_ids_from_paths(tmp_path):
     ("labels", "message"),
     [
         ({}, "has no labels"),
-        ({"background": 0}, "wanted 1 to 254 classes"),
+        ({"background": 0}, "wanted at least one class"),
         ({"background": 0, "whole": [1, 2]}, "regions are not objects"),
         ({"background": 0, "x": 1, "y": 1}, "a different value"),
-        ({"background": 0, **{f"c{i}": i for i in range(1, 256)}}, "got 255"),
+        ({"background": 0, **{f"c{i}": i for i in range(1, 257)}}, "has 256 classes, wanted at most 255"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused(tmp_path, labels, message):

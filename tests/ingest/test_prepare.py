@@ -59,6 +59,45 @@ def test_a_mask_is_on_the_grid_of_its_image_whatever_the_last_digit_of_its_spaci
     assert Store(tmp_path / "resampled").fingerprint == Store(tmp_path / "prepared").fingerprint
 
 
+@pytest.mark.parametrize("containers", [False, True])
+def test_copies_of_a_scan_that_a_table_marks_differently_are_refused(tmp_path, write_nifti, containers):
+    raw, store, table = tmp_path / "raw", tmp_path / "store", tmp_path / "raw/boxes.csv"
+    for name in ("a", "b", "other"):
+        write_nifti(
+            np.random.default_rng(name == "other").integers(-900, 60, (12, 12, 12), np.int16), f"raw/{name}.nii"
+        )
+    head, row = "image,x_vox,y_vox,z_vox,diameter_vox\n", "{},{},5,5,4\n"
+    table.write_text(head + row.format("a.nii", 4) + row.format("b.nii", 7) + row.format("other.nii", 7))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"boxes\.csv: 'a' and 'b' hold the same voxels and different objects"):
+            prepare(raw, store, containers=containers)
+        assert not (store / "store.json").exists()
+    table.write_text(head + row.format("a.nii", 4) + "b.nii,,,,\n" + row.format("other.nii", 7))  # said to have none
+    with pytest.raises(UserError, match="'a' and 'b' hold the same voxels"):
+        prepare(raw, store)
+    table.write_text(head + row.format("a.nii", 4) + row.format("a.nii", 7) + row.format("other.nii", 7))
+    prepare(raw, store)
+    assert {case_id: row["num_objects"] for case_id, row in Store(store).entries.items()} == {
+        "a": 2,
+        "b": 0,
+        "other": 1,
+    }
+    assert Store(store).splits["train"] == ("a", "other")
+    table.write_text(head + row.format("a.nii", 4) + row.format("b.nii", 4))
+    prepare(raw, store)  # copies with the same objects are no contradiction
+
+
+def test_label_maps_of_copies_that_differ_are_said(make_dataset, tmp_path):
+    raw = make_dataset(["a", "b"])
+    shutil.copy(raw / "imagesTr/a_0000.nii.gz", raw / "imagesTr/b_0000.nii.gz")
+    assert not any("different objects" in one for one in prepare(raw, tmp_path / "same").report.warnings)
+    mask = nibabel.load(raw / "labelsTr/b.nii.gz")
+    less = np.asarray(mask.dataobj) * (np.asarray(mask.dataobj) == 1)
+    nibabel.save(nibabel.Nifti1Image(less.astype(np.uint8), mask.affine), raw / "labelsTr/b.nii.gz")
+    warnings = prepare(raw, tmp_path / "store").report.warnings
+    assert any("'a' and 'b' hold the same voxels and different objects" in one for one in warnings)
+
+
 def test_labels_as_objects_and_small_ones_left_out(make_dataset, tmp_path):
     raw = make_dataset(["a"], objects="labels")
     prepare(raw, tmp_path / "by_label")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from medpretrain3d.documents import Name, checked
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import RawDataset
 from medpretrain3d.store.file_names import words_of
@@ -20,11 +21,12 @@ def common_channel_names(raws: Sequence[Path], datasets: Sequence[RawDataset]) -
     """Return the channel names of the data sets that give some, else a number for each channel.
 
     Raises:
-        UserError: data sets give different ones, or the same in another order.
+        UserError: data sets give different ones, or the same in another order, or one that is no name.
     """
     named: dict[tuple[tuple[str, ...], ...], tuple[Path, tuple[str, ...]]] = {}
     for raw, dataset in zip(raws, datasets, strict=True):
         if dataset.channel_names:
+            checked(list(dataset.channel_names), list[Name], f"{raw}: names of channels", "correct them")
             named.setdefault(_alike(dataset.channel_names), (raw, dataset.channel_names))
     if len(named) > 1:
         message = "; ".join(f"{raw}: {', '.join(names)}" for raw, names in named.values())

@@ -17,6 +17,7 @@ from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.failure import death
 from medpretrain3d.ingest.channel_names import common_channel_names
+from medpretrain3d.ingest.copies import check_copies
 from medpretrain3d.ingest.importers import RawDataset, read_raw
 from medpretrain3d.ingest.patients import with_patients
 from medpretrain3d.ingest.prepare_case import (
@@ -97,8 +98,9 @@ def prepare(
         containers: whether many cases share a file; a store of containers stays one without being asked.
 
     Raises:
-        UserError: an unknown layout, data sets of different classes or channels, one case id twice, a store of other
-            cases, no usable case, no such shard, another call at work on the store or shard, or a full disk.
+        UserError: an unknown layout, data sets of different classes or channels, one case id twice, a table that marks
+            copies of a scan differently, a store of other cases, no usable case, no such shard, another call at work on
+            the store or shard, or a full disk.
     """
     raws, store = [Path(raw) for raw in ([raws] if isinstance(raws, Path | str) else raws)], Path(store)
     options = options or PrepareOptions()
@@ -172,9 +174,11 @@ def _prepare(
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again, None, seconds)
+    voxels = {case_id: one.row["voxels"] for case_id, one in outcomes.items() if one.row is not None}
+    copies = check_copies(raws, datasets, voxels, layout.reread())
     folds, notes = _official_folds(raws, datasets)
     written = _write_index(store, jobs, outcomes, skipped, classes, options, channel_names, folds)
-    notes += [*([lost] if is_lost else []), *written.notes, *([] if folds else complete_folds(Store(store)))]
+    notes += [*([lost] if is_lost else []), *written.notes, *copies, *([] if folds else complete_folds(Store(store)))]
     report = PrepareReport.of(raws, datasets, Store(store), skipped, notes)
     report.write(store)
     splits = {name: len(ids) for name, ids in written.splits.named.items() if ids}

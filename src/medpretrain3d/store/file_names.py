@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,8 @@ def _plain(name: str) -> str:
 
 def words_of(name: str) -> tuple[str, ...]:
     """Return the words of a name in lower case, at whatever else than letters and digits it is parted."""
-    return tuple(re.findall(r"[^\W_]+", name.lower()))
+    # An accent of its own, as macOS writes it, is no letter and would part a word.
+    return tuple(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", name).lower()))
 
 
 def scan_words(name: str) -> tuple[str, ...]:

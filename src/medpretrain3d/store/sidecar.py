@@ -24,6 +24,9 @@ from medpretrain3d.store.statistics import StatisticsDocument
 VERSION = 4
 """Of a case's files; `prepare` makes a case of another version anew."""
 
+MAX_CLASSES = 255
+"""Of a store: a label map holds each class and the background in 8 bits."""
+
 CARRIED = ("source_file", "patient", "statistics", "voxels")
 """Keys of a sidecar that its hash does not cover and that a case made of this one has from it."""
 
@@ -45,7 +48,7 @@ _Box = Annotated[list[Number], Field(min_length=6, max_length=6)]
 @with_config(SCHEMA)
 class _Instance(TypedDict):
     id: Annotated[Whole, Field(lt=2**16)]
-    label: Annotated[Whole, Field(lt=255)]
+    label: Annotated[Whole, Field(lt=MAX_CLASSES)]
     box_vox: _Box
 
 

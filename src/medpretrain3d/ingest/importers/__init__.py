@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from medpretrain3d.documents import Name, checked
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import list_names, tree
 from medpretrain3d.ingest.importers.layout import REGISTERED, Layout, register_layout
 from medpretrain3d.ingest.importers.unused import unused
 from medpretrain3d.registry import import_modules
+from medpretrain3d.store.sidecar import MAX_CLASSES
 
 SPLITS = ("train", "val", "test", "unlabelled")
 """What a case may be for."""
@@ -72,7 +74,7 @@ def read_raw(
         layout, why, doubts = _recognised(raw)
     read = layout.open(raw, options)
     _check_splits(layout, read)
-    _check_classes(raw, read)
+    _check_classes(raw, layout, read)
     doubtful = [Leftover(text, "layouts whose names fit and whose content does not") for text in doubts]
     left = unused(raw, read, is_named=dataset is not None)
     why = why if dataset is not None else read.recognised_by or why
@@ -110,10 +112,18 @@ def _check_splits(layout: Layout, dataset: RawDataset) -> None:
             raise UserError(f"{layout.name}: case {case.id} is in split {case.split!r}, wanted {', '.join(SPLITS)}")
 
 
-def _check_classes(raw: Path, dataset: RawDataset) -> None:
+def _check_classes(raw: Path, layout: Layout, dataset: RawDataset) -> None:
+    """Refuse classes that no store can hold, before anything is written."""
+    where = dataset.tables[0] if dataset.tables else raw
+    advice = "choose and name them by --option classes" if layout.has_option("classes") else f"correct {where.name}"
+    if len(dataset.classes) > MAX_CLASSES:
+        raise UserError(
+            f"{where}: has {len(dataset.classes)} classes, wanted at most {MAX_CLASSES}; {advice}: are these names of "
+            "classes, and not of objects?"
+        )
+    checked(list(dataset.classes), list[Name], f"{where}: names of classes", advice)
     alike: dict[str, str] = {}
     for name in dataset.classes:
         other = alike.setdefault(" ".join(name.split()).casefold(), name)
         if other != name:
-            where = dataset.tables[0] if dataset.tables else raw
             raise UserError(f"{where}: the labels {other!r} and {name!r} differ in case or blanks only; write one")

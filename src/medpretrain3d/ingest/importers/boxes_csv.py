@@ -6,14 +6,14 @@ RAW/**          the scans
 
 | columns | meaning |
 |---|---|
-| image | path of the scan below RAW (a folder for a DICOM series); a row with nothing else is a scan without objects |
-| label | name of the class; without this column every object is an `object` |
+| image | path of the scan below RAW, see below; a row with nothing else is a scan without objects |
+| label | name of the class, of every object or of none; without this column every object is an `object` |
 | x0_F y0_F z0_F x1_F y1_F z1_F | the box, lowest corner first |
 | x_F y_F z_F and diameter_vox or diameter_mm | or its centre and diameter; without a diameter it is a point |
 | ignore | 1, true or yes for a region in which finding something is ignored; 0, false, no or empty |
 | patient, split | optional, the same in every row of a scan; split is train, val or test |
 
-Columns may be written in any case.
+Columns may be written in any case. A DICOM series is named by its folder or by any of its files, which means all of it.
 
 The frame F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm`
 (DICOM, ITK) or `ras_mm` (NIfTI, 3D Slicer). A scan that no row names is unlabelled.
@@ -22,7 +22,6 @@ The frame F is `vox` (voxels of the file's own array, half-open: the first voxel
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +35,11 @@ from medpretrain3d.ingest.importers.annotations import (
     SphereAnnotation,
 )
 from medpretrain3d.ingest.importers.base import Leftover, RawCase, RawDataset
-from medpretrain3d.ingest.importers.files import below, flag, number, read_csv
-from medpretrain3d.ingest.importers.folder import read_folder
+from medpretrain3d.ingest.importers.files import flag, number, read_csv
 from medpretrain3d.ingest.importers.ids import ScanIds
 from medpretrain3d.ingest.importers.layout import Layout, Misplaced
+from medpretrain3d.ingest.importers.named_scans import NamedScans
 from medpretrain3d.ingest.importers.tables import columns_of, tables_in
-from medpretrain3d.store.file_names import case_id_of
 
 TABLE = "boxes.csv"
 FRAME_OF: dict[str, tuple[Frame, float]] = {"vox": ("voxels", 1), "lps_mm": ("lps_mm", 1), "ras_mm": ("lps_mm", -1)}
@@ -58,8 +56,8 @@ def read_boxes_csv(raw: Path) -> RawDataset:
 
     Raises:
         Misplaced: no such table.
-        UserError: several of them, a column is missing, a cell is no number, a path leads out of the folder, or no row
-            meets a scan.
+        UserError: several of them, a column is missing, a cell is no number, some objects have a label and others none,
+            a path leads out of the folder, or no row meets a scan.
     """
     found = _tables(raw)
     if not found:
@@ -69,17 +67,20 @@ def read_boxes_csv(raw: Path) -> RawDataset:
     table = found[0]
     rows = _rows(table)
     marked = [row for row in rows if not _is_bare(row)]
-    classes = tuple(sorted({_label(row) for row in marked if not _is_ignored(table, row)}))
+    objects = [row for row in marked if not _is_ignored(table, row)]
+    classes = tuple(sorted({_label(row) for row in objects}))
     if not classes:
         raise UserError(f"{table}: no row holds an object; for scans alone use --dataset folder")
-    scans = read_folder(raw).cases
-    images, unmet = _images(raw, table, rows, scans)
-    rows_of: dict[Path, list[Mapping[str, str]]] = defaultdict(list)
+    _check_labels(table, objects)
+    scans = NamedScans(raw)
+    images, unmet = _images(table, rows, scans)
+    case_of = scans.cases(images.values())
+    rows_of: dict[Path, tuple[RawCase, list[Mapping[str, str]]]] = {}
     for row in rows:
-        rows_of[images.get(row["image"], below(raw, row["image"]))].append(row)
-    cases = [_case(raw, table, path, of_scan, classes) for path, of_scan in rows_of.items()]
-    named = {case.images[0] for case in cases}
-    cases += [replace(case, split="unlabelled") for case in scans if not named & set(case.images)]
+        case = case_of[images[row["image"]]]
+        rows_of.setdefault(case.images[0], (case, []))[1].append(row)
+    cases = [_case(table, case, of_scan, classes) for case, of_scan in rows_of.values()]
+    cases += [replace(case, split="unlabelled") for case in scans.others(images.values())]
     unread = _unread(columns_of(table))
     leftovers = [*unmet, *(Leftover(name, f"columns of {table.name} that have no meaning here") for name in unread)]
     return RawDataset(
@@ -127,23 +128,23 @@ def _unread(names: Sequence[str]) -> list[str]:
 
 
 def _images(
-    raw: Path, table: Path, rows: Sequence[Mapping[str, str]], scans: Sequence[RawCase]
+    table: Path, rows: Sequence[Mapping[str, str]], scans: NamedScans
 ) -> tuple[dict[str, Path], list[Leftover]]:
-    """Return the scan that each name in the column `image` means, where it is another than the path of that name."""
-    place_of = {scan.images[0].relative_to(raw).as_posix(): scan.images[0] for scan in scans}
-    written = list(dict.fromkeys(row["image"] for row in rows))
-    elsewhere = [name for name in written if not below(raw, name).exists()]
+    """Return the scan that each name in the column `image` means; where there is none, the path of that name."""
+    place_of = {scan.images[0].relative_to(scans.raw).as_posix(): scan.images[0] for scan in scans.scans}
+    written = {row["image"]: scans.path(row["image"]) for row in rows}
+    elsewhere = [name for name, path in written.items() if not path.exists()]
     if len(elsewhere) < len(written):  # some meet their scan by path: the others may, by likeness
         ids = ScanIds(place_of)
         found = {name: scan for name in elsewhere if (scan := ids.find(name)) is not None}
     else:
-        found = ScanIds(place_of).meet(table, written)[0]
+        found = ScanIds(place_of).meet(table, list(written))[0]
     likeness = f"names of {table.name} that meet their scan by likeness"
     message = [Leftover(f"{name} for {scan}", likeness, is_used=True) for name, scan in found.items()]
-    return {name: place_of[scan] for name, scan in found.items()}, message
+    return written | {name: place_of[scan] for name, scan in found.items()}, message
 
 
-def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
+def _case(table: Path, scan: RawCase, rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> RawCase:
     image = rows[0]["image"]
     message = {name: {row.get(name, "") for row in rows} for name in ("patient", "split")}
     for name, values in message.items():
@@ -158,19 +159,28 @@ def _case(raw: Path, table: Path, path: Path, rows: Sequence[Mapping[str, str]],
             is_ignored = _is_ignored(table, row)
             label = 0 if is_ignored else classes.index(_label(row))
             annotations[is_ignored].append(_mark(table, row, label))
-    return RawCase(
-        case_id_of(path, raw),
-        (path,),
+    return replace(
+        scan,
         annotations=tuple(annotations[False]),
         ignore=tuple(annotations[True]),
-        patient=patient or None,
+        patient=patient or scan.patient,
         split=split or "train",
-        problem="" if path.exists() else f"{table.name} names {image}, which is not there",
+        problem="" if scan.images[0].exists() else f"{table.name} names {image}, which is not there",
     )
 
 
 def _label(row: Mapping[str, str]) -> str:
     return row.get("label") or "object"
+
+
+def _check_labels(table: Path, objects: Sequence[Mapping[str, str]]) -> None:
+    """Refuse a table that names the classes of some objects only: the others would be a class of their own."""
+    bare = [row for row in objects if not row.get("label")]
+    if 0 < len(bare) < len(objects):
+        raise UserError(
+            f"{table}: {len(bare)} of {len(objects)} objects have no label, first one of {bare[0]['image']}; name the "
+            "class of each, or leave the column out for a single class"
+        )
 
 
 def _is_ignored(table: Path, row: Mapping[str, str]) -> bool:
@@ -233,14 +243,15 @@ RAW/**
 
 | columns | meaning |
 |---|---|
-| `image` | path of the scan below RAW, a folder for a DICOM series; a row with no more is a scan without objects |
-| `label` | name of the class; without this column every object is an `object` |
+| `image` | path of the scan below RAW; a row with no more is a scan without objects |
+| `label` | name of the class, of every object or of none; without this column every object is an `object` |
 | `x0_F y0_F z0_F x1_F y1_F z1_F` | the box, lowest corner first |
 | `x_F y_F z_F` with `diameter_mm` or `diameter_vox` | or its centre and diameter; without either a point |
 | `ignore` | 1, true or yes for an ignore region; 0, false, no or nothing for an object; any other word is an error |
 | `patient`, `split` | optional, the same in every row of a scan; split is train, val or test |
 
-Columns may be written in any case; one that names classes is called `label`, another name for it is an error.
+Columns may be written in any case; one that names classes is called `label`, another name for it is an error. A DICOM
+series is named by its folder or by any of its files; each of them means the whole series.
 
 F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm` (DICOM,
 ITK) or `ras_mm` (NIfTI, 3D Slicer). Scans that no row names are unlabelled. Semicolons or tabs may part the cells,

@@ -7,23 +7,25 @@ RAW/annotations.json
     frame        "voxels" (as COCO; voxels of the file's own array), "lps_mm" or "ras_mm"; missing is "voxels"
 
 As in COCO, `iscrowd` 1 marks a region in which finding something is ignored. An image without
-annotations is a case without objects.
+annotations is a case without objects. A DICOM series is named by its folder or by any file of it; images that name
+files of one series are one case.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation
 from medpretrain3d.ingest.importers.base import RawCase, RawDataset
-from medpretrain3d.ingest.importers.files import below, flag, read_json
+from medpretrain3d.ingest.importers.files import flag, read_json
 from medpretrain3d.ingest.importers.layout import Layout, require
-from medpretrain3d.store.file_names import case_id_of
+from medpretrain3d.ingest.importers.named_scans import NamedScans
 
 FILE = "annotations.json"
 SPLITS = ("train", "val", "test")
@@ -56,9 +58,17 @@ def read_coco(raw: Path) -> RawDataset:
         annotations_of: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
         for annotation in document["annotations"]:
             annotations_of[annotation["image_id"]].append(annotation)
-        cases = [
-            _case(raw, image, annotations_of.pop(image["id"], []), label_of, frame) for image in document["images"]
-        ]
+        scans = NamedScans(raw)
+        paths = [scans.path(image["file_name"]) for image in document["images"]]
+        case_of = scans.cases(paths)
+        images_of: dict[Path, tuple[RawCase, list[Mapping[str, Any]]]] = {}
+        for image, place in zip(document["images"], paths, strict=True):
+            case = case_of[place]
+            images_of.setdefault(case.images[0], (case, []))[1].append(image)
+        cases = []
+        for case, images in images_of.values():
+            annotations = [one for image in images for one in annotations_of.pop(image["id"], [])]
+            cases.append(_case(path, case, images, annotations, label_of, frame))
         if annotations_of:
             raise UserError(f"{path}: annotations of image {next(iter(annotations_of))}, which `images` does not list")
         names = tuple(str(category["name"]) for category in categories)
@@ -70,28 +80,38 @@ def read_coco(raw: Path) -> RawDataset:
 
 
 def _case(
-    raw: Path, image: Mapping[str, Any], annotations: list[Mapping[str, Any]], label_of: Mapping[Any, int], frame: str
+    file: Path,
+    scan: RawCase,
+    images: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Mapping[str, Any]],
+    label_of: Mapping[Any, int],
+    frame: str,
 ) -> RawCase:
-    path = below(raw, image["file_name"])
     for one in annotations:
         if one["category_id"] not in label_of:
-            raise UserError(f"{raw / FILE}: category {one['category_id']!r} of an annotation is not in `categories`")
-    split = str(image.get("split") or "train")
+            raise UserError(f"{file}: category {one['category_id']!r} of an annotation is not in `categories`")
+    name, split = images[0]["file_name"], str(images[0].get("split") or "train")
     if split not in SPLITS:
-        message = ", ".join(SPLITS)
-        raise UserError(f"{raw / FILE}: {image['file_name']} is in split {split!r}, wanted {message}")
+        raise UserError(f"{file}: {name} is in split {split!r}, wanted {', '.join(SPLITS)}")
+    for image in images[1:]:
+        for key in ("patient", "split"):
+            if image.get(key) != images[0].get(key):
+                values = f"{images[0].get(key)!r} and {image.get(key)!r}"
+                raise UserError(
+                    f"{file}: {name} and {image['file_name']} are of one scan and of {key} {values}; keep one"
+                )
     boxes_of_case = [
-        (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{raw / FILE}: iscrowd"))
+        (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{file}: iscrowd"))
         for one in annotations
     ]
-    return RawCase(
-        case_id_of(path, raw),
-        (path,),
+    patient = images[0].get("patient")
+    return replace(
+        scan,
         annotations=tuple(box for box, is_crowd in boxes_of_case if not is_crowd),
         ignore=tuple(box for box, is_crowd in boxes_of_case if is_crowd),
-        patient=str(image["patient"]) if image.get("patient") is not None else None,
+        patient=scan.patient if patient is None else str(patient),
         split=split,
-        problem="" if path.exists() else f"{FILE} names {image['file_name']}, which is not there",
+        problem="" if scan.images[0].exists() else f"{FILE} names {name}, which is not there",
     )
 
 
@@ -135,6 +155,7 @@ RAW/annotations.json
   frame        "voxels" (default), "lps_mm" or "ras_mm"
 ```
 
-`patient` and `split` may be missing. `iscrowd` 1 is an ignore region, an image without annotations a negative.""",
+`patient` and `split` may be missing. `iscrowd` 1 is an ignore region, an image without annotations a negative. A DICOM
+series is named by its folder or by any of its files; images that name files of one series are one case.""",
     ),
 )

@@ -32,7 +32,22 @@ def read_folder(raw: Path, modality: str = "", series: str = "", min_slices: int
         UserError: no series is what the options ask for.
     """
     found = find_series(raw)
-    wanted = SeriesChoice(modality, series, min_slices).of(raw, found)
+    return _dataset(raw, found, SeriesChoice(modality, series, min_slices).of(raw, found))
+
+
+def scans_and_series(raw: Path) -> tuple[tuple[RawCase, ...], dict[Path, RawCase]]:
+    """Return every scan as `read_folder` does, and the scan of each file of a DICOM series and of a folder of one."""
+    found = find_series(raw)
+    scans = _dataset(raw, found, found).cases
+    of_image = {scan.images[0]: scan for scan in scans}
+    of_file = {}
+    for one in found:
+        place = one.folder if one.folder in of_image else one.files[0]
+        of_file |= dict.fromkeys((place, *one.files), of_image[place])
+    return scans, of_file
+
+
+def _dataset(raw: Path, found: Sequence[Series], wanted: Sequence[Series]) -> RawDataset:
     scans, maps, read_so = _volumes(raw, found, wanted)
     problem = "is called a label map; rename it if it is a scan, else use --dataset pairs"
     cases = (*scans, *(replace(one, problem=problem) for one in maps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ _MANGLED = re.compile(r"\d+([.,]\d+)?[eE]\+?\d+")
 class ScanIds:
     """The ids of scans, found by what a table writes for them.
 
-    A row means the scan of exactly its id; where there is none, the only one that differs in blanks, case, folders in
-    front, the ending of an image file, or zeros in front of a number.
+    A row means the scan of exactly its id; where there is none, the only one that differs in blanks, case, how letters
+    with accents are composed in Unicode, folders in front, the ending of an image file, or zeros in front of a number.
 
     Args:
         ids: of the scans.
@@ -74,7 +75,8 @@ def unmet_reason(table: Path, written: str) -> str:
 
 
 def _plain(text: str) -> str:
-    name = text.strip().strip("\ufeff").replace("\\", "/").rstrip("/").rpartition("/")[2]
+    # Table programs write an accented letter as one code point, and macOS names its files by two.
+    name = unicodedata.normalize("NFC", text).strip().strip("\ufeff").replace("\\", "/").rstrip("/").rpartition("/")[2]
     name = volume_stem(Path(name)) if name else name
     name = re.sub(r"\.(dcm|npy)$", "", name, flags=re.IGNORECASE).casefold()
     return name.lstrip("0") or "0" if name.isdigit() else name

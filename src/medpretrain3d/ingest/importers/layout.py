@@ -63,6 +63,10 @@ class Layout:
         plugin = plugin_of(self.read.__module__)
         return f"docs/datasets.md#{self.name}" if plugin is None else f"plugin {plugin}"
 
+    def has_option(self, name: str) -> bool:
+        """Return whether `--option NAME=VALUE` means something for it."""
+        return name in self._options()
+
     def fits(self, names: Sequence[str]) -> bool:
         """Return whether a folder with these names in it, as `list_names` gives them, looks like this layout."""
         return all(any(_fits(pattern, name) for name in names) for pattern in self.patterns)
@@ -96,7 +100,7 @@ class Layout:
             ) from error
 
     def _arguments(self, options: Mapping[str, str]) -> dict[str, Any]:
-        known = {name: one.default for name, one in list(inspect.signature(self.read).parameters.items())[1:]}
+        known = self._options()
         arguments = {}
         for name, text in options.items():
             if name not in known:
@@ -108,6 +112,10 @@ class Layout:
                 wanted = type(known[name]).__name__
                 raise UserError(f"{self.name}: option {name} is {text!r}, wanted {wanted}") from error
         return arguments
+
+    def _options(self) -> dict[str, Any]:
+        """Return the default of each option."""
+        return {name: one.default for name, one in list(inspect.signature(self.read).parameters.items())[1:]}
 
 
 REGISTERED: Registry[Layout] = Registry("data set")

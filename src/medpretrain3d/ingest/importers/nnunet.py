@@ -185,8 +185,8 @@ def classes_of(
     names = [
         name for name in ordered if name not in ("background", "ignore") and not (has_background and values[name] == 0)
     ]
-    if not 1 <= len(names) <= 254:
-        raise UserError(f"{path}: labels {labels}: wanted 1 to 254 classes beside the background, got {len(names)}")
+    if not names:
+        raise UserError(f"{path}: labels {labels}: wanted at least one class beside the background")
     class_of_value = {values[name]: index for index, name in enumerate(names)}
     return tuple(names), class_of_value | ({values["ignore"]: IGNORE} if "ignore" in values else {})
 
