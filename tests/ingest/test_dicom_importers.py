@@ -19,13 +19,21 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.annotations import BoxAnnotation, SphereAnnotation
 from medpretrain3d.ingest.importers.consensus import ReaderMark, agreement, group_marks
+from medpretrain3d.ingest.patients import PatientTable
 from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
+from medpretrain3d.store.corpus import Corpus
+from medpretrain3d.store.damage import check_store
+from medpretrain3d.store.pseudonym import pseudonym_of
+from medpretrain3d.store.splits import Splits, write_splits
 from medpretrain3d.store.store import Store
+from medpretrain3d.store.stratify import split_store
+from medpretrain3d.store.training_cases import training_cases
 
 UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1"
 
 
-def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 + 2.5 * number):
+def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 + 2.5 * number, first=0):
     """A series of 12 columns, 10 rows; file `1-<number>.dcm` counts from 1."""
     folder.mkdir(parents=True)
     for number in range(1, num_slices + 1):
@@ -42,7 +50,7 @@ def write_series(folder, uid=UID, num_slices=8, z_of_file=lambda number: -100.0 
         plane.Rows, plane.Columns, plane.SamplesPerPixel = 10, 12, 1
         plane.BitsAllocated = plane.BitsStored = 16
         plane.HighBit, plane.PixelRepresentation, plane.PhotometricInterpretation = 15, 1, "MONOCHROME2"
-        plane.PixelData = (np.arange(120) + number).astype(np.int16).tobytes()
+        plane.PixelData = (np.arange(120) + number + first).astype(np.int16).tobytes()
         plane.save_as(folder / f"1-{number:03d}.dcm", enforce_file_format=True)
 
 
@@ -54,9 +62,10 @@ def test_the_parts_of_a_series_in_several_folders_are_said_and_of_one_patient(tm
         path.unlink()
     write_series(raw / "c/one", uid="1.2.9")
     write_series(raw / "c/copy", uid="1.2.9")
+    part = pseudonym_of(UID)
     assert {case.id: case.patient for case in read_raw(raw).cases} == {
-        "a": "a",
-        "b": "a",
+        "a": part,
+        "b": part,
         "c__copy": None,
         "c__one": None,
     }
@@ -69,10 +78,10 @@ def test_the_parts_of_a_series_in_several_folders_are_said_and_of_one_patient(tm
 PATIENTS = {"a": "DOE^JOHN", "b": "ROE^JANE", "c": "DOE^JOHN", "d": ""}
 
 
-def write_patients(root, patients=PATIENTS, **options):
-    """A series in a folder of each name, of the patient that its header names."""
-    for name, patient in patients.items():
-        write_series(root / name, uid=f"1.2.{ord(name[-1])}", **options)
+def write_patients(root, patients=PATIENTS, first=0):
+    """A series in a folder of each name, of the patient that its header names; voxels of all are different."""
+    for number, (name, patient) in enumerate(patients.items()):
+        write_series(root / name, uid=f"1.2.{first}.{ord(name[-1])}", first=first + 20 * number)
         for path in (root / name).iterdir():
             plane = dcmread(path)
             plane.PatientID = patient
@@ -96,7 +105,15 @@ def write_coco(root, names, boxes=None):
 
 def test_series_of_one_patient_are_of_one_in_a_plain_folder(tmp_path):
     write_patients(tmp_path)
-    assert {case.id: case.patient for case in read_raw(tmp_path).cases} == {"a": "a", "b": "b", "c": "a", "d": None}
+    john, jane = pseudonym_of("DOE^JOHN"), pseudonym_of("ROE^JANE")
+    assert {case.id: case.patient for case in read_raw(tmp_path).cases} == {"a": john, "b": jane, "c": john, "d": None}
+    assert john == "dicom-f2f0bc135c8e5eac"
+    write_patients(tmp_path, {"0": "DOE^JOHN"}, first=500)  # comes first and changes nothing
+    assert {case.id: case.patient for case in read_raw(tmp_path).cases}["c"] == john
+    for name in ("a", "c", "0"):
+        for path in (tmp_path / name).iterdir():
+            path.unlink()
+    assert [case.patient for case in read_raw(tmp_path).cases] == [None, None]  # one identifier tells nothing
 
 
 @pytest.mark.parametrize("write", [write_boxes, write_coco])
@@ -108,6 +125,93 @@ def test_series_that_a_table_names_are_of_the_patients_of_their_headers(tmp_path
     write_boxes(tmp_path, ["a,DOE", "b,", "c,DOE", "d,"], "patient,label,x_vox,y_vox,z_vox,diameter_vox")
     (tmp_path / "annotations.json").unlink(missing_ok=True)
     assert [case.patient for case in read_raw(tmp_path).cases] == ["DOE", of_folder["b"], "DOE", None]
+
+
+@pytest.fixture
+def years(tmp_path):
+    """Two exports of the same four patients: `early_*` and `late_*`."""
+    for year, name, first in (("2023", "early", 0), ("2024", "late", 500)):
+        write_patients(tmp_path / year, {f"{name}_{letter}": f"PAT{letter}" for letter in "abcd"}, first)
+    return tmp_path / "2023", tmp_path / "2024"
+
+
+def test_a_patient_of_two_folders_of_one_store_is_one(years, tmp_path):
+    prepare(years, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    names = {case_id: row["patient"] for case_id, row in store.entries.items()}
+    assert all(names[f"early_{one}"] == names[f"late_{one}"] for one in "abcd")
+    assert len(set(names.values())) == 4
+    assert not any("PAT" in path.read_text() for path in (tmp_path / "store").rglob("*.json"))
+
+
+@pytest.mark.parametrize("how", ["exclude", "together"])
+def test_a_patient_who_is_tested_in_one_store_is_not_trained_on_in_another(years, tmp_path, how):
+    for year, name in zip(years, ("corpus", "detection"), strict=True):
+        prepare(year, tmp_path / name)
+    splits = {"train": ("late_a", "late_b"), "val": (), "test": ("late_c", "late_d")}
+    write_splits(tmp_path / "detection", Splits(splits))
+    if how == "exclude":
+        chosen = training_cases(Corpus([tmp_path / "corpus"]), exclude=[Store(tmp_path / "detection")])
+        assert "2 have the name or the patient of one" in chosen.notes[0]
+    else:
+        chosen = training_cases(Corpus([tmp_path / "corpus", tmp_path / "detection"]))
+        assert "2 of 6 cases are left out: other scans of patients that are tested" in chosen.notes[0]
+    names = [case.case_id for case in chosen.cases]
+    assert names == ["early_a", "early_b", *(["late_a", "late_b"] if how == "together" else [])]
+    corpus = Corpus([tmp_path / "corpus", tmp_path / "detection"])
+    train, held_out = corpus.hold_out("all", 2)
+    assert not {case.case_id[-1] for case in train} & {case.case_id[-1] for case in held_out}
+
+
+@pytest.mark.parametrize("containers", [False, True])
+def test_pseudonyms_of_an_earlier_version_are_replaced_and_nothing_else(tmp_path, monkeypatch, containers):
+    raw, store = tmp_path / "raw", tmp_path / "store"
+    write_patients(raw, {name: f"PAT{number // 2}" for number, name in enumerate("abcdefgh")})
+    write_boxes(raw, "abcdefgh")
+
+    def by_first_case(series):
+        first = {}
+        return {case_id: first.setdefault(one.patient, case_id) for case_id, one in sorted(series.items())}
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr("medpretrain3d.ingest.importers.folder.patients_of", by_first_case)
+        prepare(raw, store, containers=containers)
+    assert Store(store).entries["b"]["patient"] == "a"
+    splits = split_store(Store(store), 3, seed=3)
+    before = Store(store)
+    with monkeypatch.context() as unread:
+        unread.setattr("medpretrain3d.ingest.prepare_case.read_channels", None)
+        summary = prepare(raw, store)
+    assert (summary.prepared, summary.reused, summary.skipped, dict(summary.again)) == (0, 8, (), {})
+    after = Store(store)
+    assert after.all_splits == splits
+    assert after.all_splits.folds
+    assert not any("splits.json" in one for one in summary.report.warnings)
+    assert after.fingerprint == before.fingerprint
+    assert {case_id: row["patient"] for case_id, row in after.entries.items()} == {
+        name: pseudonym_of(f"PAT{number // 2}") for number, name in enumerate("abcdefgh")
+    }
+    prepare(raw, tmp_path / "new", containers=containers)
+    new = Store(tmp_path / "new")
+    for case_id in after.case_ids:  # the same bytes as of a store that is made now
+        assert [after.case(case_id).files.named(name).read() for name in ("image.b2nd", "case.json")] == [
+            new.case(case_id).files.named(name).read() for name in ("image.b2nd", "case.json")
+        ]
+    assert check_store(store) == []
+    assert prepare(raw, store).reused == 8
+
+
+def test_a_damaged_case_of_another_patient_is_made_again(tmp_path):
+    write_patients(tmp_path / "raw", {"a": "DOE", "b": "ROE"})
+    table = tmp_path / "patients.csv"
+    table.write_text("case,patient\na,x\nb,y\n")
+    prepare(tmp_path / "raw", tmp_path / "store")
+    image = tmp_path / "store/cases/a/image.b2nd"
+    image.write_bytes(image.read_bytes()[:-1])
+    summary = prepare(tmp_path / "raw", tmp_path / "store", PrepareOptions(patients=PatientTable(table)))
+    assert (summary.prepared, summary.reused, list(summary.again)) == (1, 1, ["a"])
+    assert [row["patient"] for row in Store(tmp_path / "store").entries.values()] == ["x", "y"]
+    assert check_store(tmp_path / "store") == []
 
 
 NAMES = ("a/1-002.dcm", "a/1-005.dcm", "b/1-001.dcm", "two/1-003.dcm", "two/1-007.dcm", "two/other.dcm")

@@ -81,7 +81,8 @@ def prepare(
     """Prepare one or more raw folders into one store.
 
     A case that is already there with the same source files and options is kept, so a killed call continues; one whose
-    files are missing, of another size or changed since is made again, and `Summary.again` says so. The same
+    files are missing, of another size or changed since is made again, and `Summary.again` says so. Of a case that is of
+    another patient now, or of another name of the patient, that alone is written. The same
     input gives the same bytes, whatever the number of workers and shards. A case that cannot be used is left out and
     noted in `skipped.json`; the others go on. Where labelled and unlabelled folders meet, the unlabelled cases go to
     the split `unlabeled`: nobody looked for objects there, so they are no negatives.
@@ -154,7 +155,8 @@ def _prepare(
     found = {job.case.id: earlier(job, check) for job in own}
     known = {case_id: one for case_id, one in found.items() if isinstance(one, PrepareResult)}
     again = {case_id: one.reason for case_id, one in found.items() if isinstance(one, Redo) and one.reason}
-    todo = [job for job in own if job.case.id not in known]
+    kept = {case_id for case_id, one in found.items() if isinstance(one, Redo) and one.is_kept}
+    todo = [replace(job, is_kept=job.case.id in kept) for job in own if job.case.id not in known]
     if todo and (store / INDEX).is_file() and len(again) == len(own):
         _check_all_again(store, todo)
     lost = f"{store / SPLITS} was missing; folds and label order that it may have held are gone"
@@ -170,7 +172,7 @@ def _prepare(
 
     message = {job.case.id for job in (own if len(outcomes) < len(jobs) else jobs)}
     skipped = tuple(_told(one.note) for case_id, one in sorted(outcomes.items()) if one.note and case_id in message)
-    prepared = sum(outcomes[job.case.id].row is not None for job in todo)
+    prepared = sum(outcomes[job.case.id].row is not None for job in todo if not job.is_kept)
     reused = sum(outcomes[job.case.id].row is not None for job in own) - prepared
     if len(outcomes) < len(jobs):
         return Summary(prepared, reused, skipped, {}, len(jobs) - len(outcomes), again, None, seconds)

@@ -28,6 +28,7 @@ from medpretrain3d.store.case import (
     voxels_sha256,
     write_case,
 )
+from medpretrain3d.store.case_data import sidecar_bytes
 from medpretrain3d.store.damage import check_contents, check_sizes
 from medpretrain3d.store.layout import FolderLayout, Layout
 from medpretrain3d.store.readers import MissingLibrary, source_files
@@ -61,6 +62,8 @@ class Job:
     """Whether of each object the middle alone is kept."""
     layout: Layout | None = None
     """How cases lie in the store; a folder each when absent."""
+    is_kept: bool = False
+    """Whether the case is there, and nothing but its patient is another now."""
 
     @property
     def cases(self) -> Layout:
@@ -83,6 +86,8 @@ class Redo:
     """Work to do, and why, where there was a result before."""
 
     reason: str = ""
+    is_kept: bool = False
+    """Whether the case stays but for its patient."""
 
 
 def find_existing(job: Job) -> PrepareResult | None:
@@ -119,9 +124,13 @@ def earlier(job: Job, is_thorough: bool = False) -> PrepareResult | Redo:
         return Redo()
     try:
         case = Case.open(files)
-        if changed := _changed(case.sidecar, facts):
+        changed = _changed(case.sidecar, facts)
+        is_kept = bool(changed) and not _changed(case.sidecar, _with_patient(facts, job.case, case.sidecar["patient"]))
+        if changed and not is_kept:
             return Redo(changed)
         (check_contents if is_thorough else check_sizes)(case)
+        if is_kept:
+            return Redo(is_kept=True)
         return PrepareResult(index_row(case.sidecar, files))
     except (UserError, KeyError, TypeError) as error:
         return Redo(f"was damaged: {error}")
@@ -148,6 +157,8 @@ def prepare_case(job: Job) -> PrepareResult:
 
 
 def _prepare_case(job: Job) -> PrepareResult:
+    if job.is_kept:
+        return _of_new_patient(job)
     facts: dict[str, Any] = {}
     try:
         facts = _facts(job)
@@ -162,6 +173,16 @@ def _prepare_case(job: Job) -> PrepareResult:
         return _left_out(job, error, facts)
     skip_record_path(job.store, job.case.id).unlink(missing_ok=True)
     return PrepareResult(row)
+
+
+def _of_new_patient(job: Job) -> PrepareResult:
+    """Write who the patient of a case is that stays as it is."""
+    files = job.cases.find(job.case.id)
+    if files is None:
+        raise UserError(f"case {job.case.id}: is gone from {job.store}; prepare it again")
+    sidecar = Case.open(files).sidecar
+    sidecar |= {"patient": job.case.patient, "options": _facts(job)["options"]}
+    return PrepareResult(index_row(sidecar, job.cases.write_sidecar(files, sidecar_bytes(sidecar))))
 
 
 def _left_out(job: Job, error: UserError | MemoryError, facts: Mapping[str, Any]) -> PrepareResult:
@@ -252,6 +273,12 @@ def _facts(job: Job) -> dict[str, Any]:
             **({"more_labels": [_as_json(classes) for _, classes in more]} if more else {}),
         },
     }
+
+
+def _with_patient(facts: Mapping[str, Any], case: RawCase, patient: str | None) -> dict[str, Any]:
+    """Return the cache key of a case as it would be if the case were of another patient."""
+    marks = marks_sha256(replace(case, patient=patient))
+    return {**facts, "options": {**facts["options"], "marks": marks}}
 
 
 def _as_json(class_of_value: Mapping[int, int]) -> dict[str, int]:

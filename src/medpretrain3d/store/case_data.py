@@ -106,9 +106,14 @@ def case_contents(case_data: CaseData) -> tuple[dict[str, Any], dict[str, bytes]
         contents[MASK] = array_bytes(case_data.mask)
     sidecar["file_bytes"] = {name: len(content) for name, content in contents.items()}
     sidecar["bytes"] = sum(sidecar["file_bytes"].values())
-    sidecar["checksum"] = sidecar_checksum(sidecar)
-    contents[SIDECAR] = json_text(sidecar, indent=1).encode()
+    contents[SIDECAR] = sidecar_bytes(sidecar)
     return sidecar, contents
+
+
+def sidecar_bytes(sidecar: dict[str, Any]) -> bytes:
+    """Return a sidecar as it is written; its checksum is set."""
+    sidecar["checksum"] = sidecar_checksum(sidecar)
+    return json_text(sidecar, indent=1).encode()
 
 
 def _check_boxes(case_data: CaseData) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import counted
 from medpretrain3d.store.normalization import Normalization
+from medpretrain3d.store.pseudonym import is_of_a_header
 from medpretrain3d.store.staging import staged
 from medpretrain3d.store.store import Case, Store
 from medpretrain3d.store.unit import Unit
@@ -42,9 +43,12 @@ class CaseRef:
 
     @property
     def patient(self) -> tuple[int, str] | None:
-        """Store and pseudonym of the patient, from the index; None where each case is a patient of its own."""
+        """Store and pseudonym of the patient, from the index; None where each case is a patient of its own.
+
+        A pseudonym that means one patient in every store has -1 for the store.
+        """
         patient = self.store.entries[self.case_id]["patient"]
-        return None if patient is None else (self.dataset, str(patient))
+        return None if patient is None else (-1 if is_of_a_header(str(patient)) else self.dataset, str(patient))
 
     @property
     def counts(self) -> Sequence[int]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.atomic import finished_folder
+from medpretrain3d.atomic import finished_folder, write_text
 from medpretrain3d.store.case_data import CaseData, case_contents
-from medpretrain3d.store.case_files import CASES, IMAGE, NAMES, CaseFiles, case_folder
+from medpretrain3d.store.case_files import CASES, IMAGE, NAMES, SIDECAR, CaseFiles, case_folder
 from medpretrain3d.store.container import MAX_BYTES, SUFFIX, ContainerWriter, scan_container
 from medpretrain3d.store.sidecar import index_row
 
@@ -55,6 +55,14 @@ class Layout(ABC):
         """
 
     @abstractmethod
+    def write_sidecar(self, files: CaseFiles, content: bytes) -> CaseFiles:
+        """Write another sidecar of a case, whose other files stay as they are; returns where all of them lie.
+
+        Raises:
+            UserError: the disk is full, the folder cannot be written, or a file is missing.
+        """
+
+    @abstractmethod
     def remove(self, case_id: str) -> None:
         """Take a case away; nothing happens where there is none."""
 
@@ -85,6 +93,11 @@ class FolderLayout(Layout):
                     continue
                 (unfinished / name).write_bytes(content)
         return CaseFiles.of_folder(folder)
+
+    def write_sidecar(self, files: CaseFiles, content: bytes) -> CaseFiles:
+        """Replace that file alone."""
+        write_text(files.folder / SIDECAR, content.decode())
+        return files
 
     def remove(self, case_id: str) -> None:
         """Remove the folder of a case, but nothing that is not ours."""
@@ -149,6 +162,11 @@ class ContainerLayout(Layout):
         files = self._writer.append(case_id, contents, generation)
         self._newest[case_id] = generation, files
         return files
+
+    def write_sidecar(self, files: CaseFiles, content: bytes) -> CaseFiles:
+        """Append a record with a copy of the other files, since a record lies in one place."""
+        others = {name: one.read() for name in NAMES if name != SIDECAR and (one := files.named(name)).num_bytes}
+        return self.write(files.case_id, {**others, SIDECAR: content})
 
     def remove(self, case_id: str) -> None:
         """Append that the case is gone."""

@@ -13,6 +13,7 @@ from medpretrain3d.ingest.importers.layout import Layout
 from medpretrain3d.ingest.importers.series_choice import SeriesChoice, left_out
 from medpretrain3d.ingest.importers.series_patients import patients_of
 from medpretrain3d.store.file_names import case_id_of, channel_files, is_label_map, scan_words, words_of
+from medpretrain3d.store.pseudonym import pseudonym_of
 from medpretrain3d.store.readers import Series, find_series, find_volumes, scattered, volume_stem
 
 _CHANNELS = "scans of several files, _0000, _0001, ..., taken for channels; rename those that are scans"
@@ -102,13 +103,10 @@ def _of_series(
     name_of = {one: case_id_of(one.folder, raw) for one in wanted}
     name_of |= {one: f"{name}__{one.key}" for one, name in name_of.items() if series_in[one.folder] > 1}
     patients = patients_of({name: one for one, name in name_of.items()})
-    first: dict[str, str] = {}
-    for one, name in sorted(name_of.items(), key=lambda named: named[1]):
-        first.setdefault(one.uid, name)
     cases = {}
     for one, name in name_of.items():
         image = one.folder if series_in[one.folder] == 1 else one.files[0]
-        patient = patients.get(name) or (first[one.uid] if one.uid in parts else None)
+        patient = patients.get(name) or (pseudonym_of(one.uid) if one.uid in parts else None)
         cases[one] = RawCase(name, (image,), patient=patient)
     return cases
 
