@@ -41,7 +41,7 @@ def scans_and_series(raw: Path) -> tuple[tuple[RawCase, ...], dict[Path, RawCase
     found = find_series(raw)
     scans = _dataset(raw, found, found).cases
     of_image = {scan.images[0]: scan for scan in scans}
-    of_file = {}
+    of_file: dict[Path, RawCase] = {}
     for one in found:
         place = one.folder if one.folder in of_image else one.files[0]
         of_file |= dict.fromkeys((place, *one.files), of_image[place])
