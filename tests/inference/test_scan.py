@@ -8,7 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medpretrain3d.inference.scan import ResampledScan, ScanTiles, TensorTiles, is_air
+from medpretrain3d.inference.bundle import Bundle
+from medpretrain3d.inference.config import InferenceConfig
+from medpretrain3d.inference.resampled_scan import ResampledRegions, ResampledScan
+from medpretrain3d.inference.scan import ScanTiles, TensorTiles, is_air
+from medpretrain3d.inference.started_scan import StartedScan
 from medpretrain3d.inference.tiles import tile_starts
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import ZScore
@@ -24,6 +28,24 @@ def volume(shape=(20, 11, 9), spacing_mm=(1.0, 1.0, 1.0), seed=0):
     return Volume(array, grid, grid)
 
 
+class Stored:
+    """A scan that is read region by region, as a case of a store; counts voxels, and how often it is read whole."""
+
+    def __init__(self, whole):
+        self.whole, self.num_read, self.num_read_whole = whole, 0, 0
+
+    def __getattr__(self, name):
+        if name == "array":
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+    def read_image(self, start, size):
+        found = self.whole.read_image(start, size).copy()
+        self.num_read += found.size
+        self.num_read_whole += found.shape == self.whole.array.shape
+        return found
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.tuples(*[st.floats(0.6, 2.2)] * 3), st.integers(0, 2**31))
 def test_slabs_of_a_resampled_scan_are_the_resampled_volume(spacing_mm, seed):
@@ -35,6 +57,40 @@ def test_slabs_of_a_resampled_scan_are_the_resampled_volume(spacing_mm, seed):
         start = [int(random.integers(0, size)) for size in whole.grid.shape]
         size = [int(random.integers(1, 9)) for _ in range(3)]
         np.testing.assert_array_equal(slabs.read_image(start, size), whole.read_image(start, size))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.floats(0.6, 2.2)] * 3), st.integers(0, 2**31))
+def test_regions_of_a_resampled_scan_are_those_of_the_resampled_volume_and_read_no_more(spacing_mm, seed):
+    scan = Stored(volume())
+    whole, regions = resample(volume(), spacing_mm), ResampledRegions(scan, spacing_mm)
+    assert regions.grid == whole.grid
+    assert scan.num_read == 0
+    random = np.random.default_rng(seed)
+    for _ in range(6):
+        start = [int(random.integers(0, size)) for size in whole.grid.shape]
+        size = [int(random.integers(1, 9)) for _ in range(3)]  # may reach behind the end
+        scan.num_read = 0
+        np.testing.assert_array_equal(regions.read_image(start, size), whole.read_image(start, size))
+        # A voxel is a mean over its width, with a neighbor on each side that linear interpolation takes.
+        assert scan.num_read <= np.prod([count * step + 4 + step for count, step in zip(size, spacing_mm, strict=True)])
+
+
+def test_members_that_resample_a_stored_scan_share_one_copy_of_its_voxels(tiny_detector):
+    spacings = [(2.0, 1.5, 1.0), (1.0, 1.5, 1.0), None]
+    for members, num_read in (([spacings[0]], 1), (spacings, 1), (spacings[2:] * 3, 0)):
+        scan = Stored(volume())
+        bundles = [
+            Bundle(tiny_detector, ("a",), Preprocessing((16, 16, 16), one), InferenceConfig(), {}, "0")
+            for one in members
+        ]
+        started = StartedScan(scan, bundles, [InferenceConfig()] * len(members), 1, "32-true")
+        started.close()
+        assert scan.num_read_whole == num_read
+        for tiles, one in zip(started.tiles, members, strict=True):
+            alone = ScanTiles(volume(), Preprocessing(PATCH, one))
+            for start in tile_starts(tiles.shape, PATCH, 0.5):
+                assert torch.equal(tiles.read(start, PATCH), alone.read(start, PATCH))
 
 
 def test_tiles_read_front_to_back_have_every_slice_resampled_once(monkeypatch):

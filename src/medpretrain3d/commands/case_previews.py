@@ -17,7 +17,7 @@ from medpretrain3d.evaluation.shown_cases import shown_cases
 if TYPE_CHECKING:
     from medpretrain3d.inference.inputs import ScanInput
     from medpretrain3d.inference.prediction import Prediction
-    from medpretrain3d.inference.scan import VoxelReader
+    from medpretrain3d.inference.voxel_reader import VoxelReader
     from medpretrain3d.store.normalization import Normalization
 
 MOST_BOXES = 40

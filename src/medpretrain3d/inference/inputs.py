@@ -10,7 +10,7 @@ from typing import Protocol
 
 from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference.scan import VoxelReader
+from medpretrain3d.inference.voxel_reader import VoxelReader
 from medpretrain3d.names import plain_name
 from medpretrain3d.store.case import voxels_sha256
 from medpretrain3d.store.corpus import CaseRef, Corpus

@@ -25,10 +25,11 @@ from medpretrain3d.inference.merging import merge_raw_detections
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.region import Near
-from medpretrain3d.inference.scan import ScanTiles, VoxelReader
+from medpretrain3d.inference.scan import ScanTiles
 from medpretrain3d.inference.second_stage import rescored
 from medpretrain3d.inference.sliding_window import Progress
 from medpretrain3d.inference.started_scan import StartedScan
+from medpretrain3d.inference.voxel_reader import VoxelReader
 from medpretrain3d.precision.choice import precision_of
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,50 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medpretrain3d.inference.resampled_scan import ResampledScan, is_at_spacing
 from medpretrain3d.inference.tiles import Triple
+from medpretrain3d.inference.voxel_reader import HeldScan, VoxelReader
 from medpretrain3d.store.case import AIR_HU
-from medpretrain3d.store.grid import Grid, Spacing
+from medpretrain3d.store.grid import Spacing
 from medpretrain3d.store.preprocessing import Preprocessing
-from medpretrain3d.store.resample import resample_linear
-from medpretrain3d.store.statistics import ChannelStatistics
-from medpretrain3d.store.unit import Unit
-from medpretrain3d.store.volume import Volume, check_spacing
 
 EMPTY_HU = -900.0
 """A block of voxels with a mean up to this is air: lung lies above it, and noise of 80 HU moves a mean by 10 HU."""
 AIR_BLOCK_VOX = 4
 """Edge of the blocks. One voxel of soft tissue in eight lifts a block out of air."""
-
-
-class VoxelReader(Protocol):
-    """Voxels that are read region by region: a `Volume` in memory is a scan, and so is a `Case` of a store."""
-
-    @property
-    def grid(self) -> Grid:
-        """Grid of the voxels."""
-
-    @property
-    def source_grid(self) -> Grid:
-        """Grid of the file, in its own array order."""
-
-    @property
-    def num_channels(self) -> int:
-        """Number of channels of the voxels."""
-
-    @property
-    def unit(self) -> Unit:
-        """Intensity unit of the voxels."""
-
-    @property
-    def pad_values(self) -> tuple[int, ...]:
-        """Padding value per channel, which surrounds the volume; -1024 for HU."""
-
-    @property
-    def statistics(self) -> tuple[ChannelStatistics, ...]:
-        """Intensity statistics of each channel of the whole volume, which a normalization may be fitted to."""
-
-    def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """The region (C, d, h, w) int16 of `size` voxels from `start` on; what lies behind the end may be missing."""
 
 
 class TileReader(Protocol):
@@ -102,6 +69,8 @@ class ScanTiles:
     Args:
         scan: in the unit of the training images.
         preprocessing: of the training images.
+        resampled: makes the reader of a scan at another spacing: `ResampledScan` for tiles from the first slice to the
+            last, `ResampledRegions` for many scans of which a region is read now and then.
 
     Example:
         >>> import numpy as np
@@ -114,8 +83,17 @@ class ScanTiles:
         ((16, 16, 16), torch.Size([1, 8, 8, 8]))
     """
 
-    def __init__(self, scan: VoxelReader, preprocessing: Preprocessing) -> None:
-        self.scan = _at_spacing(scan, preprocessing.spacing_mm)
+    def __init__(
+        self,
+        scan: VoxelReader,
+        preprocessing: Preprocessing,
+        resampled: Callable[[VoxelReader, Sequence[float]], VoxelReader] = ResampledScan,
+    ) -> None:
+        spacing_mm = preprocessing.spacing_mm
+        if spacing_mm is None or is_at_spacing(scan.grid, spacing_mm):
+            self.scan = scan
+        else:
+            self.scan = resampled(scan, spacing_mm)
         self.scan_grid = scan.grid
         self.window = preprocessing.window.of_unit(preprocessing.unit).fitted(scan.statistics)
         self.pad_values = scan.pad_values
@@ -139,51 +117,18 @@ class ScanTiles:
         return None if is_constant(tile[:, :d, :h, :w]) else tile
 
 
-class ResampledScan:
-    """A scan at another spacing, voxel for voxel as if it were resampled whole, of which a slab is in memory.
+def tiles_of_members(scan: VoxelReader, members: Sequence[Preprocessing]) -> list[ScanTiles]:
+    """Return a scan as each member of an ensemble sees it.
 
-    The slab holds the slices that were read last. Tiles that are read from the first slice to the last, as
-    `detect_volume` does, have every slice resampled once.
+    If any of them resamples it, its voxels are read once and are in memory once.
 
     Args:
-        scan: of which all voxels are read.
-        spacing_mm: along (D, H, W).
-
-    Raises:
-        UserError: the spacing is not three positive numbers.
+        scan: in the unit of the training images.
+        members: preprocessing of the training images of each.
     """
-
-    def __init__(self, scan: VoxelReader, spacing_mm: Sequence[float]) -> None:
-        check_spacing(spacing_mm)
-        self.grid = scan.grid.resampled(spacing_mm)
-        self.source_grid = scan.source_grid
-        self.num_channels = scan.num_channels
-        self.unit = scan.unit
-        self.pad_values = scan.pad_values
-        self.statistics = scan.statistics
-        self._array = scan.array if isinstance(scan, Volume) else scan.read_image((0, 0, 0), scan.grid.shape)
-        self._steps = _steps(scan.grid, spacing_mm)
-        self._slices = range(0)
-        self._slab = self._resample(self._slices)
-
-    def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """See `VoxelReader`."""
-        wanted = range(start[0], min(start[0] + size[0], self.grid.shape[0]))
-        if wanted.start < self._slices.start or wanted.stop > self._slices.stop:
-            self._move_to(wanted)
-        first = wanted.start - self._slices.start
-        h, w = (slice(low, low + count) for low, count in zip(start[1:], size[1:], strict=True))
-        return self._slab[:, first : first + len(wanted), h, w]
-
-    def _move_to(self, wanted: range) -> None:
-        """Keep what the slab already has of the wanted slices, as far as they follow each other, and add the rest."""
-        has_first = wanted.start in self._slices
-        kept = self._slab[:, wanted.start - self._slices.start :] if has_first else self._slab[:, :0]
-        rest = range(wanted.start + kept.shape[1], wanted.stop)
-        self._slab, self._slices = np.concatenate([kept, self._resample(rest)], axis=1), wanted
-
-    def _resample(self, slices: range) -> np.ndarray:
-        return resample_linear(self._array, self._steps, self.grid.shape, slices)
+    if any(one.spacing_mm is not None and not is_at_spacing(scan.grid, one.spacing_mm) for one in members):
+        scan = HeldScan.of(scan)
+    return [ScanTiles(scan, one) for one in members]
 
 
 def is_air(region: np.ndarray) -> bool:
@@ -202,17 +147,6 @@ def is_air(region: np.ndarray) -> bool:
 def is_constant(tile: Tensor) -> bool:
     """Return whether every channel of (C, d, h, w) has one value throughout."""
     return bool((tile.amin(dim=(1, 2, 3)) == tile.amax(dim=(1, 2, 3))).all())
-
-
-def _at_spacing(scan: VoxelReader, spacing_mm: Sequence[float] | None) -> VoxelReader:
-    # Headers store spacing as float32, so equal ones differ in the seventh digit.
-    if spacing_mm is None or np.allclose(_steps(scan.grid, spacing_mm), 1, rtol=0, atol=1e-5):
-        return scan
-    return ResampledScan(scan, spacing_mm)
-
-
-def _steps(grid: Grid, spacing_mm: Sequence[float]) -> list[float]:
-    return [new / old for new, old in zip(spacing_mm, grid.spacing_mm, strict=True)]
 
 
 def _filled(region: np.ndarray, patch: Triple, values: Sequence[int]) -> np.ndarray:

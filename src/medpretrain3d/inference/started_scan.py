@@ -14,8 +14,9 @@ from medpretrain3d.inference.config import InferenceConfig
 from medpretrain3d.inference.raw_detections import RawDetections
 from medpretrain3d.inference.read_ahead import ReadAhead
 from medpretrain3d.inference.region import Near
-from medpretrain3d.inference.scan import ScanTiles, VoxelReader
+from medpretrain3d.inference.scan import tiles_of_members
 from medpretrain3d.inference.sliding_window import Progress, SlidingWindow, SlidingWindows
+from medpretrain3d.inference.voxel_reader import VoxelReader
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
 
@@ -51,7 +52,7 @@ class StartedScan:
     ) -> None:
         self.scan = scan
         self.region = region
-        self.tiles = [ScanTiles(scan, bundle.preprocessing) for bundle in bundles]
+        self.tiles = tiles_of_members(scan, [bundle.preprocessing for bundle in bundles])
         self._windows = SlidingWindows(
             [
                 SlidingWindow(

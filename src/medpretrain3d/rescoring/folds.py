@@ -25,6 +25,7 @@ from medpretrain3d.configurable import from_config
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, Rescorer, ScanTiles
+from medpretrain3d.inference.resampled_scan import ResampledRegions
 from medpretrain3d.inference.rescorer import combined
 from medpretrain3d.inference.rescorer_file import RESCORER, load_rescorer, save_rescorer
 from medpretrain3d.inference.second_stage import added_log_odds
@@ -112,7 +113,7 @@ class SecondStage:
         say(f"fold {fold}: {load_encoder(backbone, encoder)}")
         say(f"fold {fold}: trained on {candidates.summary(cases)}")
         rescorer = Rescorer(backbone, len(bundle.classes), self.edges_mm, self.edge_vox)
-        scans = {case: ScanTiles(store.case(case), bundle.preprocessing) for case in cases}
+        scans = {case: ScanTiles(store.case(case), bundle.preprocessing, ResampledRegions) for case in cases}
         trained = train_rescorer(rescorer, candidates, scans, bundle.classes, self.training, self.device, progress)
         ours = VolumesSeen.of_training((str(store.entries[case]["voxels"]) for case in cases), with_labels=True)
         provenance = {

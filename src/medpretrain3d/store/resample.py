@@ -6,7 +6,7 @@ the new spacing over the old one. Boxes scale by `1 / step` and need no shift.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,17 +29,52 @@ def resample_linear(
     taps = [_taps(*axis) for axis in zip(array.shape[1:], shape, steps, strict=True)]
     if array.shape[1:] == shape and all(len(weights) == 1 for _, weights in taps):
         return array[:, slices.start : slices.stop].copy()
-    result = np.empty(
-        (len(array), len(slices), *shape[1:]), dtype=array.dtype if array.dtype.kind in "iu" else np.float32
-    )
+    (index_d, weights_d), *others = taps
+    at = np.arange(slices.start, slices.stop)
+    return _weighted(array, [(index_d[:, at], weights_d[:, at]), *others])
+
+
+def resample_region(
+    read: Callable[[Sequence[int], Sequence[int]], np.ndarray],
+    old_shape: tuple[int, int, int],
+    steps: Sequence[float],
+    shape: tuple[int, int, int],
+    start: Sequence[int],
+    size: Sequence[int],
+) -> np.ndarray:
+    """Resample a region of an image from the voxels that it takes: bit by bit that of `resample_linear` of the whole.
+
+    Args:
+        read: returns the region (C, d, h, w) of the image from a start on, of a size.
+        old_shape: of the image (d, h, w).
+        steps: new spacing over old spacing, along D, H, W.
+        shape: of the whole result (D, H, W).
+        start: of the region in the result.
+        size: of it, which ends within the result.
+    """
+    taps = []
+    for old_edge, edge, step, first, count in zip(old_shape, shape, steps, start, size, strict=True):
+        index, weights = _taps(old_edge, edge, step)
+        taps.append((index[:, first : first + count], weights[:, first : first + count]))
+    low = [int(index.min()) for index, _ in taps]
+    array = read(low, [int(index.max()) + 1 - first for (index, _), first in zip(taps, low, strict=True)])
+    return _weighted(array, [(index - first, weights) for (index, weights), first in zip(taps, low, strict=True)])
+
+
+def _weighted(array: np.ndarray, taps: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Return the means (C, D, H, W) that the taps of each axis (`_taps`) take of an image (C, d, h, w)."""
     (index_d, weights_d), rows, columns = taps
+    result = np.empty(
+        (len(array), *(index.shape[1] for index, _ in taps)),
+        dtype=array.dtype if array.dtype.kind in "iu" else np.float32,
+    )
     # Slice by slice: a slice of 512 x 512 stays in the cache, and the only large array is the result.
     for channel, out in zip(array, result, strict=True):
-        for position, d in enumerate(slices):
+        for d in range(len(out)):
             plane = sum(w * channel[i].astype(np.float32) for i, w in zip(index_d[:, d], weights_d[:, d], strict=True))
             plane = sum(w[:, None] * plane[i] for i, w in zip(*rows, strict=True))
             plane = sum(w * plane.take(i, axis=1) for i, w in zip(*columns, strict=True))
-            out[position] = np.rint(plane) if result.dtype.kind in "iu" else plane
+            out[d] = np.rint(plane) if result.dtype.kind in "iu" else plane
     return result
 
 
