@@ -165,6 +165,20 @@ def test_a_report_says_which_code_made_what_it_keeps(write_study, monkeypatch):
     assert kept == progress_of(study, keeps_other_code=True).kept_lines() != []
 
 
+def test_the_plots_of_a_study_are_written_where_asked(write_study, tmp_path: Path, capsys):
+    study = read_study(write_study(seeds=1, folds=[0], labels=["all"]))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+        (Records(study).run_folder(job) / "metrics.csv").write_text("epoch,step,train/loss\n0,0,0.5\n0,1,0.25\n")
+    run_study.report_study(study)
+    assert not list(tmp_path.rglob("*.svg"))
+    run_study.report_study(study, figures=tmp_path / "plots")
+    written = list((tmp_path / "plots").glob("*.svg"))
+    assert all("<svg" in one.read_text() for one in written)
+    assert f"plots: {len(written)} plot" in capsys.readouterr().out
+    assert written
+
+
 def test_a_run_that_was_begun_goes_on_in_its_folder(write_study, tmp_path: Path):
     study = read_study(write_study())
     records, job = Records(study), progress_of(study).jobs.jobs[1]

@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="`plan` runs the first N steps of a job of each kind where nothing says how long a step takes",
     )
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="`report` also writes every plot as SVG")
     add_machine(parser)
 
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "status":
         return study_status(study, keeps)
     if args.action == "report":
-        return report_study(study, keeps)
+        return report_study(study, keeps, args.figures)
     return run_study(study, machine_of(args), keeps)
 
 
@@ -95,6 +96,7 @@ def _refuse_options_of_others(args: argparse.Namespace) -> None:
     of_actions = {
         **dict.fromkeys(("pilot", "try_steps"), ("plan",)),
         **dict.fromkeys(MACHINE, ("run",)),
+        "figures": ("report",),
         "keep_results_of_other_code": ("plan", "run", "status", "report"),
     }
     for name, actions in of_actions.items():

@@ -18,7 +18,7 @@ from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.kept_results import clear_without_weights, keep_results, lacks_weights
 from medpretrain3d.study.latest import link_latest
 from medpretrain3d.study.other_programs import other_program_runs
-from medpretrain3d.study.page import write_report
+from medpretrain3d.study.page import write_figures, write_report
 from medpretrain3d.study.progress import Progress
 from medpretrain3d.study.records import UNFINISHED, Records
 from medpretrain3d.study.report import make_report
@@ -132,14 +132,19 @@ def run_missing(study: Study, machine: Machine, keeps_other_code: bool = False) 
     return progress_of(study, keeps_other_code)
 
 
-def report_study(study: Study, keeps_other_code: bool = False) -> int:
+def report_study(study: Study, keeps_other_code: bool = False, figures: Path | None = None) -> int:
     """Make the report of what is done.
+
+    Args:
+        study: to be reported.
+        keeps_other_code: see `run_study`.
+        figures: folder that receives every plot as an SVG file.
 
     Raises:
         UserError: nothing is.
     """
     progress = progress_of(study, keeps_other_code)
-    if not _write_report(study, progress):
+    if not _write_report(study, progress, figures):
         raise UserError(f"{study.folder}: no run of this study is done; medpretrain3d study run first")
     return 0
 
@@ -150,7 +155,7 @@ def _keep_results(study: Study, progress: Progress) -> None:
         print_line(f"{study.results}: results of {counted(num_kept, 'job')} are kept there now")
 
 
-def _write_report(study: Study, progress: Progress) -> bool:
+def _write_report(study: Study, progress: Progress, figures: Path | None = None) -> bool:
     runs = study_runs(progress)
     if not runs:
         return False
@@ -161,7 +166,10 @@ def _write_report(study: Study, progress: Progress) -> bool:
     report = replace(report, notes=[declared, *progress.kept_lines(), *report.notes])
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
+    drawn = write_figures(report, figures, study.name) if figures else []
     print(f"\n{report}\n\nopen {study.folder / REPORT}")
+    if drawn:
+        print(f"{figures}: {counted(len(drawn), 'plot')}")
     return True
 
 
