@@ -77,7 +77,9 @@ def test_a_result_off_the_curve_is_a_bound(wanted, text):
 
 def test_seeds_cut_off_at_both_ends_say_nothing():
     ratio = reaching_ratio([0.5, 1.0], np.array([[0.1, 0.2]] * 2), np.array([0.05, 0.9]))
-    assert str(ratio) == "not known: a bound from above in 1 seed and from below in 1"
+    assert (
+        str(ratio) == "needs a share of the budget that is not known: a bound from above in 1 seed and from below in 1"
+    )
 
 
 def test_the_interval_covers_the_true_share_of_simulated_studies():
@@ -103,7 +105,7 @@ def test_where_the_metric_does_not_exist_nothing_is_known(place):
     for ratio in ratios:
         assert not ratio.is_known
         assert math.isnan(ratio.share)
-        assert str(ratio) == "not known: the metric does not exist in every seed"
+        assert str(ratio) == "needs a share of the budget that is not known: the metric does not exist in every seed"
 
 
 def test_curves_that_do_not_fit_are_refused():

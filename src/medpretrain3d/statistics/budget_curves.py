@@ -66,11 +66,12 @@ class EfficiencyRatio:
 
     def of(self, what: str) -> str:
         """Return in words which share of labels or steps suffices."""
+        unknown = f"needs a share of the {what} that is not known"
         if math.isnan(self.value):
-            return "not known: the metric does not exist in every seed"
+            return f"{unknown}: the metric does not exist in every seed"
         if not self.is_known:
             above = counted(self.num_beyond, "seed")
-            return f"not known: a bound from above in {above} and from below in {self.num_below}"
+            return f"{unknown}: a bound from above in {above} and from below in {self.num_below}"
         low, high = self.interval
         known = not math.isnan(low)
         ends = f" [{1 / high:.2f}, {1 / low if low > 0 else math.inf:.2f}]" if known else ""
