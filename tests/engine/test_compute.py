@@ -22,7 +22,7 @@ def clock(monkeypatch):
     """Seconds that the test moves by hand."""
     time = SimpleNamespace(now=1000.0)
     monkeypatch.setattr("time.monotonic", lambda: time.now)
-    monkeypatch.setattr(compute, "_num_cores", lambda: 3)
+    monkeypatch.setattr(compute, "get_num_threads", lambda: 3)
     return time
 
 
@@ -93,7 +93,7 @@ def test_a_killed_sitting_is_part_of_what_the_run_cost(tmp_path, clock):
     train_on(again, 2)
     known = RunFile(tmp_path).read()
     assert known.minutes == pytest.approx(2)
-    assert known.compute_hours == pytest.approx(2 / 60 * 3)
+    assert known.compute_hours == pytest.approx(2 / 60 * 2 * 3)  # two processes of three threads
     assert known.flop == 2 * (2 * 8 * 4) * 2 * 2  # one batch of each sitting
     assert known.compute_device == "CPU core"
 
@@ -102,10 +102,10 @@ def test_hours_on_other_numbers_of_devices_add_up(tmp_path, clock, monkeypatch):
     first = ComputeMeter(RunFile(tmp_path))
     clock.now += 3600
     first.on_exception(CPU, None, KeyboardInterrupt())
-    monkeypatch.setattr(compute, "_num_cores", lambda: 5)
+    monkeypatch.setattr(compute, "get_num_threads", lambda: 1)
     second = ComputeMeter(RunFile(tmp_path))
     clock.now += 3600
-    assert second.metadata(CPU).compute_hours == pytest.approx(3 + 5)
+    assert second.metadata(CPU).compute_hours == pytest.approx(2 * 3 + 2 * 1)
 
 
 def test_a_run_that_had_trained_all_its_steps_keeps_its_costs(tmp_path, clock):

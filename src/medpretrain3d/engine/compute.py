@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import lightning as L
-from torch import Tensor
+from torch import Tensor, get_num_threads
 from torch.utils.flop_counter import FlopCounterMode
 
 from medpretrain3d.engine.energy import EnergyMeter, energy_meter
 from medpretrain3d.engine.run import RunFile
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.threads import available_cores as _num_cores
 
 MEASURED_EVERY = 50
 """Steps from one count of the arithmetic to the next; counting slows a step down."""
@@ -32,7 +31,8 @@ class ComputeMeter(L.Callback):
     first of its shape, and in every 50th step; the others cost what the measured ones of their shape cost on average,
     which is exact unless an objective draws how much it computes. Of several processes the first stands for all.
 
-    `compute_hours` are the hours of all devices, validation and test included, and `compute_device` what one is.
+    `compute_hours` are the hours of all devices, validation and test included, and `compute_device` what one is: a GPU,
+    or a CPU core for each thread of a process.
 
     `energy_kwh` is what the devices took, where they tell, see `energy_meter`. Of several GPUs that of the first
     process stands for all. It is unknown of a run once it is of one of its sittings.
@@ -70,8 +70,8 @@ class ComputeMeter(L.Callback):
     def metadata(self, trainer: L.Trainer) -> RunMetadata:
         """Return `flop`, `compute_hours`, `compute_device` and energy of the whole run so far."""
         is_cpu = trainer.strategy.root_device.type == "cpu"
-        # Processes on one CPU share its cores; each GPU belongs to one process.
-        num_devices = _num_cores() if is_cpu else trainer.world_size
+        # Of a CPU the cores that it computes with, not those that there are: other runs may be on the others.
+        num_devices = trainer.world_size * (get_num_threads() if is_cpu else 1)
         hours = self._earlier_hours + (self._run_file.minutes - self._earlier_minutes) / 60 * num_devices
         flop = self._earlier_flop + self._flop * trainer.world_size
         kwh = self._kwh(trainer)
