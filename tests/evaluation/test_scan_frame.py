@@ -318,7 +318,8 @@ def store(tmp_path):
     rods = source.map_boxes(np.array([ROD, BESIDE]), grid)
     image = np.zeros((1, *grid.shape), np.int16)
     region = source.map_boxes(np.array([[10.0, 16, 10, 34, 18, 12]]), grid)[0]
-    one = CaseData("x", image, grid, source, "x.nii", [Instance(0, 0, tuple(rods[0]))], ignore_boxes=[tuple(region)])
+    objects = [Instance(0, 0, tuple(rods[0]))]
+    one = CaseData("x", image, grid, source, "x.nii", objects, ignore_boxes=[tuple(region)], patient="p")
     write_index(tmp_path / "store", ["rod"], None, [write_case(tmp_path / "store", one)], {"test": ["x"]})
     return tmp_path / "store", rods
 
@@ -336,6 +337,7 @@ def test_what_a_store_and_a_detector_write_of_an_oblique_scan_is_scored_as_at_th
     result = json.loads(out.read_text())
     assert result[AP50] == pytest.approx(0.5)  # the better score is on the place beside, half is precision
     end = CaseResult.of(case, detections).in_mm()
+    assert end.target.patient == "p"
     expected = evaluate([end.predicted], [end.target], ["rod"], num_bootstrap=0)
     for key in ("mAP_IoU_0.10_0.50_0.05_MaxDet_100", AP10, AP50, "AP_IoU_0.75_MaxDet_100", "FROC_curve_IoU_0.50"):
         assert result[key] == expected[key]
@@ -346,5 +348,6 @@ def test_targets_say_where_objects_and_regions_lie_in_the_scan(store, tmp_path):
     assert main(["targets", str(store[0]), "--split", "test", "-o", str(tmp_path / "targets.json")]) == 0
     (one,) = json.loads((tmp_path / "targets.json").read_text())["targets"]
     assert one["grid"] == turned(45).to_json()
+    assert one["patient"] == "p"
     np.testing.assert_allclose(one["boxes_vox"], [ROD], atol=1e-3)
     np.testing.assert_allclose(one["ignore_vox"], [[10, 16, 10, 34, 18, 12]], atol=1e-3)

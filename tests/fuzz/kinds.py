@@ -204,7 +204,7 @@ def write_all(root: Path) -> dict[str, Kind]:
     found = Prediction("a", GRID, np.array([BOX]), np.array([BOX]), np.array([0.5], np.float32), np.array([1]))
     predictions = text(root / "predictions.json", predictions_json(("x", "y"), [found]))
     add("predictions.json", predictions, lambda: read_predictions(predictions), OF_TEXT)
-    entry = {"case": "a", "boxes": [BOX], "labels": [0], "ignore": [BOX]}
+    entry = {"case": "a", "boxes": [BOX], "labels": [0], "ignore": [BOX], "patient": "p"}
     entry |= {"boxes_vox": [list(BOX)], "ignore_vox": [[5.0, 5, 5, 6, 6, 6]], "grid": GRID.to_json()}
     targets = text(root / "targets.json", {"classes": ["x"], "frame": "lps_mm", "targets": [entry]})
     add("targets.json", targets, lambda: read_targets(targets), OF_TEXT)
