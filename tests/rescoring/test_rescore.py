@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,13 @@ from medpretrain3d.inference import Rescorer, ScanTiles, second_stage
 from medpretrain3d.inference.candidate_cubes import candidate_cubes
 from medpretrain3d.rescoring import training
 from medpretrain3d.rescoring.candidates import CandidateSet, read_candidate_set
+from medpretrain3d.rescoring.folds import SecondStage
 from medpretrain3d.store import Preprocessing, Volume
+from medpretrain3d.store.case import Case
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.targets import targets_json
 from tests.rescoring import results
-from tests.rescoring.results import BRIGHT, DARK, FOLDS, GRID, IDS, write_encoder, write_result, write_store
+from tests.rescoring.results import BRIGHT, DARK, FOLDS, GRID, IDS, SHAPE, write_encoder, write_result, write_store
 
 SMALL = ["--cube-mm", "16", "40", "--cube-vox", "8", "--batch-size", "8", "--lr", "3e-3", "--device", "cpu"]
 
@@ -119,6 +122,39 @@ def test_it_looks_where_the_candidates_are_whatever_the_spacing_of_the_store(
     assert rescore(place, result, tmp_path / "out", "--steps", "1") == 0
     # From the outer face of the first voxel: the middle of 3 to 8 and 4 to 9 voxels of 2 mm, of 14 to 19 and 13 to 18.
     assert asked == trained == {(11, 13, 13), (33, 31, 31)}
+
+
+def test_no_training_scan_is_read_whole_at_another_spacing_and_what_is_learned_is_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = write_result(tmp_path / "cv", spacing_mm=(4.0, 3.0, 2.0))  # the store is at 2 mm
+    shapes: list[tuple[int, ...]] = []
+    read_image, train, score = Case.read_image, training.train_rescorer, SecondStage.scores_of
+
+    def noting(case: Case, *region: Any) -> np.ndarray:
+        shapes.append((found := read_image(case, *region)).shape)
+        return found
+
+    def checked(rescorer: Rescorer, candidates: CandidateSet, scans: dict[str, ScanTiles], *rest: Any) -> Rescorer:
+        again = copy.deepcopy(rescorer)
+        trained = train(rescorer, candidates, scans, *rest)
+        assert shapes
+        assert (1, *SHAPE) not in shapes
+        whole = Preprocessing(patch=SHAPE, spacing_mm=(4.0, 3.0, 2.0))
+        held = {case: ScanTiles(Store(place / "store").case(case), whole) for case in scans}
+        reference = train(again, candidates, held, *rest).state_dict()
+        assert all(torch.equal(reference[name], weight) for name, weight in trained.state_dict().items())
+        return trained
+
+    def scored(*what: Any) -> dict[str, np.ndarray]:
+        found = score(*what)
+        shapes.clear()
+        return found
+
+    monkeypatch.setattr(Case, "read_image", noting)
+    monkeypatch.setattr("medpretrain3d.rescoring.folds.train_rescorer", checked)
+    monkeypatch.setattr(SecondStage, "scores_of", scored)
+    assert rescore(place, result, tmp_path / "out", "--steps", "2", "--cube-mm", "8", "16") == 0
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.5])
