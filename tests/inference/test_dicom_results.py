@@ -123,6 +123,20 @@ def test_the_same_prediction_has_the_same_identifiers(tmp_path):
     assert len(set(uids[0])) == 2
 
 
+def test_an_object_has_one_identifier_in_both_results_and_another_in_another_scan(tmp_path):
+    """Boxes of two patients may have the same coordinates."""
+    tracked = []
+    for series in ("1.2.3", "1.2.4"):
+        found = prediction(write_scan(tmp_path / series, VOXELS, series=series), AXIAL)
+        write_case(tmp_path / "out" / series, CLASSES, found, ["dicom-sr", "dicom-seg"])
+        segments = pydicom.dcmread(tmp_path / "out" / series / "dicom-seg/a.dcm").SegmentSequence
+        report = highdicom.sr.srread(tmp_path / "out" / series / "dicom-sr/a.dcm")
+        uids = [group.tracking_uid for group in report.content.get_volumetric_roi_measurement_groups()]
+        assert [one.TrackingUID for one in segments] == uids[:2]
+        tracked += uids
+    assert len(set(tracked)) == 6
+
+
 def test_a_scan_without_a_study_or_on_another_grid_is_refused(tmp_path):
     source = write_scan(tmp_path / "ct", VOXELS)
     found = prediction(source, AXIAL)

@@ -140,6 +140,9 @@ def test_the_overlay_fills_the_voxels_whose_centres_lie_in_a_box():
     expected[0:4, 0:2, 0:3] = 1
     expected[0:2, 1:3, 2:4] = 2  # 0.4 .. 1.6 holds the centres 0.5 and 1.5; the better box lies on top
     np.testing.assert_array_equal(box_map(both), expected)
+    assert box_map(both).dtype == np.uint8
+    many = dataclasses.replace(both, labels=np.array([255, 254]))
+    assert np.unique(box_map(many)).tolist() == [0, 255, 256]
 
 
 def test_the_coco_document_written_out():

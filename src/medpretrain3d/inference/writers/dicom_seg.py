@@ -11,7 +11,14 @@ import numpy as np
 import medpretrain3d
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.dicom_file import write_dicom
-from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, Source, check_library, result_uid, source_of
+from medpretrain3d.inference.writers.dicom_source import (
+    MANUFACTURER,
+    Source,
+    check_library,
+    result_uid,
+    source_of,
+    tracking_uid,
+)
 from medpretrain3d.inference.writers.masks import mask_path
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
@@ -63,7 +70,8 @@ def segmentation(classes: Sequence[str], prediction: Prediction, instances: np.n
         pixel_array=array.astype(np.uint8) if len(numbers) < 256 else array,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
-            _description(segment, classes, prediction, number - 1) for segment, number in enumerate(numbers, start=1)
+            _description(segment, classes, prediction, number - 1, headers)
+            for segment, number in enumerate(numbers, start=1)
         ],
         series_instance_uid=result_uid(headers, "segmentation series"),
         series_number=SERIES_NUMBER,
@@ -108,7 +116,9 @@ def _geometry(prediction: Prediction, source: Source) -> dict[str, Any]:
     }
 
 
-def _description(segment: int, classes: Sequence[str], prediction: Prediction, row: int) -> Any:
+def _description(
+    segment: int, classes: Sequence[str], prediction: Prediction, row: int, headers: Sequence[Dataset]
+) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
 
@@ -125,7 +135,7 @@ def _description(segment: int, classes: Sequence[str], prediction: Prediction, r
             version=medpretrain3d.__version__,
         ),
         tracking_id=f"{name} {row + 1}",
-        tracking_uid=result_uid([], prediction.boxes_lps_mm[row].tolist(), row),
+        tracking_uid=tracking_uid(headers, prediction, row),
     )
 
 

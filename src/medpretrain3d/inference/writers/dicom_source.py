@@ -118,3 +118,8 @@ def result_uid(headers: Sequence[Dataset], *content: object) -> str:
     texts = [str(header.get("SOPInstanceUID")) for header in headers] + [repr(one) for one in content]
     digest = hashlib.sha256("\n".join(texts).encode()).digest()[:16]
     return f"2.25.{int.from_bytes(digest, 'big')}"
+
+
+def tracking_uid(headers: Sequence[Dataset], prediction: Prediction, row: int) -> str:
+    """Return the identifier by which a box is known in the report and in the segmentation, and of no other scan."""
+    return result_uid(headers, "finding", prediction.boxes_lps_mm[row].tolist(), row)

@@ -12,7 +12,13 @@ import medpretrain3d
 from medpretrain3d.boxes import box_size
 from medpretrain3d.inference.prediction import Prediction
 from medpretrain3d.inference.writers.dicom_file import write_dicom
-from medpretrain3d.inference.writers.dicom_source import MANUFACTURER, check_library, result_uid, source_of
+from medpretrain3d.inference.writers.dicom_source import (
+    MANUFACTURER,
+    check_library,
+    result_uid,
+    source_of,
+    tracking_uid,
+)
 from medpretrain3d.inference.writers.writer import CASE_WRITERS
 from medpretrain3d.names import plain_name
 
@@ -106,7 +112,7 @@ def _group(classes: Sequence[str], prediction: Prediction, row: int, headers: Se
     )
     return highdicom.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=highdicom.sr.TrackingIdentifier(
-            uid=result_uid([], box_mm.tolist(), row), identifier=f"{name} {row + 1}"
+            uid=tracking_uid(headers, prediction, row), identifier=f"{name} {row + 1}"
         ),
         referenced_volume_surface=surface,
         finding_type=highdicom.sr.CodedConcept(f"class_{int(prediction.labels[row])}", SCHEME, name[:64]),

@@ -14,11 +14,12 @@ from medpretrain3d.store.nifti_file import write_nifti
 
 
 def box_map(prediction: Prediction) -> np.ndarray:
-    """(i, j, k) uint8: `label + 1` in every voxel whose centre lies in a box, of the best-scored box if in several.
+    """(i, j, k): `label + 1` in every voxel whose centre lies in a box, of the best-scored box if in several.
 
+    It is uint8, or the next unsigned type if a label does not fit.
     A box too thin along an axis to hold a voxel's centre fills the voxels there that its own centre lies in.
     """
-    labels = np.zeros(prediction.grid.shape, dtype=np.uint8)
+    labels = np.zeros(prediction.grid.shape, dtype=np.min_scalar_type(int(prediction.labels.max(initial=0)) + 1))
     for box, label in zip(prediction.boxes_vox[::-1], prediction.labels[::-1], strict=True):
         # The centre of voxel v lies at v + 0.5, inside [low, high) from ceil(low - 0.5) to ceil(high - 0.5).
         low, high = np.ceil(box[:3] - 0.5).astype(int), np.ceil(box[3:] - 0.5).astype(int)
