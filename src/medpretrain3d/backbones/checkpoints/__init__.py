@@ -158,6 +158,7 @@ _WHY_NOT = {
     "stem": "it has one stem, or none that could be chosen",
     "token_order": "it is no Primus, or one whose order is known",
     "orientation": "its frame is known or its weights cannot be turned",
+    "norm": "its tensors or its format tell its norm",
 }
 
 
