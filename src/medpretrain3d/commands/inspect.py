@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         from medpretrain3d.backbones.checkpoints.release import restrictions
 
         why = f"is of checkpoints of other projects, {url or folder} is a {CARDS[found[0].name]}; leave it out"
-        refuse_unused(args, add_read_options, ("stem", "token_order", "orientation"), why)
+        refuse_unused(args, add_read_options, ("stem", "token_order", "orientation", "norm"), why)
         print(f"{url or folder}: {CARDS[found[0].name]}")
         card = read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True)
         _print(card)

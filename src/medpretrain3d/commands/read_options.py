@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
-    """`--stem`, `--token-order` and `--orientation`."""
+    """`--stem`, `--token-order`, `--orientation` and `--norm`."""
     parser.add_argument("--stem", help="of a network with one stem per data set, which one; default: the file's own")
     parser.add_argument(
         "--token-order", choices=["whd", "hwd"], help="how a Primus flattened its patches; default: as its source does"
@@ -21,10 +21,15 @@ def add_read_options(parser: argparse.ArgumentParser) -> None:
         help="of the volumes that released weights were trained on, where it is not certain; default: as their authors "
         "state it",
     )
+    parser.add_argument(
+        "--norm",
+        choices=["instance", "group"],
+        help="of a SegResEncoder of MONAI without statistics, which no tensor tells; default: instance",
+    )
 
 
 def read_options(args: argparse.Namespace) -> ReadOptions:
     """Return the read options chosen on the command line."""
     from medpretrain3d.backbones import ReadOptions
 
-    return ReadOptions(stem=args.stem, token_order=args.token_order, orientation=args.orientation)
+    return ReadOptions(stem=args.stem, token_order=args.token_order, orientation=args.orientation, norm=args.norm)

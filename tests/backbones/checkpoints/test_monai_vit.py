@@ -77,6 +77,17 @@ def test_segvol_has_flat_patches_and_axes_of_its_own(tmp_path):
     assert asked.card["preprocessing"]["orientation"] == "SPL"
 
 
+def test_heads_that_are_assumed_are_no_fact(tmp_path):
+    theirs = monai_vit(img_size=(16, 32, 32), patch_size=(4, 8, 8), proj_type="conv")
+    torch.save(theirs.state_dict(), tmp_path / "vit.pt")
+    encoder = read_encoder(tmp_path / "vit.pt")
+    arguments = encoder.architecture["init_args"]
+    other = from_config({**encoder.architecture, "init_args": {**arguments, "heads": 2 * arguments["heads"]}})
+    report = str(load_encoder(other, encoder))
+    assert "heads is 4, and no tensor of the file tells its own (2 was assumed)" in report
+    assert "features differ" not in report
+
+
 def test_a_patch_that_no_tensor_shows_is_refused(tmp_path):
     theirs = monai_vit(img_size=(8, 16, 16), patch_size=(4, 8, 8), proj_type="perceptron")
     torch.save(theirs.state_dict(), tmp_path / "vit.pt")

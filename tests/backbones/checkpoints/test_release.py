@@ -11,13 +11,24 @@ from jsonargparse import Namespace
 from finetune import preprocessing
 from finetune.datamodule import FinetuneData
 from medpretrain3d import cli
-from medpretrain3d.backbones import Backbone, EncoderFile, ReadOptions, provenance_of, read_encoder, save_encoder
+from medpretrain3d.backbones import (
+    Backbone,
+    EncoderFile,
+    ReadOptions,
+    ResEnc,
+    encoder_entry,
+    provenance_of,
+    read_encoder,
+    save_encoder,
+)
 from medpretrain3d.backbones.checkpoints import RELEASES
 from medpretrain3d.backbones.checkpoints.model_card import model_card
 from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import from_config
+from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
-from medpretrain3d.store import Normalization
+from medpretrain3d.inference import InferenceConfig, save_bundle
+from medpretrain3d.store import Normalization, Preprocessing
 from pretrain import preprocessing as continued
 from tests.backbones.checkpoints.dino_reference import PROJECTS, file_of
 
@@ -66,8 +77,36 @@ def test_inspect_takes_an_orientation_and_refuses_one_that_is_not_heeded(three_d
     from medpretrain3d.backbones import GenesisUNet
 
     torch.save({"state_dict": GenesisUNet(width=8).state_dict()}, tmp_path / "genesis.pt")
-    with pytest.raises(UserError, match="got orientation LPS, but the frame of a Models Genesis checkpoint"):
+    with pytest.raises(UserError, match="got orientation LPS, but a Models Genesis checkpoint leaves no such"):
         read_encoder(tmp_path / "genesis.pt", ReadOptions(orientation="LPS"))
+
+
+def test_read_options_that_nothing_heeds_are_refused_whatever_the_file(tmp_path, nnssl_checkpoints):
+    save_encoder(tmp_path / "ours", ResEnc("XXS"), {})
+    detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
+    save_bundle(tmp_path / "bundle", detector, ["a"], Preprocessing(patch=(16, 16, 16)), InferenceConfig(), {})
+    of_run = {"pytorch-lightning_version": "2", "global_step": 1, "state_dict": {}}
+    of_run |= encoder_entry(ResEnc("XXS"), "objective", {"pretraining": {}})
+    weights = ResEnc("XXS").state_dict()
+    of_run["state_dict"] = {f"objective.backbone.{name}": value for name, value in weights.items()}
+    torch.save(of_run, tmp_path / "last.ckpt")
+    conv, primus = nnssl_checkpoints / "resenc_mae", nnssl_checkpoints / "primus_evamae"
+    every = {"stem": "no_such", "token_order": "whd", "orientation": "RAS"}
+    for path, known, refused in (
+        (tmp_path / "ours", {}, every),
+        (tmp_path / "bundle", {}, every),
+        (tmp_path / "last.ckpt", {}, every),
+        (conv, {}, {"token_order": "whd", "orientation": "RAS"}),
+        (nnssl_checkpoints / "resenc_multistem", {"stem": "004"}, {"token_order": "whd", "orientation": "RAS"}),
+        (primus, {"token_order": "whd"}, {"stem": "no_such", "orientation": "RAS"}),
+    ):
+        read_encoder(path, ReadOptions(**known))
+        for name, value in refused.items():
+            with pytest.raises(UserError, match=f"got {name} {value}, "):
+                read_encoder(path, ReadOptions(**{**known, name: value}))
+    message = "ours: got stem no_such and orientation RAS, but a medpretrain3d encoder file leaves no such choice "
+    with pytest.raises(UserError, match=message):
+        read_encoder(tmp_path / "ours", ReadOptions(stem="no_such", orientation="RAS"))
 
 
 def test_what_a_licence_forbids_goes_into_cards_of_what_is_made_of_the_weights(three_dino, tmp_path, capsys):

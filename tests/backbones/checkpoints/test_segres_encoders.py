@@ -9,6 +9,7 @@ import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from safetensors.torch import save_file
 
+from medpretrain3d import cli
 from medpretrain3d.backbones import ReadOptions, SegResNet, load_encoder, read_encoder
 from medpretrain3d.backbones.checkpoints.frame import turn_from
 from medpretrain3d.configurable import from_config
@@ -17,7 +18,7 @@ from medpretrain3d.errors import UserError
 BLOCKS = (1, 2, 1, 1, 2)
 
 
-def monai_encoder(norm: str, width: int = 4) -> torch.nn.Module:
+def monai_encoder(norm: str | tuple[str, dict[str, int]], width: int = 4) -> torch.nn.Module:
     torch.manual_seed(0)
     encoder = SegResEncoder(3, width, 1, norm=norm, blocks_down=BLOCKS)
     if norm == "batch":  # statistics as training leaves them
@@ -146,6 +147,42 @@ def test_a_segresnet_with_instance_norm_is_not_taken_for_ct_fm(tmp_path):
     assert "release" not in encoder.card
     backbone = from_config(encoder.architecture)
     assert load_encoder(backbone, encoder).matched == len(encoder.weights)
+
+
+def test_group_norm_is_read_where_it_is_asked_for_and_instance_norm_is_no_fact(tmp_path, capsys):
+    theirs = monai_encoder(("group", {"num_groups": 8}), width=8)
+    torch.save(prefixed("encoder.", theirs.state_dict()), tmp_path / "group.pt")
+    encoder = read_encoder(tmp_path / "group.pt")
+    assert encoder.architecture["init_args"]["norm"] == "instance"
+    assumed = "instance or group norm, no tensor tells: instance assumed; --norm group (init_options.norm)"
+    assert any(note.startswith(assumed) for note in encoder.notes)
+    ours = SegResNet(8, blocks=BLOCKS, norm="group")
+    report = load_encoder(ours, encoder)
+    assert "norm is group, and no tensor of the file tells its own (instance was assumed)" in str(report)
+    assert "features differ" not in str(report)
+    assert_same_features(ours, theirs, image(32, 32, 48), 1e-5)  # norms over a dozen voxels amplify rounding
+    asked = read_encoder(tmp_path / "group.pt", ReadOptions(norm="group"))
+    assert not any("assumed" in note for note in asked.notes)
+    backbone = from_config(asked.architecture)
+    assert backbone.state_dict().keys() == ours.state_dict().keys()
+    assert "features" not in str(load_encoder(backbone, asked))
+    assert_same_features(backbone, theirs, image(32, 32, 48), 1e-5)
+    assert cli.main(["inspect", str(tmp_path / "group.pt"), "--norm", "group"]) == 0
+    assert '"norm": "group"' in capsys.readouterr().out
+    other = SegResNet(8, blocks=BLOCKS, norm="instance")
+    assert "norm is instance, in the file group: features differ until fine-tuned" in str(load_encoder(other, asked))
+
+
+def test_a_norm_that_the_file_or_its_release_tells_is_not_asked_for(tmp_path):
+    torch.save(monai_encoder("batch").state_dict(), tmp_path / "ct_fm.pt")
+    weights = prefixed("image_encoder.encoder.", monai_encoder("instance").state_dict())
+    torch.save(weights, tmp_path / "vista3d.pt")
+    for name, form in (("ct_fm.pt", "CT-FM"), ("vista3d.pt", "VISTA3D")):
+        with pytest.raises(UserError, match=f"got norm group, but a {form} checkpoint leaves no such choice"):
+            read_encoder(tmp_path / name, ReadOptions(norm="group"))
+    torch.save(prefixed("encoder.", monai_encoder("instance").state_dict()), tmp_path / "narrow.pt")
+    with pytest.raises(UserError, match=r"narrow.pt: SegResNet: got width 4, wanted a multiple of 8"):
+        read_encoder(tmp_path / "narrow.pt", ReadOptions(norm="group"))
 
 
 def test_a_file_without_a_stage_or_of_the_sister_class_is_refused(tmp_path):

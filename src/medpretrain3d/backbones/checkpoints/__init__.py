@@ -6,6 +6,8 @@ format is a new file and a line below, or a function that a plugin registers in 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 from medpretrain3d.backbones.checkpoints.amaes import AMAES, read_amaes
@@ -113,12 +115,14 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
         options: choices that a format leaves open.
 
     Raises:
-        UserError: nothing there, unreadable without running its code, of no known format, or not what it says it is.
+        UserError: nothing there, unreadable without running its code, of no known format, or not what it says it is; or
+            an option that it does not leave open.
     """
     path = locate(source)
     if path.is_dir():
         ours = read_bundle_backbone(path) if (path / "bundle.json").is_file() else read_encoder_folder(path)
         check_complete(path, ours)
+        _check_heeded(path, ours, options, ())
         return ours
     raw = open_checkpoint(path)
     for name, reader in READERS.parts().items():
@@ -133,7 +137,9 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
             ) from error
         if encoder is not None:
             check_complete(path, encoder)
-            _check_orientation(path, encoder, options)
+            stated = (encoder.card.get("preprocessing") or {}).get("orientation")
+            turned = ("orientation",) if stated == options.orientation else ()
+            _check_heeded(path, encoder, options, (*encoder.heeded, *turned))
             return encoder
     tensors = sorted(raw.weights)
     held = (
@@ -148,11 +154,21 @@ def read_encoder(source: str | Path, options: ReadOptions = ReadOptions()) -> En
     )
 
 
-def _check_orientation(path: Path, encoder: EncoderFile, options: ReadOptions) -> None:
-    """Refuse an orientation that a reader has not heeded."""
-    taken = (encoder.card.get("preprocessing") or {}).get("orientation")
-    if options.orientation is not None and taken != options.orientation:
+_WHY_NOT = {
+    "stem": "it has one stem, or none that could be chosen",
+    "token_order": "it is no Primus, or one whose order is known",
+    "orientation": "its frame is known or its weights cannot be turned",
+    "norm": "its tensors or its format tell its norm",
+}
+
+
+def _check_heeded(path: Path, encoder: EncoderFile, options: ReadOptions, heeded: Collection[str]) -> None:
+    """Refuse options that had no influence on what was read."""
+    given = {name: value for name, value in asdict(options).items() if value is not None and name not in heeded}
+    if given:
+        got = " and ".join(f"{name} {value}" for name, value in given.items())
+        why = "; ".join(f"{name}: {_WHY_NOT[name]}" for name in given)
         raise UserError(
-            f"{path}: got orientation {options.orientation}, but the frame of a {encoder.format} is known or its "
-            "weights cannot be turned; leave the option out"
+            f"{path}: got {got}, but a {encoder.format} leaves no such choice ({why}); leave "
+            f"{'the option' if len(given) == 1 else 'these options'} out"
         )

@@ -55,5 +55,12 @@ def read_colipri(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
     if options.orientation is None:
         notes.append(OPEN_ORIENTATION.format(orientation=orientation))
     return EncoderFile(
-        architecture, own, COLIPRI.card(raw, orientation), raw.sha256, "COLIPRI checkpoint", unused, tuple(notes)
+        architecture,
+        own,
+        COLIPRI.card(raw, orientation),
+        raw.sha256,
+        "COLIPRI checkpoint",
+        unused,
+        tuple(notes),
+        heeded=("token_order",),
     )

@@ -40,15 +40,30 @@ def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     prefix = segres_prefix(raw.weights)
     if prefix is None or prefix.startswith("image_encoder."):
         return None
-    architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix)
+    architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix, options.norm or "instance")
     orientation = options.orientation or CT_FM.orientation or ""
     own, notes = turn_convolutions(own, orientation)
     norm = architecture["init_args"]["norm"]
-    if norm == "instance":
-        notes.append("an encoder as CT-FM's, but with instance norm, which CT-FM has not: its data are not known")
+    if norm in ("instance", "group"):
+        notes.append("an encoder as CT-FM's, but without its batch norm: its data are not known")
+        if options.norm is None:
+            notes.append(
+                "instance or group norm, no tensor tells: instance assumed; --norm group (init_options.norm) reads it "
+                "as group norm"
+            )
         how = {"orientation": orientation}
         card: dict[str, Any] = {"preprocessing": how, "pretraining": {}, "licence": raw.licence, "citations": []}
-        return EncoderFile(architecture, own, card, raw.sha256, "MONAI SegResEncoder", unused, tuple(notes))
+        return EncoderFile(
+            architecture,
+            own,
+            card,
+            raw.sha256,
+            "MONAI SegResEncoder",
+            unused,
+            tuple(notes),
+            assumed=() if options.norm else ("norm",),
+            heeded=("norm",),
+        )
     if norm == "none":
         notes.append("CT-FM's encoder was released with batch norm, this file has none: a variant")
     return EncoderFile(

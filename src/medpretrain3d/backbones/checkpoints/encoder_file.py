@@ -112,6 +112,10 @@ class EncoderFile:
     """What a user must know to trust the weights: stale copies, transposed tables, choices made by default."""
     detector: DetectorPart | None = None
     """Neck and heads, where the file is of a detector."""
+    assumed: tuple[str, ...] = ()
+    """Arguments of the architecture that no tensor tells and nobody stated."""
+    heeded: tuple[str, ...] = ()
+    """Names of the `ReadOptions` that were open in this file, beside an orientation that the card then states."""
 
 
 def stated(**facts: Any) -> dict[str, Any]:

@@ -176,15 +176,24 @@ def _invisible_differences(encoder: EncoderFile, receiver: Backbone) -> list[str
         twin = from_config(encoder.architecture)
     theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]
     shared = min(len(theirs), len(ours))
-    message = []
+    facts, assumed = list[str](), list[str]()
     if theirs[:shared] != ours[:shared]:
-        message.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
+        facts.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
     a, b = to_config(twin)["init_args"], to_config(receiver)["init_args"]
     for name in sorted((a.keys() & b.keys()) - _SEEN_ELSEWHERE):
         # None is what a preset says.
         if None not in (a[name], b[name]) and _plain(a[name]) != _plain(b[name]):
-            message.append(f"{name} is {b[name]}, in the file {a[name]}")
-    return [f"{difference}: features differ until fine-tuned" for difference in message]
+            if name in encoder.assumed:
+                assumed.append(
+                    f"{name} is {b[name]}, and no tensor of the file tells its own ({a[name]} was assumed): features "
+                    f"are the same if it was trained with {b[name]}"
+                )
+            else:
+                facts.append(f"{name} is {b[name]}, in the file {a[name]}")
+    return [
+        *(f"{difference}: features differ until fine-tuned" for difference in facts),
+        *assumed,
+    ]
 
 
 def _plain(value: Any) -> Any:

@@ -100,7 +100,7 @@ def read_monai_vit(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | No
         }
     notes.append(f"{arguments['heads']} heads assumed, {HEAD_WIDTH} channels each: no tensor shows it")
     form = "SegVol checkpoint" if is_segvol else "MONAI ViT"
-    return EncoderFile(architecture, own, card, raw.sha256, form, unused, tuple(notes))
+    return EncoderFile(architecture, own, card, raw.sha256, form, unused, tuple(notes), assumed=("heads",))
 
 
 _RENAMED = (

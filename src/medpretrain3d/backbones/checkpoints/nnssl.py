@@ -58,8 +58,16 @@ def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         architecture, more = conv_architecture(where, own, kwargs)
         notes += message
     unused = dict(Counter(_part(name) for name in sorted(weights.keys() - names.values())))
+    has_own_stem = any(name.startswith("stem.") for name in names)
     return EncoderFile(
-        architecture, own, _card(raw, plan, turn), raw.sha256, "nnssl checkpoint", unused, (*notes, *more)
+        architecture,
+        own,
+        _card(raw, plan, turn),
+        raw.sha256,
+        "nnssl checkpoint",
+        unused,
+        (*notes, *more),
+        heeded=("token_order",) if is_transformer else ("stem",) if has_own_stem else (),
     )
 
 

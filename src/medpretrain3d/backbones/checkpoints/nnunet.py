@@ -37,7 +37,8 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     configuration_name, configuration = _configuration(where, plans, init_args.get("configuration"))
     weights, notes = without_aliases(raw.weights)
     turn, transposed = turn_of_transposed(where, plans.get("transpose_forward"))
-    if "eva.pos_embed" in weights:
+    is_transformer = "eva.pos_embed" in weights
+    if is_transformer:
         names = [name for name in weights if name.startswith(("eva.", "down_projection.", "register_tokens"))]
         own = {name: weights[name] for name in names}
         order = options.token_order or TOKEN_ORDER
@@ -75,7 +76,14 @@ def read_nnunet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
         "citations": [CITATION],
     }
     return EncoderFile(
-        architecture, own, card, raw.sha256, "nnU-Net checkpoint", dict(unused), (*notes, *transposed, *more)
+        architecture,
+        own,
+        card,
+        raw.sha256,
+        "nnU-Net checkpoint",
+        dict(unused),
+        (*notes, *transposed, *more),
+        heeded=("token_order",) if is_transformer else (),
     )
 
 

@@ -41,16 +41,19 @@ class ReadOptions:
             a tensor are (w, h, d): old code, nnssl among it, flattened them as `hwd`, later nnU-Net code as `whd`.
         orientation: axes of the volumes that published weights saw, as in `RAS`, if not certain. Weights are turned
             from it into this package's frame, `SPL`.
+        norm: of a MONAI `SegResEncoder`, if its tensors do not tell. Those with scale and shift and no statistics
+            may be of either: instance norm, or group norm of 8 groups.
 
     Example:
         >>> from medpretrain3d.backbones import ReadOptions
         >>> ReadOptions(token_order="whd")
-        ReadOptions(stem=None, token_order='whd', orientation=None)
+        ReadOptions(stem=None, token_order='whd', orientation=None, norm=None)
     """
 
     stem: str | None = None
     token_order: Literal["whd", "hwd"] | None = None
     orientation: str | None = None
+    norm: Literal["instance", "group"] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def segres_prefix(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def read_segres_encoder(
-    where: str, weights: Mapping[str, Tensor], prefix: str
+    where: str, weights: Mapping[str, Tensor], prefix: str, affine_norm: Literal["instance", "group"]
 ) -> tuple[Config, dict[str, Tensor], dict[str, int]]:
     """Return architecture, weights under our names and counts of the rest.
 
@@ -30,6 +31,7 @@ def read_segres_encoder(
         where: names the file in errors.
         weights: the whole state dict.
         prefix: of `segres_prefix`.
+        affine_norm: what norms with scale and shift and no statistics are: no tensor tells.
 
     Raises:
         UserError: stages with a gap; the file is incomplete.
@@ -50,7 +52,7 @@ def read_segres_encoder(
         "width": width,
         "in_channels": in_channels,
         "blocks": [len(blocks[index]) for index in sorted(blocks)],
-        "norm": "batch" if is_batch_norm else "instance" if has_norms else "none",
+        "norm": "batch" if is_batch_norm else affine_norm if has_norms else "none",
     }
     architecture = {"class_path": "medpretrain3d.backbones.segresnet.SegResNet", "init_args": arguments}
     return architecture, {_own_name(name): value for name, value in own.items()}, unused

@@ -43,7 +43,7 @@ def read_vista3d(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
     prefix = segres_prefix(raw.weights)
     if prefix is None or not prefix.startswith("image_encoder."):
         return None
-    architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix)
+    architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix, "instance")
     orientation = options.orientation or VISTA3D.orientation or ""
     own, notes = turn_convolutions(own, orientation)
     return EncoderFile(
