@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medpretrain3d.inference.voxel_reader import HeldScan, VoxelReader
+from medpretrain3d.inference.voxel_reader import HeldScan, SameScan, VoxelReader
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.resample import resample_linear, resample_region
 from medpretrain3d.store.volume import check_spacing
 
 
-class ResampledScan:
+class ResampledScan(SameScan):
     """A scan at another spacing, voxel for voxel as if it were resampled whole, of which a slab is in memory.
 
     The slab holds the slices that were read last. Tiles that are read from the first slice to the last, as
@@ -28,12 +28,8 @@ class ResampledScan:
 
     def __init__(self, scan: VoxelReader, spacing_mm: Sequence[float]) -> None:
         check_spacing(spacing_mm)
+        super().__init__(scan)
         self.grid = scan.grid.resampled(spacing_mm)
-        self.source_grid = scan.source_grid
-        self.num_channels = scan.num_channels
-        self.unit = scan.unit
-        self.pad_values = scan.pad_values
-        self.statistics = scan.statistics
         self._array = HeldScan.of(scan).array
         self._steps = _steps(scan.grid, spacing_mm)
         self._slices = range(0)
@@ -59,7 +55,7 @@ class ResampledScan:
         return resample_linear(self._array, self._steps, self.grid.shape, slices)
 
 
-class ResampledRegions:
+class ResampledRegions(SameScan):
     """A scan at another spacing, voxel for voxel as if it were resampled whole, of which nothing is in memory.
 
     Every region is read and resampled by itself, which takes longer than `ResampledScan` where tiles overlap.
@@ -74,12 +70,8 @@ class ResampledRegions:
 
     def __init__(self, scan: VoxelReader, spacing_mm: Sequence[float]) -> None:
         check_spacing(spacing_mm)
+        super().__init__(scan)
         self.grid = scan.grid.resampled(spacing_mm)
-        self.source_grid = scan.source_grid
-        self.num_channels = scan.num_channels
-        self.unit = scan.unit
-        self.pad_values = scan.pad_values
-        self.statistics = scan.statistics
         self._scan = scan
         self._steps = _steps(scan.grid, spacing_mm)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -45,30 +44,37 @@ class VoxelReader(Protocol):
         """The region (C, d, h, w) int16 of `size` voxels from `start` on; what lies behind the end may be missing."""
 
 
-@dataclass(frozen=True, eq=False)
-class HeldScan:
-    """A scan of which all voxels are in memory."""
+class SameScan:
+    """What a reader has of the scan that it reads: all but the voxels.
 
-    array: np.ndarray
-    """(C, D, H, W) int16."""
-    grid: Grid
-    source_grid: Grid
-    unit: Unit
-    pad_values: tuple[int, ...]
-    statistics: tuple[ChannelStatistics, ...]
+    Args:
+        scan: the scan.
+    """
+
+    def __init__(self, scan: VoxelReader) -> None:
+        self.grid = scan.grid
+        self.source_grid = scan.source_grid
+        self.num_channels = scan.num_channels
+        self.unit = scan.unit
+        self.pad_values = scan.pad_values
+        self.statistics = scan.statistics
+
+
+class HeldScan(SameScan):
+    """A scan of which all voxels are in memory, as `array` (C, D, H, W) int16.
+
+    Args:
+        scan: whose voxels are read.
+    """
+
+    def __init__(self, scan: VoxelReader) -> None:
+        super().__init__(scan)
+        self.array = scan.read_image((0, 0, 0), scan.grid.shape)
 
     @staticmethod
     def of(scan: VoxelReader) -> Volume | HeldScan:
         """Read all voxels of a scan, unless they are in memory."""
-        if isinstance(scan, Volume | HeldScan):
-            return scan
-        array = scan.read_image((0, 0, 0), scan.grid.shape)
-        return HeldScan(array, scan.grid, scan.source_grid, scan.unit, scan.pad_values, scan.statistics)
-
-    @property
-    def num_channels(self) -> int:
-        """Number of channels of `array`."""
-        return len(self.array)
+        return scan if isinstance(scan, Volume | HeldScan) else HeldScan(scan)
 
     def read_image(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """See `VoxelReader`; a view."""
