@@ -38,7 +38,7 @@ class InferenceConfig:
             patch is seen whole by some tile.
         merge: `nms` keeps the best box of an object, `wbc` a weighted mean, `distance` the best of near centers. `wbc`
             is weighted box clustering; `distance` looks at no extent, and is for points.
-        nms_iou: IoU above which two boxes of a class are one. For `nms` and `wbc`.
+        nms_iou: IoU above which boxes of a class are one. For `nms` and `wbc`.
         merge_distance_mm: of centers, up to which two boxes of a class are one object, for `distance`.
         score_threshold: detections below it are left out, before and after merging. The default keeps what curves of
             precision or sensitivity need; raise it to read boxes by eye, set 0 for all of them.
