@@ -14,12 +14,13 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import uniform_start
 from medpretrain3d.loading.spatial_transform import IDENTITY, Patch
+from medpretrain3d.probing import effective_rank
 from medpretrain3d.store.corpus import LABELED, CaseRef, Corpus
 from medpretrain3d.store.store import Case
 from medpretrain3d.values import Checked, NonNegative, Rows
 from pretrain.datamodule import PretrainData
 from pretrain.module import PretrainModule
-from pretrain.representation import effective_rank, feature_std, knn_accuracy, linear_accuracy, psnr
+from pretrain.representation import feature_std, knn_accuracy, linear_accuracy, psnr
 
 
 class Probes(Checked, L.Callback):

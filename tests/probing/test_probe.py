@@ -61,11 +61,11 @@ def test_another_class_is_neither_object_nor_background(store):
 
 def test_features_of_a_level_are_those_of_the_cell_around_each_point(store):
     probe = LinearProbe(*(Corpus([store]).cases(split) for split in ("train", "val")), PATCH, Window(), 2, 20)
-    (fine, found), (coarse, _), (both, _) = probe.log_odds(
-        lambda points: frozen_features(Seen(), points, torch.device("cpu"), "32-true")
-    )
-    assert (fine, coarse, both) == (1, 1, 2)
-    assert rank_auc(found, probe.is_object) == 1.0
+    fine, coarse, both = probe.probed(lambda points: frozen_features(Seen(), points, torch.device("cpu"), "32-true"))
+    assert (fine.num_channels, coarse.num_channels, both.num_channels) == (1, 1, 2)
+    assert rank_auc(fine.log_odds, probe.is_object) == 1.0
+    assert fine.effective_rank == coarse.effective_rank == pytest.approx(1)  # a channel each
+    assert 1 < both.effective_rank <= 2
 
 
 def test_a_set_without_points_in_objects_is_refused(store):
@@ -88,7 +88,10 @@ def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encode
     names = [f"level {number}, stride {2**number}" for number in range(len(ResEnc("XXS").levels))]
     assert [row["features"] for row in rows] == [*names, "all levels", "intensities alone"]
     for row in rows:
-        assert f"{row['features']:<20}{row['channels']:>9}  {row['auc']['value']:.3f}" in printed
+        rank = row.get("effective_rank")
+        ranks = f"{rank:>7.1f}{rank:>10.1f}" if rank else " " * 17  # the encoder is its own random weights
+        assert f"{row['features']:<20}{row['channels']:>9}{ranks}  {row['auc']['value']:.3f}" in printed
+        assert rank is None or 1 <= rank == row["effective_rank_of_random_weights"] <= row["channels"]
         assert row["auc"]["interval"] is None
     # The encoder's weights are those that its seed draws, so that random ones are no worse and no better.
     assert all(row["gain"] == {"value": 0.0, "interval": None} for row in rows if "gain" in row)

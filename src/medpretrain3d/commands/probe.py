@@ -3,8 +3,9 @@
 Minutes on a CPU, before days on GPUs. Points inside and outside of objects are drawn in crops of the training cases, on
 which the layer is fitted, and of the validation cases, on which it is judged: the area under the ROC curve (AUC), of
 each level and of all together, at the same points for every encoder. Beside them stand the same network with random
-weights and the intensities around the points. It says what can be read off the features as they are, not what
-fine-tuning makes of them.
+weights and the intensities around the points. The effective rank says in how many directions features differ at these
+points (Roy and Vetterli, 2007), beside that of random weights in brackets. It all says what can be read off the
+features as they are, not what fine-tuning makes of them.
 
 ENCODER is whatever --model.init_from takes: an encoder file, a checkpoint of another project, a hub id.
 """
@@ -146,10 +147,10 @@ def _rows(
     window = _window(encoder, judged[0])
     probe = LinearProbe(train, judged, patch, window, args.crops, args.points, label, args.seed)
     precision = precision_of(args.precision, device)
-    random = probe.log_odds(lambda points: frozen_features(network, points, device, precision))
+    random = probe.probed(lambda points: frozen_features(network, points, device, precision))
     print(f"{name}: {load_encoder(network, encoder)}")
     print(f"  {_seen(encoder, judged)}; seen through {window}, crops of {' x '.join(map(str, patch))}")
-    found = probe.log_odds(lambda points: frozen_features(network, points, device, precision))
+    found = probe.probed(lambda points: frozen_features(network, points, device, precision))
     names = [f"level {number}, stride {_stride(level.stride)}" for number, level in enumerate(network.levels)]
     if len(names) > 1:
         names.append("all levels")
@@ -157,16 +158,25 @@ def _rows(
         {
             "encoder": name,
             "features": features,
-            "channels": channels,
-            "auc": auc_of(odds, probe.is_object, probe.patient),
-            "random_weights": auc_of(others, probe.is_object, probe.patient),
-            "gain": difference_of(odds, others, probe.is_object, probe.patient),
+            "channels": own.num_channels,
+            "effective_rank": round(own.effective_rank, 2),
+            "effective_rank_of_random_weights": round(other.effective_rank, 2),
+            "auc": auc_of(own.log_odds, probe.is_object, probe.patient),
+            "random_weights": auc_of(other.log_odds, probe.is_object, probe.patient),
+            "gain": difference_of(own.log_odds, other.log_odds, probe.is_object, probe.patient),
         }
-        for features, (channels, odds), (_, others) in zip(names, found, random, strict=True)
+        for features, own, other in zip(names, found, random, strict=True)
     ]
-    ((channels, odds),) = probe.log_odds(lambda points: [intensity_features(points)])
-    alone = {"features": "intensities alone", "channels": channels, "auc": auc_of(odds, probe.is_object, probe.patient)}
-    return [*rows, {"encoder": name, **alone}]
+    (alone,) = probe.probed(lambda points: [intensity_features(points)])
+    rows.append(
+        {
+            "encoder": name,
+            "features": "intensities alone",
+            "channels": alone.num_channels,
+            "auc": auc_of(alone.log_odds, probe.is_object, probe.patient),
+        }
+    )
+    return rows
 
 
 def _label(store: Store, name: str | None) -> int | None:
@@ -220,19 +230,24 @@ def _stride(stride: tuple[int, int, int]) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     """Return the rows as lines, the encoder's name above its own."""
-    lines = [f"{'features':<22}{'channels':>9}  {'AUC':<22}{'random weights':<22}{'gain':<22}".rstrip()]
+    head = f"{'features':<22}{'channels':>9}{'rank':>7}{'(random)':>10}  {'AUC':<22}{'random weights':<22}{'gain':<22}"
+    lines = [head.rstrip()]
     above = None
     for row in rows:
         if row["encoder"] != above:
             above = row["encoder"]
             lines.append(str(above))
         cells = "".join(f"{row[name]!s:<22}" for name in ("auc", "random_weights", "gain") if name in row)
-        lines.append(f"  {row['features']:<20}{row['channels']:>9}  {cells}".rstrip())
+        ranks = "".join(
+            f"{f'{row[name]:.1f}' if name in row else '':>{width}}"
+            for name, width in (("effective_rank", 7), ("effective_rank_of_random_weights", 10))
+        )
+        lines.append(f"  {row['features']:<20}{row['channels']:>9}{ranks}  {cells}".rstrip())
     return lines
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    def of(value: str | int | Auc) -> Any:
-        return value if isinstance(value, str | int) else {"value": value.value, "interval": value.interval}
+    def of(value: str | float | Auc) -> Any:
+        return value if isinstance(value, str | int | float) else {"value": value.value, "interval": value.interval}
 
     return {name: of(value) for name, value in row.items()}

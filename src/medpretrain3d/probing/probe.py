@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.probing.effective_rank import effective_rank
 from medpretrain3d.probing.linear import LinearClassifier
 from medpretrain3d.probing.points import ProbePoints, sample_points
 from medpretrain3d.store.corpus import CaseRef
@@ -16,6 +19,16 @@ from medpretrain3d.store.normalization import Normalization
 
 FeaturesOf = Callable[[Iterator[tuple[Tensor, ProbePoints]]], list[np.ndarray]]
 """From crops and points to the features (N, C) of each level."""
+
+
+class ProbedFeatures(NamedTuple):
+    """What the judged points show of one level."""
+
+    num_channels: int
+    effective_rank: float
+    """From 1 to `num_channels`; NaN where features are not finite."""
+    log_odds: np.ndarray
+    """(M,) that each point lies in an object."""
 
 
 @dataclass(eq=False)
@@ -66,14 +79,19 @@ class LinearProbe:
         number = {one.case_id: numbers.setdefault(one.patient or one.case_id, len(numbers)) for one in self.judged}
         self.patient = np.concatenate([np.full(one.is_object.size, number[one.case_id]) for one in judged])
 
-    def log_odds(self, features_of: FeaturesOf) -> list[tuple[int, np.ndarray]]:
-        """Return channels and log-odds at the judged points, of each level and, of several, last of all joined."""
+    def probed(self, features_of: FeaturesOf) -> list[ProbedFeatures]:
+        """Return what the judged points show of each level and, of several, last of all joined."""
         fitted, judged = (features_of(self._points(cases)) for cases in (self.train, self.judged))
         pairs = list(zip(fitted, judged, strict=True))
         if len(pairs) > 1:
             pairs.append((np.concatenate(fitted, axis=1), np.concatenate(judged, axis=1)))
         return [
-            (one.shape[1], LinearClassifier.fitted(one, self.is_train_object).log_odds(other)) for one, other in pairs
+            ProbedFeatures(
+                one.shape[1],
+                effective_rank(torch.from_numpy(other)),
+                LinearClassifier.fitted(one, self.is_train_object).log_odds(other),
+            )
+            for one, other in pairs
         ]
 
     def _points(self, cases: Sequence[CaseRef]) -> Iterator[tuple[Tensor, ProbePoints]]:
