@@ -70,13 +70,13 @@ class PretrainModule(Checked, L.LightningModule):
             rank_zero_print(doubt)
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
+        self.transferred: tuple[str, ...] = ()
         if self.encoder is not None:
-            taken: tuple[str, ...] = ()
             if isinstance(objective, DetectorPretraining) and self.encoder.detector is not None:
                 report = objective.take(self.encoder.detector, str(init_from))
                 rank_zero_print(f"{init_from}: {report}")
-                taken = tuple(f"detector.{name}" for name in report.taken)
-            loaded = load_encoder(objective.backbone, self.encoder, objective, taken, init_topology)
+                self.transferred = tuple(f"detector.{name}" for name in report.taken)
+            loaded = load_encoder(objective.backbone, self.encoder, objective, self.transferred, init_topology)
             rank_zero_print(f"{init_from}: {loaded}")
             objective.after_load()
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
@@ -213,4 +213,4 @@ class PretrainModule(Checked, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser and schedule."""
-        return configure(self.objective, self.optim, self.trainer.max_steps)
+        return configure(self.objective, self.optim, self.trainer.max_steps, self.transferred)
