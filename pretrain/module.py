@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
@@ -30,6 +31,7 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.values import Checked
 from pretrain.datamodule import PretrainData
+from pretrain.preprocessing import compare_preprocessing
 
 
 class PretrainModule(Checked, L.LightningModule):
@@ -124,6 +126,11 @@ class PretrainModule(Checked, L.LightningModule):
             check_patch(size, stride, whose)
         if isinstance(self.objective, DetectorPretraining):
             self.objective.detector.check_spacing(self.data.corpus.spacing_mm)
+        if self.encoder is not None:
+            corpus = self.data.corpus
+            compare_preprocessing(
+                self.encoder, str(self.init_from), self.data.window, corpus.units, corpus.spacing_mm, rank_zero_warn
+            )
         freeze(self.objective, self.optim)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
