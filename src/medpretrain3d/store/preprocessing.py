@@ -110,7 +110,7 @@ def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalization | None:
     if not card.get("window"):
         return None
     window: Normalization = from_config(card["window"]).of_unit(unit)
-    units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
+    units = {one["unit"] for one in (card, *(card.get("stores") or ())) if "unit" in one}
     return window if (unit in units if units else window.suits(unit)) else None
 
 

@@ -121,7 +121,7 @@ def load_encoder(
         source=encoder.format,
         licence=encoder.card.get("licence"),
         restrictions=tuple(restrictions(encoder.card)),
-        citations=tuple(encoder.card.get("citations", ())),
+        citations=tuple(encoder.card.get("citations") or ()),
     )
 
 
