@@ -37,15 +37,12 @@ from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.points import count_points
-from medpretrain3d.store.preprocessing import Preprocessing
+from medpretrain3d.store.preprocessing import Preprocessing, differ_in_size
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
 from medpretrain3d.store.store import Case
 from medpretrain3d.store.stratify import seeded_label_order
 from medpretrain3d.values import Checked, Count, Positive, PositiveShare, Seed, Share, Sizes, Whole, Workers
-
-LARGEST_SPACING_RATIO = 1.5
-"""Of a store's spacing to that of the encoder's pretraining, up to which what it learned about sizes still holds."""
 
 
 class FinetuneData(Checked, L.LightningDataModule):
@@ -195,9 +192,7 @@ class FinetuneData(Checked, L.LightningDataModule):
             f"spacing_mm of the encoder's pretraining is {list(pretrained_mm)}, of this data "
             f"{None if ours is None else list(ours)}"
         )
-        if ours is None or any(
-            max(a / b, b / a) > LARGEST_SPACING_RATIO for a, b in zip(ours, pretrained_mm, strict=True)
-        ):
+        if differ_in_size(ours, pretrained_mm):
             axes = " ".join(map(str, pretrained_mm))
             rank_zero_warn(
                 f"{message}; its features were learned on other sizes: prepare a store with --spacing-mm {axes} for it"

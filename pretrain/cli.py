@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities import rank_zero_warn
 
 from medpretrain3d.backbones import Backbone
 from medpretrain3d.engine.stage_cli import StageCLI
@@ -19,7 +17,6 @@ from medpretrain3d.loading.object_view import ObjectView as ObjectView  # the sa
 from pretrain.datamodule import PretrainData
 from pretrain.finalize import EncoderOfRun, finalize
 from pretrain.module import PretrainModule
-from pretrain.preprocessing import compare_windows
 from pretrain.previews import Previews
 from pretrain.probes import Probes as Probes  # the same
 
@@ -31,11 +28,6 @@ class PretrainCLI(StageCLI):
         """Link the classes of a supervised objective to the labels of the data; the others do not ask."""
         super().add_arguments_to_parser(parser)
         parser.link_arguments("data.classes", "model.objective.init_args.classes", apply_on="instantiate")
-
-    def resolve(self, config: Namespace, is_said: bool) -> None:
-        """Say where the scans are mapped otherwise than those that the weights to go on from were trained on."""
-        if is_said:
-            compare_windows(config, rank_zero_warn)
 
     def callbacks(self) -> list[L.Callback]:
         """Return pictures while it trains."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import (
@@ -30,6 +31,7 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.values import Checked
 from pretrain.datamodule import PretrainData
+from pretrain.preprocessing import compare_preprocessing
 
 
 class PretrainModule(Checked, L.LightningModule):
@@ -70,13 +72,13 @@ class PretrainModule(Checked, L.LightningModule):
             rank_zero_print(doubt)
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
+        self.transferred: tuple[str, ...] = ()
         if self.encoder is not None:
-            taken: tuple[str, ...] = ()
             if isinstance(objective, DetectorPretraining) and self.encoder.detector is not None:
                 report = objective.take(self.encoder.detector, str(init_from))
                 rank_zero_print(f"{init_from}: {report}")
-                taken = tuple(f"detector.{name}" for name in report.taken)
-            loaded = load_encoder(objective.backbone, self.encoder, objective, taken, init_topology)
+                self.transferred = tuple(f"detector.{name}" for name in report.taken)
+            loaded = load_encoder(objective.backbone, self.encoder, objective, self.transferred, init_topology)
             rank_zero_print(f"{init_from}: {loaded}")
             objective.after_load()
             for name in VolumesSeen.of_encoder(self.encoder).unknown:
@@ -124,6 +126,11 @@ class PretrainModule(Checked, L.LightningModule):
             check_patch(size, stride, whose)
         if isinstance(self.objective, DetectorPretraining):
             self.objective.detector.check_spacing(self.data.corpus.spacing_mm)
+        if self.encoder is not None:
+            corpus = self.data.corpus
+            compare_preprocessing(
+                self.encoder, str(self.init_from), self.data.window, corpus.units, corpus.spacing_mm, rank_zero_warn
+            )
         freeze(self.objective, self.optim)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -213,4 +220,4 @@ class PretrainModule(Checked, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimiser and schedule."""
-        return configure(self.objective, self.optim, self.trainer.max_steps)
+        return configure(self.objective, self.optim, self.trainer.max_steps, self.transferred)

@@ -1,38 +1,57 @@
-"""Whether weights that pretraining goes on from were trained on the intensities that it shows."""
+"""Whether weights that pretraining goes on from were trained on images as it shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
-from jsonargparse import Namespace
+from medpretrain3d.backbones import EncoderFile
+from medpretrain3d.configurable import to_config
+from medpretrain3d.store.normalization import Normalization
+from medpretrain3d.store.preprocessing import differ_in_size, stated_window
+from medpretrain3d.store.unit import Unit
 
-from medpretrain3d.backbones import ReadOptions, read_encoder
-from medpretrain3d.configurable import from_config, to_config
-from medpretrain3d.store.intensity import PerUnit
-from medpretrain3d.store.preprocessing import stated_window
+KINDS: dict[Unit, str] = {"hu": "scans in HU", "any": "scans without unit"}
 
 
-def compare_windows(config: Namespace, warn: Callable[[str], None]) -> None:
-    """Warn where scans in HU are mapped otherwise than those that `model.init_from` was trained on.
+def compare_preprocessing(
+    encoder: EncoderFile,
+    source: str,
+    window: Normalization,
+    units: Collection[Unit],
+    spacing_mm: tuple[float, float, float] | None,
+    warn: Callable[[str], None],
+) -> None:
+    """Warn where the corpus is shown otherwise than what `model.init_from` was trained on.
+
+    Nothing is taken from the file, as fine-tuning does, since a corpus may hold scans of several units.
 
     Args:
-        config: of the run; left alone, since a corpus may hold scans of several units.
-        warn: told of the difference, and how to take theirs.
-
-    Raises:
-        UserError: the encoder cannot be read.
+        encoder: what was read.
+        source: where, for messages.
+        window: of the run.
+        units: of its stores.
+        spacing_mm: of its stores along (D, H, W); None where each scan has its own.
+        warn: told of each difference, and what to do about it.
     """
-    if not config.model.init_from:
-        return
-    options = config.model.init_options
-    encoder = read_encoder(
-        config.model.init_from, ReadOptions(**options.as_dict()) if isinstance(options, Namespace) else options
-    )
-    theirs = stated_window(encoder.card.get("preprocessing") or {}, "hu")
-    given = from_config(config.data.window.as_dict()) if config.data.window else PerUnit()
-    ours = given.of_unit("hu")
-    if theirs is not None and ours.suits("hu") and to_config(theirs) != to_config(ours):
+    card: dict[str, Any] = encoder.card.get("preprocessing") or {}
+    for unit in sorted(set(units)):
+        theirs, ours = stated_window(card, unit), window.of_unit(unit)
+        if theirs is not None and ours.suits(unit) and to_config(theirs) != to_config(ours):
+            warn(
+                f"the weights of {source} were trained on {KINDS[unit]} mapped by {theirs}, this run maps them by "
+                f"{ours}; set data.window to theirs unless they shall learn others"
+            )
+    if card.get("normalisation") and not card.get("window"):
         warn(
-            f"the weights of {config.model.init_from} were trained on scans mapped by {theirs}, this run maps those in "
-            f"HU by {ours}; set data.window to theirs unless they shall learn others"
+            f"the weights of {source} were trained on images normalised by {card['normalisation']}, and no window can "
+            f"be taken from the file; this run maps scans by {window}"
+        )
+    stated_mm = card.get("spacing_mm")
+    if stated_mm is not None and differ_in_size(spacing_mm, stated_mm):
+        axes = " ".join(map(str, stated_mm))
+        warn(
+            f"the weights of {source} were trained at a spacing of {list(stated_mm)} mm, the stores are at "
+            f"{None if spacing_mm is None else list(spacing_mm)}: prepare them with --spacing-mm {axes} unless they "
+            "shall learn other sizes"
         )

@@ -12,7 +12,18 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from medpretrain3d.backbones import ViT
-from medpretrain3d.objectives import MAE, CaseClassification, ConsistentViews, DINOv2, MultiTalent, Objective, SparK
+from medpretrain3d.detection import FCOS
+from medpretrain3d.objectives import (
+    MAE,
+    CaseClassification,
+    ConsistentViews,
+    DetectorPretraining,
+    DINOv2,
+    MultiTalent,
+    Objective,
+    SparK,
+)
+from medpretrain3d.objectives.proposal_contrast import ProposalContrast
 from tests.tiny import tiny_backbone
 from tests.tiny_objectives import TINY_OBJECTIVES, default_backbone, refusal, tiny_objective
 
@@ -54,6 +65,13 @@ VARIANTS: dict[str, tuple[type[Objective], Any]] = {
         CaseClassification,
         lambda: CaseClassification(
             tiny_backbone("ViT anisotropic"), (("benign", "malignant"),), class_weights={"malignant": 20.0}
+        ),
+    ),
+    "DetectorPretraining, contrast": (
+        DetectorPretraining,
+        lambda: DetectorPretraining(
+            FCOS(tiny_backbone(backbone(DetectorPretraining)), 2, first_level=0, fpn_channels=16, head_convs=1),
+            contrast=ProposalContrast(channels=8),
         ),
     ),
     **{

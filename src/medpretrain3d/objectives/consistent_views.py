@@ -37,7 +37,7 @@ class ConsistentViews(MAE):
         backbone: the encoder to train; features are those of its coarsest level, of visible tokens in a transformer.
         mask_ratio: share of blocks that are hidden; of a pair (a, b) a share is drawn for each batch of all processes.
         mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
-        decoder_depth: transformer blocks of the decoder.
+        decoder_depth: transformer blocks of a transformer's decoder.
         projector_channels: outputs of the projector's linear maps; the predictor has as many.
         weights: of restoring, aligning and contrasting.
         momentum: of the teacher.

@@ -12,6 +12,9 @@ from medpretrain3d.objectives.masked import LossOn, MaskedReconstruction, hidden
 from medpretrain3d.objectives.masking import Triple, expand_blocks
 from medpretrain3d.values import LayersOrNone, OpenShare, OpenShares, Sizes, Steps
 
+DECODER_DEPTH = 2
+"""The default: what a recipe for a convolutional network says where it says nothing."""
+
 
 class MAE(MaskedReconstruction):
     """Restore hidden blocks from the visible ones (He et al., 2022).
@@ -26,14 +29,14 @@ class MAE(MaskedReconstruction):
         mask_block: block (D, H, W) in voxels; by default 16^3, for a transformer its patch.
         loss_on: `hidden` voxels alone, as published, or `all`.
         normalize_targets: restore each patch with its own mean and deviation taken out.
-        decoder_depth: transformer blocks of the decoder.
+        decoder_depth: transformer blocks of a transformer's decoder.
         decoder_stride: of a convolutional network's level at which the U-Net stops, as (2, 2, 2); each of its cells is
             mapped to the voxels that it stands for. By default it goes on to full resolution, where most of the time
             of a step goes.
 
     Raises:
-        UserError: a ratio that is no share, blocks that are no whole number of a transformer's patches, or a stride
-            that no level has.
+        UserError: a ratio that is no share, blocks that are no whole number of a transformer's patches, a stride that
+            no level has, or a depth for the decoder of a convolutional network.
 
     Example:
         >>> import torch
@@ -62,6 +65,11 @@ class MAE(MaskedReconstruction):
             raise UserError(
                 f"{type(self).__name__}: got decoder_stride {tuple(decoder_stride)} with {type(backbone).__name__}, "
                 "whose decoder predicts from its patches as it is; leave it out"
+            )
+        if not is_tokens and decoder_depth != DECODER_DEPTH:
+            raise UserError(
+                f"{type(self).__name__}: got decoder_depth {decoder_depth} with {type(backbone).__name__}, whose "
+                "decoder is a U-Net without transformer blocks; leave it out"
             )
         block = mask_block or (backbone.levels[0].stride if is_tokens else (16, 16, 16))
         super().__init__(backbone, mask_ratio, block, loss_on, normalize_targets)

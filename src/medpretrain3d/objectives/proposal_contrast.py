@@ -12,7 +12,7 @@ from medpretrain3d.objectives.projector import Projector
 from medpretrain3d.objectives.proposals import ProposalTask, dense, feature_channels, proposal_features
 from medpretrain3d.objectives.teacher import Teacher
 from medpretrain3d.precision.mixed import in_fp32
-from medpretrain3d.processes import mean_over_samples
+from medpretrain3d.processes import gather_rows, largest_count, mean_over_samples, rank
 from medpretrain3d.randomness import derived_seeds, random_at
 from medpretrain3d.values import Axis, Channels, NonNegative, Positive, Share
 
@@ -23,8 +23,8 @@ class ProposalContrast(ProposalTask):
     """The class tower tells a proposal, mirrored, from the others of the batch (AlignDet: Li et al., 2023).
 
     The student sees the crop mirrored, a moving average of it sees it as it is; each gives a vector for each proposal,
-    the mean over its anchors through two layers. Those of one proposal attract, those of others in the batch of a
-    process are negatives. In AlignDet this replaces the classes; here it is beside them: pseudo-objects have kinds.
+    the mean over its anchors through two layers. Those of one proposal attract, those of others in the batch of all
+    processes are negatives. In AlignDet this replaces the classes; here it is beside them: pseudo-objects have kinds.
 
     Args:
         channels: of the vectors.
@@ -90,9 +90,15 @@ class ProposalContrast(ProposalTask):
 def contrast(queries: Tensor, keys: Tensor, known: Tensor, temperature: float) -> Tensor:
     """Compute the mean cross-entropy of finding the key (N, C) of each query (N, C) among those that are known (N,).
 
-    0, with a gradient of 0, where none is.
+    They are looked for among the keys of all processes, which may have different N. 0, with a gradient of 0, where none
+    is known.
     """
-    cosine = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature  # (N, N)
-    own = cosine.diagonal()
-    spread = torch.where(known[None], cosine, -1e4).logsumexp(dim=1)
+    count = len(keys)
+    most = max(1, largest_count(count, keys.device))
+    # Rows without a proposal stand behind those of a process that has fewer.
+    everyone = gather_rows(F.pad(F.normalize(keys.detach(), dim=1), (0, 0, 0, most - count)))  # (W M, C)
+    are_known = gather_rows(F.pad(known.to(keys.dtype), (0, most - count))[:, None])[:, 0] > 0
+    cosine = F.normalize(queries, dim=1) @ everyone.T / temperature  # (N, W M)
+    own = cosine.diagonal(rank() * most)
+    spread = torch.where(are_known[None], cosine, -1e4).logsumexp(dim=1)
     return mean_over_samples(torch.where(known, spread - own, 0).sum(), known.sum())

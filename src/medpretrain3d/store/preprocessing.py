@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -15,6 +15,8 @@ from medpretrain3d.store.intensity import Window
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.unit import Unit
 
+LARGEST_SPACING_RATIO = 1.5
+"""Of a store's spacing to that of an encoder's pretraining, up to which what it learned about sizes still holds."""
 _Edge = Annotated[Whole, Field(ge=1)]
 _Step = Annotated[Number, Field(gt=0)]
 
@@ -108,5 +110,10 @@ def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalization | None:
     if not card.get("window"):
         return None
     window: Normalization = from_config(card["window"]).of_unit(unit)
-    units = {one["unit"] for one in (card, *card.get("stores", [])) if "unit" in one}
+    units = {one["unit"] for one in (card, *(card.get("stores") or ())) if "unit" in one}
     return window if (unit in units if units else window.suits(unit)) else None
+
+
+def differ_in_size(ours: Sequence[float] | None, theirs: Sequence[float]) -> bool:
+    """Return whether an axis of two spacings in mm differs by more than `LARGEST_SPACING_RATIO`; None has no size."""
+    return ours is None or any(max(a / b, b / a) > LARGEST_SPACING_RATIO for a, b in zip(ours, theirs, strict=True))

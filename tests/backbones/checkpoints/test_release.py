@@ -24,15 +24,15 @@ from medpretrain3d.backbones import (
 from medpretrain3d.backbones.checkpoints import RELEASES
 from medpretrain3d.backbones.checkpoints.model_card import model_card
 from medpretrain3d.backbones.checkpoints.release import restrictions
-from medpretrain3d.configurable import from_config
+from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import InferenceConfig, save_bundle
 from medpretrain3d.store import Normalization, Preprocessing
+from medpretrain3d.store.intensity import PerUnit, Window, ZScore
 from pretrain import preprocessing as continued
 from tests.backbones.checkpoints.dino_reference import PROJECTS, file_of
 
-WINDOW = "medpretrain3d.store.intensity.Window"
 FORBIDDEN = "must not be shared"
 
 
@@ -153,17 +153,41 @@ def test_the_preprocessing_of_a_release_becomes_the_default_of_the_data(monkeypa
     assert warned == []
 
 
-@pytest.mark.parametrize("window", [None, {"low_hu": -900, "high_hu": 500}])
-def test_pretraining_that_goes_on_says_that_it_shows_other_intensities(window, monkeypatch):
+def told(encoder: EncoderFile, window: Normalization, units=("hu",), spacing_mm=(3.0, 1.0, 1.0)) -> list[str]:
+    """What pretraining that goes on from an encoder is warned of."""
+    warned: list[str] = []
+    continued.compare_preprocessing(encoder, "theirs.pt", window, units, spacing_mm, warned.append)
+    return warned
+
+
+@pytest.mark.parametrize("window", [PerUnit(), Window(-900, 500)])
+def test_pretraining_that_goes_on_says_that_it_shows_other_intensities(window):
     release = next(release for release in RELEASES if release.name == "CT-FM")
     encoder = EncoderFile(release.architecture, {}, release.card(SimpleNamespace(licence=None)), "0" * 64)
-    monkeypatch.setattr(continued, "read_encoder", lambda source, options: encoder)
-    given = None if window is None else Namespace(class_path=WINDOW, init_args=Namespace(window))
-    warned = []
-    model = Namespace(init_from="ct_fm", init_options=ReadOptions())
-    continued.compare_windows(Namespace(model=model, data=Namespace(window=given)), warned.append)
-    assert "were trained on scans mapped by Window(low_hu=-1024, high_hu=2048, output_range=(0.0, 1.0))" in warned[0]
-    theirs = Namespace(class_path=release.window["class_path"], init_args=Namespace(release.window["init_args"]))
-    continued.compare_windows(Namespace(model=model, data=Namespace(window=theirs)), warned.append)
-    continued.compare_windows(Namespace(model=Namespace(init_from=None), data=Namespace(window=None)), warned.append)
-    assert len(warned) == 1
+    (warned,) = told(encoder, window)
+    assert "trained on scans in HU mapped by Window(low_hu=-1024, high_hu=2048, output_range=(0.0, 1.0))" in warned
+    theirs = from_config(release.window)
+    assert told(encoder, theirs) == []
+    assert told(encoder, PerUnit(hu=theirs), ("hu", "any")) == []  # what it knows nothing of is not compared
+    assert told(encoder, window, ("any",)) == []  # no scan is in HU
+
+
+@pytest.mark.parametrize("units", [("any",), ("any", "any")])
+def test_so_it_does_of_scans_without_unit(units):
+    how = {"window": to_config(ZScore("all")), "unit": "any"}
+    encoder = EncoderFile(to_config(ResEnc("XXS")), {}, {"preprocessing": how}, "0" * 64)
+    (warned,) = told(encoder, PerUnit(), units)
+    assert "trained on scans without unit mapped by ZScore(voxels=all), this run maps them by ZScore(" in warned
+    assert told(encoder, ZScore("all"), units) == []
+    assert told(encoder, PerUnit(), ("hu",)) == []
+
+
+def test_it_says_that_scans_are_of_another_spacing_or_normalized_in_another_way():
+    card = {"preprocessing": {"spacing_mm": [1.0, 1.0, 1.0], "normalisation": ["CTNormalization"]}}
+    encoder = EncoderFile(to_config(ResEnc("XXS")), {}, card, "0" * 64)
+    normalized, spaced = told(encoder, Window())
+    assert "normalised by ['CTNormalization'], and no window can be taken" in normalized
+    assert "at a spacing of [1.0, 1.0, 1.0] mm, the stores are at [3.0, 1.0, 1.0]" in spaced
+    assert "--spacing-mm 1.0 1.0 1.0" in spaced
+    assert len(told(encoder, Window(), spacing_mm=(1.4, 1.0, 1.0))) == 1
+    assert "the stores are at None" in told(encoder, Window(), spacing_mm=None)[1]

@@ -58,14 +58,14 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
             "--format safetensors"
         )
     card = without_places(encoder.card)
-    preprocessing = card.get("preprocessing", {})
+    preprocessing = card.get("preprocessing") or {}
     patch, spacing_mm = preprocessing.get("patch"), preprocessing.get("spacing_mm")
     configuration = {
         "patch_size": patch,
         "spacing": spacing_mm,
         "normalization_schemes": preprocessing.get("normalisation"),
     }
-    pretraining = card.get("pretraining", {})
+    pretraining, citations = card.get("pretraining") or {}, card.get("citations") or ()
     content = {
         "network_weights": {name: value.detach().cpu().contiguous() for name, value in weights.items()},
         "nnssl_adaptation_plan": {
@@ -80,7 +80,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         },
         "trainer_name": pretraining.get("method", pretraining.get("paradigm")),
         "init_args": {"configuration_name": CONFIGURATION, "fold": "all"},
-        "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in card.get("citations", [])],
+        "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in citations],
         "license": card.get("licence"),
         **{name: preprocessing.get(name) for name in ("window", "unit", "stores")},
         "volumes_seen": card.get("volumes_seen"),
