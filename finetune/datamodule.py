@@ -172,6 +172,11 @@ class FinetuneData(Checked, L.LightningDataModule):
                 raise UserError("data.test_on held_out: is of a fold, got data.fold null; set data.fold")
             self.split = {**self.split, "test": self.store.all_splits.held_out_of(fold)}
         self.test_cases = self._refs(self.split.get("test", ()))
+        if not self.test_cases:
+            rank_zero_print(
+                f"warning: {self.store.place}: no test case; the run ends without a test. Name some in the split "
+                "'test', or test those that a fold holds out: data.fold 0 and data.test_on held_out"
+            )
         for note in split_notes(self.store, fold):
             rank_zero_print(note)
         self.unlabeled: UnlabeledScans | None = None

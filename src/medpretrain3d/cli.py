@@ -18,7 +18,7 @@ from medpretrain3d.command_line.parser import CommandParser
 from medpretrain3d.command_line.stages import STAGES
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.numbers import check_numbers
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import UserError, exit_code
 from medpretrain3d.failure import explain, silence_closed_output
 from medpretrain3d.imports import uncollected_imports
 from medpretrain3d.interruption import NOTICE, Interrupted, requeue, signals
@@ -163,7 +163,7 @@ def _run(words: Sequence[str]) -> int:
             return _end_of(signals.received)
         if isinstance(error, UserError):
             print_line(f"error: {error}", to_stderr=True)
-            return 2
+            return exit_code(error)
         message = explain(error, getattr(command, "SAVES_MEMORY", "end other programs, or take a machine with more"))
         if message is None:
             raise

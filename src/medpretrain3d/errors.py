@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read, and how a program ends with them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ MAX_CHARACTERS = 1200
 class UserError(ValueError):
     """Bad input. Its message is one line: what it got, what was wanted, what to do.
 
-    The command line prints the message without a traceback and exits with code 2. What a message quotes may come from a
-    file of strangers, so characters that a terminal would obey rather than show are escaped.
+    The command line prints the message without a traceback and exits with `exit_code`. What a message quotes may come
+    from a file of strangers, so characters that a terminal would obey rather than show are escaped.
 
     Args:
         message: the line.
@@ -26,6 +26,24 @@ class UserError(ValueError):
         if len(line) > MAX_CHARACTERS:  # it quotes a value that is that long
             line = f"{line[: MAX_CHARACTERS * 2 // 3]} ... {line[-MAX_CHARACTERS // 4 :]}"
         return "\n".join([line, *map(printable, below.splitlines())])
+
+
+class MachineError(UserError):
+    """What a machine refuses, as space on a disk, or loses, as a process: the input may be right."""
+
+
+def exit_code(error: UserError) -> int:
+    """Return the code with which a program ends: 2 for bad input, 1 where the machine is behind it.
+
+    Args:
+        error: whose causes count as well, since what is said of a full disk may say more than that.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MachineError):
+            return 1
+        cause = cause.__cause__
+    return 2
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import MachineError, UserError
 
 _WITHIN_TEXT = re.compile(r"Original Traceback|Traceback \(most recent call last\)")
 _OUT_OF_MEMORY = re.compile(
@@ -49,7 +49,8 @@ def explain(error: BaseException, saves_memory: str) -> str | None:
 def _explain(error: BaseException, saves_memory: str, known: set[int]) -> str | None:
     name, message = _innermost(error)
     whole = _text(error)
-    if name == UserError.__name__ or (isinstance(error, UserError) and not _WITHIN_TEXT.search(whole)):
+    is_plain = isinstance(error, UserError) and not _WITHIN_TEXT.search(whole)
+    if is_plain or name in (UserError.__name__, MachineError.__name__):
         return str(error) if message == whole else str(UserError(" ".join(message.split())))
     killed = _KILLED_WORKER.search(whole)
     if killed and not _WITHIN_TEXT.search(whole):

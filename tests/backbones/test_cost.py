@@ -6,6 +6,7 @@ import torch
 from medpretrain3d.backbones import SegResNet, ViT
 from medpretrain3d.backbones.cost import cost
 from medpretrain3d.cli import main
+from medpretrain3d.commands.backbones import _nearest
 from medpretrain3d.errors import UserError
 
 
@@ -56,3 +57,22 @@ def test_the_command_lists_every_size_of_a_family(capsys):
 
 
 VIT_SIZES = ("XXS", "XS", "S", "B", "L")
+
+
+def test_a_patch_that_is_no_multiple_of_the_stride_is_that_of_the_nearest_one(capsys):
+    # 128^3, the default, is none of the 14 of a DinoViT: the list of all ended before its third line.
+    assert main(["backbones", "ViT", "SegResNet", "--patch", "40"]) == 0
+    of_40 = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    assert main(["backbones", "ViT", "--patch", "32"]) == 0
+    of_32 = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()[1:]}
+    for name, words in of_32.items():
+        assert of_40[name][:5] == words[:5]  # parameters, arithmetic, memory and levels
+        assert of_40[name][5:11] == ["at", "32", "x", "32", "x", "32"]
+    assert all("at" not in words for name, words in of_40.items() if name.startswith("SegResNet"))
+
+
+@pytest.mark.parametrize("stride", [(14, 14, 14), (8, 16, 16), (5, 1, 200)])
+def test_the_nearest_patch_is_a_multiple_of_the_stride(stride):
+    patch = _nearest(128, stride)
+    assert all(edge % step == 0 for edge, step in zip(patch, stride, strict=True))
+    assert all(abs(edge - 128) <= step / 2 or edge == step for edge, step in zip(patch, stride, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,3 +121,29 @@ def test_scans_without_annotations_are_no_negatives(bundle, tmp_path, capsys):
     for command in (["test", str(bundle), str(tmp_path / "store")], ["targets", str(tmp_path / "store")]):
         assert main([*command, "--split", "unlabeled", "-o", str(tmp_path / "no")]) == 2
         assert "its scans have no annotations" in capsys.readouterr().err
+
+
+def test_a_folder_is_read_by_the_options_that_prepare_had_for_the_data_of_training(bundle, tmp_path, capsys):
+    # The advice of `prepare` on such a folder was an option that `test` did not have.
+    values = mask().astype(np.uint8)
+    values[-6:-4, -6:-4, -6:-4] = 7
+    values[0, 0, 0] = 9
+    for number, case in enumerate("ab"):
+        nifti(tmp_path / f"raw/{case}_ct.nii.gz", scan(number))
+        nifti(tmp_path / f"raw/{case}_seg.nii.gz", values)
+    words = ["test", str(bundle), str(tmp_path / "raw"), "-o", str(tmp_path / "out")]
+    assert main([*words, "--rename", "object=nodule"]) == 2
+    assert "--objects instances" in capsys.readouterr().err
+    told = ["--objects", "instances", "--option", "classes=nodule"]
+    for more, num_each in ([], 3), (["--min-voxels", "2"], 2):
+        assert main([*words, *told, *more]) == 0
+        targets = json.loads((tmp_path / "out" / "targets.json").read_text())
+        assert targets["classes"] == ["nodule"]
+        assert [len(one["labels"]) for one in targets["targets"]] == [num_each] * 2
+    assert main([*words, *told, "--as-points", "--intensity", "hu"]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"] == "centre"
+    capsys.readouterr()
+    store = ["test", str(bundle), str(tmp_path / "out" / "store"), "-o", str(tmp_path / "no")]
+    for option in (["--min-voxels", "2"], ["--as-points"], ["--option", "classes=nodule"]):
+        assert main([*store, *option]) == 2
+        assert f"{option[0]} is of a folder of a labelled data set" in capsys.readouterr().err

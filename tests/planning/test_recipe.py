@@ -188,6 +188,13 @@ def test_what_is_doubtful_is_a_comment_and_the_recipe_is_whole_nevertheless(tmp_
     assert all(len(line) <= 120 for line in text.splitlines())
 
 
+def test_a_recipe_whose_runs_end_without_a_test_says_so(tmp_path):
+    untested = write_store(tmp_path / "untested", splits={"train": ["c0", "c1", "c2"], "val": ["c3", "c4", "c5"]})
+    assert "# Warning:   no case is named for testing, so a run ends without a test" in text_of(untested)
+    tested = write_store(tmp_path / "tested", splits={"train": ["c0", "c1", "c2", "c3"], "val": ["c4"], "test": ["c5"]})
+    assert "without a test" not in text_of(tested)
+
+
 def test_names_that_yaml_reads_otherwise_stay_what_they_are(tmp_path):
     store = write_store(tmp_path / "12 é: #x", classes=("a: b", "#c", "d'e"))
     recipe = yaml.safe_load(text_of(store))

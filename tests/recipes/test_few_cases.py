@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from finetune import __main__ as program
+from finetune.datamodule import FinetuneData
 from finetune.scoring import CaseResult, evaluate_results
 from medpretrain3d.evaluation import PredictedCase, TargetCase
 from medpretrain3d.evaluation.protocols import CENTER, DETECTION
@@ -29,11 +30,20 @@ def test_a_run_without_validation_and_test_cases_ends_with_a_bundle_and_no_numbe
     store = write_cubes(tmp_path / "store", {"train": 4})
     program.main(["fit", *TINY_FINETUNE, "--data.store", str(store), "--run.root", str(tmp_path), "--run.name", "r"])
     folder = tmp_path / "smoke" / "r"
-    assert "no validation case" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no validation case" in said
+    assert "no test case; the run ends without a test" in said
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["finished"] is True
     assert (folder / "bundle" / "bundle.json").is_file()
     assert not [name for name in columns(folder) if name.startswith(("val/", "test/"))]
     assert not (folder / "test").exists()
+
+
+@pytest.mark.parametrize("has_test", [False, True])
+def test_data_that_are_not_tested_say_so_before_training(tmp_path, capsys, has_test):
+    store = write_cubes(tmp_path / "store", {"train": 2, "val": 1, "test": int(has_test)})
+    FinetuneData(str(store), (16, 16, 16), batch_size=1)
+    assert ("no test case; the run ends without a test" in capsys.readouterr().out) != has_test
 
 
 @pytest.mark.parametrize("protocol", [DETECTION, CENTER])

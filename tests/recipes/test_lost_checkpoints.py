@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import UserError, exit_code
 from pretrain import __main__ as program
 from pretrain.module import PretrainModule
 
@@ -47,6 +47,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_the_last_checkpoint(fit
     with pytest.raises(UserError, match=r"the disk is full.*; the run continues from .*step_0000003.ckpt") as caught:
         fit("cut")
     assert "\n" not in str(caught.value)
+    assert exit_code(caught.value) == 1
     assert kept(tmp_path / "g" / "cut") == ["last.ckpt", "step_0000003.ckpt"]
     monkeypatch.undo()
     assert encoder(fit("cut")) == encoder(fit("whole"))

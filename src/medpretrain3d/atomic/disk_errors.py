@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import MachineError, UserError
 
 _ELSEWHERE = "choose another place"
-_MEANING: dict[int, tuple[str, str]] = {
+_OF_THE_MACHINE: dict[int, tuple[str, str]] = {
     errno.EDQUOT: ("the disk quota is used up", "nothing was written, free some space or ask for more"),
     errno.EFBIG: ("the file is too large for this file system or for `ulimit -f`", "nothing was written, raise it"),
     errno.EIO: ("the disk reports an input/output error", "nothing was written, check the disk"),
@@ -21,6 +21,8 @@ _MEANING: dict[int, tuple[str, str]] = {
     errno.EMFILE: ("too many files are open in this process", "nothing was written, raise `ulimit -n`"),
     errno.ENFILE: ("too many files are open on this machine", "nothing was written, end other programs"),
     errno.ENOMEM: ("the system has no memory left for it", "nothing was written, end other programs"),
+}
+_OF_THE_PLACE: dict[int, tuple[str, str]] = {
     errno.ENAMETOOLONG: ("the name is too long for this file system", "choose a shorter one"),
     errno.ELOOP: ("is a link that leads to itself", "remove it"),
     errno.EISDIR: ("is a folder, wanted a file", _ELSEWHERE),
@@ -35,12 +37,13 @@ _MEANING: dict[int, tuple[str, str]] = {
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses while `path` is written into a `UserError` that names it.
+    """Turn what the disk refuses while `path` is written into an error that names it.
 
     An error about a file elsewhere, such as one that was read to make `path`, passes unchanged.
 
     Raises:
-        UserError: no space, quota, permission or descriptor left, a name or file too long, a broken disk.
+        MachineError: no space, quota, memory or descriptor left, a file too long, a broken disk.
+        UserError: a place that takes no file: no permission, read-only, a folder, a name too long.
     """
     try:
         yield
@@ -49,12 +52,13 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise
         if error.errno == errno.ENOSPC:
             free = shutil.disk_usage(_existing(Path(path))).free
-            raise UserError(
+            raise MachineError(
                 f"{path}: the disk is full ({free:,} bytes free); nothing was written, free some space"
             ) from error
-        if error.errno in _MEANING:
-            what, advice = _MEANING[error.errno]
-            raise UserError(f"{path}: {what}; {advice}") from error
+        for meaning, kind in ((_OF_THE_MACHINE, MachineError), (_OF_THE_PLACE, UserError)):
+            if error.errno in meaning:
+                what, advice = meaning[error.errno]
+                raise kind(f"{path}: {what}; {advice}") from error
         raise
 
 

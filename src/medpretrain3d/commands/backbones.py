@@ -1,7 +1,8 @@
 """List the encoders: levels as channels/stride, parameters, arithmetic and memory at one patch, paper.
 
 Nothing is allocated: networks are built and run on tensors without memory. GFLOP are of one forward pass, a
-multiplication with its addition counted as two; GB are the activations kept for the backward pass in fp32.
+multiplication with its addition counted as two; GB are the activations kept for the backward pass in fp32. Where the
+patch is no multiple of the coarsest stride they are those of the nearest patch that is, which the line says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import torch
 
 from medpretrain3d.backbones import Backbone, Level
+from medpretrain3d.backbones.base import Triple
 from medpretrain3d.backbones.cost import cost
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.errors import UserError
@@ -34,10 +36,12 @@ def run(args: argparse.Namespace) -> int:
         for arguments in family.sizes:
             with torch.device("meta"):
                 backbone = family(**arguments)
-            spent = cost(backbone, (edge, edge, edge))
+            patch = _nearest(edge, backbone.levels[-1].stride)
+            spent = cost(backbone, patch)
+            at = "" if patch == (edge,) * 3 else f" at {' x '.join(map(str, patch))}"
             levels = " ".join(_short(level) for level in backbone.levels)
             numbers = f"{backbone.num_parameters():>12,}{spent.flop / 1e9:>13.1f}{spent.activation_bytes / 1e9:>10.2f}"
-            print(f"{backbone.name:<26}{numbers}  {levels}  {backbone.citation}", flush=True)
+            print(f"{backbone.name:<26}{numbers}  {levels}{at}  {backbone.citation}", flush=True)
     return 0
 
 
@@ -46,6 +50,12 @@ def _families(names: list[str]) -> list[type[Backbone]]:
     if unknown := [name for name in names if name not in listed]:
         raise UserError(f"no backbone family {', '.join(unknown)}; known are {', '.join(listed)}")
     return [listed[name] for name in names or listed]
+
+
+def _nearest(edge: int, stride: Triple) -> Triple:
+    """Return the patch (D, H, W) nearest to a cube that is a multiple of a stride."""
+    d, h, w = (max(round(edge / step), 1) * step for step in stride)
+    return d, h, w
 
 
 def _short(level: Level) -> str:

@@ -69,7 +69,7 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_wanted(path: Path, predictions: Sequence[Path], args: argparse.Namespace) -> TargetFile:
-    """Read targets: `--boxes` is about them, too, where predictions are JSON of this project.
+    """Read targets, or boxes of training: `--boxes` is about them, too, where predictions are JSON of this project.
 
     Raises:
         UserError: an option that means nothing to these predictions, or see `read_targets` and `format_of`.

@@ -15,7 +15,7 @@ from medpretrain3d.commands.prediction_options import BOX_OPTIONS, add_predictio
 from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation import evaluate, pair, read_targets, tables
+from medpretrain3d.evaluation import evaluate, pair, tables
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.calibration import calibration
 from medpretrain3d.evaluation.candidates import read_candidates, read_nodules, read_series
@@ -81,13 +81,15 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     )
     result["notes"] = [*said, *result["notes"]]
     if args.train_targets is not None:
-        train = read_targets(args.train_targets, args.boxes)
+        train = read_wanted(args.train_targets, [args.predictions], args)
         if (train.classes, train.frame) != (targets.classes, targets.frame):
             raise UserError(
                 f"{train.path}: has classes {list(train.classes)} and frame {train.frame}, {targets.path} "
                 f"{list(targets.classes)} and {targets.frame}; write both with the same `medpretrain3d targets`"
             )
-        result["trivial_baselines"] = trivial_baselines(train.cases, targets.cases, targets.classes, resampling)
+        result["trivial_baselines"] = trivial_baselines(
+            train.cases, targets.cases, targets.classes, resampling, args.compat
+        )
     page = None
     if args.cases is not None:
         page = write_shown_cases(args.cases, args.scans, result["per_case"], found, targets)
@@ -95,7 +97,7 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     table = tables.detection_table(result)
     if args.folds is not None:
         held_out = Store(args.folds).all_splits.held_out
-        result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out)
+        result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out, args.compat)
         table += ["", *fold_table(result["cross_validation"])]
     return Outcome(result, table, curves, page)
 

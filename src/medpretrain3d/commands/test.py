@@ -1,7 +1,8 @@
 """Test detector bundles on a labelled data set: predict its scans, write its true boxes, score.
 
 DATA is a store, or a folder of a labelled data set in a layout that `medpretrain3d datasets` lists, such as nnU-Net's
-imagesTs and labelsTs; of a folder a store is made in OUT first, at each scan's own spacing.
+imagesTs and labelsTs; of a folder a store is made in OUT first, at each scan's own spacing. Give it the options that
+`prepare` got for the data of training: what is one object, how small it may be.
 
 OUT receives predictions.json, predictions.csv, targets.json, metrics.json and metrics.csv (one row per scan). Classes
 are matched by name: a class that the bundle does not find is refused, boxes of classes that the data do not name do
@@ -24,10 +25,13 @@ from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_
 from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.ingest.importers.base import OBJECT_RULES
 from medpretrain3d.values import Rows, Whole
 
 SAVES_MEMORY = predict.SAVES_MEMORY
 """What to change where memory runs out."""
+OF_FOLDER = ("dataset", "objects", "min_voxels", "as_points", "intensity", "straighten")
+"""Options by which a folder becomes a store as that of training did; beside them `option`, which is repeated."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of DATA: train, val, test or all (default: test where there is one, else all)")
     parser.add_argument("--fold", type=Number(Whole), help="of a store, whose split is meant; default: named splits")
     parser.add_argument("--dataset", "--layout", metavar="NAME", help="layout of a folder (default: by its tree)")
-    parser.add_argument("--objects", choices=("components", "labels"), help="of a folder, see medpretrain3d prepare")
+    as_there = "of a folder, see medpretrain3d prepare"
+    parser.add_argument("--objects", choices=OBJECT_RULES, help=as_there)
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help=f"{as_there}; repeatable")
+    parser.add_argument("--min-voxels", type=Number(Whole), help=as_there)
+    parser.add_argument("--as-points", action="store_true", help=as_there)
+    parser.add_argument("--intensity", choices=("hu", "any"), help=as_there)
+    parser.add_argument("--straighten", action="store_true", help=as_there)
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="a class of DATA as the bundle calls it"
     )
@@ -81,12 +91,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{more[0]}: a second data set; test one after the other")
     if Store.is_at(data):
         why = f"is of a folder of a labelled data set, {data} is a store; leave it out"
-        refuse_unused(args, add_arguments, ("dataset", "objects"), why)
+        refuse_unused(args, add_arguments, (*OF_FOLDER, "option"), why)
     classes = load_members(bundles[0])[0].classes
     code, path = 0, data
     if not Store.is_at(data):
         path = args.out / "store"
-        code = _call(prepare, [data, path, *_given(args, "dataset", "objects")])
+        layout = [word for one in args.option for word in ("--option", one)]
+        code = _call(prepare, [data, path, *layout, *_given(args, *OF_FOLDER)])
     corpus = Corpus([path])
     store = corpus.stores[0]
     names = _renamed(store.classes, args.rename)
@@ -137,8 +148,8 @@ def _given(args: argparse.Namespace, *names: str) -> list[object]:
     words: list[object] = []
     for name in names:
         value = getattr(args, name)
-        several = value if isinstance(value, list) else [] if value is None else [value]
-        words += [f"--{name.replace('_', '-')}", *several] if several else []
+        several = value if isinstance(value, list) else [] if value is None or value is False else [value]
+        words += [f"--{name.replace('_', '-')}", *(one for one in several if one is not True)] if several else []
     return words
 
 

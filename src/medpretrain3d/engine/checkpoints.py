@@ -15,7 +15,7 @@ from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_o
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.progress_lines import duration
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import MachineError, UserError, exit_code
 
 
 @runtime_checkable
@@ -139,10 +139,12 @@ class Checkpoints(Checkpoint):
             try:
                 self._write(trainer, state)
             except UserError as error:
-                failure = f"{error}; the run continues from {self._continued_from}"  # which it alone knows
+                said = f"{error}; the run continues from {self._continued_from}"  # which it alone knows
+                failure = said, exit_code(error)
         failure = trainer.strategy.broadcast(failure)
         if failure is not None:
-            raise UserError(failure)
+            text, code = failure
+            raise (MachineError if code == 1 else UserError)(text)
         self._saved = self._place(trainer)
         self._saved_s = time.monotonic()
 

@@ -25,7 +25,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from medpretrain3d.engine.peers import News, Peers
 from medpretrain3d.engine.rendezvous import Declined, Rendezvous
 from medpretrain3d.engine.run_log import run_log
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import UserError, exit_code
 from medpretrain3d.failure import death, explain
 from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, signals
 from medpretrain3d.lines import print_line
@@ -277,7 +277,7 @@ def _told(error: BaseException) -> tuple[int, str]:
         return 1, f"error: {text}" if error.error_index == 0 else ""
     message = explain(error, SAVES_MEMORY)
     if message is not None:
-        return 2 if isinstance(error, UserError) else 1, f"error: {message}"
+        return exit_code(error) if isinstance(error, UserError) else 1, f"error: {message}"
     return 1, "".join(traceback.format_exception(error)).rstrip()
 
 

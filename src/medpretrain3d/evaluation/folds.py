@@ -13,7 +13,7 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, froc_score_key
+from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, froc_score_key
 from medpretrain3d.evaluation.protocols import protocol_of
 
 COLUMNS = {"mAP .1:.5": MAP_KEY, "AP 0.1": ap_key(0.1), "AP 0.5": ap_key(0.5), "FROC .1": froc_score_key(0.1)}
@@ -26,6 +26,7 @@ def fold_metrics(
     targets: Sequence[TargetCase],
     classes: Sequence[str],
     fold_of: Mapping[str, int],
+    compat: Compat = "none",
 ) -> dict[str, Any]:
     """Return the metrics of each fold alone and their mean and standard deviation over folds.
 
@@ -34,6 +35,7 @@ def fold_metrics(
         targets: of the same scans in the same order.
         classes: name of each label.
         fold_of: the fold that held each case out.
+        compat: of boxes, the program whose rules are followed, see `evaluate`.
 
     Returns:
         `folds`, a row each (`fold`, `num_cases`, `num_targets` and the metrics by the keys of `evaluate`), `mean` and
@@ -53,7 +55,8 @@ def fold_metrics(
     for fold in sorted({fold_of[one.case] for one in targets}):
         chosen = [number for number, one in enumerate(targets) if fold_of[one.case] == fold]
         wanted = [targets[number] for number in chosen]
-        metrics = protocol.score([predictions[number] for number in chosen], wanted, classes, num_bootstrap=0)
+        found = [predictions[number] for number in chosen]
+        metrics = protocol.score(found, wanted, classes, num_bootstrap=0, compat=compat)
         num_targets = sum(len(one.labels) for one in wanted)
         keys = {key: float(metrics[key]) for key in columns.values()}
         rows.append({"fold": fold, "num_cases": len(chosen), "num_targets": num_targets, **keys})

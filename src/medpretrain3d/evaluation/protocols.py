@@ -11,7 +11,7 @@ from medpretrain3d.evaluation.bootstrap import NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.center_distance import center
 from medpretrain3d.evaluation.data_set import count_target_points
-from medpretrain3d.evaluation.detection import MAP_KEY, ap_key, evaluate, froc_score_key
+from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, evaluate, froc_score_key
 from medpretrain3d.evaluation.tables import center_table, detection_table
 
 ProtocolName = Literal["detection", "centre"]
@@ -39,15 +39,16 @@ class ObjectProtocol:
         classes: Sequence[str],
         num_bootstrap: int = NUM_BOOTSTRAP,
         size_edges_mm: Sequence[float] = (),
+        compat: Compat = "none",
     ) -> dict[str, Any]:
-        """Return the result, boxes in mm; size strata are those of boxes alone.
+        """Return the result, boxes in mm; size strata and `compat`, see `evaluate`, are of boxes alone.
 
         Raises:
             UserError: see `evaluate` and `center`.
         """
         if self.name == "centre":
             return center(found, wanted, classes, resampling=Resampling(num_bootstrap))
-        return evaluate(found, wanted, classes, num_bootstrap=num_bootstrap, size_edges_mm=size_edges_mm)
+        return evaluate(found, wanted, classes, num_bootstrap=num_bootstrap, size_edges_mm=size_edges_mm, compat=compat)
 
 
 DETECTION = ObjectProtocol(

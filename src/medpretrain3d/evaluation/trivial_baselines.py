@@ -10,7 +10,7 @@ import numpy as np
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.detection import MAP_IOUS, evaluate
+from medpretrain3d.evaluation.detection import MAP_IOUS, Compat, evaluate
 from medpretrain3d.evaluation.matching import MAX_DETECTIONS, intersection_over_union
 from medpretrain3d.evaluation.named_metrics import METRICS, without_each
 from medpretrain3d.store.grid import Grid
@@ -22,18 +22,25 @@ KEPT = tuple(one.key for one in METRICS.values() if one.key is not None)
 
 
 def trivial_baselines(
-    train: Sequence[TargetCase], test: Sequence[TargetCase], classes: Sequence[str], resampling: Resampling
+    train: Sequence[TargetCase],
+    test: Sequence[TargetCase],
+    classes: Sequence[str],
+    resampling: Resampling,
+    compat: Compat = "none",
 ) -> dict[str, dict[str, Any]]:
     """Return numbers and their `intervals` of `position prior` and `random boxes` on the test scans, see `scored`.
 
     Raises:
         UserError: the training scans hold no object.
     """
-    return out_of_fold_baselines([(train, test)], classes, resampling)
+    return out_of_fold_baselines([(train, test)], classes, resampling, compat)
 
 
 def out_of_fold_baselines(
-    folds: Sequence[tuple[Sequence[TargetCase], Sequence[TargetCase]]], classes: Sequence[str], resampling: Resampling
+    folds: Sequence[tuple[Sequence[TargetCase], Sequence[TargetCase]]],
+    classes: Sequence[str],
+    resampling: Resampling,
+    compat: Compat = "none",
 ) -> dict[str, dict[str, Any]]:
     """Return the same of several folds pooled: in each the boxes know what its own training scans hold.
 
@@ -41,6 +48,7 @@ def out_of_fold_baselines(
         folds: training and test scans of each.
         classes: name of each label.
         resampling: of the intervals.
+        compat: the program whose rules are followed, see `evaluate`.
 
     Raises:
         UserError: the training scans of a fold hold no object.
@@ -49,19 +57,24 @@ def out_of_fold_baselines(
     result = {}
     for name, make in (("position prior", position_prior), ("random boxes", random_boxes)):
         predictions = [one for train, test in folds for one in make(train, test)]
-        result[name] = scored(predictions, wanted, classes, resampling)
+        result[name] = scored(predictions, wanted, classes, resampling, compat)
     return result
 
 
 def scored(
-    predictions: Sequence[PredictedCase], test: Sequence[TargetCase], classes: Sequence[str], resampling: Resampling
+    predictions: Sequence[PredictedCase],
+    test: Sequence[TargetCase],
+    classes: Sequence[str],
+    resampling: Resampling,
+    compat: Compat = "none",
 ) -> dict[str, Any]:
     """Return the numbers of `KEPT`, and by their names those metrics that `evaluate` has no key of, with `intervals`.
 
     Raises:
         UserError: as `evaluate`.
     """
-    numbers = evaluate(predictions, test, classes, resampling.num_bootstrap, resampling.seed, resampling.confidence)
+    settings = resampling.num_bootstrap, resampling.seed, resampling.confidence
+    numbers = evaluate(predictions, test, classes, *settings, compat=compat)
     values = {key: numbers[key] for key in KEPT}
     intervals = {key: numbers["intervals"][key] for key in KEPT if numbers["intervals"]}
     others = without_each([one for one in METRICS.values() if one.key is None], predictions, test, classes)

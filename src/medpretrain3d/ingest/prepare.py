@@ -14,7 +14,7 @@ from typing import Any
 from medpretrain3d.atomic import locked_folder, remove_unfinished, write_text
 from medpretrain3d.atomic.lock import LOCK
 from medpretrain3d.documents import json_text
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import MachineError, UserError
 from medpretrain3d.failure import death
 from medpretrain3d.ingest.channel_names import common_channel_names
 from medpretrain3d.ingest.copies import check_copies
@@ -291,7 +291,7 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Generator[tuple[str, Prepare
                 yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
             message = death("a worker", exit_code_of_the_dead(processes), "use fewer --workers")
-            raise UserError(f"{message}; finished cases are kept") from error
+            raise MachineError(f"{message}; finished cases are kept") from error
 
 
 def _with_bar(

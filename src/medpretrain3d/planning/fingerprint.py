@@ -19,6 +19,10 @@ from medpretrain3d.store.unit import Unit
 SPLITS = ("train", "val", "test")
 FEW_CASES = 10
 """Training cases with an object of a class, below which its numbers are chance."""
+UNTESTED = (
+    "no case is named for testing, so a run ends without a test: name some in the split test, or deal out folds with "
+    "`medpretrain3d split`, whose held-out cases are tested"
+)
 THIN_VOX = 2.0
 """An object that is thinner along an axis at the planned spacing is hardly seen."""
 UNEVEN = 3.0
@@ -151,8 +155,10 @@ def _few(fingerprint: Fingerprint) -> list[str]:
 
 
 def _unmeasured(fingerprint: Fingerprint) -> list[str]:
-    if fingerprint.num_folds or "val" in fingerprint.splits:
+    if fingerprint.num_folds:
         return []
+    if "val" in fingerprint.splits:
+        return [] if "test" in fingerprint.splits else [UNTESTED]
     if fingerprint.num_patients == 1:
         return ["one patient: nothing can be held out, so nothing is measured while training; label more patients"]
     return [f"{fingerprint.num_patients} patients: there are as many folds; label more for a number to trust"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.atomic import remove_unfinished
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import MachineError, UserError
 from medpretrain3d.failure import death
 from medpretrain3d.pseudo.options import PseudoOptions
 from medpretrain3d.pseudo.organs import organs
@@ -167,7 +167,7 @@ def _done(jobs: Sequence[_Job], workers: int) -> Iterator[str]:
                 yield future.result()
         except BrokenProcessPool as error:
             message = death("a worker", exit_code_of_the_dead(processes), "use fewer --workers")
-            raise UserError(f"{message}; finished cases are kept") from error
+            raise MachineError(f"{message}; finished cases are kept") from error
 
 
 _opened = functools.lru_cache(maxsize=1)(Store)

@@ -21,7 +21,7 @@ from typing import IO
 
 from medpretrain3d.atomic import locked
 from medpretrain3d.atomic.lock import InUse
-from medpretrain3d.errors import UserError
+from medpretrain3d.errors import UserError, exit_code
 from medpretrain3d.failure import death
 from medpretrain3d.interruption import GRACE_S, NOTICE, Interrupted, end_with_parent, requeue, signals
 from medpretrain3d.lines import print_line
@@ -74,8 +74,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print_line(f"error: {error}", to_stderr=True)
         if not isinstance(error, InUse):  # whoever is at work at it says how it ends
             with suppress(UserError):  # of a disk that refuses
-                write_failed(path.with_suffix(".failed"), 2, f"it did not begin: {error}")
-        return 2
+                write_failed(path.with_suffix(".failed"), exit_code(error), f"it did not begin: {error}")
+        return exit_code(error)
 
 
 def _how_it_goes_on(ended: Interrupted) -> str:
@@ -104,7 +104,7 @@ def _run(record: Record, path: Path, environment: dict[str, str]) -> int:
     try:
         write_done(done, record["kind"], folder, minutes)
     except UserError as error:
-        return _failed(record, path, 2, str(error))
+        return _failed(record, path, exit_code(error), str(error))
     if not is_complete(folder, record["kind"], done):
         done.unlink()
         return _failed(record, path, 1, f"ended well and left no whole result in {folder}")
