@@ -98,6 +98,21 @@ def test_the_command_prints_a_row_per_level_and_writes_all_numbers(store, encode
     assert rows[-1]["auc"]["value"] == 1.0
 
 
+def test_an_encoder_of_other_sizes_is_warned_of(store, tmp_path, capsys):
+    folders = {}
+    spacing_mm = Corpus([store]).spacing_mm
+    for factor in (1, 2):
+        folders[factor] = tmp_path / f"spacing_{factor}"
+        card = {"preprocessing": {"spacing_mm": [factor * one for one in spacing_mm]}}
+        save_encoder(folders[factor], ResEnc("XXS"), card)
+    words = ["--patch", "16", "--crops", "1", "--points", "20"]
+    assert main(["probe", str(store), str(folders[1]), *words]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert main(["probe", str(store), str(folders[2]), *words]) == 0
+    axes = " ".join(str(2 * one) for one in spacing_mm)
+    assert f"prepare one with --spacing-mm {axes} to ask it at the sizes that it knows" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("split", ["all", "labeled"])
 def test_the_cases_that_fit_the_layer_do_not_judge_it(store, encoder, capsys, split):
     words = ["probe", str(store), str(encoder), "--patch", "16", "--crops", "1", "--points", "20"]
