@@ -238,13 +238,14 @@ def _settled_by(one: Comparison, judged: Judgement) -> str:
     power, alpha, number = settings.get(one.link.relation, (0.8, 0.05, judged.num_asked))
     seeds, patients = one.effect.num_seeds, one.effect.num_patients
     units = "scans" if one.effect.of_patients is None else "patients"
+    draws = "seeds" if one.effect.with_seeds is None else "encoders"
     found = settling_designs(one.components, seeds, one.num_groups, wanted, power, alpha, number)
     words = []
     for design in found:
         these = "these " if design.num_scans == one.num_groups else ""
         size = round(design.num_scans * patients / one.num_groups)
-        words.append(f"{design.num_seeds} seeds on {these}{size} {units}")
+        words.append(f"{design.num_seeds} {draws} on {these}{size} {units}")
     what = "no difference" if one.link.needs_delta else "a difference"
     if not words:
-        return f"neither 100 seeds on these {units} nor 32 times the {units} alone would show {what} of {wanted:.3g}"
+        return f"neither 100 {draws} on these {units} nor 32 times the {units} alone would show {what} of {wanted:.3g}"
     return f"about {' or '.join(words)} would settle it (80 % power for {what} of {wanted:.3g})"

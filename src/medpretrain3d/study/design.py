@@ -171,6 +171,11 @@ class Study:
         return self.root / self.name
 
     @property
+    def num_encoders(self) -> int:
+        """Encoders that each pretrained arm gets: seed s takes number s modulo `pretrain_seeds`."""
+        return len({seed % self.pretrain_seeds for seed in self.seeds})
+
+    @property
     def baseline(self) -> Arm:
         """The arm that the others are compared with."""
         return self.arms[0]

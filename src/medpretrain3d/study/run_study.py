@@ -235,8 +235,8 @@ def _head(study: Study) -> str:
         lines.append(f"hypotheses: {', '.join(map(str, own.hypotheses))}")
     if any(arm.pretrain for arm in study.arms):
         lines.append(
-            f"{study.pretrain_seeds} encoders per pretrained arm"
-            if study.pretrain_seeds > 1
+            f"{study.num_encoders} encoders per pretrained arm"
+            if study.num_encoders > 1
             else "one encoder per pretrained arm: what comes out holds for these encoders (pretrain_seeds)"
         )
     return "\n".join(lines)
