@@ -163,7 +163,7 @@ def _write_report(study: Study, progress: Progress, figures: Path | None = None)
     runs += other_program_runs(study, runs)  # scored just now, whenever they were made
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
-    report = replace(report, notes=[declared, *progress.kept_lines(), *report.notes])
+    report = replace(report, notes=[declared, *progress.missing_lines(), *progress.kept_lines(), *report.notes])
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
     drawn = write_figures(report, figures, study.name) if figures else []
