@@ -19,7 +19,7 @@ from medpretrain3d.statistics import (
 from medpretrain3d.statistics.hypotheses import Link, Side
 from medpretrain3d.statistics.two_way import VarianceComponents
 from medpretrain3d.statistics.verdicts import Judgement
-from medpretrain3d.study.data_sets import why_not_pooled
+from medpretrain3d.study.data_sets import left_out, why_not_pooled
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import have_same_labels
 from medpretrain3d.study.identity import BUDGET_FACTS, Identity, identify
@@ -187,7 +187,10 @@ def _pooled(
             if why := why_not_pooled([one[0].runs for one in members], scorer):
                 said.append(f"hypothesis '{hypothesis}': not pooled over {len(members)} data sets: {why}")
                 continue
-            columns = zip(*members, strict=True)
+            columns = list(zip(*members, strict=True))
+            for column in columns:
+                if without := left_out([one.runs[0].data_name for one in column], [one.effect for one in column]):
+                    said.append(f"hypothesis '{hypothesis}': {column[0].link} is pooled{without.removeprefix(';')}")
             pooled[hypothesis] = [
                 Comparison(column[0].link, pool([one.effect for one in column]).effect) for column in columns
             ]
