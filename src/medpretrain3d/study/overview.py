@@ -122,17 +122,24 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         if len(members) < 2:
             continue
         arms: list[ArmScores] = [members[0].baseline_scores, *(one.scores for one in members)]
-        ranking = ranking_stability([one.name for one in arms], np.stack([one.pseudo for one in arms]))
+        where, units = members[0].setting, "scans" if arms[0].patient is None else "patients"
+        pseudo = np.stack([one.pseudo for one in arms])
+        if not np.isfinite(pseudo).all():
+            yield (
+                f"{where[0]}, {where[1]} labelled cases: arms are not ranked by {metric}, which does not exist without "
+                f"one of the {units} (nan: no object)."
+            )
+            continue
+        ranking = ranking_stability([one.name for one in arms], pseudo)
         places = ", ".join(
             f"{name} {mean:.3f} (first in {share:.0%})"
             for name, mean, share in zip(ranking.names, ranking.means, ranking.shares_first, strict=True)
         )
-        units = "scans" if arms[0].patient is None else "patients"
         which = (
             f"seeds and {units}" if ranking.num_seeds > 1 else f"{units} of one run each, which say nothing of methods"
         )
         yield (
-            f"{members[0].setting[0]}, {members[0].setting[1]} labelled cases, ranking by {metric} when {which} are "
+            f"{where[0]}, {where[1]} labelled cases, ranking by {metric} when {which} are "
             f"drawn anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."
         )
 
