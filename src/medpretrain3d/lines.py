@@ -24,3 +24,9 @@ def counted_scans(num_scans: int, num_patients: int, what: str = "scan") -> str:
     """Return `60 scans`, or `60 scans of 10 patients` where some are of one patient."""
     scans = counted(num_scans, what)
     return scans if num_patients >= num_scans else f"{scans} of {counted(num_patients, 'patient')}"
+
+
+def counted_seeds(num_seeds: int, num_encoders: int) -> str:
+    """Return `6 seeds`, or `6 seeds of 2 encoders` where several of them begin from one encoder."""
+    seeds = counted(num_seeds, "seed")
+    return seeds if num_encoders >= num_seeds else f"{seeds} of {counted(num_encoders, 'encoder')}"

@@ -152,6 +152,16 @@ def test_data_sets_and_detectors_have_answers_of_their_own_and_three_data_sets_a
     assert {one.answer for one in found} == {Answer.CONFIRMED}
 
 
+def test_a_data_set_that_a_pooled_answer_is_without_is_named(tmp_path: Path):
+    for data, shifts in (("a", (5.0, 2.0)), ("b", (5.0, 2.0)), ("c", (5.0, 2.0)), ("e", (30.0, 30.0))):
+        for arm, shift in zip(("scratch", "mae"), shifts, strict=True):
+            write(tmp_path, arm, [shift] * 2, data=data)
+    found, said = answers(declared("mae > scratch"), runs_of(tmp_path), Scorer([MAP]))
+    assert [one.links[0].judged.effect.num_data_sets for one in found] == [1, 1, 1, 1, 3]
+    (line,) = said
+    assert line.startswith("hypothesis 'mae > scratch': mae > scratch is pooled without e, where the difference has no")
+
+
 def test_names_of_one_store_are_not_several_data_sets(tmp_path: Path):
     for data in ("a", "b", "c"):
         write(tmp_path, "scratch", [5.0] * 2, data=data)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from medpretrain3d.study.design import NOTHING_DECLARED
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.run import find_runs
 from tests.study.test_report import page_of, seeds_of, write_finetuning
@@ -98,3 +100,27 @@ def test_one_run_each_is_ranked_with_the_words_that_it_says_nothing(tmp_path: Pa
         seeds_of(tmp_path / "runs", arm, [shift])
     (line,) = lines_of(tmp_path / "runs")
     assert "scans of one run each, which say nothing of methods" in line
+
+
+def test_an_arm_that_is_on_all_data_sets_first_is_corrected_for_those_to_come(tmp_path: Path):
+    for data in ("a", "b", "c"):
+        write_data(tmp_path, data)
+    runs = find_runs([tmp_path])
+    (alone,) = make_report(runs, "Title").overview
+    (one_of_three,) = make_report(runs, "Title", replace(NOTHING_DECLARED, num_pooled=3)).overview
+    assert "after Holm (1 question)" in alone
+    assert "after Holm (3 questions)" in one_of_three
+
+
+def test_a_data_set_that_is_left_out_of_the_pool_is_named(tmp_path: Path):
+    for data in ("a", "b", "c"):
+        write_data(tmp_path, data)
+    for arm in ("scratch", "mae"):  # both find nothing on the fourth
+        for seed in (0, 1, 2):
+            own = {"dataset": "dark", "seed": seed, "case_prefix": "dark"}
+            write_finetuning(tmp_path, f"{arm}_dark_{seed}", arm, 30.0, **own)
+    (line,) = lines_of(tmp_path)
+    assert line.startswith("mae, over 3 data sets: better than scratch")
+    assert (
+        "; without dark, where the difference has no interval (fewer than 10 patients, both arms at one limit" in line
+    )

@@ -211,3 +211,24 @@ def test_an_engine_that_was_told_to_stop_early_has_not_failed(write_study, monke
     monkeypatch.setattr(run_study, "run_jobs", lambda jobs, records, machine: None)
     assert run_study.run_study(read_study(write_study()), Machine()) == 1
     assert capsys.readouterr().out.endswith("toy: 17 of 17 jobs not run, none failed; call again for the rest\n")
+
+
+def test_a_report_says_which_runs_of_its_study_it_lacks(write_study, capsys):
+    study = read_study(write_study(labels=["all"], folds=[0], seeds=3))
+    records, jobs = Records(study), progress_of(study).jobs
+    lost, late, *done = jobs.of_kind("finetune")[::-1]
+    for job in (*jobs.of_kind("pretrain"), *done):
+        finish(records, job)
+    records.write(lost)
+    write_failed(records.path(lost, "failed"), 1, "its loss is not finite")
+    assert run_study.report_study(study) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "are not in this report" in line)
+    assert line == (
+        f"note: 2 of 6 runs of this study are not in this report: 1 failed ({lost.name}), 1 waiting ({late.name}); "
+        "what it says is of the others"
+    )
+    assert "2 of 6 runs of this study are not in this report" in (study.folder / "report.html").read_text()
+    for job in (lost, late):
+        finish(records, job)
+    run_study.report_study(study)
+    assert "not in this report" not in capsys.readouterr().out

@@ -55,6 +55,36 @@ def test_runs_of_other_studies_with_the_same_network_patch_and_batch_say_it_too(
     assert both.hours(both.jobs.jobs[0]) == pytest.approx(2 * 0.9 / 60)  # the median of 0.6 and 1.2
 
 
+def test_runs_of_the_study_with_another_network_patch_or_batch_say_nothing(write_study, tmp_path: Path):
+    second = yaml.safe_load((tmp_path / "pretrain.yaml").read_text())
+    second["data"]["batch_size"] = 4
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(second))
+    arms = {
+        "scratch": {},
+        "two": {"pretrain": ["pretrain.yaml", "second.yaml"]},
+        "wide": {"finetune": {"data.patch": [24, 24, 24]}},
+        "taught": {"finetune": {"model.semi_supervised": {"class_path": "MeanTeacher"}, "data.unlabeled": "cubes"}},
+    }
+    labels = {1: {"with": {"data.batch_size": 8}}, "all": {}}
+    study = read_study(write_study(seeds=2, folds=[0], labels=labels, arms=arms, hypotheses=[]))
+    before = progress_of(study)
+    assert {before.hours(job) for job in before.jobs.jobs} == {None}
+    done = [job for job in before.jobs.jobs if job.name in ("pretrain two, stage 1, seed 0", FIRST)]
+    assert len(done) == 2
+    for job in done:
+        write_run(before.records.run_folder(job), stage=job.kind, finished=True, minutes=60.0, steps=100)
+    now = progress_of(study)
+    told = {job.name for job in now.jobs.jobs if now.hours(job) is not None}
+    # Of arms that begin otherwise a step takes as long; of other stages, patches, batches and teachers it does not.
+    assert told == {
+        "pretrain two, stage 1, seed 0",
+        *(f"finetune {arm}, cubes, labels all, seed {seed}, fold 0" for arm in ("scratch", "two") for seed in (0, 1)),
+    }
+
+
+FIRST = "finetune scratch, cubes, labels all, seed 0, fold 0"
+
+
 def test_too_few_steps_are_not_tried(write_study):
     with pytest.raises(UserError, match="--try-steps 3: speed is measured over 10 steps"):
         try_steps(progress_of(read_study(write_study())), 3)

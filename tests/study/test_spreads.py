@@ -126,9 +126,11 @@ def test_a_plan_corrects_for_all_that_the_report_asks_at_once(write_study, tmp_p
         )
     )
     assert detectable_module._num_asked(study, "u") == study.declaration.num_verdicts == 3 * 2 * 1
+    assert study.declaration.num_pooled == 2 * 1
     detectors["y"]["arms"] = ["mae"]  # without the baseline beside it there is no difference
     study = read_study(write_study(data=data, detectors=detectors, hypotheses=["mae > scratch on u"]))
     assert detectable_module._num_asked(study, "u") == 3
+    assert study.declaration.num_pooled == 1
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "nnunet": {"predictions": "nnunet.json"}}
     study = read_study(write_study(arms=arms, hypotheses=["mae > scratch", "mae >= scratch"], delta=0.02))
     assert detectable_module._num_asked(study, "cubes") == 1  # asked for twice, and one seed of a program is not judged

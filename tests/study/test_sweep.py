@@ -100,6 +100,27 @@ def test_a_trial_that_fails_is_left_behind_and_bad_input_ends_all(runs, capsys):
     assert "trial_0002: out of memory" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("last", ["nan", "inf"])
+def test_a_trial_that_diverged_has_failed_and_is_not_judged_by_what_it_was_before(runs, capsys, monkeypatch, last):
+    run = module.run_program
+
+    def diverging(words, log):
+        code = run(words, log)
+        folder = Path("runs/s", words[words.index("--run.name") + 1])
+        if folder.name == "trial_0001":  # the best of all, until its last validation
+            (folder / "metrics.csv").write_text(f"step,val/mAP,lr\n1,0.9,\n2,{last},\n3,,0.1\n")
+        return code
+
+    monkeypatch.setattr(module, "run_program", diverging)
+    assert sweep("--trials", "3") == 1
+    printed = capsys.readouterr().out
+    assert f"trial_0001: failed: its last val/mAP is {last}" in printed
+    assert "best of 2 trials: " in printed
+    assert "best of 2 trials: trial_0001" not in printed
+    assert sweep("--trials", "3") == 1  # as it ended
+    assert len(runs.words) == 3
+
+
 def test_a_metric_that_no_run_has_is_one_line_and_can_be_mended(runs, capsys):
     assert sweep("--trials", "1", metric={"name": "val/map", "goal": "maximize"}) == 2
     assert "has no val/map; name a column of it" in capsys.readouterr().err

@@ -80,6 +80,26 @@ def test_what_a_parameter_may_be(tmp_path, entry, expected):
         ({"parameters": {"x": {"min": 0, "max": 1, "distribution": "log_uniform_values"}}}, "wanted above 0"),
         ({"parameters": {"x": {"mu": 0, "sigma": 1}}}, "parameters.x: unknown key 'mu'"),
         ({"parameters": {"x": {"min": 0, "max": 1, "distribution": "normal"}}}, "distribution: got 'normal'"),
+        *(
+            ({"parameters": {"x": entry}}, f"parameters.x: {message}")
+            for entry, message in (
+                ({"min": 0, "max": 1, "q": 0.25}, "q is a step of distribution q_uniform, got no distribution"),
+                ({"min": 0, "max": 9, "q": 3, "distribution": "int_uniform"}, "q is a step of distribution q_uniform"),
+                ({"min": 0.5, "max": 3.9, "distribution": "int_uniform"}, "got min 0.5 and max 3.9, wanted whole"),
+                ({"min": 0, "max": 1, "distribution": "categorical"}, "got distribution categorical of min and max"),
+                (
+                    {"values": [1, 2], "distribution": "uniform"},
+                    "got distribution uniform of values, wanted categorical",
+                ),
+                ({"value": 1, "values": [1, 2]}, "got value and values, wanted one of them"),
+                ({"values": [1, 2], "max": 3}, "got values and max, wanted one of them"),
+                ({"distribution": "uniform"}, "got neither value, values nor min and max"),
+            )
+        ),
+        (
+            {"parameters": {"x": {"min": 0, "max": 1, "q": 0, "distribution": "q_uniform"}}},
+            "x.q: got 0, wanted above 0",
+        ),
         ({"method": "grid"}, "a grid has values only, model.optim.lr has an interval"),
         (
             {"command": ["python", "train.py"]},

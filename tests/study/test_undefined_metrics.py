@@ -64,6 +64,18 @@ def test_a_metric_that_does_not_exist_says_nothing_of_budgets(tmp_path: Path, ob
     assert any(note.startswith("mae, d: nothing is said of its labels, since the metric") for note in report.notes)
 
 
+@pytest.mark.filterwarnings("error")
+def test_arms_are_not_ranked_by_a_metric_that_does_not_exist_without_a_patient(tmp_path: Path):
+    for seed in (0, 1):
+        for arm, shift in (("scratch", 5.0), ("mae", 2.0), ("voco", 4.0)):
+            write_found(tmp_path, arm, shift, 8, seed, lambda case: [OBJECT] if case == 0 else [])
+    (line,) = make_report(find_runs([tmp_path]), "Title").overview
+    assert line == (
+        "d, 8 labelled cases: arms are not ranked by mAP, which does not exist without one of the scans (nan: no "
+        "object)."
+    )
+
+
 def test_points_are_reported_by_distance_unless_another_metric_is_named(tmp_path: Path, capsys):
     write_arms(tmp_path / "runs", lambda _: [POINT])
     call = ["report", str(tmp_path / "runs"), "-o", str(tmp_path / "report.html")]

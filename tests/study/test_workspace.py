@@ -52,6 +52,18 @@ def test_arms_are_compared_over_seeds_with_the_baseline_on_top(tmp_path):
     assert sections["Label efficiency"][0]["config"]["xAxis"] == "config:num_train_cases.value"
 
 
+def test_a_band_is_called_what_it_is_over(tmp_path):
+    """Runs are grouped by their arm alone: data sets, detectors, folds and budgets of a group are in its mean."""
+    spec = json.loads(document(tmp_path))["spec"]["section"]
+    panels = [one for section in spec["panelBankConfig"]["sections"] for one in section["panels"]]
+    bands = [
+        one["config"] for one in panels if one["config"].get("groupArea") == "stddev" and one["viewType"] != "Bar Chart"
+    ]
+    assert bands
+    for config in bands:
+        assert config["chartTitle"].endswith("mean and standard deviation over all runs of an arm that are shown")
+
+
 def test_a_baseline_is_a_run_of_this_machine_or_an_id(tmp_path):
     RunFile(tmp_path / "r").update(RunMetadata(run_id="0123abcd", name="r"))
     RunFile(tmp_path / "older").update(RunMetadata(name="older"))

@@ -1,4 +1,4 @@
-"""Make the dashboard of a project at wandb: runs grouped by arm, mean and band over seeds, costs, pictures.
+"""Make the dashboard of a project at wandb: runs grouped by arm, mean and band over runs, costs, pictures.
 
 It is a saved view, which everyone who may see the project can open and change. Saving needs the network and an API key;
 `--output` writes its document instead, and needs neither.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,6 +43,8 @@ class ArmScores:
     """(N,) their names."""
     patient: tuple[int, ...] | None = None
     """(N,) number of each scan's patient, from 0; None where each is of a patient of its own."""
+    num_averaged: tuple[int, ...] | None = None
+    """(S,) how many seeds of fine-tuning each of these is the mean of, see `averaged`; None where each is one."""
 
     def __post_init__(self) -> None:
         if self.values.shape != (len(self.seeds),) or self.without.shape[:-1] != self.values.shape:
@@ -70,7 +72,27 @@ class ArmScores:
     def of_seeds(self, seeds: Sequence[int]) -> ArmScores:
         """Return the scores of some of the seeds, in their order."""
         rows = [self.seeds.index(one) for one in seeds]
-        return replace(self, seeds=tuple(seeds), values=self.values[rows], without=self.without[rows])
+        kept = replace(self, seeds=tuple(seeds), values=self.values[rows], without=self.without[rows])
+        if self.num_averaged is None:
+            return kept
+        return replace(kept, num_averaged=tuple(self.num_averaged[row] for row in rows))
+
+    def averaged(self, like: Mapping[int, int]) -> ArmScores:
+        """Return the means of seeds that are no draws of their own, as those that begin from one encoder.
+
+        Args:
+            like: of each seed the one under which it is averaged.
+        """
+        groups: dict[int, list[int]] = {}
+        for row, seed in enumerate(self.seeds):
+            groups.setdefault(like[seed], []).append(row)
+        if len(groups) == len(self.seeds):
+            return self
+        numbers = tuple(len(rows) for rows in groups.values())
+        values, without = (
+            np.stack([part[rows].mean(axis=0) for rows in groups.values()]) for part in (self.values, self.without)
+        )
+        return replace(self, seeds=tuple(groups), values=values, without=without, num_averaged=numbers)
 
 
 def difference_pseudo_values(arm: ArmScores, baseline: ArmScores) -> np.ndarray:
@@ -100,10 +122,14 @@ def arm_effect(arm: ArmScores, baseline: ArmScores) -> Effect:
     """Return the mean difference of the seeds that both have; raises as `difference_pseudo_values`."""
     effect = effect_of(arm.name, difference_pseudo_values(arm, baseline))
     shared = [one for one in arm.seeds if one in baseline.seeds]
-    is_at_limit = are_at_limit(*(one.of_seeds(shared).pseudo for one in (arm, baseline)))
+    own, other = (one.of_seeds(shared) for one in (arm, baseline))
+    is_at_limit = are_at_limit(own.pseudo, other.pseudo)
+    with_seeds = None if own.num_averaged is None else sum(own.num_averaged)
     of_patients = arm.num_patients if arm.num_patients < arm.num_scans else None
     # Scans and patients, and not groups of them.
-    return replace(effect, num_scans=arm.num_scans, of_patients=of_patients, is_at_limit=is_at_limit)
+    return replace(
+        effect, num_scans=arm.num_scans, of_patients=of_patients, is_at_limit=is_at_limit, with_seeds=with_seeds
+    )
 
 
 def pilot_components(arm: ArmScores, baseline: ArmScores) -> VarianceComponents:
@@ -134,4 +160,5 @@ def area_scores(budgets: Sequence[float], scores: Sequence[ArmScores]) -> ArmSco
         area_over_log(budgets, np.stack([one.without for one in alike], axis=-1)),
         scores[0].scans,
         scores[0].patient,
+        alike[-1].num_averaged,
     )

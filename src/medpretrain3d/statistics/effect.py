@@ -29,17 +29,25 @@ class Effect:
     standard_error: float
     degrees_of_freedom: float
     num_seeds: int
+    """Draws of the method: encoders, where several seeds begin from each, see `with_seeds`."""
     num_scans: int
     num_data_sets: int = 1
     is_at_limit: bool = False
     """Whether both sides found the same in every seed and scan, as both nothing: 0 of 12 and 0 of 12 may yet differ."""
     of_patients: int | None = None
     """Patients that the scans are of; None where each is of a patient of its own."""
+    with_seeds: int | None = None
+    """Seeds of fine-tuning that begin from `num_seeds` encoders; None where they share none, or all of them one."""
 
     @property
     def num_patients(self) -> int:
         """Patients, whose number decides whether there is an interval."""
         return self.num_scans if self.of_patients is None else self.of_patients
+
+    @property
+    def num_finetuning_seeds(self) -> int:
+        """Seeds of fine-tuning, however many of them share an encoder."""
+        return self.num_seeds if self.with_seeds is None else self.with_seeds
 
     @property
     def has_interval(self) -> bool:

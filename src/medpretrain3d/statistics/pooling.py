@@ -47,11 +47,14 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     number = len(known)
     num_seeds = min((one.num_seeds for one in known), default=0)
     num_scans, num_patients = (sum(getattr(one, what) for one in known) for what in ("num_scans", "num_patients"))
-    of_patients = num_patients if num_patients < num_scans else None
     name = names.pop()
+    shares = any(one.with_seeds is not None for one in known)
+    with_seeds = min(one.num_finetuning_seeds for one in known) if shares else None
+    of_patients = num_patients if num_patients < num_scans else None
+    counts = {"num_seeds": num_seeds, "num_scans": num_scans, "num_data_sets": number}
     if number < MIN_DATA_SETS:
         mean = float(difference.mean()) if number else math.nan
-        few = Effect(name, mean, math.nan, math.nan, num_seeds, num_scans, number, of_patients=of_patients)
+        few = Effect(name, mean, math.nan, math.nan, **counts, of_patients=of_patients, with_seeds=with_seeds)
         return PooledEffect(few, math.nan)
     variance = np.maximum(variance, 1e-12)  # weights stay finite where all runs agree
     weight = 1 / variance
@@ -61,5 +64,5 @@ def pool(effects: Sequence[Effect]) -> PooledEffect:
     weight = 1 / (variance + between)
     mean = float(np.average(difference, weights=weight))
     error = math.sqrt(float((weight * (difference - mean) ** 2).sum() / (number - 1) / weight.sum()))
-    effect = Effect(name, mean, error, number - 1.0, num_seeds, num_scans, number, of_patients=of_patients)
+    effect = Effect(name, mean, error, number - 1.0, **counts, of_patients=of_patients, with_seeds=with_seeds)
     return PooledEffect(effect, math.sqrt(between))

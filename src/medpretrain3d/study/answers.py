@@ -19,7 +19,7 @@ from medpretrain3d.statistics import (
 from medpretrain3d.statistics.hypotheses import Link, Side
 from medpretrain3d.statistics.two_way import VarianceComponents
 from medpretrain3d.statistics.verdicts import Judgement
-from medpretrain3d.study.data_sets import why_not_pooled
+from medpretrain3d.study.data_sets import left_out, why_not_pooled
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import have_same_labels
 from medpretrain3d.study.identity import BUDGET_FACTS, Identity, identify
@@ -187,7 +187,10 @@ def _pooled(
             if why := why_not_pooled([one[0].runs for one in members], scorer):
                 said.append(f"hypothesis '{hypothesis}': not pooled over {len(members)} data sets: {why}")
                 continue
-            columns = zip(*members, strict=True)
+            columns = list(zip(*members, strict=True))
+            for column in columns:
+                if without := left_out([one.runs[0].data_name for one in column], [one.effect for one in column]):
+                    said.append(f"hypothesis '{hypothesis}': {column[0].link} is pooled{without.removeprefix(';')}")
             pooled[hypothesis] = [
                 Comparison(column[0].link, pool([one.effect for one in column]).effect) for column in columns
             ]
@@ -238,13 +241,14 @@ def _settled_by(one: Comparison, judged: Judgement) -> str:
     power, alpha, number = settings.get(one.link.relation, (0.8, 0.05, judged.num_asked))
     seeds, patients = one.effect.num_seeds, one.effect.num_patients
     units = "scans" if one.effect.of_patients is None else "patients"
+    draws = "seeds" if one.effect.with_seeds is None else "encoders"
     found = settling_designs(one.components, seeds, one.num_groups, wanted, power, alpha, number)
     words = []
     for design in found:
         these = "these " if design.num_scans == one.num_groups else ""
         size = round(design.num_scans * patients / one.num_groups)
-        words.append(f"{design.num_seeds} seeds on {these}{size} {units}")
+        words.append(f"{design.num_seeds} {draws} on {these}{size} {units}")
     what = "no difference" if one.link.needs_delta else "a difference"
     if not words:
-        return f"neither 100 seeds on these {units} nor 32 times the {units} alone would show {what} of {wanted:.3g}"
+        return f"neither 100 {draws} on these {units} nor 32 times the {units} alone would show {what} of {wanted:.3g}"
     return f"about {' or '.join(words)} would settle it (80 % power for {what} of {wanted:.3g})"

@@ -9,10 +9,11 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.bootstrap import CONFIDENCE
-from medpretrain3d.evaluation.named_metrics import NamedMetric
+from medpretrain3d.evaluation.named_metrics import LeftOut, NamedMetric
 from medpretrain3d.statistics import are_at_limit, pseudo_values
 from medpretrain3d.statistics.two_way import effect_of
 from medpretrain3d.study.design import Declaration
+from medpretrain3d.study.encoders import alike_in_encoder
 from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Estimate, is_finite
@@ -170,7 +171,12 @@ def _estimate(runs: Sequence[Run], metric: NamedMetric, scorer: Scorer) -> Estim
         scored = [scorer.scores(members, patients)[metric.name] for members in by_seed.values()]
         if len(scored) == 1:
             return Estimate(scored[0].value, *scored[0].interval())
-        values, without = np.array([one.value for one in scored]), np.stack([one.without for one in scored])
+        groups: dict[int, list[LeftOut]] = {}
+        like = alike_in_encoder({number: [members] for number, members in enumerate(by_seed.values())})
+        for number, one in enumerate(scored):
+            groups.setdefault(like[number], []).append(one)
+        values = np.array([np.mean([one.value for one in group]) for group in groups.values()])
+        without = np.stack([np.mean([one.without for one in group], axis=0) for group in groups.values()])
     except (UserError, ValueError):  # what cannot be read or pooled is said where arms are compared
         return Estimate(range_of([run.metrics.get(metric.key or "") for run in runs]).value)
     pseudo = pseudo_values(values, without)

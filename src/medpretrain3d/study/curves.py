@@ -39,6 +39,25 @@ def read_curves(path: Path) -> dict[str, Curve]:
     Raises:
         UserError: the file has no column `step`, or a cell of it is no number.
     """
+    finite: dict[str, list[tuple[float, float]]] = {}
+    for name, pairs in _points(path).items():
+        if known := [pair for pair in pairs if math.isfinite(pair[1])]:
+            finite[name] = known
+    return {name: Curve(*zip(*sorted(pairs), strict=True)) for name, pairs in finite.items()}
+
+
+def last_value(path: Path, column: str) -> float | None:
+    """Return the number of a column at its last step, be it finite or not; None where it has none.
+
+    Raises:
+        UserError: as `read_curves`.
+    """
+    pairs = _points(path).get(column)
+    return max(pairs, key=lambda pair: pair[0])[1] if pairs else None
+
+
+def _points(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Return steps and numbers of every column that has any."""
     rows = read_table(path, (), "repeat the run", drop_torn=True)
     if rows and "step" not in rows[0]:
         raise UserError(f"{path}: has no column 'step' (it has {', '.join(rows[0])[:200]}); repeat the run")
@@ -51,9 +70,9 @@ def read_curves(path: Path) -> dict[str, Curve]:
             if not cell or name in ("step", "epoch"):
                 continue
             value = _number(cell)
-            if value is not None and math.isfinite(value):
+            if value is not None:
                 points.setdefault(name, []).append((step, value))
-    return {name: Curve(*zip(*sorted(pairs), strict=True)) for name, pairs in points.items()}
+    return points
 
 
 def _number(cell: object) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medpretrain3d.evaluation import TargetCase
 from medpretrain3d.lines import counted
+from medpretrain3d.statistics import MIN_PATIENTS, Effect
 from medpretrain3d.study.paired_scores import Scorer
 from medpretrain3d.study.run import Run
 
@@ -42,6 +43,20 @@ def why_not_pooled(data_sets: Sequence[Sequence[Run]], scorer: Scorer) -> str:
         if shared:
             return f"{names} share {counted(shared, 'test scan')}"
     return ""
+
+
+def left_out(names: Sequence[str], effects: Sequence[Effect]) -> str:
+    """Return in words which data sets a pool is without, since their effects have no interval; empty where it has all.
+
+    Args:
+        names: of the data sets.
+        effects: of one arm on each.
+    """
+    without = [name for name, one in zip(names, effects, strict=True) if not one.has_interval]
+    if not without:
+        return ""
+    why = f"fewer than {MIN_PATIENTS} patients, both arms at one limit of the metric, or no metric"
+    return f"; without {', '.join(without)}, where the difference has no interval ({why})"
 
 
 def _is_same_scan(a: TargetCase, b: TargetCase) -> bool:

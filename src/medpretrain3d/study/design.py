@@ -120,6 +120,8 @@ class Declaration:
     """Data set and detector of each place where the study runs what a hypothesis asks for; None where no study says."""
     num_verdicts: int = 0
     """Comparisons with the baseline at this budget over all data sets and detectors, run yet or not; 0 of no study."""
+    num_pooled: int = 0
+    """Those of them that are pooled over data sets, an arm and a detector each, run yet or not; 0 of no study."""
 
     def num_asked(self, data: str, detector: str) -> int:
         """Return how many questions are asked in a place, run yet or not; 0 where no study says.
@@ -169,6 +171,11 @@ class Study:
     def folder(self) -> Path:
         """Where all of it is written."""
         return self.root / self.name
+
+    @property
+    def num_encoders(self) -> int:
+        """Encoders that each pretrained arm gets: seed s takes number s modulo `pretrain_seeds`."""
+        return len({seed % self.pretrain_seeds for seed in self.seeds})
 
     @property
     def baseline(self) -> Arm:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from medpretrain3d.lines import counted, counted_scans
+from medpretrain3d.lines import counted_scans, counted_seeds
 from medpretrain3d.statistics import MIN_PATIENTS, MIN_SEEDS, detectable_difference
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.inputs import is_prepared, open_store
@@ -29,11 +29,12 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
         if not counts:
             lines.append(f"{data}: the detectable difference is unknown, its store is not there yet")
             continue
-        (num_patients, num_scans), num_seeds = min(counts), len(study.seeds)
+        (num_patients, num_scans), num_draws = min(counts), _num_draws(study, data)
         num_asked = _num_asked(study, data)
-        design = f"{data}: {counted(num_seeds, 'seed')} and {counted_scans(num_scans, num_patients, 'test scan')}"
+        seeds = counted_seeds(len(study.seeds), num_draws)
+        design = f"{data}: {seeds} and {counted_scans(num_scans, num_patients, 'test scan')}"
         spread = spread_of(runs, data, own)
-        found = detectable_difference(spread.components, num_seeds, num_patients, num_arms=num_asked)
+        found = detectable_difference(spread.components, num_draws, num_patients, num_arms=num_asked)
         if math.isinf(found):
             units = "scans" if num_patients == num_scans else "patients"
             lines.append(f"{design} allow no verdict; wanted at least {MIN_SEEDS} seeds and {MIN_PATIENTS} {units}")
@@ -43,6 +44,12 @@ def detectable(progress: Progress, runs: Sequence[Run]) -> str:
             f"at once; {spread}"
         )
     return "\n".join(lines)
+
+
+def _num_draws(study: Study, data: str) -> int:
+    """Return how many draws of a method its seeds are: encoders, where an arm has several and fewer than seeds."""
+    has_shared = any(data in arm.pretrain for arm in study.arms) and study.num_encoders > 1
+    return study.num_encoders if has_shared else len(study.seeds)
 
 
 def _num_asked(study: Study, data: str) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.named_metrics import metric_named
-from medpretrain3d.statistics import Hypothesis, parse_hypothesis
+from medpretrain3d.statistics import MIN_DATA_SETS, Hypothesis, parse_hypothesis
 from medpretrain3d.statistics.hypotheses import Side
 from medpretrain3d.study.design import ALL, Arm, Budget, Declaration, Detector
 from medpretrain3d.study.document_values import Place, a_list, a_mapping, a_number, a_text, once, only_keys
@@ -62,22 +63,27 @@ def declaration_of(
     hypotheses = [_hypothesis(str(text), arms, names, steps, wanted, data, delta, at) for text in texts]
     known = tuple(once(hypotheses, at))
     places = {one: tuple(_places(one, arms, detectors, steps, wanted, data, at)) for one in known}
-    return Declaration(metric, wanted, delta, known, places, _num_verdicts(arms, detectors, wanted, data))
+    compared = _compared(arms, detectors, wanted, data)
+    num_pooled = sum(number >= MIN_DATA_SETS for number in compared.values())
+    return Declaration(metric, wanted, delta, known, places, sum(compared.values()), num_pooled)
 
 
-def _num_verdicts(arms: Sequence[Arm], detectors: Sequence[Detector], labels: str, data: Sequence[str]) -> int:
-    """Return how many arms the study compares with the baseline, over its data sets and detectors."""
+def _compared(
+    arms: Sequence[Arm], detectors: Sequence[Detector], labels: str, data: Sequence[str]
+) -> Counter[tuple[str, str]]:
+    """Return on how many data sets the study compares each arm with the baseline, by arm and detector."""
     baseline, *others = arms
 
     def is_run(arm: Arm, name: str, detector: Detector) -> bool:
         return arm.is_run(name, labels) and detector.is_run(name, arm.name, labels)
 
-    return sum(
-        is_run(arm, name, detector)
+    return Counter(
+        (arm.name, detector.name)
         for name in data
         for detector in detectors
         if is_run(baseline, name, detector)
         for arm in others
+        if is_run(arm, name, detector)
     )
 
 

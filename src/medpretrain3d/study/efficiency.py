@@ -15,6 +15,7 @@ from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, labels_of, steps_of
 from medpretrain3d.study.differences import Difference, signed_estimate
+from medpretrain3d.study.encoders import seeds_of_encoders
 from medpretrain3d.study.table import Cell, Estimate, Table
 
 Kind = Literal["labels", "steps"]
@@ -92,6 +93,8 @@ def efficiency_table(found: Sequence[Efficiency], metric: NamedMetric) -> Table:
     table = Table(header, num_text_columns=len(before))
     for one in found:
         budgets = ", ".join(f"{budget:g}" for budget in one.budgets)
+        numbers = one.differences[0].scores.of_seeds(one.seeds).num_averaged
+        seeds = seeds_of_encoders(len(one.seeds) if numbers is None else sum(numbers), len(one.seeds))
         over = "labels" if one.kind == "labels" else f"steps, {one.labels} labels"
         where = [one.arm, one.data, *([one.detector] if has_detectors else []), over]
         area: list[Cell] = (
@@ -99,7 +102,7 @@ def efficiency_table(found: Sequence[Efficiency], metric: NamedMetric) -> Table:
         )
         facts = {"arm": one.arm, "data": one.data, "detector": one.detector}
         facts |= {"labels": one.labels} if one.kind == "steps" else {}
-        table.add([*where, budgets, str(len(one.seeds)), *area, *_share_cells(one.reached)], facts)
+        table.add([*where, budgets, seeds, *area, *_share_cells(one.reached)], facts)
     return table
 
 

@@ -17,7 +17,7 @@ from medpretrain3d.statistics import (
 )
 from medpretrain3d.statistics.effect import Effect
 from medpretrain3d.statistics.verdicts import Judgement
-from medpretrain3d.study.data_sets import data_set_of, why_not_pooled
+from medpretrain3d.study.data_sets import data_set_of, left_out, why_not_pooled
 from medpretrain3d.study.design import Declaration
 from medpretrain3d.study.differences import Difference, after_holm, signed_estimate
 from medpretrain3d.study.efficiency import Efficiency, network_of
@@ -52,7 +52,7 @@ def _over_data_sets(differences: Sequence[Difference], declaration: Declaration,
         if one.is_primary:
             networks.setdefault(network_of(one), {}).setdefault(data_set_of(one.runs[0]), []).append(one)
             baselines[network_of(one)] = one.baseline_scores.name
-    pooled = {}
+    pooled, without = {}, {}
     for key, data_sets in networks.items():
         if len(data_sets) < MIN_DATA_SETS:
             continue
@@ -65,13 +65,17 @@ def _over_data_sets(differences: Sequence[Difference], declaration: Declaration,
             yield f"{key[0]}: not pooled over {len(data_sets)} data sets: {why}."
         else:
             pooled[key] = pool(known)
-    judged = judge([over_all.effect for over_all in pooled.values()], declaration.delta)
+            names = [parts[0].setting[0] for parts in data_sets.values()]
+            without[key] = left_out(names, known)
+    # An arm that is on all data sets before the others is not easier to tell than at the end.
+    effects_over_all = [over_all.effect for over_all in pooled.values()]
+    judged = judge(effects_over_all, declaration.delta, num_declared=declaration.num_pooled)
     for (key, over_all), judgement in zip(pooled.items(), judged, strict=True):
         low, high = over_all.prediction_interval(0.95)
         yield (
             f"{key[0]}, over {over_all.effect.num_data_sets} data sets: "
             f"{_said(judgement, metric, baselines[key])}; SD between them {over_all.between_sd:.3f}, "
-            f"on a new one [{low:+.3f}, {high:+.3f}] (approximate)."
+            f"on a new one [{low:+.3f}, {high:+.3f}] (approximate){without[key]}."
         )
 
 
@@ -118,17 +122,24 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         if len(members) < 2:
             continue
         arms: list[ArmScores] = [members[0].baseline_scores, *(one.scores for one in members)]
-        ranking = ranking_stability([one.name for one in arms], np.stack([one.pseudo for one in arms]))
+        where, units = members[0].setting, "scans" if arms[0].patient is None else "patients"
+        pseudo = np.stack([one.pseudo for one in arms])
+        if not np.isfinite(pseudo).all():
+            yield (
+                f"{where[0]}, {where[1]} labelled cases: arms are not ranked by {metric}, which does not exist without "
+                f"one of the {units} (nan: no object)."
+            )
+            continue
+        ranking = ranking_stability([one.name for one in arms], pseudo)
         places = ", ".join(
             f"{name} {mean:.3f} (first in {share:.0%})"
             for name, mean, share in zip(ranking.names, ranking.means, ranking.shares_first, strict=True)
         )
-        units = "scans" if arms[0].patient is None else "patients"
         which = (
             f"seeds and {units}" if ranking.num_seeds > 1 else f"{units} of one run each, which say nothing of methods"
         )
         yield (
-            f"{members[0].setting[0]}, {members[0].setting[1]} labelled cases, ranking by {metric} when {which} are "
+            f"{where[0]}, {where[1]} labelled cases, ranking by {metric} when {which} are "
             f"drawn anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."
         )
 

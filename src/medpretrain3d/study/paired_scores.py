@@ -17,6 +17,7 @@ from medpretrain3d.evaluation.cases import PredictedCase
 from medpretrain3d.evaluation.named_metrics import LeftOut, NamedMetric, without_each
 from medpretrain3d.evaluation.patients import Patients
 from medpretrain3d.statistics import ArmScores
+from medpretrain3d.study.encoders import alike_in_encoder
 from medpretrain3d.study.run import Run
 
 Pair = tuple[Run, Run]
@@ -140,7 +141,7 @@ class Scorer:
 
 @dataclass(frozen=True)
 class PairedScores:
-    """Two arms over the seeds that both have."""
+    """Two arms over the seeds that both have, averaged where several begin from one encoder, see `alike_in_encoder`."""
 
     pairs: tuple[Pair, ...]
     arm: Mapping[str, ArmScores]
@@ -166,6 +167,7 @@ def paired_scores(
     folds = {run.metadata.fold for run, _ in pairs}
     kept: list[Pair] = []
     rows: list[tuple[int, tuple[Mapping[str, LeftOut], ...]]] = []
+    sides_of: dict[int, list[list[Run]]] = {}
     first: TargetFile | None = None
     for seed, of_seed in by_seed.items():
         shown = ", ".join(run.name for run, _ in of_seed)
@@ -193,18 +195,20 @@ def paired_scores(
             said.append(f"{shown}: no paired difference from {baselines}: {error}")
             continue
         kept += of_seed
+        sides_of[rows[-1][0]] = sides
     if first is None or not rows:
         return None, said
     seeds, scans = tuple(seed for seed, _ in rows), tuple(case.case for case in first.cases)
     of_scans = Patients.of(of_patients(first.cases, patients))
     patient = None if of_scans.has_one_scan_each else tuple(of_scans.of_scan.tolist())
     scores = []
+    like = alike_in_encoder(sides_of)
     for side, name in enumerate(names):
         by_metric = {}
         for metric in scorer.metrics:
             found = [scored[side][metric.name] for _, scored in rows]
             values, without = np.array([one.value for one in found]), np.stack([one.without for one in found])
-            by_metric[metric.name] = ArmScores(name, seeds, values, without, scans, patient)
+            by_metric[metric.name] = ArmScores(name, seeds, values, without, scans, patient).averaged(like)
         scores.append(by_metric)
     return PairedScores(tuple(kept), *scores), said
 

@@ -14,11 +14,14 @@ from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Change, Job, Jobs, changes
 from medpretrain3d.study.kept_results import lacks_weights
 from medpretrain3d.study.records import UNFINISHED, Records, State
+from medpretrain3d.study.seen_scans import some_names
 from medpretrain3d.study.speeds import Speed, Speeds
 from medpretrain3d.study.table import Table
 
 MAX_CHANGES = 3
 """Changes of a job that are named; of more their number is said."""
+NOT_DONE: tuple[State, ...] = ("failed", "interrupted", "running", "waiting", "unknown")
+"""States of runs that a report is without, those first that will not come by themselves."""
 MAX_ALIKE = 20
 """Jobs that change alike and are named each; of more their number is said, 600 of a study where the code changed."""
 
@@ -173,6 +176,25 @@ class Progress:
             lines += [f"    {line}" for line in self.records.log_tail(job)]
             lines.append(f"    log: {self.records.path(job, 'log')}")
         return lines
+
+    def missing_lines(self) -> list[str]:
+        """Return which runs of fine-tuning a report of now is without, and why; nothing where it has all.
+
+        A run that fails is seldom any run: with its seed goes what it would have shown.
+        """
+        jobs = self.jobs.of_kind("finetune")
+        number = sum(self.states[job] != "done" for job in jobs)
+        if not number:
+            return []
+        missing = {state: [job.name for job in jobs if self.states[job] == state] for state in NOT_DONE}
+        parts = [
+            f"{len(names)} {state} ({some_names(names, MAX_CHANGES)})" for state, names in missing.items() if names
+        ]
+        is_one = number == 1
+        return [
+            f"{number} of {counted(len(jobs), 'run')} of this study {'is' if is_one else 'are'} not in this report: "
+            f"{', '.join(parts)}; what it says is of the others"
+        ]
 
     def blocked(self) -> list[Job]:
         """Return jobs that cannot run because one that they need failed, or their data were not prepared."""

@@ -21,6 +21,7 @@ from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, de
 from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
 from medpretrain3d.study.differences import metric_beside, paired_differences
 from medpretrain3d.study.efficiency import efficiencies, efficiency_table
+from medpretrain3d.study.encoders import encoder_notes
 from medpretrain3d.study.figures import (
     IOUS,
     Figure,
@@ -207,6 +208,7 @@ def make_report(
             *(problem for run in runs for problem in run.problems),
             *missing_notes(pretraining, finetuning),
             *seen_notes(finetuning),
+            *encoder_notes(finetuning, pretraining, arms),
             *dict.fromkeys([*unpaired, *unanswered, *unknown]),
             *undefined_metric_notes(finetuning, metric),
             *patient_notes(finetuning),

@@ -163,7 +163,7 @@ def _write_report(study: Study, progress: Progress, figures: Path | None = None)
     runs += other_program_runs(study, runs)  # scored just now, whenever they were made
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
-    report = replace(report, notes=[declared, *progress.kept_lines(), *report.notes])
+    report = replace(report, notes=[declared, *progress.missing_lines(), *progress.kept_lines(), *report.notes])
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
     drawn = write_figures(report, figures, study.name) if figures else []
@@ -235,8 +235,8 @@ def _head(study: Study) -> str:
         lines.append(f"hypotheses: {', '.join(map(str, own.hypotheses))}")
     if any(arm.pretrain for arm in study.arms):
         lines.append(
-            f"{study.pretrain_seeds} encoders per pretrained arm"
-            if study.pretrain_seeds > 1
+            f"{study.num_encoders} encoders per pretrained arm"
+            if study.num_encoders > 1
             else "one encoder per pretrained arm: what comes out holds for these encoders (pretrain_seeds)"
         )
     return "\n".join(lines)

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from medpretrain3d.command_line.composition import flattened
-from medpretrain3d.documents import read_yaml
+from medpretrain3d.documents import json_text, read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
 from medpretrain3d.study.curves import read_curves
+from medpretrain3d.study.inputs import short_hash
 from medpretrain3d.study.jobs import Job
 from medpretrain3d.study.record import RUN
 
 NETWORK = ("model.detector.", "model.objective.", "data.patch", "data.batch_size", "trainer.precision")
 """Beginnings of the options that decide how long a step takes."""
+TEACHER = "model.semi_supervised.class_path"
+"""A step beside a teacher takes as long again: what one run has of it, one like it has, too."""
 SPEED = "perf/samples_per_s"
 """Column of the curves of a run."""
 
@@ -57,9 +60,10 @@ class Speeds:
 
     @staticmethod
     def like(job: Job) -> tuple[str, ...]:
-        """Return what jobs of one speed have in common."""
+        """Return what jobs of one speed have in common: place and network, which arms and budgets may change."""
         keys = ("arm", "data") if job.kind == "pretrain" else ("data", "detector")
-        return (job.kind, *(job.setting.get(key, "") for key in keys))
+        network = sorted((key, value) for key, value in _network_of(job).items() if value is not None)
+        return (job.kind, *(job.setting.get(key, "") for key in keys), short_hash(json_text(network)))
 
     def of(self, job: Job) -> Speed | None:
         """Return the speed of runs like a job; None where there are none."""
@@ -73,7 +77,7 @@ class Speeds:
     def _of_others(self, job: Job) -> Speed | None:
         if self._others is None:
             self._others = [one for folder in self.pilots for one in _runs_below(folder)]
-        network = {key: value for key, value in job.facts.items() if key.startswith(NETWORK)}
+        network = _network_of(job)
         speeds, folders = [], []
         for folder, metadata in self._others:
             if metadata.stage == job.kind and _is_like(network, folder):
@@ -81,6 +85,11 @@ class Speeds:
                 speeds += [minutes] if minutes is not None else []
                 folders += [folder] if minutes is not None else []
         return Speed(statistics.median(speeds), len(speeds), str(folders[0])) if speeds else None
+
+
+def _network_of(job: Job) -> dict[str, Any]:
+    named = {key: value for key, value in job.facts.items() if key.startswith(NETWORK)}
+    return {**named, TEACHER: job.facts.get(TEACHER)}
 
 
 def minutes_per_step(folder: Path, batch_size: object) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import NamedMetric
-from medpretrain3d.lines import counted, counted_scans
+from medpretrain3d.lines import counted, counted_scans, counted_seeds
 from medpretrain3d.statistics import Answer, Verdict
 from medpretrain3d.study.answers import Answered, Tested
 from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, steps_of
@@ -114,8 +114,9 @@ def _answer(one: Answered, metric: NamedMetric) -> Finding:
     first = one.links[0].judged.effect
     where = one.data or f"over {first.num_data_sets} data sets"
     where += f", {one.detector}" if one.detector else ""
-    seeds = min(link.judged.effect.num_seeds for link in one.links)
-    rests_on = f"{counted(seeds, 'seed')}, {counted_scans(first.num_scans, first.num_patients, 'test case')}"
+    fewest = min((link.judged.effect for link in one.links), key=lambda effect: effect.num_seeds)
+    seeds = counted_seeds(fewest.num_finetuning_seeds, fewest.num_seeds)
+    rests_on = f"{seeds}, {counted_scans(first.num_scans, first.num_patients, 'test case')}"
     headline = f"{one.hypothesis}: {one.answer} ({where}; {rests_on})."
     return Finding(str(one.answer), headline, " ".join(_link(link, metric, len(one.links) > 1) for link in one.links))
 
@@ -149,7 +150,8 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
         Verdict.NONE: f"no verdict on {one.arm} against {baseline}",
     }[judged.verdict]
     labels = _listed([str(count) for count in sorted({run.setting[1] for run in one.runs})])
-    rests_on = f"{counted(len(one.seeds), 'seed')}, {counted_scans(one.num_cases, one.num_patients, 'test case')}"
+    seeds = counted_seeds(judged.effect.num_finetuning_seeds, judged.effect.num_seeds)
+    rests_on = f"{seeds}, {counted_scans(one.num_cases, one.num_patients, 'test case')}"
     rests_on += f" of {len(one.folds)} folds" if one.folds else ""
     exploratory = "" if one.is_primary else ", exploratory"
     steps = steps_of(one.runs[0])

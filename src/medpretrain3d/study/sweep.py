@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import warnings
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import print_line
-from medpretrain3d.study.curves import read_curves
+from medpretrain3d.study.curves import last_value
 from medpretrain3d.study.launch import INTERRUPTED, run_program
 from medpretrain3d.study.sweep_file import Choice, Interval, Plain, SweepFile
 
@@ -120,17 +121,21 @@ class Sweep:
                 print_line(f"{name}: failed with exit code {code}: {last} ({log})")
                 return 0
         value = self._measured(folder)
+        if not math.isfinite(value):  # what it was before is no result of a run that diverged
+            self._search.tell(number, state=TrialState.FAIL)
+            print_line(f"{name}: failed: its last {self._file.metric} is {value}")
+            return 0
         self._search.tell(number, value)
         print_line(f"{name}: {self._file.metric} {value:.4g}")
         return 0
 
     def _measured(self, folder: Path) -> float:
-        curve = read_curves(folder / "metrics.csv").get(self._file.metric)
-        if curve is None or not len(curve):
+        value = last_value(folder / "metrics.csv", self._file.metric)
+        if value is None:
             raise UserError(
                 f"{folder / 'metrics.csv'}: has no {self._file.metric}; name a column of it as the sweep's metric"
             )
-        return float(curve.values[-1])
+        return value
 
     def _known(self, params: Mapping[str, Any]) -> dict[str, Plain]:
         return {name: params[name] for name in self._file.parameters}

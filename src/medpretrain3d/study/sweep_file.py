@@ -19,6 +19,9 @@ METHODS = ("bayes", "random", "grid")
 STAGES = ("pretrain", "finetune")
 ARGUMENTS = "${args}"
 DISTRIBUTIONS = ("constant", "categorical", "uniform", "int_uniform", "q_uniform", "log_uniform_values")
+FORMS = {"value": ("value",), "values": ("values",), "min and max": ("min", "max")}
+"""Ways to say what an option may be, and their keys."""
+OF_FORMS = {"value": DISTRIBUTIONS[:1], "values": DISTRIBUTIONS[1:2], "min and max": DISTRIBUTIONS[2:]}
 _MACROS = {"${env}": (), "${interpreter}": (), "${program}": ("medpretrain3d",)}
 _ADVICE = "write it as https://docs.wandb.ai describes sweeps, see configs/sweeps"
 
@@ -134,6 +137,7 @@ def _parameter(entry: Any, place: Place) -> Choice | Interval:
         _one_of(kind, DISTRIBUTIONS, place.at("distribution"))
     if "probabilities" in known:
         raise UserError(f"{place.at('probabilities')}: values are drawn alike; leave them out")
+    _refuse_unread(known, kind, place)
     if "value" in known:
         return Choice((_plain(known["value"]),))
     if "values" in known:
@@ -144,11 +148,35 @@ def _parameter(entry: Any, place: Place) -> Choice | Interval:
     is_whole = kind == "int_uniform" or (
         kind is None and isinstance(known["min"], int) and isinstance(known["max"], int)
     )
+    if kind == "int_uniform" and not (isinstance(known["min"], int) and isinstance(known["max"], int)):
+        raise UserError(f"{place}: got min {low} and max {high}, wanted whole numbers, which int_uniform draws")
     is_log = kind == "log_uniform_values"
     if is_log and low <= 0:
         raise UserError(f"{place}: got min {low}, wanted above 0, on a logarithmic scale")
     step = _number(known, "q", place) if kind == "q_uniform" else None
+    if step is not None and step <= 0:
+        raise UserError(f"{place.at('q')}: got {step}, wanted above 0: the step between values")
     return Interval(low, high, is_log, is_whole, step)
+
+
+def _refuse_unread(known: Mapping[str, Any], kind: str | None, place: Place) -> None:
+    """Refuse keys that would be read by nobody: two forms at once, a distribution of another form, a step of none.
+
+    Raises:
+        UserError: names them.
+    """
+    given = [form for form, keys in FORMS.items() if any(key in known for key in keys)]
+    if not given:
+        raise UserError(f"{place}: got neither value, values nor min and max; give one of them")
+    if len(given) > 1:
+        named = [key for keys in FORMS.values() for key in keys if key in known]
+        raise UserError(f"{place}: got {' and '.join(named)}, wanted one of them; take the others away")
+    wanted = OF_FORMS[given[0]]
+    if kind is not None and kind not in wanted:
+        raise UserError(f"{place}: got distribution {kind} of {given[0]}, wanted {' or '.join(wanted)}, or none named")
+    if "q" in known and kind != "q_uniform":
+        got = "no distribution" if kind is None else kind
+        raise UserError(f"{place}: q is a step of distribution q_uniform, got {got}; name that, or take q away")
 
 
 def _number(known: Mapping[str, Any], key: str, place: Place) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from medpretrain3d.evaluation.named_metrics import AP10, AP50, FROC, MAP, NamedMetric
 from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, labels_of, steps_of
 from medpretrain3d.study.differences import Difference, metric_beside
+from medpretrain3d.study.encoders import seeds_of_encoders
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Cell, Estimate, Table
 
@@ -101,7 +102,8 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
             else f"{one.num_cases} of {one.num_patients} patients"
         )
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
-        p_value = one.judged.corrected_p_value
+        p_value, effect = one.judged.corrected_p_value, one.judged.effect
+        seeds = seeds_of_encoders(effect.num_finetuning_seeds, effect.num_seeds)
         detector = detector_of(one.runs[0])
         arm, data = base_arm(one.arm, detector), one.setting[0]
         steps = steps_of(one.runs[0])
@@ -109,7 +111,7 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
         where = f"{data}, {detector}" if has_detectors else data
         table.add(
             [
-                *(arm, where, labels, *([steps] if has_steps else []), str(len(one.seeds)), cases),
+                *(arm, where, labels, *([steps] if has_steps else []), seeds, cases),
                 *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
                 f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
             ],

@@ -55,7 +55,10 @@ def run_id_of(baseline: str) -> str:
 
 
 def workspace_of(dashboard: Dashboard) -> Workspace:
-    """Return the view, which is not saved yet: runs grouped by arm, mean and band over seeds.
+    """Return the view, which is not saved yet: runs grouped by arm, mean and band over those that are shown.
+
+    Of a group with several data sets, detectors, folds or budgets these are in mean and band as well, until its user
+    filters to one of each: only then they are over seeds.
 
     Raises:
         UserError: wandb-workspaces is not installed.
@@ -71,7 +74,8 @@ def workspace_of(dashboard: Dashboard) -> Workspace:
 
     def band(metric: str, x: str) -> Any:
         about: dict[str, Any] = {"groupby": arm, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
-        return wr.LinePlot(title=f"{metric}, mean and standard deviation over seeds", x=x, y=[metric], **about)
+        title = f"{metric}, mean and standard deviation over all runs of an arm that are shown"
+        return wr.LinePlot(title=title, x=x, y=[metric], **about)
 
     def bars(title: str, *metrics: str) -> Any:
         about: dict[str, Any] = {"groupby": arm, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
