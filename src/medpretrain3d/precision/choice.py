@@ -29,8 +29,8 @@ HOPELESS = 0.5
 SMALL, LARGE = (16, 8), (64, 16)
 """Channels and edge of the convolutions that are timed: 1 and 26 ms in fp32 on one core. Where bf16 is emulated the
 small one takes 4 to 20 ms in it, the large one a second. The large one is as wide as what takes most of a step: one of
-32 channels and edge 12 said 1.14 to 1.38 on a Zen 5, call by call, where steps are 1.5 to 2 times as fast. It grows with
-the number of threads, which would otherwise wait for each other more than they compute."""
+32 channels and edge 12 said 1.14 to 1.38 on a Zen 5, call by call, where steps are 1.5 to 2 times as fast. It grows
+with the number of threads, which would otherwise wait for each other more than they compute."""
 MOST_THREADS = 64
 ROUNDS = (2, 3)
 """Of each. The quickest counts; the precisions take turns, so that other programs disturb both alike. The large one is
