@@ -8,7 +8,7 @@ from typing import Any
 from medpretrain3d.backbones import EncoderFile
 from medpretrain3d.configurable import to_config
 from medpretrain3d.store.normalization import Normalization
-from medpretrain3d.store.preprocessing import differ_in_size, stated_window
+from medpretrain3d.store.preprocessing import other_sizes, stated_window
 from medpretrain3d.store.unit import Unit
 
 KINDS: dict[Unit, str] = {"hu": "scans in HU", "any": "scans without unit"}
@@ -47,11 +47,5 @@ def compare_preprocessing(
             f"the weights of {source} were trained on images normalised by {card['normalisation']}, and no window can "
             f"be taken from the file; this run maps scans by {window}"
         )
-    stated_mm = card.get("spacing_mm")
-    if stated_mm is not None and differ_in_size(spacing_mm, stated_mm):
-        axes = " ".join(map(str, stated_mm))
-        warn(
-            f"the weights of {source} were trained at a spacing of {list(stated_mm)} mm, the stores are at "
-            f"{None if spacing_mm is None else list(spacing_mm)}: prepare them with --spacing-mm {axes} unless they "
-            "shall learn other sizes"
-        )
+    if sizes := other_sizes(spacing_mm, card.get("spacing_mm")):
+        warn(f"the weights of {source} were {sizes} unless they shall learn other sizes")

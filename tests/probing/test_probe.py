@@ -110,7 +110,7 @@ def test_an_encoder_of_other_sizes_is_warned_of(store, tmp_path, capsys):
     assert "warning" not in capsys.readouterr().out
     assert main(["probe", str(store), str(folders[2]), *words]) == 0
     axes = " ".join(str(2 * one) for one in spacing_mm)
-    assert f"prepare one with --spacing-mm {axes} to ask it at the sizes that it knows" in capsys.readouterr().out
+    assert f"prepare them with --spacing-mm {axes} to ask it at the sizes that it knows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("split", ["all", "labeled"])

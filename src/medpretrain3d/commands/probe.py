@@ -13,7 +13,6 @@ ENCODER is whatever --model.init_from takes: an encoder file, a checkpoint of an
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,6 +139,7 @@ def _rows(
     from medpretrain3d.backbones.checkpoints import load_encoder
     from medpretrain3d.precision.choice import precision_of
     from medpretrain3d.probing import LinearProbe, auc_of, difference_of, frozen_features, intensity_features
+    from medpretrain3d.store.preprocessing import other_sizes
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
@@ -151,8 +151,8 @@ def _rows(
     random = probe.probed(lambda points: frozen_features(network, points, device, precision))
     print(f"{name}: {load_encoder(network, encoder)}")
     print(f"  {_seen(encoder, judged)}; seen through {window}, crops of {' x '.join(map(str, patch))}")
-    if note := _other_sizes(encoder, judged[0].store.spacing_mm):
-        print(f"  {note}")
+    if sizes := other_sizes(judged[0].store.spacing_mm, (encoder.card.get("preprocessing") or {}).get("spacing_mm")):
+        print(f"  warning: it was {sizes} to ask it at the sizes that it knows")
     found = probe.probed(lambda points: frozen_features(network, points, device, precision))
     names = [f"level {number}, stride {_stride(level.stride)}" for number, level in enumerate(network.levels)]
     if len(names) > 1:
@@ -225,20 +225,6 @@ def _seen(encoder: EncoderFile, judged: list[CaseRef]) -> str:
     if seen.unknown and not found:
         return f"not known whether it was trained on these scans: {', '.join(seen.unknown)} does not list its own"
     return f"trained on {len(found)} of the {len(judged)} scans that judge{' at least' if seen.unknown else ''}"
-
-
-def _other_sizes(encoder: EncoderFile, spacing_mm: Sequence[float] | None) -> str:
-    """Return what to do where the encoder learned other sizes than it is asked about; empty where it did not."""
-    from medpretrain3d.store.preprocessing import differ_in_size
-
-    stated_mm = (encoder.card.get("preprocessing") or {}).get("spacing_mm")
-    if stated_mm is None or not differ_in_size(spacing_mm, stated_mm):
-        return ""
-    return (
-        f"warning: it was trained at a spacing of {list(stated_mm)} mm, this store is at "
-        f"{None if spacing_mm is None else list(spacing_mm)}: prepare one with --spacing-mm "
-        f"{' '.join(map(str, stated_mm))} to ask it at the sizes that it knows"
-    )
 
 
 def _stride(stride: tuple[int, int, int]) -> str:

@@ -114,6 +114,21 @@ def stated_window(card: Mapping[str, Any], unit: Unit) -> Normalization | None:
     return window if (unit in units if units else window.suits(unit)) else None
 
 
+def other_sizes(ours_mm: Sequence[float] | None, theirs_mm: Sequence[float] | None) -> str:
+    """Return in words at which other spacing weights were trained, and what to do; empty where sizes are alike.
+
+    Args:
+        ours_mm: of the stores along (D, H, W); None where each scan has its own.
+        theirs_mm: of the pretraining; None where it is not stated.
+    """
+    if theirs_mm is None or not differ_in_size(ours_mm, theirs_mm):
+        return ""
+    return (
+        f"trained at a spacing of {list(theirs_mm)} mm, the stores are at "
+        f"{None if ours_mm is None else list(ours_mm)}: prepare them with --spacing-mm {' '.join(map(str, theirs_mm))}"
+    )
+
+
 def differ_in_size(ours: Sequence[float] | None, theirs: Sequence[float]) -> bool:
     """Return whether an axis of two spacings in mm differs by more than `LARGEST_SPACING_RATIO`; None has no size."""
     return ours is None or any(max(a / b, b / a) > LARGEST_SPACING_RATIO for a, b in zip(ours, theirs, strict=True))

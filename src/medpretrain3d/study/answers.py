@@ -190,7 +190,7 @@ def _pooled(
             columns = list(zip(*members, strict=True))
             for column in columns:
                 if without := left_out([one.runs[0].data_name for one in column], [one.effect for one in column]):
-                    said.append(f"hypothesis '{hypothesis}': {column[0].link} is pooled{without.removeprefix(';')}")
+                    said.append(f"hypothesis '{hypothesis}': {column[0].link} is pooled {without}")
             pooled[hypothesis] = [
                 Comparison(column[0].link, pool([one.effect for one in column]).effect) for column in columns
             ]

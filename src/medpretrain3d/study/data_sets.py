@@ -56,7 +56,7 @@ def left_out(names: Sequence[str], effects: Sequence[Effect]) -> str:
     if not without:
         return ""
     why = f"fewer than {MIN_PATIENTS} patients, both arms at one limit of the metric, or no metric"
-    return f"; without {', '.join(without)}, where the difference has no interval ({why})"
+    return f"without {', '.join(without)}, where the difference has no interval ({why})"
 
 
 def _is_same_scan(a: TargetCase, b: TargetCase) -> bool:

@@ -66,7 +66,8 @@ def _over_data_sets(differences: Sequence[Difference], declaration: Declaration,
         else:
             pooled[key] = pool(known)
             names = [parts[0].setting[0] for parts in data_sets.values()]
-            without[key] = left_out(names, known)
+            missing = left_out(names, known)
+            without[key] = f"; {missing}" if missing else ""
     # An arm that is on all data sets before the others is not easier to tell than at the end.
     effects_over_all = [over_all.effect for over_all in pooled.values()]
     judged = judge(effects_over_all, declaration.delta, num_declared=declaration.num_pooled)
