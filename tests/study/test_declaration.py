@@ -8,7 +8,7 @@ import pytest
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.study.declaration import FILE, declaration_note, declare, read_declarations
+from medpretrain3d.study.declaration import FILE, declaration_note, declare, read_declarations, read_designs
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.records import Records
@@ -103,6 +103,51 @@ def test_a_clone_knows_what_was_declared_elsewhere_and_adds_to_it(write_study):
     assert len(read_declarations(changed)) == 2
     beside = read_study(write_study(name="other", results="kept"))  # which shares the folder of results
     assert read_declarations(beside) == []
+
+
+def dated(study: Study, *days: int) -> None:
+    """Date the designs that a study wrote down by days from now."""
+    file = study.folder / FILE
+    document = json.loads(file.read_text())
+    for one, offset in zip(document["designs"], days, strict=True):
+        one["date"] = (datetime.now(UTC) + timedelta(days=offset)).isoformat()
+    file.write_text(json.dumps(document))
+
+
+def test_seeds_and_arms_that_change_once_results_are_known_are_said(write_study):
+    first = read_study(write_study(seeds=[0, 1]))
+    declare(first)
+    declare(first)
+    dated(first, -2)
+    run = done_run(first, datetime.now(UTC) - timedelta(days=1))
+    assert declaration_note(first, [run]).endswith("seeds and folds are those that were to be run then.")
+    more = read_study(write_study(seeds=[1, 2, 3]))
+    for _ in range(2):  # whether it was written down once more or not
+        note = declaration_note(more, [run])
+        assert "CHANGED after the first result: seeds added 2, 3; seeds left out 0" in note
+        assert note.endswith("are a second look, for which no interval is corrected.")
+        declare(more)
+    assert len(read_designs(more)) == 2
+    assert len(read_declarations(more)) == 1
+
+
+def test_arms_that_were_changed_before_there_were_results_are_no_change(write_study):
+    for seeds in ([0], [0, 1]):
+        study = read_study(write_study(seeds=seeds))
+        declare(study)
+    dated(study, -3, -2)
+    run = done_run(study, datetime.now(UTC) - timedelta(days=1))
+    assert "are those that were to be run then" in declaration_note(study, [run])
+
+
+def test_a_declaration_of_an_earlier_version_does_not_vouch_for_arms_and_seeds(write_study):
+    study = read_study(write_study())
+    declare(study)
+    file = study.folder / FILE
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "version": 1} | {"designs": []}))
+    run = done_run(study, datetime.now(UTC) + timedelta(days=1))
+    assert "Nothing says which arms, data sets and seeds" in declaration_note(study, [run])
 
 
 def test_what_two_clones_declared_alike_was_declared_by_the_first(write_study, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NotRequired
 
 from pydantic import with_config
 from typing_extensions import TypedDict
@@ -18,6 +19,7 @@ from medpretrain3d.statistics.registration import (
     declared_before,
     registration_note,
 )
+from medpretrain3d.study.declared_design import DeclaredDesign, design_note, design_parts
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.record import METRICS
 from medpretrain3d.study.records import Records
@@ -34,31 +36,43 @@ class _Entry(TypedDict):
 
 
 @with_config(SCHEMA)
+class _Design(TypedDict):
+    date: Text
+    parts: dict[str, list[Text]]
+
+
+@with_config(SCHEMA)
 class _Declarations(TypedDict):
     declarations: list[_Entry]
+    designs: NotRequired[list[_Design]]  # of version 1 none
 
 
 DOCUMENT = Artifact(
-    "medpretrain3d-declarations", 1, _Declarations, "take it away; what is declared now gets a new date"
+    "medpretrain3d-declarations", 2, _Declarations, "take it away; what is declared now gets a new date"
 )
 
 
 def declare(study: Study) -> None:
-    """Write down with the date what a study's document declares, if that is new; beside its kept results as well.
+    """Write down with the date what a study's document declares and runs, if new; beside its kept results as well.
 
     Raises:
         UserError: the earlier declarations cannot be read, or the disk refuses.
     """
-    known = read_declarations(study)
-    now = _hash(study)
+    known, designs = read_declarations(study), read_designs(study)
+    now, parts, date = _hash(study), design_parts(study), datetime.now(UTC)
     if not known or known[-1].sha256 != now:
-        known.append(Registration(now, datetime.now(UTC)))
-    plain = [{"sha256": one.sha256, "date": one.date.isoformat()} for one in known]
+        known.append(Registration(now, date))
+    if not designs or designs[-1].parts != parts:
+        designs.append(DeclaredDesign(date, parts))
+    plain = {
+        "declarations": [{"sha256": one.sha256, "date": one.date.isoformat()} for one in known],
+        "designs": [{"date": one.date.isoformat(), "parts": one.parts} for one in designs],
+    }
     for path in _places(study):
-        if not path.is_file() or _read(path) != known:
+        if not path.is_file() or _read(path) != known or _read_designs(path) != designs:
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            DOCUMENT.write(path, {"declarations": plain}, indent=1)
+            DOCUMENT.write(path, plain, indent=1)
 
 
 def read_declarations(study: Study) -> list[Registration]:
@@ -70,6 +84,17 @@ def read_declarations(study: Study) -> list[Registration]:
     found = sorted((one for path in _places(study) if path.is_file() for one in _read(path)), key=lambda one: one.date)
     # What two clones declared alike was declared by the first of them, and is no change by the second.
     return [one for place, one in enumerate(found) if not place or found[place - 1].sha256 != one.sha256]
+
+
+def read_designs(study: Study) -> list[DeclaredDesign]:
+    """Return what a study was ever to run, as `read_declarations` does what it declared; nothing of earlier versions.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    paths = [path for path in _places(study) if path.is_file()]
+    found = sorted((one for path in paths for one in _read_designs(path)), key=lambda one: one.date)
+    return [one for place, one in enumerate(found) if not place or found[place - 1].parts != one.parts]
 
 
 def declaration_note(study: Study, runs: list[Run]) -> str:
@@ -99,7 +124,8 @@ def declaration_note(study: Study, runs: list[Run]) -> str:
             f"{what} {declared}; the date of {results} is NOT known, since an earlier version kept none: nothing here "
             "counts as declared beforehand; all is exploratory."
         )
-    return registration_note(known, first)
+    note = registration_note(known, first)
+    return note if first is None else f"{note} {design_note(read_designs(study), first, design_parts(study))}"
 
 
 def _result_dates(study: Study, runs: list[Run]) -> list[datetime | None]:
@@ -120,11 +146,17 @@ def _places(study: Study) -> list[Path]:
 
 
 def _read(path: Path) -> list[Registration]:
+    return [Registration(one["sha256"], _date(one["date"], path)) for one in DOCUMENT.read(path)["declarations"]]
+
+
+def _read_designs(path: Path) -> list[DeclaredDesign]:
+    return [DeclaredDesign(_date(one["date"], path), one["parts"]) for one in DOCUMENT.read(path).get("designs", [])]
+
+
+def _date(text: str, path: Path) -> datetime:
     try:
-        return [Registration(one["sha256"], parse_date(one["date"])) for one in DOCUMENT.read(path)["declarations"]]
+        return parse_date(text)
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: holds a date that is none ({error}); {DOCUMENT.advice}") from error
 
 
