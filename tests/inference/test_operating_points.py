@@ -200,6 +200,14 @@ def test_predict_at_a_rate_of_false_positives(bundle, tmp_path, capsys):
     assert "1 of 1 scans taken from" in said  # nothing is predicted again for another threshold
     assert predict()[0] == every
     assert "chosen with the bundle's own options" in predict("--at-fp", "1", "--nms-iou", "0.9")[1]
+    (tmp_path / "masks").mkdir()
+    nibabel.save(
+        nibabel.Nifti1Image(np.ones((16, 16, 16), np.uint8), np.diag([-1.0, -1, 1, 1])),
+        tmp_path / "masks" / "a.nii.gz",
+    )
+    within = ["--region", str(tmp_path / "masks")]
+    assert "chosen without a region" in predict("--at-fp", "1", *within)[1]
+    assert "chosen without a region" not in predict(*within)[1]
     for options, message in (
         (["--at-fp", "99"], "99 false positives per scan: wanted 0 to 16"),
         (["--at-fp-per-class"], "goes with --at-fp RATE"),
