@@ -8,15 +8,14 @@ from functools import cached_property
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
-from finetune.dealing import dealt_out, most_cases
 from finetune.hard_negatives import HardNegativesFile
+from finetune.preprocessing import compare_spacing
+from finetune.training_objects import training_object_notes
 from finetune.unlabeled_scans import UnlabeledScans
-from medpretrain3d.boxes import box_size
+from finetune.volume_loader import volume_loader
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.loader import device_of, make_loader, run_position
 from medpretrain3d.engine.validations import limited
@@ -29,18 +28,15 @@ from medpretrain3d.loading.sampling import CaseOrder, CropSampler
 from medpretrain3d.loading.unlabeled_crops import BothCrops, SideBySide, apply_deferred_unlabeled
 from medpretrain3d.loading.used_cases import cases_fingerprint
 from medpretrain3d.memory import check_batch
-from medpretrain3d.planning import LongObjects
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.store.class_counts import count_objects, missing_objects
 from medpretrain3d.store.corpus import CaseRef, Corpus
 from medpretrain3d.store.intensity import PerUnit
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.points import count_points
-from medpretrain3d.store.preprocessing import Preprocessing, differ_in_size
+from medpretrain3d.store.preprocessing import Preprocessing
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.splits import fraction_count, label_budget
-from medpretrain3d.store.store import Case
 from medpretrain3d.store.stratify import seeded_label_order
 from medpretrain3d.values import Checked, Count, Positive, PositiveShare, Seed, Share, Sizes, Whole, Workers
 
@@ -156,15 +152,15 @@ class FinetuneData(Checked, L.LightningDataModule):
             )
         self.window.fitted_to(self.train_cases[0].open())  # before any time is spent: were its statistics measured?
         if pretrained_spacing_mm is not None:
-            self._compare_spacing(pretrained_spacing_mm)
+            compare_spacing(self.corpus.spacing_mm, pretrained_spacing_mm, rank_zero_print, rank_zero_warn)
         self.val_cases = self._refs(self.split.get("val", ()))
         if not self.val_cases:
             rank_zero_print(
                 f"warning: {self.store.place}: no validation case; nothing is measured while training, and "
                 "nothing tuned"
             )
-        self._check_objects([case.case_id for case in self.train_cases])
-        self._say_long_objects()
+        for note in training_object_notes(self.store, self.split, self.train_cases, self.patch):
+            rank_zero_print(note)
         if augment is not None and (exchanged := mirrored_sides(self.classes, augment.mirror_axes)):
             rank_zero_print(f"warning: data.augment: {exchanged}")
         if test_on == "held_out":
@@ -190,36 +186,6 @@ class FinetuneData(Checked, L.LightningDataModule):
             raise UserError(
                 "data.unlabeled_batch_size, data.unlabeled_split: say how data.unlabeled is read; name a store there"
             )
-
-    def _compare_spacing(self, pretrained_mm: tuple[float, float, float]) -> None:
-        ours = self.corpus.spacing_mm
-        message = (
-            f"spacing_mm of the encoder's pretraining is {list(pretrained_mm)}, of this data "
-            f"{None if ours is None else list(ours)}"
-        )
-        if differ_in_size(ours, pretrained_mm):
-            axes = " ".join(map(str, pretrained_mm))
-            rank_zero_warn(
-                f"{message}; its features were learned on other sizes: prepare a store with --spacing-mm {axes} for it"
-            )
-        elif ours != pretrained_mm:
-            rank_zero_print(f"note: {message}")
-
-    def _check_objects(self, train: Sequence[str]) -> None:
-        if not count_objects(self.store, train).sum():
-            raise UserError(
-                f"{self.store.place}: none of the {len(train)} training cases holds an object, so nothing can be "
-                "learnt; look at what `medpretrain3d prepare` said, or choose another fold or more cases"
-            )
-        for doubt in missing_objects(self.store, {**self.split, "train": train}):
-            rank_zero_print(f"warning: {self.store.place}: {doubt}")
-
-    def _say_long_objects(self) -> None:
-        cases = [ref.open() for ref in self.train_cases if sum(ref.counts)]
-        boxes = np.concatenate([case.boxes for case in cases]).astype(np.float64)
-        labels = np.concatenate([case.labels for case in cases])
-        if note := LongObjects(box_size(boxes), labels, self.classes, self.patch).note():
-            rank_zero_print(f"note: {self.store.place}: {note}")
 
     @property
     def num_val_batches(self) -> int:
@@ -320,30 +286,8 @@ class FinetuneData(Checked, L.LightningDataModule):
         return self._refs(case_ids)
 
     def _volumes(self, cases: list[CaseRef]) -> DataLoader[Any] | list[Any]:
-        if not cases:
-            return []
         place = run_position(self.trainer)
-        own = dealt_out(cases, place["rank"], place["world_size"])
-        num_turns = most_cases(cases, place["world_size"])  # on every process: Lightning counts on it
-        return DataLoader(_Cases(own, num_turns), batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
-
-
-class _Cases(Dataset[Case | None]):
-    """Cases in order, None once there is none left; their voxels are read by whoever needs them."""
-
-    def __init__(self, cases: list[CaseRef], num_turns: int) -> None:
-        self.cases = cases
-        self.num_turns = num_turns
-
-    def __len__(self) -> int:
-        return self.num_turns
-
-    def __getitem__(self, index: int) -> Case | None:
-        return self.cases[index].open() if index < len(self.cases) else None
-
-
-def _as_it_is(case: Any) -> Any:
-    return case
+        return volume_loader(cases, place["rank"], place["world_size"])
 
 
 def _num_labeled(num_cases: int, fraction: float, count: int | None) -> int:

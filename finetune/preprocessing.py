@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from medpretrain3d.backbones import ReadOptions, read_encoder
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.store.intensity import PerUnit
-from medpretrain3d.store.preprocessing import stated_window
+from medpretrain3d.store.preprocessing import differ_in_size, stated_window
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.unit import Unit
 
@@ -64,6 +64,31 @@ def follow_pretraining(config: Namespace, rank_zero_print: Callable[[str], None]
             f"the encoder was pretrained on images normalised by {schemes}, this data is mapped by {ours}; no window "
             "can be taken from the file"
         )
+
+
+def compare_spacing(
+    ours_mm: Sequence[float] | None,
+    pretrained_mm: Sequence[float],
+    rank_zero_print: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Tell where the detector sees objects of other sizes, in voxels, than its encoder did.
+
+    Args:
+        ours_mm: spacing of the data along (D, H, W); None where each scan has its own.
+        pretrained_mm: of the scans that the encoder was pretrained on.
+        rank_zero_print: told of a difference too small to matter.
+        warn: told of a larger one.
+    """
+    message = (
+        f"spacing_mm of the encoder's pretraining is {list(pretrained_mm)}, of this data "
+        f"{None if ours_mm is None else list(ours_mm)}"
+    )
+    if differ_in_size(ours_mm, pretrained_mm):
+        axes = " ".join(map(str, pretrained_mm))
+        warn(f"{message}; its features were learned on other sizes: prepare a store with --spacing-mm {axes} for it")
+    elif ours_mm != pretrained_mm:
+        rank_zero_print(f"note: {message}")
 
 
 def _in_words(unit: Unit) -> str:

@@ -82,7 +82,7 @@ def thresholds_of(
     if is_changed:
         lines.append("note: the threshold was chosen with the bundle's own options, this call has others")
     if args.region is not None:
-        lines.append("note: the threshold was chosen without a region; within one there may be fewer of both")
+        lines.append("note: the threshold was chosen without a region; one may leave fewer false positives and objects")
     at = {name: points.at_rate(args.at_fp, name if args.at_fp_per_class else None).score for name in classes}
     case = points.case_threshold() if args.case_threshold is None else args.case_threshold
     return Thresholds(tuple({**at, **own}[name] for name in classes), case), lines

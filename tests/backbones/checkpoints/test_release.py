@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 
 from finetune import preprocessing
-from finetune.datamodule import FinetuneData
+from finetune.preprocessing import compare_spacing
 from medpretrain3d import cli
 from medpretrain3d.backbones import (
     Backbone,
@@ -125,13 +125,11 @@ def test_what_a_licence_forbids_goes_into_cards_of_what_is_made_of_the_weights(t
     ("ours", "is_warned", "said"),
     [((2.0, 2.0, 2.0), False, ""), ((3.0, 2.0, 2.0), False, "note: "), ((2.0, 2.0, 1.0), True, ""), (None, True, "")],
 )
-def test_a_spacing_that_differs_by_more_than_half_is_warned_about(ours, is_warned, said, capsys, recwarn):
-    data = SimpleNamespace(corpus=SimpleNamespace(spacing_mm=ours))
-    FinetuneData._compare_spacing(data, (2.0, 2.0, 2.0))
-    assert [str(one.message).startswith("spacing_mm of the encoder") for one in recwarn] == [True] * is_warned
-    printed = capsys.readouterr().out
-    assert printed.startswith(said)
-    assert bool(printed) == bool(said)
+def test_a_spacing_that_differs_by_more_than_half_is_warned_about(ours, is_warned, said):
+    printed, warned = [], []
+    compare_spacing(ours, (2.0, 2.0, 2.0), printed.append, warned.append)
+    assert [one.startswith("spacing_mm of the encoder") for one in warned] == [True] * is_warned
+    assert [one.startswith(said) for one in printed] == [True] * bool(said)
 
 
 def test_the_preprocessing_of_a_release_becomes_the_default_of_the_data(monkeypatch):
