@@ -70,6 +70,7 @@ def write_run(folder, store, fold, extra=(), config=None, **facts):
     metadata = RunMetadata(
         stage="finetune", name=folder.name, group="cv", fold=fold, finished=True, dataset="store", steps=8,
         data_fingerprint=store.fingerprint, method="scratch", paradigm="scratch", num_val_cases_seen=0,
+        global_batch_size=4,
     )  # fmt: skip
     folder.mkdir(parents=True)
     RUN_DOCUMENT.write(folder / "run.json", (metadata | RunMetadata(**facts)).to_json())
@@ -184,6 +185,7 @@ def test_runs_that_are_no_cross_validation_are_refused(runs, store, tmp_path):
     refused("has not ended; start it again", 1, finished=False)
     refused("differ in method: scratch and mae", 1, method="mae")
     refused("differ in steps: 8 and 9", 1, steps=9)
+    refused("differ in samples of a step: 4 and 8, which data.batch_size", 1, global_batch_size=8)
     refused("differ in data_fingerprint", 1, data_fingerprint="0")
     refused("is a run of stage pretrain", 1, stage="pretrain")
     write = tmp_path / "cv" / "fold_1"
@@ -202,6 +204,20 @@ def test_what_may_differ_between_folds_may(runs, store, tmp_path):
     found = find_fold_runs(runs)
     assert [metadata.fold for metadata in found.metadata] == [0, 1, 2]
     assert "pretrained on 2 of 9 cases that their folds hold out, 1 of them with labels" in found.notes()[0]
+
+
+def test_a_step_of_the_same_samples_may_be_made_on_other_devices(runs, store):
+    def found_with(data, trainer):
+        shutil.rmtree(runs[1])
+        data = {"store": str(store.path), "fold": 1, "patch": [24, 24, 24], **data}
+        write_run(runs[1], store, 1, config={"data": data, "trainer": trainer})
+        return find_fold_runs(runs)
+
+    # As a run that went on on two devices after the others had one: their steps are the same.
+    found_with({}, {"devices": 2, "accumulate_grad_batches": 2})
+    found_with({"batch_size": 2}, {"devices": 2})
+    with pytest.raises(UserError, match=r"differ in data.batch_size: None and 2; wanted runs of one recipe"):
+        found_with({"batch_size": 2, "unlabeled": "more"}, {"devices": 2})  # half as many of those without labels
 
 
 def test_detections_of_other_cases_are_refused(runs, store, tmp_path):

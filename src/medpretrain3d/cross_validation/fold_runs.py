@@ -30,6 +30,8 @@ MAY_DIFFER = (
     "trainer.strategy",
 )
 """Keys of a configuration in which the runs of one cross-validation may differ, with all below them."""
+BATCH = ("data.batch_size", "trainer.accumulate_grad_batches")
+"""Keys in which they may differ as well where a step has the same samples, as a run's that went on on other devices."""
 SAME_FACTS = (
     *("dataset", "data_fingerprint", "method", "paradigm", "backbone", "detector", "steps", "weights"),
     *("semi_supervised", "unlabeled_fingerprint", "hard_negatives_sha256"),
@@ -129,7 +131,16 @@ def _check_alike(
     other_metadata: RunMetadata,
     other: Mapping[str, Any],
 ) -> None:
-    for key in [key for key in {**config, **other} if not _may_differ(key)]:
+    batches = metadata.global_batch_size, other_metadata.global_batch_size  # earlier versions did not write it
+    if None not in batches and batches[0] != batches[1]:
+        raise UserError(
+            f"{first} and {folder} differ in samples of a step: {batches[0]} and {batches[1]}, which data.batch_size x "
+            "processes x trainer.accumulate_grad_batches make; wanted runs that differ in their fold alone"
+        )
+    free: tuple[str, ...] = () if None in batches else BATCH
+    if config.get("data.unlabeled") or other.get("data.unlabeled"):
+        free = free[1:]  # the number of unlabeled crops follows that of the others in a batch
+    for key in [key for key in {**config, **other} if not _may_differ(key) and key not in free]:
         if config.get(key) != other.get(key):
             raise UserError(
                 f"{first} and {folder} differ in {key}: {config.get(key)} and {other.get(key)}; wanted runs of one "
