@@ -206,6 +206,24 @@ def test_what_may_differ_between_folds_may(runs, store, tmp_path):
     assert "pretrained on 2 of 9 cases that their folds hold out, 1 of them with labels" in found.notes()[0]
 
 
+def test_the_result_says_what_has_met_the_cases_that_it_is_scored_on(tmp_path, store, capsys):
+    entries = list(store.entries.values())
+    entries[0]["patient"] = entries[3]["patient"] = "p"  # both of fold 0
+    entries[1]["patient"] = entries[5]["patient"] = "q"  # of folds 1 and 2
+    write_index(store.path, ["nodule"], None, entries, {"train": list(store.entries)}, folds=FOLDS)
+    store = Store(store.path)
+    facts = {"weights": "best", "num_unlabeled_volumes": 4, "num_val_cases_seen": 1}
+    for k in range(NUM_FOLDS):
+        write_run(tmp_path / "cv" / f"fold_{k}", store, k, **facts)
+    assert main(["cross-validate", str(tmp_path / "cv"), "-o", str(tmp_path / "out"), "--no-ensemble"]) == 0
+    notes = json.loads((tmp_path / "out" / "metrics.json").read_text())["cross_validation"]["notes"]
+    assert "without labels on 3 of 9 cases that their folds hold out, 0 of them with labels" in notes[0]
+    assert "2 of 9 cases are held out by a fold that trains on another scan of their patient or on a copy, " in notes[1]
+    assert "first 'c1'" in notes[1]
+    assert "model.weights best: each fold's weights were chosen by the cases that it is scored on" in notes[2]
+    assert f"note: {notes[2]}" in capsys.readouterr().out
+
+
 def test_a_step_of_the_same_samples_may_be_made_on_other_devices(runs, store):
     def found_with(data, trainer):
         shutil.rmtree(runs[1])

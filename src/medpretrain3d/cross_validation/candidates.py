@@ -10,7 +10,7 @@ network that learns from such candidates learns from other mistakes than it will
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.fold_runs import FoldRuns
+from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.documents import LARGE, SCHEMA, Text, Whole, checked, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, read_predictions
@@ -103,11 +104,6 @@ def held_out_in(path: Path) -> dict[str, int]:
     return {case: int(one["fold"]) for one in _detectors(path) for case in one["cases"]}
 
 
-def known_by(store: Store, cases: Sequence[str]) -> set[tuple[str, str]]:
-    """Return by what cases, copies of them and other scans of their patients are known: of those sets meet."""
-    return set(_marks(store, cases))
-
-
 def _detectors(path: Path) -> Any:
     document: Any = read_json(path, dict[str, Any], _ADVICE, LARGE, True)
     stated = checked({key: document[key] for key in ("detectors",) if key in document}, _Content, str(path), _ADVICE)
@@ -123,17 +119,6 @@ def _found_by(path: Path, detectors: Sequence[Mapping[str, Any]]) -> dict[str, i
                 raise UserError(f"{path}: says of two detectors that they looked at case '{case}'; {_ADVICE}")
             found[case] = number
     return found
-
-
-def _marks(store: Store, cases: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield by what the same case, a copy of it and another scan of its patient are known."""
-    for case in cases:
-        yield "case", case
-        if case in store.entries:
-            row = store.entries[case]
-            yield "voxels", str(row["voxels"])
-            if row["patient"] is not None:
-                yield "patient", str(row["patient"])
 
 
 def _on_grid_of(store: Store, found: PredictedCase, path: Path) -> Detections:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
@@ -60,18 +61,36 @@ class FoldRuns:
         return list(self.store.all_splits.fold(number).get("train", ()))
 
     def notes(self) -> list[str]:
-        """Return what a reader of the scores has to know: held-out cases that the encoders have seen."""
+        """Return what a reader of the scores has to know: what has met the cases that folds hold out."""
         seen = sum(one.num_val_cases_seen or 0 for one in self.metadata)
         with_labels = sum(one.num_val_cases_seen_with_labels or 0 for one in self.metadata)
+        is_unlabeled = any(one.num_unlabeled_volumes for one in self.metadata)
+        how = "detectors were pretrained or trained without labels" if is_unlabeled else "encoders were pretrained"
         notes = []
         if seen:
             notes.append(
-                f"encoders were pretrained on {seen} of {len(self.fold_of)} cases that their folds hold out, "
-                f"{with_labels} of them with labels: what is measured there may be better than it will be on new scans"
+                f"{how} on {seen} of {len(self.fold_of)} cases that their folds hold out, {with_labels} of them with "
+                "labels: what is measured there may be better than it will be on new scans"
             )
         if any(one.is_pretraining_data_known is False for one in self.metadata):
             notes.append("not every encoder lists the scans it was pretrained on; held-out cases may be among them")
+        if related := self._related():
+            notes.append(
+                f"{len(related)} of {len(self.fold_of)} cases are held out by a fold that trains on another scan of "
+                f"their patient or on a copy, first '{related[0]}': what is measured there is better than it will be "
+                "on new patients; `medpretrain3d split` deals out folds that part no patient"
+            )
+        if any(one.weights == "best" for one in self.metadata):
+            notes.append(
+                "model.weights best: each fold's weights were chosen by the cases that it is scored on, so what is "
+                "measured there is better than it will be on new scans; train with model.weights last to measure that"
+            )
         return notes
+
+    def _related(self) -> list[str]:
+        """Return held-out cases that are copies of training cases of their fold, or of a patient of one."""
+        known = [known_by(self.store, self.training_cases(number)) for number in range(len(self.folders))]
+        return [case for case, fold in self.fold_of.items() if known[fold] & known_by(self.store, [case])]
 
 
 def find_fold_runs(folders: Sequence[Path], store: Path | None = None) -> FoldRuns:

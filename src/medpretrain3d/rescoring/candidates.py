@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.cross_validation.candidates import held_out_in, known_by, read_candidates
+from medpretrain3d.cross_validation.candidates import held_out_in, read_candidates
+from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.cross_validation.validation_scores import HIT_IOU
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase
