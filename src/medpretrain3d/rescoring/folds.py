@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +145,10 @@ class SecondStage:
         self, encoder_sha256: str, bundle: Bundle, candidates: CandidateSet, store: Store, cases: list[str]
     ) -> str:
         samples: Mapping[str, Any] = {case: _plain(candidates, case) for case in cases}
+        chosen = {name: value for name, value in asdict(self.options).items() if value is not None}
         facts = {
             "encoder": encoder_sha256,
+            **({"read_options": chosen} if chosen else {}),  # one file is other weights by other options
             "preprocessing": bundle.preprocessing.to_json(),
             "store": store.fingerprint,
             "candidates": samples,

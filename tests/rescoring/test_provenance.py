@@ -1,0 +1,51 @@
+"""What a second stage was made of: which weights, which predictions, which scans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medpretrain3d.backbones import read_encoder
+from medpretrain3d.cli import main
+from medpretrain3d.rescoring import folds
+from tests.rescoring.results import write_encoder, write_result, write_store
+
+SMALL = ["--cube-mm", "16", "--cube-vox", "8", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_store(tmp_path / "store")
+    write_result(tmp_path / "cv")
+    write_encoder(tmp_path / "encoder")
+    return tmp_path
+
+
+def rescore(place: Path, *options: str) -> int:
+    words = ["--store", str(place / "store"), "--init-from", str(place / "encoder"), "-o", str(place / "out")]
+    return main(["rescore", str(place / "cv"), *words, *SMALL, *options])
+
+
+def test_weights_that_were_read_in_another_way_are_trained_anew(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def turned(source: str, options: Any) -> Any:
+        """A file of weights without an orientation of their own, as published ones are."""
+        encoder = read_encoder(source)
+        if options.orientation is None:
+            return encoder
+        weights = {name: one.transpose(2, 4) if one.dim() == 5 else one for name, one in encoder.weights.items()}
+        return replace(encoder, weights=weights)
+
+    monkeypatch.setattr(folds, "read_encoder", turned)
+    assert rescore(place) == 0
+    before = (place / "out" / "rescorers" / "fold_0" / "rescorer.safetensors").read_bytes()
+    capsys.readouterr()
+    assert rescore(place, "--orientation", "LPS") == 0
+    assert "second stage of an earlier call" not in capsys.readouterr().out
+    assert (place / "out" / "rescorers" / "fold_0" / "rescorer.safetensors").read_bytes() != before
+    assert rescore(place, "--orientation", "LPS") == 0
+    assert "second stage of an earlier call with the same options" in capsys.readouterr().out
