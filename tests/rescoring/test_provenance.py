@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from medpretrain3d.backbones import read_encoder
+from medpretrain3d.backbones import VolumesSeen, read_encoder
 from medpretrain3d.cli import main
+from medpretrain3d.inference import load_members
 from medpretrain3d.rescoring import folds
 from tests.rescoring.results import write_encoder, write_result, write_store
 
@@ -49,3 +50,11 @@ def test_weights_that_were_read_in_another_way_are_trained_anew(
     assert (place / "out" / "rescorers" / "fold_0" / "rescorer.safetensors").read_bytes() != before
     assert rescore(place, "--orientation", "LPS") == 0
     assert "second stage of an earlier call with the same options" in capsys.readouterr().out
+
+
+def test_scans_that_the_second_stage_was_trained_on_are_among_those_of_the_bundle(place: Path) -> None:
+    far = "f" * 64
+    write_encoder(place / "encoder", {"volumes_seen": VolumesSeen.of_training([far], with_labels=True).to_json()})
+    assert rescore(place) == 0
+    members = load_members(place / "out" / "ensemble")
+    assert [one.volumes_seen.among({"far": far}, with_labels=True) for one in members] == [["far"]] * 2

@@ -7,8 +7,10 @@ of its images, how inference is done and where it all came from. A second stage 
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,16 +67,19 @@ class Bundle:
     """Scores in validation scans, from which thresholds are read; None where it was written without."""
     rescorer: Rescorer | None = None
     """The second stage, in evaluation mode, on the CPU; None where there is none."""
+    rescorer_provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the second stage came from: its encoder, how it was trained, scans seen."""
 
     @property
     def volumes_seen(self) -> VolumesSeen:
-        """Scans that its weights were trained on; empty where it does not list them.
+        """Scans that the weights of its stages were trained on; empty where it does not list them.
 
         Raises:
-            UserError: the list is damaged.
+            UserError: a list is damaged.
         """
-        document = self.provenance.get(VOLUMES_SEEN)
-        return VolumesSeen() if document is None else VolumesSeen.from_json(document)
+        stated = [one.get(VOLUMES_SEEN) for one in (self.provenance, self.rescorer_provenance)]
+        records = [VolumesSeen.from_json(document) for document in stated if document is not None]
+        return reduce(operator.or_, records, VolumesSeen())
 
 
 def save_bundle(
@@ -199,11 +204,12 @@ def load_bundle(folder: Path) -> Bundle:
         raise UserError(f"{path}: {error}") from error
     detector.load_state_dict(weights)
     second = document.get("rescorer_sha256")
-    rescorer = None if second is None else load_rescorer(folder, second)[0]
+    rescorer, source = (None, {}) if second is None else load_rescorer(folder, second)
     sha256 = hashlib.sha256(text).hexdigest()
     provenance = document["provenance"]
     classes = tuple(document["classes"])
-    return Bundle(detector.eval(), classes, preprocessing, inference, provenance, sha256, notes, points, rescorer)
+    facts = (classes, preprocessing, inference, provenance, sha256)
+    return Bundle(detector.eval(), *facts, notes, points, rescorer, source)
 
 
 def check_members(bundles: Sequence[Bundle]) -> None:
