@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -130,6 +131,8 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     assert len(members) == NUM_FOLDS
     assert members[0].inference.min_size_mm > 0  # chosen by all cases, those of fold 2 among them
     points = members[0].operating_points
+    made_with = json.loads((out / "ensemble" / "bundle.json").read_text())["provenance"]["cross_validation"]
+    assert made_with["predictions_sha256"] == hashlib.sha256((out / "predictions.json").read_bytes()).hexdigest()
     assert (points.num_scans, points.document["scans"]) == (NUM_CASES, "out of fold")
     assert points.at_rate(1 / 3).sensitivity == 1  # with the three false findings of fold 2
     files = ["--predictions", str(out / "predictions.json"), "--targets", str(out / "targets.json")]

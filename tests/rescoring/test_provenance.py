@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,14 @@ def test_scans_that_the_second_stage_was_trained_on_are_among_those_of_the_bundl
     assert rescore(place) == 0
     members = load_members(place / "out" / "ensemble")
     assert [one.volumes_seen.among({"far": far}, with_labels=True) for one in members] == [["far"]] * 2
+
+
+def test_detectors_of_another_call_than_the_candidates_are_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place / "cv" / "ensemble" / "bundle.json"
+    document = json.loads(path.read_text())
+    document["provenance"]["cross_validation"] = {"predictions_sha256": 64 * "0"}
+    path.write_text(json.dumps(document))
+    assert rescore(place) == 2
+    assert "its detectors are of another call of cross-validate than predictions.json" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: see `find_fold_runs` and `merge_out_of_fold`.
     """
     from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
-    from medpretrain3d.cross_validation.candidates import out_of_fold_json
+    from medpretrain3d.cross_validation.candidates import out_of_fold_json, predictions_sha256
     from medpretrain3d.cross_validation.validation_scores import operating_points_of
     from medpretrain3d.evaluation import pair, read_predictions, read_targets
     from medpretrain3d.evaluation.folds import fold_metrics, fold_table
@@ -102,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
     told = [*protocol.table(result), "", *fold_table(folds), *(f"note: {note}" for note in notes)]
     if not args.no_ensemble:
         members = {f"fold_{number}": folder / "bundle" for number, folder in enumerate(runs.folders)}
-        training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset}
+        # By which `rescore` knows that these detectors found the candidates: `--no-ensemble` leaves earlier ones here.
+        of_call = {"predictions_sha256": predictions_sha256(args.out / "predictions.json")}
+        training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset, **of_call}
         points = operating_points_of(paired, targets.cases, targets.classes, "out of fold")
         provenance = {"cross_validation": training}
         save_ensemble(args.out / "ensemble", members, found.config, provenance, replace=True, operating_points=points)

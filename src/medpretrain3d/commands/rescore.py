@@ -166,6 +166,7 @@ def _members(args: argparse.Namespace) -> dict[int, Bundle]:
     Raises:
         UserError: no ensemble of `cross-validate`, or one that has a second stage.
     """
+    from medpretrain3d.cross_validation.candidates import predictions_sha256
     from medpretrain3d.inference import load_members
     from medpretrain3d.inference.bundle_document import DOCUMENT, is_ensemble
     from medpretrain3d.inference.ensemble import ENSEMBLE_DOCUMENT
@@ -174,7 +175,14 @@ def _members(args: argparse.Namespace) -> dict[int, Bundle]:
     if not is_ensemble(folder):
         raise UserError(f"{folder}: no ensemble here, wanted what cross-validate writes; call it without --no-ensemble")
     bundles = load_members(folder)
-    names = [member["folder"] for member in ENSEMBLE_DOCUMENT.read(folder / DOCUMENT)["members"]]
+    document = ENSEMBLE_DOCUMENT.read(folder / DOCUMENT)
+    names = [member["folder"] for member in document["members"]]
+    made_with = (document["provenance"].get("cross_validation") or {}).get("predictions_sha256")
+    if made_with not in (None, predictions_sha256(args.result / "predictions.json")):  # earlier versions did not say
+        raise UserError(
+            f"{folder}: its detectors are of another call of cross-validate than predictions.json, which holds what "
+            "others found; call it again, without --no-ensemble"
+        )
     if any(bundle.rescorer is not None for bundle in bundles):
         raise UserError(f"{folder}: has a second stage already; name the folder that cross-validate wrote")
     if args.out.resolve() == args.result.resolve():

@@ -10,6 +10,7 @@ network that learns from such candidates learns from other mistakes than it will
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired
@@ -22,7 +23,7 @@ from typing_extensions import TypedDict
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.fold_runs import FoldRuns
 from medpretrain3d.cross_validation.known_cases import known_by
-from medpretrain3d.documents import LARGE, SCHEMA, Text, Whole, checked, read_json
+from medpretrain3d.documents import LARGE, SCHEMA, Text, Whole, checked, read_bytes, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, read_predictions
 from medpretrain3d.inference import Prediction, predictions_json
@@ -53,6 +54,15 @@ def out_of_fold_json(runs: FoldRuns, predictions: Sequence[Prediction]) -> dict[
     document = predictions_json(runs.store.classes, predictions)
     entries = document.pop("predictions")
     return {**document, "detectors": detectors, "predictions": entries}
+
+
+def predictions_sha256(path: Path) -> str:
+    """Return the sha256 of a predictions file, by which the detectors that were kept with it are known.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    return hashlib.sha256(read_bytes(path, _ADVICE, LARGE)).hexdigest()
 
 
 def read_candidates(path: Path, store: Store) -> dict[str, Detections]:
