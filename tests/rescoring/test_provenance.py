@@ -11,6 +11,7 @@ import pytest
 
 from medpretrain3d.backbones import VolumesSeen, read_encoder
 from medpretrain3d.cli import main
+from medpretrain3d.documents import json_text
 from medpretrain3d.inference import load_members
 from medpretrain3d.rescoring import folds
 from tests.rescoring.results import write_encoder, write_result, write_store
@@ -70,3 +71,11 @@ def test_detectors_of_another_call_than_the_candidates_are_refused(
     path.write_text(json.dumps(document))
     assert rescore(place) == 2
     assert "its detectors are of another call of cross-validate than predictions.json" in capsys.readouterr().err
+
+
+def test_what_is_said_of_the_first_stage_is_said_of_both(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ["encoders were pretrained on 2 of 6 cases that their folds hold out"]
+    (place / "cv" / "metrics.json").write_text(json_text({"cross_validation": {"notes": notes}}))
+    assert rescore(place) == 0
+    assert f"note: {notes[0]}" in capsys.readouterr().out
+    assert json.loads((place / "out" / "metrics.json").read_text())["cross_validation"]["notes"] == notes

@@ -144,7 +144,11 @@ def run(args: argparse.Namespace) -> int:
     results = [
         protocol.score(one, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM) for one in (first, second)
     ]
-    folds = [fold_metrics(one, targets.cases, targets.classes, candidates.fold_of) for one in (first, second)]
+    notes = _notes(args.result / "metrics.json")
+    folds = [
+        {**fold_metrics(one, targets.cases, targets.classes, candidates.fold_of), "notes": notes}
+        for one in (first, second)
+    ]
     metrics = {"protocol": protocol.name, **results[1], "cross_validation": folds[1]}
     metrics["first_stage"] = {**results[0], "cross_validation": folds[0]}
     write_text(args.out / "metrics.json", json_text(metrics, indent=1))
@@ -154,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
     second_stages = {f"fold_{fold}": place for fold, place in places.items()}
     save_ensemble(args.out / "ensemble", members, inference, provenance, True, points, second_stages)
     print("\n".join([*protocol.table(results[1]), "", *fold_table(folds[1]), ""]))
-    print("\n".join(_beside(protocol, results, folds)))
+    print("\n".join([*_beside(protocol, results, folds), *(f"note: {note}" for note in notes)]))
     print(f"detector bundle of {len(members)} folds, both stages: {args.out / 'ensemble'}")
     print(f"all numbers: {args.out / 'metrics.json'}")
     return 0
@@ -192,6 +196,14 @@ def _members(args: argparse.Namespace) -> dict[int, Bundle]:
             f"{folder}: holds {strangers[0]}, wanted a detector per fold (fold_0, ...) as cross-validate writes"
         )
     return {int(name.removeprefix("fold_")): bundle for name, bundle in zip(names, bundles, strict=True)}
+
+
+def _notes(path: Path) -> list[str]:
+    """Return what `cross-validate` said of its result, which holds for both stages."""
+    if not path.is_file():
+        return []
+    stated: dict[str, Any] = read_json(path, dict[str, Any], "call cross-validate again", LARGE, True)
+    return [str(note) for note in (stated.get("cross_validation") or {}).get("notes", ())]
 
 
 def _with_scores(entry: Any, scores: np.ndarray) -> Prediction:
