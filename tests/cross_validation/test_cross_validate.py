@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from finetune.datamodule import FinetuneData
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cli import main
@@ -225,6 +226,19 @@ def test_the_result_says_what_has_met_the_cases_that_it_is_scored_on(tmp_path, s
     assert "first 'c1'" in notes[1]
     assert "model.weights best: each fold's weights were chosen by the cases that it is scored on" in notes[2]
     assert f"note: {notes[2]}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label_seed", [None, 3])
+def test_a_run_with_fewer_labels_and_no_test_was_trained_on_its_budget_alone(tmp_path, store, label_seed):
+    data = {"store": str(store.path), "fold": 0, "patch": [24, 24, 24], "label_seed": label_seed}
+    for k in range(NUM_FOLDS):
+        config = {"data": {**data, "fold": k, "num_train_cases": 2}}
+        write_run(tmp_path / "cv" / f"fold_{k}", store, k, config=config, num_train_cases=2)
+    runs = find_fold_runs([tmp_path / "cv"])
+    for k in range(NUM_FOLDS):
+        run = FinetuneData(str(store.path), (24, 24, 24), 1, fold=k, num_train_cases=2, label_seed=label_seed)
+        assert runs.training_cases(k) == [ref.case_id for ref in run.train_cases]
+        assert len(runs.training_cases(k)) == 2
 
 
 def test_a_step_of_the_same_samples_may_be_made_on_other_devices(runs, store):

@@ -13,7 +13,9 @@ from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
+from medpretrain3d.store.splits import label_budget
 from medpretrain3d.store.store import Store
+from medpretrain3d.store.stratify import seeded_label_order
 
 MAY_DIFFER = (
     "data.fold",
@@ -56,9 +58,16 @@ class FoldRuns:
     def training_cases(self, number: int) -> list[str]:
         """Return the cases that the detector of a fold was trained on with their labels."""
         path = self.folders[number] / "test" / "train_targets.json"
-        if path.is_file():  # a run with fewer labels says which
+        if path.is_file():
             return [case.case for case in read_targets(path).cases]
-        return list(self.store.all_splits.fold(number).get("train", ()))
+        # A run without test cases writes none; it tells its label budget and how that was drawn.
+        train = self.store.all_splits.fold(number).get("train", ())
+        count = self.metadata[number].num_train_cases
+        if count is None or count >= len(train):
+            return list(train)
+        seed = _flat(_config(self.folders[number])).get("data.label_seed")
+        order = self.store.all_splits.label_order if seed is None else seeded_label_order(self.store, train, int(seed))
+        return list(label_budget(train, order, count))
 
     def notes(self) -> list[str]:
         """Return what a reader of the scores has to know: what has met the cases that folds hold out."""
@@ -108,7 +117,7 @@ def find_fold_runs(folders: Sequence[Path], store: Path | None = None) -> FoldRu
     for folder, metadata in found.items():
         _check_run(folder, metadata)
     first = next(iter(found))
-    configs = {folder: _flat(read_yaml(folder / "config.yaml", "repeat the run")) for folder in found}
+    configs = {folder: _flat(_config(folder)) for folder in found}
     for folder in found:
         _check_alike(first, found[first], configs[first], folder, found[folder], configs[folder])
     opened = Store(store or Path(str(configs[first].get("data.store"))))
@@ -131,6 +140,10 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
             raise UserError(f"{folder}: holds no run (run.json); name the runs of all folds, or the folder they lie in")
         result += [one for one in inner if one not in result]
     return result
+
+
+def _config(folder: Path) -> Any:
+    return read_yaml(folder / "config.yaml", "repeat the run")
 
 
 def _check_run(folder: Path, metadata: RunMetadata) -> None:
