@@ -11,7 +11,7 @@ from medpretrain3d.loading.crops import AugmentOn, CropReader
 from medpretrain3d.loading.sampling import CaseOrder
 from medpretrain3d.loading.unlabeled_crops import UnlabeledCrops
 from medpretrain3d.run_metadata import RunMetadata
-from medpretrain3d.store.corpus import CaseRef, Corpus
+from medpretrain3d.store.corpus import CaseRef, Corpus, check_channel_order
 from medpretrain3d.store.held_cases import HeldCases
 from medpretrain3d.store.store import Store
 from medpretrain3d.store.unlabeled_cases import unlabeled_cases
@@ -35,7 +35,7 @@ class UnlabeledScans:
         held: what the run validates and tests on.
 
     Raises:
-        UserError: no scan is left, or scans of another spacing, unit or number of channels.
+        UserError: no scan is left, or scans of another spacing, unit, number or order of channels.
     """
 
     def __init__(
@@ -95,3 +95,4 @@ def _check_alike(store: Store, labeled: Store) -> None:
                 f"data.unlabeled: {name} of {store.place} is {theirs}, of {labeled.place} {ours}; prepare both alike, "
                 "with the same --spacing-mm, from scans of one modality"
             )
+    check_channel_order(labeled, store)

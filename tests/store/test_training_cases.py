@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from finetune.unlabeled_scans import UnlabeledScans
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import CaseData, write_case
 from medpretrain3d.store.corpus import Corpus
@@ -186,3 +187,16 @@ def test_stores_of_different_channels_are_not_one_corpus_but_may_all_be_excluded
     assert data.metadata().exclude_fingerprint not in (None, one.fingerprint, two.fingerprint)
     alone = PretrainData(places[0], (4, 4, 4), 1, num_val_cases=0, exclude=places[1:])
     assert alone.metadata().exclude_fingerprint == two.fingerprint
+
+
+def test_stores_of_the_same_channels_in_another_order_are_not_read_together(make_store):
+    one = make_store("one", {"train": ["a", "b"], "val": ["d"]}, channels=("T2", "ADC"))
+    swapped = make_store("swapped", {"train": ["c"]}, channels=("adc", "T2"))
+    other = make_store("other", {"train": ["e"]}, channels=("T1", "FLAIR"))  # names are free: nothing tells their order
+    with pytest.raises(UserError, match=r"channels in another order: .*/one: 2 \(T2, ADC\), .*/swapped: 2 \(adc, T2\)"):
+        Corpus([one.path, swapped.path])
+    with pytest.raises(UserError, match=r"channels in another order: .*/one: .*, .*/swapped: "):
+        UnlabeledScans([str(swapped.path)], None, None, one, None, [])
+    for store in (one, other):
+        assert Corpus([one.path, store.path])
+        assert len(UnlabeledScans([str(store.path)], None, None, one, None, []).cases) in (1, 2)

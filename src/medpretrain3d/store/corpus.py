@@ -12,6 +12,7 @@ import numpy as np
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import counted
+from medpretrain3d.store.file_names import words_of
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.store.pseudonym import is_of_a_header
 from medpretrain3d.store.staging import staged
@@ -70,7 +71,8 @@ class Corpus:
         stage_to: folder on a disk of this node to which they are copied, and where their copies are read.
 
     Raises:
-        UserError: no path, a folder that is no store, or stores of different spacing or number of channels.
+        UserError: no path, a folder that is no store, or stores of different spacing or number of channels, or of the
+            same channels in another order.
     """
 
     def __init__(self, paths: Sequence[Path | str], stage_to: str | None = None) -> None:
@@ -91,6 +93,7 @@ class Corpus:
                     f"stores of different channels: {_channels(first)}, {_channels(store)}; a network has one number "
                     "of channels, so use stores of one kind of scans together"
                 )
+            check_channel_order(first, store)
 
     @property
     def name(self) -> str:
@@ -204,6 +207,22 @@ class Corpus:
                 "of the same patients; lower it"
             )
         return train, [cases[index] for index in sorted(held_out)]
+
+
+def check_channel_order(first: Store, second: Store) -> None:
+    """Refuse stores that name the same channels in another order, one of which a network would take for another.
+
+    Other names mean nothing: nobody tells whether `T2` and `channel 0` are one.
+
+    Raises:
+        UserError: they do.
+    """
+    ours, theirs = ([words_of(name) for name in store.channel_names] for store in (first, second))
+    if ours != theirs and sorted(ours) == sorted(theirs):
+        raise UserError(
+            f"stores of the same channels in another order: {_channels(first)}, {_channels(second)}; prepare one of "
+            "them again with its channels in the order of the other"
+        )
 
 
 def joined_fingerprint(stores: Sequence[Store]) -> str:
