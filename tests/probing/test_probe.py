@@ -59,6 +59,14 @@ def test_another_class_is_neither_object_nor_background(store):
     assert not any(one.is_object.any() for _, one in sample_points(cases, PATCH, Window(), 2, 20, label=1))
 
 
+def test_no_point_lies_beyond_a_scan_that_is_smaller_than_the_crop(store):
+    cases = Corpus([store]).cases("train")
+    for image, one in sample_points(cases, (32, 16, 40), Window(), 2, 20):  # of scans of 24^3
+        assert (image == -1).any()  # padding is air, scans are 200 HU above it
+        assert (image[0][tuple(one.points_vox.T)] > -0.95).all()
+        assert one.is_object.size >= 10
+
+
 def test_features_of_a_level_are_those_of_the_cell_around_each_point(store):
     probe = LinearProbe(*(Corpus([store]).cases(split) for split in ("train", "val")), PATCH, Window(), 2, 20)
     fine, coarse, both = probe.probed(lambda points: frozen_features(Seen(), points, torch.device("cpu"), "32-true"))
