@@ -133,6 +133,19 @@ def test_the_cases_that_fit_the_layer_do_not_judge_it(store, encoder, capsys, sp
     assert capsys.readouterr().out.splitlines()[1:] == printed.splitlines()[2:]  # the numbers of val
 
 
+def test_patients_of_the_cases_that_fit_the_layer_do_not_judge_it(encoder, tmp_path, capsys):
+    words = [str(encoder), "--patch", "16", "--crops", "1", "--points", "20"]
+    counts = {"train": 2, "val": 3}
+    same = {"train_0": "p", "val_1": "p", "val_0": "q", "val_2": "q"}
+    assert main(["probe", str(write_cubes(tmp_path / "some", counts, same)), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "note: 1 case left out, first 'val_1', whose patients have scans that fit the linear layer" in printed
+    assert "fitted on 2 cases of train and judged on 2 of val, which are of 1 patients" in printed
+    every = dict.fromkeys(("train_0", "val_0", "val_1", "val_2"), "p")
+    assert main(["probe", str(write_cubes(tmp_path / "all", counts, every)), *words]) == 2
+    assert "--split val: its cases are of patients of those that fit the linear layer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
