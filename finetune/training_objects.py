@@ -38,6 +38,9 @@ def training_object_notes(
     with_objects = [ref.open() for ref in cases if sum(ref.counts)]
     boxes = np.concatenate([case.boxes for case in with_objects]).astype(np.float64)
     labels = np.concatenate([case.labels for case in with_objects])
-    if long := LongObjects(box_size(boxes), labels, store.classes, patch).note():
+    scans_vox = np.repeat(
+        [case.grid.shape for case in with_objects], [len(case.labels) for case in with_objects], axis=0
+    )
+    if long := LongObjects(box_size(boxes), labels, store.classes, patch, scans_vox).note():
         notes.append(f"note: {store.place}: {long}")
     return notes

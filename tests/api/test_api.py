@@ -250,6 +250,15 @@ def test_an_encoder_goes_where_a_detector_does(tmp_path):
             mp.load_encoder(tmp_path / "encoder", device=device)
 
 
+def test_features_are_computed_where_the_weights_are(tmp_path):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    encoder = mp.load_encoder(tmp_path / "encoder")
+    encoder.backbone.to("meta")  # a device that is no CPU, on every machine
+    features = encoder.features(np.zeros((30, 32, 32), np.int16), spacing_mm=(1, 1, 1), unit="hu")
+    assert {one.device.type for one in features} == {"meta"}
+    assert features[0].shape[2:] == (32, 32, 32)
+
+
 def test_what_no_encoder_is_loaded_by_is_refused(tmp_path):
     save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
     with pytest.raises(UserError, match=r"got stm, wanted options out of device, stem, .*; did you mean 'stem'"):

@@ -33,16 +33,25 @@ def test_where_objects_fit_into_the_patch_but_not_into_half_of_it():
     assert LongObjects(np.zeros((0, 3)), np.zeros(0, int), ["node"], (32, 32, 32)).note() == ""
 
 
+def test_where_the_patch_spans_a_scan_no_tile_cuts_its_objects():
+    """The first two lie in scans of 6 slices, the last in one of 7, which takes two tiles of 6."""
+    extents = np.array([[4.0, 9, 9], [6, 40, 9], [5, 9, 9]])
+    scans = np.array([[6, 64, 64], [6, 64, 64], [7, 64, 64]])
+    found = LongObjects(extents, np.zeros(3, int), ["node"], (6, 64, 64), scans)
+    assert (found.num_longer_than_patch, found.num_longer_than_half) == (0, 1)
+    assert "1 along D (longest 5); take a larger patch (10 along D holds them all)" in found.note()
+    assert LongObjects(extents[:2], np.zeros(2, int), ["node"], (6, 64, 64), scans[:2]).note() == ""
+    assert "1 along H (longest 40)" in LongObjects(extents, np.zeros(3, int), ["n"], (8, 64, 64), scans + 1).note()
+
+
 def test_plan_says_how_many_objects_are_too_long_for_its_patch(tmp_path, capsys):
-    shape, rows = (32, 32, 32), []
-    grid = Grid(shape, np.eye(4)[[2, 1, 0, 3]])
-    for number in range(3):
-        objects = [Instance(1, 0, (2.0, 2, 2, 30, 8, 8)), Instance(2, 1, (4.0, 20, 20, 10, 26, 26))]
-        rows.append(
-            write_case(
-                tmp_path / "s", CaseData(f"c{number}", np.zeros((1, *shape), np.int16), grid, grid, "x.nii", objects)
-            )
-        )
+    """Of scans of 32^3, which the patch spans, and of three of 40 slices, with the rods."""
+    rod, ball, rows = Instance(1, 0, (2.0, 2, 2, 30, 8, 8)), Instance(1, 1, (4.0, 20, 20, 10, 26, 26)), []
+    for number, objects in enumerate([*[[rod]] * 3, *[[ball]] * 3, []]):
+        shape = (40 if rod in objects else 32, 32, 32)
+        grid = Grid(shape, np.eye(4)[[2, 1, 0, 3]])
+        image = np.zeros((1, *shape), np.int16)
+        rows.append(write_case(tmp_path / "s", CaseData(f"c{number}", image, grid, grid, "x.nii", objects)))
     write_index(tmp_path / "s", ["rod", "ball"], None, rows, {})
     arguments = ["plan", str(tmp_path / "s"), "--memory", "3", "--preset", "XXS", "--anchors-per-level", "2"]
     assert cli.main([*arguments, "-o", str(tmp_path / "plan.json")]) == 0

@@ -104,6 +104,17 @@ def test_a_recipe_needs_what_its_plan_says(tmp_path, setup, masks):
     assert float(said[1]) == round(needs.memory.gib, 2) <= setup.memory_gib
 
 
+@pytest.mark.parametrize(
+    ("num_train", "said"),
+    [(1, "one patient: nothing can be held out"), (3, "3 patients: there are as many folds"), (7, "")],
+)
+def test_patients_that_are_tested_on_make_no_folds(tmp_path, num_train, said):
+    train, test = ([f"c{number}" for number in numbers] for numbers in (range(num_train), range(num_train, 9)))
+    text = text_of(write_store(tmp_path / "s", num_cases=9, splits={"train": train, "test": test}))
+    told = [line for line in text.splitlines() if "patient" in line]
+    assert (said in told[0]) if said else not told
+
+
 def test_points_are_for_heat_maps(tmp_path):
     text = text_of(write_store(tmp_path / "points", points=True))
     recipe = yaml.safe_load(text)

@@ -59,6 +59,14 @@ def test_another_class_is_neither_object_nor_background(store):
     assert not any(one.is_object.any() for _, one in sample_points(cases, PATCH, Window(), 2, 20, label=1))
 
 
+def test_no_point_lies_beyond_a_scan_that_is_smaller_than_the_crop(store):
+    cases = Corpus([store]).cases("train")
+    for image, one in sample_points(cases, (32, 16, 40), Window(), 2, 20):  # of scans of 24^3
+        assert (image == -1).any()  # padding is air, scans are 200 HU above it
+        assert (image[0][tuple(one.points_vox.T)] > -0.95).all()
+        assert one.is_object.size >= 10
+
+
 def test_features_of_a_level_are_those_of_the_cell_around_each_point(store):
     probe = LinearProbe(*(Corpus([store]).cases(split) for split in ("train", "val")), PATCH, Window(), 2, 20)
     fine, coarse, both = probe.probed(lambda points: frozen_features(Seen(), points, torch.device("cpu"), "32-true"))
@@ -123,6 +131,19 @@ def test_the_cases_that_fit_the_layer_do_not_judge_it(store, encoder, capsys, sp
     assert f"fitted on 3 cases of train and judged on 2 of {split}" in printed
     main(words)
     assert capsys.readouterr().out.splitlines()[1:] == printed.splitlines()[2:]  # the numbers of val
+
+
+def test_patients_of_the_cases_that_fit_the_layer_do_not_judge_it(encoder, tmp_path, capsys):
+    words = [str(encoder), "--patch", "16", "--crops", "1", "--points", "20"]
+    counts = {"train": 2, "val": 3}
+    same = {"train_0": "p", "val_1": "p", "val_0": "q", "val_2": "q"}
+    assert main(["probe", str(write_cubes(tmp_path / "some", counts, same)), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "note: 1 case left out, first 'val_1', whose patients have scans that fit the linear layer" in printed
+    assert "fitted on 2 cases of train and judged on 2 of val, which are of 1 patients" in printed
+    every = dict.fromkeys(("train_0", "val_0", "val_1", "val_2"), "p")
+    assert main(["probe", str(write_cubes(tmp_path / "all", counts, every)), *words]) == 2
+    assert "--split val: its cases are of patients of those that fit the linear layer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

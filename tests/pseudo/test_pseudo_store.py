@@ -38,6 +38,15 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def mr_store(store, tmp_path_factory):
+    """One scan whose values have no unit."""
+    folder = tmp_path_factory.mktemp("mr")
+    nibabel.save(nibabel.Nifti1Image((scan() + 1500).transpose(2, 1, 0), AFFINE), folder / "m.nii.gz")
+    prepare(folder, folder / "store", PrepareOptions(unit="any"))
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
 def pseudo(store):
     assert main(["pseudo", str(store), "--pictures", "2"]) == 0
     return store.with_name("store_pseudo")
@@ -184,6 +193,23 @@ def test_scans_in_which_nothing_is_found_are_named_and_an_empty_store_is_no_succ
     words = ["pseudo", str(store), str(tmp_path / "out"), "--num-air", "0", "--num-tissue", "0", "--bone-hu", "2000"]
     assert main([*words, "--pictures", "0"]) == 1
     assert "nothing was found in 3 scans: a, b, c" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("unit", "words", "told"),
+    [
+        ("hu", ["--bright-quantile", "0.9"], "--bright-quantile is of scans without a unit"),
+        ("any", ["--bone-hu", "400"], "--bone-hu is of scans in HU"),
+        ("any", ["--air-hu", "-400"], "--air-hu is of scans in HU"),
+        ("hu", ["--blob-mm", "6", "12"], "--blob-mm changes nothing with --num-blob 0"),
+        ("hu", ["--num-tissue", "0", "--sigma-mm", "3", "8"], "--sigma-mm changes nothing with --num-tissue 0"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(store, mr_store, tmp_path, capsys, unit, words, told):
+    place = {"hu": store, "any": mr_store}[unit]
+    assert main(["pseudo", str(place), str(tmp_path / "out"), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out" / "cases").exists()
 
 
 @pytest.mark.parametrize("which", ["itself", "pseudo", "another", "folder", "channel"])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -54,10 +56,11 @@ def mr_store(tmp_path_factory) -> Path:
     return store
 
 
-def write_cubes(store: Path, splits: dict[str, int]) -> Path:
-    """Write a store with so many volumes in each split."""
+def write_cubes(store: Path, splits: dict[str, int], patients: Mapping[str, str] = MappingProxyType({})) -> Path:
+    """Write a store with so many volumes in each split, of some of which the patient is known by the case's id."""
     ids = {split: [f"{split}_{number}" for number in range(count)] for split, count in splits.items()}
-    rows = [write_case(store, _cube(case_id)) for split in ids.values() for case_id in split]
+    cubes = [replace(_cube(case_id), patient=patients.get(case_id)) for split in ids.values() for case_id in split]
+    rows = [write_case(store, cube) for cube in cubes]
     write_index(store, ["cube"], (2.0, 2.0, 2.0), rows, ids)
     return store
 

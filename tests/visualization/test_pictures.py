@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from medpretrain3d.visualization.box_pictures import _covering_slices, _Overlay
-from medpretrain3d.visualization.drawing import DETECTION, TRUTH
+from medpretrain3d.evaluation import PredictedCase, TargetCase
+from medpretrain3d.store.grid import Grid
+from medpretrain3d.visualization.box_pictures import _covering_slices, _Overlay, box_slices
+from medpretrain3d.visualization.drawing import DETECTION, TRUTH, cut_slices
 from medpretrain3d.visualization.pictures import boxes_on_slices, save_png, volume_strip
+from medpretrain3d.visualization.viewed_case import viewed_case
 
 NOTHING = (np.zeros((0, 6)), np.zeros(0), np.zeros(0, int))
 
@@ -137,3 +140,25 @@ def test_a_detection_of_score_0_chooses_no_slice_before_one_that_is_sure():
     overlays = [_Overlay(np.array([at, 0, 0, at + 2, 4, 4.0]), "", score) for at, score in ((2, 0.0), (10, 0.9))]
     assert _covering_slices(overlays, axis=0, size=20, count=1) == [11]
     assert _covering_slices(overlays, axis=0, size=20, count=2) == [11, 3]
+
+
+@pytest.mark.parametrize(
+    ("faces", "slices"), [((2, 5), (2, 5)), ((2.5, 4.6), (2, 5)), ((2.6, 4.5), (3, 4)), ((3.6, 4.4), (4, 5))]
+)
+def test_a_box_is_cut_by_slices_whose_middle_it_holds_and_a_thin_one_by_that_of_its_own(faces, slices):
+    assert tuple(map(int, cut_slices(*map(np.array, faces)))) == slices
+
+
+def test_objects_thinner_than_a_slice_are_drawn_wherever_they_lie():
+    """Of 3 mm in slices of 5 mm, on either side of a slice's edge."""
+    grid, image = Grid((12, 20, 20), np.diag([1.0, 1, 5, 1])[[2, 1, 0, 3]]), np.full((12, 20, 20), -1.0)
+    boxes, labels = np.array([[3.7, 4, 4, 4.3, 8, 8], [7.65, 4, 4, 8.25, 8, 8]]), np.zeros(2, np.int64)
+    slices = box_slices(image, boxes, labels, *NOTHING)
+    assert [(one.index, len(one.boxes)) for one in slices] == [(7, 1), (4, 1)]
+    picture = boxes_on_slices(image, grid.spacing_mm, boxes[:1], labels[:1], *NOTHING, ["x"], max_panels=1)
+    assert len(rows_and_columns(picture[:340], TRUTH)[0])
+    wanted = TargetCase("a", grid.boxes_to_lps_mm(boxes), labels)
+    found = PredictedCase("a", *NOTHING)
+    data = viewed_case("", image, grid, found, wanted, ["x"]).data
+    assert [one[:2] for one in data["truth"]] == [[4, 5], [7, 8]]
+    assert {4, 7} <= set(data["slices"])

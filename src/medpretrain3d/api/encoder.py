@@ -72,12 +72,14 @@ class Encoder:
     ) -> list[Tensor]:
         """Return the features (1, C, D, H, W) of each level for a whole scan, at the spacing and window of training.
 
-        A scan is padded at its far ends to a multiple of the coarsest stride. It is seen at once: crop a large one.
+        A scan is padded at its far ends to a multiple of the coarsest stride. It is seen at once: crop a large one. The
+        features are where the weights are, as on a GPU.
 
         Raises:
             UserError: see `prepare`, or a scan so small that the norm of the coarsest level has one voxel to work on.
         """
-        return list(self.backbone(self.prepare(scan, affine_lps, spacing_mm, unit)))
+        place = next(self.backbone.parameters()).device
+        return list(self.backbone(self.prepare(scan, affine_lps, spacing_mm, unit).to(place)))
 
     def prepare(
         self,

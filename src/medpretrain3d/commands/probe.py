@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="labelled store written by medpretrain3d prepare")
     parser.add_argument("encoders", nargs="+", metavar="ENCODER", help="encoder file, checkpoint, folder or hub id")
     parser.add_argument(
-        "--split", default="val", help="that judges (default: val), without the cases of train, which fit the layer"
+        "--split",
+        default="val",
+        help="that judges (default: val), without cases and patients of train, which fit the layer",
     )
     parser.add_argument(
         "--fold", type=Number(Whole), help="of the store, whose splits are meant (default: named splits)"
@@ -79,20 +81,10 @@ def run(args: argparse.Namespace) -> int:
     store = corpus.stores[0]
     label = _label(store, args.class_name)
     train, (scored, note) = corpus.cases("train", args.fold), corpus.scored_cases(args.split, args.fold)
-    fitting = set(train)
-    judged = [case for case in scored if case not in fitting]
-    if not judged:
-        raise UserError(
-            f"--split {args.split}: its cases fit the linear layer and cannot judge it too; choose another one"
-        )
-    if note:
-        print(note)
-    if len(judged) < len(scored):
-        print(
-            f"note: {counted(len(scored) - len(judged), 'case')} of train left out, first "
-            f"'{next(case.case_id for case in scored if case in fitting)}': they fit the linear layer and cannot judge "
-            "it too"
-        )
+    judged, told = _judging(scored, train, args.split)
+    for line in (note, *told):
+        if line:
+            print(line)
     encoders = {name: read_encoder(name, read_options(args)) for name in args.encoders}
     device = device_named(args.device)
     tell_precision(args.precision, device)
@@ -122,6 +114,36 @@ def run(args: argparse.Namespace) -> int:
         told.append(f"all numbers: {args.out}")
     print("\n".join(told))
     return 0
+
+
+def _judging(scored: list[CaseRef], train: list[CaseRef], split: str) -> tuple[list[CaseRef], list[str]]:
+    """Return the cases that can judge the layer, which are neither those that fit it nor of their patients, and notes.
+
+    Raises:
+        UserError: none can.
+    """
+    fitting, patients = set(train), {case.patient for case in train} - {None}
+    others = [case for case in scored if case not in fitting]
+    judged = [case for case in others if case.patient not in patients]
+    if not judged:
+        whose = "cases are of patients of those that" if others else "cases"
+        raise UserError(
+            f"--split {split}: its {whose} fit the linear layer and cannot judge it too; choose another one"
+        )
+    notes = []
+    if len(others) < len(scored):
+        first = next(case.case_id for case in scored if case in fitting)
+        notes.append(
+            f"note: {counted(len(scored) - len(others), 'case')} of train left out, first '{first}': they fit the "
+            "linear layer and cannot judge it too"
+        )
+    if len(judged) < len(others):
+        first = next(case.case_id for case in others if case.patient in patients)
+        notes.append(
+            f"note: {counted(len(others) - len(judged), 'case')} left out, first '{first}', whose patients have scans "
+            "that fit the linear layer: it would be judged by patients that it knows"
+        )
+    return judged, notes
 
 
 def _rows(

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from medpretrain3d.atomic import locked_folder
 from medpretrain3d.commands.beside import beside
 from medpretrain3d.commands.numbers import Number, Processes
+from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.errors import UserError
 from medpretrain3d.pseudo.options import PseudoOptions
 from medpretrain3d.store.store import Store
@@ -47,6 +48,18 @@ _SEVERAL = {
     "dark-quantile": ("of the body's voxels, instead of --air-hu", Positive),
     "sigma-mm": ("of the Gaussians whose gradient gives soft-tissue regions", Positive),
 }
+_OF_UNIT = {
+    "hu": ("bright_quantile", "dark_quantile"),
+    "any": ("bone_hu", "air_hu"),
+}
+"""Options that mean nothing where values are of a unit."""
+_OF_KIND = {
+    "bone": ("bone_hu", "bright_quantile", "bone_cm3"),
+    "air": ("air_hu", "dark_quantile", "air_cm3"),
+    "tissue": ("sigma_mm", "tissue_cm3"),
+    "blob": ("blob_mm",),
+}
+"""Options of each kind, which mean nothing where none is looked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in names}
     plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in given.items()}
     options = PseudoOptions(**plain, has_organs=args.organs is not None)
+    _refuse_unheeded(args)
     summary = pseudo_store(
         str(args.store),
         args.out,
@@ -133,6 +147,25 @@ def run(args: argparse.Namespace) -> int:
         shown = ", ".join(summary.without[:5]) + (" ..." if len(summary.without) > 5 else "")
         print(f"warning: nothing was found in {len(summary.without)} scans: {shown}", file=sys.stderr)
     return 0 if sum(summary.objects.values()) else 1
+
+
+def _refuse_unheeded(args: argparse.Namespace) -> None:
+    """Refuse options of kinds that are not looked for, and thresholds in another unit than that of the scans.
+
+    Raises:
+        UserError: there is one, or no store.
+    """
+    for kind, names in _OF_KIND.items():
+        if not getattr(args, f"num_{kind}"):
+            why = f"changes nothing with --num-{kind} 0, which looks for none; give a number, or leave it out"
+            refuse_unused(args, add_arguments, names, why)
+    unit = Store(str(args.store)).unit
+    other = {
+        "hu": f"is of scans without a unit, and {args.store} holds HU; give --bone-hu or --air-hu, or leave it out",
+        "any": f"is of scans in HU, and values of {args.store} have no unit; give --bright-quantile or "
+        "--dark-quantile, or leave it out",
+    }
+    refuse_unused(args, add_arguments, _OF_UNIT[unit], other[unit])
 
 
 def _draw(store: Store, channel: int, num: int) -> None:

@@ -14,6 +14,7 @@ from medpretrain3d.store.points import are_points, count_points
 from medpretrain3d.store.specks import are_specks, speck_notes
 from medpretrain3d.store.split_notes import split_notes
 from medpretrain3d.store.store import Case, Store
+from medpretrain3d.store.stratify import NUM_FOLDS
 from medpretrain3d.store.unit import Unit
 
 SPLITS = ("train", "val", "test")
@@ -77,6 +78,8 @@ class Fingerprint:
     """(K,) training cases that hold an object of each class; with folds, those of all folds."""
     have_masks: bool
     """Whether every object of the training cases is outlined, and not marked by a box alone."""
+    num_training_patients: int
+    """Among whom folds are dealt out."""
     num_points: int = 0
     """Objects of the training cases that are points, without a size; with folds, of all folds."""
 
@@ -89,14 +92,14 @@ class Fingerprint:
         held = np.array([store.entries[case_id]["counts"] for case_id in train]).reshape(-1, len(store.classes)) > 0
         training = [store.case(case_id) for case_id in train]
         masked = [case.has_mask and bool((case.instance_ids > 0).any()) for case in training if len(case.labels)]
-        patients = {store.entries[case_id]["patient"] or case_id for case_id in store.case_ids}
+        patient_of = {case_id: store.entries[case_id]["patient"] or case_id for case_id in store.case_ids}
         return Fingerprint(
             store.path.name,
             store.classes,
             store.channel_names,
             store.unit,
             store.case_ids,
-            len(patients),
+            len(set(patient_of.values())),
             np.array([case.grid.spacing_mm for case in cases]),
             np.array([case.grid.shape for case in cases]),
             np.array([[[one.low, one.mean, one.high] for one in case.statistics] for case in cases]),
@@ -107,6 +110,7 @@ class Fingerprint:
             {split: count_objects(store, named.get(split, ())) for split in SPLITS if split in named},
             held.sum(axis=0),
             bool(masked) and all(masked),
+            len({patient_of[case_id] for case_id in train}),
             count_points(case.boxes for case in training)[0],
         )
 
@@ -159,9 +163,12 @@ def _unmeasured(fingerprint: Fingerprint) -> list[str]:
         return []
     if "val" in fingerprint.splits:
         return [] if "test" in fingerprint.splits else [UNTESTED]
-    if fingerprint.num_patients == 1:
+    num_patients = fingerprint.num_training_patients  # cases for testing, or without labels, are in no fold
+    if num_patients == 1:
         return ["one patient: nothing can be held out, so nothing is measured while training; label more patients"]
-    return [f"{fingerprint.num_patients} patients: there are as many folds; label more for a number to trust"]
+    if num_patients >= NUM_FOLDS:
+        return []
+    return [f"{num_patients} patients: there are as many folds; label more for a number to trust"]
 
 
 def _thin(fingerprint: Fingerprint, plan: Plan) -> str:

@@ -20,13 +20,15 @@ class LongObjects:
 
     One longer than the patch along an axis is whole in no crop and in no tile: training shows parts of it, and a
     prediction is joined from pieces. One longer than half of it is whole in some crops; where tiles overlap by half it
-    may lie so that every tile cuts it.
+    may lie so that every tile cuts it. Along an axis on which the patch spans the scan there is one tile, and no object
+    is cut.
 
     Args:
         extents_vox: (N, 3) of the objects, at the spacing of the patch.
         labels: (N,) index into the classes.
         classes: names.
         patch: (D, H, W) voxels.
+        scans_vox: (N, 3) size of the scan of each object; None where all are larger than the patch.
 
     Example:
         >>> import numpy as np
@@ -41,6 +43,7 @@ class LongObjects:
     labels: np.ndarray
     classes: Sequence[str]
     patch: Triple
+    scans_vox: np.ndarray | None = None
 
     @property
     def num_longer_than_patch(self) -> int:
@@ -67,21 +70,23 @@ class LongObjects:
             f"{self._of_classes(share)}"
         )
         axes = np.flatnonzero(self._exceeds(share).any(axis=0))
-        longest = np.ceil(self.extents_vox.max(axis=0) - 1e-6).astype(int)
+        longest = np.ceil(self._longest(share) - 1e-6).astype(int)
         wanted = ", ".join(f"{longest[axis] if whole else 2 * longest[axis]} along {AXES[axis]}" for axis in axes)
         return f"{message}; take a larger patch ({wanted} holds them all) or a coarser spacing"
 
     def _exceeds(self, share: float) -> np.ndarray:
-        """Return (N, 3) whether an object is longer than a share of the patch; a sliver of rounding aside."""
-        return np.asarray(self.extents_vox > share * np.array(self.patch) + 1e-3)
+        """Return (N, 3) whether an object is longer than a share of the patch and may be cut; rounding aside."""
+        is_long = np.asarray(self.extents_vox > share * np.array(self.patch) + 1e-3)
+        return is_long if self.scans_vox is None else is_long & (self.scans_vox > np.array(self.patch) + 1e-3)
+
+    def _longest(self, share: float) -> np.ndarray:
+        """Return the longest of those along each axis (3,), 0 where there is none."""
+        longest: np.ndarray = np.where(self._exceeds(share), self.extents_vox, 0.0).max(axis=0)
+        return longest
 
     def _along(self, share: float) -> str:
-        counts = self._exceeds(share).sum(axis=0)
-        return ", ".join(
-            f"{count} along {axis} (longest {self.extents_vox[:, index].max():.0f})"
-            for index, (axis, count) in enumerate(zip(AXES, counts, strict=True))
-            if count
-        )
+        along = zip(AXES, self._exceeds(share).sum(axis=0), self._longest(share), strict=True)
+        return ", ".join(f"{count} along {axis} (longest {longest:.0f})" for axis, count, longest in along if count)
 
     def _of_classes(self, share: float) -> str:
         if len(self.classes) < 2:

@@ -47,6 +47,8 @@ class _Facts:
     """(boxes, 3)."""
     labels: np.ndarray
     """(boxes,)."""
+    scans_mm: np.ndarray
+    """(boxes, 3) extent of the scan of each."""
     shown: Shown
     num_specks: int = 0
     """Objects that were left out of `extents_mm`."""
@@ -107,7 +109,9 @@ def make_plan(
         plan = _with_anchors(plan, facts, anchors_per_level)
     own = {} if corpus.spacing_mm else {"spacing_of_store": "each scan's own"}
     store = corpus.stores[0]
-    too_long = LongObjects(facts.extents_mm / np.array(spacing_mm), facts.labels, store.classes, plan.patch).note()
+    extents_vox, scans_vox = (one / np.array(spacing_mm) for one in (facts.extents_mm, facts.scans_mm))
+    scans_vox = np.ceil(scans_vox - ROUNDING_VOX)
+    too_long = LongObjects(extents_vox, facts.labels, store.classes, plan.patch, scans_vox).note()
     missing = missing_objects(store, store.splits) if store.classes else []
     report = {
         "stores": corpus.name,
@@ -146,6 +150,7 @@ def _spacing_mm(corpus: Corpus, facts: _Facts, asked: Spacing | None, max_scan_v
 
 def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     spacings_mm = np.array([case.grid.spacing_mm for case in cases])
+    shapes = np.array([case.grid.shape for case in cases])
     extents = np.concatenate([box_size(case.boxes) * case.grid.spacing_mm for case in cases])
     is_speck = np.concatenate(are_specks(cases))
     outlined = [case.has_mask and bool((case.instance_ids > 0).any()) for case in cases if len(case.labels)]
@@ -155,9 +160,10 @@ def _facts(cases: Sequence[Case], corpus: Corpus) -> _Facts:
     is_speck, num_specks = is_speck | is_point, int((is_speck & ~is_point).sum())
     return _Facts(
         spacings_mm,
-        np.array([case.grid.shape for case in cases]),
+        shapes,
         extents[~is_speck].astype(np.float64),
         np.concatenate([case.labels for case in cases])[~is_speck],
+        np.repeat(spacings_mm * shapes, [len(case.labels) for case in cases], axis=0)[~is_speck],
         Shown(max(len(corpus.classes[0]), 1), cases[0].num_channels, bool(outlined) and all(outlined)),
         num_specks,
         int(is_point.sum()),

@@ -13,8 +13,9 @@ from medpretrain3d.boxes import Targets
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.batches import generator_at
 from medpretrain3d.loading.crops import CropReader
-from medpretrain3d.loading.object_crops import ObjectCrops
+from medpretrain3d.loading.object_crops import read_objects
 from medpretrain3d.loading.sampling import CaseOrder, CropSampler
+from medpretrain3d.loading.spatial_transform import IDENTITY, Patch
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.normalization import Normalization
 
@@ -37,7 +38,7 @@ class ProbePoints:
 
 def sample_points(
     cases: Sequence[CaseRef],
-    patch: tuple[int, int, int],
+    patch: Patch,
     window: Normalization,
     crops_per_case: int = 4,
     points_per_crop: int = 64,
@@ -47,8 +48,8 @@ def sample_points(
     """Draw crops of every case, three quarters of them on objects, and points of each.
 
     Half of the points lie inside of objects where a crop shows any, the others outside of all objects and ignore
-    regions. A case without mask is taken at its boxes. Which crops and points is a function of the seed alone: windows
-    change what is seen at them and not where they are.
+    regions; none lies beyond the scan, which a crop may cover. A case without mask is taken at its boxes. Which crops
+    and points is a function of the seed alone: windows change what is seen at them and not where they are.
 
     Args:
         cases: of the store.
@@ -69,15 +70,18 @@ def sample_points(
         raise UserError("no case to probe; wanted a split with at least one")
     order = CaseOrder(cases, seed)
     sampler = CropSampler(object_share=0.75, foreground_share=0.25)
-    crops = ObjectCrops(order, CropReader(patch, window, crop_sampler=sampler), min_visible=0.0)
+    reader = CropReader(patch, window, crop_sampler=sampler)
     for position in range(len(cases) * crops_per_case):
-        image, targets = crops[position]
+        random, case = generator_at(seed, position), order.at(position).open()
+        start = sampler.locate(sampler.choose(random), case, patch, random)
+        image, targets = read_objects(reader, case, start, IDENTITY, random, min_visible=0.0).apply()
+        ignored = _ignored(targets, patch) | _beyond(case.grid.shape, start, patch)
         random = generator_at(seed, _POINTS_STREAM + position)
-        points, is_object = _draw(_inside(targets, patch), _ignored(targets, patch), label, points_per_crop, random)
-        yield image, ProbePoints(order.at(position).case_id, position, points, is_object)
+        points, is_object = _draw(_inside(targets, patch), ignored, label, points_per_crop, random)
+        yield image, ProbePoints(case.id, position, points, is_object)
 
 
-def _inside(targets: Targets, patch: tuple[int, int, int]) -> np.ndarray:
+def _inside(targets: Targets, patch: Patch) -> np.ndarray:
     """Return label + 1 inside of objects, 0 elsewhere: (D, H, W)."""
     if targets.mask is not None:
         return np.asarray(targets.mask.cpu().numpy())
@@ -87,7 +91,14 @@ def _inside(targets: Targets, patch: tuple[int, int, int]) -> np.ndarray:
     return inside
 
 
-def _ignored(targets: Targets, patch: tuple[int, int, int]) -> np.ndarray:
+def _beyond(shape: Sequence[int], start: Patch, patch: Patch) -> np.ndarray:
+    """Return whether each voxel of a crop lies beyond the scan, where any network tells padding from an object."""
+    beyond = np.ones(patch, bool)
+    beyond[tuple(slice(max(-first, 0), max(size - first, 0)) for size, first in zip(shape, start, strict=True))] = False
+    return beyond
+
+
+def _ignored(targets: Targets, patch: Patch) -> np.ndarray:
     ignored = np.zeros(patch, bool)
     for box in [] if targets.ignore is None else targets.ignore.tolist():
         ignored[_region(box)] = True

@@ -6,6 +6,7 @@ radiologist's way: anterior or superior on top, the patient's right on the left 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from medpretrain3d.visualization.drawing import (
     VIEWS,
     Color,
     Rgb,
+    cut_slices,
     font,
     grey,
     outlined,
@@ -157,8 +159,13 @@ class _Overlay:
         """Weight of the mark in the choice of slices; a detection of score 0 weighs more than none."""
         return 1.0 if self.score is None else max(self.score, 1e-6)
 
+    @functools.cached_property
+    def slices(self) -> list[range]:
+        """Those that it cuts along each axis."""
+        return [range(first, stop) for first, stop in np.stack(cut_slices(self.box[:3], self.box[3:]), axis=1).tolist()]
+
     def intersects_slice(self, axis: int, index: int) -> bool:
-        return bool(self.box[axis] <= index + 0.5 < self.box[axis + 3])
+        return index in self.slices[axis]
 
     def meets(self, box: NDArray[Any]) -> bool:
         return bool((self.box[:3] < box[3:]).all() and (box[:3] < self.box[3:]).all())

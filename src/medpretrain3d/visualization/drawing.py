@@ -56,6 +56,21 @@ def with_seen_points(boxes: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(are_points(boxes)[:, None], boxes + half, boxes)
 
 
+def cut_slices(low: NDArray[Any], high: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first slice that boxes cut along an axis, and the one behind the last.
+
+    A slice is cut where its middle lies in a box. A box so thin that it holds no middle is shown on the slice that its
+    own lies in: a lesion of 3 mm between the middles of slices of 5 mm would be seen on none.
+
+    Args:
+        low: first faces of the boxes in voxels.
+        high: last faces, of the same shape.
+    """
+    first, stop, own = np.ceil(low - 0.5), np.ceil(high - 0.5), np.floor((low + high) / 2)
+    is_thin = stop <= first
+    return np.where(is_thin, own, first).astype(np.int64), np.where(is_thin, own + 1, stop).astype(np.int64)
+
+
 @functools.cache
 def font(size_px: int) -> Any:
     """Return the letters that come with Pillow."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from medpretrain3d.visualization.box_pictures import Volume, covering_slices
-from medpretrain3d.visualization.drawing import BACKGROUND, LABELS, TEXT, VIEWS, Rgb, colored, font, grey
+from medpretrain3d.visualization.drawing import BACKGROUND, LABELS, TEXT, VIEWS, Rgb, colored, cut_slices, font, grey
 
 CUTS = (0, 0, 0, 1, 2)
 """Axes that the panels of a row cut."""
@@ -72,7 +72,8 @@ def _panel(row: ScanRow, axis: int, index: int, panel_px: int) -> Image.Image:
         panel = panel.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     draw = ImageDraw.Draw(panel)
     for box, label in zip(row.boxes, row.labels, strict=True):
-        if box[axis] <= index < box[axis + 3]:
+        first, stop = cut_slices(box[axis], box[axis + 3])
+        if first <= index < stop:
             top, bottom = (float(box[rows + side]) * row.spacing_mm[rows] * px_per_mm for side in (0, 3))
             left, right = (float(box[columns + side]) * row.spacing_mm[columns] * px_per_mm for side in (0, 3))
             if axis != 0:

@@ -26,6 +26,7 @@ MARGIN_PT, MARGIN_BELOW_PT = 15, 36
 STYLE: Any = {
     "font.size": LETTER_HEIGHT_PT,
     "font.family": "sans-serif",
+    "text.parse_math": False,  # a class or an arm may be called `$x$`
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,

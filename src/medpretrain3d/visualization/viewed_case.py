@@ -15,7 +15,7 @@ from PIL import Image
 from medpretrain3d.evaluation import PredictedCase, TargetCase
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.visualization.box_pictures import Volume
-from medpretrain3d.visualization.drawing import with_seen_points
+from medpretrain3d.visualization.drawing import cut_slices, with_seen_points
 from medpretrain3d.visualization.slice_stack import slice_stack
 
 NUM_SLICES, NUM_SPREAD = 12, 8
@@ -83,7 +83,7 @@ def boxes_in(one: PredictedCase | TargetCase, grid: Grid, chosen: NDArray[Any] |
 def drawn_boxes(
     one: PredictedCase | TargetCase, grid: Grid, scale: NDArray[Any], chosen: NDArray[Any] | None = None
 ) -> list[list[float]]:
-    """Return boxes as first and last place along D, left, top, right, bottom in pixels of a slice, and the label.
+    """Return boxes as first slice and the one behind the last, left, top, right, bottom in pixels, and the label.
 
     Args:
         one: a case.
@@ -93,7 +93,7 @@ def drawn_boxes(
     """
     d0, h0, w0, d1, h1, w1 = boxes_in(one, grid, chosen).T
     y, x = scale
-    columns = np.stack([d0, d1, w0 * x, h0 * y, w1 * x, h1 * y], axis=1).round(1)
+    columns = np.stack([*cut_slices(d0, d1), w0 * x, h0 * y, w1 * x, h1 * y], axis=1).round(1)
     labels = one.labels if chosen is None else one.labels[chosen]
     return [[*row, int(label)] for row, label in zip(columns.tolist(), labels, strict=True)]
 
