@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from medpretrain3d import cli
-from medpretrain3d.study.page import write_figures
+from medpretrain3d.study.page import write_figures, write_report
 from medpretrain3d.study.report import make_report
 from medpretrain3d.study.report_files import file_stems, write_files
 from medpretrain3d.study.run import find_runs
 from medpretrain3d.study.table_files import write_tables
 
-from .test_report import write_finetuning
+from .test_report import write_finetuning, write_run
 
 
 def test_titles_keep_their_script_and_are_numbered_where_alike():
@@ -60,3 +61,16 @@ def test_a_report_of_fewer_data_sets_leaves_no_table_of_the_others(tmp_path: Pat
     there = [path.name for path in (tmp_path / "report_tables").glob("*.*") if path.name[0] != "."]
     assert not [name for name in there if "liver" in name]
     assert f"report_tables: {len(there)} files" in capsys.readouterr().out
+
+
+def test_legends_of_pages_and_plots_dash_the_arms_beyond_the_colors_as_plots_do(tmp_path: Path):
+    for name in "abcdefgh":
+        rows = [{"step": step, "train/loss": 1.0} for step in range(3)]
+        write_run(tmp_path / "runs", name, rows, stage="pretrain", paradigm="x", method="mae")
+    report = make_report(find_runs([tmp_path / "runs"]), "Title")
+    write_report(report, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    legend = dict(re.findall(r'data-arm="(\d+)"><i class="swatch turn-(\d)"', page))
+    assert legend == {**dict.fromkeys("0123456", "0"), "7": "1"}
+    (plot,) = write_figures(report, tmp_path / "figures")
+    assert re.findall(r'stroke-dasharray="([^"]+)"', plot.read_text()) == [*["none"] * 7, "5 2"]

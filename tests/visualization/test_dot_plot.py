@@ -56,3 +56,10 @@ def test_numbers_that_are_none_are_not_drawn():
     assert "no" not in svg.replace("none", "")
     assert ">b<" not in svg
     assert svg.count('<g class="arm-2">') == 1
+
+
+def test_arms_beyond_the_colors_are_dashed_and_have_another_marker():
+    first, again = (dot_plot([DotRow("a", [Dot(arm, 0.5, 0, 1, "t")])], Axis("x", 0.0, 1.0)) for arm in (0, 7))
+    assert ("stroke-dasharray" in first, "stroke-dasharray" in again) == (False, True)
+    marks = [re.findall(r'<path id="m[^"]+" d="([^"]+)"', svg)[-1] for svg in (first, again)]
+    assert ["C" in mark for mark in marks] == [True, False]  # a circle, and what has corners

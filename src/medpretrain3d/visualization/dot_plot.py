@@ -6,15 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medpretrain3d.visualization.axes import Axis, empty_plot, set_axis
 from medpretrain3d.visualization.style import (
-    ARM_COLORS,
     INK,
     MARGIN_BELOW_PT,
     MARGIN_PT,
     PALE,
+    arm_style,
     arm_tag,
     inline_svg,
     set_margins,
@@ -89,10 +89,11 @@ def _draw(axes: Axes, dot: Dot, at: float) -> Iterator[str]:
     """Draw a dot and its interval; returns what it says."""
     if not math.isfinite(dot.value):
         return
-    color: Any = ARM_COLORS[dot.arm % len(ARM_COLORS)]
+    color, line, marker = arm_style(dot.arm)
     if math.isfinite(dot.low) and math.isfinite(dot.high):
-        axes.plot([dot.low, dot.high], [at, at], color=color, linewidth=1.8, gid=arm_tag(dot.arm), alpha=0.75)
+        of_arm = {"color": color, "linestyle": line, "gid": arm_tag(dot.arm)}
+        axes.plot([dot.low, dot.high], [at, at], linewidth=1.8, alpha=0.75, **of_arm)
     face = "none" if dot.is_open else color
     tag = arm_tag(dot.arm, has_tip=True)
-    axes.plot([dot.value], [at], "o", color=color, markerfacecolor=face, markersize=5, gid=tag, clip_on=False)
+    axes.plot([dot.value], [at], marker, color=color, markerfacecolor=face, markersize=5, gid=tag, clip_on=False)
     yield dot.tip

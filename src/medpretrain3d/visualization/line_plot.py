@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from medpretrain3d.visualization.axes import Axis, empty_plot, set_axis
 from medpretrain3d.visualization.style import (
-    ARM_COLORS,
     LETTER_HEIGHT_PT,
-    LINE_STYLES,
     MARGIN_BELOW_PT,
+    arm_style,
     arm_tag,
     inline_svg,
     set_margins,
@@ -45,8 +44,8 @@ class Series:
     @property
     def style(self) -> dict[str, Any]:
         """Color and dashes."""
-        style = LINE_STYLES[self.arm // len(ARM_COLORS) % len(LINE_STYLES)]
-        return {"color": ARM_COLORS[self.arm % len(ARM_COLORS)], "linestyle": style if self.has_line else "none"}
+        color, style, _ = arm_style(self.arm)
+        return {"color": color, "linestyle": style if self.has_line else "none"}
 
 
 def line_plot(series: Sequence[Series], x: Axis, y: Axis) -> str:

@@ -20,6 +20,8 @@ ARM_COLORS = ("#6b7280", "#0072b3", "#d55e01", "#009e74", "#b85c94", "#c48a00", 
 """Of the arms of a study, the baseline first, in grey."""
 LINE_STYLES = ("-", "--", ":", "-.")
 """Arms beyond the colors take them again with the next of these."""
+MARKERS = ("o", "s", "D", "^")
+"""Of dots, which may have no line beside them."""
 INK, PALE = "#2b2f36", "#d9dce1"
 LETTER_HEIGHT_PT = 9.5
 MARGIN_PT, MARGIN_BELOW_PT = 15, 36
@@ -57,6 +59,12 @@ def set_margins(figure: Figure, left_pt: float, below_pt: float) -> None:
     width, height = (72 * edge for edge in figure.get_size_inches())
     right, top = 1 - MARGIN_PT / width, 1 - MARGIN_PT / height
     figure.subplots_adjust(min(left_pt / width, 0.6), below_pt / height, right, top)
+
+
+def arm_style(arm: int) -> tuple[str, str, str]:
+    """Return color, line style and marker of an arm, by its place among the arms."""
+    turn = arm // len(ARM_COLORS)
+    return ARM_COLORS[arm % len(ARM_COLORS)], LINE_STYLES[turn % len(LINE_STYLES)], MARKERS[turn % len(MARKERS)]
 
 
 def arm_tag(arm: int, has_tip: bool = False) -> str:
