@@ -91,8 +91,8 @@ def _draw(axes: Axes, dot: Dot, at: float) -> Iterator[str]:
         return
     color, line, marker = arm_style(dot.arm)
     if math.isfinite(dot.low) and math.isfinite(dot.high):
-        of_arm = {"color": color, "linestyle": line, "gid": arm_tag(dot.arm)}
-        axes.plot([dot.low, dot.high], [at, at], linewidth=1.8, alpha=0.75, **of_arm)
+        ends, tag = [dot.low, dot.high], arm_tag(dot.arm)
+        axes.plot(ends, [at, at], color=color, linestyle=line, linewidth=1.8, gid=tag, alpha=0.75)
     face = "none" if dot.is_open else color
     tag = arm_tag(dot.arm, has_tip=True)
     axes.plot([dot.value], [at], marker, color=color, markerfacecolor=face, markersize=5, gid=tag, clip_on=False)
