@@ -349,3 +349,5 @@ def test_classes_are_matched_by_name_whatever_their_order(bundle, scans, tmp_pat
         scored(["nodule", "mass"], [1, 0], made)
     with pytest.raises(UserError, match="are of classes cyst, nodule and of nodule, cyst"):
         scored(["nodule", "cyst"], [1, 0], made, classes=["nodule", "cyst"])
+    with pytest.raises(UserError, match=r"beside .*predictions\.json, which names its own; leave them out"):
+        mp.evaluate(tmp_path / "predictions.json", targets, classes=["nodule", "cyst"])

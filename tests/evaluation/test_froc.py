@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,6 +49,12 @@ def test_no_detections_no_hits_no_objects():
     assert curve_of([], [], [2]) == [0] * 7
     assert curve_of([0.5], [0], [2]) == [0] * 7
     assert np.isnan(curve_of([0.5], [0], [0])).all()
+
+
+def test_of_no_scans_nothing_is_known_and_nothing_is_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(curve_of([0.5, 0.4], [0, 1], [1], weights=[0])).all()
 
 
 def test_a_hit_after_the_fifth_of_147_false_positives_in_five_scans_rounds_as_in_nndetection():

@@ -9,7 +9,7 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
-from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, HeatMap, RetinaUNet
+from medpretrain3d.detection import FCOS, AnchorGrid, DeformableDETR, HeatMap, InstanceMasks, RetinaUNet
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import Bundle, InferenceConfig, save_bundle
 from medpretrain3d.inference import network_export as export
@@ -156,3 +156,7 @@ def test_the_command(tiny_detector, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["anchors.npy", "export.json", "network.pt2"]
     assert main(["export-detector", str(tmp_path / "bundle"), "-o", str(tmp_path / "out")]) == 2
     assert "exists already" in capsys.readouterr().err
+    with_masks = tiny(FCOS, masks=InstanceMasks()).eval()
+    save_bundle(tmp_path / "masks", with_masks, ["a", "b"], Preprocessing((16, 16, 16)))
+    assert main(["export-detector", str(tmp_path / "masks"), "-o", str(tmp_path / "of"), "--format", "torch"]) == 0
+    assert "its head for masks of objects is not exported" in capsys.readouterr().out

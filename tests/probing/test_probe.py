@@ -76,6 +76,16 @@ def test_features_of_a_level_are_those_of_the_cell_around_each_point(store):
     assert 1 < both.effective_rank <= 2
 
 
+def test_features_that_are_not_finite_are_no_chance_level(store):
+    class Diverged(Seen):
+        def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+            return [image, torch.nn.functional.avg_pool3d(image, 2) / 0]
+
+    points = sample_points(Corpus([store]).cases("train"), PATCH, Window(), 1, 10)
+    with pytest.raises(UserError, match="features of level 1 are not finite in 32-true"):
+        frozen_features(Diverged(), points, torch.device("cpu"), "32-true")
+
+
 def test_a_set_without_points_in_objects_is_refused(store):
     cases = Corpus([store]).cases("train")
     with pytest.raises(UserError, match="points that fit 0 lie in objects; wanted some inside"):

@@ -33,8 +33,8 @@ def evaluate(
     Args:
         predictions: `predictions.json`, the folder it is in, or what `predict` gave for each scan.
         targets: `targets.json`, or a store, of which the cases that were predicted count.
-        classes: of the predictions, where they are no file and do not say; default: those of the targets. Labels of
-            predictions in memory are matched with those of the targets by these names.
+        classes: of predictions in memory that do not say, and of those alone: a file names its own. Default: those of
+            the targets. Labels are matched with those of the targets by these names.
         num_bootstrap: 0 for no intervals.
         protocol: `detection` by overlap or `centre` by the distance of centers; None is `centre` where any object is a
             point, else `detection`.
@@ -87,6 +87,10 @@ def _predictions(
     predictions: str | Path | Sequence[Prediction], targets: str | Path, classes: Sequence[str] | None, folder: Path
 ) -> Path:
     if isinstance(predictions, str | Path):
+        if classes is not None:
+            raise UserError(
+                f"evaluate: got classes {shown(classes)} beside {predictions}, which names its own; leave them out"
+            )
         path = Path(predictions)
         return path / "predictions.json" if path.is_dir() else path
     given: object = predictions

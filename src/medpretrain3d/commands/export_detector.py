@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no bundle, a detector that is not exported, missing libraries, or outputs that differ.
     """
+    from medpretrain3d.inference.box_masks import mask_head_of
     from medpretrain3d.inference.bundle import load_bundle
     from medpretrain3d.inference.network_export import FILES, export_network
 
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     for note in bundle.notes:
         print(f"note: {args.bundle}: {note}", file=sys.stderr)
     difference = export_network(bundle, args.out, args.format)
+    if mask_head_of(bundle.detector) is not None:
+        print(f"note: {args.bundle}: its head for masks of objects is not exported, boxes are all that the file gives")
     if bundle.rescorer is not None:
         print(f"note: {args.bundle}: its second stage is not exported, so scores are those of the first alone")
     print(f"{args.out / FILES[args.format]}: differs from eager by {difference:.1e} of the largest output")

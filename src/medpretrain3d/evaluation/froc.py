@@ -113,7 +113,8 @@ def _groups(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _per_scan(num_false: np.ndarray, num_false_in_all: np.ndarray, num_scans: np.ndarray) -> np.ndarray:
     # The detour over the share of all false positives rounds as nnDetection does. For 147 false positives in 5 scans it
     # puts the fifth a last bit beyond rate 1, and the hits that follow it with it; 1 in 40 such coincidences does so.
-    result: np.ndarray = num_false / np.maximum(num_false_in_all, 1) * num_false_in_all / num_scans
+    with np.errstate(invalid="ignore"):  # of no scans, as when the only one is left out: nan
+        result: np.ndarray = num_false / np.maximum(num_false_in_all, 1) * num_false_in_all / num_scans
     return result
 
 

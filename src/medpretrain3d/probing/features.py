@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medpretrain3d.backbones import Backbone
+from medpretrain3d.errors import UserError
 from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.probing.points import ProbePoints, points_of_map
 
@@ -30,6 +31,9 @@ def frozen_features(backbone: Backbone, points: Points, device: torch.device, pr
         points: crops (C, D, H, W) and their points.
         device: where it runs.
         precision: in which it runs.
+
+    Raises:
+        UserError: a feature is not finite, from which a layer would learn nothing.
     """
     backbone.to(device).eval()
     found: list[list[np.ndarray]] = [[] for _ in backbone.levels]
@@ -38,7 +42,14 @@ def frozen_features(backbone: Backbone, points: Points, device: torch.device, pr
             maps = backbone(image[None].to(device))
         for level, features, kept in zip(backbone.levels, maps, found, strict=True):
             kept.append(points_of_map(features[0].float(), asked.points_vox, level.stride).cpu().numpy())
-    return [np.concatenate(kept) for kept in found]
+    result = [np.concatenate(kept) for kept in found]
+    for number, features in enumerate(result):
+        if not np.isfinite(features).all():
+            raise UserError(
+                f"the encoder's features of level {number} are not finite in {precision}; did its run diverge? Probe "
+                "an earlier one, or in fp32 (--precision 32-true)"
+            )
+    return result
 
 
 def intensity_features(points: Points) -> np.ndarray:
