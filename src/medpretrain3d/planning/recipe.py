@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,12 +15,22 @@ import yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.planning.fingerprint import Fingerprint
 from medpretrain3d.planning.plan import Plan
+from medpretrain3d.planning.recipe_lines import (
+    command,
+    comment,
+    fact,
+    flow,
+    listed_classes,
+    plain_name,
+    times,
+    yaml_line,
+    yaml_text,
+)
 from medpretrain3d.planning.setup import Setup
 from medpretrain3d.store.left_right import left_right_pairs
 from medpretrain3d.store.points import POINT_RADIUS_MM
 from medpretrain3d.store.splits import Splits
 
-WIDTH = 116
 LARGE_VOX = 16.0
 """Median longest edge from which a mean of many boxes is more exact than the best one."""
 RADIUS_CELLS = 1.5
@@ -72,7 +81,7 @@ def recipe_text(
         [
             *_head(plan, fingerprint, setup, store, len(splits.folds), place, warnings),
             *_body(plan, fingerprint, setup, store, splits),
-            f"{SOURCE}{_line(source or store)}",
+            f"{SOURCE}{yaml_line(source or store)}",
         ]
     )
     return f"{text}\n{SEAL}{_seal(text)}\n"
@@ -105,35 +114,37 @@ def _head(
     device = f"a GPU of {setup.memory_gib:g} GiB" if setup.accelerator == "gpu" else "a CPU"
     held = ", ".join(f"{len(ids)} {name}" for name, ids in fingerprint.splits.items())
     spacing = " x ".join(f"{edge:g}" for edge in plan.spacing_mm)
-    memory = f"about {plan.report['estimated_gib']} GiB at {plan.batch_size} x {_times(plan.patch)} voxels"
+    memory = f"about {plan.report['estimated_gib']} GiB at {plan.batch_size} x {times(plan.patch)} voxels"
     detector = IN_WORDS[detector_of(plan, fingerprint)]
-    yield from _comment(f"{detector} on {fingerprint.name}: {_classes(fingerprint.classes)}; planned for {device}.")
-    yield from _fact(
+    yield from comment(
+        f"{detector} on {fingerprint.name}: {listed_classes(fingerprint.classes)}; planned for {device}."
+    )
+    yield from fact(
         "Data:",
         f"{store}: {len(fingerprint.case_ids)} cases ({held}) at {spacing} mm. After another call of `prepare` or "
         "`split` on the data, call `plan` again",
     )
-    yield from _fact("Hardware:", f"{device}; {memory}")
-    yield from _fact("Expect:", "not yet run")
-    yield _command("Run:", f"medpretrain3d finetune --config {shlex.quote(place)}")
+    yield from fact("Hardware:", f"{device}; {memory}")
+    yield from fact("Expect:", "not yet run")
+    yield command("Run:", f"medpretrain3d finetune --config {shlex.quote(place)}")
     if num_folds > 1:
-        yield _command("", f"medpretrain3d finetune --config {shlex.quote(place)} --folds all")
-    yield from _fact("Start:", "from a pretrained encoder: --model.init_from FILE (docs/howto/choose_an_encoder.md)")
+        yield command("", f"medpretrain3d finetune --config {shlex.quote(place)} --folds all")
+    yield from fact("Start:", "from a pretrained encoder: --model.init_from FILE (docs/howto/choose_an_encoder.md)")
     for warning in warnings:
-        yield from _fact("Warning:", warning)
+        yield from fact("Warning:", warning)
 
 
 def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits: Splits) -> Iterable[str]:
     objects = fingerprint.training_objects
     edges = objects.extents_mm[~objects.is_speck] / plan.spacing_mm
     middle = sorted(edges.max(axis=1))[len(edges) // 2] if len(edges) else 0.0
-    yield f"run: {{group: {_plain(fingerprint.name)}, name: scratch}}"
+    yield f"run: {{group: {plain_name(fingerprint.name)}, name: scratch}}"
     yield "model:"
     yield "  detector:"
     detector = detector_of(plan, fingerprint)
     yield f"    class_path: {detector:<10}   # {WHY[detector]}"
     yield "    init_args:"
-    yield from _comment(
+    yield from comment(
         "Strides and kernels leave a coarse axis alone until the others have come to its spacing (nnU-Net).", 6
     )
     yield "      backbone:"
@@ -142,25 +153,25 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
     yield f"          preset: {plan.preset}"
     if len(fingerprint.channel_names) > 1:
         yield f"          in_channels: {len(fingerprint.channel_names)}   # {', '.join(fingerprint.channel_names)}"
-    yield f"          strides: {_flow(plan.strides)}"
-    yield f"          kernel_sizes: {_flow(plan.kernel_sizes)}"
+    yield f"          strides: {flow(plan.strides)}"
+    yield f"          kernel_sizes: {flow(plan.kernel_sizes)}"
     yield f"      num_classes: {len(fingerprint.classes)}"
     if plan.anchors is None:
         yield from _heat_map_lines(plan, setup)
     else:
         yield from _anchor_lines(plan, setup, middle)
-    yield from _comment(f"{setup.max_steps:,} steps: {setup.reasons}.", 2)
+    yield from comment(f"{setup.max_steps:,} steps: {setup.reasons}.", 2)
     yield f"  optim: {setup.optim}"
     yield "data:"
-    yield f"  store: {_text(store)}"
+    yield f"  store: {yaml_text(store)}"
     scan = "x".join(map(str, plan.report["median_scan"]))
-    yield from _comment(
+    yield from comment(
         f"As much of the median scan ({scan.replace('x', ' x ')} voxels) as fits; also the tile of inference.", 2
     )
     yield f"  patch: {list(plan.patch)}"
     yield f"  batch_size: {plan.batch_size}"
     if plan.window is not None:
-        yield f"  window: {_flow(plan.window)}   # of the voxels inside the training objects"
+        yield f"  window: {flow(plan.window)}   # of the voxels inside the training objects"
     yield from _split_lines(splits)
     yield f"  object_share: {0.8 if setup.accelerator == 'cpu' else 0.5}"
     if fingerprint.is_uneven:
@@ -168,7 +179,7 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
             f"{name} {count}"
             for name, count in zip(fingerprint.classes, fingerprint.counts["train"].tolist(), strict=True)
         )
-        yield from _comment(f"Objects are of very different numbers in training: {counts}.", 2)
+        yield from comment(f"Objects are of very different numbers in training: {counts}.", 2)
         yield "  balance_classes: true"
     yield from _augment_lines(fingerprint, setup)
     yield "  intensity: {class_path: IntensityAugment}"
@@ -186,8 +197,8 @@ def _body(plan: Plan, fingerprint: Fingerprint, setup: Setup, store: str, splits
 
 def _anchor_lines(plan: Plan, setup: Setup, middle: float) -> Iterable[str]:
     report = plan.report
-    reached = ", ".join(_times(one) for one in plan.topology.reached[plan.first_level :][: len(plan.anchors or ())])
-    yield from _comment(
+    reached = ", ".join(times(one) for one in plan.topology.reached[plan.first_level :][: len(plan.anchors or ())])
+    yield from comment(
         f"Strides of the levels: {reached} voxels; objects nearest to each: {report.get('boxes_per_level')}.", 6
     )
     yield f"      first_level: {plan.first_level}"
@@ -195,7 +206,7 @@ def _anchor_lines(plan: Plan, setup: Setup, middle: float) -> Iterable[str]:
         yield f"      fpn_channels: {setup.fpn_channels}"
     if middle >= LARGE_VOX:
         yield "      nms_iou: 0.9           # leave the merging to the whole volume"
-    yield from _comment(
+    yield from comment(
         f"Extents in voxels, searched on {report['num_boxes']} training objects: the best anchor of an object overlaps "
         f"it with IoU {report['mean_best_iou']:.2f} in the mean, {report['worst_tenth_iou']:.2f} in the worst tenth.",
         6,
@@ -205,11 +216,11 @@ def _anchor_lines(plan: Plan, setup: Setup, middle: float) -> Iterable[str]:
     yield "        init_args:"
     yield "          sizes:"
     for level in plan.anchors or ():
-        yield f"            - {_flow(level)}"
+        yield f"            - {flow(level)}"
     if setup.accelerator == "cpu":
         yield "      classification: {class_path: FocalLoss}"
     if middle >= LARGE_VOX:
-        yield from _comment(
+        yield from comment(
             f"Longest edges are {middle:.0f} voxels in the median: a mean of many boxes is more exact than the best. "
             "`medpretrain3d tune` looks for better ones on the validation cases.",
             2,
@@ -221,12 +232,12 @@ def _heat_map_lines(plan: Plan, setup: Setup) -> Iterable[str]:
     assert plan.first_level is not None
     cell_mm = np.array(plan.topology.reached[plan.first_level]) * plan.spacing_mm
     radius_mm = round(max(POINT_RADIUS_MM, RADIUS_CELLS * float(cell_mm.max())), 1)
-    yield f"      spacing_mm: {_flow(plan.spacing_mm)}   # by which lengths in mm are measured"
-    yield from _comment(f"Cells of {' x '.join(f'{edge:g}' for edge in cell_mm.tolist())} mm.", 6)
+    yield f"      spacing_mm: {flow(plan.spacing_mm)}   # by which lengths in mm are measured"
+    yield from comment(f"Cells of {' x '.join(f'{edge:g}' for edge in cell_mm.tolist())} mm.", 6)
     yield f"      first_level: {plan.first_level}"
     if setup.fpn_channels is not None:
         yield f"      fpn_channels: {setup.fpn_channels}"
-    yield from _comment(
+    yield from comment(
         f"{POINT_RADIUS_MM:g} mm, within which a point counts as found, and at least {RADIUS_CELLS:g} cells. Nearer "
         "objects are found as one: take the radius of your lesions where you know it.",
         6,
@@ -239,16 +250,14 @@ def _split_lines(splits: Splits) -> Iterable[str]:
     has_test = bool(splits.named.get("test"))
     if not splits.folds:
         if not splits.named.get("val"):
-            yield from _comment("No case is held out, so nothing is measured while training.", 2)
+            yield from comment("No case is held out, so nothing is measured while training.", 2)
         return
     val, num_folds = splits.fold(0).get("val", ()), len(splits.folds)
     others = f" of {num_folds}; --data.fold 1 takes the next, --folds all takes all" if num_folds > 1 else ""
-    yield from _comment(f"Fold 0{others}: {len(val)} cases validate.", 2)
+    yield from comment(f"Fold 0{others}: {len(val)} cases validate.", 2)
     yield "  fold: 0"
     if not has_test and not splits.folds[0].get("test"):
-        yield from _comment(
-            "No case is named for testing: the run ends with a test on those that its fold held out.", 2
-        )
+        yield from comment("No case is named for testing: the run ends with a test on those that its fold held out.", 2)
         yield "  test_on: held_out"
 
 
@@ -257,7 +266,7 @@ def _augment_lines(fingerprint: Fingerprint, setup: Setup) -> Iterable[str]:
     if setup.accelerator == "cpu":
         options += ["rotation_deg: 15", "rotation_p: 0.3", "zoom: [0.8, 1.25]", "zoom_p: 0.3"]
     if pairs := left_right_pairs(fingerprint.classes):
-        yield from _comment(
+        yield from comment(
             f"'{pairs[0][0]}' and '{pairs[0][1]}' are classes of their own: the left-right axis (2) is not mirrored.", 2
         )
         options.append("mirror_axes: [0, 1]")
@@ -267,60 +276,6 @@ def _augment_lines(fingerprint: Fingerprint, setup: Setup) -> Iterable[str]:
     yield "  augment:"
     yield "    class_path: SpatialAugment"
     yield f"    init_args: {{{', '.join(options)}}}"
-
-
-def _fact(keyword: str, text: str) -> list[str]:
-    """Return a keyword and lines of text beside it, as in every recipe."""
-    return _comment(f"{keyword:<11}{text}", hang=11)
-
-
-def _command(keyword: str, text: str) -> str:
-    """Return a keyword and a command beside it on one line, from which it can be copied."""
-    return f"# {keyword:<11}{''.join(one if one.isprintable() else '?' for one in text)}"
-
-
-def _comment(text: str, indent: int = 0, hang: int = 0) -> list[str]:
-    """Return lines of a comment, of which all but the first are moved in by `hang`."""
-    start = " " * indent + "# "
-    text = "".join(one if one.isprintable() else "?" for one in text)
-    width = WIDTH - len(start) - hang
-    lines = textwrap.wrap(text[hang:], width, break_long_words=False, break_on_hyphens=False) or [""]
-    return [f"{start}{text[:hang]}{lines[0]}".rstrip(), *(f"{start}{' ' * hang}{line}" for line in lines[1:])]
-
-
-def _classes(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _times(sizes: Iterable[int]) -> str:
-    return " x ".join(map(str, sizes))
-
-
-def _flow(value: object) -> str:
-    """Return nested lists, numbers and texts on one line."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_flow, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
-    return _text(value) if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _text(value: str) -> str:
-    """Return a text as YAML reads it back."""
-    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return dumped.removesuffix("...\n").strip()
-
-
-def _line(value: str) -> str:
-    """Return a text in quotes as YAML reads it back, on one line whatever it holds."""
-    dumped: str = yaml.safe_dump(value, default_style='"', width=10_000, allow_unicode=True)
-    return dumped.strip()
-
-
-def _plain(name: str) -> str:
-    """Return what `run.group` can be, the name of a store where possible."""
-    plain = re.sub(r"[^\w.-]+", "_", name).strip("._-")
-    return _text(plain or "own")
 
 
 def recipe_name(store: Path) -> str:

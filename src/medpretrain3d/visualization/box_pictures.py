@@ -16,24 +16,25 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from medpretrain3d.visualization.drawing import (
-    BACKGROUND,
     DETECTION,
     LETTERS_PX,
     TEXT,
     TRUTH,
     VIEWS,
-    Color,
+    Rectangle,
     Rgb,
     cut_slices,
+    dashed_rectangle,
+    draw_scale,
     font,
     grey,
     outlined,
     with_seen_points,
 )
+from medpretrain3d.visualization.sheet import sheet_of
 
 LEFT_EDGE = ("R", "R", "A")  # what lies on the left of each view
 Volume = NDArray[np.floating[Any]]
-Rectangle = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 def boxes_on_slices(
@@ -76,7 +77,7 @@ def boxes_on_slices(
         cuts += [(axis, _covering_slices(overlays, axis, image.shape[axis], 1)[0]) for axis in (1, 2)]
     panels = [_panel(image, spacing_mm, overlays, axis, index, panel_px) for axis, index in cuts]
     solid = "solid: truth" if len(boxes) else ""
-    return _sheet(panels, solid, "dashed: detection, with its score" if len(det_boxes) else "")
+    return sheet_of(panels, solid, "dashed: detection, with its score" if len(det_boxes) else "")
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _panel(
     draw = ImageDraw.Draw(picture)
     _draw_boxes(draw, rectangles, size)
     outlined(draw, (5, size[1] / 2), LEFT_EDGE[axis], TEXT, anchor="lm")
-    _draw_scale(draw, size, px_per_mm)
+    draw_scale(draw, size, px_per_mm)
     return f"{VIEWS[axis]}, slice {index} of {image.shape[axis]}", picture
 
 
@@ -271,7 +272,7 @@ def _draw_boxes(
             draw.rectangle(rectangle, outline=TRUTH, width=2)
     for overlay, rectangle in rectangles:
         if not overlay.is_truth:
-            _dashed(draw, rectangle, DETECTION)
+            dashed_rectangle(draw, rectangle, DETECTION)
     taken = [(size[0] - 120.0, size[1] - 24.0, float(size[0]), float(size[1]))]  # the scale bar
     for overlay, (left, top, right, bottom) in rectangles:
         width, height = draw.textlength(overlay.text, font(LETTERS_PX)), LETTERS_PX + 2
@@ -293,42 +294,3 @@ def _draw_boxes(
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _dashed(draw: ImageDraw.ImageDraw, rectangle: Rectangle, color: Color, dash_px: int = 6) -> None:
-    left, top, right, bottom = rectangle
-    for y in (top, bottom):
-        for x in np.arange(left, right, 2 * dash_px):
-            draw.line((x, y, min(x + dash_px, right), y), fill=color, width=2)
-    for x in (left, right):
-        for y in np.arange(top, bottom, 2 * dash_px):
-            draw.line((x, y, x, min(y + dash_px, bottom)), fill=color, width=2)
-
-
-def _draw_scale(draw: ImageDraw.ImageDraw, size: tuple[int, int], px_per_mm: float) -> None:
-    length_mm = next((mm for mm in (100, 50, 20, 10, 5) if mm * px_per_mm < size[0] / 3), 1)
-    right, bottom = size[0] - 8, size[1] - 8
-    draw.line((right - length_mm * px_per_mm, bottom, right, bottom), fill=TEXT, width=2)
-    outlined(draw, (right, bottom - 3), f"{length_mm} mm", TEXT, anchor="rs")
-
-
-def _sheet(panels: list[tuple[str, Image.Image]], solid: str, dashed: str) -> Rgb:
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    gap, header, footer = 6, 20, 24
-    cell_width = max(panel.width for _, panel in panels) + gap
-    heights = [max(panel.height for _, panel in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
-    size = (columns * cell_width + gap, sum(heights) + rows * (header + gap) + footer)
-    canvas = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(canvas)
-    top = 0
-    for row in range(rows):
-        for column, (title, panel) in enumerate(panels[row * columns : (row + 1) * columns]):
-            left = gap + column * cell_width + (cell_width - gap - panel.width) // 2
-            draw.text((left + 2, top + header / 2), title, TEXT, font(12), anchor="lm")
-            canvas.paste(panel, (left, top + header))
-        top += heights[row] + header + gap
-    y = top + footer / 2 - gap / 2
-    draw.text((gap + 2, y), solid, TRUTH, font(12), anchor="lm")
-    draw.text((gap + 22 + draw.textlength(solid, font(12)), y), dashed, DETECTION, font(12), anchor="lm")
-    return np.asarray(canvas)

@@ -13,6 +13,8 @@ from medpretrain3d.store.points import are_points
 
 Rgb = NDArray[np.uint8]
 Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels."""
 
 # Blue and orange stay apart for every kind of colour blindness (Okabe and Ito, 2008); dashes survive a grey print.
 TRUTH: Color = (86, 180, 233)
@@ -89,3 +91,22 @@ def outlined(
 ) -> None:
     """Letters with a black rim, readable on bone and on air."""
     draw.text(place, text, color, font(LETTERS_PX), anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def dashed_rectangle(draw: ImageDraw.ImageDraw, rectangle: Rectangle, color: Color, dash_px: int = 6) -> None:
+    """Draw the edges of a rectangle in dashes."""
+    left, top, right, bottom = rectangle
+    for y in (top, bottom):
+        for x in np.arange(left, right, 2 * dash_px):
+            draw.line((x, y, min(x + dash_px, right), y), fill=color, width=2)
+    for x in (left, right):
+        for y in np.arange(top, bottom, 2 * dash_px):
+            draw.line((x, y, x, min(y + dash_px, bottom)), fill=color, width=2)
+
+
+def draw_scale(draw: ImageDraw.ImageDraw, size: tuple[int, int], px_per_mm: float) -> None:
+    """Draw a bar of a round length in mm into the lower right corner of a picture of a size in pixels."""
+    length_mm = next((mm for mm in (100, 50, 20, 10, 5) if mm * px_per_mm < size[0] / 3), 1)
+    right, bottom = size[0] - 8, size[1] - 8
+    draw.line((right - length_mm * px_per_mm, bottom, right, bottom), fill=TEXT, width=2)
+    outlined(draw, (right, bottom - 3), f"{length_mm} mm", TEXT, anchor="rs")
