@@ -13,7 +13,8 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.study import expansion
 from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.document import KEYS, read_study
-from medpretrain3d.study.expansion import HARMLESS, PLACE, _fewer_steps, expand
+from medpretrain3d.study.expansion import HARMLESS, PLACE, expand
+from medpretrain3d.study.fewer_steps import fewer_steps
 from medpretrain3d.study.jobs import changes
 
 
@@ -353,7 +354,7 @@ def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(w
 def test_a_share_of_the_steps_ends_with_a_validation(whole, interval, share, steps, expected):
     options = {"trainer.max_steps": whole, "trainer.val_check_interval": interval}
     changed = {"trainer.max_steps": steps} | ({} if expected is None else {"trainer.val_check_interval": expected})
-    assert _fewer_steps(options, share, "steps") == changed
+    assert fewer_steps(options, share, "steps") == changed
 
 
 def test_a_share_of_steps_needs_their_number(write_study):

@@ -17,7 +17,7 @@ from medpretrain3d.study.condition_tables import (
     matrix_table,
     size_table,
 )
-from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, detector_of, find_conditions, place_of
+from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, detector_of, find_conditions
 from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
 from medpretrain3d.study.differences import metric_beside, paired_differences
 from medpretrain3d.study.efficiency import efficiencies, efficiency_table
@@ -46,6 +46,7 @@ from medpretrain3d.study.report_notes import (
     unlike_scan_notes,
 )
 from medpretrain3d.study.run import Run
+from medpretrain3d.study.run_groups import arm_colors, runs_by_method, runs_by_place
 from medpretrain3d.study.seen_scans import seen_notes
 from medpretrain3d.study.slice_viewer import viewed_cases
 from medpretrain3d.study.summary import Finding, answer_findings, findings, in_short, question
@@ -174,7 +175,7 @@ def make_report(
     identities = identify(finetuning, pretraining, arm_options)
     labels = arm_labels(finetuning, identities)
     arms = {run: base_arm(labels[run], detector_of(run)) for run in finetuning}
-    colors = _colors(finetuning, pretraining, arms)
+    colors = arm_colors(finetuning, pretraining, arms)
     metric = declaration.metric
     scorer = Scorer([metric, metric_beside(metric)])
     differences, unpaired = paired_differences(finetuning, identities, labels, declaration, scorer)
@@ -235,12 +236,12 @@ def make_report(
         errors=_by_data(conditions, error_table),
         pretrain_figures=_drawn(
             curve_figure(f"Pretraining by {method}: {label}", members, {}, colors, column, label)
-            for method, members in _by_method(pretraining).items()
+            for method, members in runs_by_method(pretraining).items()
             for column, label in (("train/loss", "training loss"), ("val/loss", "validation loss"))
         ),
         finetune_figures=_drawn(
             curve_figure(f"{place}: {label}", members, arms, colors, column, label, place.facts)
-            for place, members in _by_place(finetuning).items()
+            for place, members in runs_by_place(finetuning).items()
             for column, label in FINETUNE_CURVES
         ),
         reconstruction_previews=reconstruction_previews(pretraining),
@@ -260,15 +261,6 @@ def _by_data(conditions: Sequence[Condition], make: Callable[[Sequence[Condition
     return [(name, table) for name, table in tables if table.rows and len(table.header) > table.num_text_columns]
 
 
-def _by_place(runs: Sequence[Run]) -> dict[Place, list[Run]]:
-    """Return runs that are plotted beside each other, tested or not."""
-    has_detectors = len({detector_of(run) for run in runs}) > 1
-    groups: dict[Place, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(place_of(run, has_detectors), []).append(run)
-    return groups
-
-
 def _ends(places: Mapping[Place, list[Condition]]) -> list[list[Condition]]:
     """Return the first and the last: pictures of more would make a page of many megabytes."""
     members = list(places.values())
@@ -284,26 +276,6 @@ def _viewed(places: Mapping[Place, list[Condition]], scorer: Scorer) -> tuple[li
         except UserError as error:
             said.append(str(error))
     return shown, said
-
-
-def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return losses of different objectives are no numbers to be seen on one axis."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(run.method, []).append(run)
-    return groups
-
-
-def _colors(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mapping[Run, str]) -> dict[Run, int]:
-    names = list(dict.fromkeys(arms.values()))
-    names.sort(key=lambda name: not name.startswith("scratch"))
-    colors = {run: names.index(arms[run]) for run in finetuning}
-    # A pretraining run has the colour of the runs that grew from it.
-    grown = {run.method: colors[run] for run in finetuning}
-    grown |= {str(run.metadata.pretrain_run): colors[run] for run in finetuning}
-    return colors | {
-        run: grown.get(run.name, grown.get(run.method, len(names) + place)) for place, run in enumerate(pretraining)
-    }
 
 
 def _estimate(run: Run, metric: NamedMetric, scorer: Scorer) -> Estimate:
