@@ -14,8 +14,10 @@ from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.cross_validation.validation_scores import HIT_IOU
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import PredictedCase, TargetCase
-from medpretrain3d.evaluation.center_distance import match_objects
+from medpretrain3d.evaluation.center_distance import JUST_INSIDE, closeness, match_objects
+from medpretrain3d.evaluation.protocols import CENTER, protocol_of
 from medpretrain3d.store.case import Case
+from medpretrain3d.store.points import POINT_RADIUS_MM
 from medpretrain3d.store.store import Store
 
 
@@ -79,6 +81,7 @@ def read_candidate_set(
         )
     is_object = {case: np.zeros(len(one), bool) for case, one in found.items()}
     is_sample = {case: np.zeros(len(one), bool) for case, one in found.items()}
+    is_by_distance = protocol_of(targets) is CENTER
     for matches in match_objects(paired, targets, classes, HIT_IOU).classes:
         assert matches.detection is not None
         for scan, row, is_hit, counts in zip(
@@ -88,14 +91,21 @@ def read_candidate_set(
             is_object[case][row] = is_hit
             is_sample[case][row] = is_hit or counts
     for case, one in found.items():
-        is_sample[case] &= is_object[case] | ~_touches_own_class(one, store.case(case))
+        is_sample[case] &= is_object[case] | ~_touches_own_class(one, store.case(case), is_by_distance)
     return CandidateSet(found, is_object, is_sample, held_out_in(path))
 
 
-def _touches_own_class(found: Detections, case: Case) -> np.ndarray:
-    """Return which boxes have a point in common with an object of their class, faces included: (N,) bool."""
+def _touches_own_class(found: Detections, case: Case, is_by_distance: bool) -> np.ndarray:
+    """Return which boxes have a point in common with an object of their class, faces included: (N,) bool.
+
+    Where hits are by distance, those near enough to hit one belong to it as well, however small they are.
+    """
     boxes, objects = found.boxes.numpy(), case.boxes.astype(np.float64)
     low = np.maximum(boxes[:, None, :3], objects[None, :, :3])
     high = np.minimum(boxes[:, None, 3:], objects[None, :, 3:])
+    is_touched = (low <= high).all(axis=2)  # (N, G)
+    if is_by_distance:
+        edges_mm = np.tile(case.grid.spacing_mm, 2)
+        is_touched |= closeness("radius", POINT_RADIUS_MM)(boxes * edges_mm, objects * edges_mm) >= JUST_INSIDE
     is_alike = found.labels.numpy()[:, None] == case.labels[None]
-    return np.asarray(((low <= high).all(axis=2) & is_alike).any(axis=1))
+    return np.asarray((is_touched & is_alike).any(axis=1))
