@@ -54,9 +54,9 @@ def merge_out_of_fold(
         for number in range(len(seen)):
             progress(f"choosing how to merge in fold {number}")
             others = [case for other, one in enumerate(seen) if other != number for case in one.cases]
-            configs[number] = _chosen(others, start, seen[0].classes, merge)
+            configs[number] = _chosen(others, start, runs, merge)
         progress("choosing how to merge in new scans")
-        config = _chosen([case for one in seen for case in one.cases], start, seen[0].classes, merge)
+        config = _chosen([case for one in seen for case in one.cases], start, runs, merge)
     predictions = [
         _prediction(runs, case, merge(case, how), how)
         for one, how in zip(seen, configs, strict=True)
@@ -79,10 +79,9 @@ class _Merger:
         return self._merged[key]
 
 
-def _chosen(
-    cases: Sequence[CachedCase], start: InferenceConfig, classes: Sequence[str], merge: _Merger
-) -> InferenceConfig:
-    trials = sweep(cases, start, score_of_merging(cases, start, classes)[1], merge=merge)
+def _chosen(cases: Sequence[CachedCase], start: InferenceConfig, runs: FoldRuns, merge: _Merger) -> InferenceConfig:
+    score = score_of_merging(cases, start, runs.store.classes, runs.is_by_distance)[1]
+    trials = sweep(cases, start, score, merge=merge)
     return best(trials).config
 
 

@@ -59,7 +59,12 @@ class CandidateSet:
 
 
 def read_candidate_set(
-    path: Path, store: Store, paired: Sequence[PredictedCase], targets: Sequence[TargetCase], classes: Sequence[str]
+    path: Path,
+    store: Store,
+    paired: Sequence[PredictedCase],
+    targets: Sequence[TargetCase],
+    classes: Sequence[str],
+    is_by_distance: bool = False,
 ) -> CandidateSet:
     """Read candidates and say which are objects, by the protocol of `cross-validate`: IoU 0.1, or distance of points.
 
@@ -69,6 +74,7 @@ def read_candidate_set(
         paired: the same predictions in mm, in the order of the targets.
         targets: what there is.
         classes: name of each label.
+        is_by_distance: whether boxes are hit by distance, too.
 
     Raises:
         UserError: see `read_candidates`; or a case is not in the store.
@@ -81,8 +87,7 @@ def read_candidate_set(
         )
     is_object = {case: np.zeros(len(one), bool) for case, one in found.items()}
     is_sample = {case: np.zeros(len(one), bool) for case, one in found.items()}
-    is_by_distance = protocol_of(targets) is CENTER
-    for matches in match_objects(paired, targets, classes, HIT_IOU).classes:
+    for matches in match_objects(paired, targets, classes, HIT_IOU, is_by_distance=is_by_distance).classes:
         assert matches.detection is not None
         for scan, row, is_hit, counts in zip(
             matches.scan, matches.detection, matches.is_hit[0], matches.counts_always, strict=True
@@ -90,8 +95,9 @@ def read_candidate_set(
             case = targets[scan].case
             is_object[case][row] = is_hit
             is_sample[case][row] = is_hit or counts
+    is_near_enough = protocol_of(targets, is_by_distance) is CENTER
     for case, one in found.items():
-        is_sample[case] &= is_object[case] | ~_touches_own_class(one, store.case(case), is_by_distance)
+        is_sample[case] &= is_object[case] | ~_touches_own_class(one, store.case(case), is_near_enough)
     return CandidateSet(found, is_object, is_sample, held_out_in(path))
 
 
