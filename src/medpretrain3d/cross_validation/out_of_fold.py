@@ -8,7 +8,8 @@ settings have met the case that is scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.fold_runs import FoldRuns
@@ -47,6 +48,8 @@ def merge_out_of_fold(
     """
     seen = [_load(runs, number) for number in range(len(runs.folders))]
     start = seen[0].inference
+    for number, one in enumerate(seen):
+        _refuse_other_ways(runs.folders[0], start, runs.folders[number], one.inference)
     merge = _Merger()
     configs = [start] * len(seen)
     config = start
@@ -99,6 +102,16 @@ def _load(runs: FoldRuns, number: int) -> CachedDetections:
             f"{runs.store.place} holds out; train the fold again"
         )
     return seen
+
+
+def _refuse_other_ways(first: Path, start: InferenceConfig, folder: Path, how: InferenceConfig) -> None:
+    names = [field.name for field in fields(start) if getattr(start, field.name) != getattr(how, field.name)]
+    if names:
+        found = ", ".join(f"{name}: {getattr(start, name)} and {getattr(how, name)}" for name in names)
+        raise UserError(
+            f"the raw detections of {first} and {folder} differ in inference, {found}; wanted what runs of one recipe "
+            "leave: train the fold again whose file was made anew"
+        )
 
 
 def _prediction(runs: FoldRuns, cached: CachedCase, found: Detections, how: InferenceConfig) -> Prediction:
