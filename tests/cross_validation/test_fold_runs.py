@@ -54,3 +54,8 @@ def test_folds_that_were_looked_at_in_different_ways_are_refused(tmp_path, how, 
     replace(CachedDetections.load(path), inference=InferenceConfig(**how)).save(path)
     with pytest.raises(UserError, match=f"fold_0.* and .*fold_2.* differ in inference, {message}; wanted"):
         merge_out_of_fold(find_fold_runs(runs), is_tuned)
+
+
+def test_a_fold_that_holds_out_nothing_is_refused(tmp_path):
+    with pytest.raises(UserError, match="store: fold 1 has no validation case, which is what folds are pooled by; "):
+        _check_store(store_of(["a"], []), RunMetadata(data_fingerprint="1"), [0, 1])

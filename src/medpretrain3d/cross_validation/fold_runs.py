@@ -210,6 +210,11 @@ def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> N
     held_out = [case_id for fold in store.all_splits.folds for case_id in fold.get("val", ())]
     if twice := next((case_id for case_id, times in Counter(held_out).items() if times > 1), None):
         raise UserError(f"{store.place}: case '{twice}' is held out by two folds, so folds cannot be pooled")
+    if empty := [number for number, fold in enumerate(store.all_splits.folds) if not fold.get("val")]:
+        raise UserError(
+            f"{store.place}: fold {empty[0]} has no validation case, which is what folds are pooled by; write "
+            f"folds with `medpretrain3d split {store.place}`, and train them"
+        )
     if strangers := sorted(set(folds) - set(range(num_folds))):
         raise UserError(f"{store.place}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
 
