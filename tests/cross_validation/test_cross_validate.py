@@ -46,6 +46,7 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     document = json.loads((out / "predictions.json").read_text())
     predictions = document["predictions"]
     assert document["detectors"][1] == {"fold": 1, "cases": FOLDS[1]["val"], "train_cases": FOLDS[1]["train"]}
+    assert document["voxels"] == {case: store.entries[case]["voxels"] for case in store.case_ids}
     false = HardNegatives.among(read_candidates(out / "predictions.json", store), Corpus([store.path]).cases("all"), 1)
     assert sorted(ref.case_id for ref in false.cases) == FOLDS[2]["val"]
     assert false.boxes[0].tolist() == [20, 20, 20, 21, 21, 21]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medpretrain3d.boxes import Detections
-from medpretrain3d.cross_validation.candidates import held_out_in, read_candidates
+from medpretrain3d.cross_validation.candidates import held_out_in, read_candidates, refuse_other_scans
 from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.cross_validation.validation_scores import HIT_IOU
 from medpretrain3d.errors import UserError
@@ -77,7 +77,7 @@ def read_candidate_set(
         is_by_distance: whether boxes are hit by distance, too.
 
     Raises:
-        UserError: see `read_candidates`; or a case is not in the store.
+        UserError: see `read_candidates` and `refuse_other_scans`; or a case is not in the store.
     """
     found = read_candidates(path, store)
     if strangers := [case for case in found if case not in store.entries]:
@@ -85,6 +85,7 @@ def read_candidate_set(
             f"{store.place}: does not hold {len(strangers)} cases of {path}, first '{strangers[0]}'; name the store of "
             "the cross-validation"
         )
+    refuse_other_scans(path, store)
     is_object = {case: np.zeros(len(one), bool) for case, one in found.items()}
     is_sample = {case: np.zeros(len(one), bool) for case, one in found.items()}
     for matches in match_objects(paired, targets, classes, HIT_IOU, is_by_distance=is_by_distance).classes:
