@@ -32,7 +32,7 @@ from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.tracked_run import SAMPLES, tracked_runs
 from medpretrain3d.evaluation import read_targets
 from medpretrain3d.evaluation.bootstrap import Resampling
-from medpretrain3d.evaluation.protocols import ObjectProtocol
+from medpretrain3d.evaluation.protocols import CENTER, ObjectProtocol
 from medpretrain3d.evaluation.size_strata import DIAMETERS_MM
 from medpretrain3d.evaluation.trivial_baselines import trivial_baselines
 from medpretrain3d.inference import InferenceConfig, Prediction, save_bundle, write_predictions
@@ -79,7 +79,7 @@ def finalize(
         weights_sha256 = BUNDLE_DOCUMENT.read(run.folder / "bundle" / "bundle.json")["weights_sha256"]
         seen = replace(CachedDetections.load(run.raw_detections), weights_sha256=weights_sha256)
         seen.save(run.raw_detections)
-        points = operating_points_of_cache(seen, module.inference)
+        points = operating_points_of_cache(seen, module.inference, module.scored_by is CENTER)
         if points is not None:
             set_operating_points(run.folder / "bundle", points)
     if data.test_cases and not take_results(run.raw_detections, trainer, module):
@@ -114,6 +114,7 @@ def write_bundle(
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,
             "weights": weights.to_json(),
+            "protocol": module.scored_by.name,
             "corpus": data.corpus.name,
             "num_train_cases": len(data.train_cases),
             **unlabeled_provenance(module.unlabeled, data),

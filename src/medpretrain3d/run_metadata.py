@@ -30,6 +30,8 @@ class RunMetadata:
     group: Text | None = None
     run_id: Text | None = None
     """Of this run among all others, made when it begins; at wandb and MLflow, too, it goes on under it."""
+    begun_in: Text | None = None
+    """Hash of the job of SLURM in which it began, and how often that had been queued again, as `1f0c52ab93d4/0`."""
     arm: Text | None = None
     """Arm of the comparison that it is of."""
     seed: StrictInt | None = None

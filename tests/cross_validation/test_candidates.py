@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune.datamodule import FinetuneData
-from medpretrain3d.cross_validation.candidates import read_candidates
+from medpretrain3d.cross_validation.candidates import read_candidates, refuse_other_scans
 from medpretrain3d.errors import UserError
 from medpretrain3d.store import Grid
 from medpretrain3d.store.case import CaseData, Instance
@@ -90,6 +90,17 @@ def test_another_scan_of_the_same_id_is_refused(store, tmp_path):
     path = write(tmp_path / "p.json", OUT_OF_FOLD, grid=Grid((30, 24, 24), np.eye(4)))
     with pytest.raises(UserError, match=r"case 'a' has another grid than .*: another scan has the same id"):
         read_candidates(path, store)
+
+
+def test_other_voxels_under_the_same_id_are_refused_where_the_file_knows_them(store, tmp_path):
+    path = write(tmp_path / "p.json", OUT_OF_FOLD)
+    refuse_other_scans(path, store)  # written before it said so
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "voxels": {"a": "0", "b": "1", "elsewhere": "9"}}))
+    refuse_other_scans(path, store)
+    path.write_text(json.dumps({**document, "voxels": {"a": "0", "b": "7"}}))
+    with pytest.raises(UserError, match=r"1 of 2 cases have other voxels in .*store than in .*, first 'b'; name the"):
+        refuse_other_scans(path, store)
 
 
 def run_data(store, path, **options):

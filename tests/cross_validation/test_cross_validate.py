@@ -10,80 +10,26 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-import yaml
 
 from finetune.datamodule import FinetuneData
-from medpretrain3d.backbones import ResEnc
-from medpretrain3d.boxes import Detections
 from medpretrain3d.cli import main
 from medpretrain3d.cross_validation import find_fold_runs, merge_out_of_fold
 from medpretrain3d.cross_validation.candidates import read_candidates
-from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import mean_average_precision
 from medpretrain3d.evaluation.detection import MAP_KEY
-from medpretrain3d.inference import InferenceConfig, RawDetections, load_members, save_bundle
-from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
+from medpretrain3d.inference import InferenceConfig, load_members
+from medpretrain3d.inference.cached_detections import CachedDetections
 from medpretrain3d.inference.sweep import best, sweep
 from medpretrain3d.loading.hard_negatives import HardNegatives
-from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata
-from medpretrain3d.store import Grid, Preprocessing
-from medpretrain3d.store.case import CaseData, Instance
 from medpretrain3d.store.corpus import Corpus
-from medpretrain3d.store.store import Store, write_case, write_index
-
-NUM_FOLDS, NUM_CASES = 3, 9
-SHAPE = (24, 24, 24)
-FOLDS = [
-    {
-        "train": [f"c{n}" for n in range(NUM_CASES) if n % NUM_FOLDS != k],
-        "val": [f"c{n}" for n in range(k, NUM_CASES, NUM_FOLDS)],
-    }
-    for k in range(NUM_FOLDS)
-]
-
-
-def box(number):
-    d = 2.0 + number
-    return (d, 4.0, 4.0, d + 4, 8.0, 8.0)
+from medpretrain3d.store.store import Store, write_index
+from tests.cross_validation.results import FOLDS, NUM_CASES, NUM_FOLDS, box, write_run, write_store
 
 
 @pytest.fixture
 def store(tmp_path):
-    """Nine cases of one object, in voxels of 2 mm, in three folds."""
-    grid, rows = Grid(SHAPE, np.diag([2.0, 2, 2, 1])), []
-    for number in range(NUM_CASES):
-        image = np.full((1, *SHAPE), number, np.int16)
-        one = CaseData(f"c{number}", image, grid, grid, f"c{number}.nii.gz", [Instance(0, 0, box(number))])
-        rows.append(write_case(tmp_path / "store", one))
-    write_index(tmp_path / "store", ["nodule"], None, rows, {"train": [row["id"] for row in rows]}, folds=FOLDS)
-    return Store(tmp_path / "store")
-
-
-def seen_in(case, extra=()):
-    """What a detector saw: the object with score 0.9, and boxes with scores of their own."""
-    boxes, scores = [case.boxes[0].tolist(), *(list(one) for one, _ in extra)], [0.9, *(score for _, score in extra)]
-    found = Detections(torch.tensor(boxes), torch.tensor(scores), torch.zeros(len(boxes), dtype=torch.long))
-    return CachedCase.of(case, RawDetections.in_tile(found, (0, 0, 0), SHAPE, SHAPE))
-
-
-def write_run(folder, store, fold, extra=(), config=None, **facts):
-    metadata = RunMetadata(
-        stage="finetune", name=folder.name, group="cv", fold=fold, finished=True, dataset="store", steps=8,
-        data_fingerprint=store.fingerprint, method="scratch", paradigm="scratch", num_val_cases_seen=0,
-        global_batch_size=4,
-    )  # fmt: skip
-    folder.mkdir(parents=True)
-    RUN_DOCUMENT.write(folder / "run.json", (metadata | RunMetadata(**facts)).to_json())
-    document = {"seed_everything": fold, "data": {"store": str(store.path), "fold": fold, "patch": [24, 24, 24]}}
-    (folder / "config.yaml").write_text(yaml.safe_dump({**document, **(config or {})}))
-    cases = tuple(seen_in(store.case(case_id), extra) for case_id in FOLDS[fold]["val"])
-    CachedDetections(("nodule",), InferenceConfig(), cases).save(folder / "validation" / "sightings.safetensors")
-    torch.manual_seed(fold)
-    detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
-    save_bundle(folder / "bundle", detector, ["nodule"], Preprocessing(patch=SHAPE))
-    return folder
+    return write_store(tmp_path / "store")
 
 
 @pytest.fixture
@@ -100,6 +46,7 @@ def test_every_case_is_scored_once_by_the_fold_that_held_it_out(runs, store, tmp
     document = json.loads((out / "predictions.json").read_text())
     predictions = document["predictions"]
     assert document["detectors"][1] == {"fold": 1, "cases": FOLDS[1]["val"], "train_cases": FOLDS[1]["train"]}
+    assert document["voxels"] == {case: store.entries[case]["voxels"] for case in store.case_ids}
     false = HardNegatives.among(read_candidates(out / "predictions.json", store), Corpus([store.path]).cases("all"), 1)
     assert sorted(ref.case_id for ref in false.cases) == FOLDS[2]["val"]
     assert false.boxes[0].tolist() == [20, 20, 20, 21, 21, 21]

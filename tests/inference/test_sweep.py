@@ -144,6 +144,22 @@ def test_the_command_looks_once_and_stores_its_choice(tiny_detector, tmp_path, c
     assert after.operating_points.num_scans == 1
 
 
+def test_a_bundle_whose_run_was_scored_by_distance_is_tuned_by_it(tiny_detector, tmp_path, capsys):
+    write_labelled(tmp_path / "raw")
+    prepare([tmp_path / "raw"], tmp_path / "store", progress=False)
+    bundle, config = tmp_path / "run" / "bundle", InferenceConfig(score_threshold=0.0)
+    training = {"training": {"protocol": "centre"}}
+    save_bundle(bundle, tiny_detector, ["nodule"], Preprocessing((16, 16, 16)), config, training)
+    assert main(["tune", str(bundle), "--store", str(tmp_path / "store"), "--split", "all", "--device", "cpu"]) == 0
+    assert "AP_center" in capsys.readouterr().out
+    after = load_bundle(bundle)
+    assert after.provenance["tuning"]["AP_center"] >= after.provenance["tuning"]["AP_center_before"]
+    assert after.operating_points.document["criterion"] == "radius"
+    words = ["test", str(bundle), str(tmp_path / "store"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"] == "centre"
+
+
 def test_what_another_detector_saw_is_refused_and_what_says_nothing_is_said(tiny_detector, tmp_path, capsys):
     write_labelled(tmp_path / "raw")
     prepare([tmp_path / "raw"], tmp_path / "store", progress=False)

@@ -73,6 +73,18 @@ def test_candidates_that_touch_an_annotation_or_are_in_no_training_case_are_left
         HardNegatives.among({"b": candidates["b"]}, cases[1:2], share=0.5)
 
 
+def test_a_candidate_that_hits_a_point_is_no_hard_negative_however_small_it_is(tmp_path):
+    grid, point = Grid(SHAPE, np.diag([2.0, 1, 1, 1])), (10.0, 10, 10, 10, 10, 10)
+    one = CaseData("a", np.zeros((1, *SHAPE), np.int16), grid, grid, "a", [Instance(0, 0, point)])
+    write_index(tmp_path / "store", ["x"], (2.0, 1.0, 1.0), [write_case(tmp_path / "store", one)], {})
+    # 4 and 6 mm along an axis of 2 mm, 4 and 6 mm along one of 1 mm: a hit is within 5 mm.
+    middles = np.array([(12.0, 10, 10), (13, 10, 10), (10, 14, 10), (10, 10, 16)])
+    small = np.concatenate([middles - 0.25, middles + 0.25], axis=1)
+    negatives = HardNegatives.among({"a": found(*small.tolist())}, Corpus([tmp_path / "store"]).cases("all"), share=0.5)
+    assert negatives.boxes.tolist() == small[[1, 3]].tolist()
+    assert negatives.num_touching == 2
+
+
 def test_a_false_positive_is_drawn_with_a_chance_in_proportion_to_its_score(cases):
     other = (10.0, 10, 10, 12, 12, 12)
     negatives = HardNegatives.among({"a": found(FALSE, other, scores=[0.6, 0.2])}, cases, share=1.0)

@@ -60,6 +60,7 @@ def test_points_are_trained_tested_and_tuned_by_distance(point_store, tmp_path, 
     bundle = load_bundle(folder / "bundle")
     assert bundle.inference.merge == "distance"
     assert bundle.provenance["training"]["weights"]["metric"] == "val/AP_center"
+    assert bundle.is_scored_by_distance
     assert bundle.operating_points.document["classes"]["cube"]["num_targets"] == 2
     files = [f"--{name}={folder / 'test' / f'{name}.json'}" for name in ("predictions", "targets")]
     assert cli.main(["evaluate", "--protocol", "centre", *files, "-o", str(tmp_path / "again.json")]) == 0

@@ -58,6 +58,34 @@ def test_a_notice_keeps_the_state_asks_for_the_queue_and_the_run_continues(cube_
     assert outcome(folder) == outcome(tmp_path / "g" / "whole")
 
 
+def test_a_run_that_begins_again_does_so_once_however_often_its_job_is_queued_again(cube_store, tmp_path, job):
+    whole = arguments("pretrain", cube_store, tmp_path, "whole", [])
+    cut = arguments("pretrain", cube_store, tmp_path, "cut", ["--run.restart", "true"])
+    again = {**job, "SLURM_RESTART_COUNT": "1"}
+    sittings = [
+        {"stage": "pretrain", "arguments": whole},
+        {
+            "stage": "pretrain",
+            "arguments": cut,
+            "environment": job,
+            "cut": {"point": "forward", "step": 4, "signal": 10},
+        },
+        {"stage": "pretrain", "arguments": cut, "environment": again},
+        {"stage": "pretrain", "arguments": cut, "environment": again},
+    ]
+    assert sit(sittings, tmp_path) == [[0], [138], [0], [2]]
+    printed = (tmp_path / "sittings.log").read_text(encoding="utf-8")
+    assert printed.count("continuing an interrupted run from") == 1
+    assert "this run is finished" in printed  # queued again by a failure of the node behind its end
+    folder = tmp_path / "g" / "cut"
+    assert outcome(folder) == outcome(tmp_path / "g" / "whole")
+    (folder / "stale").touch()
+    assert sit([{"stage": "pretrain", "arguments": cut, "environment": {**job, "SLURM_JOB_ID": "4243"}}], tmp_path) == [
+        [0]
+    ]
+    assert not (folder / "stale").exists()  # another job begins it again
+
+
 @pytest.mark.slow
 def test_a_notice_to_one_of_two_processes_ends_both_and_asks_once(cube_store, tmp_path, job):
     job = {name: job[name] for name in ("SLURM_JOB_ID", "PATH")}  # as of a launcher that SLURM does not know

@@ -54,6 +54,16 @@ def test_weights_that_were_read_in_another_way_are_trained_anew(
     assert "second stage of an earlier call with the same options" in capsys.readouterr().out
 
 
+def test_scans_of_other_voxels_under_the_same_names_are_refused(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place / "cv" / "predictions.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "voxels": {"c0": "f" * 64}}))
+    assert rescore(place) == 2
+    assert "1 of 1 cases have other voxels in" in capsys.readouterr().err
+
+
 def test_scans_that_the_second_stage_was_trained_on_are_among_those_of_the_bundle(place: Path) -> None:
     far = "f" * 64
     write_encoder(place / "encoder", {"volumes_seen": VolumesSeen.of_training([far], with_labels=True).to_json()})

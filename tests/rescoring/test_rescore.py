@@ -19,7 +19,7 @@ from medpretrain3d.cli import main
 from medpretrain3d.cross_validation.candidates import read_candidates
 from medpretrain3d.evaluation import read_predictions, read_targets
 from medpretrain3d.evaluation.detection import MAP_KEY, ap_key
-from medpretrain3d.inference import Rescorer, ScanTiles, second_stage
+from medpretrain3d.inference import Prediction, Rescorer, ScanTiles, second_stage
 from medpretrain3d.inference.candidate_cubes import candidate_cubes
 from medpretrain3d.rescoring import training
 from medpretrain3d.rescoring.candidates import CandidateSet, read_candidate_set
@@ -269,3 +269,22 @@ def test_what_touches_an_object_without_hitting_it_is_no_sample_and_copies_stay_
     monkeypatch.setattr(store, "entries", entries)
     assert candidates.training_cases(store, 1) == ["c2", "c4"]
     assert np.array_equal(candidates.is_sample["c1"], [True, True])
+
+
+def test_a_second_candidate_within_the_radius_of_a_point_is_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point, near, far = ((x, 8.0, 8.0, x, 8.0, 8.0) for x in (6.0, 7.5, 9.0))  # in voxels of 2 mm: 0, 3 and 6 mm
+    monkeypatch.setattr(results, "BRIGHT", point)
+    store = write_store(tmp_path / "store")
+    boxes = torch.tensor([point, near, far]) + torch.tensor([-0.2, -0.2, -0.2, 0.2, 0.2, 0.2])
+    seen = Detections(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long))
+    path = write_result(tmp_path / "cv") / "predictions.json"
+    document = json.loads(path.read_text())
+    document["predictions"] = [Prediction.of(name, seen, GRID, GRID).to_json() for name in IDS]
+    path.write_text(json.dumps(document))
+    (tmp_path / "targets.json").write_text(json.dumps(targets_json(store, IDS)))
+    targets, found = read_targets(tmp_path / "targets.json").cases, read_predictions(path).cases
+    candidates = read_candidate_set(path, store, found, targets, ["lesion"])
+    assert candidates.is_object["c0"].tolist() == [True, False, False]
+    assert candidates.is_sample["c0"].tolist() == [True, False, True]

@@ -155,3 +155,17 @@ def test_an_object_keeps_its_place_and_at_least_half_of_its_own():
     assert result[0, 0, 0, 0] == 7.0
     other = Targets(boxes, torch.tensor([0, 1]))
     assert torch.equal(mixed_objects(picture, other, np.random.default_rng(3), 1.0), picture)
+
+
+def test_what_the_partner_ignores_counts_where_nothing_of_it_is_mixed_in():
+    student, unlabeled = tiny_detector(RetinaNet), UnlabeledBatch(image(1, 5), image(1, 6), seeds=(3,))
+    nothing = torch.zeros(0, 6), torch.zeros(0, dtype=torch.long)
+
+    def loss(ignore: torch.Tensor, mixup: float) -> float:
+        partner = [Targets(*nothing, ignore=ignore)]
+        found = FocalMix(mixup=mixup).losses(student, student, image(1), partner, unlabeled)
+        return found.losses["classification"].item()
+
+    everywhere = torch.tensor([[0.0, 0, 0, 16, 16, 16]])
+    assert loss(everywhere, 0.0) == loss(everywhere[:0], 0.0) > 0
+    assert loss(everywhere, 5.0) == 0  # a mixture shows what is there

@@ -100,6 +100,20 @@ def test_a_trial_that_fails_is_left_behind_and_bad_input_ends_all(runs, capsys):
     assert "trial_0002: out of memory" in capsys.readouterr().err
 
 
+def test_a_trial_that_ended_by_bad_input_is_tried_again_and_others_are_not_kept_waiting(runs, capsys):
+    rate = {"model.optim.lr": {"values": [0.001, 0.01, 0.1]}}
+    runs.codes["trial_0001"] = 2
+    assert sweep(method="grid", parameters=rate) == 2
+    runs.codes["trial_0001"] = 2  # not mended
+    assert sweep(method="grid", parameters=rate) == 1
+    assert "trial_0001: out of memory (runs/s/trial_0001.log), as before; other trials go on" in capsys.readouterr().out
+    assert [name for _, name in runs.words] == ["trial_0000", "trial_0001", "trial_0001", "trial_0002"]
+    assert sweep(method="grid", parameters=rate) == 0  # mended
+    assert [name for _, name in runs.words[4:]] == ["trial_0001"]
+    assert "best of 3 trials: trial_0001" in capsys.readouterr().out
+    assert sorted(rates(runs)[i] for i in (0, 3, 4)) == [0.001, 0.01, 0.1]
+
+
 @pytest.mark.parametrize("last", ["nan", "inf"])
 def test_a_trial_that_diverged_has_failed_and_is_not_judged_by_what_it_was_before(runs, capsys, monkeypatch, last):
     run = module.run_program

@@ -89,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "targets.json", json_text(targets_json(runs.store, [one.case for one in found.predictions])))
     targets = read_targets(args.out / "targets.json")
     paired = pair(read_predictions(args.out / "predictions.json"), targets)
-    protocol = protocol_of(targets.cases)
+    protocol = protocol_of(targets.cases, runs.is_by_distance)
     result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
-    folds = fold_metrics(paired, targets.cases, targets.classes, runs.fold_of)
+    folds = fold_metrics(paired, targets.cases, targets.classes, runs.fold_of, is_by_distance=runs.is_by_distance)
     for row, config in zip(folds["folds"], found.configs, strict=True):
         row["inference"] = dataclasses.asdict(config)
     notes = runs.notes()
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         # By which `rescore` knows that these detectors found the candidates: `--no-ensemble` leaves earlier ones here.
         of_call = {"predictions_sha256": predictions_sha256(args.out / "predictions.json")}
         training = {"folds": len(runs.folders), "dataset": runs.metadata[0].dataset, **of_call}
-        points = operating_points_of(paired, targets.cases, targets.classes, "out of fold")
+        points = operating_points_of(paired, targets.cases, targets.classes, "out of fold", runs.is_by_distance)
         provenance = {"cross_validation": training}
         save_ensemble(args.out / "ensemble", members, found.config, provenance, replace=True, operating_points=points)
         told.append(f"detector bundle of {len(members)} folds: {args.out / 'ensemble'}")

@@ -104,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "targets.json", json_text(targets_json(store, [one.case for one in before.cases])))
     targets = read_targets(args.out / "targets.json")
     first = pair(before, targets)
-    candidates = read_candidate_set(source, store, first, targets.cases, targets.classes)
+    stated = _stated(args.result / "metrics.json")
+    is_by_distance = stated.get("protocol") == "centre"
+    candidates = read_candidate_set(source, store, first, targets.cases, targets.classes, is_by_distance)
     if missing := sorted(set(candidates.fold_of.values()) - set(bundles)):
         raise UserError(
             f"{args.result / 'ensemble'}: holds no detector of fold {missing[0]}; call cross-validate again"
@@ -140,13 +142,14 @@ def run(args: argparse.Namespace) -> int:
     rescored = {**document, "predictions": [one.to_json() for one in predictions]}
     write_text(args.out / "predictions.json", json_text(rescored))
     second = pair(read_predictions(args.out / "predictions.json"), targets)
-    protocol = protocol_of(targets.cases)
+    protocol = protocol_of(targets.cases, is_by_distance)
     results = [
         protocol.score(one, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM) for one in (first, second)
     ]
-    notes = _notes(args.result / "metrics.json")
+    notes = [str(note) for note in (stated.get("cross_validation") or {}).get("notes", ())]  # they hold for both stages
     folds = [
-        {**fold_metrics(one, targets.cases, targets.classes, candidates.fold_of), "notes": notes}
+        fold_metrics(one, targets.cases, targets.classes, candidates.fold_of, is_by_distance=is_by_distance)
+        | {"notes": notes}
         for one in (first, second)
     ]
     metrics = {"protocol": protocol.name, **results[1], "cross_validation": folds[1]}
@@ -154,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     write_text(args.out / "metrics.json", json_text(metrics, indent=1))
     inference, provenance = next(iter(bundles.values())).inference, {"second_stage": stage.training.to_json()}
     members = {f"fold_{fold}": args.result / "ensemble" / f"fold_{fold}" for fold in bundles}
-    points = operating_points_of(second, targets.cases, targets.classes, "out of fold")
+    points = operating_points_of(second, targets.cases, targets.classes, "out of fold", is_by_distance)
     second_stages = {f"fold_{fold}": place for fold, place in places.items()}
     save_ensemble(args.out / "ensemble", members, inference, provenance, True, points, second_stages)
     print("\n".join([*protocol.table(results[1]), "", *fold_table(folds[1]), ""]))
@@ -198,12 +201,12 @@ def _members(args: argparse.Namespace) -> dict[int, Bundle]:
     return {int(name.removeprefix("fold_")): bundle for name, bundle in zip(names, bundles, strict=True)}
 
 
-def _notes(path: Path) -> list[str]:
-    """Return what `cross-validate` said of its result, which holds for both stages."""
+def _stated(path: Path) -> dict[str, Any]:
+    """Return what `cross-validate` said of its result; nothing where the file is not there."""
     if not path.is_file():
-        return []
+        return {}
     stated: dict[str, Any] = read_json(path, dict[str, Any], "call cross-validate again", LARGE, True)
-    return [str(note) for note in (stated.get("cross_validation") or {}).get("notes", ())]
+    return stated
 
 
 def _with_scores(entry: Any, scores: np.ndarray) -> Prediction:

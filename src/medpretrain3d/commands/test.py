@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     if Store.is_at(data):
         why = f"is of a folder of a labelled data set, {data} is a store; leave it out"
         refuse_unused(args, add_arguments, (*OF_FOLDER, "option"), why)
-    classes = load_members(bundles[0])[0].classes
+    first = load_members(bundles[0])[0]
+    classes = first.classes
     code, path = 0, data
     if not Store.is_at(data):
         path = args.out / "store"
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     targets, found = read_targets(args.out / "targets.json"), read_predictions(args.out / "predictions.json")
     known, num_others = of_classes(found, names)
     paired = pair(known, targets)
-    protocol = protocol_of(targets.cases)
+    protocol = protocol_of(targets.cases, first.is_scored_by_distance)
     result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
     unnamed = [name for name in classes if name not in names]
     left_out = {"num_unlabeled_left_out": len(store.case_ids) - len(refs)} if note else {}

@@ -1,5 +1,5 @@
-"""Choose how a detector bundle merges boxes by its mAP on validation scans (points: by the AP of their distances), and
-store the choice in the bundle, and the thresholds of `predict --at-fp` with it.
+"""Choose how a detector bundle merges boxes by its mAP on validation scans (of points, and where it was scored by
+distance: by the AP of distances), and store the choice in the bundle, and the thresholds of `predict --at-fp` with it.
 
 A fine-tuning run keeps what its detector saw in the validation scans, so this takes seconds and no GPU. For a bundle
 without that file name a labelled store; what the detector sees there is kept for the next time.
@@ -102,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
             "bundle's; earlier versions did not write it, and runs do at their end",
             file=sys.stderr,
         )
-    metric, score = score_of_merging(seen.cases, seen.inference, seen.classes)
+    is_by_distance = bundle.is_scored_by_distance
+    metric, score = score_of_merging(seen.cases, seen.inference, seen.classes, is_by_distance)
     trials = sweep(seen.cases, seen.inference, score)
     chosen = best(trials)
     told.append(
@@ -115,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         scores = {metric: chosen.score, f"{metric}_before": trials[0].score}
         facts = {**scores, "cases": len(seen.cases), "trials": len(trials)}
-        set_inference(args.bundle, chosen.config, facts, operating_points_of_cache(seen, chosen.config))
+        set_inference(args.bundle, chosen.config, facts, operating_points_of_cache(seen, chosen.config, is_by_distance))
         told.append(f"stored in {args.bundle / 'bundle.json'}")
     print("\n".join(told))
     return 0

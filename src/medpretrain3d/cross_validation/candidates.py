@@ -4,6 +4,8 @@
 
     "detectors": [{"fold": 0, "cases": ["a"], "train_cases": ["b", "c"]}, ...]
 
+and under `voxels` the hash of each case's scan, as its store has it.
+
 What a detector finds where it was trained on is not what it will find elsewhere: nearly all of it is right, and sure. A
 network that learns from such candidates learns from other mistakes than it will meet, so they are refused.
 """
@@ -42,6 +44,7 @@ class _Detector(TypedDict):
 @with_config(SCHEMA)
 class _Content(TypedDict):
     detectors: NotRequired[list[_Detector]]
+    voxels: NotRequired[dict[str, Text]]
 
 
 def out_of_fold_json(runs: FoldRuns, predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -53,7 +56,8 @@ def out_of_fold_json(runs: FoldRuns, predictions: Sequence[Prediction]) -> dict[
     ]
     document = predictions_json(runs.store.classes, predictions)
     entries = document.pop("predictions")
-    return {**document, "detectors": detectors, "predictions": entries}
+    voxels = {one.case: str(runs.store.entries[one.case]["voxels"]) for one in predictions}
+    return {**document, "detectors": detectors, "voxels": voxels, "predictions": entries}
 
 
 def predictions_sha256(path: Path) -> str:
@@ -105,6 +109,23 @@ def read_candidates(path: Path, store: Store) -> dict[str, Detections]:
     return result
 
 
+def refuse_other_scans(path: Path, store: Store) -> None:
+    """Compare the scans of a predictions file with those that a store has under the same ids.
+
+    For who looks at the same voxels again; a store of the same scans with other channels or units has others.
+
+    Raises:
+        UserError: a case has other voxels. A file of an earlier version does not say which it was of.
+    """
+    voxels: dict[str, str] = _stated(path).get("voxels", {})
+    shared = [case for case in voxels if case in store.entries]
+    if others := [case for case in shared if voxels[case] != str(store.entries[case]["voxels"])]:
+        raise UserError(
+            f"{len(others)} of {len(shared)} cases have other voxels in {store.place} than in {path}, first "
+            f"'{others[0]}'; name the store of the cross-validation"
+        )
+
+
 def _folds(runs: FoldRuns) -> range:
     return range(len(runs.folders))
 
@@ -115,9 +136,14 @@ def held_out_in(path: Path) -> dict[str, int]:
 
 
 def _detectors(path: Path) -> Any:
+    return _stated(path).get("detectors")
+
+
+def _stated(path: Path) -> Any:
     document: Any = read_json(path, dict[str, Any], _ADVICE, LARGE, True)
-    stated = checked({key: document[key] for key in ("detectors",) if key in document}, _Content, str(path), _ADVICE)
-    return stated.get("detectors")
+    return checked(
+        {key: document[key] for key in ("detectors", "voxels") if key in document}, _Content, str(path), _ADVICE
+    )
 
 
 def _found_by(path: Path, detectors: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from medpretrain3d.cross_validation.known_cases import known_by
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import read_targets
+from medpretrain3d.evaluation.protocols import CENTER
 from medpretrain3d.run_metadata import RunMetadata, read_run_metadata
 from medpretrain3d.store.splits import label_budget
 from medpretrain3d.store.store import Store
@@ -54,6 +55,11 @@ class FoldRuns:
     def fold_of(self) -> dict[str, int]:
         """The fold that held each case out."""
         return self.store.all_splits.held_out
+
+    @property
+    def is_by_distance(self) -> bool:
+        """Whether the runs were scored by the distance of centers whatever their objects are: `model.protocol`."""
+        return bool(_flat(_config(self.folders[0])).get("model.protocol") == CENTER.name)
 
     def training_cases(self, number: int) -> list[str]:
         """Return the cases that the detector of a fold was trained on with their labels."""
@@ -204,6 +210,11 @@ def _check_store(store: Store, metadata: RunMetadata, folds: Sequence[int]) -> N
     held_out = [case_id for fold in store.all_splits.folds for case_id in fold.get("val", ())]
     if twice := next((case_id for case_id, times in Counter(held_out).items() if times > 1), None):
         raise UserError(f"{store.place}: case '{twice}' is held out by two folds, so folds cannot be pooled")
+    if empty := [number for number, fold in enumerate(store.all_splits.folds) if not fold.get("val")]:
+        raise UserError(
+            f"{store.place}: fold {empty[0]} has no validation case, which is what folds are pooled by; write "
+            f"folds with `medpretrain3d split {store.place}`, and train them"
+        )
     if strangers := sorted(set(folds) - set(range(num_folds))):
         raise UserError(f"{store.place}: has {num_folds} folds, and a run is of fold {strangers[0]}; train again")
 

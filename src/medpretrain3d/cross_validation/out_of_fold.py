@@ -8,7 +8,8 @@ settings have met the case that is scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.fold_runs import FoldRuns
@@ -47,6 +48,8 @@ def merge_out_of_fold(
     """
     seen = [_load(runs, number) for number in range(len(runs.folders))]
     start = seen[0].inference
+    for number, one in enumerate(seen):
+        _refuse_other_ways(runs.folders[0], start, runs.folders[number], one.inference)
     merge = _Merger()
     configs = [start] * len(seen)
     config = start
@@ -54,9 +57,9 @@ def merge_out_of_fold(
         for number in range(len(seen)):
             progress(f"choosing how to merge in fold {number}")
             others = [case for other, one in enumerate(seen) if other != number for case in one.cases]
-            configs[number] = _chosen(others, start, seen[0].classes, merge)
+            configs[number] = _chosen(others, start, runs, merge)
         progress("choosing how to merge in new scans")
-        config = _chosen([case for one in seen for case in one.cases], start, seen[0].classes, merge)
+        config = _chosen([case for one in seen for case in one.cases], start, runs, merge)
     predictions = [
         _prediction(runs, case, merge(case, how), how)
         for one, how in zip(seen, configs, strict=True)
@@ -79,10 +82,9 @@ class _Merger:
         return self._merged[key]
 
 
-def _chosen(
-    cases: Sequence[CachedCase], start: InferenceConfig, classes: Sequence[str], merge: _Merger
-) -> InferenceConfig:
-    trials = sweep(cases, start, score_of_merging(cases, start, classes)[1], merge=merge)
+def _chosen(cases: Sequence[CachedCase], start: InferenceConfig, runs: FoldRuns, merge: _Merger) -> InferenceConfig:
+    score = score_of_merging(cases, start, runs.store.classes, runs.is_by_distance)[1]
+    trials = sweep(cases, start, score, merge=merge)
     return best(trials).config
 
 
@@ -100,6 +102,16 @@ def _load(runs: FoldRuns, number: int) -> CachedDetections:
             f"{runs.store.place} holds out; train the fold again"
         )
     return seen
+
+
+def _refuse_other_ways(first: Path, start: InferenceConfig, folder: Path, how: InferenceConfig) -> None:
+    names = [field.name for field in fields(start) if getattr(start, field.name) != getattr(how, field.name)]
+    if names:
+        found = ", ".join(f"{name}: {getattr(start, name)} and {getattr(how, name)}" for name in names)
+        raise UserError(
+            f"the raw detections of {first} and {folder} differ in inference, {found}; wanted what runs of one recipe "
+            "leave: train the fold again whose file was made anew"
+        )
 
 
 def _prediction(runs: FoldRuns, cached: CachedCase, found: Detections, how: InferenceConfig) -> Prediction:

@@ -27,15 +27,16 @@ def operating_points_of(
     wanted: Sequence[TargetCase | Targets],
     classes: Sequence[str],
     scans: str = "validation",
+    is_by_distance: bool = False,
 ) -> dict[str, Any]:
     """Return the operating points document of detections in scans that were held out.
 
-    Where any object is a point, hits are matters of distance, and boxes have to be in mm.
+    Where any object is a point, or with `is_by_distance`, hits are matters of distance, and boxes have to be in mm.
 
     Raises:
         UserError: see `match_objects`.
     """
-    matched = match_objects(found, wanted, classes, HIT_IOU)
+    matched = match_objects(found, wanted, classes, HIT_IOU, is_by_distance=is_by_distance)
     scores: dict[str, Any] = {
         name: {
             "num_targets": int(one.num_targets.sum()),
@@ -45,32 +46,46 @@ def operating_points_of(
         for name, one in zip(classes, matched.classes, strict=True)
     }
     by_scan = list(zip(case_scores(matched.pooled).tolist(), matched.pooled.num_targets > 0, strict=True))
-    return operating_points_document(scans, matched.num_scans, hit_rule(wanted, HIT_IOU), scores, by_scan)
+    rule = hit_rule(wanted, HIT_IOU, is_by_distance)
+    return operating_points_document(scans, matched.num_scans, rule, scores, by_scan)
 
 
-def operating_points_of_cache(seen: CachedDetections, config: InferenceConfig) -> dict[str, Any] | None:
-    """Return the operating points document of raw detections, merged in one way; None without scans."""
+def operating_points_of_cache(
+    seen: CachedDetections, config: InferenceConfig, is_by_distance: bool = False
+) -> dict[str, Any] | None:
+    """Return the operating points document of raw detections, merged in one way; None without scans.
+
+    With `is_by_distance` boxes are hit by distance, too.
+    """
     if not seen.cases:
         return None
     found = [merge_case(case, config) for case in seen.cases]
     wanted = [case.targets for case in seen.cases]
-    if count_target_points(wanted)[0]:
+    if is_by_distance or count_target_points(wanted)[0]:
         found = [_in_mm(one, case) for one, case in zip(found, seen.cases, strict=True)]
         wanted = [_in_mm(one, case) for one, case in zip(wanted, seen.cases, strict=True)]
-    return operating_points_of(found, wanted, seen.classes, seen.scans)
+    return operating_points_of(found, wanted, seen.classes, seen.scans, is_by_distance)
 
 
-def score_of_merging(cases: Sequence[CachedCase], config: InferenceConfig, classes: Sequence[str]) -> tuple[str, Score]:
+def score_of_merging(
+    cases: Sequence[CachedCase], config: InferenceConfig, classes: Sequence[str], is_by_distance: bool = False
+) -> tuple[str, Score]:
     """Return by what ways of merging are compared, its name and the score of all cases' detections.
 
-    It is the mAP, or the AP by the distance of centers where any object is a point or boxes are merged by distance.
+    It is the mAP, or the AP by the distance of centers where any object is a point, boxes are merged by distance, or
+    the detector is scored by it.
 
     Args:
         cases: in the order in which they are scored.
         config: how boxes are merged so far.
         classes: name of each label.
+        is_by_distance: whether the detector is scored by the protocol `centre`, of boxes too.
     """
-    if config.merge != "distance" and not count_target_points([case.targets for case in cases])[0]:
+    if (
+        config.merge != "distance"
+        and not is_by_distance
+        and not count_target_points([case.targets for case in cases])[0]
+    ):
         return "mAP", lambda found, wanted: mean_average_precision(found, wanted, classes)
 
     def by_center(found: list[Detections], wanted: list[Targets]) -> float:

@@ -13,6 +13,7 @@ import torch
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.engine.checkpoint_files import num_steps_done
 from medpretrain3d.engine.distributed import SHARDED
+from medpretrain3d.engine.restart import is_thrown_away
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
@@ -175,7 +176,7 @@ def accumulation_to_go_on(run: RunConfig, now: Config) -> tuple[int, str] | None
         number does it, which `check_continuation` refuses.
     """
     path = run.folder / "config.yaml"
-    if run.restart or not path.exists():
+    if is_thrown_away(run) or not path.exists():
         return None
     known = RunFile(run.folder).read()
     if not (known.finished or num_steps_done(run.checkpoints)):

@@ -10,6 +10,7 @@ from medpretrain3d.atomic import write_text
 from medpretrain3d.engine.checkpoint_files import has_checkpoints
 from medpretrain3d.engine.continuation import check_continuation
 from medpretrain3d.engine.precision import precision_begun_with
+from medpretrain3d.engine.restart import is_thrown_away, sitting_of_job
 from medpretrain3d.engine.run import RunConfig, RunFile, is_finished, new_run_id
 from medpretrain3d.engine.run_folder import claim_run
 from medpretrain3d.engine.run_log import run_log
@@ -41,7 +42,7 @@ def open_run(
         UserError: the folder is not of this program, or holds a run that cannot be continued.
     """
     path = run.folder / "config.yaml"
-    claim_run(run.folder, metadata, run.restart)
+    claim_run(run.folder, metadata, is_thrown_away(run))
     if path.exists() and (is_finished(run.folder) or has_checkpoints(run.checkpoints)):
         before = _with_precision(reread(path), precision_begun_with(run))
         check_continuation(run, before, _with_precision(config, precision), metadata)
@@ -49,7 +50,7 @@ def open_run(
     run_log.open(run.folder)
     run_file = RunFile(run.folder)
     if run_file.read().run_id is None:
-        run_file.update(RunMetadata(run_id=new_run_id(metadata, text)))
+        run_file.update(RunMetadata(run_id=new_run_id(metadata, text), begun_in=sitting_of_job()))
 
 
 def _with_precision(config: Config, precision: TrainingPrecision | None) -> Config:

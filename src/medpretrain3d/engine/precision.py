@@ -16,6 +16,7 @@ from medpretrain3d.documents import read_yaml
 from medpretrain3d.engine.bf16_weights import BF16Weights
 from medpretrain3d.engine.checkpoint_files import has_checkpoints
 from medpretrain3d.engine.continuation import accelerator_of
+from medpretrain3d.engine.restart import is_thrown_away
 from medpretrain3d.engine.run import RunConfig, RunFile
 from medpretrain3d.errors import UserError
 from medpretrain3d.precision.choice import PrecisionChoice, choose_precision, note_on
@@ -60,7 +61,7 @@ def precision_begun_with(run: RunConfig) -> TrainingPrecision | None:
 
     Runs of earlier versions took bf16 where there was a GPU, and fp32 where there was none.
     """
-    if run.restart:
+    if is_thrown_away(run):
         return None
     known = RunFile(run.folder).read()
     if not (known.finished or has_checkpoints(run.checkpoints)):

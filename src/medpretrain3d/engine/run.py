@@ -49,7 +49,7 @@ class RunConfig:
     share_machine: bool = False
     """Whether host name, paths, case ids and command line may go to wandb, TensorBoard and MLflow."""
     restart: bool = False
-    """Throw away an earlier run in this folder instead of continuing it."""
+    """Throw away an earlier run in this folder instead of continuing it; once, where SLURM queues the job again."""
     checkpoint_every_minutes: Positive = 15.0
     """Of training at most between two states to continue from, however many steps that are."""
     snapshot_every_steps: Count | None = None

@@ -63,4 +63,5 @@ def farewell(run: RunConfig, signum: int) -> str:
         return f"{message} at step {step}; {requeue()}"
     if not step:
         return f"{message} before its first checkpoint; the same command begins anew"
-    return f"{message}; the same command continues from the checkpoint of step {step}"
+    same = "the same command without run.restart" if run.restart else "the same command"
+    return f"{message}; {same} continues from the checkpoint of step {step}"

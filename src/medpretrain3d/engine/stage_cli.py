@@ -50,6 +50,7 @@ from medpretrain3d.engine.precision import (
 from medpretrain3d.engine.progress_lines import ProgressLines, duration, start_line
 from medpretrain3d.engine.rendezvous import meet_first, rendezvous_of_launched
 from medpretrain3d.engine.requeue import leave_requeue_alone
+from medpretrain3d.engine.restart import is_thrown_away
 from medpretrain3d.engine.run import RunConfig, RunFile, git_sha, machine
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.engine.snapshots import Snapshots
@@ -287,7 +288,7 @@ class StageCLI(LightningCLI):
         """Train, continuing an interrupted run of the same name and configuration."""
         run = self.run
         # Another process may look before the first one has thrown the earlier run away.
-        resume = None if run.restart else newest_whole_checkpoint(run.checkpoints)
+        resume = None if is_thrown_away(run) else newest_whole_checkpoint(run.checkpoints)
         self.checkpoints.resumed_from = resume
         if self.trainer.is_global_zero:
             batch_size = self.datamodule.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches

@@ -131,22 +131,23 @@ def match_objects(
     classes: Sequence[str],
     iou: float,
     max_detections: int = MAX_DETECTIONS,
+    is_by_distance: bool = False,
 ) -> MatchedScans:
     """Match every scan at one overlap, or where any object is a point by the distance of centers in mm.
 
-    Of each class the best `max_detections` of a scan count.
+    Of each class the best `max_detections` of a scan count. With `is_by_distance` boxes are matched by it too.
 
     Raises:
         UserError: as `match_data_set`.
     """
-    if count_target_points(targets)[0]:
+    if is_by_distance or count_target_points(targets)[0]:
         return match_centers(predictions, targets, classes, max_detections=max_detections)
     return match_data_set(predictions, targets, classes, (iou,), max_detections=max_detections)
 
 
-def hit_rule(targets: Sequence[TargetCase | Targets], iou: float) -> dict[str, Any]:
-    """Return what decides a hit in `match_objects`, as results state it: `iou`, or of points `criterion`."""
-    return {"criterion": "radius"} if count_target_points(targets)[0] else {"iou": iou}
+def hit_rule(targets: Sequence[TargetCase | Targets], iou: float, is_by_distance: bool = False) -> dict[str, Any]:
+    """Return what decides a hit in `match_objects`, as results state it: `iou`, or of distances `criterion`."""
+    return {"criterion": "radius"} if is_by_distance or count_target_points(targets)[0] else {"iou": iou}
 
 
 def mean_center_precision(

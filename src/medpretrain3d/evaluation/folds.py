@@ -18,7 +18,7 @@ from medpretrain3d.evaluation.protocols import protocol_of
 
 COLUMNS = {"mAP .1:.5": MAP_KEY, "AP 0.1": ap_key(0.1), "AP 0.5": ap_key(0.5), "FROC .1": froc_score_key(0.1)}
 CENTER_COLUMNS = {"AP center": "AP", "CPM": "FROC_score"}
-"""Where any object is a point."""
+"""Where hits are matters of distance."""
 
 
 def fold_metrics(
@@ -27,6 +27,7 @@ def fold_metrics(
     classes: Sequence[str],
     fold_of: Mapping[str, int],
     compat: Compat = "none",
+    is_by_distance: bool = False,
 ) -> dict[str, Any]:
     """Return the metrics of each fold alone and their mean and standard deviation over folds.
 
@@ -36,6 +37,7 @@ def fold_metrics(
         classes: name of each label.
         fold_of: the fold that held each case out.
         compat: of boxes, the program whose rules are followed, see `evaluate`.
+        is_by_distance: whether boxes are scored by the distance of centers, as points are.
 
     Returns:
         `folds`, a row each (`fold`, `num_cases`, `num_targets` and the metrics by the keys of `evaluate`), `mean` and
@@ -50,7 +52,7 @@ def fold_metrics(
     if strangers:
         raise UserError(f"{len(strangers)} cases are held out by no fold, first '{strangers[0]}'; name their store")
     rows: list[dict[str, Any]] = []
-    protocol = protocol_of(targets)
+    protocol = protocol_of(targets, is_by_distance)
     columns = COLUMNS if protocol.name == "detection" else CENTER_COLUMNS
     for fold in sorted({fold_of[one.case] for one in targets}):
         chosen = [number for number, one in enumerate(targets) if fold_of[one.case] == fold]

@@ -60,6 +60,6 @@ CENTER = ObjectProtocol("centre", {"AP_center": "AP", "CPM": "FROC_score"}, cent
 PROTOCOLS: Mapping[ProtocolName, ObjectProtocol] = {one.name: one for one in (DETECTION, CENTER)}
 
 
-def protocol_of(targets: Sequence[TargetCase | Targets]) -> ObjectProtocol:
-    """Return `CENTER` where any object is a point, else `DETECTION`."""
-    return CENTER if count_target_points(targets)[0] else DETECTION
+def protocol_of(targets: Sequence[TargetCase | Targets], is_by_distance: bool = False) -> ObjectProtocol:
+    """Return `CENTER` where any object is a point, or where boxes shall be scored by distance too, else `DETECTION`."""
+    return CENTER if is_by_distance or count_target_points(targets)[0] else DETECTION

@@ -71,6 +71,12 @@ class Bundle:
     """Where the second stage came from: its encoder, how it was trained, scans seen."""
 
     @property
+    def is_scored_by_distance(self) -> bool:
+        """Whether its run was scored by the distance of centers (`model.protocol: centre`); False where unknown."""
+        training = self.provenance.get("training")
+        return isinstance(training, Mapping) and training.get("protocol") == "centre"
+
+    @property
     def volumes_seen(self) -> VolumesSeen:
         """Scans that the weights of its stages were trained on; empty where it does not list them.
 

@@ -12,6 +12,7 @@ from medpretrain3d.boxes import Detections
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.case import Case
 from medpretrain3d.store.corpus import CaseRef
+from medpretrain3d.store.points import near_points
 
 MIN_WEIGHT = 1e-6
 """Of a false positive with a score of 0, which has a chance all the same where there is no other."""
@@ -31,7 +32,8 @@ class HardNegatives:
     """Of the crops that would be placed anywhere, how many are placed on one."""
     num_train_cases: int
     num_touching: int
-    """Candidates of training cases left out because they touch an annotated object or an ignore region."""
+    """Candidates of training cases left out because they touch an annotated object or an ignore region, or hit a
+    point."""
     num_elsewhere: int
     """Candidates left out because they are in no training case."""
 
@@ -100,8 +102,12 @@ class HardNegatives:
 
 
 def touches_annotation(boxes: np.ndarray, case: Case) -> np.ndarray:
-    """Return which boxes (N, 6) have a point in common with an object or ignore region of a case, faces included."""
+    """Return which boxes (N, 6) have a point in common with an object or ignore region of a case, faces included.
+
+    A point has no face that a small box would meet: it is touched by all that hit it, from as far as a hit may be.
+    """
     annotated = np.concatenate([case.boxes, case.ignore_boxes]).astype(np.float64)
     low = np.maximum(boxes[:, None, :3], annotated[None, :, :3])
     high = np.minimum(boxes[:, None, 3:], annotated[None, :, 3:])
-    return np.asarray((low <= high).all(axis=2).any(axis=1))
+    is_near = near_points(boxes, case.boxes.astype(np.float64), case.grid.spacing_mm).any(axis=1)
+    return np.asarray((low <= high).all(axis=2).any(axis=1) | is_near)

@@ -142,7 +142,9 @@ class FocalMix(SemiSupervised):
         hard = (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
         soft = mixed(guesses, hard.view_as(guesses), shares).flatten(0, 1)
         finite = student.finite_predictions(logits)
-        counted = (finite & is_known.flatten() & (labels != IGNORED))[:, None]
+        # What the partner does not know is unknown where some of it is to be seen.
+        is_mixed = (torch.tensor(shares) < 1).to(labels.device, non_blocking=True).repeat_interleave(guesses.shape[1])
+        counted = (finite & is_known.flatten() & ~(is_mixed & (labels == IGNORED)))[:, None]
         soft = torch.where(counted, soft, 0)
         loss = soft_focal_loss(torch.where(counted, logits, 0), soft, self.alpha, self.gamma)
         loss = mean_over_samples(torch.where(counted, loss, 0).sum(), soft.sum())

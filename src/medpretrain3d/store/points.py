@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from medpretrain3d.errors import UserError
+from medpretrain3d.store.grid import Spacing
 
 POINT_RADIUS_MM = 5.0
 """Distance within which a point counts as found: that of a nodule of unknown diameter in LUNA16."""
@@ -22,6 +23,20 @@ def count_points(boxes_of_cases: Iterable[np.ndarray]) -> tuple[int, int]:
     """Return how many objects are points, and how many objects there are, of the boxes (N, 6) of each case."""
     marks = [are_points(boxes) for boxes in boxes_of_cases]
     return sum(int(one.sum()) for one in marks), sum(len(one) for one in marks)
+
+
+def near_points(boxes: np.ndarray, objects: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Return which boxes have their center within `POINT_RADIUS_MM` of which objects that are points: (N, G) bool.
+
+    Args:
+        boxes: (N, 6) in voxels.
+        objects: (G, 6) in the same voxels; those with a size are near nothing.
+        spacing_mm: of the voxels.
+    """
+    middles, points = ((one[:, :3] + one[:, 3:]) / 2 * spacing_mm for one in (boxes, objects))
+    distance_mm = np.linalg.norm(middles[:, None] - points[None], axis=2)  # (N, G)
+    result: np.ndarray = (distance_mm < POINT_RADIUS_MM) & are_points(objects)
+    return result
 
 
 def refuse_points(num_points: int, num_objects: int, what: str, advice: str) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 JOURNAL = "optuna.log"
+BAD_INPUT = "bad_input"
+"""Attribute of the search: numbers of the trials that have ended by it."""
 
 
 class Sweep:
@@ -75,7 +77,7 @@ class Sweep:
         """Run trials until so many have ended; one that was interrupted goes on with the options that it had.
 
         Returns:
-            The exit code: 0; 1 when a trial failed; that of an interrupted one.
+            The exit code: 0; 1 when a trial failed or has bad input still; that of an interrupted one.
 
         Raises:
             UserError: what the sweep asks for is no configuration of the stage.
@@ -93,7 +95,7 @@ class Sweep:
             if code := self._try(asked.number, self._known(asked.params)):
                 return code
         self._say_best()
-        return 1 if self._search.get_trials(states=(TrialState.FAIL,)) else 0
+        return 1 if self._search.get_trials(states=(TrialState.FAIL, TrialState.RUNNING)) else 0
 
     def _try(self, number: int, values: Mapping[str, Plain]) -> int:
         """Run a trial; returns the exit code that ends the sweep, 0 where it goes on."""
@@ -114,10 +116,11 @@ class Sweep:
                 print_line(f"{name}: interrupted; the same command continues it")
                 return code
             if code:
-                self._search.tell(number, state=TrialState.FAIL)
                 last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
-                if code == 2:  # bad input, which all other trials would have as well
-                    raise UserError(f"{name}: {last.removeprefix('error: ')} ({log})")
+                if code == 2:
+                    self._leave_to_be_mended(number, f"{name}: {last.removeprefix('error: ')} ({log})")
+                    return 0
+                self._search.tell(number, state=TrialState.FAIL)
                 print_line(f"{name}: failed with exit code {code}: {last} ({log})")
                 return 0
         value = self._measured(folder)
@@ -128,6 +131,18 @@ class Sweep:
         self._search.tell(number, value)
         print_line(f"{name}: {self._file.metric} {value:.4g}")
         return 0
+
+    def _leave_to_be_mended(self, number: int, said: str) -> None:
+        """Note that a trial ended by bad input, and keep it as one to go on with: mended, it is tried again.
+
+        Raises:
+            UserError: it did so for the first time, and all other trials may have the same bad input.
+        """
+        known = self._search.user_attrs.get(BAD_INPUT, [])
+        if number not in known:
+            self._search.set_user_attr(BAD_INPUT, [*known, number])
+            raise UserError(f"{said}; mended, the same command tries it again")
+        print_line(f"{said}, as before; other trials go on")
 
     def _measured(self, folder: Path) -> float:
         value = last_value(folder / "metrics.csv", self._file.metric)
