@@ -23,6 +23,8 @@ from medpretrain3d.study.inputs import (
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 from medpretrain3d.study.preparation import Preparation, option_of
+from medpretrain3d.study.record import Record
+from medpretrain3d.study.unseen_data import from_record
 
 HARMLESS = (
     "data.num_workers",
@@ -55,11 +57,15 @@ class Expansion:
         study: the study.
         found: earlier results by the hash of their facts, the oldest first: that of the code as it is is taken where it
             is among them, otherwise the newest.
+        unseen: records of results, the oldest first, that jobs may be on data which are not there, see `from_record`.
     """
 
-    def __init__(self, study: Study, found: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(
+        self, study: Study, found: Mapping[str, Sequence[str]] | None = None, unseen: Sequence[Record] = ()
+    ) -> None:
         self.study = study
         self._found = found or {}
+        self._unseen = unseen
         self._preparation = Preparation(study, self._adopted)
         self._encoders: dict[str, Job] = {}
         self._recipes: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -225,6 +231,7 @@ class Expansion:
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:
+        job = from_record(job, self._unseen)
         earlier = self._found.get(job.recipe, ())
         if not earlier or job.identity in earlier:
             return job
@@ -256,13 +263,13 @@ def _whole(job: Job) -> str:
     return json_text([job.recipe, sorted(options.items()), [_whole(one) for one in job.needs]])
 
 
-def expand(study: Study, found: Mapping[str, Sequence[str]] | None = None) -> Jobs:
+def expand(study: Study, found: Mapping[str, Sequence[str]] | None = None, unseen: Sequence[Record] = ()) -> Jobs:
     """Return the jobs of a study, see `Expansion`.
 
     Raises:
         UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
     """
-    return Expansion(study, found).jobs()
+    return Expansion(study, found, unseen).jobs()
 
 
 def _listed(value: Any) -> list[str]:

@@ -196,6 +196,18 @@ class Progress:
             f"{', '.join(parts)}; what it says is of the others"
         ]
 
+    def unseen_lines(self) -> list[str]:
+        """Return how many results are taken although their data are not prepared here; nothing where none are."""
+        stores = {job.store for job in self.of_state("done") if job.store in self.jobs.unknown}
+        if not stores:
+            return []
+        number = sum(job.store in stores for job in self.of_state("done"))
+        names = some_names(sorted(stores), MAX_CHANGES)
+        return [
+            f"data of {counted(number, 'result')} are not prepared here ({names}); that they are those of the study is "
+            "taken from their records"
+        ]
+
     def blocked(self) -> list[Job]:
         """Return jobs that cannot run because one that they need failed, or their data were not prepared."""
         failed = set(self.of_state("failed"))

@@ -155,10 +155,13 @@ class Records:
     def kept(self) -> dict[str, list[str]]:
         """Return results that are there by the hash of their facts, whatever code made them: the oldest first."""
         found: dict[str, list[str]] = {}
-        for record in self.all():
-            if self.is_whole(f"{record['kind']}-{record['identity']}"):
-                found.setdefault(record["recipe"], []).append(record["identity"])
+        for record in self.of_results():
+            found.setdefault(record["recipe"], []).append(record["identity"])
         return found
+
+    def of_results(self) -> list[Record]:
+        """Return the records of jobs whose results are there, the oldest first."""
+        return [record for record in self.all() if self.is_whole(f"{record['kind']}-{record['identity']}")]
 
     def write(self, job: Job) -> None:
         """Write the record of a job that is to run, and its recipes."""

@@ -30,19 +30,23 @@ from medpretrain3d.study.workflow import Machine, check_engine, run_jobs
 REPORT = "report.html"
 
 
-def progress_of(study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = ()) -> Progress:
+def progress_of(
+    study: Study, keeps_other_code: bool = False, pilots: Sequence[Path] = (), is_read_only: bool = False
+) -> Progress:
     """Return the jobs of a study and what is on the disk of them.
 
     Args:
         study: the study.
         keeps_other_code: whether a result counts as one of a job that other code made.
         pilots: folders of other runs, whose speeds count where the study has none.
+        is_read_only: whether nothing will be run: results on data that are not prepared here count by their records.
 
     Raises:
         UserError: a recipe is wrong, or data are missing that no job makes.
     """
     records = Records(study)
-    jobs = expand(study, records.kept() if keeps_other_code else None)
+    unseen = records.of_results() if is_read_only else []
+    jobs = expand(study, records.kept() if keeps_other_code else None, unseen)
     return Progress(study, records, jobs, (*pilots, trials_folder(study)))
 
 
@@ -60,10 +64,10 @@ def plan_study(
     Raises:
         UserError: as `progress_of`, too few steps, or there is no run below a folder of pilots.
     """
-    progress = progress_of(study, keeps_other_code, pilots)
+    progress = progress_of(study, keeps_other_code, pilots, is_read_only=True)
     if num_tried_steps is not None:
         print("\n".join(try_steps(progress, num_tried_steps)), flush=True)
-        progress = progress_of(study, keeps_other_code, pilots)
+        progress = progress_of(study, keeps_other_code, pilots, is_read_only=True)
     earlier = [*pilots, *([study.folder] if list(study.folder.glob("*/run.json")) else [])]
     own = study_runs(progress)
     runs = [*own, *(run for run in (find_runs(earlier) if earlier else ()) if run.folder not in _folders(own))]
@@ -75,9 +79,10 @@ def plan_study(
 
 def study_status(study: Study, keeps_other_code: bool = False) -> int:
     """Print the state of each job, and how the failed ones ended."""
-    progress = progress_of(study, keeps_other_code)
+    progress = progress_of(study, keeps_other_code, is_read_only=True)
     failures = progress.failure_lines()
-    print("\n\n".join([str(progress.table()), str(progress.summary()), *(["\n".join(failures)] if failures else [])]))
+    lines = [*failures, *progress.unseen_lines()]
+    print("\n\n".join([str(progress.table()), str(progress.summary()), *(["\n".join(lines)] if lines else [])]))
     return 0
 
 
@@ -143,7 +148,7 @@ def report_study(study: Study, keeps_other_code: bool = False, figures: Path | N
     Raises:
         UserError: nothing is.
     """
-    progress = progress_of(study, keeps_other_code)
+    progress = progress_of(study, keeps_other_code, is_read_only=True)
     if not _write_report(study, progress, figures):
         raise UserError(f"{study.folder}: no run of this study is done; medpretrain3d study run first")
     return 0
@@ -163,7 +168,10 @@ def _write_report(study: Study, progress: Progress, figures: Path | None = None)
     runs += other_program_runs(study, runs)  # scored just now, whenever they were made
     arm_options = {key for arm in study.arms for key in arm.finetune}
     report = make_report(runs, f"Study {study.name}", study.declaration, arm_options)
-    report = replace(report, notes=[declared, *progress.missing_lines(), *progress.kept_lines(), *report.notes])
+    report = replace(
+        report,
+        notes=[declared, *progress.missing_lines(), *progress.kept_lines(), *progress.unseen_lines(), *report.notes],
+    )
     write_report(report, study.folder / REPORT)
     write_tables(report, tables_folder(study.folder / REPORT))
     drawn = write_figures(report, figures, study.name) if figures else []
@@ -243,7 +251,7 @@ def _head(study: Study) -> str:
 
 
 def _lines(progress: Progress) -> list[str]:
-    lines = [*progress.change_lines(KINDS), *progress.kept_lines(), *progress.speed_lines()]
+    lines = [*progress.change_lines(KINDS), *progress.kept_lines(), *progress.speed_lines(), *progress.unseen_lines()]
     if progress.jobs.unknown:
         lines.append(f"not prepared yet, so jobs on them are not final: {', '.join(progress.jobs.unknown)}")
     return ["\n".join(lines)] if lines else []

@@ -1,0 +1,38 @@
+"""Jobs on data that are not there, known by the records of their results: a report needs no data and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from medpretrain3d.documents import json_text
+from medpretrain3d.study.jobs import UNKNOWN, Job
+from medpretrain3d.study.record import Record
+
+OF_DATA = ("data", "split", "excluded", "unlabeled")
+"""Facts that are hashes of data, or are there only where these are."""
+
+
+def from_record(job: Job, records: Sequence[Record]) -> Job:
+    """Return a job with the hashes of data that the newest record like it has; as it is where none is, or it has all.
+
+    A record is like it that has the same options and begins from the same encoder. That its data were those of the
+    study is taken at its word.
+
+    Args:
+        job: which may be on data that are not there.
+        records: of results, the oldest first.
+    """
+    if UNKNOWN not in job.facts.values():
+        return job
+    needs, options = [one.identity for one in job.needs], _options(job.facts)
+    for record in reversed(records):
+        if (record["kind"], record["needs"]) == (job.kind, needs) and _options(record["facts"]) == options:
+            return replace(job, facts=record["facts"])
+    return job
+
+
+def _options(facts: Any) -> dict[str, str]:
+    # As JSON has them: a record knows lists where a recipe has tuples.
+    return {key: json_text(value) for key, value in facts.items() if key not in OF_DATA and value != UNKNOWN}
