@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.kept_results import keep_results, restore_results
@@ -43,6 +44,18 @@ def test_results_are_known_by_their_records_where_nothing_is_run(write_study):
     }
     (said,) = found.unseen_lines()
     assert said.startswith("data of 5 results are not prepared here (cubes); ")
+
+
+def test_runs_on_two_stores_are_told_apart_by_the_names_of_the_data(write_study):
+    without_data(write_study)
+    recipe = Path("finetune.yaml").read_text()
+    Path("others.yaml").write_text(recipe.replace("store: cubes", "store: others"))
+    prepare = {**PREPARED["prepare"], "others": ["prepare more {store}", "split {store} --folds 2"]}
+    data = {"cubes": "finetune.yaml", "others": "others.yaml"}
+    both = read_study(write_study(**{**PREPARED, "prepare": prepare, "data": data}))
+    found = progress_of(both, is_read_only=True)
+    assert {job.setting.get("data", "cubes") for job in found.of_state("done")} == {"cubes"}
+    assert len(found.of_state("done")) == 5
 
 
 def test_results_of_other_options_seeds_and_encoders_stay_unknown(write_study):

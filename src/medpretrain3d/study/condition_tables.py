@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from medpretrain3d.evaluation.error_analysis import ERRORS
 from medpretrain3d.evaluation.named_metrics import NamedMetric
@@ -175,3 +175,14 @@ def _place_of(one: Condition, conditions: Sequence[Condition]) -> list[str]:
     detector = [one.place.detector] if any(other.place.detector for other in conditions) else []
     steps = [one.place.steps] if _has_steps(conditions) else []
     return [one.place.data, *detector, one.place.labels, *steps, one.arm]
+
+
+def tables_by_data(
+    conditions: Sequence[Condition], make: Callable[[Sequence[Condition]], Table]
+) -> list[tuple[str, Table]]:
+    """Return a table per data set, those that have columns of their own."""
+    groups: dict[str, list[Condition]] = {}
+    for one in conditions:
+        groups.setdefault(one.place.data, []).append(one)
+    tables = [(name, make(members)) for name, members in groups.items()]
+    return [(name, table) for name, table in tables if table.rows and len(table.header) > table.num_text_columns]

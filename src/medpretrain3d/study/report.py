@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.errors import UserError
@@ -16,6 +16,7 @@ from medpretrain3d.study.condition_tables import (
     error_table,
     matrix_table,
     size_table,
+    tables_by_data,
 )
 from medpretrain3d.study.conditions import WHOLE, Condition, Place, base_arm, detector_of, find_conditions
 from medpretrain3d.study.design import NOTHING_DECLARED, Declaration
@@ -52,6 +53,7 @@ from medpretrain3d.study.slice_viewer import viewed_cases
 from medpretrain3d.study.summary import Finding, answer_findings, findings, in_short, question
 from medpretrain3d.study.table import Estimate, Table
 from medpretrain3d.study.tables import difference_table, metadata_table, provenance_table, result_table
+from medpretrain3d.study.training_losses import training_loss_table
 from medpretrain3d.visualization.viewed_case import ViewedCase
 
 FINETUNE_CURVES = (
@@ -111,6 +113,8 @@ class Report:
     errors: list[tuple[str, Table]]
     pretrain_figures: list[Figure]
     finetune_figures: list[Figure]
+    training_losses: Table
+    """Of arms minus baselines, in each quarter of the run."""
     reconstruction_previews: list[Comparison]
     costs: Table
     results: Table
@@ -125,6 +129,10 @@ class Report:
         if self.efficiency.rows:
             parts.append(
                 "Budgets (the share with which an arm reaches the baseline's final result):\n" + str(self.efficiency)
+            )
+        if self.training_losses.rows:
+            parts.append(
+                "Training loss, arm minus baseline, over seeds (corrected for nothing):\n" + str(self.training_losses)
             )
         if self.answers:
             parts.append("Hypotheses:\n" + "\n".join(map(str, self.answers)))
@@ -146,6 +154,7 @@ class Report:
     def tables(self) -> dict[str, Table]:
         """Every table of numbers by its name, those of one kind on several data sets by theirs."""
         named = {"matrix": self.matrix, "efficiency": self.efficiency, "differences": self.differences}
+        named |= {"training losses": self.training_losses}
         named |= {"results": self.results, "cost": self.costs}
         for kind, tables in (("classes", self.classes), ("sizes", self.sizes), ("errors", self.errors)):
             named |= {f"{kind} {name}": table for name, table in tables}
@@ -226,14 +235,14 @@ def make_report(
         differences=difference_table(differences, metric),
         froc_figures=_drawn(map(froc_figure, chosen.values())),
         precision_figures=_drawn(precision_figure(members, iou) for members in chosen.values() for iou in IOUS),
-        classes=_by_data(conditions, class_table),
+        classes=tables_by_data(conditions, class_table),
         size_figures=_drawn(map(size_figure, chosen.values())),
-        sizes=_by_data(conditions, size_table),
+        sizes=tables_by_data(conditions, size_table),
         viewed_cases=viewed,
         cases=[one for members in _ends(chosen) for one in case_pictures(members)] if not viewed else [],
         case_tables=[CaseTable(str(place), case_table(members), place.facts) for place, members in chosen.items()],
         error_figures=_drawn(map(error_figure, chosen.values())),
-        errors=_by_data(conditions, error_table),
+        errors=tables_by_data(conditions, error_table),
         pretrain_figures=_drawn(
             curve_figure(f"Pretraining by {method}: {label}", members, {}, colors, column, label)
             for method, members in runs_by_method(pretraining).items()
@@ -244,21 +253,13 @@ def make_report(
             for place, members in runs_by_place(finetuning).items()
             for column, label in FINETUNE_CURVES
         ),
+        training_losses=training_loss_table(differences),
         reconstruction_previews=reconstruction_previews(pretraining),
         costs=cost_table(runs, labels),
         results=result_table(finetuning, labels, metric, primary),
         provenance=provenance_table(runs),
         metadata=metadata_table(runs),
     )
-
-
-def _by_data(conditions: Sequence[Condition], make: Callable[[Sequence[Condition]], Table]) -> list[tuple[str, Table]]:
-    """Return a table per data set, those that have columns of their own."""
-    groups: dict[str, list[Condition]] = {}
-    for one in conditions:
-        groups.setdefault(one.place.data, []).append(one)
-    tables = [(name, make(members)) for name, members in groups.items()]
-    return [(name, table) for name, table in tables if table.rows and len(table.header) > table.num_text_columns]
 
 
 def _ends(places: Mapping[Place, list[Condition]]) -> list[list[Condition]]:

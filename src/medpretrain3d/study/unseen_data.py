@@ -17,8 +17,9 @@ OF_DATA = ("data", "split", "excluded", "unlabeled")
 def from_record(job: Job, records: Sequence[Record]) -> Job:
     """Return a job with the hashes of data that the newest record like it has; as it is where none is, or it has all.
 
-    A record is like it that has the same options and begins from the same encoder. That its data were those of the
-    study is taken at its word.
+    A record is like it that has the same place in the design, the same options, and begins from the same encoder. That
+    its data were those of the study is taken at its word, so that names of data sets and arms count here: nothing else
+    tells runs on two stores apart.
 
     Args:
         job: which may be on data that are not there.
@@ -26,9 +27,9 @@ def from_record(job: Job, records: Sequence[Record]) -> Job:
     """
     if UNKNOWN not in job.facts.values():
         return job
-    needs, options = [one.identity for one in job.needs], _options(job.facts)
+    own = (job.name, [one.identity for one in job.needs], _options(job.facts))
     for record in reversed(records):
-        if (record["kind"], record["needs"]) == (job.kind, needs) and _options(record["facts"]) == options:
+        if (record["name"], record["needs"], _options(record["facts"])) == own:
             return replace(job, facts=record["facts"])
     return job
 

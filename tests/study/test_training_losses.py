@@ -1,0 +1,58 @@
+"""Training losses of arms beside their baseline's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from medpretrain3d.study.report import make_report
+from medpretrain3d.study.run import find_runs
+
+from .test_report import write_run, write_test
+
+NUM_STEPS = 8
+HEAD_START = (-0.4, -0.2, 0.0, 0.1)
+NOISE = (-0.03, 0.0, 0.06)  # of seeds
+
+
+def write_losses(root: Path, arm: str, seed: int, losses: list[float], num_steps: int = NUM_STEPS, **columns: float):
+    rows = [{"step": step, "train/loss": loss, **columns} for step, loss in enumerate(losses)]
+    facts = {"stage": "finetune", "paradigm": arm, "dataset": "d", "seed": seed, "steps": num_steps}
+    folder = write_run(root, f"{arm}_{seed}", rows, num_train_cases=8, budget_steps=num_steps, **facts)
+    write_test(folder, 5.0)
+
+
+def rows_of(root: Path) -> list[list[object]]:
+    return [list(row) for row in make_report(find_runs([root]), "Title").training_losses.rows]
+
+
+def test_differences_of_quarters_are_paired_by_seed(tmp_path: Path):
+    for seed, noise in enumerate(NOISE):
+        whole = [1.0 + seed] * NUM_STEPS  # what seeds share tells arms apart by nothing
+        write_losses(tmp_path, "scratch", seed, whole)
+        write_losses(tmp_path, "mae", seed, [1.0 + seed + noise + HEAD_START[step // 2] for step in range(NUM_STEPS)])
+    ((arm, data, labels, seeds, *quarters),) = rows_of(tmp_path)
+    assert (arm, data, labels, seeds) == ("mae", "d", "8", "3")
+    half = stats.t.ppf(0.975, 2) * stats.sem(NOISE)
+    for found, expected in zip(quarters, HEAD_START, strict=True):
+        assert found.value == pytest.approx(expected + 0.01)
+        assert (found.low, found.high) == pytest.approx((expected + 0.01 - half, expected + 0.01 + half))
+
+
+def test_of_one_seed_there_is_no_interval(tmp_path: Path):
+    write_losses(tmp_path, "scratch", 0, [1.0] * NUM_STEPS)
+    write_losses(tmp_path, "mae", 0, [0.5] * NUM_STEPS)
+    ((*_, last),) = rows_of(tmp_path)
+    assert str(last) == "-0.500"
+
+
+@pytest.mark.parametrize("how", ["other losses", "steps without a loss"])
+def test_losses_that_are_no_numbers_of_one_kind_are_not_compared(tmp_path: Path, how: str):
+    write_losses(tmp_path, "scratch", 0, [1.0] * NUM_STEPS)
+    if how == "other losses":
+        write_losses(tmp_path, "mae", 0, [0.5] * NUM_STEPS, **{"train/consistency": 0.1})
+    else:
+        write_losses(tmp_path, "mae", 0, [0.5] * (NUM_STEPS // 2))
+    assert rows_of(tmp_path) == []
