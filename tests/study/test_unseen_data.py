@@ -56,6 +56,12 @@ def test_runs_on_two_stores_are_told_apart_by_the_names_of_the_data(write_study)
     found = progress_of(both, is_read_only=True)
     assert {job.setting.get("data", "cubes") for job in found.of_state("done")} == {"cubes"}
     assert len(found.of_state("done")) == 5
+    arms = {"scratch": {}, "mae": {"pretrain": {"cubes": "pretrain.yaml", "others": "more.yaml"}}}
+    Path("more.yaml").write_text(Path("pretrain.yaml").read_text().replace("[16, 16, 16]", "[16, 16, 8]"))
+    named = read_study(write_study(**{**PREPARED, "prepare": prepare, "data": data, "arms": arms}))
+    names = {job.name for job in progress_of(named, is_read_only=True).of_state("done")}
+    assert "pretrain mae, cubes, seed 0" in names  # which was `pretrain mae, seed 0` where it was the only one
+    assert len(names) == 5
 
 
 def test_results_of_other_options_seeds_and_encoders_stay_unknown(write_study):

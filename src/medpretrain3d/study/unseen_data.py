@@ -27,11 +27,17 @@ def from_record(job: Job, records: Sequence[Record]) -> Job:
     """
     if UNKNOWN not in job.facts.values():
         return job
-    own = (job.name, [one.identity for one in job.needs], _options(job.facts))
+    own = (job.kind, [one.identity for one in job.needs], _options(job.facts))
     for record in reversed(records):
-        if (record["name"], record["needs"], _options(record["facts"])) == own:
+        if (record["kind"], record["needs"], _options(record["facts"])) == own and _is_place(job, record):
             return replace(job, facts=record["facts"])
     return job
+
+
+def _is_place(job: Job, record: Record) -> bool:
+    """Return whether a record is of a job's place in the design; encoders name data only where an arm has several."""
+    differing = {key for key, _ in {*job.setting.items()} ^ {*record["setting"].items()}}
+    return not differing or (differing == {"data"} and ("data" in job.setting) != ("data" in record["setting"]))
 
 
 def _options(facts: Any) -> dict[str, str]:
