@@ -41,9 +41,11 @@ def test_differences_of_quarters_are_paired_by_seed(tmp_path: Path):
         assert (found.low, found.high) == pytest.approx((expected + 0.01 - half, expected + 0.01 + half))
 
 
-def test_of_one_seed_there_is_no_interval(tmp_path: Path):
-    write_losses(tmp_path, "scratch", 0, [1.0] * NUM_STEPS)
-    write_losses(tmp_path, "mae", 0, [0.5] * NUM_STEPS)
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_of_one_seed_or_of_seeds_without_spread_there_is_no_interval(tmp_path: Path, num_seeds: int):
+    for seed in range(num_seeds):
+        write_losses(tmp_path, "scratch", seed, [1.0] * NUM_STEPS)
+        write_losses(tmp_path, "mae", seed, [0.5] * NUM_STEPS)
     ((*_, last),) = rows_of(tmp_path)
     assert str(last) == "-0.500"
 

@@ -65,7 +65,7 @@ def _are_alike(run: Run, other: Run) -> bool:
 
 def _mean(values: np.ndarray, confidence: float) -> Estimate:
     mean, count = float(values.mean()), len(values)
-    if count < 2:
+    if count < 2 or np.ptp(values) == 0:  # seeds without any spread say nothing of how sure their mean is
         return Estimate(mean, is_signed=True)
     half = critical_value(1 - confidence, count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
     return Estimate(mean, mean - half, mean + half, is_signed=True)
