@@ -24,7 +24,7 @@ from medpretrain3d.study.inputs import (
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 from medpretrain3d.study.preparation import Preparation, option_of
 from medpretrain3d.study.record import Record
-from medpretrain3d.study.unseen_data import from_record
+from medpretrain3d.study.unseen_data import UnseenData
 
 HARMLESS = (
     "data.num_workers",
@@ -57,7 +57,7 @@ class Expansion:
         study: the study.
         found: earlier results by the hash of their facts, the oldest first: that of the code as it is is taken where it
             is among them, otherwise the newest.
-        unseen: records of results, the oldest first, that jobs may be on data which are not there, see `from_record`.
+        unseen: records of results, the oldest first, by which jobs on data that are not there are known.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Expansion:
     ) -> None:
         self.study = study
         self._found = found or {}
-        self._unseen = unseen
+        self._unseen = UnseenData(unseen)
         self._preparation = Preparation(study, self._adopted)
         self._encoders: dict[str, Job] = {}
         self._recipes: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -231,7 +231,7 @@ class Expansion:
         return self._adopted(job)
 
     def _adopted(self, job: Job) -> Job:
-        job = from_record(job, self._unseen)
+        job = self._unseen.known(job)
         earlier = self._found.get(job.recipe, ())
         if not earlier or job.identity in earlier:
             return job

@@ -152,13 +152,6 @@ class Records:
         stem = f"{record['kind']}-{record['identity']}"
         return any((self.folder / f"{stem}.{ending}").is_file() for ending in ("log", "done", "failed"))
 
-    def kept(self) -> dict[str, list[str]]:
-        """Return results that are there by the hash of their facts, whatever code made them: the oldest first."""
-        found: dict[str, list[str]] = {}
-        for record in self.of_results():
-            found.setdefault(record["recipe"], []).append(record["identity"])
-        return found
-
     def of_results(self) -> list[Record]:
         """Return the records of jobs whose results are there, the oldest first."""
         return [record for record in self.all() if self.is_whole(f"{record['kind']}-{record['identity']}")]

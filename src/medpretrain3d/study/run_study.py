@@ -45,8 +45,11 @@ def progress_of(
         UserError: a recipe is wrong, or data are missing that no job makes.
     """
     records = Records(study)
-    unseen = records.of_results() if is_read_only else []
-    jobs = expand(study, records.kept() if keeps_other_code else None, unseen)
+    results = records.of_results() if keeps_other_code or is_read_only else []
+    found: dict[str, list[str]] = {}
+    for record in results if keeps_other_code else ():
+        found.setdefault(record["recipe"], []).append(record["identity"])
+    jobs = expand(study, found, results if is_read_only else ())
     return Progress(study, records, jobs, (*pilots, trials_folder(study)))
 
 

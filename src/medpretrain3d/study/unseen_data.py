@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,32 +14,37 @@ OF_DATA = ("data", "split", "excluded", "unlabeled")
 """Facts that are hashes of data, or are there only where these are."""
 
 
-def from_record(job: Job, records: Sequence[Record]) -> Job:
-    """Return a job with the hashes of data that the newest record like it has; as it is where none is, or it has all.
-
-    A record is like it that has the same place in the design, the same options, and begins from the same encoder. That
-    its data were those of the study is taken at its word, so that names of data sets and arms count here: nothing else
-    tells runs on two stores apart.
+class UnseenData:
+    """Data that jobs read and that are not there, as the records of results have them.
 
     Args:
-        job: which may be on data that are not there.
         records: of results, the oldest first.
     """
-    if UNKNOWN not in job.facts.values():
-        return job
-    own = (job.kind, [one.identity for one in job.needs], _options(job.facts))
-    for record in reversed(records):
-        if (record["kind"], record["needs"], _options(record["facts"])) == own and _is_place(job, record):
-            return replace(job, facts=record["facts"])
-    return job
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self._records: dict[str, list[Record]] = {}
+        for record in records:
+            self._records.setdefault(_key(record["kind"], record["needs"], record["facts"]), []).insert(0, record)
+
+    def known(self, job: Job) -> Job:
+        """Return a job with the hashes of data that the newest record like it has; as it is where it lacks none.
+
+        A record is like it that has the same place in the design, the same options, and begins from the same encoder.
+        That its data were those of the study is taken at its word, so that names of data sets and arms count here:
+        nothing else tells runs on two stores apart.
+        """
+        if UNKNOWN not in job.facts.values():
+            return job
+        alike = self._records.get(_key(job.kind, [one.identity for one in job.needs], job.facts), ())
+        return next((replace(job, facts=record["facts"]) for record in alike if _is_place(job, record)), job)
+
+
+def _key(kind: str, needs: list[str], facts: Mapping[str, Any]) -> str:
+    options = {key: value for key, value in facts.items() if key not in OF_DATA and value != UNKNOWN}
+    return json_text([kind, needs, sorted(options.items())])  # as a record has them: lists where a recipe has tuples
 
 
 def _is_place(job: Job, record: Record) -> bool:
     """Return whether a record is of a job's place in the design; encoders name data only where an arm has several."""
     differing = {key for key, _ in {*job.setting.items()} ^ {*record["setting"].items()}}
     return not differing or (differing == {"data"} and ("data" in job.setting) != ("data" in record["setting"]))
-
-
-def _options(facts: Any) -> dict[str, str]:
-    # As JSON has them: a record knows lists where a recipe has tuples.
-    return {key: json_text(value) for key, value in facts.items() if key not in OF_DATA and value != UNKNOWN}
