@@ -44,11 +44,16 @@ class Divergence(L.Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Note the norm of all gradients, averaged over processes and not yet clipped."""
-        if _scaler(trainer) is None:
-            parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            self._note(trainer.global_step + 1, 1, torch.nn.utils.get_total_norm(gradients))
+        """Note and log the norm of all gradients, averaged over processes and not yet clipped."""
+        is_scaled = _scaler(trainer) is not None
+        if is_scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            return  # it takes the scale out in its own kernel, so gradients still have it
+        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = _whole(torch.nn.utils.get_total_norm(gradients))
+        if not is_scaled:
+            self._note(trainer.global_step + 1, 1, norm)
+        module.log("train/grad_norm", norm)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -95,12 +100,16 @@ class Divergence(L.Callback):
         return f"the last good checkpoint is {last}; {cure}, in another run with model.init_from={last}"
 
     def _note(self, step: int, index: int, value: Tensor) -> None:
-        if hasattr(value, "full_tensor"):  # of weights that are dealt out (DTensor), which all processes ask
-            value = value.full_tensor()
+        value = _whole(value)
         if self._first is None:
             self._first = torch.full((len(WATCHED),), _NEVER, device=value.device)
         is_first = ~torch.isfinite(value.detach()) & (self._first[index] == _NEVER)
         self._first[index] = torch.where(is_first, -step, self._first[index])
+
+
+def _whole(value: Tensor) -> Tensor:
+    """Return a value of weights that are dealt out (DTensor), which all processes ask; any other as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _scaler(trainer: L.Trainer) -> Any:
