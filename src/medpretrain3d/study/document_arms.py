@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.command_line.composition import composed, flattened, recipe_layers
+from medpretrain3d.command_line.composition import CLASS, composed, flattened, recipe_layers
 from medpretrain3d.command_line.recipes import BASE
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
@@ -115,12 +115,21 @@ def _some(value: Any, known: Sequence[str], place: Place) -> tuple[str, ...] | N
 
 
 def _options(value: Any, place: Place) -> dict[str, Any]:
-    """Return options of a recipe; the run's place and seed are the study's affair."""
-    options = {str(key): one for key, one in a_mapping(value, place, "options of a recipe, {key: value}", 0).items()}
+    """Return options of a recipe by keys with dots; the run's place and seed are the study's affair."""
+    options = dict(_dotted(a_mapping(value, place, "options of a recipe, {key: value}", 0)))
     for key in options:
         if key.partition(".")[0] in ("run", "seed_everything") or key in ("data.seed", "data.label_seed", BASE):
             raise UserError(f"{place}: {key} is set by the study itself; take it away")
     return options
+
+
+def _dotted(options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield options by keys with dots, however they are written: as these, or as the tree that a recipe is."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value and CLASS not in value:
+            yield from ((f"{key}.{inner}", one) for inner, one in _dotted(value))
+        else:
+            yield str(key), value
 
 
 def detectors_of(
