@@ -112,7 +112,7 @@ class Expansion:
             needs = self._encoder(arm, data, seed)
             if arm.init_from is not None:
                 options["model.init_from"] = arm.init_from
-            inputs = self._store_facts(store, fold)
+            inputs = self._store_facts(store, flat.get("data.fold") if fold is None else fold)
             if unlabeled := _listed(flat.get("data.unlabeled")):
                 inputs["unlabeled"] = self._pretraining_facts(unlabeled)
             yield self._job("finetune", setting, [*layers, nested(options)], inputs, needs)
