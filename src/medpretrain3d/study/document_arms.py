@@ -12,6 +12,7 @@ from medpretrain3d.command_line.recipes import BASE
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import ALL, Arm, Budget, Detector
+from medpretrain3d.study.document_recipes import START
 from medpretrain3d.study.document_values import (
     Place,
     a_list,
@@ -67,12 +68,16 @@ def _arm(name: str, value: Any, data: Mapping[str, str], labels: Sequence[str], 
         raise UserError(f"{place}: has pretrain and init_from; an arm begins from one of them")
     if "with" in entry and "pretrain" not in entry:
         raise UserError(f"{place}: `with` changes a recipe of pretrain, which it does not name; say finetune instead")
+    options = _options(entry.get("finetune", {}), place.at("finetune"))
+    start = next((key for key in ("pretrain", "init_from") if key in entry), None)
+    if start and START in options:
+        raise UserError(f"{place}: has {start} and finetune: {START}; an arm begins from one of them")
     return Arm(
         name,
         _pretraining(entry["pretrain"], data, place.at("pretrain")) if "pretrain" in entry else {},
         _options(entry.get("with", {}), place.at("with")),
         a_text(entry["init_from"], place.at("init_from")) if "init_from" in entry else None,
-        _options(entry.get("finetune", {}), place.at("finetune")),
+        options,
         a_number(entry.get("steps", 1), place.at("steps"), above=0),
         _some(entry.get("labels"), labels, place.at("labels")),
     )
