@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import read_raw
 from medpretrain3d.ingest.importers.base import IGNORE
+from medpretrain3d.store import Store
 
 from .miniatures import nifti, scan
 
@@ -51,3 +53,16 @@ def test_training_cases_that_a_description_counts_and_that_are_not_there_are_sai
     leftovers = read_raw(nnunet(tmp_path, "a", "b", numTraining=stated)).leftovers
     said = [one.reason for one in leftovers if one.what == "dataset.json"]
     assert said == [f"numTraining of dataset.json is {stated}, and there are 2 training cases"] * is_said
+
+
+def test_a_case_that_is_there_twice_is_noted_by_its_place_in_the_data_set(tmp_path, capsys):
+    stores = []
+    for place in ("one", "two"):
+        raw = nnunet(tmp_path / place / "raw", "a", "b")
+        nifti(raw / "imagesTs/a_0000.nii.gz", scan(7))
+        assert main(["prepare", str(raw), str(tmp_path / place / "store")]) == 1
+        assert "another file gives the case id 'a' as well" in capsys.readouterr().err
+        stores.append(json.loads((tmp_path / place / "store" / "skipped.json").read_text()))
+        assert Store(tmp_path / place / "store").case_ids == ("a", "b")
+    assert stores[0] == stores[1]
+    assert stores[0][0]["case"].startswith("a_imagesTs_a_0000_nii_gz_")
