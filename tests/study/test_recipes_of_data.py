@@ -10,9 +10,11 @@ import yaml
 
 from medpretrain3d.command_line.composition import composed, flattened
 from medpretrain3d.errors import UserError
+from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.document import read_study
 from medpretrain3d.study.expansion import expand
 from medpretrain3d.study.fold_study import fold_study
+from medpretrain3d.study.run_study import progress_of
 
 
 def add(path: Path, **changes: object) -> None:
@@ -56,6 +58,14 @@ def test_the_fold_of_a_recipe_is_part_of_the_identity(write_study, tmp_path):
     (tmp_path / "cubes" / "splits.json").write_text(json.dumps({**splits, "folds": splits["folds"][::-1]}))
     now = {name: job.identity for name, job in finetuning(read_study(path)).items()}
     assert all(now[name] != before[name] for name in before)
+
+
+def test_a_plan_counts_the_scans_that_a_recipe_with_a_fold_is_tested_on(write_study, tmp_path):
+    data = {"store": "cubes", "patch": [16, 16, 16], "num_workers": 0, "fold": 0}
+    for test_on, number in (("test", 2), ("held_out", 3)):
+        path = write_study(folds="drop", labels=["all"])
+        add(tmp_path / "finetune.yaml", data={**data, "test_on": test_on})
+        assert f"2 seeds and {number} test scans" in detectable(progress_of(read_study(path)), [])
 
 
 def test_all_labels_are_not_the_budget_of_a_recipe(write_study, tmp_path):
