@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -50,7 +51,7 @@ def prepare_jobs(
         for case in map(_named, dataset.cases):
             if home.get(case.id) == raw:
                 problem = f"another file gives the case id '{case.id}' as well; rename one of them"
-                case = replace(case, id=_folder_name(f"{case.id} {case.images[:1]}"), problem=problem)
+                case = replace(case, id=_folder_name(f"{case.id} {_place(raw, case)}"), problem=problem)
             if case.id in home:
                 raise UserError(
                     f"case '{case.id}' is in {home[case.id]} and in {raw}; rename one, or prepare them into two stores "
@@ -97,6 +98,11 @@ def _named(case: RawCase) -> RawCase:
     except UserError as error:
         return replace(case, id=_folder_name(case.id), problem=f"{error}; rename its file or folder")
     return case
+
+
+def _place(raw: Path, case: RawCase) -> str:
+    """Return where a case lies in its data set, wherever that is on this machine."""
+    return next((os.path.relpath(file, raw) for file in (*case.images, *case.label_files)), "")
 
 
 def _folder_name(text: str) -> str:

@@ -69,7 +69,9 @@ def _test_sets(progress: Progress, data: str) -> list[dict[str, tuple[str, bool]
         if job.setting["data"] == data and is_prepared(job.store):
             store, fold = open_store(job.store), job.facts.get("data.fold")
             splits = store.all_splits
-            cases = splits.named.get("test", ()) if fold is None else splits.held_out_of(fold)
+            cases = splits.fold(fold).get("test", ())
+            if fold is not None and job.facts.get("data.test_on") == "held_out":
+                cases = splits.held_out_of(fold)
             patients = {case: store.entries[case]["patient"] for case in cases}
             by_store.setdefault(job.store, {}).update(
                 {

@@ -13,6 +13,7 @@ from medpretrain3d.study.design import ALL, Arm, Budget, Study
 from medpretrain3d.study.document_arms import arms_of, budgets_of, detectors_of
 from medpretrain3d.study.document_declaration import declaration_of
 from medpretrain3d.study.document_jobs import preparation_of, resources_of
+from medpretrain3d.study.document_recipes import check_recipes
 from medpretrain3d.study.document_values import (
     Place,
     a_count,
@@ -41,14 +42,17 @@ def read_study(path: Path, changes: Mapping[str, Any] | None = None) -> Study:
         changes: values of keys of the document that take the place of its own.
 
     Raises:
-        UserError: names the file and the first key that is unknown, missing, or of another kind than wanted.
+        UserError: names the file and the first key that is unknown, missing, or of another kind than wanted, or a
+            recipe says otherwise, see `check_recipes`.
     """
     layers = [read_recipe(one) for one in with_bases(path, "study")]
     document: dict[str, Any] = {}
     for layer in [*layers, changes or {}]:
         document = overlaid(document, layer)
     document.pop(BASE, None)
-    return study_of(document, str(path))
+    study = study_of(document, str(path))
+    check_recipes(study, Place(str(path)))
+    return study
 
 
 def study_of(document: Mapping[str, Any], source: str) -> Study:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.command_line.composition import composed, flattened, recipe_layers
+from medpretrain3d.command_line.composition import CLASS, composed, flattened, recipe_layers
 from medpretrain3d.command_line.recipes import BASE
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import UserError
 from medpretrain3d.study.design import ALL, Arm, Budget, Detector
+from medpretrain3d.study.document_recipes import START
 from medpretrain3d.study.document_values import (
     Place,
     a_list,
@@ -67,12 +68,16 @@ def _arm(name: str, value: Any, data: Mapping[str, str], labels: Sequence[str], 
         raise UserError(f"{place}: has pretrain and init_from; an arm begins from one of them")
     if "with" in entry and "pretrain" not in entry:
         raise UserError(f"{place}: `with` changes a recipe of pretrain, which it does not name; say finetune instead")
+    options = _options(entry.get("finetune", {}), place.at("finetune"))
+    start = next((key for key in ("pretrain", "init_from") if key in entry), None)
+    if start and START in options:
+        raise UserError(f"{place}: has {start} and finetune: {START}; an arm begins from one of them")
     return Arm(
         name,
         _pretraining(entry["pretrain"], data, place.at("pretrain")) if "pretrain" in entry else {},
         _options(entry.get("with", {}), place.at("with")),
         a_text(entry["init_from"], place.at("init_from")) if "init_from" in entry else None,
-        _options(entry.get("finetune", {}), place.at("finetune")),
+        options,
         a_number(entry.get("steps", 1), place.at("steps"), above=0),
         _some(entry.get("labels"), labels, place.at("labels")),
     )
@@ -115,12 +120,21 @@ def _some(value: Any, known: Sequence[str], place: Place) -> tuple[str, ...] | N
 
 
 def _options(value: Any, place: Place) -> dict[str, Any]:
-    """Return options of a recipe; the run's place and seed are the study's affair."""
-    options = {str(key): one for key, one in a_mapping(value, place, "options of a recipe, {key: value}", 0).items()}
+    """Return options of a recipe by keys with dots; the run's place and seed are the study's affair."""
+    options = dict(_dotted(a_mapping(value, place, "options of a recipe, {key: value}", 0)))
     for key in options:
         if key.partition(".")[0] in ("run", "seed_everything") or key in ("data.seed", "data.label_seed", BASE):
             raise UserError(f"{place}: {key} is set by the study itself; take it away")
     return options
+
+
+def _dotted(options: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield options by keys with dots, however they are written: as these, or as the tree that a recipe is."""
+    for key, value in options.items():
+        if isinstance(value, Mapping) and value and CLASS not in value:
+            yield from ((f"{key}.{inner}", one) for inner, one in _dotted(value))
+        else:
+            yield str(key), value
 
 
 def detectors_of(

@@ -13,6 +13,7 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import loaded_plugins
 from medpretrain3d.study.code_version import code_version
 from medpretrain3d.study.design import ALL, NUM_FOLDS, Arm, Budget, Detector, Study
+from medpretrain3d.study.document_recipes import BUDGETS
 from medpretrain3d.study.fewer_steps import fewer_steps
 from medpretrain3d.study.inputs import (
     content_hash,
@@ -106,13 +107,15 @@ class Expansion:
             setting |= {"labels": budget.name, **({} if steps == 1 else {"steps": f"{steps:g}"})}
             setting |= {"seed": str(seed)} | ({} if fold is None else {"fold": str(fold)})
             options: dict[str, Any] = {"seed_everything": seed, **budget.options}
-            options |= {"data.label_seed": seed} if budget.options else {}
+            if budget.options:  # in place of that of the recipe, beside which it would be refused
+                options |= {key: value for key, value in BUDGETS.items() if key in flat and key not in budget.options}
+                options["data.label_seed"] = seed
             # Each fold is tested on what it holds out, so that over all of them every labeled case is tested once.
             options |= {} if fold is None else {"data.fold": fold, "data.test_on": "held_out"}
             needs = self._encoder(arm, data, seed)
             if arm.init_from is not None:
                 options["model.init_from"] = arm.init_from
-            inputs = self._store_facts(store, fold)
+            inputs = self._store_facts(store, flat.get("data.fold") if fold is None else fold)
             if unlabeled := _listed(flat.get("data.unlabeled")):
                 inputs["unlabeled"] = self._pretraining_facts(unlabeled)
             yield self._job("finetune", setting, [*layers, nested(options)], inputs, needs)

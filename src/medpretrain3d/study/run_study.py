@@ -234,7 +234,7 @@ def _head(study: Study) -> str:
         "seed": study.seeds,
     }
     design = " x ".join(counted(len(values), what) for what, values in counts.items())
-    folds = "all folds" if study.folds == ALL else "the named splits"
+    folds = "all folds" if study.folds == ALL else "the splits that the recipes name"
     folds = counted(len(study.folds), "fold") if isinstance(study.folds, tuple) else folds
     own = study.declaration
     none = "no delta declared" if own.delta is None else f"a difference below {own.delta:g} counts as none"

@@ -6,9 +6,9 @@ RAW/annotations.json
     annotations  [{"image_id": 1, "category_id": 1, "bbox": [x, y, z, width, height, depth], "iscrowd": 0}]
     frame        "voxels" (as COCO; voxels of the file's own array), "lps_mm" or "ras_mm"; missing is "voxels"
 
-As in COCO, `iscrowd` 1 marks a region in which finding something is ignored. An image without
-annotations is a case without objects. A DICOM series is named by its folder or by any file of it; images that name
-files of one series are one case.
+As in COCO, `iscrowd` 1 (or `ignore`, as others write it) marks a region in which finding something is ignored. An image
+without annotations is a case without objects. A DICOM series is named by its folder or by any file of it; images that
+name files of one series are one case.
 """
 
 from __future__ import annotations
@@ -101,18 +101,22 @@ def _case(
                     f"{file}: {name} and {image['file_name']} are of one scan and of {key} {values}; keep one"
                 )
     boxes_of_case = [
-        (_mark(one["bbox"], label_of[one["category_id"]], frame), flag(one.get("iscrowd"), f"{file}: iscrowd"))
-        for one in annotations
+        (_mark(one["bbox"], label_of[one["category_id"]], frame), _is_region(file, one)) for one in annotations
     ]
     patient = images[0].get("patient")
     return replace(
         scan,
-        annotations=tuple(box for box, is_crowd in boxes_of_case if not is_crowd),
-        ignore=tuple(box for box, is_crowd in boxes_of_case if is_crowd),
+        annotations=tuple(box for box, is_region in boxes_of_case if not is_region),
+        ignore=tuple(box for box, is_region in boxes_of_case if is_region),
         patient=scan.patient if patient is None else str(patient),
         split=split,
         problem="" if scan.images[0].exists() else f"{FILE} names {name}, which is not there",
     )
+
+
+def _is_region(file: Path, annotation: Mapping[str, Any]) -> bool:
+    """Return whether finding something there is ignored: `iscrowd` of COCO, or the `ignore` that others write."""
+    return any(flag(annotation.get(key), f"{file}: {key}") for key in ("iscrowd", "ignore"))
 
 
 def _mark(bbox: list[float], label: int, frame: str) -> BoxAnnotation:
@@ -155,7 +159,8 @@ RAW/annotations.json
   frame        "voxels" (default), "lps_mm" or "ras_mm"
 ```
 
-`patient` and `split` may be missing. `iscrowd` 1 is an ignore region, an image without annotations a negative. A DICOM
-series is named by its folder or by any of its files; images that name files of one series are one case.""",
+`patient` and `split` may be missing. `iscrowd` 1 (or `ignore`) is an ignore region, an image without annotations a
+negative. A DICOM series is named by its folder or by any of its files; images that name files of one series are one
+case.""",
     ),
 )

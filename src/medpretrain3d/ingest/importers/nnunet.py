@@ -11,21 +11,19 @@ RAW/splits.json                optional: a list of folds {"train": [...], "val":
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers.base import IGNORE, OBJECT_RULES, Leftover, ObjectRule, RawCase, RawDataset
 from medpretrain3d.ingest.importers.files import flag, read_json
+from medpretrain3d.ingest.importers.folds_file import read_folds, with_tests
 from medpretrain3d.ingest.importers.layout import Layout, require
 from medpretrain3d.store.file_names import ScanFiles, channel_files
 from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_stem
 
 DESCRIPTION = "dataset.json"
 SPLIT_FILES = ("splits.json", "splits_final.json")
-FOLD_SPLITS = ("train", "val", "test")
-_WANTED_FOLD = 'wanted {"train": [ids], "val": [ids]}, and perhaps "test"'
 
 
 def read_nnunet(raw: Path, fold: int = 0) -> RawDataset:
@@ -88,7 +86,7 @@ def list_cases(
     named = set(listed_cases(dataset)) or _stems(raw / "labelsTr")
     images_tr = _scans(raw / "imagesTr" if is_test_set else require(raw / "imagesTr"), num_channels, named)
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
-    folds, leftovers = _folds(splits_file, images_tr) if splits_file else ((), [])
+    folds, leftovers = read_folds(splits_file, images_tr) if splits_file else ((), [])
     if fold and not 0 <= fold < len(folds):
         message = f"it has {len(folds)}, counted from 0" if folds else f"there is neither {' nor '.join(SPLIT_FILES)}"
         raise UserError(f"{raw}: has no fold {fold}; {message}")
@@ -107,7 +105,9 @@ def list_cases(
             cases.append(_case(raw, "Ts", case_id, scan, rule, class_of_value, "test"))
         else:
             cases.append(RawCase(case_id, scan.files, split="unlabelled", problem=scan.problem))
-    folds = _with_tests(folds, [case.id for case in cases if case.split == "test" and case.id in images_ts])
+    if not elsewhere:
+        leftovers += _miscounted(dataset, len(listed))
+    folds = with_tests(folds, [case.id for case in cases if case.split == "test" and case.id in images_ts])
     for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
         for path in find_volumes(raw / f"labels{suffix}"):
             if volume_stem(path) not in there:
@@ -182,13 +182,20 @@ def classes_of(
     # An instance data set has no label values, so it may count its classes from 0 without a background.
     has_background = has_background and not flag(dataset.get("instances"), f"{path}: instances")
     ordered = sorted(values, key=lambda name: values[name])
+    ignored = {values[name]: IGNORE for name in ordered if _plain(name) == "ignore"}
     names = [
-        name for name in ordered if name not in ("background", "ignore") and not (has_background and values[name] == 0)
+        name
+        for name in ordered
+        if _plain(name) not in ("background", "ignore") and not (has_background and values[name] == 0)
     ]
     if not names:
         raise UserError(f"{path}: labels {labels}: wanted at least one class beside the background")
     class_of_value = {values[name]: index for index, name in enumerate(names)}
-    return tuple(names), class_of_value | ({values["ignore"]: IGNORE} if "ignore" in values else {})
+    return tuple(names), class_of_value | ignored
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _case(
@@ -248,56 +255,21 @@ def listed_cases(dataset: Mapping[str, Any]) -> list[str]:
     return sorted({volume_stem(Path(file)) for file in files})
 
 
+def _miscounted(dataset: Mapping[str, Any], number: int) -> list[Leftover]:
+    """Return a leftover where `dataset.json` counts other training cases than there are, as of half a download."""
+    stated = dataset.get("numTraining")
+    if not isinstance(stated, int) or stated == number:
+        return []
+    reason = f"numTraining of {DESCRIPTION} is {stated}, and there are {number} training cases"
+    return [Leftover(DESCRIPTION, reason, is_used=True)]
+
+
 def _object_rule(raw: Path, dataset: Mapping[str, Any]) -> ObjectRule:
     is_instances = flag(dataset.get("instances"), f"{raw / DESCRIPTION}: instances")
     rule = "instances" if is_instances else dataset.get("objects", "components")
     if rule not in OBJECT_RULES:
         raise UserError(f"{raw / DESCRIPTION}: objects is {rule!r}, wanted one of {', '.join(OBJECT_RULES)}")
     return rule
-
-
-def _folds(path: Path, known: Mapping[str, Any]) -> tuple[tuple[dict[str, tuple[str, ...]], ...], list[Leftover]]:
-    """Return the folds of the splits file, and its ids without files, which may be those of a part of the data set."""
-    folds = read_json(path)
-    folds = [folds] if isinstance(folds, dict) else folds
-    strangers: list[str] = []
-    for number, fold in enumerate(folds if isinstance(folds, list) else [None]):
-        if not isinstance(fold, dict) or not all(_are_ids(fold.get(split, [])) for split in FOLD_SPLITS):
-            raise UserError(f"{path}: fold {number}: {_WANTED_FOLD}")
-        if strange := (set(fold) - set(FOLD_SPLITS)) | ({"train", "val"} - set(fold)):
-            what = "has no" if min(strange) in FOLD_SPLITS else "has an unknown"
-            raise UserError(f"{path}: fold {number}: {what} '{min(strange)}'; {_WANTED_FOLD}")
-        for one, other in combinations(FOLD_SPLITS, 2):
-            if twice := set(fold.get(one, [])) & set(fold.get(other, [])):
-                raise UserError(f"{path}: fold {number}: '{min(twice)}' is in {one} and in {other}; keep one of them")
-        named = {case_id for ids in fold.values() for case_id in ids}
-        if named and not named & set(known):
-            raise UserError(
-                f"{path}: fold {number}: no id is that of a file in imagesTr; wanted ids like '{next(iter(known), '')}'"
-            )
-        strangers += sorted(named - set(known) - set(strangers))
-    found = tuple(
-        {split: tuple(case_id for case_id in ids if case_id in known) for split, ids in fold.items()} for fold in folds
-    )
-    return found, [Leftover(one, f"ids of {path.name} that meet no image in imagesTr") for one in strangers]
-
-
-def _with_tests(
-    folds: Sequence[Mapping[str, tuple[str, ...]]], tested: Sequence[str]
-) -> tuple[dict[str, tuple[str, ...]], ...]:
-    """Return folds that all have test cases of their own where one has: else they would be tested on those of that one.
-
-    Args:
-        folds: of the splits file.
-        tested: cases that are tested whatever the fold, those of imagesTs and labelsTs.
-    """
-    if not any(fold.get("test") for fold in folds):
-        return tuple({split: ids for split, ids in fold.items() if split != "test"} for fold in folds)
-    return tuple({**fold, "test": (*fold.get("test", ()), *tested)} for fold in folds)
-
-
-def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 def _is_of_images(path: Path) -> bool:
@@ -318,7 +290,7 @@ LAYOUTS = (
         patterns=("dataset.json", _is_of_images),
         read=read_nnunet,
         page="""\
-The layout of nnU-Net and of the Medical Segmentation Decathlon, see [data.md](data.md). A value named `ignore` marks
-ignore regions.""",
+The layout of nnU-Net and of the Medical Segmentation Decathlon, see [data.md](data.md). A value named `ignore`, in
+any case, marks ignore regions. Where `numTraining` counts other training cases than there are, that is said.""",
     ),
 )
