@@ -31,6 +31,7 @@ from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
 from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
 from medpretrain3d.backbones.checkpoints.mednext import read_mednext
 from medpretrain3d.backbones.checkpoints.merlin import MERLIN, read_merlin
+from medpretrain3d.backbones.checkpoints.monai_resnet import read_monai_resnet
 from medpretrain3d.backbones.checkpoints.monai_vit import SEGVOL, read_monai_vit
 from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
 from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
@@ -93,6 +94,7 @@ for _reader in (
     read_genesis,
     read_medicalnet,
     read_brainiac,
+    read_monai_resnet,
     read_timm,
 ):
     READERS.add(_reader.__name__.removeprefix("read_"), _reader, __name__)

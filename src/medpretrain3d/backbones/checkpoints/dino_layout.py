@@ -72,12 +72,7 @@ def read_dino(raw: RawCheckpoint, options: ReadOptions, layout: DinoLayout, pref
     if "pos_embed" in own:
         own["pos_embed"] = turn.table(own["pos_embed"], tuple(arguments["position_grid"]))
     architecture = {"class_path": f"{DinoViT.__module__}.{DinoViT.__qualname__}", "init_args": _turned(arguments, turn)}
-    released = release.architecture["init_args"]
-    notes = [
-        f"{name} {arguments[name]}, where the released {release.name} has {released[name]}: read as it by its names"
-        for name in ("width", "depth")
-        if arguments[name] != released[name]
-    ]
+    notes = release.variants(arguments, ("width", "depth"))
     if release.orientation is None and options.orientation is None:
         notes.append(
             f"{release.name} was trained on arrays as its files stored them, in no one frame: read as {orientation}; "
