@@ -13,6 +13,7 @@ from pathlib import Path
 from medpretrain3d.backbones.checkpoints.amaes import AMAES, read_amaes
 from medpretrain3d.backbones.checkpoints.brainiac import BRAINIAC, read_brainiac
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
+from medpretrain3d.backbones.checkpoints.class_token_vit import read_class_token_vit
 from medpretrain3d.backbones.checkpoints.colipri import COLIPRI, read_colipri
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
 from medpretrain3d.backbones.checkpoints.ct_fm import CT_FM, read_ct_fm
@@ -85,6 +86,7 @@ for _reader in (
     read_voxelfm,
     read_three_dino,
     read_tap_ct,
+    read_class_token_vit,
     read_merlin,
     read_stu_net,
     read_monai_vit,
