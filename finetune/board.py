@@ -17,7 +17,7 @@ from finetune.scoring import CaseResult
 from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table
 from medpretrain3d.evaluation.detection import MAP_KEY, STRATA_IOUS, ap_key, ar_key, froc_curve_key
 from medpretrain3d.evaluation.precision_recall import precision_key
-from medpretrain3d.evaluation.protocols import DETECTION, PROTOCOLS
+from medpretrain3d.evaluation.protocols import PROTOCOLS
 from medpretrain3d.store.corpus import CaseRef
 from medpretrain3d.store.normalization import Normalization
 from medpretrain3d.visualization.box_pictures import BoxSlice, box_slices
@@ -129,8 +129,7 @@ def _size_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _summary(metrics: Mapping[str, Any], classes: Sequence[str]) -> Iterable[tuple[str, float]]:
-    protocol = PROTOCOLS[metrics.get("protocol", "detection")]
-    of_all = {**protocol.watched, **({"AR10": ar_key(0.1), "AR50": ar_key(0.5)} if protocol is DETECTION else {})}
+    of_all = PROTOCOLS[metrics.get("protocol", "detection")].tracked
     estimates = {name: _estimate(metrics, key) for name, key in of_all.items()}
     for one in classes:
         estimates |= {

@@ -30,6 +30,26 @@ def test_distances_from_a_mask_are_those_from_the_faces_of_its_voxels() -> None:
     assert region.distances_mm(points, up_to_mm=2.0).tolist() == [0, 0, np.inf, np.inf, np.inf, np.inf]
 
 
+@pytest.mark.parametrize("origin_mm", [0.0, 0.1])  # 0.1 has no exact number
+@pytest.mark.parametrize("margin_mm", [0.0, 6.0])
+def test_every_face_of_a_mask_belongs_to_it_whichever_way_the_file_is_stored(
+    margin_mm: float, origin_mm: float
+) -> None:
+    mask = np.zeros((8, 8, 8), bool)
+    mask[3:5, 3:5, 3:5] = True
+    affine, turned = np.diag([2.0, 2, 2, 1]), np.diag([-2.0, -2, -2, 1])
+    affine[:3, 3], turned[:3, 3] = origin_mm, origin_mm + 14
+    low, high = origin_mm + 5 - margin_mm, origin_mm + 9 + margin_mm
+    middle = origin_mm + 7
+    points = np.array([np.where(np.arange(3) == axis, end, middle) for axis in range(3) for end in (low, high)])
+    beyond = np.array([[low - 0.01, middle, middle], [middle, middle, high + 0.01]])
+    box = np.array([[origin_mm + 5] * 3 + [origin_mm + 9] * 3])
+    stored = (MaskRegion(mask, Grid(mask.shape, affine)), MaskRegion(mask[::-1, ::-1, ::-1], Grid(mask.shape, turned)))
+    for region in (*stored, BoxRegion(box)):
+        assert region.distances_mm(points, margin_mm).tolist() == [margin_mm] * 6
+        assert region.distances_mm(beyond, margin_mm).tolist() == [np.inf] * 2
+
+
 def test_distances_from_boxes() -> None:
     region = BoxRegion(np.array([[0.0, 0, 0, 4, 4, 4], [10, 0, 0, 12, 4, 4]]))
     points = np.array([[2.0, 2, 2], [6.0, 2, 2], [9.0, 2, 2], [-3.0, -4, 2], [2.0, 2, 50]])

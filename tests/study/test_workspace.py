@@ -52,6 +52,38 @@ def test_arms_are_compared_over_seeds_with_the_baseline_on_top(tmp_path):
     assert sections["Label efficiency"][0]["config"]["xAxis"] == "config:num_train_cases.value"
 
 
+@pytest.mark.parametrize(
+    ("metric", "curves"),
+    [
+        ("AP50", ["mAP", "AP10", "AP50", "FROC10"]),
+        ("class/nodule/AR10", ["mAP", "AP10", "AP50", "FROC10"]),
+        ("size/3 to 6 mm/recall10", ["mAP", "AP10", "AP50", "FROC10"]),
+        ("AP_center", ["AP_center", "CPM"]),
+        ("class/nodule/AP_center", ["AP_center", "CPM"]),
+    ],
+)
+def test_curves_are_those_that_runs_with_the_metric_have(metric, curves, tmp_path):
+    sections = json.loads(document(tmp_path, "--metric", metric))["spec"]["section"]["panelBankConfig"]["sections"]
+    drawn = {
+        one["name"]: [name for panel in one["panels"] for name in panel["config"].get("metrics", [])]
+        for one in sections
+    }
+    assert drawn["Curves over samples seen"] == [f"val/{name}" for name in curves]
+    assert drawn["Curves over optimizer steps"] == [*drawn["Curves over samples seen"], "train/loss", "lr"]
+    assert drawn["Answer"][0] == f"summary_metrics.test/{metric}"
+    charts = next(one["panels"] for one in sections if one["name"] == "FROC, precision and recall")
+    assert len(charts) == (2 if "mAP" in curves else 1)  # precision by recall is of overlaps
+
+
+@pytest.mark.parametrize(("metric", "near"), [("AP30", "'AP50'"), ("FROC", "'FROC10'"), ("map", "'mAP'"), ("x/y", "")])
+def test_a_metric_that_no_run_has_is_refused(metric, near, tmp_path, capsys):
+    assert cli.main([*WORDS, "--metric", metric, "--output", str(tmp_path / "w.json")]) == 2
+    error = capsys.readouterr().err
+    assert f"metric '{metric}': wanted one that runs have below test/: mAP, AP10" in error
+    assert (f"did you mean {near}" in error) if near else ("did you mean" not in error)
+    assert not (tmp_path / "w.json").exists()
+
+
 def test_a_band_is_called_what_it_is_over(tmp_path):
     """Runs are grouped by their arm alone: data sets, detectors, folds and budgets of a group are in its mean."""
     spec = json.loads(document(tmp_path))["spec"]["section"]

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", required=True, help="project that the runs are in")
     parser.add_argument("--group", help="show the runs of one group, such as a study, only")
     parser.add_argument("--baseline", metavar="RUN", help="run that stays on top: its folder, or its id at wandb")
-    parser.add_argument("--metric", default=Dashboard.metric, help="primary metric (default: %(default)s)")
+    parser.add_argument(
+        "--metric", default=Dashboard.metric, help="primary metric, as runs have it below test/ (default: %(default)s)"
+    )
     parser.add_argument("--name", default=Dashboard.name, help="of the dashboard (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the document instead of saving it")
 

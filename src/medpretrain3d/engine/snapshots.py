@@ -35,28 +35,29 @@ class Snapshots(Callback):
         self._every_hours = run.snapshot_every_hours
         self._write = write
         self._hours = hours
-        self._num_by_hours = 0
+        self._saved_hours = 0.0
         self._saved_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return for how many of the intervals of time there is one."""
-        return {"num_by_hours": self._num_by_hours}
+        """Return the hours at the last one: how many intervals they are is another number in a sitting with others."""
+        return {"hours": self._saved_hours}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state."""
-        self._num_by_hours = state_dict["num_by_hours"]
+        """Restore the state; that of earlier versions is a number of intervals, which are taken for today's."""
+        of_intervals = min(state_dict.get("num_by_hours", 0) * (self._every_hours or 0.0), self._hours())
+        self._saved_hours = state_dict.get("hours", of_intervals)
 
     def is_due(self, step: int) -> bool:
         """Return whether one is due after this step, by the clock of this process."""
         if not step or step == self._saved_step:
             return False
         is_step = self._every_n_steps is not None and step % self._every_n_steps == 0
-        return is_step or self._num_intervals() > self._num_by_hours
+        return is_step or self._num_intervals(self._hours()) > self._num_intervals(self._saved_hours)
 
     def save(self, trainer: L.Trainer) -> None:
         """Write one; every process calls this."""
         self._saved_step = step = trainer.global_step
-        self._num_by_hours = max(self._num_by_hours, self._num_intervals())
+        self._saved_hours = self._hours()
         folder = self._folder / f"step_{step:07d}"
         with _averaged(trainer):
             state = trainer.strategy.lightning_module_state_dict()  # every process, where they are dealt out
@@ -69,8 +70,8 @@ class Snapshots(Callback):
         if trainer.strategy.broadcast(self.is_due(trainer.global_step)):
             self.save(trainer)
 
-    def _num_intervals(self) -> int:
-        return int(self._hours() / self._every_hours) if self._every_hours is not None else 0
+    def _num_intervals(self, hours: float) -> int:
+        return int(hours / self._every_hours) if self._every_hours is not None else 0
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from medpretrain3d.boxes import Detections, Targets
@@ -11,7 +11,7 @@ from medpretrain3d.evaluation.bootstrap import NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
 from medpretrain3d.evaluation.center_distance import center
 from medpretrain3d.evaluation.data_set import count_target_points
-from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, evaluate, froc_score_key
+from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, ar_key, evaluate, froc_score_key
 from medpretrain3d.evaluation.tables import center_table, detection_table
 
 ProtocolName = Literal["detection", "centre"]
@@ -26,6 +26,13 @@ class ObjectProtocol:
     """Keys of the result by short names, the primary metric first."""
     table: Callable[[Mapping[str, Any]], list[str]]
     """The lines that are printed of a result."""
+    tested: Mapping[str, str] = field(default_factory=dict)
+    """Further keys that trackers are told of the test alone, by short names."""
+
+    @property
+    def tracked(self) -> dict[str, str]:
+        """Keys of the numbers over all classes that trackers are told of a test, by the names they have there."""
+        return {**self.watched, **self.tested}
 
     @property
     def primary(self) -> str:
@@ -55,6 +62,7 @@ DETECTION = ObjectProtocol(
     "detection",
     {"mAP": MAP_KEY, "AP10": ap_key(0.1), "AP50": ap_key(0.5), "FROC10": froc_score_key(0.1)},
     detection_table,
+    {"AR10": ar_key(0.1), "AR50": ar_key(0.5)},
 )
 CENTER = ObjectProtocol("centre", {"AP_center": "AP", "CPM": "FROC_score"}, center_table)
 PROTOCOLS: Mapping[ProtocolName, ObjectProtocol] = {one.name: one for one in (DETECTION, CENTER)}

@@ -12,13 +12,19 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.inference.tiles import Triple
 from medpretrain3d.store.grid import Grid
 
+DIGITS = 6
+"""Of distances in mm."""
+
 
 class Region(ABC):
     """Some part of a patient, and how far from it a point is."""
 
     @abstractmethod
     def distances_mm(self, points_lps_mm: np.ndarray, up_to_mm: float) -> np.ndarray:
-        """Return how far points (N, 3) are from the region, 0 inside and infinity beyond `up_to_mm`: (N,)."""
+        """Return how far points (N, 3) are from the region, 0 inside or on a face, infinity beyond `up_to_mm`: (N,).
+
+        To a nanometer, which is more than the places of points and voxels are known to.
+        """
 
     @abstractmethod
     def hull_vox(self, grid: Grid) -> np.ndarray:
@@ -75,15 +81,16 @@ class MaskRegion(Region):
 
     def _distance_mm(self, point_vox: np.ndarray, up_to_mm: float) -> float:
         spacing_mm = np.array(self.grid.spacing_mm)
-        reach = up_to_mm / spacing_mm
-        low = np.clip(np.floor(point_vox - reach), 0, self.mask.shape).astype(int)
+        reach = (up_to_mm + 10.0**-DIGITS) / spacing_mm
+        # Of a voxel whose far face is just as near as of one whose near face is: scans may be stored from either end.
+        low = np.clip(np.ceil(point_vox - reach) - 1, 0, self.mask.shape).astype(int)
         high = np.clip(np.floor(point_vox + reach) + 1, 0, self.mask.shape).astype(int)
         near = np.argwhere(self.mask[tuple(slice(first, last) for first, last in zip(low, high, strict=True))]) + low
         if not len(near):
             return np.inf
         # A point on a voxel's face is in it.
         beyond_mm = np.maximum(np.abs(near + 0.5 - point_vox) - 0.5, 0) * spacing_mm
-        nearest = float(np.sqrt((beyond_mm**2).sum(axis=1).min()))
+        nearest = round(float(np.sqrt((beyond_mm**2).sum(axis=1).min())), DIGITS)
         return nearest if nearest <= up_to_mm else np.inf
 
 
@@ -98,7 +105,7 @@ class BoxRegion(Region):
         """See `Region`."""
         points, low, high = points_lps_mm[:, None], self.boxes_lps_mm[None, :, :3], self.boxes_lps_mm[None, :, 3:]
         beyond_mm = np.maximum(np.maximum(low - points, points - high), 0)  # (N, M, 3)
-        nearest = np.sqrt((beyond_mm**2).sum(axis=2)).min(axis=1)
+        nearest = np.sqrt((beyond_mm**2).sum(axis=2)).min(axis=1).round(DIGITS)
         return np.where(nearest <= up_to_mm, nearest, np.inf)
 
     def hull_vox(self, grid: Grid) -> np.ndarray:

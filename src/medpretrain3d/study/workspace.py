@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import read_run_metadata
@@ -14,8 +15,12 @@ from medpretrain3d.run_metadata import read_run_metadata
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
+    from medpretrain3d.evaluation.protocols import ObjectProtocol
+
 STEP, SAMPLES = "trainer/global_step", "samples_seen"
-CURVES = ("val/mAP", "val/AP10", "val/AP50", "val/FROC10", "train/loss", "lr")
+TRAINING = ("train/loss", "lr")
+PARTS = ("class/", "size/")
+"""How the names of numbers over a part of the objects begin, `class/nodule/AP50`."""
 COSTS = {"compute_hours": "device hours", "flop": "floating point operations of training", "minutes": "minutes"}
 SPEED = ("perf/samples_per_s", "perf/data_wait_share", "perf/peak_memory_gb")
 NUM_PICTURES = 8
@@ -30,7 +35,7 @@ class Dashboard:
     project: str
     name: str = "Comparison of arms"
     metric: str = "mAP"
-    """Primary metric, as runs have it below `test/`."""
+    """Primary metric, as runs have it below `test/`; curves are those that runs scored like it have."""
     baseline: str | None = None
     """Id of a run that the others are compared with; it stays on top."""
     group: str | None = None
@@ -61,8 +66,9 @@ def workspace_of(dashboard: Dashboard) -> Workspace:
     filters to one of each: only then they are over seeds.
 
     Raises:
-        UserError: wandb-workspaces is not installed.
+        UserError: wandb-workspaces is not installed, or no run has such a metric.
     """
+    protocol = _protocol_of(dashboard.metric)
     try:
         import wandb_workspaces.reports.v2
         import wandb_workspaces.workspaces as ws
@@ -71,6 +77,10 @@ def workspace_of(dashboard: Dashboard) -> Workspace:
         raise UserError('workspace: install it with pip install "medpretrain3d[workspace]"') from error
     wr: Any = wandb_workspaces.reports.v2  # whose types say less than it holds
     primary, arm = f"test/{dashboard.metric}", wr.Config("arm")
+    curves = [f"val/{name}" for name in protocol.watched]
+    charts = [("froc", "FROC: sensitivity", "false positives per scan")]
+    if protocol.name == "detection":
+        charts.append(("precision_recall", "Precision at recall", "recall"))
 
     def band(metric: str, x: str) -> Any:
         about: dict[str, Any] = {"groupby": arm, "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
@@ -103,12 +113,9 @@ def workspace_of(dashboard: Dashboard) -> Workspace:
             against(f"{primary} by labelled cases", "num_train_cases", True),
             against(f"{primary} by share of labels", "label_fraction", False),
         ],
-        "Curves over optimizer steps": [band(one, STEP) for one in CURVES],
-        "Curves over samples seen": [band(one, SAMPLES) for one in CURVES[:4]],
-        "FROC, precision and recall": [
-            chart("froc", "FROC: sensitivity", "false positives per scan"),
-            chart("precision_recall", "Precision at recall", "recall"),
-        ],
+        "Curves over optimizer steps": [band(one, STEP) for one in (*curves, *TRAINING)],
+        "Curves over samples seen": [band(one, SAMPLES) for one in curves],
+        "FROC, precision and recall": [chart(*one) for one in charts],
         "Cost": [
             *(bars(title, fact) for fact, title in COSTS.items()),
             against(f"{primary} by device hours of fine-tuning", "compute_hours", False),
@@ -147,6 +154,25 @@ def workspace_of(dashboard: Dashboard) -> Workspace:
         settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=100, sort_panels_alphabetically=False),
         runset_settings=runs,
     )
+
+
+def _protocol_of(metric: str) -> ObjectProtocol:
+    """Return the protocol by which runs are scored that have a metric; of a part of the objects by its last word.
+
+    Raises:
+        UserError: none have it, so that panels would stay empty.
+    """
+    from medpretrain3d.evaluation.protocols import DETECTION, PROTOCOLS  # seconds, which the help does without
+
+    name = metric.rpartition("/")[2] if metric.startswith(PARTS) else metric
+    found = next((one for one in PROTOCOLS.values() if name in one.tracked), None)
+    if found is None and not metric.startswith(PARTS):
+        known = [each for one in PROTOCOLS.values() for each in one.tracked]
+        raise UserError(
+            f"metric '{metric}': wanted one that runs have below test/: {', '.join(known)}, or class/NAME/AP50"
+            f"{did_you_mean(metric, known)}"
+        )
+    return found or DETECTION
 
 
 def save(workspace: Workspace) -> str:

@@ -10,7 +10,8 @@ from medpretrain3d.backbones.checkpoints import RELEASES
 from medpretrain3d.backbones.checkpoints.frame import turn_from
 from medpretrain3d.configurable import from_config
 from medpretrain3d.errors import UserError
-from tests.backbones.checkpoints.dino_reference import DEPTH, PROJECTS, Project, features_of, file_of
+from tests.backbones.checkpoints import dino_reference
+from tests.backbones.checkpoints.dino_reference import DEPTH, PROJECTS, Project, features_of, file_of, weights_of
 from tests.backbones.checkpoints.waves import released_fixture, wave, waves
 
 RELEASED = {release.name: release for release in RELEASES}
@@ -91,6 +92,38 @@ def test_spectre_has_the_features_of_its_own_package(tmp_path):
     for block, theirs in zip(tokens, fixture["features"], strict=True):
         expected = turn.volume(torch.tensor(theirs).reshape(1, 24, *fixture["grid"])).flatten(2).transpose(1, 2)
         assert (block - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("project", "has_scales"),
+    [
+        (Project("vit.", (8, 8, 8), width=128), False),  # of a masked autoencoder, for example
+        (Project("", (4, 8, 8), registers="register_tokens", width=128), False),
+        (Project("", (8, 8, 8), registers="register_tokens", width=128), True),  # TAP-CT's patches are flat
+    ],
+)
+def test_another_transformer_with_a_class_token_is_no_published_one(project, has_scales, tmp_path):
+    content = {
+        name: torch.ones_like(value) if ".gamma" in name else value
+        for name, value in file_of(project).items()
+        if has_scales or ".gamma" not in name
+    }
+    torch.save(content, tmp_path / "own.pth")
+    encoder = read_encoder(tmp_path / "own.pth")
+    assert encoder.format == "ViT with a class token"
+    assert encoder.card["preprocessing"] == {"orientation": "SPL"}
+    assert (encoder.card["pretraining"], encoder.card["licence"], encoder.card["citations"]) == ({}, None, [])
+    assert "restriction" not in encoder.card
+    ours = from_config(encoder.architecture).double().eval()
+    load_encoder(ours, encoder)
+    x = image(project, (2, 3, 4))
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        unscaled = {
+            name: torch.ones_like(value) if ".gamma" in name else value for name, value in weights_of(project).items()
+        }
+        patch.setattr(dino_reference, "weights_of", lambda _: unscaled)
+        expected = features_of(project, x)[-1]
+        assert (ours(x)[0] - expected).abs().max() < 1e-6 * expected.abs().max()
 
 
 def test_what_the_licence_of_3dino_forbids_goes_with_its_weights(tmp_path):

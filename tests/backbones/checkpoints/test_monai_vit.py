@@ -77,6 +77,24 @@ def test_segvol_has_flat_patches_and_axes_of_its_own(tmp_path):
     assert asked.card["preprocessing"]["orientation"] == "SPL"
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_a_linear_embedding_of_several_channels_is_no_segvol(channels, tmp_path):
+    """Two channels in cubes of 8 are 1024 numbers, as one is in SegVol's patches of 4 x 16 x 16."""
+    theirs = monai_vit(img_size=(24, 24, 24), patch_size=(8, 8, 8), proj_type="perceptron", in_channels=channels)
+    torch.save(theirs.state_dict(), tmp_path / "vit.pt")
+    encoder = read_encoder(tmp_path / "vit.pt")
+    assert encoder.format == "MONAI ViT"
+    assert (encoder.card["pretraining"], encoder.card["citations"]) == ({}, [])
+    assert any(f"{channels} channels and patches of 8 x 8 x 8 assumed" in note for note in encoder.notes)
+    backbone = from_config(encoder.architecture).double().eval()
+    assert backbone.in_channels == channels
+    load_encoder(backbone, encoder)
+    x, turn = torch.cat([image(24, 24, 24) * (one + 1) for one in range(channels)], dim=1), turn_from("RAS")
+    with torch.no_grad():
+        expected = turn.volume(theirs(x)[0].transpose(1, 2).unflatten(2, (3, 3, 3)))
+        assert (backbone(turn.volume(x))[0] - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
 def test_heads_that_are_assumed_are_no_fact(tmp_path):
     theirs = monai_vit(img_size=(16, 32, 32), patch_size=(4, 8, 8), proj_type="conv")
     torch.save(theirs.state_dict(), tmp_path / "vit.pt")

@@ -81,6 +81,7 @@ def test_voco_is_version_two_with_convolutions_between_stages(tmp_path):
     encoder = read(tmp_path, released)
     assert encoder.format == "VoCo release"
     assert encoder.card["pretraining"]["paradigm"] == "voco"
+    assert any("of one's own may have as well: then it is not VoCo's" in note for note in encoder.notes)
     assert encoder.architecture["init_args"]["is_v2"]
     assert set(encoder.unused) == {"encoder1", "encoder2", "encoder3", "encoder4", "encoder10"}
     backbone = SwinUNETR(12, window_size=(3, 3, 3), is_v2=True).eval()
@@ -207,6 +208,7 @@ def test_brain_seg_founder_is_a_swin_transformer_of_depths_and_heads_of_its_own(
     heads = {"rotation_head.weight": torch.zeros(4, 192), "contrastive_head.bias": torch.zeros(512)}
     encoder = read(tmp_path, {"state_dict": prefixed("module.", weights | heads)})
     assert encoder.format == "BrainSegFounder checkpoint"
+    assert any("then it is not BrainSegFounder, and neither data nor licence" in note for note in encoder.notes)
     arguments = encoder.architecture["init_args"]
     assert (arguments["depths"], arguments["heads"], arguments["in_channels"]) == ([1, 1, 2, 1], [2, 2, 4, 8], 2)
     backbone = from_config({**encoder.architecture, "init_args": arguments | {"merging": "all"}}).eval()

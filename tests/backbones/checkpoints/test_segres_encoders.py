@@ -73,6 +73,32 @@ def test_each_layout_of_ct_fm_has_monais_features(layout, tmp_path):
     assert encoder.card["preprocessing"]["window"]["init_args"]["output_range"] == [0.0, 1.0]
 
 
+@pytest.mark.parametrize("sizes", [{"blocks_down": (1, 2, 2, 4)}, {"blocks_down": BLOCKS, "in_channels": 2}])
+def test_a_segmenter_with_monais_default_norm_is_no_ct_fm(sizes, tmp_path):
+    """Batch norm is that default, and nothing says at which spacing, in which window and on which scans it learned."""
+    torch.manual_seed(0)
+    theirs = SegResNetDS(3, **{"init_filters": 4, "in_channels": 1, **sizes}).eval()
+    torch.save(theirs.state_dict(), tmp_path / "own.pt")
+    encoder = read_encoder(tmp_path / "own.pt")
+    assert encoder.format == "MONAI SegResEncoder"
+    assert encoder.card["preprocessing"] == {"orientation": "SPL"}
+    assert (encoder.card["pretraining"], encoder.card["licence"], encoder.card["citations"]) == ({}, None, [])
+    assert any("where CT-FM's has 5 and 1: its data are not known" in note for note in encoder.notes)
+    backbone = from_config(encoder.architecture)
+    load_encoder(backbone, encoder)
+    x = torch.cat([image(32, 16, 48)] * sizes.get("in_channels", 1), dim=1)
+    assert_same_features(backbone, theirs.encoder, x)
+
+
+def test_another_size_than_the_released_one_is_said(tmp_path):
+    torch.save(monai_encoder("batch").state_dict(), tmp_path / "ct_fm.pt")
+    torch.save(prefixed("image_encoder.encoder.", monai_encoder("instance").state_dict()), tmp_path / "vista.pt")
+    for name, release, width in (("ct_fm", "CT-FM", 32), ("vista", "VISTA3D", 48)):
+        notes = " ".join(read_encoder(tmp_path / f"{name}.pt").notes)
+        assert f"width 4, where the released {release} has {width}: read as it by its names" in notes
+        assert f"blocks {list(BLOCKS)}, where the released {release} has [1, 2, 2, 4, 4]" in notes
+
+
 def test_ct_fm_has_its_published_size():
     from medpretrain3d.backbones.checkpoints.ct_fm import CT_FM
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from medpretrain3d.backbones.checkpoints.amaes import AMAES, read_amaes
 from medpretrain3d.backbones.checkpoints.brainiac import BRAINIAC, read_brainiac
 from medpretrain3d.backbones.checkpoints.bundle import read_bundle_backbone
+from medpretrain3d.backbones.checkpoints.class_token_vit import read_class_token_vit
 from medpretrain3d.backbones.checkpoints.colipri import COLIPRI, read_colipri
 from medpretrain3d.backbones.checkpoints.completeness import check_complete
 from medpretrain3d.backbones.checkpoints.ct_fm import CT_FM, read_ct_fm
@@ -31,6 +32,7 @@ from medpretrain3d.backbones.checkpoints.loading import LoadReport, load_encoder
 from medpretrain3d.backbones.checkpoints.medicalnet import read_medicalnet
 from medpretrain3d.backbones.checkpoints.mednext import read_mednext
 from medpretrain3d.backbones.checkpoints.merlin import MERLIN, read_merlin
+from medpretrain3d.backbones.checkpoints.monai_resnet import read_monai_resnet
 from medpretrain3d.backbones.checkpoints.monai_vit import SEGVOL, read_monai_vit
 from medpretrain3d.backbones.checkpoints.nnssl import read_nnssl
 from medpretrain3d.backbones.checkpoints.nnunet import read_nnunet
@@ -84,6 +86,7 @@ for _reader in (
     read_voxelfm,
     read_three_dino,
     read_tap_ct,
+    read_class_token_vit,
     read_merlin,
     read_stu_net,
     read_monai_vit,
@@ -93,6 +96,7 @@ for _reader in (
     read_genesis,
     read_medicalnet,
     read_brainiac,
+    read_monai_resnet,
     read_timm,
 ):
     READERS.add(_reader.__name__.removeprefix("read_"), _reader, __name__)

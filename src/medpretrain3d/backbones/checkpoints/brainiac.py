@@ -32,7 +32,7 @@ BRAINIAC = Release(
 
 
 def read_brainiac(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
-    """Return the ResNet of a BrainIAC checkpoint, below `backbone.`; None for other files.
+    """Return the ResNet of a BrainIAC checkpoint, one of 50 layers below `backbone.`; None for other files.
 
     Raises:
         UserError: blocks per stage of no depth that is known here.
@@ -40,11 +40,13 @@ def read_brainiac(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | Non
     if resnet_prefix(raw.weights, (7, 7, 7)) != PREFIX:
         return None
     own, unused = select(raw.weights, PREFIX, PARTS)
+    architecture = resnet_architecture(str(raw.path), own)
+    if (architecture["init_args"]["depth"], architecture["init_args"]["in_channels"]) != (50, 1):
+        return None
     orientation = options.orientation or ASSUMED
     own, notes = turn_convolutions(without_biases(own), orientation)
     if options.orientation is None:
         notes.append(f"axes {ASSUMED} assumed: scans were read as stored, registered to an atlas of unstated axes")
-    architecture = resnet_architecture(str(raw.path), own)
     notes.append("a ResNet of MONAI with stride 2 in stem, pooling and stages assumed; scans were resized to 128^3")
     return EncoderFile(
         architecture, own, BRAINIAC.card(raw, orientation), raw.sha256, "BrainIAC checkpoint", unused, tuple(notes)

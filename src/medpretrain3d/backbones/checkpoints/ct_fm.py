@@ -30,6 +30,9 @@ CT_FM = Release(
     window=unit_window(-1024, 2048),
 )
 
+SIZES = (5, 1)
+"""Stages and channels. MONAI's `SegResNetDS` has batch norm by default, four stages, and what channels one gives it."""
+
 
 def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     """Return the encoder of a CT-FM checkpoint or of another SegResNet in these names; None for other files.
@@ -43,10 +46,18 @@ def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix, options.norm or "instance")
     orientation = options.orientation or CT_FM.orientation or ""
     own, notes = turn_convolutions(own, orientation)
-    norm = architecture["init_args"]["norm"]
-    if norm in ("instance", "group"):
-        notes.append("an encoder as CT-FM's, but without its batch norm: its data are not known")
-        if options.norm is None:
+    arguments = architecture["init_args"]
+    norm, sizes = arguments["norm"], (len(arguments["blocks"]), arguments["in_channels"])
+    is_affine = norm in ("instance", "group")
+    if is_affine or sizes != SIZES:
+        if is_affine:
+            notes.append("an encoder as CT-FM's, but without its batch norm: its data are not known")
+        else:
+            notes.append(
+                "an encoder of MONAI with {} stages and in_channels {}, where CT-FM's has {} and {}: its data are "
+                "not known".format(*sizes, *SIZES)
+            )
+        if is_affine and options.norm is None:
             notes.append(
                 "instance or group norm, no tensor tells: instance assumed; --norm group (init_options.norm) reads it "
                 "as group norm"
@@ -61,9 +72,10 @@ def read_ct_fm(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
             "MONAI SegResEncoder",
             unused,
             tuple(notes),
-            assumed=() if options.norm else ("norm",),
-            heeded=("norm",),
+            assumed=("norm",) if is_affine and options.norm is None else (),
+            heeded=("norm",) if is_affine else (),
         )
+    notes += CT_FM.variants(arguments, ("width", "blocks"))
     if norm == "none":
         notes.append("CT-FM's encoder was released with batch norm, this file has none: a variant")
     return EncoderFile(

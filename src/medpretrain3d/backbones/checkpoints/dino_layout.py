@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medpretrain3d.backbones.base import Triple
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
-from medpretrain3d.backbones.checkpoints.frame import Turn, turn_from
+from medpretrain3d.backbones.checkpoints.frame import OWN, Turn, turn_from
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.backbones.checkpoints.release import Release
 from medpretrain3d.backbones.checkpoints.selection import select
@@ -22,6 +22,8 @@ from medpretrain3d.configurable import Config
 from medpretrain3d.errors import UserError
 
 KERNEL = "patch_embed.proj.weight"
+USUAL: Config = {"width": 768, "heads": 12, "norm_eps": 1e-6}
+"""Of vision transformers: 64 channels a head."""
 PARTS = {"cls_token", "register_tokens", "pos_embed", "periods", "patch_embed", "blocks", "norm"}
 
 
@@ -29,11 +31,23 @@ PARTS = {"cls_token", "register_tokens", "pos_embed", "periods", "patch_embed", 
 class DinoLayout:
     """How one project names the parts of a DINO transformer, and what no tensor shows."""
 
-    release: Release
+    release: Release | None
+    """None of a network of which no more is known than its tensors."""
     renamed: Mapping[str, str]
     """Beginnings of names that are ours under another one, such as `storage_tokens`: `register_tokens`."""
     is_half_paired: bool = False
     """Whether a channel is rotated together with that half a head away, all axes in either half; else with the next."""
+
+    @property
+    def released(self) -> Config:
+        """Arguments of the released network."""
+        arguments: Config = USUAL if self.release is None else self.release.architecture["init_args"]
+        return arguments
+
+    @property
+    def orientation(self) -> str:
+        """Of the volumes that it saw, as far as that is known; else it is read as it is."""
+        return OWN if self.release is None or self.release.orientation is None else self.release.orientation
 
 
 def dino_prefix(weights: Mapping[str, Tensor], kernel: str = KERNEL) -> str | None:
@@ -58,9 +72,9 @@ def read_dino(raw: RawCheckpoint, options: ReadOptions, layout: DinoLayout, pref
     renamed = {_renamed(name, prefix, layout.renamed): value for name, value in raw.weights.items()}
     own, unused = select(renamed, prefix, PARTS)
     own = _fused(own)
-    arguments = _arguments(where, own, release)
+    arguments = _arguments(where, own, layout)
     heads = arguments["heads"]
-    orientation = options.orientation or release.orientation or "SPL"
+    orientation = options.orientation or layout.orientation
     turn = turn_from(orientation)
     for name, value in own.items():
         if re.fullmatch(r"blocks\.\d+\.attn\.qkv\.(weight|bias)", name) and "periods" in own:
@@ -72,12 +86,9 @@ def read_dino(raw: RawCheckpoint, options: ReadOptions, layout: DinoLayout, pref
     if "pos_embed" in own:
         own["pos_embed"] = turn.table(own["pos_embed"], tuple(arguments["position_grid"]))
     architecture = {"class_path": f"{DinoViT.__module__}.{DinoViT.__qualname__}", "init_args": _turned(arguments, turn)}
-    released = release.architecture["init_args"]
-    notes = [
-        f"{name} {arguments[name]}, where the released {release.name} has {released[name]}: read as it by its names"
-        for name in ("width", "depth")
-        if arguments[name] != released[name]
-    ]
+    if release is None:
+        return _of_unknown_data(raw, architecture, own, unused, orientation)
+    notes = release.variants(arguments, ("width", "depth"))
     if release.orientation is None and options.orientation is None:
         notes.append(
             f"{release.name} was trained on arrays as its files stored them, in no one frame: read as {orientation}; "
@@ -85,6 +96,25 @@ def read_dino(raw: RawCheckpoint, options: ReadOptions, layout: DinoLayout, pref
         )
     form = f"{release.name} checkpoint"
     return EncoderFile(architecture, own, release.card(raw, orientation), raw.sha256, form, unused, tuple(notes))
+
+
+def _of_unknown_data(
+    raw: RawCheckpoint, architecture: Config, own: dict[str, Tensor], unused: dict[str, int], orientation: str
+) -> EncoderFile:
+    notes = (
+        f"a ViT with a class token, whose data are not known: axes {orientation} assumed; --orientation "
+        "(init_options.orientation) says otherwise",
+        f"{architecture['init_args']['heads']} heads assumed, and a norm eps of {USUAL['norm_eps']:g}: no tensor shows "
+        "them",
+    )
+    card: dict[str, Any] = {
+        "preprocessing": {"orientation": orientation},
+        "pretraining": {},
+        "licence": raw.licence,
+        "citations": [],
+    }
+    assumed = ("heads", "norm_eps")
+    return EncoderFile(architecture, own, card, raw.sha256, "ViT with a class token", unused, notes, assumed=assumed)
 
 
 def neighbors_paired(projection: Tensor, heads: int) -> Tensor:
@@ -119,16 +149,16 @@ def _fused(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def _arguments(where: str, own: dict[str, Tensor], release: Release) -> dict[str, Any]:
+def _arguments(where: str, own: dict[str, Tensor], layout: DinoLayout) -> dict[str, Any]:
     """Return the arguments of the network, in the frame of the file; periods are brought to fp32."""
-    released = release.architecture["init_args"]
+    released = layout.released
     width, in_channels, *patch_size = own[KERNEL].shape
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
     is_rotary = "periods" in own
     arguments: dict[str, Any] = {
         "width": width,
         "depth": depth,
-        "heads": width // (released["width"] // released["heads"]),
+        "heads": max(1, width // (released["width"] // released["heads"])),
         "in_channels": in_channels,
         "patch_size": patch_size,
         "positions": "rotary" if is_rotary else "learned",
@@ -143,22 +173,22 @@ def _arguments(where: str, own: dict[str, Tensor], release: Release) -> dict[str
         return arguments | {name: released[name] for name in ("rope_base", "rope_precision") if name in released}
     if "pos_embed" not in own:
         raise UserError(f"{where}: neither rotary periods nor a table of positions in the file; it is incomplete")
-    grid = _grid(where, own["pos_embed"].shape[1] - 1, turn_from(release.orientation or "SPL"), released)
+    grid = _grid(where, own["pos_embed"].shape[1] - 1, turn_from(layout.orientation), released)
     offset = [abs(one) for one in released.get("interpolate_offset", (0.0, 0.0, 0.0))]
     return arguments | {"position_grid": list(grid), "interpolate_offset": offset}
 
 
 def _grid(where: str, count: int, turn: Turn, released: Mapping[str, Any]) -> Triple:
     """Return the grid of a table in the file's frame: the released one where it counts as many places, else a cube."""
-    ours = released["position_grid"]
     theirs = [0, 0, 0]
     for axis, source in enumerate(turn.source):
-        theirs[source] = ours[axis]
+        theirs[source] = released.get("position_grid", theirs)[axis]
     edge = round(count ** (1 / 3))
     for grid in (theirs, [edge] * 3):
         if prod(grid) == count:
             return (grid[0], grid[1], grid[2])
-    raise UserError(f"{where}: {count} positions in its table, which is neither {theirs} nor a cube; it is a variant")
+    wanted = f"neither {theirs} nor a cube" if any(theirs) else "no cube"
+    raise UserError(f"{where}: {count} positions in its table, which is {wanted}; it is a variant")
 
 
 def _turned(arguments: Config, turn: Turn) -> Config:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
-from medpretrain3d.backbones.checkpoints.resnet_layout import PARTS, resnet_architecture, resnet_prefix
+from medpretrain3d.backbones.checkpoints.resnet_layout import (
+    PARTS,
+    is_of_monai,
+    resnet_architecture,
+    resnet_prefix,
+)
 from medpretrain3d.backbones.checkpoints.selection import select
 
 CITATION = "Chen, S., Ma, K., & Zheng, Y. (2019). Med3D: transfer learning for 3D image analysis. arXiv:1904.00625."
@@ -19,6 +24,8 @@ def read_medicalnet(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
     if resnet_prefix(raw.weights, (7, 7, 7)) != "":
         return None
     own, unused = select(raw.weights, "", PARTS)
+    if is_of_monai(own, unused):
+        return None
     architecture = resnet_architecture(str(raw.path), own, is_dilated=True)
     card = {
         "preprocessing": {"normalisation": "z-score of the voxels that are not zero, per volume"},

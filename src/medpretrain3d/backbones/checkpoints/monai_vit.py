@@ -27,6 +27,8 @@ HEAD_WIDTH = 64
 FLAT_PATCH: Triple = (4, 16, 16)
 """SegVol's, which its linear embedding of 1024 numbers does not show."""
 SEGVOL_GRID: Triple = (8, 16, 16)
+USUAL_EDGES, MOST_CHANNELS = (8, 16, 32), 8
+"""Of a linear embedding of several channels: cubes of these edges, of as few channels as there may be."""
 
 SEGVOL = Release(
     name="SegVol",
@@ -73,9 +75,15 @@ def read_monai_vit(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | No
     own = {_own_name(name): value for name, value in own.items()}
     own = _fused(own)
     kernel = own.pop("linear", None)
+    notes: list[str] = []
+    is_flat = kernel is not None and kernel.shape[1] == prod(FLAT_PATCH) and _is_on_segvols_grid(own)
     if kernel is not None:
-        own["patch_embed.proj.weight"] = _convolution(where, kernel)
-    is_segvol = kernel is not None and kernel.shape[1] == prod(FLAT_PATCH) and "blocks.0.attn.qkv.bias" not in own
+        patch, channels = (FLAT_PATCH, 1) if is_flat else _cube(where, kernel.shape[1])
+        own["patch_embed.proj.weight"] = _convolution(kernel, patch, channels)
+        if channels > 1:
+            size = " x ".join(map(str, patch))
+            notes.append(f"{channels} channels and patches of {size} assumed: a linear embedding shows their product")
+    is_segvol = is_flat and "blocks.0.attn.qkv.bias" not in own
     architecture = _architecture(where, own)
     orientation = options.orientation or ((SEGVOL.orientation or "") if is_segvol else "RAS")
     turn, arguments = turn_from(orientation), architecture["init_args"]
@@ -88,10 +96,10 @@ def read_monai_vit(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | No
     if crossing:
         unused["cross_attn"] = len(crossing)
     if is_segvol:
-        notes = []
         card = SEGVOL.card(raw, orientation)
     else:
-        notes = [f"a ViT of MONAI, whose data are not known: axes {orientation} assumed, as MONAI's recipes have them"]
+        known = f"a ViT of MONAI, whose data are not known: axes {orientation} assumed, as MONAI's recipes have them"
+        notes.insert(0, known)
         card = {
             "preprocessing": {"orientation": orientation},
             "pretraining": {},
@@ -129,17 +137,32 @@ def _fused(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return fused
 
 
-def _convolution(where: str, linear: Tensor) -> Tensor:
-    """Return a linear map of flattened patches (p1 p2 p3 c) as a convolution."""
-    count = linear.shape[1]
+def _is_on_segvols_grid(own: Mapping[str, Tensor]) -> bool:
+    return own["pos_embed"].shape[1] == prod(SEGVOL_GRID)
+
+
+def _cube(where: str, count: int) -> tuple[Triple, int]:
+    """Return the patch and the channels that a linear embedding of so many numbers is of.
+
+    Raises:
+        UserError: they make no cubes.
+    """
     edge = round(count ** (1 / 3))
-    patch = FLAT_PATCH if count == prod(FLAT_PATCH) else (edge, edge, edge)
-    if prod(patch) != count:
-        raise UserError(
-            f"{where}: embeds {count} numbers per patch, which is neither a cube of one channel nor SegVol's "
-            f"{' x '.join(map(str, FLAT_PATCH))}; no tensor shows its edges"
-        )
-    kernel: Tensor = linear.unflatten(1, (*patch, 1)).movedim(-1, 1)
+    if edge**3 == count:
+        return (edge, edge, edge), 1
+    for channels in range(2, MOST_CHANNELS + 1):
+        if edge := next((one for one in USUAL_EDGES if channels * one**3 == count), 0):
+            return (edge, edge, edge), channels
+    raise UserError(
+        f"{where}: embeds {count} numbers per patch, which is no cube of one channel, none of {MOST_CHANNELS} or fewer "
+        f"with an edge of {', '.join(map(str, USUAL_EDGES))}, and on another grid than SegVol's "
+        f"{' x '.join(map(str, FLAT_PATCH))}; no tensor shows its edges"
+    )
+
+
+def _convolution(linear: Tensor, patch: Triple, channels: int) -> Tensor:
+    """Return a linear map of flattened patches (p1 p2 p3 c) as a convolution."""
+    kernel: Tensor = linear.unflatten(1, (*patch, channels)).movedim(-1, 1)
     return kernel.contiguous()
 
 

@@ -47,6 +47,15 @@ class Release:
     restriction: str | None = None
     """What the licence forbids to do with weights that begin from these."""
 
+    def variants(self, arguments: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+        """Return a note for each argument of a file's network that is not the released one's; unstated ones are not."""
+        released = self.architecture["init_args"]
+        return [
+            f"{name} {arguments[name]}, where the released {self.name} has {released[name]}: read as it by its names"
+            for name in names
+            if arguments[name] != released[name]
+        ]
+
     def card(self, raw: RawCheckpoint, orientation: str | None = None) -> dict[str, Any]:
         """Return the card of the encoder file: plain data.
 

@@ -52,6 +52,16 @@ def resnet_architecture(where: str, own: Mapping[str, Tensor], **arguments: Any)
     return {"class_path": "medpretrain3d.backbones.resnet.ResNet3D", "init_args": told | arguments}
 
 
+def is_of_monai(own: Mapping[str, Tensor], unused: Mapping[str, int]) -> bool:
+    """Return whether a network has what MONAI's have and MedicalNet's have not: a classifier, or shortcuts' biases.
+
+    Args:
+        own: in torchvision's names.
+        unused: names of the parts beside it.
+    """
+    return "fc" in unused or any(name.endswith(".downsample.0.bias") for name in own)
+
+
 def without_biases(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take biases of shortcuts, which MONAI has, off the mean of the batch norm behind each: the same features."""
     folded = dict(own)

@@ -38,7 +38,13 @@ BRAIN_SEG_FOUNDER = Release(
     orientation="RAS",
     normalisation="a fixed range of values to [0, 1], whose limits are not stated",
 )
+LOOKS_ALIKE = (
+    "told by {told}, which a Swin UNETR of one's own may have as well: then it is not {name}, and neither {facts} are "
+    "its own"
+)
+"""What is said of a release that no name in its files tells apart."""
 DISRUPTIVE = "Valanarasu, J. M. J., et al. (2023). Disruptive autoencoders. arXiv:2307.16896."
+VOCO_RELEASE = "VoCo release"
 VOCO = "Wu, L., Zhuang, J., & Chen, H. (2024). VoCo: volume contrastive learning. CVPR. arXiv:2402.17300."
 
 
@@ -50,8 +56,13 @@ def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
         return None
     architecture, own, unused = read_swin(weights, prefix)
     if _is_brain_seg_founder(architecture["init_args"], set(unused)):
-        card, notes = BRAIN_SEG_FOUNDER.card(raw), (MERGING_NOTE, RAS_AXES)
-        return EncoderFile(architecture, own, card, raw.sha256, "BrainSegFounder checkpoint", unused, notes)
+        doubt = LOOKS_ALIKE.format(
+            told="MONAI's self-supervised heads with several channels or other depths",
+            name=BRAIN_SEG_FOUNDER.name,
+            facts="data nor licence",
+        )
+        card, of_founder = BRAIN_SEG_FOUNDER.card(raw), (doubt, MERGING_NOTE, RAS_AXES)
+        return EncoderFile(architecture, own, card, raw.sha256, "BrainSegFounder checkpoint", unused, of_founder)
     name, pretraining, preprocessing, citations = _publication(architecture["init_args"]["is_v2"], set(unused))
     card = {
         "preprocessing": preprocessing,
@@ -59,8 +70,11 @@ def read_swin_unetr(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
         "licence": raw.licence,
         "citations": [*citations, SWIN_UNETR],
     }
-    notes = (MERGING_NOTE, RAS_AXES)
-    return EncoderFile(architecture, own, card, raw.sha256, name, unused, notes)
+    notes = [MERGING_NOTE, RAS_AXES]
+    if name == VOCO_RELEASE:
+        told = "the convolution before each stage (`use_v2` of MONAI)"
+        notes.insert(0, LOOKS_ALIKE.format(told=told, name="VoCo's", facts="paradigm nor citation"))
+    return EncoderFile(architecture, own, card, raw.sha256, name, unused, tuple(notes))
 
 
 def _is_brain_seg_founder(arguments: Mapping[str, Any], others: set[str]) -> bool:
@@ -79,7 +93,7 @@ def _publication(is_v2: bool, others: set[str]) -> tuple[str, dict[str, Any], di
     has_decoder = any(part.startswith("decoder") for part in others)
     if is_v2:
         paradigm = "supervised segmentation" if has_decoder else "voco"
-        return "VoCo release", {"paradigm": paradigm}, {}, [VOCO]
+        return VOCO_RELEASE, {"paradigm": paradigm}, {}, [VOCO]
     if {"rotation_head", "contrastive_head"} & others:
         pretraining = {"paradigm": "swinunetr", "corpus": SELF_SUPERVISED_CORPUS}
         how = {"window": unit_window(-1000, 1000)}

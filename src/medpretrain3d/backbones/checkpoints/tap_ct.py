@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medpretrain3d.backbones.checkpoints.dino_layout import DinoLayout, dino_prefix, read_dino
+from medpretrain3d.backbones.checkpoints.dino_layout import KERNEL, DinoLayout, dino_prefix, read_dino
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
 from medpretrain3d.backbones.checkpoints.release import Release
@@ -52,6 +52,9 @@ def read_tap_ct(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
     """
     prefix = dino_prefix(raw.weights)
     if prefix is None or f"{prefix}pos_embed" not in raw.weights:
+        return None
+    is_flat = len(set(raw.weights[prefix + KERNEL].shape[2:])) > 1
+    if not is_flat or not any(name.endswith(".ls1.gamma") for name in raw.weights):
         return None
     encoder = read_dino(raw, options, LAYOUT, prefix)
     return replace(encoder, notes=(*encoder.notes, UNCONFIRMED))

@@ -51,5 +51,7 @@ def read_three_dino(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | N
     prefix = dino_prefix(raw.weights)
     if prefix is None or f"{prefix}pos_embed" not in raw.weights or f"{prefix}register_tokens" in raw.weights:
         return None
+    if not any(name.endswith(".ls1.gamma") for name in raw.weights):
+        return None  # DINOv2 scales its layers, and most other transformers do not
     is_cubic = len(set(raw.weights[prefix + KERNEL].shape[2:])) == 1
     return read_dino(raw, options, LAYOUT, prefix) if is_cubic else None

@@ -33,16 +33,18 @@ def untold_differences(encoder: EncoderFile, receiver: Backbone) -> list[str]:
     theirs, ours = [[level.stride for level in backbone.levels] for backbone in (twin, receiver)]
     shared = min(len(theirs), len(ours))
     facts, assumed = list[str](), list[str]()
-    if theirs[:shared] != ours[:shared]:
-        facts.append(f"levels have strides {ours[:shared]}, in the file {theirs[:shared]}")
-    for name, of_file, own in _differing(twin, receiver):
+    of_levels = [("strides", "levels have strides", theirs[:shared], ours[:shared])]
+    of_arguments = [(name, f"{name} is", *values) for name, *values in _differing(twin, receiver)]
+    for name, what, of_file, own in (*of_levels, *of_arguments):
+        if of_file == own:
+            continue
         if name in encoder.assumed:
             assumed.append(
-                f"{name} is {own}, and no tensor of the file tells its own ({of_file} was assumed): features are the "
+                f"{what} {own}, and no tensor of the file tells its own ({of_file} was assumed): features are the "
                 f"same if it was trained with {own}"
             )
         else:
-            facts.append(f"{name} is {own}, in the file {of_file}")
+            facts.append(f"{what} {own}, in the file {of_file}")
     return [
         *(f"{difference}: features differ until fine-tuned" for difference in facts),
         *assumed,

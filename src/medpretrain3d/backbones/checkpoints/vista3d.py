@@ -46,6 +46,7 @@ def read_vista3d(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None
     architecture, own, unused = read_segres_encoder(str(raw.path), raw.weights, prefix, "instance")
     orientation = options.orientation or VISTA3D.orientation or ""
     own, notes = turn_convolutions(own, orientation)
+    notes += VISTA3D.variants(architecture["init_args"], ("width", "blocks"))
     return EncoderFile(
         architecture, own, VISTA3D.card(raw, orientation), raw.sha256, "VISTA3D checkpoint", unused, tuple(notes)
     )
