@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.scoring import CaseResult
+from medpretrain3d.documents import csv_text
 from medpretrain3d.engine.results_board import Chart, ResultsBoard, Table
 from medpretrain3d.evaluation.detection import MAP_KEY, STRATA_IOUS, ap_key, ar_key, froc_curve_key
 from medpretrain3d.evaluation.precision_recall import precision_key
@@ -47,15 +46,11 @@ def case_table(metrics: Mapping[str, Any], names: Mapping[str, str]) -> Table:
     return Table(columns, rows)
 
 
-def csv_text(tables: Sequence[Table]) -> str:
-    """Return tables of the same length side by side."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([name for table in tables for name in table.columns])
-    lines.writerows(
-        [cell for row in rows for cell in row] for rows in zip(*(table.rows for table in tables), strict=True)
-    )
-    return text.getvalue()
+def table_csv(tables: Sequence[Table]) -> str:
+    """Return tables of the same length side by side, in which no name of a case or class is a formula."""
+    columns = [name for table in tables for name in table.columns]
+    rows = zip(*(table.rows for table in tables), strict=True)
+    return csv_text(columns, ([cell for row in beside for cell in row] for beside in rows))
 
 
 def board_of_test(

@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from finetune.board import board_of_test, case_key, case_table, class_table, csv_text, pictured
+from finetune.board import board_of_test, case_key, case_table, class_table, pictured, table_csv
 from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
@@ -162,8 +162,8 @@ def _write_test(
     keys = {case_id: case_key(ref) for case_id, ref in refs.items()}
     own = case_table(metrics, {case_id: case_id for case_id in refs})
     named = Table(("dashboard",), [[keys[row["case"]]] for row in metrics["per_case"]])
-    write_text(folder / "cases.csv", csv_text([named, own]))
-    write_text(folder / "classes.csv", csv_text([class_table(metrics, data.classes)]))
+    write_text(folder / "cases.csv", table_csv([named, own]))
+    write_text(folder / "classes.csv", table_csv([class_table(metrics, data.classes)]))
     tracked = tracked_runs(trainer)
     if tracked:
         names = {case_id: case_id for case_id in refs} if share_machine else keys

@@ -15,7 +15,14 @@ from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
 from finetune.unlabeled_term import Term, UnlabeledTerm, unlabeled_provenance
 from finetune.validated_cases import check_validated
-from medpretrain3d.backbones import ReadOptions, VolumesSeen, check_patch, encoder_entry, read_encoder
+from medpretrain3d.backbones import (
+    ReadOptions,
+    VolumesSeen,
+    check_patch,
+    encoder_entry,
+    provenance_of,
+    read_encoder,
+)
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
 from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.boxes import Targets
@@ -138,7 +145,7 @@ class FinetuneModule(Checked, L.LightningModule):
                 paradigm=paradigm,
                 method=pretraining.get("method", paradigm),  # files of others state one name
                 corpus=pretraining.get("corpus"),
-                num_pretrain_volumes=pretraining.get("num_pretrain_volumes", 0),
+                num_pretrain_volumes=pretraining.get("num_pretrain_volumes"),
                 pretrain_run=pretraining.get("run"),
                 checkpoint_sha256=self.encoder.sha256,
                 init_sha256=self.encoder.sha256,
@@ -280,6 +287,7 @@ class FinetuneModule(Checked, L.LightningModule):
             "pretraining": pretraining,
             "citations": [],
             "volumes_seen": self.volumes_seen().to_json(),
+            **({"continued_from": provenance_of(self.encoder)} if self.encoder else {}),
         }
         checkpoint |= encoder_entry(self.detector.backbone, "detector", card, self.detector)
 

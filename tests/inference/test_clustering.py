@@ -12,8 +12,10 @@ from tests.oracles import oracle
 @pytest.mark.parametrize("index", range(8))
 def test_same_clusters_as_nndetection(index):
     case = oracle("weighted_box_clustering")[index]
-    arguments = [torch.tensor(case[key]) for key in ("boxes", "scores", "weights", "n_expected")]
-    boxes, scores = weighted_box_clustering(*arguments, iou_threshold=case["iou_threshold"])
+    boxes, scores, weights, expected = (torch.tensor(case[key]) for key in ("boxes", "scores", "weights", "n_expected"))
+    boxes, scores = weighted_box_clustering(
+        boxes=boxes, scores=scores, weights=weights, num_expected=expected, iou_threshold=case["iou_threshold"]
+    )
     torch.testing.assert_close(boxes, torch.tensor(case["expected_boxes"]), atol=1e-4, rtol=0)
     torch.testing.assert_close(scores, torch.tensor(case["expected_scores"]), atol=1e-5, rtol=0)
 

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from finetune.board import table_csv
 from finetune.datamodule import FinetuneData
 from medpretrain3d import cli
+from medpretrain3d.engine.results_board import Table
 from pretrain.datamodule import PretrainData
 
 from .conftest import write_cubes
@@ -70,3 +72,9 @@ def test_a_limited_validation_of_pretraining_takes_the_same_crops_on_any_number_
         loaders = [on_process(data, rank, world_size, limit).val_dataloader() for rank in range(world_size)]
         positions = sorted(one for loader in loaders if loader for batch in loader.batch_sampler for one in batch)
         assert positions == list(range(num_crops))
+
+
+def test_no_name_in_the_tables_of_a_test_is_a_formula():
+    keys = Table(("dashboard",), [["1a2b"], ["3c4d"]])
+    cases = Table(("case", "score"), [["=1+1", -0.5], ["-scan", None]])
+    assert table_csv([keys, cases]) == "dashboard,case,score\n1a2b,'=1+1,-0.5\n3c4d,'-scan,\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 
 from finetune import __main__ as finetune_program
 from medpretrain3d import cli
-from medpretrain3d.backbones import read_encoder
+from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
+from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.errors import UserError
 from pretrain import __main__ as pretrain_program
 from tests.tiny_objectives import TINY_OBJECTIVES, tiny_objective
@@ -53,6 +55,20 @@ def test_commands_read_a_checkpoint(runs, stage, tmp_path, capsys):
     assert cli.main(["export", str(checkpoint), "-o", str(tmp_path / "out")]) == 0
     exported, product = read_encoder(tmp_path / "out"), read_encoder(runs / stage / PRODUCTS[stage])
     assert all(torch.equal(product.weights[name], value) for name, value in exported.weights.items())
+
+
+def test_a_checkpoint_says_where_its_weights_began_and_what_is_not_known_of_it(cube_store, tmp_path):
+    card = {"licence": "cc-by-nc-4.0", "restriction": "nothing is sold", "citations": ["A."], "pretraining": {}}
+    save_encoder(tmp_path / "released", ResEnc("XXS"), card)
+    place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "f"]
+    start = ["--model.init_from", str(tmp_path / "released"), "--trainer.max_steps", "3"]
+    finetune_program.main(["fit", *TINY_FINETUNE, *place, *start])
+    run = tmp_path / "g" / "f"
+    of_bundle, of_checkpoint = (read_encoder(run / name).card for name in ("bundle", "checkpoints/last.ckpt"))
+    assert of_checkpoint["continued_from"] == of_bundle["continued_from"]
+    assert restrictions(of_checkpoint) == ["nothing is sold"]
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert facts["num_pretrain_volumes"] is None
 
 
 def test_the_newest_checkpoint_of_a_folder_is_meant(runs, tmp_path):

@@ -113,3 +113,13 @@ def test_what_a_parameter_may_be(tmp_path, entry, expected):
 def test_what_is_wrong_is_one_line(tmp_path, changes, message):
     with pytest.raises(UserError, match=re.escape(message)):
         read_sweep(written(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "got"), [("", "None"), ("# of no keys", "None"), ("5", "5"), ("[method]", "['method']")]
+)
+def test_a_file_without_keys_is_one_line(tmp_path, text, got):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(f"sweep.yaml: got {got}, wanted the keys of a sweep")):
+        read_sweep(path)

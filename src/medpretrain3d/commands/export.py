@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from medpretrain3d.atomic import locked
 from medpretrain3d.commands.read_options import add_read_options, read_options
+from medpretrain3d.documents import read_text
 from medpretrain3d.errors import UserError
 
 
@@ -44,14 +46,13 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--format {args.format}: unknown; known are {', '.join([own, *EXPORTS.names()])}")
     if args.output.exists():
         raise UserError(f"{args.output}: is there already; choose another folder or remove it")
-    if args.results and not args.results.is_file():
-        raise UserError(f"{args.results}: no such file; --results wants a Markdown file")
+    results = read_text(args.results, "give a Markdown file") if args.results else None
     encoder = read_encoder(args.encoder, read_options(args))
-    results = args.results.read_text(encoding="utf-8") if args.results else None
     page = model_card(encoder, args.output.name, args.licence, results)
+    encoder = replace(encoder, card=encoder.card | ({"licence": args.licence} if args.licence else {}))
     if args.format == own:
-        card = encoder.card | ({"licence": args.licence} if args.licence else {})
-        write_encoder(args.output, encoder.architecture, encoder.weights, card, {"README.md": page}, encoder.detector)
+        beside = {"README.md": page}
+        write_encoder(args.output, encoder.architecture, encoder.weights, encoder.card, beside, encoder.detector)
     else:
         with finished_folder(args.output, replace=False) as unfinished:
             EXPORTS[args.format](unfinished, encoder)

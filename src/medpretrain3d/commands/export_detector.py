@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: no bundle, a detector that is not exported, missing libraries, or outputs that differ.
     """
+    from medpretrain3d.backbones.checkpoints.release import restrictions
     from medpretrain3d.inference.box_masks import mask_head_of
     from medpretrain3d.inference.bundle import load_bundle
     from medpretrain3d.inference.network_export import FILES, export_network
@@ -43,5 +44,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {args.bundle}: its head for masks of objects is not exported, boxes are all that the file gives")
     if bundle.rescorer is not None:
         print(f"note: {args.bundle}: its second stage is not exported, so scores are those of the first alone")
+    for text in restrictions(bundle.provenance.get("encoder") or {}):
+        print(f"note: {args.bundle}: the licence forbids: {text}")
     print(f"{args.out / FILES[args.format]}: differs from eager by {difference:.1e} of the largest output")
     return 0

@@ -14,6 +14,9 @@ from medpretrain3d.store.store import Store
 from medpretrain3d.urls import url_of
 
 CARDS = {"encoder.json": "encoder file", "bundle.json": "detector bundle", "store.json": "store"}
+BUNDLE_DOCUMENTS = ("bundle.json", "rescorer.json")
+"""Of a detector and of its second stage; those of an ensemble's members lie in folders."""
+DAMAGED = "it is damaged, make it again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
         why = f"is of checkpoints of other projects, {url or folder} is a {CARDS[found[0].name]}; leave it out"
         refuse_unused(args, add_read_options, ("stem", "token_order", "orientation", "norm"), why)
         print(f"{url or folder}: {CARDS[found[0].name]}")
-        card = read_json(found[0], dict[str, Any], "it is damaged, make it again", LARGE, allow_nan=True)
+        card = read_json(found[0], dict[str, Any], DAMAGED, LARGE, allow_nan=True)
         _print(card)
-        begun_from = (card.get("provenance") or {}).get("encoder") if found[0].name == "bundle.json" else card
-        for text in restrictions(begun_from or {}):
+        begun_from = _encoders_behind(folder) if found[0].name == "bundle.json" else [card]
+        for text in dict.fromkeys(text for one in begun_from for text in restrictions(one)):
             print(f"  the licence forbids: {text}")
         return 0
     from medpretrain3d.backbones.checkpoints import read_encoder
@@ -67,6 +70,14 @@ def run(args: argparse.Namespace) -> int:
     for note in encoder.notes:
         print(f"  note: {note}")
     return 0
+
+
+def _encoders_behind(folder: Path) -> list[dict[str, Any]]:
+    """Return what a bundle says of the encoders that its detector, second stage and members begin from."""
+    documents = sorted(path for name in BUNDLE_DOCUMENTS for place in ("", "*/") for path in folder.glob(place + name))
+    read = [read_json(path, dict[str, Any], DAMAGED, LARGE, allow_nan=True) for path in documents]
+    provenances = [one["provenance"] for one in read if isinstance(one.get("provenance"), dict)]
+    return [one["encoder"] for one in provenances if one.get("encoder")]
 
 
 def _print(card: dict[str, Any]) -> None:

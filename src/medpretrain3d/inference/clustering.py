@@ -58,7 +58,7 @@ def per_cluster(values: Tensor, owner: Tensor, num_clusters: int) -> Tensor:
 
 
 def weighted_box_clustering(
-    boxes: Tensor, scores: Tensor, weights: Tensor, coverage: Tensor, iou_threshold: float
+    boxes: Tensor, scores: Tensor, weights: Tensor, num_expected: Tensor, iou_threshold: float
 ) -> tuple[Tensor, Tensor]:
     """Cluster boxes and lower the score of clusters with missing predictions (Jaeger et al., Retina U-Net, 2020, 3).
 
@@ -73,7 +73,7 @@ def weighted_box_clustering(
         boxes: (N, 6).
         scores: (N,) in [0, 1].
         weights: (N,) positive.
-        coverage: (N,) how many predictions each box's place could have; a cluster expects the mean of its members.
+        num_expected: (N,) how many predictions each box's place could have; a cluster expects the mean of its members.
         iou_threshold: overlap with the seed above which a box joins its cluster.
 
     Returns:
@@ -82,6 +82,6 @@ def weighted_box_clustering(
     clusters = cluster_boxes(boxes, scores, weights, iou_threshold)
     num_clusters = len(clusters.scores)
     num_found = per_cluster(torch.ones(len(boxes), dtype=torch.double), clusters.owner, num_clusters)
-    num_missing = per_cluster(coverage.double(), clusters.owner, num_clusters) / num_found - num_found
+    num_missing = per_cluster(num_expected.double(), clusters.owner, num_clusters) / num_found - num_found
     score = clusters.scores.double() * num_found / (num_found + num_missing.clamp(min=0))
     return clusters.boxes, score.float()

@@ -129,6 +129,7 @@ def _about(bundle: Bundle, shapes: dict[str, list[Any]], difference: float) -> d
         "plugins": plugins_in(to_config(bundle.detector)),
         "preprocessing": bundle.preprocessing.to_json(),
         "inference": asdict(bundle.inference),
+        **({"encoder": bundle.provenance["encoder"]} if bundle.provenance.get("encoder") else {}),
         "difference_to_eager": difference,
         "torch": torch.__version__,
     }

@@ -92,7 +92,8 @@ def read_sweep(path: Path, name: str | None = None) -> SweepFile:
         UserError: names the file and the first key that is unknown, missing, or of another kind than wanted; or what
             wandb knows and is not done offline.
     """
-    document, place = read_yaml(path, _ADVICE), Place(str(path))
+    place = Place(str(path))
+    document = a_mapping(read_yaml(path, _ADVICE), place, "the keys of a sweep, as those in configs/sweeps")
     only_keys(document, KEYS, place, required=("method", "metric", "parameters", "command"))
     method = _one_of(document["method"], METHODS, place.at("method"))
     metric = a_mapping(document["metric"], place.at("metric"), "{name: val/mAP, goal: maximize}")

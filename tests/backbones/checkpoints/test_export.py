@@ -5,6 +5,7 @@ import torch
 
 from medpretrain3d import cli
 from medpretrain3d.backbones import PlainConv, Primus, ResEnc, ViT, read_encoder, save_encoder
+from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import from_config
 
 CARD = {
@@ -64,6 +65,30 @@ def test_results_go_into_the_model_card_and_an_existing_folder_is_left_alone(tmp
     assert read_encoder(tmp_path / "out").card["licence"] == "cc0-1.0"
     assert cli.main(args) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+def test_results_that_are_no_text_are_refused(tmp_path, capsys):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {})
+    (tmp_path / "results.md").write_bytes(b"\xff\xfe")
+    args = ["export", str(tmp_path / "encoder"), "-o", str(tmp_path / "out"), "--results", str(tmp_path / "results.md")]
+    assert cli.main(args) == 2
+    assert "results.md: is not text in UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("format_", ["nnssl", "safetensors"])
+def test_an_export_keeps_the_licence_that_is_given_and_what_earlier_ones_forbid(tmp_path, format_, capsys):
+    origin = {"sha256": "0" * 64, "licence": "cc-by-nc-4.0", "restriction": "nothing is sold", "citations": ["B."]}
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {**CARD, "restriction": "named", "continued_from": origin})
+    args = ["export", str(tmp_path / "encoder"), "--format", format_, "-o", str(tmp_path / "out")]
+    assert cli.main([*args, "--licence", "cc0-1.0"]) == 0
+    again = read_encoder(tmp_path / "out")
+    assert again.card["licence"] == "cc0-1.0"
+    assert restrictions(again.card) == ["named", "nothing is sold"]
+    assert again.card["continued_from"] == origin
+    assert again.card["pretraining"].items() >= CARD["pretraining"].items()
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+    assert "nothing is sold" in capsys.readouterr().out
 
 
 def test_what_nnssl_does_not_know_is_refused_and_nothing_is_written(tmp_path, capsys):

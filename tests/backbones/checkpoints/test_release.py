@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,9 @@ from medpretrain3d.backbones.checkpoints.release import restrictions
 from medpretrain3d.configurable import from_config, to_config
 from medpretrain3d.detection import FCOS
 from medpretrain3d.errors import UserError
-from medpretrain3d.inference import InferenceConfig, save_bundle
+from medpretrain3d.inference import InferenceConfig, save_bundle, save_ensemble
+from medpretrain3d.inference.rescorer import Rescorer
+from medpretrain3d.inference.rescorer_file import save_rescorer
 from medpretrain3d.store import Normalization, Preprocessing
 from medpretrain3d.store.intensity import PerUnit, Window, ZScore
 from pretrain import preprocessing as continued
@@ -119,6 +122,26 @@ def test_what_a_licence_forbids_goes_into_cards_of_what_is_made_of_the_weights(t
     assert FORBIDDEN in restrictions({"continued_from": provenance_of(ours)})[0]  # and of what is made of that
     assert cli.main(["inspect", str(tmp_path / "encoder")]) == 0
     assert f"the licence forbids: {restrictions(ours.card)[0]}" in capsys.readouterr().out
+
+
+def test_what_a_licence_forbids_is_said_of_ensembles_second_stages_and_exported_networks(tmp_path, capsys):
+    begun_from = {name: {"encoder": {"licence": "cc-by-nc-4.0", "restriction": f"{name} is not sold"}} for name in "ab"}
+    save_rescorer(tmp_path / "second", Rescorer(ResEnc("XXS"), 1, (8.0,), 16), begun_from["b"])
+    detector = FCOS(ResEnc("XXS"), num_classes=1, fpn_channels=16, head_convs=1)
+    how = Preprocessing(patch=(16, 16, 16)), InferenceConfig()
+    save_bundle(tmp_path / "fold_0", detector, ["a"], *how, begun_from["a"])
+    save_ensemble(tmp_path / "all", {"0": tmp_path / "fold_0"}, how[1], rescorers={"0": tmp_path / "second"})
+    for place in ("all", "all/0"):
+        assert cli.main(["inspect", str(tmp_path / place)]) == 0
+        printed = capsys.readouterr().out
+        assert "the licence forbids: a is not sold" in printed
+        assert "the licence forbids: b is not sold" in printed
+    assert (
+        cli.main(["export-detector", str(tmp_path / "fold_0"), "-o", str(tmp_path / "out"), "--format", "torch"]) == 0
+    )
+    assert "the licence forbids: a is not sold" in capsys.readouterr().out
+    about = json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8"))
+    assert about["encoder"] == begun_from["a"]["encoder"]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def read_bundle_backbone(folder: Path) -> EncoderFile:
             "paradigm": "supervised_detection",
             "method": "supervised_detection",
             "corpus": training.get("corpus"),
-            "num_pretrain_volumes": training.get("num_train_cases", 0),
+            "num_pretrain_volumes": training.get("num_train_cases"),
             "detector": detector["class_path"].rpartition(".")[2],
             "classes": document.get("classes"),
             "run": training.get("run"),

@@ -20,11 +20,15 @@ from medpretrain3d.backbones.checkpoints.frame import Turn, turn_of_transposed
 from medpretrain3d.backbones.checkpoints.normalization import normalization
 from medpretrain3d.backbones.checkpoints.primus_layout import read_primus, turn_primus
 from medpretrain3d.backbones.checkpoints.raw import RawCheckpoint, ReadOptions
+from medpretrain3d.backbones.checkpoints.release import RESTRICTION
 from medpretrain3d.errors import UserError
 
 TOKEN_ORDER, SIMMIM_TOKEN_ORDER = "hwd", "whd"
 """nnssl flattens tokens (h w d) to this day, but for its SimMIM trainers; only nnU-Net's copy of Primus was changed, in
 June 2025. The tensors of all are called alike: the trainer's name tells."""
+
+OWN_KEYS: Mapping[str, type] = {"pretraining": dict, RESTRICTION: str, "continued_from": dict, "volumes_seen": dict}
+"""Entries of our cards for which nnssl has no key, and what each is: our export adds them to the file as they are."""
 
 
 def read_nnssl(raw: RawCheckpoint, options: ReadOptions) -> EncoderFile | None:
@@ -165,6 +169,8 @@ def _token_order(trainer: str) -> tuple[str, list[str]]:
 def _card(raw: RawCheckpoint, plan: Mapping[str, Any], turn: Turn) -> dict[str, Any]:
     configuration, pretrain = _configuration(plan, raw.content), plan.get("pretrain_plan") or {}
     trainer = _trainer(raw, plan) or None
+    added = {name: raw.content.get(name) for name in OWN_KEYS}
+    own: dict[str, Any] = {name: value for name, value in added.items() if isinstance(value, OWN_KEYS[name])}
     return {
         "preprocessing": stated(
             spacing_mm=turn.stated(configuration.get("spacing")),
@@ -176,15 +182,17 @@ def _card(raw: RawCheckpoint, plan: Mapping[str, Any], turn: Turn) -> dict[str, 
             stores=raw.content.get("stores"),
             recommended_patch=turn.stated(plan.get("recommended_downstream_patchsize")),
         ),
-        "pretraining": stated(
-            paradigm=trainer,
-            corpus=pretrain.get("dataset_name"),
-            network=_architecture_plans(plan).get("arch_class_name"),
-        ),
+        **own,
+        "pretraining": {
+            **stated(
+                paradigm=trainer,
+                corpus=pretrain.get("dataset_name"),
+                network=_architecture_plans(plan).get("arch_class_name"),
+            ),
+            **own.get("pretraining", {}),
+        },
         "licence": raw.content.get("license") or raw.content.get("licence") or raw.licence,
         "citations": cited(raw.content.get("citations") or plan.get("citations")),
-        # No key of nnssl either.
-        **stated(volumes_seen=raw.content.get("volumes_seen")),
     }
 
 

@@ -15,6 +15,7 @@ from medpretrain3d.atomic import finished_file
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.formats import EXPORTS
+from medpretrain3d.backbones.checkpoints.nnssl import OWN_KEYS
 from medpretrain3d.backbones.checkpoints.primus_layout import swap_first_axes
 from medpretrain3d.backbones.checkpoints.publishing import without_places
 from medpretrain3d.backbones.plain_conv import PlainConv
@@ -83,7 +84,7 @@ def write_nnssl(path: Path, encoder: EncoderFile) -> None:
         "citations": [{"type": "Citation", "name": "", "apa_citations": [line]} for line in citations],
         "license": card.get("licence"),
         **{name: preprocessing.get(name) for name in ("window", "unit", "stores")},
-        "volumes_seen": card.get("volumes_seen"),
+        **{name: card.get(name) for name in OWN_KEYS},
     }
     payload = io.BytesIO()  # writing to a full disk itself, torch may end the process (terminate in a destructor)
     torch.save(content, payload)
