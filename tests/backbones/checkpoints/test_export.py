@@ -120,3 +120,13 @@ def test_inspect_tells_what_a_foreign_checkpoint_is(tmp_path, capsys):
     ):
         assert expected in printed
     assert "note: tokens flattened (h w d)" in printed
+
+
+@pytest.mark.parametrize("format_", ["nnssl", "safetensors"])
+def test_an_export_without_a_licence_is_read_back_without_one_and_citations_as_they_were(tmp_path, format_):
+    save_encoder(tmp_path / "encoder", ResEnc("XXS"), {"citations": ["A. Author (2026). Title."]})
+    assert cli.main(["export", str(tmp_path / "encoder"), "--format", format_, "-o", str(tmp_path / "out")]) == 0
+    assert "license: unknown" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    again = read_encoder(tmp_path / "out")
+    assert not again.card.get("licence")
+    assert again.card["citations"] == ["A. Author (2026). Title."]

@@ -203,7 +203,8 @@ def cited(citations: Any) -> list[str]:
         if isinstance(entry, Mapping):
             texts = entry.get("apa_citations") or entry.get("bibtex_citations") or []
             head = ": ".join(str(entry[key]) for key in ("type", "name") if entry.get(key))
-            lines += [f"{head}: {text}" for text in ([texts] if isinstance(texts, str) else texts)] or [head]
+            lead = f"{head}: " if entry.get("name") else ""  # our own export has entries without a name
+            lines += [f"{lead}{text}" for text in ([texts] if isinstance(texts, str) else texts)] or [head]
         else:
             lines.append(str(entry))
     return lines

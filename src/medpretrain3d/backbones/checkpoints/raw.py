@@ -164,9 +164,9 @@ def _sidecars(folder: Path) -> dict[str, Any]:
 
 
 def _licence(card: Path) -> str | None:
-    """Return the licence in the front matter of a model card, as hubs write it."""
+    """Return the licence in the front matter of a model card, as hubs write it; None where it is absent or unknown."""
     if not card.is_file():
         return None
     lines = card.read_text(errors="replace").splitlines()[:60]
     stated = [line.partition(":")[2].strip() for line in lines if line.startswith(("license:", "licence:"))]
-    return stated[0] if stated else None
+    return stated[0] if stated and stated[0] != "unknown" else None
