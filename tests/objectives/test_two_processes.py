@@ -133,7 +133,8 @@ def work(rank: int, folder: Path) -> None:
 def together(tmp_path_factory) -> dict[str, Batch]:
     """What two processes computed."""
     folder = tmp_path_factory.mktemp("processes")
-    mp.start_processes(work, (folder,), nprocs=2, start_method="fork")
+    # Not forked: after some tests of others autograd has threads, and does no backward pass in a fork.
+    mp.start_processes(work, (folder,), nprocs=2, start_method="spawn")
     return torch.load(folder / "results.pt", weights_only=True)
 
 
