@@ -43,6 +43,7 @@ from medpretrain3d.study.report_notes import (
     earlier_version_notes,
     missing_notes,
     patient_notes,
+    trivial_notes,
     undefined_metric_notes,
     unlike_scan_notes,
 )
@@ -223,6 +224,7 @@ def make_report(
             *undefined_metric_notes(finetuning, metric),
             *patient_notes(finetuning),
             *unlike_scan_notes(places),
+            *trivial_notes(places, metric),
             *unviewed,
             *earlier_version_notes(finetuning),
         ],

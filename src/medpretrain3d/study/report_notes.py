@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.evaluation.named_metrics import AP_CENTER, NamedMetric
@@ -11,6 +12,7 @@ from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.study.conditions import Condition, Place
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.seen_scans import some_names
+from medpretrain3d.study.table import is_finite
 
 
 def missing_notes(pretraining: Sequence[Run], finetuning: Sequence[Run]) -> list[str]:
@@ -44,6 +46,36 @@ def unlike_scan_notes(places: Mapping[Place, Sequence[Condition]]) -> list[str]:
             notes.append(
                 f"{place}: arms were tested on different scans ({counts}), so their own numbers are not of the same; "
                 "differences and answers are of the scans that both have."
+            )
+    return notes
+
+
+def trivial_notes(places: Mapping[Place, Sequence[Condition]], metric: NamedMetric) -> list[str]:
+    """Return where arms find no more than a trivial baseline does, which looks at no image: the best of these.
+
+    Of a baseline it is the mean over the runs there, each of which gave it its own training boxes.
+    """
+    notes = []
+    for place, members in places.items():
+        reached: dict[str, list[float]] = {}
+        for run in (run for one in members for run in one.runs):
+            for name in run.baseline_names:
+                value = run.baseline_estimate(name, metric.key or metric.name).value
+                if value is not None and is_finite(value):
+                    reached.setdefault(name, []).append(value)
+        best = max(reached, key=lambda name: fmean(reached[name]), default=None)
+        if best is None:
+            continue
+        highest = fmean(reached[best])
+        below = [
+            f"{one.arm} {one.estimate.value:.3f}"
+            for one in members
+            if one.estimate.value is not None and one.estimate.value <= highest
+        ]
+        if below:
+            notes.append(
+                f"{place}: the {best}, which looks at no image, has {metric} {highest:.3f}, and not more have "
+                f"{', '.join(below)}: how these differ says little of what detectors learned."
             )
     return notes
 
