@@ -77,9 +77,20 @@ class Expansion:
         Raises:
             UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
         """
+        self._read_recipes()
         preparing, finetuning = self._preparation.jobs(), list(self._finetuning())
         _check_unlike(self.study, finetuning)
         return Jobs((*preparing, *dict.fromkeys(self._encoders.values()), *finetuning), self._preparation.missing())
+
+    def _read_recipes(self) -> None:
+        """Read all recipes: the plugins that one of them names are part of the code of every job, also of the first."""
+        for detector in self.study.detectors:
+            for recipe in detector.recipes.values():
+                self._recipe(recipe, "finetune")
+        for arm in self.study.arms:
+            for recipe in (one for of_data in arm.pretrain.values() for one in of_data):
+                self._recipe(recipe, "pretrain")
+        self._preparation.read_recipes()
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
