@@ -83,6 +83,21 @@ def test_a_set_of_other_names_needs_to_be_told(bundle, tmp_path, capsys):
     assert MAP_KEY in metrics
 
 
+@pytest.mark.parametrize("how", ["table", "pattern"])
+def test_of_a_folder_it_may_be_said_which_scans_are_of_one_patient(bundle, tmp_path, capsys, how):
+    raw, out, table = labeled_set(tmp_path / "raw", ["nodule"]), tmp_path / "out", tmp_path / "people.csv"
+    table.write_text("case,person\na,p1\nb,p1\n")
+    words = {"table": ["--patients", str(table), "--patient-column", "person"], "pattern": ["--patient-pattern", "(.)"]}
+    known = {"table": ["p1", "p1"], "pattern": ["a", "b"]}[how]
+    assert main(["test", str(bundle), str(raw), "-o", str(out), *words[how]]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["num_cases"], metrics["num_patients"]) == (2, len(set(known)))
+    targets = json.loads((out / "targets.json").read_text())["targets"]
+    assert [one["patient"] for one in targets] == known
+    assert main(["test", str(bundle), str(out / "store"), "-o", str(tmp_path / "again"), *words[how]]) == 2
+    assert f"{words[how][0]} is of a folder of a labelled data set" in capsys.readouterr().err
+
+
 def test_of_a_store_the_split_may_be_chosen(bundle, tmp_path, capsys):
     raw = labeled_set(tmp_path / "raw", ["cyst", "nodule"], "Tr")
     (raw / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "cyst": 1, "nodule": 2}}))

@@ -2,7 +2,7 @@
 
 DATA is a store, or a folder of a labelled data set in a layout that `medpretrain3d datasets` lists, such as nnU-Net's
 imagesTs and labelsTs; of a folder a store is made in OUT first, at each scan's own spacing. Give it the options that
-`prepare` got for the data of training: what is one object, how small it may be.
+`prepare` got for the data of training: what is one object, how small it may be; and say which scans are of one patient.
 
 OUT receives predictions.json, predictions.csv, targets.json, metrics.json and metrics.csv (one row per scan). Classes
 are matched by name: a class that the bundle does not find is refused, boxes of classes that the data do not name do
@@ -30,7 +30,10 @@ from medpretrain3d.values import Rows, Whole
 
 SAVES_MEMORY = predict.SAVES_MEMORY
 """What to change where memory runs out."""
-OF_FOLDER = ("dataset", "objects", "min_voxels", "as_points", "intensity", "straighten")
+OF_FOLDER = (
+    *("dataset", "objects", "min_voxels", "as_points", "intensity", "straighten"),
+    *("patients", "patient_pattern", "patient_column"),
+)
 """Options by which a folder becomes a store as that of training did; beside them `option`, which is repeated."""
 
 
@@ -55,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-points", action="store_true", help=as_there)
     parser.add_argument("--intensity", choices=("hu", "any"), help=as_there)
     parser.add_argument("--straighten", action="store_true", help=as_there)
+    prepare.add_patients(parser)
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="a class of DATA as the bundle calls it"
     )
