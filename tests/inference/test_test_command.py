@@ -10,6 +10,7 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
+from medpretrain3d.commands import predict
 from medpretrain3d.detection import FCOS
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.inference import InferenceConfig, save_bundle
@@ -81,6 +82,14 @@ def test_a_set_of_other_names_needs_to_be_told(bundle, tmp_path, capsys):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["num_targets"] == {"nodule": 2}
     assert MAP_KEY in metrics
+
+
+@pytest.mark.parametrize("typed", [[], ["--precision", "32-true", "--batch-size", "2"]])
+def test_scans_are_predicted_as_by_predict(bundle, tmp_path, monkeypatch, typed):
+    asked = []
+    monkeypatch.setattr(predict, "run", lambda args: asked.append((args.precision, args.batch_size)) or 1)
+    main(["test", str(bundle), str(labeled_set(tmp_path / "raw", ["nodule"])), "-o", str(tmp_path / "out"), *typed])
+    assert asked == [("32-true", 2) if typed else (None, None)]  # else what suits the device
 
 
 @pytest.mark.parametrize("how", ["table", "pattern"])

@@ -21,6 +21,7 @@ from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.commands import predict, prepare
 from medpretrain3d.commands.evaluate import per_case_csv
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.precision_option import add_precision
 from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_without_region
 from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
@@ -64,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_region_to_look_at(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--batch-size", type=Number(Rows), default=1, help="tiles per forward pass (default: 1)")
+    add_precision(parser)
+    parser.add_argument(
+        "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
+    )
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -111,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     refs, note = corpus.scored_cases(split, args.fold)
     if note:
         print(note)
-    passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "batch_size")
+    passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "precision", "batch_size")
     chosen = ["--split", LABELED if split == "all" else split, *_given(args, *passed_on)]
     failed = _call(predict, [*bundles, path, "-o", args.out, *chosen])
     if failed:
