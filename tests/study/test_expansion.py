@@ -434,3 +434,23 @@ def test_the_code_of_a_plugin_that_any_recipe_names_counts(write_study, tmp_path
     assert not set(now.values()) & set(before.values())  # also of the arm that is first, from scratch
     assert identities(write_study()) == now
     del sys.modules[package.name]
+
+
+def test_released_weights_are_named_as_fine_tuning_takes_them(write_study, tmp_path, monkeypatch):
+    def identity(source):
+        path = write_study(
+            arms={"scratch": {}, "released": {"init_from": source}}, hypotheses=[], seeds=1, labels=["all"]
+        )
+        return next(job.identity for job in jobs_of(path) if "released" in job.name)
+
+    with pytest.raises(UserError, match=r"lab/net: no such file or folder, .* put it into pretrained/lab/net"):
+        identity("lab/net")
+    place = tmp_path / "pretrained" / "lab" / "net" / "model.pt"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"weights")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert identity("lab/net") == identity("pretrained/lab/net") == identity("~/pretrained/lab/net")
+    assert identity("lab/net/model.pt") == identity(str(place))
+    before = identity("lab/net")
+    place.write_bytes(b"others")
+    assert identity("lab/net") != before

@@ -21,6 +21,7 @@ from medpretrain3d.study.inputs import (
     open_store,
     pretraining_hash,
     split_hash,
+    weights_hash,
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 from medpretrain3d.study.preparation import Preparation, option_of
@@ -228,7 +229,7 @@ class Expansion:
         flat = flattened(composed(layers))
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
-            inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
+            inputs["encoder"] = weights_hash(str(flat["model.init_from"]))
         for option, (fact, advice) in FILES.items():
             if file := flat.get(option):
                 is_awaited = self._preparation.makes(Path(file)) and not Path(file).exists()
