@@ -13,6 +13,7 @@ import torch
 from medpretrain3d import cli, plugins, registry
 from medpretrain3d.backbones import Backbone, ResEnc, load_encoder, read_encoder, save_encoder
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
+from medpretrain3d.command_line.composition import recipe_layers
 from medpretrain3d.configurable import from_config, plugins_in, to_config
 from medpretrain3d.detection import FCOS, Detector
 from medpretrain3d.errors import UserError
@@ -147,6 +148,29 @@ def test_plugins_are_named_anywhere_in_a_command_line(package):
     assert take_plugins(["x", "--", "--plugins"]) == ["x", "--", "--plugins"]
     with pytest.raises(UserError, match="got nothing"):
         take_plugins(["fit", "--plugins"])
+
+
+@pytest.mark.parametrize("named", ["[{name}]", "{name}"])
+def test_what_a_recipe_names_is_loaded_for_whatever_composes_it(package, named, tmp_path):
+    name = package()
+    base, path = tmp_path / "base.yaml", tmp_path / "recipe.yaml"
+    base.write_text(f"plugins: {named.format(name=name)}\nmodel: {{objective: {{class_path: MAE}}}}\n")
+    path.write_text("base: base.yaml\ndata: {patch: [16, 16, 16], batch_size: 1}\ntrainer: {max_steps: 2}\n")
+    assert len(recipe_layers(path, "pretrain")) == 2
+    assert [plugin.module for plugin in loaded_plugins()] == [name]
+    assert os.environ[VARIABLE] == name  # for the programs that are started
+
+
+def test_plan_computes_what_a_recipe_of_a_plugin_needs(package, tmp_path, capsys):
+    name = package()
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"plugins: [{name}]\n"
+        "model: {objective: {class_path: MAE, init_args: {backbone: {class_path: Net}, mask_block: [8, 8, 8]}}}\n"
+        "data: {patch: [16, 16, 16], batch_size: 1}\ntrainer: {max_steps: 2}\n"
+    )
+    assert cli.main(["plan", "--config", str(path)]) == 0
+    assert "memory of each: " in capsys.readouterr().out
 
 
 def test_an_encoder_file_names_the_plugin_that_it_needs(package, tmp_path):

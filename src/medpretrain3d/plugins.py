@@ -1,7 +1,7 @@
 """Plugins: packages of others whose classes and functions are used like this package's own.
 
-Only what the user names runs: with `--plugins`, in `MEDPRETRAIN3D_PLUGINS`, or by installing a package with an entry
-point of the group `medpretrain3d.plugins`. A file never chooses what code runs; it names what it needs.
+Only what the user names runs: with `--plugins`, in a recipe, in `MEDPRETRAIN3D_PLUGINS`, or by installing a package
+with an entry point of the group `medpretrain3d.plugins`. A file never chooses what code runs; it names what it needs.
 """
 
 from __future__ import annotations
@@ -111,6 +111,17 @@ def take_plugins(args: Sequence[str]) -> list[str]:
         for module in _names(value):
             load_plugin(module)
     return rest
+
+
+def load_named_plugins(recipe: Mapping[str, Any]) -> None:
+    """Load what a recipe names by its key `plugins`, a module or a list of them; a recipe is a program.
+
+    Raises:
+        UserError: see `load_plugin`.
+    """
+    named = recipe.get("plugins")
+    for module in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
+        load_plugin(str(module))
 
 
 def plugin_of(module: str) -> Plugin | None:

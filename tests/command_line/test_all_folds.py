@@ -71,6 +71,10 @@ def test_what_was_typed_lies_on_the_named_recipe_where_runs_is_a_link_to_another
         ),
         (["--folds", "all", "--config", "configs/mine.yaml", "--data.fold", "1"], "each fold gets its own"),
         (["--folds", "all", "--config", "configs/mine.yaml", "--run.name", "x"], "a study names its runs"),
+        (["--folds", "all", "--config", "configs/mine.yaml", "--run.group", "x"], "a study names the group"),
+        (["--folds", "all", "--config", "configs/mine.yaml", "--run.arm", "x"], "a study names its arms"),
+        (["--folds", "all", "--config", "configs/mine.yaml", "--run.restart", "true"], "remove out/mine_folds, and"),
+        (["--folds", "all", "--config", "configs/mine.yaml", "--data.test_on=test"], "tested on what it holds out"),
         (["--folds", "all", "--config", "configs/mine.yaml", "--print_config"], "prints no configuration"),
         (["--folds", "all", "--config", "configs/none.yaml"], "configs/none.yaml"),
         (["--folds", "all", "--config", "configs/mine.yaml", "--data.bach_size", "1"], "did you mean 'batch_size'"),
@@ -80,6 +84,11 @@ def test_what_was_typed_lies_on_the_named_recipe_where_runs_is_a_link_to_another
 def test_what_cannot_be_meant_is_refused(words, message):
     with pytest.raises(UserError, match=message):
         as_cross_validation(words)
+
+
+def test_what_says_the_same_as_folds_do_is_no_option_of_its_own():
+    words = ["--folds", "all", "--config", "configs/mine.yaml", "--data.test_on", "held_out", "--run.restart", "false"]
+    assert as_cross_validation(words)[:3] == ["cross-validate", "--config", "configs/mine.yaml"]
 
 
 def test_the_program_takes_that_way(monkeypatch, capsys):

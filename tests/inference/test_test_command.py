@@ -10,6 +10,7 @@ import torch
 
 from medpretrain3d.backbones import ResEnc
 from medpretrain3d.cli import main
+from medpretrain3d.commands import predict
 from medpretrain3d.detection import FCOS
 from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.inference import InferenceConfig, save_bundle
@@ -81,6 +82,29 @@ def test_a_set_of_other_names_needs_to_be_told(bundle, tmp_path, capsys):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["num_targets"] == {"nodule": 2}
     assert MAP_KEY in metrics
+
+
+@pytest.mark.parametrize("typed", [[], ["--precision", "32-true", "--batch-size", "2"]])
+def test_scans_are_predicted_as_by_predict(bundle, tmp_path, monkeypatch, typed):
+    asked = []
+    monkeypatch.setattr(predict, "run", lambda args: asked.append((args.precision, args.batch_size)) or 1)
+    main(["test", str(bundle), str(labeled_set(tmp_path / "raw", ["nodule"])), "-o", str(tmp_path / "out"), *typed])
+    assert asked == [("32-true", 2) if typed else (None, None)]  # else what suits the device
+
+
+@pytest.mark.parametrize("how", ["table", "pattern"])
+def test_of_a_folder_it_may_be_said_which_scans_are_of_one_patient(bundle, tmp_path, capsys, how):
+    raw, out, table = labeled_set(tmp_path / "raw", ["nodule"]), tmp_path / "out", tmp_path / "people.csv"
+    table.write_text("case,person\na,p1\nb,p1\n")
+    words = {"table": ["--patients", str(table), "--patient-column", "person"], "pattern": ["--patient-pattern", "(.)"]}
+    known = {"table": ["p1", "p1"], "pattern": ["a", "b"]}[how]
+    assert main(["test", str(bundle), str(raw), "-o", str(out), *words[how]]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["num_cases"], metrics["num_patients"]) == (2, len(set(known)))
+    targets = json.loads((out / "targets.json").read_text())["targets"]
+    assert [one["patient"] for one in targets] == known
+    assert main(["test", str(bundle), str(out / "store"), "-o", str(tmp_path / "again"), *words[how]]) == 2
+    assert f"{words[how][0]} is of a folder of a labelled data set" in capsys.readouterr().err
 
 
 def test_of_a_store_the_split_may_be_chosen(bundle, tmp_path, capsys):

@@ -12,6 +12,7 @@ import pytest
 from medpretrain3d.backbones import VolumesSeen, read_encoder
 from medpretrain3d.cli import main
 from medpretrain3d.documents import json_text
+from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.inference import load_members
 from medpretrain3d.rescoring import folds
 from tests.rescoring.results import write_encoder, write_result, write_store
@@ -89,3 +90,13 @@ def test_what_is_said_of_the_first_stage_is_said_of_both(place: Path, capsys: py
     assert rescore(place) == 0
     assert f"note: {notes[0]}" in capsys.readouterr().out
     assert json.loads((place / "out" / "metrics.json").read_text())["cross_validation"]["notes"] == notes
+
+
+def test_what_trivial_baselines_reach_stands_beside_both_stages(place: Path) -> None:
+    baselines = {"position prior": {MAP_KEY: 0.125, "intervals": {MAP_KEY: [0.1, 0.2]}}}
+    (place / "cv" / "metrics.json").write_text(json_text({"trivial_baselines": baselines}))
+    (place / "cv" / "train_targets.json").write_text('{"kept": "as it is"}')
+    assert rescore(place) == 0
+    metrics = json.loads((place / "out" / "metrics.json").read_text())
+    assert metrics["trivial_baselines"] == metrics["first_stage"]["trivial_baselines"] == baselines
+    assert (place / "out" / "train_targets.json").read_text() == '{"kept": "as it is"}'

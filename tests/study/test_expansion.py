@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from medpretrain3d import plugins
 from medpretrain3d.command_line.composition import composed, flattened, nested
 from medpretrain3d.errors import UserError
 from medpretrain3d.study import expansion
@@ -413,3 +415,42 @@ def test_shares_of_the_steps_are_run_by_every_arm_with_the_labels_of_the_verdict
     assert half.slug.startswith("mae-cubes-labelsall-steps0.5-seed0-fold0-")
     with pytest.raises(UserError, match=r"steps: 0.25 and 0.5 of 2 steps are both 1; drop one of them"):
         jobs_of(write_study(steps=[0.25, 0.5, 1]))
+
+
+def test_the_code_of_a_plugin_that_any_recipe_names_counts(write_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.setattr(plugins, "_looked_for", [])
+    monkeypatch.setenv(plugins.VARIABLE, "")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "package_of_a_study"
+    package.mkdir()
+    recipe = tmp_path / "pretrain.yaml"
+    text = "from medpretrain3d.configurable import Configurable\nclass OfAStudy(Configurable): pass\n"
+    (package / "__init__.py").write_text(text)
+    before = identities(write_study())
+    recipe.write_text(f"plugins: [{package.name}]\n{recipe.read_text()}")
+    now = identities(write_study())
+    assert now.keys() == before.keys()
+    assert not set(now.values()) & set(before.values())  # also of the arm that is first, from scratch
+    assert identities(write_study()) == now
+    del sys.modules[package.name]
+
+
+def test_released_weights_are_named_as_fine_tuning_takes_them(write_study, tmp_path, monkeypatch):
+    def identity(source):
+        path = write_study(
+            arms={"scratch": {}, "released": {"init_from": source}}, hypotheses=[], seeds=1, labels=["all"]
+        )
+        return next(job.identity for job in jobs_of(path) if "released" in job.name)
+
+    with pytest.raises(UserError, match=r"lab/net: no such file or folder, .* put it into pretrained/lab/net"):
+        identity("lab/net")
+    place = tmp_path / "pretrained" / "lab" / "net" / "model.pt"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"weights")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert identity("lab/net") == identity("pretrained/lab/net") == identity("~/pretrained/lab/net")
+    assert identity("lab/net/model.pt") == identity(str(place))
+    before = identity("lab/net")
+    place.write_bytes(b"others")
+    assert identity("lab/net") != before

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.errors import UserError
@@ -57,6 +58,41 @@ def test_another_clone_finds_everything_done_without_weights_and_pictures(study)
     shutil.rmtree(study.results)
     assert keep_results(study, progress_of(study).of_state("done")) == 3
     assert contents(study.results) == kept  # the bytes depend on nothing but the results
+
+
+def test_absolute_paths_stay_on_the_machine(write_study, tmp_path):
+    options = {"finetune": {"trainer.default_root_dir": str(tmp_path / "logs")}}
+    arms = {"scratch": options, "mae": {"pretrain": "pretrain.yaml"}}
+    changes = {"seeds": 1, "folds": [0], "labels": ["all"], "arms": arms, "root": str(tmp_path / "anna")}
+    study = read_study(write_study(**changes, results="kept"))
+    for job in progress_of(study).jobs.jobs:
+        Records(study).write(job)
+        finish(Records(study), job)
+        text = f"data: {{store: {tmp_path}/scans of mine/cubes}}\nrun: {{name: a, root: {tmp_path}/anna}}\n"
+        (Records(study).run_folder(job) / "config.yaml").write_text(text)
+    jobs = progress_of(study).of_state("done")
+    before = contents(study.folder)
+    assert keep_results(study, jobs) == 3
+    for path in study.results.glob("*.tar.xz"):
+        with tarfile.open(path) as archive:
+            texts = {one.name: archive.extractfile(one).read().decode() for one in archive}
+        assert not [name for name, text in texts.items() if str(tmp_path) in text or "anna" in text]
+        assert yaml.safe_load(texts["run/config.yaml"]) == {"data": {"store": "cubes"}, "run": {"name": "a"}}
+    for path in (study.folder / "jobs").glob("finetune-*.done"):
+        path.unlink()
+    assert restore_results(study) == 2  # by the runs that are there, which stay as they are
+    assert {name: text for name, text in contents(study.folder).items() if not name.startswith("jobs/")} == {
+        name: text for name, text in before.items() if not name.startswith("jobs/")
+    }
+    shutil.rmtree(study.folder)
+    assert restore_results(study) == 3
+    assert len(progress_of(study).of_state("done")) == 3
+    shutil.rmtree("cubes")  # of data that are not there a result is known by its record
+    unseen = read_study(write_study(**changes, results="kept", prepare={"cubes": "prepare raw {store}"}))
+    assert [job.kind for job in progress_of(unseen, is_read_only=True).of_state("done")] == [
+        "pretrain",
+        *["finetune"] * 2,
+    ]
 
 
 def test_the_date_of_a_result_goes_with_it_and_results_without_one_are_read(study):

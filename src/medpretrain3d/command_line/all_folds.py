@@ -18,8 +18,18 @@ from medpretrain3d.command_line.recipes import BASE, expand_recipes, find_recipe
 from medpretrain3d.errors import UserError
 
 OPTION = "--folds"
-OF_EACH_FOLD = {"data.fold": "each fold gets its own", "run.name": "a study names its runs"}
+OF_EACH_FOLD = {
+    "data.fold": "each fold gets its own",
+    "data.test_on": "each fold is tested on what it holds out",
+    "run.name": "a study names its runs",
+    "run.group": "a study names the group of its runs",
+    "run.arm": "a study names its arms",
+    "run.restart": "folds that are done are reused and an interrupted one continues; to begin again remove {folder}, "
+    "and call again",
+}
 """Options that the runs of all folds cannot share, and why."""
+AS_FOLDS_DO = {"data.test_on": "held_out", "run.restart": "false"}
+"""Values of these that say what is done anyway."""
 HEAD = "# What `{command}` was called with; `medpretrain3d cross-validate` trains the folds of it.\n"
 
 
@@ -38,11 +48,9 @@ def as_cross_validation(words: Sequence[str]) -> list[str]:
         UserError: no recipe, another value than `all`, an option that folds cannot share, or one that cannot be meant.
     """
     configs, options, others = _sorted(words)
+    options = {key: text for key, text in options.items() if AS_FOLDS_DO.get(key) != text.lower()}
     if not configs:
         raise UserError(f"{OPTION} all: wanted --config RECIPE, whose folds are trained")
-    for name, why in OF_EACH_FOLD.items():
-        if name in options:
-            raise UserError(f"{OPTION} all and --{name} {options[name]}: {why}; leave one of them out")
     recipes = [find_recipe(one, "finetune") for one in configs]
     precheck("finetune", expand_recipes([part for one in recipes for part in ("--config", str(one))], "finetune"))
     init_from, seed = options.pop("model.init_from", None), options.pop("seed_everything", None)
@@ -50,6 +58,10 @@ def as_cross_validation(words: Sequence[str]) -> list[str]:
     typed = nested({name: _value(name, text) for name, text in options.items()})
     root = Path(str(flattened(composed([*layers, typed])).get("run.root") or "runs"))
     name = recipes[-1].stem
+    for key, why in OF_EACH_FOLD.items():
+        if key in options:
+            reason = why.format(folder=root / f"{name}_folds")
+            raise UserError(f"{OPTION} all and --{key} {options[key]}: {reason}; leave one of them out")
     recipe = recipes[0] if len(recipes) == 1 and not options else _kept(root, name, recipes, typed, words)
     result = [] if "-o" in others or "--out" in others else ["-o", str(root / f"{name}_folds" / "result")]
     start = [] if init_from is None else ["--init-from", init_from]

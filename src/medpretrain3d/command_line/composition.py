@@ -8,7 +8,7 @@ from typing import Any
 
 from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
 from medpretrain3d.command_line.signatures import signatures
-from medpretrain3d.plugins import OWN
+from medpretrain3d.plugins import OWN, load_named_plugins
 
 CLASS, ARGUMENTS = "class_path", "init_args"
 
@@ -16,10 +16,15 @@ CLASS, ARGUMENTS = "class_path", "init_args"
 def recipe_layers(path: Path, kind: str) -> list[dict[str, Any]]:
     """Return the content of a recipe and of its bases, the lowest first, each without its `base`.
 
+    Plugins that one of them names are loaded, as the stage does it: their classes are then known to whatever is done
+    with the recipe.
+
     Raises:
-        UserError: see `with_bases`.
+        UserError: see `with_bases` and `load_plugin`.
     """
     layers = [read_recipe(one) for one in with_bases(path, kind)]
+    for layer in layers:
+        load_named_plugins(layer)
     return [{key: value for key, value in layer.items() if key != BASE} for layer in layers]
 
 

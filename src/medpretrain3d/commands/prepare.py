@@ -78,20 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fold", type=Number(Whole), default=0, help="official fold that decides on train, val and test"
     )
-    patients = parser.add_mutually_exclusive_group()
-    patients.add_argument(
-        "--patients",
-        type=Path,
-        metavar="FILE.csv",
-        help="table with the columns case and patient; scans of one patient come into one fold (default: as the data "
-        "set says, else each case is a patient of its own)",
-    )
-    patients.add_argument(
-        "--patient-pattern",
-        metavar="REGEX",
-        help="or the part of a case id that is the patient, as its group: '(\\w+)_scan\\d+'",
-    )
-    parser.add_argument("--patient-column", metavar="NAME", help="of the --patients table (default: patient)")
+    add_patients(parser)
     parser.add_argument(
         "--intensity",
         choices=("hu", "any"),
@@ -121,6 +108,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="i/n",
         help="prepare every n-th case only, i from 1 to n, as tasks of a job array do; the last one makes the index",
     )
+
+
+def add_patients(parser: argparse.ArgumentParser) -> None:
+    """Whose each scan is."""
+    patients = parser.add_mutually_exclusive_group()
+    patients.add_argument(
+        "--patients",
+        type=Path,
+        metavar="FILE.csv",
+        help="table with the columns case and patient; scans of one patient come into one fold, and are one unit of "
+        "intervals (default: as the data set says, else each case is a patient of its own)",
+    )
+    patients.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="or the part of a case id that is the patient, as its group: '(\\w+)_scan\\d+'",
+    )
+    parser.add_argument("--patient-column", metavar="NAME", help="of the --patients table (default: patient)")
 
 
 def run(args: argparse.Namespace) -> int:

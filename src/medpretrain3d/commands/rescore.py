@@ -5,8 +5,9 @@ folds, each found by a detector that has not seen its case, and asked about thos
 cubes about every candidate, of two edges in mm, go through an encoder that begins from --init-from, and what it says
 is added to the log-odds of the candidate's score. No box comes or goes.
 
-OUT receives predictions.json, predictions.csv and targets.json of all cases, metrics.json, rescorers/ (one for each
-fold, from which an interrupted call goes on) and ensemble/, a bundle of both stages for `medpretrain3d predict`.
+OUT receives predictions.json, predictions.csv and targets.json of all cases, train_targets.json, metrics.json,
+rescorers/ (one for each fold, from which an interrupted call goes on) and ensemble/, a bundle of both stages for
+`medpretrain3d predict`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.precision_option import add_precision
 from medpretrain3d.commands.predict import check_place
 from medpretrain3d.commands.read_options import add_read_options, read_options
-from medpretrain3d.documents import LARGE, json_text, read_json
+from medpretrain3d.documents import LARGE, json_text, read_json, read_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Count, Positive, Rows, Whole
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from medpretrain3d.evaluation.protocols import ObjectProtocol
     from medpretrain3d.inference import Bundle, Prediction
 
+TRAIN_TARGETS = "train_targets.json"
+"""Of a cross-validation, the true boxes that folds were trained on."""
 SAVES_MEMORY = "lower --batch-size, or --cube-vox"
 """What to change where memory runs out."""
 
@@ -154,6 +157,11 @@ def run(args: argparse.Namespace) -> int:
     ]
     metrics = {"protocol": protocol.name, **results[1], "cross_validation": folds[1]}
     metrics["first_stage"] = {**results[0], "cross_validation": folds[0]}
+    if "trivial_baselines" in stated:  # which look at no candidate, so that they are those of both stages
+        for one in (metrics, metrics["first_stage"]):
+            one["trivial_baselines"] = stated["trivial_baselines"]
+    if (args.result / TRAIN_TARGETS).is_file():
+        write_text(args.out / TRAIN_TARGETS, read_text(args.result / TRAIN_TARGETS, "call cross-validate again", LARGE))
     write_text(args.out / "metrics.json", json_text(metrics, indent=1))
     inference, provenance = next(iter(bundles.values())).inference, {"second_stage": stage.training.to_json()}
     members = {f"fold_{fold}": args.result / "ensemble" / f"fold_{fold}" for fold in bundles}

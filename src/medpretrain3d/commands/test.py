@@ -2,7 +2,7 @@
 
 DATA is a store, or a folder of a labelled data set in a layout that `medpretrain3d datasets` lists, such as nnU-Net's
 imagesTs and labelsTs; of a folder a store is made in OUT first, at each scan's own spacing. Give it the options that
-`prepare` got for the data of training: what is one object, how small it may be.
+`prepare` got for the data of training: what is one object, how small it may be; and say which scans are of one patient.
 
 OUT receives predictions.json, predictions.csv, targets.json, metrics.json and metrics.csv (one row per scan). Classes
 are matched by name: a class that the bundle does not find is refused, boxes of classes that the data do not name do
@@ -21,6 +21,7 @@ from medpretrain3d.atomic import locked_folder, write_text
 from medpretrain3d.commands import predict, prepare
 from medpretrain3d.commands.evaluate import per_case_csv
 from medpretrain3d.commands.numbers import Number
+from medpretrain3d.commands.precision_option import add_precision
 from medpretrain3d.commands.region_options import add_region_to_look_at, refuse_without_region
 from medpretrain3d.commands.unused_options import refuse_unused
 from medpretrain3d.documents import json_text
@@ -30,7 +31,10 @@ from medpretrain3d.values import Rows, Whole
 
 SAVES_MEMORY = predict.SAVES_MEMORY
 """What to change where memory runs out."""
-OF_FOLDER = ("dataset", "objects", "min_voxels", "as_points", "intensity", "straighten")
+OF_FOLDER = (
+    *("dataset", "objects", "min_voxels", "as_points", "intensity", "straighten"),
+    *("patients", "patient_pattern", "patient_column"),
+)
 """Options by which a folder becomes a store as that of training did; beside them `option`, which is repeated."""
 
 
@@ -55,12 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--as-points", action="store_true", help=as_there)
     parser.add_argument("--intensity", choices=("hu", "any"), help=as_there)
     parser.add_argument("--straighten", action="store_true", help=as_there)
+    prepare.add_patients(parser)
     parser.add_argument(
         "--rename", action="append", default=[], metavar="OLD=NEW", help="a class of DATA as the bundle calls it"
     )
     add_region_to_look_at(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--batch-size", type=Number(Rows), default=1, help="tiles per forward pass (default: 1)")
+    add_precision(parser)
+    parser.add_argument(
+        "--batch-size", type=Number(Rows), help="tiles per forward pass (default: 1 on a CPU, 4 on a GPU if they fit)"
+    )
 
 
 def lock(args: argparse.Namespace) -> AbstractContextManager[None]:
@@ -107,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     refs, note = corpus.scored_cases(split, args.fold)
     if note:
         print(note)
-    passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "batch_size")
+    passed_on = ("fold", "region", "region_parts", "region_margin_mm", "device", "precision", "batch_size")
     chosen = ["--split", LABELED if split == "all" else split, *_given(args, *passed_on)]
     failed = _call(predict, [*bundles, path, "-o", args.out, *chosen])
     if failed:

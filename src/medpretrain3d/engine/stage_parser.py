@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from medpretrain3d.command_line.parser import CommandParser
 from medpretrain3d.command_line.recipes import BASE, read_recipe, recipe_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.plugins import load_plugin
+from medpretrain3d.plugins import load_named_plugins
 
 
 class StageParser(CommandParser, LightningArgumentParser):
@@ -21,9 +21,7 @@ class StageParser(CommandParser, LightningArgumentParser):
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a recipe that is YAML of bounded size; its base was parsed before it."""
         recipe = read_recipe(Path(path))
-        named = recipe.get("plugins")
-        for module in [named] if isinstance(named, str) else named if isinstance(named, list) else []:
-            load_plugin(str(module))  # before the names of its classes are looked up
+        load_named_plugins(recipe)  # before the names of their classes are looked up
         if BASE in recipe:
             return self.parse_string(recipe_text(recipe), *args, **kwargs)
         return super().parse_path(path, *args, **kwargs)

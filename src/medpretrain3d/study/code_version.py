@@ -17,7 +17,7 @@ from pathlib import Path
 from medpretrain3d import __version__
 from medpretrain3d.command_line.installation import PACKAGE, programs_folder
 from medpretrain3d.command_line.signatures import FOLDERS
-from medpretrain3d.plugins import OWN, loaded_plugins
+from medpretrain3d.plugins import OWN, Plugin, loaded_plugins
 
 STAGES = ("pretrain", "finetune")
 NOT_OF_PRETRAINING = ("detection", "inference", "semi_supervised")
@@ -32,9 +32,13 @@ LIBRARIES = ("torch", "lightning")
 """Libraries whose version is part of the code's."""
 
 
-@functools.cache
 def code_version(kind: str) -> str:
     """Return version and hash of the code of a kind of job, with plugins and the libraries that train."""
+    return _code_version(kind, tuple(loaded_plugins()))
+
+
+@functools.cache
+def _code_version(kind: str, plugins: tuple[Plugin, ...]) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(files_of(ROOTS[kind]).items()):
         digest.update(f"{name}\n".encode())
@@ -42,7 +46,7 @@ def code_version(kind: str) -> str:
     libraries = LIBRARIES if kind in STAGES else ()
     for library in libraries:
         digest.update(f"{library} {_version(library)}\n".encode())
-    for plugin in loaded_plugins():
+    for plugin in plugins:
         digest.update(f"{plugin}\n".encode())
         for name in sorted(plugin.submodules):
             if source := getattr(sys.modules.get(name), "__file__", None):

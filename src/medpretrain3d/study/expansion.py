@@ -21,6 +21,7 @@ from medpretrain3d.study.inputs import (
     open_store,
     pretraining_hash,
     split_hash,
+    weights_hash,
 )
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 from medpretrain3d.study.preparation import Preparation, option_of
@@ -77,9 +78,20 @@ class Expansion:
         Raises:
             UserError: a recipe is wrong, a store or encoder is missing that no job makes, or two runs are one.
         """
+        self._read_recipes()
         preparing, finetuning = self._preparation.jobs(), list(self._finetuning())
         _check_unlike(self.study, finetuning)
         return Jobs((*preparing, *dict.fromkeys(self._encoders.values()), *finetuning), self._preparation.missing())
+
+    def _read_recipes(self) -> None:
+        """Read all recipes: the plugins that one of them names are part of the code of every job, also of the first."""
+        for detector in self.study.detectors:
+            for recipe in detector.recipes.values():
+                self._recipe(recipe, "finetune")
+        for arm in self.study.arms:
+            for recipe in (one for of_data in arm.pretrain.values() for one in of_data):
+                self._recipe(recipe, "pretrain")
+        self._preparation.read_recipes()
 
     def _finetuning(self) -> Iterator[Job]:
         study = self.study
@@ -217,7 +229,7 @@ class Expansion:
         flat = flattened(composed(layers))
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
-            inputs["encoder"] = content_hash(Path(flat["model.init_from"]))
+            inputs["encoder"] = weights_hash(str(flat["model.init_from"]))
         for option, (fact, advice) in FILES.items():
             if file := flat.get(option):
                 is_awaited = self._preparation.makes(Path(file)) and not Path(file).exists()

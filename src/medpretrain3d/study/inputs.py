@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.shelf import on_shelf
 from medpretrain3d.store.store import INDEX, Store
 
 CHUNK = 2**22
@@ -53,7 +54,7 @@ def pretraining_hash(stores: Sequence[Store]) -> str:
     return short_hash(json_text(splits))
 
 
-def content_hash(path: Path, advice: str = "give an encoder, a bundle, or a checkpoint of others") -> str:
+def content_hash(path: Path, advice: str = "name one that is there") -> str:
     """Return a hash of a file, or of all files in a folder with their names.
 
     Args:
@@ -72,6 +73,27 @@ def content_hash(path: Path, advice: str = "give an encoder, a bundle, or a chec
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def weights_hash(source: str) -> str:
+    """Return a hash of the weights that `model.init_from` names, as the stages look for them on this machine.
+
+    Args:
+        source: a file or folder, or `owner/name[/file]` of a hub that lies on the shelf.
+
+    Raises:
+        UserError: they are not here; without them nobody knows which weights a result is of.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return content_hash(path)
+    shelf = on_shelf(source)
+    if path.is_absolute() or not shelf.exists():
+        raise UserError(
+            f"{source}: no such file or folder, by whose content a study knows what it begins from; give an encoder, a "
+            f"bundle, or a checkpoint of others; if it is one of a hub, put it into {shelf}"
+        )
+    return content_hash(shelf)
 
 
 def listing_hash(paths: Iterable[Path]) -> str:

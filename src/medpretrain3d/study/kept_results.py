@@ -1,4 +1,5 @@
-"""Results of a study's finished jobs, small enough to stay with a repository: no weights, no checkpoints, no pictures.
+"""Results of a study's finished jobs, small enough to stay with a repository: no weights, no checkpoints, no pictures,
+and no path of the machine.
 
 RESULTS/<kind>-<identity>.tar.xz     record of the job, how it ended, and of its run what reports and statistics read
 RESULTS/<study>.declarations.json    what was declared when, see `declaration`
@@ -16,13 +17,17 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from medpretrain3d.atomic import finished_file, finished_folder, locked_folder, write_text
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.lock import LOCK, is_locked
-from medpretrain3d.documents import json_text, read_json
+from medpretrain3d.documents import json_text, parse_json, parse_yaml, read_json
 from medpretrain3d.documents.text import read_bytes
 from medpretrain3d.errors import UserError
+from medpretrain3d.places import is_absolute, without_absolute_paths
 from medpretrain3d.study import record
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Job
@@ -31,7 +36,7 @@ from medpretrain3d.study.records import Records
 from medpretrain3d.study.result_date import result_date
 
 SUFFIX = ".tar.xz"
-RECORD_FILE, DONE_FILE = "job.json", "job.done"
+RECORD_FILE, DONE_FILE, CONFIG_FILE = "job.json", "job.done", "run/config.yaml"
 STUDY = "study"
 STUDY_LOCK = f".{STUDY}{LOCK}"
 """Of the study's folder, while a call writes into it."""
@@ -59,6 +64,7 @@ def keep_results(study: Study, jobs: Iterable[Job]) -> int:
         run = records.run_folder(job)
         files = {RECORD_FILE: records.path(job).read_bytes(), DONE_FILE: _dated(run, job, records.path(job, "done"))}
         files |= {f"run/{name}": (run / name).read_bytes() for name in RUN_FILES if (run / name).is_file()}
+        files = {name: _without_places(name, content) for name, content in files.items()}
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with finished_file(path) as new:
@@ -102,10 +108,37 @@ def restore_results(study: Study) -> int:
 
 
 def _holds(run: Path, files: Mapping[str, bytes]) -> bool:
-    """Return whether a run is the one that was kept, byte by byte."""
-    with suppress(OSError):
-        return all((run / name).read_bytes() == content for name, content in files.items())
+    """Return whether a run is the one that was kept, byte by byte but for its paths, which are not kept."""
+    with suppress(OSError, UserError):
+        own = {name: (run / name).read_bytes() for name in files}
+        return all(files[name] in (one, _without_places(f"run/{name}", one)) for name, one in own.items())
     return False
+
+
+def _without_places(name: str, content: bytes) -> bytes:
+    """Return a file without absolute paths: record and configuration name some, and are kept where others read them.
+
+    The root of the runs goes as a whole, since its last name may be that of a user. What names none keeps its bytes.
+
+    Raises:
+        UserError: one of the two cannot be read.
+    """
+    if name not in (RECORD_FILE, CONFIG_FILE):
+        return content
+    try:
+        is_record = name == RECORD_FILE
+        document = parse_json(content, name, dict[str, Any], ADVICE) if is_record else parse_yaml(content.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: is not valid YAML ({' '.join(str(error).split())}); repeat the run") from error
+    kept = without_absolute_paths(document)
+    if kept == document:
+        return content
+    if is_record:
+        return json_text(kept, indent=1).encode()
+    if is_absolute(str((document.get("run") or {}).get("root", ""))):
+        del kept["run"]["root"]
+    text: str = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    return text.encode()
 
 
 def restore_beside(study: Study) -> int:

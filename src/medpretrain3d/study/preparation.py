@@ -44,6 +44,16 @@ class Preparation:
             self._add(folder)
         return tuple(self._jobs.values())
 
+    def read_recipes(self) -> None:
+        """Read the recipes of all `cross-validate`, which loads the plugins that they name.
+
+        Raises:
+            UserError: one is wrong or not there.
+        """
+        for words in (words for folder in self._lines for words in self.commands(folder)):
+            if words[0] == CROSS_VALIDATE:
+                _recipe(words)
+
     def missing(self) -> tuple[str, ...]:
         """Return the folders that are yet to be made."""
         return tuple(folder for folder in self._lines if not self._is_made(folder))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from medpretrain3d.documents import json_text
+from medpretrain3d.places import without_absolute_paths
 from medpretrain3d.study.jobs import UNKNOWN, Job
 from medpretrain3d.study.record import Record
 
@@ -36,11 +37,18 @@ class UnseenData:
         if UNKNOWN not in job.facts.values():
             return job
         alike = self._records.get(_key(job.kind, [one.identity for one in job.needs], job.facts), ())
-        return next((replace(job, facts=record["facts"]) for record in alike if _is_place(job, record)), job)
+        return next((_with_data_of(job, record) for record in alike if _is_place(job, record)), job)
+
+
+def _with_data_of(job: Job, record: Record) -> Job:
+    """Return a job with what a record knows and it lacks; its own options stay, paths in them whole."""
+    lacked = {key: one for key, one in record["facts"].items() if key in OF_DATA or job.facts.get(key) == UNKNOWN}
+    return replace(job, facts={**job.facts, **lacked})
 
 
 def _key(kind: str, needs: list[str], facts: Mapping[str, Any]) -> str:
     options = {key: value for key, value in facts.items() if key not in OF_DATA and value != UNKNOWN}
+    options = without_absolute_paths(options)  # of which kept results hold the last names
     return json_text([kind, needs, sorted(options.items())])  # as a record has them: lists where a recipe has tuples
 
 

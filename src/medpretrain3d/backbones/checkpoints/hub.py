@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from medpretrain3d.backbones.checkpoints.raw import PREFERRED, SUFFIXES
 from medpretrain3d.errors import UserError
+from medpretrain3d.shelf import on_shelf
 
-SHELF = Path("pretrained")
-"""Where a checkpoint is looked for before the network is asked: `pretrained/<owner>/<name>/`."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
 _TEXTS = (".json", ".md")
 
@@ -32,9 +31,8 @@ def fetch(hub_id: str) -> Path:
             file to download and where to put it.
     """
     owner, name, *rest = hub_id.split("/")
-    on_shelf = SHELF.joinpath(owner, name, *rest)
-    if on_shelf.exists():
-        return on_shelf
+    if on_shelf(hub_id).exists():
+        return on_shelf(hub_id)
     wanted = "/".join(rest)
     try:
         import huggingface_hub
@@ -80,7 +78,7 @@ def _only_checkpoint(hub_id: str, files: list[str]) -> str:
 
 def _by_hand(hub_id: str, wanted: str, reason: str) -> UserError:
     owner, name = hub_id.split("/")[:2]
-    place = (SHELF / owner / name).absolute()
+    place = on_shelf(f"{owner}/{name}").absolute()
     return UserError(
         f"{hub_id}: no such file or folder, and as a hub's repository it could not be fetched ({reason[:120]}); on a "
         f"machine with network download '{wanted or PREFERRED[0]}' and the .json files beside it from the hub's "
