@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.shelf import on_shelf
+from medpretrain3d.local_weights import local_weights
 from medpretrain3d.store.store import INDEX, Store
 
 CHUNK = 2**22
@@ -79,7 +79,7 @@ def weights_hash(source: str) -> str:
     """Return a hash of the weights that `model.init_from` names, as the stages look for them on this machine.
 
     Args:
-        source: a file or folder, or `owner/name[/file]` of a hub that lies on the shelf.
+        source: a file or folder, or `owner/name[/file]` of a hub that lies in `pretrained/`.
 
     Raises:
         UserError: they are not here; without them nobody knows which weights a result is of.
@@ -87,13 +87,13 @@ def weights_hash(source: str) -> str:
     path = Path(source).expanduser()
     if path.exists():
         return content_hash(path)
-    shelf = on_shelf(source)
-    if path.is_absolute() or not shelf.exists():
+    local = local_weights(source)
+    if path.is_absolute() or not local.exists():
         raise UserError(
             f"{source}: no such file or folder, by whose content a study knows what it begins from; give an encoder, a "
-            f"bundle, or a checkpoint of others; if it is one of a hub, put it into {shelf}"
+            f"bundle, or a checkpoint of others; if it is one of a hub, put it into {local}"
         )
-    return content_hash(shelf)
+    return content_hash(local)
 
 
 def listing_hash(paths: Iterable[Path]) -> str:

@@ -21,13 +21,13 @@ from typing import Any
 
 import yaml
 
+from medpretrain3d.absolute_paths import is_absolute, without_absolute_paths
 from medpretrain3d.atomic import finished_file, finished_folder, locked_folder, write_text
 from medpretrain3d.atomic.disk_errors import disk_errors
 from medpretrain3d.atomic.lock import LOCK, is_locked
 from medpretrain3d.documents import json_text, parse_json, parse_yaml, read_json
 from medpretrain3d.documents.text import read_bytes
 from medpretrain3d.errors import UserError
-from medpretrain3d.places import is_absolute, without_absolute_paths
 from medpretrain3d.study import record
 from medpretrain3d.study.design import Study
 from medpretrain3d.study.jobs import Job

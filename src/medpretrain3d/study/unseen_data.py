@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from medpretrain3d.absolute_paths import without_absolute_paths
 from medpretrain3d.documents import json_text
-from medpretrain3d.places import without_absolute_paths
 from medpretrain3d.study.jobs import UNKNOWN, Job
 from medpretrain3d.study.record import Record
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from medpretrain3d.backbones.checkpoints.raw import PREFERRED, SUFFIXES
 from medpretrain3d.errors import UserError
-from medpretrain3d.shelf import on_shelf
+from medpretrain3d.local_weights import local_weights
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./-]+)?")
 _TEXTS = (".json", ".md")
@@ -22,17 +22,17 @@ def is_hub_id(source: str) -> bool:
 
 
 def fetch(hub_id: str) -> Path:
-    """Return a checkpoint's file, or the folder that holds it, on this machine: from the shelf, the cache or the hub.
+    """Return a checkpoint's file, or the folder that holds it: from `pretrained/`, the cache or the hub.
 
     The texts beside it (plan, model card) come along.
 
     Raises:
-        UserError: neither on the shelf nor in the cache, and the hub cannot be reached or does not know it; says which
+        UserError: neither there nor in the cache, and the hub cannot be reached or does not know it; says which
             file to download and where to put it.
     """
     owner, name, *rest = hub_id.split("/")
-    if on_shelf(hub_id).exists():
-        return on_shelf(hub_id)
+    if local_weights(hub_id).exists():
+        return local_weights(hub_id)
     wanted = "/".join(rest)
     try:
         import huggingface_hub
@@ -78,7 +78,7 @@ def _only_checkpoint(hub_id: str, files: list[str]) -> str:
 
 def _by_hand(hub_id: str, wanted: str, reason: str) -> UserError:
     owner, name = hub_id.split("/")[:2]
-    place = on_shelf(f"{owner}/{name}").absolute()
+    place = local_weights(f"{owner}/{name}").absolute()
     return UserError(
         f"{hub_id}: no such file or folder, and as a hub's repository it could not be fetched ({reason[:120]}); on a "
         f"machine with network download '{wanted or PREFERRED[0]}' and the .json files beside it from the hub's "

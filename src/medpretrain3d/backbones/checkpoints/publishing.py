@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
+from medpretrain3d.absolute_paths import last_name, mapped, named
 from medpretrain3d.documents import parse_yaml
-from medpretrain3d.places import last_name, mapped, named
 
 CONFIG = "config"
 """Entry of a card that holds a configuration as YAML text."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SHELF = Path("pretrained")
+FOLDER = Path("pretrained")
 """Of what is called `owner/name`: `pretrained/<owner>/<name>/`."""
 
 
-def on_shelf(hub_id: str) -> Path:
+def local_weights(hub_id: str) -> Path:
     """Return where a checkpoint of a hub belongs, `owner/name` or `owner/name/file`, whether it is there or not."""
-    return SHELF.joinpath(*hub_id.split("/"))
+    return FOLDER.joinpath(*hub_id.split("/"))
