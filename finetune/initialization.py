@@ -21,6 +21,7 @@ def initialize(
     init: Init | None,
     init_fpn: bool,
     topology: Topology,
+    num_groups: int | None = None,
 ) -> tuple[str, ...]:
     """Put what a file holds into a detector, and say what fitted.
 
@@ -31,20 +32,30 @@ def initialize(
         init: how much of it is taken; see `FinetuneModule`.
         init_fpn: whether the whole feature pyramid of a bundle is taken.
         topology: whether kernels and patches of the encoder are adapted.
+        num_groups: depth groups of the encoder that are taken, from its input; None takes all.
 
     Returns:
         Names of the tensors beside the encoder that were taken.
 
     Raises:
         UserError: the encoder is of another architecture, or the file does not hold what shall be taken, or nothing of
-            that fits.
+            that fits, or a part of the encoder is to be taken of no file or together with what reads all of it.
     """
     if init is not None and init_fpn:
         raise UserError(f"model.init {init} and model.init_fpn: give one of them; init neck takes what fits of it")
+    if num_groups is not None:
+        if encoder is None:
+            raise UserError(f"model.init_groups {num_groups}: no model.init_from; name an encoder, or leave it out")
+        if init_fpn or init not in (None, "encoder"):
+            raise UserError(
+                f"model.init_groups {num_groups}: neck and heads were trained upon the whole encoder; "
+                "set model.init to encoder and leave init_fpn out, or leave init_groups out"
+            )
+        init = "encoder"
     taken = _take_detector(detector, encoder, init_from, init)
     if encoder is not None:
         rest = replace(encoder, unused={}) if taken else encoder  # what of neck and heads is unused was said
-        rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, rest, detector, taken, topology)}")
+        rank_zero_print(f"{init_from}: {load_encoder(detector.backbone, rest, detector, taken, topology, num_groups)}")
     if init_fpn:
         names = _load_fpn(detector, init_from)
         rank_zero_print(f"{init_from}: {len(names)} tensors of its feature pyramid taken too")

@@ -54,7 +54,7 @@ from medpretrain3d.semi_supervised import SemiSupervised
 from medpretrain3d.store.left_right import mirrored_sides
 from medpretrain3d.store.points import refuse_points
 from medpretrain3d.store.store import Case
-from medpretrain3d.values import Checked
+from medpretrain3d.values import Checked, Count
 
 
 class FinetuneModule(Checked, L.LightningModule):
@@ -71,6 +71,8 @@ class FinetuneModule(Checked, L.LightningModule):
             levels, anchors or lengths shape stays fresh. When absent `detector` of an encoder file of
             DetectorPretraining, else `encoder`.
         init_fpn: with a bundle, its feature pyramid too.
+        init_groups: depth groups of the encoder that are taken, from its input. The others stay random, and neck and
+            heads fresh (`init: encoder`).
         init_topology: with `adapt` other kernels and patches are fitted. Each such tensor is named; `same` refuses
             them.
         allow_seen_scans: go on with an encoder that saw labels of held-out scans.
@@ -79,7 +81,7 @@ class FinetuneModule(Checked, L.LightningModule):
         weights: of the bundle and the test: the `last` ones, or those of the `best` validation. The last ones are
             averaged where the recipe averages; the best are those with the highest mAP (of `centre`: AP by distance).
             Few validation cases choose by chance, and what they then score is better than what new cases will.
-        protocol: of validation and test, by overlap or by the distance of centers. When absent `centre` where the data
+        protocol: of validation and test, by overlap or distance of centers. When absent `centre` where the data
             hold points, else `detection`.
         semi_supervised: how `data.unlabeled` is learned from. The teacher is the moving average of the weights, so the
             recipe has to keep one.
@@ -97,6 +99,7 @@ class FinetuneModule(Checked, L.LightningModule):
         init_options: ReadOptions = ReadOptions(),  # noqa: B008  frozen
         init: Init | None = None,
         init_fpn: bool = False,
+        init_groups: Count | None = None,
         init_topology: Topology = "same",
         allow_seen_scans: bool = False,
         optim: OptimConfig = OptimConfig(),  # noqa: B008  frozen
@@ -114,11 +117,11 @@ class FinetuneModule(Checked, L.LightningModule):
         self.protocol: ProtocolName | None = protocol
         self.allow_seen_scans = allow_seen_scans
         self.seen: SeenScans | None = None
-        if doubt := rests_at_random(optim, init_from):
+        if doubt := rests_at_random(optim, init_from, init_groups):
             rank_zero_print(doubt)
         self.init_from = init_from
         self.encoder = read_encoder(init_from, init_options) if init_from else None
-        self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn, init_topology)
+        self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn, init_topology, init_groups)
         self.unlabeled: UnlabeledTerm | None = None
         if semi_supervised is not None:
             self.unlabeled = UnlabeledTerm(semi_supervised, semi_supervised.check(detector))

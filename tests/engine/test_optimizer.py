@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medpretrain3d.backbones import Backbone, Level, Primus, ViT
-from medpretrain3d.engine.optimizer import OptimConfig, configure, freeze, lr_factor
+from medpretrain3d.engine.optimizer import OptimConfig, configure, freeze, lr_factor, rests_at_random
 from medpretrain3d.errors import UserError
 
 
@@ -123,6 +123,22 @@ def test_layer_decay_halves_the_rate_from_group_to_group_towards_the_input():
     of = rates(configure(model, OptimConfig(lr=0.8, layer_decay=0.5, warmup_steps=0), 10)["optimizer"])
     modules = [model.head, model.backbone.blocks[1], model.backbone.blocks[0], model.backbone.stem]
     assert [of[id(module.weight)] for module in modules] == pytest.approx([0.8, 0.4, 0.2, 0.1])
+
+
+@pytest.mark.parametrize(
+    ("frozen", "init_from", "taken", "told"),
+    [
+        (0, None, None, ""),
+        (2, None, None, "warning: optim.frozen_groups 2: no model.init_from, so these groups keep random values"),
+        (2, "encoder", None, ""),
+        (2, "encoder", 2, ""),
+        (3, "encoder", 2, "warning: optim.frozen_groups 3: model.init_groups 2, so some keep random values"),
+    ],
+)
+def test_groups_that_rest_at_random_values_are_told(frozen, init_from, taken, told):
+    doubt = rests_at_random(OptimConfig(frozen_groups=frozen), init_from, taken)
+    assert doubt.startswith(told)
+    assert bool(doubt) == bool(told)
 
 
 def test_frozen_groups_are_the_first_ones_and_are_not_in_the_optimiser():

@@ -57,7 +57,8 @@ def test_a_teacher_goes_by_loaded_statistics_where_the_student_does(freezes):
     student = torch.nn.Sequential(ResNet3D(10, width=4), torch.nn.BatchNorm3d(4))
     teacher = Teacher(student, 0.9)
     student[0].freeze_statistics = teacher.network[0].freeze_statistics = freezes
-    student[0].has_loaded_statistics = True  # as an encoder file leaves it, after which the teacher begins anew
+    norms = (name for name, one in student[0].named_modules() if isinstance(one, torch.nn.BatchNorm3d))
+    student[0].loaded_statistics = frozenset(norms)  # as an encoder file leaves it, then the teacher begins anew
     student.train()
     for _ in range(2):
         teacher.start_from(student)

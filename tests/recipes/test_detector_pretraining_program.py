@@ -7,11 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune import __main__ as finetune_program
-from medpretrain3d.backbones import VolumesSeen, read_encoder
+from medpretrain3d.backbones import ResEnc, VolumesSeen, read_encoder
 from medpretrain3d.cli import main
 from medpretrain3d.errors import UserError
+from medpretrain3d.inference import load_bundle
 from medpretrain3d.store import Store
 from pretrain import __main__ as pretrain_program
 
@@ -115,6 +117,24 @@ def test_fine_tuning_takes_neck_and_box_head_and_says_which(run, fit, capsys):
     assert (facts["paradigm"], facts["method"]) == ("detector", "detectorpretraining")
     assert facts["pretrain_run"] == "smoke/detector"
     assert facts["num_test_cases_seen_with_labels"] == 0
+
+
+def test_fine_tuning_takes_depth_groups_of_the_encoder_alone_and_says_which(run, fit, capsys):
+    num_groups = len(ResEnc("XXS").depth_groups())
+    encoder, one = str(run / "encoder"), "--model.init_groups"
+    folder = fit("--model.init_from", encoder, one, "2", "--model.optim.lr", "0")
+    printed = capsys.readouterr().out
+    assert f"2 of {num_groups} depth groups taken, others keep random values" in printed
+    assert "init detector" not in printed  # neck and box head were trained upon the whole encoder
+    ours = load_bundle(folder / "bundle").detector.backbone.state_dict()
+    for name, tensor in read_encoder(encoder).weights.items():
+        if name.endswith("conv.weight"):
+            assert torch.equal(tensor, ours[name]) == name.startswith(("stem.", "stages.0."))
+    for others in (("--model.init", "neck"), ("--model.init_fpn", "true")):
+        with pytest.raises(UserError, match=r"init_groups 2: neck and heads were trained upon the whole encoder"):
+            fit("--model.init_from", encoder, one, "2", *others)
+    with pytest.raises(UserError, match=r"init_groups 2: no model\.init_from"):
+        fit(one, "2")
 
 
 def test_more_than_a_file_holds_is_refused(fit, run, tmp_path):

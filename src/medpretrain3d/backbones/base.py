@@ -66,8 +66,8 @@ class Backbone(Configurable, nn.Module):
     freeze_statistics: bool = True
     """Whether batch norms keep the statistics that an encoder file brought: those of a batch of one to four volumes
     would be too few to go by. Without such a file they are those of each batch."""
-    has_loaded_statistics: bool = False
-    """Whether an encoder file brought some."""
+    loaded_statistics: frozenset[str] = frozenset()
+    """Names of the batch norms of which an encoder file brought some."""
     citation: ClassVar[str] = ""
     """Paper of the architecture: authors, year, identifier."""
     sizes: ClassVar[tuple[dict[str, Any], ...]] = ()
@@ -89,9 +89,9 @@ class Backbone(Configurable, nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set training mode, in which batch norms with loaded statistics go on normalizing by these."""
         super().train(mode)
-        if self.has_loaded_statistics and self.freeze_statistics:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
+        if self.loaded_statistics and self.freeze_statistics:
+            for name, module in self.named_modules():
+                if isinstance(module, _BatchNorm) and name in self.loaded_statistics:
                     module.eval()
         return self
 

@@ -192,14 +192,23 @@ def freeze(model: nn.Module, config: OptimConfig) -> None:
             parameter.requires_grad_(False)
 
 
-def rests_at_random(config: OptimConfig, init_from: str | None) -> str:
-    """Return a warning where depth groups rest whose values are of no file; empty where none do."""
-    if not config.frozen_groups or init_from is not None:
+def rests_at_random(config: OptimConfig, init_from: str | None, init_groups: int | None = None) -> str:
+    """Return a warning where depth groups rest whose values are of no file; empty where none do.
+
+    Args:
+        config: how many rest.
+        init_from: where weights are read.
+        init_groups: how many depth groups are taken of it; None takes all.
+    """
+    if init_from is None:
+        taken, reason = 0, "no model.init_from, so these groups keep random values; name an encoder"
+    elif init_groups is not None:
+        taken, reason = init_groups, f"model.init_groups {init_groups}, so some keep random values; take as many"
+    else:
         return ""
-    return (
-        f"warning: optim.frozen_groups {config.frozen_groups}: no model.init_from, so these groups keep random values; "
-        "name an encoder, or leave frozen_groups out"
-    )
+    if config.frozen_groups <= taken:
+        return ""
+    return f"warning: optim.frozen_groups {config.frozen_groups}: {reason}, or leave frozen_groups out"
 
 
 def lr_factor(step: int, config: OptimConfig, num_steps: int, is_encoder: bool = False) -> float:

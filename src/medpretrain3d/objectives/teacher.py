@@ -49,7 +49,7 @@ class Teacher(nn.Module):
         self.network.load_state_dict(student.state_dict())
         for ours, theirs in zip(self.network.modules(), student.modules(), strict=True):
             if isinstance(ours, Backbone) and isinstance(theirs, Backbone):
-                ours.has_loaded_statistics = theirs.has_loaded_statistics
+                ours.loaded_statistics = theirs.loaded_statistics
         self.train(self.training)
 
     @torch.no_grad()

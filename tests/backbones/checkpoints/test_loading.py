@@ -3,7 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.backbones import DinoViT, EncoderFile, Primus, ResEnc, TokenPyramid, ViT, load_encoder
+from medpretrain3d.backbones import (
+    DinoViT,
+    EncoderFile,
+    Primus,
+    ResEnc,
+    ResNet3D,
+    TokenPyramid,
+    ViT,
+    load_encoder,
+)
 from medpretrain3d.backbones.checkpoints.fitting import fit_channels
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
@@ -83,3 +92,37 @@ def test_a_wrong_shape_is_an_error_and_nothing_is_loaded():
     with pytest.raises(UserError, match=r"of another shape \(stages\.3\.blocks\.0\.conv1\.conv\.bias: file \(64,\)"):
         load_encoder(receiver, encoder_of(wider))
     assert all(torch.equal(value, before[name]) for name, value in receiver.state_dict().items())
+
+
+def test_depth_groups_are_taken_from_the_input_and_those_behind_stay_random():
+    torch.manual_seed(0)
+    theirs, ours = ResEnc("XXS"), ResEnc("XXS")  # stem and four stages
+    before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    report = load_encoder(ours, encoder_of(theirs), num_groups=3)
+    for name, tensor in ours.state_dict().items():
+        is_taken = name.startswith(("stem.", "stages.0.", "stages.1."))
+        assert torch.equal(tensor, (theirs.state_dict() if is_taken else before)[name])
+    assert set(report.fresh) == {"stages.2", "stages.3"}
+    assert report.matched == report.total - sum(report.fresh.values())
+    assert "3 of 5 depth groups taken, others keep random values" in str(report)
+    assert load_encoder(ours, encoder_of(theirs), num_groups=5).fresh == {}
+    for refused in (0, 6):
+        with pytest.raises(UserError, match=rf"init_groups {refused}: the encoder has 5 depth groups; take 1 \.\. 5"):
+            load_encoder(ours, encoder_of(theirs), num_groups=refused)
+
+
+def training_norms(backbone) -> list[str]:
+    norms = torch.nn.BatchNorm3d
+    return [name for name, module in backbone.train().named_modules() if isinstance(module, norms) and module.training]
+
+
+def test_batch_norms_without_statistics_of_the_file_go_by_those_of_each_batch():
+    depth = ResNet3D(10, width=4)
+    num_groups = len(depth.depth_groups()) - 1
+    last = depth.depth_groups()[-1]
+    report = load_encoder(depth, encoder_of(ResNet3D(10, width=4)), num_groups=num_groups)
+    fresh = training_norms(depth)
+    modules = dict(depth.named_modules())
+    assert fresh
+    assert all(any(modules[name].weight is parameter for parameter in last) for name in fresh)
+    assert f"{len(fresh)} batch norms came with no statistics" in str(report)

@@ -70,6 +70,7 @@ def load_encoder(
     model: nn.Module | None = None,
     taken: Collection[str] = (),
     topology: Topology = "same",
+    num_groups: int | None = None,
 ) -> LoadReport:
     """Put the weights of an encoder file into a backbone, all that fit or none.
 
@@ -83,9 +84,12 @@ def load_encoder(
         model: the detector around the backbone, only to report which of its parts stay random.
         taken: its tensors that the file has given already.
         topology: whether kernels and patches of another size are refused or adapted.
+        num_groups: depth groups that are taken, from the input; those behind them keep their random values, as Yosinski
+            et al. (2014) ask layer by layer what transfers. None takes all.
 
     Raises:
-        UserError: the architectures differ in another way, or a tensor is missing, left over or of another shape.
+        UserError: the architectures differ in another way, a tensor is missing, left over or of another shape, or there
+            are not so many groups.
     """
     receiver = backbone
     if encoder.architecture["class_path"] != to_config(backbone)["class_path"]:
@@ -101,14 +105,19 @@ def load_encoder(
     if encoder.architecture["class_path"] != to_config(receiver)["class_path"] or missing or unused or shapes:
         can_adapt = not missing and not unused and _differ_in_topology(encoder, receiver, shapes)
         raise _mismatch(encoder, receiver, missing, unused, shapes, theirs, can_adapt)
-    kept = {name: value for name, value in theirs.items() if name in ours}
+    behind = _behind(receiver, num_groups)
+    kept = {name: value for name, value in theirs.items() if name in ours and name not in behind}
     receiver.load_state_dict(kept, strict=False)
     notes = [*fitted.notes, *encoder.notes, *untold_differences(encoder, receiver)]
-    if any(name.endswith(".running_mean") for name in kept):
-        receiver.has_loaded_statistics = True
+    if behind:
+        notes.append(f"{num_groups} of {len(receiver.depth_groups())} depth groups taken, others keep random values")
+    if statistics := {name.removesuffix(_MEAN) for name in kept if name.endswith(_MEAN)}:
+        receiver.loaded_statistics = frozenset(statistics)
         receiver.train(receiver.training)
         if receiver.freeze_statistics:
             notes += [_FROZEN, _OF_HIDDEN_VOXELS] if _hides_voxels(encoder.card) else [_FROZEN]
+            if fresh := sum(name.endswith(_MEAN) for name in ours.keys() - kept.keys()):
+                notes.append(f"{fresh} batch norms came with no statistics and go by those of each batch")
     loaded = {id(parameter) for name, parameter in receiver.named_parameters() if name in kept}
     return LoadReport(
         matched=len(kept),
@@ -123,6 +132,22 @@ def load_encoder(
         restrictions=tuple(restrictions(encoder.card)),
         citations=tuple(encoder.card.get("citations") or ()),
     )
+
+
+def _behind(backbone: Backbone, num_groups: int | None) -> set[str]:
+    """Return names of the tensors of all depth groups but the first ones: parameters, and the buffers beside them."""
+    groups = backbone.depth_groups()
+    if num_groups is None:
+        return set()
+    if not 0 < num_groups <= len(groups):
+        raise UserError(
+            f"model.init_groups {num_groups}: the encoder has {len(groups)} depth groups; take 1 .. {len(groups)}, or "
+            "leave init_groups and init_from out for random weights"
+        )
+    left = {id(parameter) for group in groups[num_groups:] for parameter in group}
+    behind = {name for name, parameter in backbone.named_parameters() if id(parameter) in left}
+    modules = {name.rpartition(".")[0] for name in behind}
+    return behind | {name for name, _ in backbone.named_buffers() if name.rpartition(".")[0] in modules}
 
 
 def _stage(name: str) -> str:
@@ -149,6 +174,7 @@ def _by_stage(backbone: Backbone, loaded: set[int]) -> dict[str, int]:
     return dict(Counter(_stage(name) or name.partition(".")[0] for name in names))
 
 
+_MEAN = ".running_mean"
 # Measured on the phantom: at 2e-3 several detectors found nothing at all, at 5e-4 none did (docs/experiments.md).
 _FROZEN = (
     "batch norm keeps the file's statistics, since those of a small batch are no guide; scale and shift are trained; "
