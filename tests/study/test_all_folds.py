@@ -66,5 +66,16 @@ def test_each_fold_is_trained_once_and_all_make_one_result(
 
     assert cli.main(COMMAND) == 0
     assert len(programs) == 2
+    assert [fold["run"] for fold in metrics["cross_validation"]["folds"]] == [run.name for run in runs]
     assert "mean ± std" in capsys.readouterr().out
     assert json.loads((folder / "result" / "metrics.json").read_text()) == metrics
+
+    assert cli.main([*COMMAND, "--seed_everything", "1"]) == 2  # before it trains anything
+    told = capsys.readouterr().err
+    assert len(programs) == 2
+    assert f"is the result of other folds (runs {', '.join(run.name for run in runs)}), wanted of scratch" in told
+    assert "name another folder with -o" in told
+    assert json.loads((folder / "result" / "metrics.json").read_text()) == metrics
+    assert cli.main([*COMMAND, "--seed_everything", "1", "-o", str(folder / "seed_1")]) == 0
+    assert len(programs) == 4
+    assert json.loads((folder / "seed_1" / "metrics.json").read_text()) != metrics

@@ -26,7 +26,7 @@ from medpretrain3d.commands.machine_options import MACHINE, add_machine, machine
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.predict import check_place
 from medpretrain3d.commands.unused_options import refuse_unused
-from medpretrain3d.documents import json_text
+from medpretrain3d.documents import json_text, read_json
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Whole
 
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
     protocol = protocol_of(targets.cases, runs.is_by_distance)
     result = protocol.score(paired, targets.cases, targets.classes, size_edges_mm=DIAMETERS_MM)
     folds = fold_metrics(paired, targets.cases, targets.classes, runs.fold_of, is_by_distance=runs.is_by_distance)
-    for row, config in zip(folds["folds"], found.configs, strict=True):
-        row["inference"] = dataclasses.asdict(config)
+    for row, config, folder in zip(folds["folds"], found.configs, runs.folders, strict=True):
+        row |= {"run": folder.name, "inference": dataclasses.asdict(config)}
     notes = runs.notes()
     if protocol.name == "detection":  # the baselines are boxes
         result["trivial_baselines"] = _trivial_baselines(runs, targets, args.out / "train_targets.json")
@@ -125,18 +125,35 @@ def _trained(args: argparse.Namespace) -> list[Path]:
     """Train the folds that are missing; return the runs of all.
 
     Raises:
-        UserError: a fold failed.
+        UserError: a fold failed, or OUT is the result of other folds.
         Interrupted: this process was told to end.
     """
     from medpretrain3d.study.fold_study import fold_folders
-    from medpretrain3d.study.run_study import run_missing
+    from medpretrain3d.study.run_study import progress_of, run_missing
     from medpretrain3d.study.workflow import check_engine
 
-    machine = machine_of(args)
+    machine, study = machine_of(args), _study(args)
     check_engine(machine)
-    progress = run_missing(_study(args), machine)
+    before = progress_of(study)
+    _refuse_other_folds(args.out, [before.records.run_folder(job).name for job in before.jobs.of_kind("finetune")])
+    progress = run_missing(study, machine)
     print("\n".join(progress.failure_lines()), file=sys.stderr)
     return fold_folders(progress)
+
+
+def _refuse_other_folds(out: Path, runs: list[str]) -> None:
+    """Refuse a folder whose result is of other runs, as those of another seed, encoder or option are."""
+    if not (out / "metrics.json").is_file():
+        return
+    advice = "remove the folder, or name another with -o"
+    result = read_json(out / "metrics.json", dict[str, Any], advice, allow_nan=True)
+    folds = (result.get("cross_validation") or {}).get("folds", ())
+    others = [run for row in folds if (run := row.get("run")) is not None and run not in runs]
+    if others:
+        raise UserError(
+            f"{out}: is the result of other folds (runs {', '.join(others)}), wanted of {', '.join(runs)}; name another "
+            "folder with -o, or remove this one"
+        )
 
 
 def _trivial_baselines(runs: FoldRuns, targets: TargetFile, path: Path) -> dict[str, Any]:
