@@ -151,8 +151,8 @@ def _refuse_other_folds(out: Path, runs: list[str]) -> None:
     others = [run for row in folds if (run := row.get("run")) is not None and run not in runs]
     if others:
         raise UserError(
-            f"{out}: is the result of other folds (runs {', '.join(others)}), wanted of {', '.join(runs)}; name another "
-            "folder with -o, or remove this one"
+            f"{out}: is the result of other folds (runs {', '.join(others)}), wanted of {', '.join(runs)}; "
+            "name another folder with -o, or remove this one"
         )
 
 
