@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medpretrain3d.documents import csv_text, read_rows, read_table
+from medpretrain3d.documents import NA_VALUES, csv_text, read_rows, read_table
 from medpretrain3d.errors import UserError
 
 
@@ -38,6 +38,13 @@ def test_rows_by_column(tmp_path):
     path.write_bytes(b"\xef\xbb\xbfa, b ,\r\n1, 2 ,\r\n,,\r\n\r\n3\r\n4,5,,,\r\n")
     rows = read_table(path, ["a", "b"], "x")
     assert rows == [{"a": "1", "b": "2"}, {"a": "3", "b": ""}, {"a": "4", "b": "5"}]
+
+
+def test_what_programs_write_into_an_empty_cell_is_empty_where_it_is_asked_for(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\nnan,1\nNA,<NA>\nnone,N/A\n")
+    assert read_table(path, ["a"], "x", na_values=NA_VALUES) == [{"a": "", "b": "1"}, {"a": "none", "b": ""}]
+    assert read_table(path, ["a"], "x")[0] == {"a": "nan", "b": "1"}  # a loss that is no number is one to know of
 
 
 @pytest.mark.parametrize(

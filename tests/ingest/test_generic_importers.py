@@ -86,9 +86,22 @@ def test_a_table_in_ras_turns_x_and_y_around(tmp_path):
     )
 
 
+def test_cells_that_pandas_writes_for_nothing_are_no_class_no_patient_and_no_object(tmp_path):
+    for name in ("a.nii", "b.nii"):
+        touch(tmp_path, name)
+    (tmp_path / "boxes.csv").write_text(
+        "image,label,patient,x_vox,y_vox,z_vox,diameter_mm\na.nii,nodule,nan,1,2,3,4\nb.nii,nan,nan,nan,nan,nan,nan\n"
+    )
+    dataset = read_raw(tmp_path)
+    assert dataset.classes == ("nodule",)
+    assert [len(case.annotations) for case in dataset.cases] == [1, 0]
+    assert [case.patient for case in dataset.cases] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ("image,label,x_vox,y_vox,z_vox\na.nii,nodule,1,2,3\na.nii,nan,4,5,6\n", "1 of 2 objects have no label"),
         ("file\na.nii\n", "lacks the column image; has file"),
         ("image,x0_vox\na.nii,1\n", "y0_vox is '', wanted a number"),
         ("image,label\na.nii,nodule\n", "neither a box"),

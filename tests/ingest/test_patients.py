@@ -83,7 +83,7 @@ def test_a_corpus_holds_out_whole_patients(tmp_path, capsys):
 def test_cases_and_rows_that_meet_nothing_are_counted(tmp_path, capsys):
     _pairs(tmp_path / "raw")
     table = tmp_path / "patients.csv"
-    table.write_text("case,patient\np0_a,x\np0_b.nii.gz,x\np1_a,\ngone,y\n")
+    table.write_text("case,patient\np0_a,x\np0_b.nii.gz,x\np1_a,\np1_b,nan\np2_a,nan\ngone,y\n")
     code, told = prepared(tmp_path / "raw", tmp_path / "store", capsys, "--patients", str(table))
     assert code == 0
     assert "rows of patients.csv that meet no scan: 1 (gone)" in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ MAX_CELL = 2**17
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _FORMULA = "=+-@\t\r"
 """What a spreadsheet takes a cell for a formula by, where it comes first."""
+NA_VALUES = frozenset({"nan", "na", "n/a", "<na>", "null"})
+"""What pandas, R and databases write where nothing is known, in lower case: as a name it would be one class or one
+patient of all that have none. `none` is not among them, which as a label means something."""
 
 Row = dict[str, str]
 """Cells by the name of their column."""
@@ -36,7 +39,12 @@ def read_rows(path: Path, advice: str, max_bytes: int = LARGE) -> list[list[str]
 
 
 def read_table(
-    path: Path, columns: Iterable[str], advice: str, max_bytes: int = LARGE, drop_torn: bool = False
+    path: Path,
+    columns: Iterable[str],
+    advice: str,
+    max_bytes: int = LARGE,
+    drop_torn: bool = False,
+    na_values: Collection[str] = (),
 ) -> list[Row]:
     """Return the rows of a CSV file by column name, stripped of blanks; without empty rows.
 
@@ -48,6 +56,7 @@ def read_table(
         advice: what to do about a bad file.
         max_bytes: a larger file is refused.
         drop_torn: whether a last line that lacks cells and its end, as a crash tears it, is left out.
+        na_values: cells that mean an empty one, in lower case: `NA_VALUES` for tables of names that people bring.
 
     Raises:
         UserError: as `read_rows`, or a column is missing or there twice, or a row has more cells than the header.
@@ -65,7 +74,7 @@ def read_table(
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise UserError(f"{path}: has the column {twice[0]} twice; {advice}")
-    return list(_by_name(path, names, rows, advice))
+    return list(_by_name(path, names, rows, advice, na_values))
 
 
 def _parsed(path: Path, text: str, advice: str) -> list[list[str]]:
@@ -82,9 +91,11 @@ def _delimiter(text: str) -> str:
     return "," if "," in header else next((one for one in ";\t" if one in header), ",")
 
 
-def _by_name(path: Path, names: Sequence[str], rows: Iterable[Sequence[str]], advice: str) -> Iterator[Row]:
+def _by_name(
+    path: Path, names: Sequence[str], rows: Iterable[Sequence[str]], advice: str, na_values: Collection[str]
+) -> Iterator[Row]:
     for number, row in enumerate(rows, start=2):
-        cells = [cell.strip() for cell in row]
+        cells = ["" if (cell := text.strip()).lower() in na_values else cell for text in row]
         if not any(cells):
             continue
         if any(cells[len(names) :]):

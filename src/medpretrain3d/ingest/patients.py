@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medpretrain3d.documents import read_table
+from medpretrain3d.documents import NA_VALUES, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.ingest.importers import RawDataset
 from medpretrain3d.ingest.importers.base import Leftover
@@ -39,7 +39,8 @@ class PatientTable:
         Raises:
             UserError: no such file or column, no row that means a case, or a case of two patients.
         """
-        rows = read_table(self.path, [self.column], "give a CSV file with the columns case and patient")
+        advice = "give a CSV file with the columns case and patient"
+        rows = read_table(self.path, [self.column], advice, na_values=NA_VALUES)
         if not rows:
             raise UserError(f"{self.path}: holds no row; wanted one per case, with the columns case and {self.column}")
         key = CASE if CASE in rows[0] else next(iter(rows[0]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medpretrain3d.documents import Row, json_text, read_table
+from medpretrain3d.documents import NA_VALUES, Row, json_text, read_table
 from medpretrain3d.errors import UserError
 from medpretrain3d.loading.crops import CropReader
 from medpretrain3d.loading.sampling import CaseOrder
@@ -39,7 +39,8 @@ class CaseLabelView(OneView):
         self.table = table
         self.is_multi_label = is_multi_label
         self.unlabeled: Unlabeled = unlabeled
-        rows = read_table(Path(table), ("case", "label"), "wanted a CSV file with the columns case and label")
+        advice = "wanted a CSV file with the columns case and label"
+        rows = read_table(Path(table), ("case", "label"), advice, na_values=NA_VALUES)
         self._names_stores = any("store" in row for row in rows)
         self.labels_of = _labels_of(rows, table, is_multi_label)
         """By case id, or by `store/case` where the table names stores."""

@@ -255,6 +255,6 @@ series is named by its folder or by any of its files; each of them means the who
 
 F is `vox` (voxels of the file's own array, half-open: the first voxel is [0, 1) and its middle 0.5), `lps_mm` (DICOM,
 ITK) or `ras_mm` (NIfTI, 3D Slicer). Scans that no row names are unlabelled. Semicolons or tabs may part the cells,
-decimals may have commas.""",
+decimals may have commas; a cell `nan`, `NA`, `N/A` or `null` is an empty one.""",
     ),
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medpretrain3d.documents import LARGE, Row, read_table
+from medpretrain3d.documents import LARGE, NA_VALUES, Row, read_table
 from medpretrain3d.documents import read_json as read_document
 from medpretrain3d.errors import UserError
 from medpretrain3d.store.readers import volume_stem, walk
@@ -68,7 +68,7 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[Row]:
     Raises:
         UserError: the file is missing, no text, or lacks a column.
     """
-    return read_table(path, columns, "correct it, or export it again as CSV in UTF-8")
+    return read_table(path, columns, "correct it, or export it again as CSV in UTF-8", na_values=NA_VALUES)
 
 
 def number(path: Path, row: Mapping[str, str], column: str) -> float:
