@@ -16,11 +16,11 @@ from finetune.board import board_of_test, case_key, case_table, class_table, pic
 from finetune.datamodule import FinetuneData
 from finetune.final_weights import FinalWeights
 from finetune.module import FinetuneModule
+from finetune.provenance import begun_from, volumes_seen
 from finetune.scoring import CaseResult, logged_metrics
 from finetune.unlabeled_term import unlabeled_provenance
 from finetune.validation_detections import complete_raw_detections, take_results
 from medpretrain3d.atomic import write_text
-from medpretrain3d.backbones import provenance_of
 from medpretrain3d.backbones.checkpoints.bundle import BUNDLE_DOCUMENT
 from medpretrain3d.boxes import Detections
 from medpretrain3d.cross_validation.validation_scores import operating_points_of_cache
@@ -109,7 +109,7 @@ def write_bundle(
     provenance = {
         "git_commit": git_sha(),
         "encoder_sha256": module.metadata().checkpoint_sha256,
-        **({"encoder": provenance_of(module.encoder)} if module.encoder else {}),
+        **({"encoder": begun_from(module.encoder, module.init_groups)} if module.encoder else {}),
         "training": {
             "run": f"{run.group}/{run.name}",
             "steps": trainer.global_step,
@@ -121,7 +121,7 @@ def write_bundle(
             "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         },
         "data_fingerprint": data.corpus.fingerprint,
-        "volumes_seen": module.volumes_seen().to_json(),
+        "volumes_seen": volumes_seen(module.encoder, data).to_json(),
     }
     how = data.preprocessing()
     save_bundle(folder, module.detector, data.classes, how, module.inference, provenance, replace=True)

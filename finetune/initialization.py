@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetune.provenance import paradigm_of
 from medpretrain3d.backbones import EncoderFile, load_encoder
 from medpretrain3d.backbones.checkpoints.source import locate
 from medpretrain3d.backbones.checkpoints.topology import Topology
@@ -61,11 +62,6 @@ def initialize(
         rank_zero_print(f"{init_from}: {len(names)} tensors of its feature pyramid taken too")
         return names
     return taken
-
-
-def paradigm_of(encoder: EncoderFile) -> str:
-    """Return how an encoder was pretrained, in a word; `unknown` where its card does not say."""
-    return str((encoder.card.get("pretraining") or {}).get("paradigm", "unknown"))
 
 
 def _take_detector(

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from finetune.datamodule import FinetuneData
 from finetune.finished_volumes import FinishedVolumes
-from finetune.initialization import initialize, paradigm_of
+from finetune.initialization import initialize
+from finetune.provenance import encoder_card, start_metadata
 from finetune.scoring import CaseResult, evaluate_results
 from finetune.seen_scans import SeenScans, check_seen_scans
-from finetune.unlabeled_term import Term, UnlabeledTerm, unlabeled_provenance
+from finetune.unlabeled_term import Term, UnlabeledTerm
 from finetune.validated_cases import check_validated
 from medpretrain3d.backbones import (
     ReadOptions,
-    VolumesSeen,
     check_patch,
     encoder_entry,
-    provenance_of,
     read_encoder,
 )
 from medpretrain3d.backbones.checkpoints.completeness import check_rebuildable
@@ -119,7 +118,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.seen: SeenScans | None = None
         if doubt := rests_at_random(optim, init_from, init_groups):
             rank_zero_print(doubt)
-        self.init_from = init_from
+        self.init_from, self.init_groups = init_from, init_groups
         self.encoder = read_encoder(init_from, init_options) if init_from else None
         self.transferred = initialize(detector, self.encoder, init_from, init, init_fpn, init_topology, init_groups)
         self.unlabeled: UnlabeledTerm | None = None
@@ -139,22 +138,8 @@ class FinetuneModule(Checked, L.LightningModule):
             backbone=self.detector.backbone.name,
             params=sum(parameter.numel() for parameter in self.detector.parameters()),
         )
-        if self.encoder is None:
-            start = RunMetadata(paradigm="scratch", method="scratch", num_pretrain_volumes=0)
-        else:
-            pretraining = self.encoder.card.get("pretraining") or {}
-            paradigm = paradigm_of(self.encoder)
-            start = RunMetadata(
-                paradigm=paradigm,
-                method=pretraining.get("method", paradigm),  # files of others state one name
-                corpus=pretraining.get("corpus"),
-                num_pretrain_volumes=pretraining.get("num_pretrain_volumes"),
-                pretrain_run=pretraining.get("run"),
-                checkpoint_sha256=self.encoder.sha256,
-                init_sha256=self.encoder.sha256,
-            )
         beside = RunMetadata(semi_supervised=type(self.unlabeled.method).__name__.lower() if self.unlabeled else None)
-        return network | start | beside | (self.seen.metadata() if self.seen else RunMetadata())
+        return network | start_metadata(self.encoder) | beside | (self.seen.metadata() if self.seen else RunMetadata())
 
     def compiled_parts(self) -> dict[str, nn.Module]:
         """Return what `device.compile` compiles."""
@@ -274,33 +259,8 @@ class FinetuneModule(Checked, L.LightningModule):
         up to the checkpoint before.
         """
         checkpoint["num_invalid"] = (self._left_out_here() + self._left_out_elsewhere).tolist()
-        data = self.data
-        pretraining = {
-            "paradigm": "supervised_detection",
-            "method": "supervised_detection",
-            "corpus": data.corpus.name,
-            "num_pretrain_volumes": len(data.train_cases),
-            "detector": type(self.detector).__name__,
-            "classes": data.classes,
-            "data_fingerprint": data.corpus.fingerprint,
-            **unlabeled_provenance(self.unlabeled, data),
-        }
-        card = {
-            "preprocessing": data.preprocessing().to_json(),
-            "pretraining": pretraining,
-            "citations": [],
-            "volumes_seen": self.volumes_seen().to_json(),
-            **({"continued_from": provenance_of(self.encoder)} if self.encoder else {}),
-        }
+        card = encoder_card(self.detector, self.encoder, self.init_groups, self.unlabeled, self.data)
         checkpoint |= encoder_entry(self.detector.backbone, "detector", card, self.detector)
-
-    def volumes_seen(self) -> VolumesSeen:
-        """Return scans that the weights were trained on, here and before."""
-        data = self.data
-        ours = VolumesSeen.of_training((case.voxels for case in data.train_cases), with_labels=True)
-        if data.unlabeled is not None:
-            ours |= VolumesSeen.of_training((case.voxels for case in data.unlabeled.cases), with_labels=False)
-        return VolumesSeen.of_encoder(self.encoder) | ours
 
     def on_before_save(self) -> None:
         """Learn what the other processes left out so far."""

@@ -126,7 +126,9 @@ def test_fine_tuning_takes_depth_groups_of_the_encoder_alone_and_says_which(run,
     printed = capsys.readouterr().out
     assert f"2 of {num_groups} depth groups taken, others keep random values" in printed
     assert "init detector" not in printed  # neck and box head were trained upon the whole encoder
-    ours = load_bundle(folder / "bundle").detector.backbone.state_dict()
+    bundle = load_bundle(folder / "bundle")
+    assert bundle.provenance["encoder"]["init_groups"] == 2
+    ours = bundle.detector.backbone.state_dict()
     for name, tensor in read_encoder(encoder).weights.items():
         if name.endswith("conv.weight"):
             assert torch.equal(tensor, ours[name]) == name.startswith(("stem.", "stages.0."))
