@@ -59,6 +59,23 @@ def test_a_fold_of_all_cases_has_the_numbers_of_the_result(places, tmp_path, mon
     assert fold[MAP_KEY] == pytest.approx(result[MAP_KEY])
 
 
+@pytest.mark.parametrize(("hit", "expected"), [("radius", 1.0), ("0.5", 0.0), ("1.5", 1.0)])
+def test_a_fold_is_scored_by_the_distance_that_the_result_is(tmp_path, monkeypatch, hit, expected):
+    monkeypatch.setattr("medpretrain3d.commands.protocols.Store", _Store)
+    wanted = [{"case": case, "boxes": [BOX], "labels": [0]} for case in "xy"]
+    aside = [BOX[0] + 1, *BOX[1:3], BOX[3] + 1, *BOX[4:]]
+    places = [
+        *(
+            "--predictions",
+            write(tmp_path / "p.json", "predictions", [w | {"boxes": [aside], "scores": [1]} for w in wanted]),
+        ),
+        *("--targets", write(tmp_path / "t.json", "targets", wanted)),
+    ]
+    result = result_of(tmp_path, *places, "--protocol", "centre", "--hit", hit, "--folds", tmp_path)
+    (fold,) = result["cross_validation"]["folds"]
+    assert fold["AP"] == result["cross_validation"]["mean"]["AP"] == pytest.approx(result["AP"]) == expected
+
+
 @pytest.mark.parametrize("compat", COMPATS)
 def test_a_prior_that_finds_all_has_the_numbers_of_a_detector_that_does(places, tmp_path, compat):
     train = [{"case": f"{number}", "boxes": [BOX, BOX], "labels": [0, 1]} for number in range(3)]

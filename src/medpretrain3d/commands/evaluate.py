@@ -44,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--targets", type=Path, help="what was to be found: JSON or folder (not for luna16)")
     parser.add_argument("-o", "--output", type=Path, help="JSON file to write")
     parser.add_argument(
-        "--folds", type=Path, metavar="STORE", help="detection: also each fold of this store, and the mean over folds"
+        "--folds",
+        type=Path,
+        metavar="STORE",
+        help="detection, centre: also each fold of this store, and the mean over folds",
     )
     parser.add_argument(
         "--converted", type=Path, metavar="JSON", help="also write the predictions as JSON, as `predict` does"

@@ -11,9 +11,8 @@ from medpretrain3d.commands.unused_options import refuse_unused
 OF_BOXES = ("detection", "centre", "case-level", "operating-points", "calibration", "ribfrac", "picai")
 """Protocols that read boxes, of whatever program."""
 PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(
-        ("compat", "size_bins_mm", "confusion_score", "train_targets", "folds", "cases", "scans"), ("detection",)
-    ),
+    **dict.fromkeys(("compat", "size_bins_mm", "confusion_score", "train_targets", "cases", "scans"), ("detection",)),
+    "folds": ("detection", "centre"),
     "hit": ("centre",),
     "iou": ("case-level", "operating-points", "calibration"),
     "scores": ("detection", "centre", "operating-points"),

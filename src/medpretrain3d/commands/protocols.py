@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,8 +96,9 @@ def _detection(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     curves = _curves(match_data_set(found, targets.cases, targets.classes, CURVE_IOUS), CURVE_IOUS)
     table = tables.detection_table(result)
     if args.folds is not None:
-        held_out = Store(args.folds).all_splits.held_out
-        result["cross_validation"] = fold_metrics(found, targets.cases, targets.classes, held_out, args.compat)
+        result["cross_validation"] = fold_metrics(
+            found, targets.cases, targets.classes, _held_out(args.folds), args.compat
+        )
         table += ["", *fold_table(result["cross_validation"])]
     return Outcome(result, table, curves, page)
 
@@ -108,7 +109,13 @@ def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     result = center(found, targets.cases, targets.classes, criterion, resampling, args.scores, args.case_threshold)
     result["notes"] = [*said, *result["notes"]]
     scans = match_centers(found, targets.cases, targets.classes, criterion)
-    return Outcome(result, tables.center_table(result), {f"hit by {args.hit}": scans.pooled})
+    table = tables.center_table(result)
+    if args.folds is not None:
+        result["cross_validation"] = fold_metrics(
+            found, targets.cases, targets.classes, _held_out(args.folds), criterion=criterion
+        )
+        table += ["", *fold_table(result["cross_validation"])]
+    return Outcome(result, table, {f"hit by {args.hit}": scans.pooled})
 
 
 def _luna16(args: argparse.Namespace, resampling: Resampling) -> Outcome:
@@ -216,6 +223,10 @@ def _box_overlaps(args: argparse.Namespace) -> Overlaps:
     found, targets, said = _read(args)
     scans = of_boxes(found, targets.cases, targets.classes)
     return Overlaps("boxes", scans, [*said, *in_scan_frames(found, targets.cases).notes])
+
+
+def _held_out(store: Path) -> Mapping[str, int]:
+    return Store(store).all_splits.held_out
 
 
 def hit_criterion(text: str, targets: TargetFile) -> Criterion:
