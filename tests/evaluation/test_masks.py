@@ -130,3 +130,31 @@ def test_maps_and_labels_of_picai_may_share_a_folder(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match="holds no volume '<case>_label'"):
         detection_map_scans(tmp_path, tmp_path)
+
+
+def test_masks_of_one_place_are_compared_whatever_order_their_files_store_them_in(tmp_path):
+    random = np.random.default_rng(0)
+    found, wanted = (random.integers(0, 3, (5, 5, 5)).astype(np.int16) for _ in range(2))
+    affine = np.diag([1.0, 2, 3, 1])
+    turned = np.flip(wanted, 0).transpose(2, 0, 1)
+    turned_affine = affine @ np.array([[0, -1, 0, 4], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    (tmp_path / "scores.csv").write_text("public_id,label_id,confidence\na,1,0.9\na,2,0.4\n")
+    ious = []
+    for name, voxels, its_affine in (("same", wanted, affine), ("turned", turned, turned_affine)):
+        for folder, mask, of_mask in (("found", found, affine), (name, voxels, its_affine)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(mask, of_mask), tmp_path / folder / "a.nii.gz")
+        ious.append(instance_scans(tmp_path / "found", tmp_path / name, tmp_path / "scores.csv")[0].iou)
+    np.testing.assert_array_equal(*ious)
+    affine_moved = np.eye(4) + np.outer([0.5, 0, 0, 0], [0, 0, 0, 1])  # by half a voxel
+    nibabel.save(nibabel.Nifti1Image(turned, affine_moved @ turned_affine), tmp_path / "turned" / "a.nii.gz")
+    with pytest.raises(UserError, match=r"lies elsewhere in the world than .*: corners are up to 0.5 voxels apart"):
+        instance_scans(tmp_path / "found", tmp_path / "turned", tmp_path / "scores.csv")
+
+
+def test_a_mask_of_several_channels_is_refused_and_not_its_first_one_taken(fractures):
+    two = np.zeros((1, 1, 6, 2), np.int16)
+    two[0, 0, 1, 1] = 1  # in the second one
+    nibabel.save(nibabel.Nifti1Image(two, np.eye(4)), fractures / "wanted" / "RibFrac1-label.nii.gz")
+    with pytest.raises(UserError, match=r"RibFrac1-label.nii.gz: a mask of 2 channels, wanted one"):
+        instance_scans(fractures / "found", fractures / "wanted", fractures / "scores.csv")

@@ -318,6 +318,8 @@ def test_masks_of_totalsegmentator(files, inner):
         folder.mkdir(parents=True)
         for value, name in enumerate(("cyst", "mass", "liver"), start=1):
             save_nifti(folder / f"{name}.nii.gz", (labels == value).astype(np.uint8) * there)
+    first = nibabel.load(files.folder / "a" / inner / "mass.nii.gz")  # of one place, in another order
+    nibabel.save(nibabel.as_closest_canonical(first), files.folder / "a" / inner / "mass.nii.gz")
     result = numbers(files, files.folder, "--objects", "components")
     assert result["num_predictions"] == 3
     read = read_any_predictions(files.folder, read_targets(files.targets))

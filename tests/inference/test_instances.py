@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from medpretrain3d.inference.instances import instance_map, segment_volume
+from medpretrain3d.inference.instances import instance_map, segment_volume, to_file_order
 from medpretrain3d.inference.scan import TensorTiles
+from medpretrain3d.store.grid import Grid
 
 SHAPE, PATCH = (20, 13, 9), (8, 8, 8)
 
@@ -69,3 +70,15 @@ def test_a_segmentation_of_foreground_alone_serves_every_class(blob_segmenter, m
     assert np.unique(instances[2:5, 2:4, 2:4]).tolist() == [1]
     assert np.unique(instances[9:12, 2:4, 2:4]).tolist() == [2]
     assert (instances > 0).sum() == 24
+
+
+def test_masks_of_a_store_that_lies_otherwise_than_its_file_is_read_now_are_in_their_place():
+    """At 45 degrees either of two frames is as near."""
+    affine = np.diag([0.7, 0.8, 2.5, 1.0])
+    affine[:2, :2] = np.array([[1, -1], [1, 1]]) / np.sqrt(2) * (0.7, 0.8)
+    source_grid = Grid((4, 5, 6), affine)
+    instances = np.arange(4 * 5 * 6, dtype=np.uint16).reshape(4, 5, 6)
+    for order in ((2, 1, 0), (2, 0, 1)):
+        index = np.eye(4)[:, [*order, 3]]
+        grid = Grid(np.array(source_grid.shape)[list(order)].tolist(), affine @ index)
+        np.testing.assert_array_equal(to_file_order(instances.transpose(order), grid, source_grid), instances)

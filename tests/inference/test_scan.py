@@ -14,10 +14,14 @@ from medpretrain3d.inference.resampled_scan import ResampledRegions, ResampledSc
 from medpretrain3d.inference.scan import ScanTiles, TensorTiles, is_air
 from medpretrain3d.inference.started_scan import StartedScan
 from medpretrain3d.inference.tiles import tile_starts
+from medpretrain3d.ingest.prepare import prepare
+from medpretrain3d.ingest.prepare_options import PrepareOptions
 from medpretrain3d.store.grid import Grid
 from medpretrain3d.store.intensity import ZScore
 from medpretrain3d.store.preprocessing import Preprocessing
-from medpretrain3d.store.volume import Volume, resample
+from medpretrain3d.store.resampled_store import resample_store
+from medpretrain3d.store.store import Store
+from medpretrain3d.store.volume import Volume, read_volume, resample
 
 PATCH = (8, 8, 8)
 
@@ -167,3 +171,18 @@ def test_empty_tiles_are_none_and_others_padded_with_air():
     tile = tiles.read((0, 0, 0), PATCH)
     assert tile.shape == (1, *PATCH)
     assert (tile[:, 5:] == -1).all()
+
+
+def test_behind_the_end_of_a_scan_is_the_same_of_its_file_and_of_a_store_at_another_spacing(tmp_path, write_nifti):
+    noise = np.random.default_rng(0).normal(600, 150, (16, 16, 16)).clip(1).astype(np.int16)
+    path = write_nifti(noise, "raw/scan.nii.gz", np.diag([1.0, 1, 1, 1]))
+    of_file = read_volume(path, "any")
+    assert min(of_file.pad_values) < resample(of_file, (2, 2, 2)).array.min()  # means are never as low as noise
+    preprocessing = Preprocessing(patch=(12, 12, 12), spacing_mm=(2, 2, 2), window=ZScore(), unit="any")
+    expected = ScanTiles(of_file, preprocessing).read((0, 0, 0), (12, 12, 12))
+    prepare(path.parent, tmp_path / "native", PrepareOptions(unit="any"))
+    prepare(path.parent, tmp_path / "store", PrepareOptions((2, 2, 2), unit="any"))
+    resample_store(tmp_path / "native", tmp_path / "resampled", (2, 2, 2))
+    for name in ("native", "store", "resampled"):
+        tile = ScanTiles(Store(tmp_path / name).case("scan"), preprocessing).read((0, 0, 0), (12, 12, 12))
+        torch.testing.assert_close(tile, expected, rtol=0, atol=0)

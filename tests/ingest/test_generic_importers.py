@@ -247,3 +247,17 @@ def test_every_layout_shows_its_tree_where_another_is_found(tmp_path, name):
 )
 def test_channel_names_may_be_turned_round(channels, names):
     assert nnunet._channel_names({"channel_names": channels}) == names
+
+
+def test_an_ending_in_capitals_is_one_of_label_maps_too(tmp_path, make_dataset, capsys):
+    raw = make_dataset(["a", "b", "c"])
+    for name in ("imagesTs", "labelsTs"):
+        (raw / name).mkdir()
+    (raw / "imagesTr/c_0000.nii.gz").rename(raw / "imagesTs/c.NII.GZ")
+    (raw / "labelsTr/c.nii.gz").rename(raw / "labelsTs/c.NII.GZ")
+    (raw / "labelsTr/b.nii.gz").rename(raw / "labelsTr/b.Nii.gz")
+    assert main(["prepare", str(raw), str(tmp_path / "store")]) == 0
+    store = Store(tmp_path / "store")
+    assert store.splits == {"train": ("a", "b"), "val": (), "test": ("c",)}
+    assert {len(store.case(name).boxes) for name in store.case_ids} == {3}
+    assert "not used" not in capsys.readouterr().out

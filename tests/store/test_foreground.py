@@ -20,3 +20,9 @@ def test_the_foreground_is_the_inside_of_the_training_objects(make_dataset, tmp_
     np.testing.assert_allclose(cut, np.array([-1, 0, 1]) / np.sqrt(2 / 3), rtol=1e-6)
     with pytest.raises(UserError, match="split 'val' has no object to measure"):
         foreground_normalization(store, "val")
+
+
+def test_objects_of_one_value_are_not_called_none(make_dataset, tmp_path):
+    prepare(make_dataset(["a"]), tmp_path / "store")  # whose objects are 60 throughout
+    with pytest.raises(UserError, match="objects of split 'train' have the one value 60 in channel 0"):
+        foreground_normalization(Store(tmp_path / "store"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nibabel.orientations import io_orientation
 
 from medpretrain3d.store.grid import Grid
 
@@ -159,3 +160,40 @@ def test_axes_in_another_order_and_direction_are_parallel():
     assert grid.is_parallel(grid.canonical()[0])
     assert grid.is_parallel(grid.crop((1, 1, 1), (1, 2, 2)).resampled((2, 2, 2)))
     assert not grid.is_parallel(Grid((2, 3, 4), np.eye(4)))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        *(rotation(degrees, about)[:3, :3] for about in np.eye(3) for degrees in (45, -45)),
+        (rotation(45, (1, 0, 0)) @ rotation(45, (0, 1, 0)))[:3, :3],
+        np.array([[2, -1, 2], [2, 2, -1], [-1, 2, 2]]) / 3,
+    ],
+)
+def test_a_scan_at_45_degrees_has_one_frame_whatever_header_and_order_of_axes_it_is_stored_with(turn):
+    spacing_mm, shape = np.array([0.8, 0.7031, 1.5]), (6, 7, 8)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * spacing_mm, (-40, 12, 300)
+    expected = Grid(shape, affine).canonical()[0]
+    random = np.random.default_rng(0)
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            stored = np.eye(4)
+            moved = turn + random.uniform(-1e-6, 1e-6, (3, 3))  # what six digits leave
+            start = [0 if sign > 0 else size - 1 for sign, size in zip(signs, shape, strict=True)]
+            stored[:3, :3] = (moved * spacing_mm * signs)[:, order]
+            stored[:3, 3] = affine[:3, 3] + affine[:3, :3] @ start
+            found = Grid(np.array(shape)[list(order)].tolist(), stored).canonical()[0]
+            assert found.shape == expected.shape
+            np.testing.assert_allclose(found.affine_lps, expected.affine_lps, atol=1e-4)
+
+
+def test_axes_are_those_of_nibabel_where_no_two_are_as_near():
+    for seed in range(200):
+        turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))[0]
+        affine = np.eye(4)
+        affine[:3, :3] = turn * (0.8, 0.7, 2.5)
+        orientation = io_orientation(affine)
+        _, order, mirrored = Grid((4, 5, 6), affine).canonical()
+        assert list(order) == np.argsort(-orientation[:, 0]).tolist()
+        assert list(mirrored) == np.flatnonzero(orientation[list(order), 1] < 0).tolist()

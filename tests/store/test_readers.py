@@ -235,3 +235,18 @@ def test_a_sheared_file_is_treated_as_a_tilted_series_is(tmp_path, ending, degre
     with pytest.raises(UserError, match=r"gantry tilted by 15.0 degrees, or sheared: .* by 20.9 voxels") as told_error:
         read_scan(path)
     assert told_error.value.kind == "gantry tilt"
+
+
+def test_a_nifti_file_whose_qfac_is_0_is_read_as_one_of_1(tmp_path):
+    """As NIfTI prescribes: programs that know no qfac leave 0 there."""
+    affine = np.diag([-0.7, 0.8, 2.5, 1])
+    image = nibabel.Nifti1Image(VALUES, None)
+    image.set_qform(affine, 1)
+    content = bytearray(image.to_bytes())
+    assert np.frombuffer(content, "<f4", 1, offset=76) == -1  # pixdim[0]: these axes are left-handed
+    affines = []
+    for qfac in (1, 0):
+        content[76:80] = np.float32(qfac).tobytes()
+        (tmp_path / "a.nii").write_bytes(content)
+        affines.append(read_scan(tmp_path / "a.nii").affine_lps)
+    np.testing.assert_array_equal(*affines)

@@ -96,8 +96,6 @@ def _of_array(
     if (affine_lps is None) == (spacing_mm is None):
         message = "neither" if affine_lps is None else "both"
         raise UserError(f"array: got {message} of affine_lps and spacing_mm, wanted one: where its voxels lie")
-    if array.dtype.kind not in "iufb":
-        raise UserError(f"array: of {array.dtype}, wanted numbers")
     if array.ndim not in (3, 4):
         raise UserError(f"array: of shape {array.shape}, wanted (i, j, k), or (C, i, j, k) of several channels")
     if affine_lps is not None:
@@ -140,6 +138,8 @@ def _of_simpleitk(image: Any) -> Scan:
 
 
 def _scan(voxels: np.ndarray, affine: np.ndarray) -> Scan:
+    if voxels.dtype.kind not in "iufb":  # of complex numbers a part would be left out
+        raise UserError(f"array: of {voxels.dtype}, wanted numbers: whole ones or floating-point")
     if min(voxels.shape) < 1:
         raise UserError(f"array: of shape {voxels.shape[1:]}, wanted at least one voxel")
     return Scan(_ARRAY, voxels, checked_affine(_ARRAY, affine, voxels.shape[1:]))

@@ -165,12 +165,21 @@ def _pairs(found: Path, wanted: Path) -> Iterator[tuple[str, np.ndarray, np.ndar
             )
     for case in sorted(truth):
         mask, true_mask = read_scan(there[case]), read_scan(truth[case])
-        if mask.voxels.shape == true_mask.voxels.shape and not mask.grid.is_close(true_mask.grid):
+        for one in (mask, true_mask):
+            one.check_single_channel()
+        true_voxels = true_mask.in_order_of(mask.grid)
+        if true_voxels is None:
+            ours, theirs = mask.grid.canonical()[0], true_mask.grid.canonical()[0]
+            if ours.shape != theirs.shape:
+                raise UserError(
+                    f"case '{case}': mask of what was found has shape {ours.shape}, mask of the objects {theirs.shape} "
+                    "(axes S, P, L); both must lie on one grid"
+                )
             raise UserError(
                 f"{there[case]}: lies elsewhere in the world than {truth[case]}: corners are up to "
-                f"{true_mask.grid.corner_distance_vox(mask.grid):.3g} voxels apart; write both on one grid"
+                f"{theirs.corner_distance_vox(ours):.3g} voxels apart; write both on one grid"
             )
-        yield case, mask.voxels[0], true_mask.voxels[0]
+        yield case, mask.voxels[0], true_voxels[0]
 
 
 def _files(folder: Path, suffixes: Sequence[str], is_shared: bool) -> dict[str, Path]:

@@ -19,6 +19,8 @@ from medpretrain3d.precision.mixed import autocast
 from medpretrain3d.precision.names import Precision
 from medpretrain3d.store.grid import Grid
 
+REVERSED = np.eye(4)[[2, 1, 0, 3]]
+"""Takes an index (d, h, w) to (w, h, d), the order in which axes of the patient are counted."""
 LEAST_WEIGHT = 0.1
 """Of a voxel at a tile's border, against 1 in its middle."""
 
@@ -158,8 +160,10 @@ def to_file_order(instances: np.ndarray, grid: Grid, source_grid: Grid) -> np.nd
         grid: resampled and reoriented from the file's, so its axes are parallel to the file's.
         source_grid: of the file, in its own array order.
     """
-    canonical, order, mirrored = source_grid.canonical()
-    index_from_index = np.linalg.inv(grid.affine_lps) @ canonical.affine_lps
+    # By the grid itself and not by the patient: at 45 degrees an earlier version may have oriented a store otherwise.
+    in_grid = Grid(source_grid.shape, REVERSED @ np.linalg.inv(grid.affine_lps) @ source_grid.affine_lps)
+    canonical, order, mirrored = in_grid.canonical()
+    index_from_index = REVERSED @ canonical.affine_lps
     for axis, size in enumerate(canonical.shape):
         center = index_from_index[axis, axis] * np.arange(size) + index_from_index[axis, 3]
         index = np.floor(center + 0.5).astype(int)  # rint would round ties now up, now down

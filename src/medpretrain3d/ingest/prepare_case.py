@@ -215,7 +215,7 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
     if len(image.array) != job.num_channels:
         raise InvalidCaseError(f"has {len(image.array)} channels, wanted {job.num_channels}", "channels")
     check_plausible(case.images[0], image, job.unit)
-    voxels, statistics = voxels_sha256(image.array), image.statistics
+    voxels, statistics, pad_values = voxels_sha256(image.array), image.statistics, image.pad_values
     annotation = annotate(case, job.rule, job.min_voxels, image, job.spacing_mm, job.straighten)
     if job.as_points:
         annotation = annotation.as_points()
@@ -234,6 +234,7 @@ def _case_data(job: Job, facts: dict[str, Any]) -> CaseData:
         rescale=image.rescale,
         voxels=voxels,
         statistics=statistics,
+        pad_values=pad_values,
         partly_hidden=annotation.partly_hidden,
         facts={**facts, "num_too_small": annotation.num_too_small, REMARKS: dict(annotation.remarks)},
     )

@@ -202,6 +202,7 @@ def _write(job: _Job) -> str:
         rescale=source.rescale,
         voxels=source.sidecar["voxels"],
         statistics=source.statistics,
+        pad_values=source.pad_values,
         partly_hidden=scan.partly_hidden(labels, ids),
         facts={PSEUDO_OBJECTS: {**facts, "dropped": dropped}},
         image_file=None if is_pasted else source.files.image,

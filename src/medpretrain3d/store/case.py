@@ -71,7 +71,7 @@ class Case:
         self.num_channels: int = sidecar["num_channels"]
         self.has_mask: bool = sidecar["has_mask"]
         self.pad_values: tuple[int, ...] = tuple(sidecar["pad_values"])
-        """What surrounds the volume in each channel: -1024 for HU, else the lowest value."""
+        """What surrounds the volume in each channel: -1024 for HU, else the lowest value before it was resampled."""
         self.rescale: tuple[tuple[float, float], ...] = tuple((slope, start) for slope, start in sidecar["rescale"])
         """Slope and intercept per channel that lead back to the file's values; empty for HU."""
 

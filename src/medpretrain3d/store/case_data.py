@@ -53,6 +53,9 @@ class CaseData:
     """`voxels_sha256` of the file's image; empty where that is `image`."""
     statistics: Sequence[ChannelStatistics] = ()
     """Of the file's image, by which prediction normalises too; empty where that is `image`."""
+    pad_values: Sequence[int] = ()
+    """Lowest value of each channel of the file's image where it is not in HU, which prediction pads with too; empty
+    where that is `image`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Source files and options, by which `prepare` knows a finished case again."""
     partly_hidden: Sequence[int] = ()
@@ -73,7 +76,9 @@ class CaseData:
 def case_contents(case_data: CaseData) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Return the sidecar of a case, and its files by name in the order in which they are written."""
     pad_values = (
-        [int(channel.min()) for channel in case_data.image] if case_data.rescale else [AIR_HU] * len(case_data.image)
+        list(case_data.pad_values) or [int(channel.min()) for channel in case_data.image]
+        if case_data.rescale
+        else [AIR_HU] * len(case_data.image)
     )
     sidecar = {
         "version": VERSION,

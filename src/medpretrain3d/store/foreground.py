@@ -28,10 +28,14 @@ def foreground_normalization(store: Store, split: str = "train") -> ForegroundZS
         for values in _object_voxels(case):
             for histogram, channel in zip(histograms, values, strict=True):
                 histogram.add(channel)
+    advice = "use a window, as NamedWindow('lung')"
+    if not all(histogram.counts.any() for histogram in histograms) or not histograms:
+        raise UserError(f"{store.place}: split '{split}' has no object to measure; {advice}")
     found = [histogram.statistics() for histogram in histograms]
-    if not found or not all(one.std > 0 for one in found):
+    if flat := [channel for channel, one in enumerate(found) if not one.std > 0]:
         raise UserError(
-            f"{store.place}: split '{split}' has no object to measure; use a window, as NamedWindow('lung')"
+            f"{store.place}: objects of split '{split}' have the one value {found[flat[0]].mean:g} in channel "
+            f"{flat[0]}, so no deviation to normalize by; {advice}"
         )
     return ForegroundZScore(
         [one.low for one in found], [one.high for one in found], [one.mean for one in found], [one.std for one in found]

@@ -32,6 +32,8 @@ ALIGNED_OFF_AXIS = 1e-6
 PARALLEL_OFF_AXIS = 1e-3
 """Two grids lie along the same axes where no direction cosine off the nearest axis is larger: headers round directions
 to a few digits, and 0.06 degrees move the far end of 300 mm by 0.3 mm."""
+ALIKE_DIGITS = 4
+"""Of direction cosines that decide which world axis an array axis is nearest to: headers round to six or seven."""
 MAX_HULL_CONDITION = 10.0
 """What rounding of a hull's edges may grow by in the box inside it. Near 45 degrees (39 to 51 for a turn about one
 axis) it is more: a square hull is that of every box with this sum of two edges."""
@@ -157,11 +159,9 @@ class Grid:
             The grid, the order of the old axes, and the new axes that are mirrored:
             `np.flip(array.transpose(order), mirrored)` is the array on the new grid.
         """
-        from nibabel.orientations import io_orientation
-
-        orientation = io_orientation(self.affine_lps)  # row per array axis: world axis it runs along, and direction
-        order = np.argsort(-orientation[:, 0])  # z, y, x
-        directions = orientation[order, 1]
+        world_axis, direction_along = _nearest_axes(self.directions)
+        order = np.argsort(-world_axis)  # z, y, x
+        directions = direction_along[order]
         shape = np.array(self.shape)[order]
         to_old = np.zeros((4, 4))
         to_old[3, 3] = 1
@@ -206,6 +206,27 @@ class Grid:
 
     def __hash__(self) -> int:
         return hash((self.shape, self.affine_lps.tobytes()))
+
+
+def _nearest_axes(directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the world axis that each array axis is nearest to, each once, and its direction along it, 1 or -1: (3,).
+
+    As nibabel's `io_orientation`, the clearest array axis chooses first, but of directions without their rounding and
+    with one order of equals: at 45 degrees the last digit of a header, or the order in which a file stores its axes,
+    would turn a scan by 90 degrees, away from its mask.
+
+    Args:
+        directions: (3, 3) unit vectors of the array axes, one per column.
+    """
+    left, _, right = np.linalg.svd(directions)
+    cosines = np.round(left @ right, ALIKE_DIGITS) + 0.0  # of the nearest rotation; no -0
+    lines = [tuple(column * (np.sign(column[np.flatnonzero(column)[0]]))) for column in cosines.T]
+    world_axis, direction_along, is_free = np.zeros(3, int), np.zeros(3, int), np.ones(3, bool)
+    for axis in sorted(range(3), key=lambda axis: (max(map(abs, lines[axis])), lines[axis]), reverse=True):
+        nearest = int(np.argmax(np.where(is_free, np.abs(cosines[:, axis]), -1)))
+        world_axis[axis], is_free[nearest] = nearest, False
+        direction_along[axis] = -1 if cosines[nearest, axis] < 0 else 1
+    return world_axis, direction_along
 
 
 def _volume_share(matrix: np.ndarray) -> float:

@@ -188,6 +188,7 @@ def _resampled(case: Case, entry: Any, spacing_mm: Spacing) -> CaseData:
         rescale=image.rescale,
         voxels=case.sidecar["voxels"],
         statistics=case.statistics,
+        pad_values=case.pad_values,
         partly_hidden=[number for number in case.partly_hidden if number in visible],
         facts={**kept, RESAMPLED_FROM: [entry["sha256"], list(spacing_mm), case.sidecar["patient"]]},
     )

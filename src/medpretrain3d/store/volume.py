@@ -151,10 +151,7 @@ def read_labels(path: Path) -> Volume:
     """
     scan = read_scan(path)
     voxels = scan.voxels
-    if len(voxels) != 1:
-        raise InvalidCaseError(
-            f"{path}: a mask of {len(voxels)} channels, wanted one; write overlapping objects apart", "values"
-        )
+    scan.check_single_channel()
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > 65535:
         raise InvalidCaseError(

@@ -70,10 +70,12 @@ def _read_case(
         if name not in masks:
             continue
         scan = read_scan(masks[name])
-        if grid is not None and not scan.grid.is_close(grid):
-            raise UserError(f"{masks[name]}: lies on another grid than the masks beside it; write all on one")
+        scan.check_single_channel()
         grid = scan.grid if grid is None else grid
-        inside = (scan.voxels[0] > 0).astype(np.uint16)
+        voxels = scan.in_order_of(grid)
+        if voxels is None:
+            raise UserError(f"{masks[name]}: lies on another grid than the masks beside it; write all on one")
+        inside = (voxels[0] > 0).astype(np.uint16)
         found = found_objects(inside, {1: label}, options.objects or "labels", options.min_voxels)
         boxes.append(found.boxes_vox)
         scores.append(found.scores)

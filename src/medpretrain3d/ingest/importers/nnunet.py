@@ -20,7 +20,7 @@ from medpretrain3d.ingest.importers.files import flag, read_json
 from medpretrain3d.ingest.importers.folds_file import read_folds, with_tests
 from medpretrain3d.ingest.importers.layout import Layout, require
 from medpretrain3d.store.file_names import ScanFiles, channel_files
-from medpretrain3d.store.readers import VOLUME_ENDINGS, find_volumes, volume_stem
+from medpretrain3d.store.readers import find_volumes, volume_stem
 
 DESCRIPTION = "dataset.json"
 SPLIT_FILES = ("splits.json", "splits_final.json")
@@ -83,7 +83,8 @@ def list_cases(
     """
     is_test_set = all((raw / name).is_dir() for name in ("imagesTs", "labelsTs")) and not (raw / "labelsTr").is_dir()
     num_channels = len(_channel_names(dataset)) or None
-    named = set(listed_cases(dataset)) or _stems(raw / "labelsTr")
+    labels_tr, labels_ts = _label_maps(raw / "labelsTr"), _label_maps(raw / "labelsTs")
+    named = set(listed_cases(dataset)) or set(labels_tr)
     images_tr = _scans(raw / "imagesTr" if is_test_set else require(raw / "imagesTr"), num_channels, named)
     splits_file = next((raw / name for name in SPLIT_FILES if (raw / name).is_file()), None)
     folds, leftovers = read_folds(splits_file, images_tr) if splits_file else ((), [])
@@ -96,24 +97,23 @@ def list_cases(
     leftovers += [Leftover(one, f"training cases of {DESCRIPTION}, which a test set does without") for one in elsewhere]
     listed = sorted(images_tr) if elsewhere else listed_cases(dataset) or sorted(images_tr)
     cases = [
-        _case(raw, "Tr", case_id, images_tr.get(case_id), rule, class_of_value, split_of.get(case_id, "train"))
-        for case_id in listed
+        _case(raw, "Tr", one, images_tr.get(one), labels_tr, rule, class_of_value, split_of.get(one, "train"))
+        for one in listed
     ]
-    images_ts = _scans(raw / "imagesTs", num_channels, _stems(raw / "labelsTs"))
+    images_ts = _scans(raw / "imagesTs", num_channels, labels_ts.keys())
     for case_id, scan in sorted(images_ts.items()):
-        if _label_files(raw / "labelsTs", case_id):
-            cases.append(_case(raw, "Ts", case_id, scan, rule, class_of_value, "test"))
+        if case_id in labels_ts:
+            cases.append(_case(raw, "Ts", case_id, scan, labels_ts, rule, class_of_value, "test"))
         else:
             cases.append(RawCase(case_id, scan.files, split="unlabelled", problem=scan.problem))
     if not elsewhere:
         leftovers += _miscounted(dataset, len(listed))
     folds = with_tests(folds, [case.id for case in cases if case.split == "test" and case.id in images_ts])
-    for suffix, there in (("Tr", {*listed, *images_tr}), ("Ts", {*images_ts})):
-        for path in find_volumes(raw / f"labels{suffix}"):
-            if volume_stem(path) not in there:
+    for suffix, maps, there in (("Tr", labels_tr, {*listed, *images_tr}), ("Ts", labels_ts, {*images_ts})):
+        for case_id, (path, *_) in maps.items():
+            if case_id not in there:
                 problem = f"labels{suffix}/{path.name} has no image in images{suffix}"
-                cases.append(RawCase(volume_stem(path), (), path, problem=problem))
-                there.add(volume_stem(path))
+                cases.append(RawCase(case_id, (), path, problem=problem))
     if folds:
         message = (
             f"cases that fold {fold} of {splits_file.name if splits_file else ''} does not name, taken for training"
@@ -135,8 +135,12 @@ def _scans(folder: Path, num_channels: int | None, named: Collection[str]) -> di
     return scans
 
 
-def _stems(folder: Path) -> set[str]:
-    return {volume_stem(path) for path in find_volumes(folder)}
+def _label_maps(folder: Path) -> dict[str, list[Path]]:
+    """Return the label maps in a folder by their case, whatever case their endings are written in."""
+    found: dict[str, list[Path]] = {}
+    for path in find_volumes(folder):  # links that lead nowhere are there as well, and reading them says so
+        found.setdefault(volume_stem(path), []).append(path)
+    return found
 
 
 def _channel_names(dataset: Mapping[str, Any]) -> tuple[str, ...]:
@@ -203,12 +207,13 @@ def _case(
     suffix: str,
     case_id: str,
     scan: ScanFiles | None,
+    label_maps: Mapping[str, Sequence[Path]],
     rule: ObjectRule,
     class_of_value: Mapping[int, int],
     split: str,
 ) -> RawCase:
     folder = raw / f"labels{suffix}"
-    labels = _label_files(folder, case_id)
+    labels = label_maps.get(case_id, ())
     if scan is None:
         return RawCase(case_id, (), problem=f"dataset.json lists it, but images{suffix} has no file of that name")
     images = scan.files
@@ -238,12 +243,6 @@ def _case(
         reason = f"{folder.name}/{table.name}: class {strange[0]}, dataset.json has classes 0 to {num_classes - 1}"
         return RawCase(case_id, images, labels[0], problem=reason)
     return RawCase(case_id, images, labels[0], classes, split=split)
-
-
-def _label_files(folder: Path, case_id: str) -> list[Path]:
-    """Return the label maps of a case; links that lead nowhere are there as well, and reading them says so."""
-    paths = [folder / f"{case_id}{ending}" for ending in VOLUME_ENDINGS]
-    return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
 def listed_cases(dataset: Mapping[str, Any]) -> list[str]:

@@ -90,6 +90,8 @@ def _affine_ras(path: Path, header: Any, shape: Sequence[int]) -> np.ndarray:
         raise InvalidCaseError(
             f"{path}: header has spacing {spacing_mm} mm, wanted {low} to {high}; correct pixdim", "geometry"
         )
+    if header["pixdim"][0] == 0:  # qfac, which NIfTI then takes for 1 and nibabel for an error
+        header["pixdim"][0] = 1
     try:
         return checked_affine(path, np.asarray(header.get_best_affine(), dtype=np.float64), shape)
     except UserError:

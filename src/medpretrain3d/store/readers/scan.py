@@ -57,6 +57,36 @@ class Scan:
         """Grid of the file, in its own array order."""
         return Grid((self.voxels.shape[1], self.voxels.shape[2], self.voxels.shape[3]), self.affine_lps)
 
+    def check_single_channel(self) -> None:
+        """Refuse a mask of several channels, of which all but one would be left out.
+
+        Raises:
+            InvalidCaseError: it has several.
+        """
+        if len(self.voxels) != 1:
+            raise InvalidCaseError(
+                f"{self.path}: a mask of {len(self.voxels)} channels, wanted one; write overlapping objects apart",
+                "values",
+            )
+
+    def in_order_of(self, grid: Grid) -> np.ndarray | None:
+        """Return the voxels (C, i, j, k) in the order in which another grid stores them.
+
+        Args:
+            grid: of a file whose axes may be stored in another order and direction.
+
+        Returns:
+            They, or None where the voxels of the grid are not those of this scan.
+        """
+        own, order, mirrored = self.grid.canonical()
+        other, its_order, its_mirrored = grid.canonical()
+        if not other.is_close(own):
+            return None
+        voxels = self.voxels.transpose(0, *(axis + 1 for axis in order))
+        turned = tuple(axis + 1 for axis in {*mirrored} ^ {*its_mirrored})
+        result: np.ndarray = np.flip(voxels, turned).transpose(0, *(np.argsort(its_order) + 1))
+        return result
+
 
 def checked_affine(path: Path, affine: np.ndarray, shape: Sequence[int], is_tilt_allowed: bool = False) -> np.ndarray:
     """Return the affine, unless no scanner writes such a one, or its voxels are no boxes.
