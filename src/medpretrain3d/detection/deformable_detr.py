@@ -202,11 +202,11 @@ class DeformableDETR(Detector):
         sizes = [num_found, references.shape[1] - num_found]
         if isinstance(self.auxiliary, Denoising):
             assert self.label_content is not None
-            spoilt, labels, answers = self.auxiliary.add_noise(unit, self.num_classes, image.device)
+            spoilt, labels, answers, num_groups = self.auxiliary.add_noise(unit, self.num_classes, image.device)
             references = torch.cat([references, spoilt], dim=1)
             content = torch.cat([content, self.label_content(labels).to(content.dtype)], dim=1)
             position = torch.cat([position, self._query_of(spoilt)[1].to(position.dtype)], dim=1)
-            sizes += [spoilt.shape[1] // self.auxiliary.groups] * self.auxiliary.groups
+            sizes += [spoilt.shape[1] // num_groups] * num_groups
         outputs = self._decode(memory, references, content, position, groups_apart(sizes, image.device))
         logits, boxes = torch.stack([one.logits for one in outputs]), torch.stack([one.boxes for one in outputs])
         asked["layers"] = LayerPredictions(logits[:, :, :num_found], boxes[:, :, :num_found], unit, regions)
