@@ -222,3 +222,26 @@ def test_a_set_learns_the_overlap_of_its_boxes():
     plain = SetLoss()(torch.zeros(1, 2, 2), boxes, finite, [target], given)
     assert losses["l1"] == plain["l1"]
     assert losses["giou"] == plain["giou"]
+
+
+def test_a_negative_in_an_ignore_region_is_not_taught_to_be_background():
+    """What is not learned of any query without an object: with the whole crop ignored, negatives do not count."""
+
+    class PositivesAlone(ContrastiveDenoising):
+        def add_noise(self, *args):
+            noisy = super().add_noise(*args)
+            return noisy._replace(answers=[one.masked_fill(one == BACKGROUND, IGNORED) for one in noisy.answers])
+
+    image = torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
+    box, label = torch.tensor([[4.0, 6, 8, 10, 14, 15]]), torch.tensor([1])
+    everywhere = torch.tensor([[0.0, 0, 0, 16, 16, 32]])
+
+    def loss(kind, ignore):
+        detector = tiny_detector(DeformableDETR, auxiliary=kind(groups=4))
+        for classifier in detector.classifiers:
+            torch.nn.init.zeros_(classifier.bias)  # a score of a half is a loss that shows
+        torch.manual_seed(0)
+        return detector.losses(image, [Targets(box, label, ignore=ignore)])["denoising"].item()
+
+    assert loss(ContrastiveDenoising, everywhere) == pytest.approx(loss(PositivesAlone, None), rel=1e-5)
+    assert loss(ContrastiveDenoising, None) > 1.05 * loss(PositivesAlone, None)

@@ -217,7 +217,7 @@ class DeformableDETR(Detector):
             )
         elif isinstance(self.auxiliary, Denoising):
             given = torch.stack(answers).expand(len(outputs), -1, -1)
-            asked["denoising"] = LayerPredictions(*further, unit, regions[:, :0], given)
+            asked["denoising"] = LayerPredictions(*further, unit, regions, given)
 
         found = self._losses_of_layers(asked)  # each (L,)
         of_layers = found.pop("layers")
