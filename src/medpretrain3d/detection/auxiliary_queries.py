@@ -32,7 +32,47 @@ class NoisyObjects(NamedTuple):
     num_groups: int
 
 
-class Denoising(Configurable):
+class DenoisingQueries(Configurable):
+    """Queries that start at spoilt objects. Subclasses implement `add_noise`.
+
+    They are siblings: the parser hands the defaults of a class that an option names as its type on to what takes its
+    place, and a recipe with one kind of noise would decide what another is by default.
+
+    Args:
+        label_noise: share of the labels that are replaced by a random class.
+        box_noise: how far boxes are moved.
+        weight: factor of the losses.
+
+    Example:
+        >>> from medpretrain3d.detection import ContrastiveDenoising, Denoising, DenoisingQueries
+        >>> [issubclass(one, DenoisingQueries) for one in (Denoising, ContrastiveDenoising)]
+        [True, True]
+    """
+
+    def __init__(self, label_noise: Share, box_noise: NonNegative, weight: NonNegative) -> None:
+        self.label_noise = label_noise
+        self.box_noise = box_noise
+        self.weight = weight
+
+    def add_noise(
+        self, targets: Sequence[UnitTargets], num_classes: int, device: torch.device | str = "cpu"
+    ) -> NoisyObjects:
+        """Return the queries of images.
+
+        Args:
+            targets: of each image, on the CPU.
+            num_classes: labels are replaced by.
+            device: of the boxes and labels returned; waited for where there are several processes.
+        """
+        raise NotImplementedError("a DenoisingQueries subclass implements add_noise")
+
+    def noisy_labels(self, bits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """Replace a share of labels (B, Q) by random classes, as the last two of their random numbers (B, Q, 8) say."""
+        replaced = to_uniform(bits[..., 6]) < self.label_noise
+        return torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, labels)
+
+
+class Denoising(DenoisingQueries):
     """Queries that start at spoilt objects and are to restore them (Li et al., DN-DETR, 2022).
 
     Each group holds every object of an image once. Groups see neither each other nor the queries of detection, which
@@ -61,10 +101,8 @@ class Denoising(Configurable):
     def __init__(
         self, groups: Layers = 5, label_noise: Share = 0.2, box_noise: NonNegative = 0.4, weight: NonNegative = 1.0
     ) -> None:
+        super().__init__(label_noise, box_noise, weight)
         self.groups = groups
-        self.label_noise = label_noise
-        self.box_noise = box_noise
-        self.weight = weight
 
     def add_noise(
         self, targets: Sequence[UnitTargets], num_classes: int, device: torch.device | str = "cpu"
@@ -94,13 +132,8 @@ class Denoising(Configurable):
         answers = [index.masked_fill(index >= count, IGNORED).repeat(self.groups) for count in counts]
         return NoisyObjects(boxes, self.noisy_labels(bits, label, num_classes), answers, self.groups)
 
-    def noisy_labels(self, bits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-        """Replace a share of labels (B, Q) by random classes, as the last two of their random numbers (B, Q, 8) say."""
-        replaced = to_uniform(bits[..., 6]) < self.label_noise
-        return torch.where(replaced, (bits[..., 7] >> 1).abs() % num_classes, labels)
 
-
-class ContrastiveDenoising(Denoising):
+class ContrastiveDenoising(DenoisingQueries):
     """Denoising with a negative beside each copy: a box further off that is no object (Zhang et al., DINO, 2023).
 
     Positives restore the object that they start at, negatives are background, so that of several queries near an object
@@ -143,8 +176,8 @@ class ContrastiveDenoising(Denoising):
                 f"ContrastiveDenoising: got groups {groups} and num_pairs {num_pairs}, wanted one of them: a number of "
                 "groups makes as many pairs as there are objects; leave groups out"
             )
-        super().__init__(groups or 1, label_noise, box_noise, weight)
-        self.fixed_groups = groups
+        super().__init__(label_noise, box_noise, weight)
+        self.groups = groups
         self.num_pairs = num_pairs
 
     def add_noise(
@@ -154,7 +187,7 @@ class ContrastiveDenoising(Denoising):
         device = torch.device(device)
         counts = [len(target.labels) for target in targets]
         most = largest_count(max(counts), device)
-        groups = self.fixed_groups or max(1, self.num_pairs // max(1, most))
+        groups = self.groups or max(1, self.num_pairs // max(1, most))
         seeds = derived_seeds(row_seeds(len(targets), device), "contrastive denoising")
         # Six numbers for the sides and two for the label of each copy, positive or negative, of each object.
         drawn = counter_random(seeds, most * groups * 16).view(len(targets), most, 2 * groups, 8)
