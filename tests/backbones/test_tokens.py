@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medpretrain3d.backbones import Primus, ViT
+from medpretrain3d.backbones import DinoViT, Primus, ViT
 from medpretrain3d.backbones.tokens import DropPath, drop_paths
+from medpretrain3d.command_line.composition import composed, recipe_layers
+from medpretrain3d.command_line.recipes import find_recipe
 
 
 def test_a_branch_is_left_out_of_whole_samples_and_keeps_its_mean():
@@ -20,6 +22,18 @@ def test_a_branch_is_left_out_of_whole_samples_and_keeps_its_mean():
 def test_probabilities_rise_from_0_to_the_last():
     assert [drop.probability for drop in drop_paths(0.2, 3)] == pytest.approx([0, 0.1, 0.2])
     assert [drop.probability for drop in drop_paths(0.2, 1)] == [0]
+    assert [drop.probability for drop in drop_paths(0.2, 3, is_uniform=True)] == [0.2] * 3
+
+
+def test_every_block_of_a_dino_transformer_may_drop_alike():
+    """As in 3DINO, whose recipe says 0.3 of every block; by default only the last one's are left out so often."""
+    for is_uniform, expected in ((False, [0, 0.15, 0.3]), (True, [0.3] * 3)):
+        backbone = DinoViT(width=48, depth=3, heads=2, drop_path=0.3, drop_path_uniform=is_uniform)
+        drops = [part.probability for part in backbone.modules() if isinstance(part, DropPath)]
+        assert sorted(set(drops)) == pytest.approx(sorted(set(expected)))
+    recipe = composed(recipe_layers(find_recipe("dinov2_vit_l", "pretrain"), "pretrain"))
+    arguments = recipe["model"]["objective"]["init_args"]["backbone"]["init_args"]
+    assert (arguments["drop_path"], arguments["drop_path_uniform"]) == (0.3, True)
 
 
 @pytest.mark.parametrize("cls", [ViT, Primus])

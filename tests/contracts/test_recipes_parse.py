@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from medpretrain3d.command_line.composition import composed, recipe_layers
 from medpretrain3d.study.document import read_study
@@ -21,6 +23,20 @@ OF_STAGES = [path for path in RECIPES if path.parent.name in ("pretrain", "finet
 def merged(path: Path) -> dict[str, Any]:
     """A recipe as it is run: on top of its base."""
     return composed(recipe_layers(path, path.parent.name))
+
+
+def named_study(path: Path) -> str | None:
+    """The study that the head of a recipe says to run."""
+    found = re.search(r"^# Run: +medpretrain3d study run (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return found and found[1]
+
+
+def uncommented(path: Path) -> str:
+    return re.sub(r"(^|\s)#.*", "", path.read_text(encoding="utf-8"))
+
+
+def base_of(path: Path) -> str | None:
+    return yaml.safe_load(path.read_text(encoding="utf-8")).get("base")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -40,6 +56,37 @@ def test_recipes_parse_into_their_classes_which_they_name_shortly(path):
     part = "objective" if path.parent.name == "pretrain" else "detector"
     assert parsed.model[part].class_path.startswith("medpretrain3d.")
     assert all("." not in name for name in class_names(recipe)), "short names read better, and survive a move"
+
+
+def test_recipes_of_reconstruction_on_a_ct_corpus_place_their_crops_alike():
+    """Objectives are compared by them: where crops lie must not tell them apart."""
+    from medpretrain3d import objectives
+
+    placed = {}
+    for path in (ROOT / "configs" / "pretrain").glob("*.yaml"):
+        recipe = merged(path)
+        kind = getattr(objectives, recipe["model"]["objective"]["class_path"])
+        is_windowed = "window" not in recipe["data"]
+        if kind.paradigm == "reconstruction" and recipe["data"]["store"] == "data/corpus" and is_windowed:
+            placed[path.stem] = recipe["data"].get("crop_sampler")
+    assert len(placed) > 8
+    half = {"class_path": "CropSampler", "init_args": {"foreground_share": 0.5, "min_foreground": 0.5}}
+    assert {name: one for name, one in placed.items() if one != half} == {}
+
+
+RUN_BY_STUDY = {path: study for path in OF_STAGES if (study := named_study(path))}
+
+
+@pytest.mark.parametrize("path", RUN_BY_STUDY, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_study_that_a_recipe_says_to_run_runs_it(path):
+    study = ROOT / "configs" / "study" / f"{RUN_BY_STUDY[path]}.yaml"
+    words = set(re.findall(r"\w+", uncommented(study)))
+    while True:
+        bases = {str(base).removesuffix(".yaml") for one in OF_STAGES if one.stem in words and (base := base_of(one))}
+        if bases <= words:
+            break
+        words |= bases
+    assert path.stem in words, f"{study.name} does not name {path.stem}"
 
 
 def class_names(value: Any) -> list[str]:

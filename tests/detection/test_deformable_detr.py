@@ -111,14 +111,15 @@ def test_set_losses_by_hand():
 def test_spoilt_objects_stay_near_and_know_what_to_restore():
     torch.manual_seed(0)
     nothing = UnitTargets(torch.zeros(0, 6), torch.zeros(0, dtype=torch.long))
-    boxes, labels, given = Denoising(groups=3, label_noise=0.0, box_noise=0.4).add_noise([TARGETS, nothing], 2)
-    assert (boxes.shape, labels.tolist()[0]) == ((2, 6, 6), [1, 0] * 3)
+    noisy = Denoising(groups=3, label_noise=0.0, box_noise=0.4).add_noise([TARGETS, nothing], 2)
+    boxes, labels, given = noisy.boxes, noisy.labels, noisy.answers
+    assert (boxes.shape, labels.tolist()[0], noisy.num_groups) == ((2, 6, 6), [1, 0] * 3, 3)
     assert [each.tolist() for each in given] == [[0, 1] * 3, [-2] * 6]
     change = (boxes[0] - TARGETS.boxes.repeat(3, 1)).abs()
     assert change[:, :3].max() <= 0.4 * 0.1 + 1e-6
     assert change[:, 3:].max() <= 0.4 * 0.2 + 1e-6
     assert change.min() > 0
-    exact, _, _ = Denoising(groups=1, box_noise=0.0).add_noise([TARGETS], 2)
+    exact = Denoising(groups=1, box_noise=0.0).add_noise([TARGETS], 2).boxes
     torch.testing.assert_close(exact[0], TARGETS.boxes)
 
 
@@ -163,7 +164,8 @@ def test_positives_move_less_than_the_noise_and_negatives_once_to_twice_as_far()
     nothing = UnitTargets(target.boxes[:0], target.labels[:0])
     noise = ContrastiveDenoising(groups=50, label_noise=0.0, box_noise=0.4)
     torch.manual_seed(0)
-    boxes, labels, answers = noise.add_noise([target, nothing], 2)
+    boxes, labels, answers, num_groups = noise.add_noise([target, nothing], 2)
+    assert num_groups == 50
     assert boxes.shape == (2, 50 * 2 * 2, 6)
     assert answers[0].tolist() == [0, 1, BACKGROUND, BACKGROUND] * 50
     assert answers[1].tolist() == [IGNORED] * 200
@@ -179,8 +181,25 @@ def test_positives_move_less_than_the_noise_and_negatives_once_to_twice_as_far()
     assert negative.max() > 0.75
     inwards = (from_unit(boxes[0], (1, 1, 1)) > true).float().mean()
     assert 0.4 < inwards < 0.6  # either way
-    exact, _, _ = ContrastiveDenoising(groups=1, box_noise=0.0).add_noise([target], 2)
+    exact = ContrastiveDenoising(groups=1, box_noise=0.0).add_noise([target], 2).boxes
     torch.testing.assert_close(exact[0, :2], target.boxes)
+
+
+@pytest.mark.parametrize(("num_objects", "num_groups"), [(0, 100), (1, 100), (3, 33), (60, 1), (150, 1)])
+def test_an_image_has_about_as_many_pairs_however_many_objects_it_holds(num_objects, num_groups):
+    """DINO's number: 100 pairs over the most objects of an image, one group at least."""
+    target = UnitTargets(torch.full((num_objects, 6), 0.5), torch.zeros(num_objects, dtype=torch.long))
+    noisy = ContrastiveDenoising().add_noise([target, UnitTargets(target.boxes[:1], target.labels[:1])], 1)
+    assert noisy.num_groups == num_groups
+    assert noisy.boxes.shape == (2, 2 * num_groups * num_objects, 6)
+    few = ContrastiveDenoising(num_pairs=7).add_noise([target], 1)
+    assert few.num_groups == max(1, 7 // max(1, num_objects))
+
+
+def test_a_number_of_pairs_beside_a_number_of_groups_is_refused():
+    assert ContrastiveDenoising(groups=5).add_noise([TARGETS], 2).num_groups == 5
+    with pytest.raises(UserError, match="groups 5 and num_pairs 20"):
+        ContrastiveDenoising(groups=5, num_pairs=20)
 
 
 def test_varifocal_loss_by_hand():
@@ -203,3 +222,26 @@ def test_a_set_learns_the_overlap_of_its_boxes():
     plain = SetLoss()(torch.zeros(1, 2, 2), boxes, finite, [target], given)
     assert losses["l1"] == plain["l1"]
     assert losses["giou"] == plain["giou"]
+
+
+def test_a_negative_in_an_ignore_region_is_not_taught_to_be_background():
+    """What is not learned of any query without an object: with the whole crop ignored, negatives do not count."""
+
+    class PositivesAlone(ContrastiveDenoising):
+        def add_noise(self, *args):
+            noisy = super().add_noise(*args)
+            return noisy._replace(answers=[one.masked_fill(one == BACKGROUND, IGNORED) for one in noisy.answers])
+
+    image = torch.randn(1, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
+    box, label = torch.tensor([[4.0, 6, 8, 10, 14, 15]]), torch.tensor([1])
+    everywhere = torch.tensor([[0.0, 0, 0, 16, 16, 32]])
+
+    def loss(kind, ignore):
+        detector = tiny_detector(DeformableDETR, auxiliary=kind(groups=4))
+        for classifier in detector.classifiers:
+            torch.nn.init.zeros_(classifier.bias)  # a score of a half is a loss that shows
+        torch.manual_seed(0)
+        return detector.losses(image, [Targets(box, label, ignore=ignore)])["denoising"].item()
+
+    assert loss(ContrastiveDenoising, everywhere) == pytest.approx(loss(PositivesAlone, None), rel=1e-5)
+    assert loss(ContrastiveDenoising, None) > 1.05 * loss(PositivesAlone, None)

@@ -81,3 +81,25 @@ def test_a_run_of_a_sweep_is_named_by_its_agent_unless_a_name_is_typed(monkeypat
     monkeypatch.setenv("WANDB_RUN_ID", "abc123")
     run = yaml.safe_load(printed(capsys, "--config", "smoke", *typed, "--print_config"))["run"]
     assert (run["name"], run["group"]) == (name, "sweep_s1")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model.detector.init_args.auxiliary", "ContrastiveDenoising"),
+        ("--model.detector.init_args.auxiliary.class_path", "ContrastiveDenoising"),
+        ("--config", "changed.yaml"),
+    ],
+)
+def test_what_takes_the_place_of_a_recipes_part_has_its_own_defaults(words, capsys, tmp_path, monkeypatch):
+    """Those of `Denoising`, which the recipe names without arguments, were given to what replaced it."""
+    from finetune import __main__ as finetuning
+
+    monkeypatch.chdir(tmp_path)
+    change = {"model": {"detector": {"init_args": {"auxiliary": {"class_path": "ContrastiveDenoising"}}}}}
+    (tmp_path / "changed.yaml").write_text(yaml.safe_dump(change))
+    with pytest.raises(SystemExit):
+        finetuning.main(["fit", "--config", "openkbp_detr", *words, "--print_config"])
+    auxiliary = yaml.safe_load(capsys.readouterr().out)["model"]["detector"]["init_args"]["auxiliary"]
+    assert auxiliary["class_path"].endswith(".ContrastiveDenoising")
+    assert (auxiliary["init_args"]["groups"], auxiliary["init_args"]["label_noise"]) == (None, 0.25)

@@ -135,3 +135,18 @@ def test_self_distillation_does_not_collapse_in_sixty_steps(name):
     assert sum(losses[-5:]) < sum(losses[:5])
     assert after[0] > 0.3 * before[0]  # standard deviation over samples
     assert after[1] > 0.5 * before[1]  # effective rank
+
+
+def test_the_teacher_of_dino_follows_more_slowly_as_the_run_goes_on():
+    """Published: from 0.996 to 1 along half a cosine; one number is kept for the whole run."""
+    objective = DINO(tiny_backbone(), num_prototypes=8, head_channels=(8,))
+    found = []
+    for step in (0, 25, 50, 100):
+        objective.at_step(step, 100)
+        found.append(objective.teacher.momentum)
+    quarter = 1 - 0.004 * (1 + math.cos(math.pi / 4)) / 2
+    assert found == pytest.approx([0.996, quarter, 0.998, 1.0])
+    assert objective.schedules(50, 50) == pytest.approx({"momentum of the teacher": 1.0})
+    constant = DINO(tiny_backbone(), num_prototypes=8, head_channels=(8,), momentum=0.99)
+    constant.at_step(70, 100)
+    assert constant.teacher.momentum == 0.99

@@ -44,6 +44,7 @@ class DinoViT(TokenBackbone):
         norm_eps: of the layer norms.
         drop_path: probability with which the last block's branches are left out in training; falls to 0 at the first.
         checkpointing: compute each block's activations again in the backward pass instead of keeping them.
+        drop_path_uniform: whether the branches of every block are left out as often as the last one's, as in 3DINO.
 
     Raises:
         UserError: a width that does not divide into heads, or into heads of three rotated axes.
@@ -88,6 +89,7 @@ class DinoViT(TokenBackbone):
         norm_eps: Positive = 1e-6,
         drop_path: ShareBelowOne = 0.0,
         checkpointing: bool = False,
+        drop_path_uniform: bool = False,
     ) -> None:
         super().__init__()
         multiple = 6 * heads if positions == "rotary" else heads
@@ -114,7 +116,7 @@ class DinoViT(TokenBackbone):
         num_bands = width // heads // 6
         periods = float(rope_base) ** (torch.arange(num_bands, dtype=torch.float32) / max(1, num_bands))
         self.register_buffer("periods", periods if is_rotary else None)
-        drops = drop_paths(drop_path, depth)
+        drops = drop_paths(drop_path, depth, drop_path_uniform)
         self.blocks = nn.ModuleList(Block(width, heads, drop, qkv_bias, norm_eps, layer_scale) for drop in drops)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.apply(initialize)

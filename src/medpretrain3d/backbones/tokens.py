@@ -119,8 +119,10 @@ class DropPath(nn.Module):
         return x * is_kept[:, :, None].to(x.dtype) / (1 - self.probability)
 
 
-def drop_paths(last: float, depth: int) -> list[DropPath]:
-    """Return one for each of `depth` blocks, with a probability that rises from 0 to that of the last block."""
+def drop_paths(last: float, depth: int, is_uniform: bool = False) -> list[DropPath]:
+    """Return one for each of `depth` blocks, with a probability that rises from 0 to that of the last, or is that."""
+    if is_uniform:
+        return [DropPath(last) for _ in range(depth)]
     return [DropPath(last * index / max(1, depth - 1)) for index in range(depth)]
 
 

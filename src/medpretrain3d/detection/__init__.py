@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medpretrain3d.detection.anchors import AnchorGrid
 from medpretrain3d.detection.anchors_search import AnchorChoice, optimize_anchor_sizes
-from medpretrain3d.detection.auxiliary_queries import ContrastiveDenoising, Denoising, OneToMany
+from medpretrain3d.detection.auxiliary_queries import ContrastiveDenoising, Denoising, DenoisingQueries, OneToMany
 from medpretrain3d.detection.base import Detector
 from medpretrain3d.detection.box_grid import BoxGrid
 from medpretrain3d.detection.box_losses import BoxLoss, DIoULoss, GIoULoss, L1Loss, RegressionLoss, SmoothL1Loss
@@ -39,6 +39,7 @@ __all__ = [
     "DIoULoss",
     "DeformableDETR",
     "Denoising",
+    "DenoisingQueries",
     "Detector",
     "DistanceCoder",
     "FocalLoss",

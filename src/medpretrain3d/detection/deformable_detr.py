@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medpretrain3d.backbones.base import Backbone
 from medpretrain3d.backbones.norm import GroupNorm
 from medpretrain3d.boxes import Detections, Targets, clip_boxes, has_extent
-from medpretrain3d.detection.auxiliary_queries import Denoising, OneToMany, groups_apart
+from medpretrain3d.detection.auxiliary_queries import DenoisingQueries, OneToMany, groups_apart
 from medpretrain3d.detection.base import Detector, Part, finite_rows
 from medpretrain3d.detection.box_grid import Shape
 from medpretrain3d.detection.deformable_layers import (
@@ -132,7 +132,7 @@ class DeformableDETR(Detector):
         dropout: ShareBelowOne = 0.1,
         num_queries: Rows = 300,
         criterion: SetLoss | None = None,
-        auxiliary: Denoising | OneToMany | None = None,
+        auxiliary: DenoisingQueries | OneToMany | None = None,
         score_threshold: Share = 0.0,
         detections_per_image: Rows = 100,
         masks: InstanceMasks | None = None,
@@ -170,7 +170,7 @@ class DeformableDETR(Detector):
         self.decoder = nn.ModuleList(DecoderLayer(*size) for _ in range(decoder_layers))
         self.classifiers = nn.ModuleList(_classifier(channels, num_classes) for _ in range(decoder_layers))
         self.refine = nn.ModuleList(mlp(channels, 6) for _ in range(decoder_layers))
-        self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, Denoising) else None
+        self.label_content = nn.Embedding(num_classes, channels) if isinstance(auxiliary, DenoisingQueries) else None
         self.mask_head = masks.head(backbone.levels) if masks else None
 
     def geometry(self) -> dict[str, Any]:
@@ -200,13 +200,13 @@ class DeformableDETR(Detector):
         references, content, position = self._proposed(memory, wanted)
         num_found = min(self.num_queries, references.shape[1])
         sizes = [num_found, references.shape[1] - num_found]
-        if isinstance(self.auxiliary, Denoising):
+        if isinstance(self.auxiliary, DenoisingQueries):
             assert self.label_content is not None
-            spoilt, labels, answers = self.auxiliary.add_noise(unit, self.num_classes, image.device)
+            spoilt, labels, answers, num_groups = self.auxiliary.add_noise(unit, self.num_classes, image.device)
             references = torch.cat([references, spoilt], dim=1)
             content = torch.cat([content, self.label_content(labels).to(content.dtype)], dim=1)
             position = torch.cat([position, self._query_of(spoilt)[1].to(position.dtype)], dim=1)
-            sizes += [spoilt.shape[1] // self.auxiliary.groups] * self.auxiliary.groups
+            sizes += [spoilt.shape[1] // num_groups] * num_groups
         outputs = self._decode(memory, references, content, position, groups_apart(sizes, image.device))
         logits, boxes = torch.stack([one.logits for one in outputs]), torch.stack([one.boxes for one in outputs])
         asked["layers"] = LayerPredictions(logits[:, :, :num_found], boxes[:, :, :num_found], unit, regions)
@@ -215,9 +215,9 @@ class DeformableDETR(Detector):
             asked["one_to_many"] = LayerPredictions(
                 *further, [self.auxiliary.repeat(target) for target in unit], regions
             )
-        elif isinstance(self.auxiliary, Denoising):
+        elif isinstance(self.auxiliary, DenoisingQueries):
             given = torch.stack(answers).expand(len(outputs), -1, -1)
-            asked["denoising"] = LayerPredictions(*further, unit, regions[:, :0], given)
+            asked["denoising"] = LayerPredictions(*further, unit, regions, given)
 
         found = self._losses_of_layers(asked)  # each (L,)
         of_layers = found.pop("layers")
@@ -226,7 +226,7 @@ class DeformableDETR(Detector):
             losses["earlier_layers"] = _total({name: values[:-1] for name, values in of_layers.items()})
         if isinstance(self.auxiliary, OneToMany):
             losses["one_to_many"] = self.auxiliary.weight * _total(found["one_to_many"])
-        elif isinstance(self.auxiliary, Denoising):
+        elif isinstance(self.auxiliary, DenoisingQueries):
             assert self.label_content is not None
             nothing = 0 * self.label_content.weight.sum()  # takes part in every step, also without objects
             losses["denoising"] = self.auxiliary.weight * (nothing + _total(found["denoising"]))

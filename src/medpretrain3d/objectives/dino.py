@@ -16,7 +16,8 @@ from medpretrain3d.objectives.projector import pool, refuse_branches
 from medpretrain3d.objectives.prototypes import MovingCenter, PrototypeHead, distillation, entropy
 from medpretrain3d.objectives.teacher import Teacher
 from medpretrain3d.randomness import sample_seeds
-from medpretrain3d.values import Channels, Positive, Rows, Share
+from medpretrain3d.schedules import cosine
+from medpretrain3d.values import Channels, Positive, Rows, Share, Shares
 
 
 class DINO(Objective):
@@ -32,7 +33,7 @@ class DINO(Objective):
         head_channels: outputs of the head's linear maps, up to the bottleneck.
         student_temperature: divides the student's outputs.
         teacher_temperature: divides the teacher's centred outputs; lower is sharper.
-        momentum: of the teacher's weights.
+        momentum: of the teacher's weights at the first and at the last step, along a cosine; or one for the whole run.
         center_momentum: of the centre, the mean of the teacher's outputs.
 
     Raises:
@@ -60,7 +61,7 @@ class DINO(Objective):
         head_channels: Annotated[tuple[Channels, ...], MinLen(1)] = (2048, 2048, 256),
         student_temperature: Positive = 0.1,
         teacher_temperature: Positive = 0.04,
-        momentum: Share = 0.996,
+        momentum: Share | Shares = (0.996, 1.0),
         center_momentum: Share = 0.9,
     ) -> None:
         super().__init__()
@@ -70,7 +71,9 @@ class DINO(Objective):
         self.teacher_temperature = teacher_temperature
         self.patch_stride = backbone.levels[-1].stride
         self.head = _PooledHead(backbone.levels[-1].channels, head_channels, num_prototypes)
-        self.teacher = Teacher(self._student(), momentum)
+        first, last = momentum if isinstance(momentum, tuple | list) else (momentum, momentum)
+        self.momentum = (first, last)
+        self.teacher = Teacher(self._student(), first)
         self.center = MovingCenter(num_prototypes, center_momentum)
 
     def _student(self) -> nn.Module:
@@ -81,6 +84,17 @@ class DINO(Objective):
             if f"{prefix}{earlier}" in state_dict:
                 state_dict[f"{prefix}center.mean"] = state_dict.pop(f"{prefix}{earlier}")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def at_step(self, step: int, num_steps: int) -> None:
+        """Set the momentum of the teacher."""
+        self.teacher.momentum = self._momentum_at(step, num_steps)
+
+    def schedules(self, step: int, num_steps: int) -> dict[str, float]:
+        """Return the momentum of the teacher."""
+        return {"momentum of the teacher": self._momentum_at(step, num_steps)}
+
+    def _momentum_at(self, step: int, num_steps: int) -> float:
+        return cosine(*self.momentum, step / num_steps)
 
     def after_load(self) -> None:
         """The teacher begins as the student."""

@@ -15,7 +15,7 @@ from medpretrain3d.configurable import from_config, to_config
 # first values of tensors, which the file brings; or that show in the pyramid.
 _SEEN_ELSEWHERE = {
     *("preset", "in_channels", "channels", "convs", "kernel_sizes", "width", "depth", "position_grid"),
-    *("checkpointing", "drop_path", "freeze_statistics"),
+    *("checkpointing", "drop_path", "drop_path_uniform", "freeze_statistics"),
     *("layer_scale", "rope_base"),
     "strides",
 }
