@@ -102,8 +102,8 @@ class ForegroundZScore(Normalization):
     """Cuts at two percentiles of the data set's foreground and divides by its standard deviation.
 
     nnDetection's and nnU-Net's normalisation of CT (Baumgartner et al., 2021): percentiles 0.5 and 99.5, mean and
-    standard deviation of the voxels inside objects of all training cases. `data/foreground.py` measures them; here they
-    are constants, so that every later image is treated alike. One number per channel, or one number for all channels.
+    standard deviation of the voxels inside objects of all training cases. `store/foreground.py` measures them; here
+    they are constants, so that every later image is treated alike. One number a channel, or one for all channels.
 
     Args:
         low: percentile 0.5.
