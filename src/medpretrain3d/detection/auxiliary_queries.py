@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class NoisyObjects(NamedTuple):
     num_groups: int
 
 
-class DenoisingQueries(Configurable):
+class DenoisingQueries(Configurable, ABC):
     """Queries that start at spoilt objects. Subclasses implement `add_noise`.
 
     They are siblings: the parser hands the defaults of a class that an option names as its type on to what takes its
@@ -54,6 +55,7 @@ class DenoisingQueries(Configurable):
         self.box_noise = box_noise
         self.weight = weight
 
+    @abstractmethod
     def add_noise(
         self, targets: Sequence[UnitTargets], num_classes: int, device: torch.device | str = "cpu"
     ) -> NoisyObjects:
@@ -64,7 +66,6 @@ class DenoisingQueries(Configurable):
             num_classes: labels are replaced by.
             device: of the boxes and labels returned; waited for where there are several processes.
         """
-        raise NotImplementedError("a DenoisingQueries subclass implements add_noise")
 
     def noisy_labels(self, bits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         """Replace a share of labels (B, Q) by random classes, as the last two of their random numbers (B, Q, 8) say."""
