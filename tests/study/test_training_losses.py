@@ -50,6 +50,13 @@ def test_of_one_seed_or_of_seeds_without_spread_there_is_no_interval(tmp_path: P
     assert str(last) == "-0.500"
 
 
+def test_what_is_logged_beside_the_losses_does_not_part_runs_of_two_versions(tmp_path: Path):
+    write_losses(tmp_path, "scratch", 0, [1.0] * NUM_STEPS)
+    write_losses(tmp_path, "mae", 0, [0.5] * NUM_STEPS, **{"train/grad_norm": 3.0})
+    ((*_, last),) = rows_of(tmp_path)
+    assert str(last) == "-0.500"
+
+
 @pytest.mark.parametrize("how", ["other losses", "steps without a loss"])
 def test_losses_that_are_no_numbers_of_one_kind_are_not_compared(tmp_path: Path, how: str):
     write_losses(tmp_path, "scratch", 0, [1.0] * NUM_STEPS)

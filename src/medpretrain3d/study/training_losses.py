@@ -15,6 +15,8 @@ from medpretrain3d.study.table import Estimate, Table
 
 NUM_PARTS = 4
 LOSS = "train/loss"
+NO_LOSSES = ("train/grad_norm", "train/num_invalid")
+"""What is logged beside the losses, and was not from the beginning."""
 
 
 def training_loss_table(differences: Sequence[Difference], confidence: float = 0.95) -> Table:
@@ -59,7 +61,9 @@ def _quarters(run: Run) -> np.ndarray | None:
 
 def _are_alike(run: Run, other: Run) -> bool:
     """Return whether two runs make the same steps and sum up the same losses."""
-    losses, others = ({name for name in one.curves if name.startswith("train/")} for one in (run, other))
+    losses, others = (
+        {name for name in one.curves if name.startswith("train/") and name not in NO_LOSSES} for one in (run, other)
+    )
     return losses == others and run.metadata.budget_steps == other.metadata.budget_steps
 
 
