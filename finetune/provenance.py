@@ -35,15 +35,13 @@ def start_metadata(encoder: EncoderFile | None) -> RunMetadata:
     )
 
 
-def begun_from(encoder: EncoderFile | None, num_groups: int | None) -> dict[str, Any]:
-    """Return the provenance of the encoder that a run begins from; nothing for random weights.
+def begun_from(encoder: EncoderFile, num_groups: int | None) -> dict[str, Any]:
+    """Return the provenance of the encoder that a run begins from.
 
     Args:
         encoder: what was read.
         num_groups: depth groups of it that were taken, from its input; None is all.
     """
-    if encoder is None:
-        return {}
     return provenance_of(encoder) | ({} if num_groups is None else {"init_groups": num_groups})
 
 

@@ -112,7 +112,7 @@ def _center(args: argparse.Namespace, resampling: Resampling) -> Outcome:
     table = tables.center_table(result)
     if args.folds is not None:
         result["cross_validation"] = fold_metrics(
-            found, targets.cases, targets.classes, _held_out(args.folds), criterion=criterion
+            found, targets.cases, targets.classes, _held_out(args.folds), is_by_distance=True, criterion=criterion
         )
         table += ["", *fold_table(result["cross_validation"])]
     return Outcome(result, table, {f"hit by {args.hit}": scans.pooled})

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from medpretrain3d.errors import UserError
-from medpretrain3d.evaluation.bootstrap import Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.center_distance import Criterion, center
+from medpretrain3d.evaluation.center_distance import Criterion
 from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, froc_score_key
 from medpretrain3d.evaluation.protocols import protocol_of
 
@@ -30,7 +29,7 @@ def fold_metrics(
     fold_of: Mapping[str, int],
     compat: Compat = "none",
     is_by_distance: bool = False,
-    criterion: Criterion | None = None,
+    criterion: Criterion = "radius",
 ) -> dict[str, Any]:
     """Return the metrics of each fold alone and their mean and standard deviation over folds.
 
@@ -41,7 +40,7 @@ def fold_metrics(
         fold_of: the fold that held each case out.
         compat: of boxes, the program whose rules are followed, see `evaluate`.
         is_by_distance: whether boxes are scored by the distance of centers, as points are.
-        criterion: of `center`, by which distance they hit then; given, they are scored so.
+        criterion: of `center`, by which distance they hit then.
 
     Returns:
         `folds`, a row each (`fold`, `num_cases`, `num_targets` and the metrics by the keys of `evaluate`), `mean` and
@@ -56,16 +55,13 @@ def fold_metrics(
     if strangers:
         raise UserError(f"{len(strangers)} cases are held out by no fold, first '{strangers[0]}'; name their store")
     rows: list[dict[str, Any]] = []
-    protocol = protocol_of(targets, is_by_distance or criterion is not None)
+    protocol = protocol_of(targets, is_by_distance)
     columns = COLUMNS if protocol.name == "detection" else CENTER_COLUMNS
     for fold in sorted({fold_of[one.case] for one in targets}):
         chosen = [number for number, one in enumerate(targets) if fold_of[one.case] == fold]
         wanted = [targets[number] for number in chosen]
         found = [predictions[number] for number in chosen]
-        if criterion is None:
-            metrics = protocol.score(found, wanted, classes, num_bootstrap=0, compat=compat)
-        else:
-            metrics = center(found, wanted, classes, criterion, Resampling(0))
+        metrics = protocol.score(found, wanted, classes, num_bootstrap=0, compat=compat, criterion=criterion)
         num_targets = sum(len(one.labels) for one in wanted)
         keys = {key: float(metrics[key]) for key in columns.values()}
         rows.append({"fold": fold, "num_cases": len(chosen), "num_targets": num_targets, **keys})

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medpretrain3d.boxes import Detections, Targets
 from medpretrain3d.evaluation.bootstrap import NUM_BOOTSTRAP, Resampling
 from medpretrain3d.evaluation.cases import PredictedCase, TargetCase
-from medpretrain3d.evaluation.center_distance import center
+from medpretrain3d.evaluation.center_distance import Criterion, center
 from medpretrain3d.evaluation.data_set import count_target_points
 from medpretrain3d.evaluation.detection import MAP_KEY, Compat, ap_key, ar_key, evaluate, froc_score_key
 from medpretrain3d.evaluation.tables import center_table, detection_table
@@ -47,14 +47,17 @@ class ObjectProtocol:
         num_bootstrap: int = NUM_BOOTSTRAP,
         size_edges_mm: Sequence[float] = (),
         compat: Compat = "none",
+        criterion: Criterion = "radius",
     ) -> dict[str, Any]:
-        """Return the result, boxes in mm; size strata and `compat`, see `evaluate`, are of boxes alone.
+        """Return the result, boxes in mm.
+
+        Size strata and `compat`, see `evaluate`, are of overlap alone; `criterion`, see `center`, of distance alone.
 
         Raises:
             UserError: see `evaluate` and `center`.
         """
         if self.name == "centre":
-            return center(found, wanted, classes, resampling=Resampling(num_bootstrap))
+            return center(found, wanted, classes, criterion, Resampling(num_bootstrap))
         return evaluate(found, wanted, classes, num_bootstrap=num_bootstrap, size_edges_mm=size_edges_mm, compat=compat)
 
 

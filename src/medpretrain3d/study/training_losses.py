@@ -16,7 +16,7 @@ from medpretrain3d.study.table import Estimate, Table
 NUM_PARTS = 4
 LOSS = "train/loss"
 NO_LOSSES = ("train/grad_norm", "train/num_invalid")
-"""What is logged beside the losses, and was not from the beginning."""
+"""What is logged beside the losses; versions differ in it."""
 
 
 def training_loss_table(differences: Sequence[Difference], confidence: float = 0.95) -> Table:

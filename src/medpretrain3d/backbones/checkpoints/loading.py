@@ -136,9 +136,9 @@ def load_encoder(
 
 def _behind(backbone: Backbone, num_groups: int | None) -> set[str]:
     """Return names of the tensors of all depth groups but the first ones: parameters, and the buffers beside them."""
-    groups = backbone.depth_groups()
     if num_groups is None:
         return set()
+    groups = backbone.depth_groups()
     if not 0 < num_groups <= len(groups):
         raise UserError(
             f"model.init_groups {num_groups}: the encoder has {len(groups)} depth groups; take 1 .. {len(groups)}, or "
