@@ -137,6 +137,18 @@ def test_self_distillation_does_not_collapse_in_sixty_steps(name):
     assert after[1] > 0.5 * before[1]  # effective rank
 
 
+def test_the_head_of_dino_is_maps_with_gelu_between_and_cosines_with_prototypes():
+    """Caron et al., 2021, appendix C."""
+    objective = DINO(tiny_backbone(), num_prototypes=8, head_channels=(6, 4))
+    head, width = objective.head, objective.backbone.levels[-1].channels
+    vectors = torch.randn(3, width, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    first, last = (one for one in head.modules() if isinstance(one, torch.nn.Linear))
+    hidden = torch.nn.functional.gelu(vectors.mean(dim=(2, 3, 4)) @ first.weight.T + first.bias)
+    bottleneck = hidden @ last.weight.T + last.bias
+    cosine = torch.nn.functional.cosine_similarity(bottleneck[:, None], head.prototypes[None], dim=-1)
+    torch.testing.assert_close(head([vectors]), cosine)
+
+
 def test_the_teacher_of_dino_follows_more_slowly_as_the_run_goes_on():
     """Published: from 0.996 to 1 along half a cosine; one number is kept for the whole run."""
     objective = DINO(tiny_backbone(), num_prototypes=8, head_channels=(8,))

@@ -126,8 +126,8 @@ class DINOv2(Objective):
         self.weights = weights
         self.gram = gram
         self.patch_stride = backbone.levels[-1].stride
-        self.head = PrototypeHead(backbone.width, head_channels, num_prototypes, nn.GELU)
-        self.patch_head = None if shares_head else PrototypeHead(backbone.width, head_channels, num_prototypes, nn.GELU)
+        self.head = PrototypeHead(backbone.width, head_channels, num_prototypes)
+        self.patch_head = None if shares_head else PrototypeHead(backbone.width, head_channels, num_prototypes)
         for head in filter(None, (self.head, self.patch_head)):
             head.projector.apply(initialize)
         self.mask_token = nn.Parameter(torch.zeros(backbone.width))

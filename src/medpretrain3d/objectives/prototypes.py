@@ -19,20 +19,17 @@ from medpretrain3d.processes import largest, mean_over_processes, mean_over_samp
 
 
 class PrototypeHead(nn.Module):
-    """Vectors to their cosines with K prototypes, which are rows of length 1, in fp32.
+    """Vectors to their cosines with K prototypes, which are rows of length 1, in fp32; DINO's head and DINOv2's.
 
     Args:
         in_channels: of the vectors.
-        channels: outputs of the linear maps up to the bottleneck.
+        channels: outputs of the linear maps up to the bottleneck, with GELU between them.
         num_prototypes: K.
-        activation: between the linear maps.
     """
 
-    def __init__(
-        self, in_channels: int, channels: tuple[int, ...], num_prototypes: int, activation: type[nn.Module] = nn.ReLU
-    ) -> None:
+    def __init__(self, in_channels: int, channels: tuple[int, ...], num_prototypes: int) -> None:
         super().__init__()
-        self.projector = Projector(in_channels, channels, activation=activation)
+        self.projector = Projector(in_channels, channels, activation=nn.GELU)
         self.prototypes = nn.Parameter(torch.empty(num_prototypes, channels[-1]))
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
