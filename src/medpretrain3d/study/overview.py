@@ -123,7 +123,7 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         if len(members) < 2:
             continue
         arms: list[ArmScores] = [members[0].baseline_scores, *(one.scores for one in members)]
-        where, units = members[0].setting, "scans" if arms[0].patient is None else "patients"
+        where, units = (members[0].place, members[0].setting[1]), "scans" if arms[0].patient is None else "patients"
         pseudo = np.stack([one.pseudo for one in arms])
         if not np.isfinite(pseudo).all():
             yield (

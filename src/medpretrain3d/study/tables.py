@@ -108,7 +108,7 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
         arm, data = base_arm(one.arm, detector), one.setting[0]
         steps = steps_of(one.runs[0])
         facts = {"arm": arm, "data": data, "labels": labels_of(one.runs[0]), "steps": steps}
-        where = f"{data}, {detector}" if has_detectors else data
+        where = f"{one.place}, {detector}" if has_detectors else one.place
         table.add(
             [
                 *(arm, where, labels, *([steps] if has_steps else []), seeds, cases),

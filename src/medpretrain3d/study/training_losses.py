@@ -40,7 +40,7 @@ def training_loss_table(differences: Sequence[Difference], confidence: float = 0
             by_seed.setdefault(run.metadata.seed or 0, []).append(ours - theirs)
         else:
             means = np.array([np.mean(folds, axis=0) for folds in by_seed.values()])
-            row = [one.arm, one.setting[0], labels_of(one.runs[0]), str(len(means))]
+            row = [one.arm, one.place, labels_of(one.runs[0]), str(len(means))]
             facts = {"arm": one.arm, "data": one.setting[0], "labels": labels_of(one.runs[0])}
             table.add([*row, *(_mean(column, confidence) for column in means.T)], facts)
     return table
