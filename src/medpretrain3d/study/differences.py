@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import AP50, MAP, NamedMetric
-from medpretrain3d.lines import counted
+from medpretrain3d.lines import counted, shown_p
 from medpretrain3d.statistics import ArmScores, arm_effect, judge
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
@@ -128,7 +128,7 @@ def signed_estimate(one: Judgement) -> Estimate:
 
 def after_holm(judged: Judgement) -> str:
     """Return the corrected p in words, with how many questions it is corrected for."""
-    return f"p {judged.corrected_p_value:.4f} after Holm ({counted(judged.num_asked, 'question')})"
+    return f"p {shown_p(judged.corrected_p_value)} after Holm ({counted(judged.num_asked, 'question')})"
 
 
 def _name_of(baseline: Run) -> str:
