@@ -53,3 +53,21 @@ def test_a_single_fold_is_said_by_no_row(tmp_path: Path):
     report = written(tmp_path, {2: (5.0, 2.0)})
     assert [row[1] for row in report.differences.rows] == ["d"]
     assert report.verdicts[0].headline.startswith("d, 8 labelled cases")
+
+
+def test_budgets_are_worth_something_in_each_fold(tmp_path: Path):
+    """A curve over labels had each budget as often as there are folds, and was left out."""
+    for seed in range(2):
+        for fold in (0, 1):
+            for labels, scratch, mae in ((4, 6.0, 4.0), (8, 5.0, 2.0)):
+                for arm, shift in (("scratch", scratch), ("mae", mae + fold)):
+                    name = f"{arm}_{seed}_{fold}_{labels}"
+                    write_finetuning(tmp_path, name, arm, shift, labels, seed=seed, fold=fold)
+    report = make_report(find_runs([tmp_path]), "Title")
+    assert [row[1] for row in report.efficiency.rows] == ["d, fold 0", "d, fold 1"]
+    assert [facts["data"] for facts in report.efficiency.facts] == ["d", "d"]
+    areas = [row[list(report.efficiency.header).index("area of mAP")] for row in report.efficiency.rows]
+    # Shifts of 6, 5 and 4 voxels of 10 have IoU 0.25, 0.33 and 0.43: 4, 5 and 7 of 9 thresholds; of 2 and 3 all.
+    assert [area.value * 9 for area in areas] == pytest.approx([((7 - 4) + (9 - 5)) / 2, ((5 - 4) + (9 - 5)) / 2])
+    lines = [line for line in report.overview if "area under" in line]
+    assert [line.split(" area")[0] for line in lines] == ["mae, d, fold 0,", "mae, d, fold 1,"]

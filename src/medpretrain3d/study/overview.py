@@ -106,7 +106,7 @@ def _over_budgets(found: Sequence[Efficiency], metric: str) -> Iterator[str]:
         if one.reached is not None:
             whole = "all of them" if one.kind == "steps" else f"{one.budgets[-1]:g} labels"
             parts.append(f"for what {one.baseline} reaches with {whole} it {one.reached.of(of)}")
-        where = one.data if one.kind == "labels" else f"{one.data}, {one.labels} labels"
+        where = one.place if one.kind == "labels" else f"{one.place}, {one.labels} labels"
         yield f"{one.name}, {where}, {'; '.join(parts)}."
 
 
