@@ -30,3 +30,17 @@ def counted_seeds(num_seeds: int, num_encoders: int) -> str:
     """Return `6 seeds`, or `6 seeds of 2 encoders` where several of them begin from one encoder."""
     seeds = counted(num_seeds, "seed")
     return seeds if num_encoders >= num_seeds else f"{seeds} of {counted(num_encoders, 'encoder')}"
+
+
+def shown_p(p: float, level: float = 0.05) -> str:
+    """Return a p value with four decimals, or more where these would round it up to the level; `<0.0001` below.
+
+    Example:
+        >>> from medpretrain3d.lines import shown_p
+        >>> shown_p(0.0174321), shown_p(0.0), shown_p(0.049996)
+        ('0.0174', '<0.0001', '0.049996')
+    """
+    if p < 0.0001:
+        return "<0.0001"
+    texts = (f"{p:.{digits}f}" for digits in range(4, 17))
+    return next((text for text in texts if (float(text) < level) == (p < level)), f"{p:.4f}")

@@ -41,6 +41,36 @@ def test_runs_are_found_once_and_the_baseline_comes_first(tmp_path: Path):
     assert [one.name for one in found] == ["g/a", "g/c", "g/b"]
 
 
+def write_runs(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "run.json").write_text(json.dumps({"name": name, "group": "g", "stage": "finetune"}))
+
+
+def test_runs_behind_links_are_found_and_once(tmp_path: Path):
+    """As in `latest/` of a study, or where runs of several disks are put together; a link may lead in a circle."""
+    write_runs(tmp_path / "study", "b", "c")
+    write_runs(tmp_path / "other" / "group", "d")
+    latest = tmp_path / "study" / "latest"
+    latest.mkdir()
+    (latest / "b").symlink_to(tmp_path / "study" / "b")
+    assert [one.name for one in find_runs([latest])] == ["g/b"]
+    (tmp_path / "study" / "a").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(tmp_path)
+    (tmp_path / "other" / "gone").symlink_to(tmp_path / "nowhere")
+    found = find_runs([tmp_path / "study"])
+    assert [one.name for one in found] == ["g/b", "g/c", "g/d"]
+    # What is there itself is there under its own name, and not as what a link calls it.
+    assert [one.folder for one in found[:2]] == [tmp_path / "study" / name for name in "bc"]
+
+
+def test_links_of_a_run_are_not_runs_beside_it(tmp_path: Path):
+    write_runs(tmp_path, "runs/a", "data/old")
+    (tmp_path / "runs" / "a" / "store").symlink_to(tmp_path / "data")
+    assert [one.name for one in find_runs([tmp_path])] == ["g/data/old", "g/runs/a"]
+    assert [one.name for one in find_runs([tmp_path / "runs"])] == ["g/runs/a"]
+
+
 def test_stores_of_one_folder_name_are_told_apart_by_their_fingerprints(tmp_path: Path):
     """`a/1mm` beside `b/1mm`; a run that does not say its own keeps the name, and so does a name that is not shared."""
     for name, dataset, fingerprint in (

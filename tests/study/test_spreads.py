@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,13 +10,15 @@ import pytest
 from medpretrain3d.statistics import ArmScores, detectable_difference, leave_one_out_weights
 from medpretrain3d.store.store import Store
 from medpretrain3d.study import detectable as detectable_module
-from medpretrain3d.study import spreads
+from medpretrain3d.study import run_study, spreads
 from medpretrain3d.study.design import NOTHING_DECLARED
 from medpretrain3d.study.detectable import detectable
 from medpretrain3d.study.document import read_study
-from medpretrain3d.study.run import find_runs
-from medpretrain3d.study.run_study import progress_of
+from medpretrain3d.study.records import Records
+from medpretrain3d.study.run import Run, find_runs
+from medpretrain3d.study.run_study import plan_study, progress_of
 from medpretrain3d.study.spreads import ASSUMED, spread_of
+from tests.study.test_progress import finish
 from tests.study.test_report import OBJECT, seeds_of
 from tests.study.test_undefined_metrics import write_arms
 
@@ -134,3 +137,20 @@ def test_a_plan_corrects_for_all_that_the_report_asks_at_once(write_study, tmp_p
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml"}, "nnunet": {"predictions": "nnunet.json"}}
     study = read_study(write_study(arms=arms, hypotheses=["mae > scratch", "mae >= scratch"], delta=0.02))
     assert detectable_module._num_asked(study, "cubes") == 1  # asked for twice, and one seed of a program is not judged
+
+
+def test_a_plan_measures_each_run_once(write_study, monkeypatch):
+    """A study's folder is looked through for runs of earlier documents: those of this one are there as well."""
+    study = read_study(write_study(seeds=1, labels=["all"], folds=[0]))
+    for job in progress_of(study).jobs.jobs:
+        finish(Records(study), job)
+    earlier = study.folder / "earlier"
+    shutil.copytree(Records(study).run_folder(progress_of(study).jobs.jobs[-1]), earlier)
+    measured: list[Run] = []
+    monkeypatch.setattr(run_study, "detectable", lambda _, runs: measured.extend(runs) or "")
+    assert plan_study(study) == 0
+    names = [run.folder.name for run in measured]
+    assert len(names) == len(set(names)) == len(progress_of(study).jobs.jobs) + 1
+    assert [run.folder.name for run in measured if run.metadata.stage == "finetune" and run.design is None] == [
+        "earlier"
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,22 @@ def test_losses_that_are_no_numbers_of_one_kind_are_not_compared(tmp_path: Path,
     else:
         write_losses(tmp_path, "mae", 0, [0.5] * (NUM_STEPS // 2))
     assert rows_of(tmp_path) == []
+
+
+def test_seeds_that_begin_from_one_encoder_are_one_draw(tmp_path: Path):
+    """Six seeds of three encoders, each with its own luck: the interval is that of three means."""
+    of_encoders, of_seeds = (0.0, 0.3, -0.15), (0.01, -0.01)
+    for number, luck in enumerate(of_encoders):
+        write_run(tmp_path, f"pre_{number}", [], stage="pretrain", paradigm="mae", seed=number)
+        begun = {"checkpoint_sha256": f"{number}" * 12, "pretrain_run": f"demo/pre_{number}"}
+        for repeat, noise in enumerate(of_seeds):
+            seed = number + len(of_encoders) * repeat
+            write_losses(tmp_path, "scratch", seed, [1.0] * NUM_STEPS)
+            write_losses(tmp_path, "mae", seed, [0.5 + luck + noise] * NUM_STEPS)
+            run = tmp_path / "demo" / f"mae_{seed}" / "run.json"
+            run.write_text(json.dumps(json.loads(run.read_text()) | begun))
+    (row,) = make_report(find_runs([tmp_path]), "Title").training_losses.rows
+    *_, seeds, _, _, _, last = row
+    assert seeds == "6 of 3 encoders"
+    half = stats.t.ppf(0.975, 2) * stats.sem(of_encoders)
+    assert (last.value, last.low, last.high) == pytest.approx((-0.45, -0.45 - half, -0.45 + half))

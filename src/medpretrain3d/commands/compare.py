@@ -6,7 +6,6 @@ Two files are one run each. Whether a method is better takes several seeds of ea
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -21,9 +20,10 @@ from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation import compare, pair
 from medpretrain3d.evaluation.protocols import CENTER, PROTOCOLS, protocol_of
 from medpretrain3d.evaluation.tables import notes, num_patients, units
-from medpretrain3d.lines import counted_scans
+from medpretrain3d.lines import counted_scans, shown_p
 from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.statistics.sign_flip import MAX_EXACT
+from medpretrain3d.study.table import Estimate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,8 +91,7 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     for name, row in result["differences"].items():
         low, high = row["interval"]
-        interval = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-        difference = f"{row['difference']:+.3f}{interval}"
-        p_values = f"{row['p_value']:.4f}  {row['p_corrected']:.4f}"
+        difference = str(Estimate(row["difference"], low, high, is_signed=True))
+        p_values = f"{shown_p(row['p_value']):<6}  {shown_p(row['p_corrected'])}"
         lines.append(f"{name:<{width}}  {row['a']:>6.3f}  {row['b']:>6.3f}  {difference:<24}  {p_values}")
     return "\n".join([*lines, *notes(result)])

@@ -14,6 +14,9 @@ from medpretrain3d.study.figures import size_recalls
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Cell, Estimate, Table
 
+MIXED = "mixed"
+"""Mark of a mean over folds whose verdicts differ."""
+
 
 def by_place(conditions: Sequence[Condition]) -> dict[Place, list[Condition]]:
     """Return the arms of each place."""
@@ -24,7 +27,10 @@ def by_place(conditions: Sequence[Condition]) -> dict[Place, list[Condition]]:
 
 
 def matrix_table(conditions: Sequence[Condition], differences: Sequence[Difference], metric: NamedMetric) -> Table:
-    """Return the primary metric of every arm, a row per data set, detector and budget, marked by its verdict."""
+    """Return the primary metric of every arm, a row per data set, detector and budget, marked by its verdict.
+
+    Folds that share their test scans have a verdict each: the mark of their mean is the one that all have, or mixed.
+    """
     arms = list(dict.fromkeys((one.arm, one.color) for one in sorted(conditions, key=lambda one: one.color)))
     has_detectors = any(one.place.detector for one in conditions)
     has_steps = _has_steps(conditions)
@@ -47,9 +53,9 @@ def matrix_table(conditions: Sequence[Condition], differences: Sequence[Differen
         row += ["-".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))]
         for arm, _ in arms:
             row.append(found[arm].estimate if arm in found else "")
-            verdict = next((verdicts[run] for run in found[arm].runs if run in verdicts), "") if arm in found else ""
-            if verdict:
-                marks[len(table.rows), columns[arm]] = verdict
+            own = {verdicts[run] for run in found[arm].runs if run in verdicts} if arm in found else set()
+            if own:
+                marks[len(table.rows), columns[arm]] = own.pop() if len(own) == 1 else MIXED
         table.add(row, place.facts)
     return table
 

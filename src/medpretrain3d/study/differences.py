@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import AP50, MAP, NamedMetric
-from medpretrain3d.lines import counted
+from medpretrain3d.lines import counted, shown_p
 from medpretrain3d.statistics import ArmScores, arm_effect, judge
 from medpretrain3d.statistics.verdicts import Judgement
 from medpretrain3d.study.design import Declaration
@@ -35,6 +35,13 @@ class Difference:
     """Whether it is at the budgets of labels and steps that the verdicts are about; all else is exploratory."""
     folds: tuple[int, ...] = ()
     """Folds whose test scans are pooled, where there are several."""
+    fold: int | None = None
+    """The fold that it is of, where several are tested on the same scans and each has a difference of its own."""
+
+    @property
+    def place(self) -> str:
+        """Data set in words, with the fold where it is of one among others."""
+        return self.setting[0] if self.fold is None else f"{self.setting[0]}, fold {self.fold}"
 
     @property
     def estimate(self) -> Estimate:
@@ -88,7 +95,7 @@ def paired_differences(
     scorer = scorer or Scorer([declaration.metric, metric_beside(declaration.metric)])
     tested = [run for run in runs if run.is_tested]
     missing: list[str] = []
-    found: list[tuple[str, list[Pair]]] = []
+    found: list[tuple[str, list[Pair], int | None]] = []
     groups: dict[tuple[Items, Items], list[Run]] = {}
     for run in tested:
         if not run.is_baseline:
@@ -101,13 +108,16 @@ def paired_differences(
                 missing.append(f"{run.name}: {why}")
             else:
                 pairs.append((run, baseline))
-        found += [(arms[part[0][0]], part) for part in _parts(pairs)]
+        is_of_folds = len({run.metadata.fold for run, _ in pairs}) > 1
+        for part in _parts(pairs):
+            first, *others = {run.metadata.fold for run, _ in part}
+            found.append((arms[part[0][0]], part, first if is_of_folds and not others else None))
     effects = []
-    for arm, pairs in found:
+    for arm, pairs, fold in found:
         scored, said = paired_scores((arm, _name_of(pairs[0][1])), pairs, scorer)
         missing += said
         if scored is not None:
-            effects.append((arm, scored))
+            effects.append((arm, scored, fold))
     return _judged(effects, declaration, confidence), missing
 
 
@@ -118,7 +128,7 @@ def signed_estimate(one: Judgement) -> Estimate:
 
 def after_holm(judged: Judgement) -> str:
     """Return the corrected p in words, with how many questions it is corrected for."""
-    return f"p {judged.corrected_p_value:.4f} after Holm ({counted(judged.num_asked, 'question')})"
+    return f"p {shown_p(judged.corrected_p_value)} after Holm ({counted(judged.num_asked, 'question')})"
 
 
 def _name_of(baseline: Run) -> str:
@@ -177,10 +187,12 @@ def have_same_labels(run: Run, other: Run) -> bool:
     return None in (run.training_cases, other.training_cases) or run.training_cases == other.training_cases
 
 
-def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, confidence: float) -> list[Difference]:
+def _judged(
+    effects: list[tuple[str, PairedScores, int | None]], declaration: Declaration, confidence: float
+) -> list[Difference]:
     """Judge all arms at the budget that was declared as one family, and what is exploratory as another."""
     full: dict[str, int] = {}
-    for _, scored in effects:
+    for _, scored, _ in effects:
         for run, _ in scored.pairs:
             name, labels = run.setting
             full[name] = max(full.get(name, 0), labels)
@@ -194,7 +206,7 @@ def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, c
     of, beside = declaration.metric, metric_beside(declaration.metric)
     result: dict[int, Difference] = {}
     for wanted in (True, False):
-        places = [place for place, (_, scored) in enumerate(effects) if is_primary(scored) is wanted]
+        places = [place for place, (_, scored, _) in enumerate(effects) if is_primary(scored) is wanted]
         members = [effects[place][1] for place in places]
         # What comes out early is not easier to tell than at the end.
         number = declaration.num_verdicts if wanted else 0
@@ -215,5 +227,6 @@ def _judged(effects: list[tuple[str, PairedScores]], declaration: Declaration, c
                 one.other[of.name],
                 wanted,
                 tuple(folds) if len(folds) > 1 else (),
+                effects[place][2],
             )
     return [result[place] for place in sorted(result)]

@@ -52,6 +52,11 @@ class Efficiency:
         return self.differences[0].setting[0]
 
     @property
+    def place(self) -> str:
+        """Data set in words, with the fold where it is of one among others."""
+        return self.differences[0].place
+
+    @property
     def detector(self) -> str:
         """Name of the detector."""
         return detector_of(self.differences[0].runs[0])
@@ -96,7 +101,7 @@ def efficiency_table(found: Sequence[Efficiency], metric: NamedMetric) -> Table:
         numbers = one.differences[0].scores.of_seeds(one.seeds).num_averaged
         seeds = seeds_of_encoders(len(one.seeds) if numbers is None else sum(numbers), len(one.seeds))
         over = "labels" if one.kind == "labels" else f"steps, {one.labels} labels"
-        where = [one.arm, one.data, *([one.detector] if has_detectors else []), over]
+        where = [one.arm, one.place, *([one.detector] if has_detectors else []), over]
         area: list[Cell] = (
             [Estimate(None), "-"] if one.area is None else [signed_estimate(one.area), str(one.area.verdict)]
         )
@@ -129,7 +134,7 @@ def _over_labels(differences: Sequence[Difference], said: list[str]) -> Iterator
     groups: dict[tuple[str, ...], list[Difference]] = {}
     for one in differences:
         if steps_of(one.runs[0]) == WHOLE:
-            groups.setdefault((*network_of(one), one.setting[0]), []).append(one)
+            groups.setdefault((*network_of(one), one.place), []).append(one)
     for (arm, *_), members in groups.items():
         yield from _compared(arm, "labels", [(float(one.setting[1]), one) for one in members], said)
 
@@ -140,7 +145,7 @@ def _over_steps(differences: Sequence[Difference], said: list[str]) -> Iterator[
         if (budget := one.runs[0].step_budget) is not None:
             # `mae_half, fcos` is a point of `mae, fcos`.
             name = ", ".join([budget.arm, *one.arm.split(", ")[1:]])
-            key = (name, *network_of(one)[1:], one.setting[0], labels_of(one.runs[0]))
+            key = (name, *network_of(one)[1:], one.place, labels_of(one.runs[0]))
             groups.setdefault(key, []).append((budget.share, one))
     for (name, *_), members in groups.items():
         yield from _compared(name, "steps", members, said)
@@ -164,13 +169,13 @@ def _compared(
     baselines = np.stack([one.baseline_scores.of_seeds(seeds).values for one in ordered], axis=-1)
     if not (np.isfinite(arm).all() and np.isfinite(baselines).all()):
         said.append(
-            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since the metric does not exist at one "
+            f"{name}, {ordered[0].place}: nothing is said of its {kind}, since the metric does not exist at one "
             "of the budgets (nan: no object, or points and a metric of overlap)"
         )
         return
     if np.ptp([arm, baselines]) == 0:
         said.append(
-            f"{name}, {ordered[0].setting[0]}: nothing is said of its {kind}, since it and the baseline reach "
+            f"{name}, {ordered[0].place}: nothing is said of its {kind}, since it and the baseline reach "
             f"{arm[0, 0]:.3f} with every budget"
         )
         return

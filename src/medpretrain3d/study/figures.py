@@ -63,7 +63,8 @@ def forest_figure(
     for one in sorted(primary, key=lambda one: (one.setting[0], detector_of(one.runs[0]), colors[one.runs[0]])):
         detector, arm = detector_of(one.runs[0]), colors[one.runs[0]]
         name = base_arm(one.arm, detector)
-        label = "\n".join([one.setting[0], *([detector] if has_detectors else [])])
+        fold = [] if one.fold is None else [f"fold {one.fold}"]
+        label = "\n".join([one.setting[0], *([detector] if has_detectors else []), *fold])
         tip = f"{name}: {one.estimate}, {one.judged.verdict}"
         is_open = one.judged.verdict in (Verdict.INCONCLUSIVE, Verdict.NONE)
         rows.setdefault(label, []).append(_dot(arm, one.estimate, tip, is_open))

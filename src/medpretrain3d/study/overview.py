@@ -106,7 +106,7 @@ def _over_budgets(found: Sequence[Efficiency], metric: str) -> Iterator[str]:
         if one.reached is not None:
             whole = "all of them" if one.kind == "steps" else f"{one.budgets[-1]:g} labels"
             parts.append(f"for what {one.baseline} reaches with {whole} it {one.reached.of(of)}")
-        where = one.data if one.kind == "labels" else f"{one.data}, {one.labels} labels"
+        where = one.place if one.kind == "labels" else f"{one.place}, {one.labels} labels"
         yield f"{one.name}, {where}, {'; '.join(parts)}."
 
 
@@ -123,7 +123,7 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         if len(members) < 2:
             continue
         arms: list[ArmScores] = [members[0].baseline_scores, *(one.scores for one in members)]
-        where, units = members[0].setting, "scans" if arms[0].patient is None else "patients"
+        where, units = (members[0].place, members[0].setting[1]), "scans" if arms[0].patient is None else "patients"
         pseudo = np.stack([one.pseudo for one in arms])
         if not np.isfinite(pseudo).all():
             yield (

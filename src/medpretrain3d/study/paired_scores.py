@@ -168,7 +168,7 @@ def paired_scores(
     kept: list[Pair] = []
     rows: list[tuple[int, tuple[Mapping[str, LeftOut], ...]]] = []
     sides_of: dict[int, list[list[Run]]] = {}
-    first: TargetFile | None = None
+    whole: list[tuple[int | None, list[Pair], TargetFile]] = []
     for seed, of_seed in by_seed.items():
         shown = ", ".join(run.name for run, _ in of_seed)
         if len({run.metadata.fold for run, _ in of_seed}) < len(of_seed):
@@ -180,19 +180,23 @@ def paired_scores(
             )
             continue
         try:
-            sides = [[one[side] for one in of_seed] for side in (0, 1)]
-            targets, others = (scorer.targets(side) for side in sides)
+            targets, others = (scorer.targets([one[side] for one in of_seed]) for side in (0, 1))
             if targets.classes != others.classes or not _are_same(targets.cases, others.cases):
                 raise UserError(
                     "they were tested on different cases or boxes; prepare the data once and test both on it"
                 )
-            first = first or targets
-            if not _are_same(first.cases, targets.cases):
+            whole.append((seed, of_seed, targets))
+        except UserError as error:
+            said.append(_unpaired(of_seed, error))
+    first = _most_common([targets for *_, targets in whole])
+    for seed, of_seed, targets in whole:
+        try:
+            if first is None or not _are_same(first.cases, targets.cases):
                 raise UserError("other seeds were tested on different cases or boxes; test all on the same")
+            sides = [[one[side] for one in of_seed] for side in (0, 1)]
             rows.append((seed if seed is not None else -1, tuple(scorer.scores(side, patients) for side in sides)))
         except UserError as error:
-            baselines = ", ".join(other.name for _, other in of_seed)
-            said.append(f"{shown}: no paired difference from {baselines}: {error}")
+            said.append(_unpaired(of_seed, error))
             continue
         kept += of_seed
         sides_of[rows[-1][0]] = sides
@@ -211,6 +215,24 @@ def paired_scores(
             by_metric[metric.name] = ArmScores(name, seeds, values, without, scans, patient).averaged(like)
         scores.append(by_metric)
     return PairedScores(tuple(kept), *scores), said
+
+
+def _most_common(tested_on: Sequence[TargetFile]) -> TargetFile | None:
+    """Return what most seeds were tested on, of several the first; None of no seed."""
+    groups: list[list[TargetFile]] = []
+    for one in tested_on:
+        alike = next((group for group in groups if _are_same(group[0].cases, one.cases)), None)
+        if alike is None:
+            groups.append([one])
+        else:
+            alike.append(one)
+    return max(groups, key=len)[0] if groups else None
+
+
+def _unpaired(pairs: Sequence[Pair], error: UserError) -> str:
+    """Return which runs of a seed have no difference, and why."""
+    runs, baselines = (", ".join(pair[side].name for pair in pairs) for side in (0, 1))
+    return f"{runs}: no paired difference from {baselines}: {error}"
 
 
 def of_patients(cases: Sequence[TargetCase], patients: Mapping[str, str]) -> list[TargetCase]:

@@ -16,6 +16,7 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.statistics import MIN_PATIENTS
 from medpretrain3d.study.curves import Curve, read_curves
 from medpretrain3d.study.design import StepBudget
+from medpretrain3d.study.run_folders import run_files
 from medpretrain3d.study.run_metrics import ADVICE, read_metrics
 from medpretrain3d.study.table import Estimate, is_finite
 
@@ -239,7 +240,7 @@ class Run:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """Return all runs in and below the folders, each once, in the order a report lists them.
+    """Return all runs in and below the folders, and behind links there, each once, in the order a report lists them.
 
     Raises:
         UserError: a folder does not exist, or there is no run below any of them.
@@ -249,7 +250,7 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; give run folders, or a folder that contains them such as runs/")
-        for path in sorted(folder.rglob("run.json")):
+        for path in run_files(folder):
             files.setdefault(path.resolve(), path)
     runs = [_read_run(path) for path in files.values()]
     runs = [run for run in runs if run.metadata.stage is not None]  # other tools, too, have files called run.json

@@ -73,7 +73,8 @@ def plan_study(
         progress = progress_of(study, keeps_other_code, pilots, is_read_only=True)
     earlier = [*pilots, *([study.folder] if list(study.folder.glob("*/run.json")) else [])]
     own = study_runs(progress)
-    runs = [*own, *(run for run in (find_runs(earlier) if earlier else ()) if run.folder not in _folders(own))]
+    known = _folders(own)
+    runs = [*own, *(run for run in (find_runs(earlier) if earlier else ()) if run.folder.resolve() not in known)]
     tables = [str(progress.table()), str(progress.summary())]
     lines = [_head(study), *tables, *_lines(progress), detectable(progress, runs)]
     print("\n\n".join(lines))
@@ -216,7 +217,8 @@ def _end(study: Study, progress: Progress, minutes: float) -> int:
 
 
 def _folders(runs: list[Run]) -> set[Path]:
-    return {run.folder for run in runs}
+    """Return the folders of runs, as one name each: that of a job's run is absolute, and what is found below is not."""
+    return {run.folder.resolve() for run in runs}
 
 
 def _names(jobs: list[Job]) -> str:

@@ -77,7 +77,7 @@ def in_short(answered: Sequence[Answered], differences: Sequence[Difference], me
             if difference.is_primary:
                 detector = detector_of(difference.runs[0])
                 arm = f"{base_arm(difference.arm, detector)} against {difference.baselines[0].arm}"
-                where = f"{difference.setting[0]} ({detector})" if has_detectors else difference.setting[0]
+                where = f"{difference.place} ({detector})" if has_detectors else difference.place
                 gist = str(difference.judged.verdict)
                 groups.setdefault(arm, []).append((gist, where, f"{metric} {difference.estimate}"))
     return [_short(name, members) for name, members in groups.items()]
@@ -155,7 +155,7 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
     rests_on += f" of {len(one.folds)} folds" if one.folds else ""
     exploratory = "" if one.is_primary else ", exploratory"
     steps = steps_of(one.runs[0])
-    where = f"{one.setting[0]}, {labels} labelled cases{'' if steps == WHOLE else f', {steps} of the steps'}"
+    where = f"{one.place}, {labels} labelled cases{'' if steps == WHOLE else f', {steps} of the steps'}"
     headline = f"{where}: {outcome} ({rests_on}{exploratory})."
     parts = [f"{metric} {one.estimate}"]
     if judged.verdict is not Verdict.NONE:

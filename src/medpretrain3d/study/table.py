@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
+
+from medpretrain3d.lines import shown_p
+from medpretrain3d.statistics.pseudo_values import ROUNDING
 
 
 @dataclass(frozen=True)
@@ -28,19 +32,34 @@ class Estimate:
 
     @property
     def value_text(self) -> str:
-        """Three decimals, or a dash."""
-        return self._number(self.value) if self.is_known else "-"
+        """Three decimals, or a dash; of a difference that would be 0 then, its first digit."""
+        return self._number(self.value) if is_finite(self.value) else "-"
 
     @property
     def interval_text(self) -> str:
         """`[low, high]`, or nothing."""
-        return f"[{self._number(self.low)}, {self._number(self.high)}]" if self.has_interval else ""
+        if not (is_finite(self.low) and is_finite(self.high)):
+            return ""
+        return f"[{self._number(self.low)}, {self._number(self.high)}]"
 
     def __str__(self) -> str:
         return f"{self.value_text} {self.interval_text}".rstrip()
 
-    def _number(self, value: float | None) -> str:
-        return f"{value:+.3f}" if self.is_signed else f"{value:.3f}"
+    def _number(self, value: float) -> str:
+        if not self.is_signed:
+            return f"{value:.3f}"
+        if abs(value) <= ROUNDING:
+            return "+0.000"
+        # On which side of 0 a difference or an end of its interval lies is what a verdict goes by.
+        return f"{value:+.3f}" if abs(value) >= 0.0005 else f"{value:+.1g}"
+
+
+@dataclass(frozen=True)
+class PValue(Estimate):
+    """A p value, shown as `shown_p` does."""
+
+    def _number(self, value: float) -> str:
+        return shown_p(value)
 
 
 Cell = str | Estimate
@@ -84,6 +103,6 @@ class Table:
         )
 
 
-def is_finite(value: float | None) -> bool:
+def is_finite(value: float | None) -> TypeGuard[float]:
     """Return whether there is a number."""
     return value is not None and math.isfinite(value)

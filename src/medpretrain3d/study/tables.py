@@ -10,7 +10,7 @@ from medpretrain3d.study.conditions import WHOLE, base_arm, detector_of, labels_
 from medpretrain3d.study.differences import Difference, metric_beside
 from medpretrain3d.study.encoders import seeds_of_encoders
 from medpretrain3d.study.run import Run
-from medpretrain3d.study.table import Cell, Estimate, Table
+from medpretrain3d.study.table import Cell, Estimate, PValue, Table
 
 METADATA = (
     "stage",
@@ -102,17 +102,17 @@ def difference_table(differences: Sequence[Difference], metric: NamedMetric) -> 
             else f"{one.num_cases} of {one.num_patients} patients"
         )
         labels = " ".join(str(count) for count in sorted({run.setting[1] for run in one.runs}))
-        p_value, effect = one.judged.corrected_p_value, one.judged.effect
+        effect = one.judged.effect
         seeds = seeds_of_encoders(effect.num_finetuning_seeds, effect.num_seeds)
         detector = detector_of(one.runs[0])
         arm, data = base_arm(one.arm, detector), one.setting[0]
         steps = steps_of(one.runs[0])
         facts = {"arm": arm, "data": data, "labels": labels_of(one.runs[0]), "steps": steps}
-        where = f"{data}, {detector}" if has_detectors else data
+        where = f"{one.place}, {detector}" if has_detectors else one.place
         table.add(
             [
                 *(arm, where, labels, *([steps] if has_steps else []), seeds, cases),
-                *(one.estimate, one.other_estimate, "-" if p_value != p_value else f"{p_value:.4f}"),
+                *(one.estimate, one.other_estimate, PValue(one.judged.corrected_p_value)),
                 f"{one.judged.verdict}{'' if one.is_primary else ' (exploratory)'}",
             ],
             facts | {"detector": detector},

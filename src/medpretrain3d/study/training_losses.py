@@ -10,6 +10,7 @@ import numpy as np
 from medpretrain3d.statistics.student import critical_value
 from medpretrain3d.study.conditions import labels_of
 from medpretrain3d.study.differences import Difference
+from medpretrain3d.study.encoders import alike_in_encoder, seeds_of_encoders
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.table import Estimate, Table
 
@@ -23,7 +24,8 @@ def training_loss_table(differences: Sequence[Difference], confidence: float = 0
     """Return a row per arm and place: its training loss minus the baseline's in each quarter of the run.
 
     Differences are paired by seed, folds of a seed averaged, with intervals over seeds (Student's t) that are corrected
-    for nothing. An arm whose runs make other steps or sum up other losses than its baseline's has no row.
+    for nothing. Seeds that begin from one of several encoders are averaged first, as they are for the test. An arm
+    whose runs make other steps or sum up other losses than its baseline's has no row.
 
     Args:
         differences: arms and baselines whose runs are paired.
@@ -33,14 +35,23 @@ def training_loss_table(differences: Sequence[Difference], confidence: float = 0
     table = Table(header, num_text_columns=3)
     for one in differences:
         by_seed: dict[int, list[np.ndarray]] = {}
+        sides: dict[int, list[list[Run]]] = {}
         for run, baseline in zip(one.runs, one.baselines, strict=True):
             ours, theirs = _quarters(run), _quarters(baseline)
             if ours is None or theirs is None or not _are_alike(run, baseline):
                 break
-            by_seed.setdefault(run.metadata.seed or 0, []).append(ours - theirs)
+            seed = run.metadata.seed or 0
+            by_seed.setdefault(seed, []).append(ours - theirs)
+            for side, member in zip(sides.setdefault(seed, [[], []]), (run, baseline), strict=True):
+                side.append(member)
         else:
-            means = np.array([np.mean(folds, axis=0) for folds in by_seed.values()])
-            row = [one.arm, one.setting[0], labels_of(one.runs[0]), str(len(means))]
+            like = alike_in_encoder(sides)
+            draws: dict[int, list[np.ndarray]] = {}
+            for seed, folds in by_seed.items():
+                draws.setdefault(like[seed], []).append(np.mean(folds, axis=0))
+            means = np.array([np.mean(of_draw, axis=0) for of_draw in draws.values()])
+            seeds = seeds_of_encoders(len(by_seed), len(draws))
+            row = [one.arm, one.place, labels_of(one.runs[0]), seeds]
             facts = {"arm": one.arm, "data": one.setting[0], "labels": labels_of(one.runs[0])}
             table.add([*row, *(_mean(column, confidence) for column in means.T)], facts)
     return table
