@@ -11,12 +11,12 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.command_line.launched import counts_tasks
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
-from medpretrain3d.processes import mean_over_processes
+from medpretrain3d.processes import first_process, mean_over_processes
 
 Value = TypeVar("Value")
 
@@ -60,6 +60,17 @@ def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
         dist.all_gather_object(parts, results)
     merged = {case: value for part in parts if part is not None for case, value in part.items()}
     return dict(sorted(merged.items()))
+
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the buffers that the first one has; all of them call this.
+
+    DDP does so before each step alone. Behind the last one statistics of batch norms are those of the samples that a
+    process saw there, and a network that looks at whole volumes on its own would be another one on each.
+    """
+    for buffer in module.buffers():
+        buffer.copy_(first_process(buffer))
 
 
 def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
