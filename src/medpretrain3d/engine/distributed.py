@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medpretrain3d.command_line.launched import counts_tasks
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
-from medpretrain3d.processes import first_process, mean_over_processes
+from medpretrain3d.processes import first_process
 
 Value = TypeVar("Value")
 
@@ -71,18 +71,6 @@ def share_buffers(module: nn.Module) -> None:
     """
     for buffer in module.buffers():
         buffer.copy_(first_process(buffer))
-
-
-def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return scalars of a training step as means over the processes, in one exchange and only at steps that are logged.
-
-    At all others they are those of this process, which the progress bar alone shows.
-    """
-    own = torch.stack([value.detach().float() for value in values.values()])
-    interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-    if interval and (trainer.global_step + 1) % interval == 0:
-        own = mean_over_processes(own)
-    return dict(zip(values, own.unbind(), strict=True))
 
 
 def numbers_to_log(module: L.LightningModule, values: Mapping[str, float]) -> dict[str, Tensor]:
