@@ -31,8 +31,8 @@ def recipe_layers(path: Path, kind: str) -> list[dict[str, Any]]:
 def composed(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return layers laid over each other as the stages' parser does it: values by key, the later one wins.
 
-    Where a later layer names another class, those arguments stay that the new class takes as well. `key+` appends to a
-    list.
+    Where a later layer names another class, those arguments stay that the new class takes as well; its name alone is as
+    good as a `class_path`. `key+` appends to a list.
     """
     result: dict[str, Any] = {}
     for layer in layers:
@@ -45,10 +45,14 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, An
     result = dict(_of_class(below, above))
     for key, value in above.items():
         earlier = result.get(key)
-        if str(key).endswith("+") and isinstance(value, list):
-            result[key[:-1]] = [*(result.get(key[:-1]) or []), *value]
+        if str(key).endswith("+"):
+            result[key[:-1]] = [*_as_list(result.get(key[:-1])), *_as_list(value)]
         elif isinstance(value, Mapping):
+            if isinstance(earlier, str) and not {CLASS, ARGUMENTS}.isdisjoint(value):
+                earlier = {CLASS: earlier}
             result[key] = overlaid(earlier if isinstance(earlier, Mapping) else {}, value)
+        elif isinstance(value, str) and isinstance(earlier, Mapping) and CLASS in earlier:
+            result[key] = overlaid(earlier, {CLASS: value})
         else:
             result[key] = value
     return result
@@ -87,6 +91,12 @@ def _of_class(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str
     if len(known) == 1 and not known[0].is_open:
         arguments = {name: value for name, value in arguments.items() if name in known[0].parameters}
     return {**below, ARGUMENTS: arguments}
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _short(path: object) -> str:
