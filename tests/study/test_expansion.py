@@ -310,6 +310,25 @@ def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
     assert composed([{"a": [1]}, {"a+": [2]}]) == {"a": [1, 2]}
     assert composed([{"a": {"b": 1}}, {"a+": {"b": 2}}, {"a+": [3]}]) == {"a": [{"b": 1}, {"b": 2}, 3]}
     assert nested({"a.b": 1, "a.c": {"d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
+    assert nested({"a.b+": [1], "a.c+": 2}) == {"a": {"b+": [1], "c+": [2]}}
+    assert composed([nested({"a.b+": [1]}), nested({"a.b+": [2]})]) == {"a": {"b": [1, 2]}}
+    assert composed([{"a+": [1]}, {"a": [2]}]) == {"a": [2]}
+
+
+def test_what_a_study_appends_to_a_list_of_a_recipe_is_appended(write_study, tmp_path):
+    recipe = yaml.safe_load((tmp_path / "finetune.yaml").read_text())
+    recipe["trainer"] = {**recipe.get("trainer", {}), "callbacks": [{"class_path": "EMAWeightAveraging"}]}
+    (tmp_path / "averaged.yaml").write_text(yaml.safe_dump(recipe))
+    more = {"with": {"trainer.callbacks+": [{"class_path": "LearningRateMonitor"}]}}
+    jobs = [
+        job for job in jobs_of(write_study(data={"cubes": "averaged.yaml"}, detectors={"more": more})) if job.layers
+    ]
+    tuned = [job for job in jobs if job.kind == "finetune"]
+    assert tuned
+    for job in tuned:
+        assert any("callbacks+" in layer.get("trainer", {}) for layer in job.layers)
+        named = {key: value for key, value in flattened(composed(job.layers)).items() if "callbacks" in key}
+        assert list(named.values()) == ["EMAWeightAveraging", "LearningRateMonitor"]
 
 
 def test_the_name_of_a_class_alone_is_as_good_as_its_class_path():
