@@ -30,7 +30,7 @@ class FinishedVolumes:
         """Look for volumes of some weights and settings from now on.
 
         Args:
-            made_by: their digest. That of another process may differ, whose batch norms saw other samples.
+            made_by: their digest, the same on every process.
         """
         self._made_by = made_by
 

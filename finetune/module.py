@@ -29,12 +29,12 @@ from medpretrain3d.detection import Detector
 from medpretrain3d.detection.transfer import Init
 from medpretrain3d.engine.distributed import (
     gather_by_case,
-    means_to_log,
     numbers_to_log,
     rank_zero_print,
     show_loss,
 )
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze, rests_at_random
+from medpretrain3d.engine.step_means import StepMeans
 from medpretrain3d.errors import UserError
 from medpretrain3d.evaluation.protocols import PROTOCOLS, ObjectProtocol, ProtocolName
 from medpretrain3d.inference import (
@@ -130,6 +130,7 @@ class FinetuneModule(Checked, L.LightningModule):
         self.finished: FinishedVolumes | None = None
         """Volumes that an interrupted validation or test has looked at; None where none are kept."""
         self._left_out_elsewhere = torch.zeros(2, dtype=torch.long)
+        self._means = StepMeans()
 
     def metadata(self) -> RunMetadata:
         """Return which network is trained, and what its weights come from."""
@@ -214,7 +215,9 @@ class FinetuneModule(Checked, L.LightningModule):
         left_out = float(self._left_out_here().sum()) * self.trainer.world_size  # the sum, of what is averaged below
         own = numbers_to_log(self, {"num_invalid": left_out, "lr": current_lr(self.trainer.optimizers[0])})
         rate = own.pop("lr")
-        values = means_to_log(self.trainer, {"loss": loss, **losses, **term.logs, **own})
+        if (batch_idx + 1) % self.trainer.accumulate_grad_batches:  # it counts on: the last one holds all
+            own = {}
+        values = self._means.add(self.trainer, {"loss": loss, **losses, **term.logs, **own}, batch_idx)
         self._loss_to_show = values["loss"]
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=len(image))
         self.log("lr", rate, batch_size=1)

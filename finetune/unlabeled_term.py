@@ -93,8 +93,9 @@ class UnlabeledTerm(L.Callback):
             self._counts[name] = self._counts[name] + count if name in self._counts else count
         self._num_crops += len(unlabeled.seeds)
         logs |= numbers_to_log(module, {"unlabeled_weight": weight})
-        # The sum over processes, of what is averaged over them when it is logged.
-        return Term(loss, logs | {name: count * trainer.world_size for name, count in counts.items()})
+        # The sum over processes and accumulated batches, of what is averaged over them when it is logged.
+        num_batches = trainer.world_size * trainer.accumulate_grad_batches
+        return Term(loss, logs | {name: count * num_batches for name, count in counts.items()})
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Count from the step on with which this sitting begins."""

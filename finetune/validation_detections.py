@@ -17,7 +17,7 @@ from finetune.dealing import dealt_out
 from finetune.finished_volumes import FinishedVolumes
 from finetune.module import FinetuneModule
 from finetune.scoring import CaseResult
-from medpretrain3d.engine.distributed import gather_by_case
+from medpretrain3d.engine.distributed import gather_by_case, share_buffers
 from medpretrain3d.errors import UserError
 from medpretrain3d.inference import merge_raw_detections
 from medpretrain3d.inference.cached_detections import CachedCase, CachedDetections
@@ -56,14 +56,12 @@ class KeepRawDetections(L.Callback):
         """Look at the weights while they are those that validate."""
         assert isinstance(module, FinetuneModule)
         module.raw_detections = {}
-        self._made_by = made_by(trainer, module)
-        self._begin()
+        self._begin(trainer, module)
 
     def on_test_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at the weights that are tested."""
         assert isinstance(module, FinetuneModule)
-        self._made_by = made_by(trainer, module)
-        self._begin()
+        self._begin(trainer, module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Write what all processes saw."""
@@ -72,7 +70,9 @@ class KeepRawDetections(L.Callback):
             _save(self.path, trainer, module, self._made_by, module.raw_detections)
         module.raw_detections = {}
 
-    def _begin(self) -> None:
+    def _begin(self, trainer: L.Trainer, module: FinetuneModule) -> None:
+        share_buffers(module.detector)
+        self._made_by = made_by(trainer, module)
         self._finished.begin(self._made_by)
         self._may_hold_volumes = True
 
@@ -92,6 +92,7 @@ def complete_raw_detections(path: Path, trainer: L.Trainer, module: FinetuneModu
     if not cases:
         return
     module.to(trainer.strategy.root_device).eval()  # fitting leaves the weights on the CPU
+    share_buffers(module.detector)
     identity = made_by(trainer, module)
     kept = _kept(path, identity) if trainer.is_global_zero else {}
     known = set(trainer.strategy.broadcast(sorted(kept)))
@@ -163,8 +164,6 @@ def _kept(path: Path, identity: str) -> dict[str, CachedCase]:
 def _save(
     path: Path, trainer: L.Trainer, module: FinetuneModule, identity: str, seen: Mapping[str, CachedCase]
 ) -> None:
-    of_all = gather_by_case({case: (identity, one) for case, one in seen.items()})
+    of_all = gather_by_case(dict(seen))
     if trainer.is_global_zero:
-        # The statistics of a batch norm may differ between processes; those of the first one are kept.
-        cases = tuple(one for by, one in of_all.values() if by == identity)
-        CachedDetections(module.data.classes, module.inference, cases, identity).save(path)
+        CachedDetections(module.data.classes, module.inference, tuple(of_all.values()), identity).save(path)

@@ -23,8 +23,9 @@ from medpretrain3d.backbones.base import sharded_blocks
 from medpretrain3d.backbones.checkpoints.completeness import check_described, check_rebuildable
 from medpretrain3d.backbones.checkpoints.topology import Topology
 from medpretrain3d.configurable import to_config
-from medpretrain3d.engine.distributed import means_to_log, numbers_to_log, rank_zero_print, show_loss
+from medpretrain3d.engine.distributed import numbers_to_log, rank_zero_print, show_loss
 from medpretrain3d.engine.optimizer import OptimConfig, configure, current_lr, freeze, rests_at_random
+from medpretrain3d.engine.step_means import StepMeans
 from medpretrain3d.errors import UserError
 from medpretrain3d.objectives import Batch, DetectorPretraining, Objective
 from medpretrain3d.run_metadata import RunMetadata
@@ -68,6 +69,7 @@ class PretrainModule(Checked, L.LightningModule):
             )
         self.objective = objective
         self.optim = optim
+        self._means = StepMeans()
         if doubt := rests_at_random(optim, init_from):
             rank_zero_print(doubt)
         self.init_from = init_from
@@ -148,7 +150,7 @@ class PretrainModule(Checked, L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return loss of one batch."""
         out = self.objective(batch)
-        values = means_to_log(self.trainer, {"loss": out.loss, **out.logs})
+        values = self._means.add(self.trainer, {"loss": out.loss, **out.logs}, batch_idx)
         self._loss_to_show = values["loss"]
         self.log_dict({f"train/{name}": value for name, value in values.items()})
         self.log_dict(numbers_to_log(self, {"lr": current_lr(self.trainer.optimizers[0])}))

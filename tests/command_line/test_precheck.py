@@ -87,6 +87,8 @@ def test_what_is_wrong_is_said_in_one_line(words, told):
         ("trainer: {callbacks: [{class_path: ModelChekpoint}]}", "did you mean 'ModelCheckpoint'?"),
         ("model: {optim: {learning_rate: 1}}", "unknown key 'learning_rate'"),
         ("optim: {lr: 1}", "unknown key 'optim.lr'; did you mean 'model.optim.lr'?"),
+        ("model.optim.lr: 1", "got the key 'model.optim.lr', wanted 'model: {optim: {lr: ...}}': keys with dots"),
+        ("model: {optim.lr: 1}", "got the key 'optim.lr', wanted 'optim: {lr: ...}'"),
         ("model: {detector: {class_path: RetinaNett}}", "did you mean 'RetinaNet'?"),
         ("model: {detector: {class_path: MAE}}", "'MAE' is not of type Detector"),
         ("model: {detector: {class_path: RetinaNet, init_args: {backbone: 3}}}", "RetinaNet: got backbone 3"),

@@ -60,6 +60,21 @@ def test_a_run_that_ended_in_its_closing_phase_keeps_its_curves_and_costs(stage,
     assert facts(cut)["compute_hours"] > 0
 
 
+def test_the_loss_of_an_accumulated_step_is_the_mean_over_its_batches(stage, monkeypatch):
+    _, module, fit = stage
+    step, losses = module.training_step, []
+
+    def noted_step(self, batch, batch_idx):
+        loss = step(self, batch, batch_idx)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(module, "training_step", noted_step)
+    folder = fit("run", "--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "3")
+    logged = [float(row["train/loss"]) for row in curves(folder) if row["train/loss"]]
+    assert logged == pytest.approx([sum(losses[index : index + 2]) / 2 for index in (0, 2, 4)], rel=1e-5)
+
+
 def test_accumulated_batches_count_and_an_interrupted_run_costs_what_all_its_sittings_did(stage, monkeypatch):
     _, module, fit = stage
     twice = ("--trainer.accumulate_grad_batches", "2")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Timer
 
 from medpretrain3d.errors import UserError
 
@@ -46,3 +47,28 @@ def test_a_run_that_was_stopped_early_is_finished(stage, cube_store, tmp_path, m
     assert all(torch.equal(value, wanted[name]) for name, value in weights(stage, cut).items())
     # More steps than were asked for: it goes on until the next validation is no better either.
     assert steps_of(fit(stage, cube_store, tmp_path, "cut", *options, "9")) == (True, 6, 9)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_whose_time_was_up_goes_on_with_more_time(stage, cube_store, tmp_path, monkeypatch):
+    module, made = STAGES[stage][1], []
+    step = module.training_step
+
+    def counted_step(self, batch, batch_idx):
+        made.append(batch_idx)
+        return step(self, batch, batch_idx)
+
+    options = (*CONSTANT, "--trainer.callbacks", "[]", "--trainer.val_check_interval", "2", "--trainer.max_steps")
+    whole = fit(stage, cube_store, tmp_path, "whole", *options, "5")
+    monkeypatch.setattr(module, "training_step", counted_step)
+    monkeypatch.setattr(Timer, "time_elapsed", lambda *_: 10.0 * len(made))  # seconds: a step takes ten
+    limited = (*options, "5", "--trainer.max_time")
+    cut = fit(stage, cube_store, tmp_path, "cut", *limited, "00:00:00:30")
+    assert steps_of(cut) == (True, 3, 5)
+    with pytest.raises(UserError, match=r"finished, after 3 of 5 steps; .* larger trainer.max_time or trainer.max_ste"):
+        fit(stage, cube_store, tmp_path, "cut", *limited, "00:00:00:30")
+    assert steps_of(fit(stage, cube_store, tmp_path, "cut", *limited, "00:00:01:00")) == (True, 5, 5)
+    assert made == [0, 1, 2, 3, 4]
+    assert all(torch.equal(value, weights(stage, whole)[name]) for name, value in weights(stage, cut).items())
+    with pytest.raises(UserError, match="this run is finished; give another"):
+        fit(stage, cube_store, tmp_path, "cut", *limited, "00:00:02:00")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ from medpretrain3d.store.corpus import Corpus
 from medpretrain3d.store.store import Store
 
 from .conftest import TINY_FINETUNE, write_cubes
-from .test_resume import outcome
+from .sittings import run_sitting
+from .test_resume import BATCH_NORM, outcome
 
 VAL, TEST = ["val_0", "val_1"], ["test_0", "test_1"]
 
@@ -120,6 +122,23 @@ def test_what_the_last_validation_did_not_see_is_looked_at_in_the_closing(fit, l
     assert looks[-len(closing) - 2 :] == [*closing, *TEST]
     assert len(looks) == {"7": 8, "1": 5}[options[1]]
     check_of_the_bundle(folder, cube_store)
+
+
+@pytest.mark.slow
+def test_two_processes_with_batch_norms_keep_and_test_what_the_bundle_sees(cube_store, tmp_path):
+    place = ["--data.store", str(cube_store), "--run.root", str(tmp_path), "--run.group", "g", "--run.name", "run"]
+    network = ["--model.detector.init_args.backbone", json.dumps(BATCH_NORM), "--data.patch", "[32,32,32]"]
+    steps = ["--trainer.max_steps", "4", "--trainer.callbacks", "[]"]  # the validation of step 3 was of other weights
+    run_sitting(tmp_path, "finetune", *TINY_FINETUNE, *place, *network, *steps, num_processes=2)
+    folder = tmp_path / "g" / "run"
+    check_of_the_bundle(folder, cube_store)
+    predictor = Predictor(load_bundle(folder / "bundle"), "cpu")
+    found = json.loads((folder / "test" / "predictions.json").read_text(encoding="utf-8"))["predictions"]
+    assert [one["case"] for one in found] == TEST
+    for one in found:
+        again = predictor.predict(Store(cube_store).case(one["case"]), one["case"])
+        np.testing.assert_allclose(one["scores"], again.scores, atol=1e-5)
+        np.testing.assert_allclose(one["boxes_vox"], again.boxes_vox, atol=1e-2)
 
 
 def test_weights_buffers_settings_precision_and_device_decide_what_is_seen():

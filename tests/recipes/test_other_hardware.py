@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finetune import __main__ as finetune_program
+from medpretrain3d.backbones import ResEnc, read_encoder, save_encoder
 from medpretrain3d.engine.continuation import accumulation_to_go_on, check_continuation
 from medpretrain3d.engine.run import RunConfig
 from medpretrain3d.errors import UserError
@@ -16,8 +18,9 @@ from medpretrain3d.run_metadata import RunMetadata
 from pretrain import __main__ as program
 from pretrain.module import PretrainModule
 
-from .conftest import TINY_PRETRAIN
+from .conftest import TINY_FINETUNE, TINY_PRETRAIN
 from .sittings import sit
+from .test_continued_configuration import CONSTANT
 from .test_snapshots import fit as fit  # the fixture
 
 
@@ -156,6 +159,29 @@ def test_a_run_goes_on_when_everything_has_moved(fit, cube_store, tmp_path, monk
     program.main(["fit", *TINY_PRETRAIN, *place, "--data.split", "train", "--model.init_from", encoder])
     wanted, found = (load_file(one / "encoder" / "encoder.safetensors") for one in (whole, moved / "g" / "cut"))
     assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+
+
+def test_a_fine_tuning_goes_on_when_its_encoder_and_its_store_have_moved(fit, cube_store, tmp_path, monkeypatch):
+    encoder = fit("pretrain", "start", "--trainer.max_steps", "2", "--trainer.val_check_interval", "2") / "encoder"
+    shutil.move(encoder, tmp_path / "encoder")
+    store = shutil.copytree(cube_store, tmp_path / "store")
+    recipe = [*TINY_FINETUNE, "--trainer.val_check_interval", "2", "--trainer.limit_val_batches", "1"]
+    recipe += ["--run.root", str(tmp_path), "--run.group", "g", "--run.name", "run", *CONSTANT, "--trainer.max_steps"]
+
+    def tune(steps, encoder):
+        place = ["--data.store", str(store), "--model.init_from", str(encoder)]
+        finetune_program.main(["fit", *recipe, str(steps), *place])
+
+    tune(2, tmp_path / "encoder")
+    other = tmp_path / "other"
+    save_encoder(other, ResEnc("XXS"), read_encoder(tmp_path / "encoder").card)
+    moved = shutil.move(tmp_path / "encoder", tmp_path / "moved")
+    store = shutil.move(store, tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"another configuration: what is in model.init_from \w{12} -> \w{12} \(finger"):
+        tune(3, other)
+    tune(3, moved)
+    facts = json.loads((tmp_path / "g" / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (facts["finished"], facts["steps"]) == (True, 3)
 
 
 @pytest.mark.slow

@@ -110,6 +110,14 @@ def test_how_many_pseudo_boxes_were_kept_is_in_the_curves_and_in_the_log_also_no
     assert "steps 0 to 3: 0 pseudo-boxes kept in 6 unlabeled crops" in (unsure / "log.txt").read_text(encoding="utf-8")
 
 
+def test_pseudo_boxes_of_accumulated_batches_are_those_of_their_step(fit, store):
+    twice = ("--trainer.accumulate_grad_batches", "2", "--trainer.max_steps", "3")
+    folder = fit("twice", "--data.unlabeled", str(store), "--data.unlabeled_batch_size", "1", *twice, *TEACHER)
+    kept = [float(row["train/num_pseudo_boxes"]) for row in rows(folder) if row["train/num_pseudo_boxes"]]
+    (said,) = re.findall(r"steps 0 to 3: ([\d,]+) pseudo-boxes", (folder / "log.txt").read_text(encoding="utf-8"))
+    assert sum(kept) == int(said.replace(",", "")) > 0
+
+
 def test_run_and_bundle_say_what_was_seen_without_labels(taught, store):
     known = facts(taught)
     assert known["semi_supervised"] == "meanteacher"

@@ -176,6 +176,9 @@ def test_detectors_are_recipes_beside_that_of_the_data_or_named(write_study, tmp
         {"cubes": "finetune.yaml"},
         {"cubes": "finetune_fcos.yaml"},
     ]
+    (tmp_path / "named.yaml").write_text("base: finetune.yaml\nmodel: {detector: FCOS}\n")
+    (named,) = read_study(write_study(data={"cubes": "named.yaml"}, detectors=["fcos"])).detectors
+    assert dict(named.recipes) == {"cubes": "named.yaml"}
     study = read_study(write_study(detectors={"wide": {"with": {"model.detector.init_args.fpn_channels": 32}}}))
     assert study.detectors[0].changes == {"model.detector.init_args.fpn_channels": 32}
 

@@ -308,7 +308,54 @@ def test_layers_are_laid_over_each_other_as_the_parser_of_the_stage_does():
         "model.detector.init_args.fpn_channels": 8,
     }
     assert composed([{"a": [1]}, {"a+": [2]}]) == {"a": [1, 2]}
+    assert composed([{"a": {"b": 1}}, {"a+": {"b": 2}}, {"a+": [3]}]) == {"a": [{"b": 1}, {"b": 2}, 3]}
     assert nested({"a.b": 1, "a.c": {"d": 2}}) == {"a": {"b": 1, "c": {"d": 2}}}
+    assert nested({"a.b+": [1], "a.c+": 2}) == {"a": {"b+": [1], "c+": [2]}}
+    assert composed([nested({"a.b+": [1]}), nested({"a.b+": [2]})]) == {"a": {"b": [1, 2]}}
+    assert composed([{"a+": [1]}, {"a": [2]}]) == {"a": [2]}
+
+
+def test_what_a_study_appends_to_a_list_of_a_recipe_is_appended(write_study, tmp_path):
+    recipe = yaml.safe_load((tmp_path / "finetune.yaml").read_text())
+    recipe["trainer"] = {**recipe.get("trainer", {}), "callbacks": [{"class_path": "EMAWeightAveraging"}]}
+    (tmp_path / "averaged.yaml").write_text(yaml.safe_dump(recipe))
+    more = {"with": {"trainer.callbacks+": [{"class_path": "LearningRateMonitor"}]}}
+    jobs = [
+        job for job in jobs_of(write_study(data={"cubes": "averaged.yaml"}, detectors={"more": more})) if job.layers
+    ]
+    tuned = [job for job in jobs if job.kind == "finetune"]
+    assert tuned
+    for job in tuned:
+        assert any("callbacks+" in layer.get("trainer", {}) for layer in job.layers)
+        named = {key: value for key, value in flattened(composed(job.layers)).items() if "callbacks" in key}
+        assert list(named.values()) == ["EMAWeightAveraging", "LearningRateMonitor"]
+
+
+def test_the_name_of_a_class_alone_is_as_good_as_its_class_path():
+    below = {"class_path": "RetinaNet", "init_args": {"num_classes": 1, "anchors": {"a": 1}}}
+    wanted = {"class_path": "FCOS", "init_args": {"num_classes": 1}}
+    assert composed([{"detector": below}, {"detector": "FCOS"}]) == {"detector": wanted}
+    assert composed([{"detector": below}, {"detector": "RetinaNet"}]) == {"detector": below}
+    assert composed([{"detector": "FCOS"}, {"detector": {"init_args": {"num_classes": 1}}}]) == {"detector": wanted}
+    assert composed([{"store": {"path": "a"}}, {"store": "b"}]) == {"store": "b"}
+
+
+def test_jobs_of_recipes_that_name_a_class_alone_are_told_apart_by_its_arguments_and_by_the_class(
+    write_study, tmp_path
+):
+    def jobs(detector, num_classes, more):
+        below = {"class_path": "RetinaNet", "init_args": {"num_classes": num_classes}}
+        recipe = yaml.safe_load((tmp_path / "finetune.yaml").read_text())
+        recipe["model"] = {**recipe.get("model", {}), "detector": below}
+        (tmp_path / "below.yaml").write_text(yaml.safe_dump(recipe))
+        (tmp_path / "named.yaml").write_text(yaml.safe_dump({"base": "below.yaml", "model": {"detector": detector}}))
+        above = {"base": "named.yaml", **({"model": {"detector": {"init_args": {"fpn_channels": 8}}}} if more else {})}
+        (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
+        study = write_study(data={"cubes": "above.yaml"}, arms={"scratch": {}}, hypotheses=[], seeds=1)
+        return frozenset(identities(study).values())
+
+    detectors = ("FCOS", "RetinaNet")
+    assert len({jobs(name, count, more) for name in detectors for count in (1, 2) for more in (False, True)}) == 8
 
 
 def test_arms_are_run_with_some_labels_a_share_of_the_steps_and_some_data_sets(write_study, tmp_path):

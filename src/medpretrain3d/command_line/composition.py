@@ -31,24 +31,34 @@ def recipe_layers(path: Path, kind: str) -> list[dict[str, Any]]:
 def composed(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Return layers laid over each other as the stages' parser does it: values by key, the later one wins.
 
-    Where a later layer names another class, those arguments stay that the new class takes as well. `key+` appends to a
-    list.
+    Where a later layer names another class, those arguments stay that the new class takes as well; its name alone is as
+    good as a `class_path`. `key+` appends to a list.
     """
     result: dict[str, Any] = {}
     for layer in layers:
         result = overlaid(result, layer)
-    return result
+    return _settled(result)
 
 
 def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with the changes of another; see `composed`."""
+    """Return a mapping with the changes of another; see `composed`.
+
+    What appends to a list that neither of them has still does so in the result, which may lie on something itself.
+    """
     result = dict(_of_class(below, above))
     for key, value in above.items():
         earlier = result.get(key)
-        if str(key).endswith("+") and isinstance(value, list):
-            result[key[:-1]] = [*(result.get(key[:-1]) or []), *value]
-        elif isinstance(value, Mapping):
+        if _appends(key):
+            place = key[:-1] if key[:-1] in result else key
+            result[place] = [*_as_list(result.get(place)), *_as_list(value)]
+            continue
+        result.pop(f"{key}+", None)
+        if isinstance(value, Mapping):
+            if isinstance(earlier, str) and not {CLASS, ARGUMENTS}.isdisjoint(value):
+                earlier = {CLASS: earlier}
             result[key] = overlaid(earlier if isinstance(earlier, Mapping) else {}, value)
+        elif isinstance(value, str) and isinstance(earlier, Mapping) and CLASS in earlier:
+            result[key] = overlaid(earlier, {CLASS: value})
         else:
             result[key] = value
     return result
@@ -87,6 +97,24 @@ def _of_class(below: Mapping[str, Any], above: Mapping[str, Any]) -> Mapping[str
     if len(known) == 1 and not known[0].is_open:
         arguments = {name: value for name, value in arguments.items() if name in known[0].parameters}
     return {**below, ARGUMENTS: arguments}
+
+
+def _settled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration in which what appends to nothing is the list."""
+    return {
+        key[:-1] if _appends(key) else key: _settled(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+    }
+
+
+def _appends(key: object) -> bool:
+    return str(key).endswith("+")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _short(path: object) -> str:

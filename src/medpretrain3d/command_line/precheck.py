@@ -180,6 +180,13 @@ class Precheck:
         return UserError(f"configuration: {owner}: got {name} {shown(value)}, wanted {wanted(hint)} ({self._source})")
 
     def _unknown(self, name: str, key: str, place: str, known: Iterable[str]) -> UserError:
+        if "." in name and not self._source.startswith("--"):
+            *above, last = name.split(".")
+            nested = "".join(f"{part}: {{" for part in above) + f"{last}: ...{'}' * len(above)}"
+            return UserError(
+                f"configuration: got the key '{name}', wanted '{nested}': keys with dots are for the command line and "
+                f"the options of a study ({self._source})"
+            )
         hint = did_you_mean(name, known)
         if not hint:
             last = key.rpartition(".")[2]  # where that is the word for something, it stands at the wrong place

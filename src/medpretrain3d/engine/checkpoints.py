@@ -15,6 +15,7 @@ from medpretrain3d.engine.checkpoint_files import adopt, checkpoint_path, keep_o
 from medpretrain3d.engine.distributed import rank_zero_print
 from medpretrain3d.engine.fit_loop import ResumableFitLoop
 from medpretrain3d.engine.progress_lines import duration
+from medpretrain3d.engine.time_limit import is_out_of_time
 from medpretrain3d.errors import MachineError, UserError, exit_code
 
 
@@ -52,7 +53,7 @@ class Checkpoints(Checkpoint):
         self._validated_step = -1
         self._saved: tuple[int, int, bool] | None = None  # where training stood, see `_place`
         self._stopped_of: int | None = None
-        """Steps of the run that an early stopping had ended before; None where nothing has."""
+        """Steps of the run that an early stopping had ended before; None where nothing has, or the time was up."""
         self._random_state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,7 +80,8 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero:
             self._kept = adopt(self.resumed_from, self.folder, step)
         # Else it would train on until the callback that had ended it comes to it again.
-        trainer.should_stop = self._stopped_of is not None and trainer.max_steps <= self._stopped_of
+        is_stopped = self._stopped_of is not None and trainer.max_steps <= self._stopped_of
+        trainer.should_stop = is_stopped or trainer.should_stop  # by a timer, once its state was read
         self._saved = self._place(trainer)
         if self._random_state:
             torch.set_rng_state(self._random_state["cpu"])
@@ -161,7 +163,8 @@ class Checkpoints(Checkpoint):
         return trainer.global_step, self._validated_step, trainer.should_stop
 
     def _state(self, trainer: L.Trainer) -> dict[str, Any]:
-        self._stopped_of = trainer.max_steps if trainer.should_stop else None
+        is_stopped = trainer.should_stop and not is_out_of_time(trainer)
+        self._stopped_of = trainer.max_steps if is_stopped else None
         return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
     def _write(self, trainer: L.Trainer, state: dict[str, Any]) -> None:

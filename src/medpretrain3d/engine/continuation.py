@@ -15,6 +15,7 @@ from medpretrain3d.engine.checkpoint_files import num_steps_done
 from medpretrain3d.engine.distributed import SHARDED
 from medpretrain3d.engine.restart import is_thrown_away
 from medpretrain3d.engine.run import RunConfig, RunFile
+from medpretrain3d.engine.time_limit import allowed_s, has_more_time
 from medpretrain3d.errors import UserError
 from medpretrain3d.run_metadata import RunMetadata
 
@@ -24,9 +25,9 @@ FREE = (
     # Where the run is kept, who is told of it, and how fast it goes.
     r"run\..*|device\.compile|data\.num_workers|data\.prefetch_factor|data\.stage_to|ckpt_path|weights_only|plugins",
     r"trainer\.(logger|log_every_n_steps|profiler|default_root_dir|enable_\w+|detect_anomaly|barebones)",
-    r"trainer\.num_sanity_val_steps",
+    r"trainer\.num_sanity_val_steps|trainer\.max_steps|trainer\.max_time(\..*)?",  # how long is asked anew each time
 )
-"""Options that change no weight."""
+"""Options that change no weight of a step."""
 WHEN_VALIDATED = ("trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 """Options that change no weight either, but other points of the curves, unless a validation decides which are kept."""
 BATCH = ("data.batch_size", "trainer.devices", "trainer.num_nodes", "trainer.accumulate_grad_batches")
@@ -90,12 +91,13 @@ def check_continuation(run: RunConfig, before: Config, now: Config, metadata: Ru
     is_finished = bool(known.finished)
     done = max(num_steps_done(run.checkpoints), known.steps or 0 if is_finished else 0)
     asked = max(done, known.budget_steps or 0)  # more than were made where an early stopping ended it
-    if is_finished and done <= steps <= asked:
+    if is_finished and done <= steps <= asked and not (done < steps and has_more_time(before, now)):
+        limits = "" if allowed_s(before) is None else "trainer.max_time or "
         early = f", after {done} of {asked} steps" if done < asked else ""
         message = f" (and its configuration differs: {'; '.join(found)})" if found else ""
         raise UserError(
             f"{run.folder}: this run is finished{early}{message}; give another run.name, run.restart=true to repeat "
-            "it, or a larger trainer.max_steps to extend it"
+            f"it, or a larger {limits}trainer.max_steps to extend it"
         )
     if steps < done:
         raise UserError(
@@ -111,8 +113,6 @@ def check_continuation(run: RunConfig, before: Config, now: Config, metadata: Ru
 
 def differences(before: Config, now: Config, batch: int | None = None) -> list[str]:
     """List the changes that keep a run begun as `before` from resuming as `now`: `key before -> now`, one per key.
-
-    How long to train (`trainer.max_steps`) is asked anew at every call.
 
     Compared are the values that the options have in the end, so that a default that is written out is no difference.
     Two paths are one value if the same file or folder is there.
@@ -130,7 +130,7 @@ def differences(before: Config, now: Config, batch: int | None = None) -> list[s
     for key in sorted(old.keys() | new.keys()):
         one, other = old.get(key), new.get(key)
         is_free = any(re.fullmatch(pattern, key) for pattern in FREE)
-        is_free = is_free or key == "trainer.max_steps" or (key in BATCH and is_same_batch)
+        is_free = is_free or (key in BATCH and is_same_batch)
         is_free = is_free or (key in WHEN_VALIDATED and is_only_seen)
         is_free = is_free or (key == UNLABELED_BATCH and is_same_unlabeled)
         if not is_free and not _is_same(key, one, other):

@@ -11,12 +11,12 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 
 from medpretrain3d.command_line.launched import counts_tasks
 from medpretrain3d.engine.run_log import run_log
 from medpretrain3d.errors import UserError
-from medpretrain3d.processes import mean_over_processes
+from medpretrain3d.processes import first_process
 
 Value = TypeVar("Value")
 
@@ -62,16 +62,15 @@ def gather_by_case(results: dict[str, Value]) -> dict[str, Value]:
     return dict(sorted(merged.items()))
 
 
-def means_to_log(trainer: L.Trainer, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return scalars of a training step as means over the processes, in one exchange and only at steps that are logged.
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the buffers that the first one has; all of them call this.
 
-    At all others they are those of this process, which the progress bar alone shows.
+    DDP does so before each step alone. Behind the last one statistics of batch norms are those of the samples that a
+    process saw there, and a network that looks at whole volumes on its own would be another one on each.
     """
-    own = torch.stack([value.detach().float() for value in values.values()])
-    interval = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-    if interval and (trainer.global_step + 1) % interval == 0:
-        own = mean_over_processes(own)
-    return dict(zip(values, own.unbind(), strict=True))
+    for buffer in module.buffers():
+        buffer.copy_(first_process(buffer))
 
 
 def numbers_to_log(module: L.LightningModule, values: Mapping[str, float]) -> dict[str, Tensor]:

@@ -72,6 +72,8 @@ from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.threads import use_threads
 
 PRINT = "--print_config"
+PLACES = ("data.store", "model.init_from", "model.init_options")
+"""Options that name files which decide about others."""
 
 
 class StageCLI(LightningCLI):
@@ -353,7 +355,13 @@ class StageCLI(LightningCLI):
         """Return the configuration of a run in its folder, with today's default of what was no option then."""
         try:
             config: Namespace = self._parser(self.subcommand).parse_string(path.read_text(encoding="utf-8"))
+            # They may have moved, so today's are looked into; whether those are the same is compared later.
+            before = {name: config.get(name) for name in PLACES}
+            for name in PLACES:
+                config[name] = self._own_config().get(name)
             self.resolve(config, is_said=False)
+            for name, value in before.items():
+                config[name] = value
         except (UserError, OSError, ValueError) as error:
             raise UserError(
                 f"{path}: not readable as a configuration ({error}); give another run.name, or run.restart=true to "

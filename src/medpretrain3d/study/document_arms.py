@@ -182,8 +182,8 @@ def _recipe_of(detector: str, recipe: str, place: Place) -> str:
     beside = Path(recipe).with_name(f"{Path(recipe).stem}_{detector}.yaml")
     if beside.is_file():
         return str(beside)
-    named = flattened(composed(recipe_layers(Path(recipe), "finetune"))).get("model.detector.class_path")
-    own = str(named or "")
+    options = flattened(composed(recipe_layers(Path(recipe), "finetune")))
+    own = str(options.get("model.detector.class_path") or options.get("model.detector") or "").rpartition(".")[2]
     if re.sub(r"[^a-z0-9]", "", detector.lower()) == own.lower():
         return recipe
     raise UserError(
