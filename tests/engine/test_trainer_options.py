@@ -27,3 +27,10 @@ def test_validations_of_every_second_epoch_are_refused():
         check(check_val_every_n_epoch=2)
     check(check_val_every_n_epoch=1)
     check(check_val_every_n_epoch=None)
+
+
+def test_an_interval_beyond_the_last_step_is_refused_and_taken_where_nothing_is_to_be_validated():
+    with pytest.raises(UserError, match="val_check_interval 300 and max_steps 2, so that nothing is ever validated"):
+        check(val_check_interval=300)
+    check(val_check_interval=300, limit_val_batches=0)
+    check(check_val_every_n_epoch=2, limit_val_batches=0)

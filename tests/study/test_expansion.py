@@ -412,6 +412,15 @@ def test_a_share_of_steps_needs_their_number(write_study):
         jobs_of(write_study(arms=arms, hypotheses=[]))
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_run_that_its_stage_would_refuse_for_its_steps_is_refused_before_any_is_begun(write_study, stage):
+    key = "with" if stage == "pretrain" else "finetune"
+    longer = {"trainer.max_steps": 2, "trainer.val_check_interval": 3}
+    arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", key: longer}}
+    with pytest.raises(UserError, match=rf"val_check_interval 3 and max_steps 2, .* \({stage} mae"):
+        jobs_of(write_study(arms=arms))
+
+
 def test_pseudo_objects_are_looked_for_once_the_scans_are_prepared(write_study):
     prepare = {"runs/found": "pseudo runs/scans {store}", "runs/scans": "prepare raw {store} --spacing-mm 4 4 4"}
     scans, found = jobs_of(write_study(prepare=prepare))[:2]

@@ -1,11 +1,13 @@
-"""Types of those options of Lightning's trainer of which it takes values that train nothing."""
+"""Options of Lightning's trainer of which it takes values that train nothing: their types, and what goes together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from medpretrain3d.errors import UserError
 from medpretrain3d.values import Count, NonNegative, PositiveShare, Whole
 
 Devices = Annotated[int, Ge(-1)] | list[Whole] | str
@@ -29,3 +31,38 @@ OPTIONS: dict[str, Any] = {
     "limit_test_batches": Limit,
     "overfit_batches": Literal[0, 0.0],  # its batches are not those of a position
 }
+
+
+def check_trainer(trainer: Mapping[str, Any], source: str = "") -> None:
+    """Refuse options of the right types with which nothing is trained, validated, or tested as a whole.
+
+    Args:
+        trainer: its options.
+        source: where they are from, for the error.
+
+    Raises:
+        UserError: names the first that does not fit.
+    """
+    told = f" ({source})" if source else ""
+    steps, interval = trainer.get("max_steps"), trainer.get("val_check_interval")
+    if steps in (None, -1):
+        raise UserError(f"trainer.max_steps is not set; say how many optimiser steps to train{told}")
+    limit = trainer.get("limit_test_batches")
+    if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is a batch, 1.0 is all
+        raise UserError(
+            f"trainer: got limit_test_batches {limit}, wanted none: a run is tested on all test "
+            f"cases of its split; choose fewer there{told}"
+        )
+    if trainer.get("limit_val_batches") == 0:
+        return
+    every = trainer.get("check_val_every_n_epoch")
+    if isinstance(every, int) and every > 1:
+        raise UserError(
+            f"trainer: got check_val_every_n_epoch {every}, so that nothing is ever validated: a run is one epoch; "
+            f"wanted val_check_interval, the steps between validations, or limit_val_batches 0 for none{told}"
+        )
+    if isinstance(interval, int) and isinstance(steps, int) and interval > steps:
+        raise UserError(
+            f"trainer: got val_check_interval {interval} and max_steps {steps}, so that nothing is ever validated; "
+            f"wanted at most {steps}, or limit_val_batches 0 to train without validation{told}"
+        )

@@ -11,7 +11,7 @@ import torch
 from jsonargparse import ArgumentParser
 
 from medpretrain3d.command_line.launched import check_launch
-from medpretrain3d.command_line.trainer import OPTIONS
+from medpretrain3d.command_line.trainer import OPTIONS, check_trainer
 from medpretrain3d.engine.continuation import accelerator_of, num_devices
 from medpretrain3d.engine.distributed import SHARDED
 from medpretrain3d.engine.run import RunConfig
@@ -26,8 +26,7 @@ def check_options(config: Mapping[str, Any]) -> None:
         UserError: names the first option that does not fit.
     """
     trainer = config["trainer"]
-    if trainer.get("max_steps") in (None, -1):
-        raise UserError("trainer.max_steps is not set; say how many optimiser steps to train")
+    check_trainer(trainer)
     for name, hint in OPTIONS.items():
         if name in trainer:
             check_value("trainer", name, trainer[name], hint)
@@ -44,24 +43,6 @@ def check_options(config: Mapping[str, Any]) -> None:
     if num > most and not torch.cuda.is_available():
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted at most {most} processes on this CPU")
     check_launch(num, int(trainer.get("num_nodes") or 1))
-    limit = trainer.get("limit_test_batches")
-    if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is a batch, 1.0 is all
-        raise UserError(
-            f"trainer: got limit_test_batches {limit}, wanted none: a run is tested on all test "
-            "cases of its split; choose fewer there"
-        )
-    every = trainer.get("check_val_every_n_epoch")
-    if every is not None and every > 1:
-        raise UserError(
-            f"trainer: got check_val_every_n_epoch {every}, so that nothing is ever validated: a run is one epoch; "
-            "wanted val_check_interval, the steps between validations, or limit_val_batches 0 for none"
-        )
-    interval, steps = trainer.get("val_check_interval"), trainer["max_steps"]
-    if isinstance(interval, int) and interval > steps:
-        raise UserError(
-            f"trainer: got val_check_interval {interval} and max_steps {steps}, so that nothing is ever validated; "
-            f"wanted at most {steps}, or limit_val_batches 0 to train without validation"
-        )
 
 
 def trainer_options_used(trainer: Mapping[str, Any], run: RunConfig) -> dict[str, Any]:
