@@ -419,6 +419,9 @@ def test_a_run_that_its_stage_would_refuse_for_its_steps_is_refused_before_any_i
     arms = {"scratch": {}, "mae": {"pretrain": "pretrain.yaml", key: longer}}
     with pytest.raises(UserError, match=rf"val_check_interval 3 and max_steps 2, .* \({stage} mae"):
         jobs_of(write_study(arms=arms))
+    arms["mae"][key] = {"model.optim.warmup_steps": 1, "trainer.max_steps": 1, "trainer.val_check_interval": 1}
+    with pytest.raises(UserError, match=rf"optim.warmup_steps 1 and trainer.max_steps 1: .* \({stage} mae"):
+        jobs_of(write_study(arms=arms))
 
 
 def test_pseudo_objects_are_looked_for_once_the_scans_are_prepared(write_study):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
+from medpretrain3d.command_line.composition import flattened
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Count, NonNegative, PositiveShare, Whole
 
@@ -31,6 +32,45 @@ OPTIONS: dict[str, Any] = {
     "limit_test_batches": Limit,
     "overfit_batches": Literal[0, 0.0],  # its batches are not those of a position
 }
+
+
+def check_steps(config: Mapping[str, Any], source: str) -> None:
+    """Refuse a whole configuration whose steps do not go together, as its stage would once it began.
+
+    Args:
+        config: composed of its layers.
+        source: where it is from, for the error.
+
+    Raises:
+        UserError: see `check_trainer` and `check_warmup`.
+    """
+    check_trainer(config.get("trainer") or {}, source)
+    options = flattened(config)
+    warmup, sawtooth = (options.get(f"model.optim.{name}_steps") or 0 for name in ("warmup", "sawtooth"))
+    steps = options["trainer.max_steps"]
+    if isinstance(warmup, int) and isinstance(sawtooth, int) and isinstance(steps, int):
+        check_warmup(warmup, sawtooth, steps, source)
+
+
+def check_warmup(warmup_steps: int, sawtooth_steps: int, num_steps: int, source: str = "") -> None:
+    """Refuse ramps that a recipe asks for and that do not end within the run.
+
+    Args:
+        warmup_steps: of the linear ramp.
+        sawtooth_steps: in which the encoder rests before it.
+        num_steps: optimizer steps of the run.
+        source: where they are from, for the error.
+
+    Raises:
+        UserError: they are as many or more.
+    """
+    if warmup_steps + sawtooth_steps >= num_steps:
+        asked = f"optim.warmup_steps {warmup_steps}"
+        asked += f" after sawtooth_steps {sawtooth_steps}" if sawtooth_steps else ""
+        raise UserError(
+            f"{asked} and trainer.max_steps {num_steps}: the warm-up must be shorter "
+            f"than the run; lower it or train longer{f' ({source})' if source else ''}"
+        )
 
 
 def check_trainer(trainer: Mapping[str, Any], source: str = "") -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from medpretrain3d.backbones import Backbone, TokenBackbone
+from medpretrain3d.command_line.trainer import check_warmup
 from medpretrain3d.engine.fused import stay_fused
 from medpretrain3d.errors import UserError
 from medpretrain3d.schedules import cosine
@@ -95,14 +96,7 @@ def configure(
     """
     if not config.lr and config.warmup_lr:
         raise UserError(f"optim.lr 0 and optim.warmup_lr {config.warmup_lr}: a ramp ends at lr; set warmup_lr to 0 too")
-    asked_steps = config.warmup_steps or 0
-    if config.sawtooth_steps + asked_steps >= num_steps:
-        asked = f"optim.warmup_steps {asked_steps}"
-        asked += f" after sawtooth_steps {config.sawtooth_steps}" if config.sawtooth_steps else ""
-        raise UserError(
-            f"{asked} and trainer.max_steps {num_steps}: the warm-up must be shorter "
-            "than the run; lower it or train longer"
-        )
+    check_warmup(config.warmup_steps or 0, config.sawtooth_steps, num_steps)
     places = _places(model, config, transferred)
     groups = [
         {

@@ -8,7 +8,7 @@ from typing import Any
 
 from medpretrain3d.command_line.composition import composed, flattened, nested, recipe_layers
 from medpretrain3d.command_line.precheck import Precheck
-from medpretrain3d.command_line.trainer import check_trainer
+from medpretrain3d.command_line.trainer import check_steps
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
 from medpretrain3d.plugins import loaded_plugins
@@ -228,7 +228,7 @@ class Expansion:
         for layer in layers:
             check.layer(layer, source)
         config = composed(layers)
-        check_trainer(config.get("trainer") or {}, source)  # not after the jobs that it needs, in a queue
+        check_steps(config, source)  # not after the jobs that it needs, in a queue
         flat = flattened(config)
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
