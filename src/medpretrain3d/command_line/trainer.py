@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from medpretrain3d.command_line.composition import flattened
 from medpretrain3d.errors import UserError
 from medpretrain3d.values import Count, NonNegative, PositiveShare, Whole
 
@@ -32,22 +31,23 @@ OPTIONS: dict[str, Any] = {
     "limit_test_batches": Limit,
     "overfit_batches": Literal[0, 0.0],  # its batches are not those of a position
 }
+TRAINER = "trainer."
 
 
-def check_steps(config: Mapping[str, Any], source: str) -> None:
+def check_steps(options: Mapping[str, Any], source: str) -> None:
     """Refuse a whole configuration whose steps do not go together, as its stage would once it began.
 
     Args:
-        config: composed of its layers.
-        source: where it is from, for the error.
+        options: of the resolved recipe, by keys with dots.
+        source: where they are from, for the error.
 
     Raises:
         UserError: see `check_trainer` and `check_warmup`.
     """
-    check_trainer(config.get("trainer") or {}, source)
-    options = flattened(config)
+    trainer = {key.removeprefix(TRAINER): value for key, value in options.items() if key.startswith(TRAINER)}
+    check_trainer(trainer, source)
     warmup, sawtooth = (options.get(f"model.optim.{name}_steps") or 0 for name in ("warmup", "sawtooth"))
-    steps = options["trainer.max_steps"]
+    steps = trainer["max_steps"]
     if isinstance(warmup, int) and isinstance(sawtooth, int) and isinstance(steps, int):
         check_warmup(warmup, sawtooth, steps, source)
 

@@ -27,17 +27,13 @@ from medpretrain3d.study.inputs import (
 from medpretrain3d.study.jobs import UNKNOWN, Job, Jobs, Kind
 from medpretrain3d.study.preparation import Preparation, option_of
 from medpretrain3d.study.record import Record
-from medpretrain3d.study.unseen_data import UnseenData
+from medpretrain3d.study.unseen_data import PLACES, UnseenData
 
 HARMLESS = (
     "data.num_workers",
     "data.prefetch_factor",
     "data.stage_to",
-    "data.store",
-    "data.exclude",
-    "data.unlabeled",
-    "data.hard_negatives",
-    "data.views.init_args.table",
+    *PLACES,
     "model.init_from",
 )
 """Options that change no result: how fast it is read, and from where; what is in a store or file counts by its hash."""
@@ -227,9 +223,8 @@ class Expansion:
         check, source = Precheck(kind, bool(loaded_plugins())), f"{kind} {', '.join(setting.values())}"
         for layer in layers:
             check.layer(layer, source)
-        config = composed(layers)
-        check_steps(config, source)  # not after the jobs that it needs, in a queue
-        flat = flattened(config)
+        flat = flattened(composed(layers))
+        check_steps(flat, source)  # not after the jobs that it needs, in a queue
         kept = {key: value for key, value in flat.items() if not key.startswith(PLACE) and key not in HARMLESS}
         if flat.get("model.init_from") and not needs:
             inputs["encoder"] = weights_hash(str(flat["model.init_from"]))
