@@ -22,3 +22,11 @@ def test_several_detectors_are_said_to_be(tmp_path: Path) -> None:
     runs = [Run(tmp_path / name, RunMetadata(detector=name, **facts)) for name in ("FCOS", "RetinaNet")]
     assert question(runs, [], dict.fromkeys(runs, "scratch")).startswith("2 detectors fine-tuned on organs")
     assert question(runs[:1], [], dict.fromkeys(runs, "scratch")).startswith("The same detector fine-tuned on organs")
+
+
+def test_one_case_is_counted_as_one(tmp_path: Path) -> None:
+    facts = {"stage": "finetune", "method": "scratch", "dataset": "organs", "seed": 0}
+    one, many = (Run(tmp_path / f"{n}", RunMetadata(num_train_cases=n, **facts)) for n in (1, 4))
+    arms = dict.fromkeys((one, many), "scratch")
+    assert "with 1 labelled case, started" in question([one], [], arms)
+    assert "with 1 and 4 labelled cases, started" in question([one, many], [], arms)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from medpretrain3d.lines import counted
 from medpretrain3d.statistics import (
     MIN_DATA_SETS,
     ArmScores,
@@ -123,11 +124,12 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
         if len(members) < 2:
             continue
         arms: list[ArmScores] = [members[0].baseline_scores, *(one.scores for one in members)]
-        where, units = (members[0].place, members[0].setting[1]), "scans" if arms[0].patient is None else "patients"
+        labels = counted(members[0].setting[1], "labelled case")
+        where, units = members[0].place, "scans" if arms[0].patient is None else "patients"
         pseudo = np.stack([one.pseudo for one in arms])
         if not np.isfinite(pseudo).all():
             yield (
-                f"{where[0]}, {where[1]} labelled cases: arms are not ranked by {metric}, which does not exist without "
+                f"{where}, {labels}: arms are not ranked by {metric}, which does not exist without "
                 f"one of the {units} (nan: no object)."
             )
             continue
@@ -140,7 +142,7 @@ def _rankings(differences: Sequence[Difference], metric: str) -> Iterator[str]:
             f"seeds and {units}" if ranking.num_seeds > 1 else f"{units} of one run each, which say nothing of methods"
         )
         yield (
-            f"{where[0]}, {where[1]} labelled cases, ranking by {metric} when {which} are "
+            f"{where}, {labels}, ranking by {metric} when {which} are "
             f"drawn anew: {places}; Kendall's tau {ranking.kendall_tau:.2f}."
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from medpretrain3d.evaluation.named_metrics import NamedMetric
@@ -36,15 +36,14 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
         return f"{counted(len(pretraining), 'pretraining run')} ({methods}), and no fine-tuning run to compare."
     starts = list(dict.fromkeys(_start(run, arms[run]) for run in finetuning))
     datasets = _listed(sorted({run.setting[0] for run in finetuning}))
-    labels = _listed([str(count) for count in sorted({run.setting[1] for run in finetuning})])
+    labels = _counted({run.setting[1] for run in finetuning}, "labelled case")
     seeds = len({run.metadata.seed for run in finetuning if run.is_tested})
-    tests = sorted({run.metrics["num_cases"] for run in finetuning if "num_cases" in run.metrics})
-    tested = f"tested on {_listed([str(count) for count in tests])} cases" if tests else "not tested yet"
-    tested = "tested on 1 case" if tests == [1] else tested
+    tests = {run.metrics["num_cases"] for run in finetuning if "num_cases" in run.metrics}
+    tested = f"tested on {_counted(tests, 'case')}" if tests else "not tested yet"
     detectors = len({detector_of(run) for run in finetuning})
     what = "The same detector" if detectors == 1 else f"{detectors} detectors"
     return (
-        f"{what} fine-tuned on {datasets} with {labels} labelled cases, started {_listed(starts)}: "
+        f"{what} fine-tuned on {datasets} with {labels}, started {_listed(starts)}: "
         f"{counted(len(finetuning), 'run')}, {counted(seeds, 'seed')}, {tested}."
     )
 
@@ -149,13 +148,13 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
         Verdict.INCONCLUSIVE: f"{one.arm} against {baseline} is inconclusive",
         Verdict.NONE: f"no verdict on {one.arm} against {baseline}",
     }[judged.verdict]
-    labels = _listed([str(count) for count in sorted({run.setting[1] for run in one.runs})])
+    labels = _counted({run.setting[1] for run in one.runs}, "labelled case")
     seeds = counted_seeds(judged.effect.num_finetuning_seeds, judged.effect.num_seeds)
     rests_on = f"{seeds}, {counted_scans(one.num_cases, one.num_patients, 'test case')}"
     rests_on += f" of {len(one.folds)} folds" if one.folds else ""
     exploratory = "" if one.is_primary else ", exploratory"
     steps = steps_of(one.runs[0])
-    where = f"{one.place}, {labels} labelled cases{'' if steps == WHOLE else f', {steps} of the steps'}"
+    where = f"{one.place}, {labels}{'' if steps == WHOLE else f', {steps} of the steps'}"
     headline = f"{where}: {outcome} ({rests_on}{exploratory})."
     parts = [f"{metric} {one.estimate}"]
     if judged.verdict is not Verdict.NONE:
@@ -163,6 +162,12 @@ def _finding(one: Difference, metric: NamedMetric) -> Finding:
     parts.append(f"{metric_beside(metric)} {one.other_estimate}")
     reason = f" {judged.reason[0].upper()}{judged.reason[1:]}." if judged.reason else ""
     return Finding(str(judged.verdict), headline, f"{', '.join(parts)}.{reason}")
+
+
+def _counted(numbers: Collection[int], noun: str) -> str:
+    """Return `1 case`, or `20 and 21 cases` where the number is not the same everywhere."""
+    several = sorted(numbers)
+    return counted(several[0], noun) if len(several) == 1 else f"{_listed(list(map(str, several)))} {noun}s"
 
 
 def _listed(words: Sequence[str]) -> str:
