@@ -19,6 +19,17 @@ def test_deltas_by_hand():
     assert weighted == pytest.approx([2.5, 5, 2.5, 0, 5 * math.log(2), -5 * math.log(2)])
 
 
+def test_distances_are_weighted_as_deltas_are():
+    cell, box = torch.tensor([[0.0, 0, 0, 4, 4, 4]]), torch.tensor([[-2.0, 0, 0, 6, 4, 4]])
+    weights = (2.0, 3.0, 4.0, 5.0, 6.0, 7.0)
+    plain, weighted = DistanceCoder(), DistanceCoder(weights=weights, max_ratio=10)
+    deltas = weighted.encode(box, cell)
+    torch.testing.assert_close(deltas, plain.encode(box, cell) * torch.tensor(weights))
+    torch.testing.assert_close(weighted.decode(deltas, cell), box)
+    # The limit is one of distances, whatever the weights.
+    torch.testing.assert_close(weighted.decode(torch.full((1, 6), 1e3), cell)[0, 3:], torch.full((3,), 42.0))
+
+
 def test_zero_deltas_are_the_anchor_and_huge_ones_stay_finite():
     anchor = torch.tensor([[0.0, 0, 0, 4, 4, 4]])
     assert BoxCoder().decode(torch.zeros(1, 6), anchor).equal(anchor)

@@ -156,6 +156,16 @@ def test_the_published_recipe_is_the_default():
 def test_channels_that_heads_do_not_divide_are_refused():
     with pytest.raises(UserError, match="channels 30"):
         tiny_detector(DeformableDETR, channels=30)
+    with pytest.raises(UserError, match=r"channels 2: .* at least 4"):
+        tiny_detector(DeformableDETR, channels=2, num_heads=1)
+
+
+@pytest.mark.parametrize(("channels", "num_heads"), [(10, 1), (18, 3)])
+def test_channels_that_four_does_not_divide_are_trained(channels, num_heads):
+    detector = tiny_detector(DeformableDETR, channels=channels, num_heads=num_heads)
+    targets = Targets(boxes=torch.tensor([[2.0, 2, 2, 8, 8, 8]]), labels=torch.tensor([0]))
+    losses = detector.losses(torch.rand(1, 1, 16, 16, 16), [targets])
+    assert torch.stack(list(losses.values())).isfinite().all()
 
 
 def test_positives_move_less_than_the_noise_and_negatives_once_to_twice_as_far():

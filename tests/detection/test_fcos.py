@@ -84,6 +84,17 @@ def test_the_nearest_points_are_positive_and_those_around_ignored():
     assert matched.tolist() == [-1, -2, 0, 0, -2, -1, -1, -1, -1]
 
 
+@pytest.mark.parametrize(("num_points", "ignore_ratio"), [(7, 26), (2, 0), (1, 0)])
+def test_objects_with_one_nearest_point_each_have_a_point(num_points, ignore_ratio):
+    grid, shapes = PointGrid(1), [(4, 4, 4)]
+    cells = grid(shapes, [(4, 4, 4)], "cpu")
+    targets = torch.tensor([[5.0, 5, 5, 7, 7, 7], [4, 4, 4, 8, 8, 8], [4.5, 5, 5, 8, 7, 7]])
+    matched = NearestPoints(num_points, ignore_ratio)(targets, cells, grid.per_level(shapes), grid.per_cell)
+    counts = matched[matched >= 0].bincount(minlength=3)
+    assert counts.min() >= 1
+    assert counts.sum() == max(num_points, 3)
+
+
 def test_objects_belong_to_the_finest_level_that_is_coarse_enough():
     anchors, per_level = cells()
     boxes = torch.tensor([[0.0, 0, 0, 16, 4, 4], [0, 0, 0, 17, 4, 4], [0, 0, 0, 90, 4, 4]])

@@ -163,6 +163,14 @@ def test_the_best_of_poor_anchors_counts_only_when_allowed():
     assert IoUMatcher(allow_low_quality=False)(targets, anchors, [2], 1).tolist() == [-1, -1]
 
 
+def test_the_best_anchor_of_two_objects_goes_to_the_one_it_fits_better_whatever_their_order():
+    anchors = torch.tensor([[0.0, 0, 0, 8, 8, 8], [20, 20, 20, 28, 28, 28]])
+    targets = torch.tensor([[0.0, 0, 0, 6, 6, 5], [0, 0, 0, 3, 3, 8]])  # IoU 0.35 and 0.14 with the first anchor
+    assert IoUMatcher()(targets, anchors, [2], 1).tolist() == [0, -1]
+    assert IoUMatcher()(targets.flip(0), anchors, [2], 1).tolist() == [1, -1]
+    assert IoUMatcher()(targets[[1, 0, 0]], anchors, [2], 1).tolist() == [1, -1]  # of equal ones the first
+
+
 def test_ignored_are_background_anchors_with_their_centre_or_half_of_them_in_a_region():
     anchors = torch.tensor(
         [

@@ -52,3 +52,11 @@ def test_views_hide_different_blocks_and_the_student_sees_none_of_them():
     hidden = preview["masked"] != preview["view 1"]
     assert hidden.float().mean().item() == pytest.approx(0.5, abs=0.01)
     assert torch.equal(preview["restored"][~hidden], preview["view 1"][~hidden])
+
+
+def test_what_is_restored_is_shown_beside_what_it_is_compared_with():
+    """By these names probes know the hidden voxels, and pictures the error."""
+    preview = CONTRASTIVE[ConsistentViews](tiny_backbone("ViT anisotropic")).eval()(two_views(SHAPE)).preview
+    assert torch.equal(preview["input"], preview["view 1"])
+    hidden = preview["masked"] != preview["input"]
+    assert (preview["restored"] != preview["input"]).sum() == hidden.sum() > 0

@@ -68,6 +68,27 @@ def test_the_center_after_two_steps_by_hand():
     torch.testing.assert_close(center.mean, torch.tensor([0.5, 0.1]))
 
 
+def test_the_center_stays_in_a_step_that_shows_it_nothing_and_begins_with_the_first_that_does():
+    center = MovingCenter(2, momentum=0.75)
+    for rows in (torch.zeros(0, 2), torch.tensor([[1.0, 3.0]]), torch.zeros(0, 2)):  # no token is hidden at first
+        before, has_mean = center.mean.clone(), center.has_mean()
+        center(rows, 0.5)
+        center.after_step()
+        if not len(rows):
+            torch.testing.assert_close(center.mean, before)
+            assert center.has_mean() == has_mean
+    torch.testing.assert_close(center.mean, torch.tensor([1.0, 3.0]))
+
+
+def test_a_center_from_a_file_goes_on_as_the_one_that_was_saved_though_nothing_was_hidden_yet():
+    center, resumed = MovingCenter(2, momentum=0.75), MovingCenter(2, momentum=0.75)
+    center(torch.zeros(0, 2), 0.5)
+    center.after_step()
+    resumed.load_state_dict(center.state_dict())
+    rows = torch.tensor([[1.0, 3.0], [2.0, 2.0]])
+    torch.testing.assert_close(resumed(rows, 0.5), center(rows, 0.5))
+
+
 # What is added to the loss.
 
 

@@ -67,6 +67,10 @@ class BoxCoder(Configurable):
 class DistanceCoder(BoxCoder):
     """Logarithms of the distances from a cell's centre to the six sides, in cells (Tian et al., 2019, eq. 1).
 
+    Args:
+        weights: factors of the six logarithms: of the low sides (d, h, w), then of the high ones.
+        max_ratio: largest distance that decoding can produce, in cells.
+
     Example:
         >>> import torch
         >>> from medpretrain3d.detection import DistanceCoder
@@ -82,12 +86,15 @@ class DistanceCoder(BoxCoder):
         """Deltas (N, 6) of boxes (N, 6) around the centres of cells (N, 6); a side behind the centre counts as near."""
         low, high = boxes.float().split(3, dim=1)
         center, stride = _center_extent(anchors)
-        return torch.cat([(center - low) / stride, (high - center) / stride], dim=1).clamp(min=0.01).log()
+        distances = torch.cat([(center - low) / stride, (high - center) / stride], dim=1).clamp(min=0.01)
+        return distances.log() * self._weights_like(distances)
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Return boxes (N, 6) float32 around the centres of cells (N, 6)."""
+        deltas = deltas.float()
+        deltas = deltas / self._weights_like(deltas)
         center, stride = _center_extent(anchors)
-        before, after = limited(deltas.float(), self.max_log_ratio).exp().split(3, dim=1)
+        before, after = limited(deltas, self.max_log_ratio).exp().split(3, dim=1)
         return torch.cat([center - before * stride, center + after * stride], dim=1)
 
 

@@ -141,8 +141,9 @@ class DeformableDETR(Detector):
         if not 1 <= num_levels <= len(backbone.levels):
             most = len(backbone.levels)
             raise UserError(f"num_levels {num_levels}: the backbone has {most} levels; give 1 to {most}")
-        if channels % (2 * num_heads):
-            raise UserError(f"channels {channels}: must be a multiple of twice num_heads, {2 * num_heads}")
+        if channels % (2 * num_heads) or channels < 4:
+            wanted = f"a multiple of twice num_heads, {2 * num_heads}, and at least 4"
+            raise UserError(f"channels {channels}: must be {wanted}")
         self.backbone = backbone
         self.num_classes = num_classes
         self.num_levels = num_levels
@@ -166,7 +167,8 @@ class DeformableDETR(Detector):
         self.propose = nn.Sequential(nn.Linear(channels, channels), nn.LayerNorm(channels))
         self.objectness = _classifier(channels, 1)
         self.proposal_box = mlp(channels, 6)
-        self.query = nn.Sequential(nn.Linear(6 * (channels // 2), 2 * channels), nn.LayerNorm(2 * channels))
+        self.box_code = channels // 4 * 2  # of each of a box's six numbers, as many sines as cosines
+        self.query = nn.Sequential(nn.Linear(6 * self.box_code, 2 * channels), nn.LayerNorm(2 * channels))
         self.decoder = nn.ModuleList(DecoderLayer(*size) for _ in range(decoder_layers))
         self.classifiers = nn.ModuleList(_classifier(channels, num_classes) for _ in range(decoder_layers))
         self.refine = nn.ModuleList(mlp(channels, 6) for _ in range(decoder_layers))
@@ -296,7 +298,7 @@ class DeformableDETR(Detector):
 
     def _query_of(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Content and position (B, Q, C) of queries that start at unit boxes (B, Q, 6)."""
-        content, position = self.query(sine_encoding(boxes, self.channels // 2)).chunk(2, dim=2)
+        content, position = self.query(sine_encoding(boxes, self.box_code)).chunk(2, dim=2)
         return content, position
 
     def _decode(

@@ -192,7 +192,8 @@ class IoUMatcher(Matcher):
     Args:
         low: IoU below which an anchor is background.
         high: IoU from which an anchor belongs to its best object.
-        allow_low_quality: the best anchors of an object belong to it also below `high`, if they touch it.
+        allow_low_quality: the best anchors of an object belong to it also below `high`, if they touch it; one that is
+            the best of several objects belongs to that with the higher IoU.
 
     Raises:
         UserError: `low` is above `high`.
@@ -224,15 +225,17 @@ class IoUMatcher(Matcher):
         """Return index of the matched target per anchor: (A,) int64, `BACKGROUND` or `IGNORED`."""
         best_iou = anchors.new_full((len(anchors),), -1.0, dtype=torch.float32)
         best_target = torch.full((len(anchors),), BACKGROUND, device=anchors.device)
-        low_quality = best_target.clone()
+        low_quality, low_quality_iou = best_target.clone(), torch.zeros_like(best_iou)
         # One object at a time: a row of the (N, A) matrix is all that is ever needed.
         for index in range(len(targets)):
             iou = box_iou(targets[index : index + 1], anchors)[0]
             better = iou > best_iou
             best_target[better] = index
             best_iou = torch.maximum(best_iou, iou)
-            if self.allow_low_quality and iou.max() > 0:
-                low_quality[iou == iou.max()] = index
+            if self.allow_low_quality:
+                claimed = (iou == iou.max()) & (iou > low_quality_iou)
+                low_quality[claimed] = index
+                low_quality_iou[claimed] = iou[claimed]
         matched = torch.where(best_iou >= self.high, best_target, IGNORED)
         matched[best_iou < self.low] = BACKGROUND
         return torch.where((low_quality >= 0) & (matched < 0), low_quality, matched)

@@ -87,7 +87,9 @@ class CenterSampling(Matcher):
 class NearestPoints(Matcher):
     """The few points nearest to an object's centre, whatever its shape (Song et al., CPM-Net, 2020, sec. 2.2).
 
-    Around them more are ignored: they see the object as well. Each object is looked for on one level.
+    Around them more are ignored: they see the object as well. Each object is looked for on one level. A point near
+    several objects goes to the smallest; an object left without a point, as one of two in a cell, gets the nearest that
+    is not another object's only one, of the 27 nearest at least.
 
     Args:
         num_points: positive points per object.
@@ -120,10 +122,21 @@ class NearestPoints(Matcher):
         for index in _large_first(targets):
             start, end = levels[index]
             count = self.num_points * (1 + self.ignore_ratio)
-            near[index] = start + nearest_cells(box_center(targets[index, None]).float(), anchors[start:end], count)[0]
-            matched[near[index]] = IGNORED
+            center = box_center(targets[index, None]).float()
+            near[index] = start + nearest_cells(center, anchors[start:end], max(count, 27))[0]
+            matched[near[index][:count]] = IGNORED
         for index, points in near.items():
             matched[points[: self.num_points]] = index
+        won = matched[matched >= 0].bincount(minlength=len(targets)).tolist()
+        for index in (index for index in near if not won[index]):
+            owners = matched[near[index]].tolist()
+            for point, owner in zip(near[index].tolist(), owners, strict=True):
+                if owner < 0 or won[owner] > 1:
+                    won[index] = 1
+                    if owner >= 0:
+                        won[owner] -= 1
+                    matched[point] = index
+                    break
         return matched
 
 

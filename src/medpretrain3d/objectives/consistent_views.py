@@ -177,6 +177,10 @@ def cosine_distance(predicted: Tensor, target: Tensor, inside: Tensor) -> Tensor
 
 @torch.no_grad()
 def _restoration(image: Tensor, restored: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-    """View 1 with its hidden blocks blanked, and with what was restored there."""
+    """View 1 as `input`, with its hidden blocks blanked, and with what was restored there."""
     first, blocks = image[0, 0].float(), hidden[0, 0]
-    return {"masked": first.masked_fill(blocks, 0.0), "restored": restored[0, 0].float().where(blocks, first)}
+    return {
+        "input": first,
+        "masked": first.masked_fill(blocks, 0.0),
+        "restored": restored[0, 0].float().where(blocks, first),
+    }

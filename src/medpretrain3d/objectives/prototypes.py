@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medpretrain3d.objectives.projector import Projector
 from medpretrain3d.precision.mixed import in_fp32
-from medpretrain3d.processes import largest, mean_over_processes, mean_over_samples, total
+from medpretrain3d.processes import largest, total, world_size
 
 
 class PrototypeHead(nn.Module):
@@ -69,14 +69,19 @@ class MovingCenter(nn.Module):
         if self.training:
             self._seen.append(seen)
         # Before the first step there is no center yet; without one, all samples would begin in one class.
-        center = self.mean if self.has_mean() else _mean_of_all([seen])
+        center = self.mean if self.has_mean() else _mean_of_all([seen])[0]
         return F.softmax((outputs - center) / temperature, dim=1)
 
     def after_step(self) -> None:
-        """Let the center follow what was seen."""
+        """Let the center follow what was seen; it stays where no process saw a row, as where no token is hidden."""
         if self._seen:
-            self.mean.lerp_(_mean_of_all(self._seen), 1 - self.momentum if self.has_mean() else 1.0)
-            self._has_mean = True
+            mean, count = _mean_of_all(self._seen)
+            mean = torch.where(count > 0, mean, self.mean)
+            self.mean.lerp_(mean, 1 - self.momentum if self.has_mean() else 1.0)
+            if any(rows for _, rows in self._seen):
+                self._has_mean = True
+            elif not self._has_mean and world_size() > 1:
+                self._has_mean = None  # another process may have seen rows
             self._seen.clear()
 
     def has_mean(self) -> bool:
@@ -86,10 +91,15 @@ class MovingCenter(nn.Module):
         return self._has_mean
 
 
-def _mean_of_all(seen: Sequence[tuple[Tensor, int]]) -> Tensor:
-    """Return the mean (K,) over the rows of all processes, of which each has sums (K,) and their counts."""
+def _mean_of_all(seen: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Return the mean (K,) over the rows of all processes, of which each has sums (K,) and their counts, and how many.
+
+    Where there are none, the mean is 0.
+    """
     sums, counts = zip(*seen, strict=True)
-    return mean_over_processes(mean_over_samples(torch.stack(sums).sum(dim=0), sum(counts)))
+    summed = torch.stack(sums).sum(dim=0)
+    of_all = total(torch.cat([summed, summed.new_full((1,), sum(counts))]))
+    return of_all[:-1] / of_all[-1].clamp(min=1), of_all[-1]
 
 
 class SinkhornKnopp(nn.Module):
