@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from medpretrain3d import cli
@@ -19,6 +21,14 @@ def test_options_are_known_in_both_spellings():
 def test_of_an_option_given_twice_the_last_value_counts():
     words = ["fit", "--a", "1", "--run.wandb=x=y", "--flag", "--a", "2"]
     assert option_values(words) == {"a": "2", "run.wandb": "x=y", "flag": "--a"}
+
+
+def test_the_home_folder_is_known_where_a_shell_leaves_its_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.command_parser("export").parse_args(["encoder", "--output=~/out"]).output == tmp_path / "out"
+    several = cli.command_parser("report").parse_args(["~/a", "b", "~", "~x/c", "-o", "d/~/e"])
+    assert several.folders == [tmp_path / "a", Path("b"), tmp_path, Path("~x/c")]
+    assert several.out == Path("d/~/e")
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

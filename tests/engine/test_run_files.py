@@ -220,3 +220,9 @@ def test_an_existing_folder_is_not_overwritten_unasked(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="exists already"), finished_folder(tmp_path / "a"):
         pass
+
+
+def test_the_root_of_runs_may_be_named_from_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunConfig(root="~/runs").folder == tmp_path / "runs" / "default" / "run"
+    assert RunConfig(root="runs/").root == "runs/"

@@ -197,3 +197,9 @@ def test_an_arm_at_a_share_of_the_steps_is_a_share_of_the_study_or_an_arm_like_i
     assert study.step_budget("mae").is_whole
     with pytest.raises(UserError, match="does not run mae_half with labels 1"):  # with all of them alone
         read_study(write_study(arms=own, hypotheses=["mae at 1 at 0.5 steps > scratch at all"]))
+
+
+def test_the_places_of_a_study_may_be_named_from_the_home_folder(write_study, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study = read_study(write_study(root="~/runs", results="~/results"))
+    assert (study.root, study.results) == (tmp_path / "runs", tmp_path / "results")

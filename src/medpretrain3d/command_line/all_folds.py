@@ -16,6 +16,7 @@ from medpretrain3d.command_line.parser import respelled
 from medpretrain3d.command_line.precheck import precheck
 from medpretrain3d.command_line.recipes import BASE, expand_recipes, find_recipe, load_recipe, recipe_text
 from medpretrain3d.errors import UserError
+from medpretrain3d.names import from_home
 
 OPTION = "--folds"
 OF_EACH_FOLD = {
@@ -56,7 +57,7 @@ def as_cross_validation(words: Sequence[str]) -> list[str]:
     init_from, seed = options.pop("model.init_from", None), options.pop("seed_everything", None)
     layers = [layer for one in recipes for layer in recipe_layers(one, "finetune")]
     typed = nested({name: _value(name, text) for name, text in options.items()})
-    root = Path(str(flattened(composed([*layers, typed])).get("run.root") or "runs"))
+    root = from_home(str(flattened(composed([*layers, typed])).get("run.root") or "runs"))
     name = recipes[-1].stem
     for key, why in OF_EACH_FOLD.items():
         if key in options:

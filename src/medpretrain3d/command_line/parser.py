@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,6 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import printable
 from medpretrain3d.lines import print_line
+from medpretrain3d.names import from_home
 
 
 class CommandParser(ArgumentParser):
@@ -24,9 +26,15 @@ class CommandParser(ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **kwargs: Any
     ) -> Namespace:
-        """Parse words; see the class."""
+        """Parse words; see the class. `~` in front of a path is the home folder, also where a shell leaves it."""
         words = sys.argv[1:] if args is None else args
-        return super().parse_args(respelled(words, option_names(self)), *others, **kwargs)
+        parsed = super().parse_args(respelled(words, option_names(self)), *others, **kwargs)
+        for name, value in vars(parsed).items():
+            if isinstance(value, Path):
+                setattr(parsed, name, from_home(value))
+            elif isinstance(value, list):
+                setattr(parsed, name, [from_home(one) if isinstance(one, Path) else one for one in value])
+        return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say in one line what is wrong.

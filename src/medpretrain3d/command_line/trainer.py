@@ -87,6 +87,12 @@ def check_trainer(trainer: Mapping[str, Any], source: str = "") -> None:
     steps, interval = trainer.get("max_steps"), trainer.get("val_check_interval")
     if steps in (None, -1):
         raise UserError(f"trainer.max_steps is not set; say how many optimiser steps to train{told}")
+    loggers = [value for key, value in trainer.items() if key.partition(".")[0] == "logger"]
+    if any(value not in (None, True) for value in loggers):
+        raise UserError(
+            "trainer.logger: a run writes metrics.csv, and tells of itself elsewhere as run.wandb, run.tensorboard and "
+            f"run.mlflow say; use these, and take it away{told}"
+        )
     limit = trainer.get("limit_test_batches")
     if limit is not None and (limit != 1 or isinstance(limit, int)):  # 1 is a batch, 1.0 is all
         raise UserError(

@@ -13,7 +13,7 @@ from typing import Literal
 
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.names import plain_name
+from medpretrain3d.names import from_home, plain_name
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 from medpretrain3d.threads import available_cores
 from medpretrain3d.values import Count, Positive, check_fields
@@ -69,6 +69,8 @@ class RunConfig:
                 raise UserError(f"{what} {name!r}: wanted a plain folder name without a dash in front or a dot behind")
         if not isinstance(self.root, str) or not self.root.strip() or not self.root.isprintable():
             raise UserError(f"run.root {self.root!r}: wanted a folder, such as runs")
+        if self.root.startswith("~"):
+            object.__setattr__(self, "root", str(from_home(self.root)))
 
     @property
     def folder(self) -> Path:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser
+from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from medpretrain3d.command_line.launched import check_launch
+from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.command_line.trainer import OPTIONS, check_trainer
 from medpretrain3d.engine.continuation import accelerator_of, num_devices
 from medpretrain3d.engine.distributed import SHARDED
@@ -37,12 +40,30 @@ def check_options(config: Mapping[str, Any]) -> None:
             f"trainer: got strategy {trainer['strategy']}, whose processes write files of their shards; wanted fsdp2, "
             "which writes whole ones"
         )
+    _check_hardware(trainer.get("devices"), trainer.get("accelerator"))
     if trainer.get("devices") in (0, "0", []):
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted a number >= 1, -1 for all, or auto")
     num, most = num_devices(trainer.get("devices"), trainer.get("accelerator")), max(8, os.cpu_count() or 1)
     if num > most and not torch.cuda.is_available():
         raise UserError(f"trainer: got devices {trainer['devices']}, wanted at most {most} processes on this CPU")
     check_launch(num, int(trainer.get("num_nodes") or 1))
+
+
+def _check_hardware(devices: Any, accelerator: Any) -> None:
+    """Refuse words that Lightning and torch would look at only later, and not in a line."""
+    if isinstance(devices, str) and not re.fullmatch(r"auto|-1|\d+|\d+( *, *\d+)* *,?", devices):
+        raise UserError(
+            f"trainer: got devices '{devices}', wanted a number >= 1, numbers of GPUs as in [0, 1], -1 for all, or auto"
+        )
+    known = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
+    if not isinstance(accelerator, str) or accelerator in known:
+        return
+    kind, _, number = accelerator.partition(":")
+    hint = f"; set trainer.accelerator to {kind} and trainer.devices to [{number}]" if number and kind in known else ""
+    raise UserError(
+        f"trainer: got accelerator '{accelerator}', wanted one of {', '.join(known)}"
+        f"{hint or did_you_mean(accelerator, known)}"
+    )
 
 
 def trainer_options_used(trainer: Mapping[str, Any], run: RunConfig) -> dict[str, Any]:

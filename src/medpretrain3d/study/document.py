@@ -9,6 +9,7 @@ from typing import Any, Literal
 from medpretrain3d.command_line.composition import overlaid
 from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
 from medpretrain3d.errors import UserError
+from medpretrain3d.names import from_home
 from medpretrain3d.study.design import ALL, Arm, Budget, Study
 from medpretrain3d.study.document_arms import arms_of, budgets_of, detectors_of
 from medpretrain3d.study.document_declaration import declaration_of
@@ -78,7 +79,7 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
     detectors = detectors_of(document.get("detectors"), data, names, budgets, place.at("detectors"))
     study = Study(
         name=a_name(document["name"], place.at("name")),
-        root=Path(a_text(document.get("root", "runs"), place.at("root"))),
+        root=from_home(a_text(document.get("root", "runs"), place.at("root"))),
         data=tuple(data),
         arms=arms,
         detectors=detectors,
@@ -90,7 +91,7 @@ def study_of(document: Mapping[str, Any], source: str) -> Study:
         declaration=declaration_of(document, arms, labels, shares, tuple(data), detectors, place),
         prepare=preparation_of(document.get("prepare", {}), place.at("prepare")),
         resources=resources_of(document.get("resources", {}), place.at("resources")),
-        results=Path(a_text(document["results"], place.at("results"))) if "results" in document else None,
+        results=from_home(a_text(document["results"], place.at("results"))) if "results" in document else None,
     )
     _check_baseline(study.baseline, labels, place.at("arms"))
     return study

@@ -6,6 +6,7 @@ import torch
 from medpretrain3d.backbones import (
     DinoViT,
     EncoderFile,
+    GenesisUNet,
     Primus,
     ResEnc,
     ResNet3D,
@@ -14,6 +15,7 @@ from medpretrain3d.backbones import (
     load_encoder,
 )
 from medpretrain3d.backbones.checkpoints.fitting import fit_channels
+from medpretrain3d.backbones.checkpoints.model_card import model_card
 from medpretrain3d.configurable import to_config
 from medpretrain3d.errors import UserError
 
@@ -126,3 +128,27 @@ def test_batch_norms_without_statistics_of_the_file_go_by_those_of_each_batch():
     assert fresh
     assert all(any(modules[name].weight is parameter for parameter in last) for name in fresh)
     assert f"{len(fresh)} batch norms came with no statistics" in str(report)
+
+
+@pytest.mark.parametrize("class_path", ["medpretrain3d.backbones.ViT", "medpretrain3d.backbones.vit.ViT"])
+def test_a_file_may_name_a_class_by_its_package_and_leave_out_defaults(class_path):
+    source = ViT("XXS", patch_size=(8, 8, 8))  # its grid is 6 x 6 x 6
+    short = {"class_path": class_path, "init_args": {"preset": "XXS", "patch_size": [8, 8, 8]}}
+    # As many tokens at other places: what is left out is no grid like any other.
+    ours, theirs = (ViT("XXS", patch_size=(8, 8, 8), position_grid=(12, 6, 3)) for _ in range(2))
+    reports = [
+        load_encoder(ours, EncoderFile(short, source.state_dict(), {}, "0" * 64)),
+        load_encoder(theirs, encoder_of(source)),
+    ]
+    assert str(reports[0]) == str(reports[1])
+    assert "positions resized trilinearly in 1 tensor" in reports[0].notes
+    assert torch.equal(ours.pos_embed, theirs.pos_embed)
+
+
+def test_a_file_may_leave_out_all_arguments():
+    bare = {"class_path": "medpretrain3d.backbones.GenesisUNet"}
+    source = GenesisUNet()
+    encoder = EncoderFile(bare, source.state_dict(), {}, "0" * 64)
+    report = load_encoder(GenesisUNet(), encoder)
+    assert report.matched == report.total
+    assert "medpretrain3d.backbones.GenesisUNet()" in model_card(encoder, "mine")

@@ -38,6 +38,18 @@ def check_complete(path: Path, encoder: EncoderFile) -> None:
     require_finite(str(path), encoder.weights, "the file is damaged or its training diverged; take another one")
 
 
+def whole_architecture(config: Config) -> Config:
+    """Return a network's config with its class by module and name, and all arguments, as `to_config` has them.
+
+    A file of others may name a class by its package and leave out defaults, which then are no difference.
+
+    Raises:
+        UserError: no network can be made of it.
+    """
+    with torch.device("meta"):
+        return to_config(from_config(config, Backbone))
+
+
 def check_described(part: Configurable) -> list[dict[str, Any]]:
     """Refuse what the file that a run writes at its end could not name.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from medpretrain3d.backbones.base import Backbone
+from medpretrain3d.backbones.checkpoints.completeness import whole_architecture
 from medpretrain3d.backbones.checkpoints.encoder_file import EncoderFile
 from medpretrain3d.backbones.checkpoints.fitting import fit
 from medpretrain3d.backbones.checkpoints.release import restrictions
@@ -91,6 +92,7 @@ def load_encoder(
         UserError: the architectures differ in another way, a tensor is missing, left over or of another shape, or there
             are not so many groups.
     """
+    encoder = replace(encoder, architecture=whole_architecture(encoder.architecture))
     receiver = backbone
     if encoder.architecture["class_path"] != to_config(backbone)["class_path"]:
         receiver = backbone.encoder

@@ -66,7 +66,8 @@ _DATA = {"corpus", "num_pretrain_volumes", "data_fingerprint", "classes", "unlab
 def _architecture(encoder: EncoderFile) -> str:
     architecture: Config = encoder.architecture
     count = sum(value.numel() for value in encoder.weights.values())
-    arguments = ", ".join(f"{key}={value}" for key, value in architecture["init_args"].items() if value is not None)
+    given = architecture.get("init_args", {})
+    arguments = ", ".join(f"{key}={value}" for key, value in given.items() if value is not None)
     return code(f"{architecture['class_path']}({arguments})") + f", {count:,} parameters."
 
 
