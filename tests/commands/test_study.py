@@ -43,7 +43,7 @@ def test_without_the_engine_it_is_said_what_to_install(tmp_path, monkeypatch, ca
 
 def test_a_plan_of_data_that_are_not_there_lists_jobs_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["study", "plan", "smoke", "--set", "seeds=3"]) == 0
+    assert main(["study", "plan", "smoke", "--set", "seeds=3", "--set", "delta=5e-2"]) == 0  # numbers as in recipes
     printed = capsys.readouterr().out
     assert "2 arms x 1 data set x 1 detector x 1 label budget x 3 seeds" in printed
     assert re.search("finetune mae, phantom, labels all, seed 2 +unknown", printed)

@@ -43,6 +43,13 @@ def test_a_sweep_that_ships_is_a_command_line_of_its_stage_at_every_end(path):
     assert yaml.safe_load(path.read_text())["program"] == "medpretrain3d"  # which wandb asks for
 
 
+def test_numbers_are_read_as_in_recipes(tmp_path):
+    """PyYAML takes `1e-5` for a text, as it is none in YAML 1.1 without a point."""
+    path = written(tmp_path, parameters={"model.optim.lr": {"min": 7.0, "max": 8.0}})
+    path.write_text(path.read_text().replace("7.0", "1e-5").replace("8.0", "1e-2"))
+    assert read_sweep(path).parameters == {"model.optim.lr": Interval(1e-5, 1e-2)}
+
+
 def test_words_are_those_of_an_agent(tmp_path):
     sweep = read_sweep(written(tmp_path))
     assert (sweep.name, sweep.stage, sweep.is_maximized) == ("sweep", "finetune", True)

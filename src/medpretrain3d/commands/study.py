@@ -16,12 +16,11 @@ from typing import Any
 import yaml
 
 from medpretrain3d.atomic import locked_folder
-from medpretrain3d.command_line.recipes import find_recipe
+from medpretrain3d.command_line.recipes import find_recipe, load_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.commands.machine_options import MACHINE, add_machine, machine_of
 from medpretrain3d.commands.numbers import Number
 from medpretrain3d.commands.unused_options import refuse_unused
-from medpretrain3d.documents import parse_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.lines import counted, print_line
 from medpretrain3d.study.design import Study
@@ -126,6 +125,6 @@ def _change(text: str) -> tuple[str, Any]:
     if not equals or key not in KEYS:
         raise UserError(f"--set {text}: wanted KEY=VALUE, KEY one of {', '.join(KEYS)}{did_you_mean(key, KEYS)}")
     try:
-        return key, parse_yaml(value)
+        return key, load_recipe(value)
     except yaml.YAMLError as error:
         raise UserError(f"--set {text}: its value is no YAML ({' '.join(str(error).split())})") from error

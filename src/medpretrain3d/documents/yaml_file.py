@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,20 @@ MAX_DEPTH = 64
 SAFE_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml a hundred times slower
 
 
-def read_yaml(path: Path, advice: str) -> Any:
+def read_yaml(path: Path, advice: str, parse: Callable[[str], Any] | None = None) -> Any:
     """Return the content of a YAML file, as plain data.
+
+    Args:
+        path: the file.
+        advice: what to do where it cannot be read.
+        parse: instead of `parse_yaml`.
 
     Raises:
         UserError: the file is missing or too large, no YAML in UTF-8, or see `parse_yaml`.
     """
     text = read_text(path, advice, MAX_BYTES)
     try:
-        return parse_yaml(text)
+        return (parse or parse_yaml)(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); {advice}") from error
 

@@ -9,6 +9,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal
 
+from medpretrain3d.command_line.recipes import load_recipe
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.documents import read_yaml
 from medpretrain3d.errors import UserError
@@ -93,7 +94,9 @@ def read_sweep(path: Path, name: str | None = None) -> SweepFile:
             wandb knows and is not done offline.
     """
     place = Place(str(path))
-    document = a_mapping(read_yaml(path, _ADVICE), place, "the keys of a sweep, as those in configs/sweeps")
+    document = a_mapping(
+        read_yaml(path, _ADVICE, load_recipe), place, "the keys of a sweep, as those in configs/sweeps"
+    )
     only_keys(document, KEYS, place, required=("method", "metric", "parameters", "command"))
     method = _one_of(document["method"], METHODS, place.at("method"))
     metric = a_mapping(document["metric"], place.at("metric"), "{name: val/mAP, goal: maximize}")
