@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from medpretrain3d.evaluation.detection import MAP_KEY
 from medpretrain3d.run_metadata import RunMetadata
 from medpretrain3d.study.run import Run
 from medpretrain3d.study.summary import question
@@ -30,3 +32,14 @@ def test_one_case_is_counted_as_one(tmp_path: Path) -> None:
     arms = dict.fromkeys((one, many), "scratch")
     assert "with 1 labelled case, started" in question([one], [], arms)
     assert "with 1 and 4 labelled cases, started" in question([one, many], [], arms)
+
+
+def test_cases_are_those_of_each_fold(tmp_path: Path) -> None:
+    facts = {"stage": "finetune", "method": "scratch", "dataset": "organs", "num_train_cases": 4, "seed": 0}
+    runs = [Run(tmp_path / f"{n}", RunMetadata(fold=n, **facts)) for n in (0, 1)]
+    for run in runs:
+        (run.folder / "test").mkdir(parents=True)
+        (run.folder / "test/metrics.json").write_text(json.dumps({"num_cases": 16, MAP_KEY: 0.5}))
+    arms = dict.fromkeys(runs, "scratch")
+    assert question(runs, [], arms).endswith("2 runs, 1 seed, 2 folds, each tested on 16 cases.")
+    assert question(runs[:1], [], arms).endswith("1 run, 1 seed, tested on 16 cases.")

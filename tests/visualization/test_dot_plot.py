@@ -8,6 +8,7 @@ import pytest
 
 from medpretrain3d.visualization.axes import Axis
 from medpretrain3d.visualization.dot_plot import Dot, DotRow, dot_plot
+from medpretrain3d.visualization.style import LETTER_HEIGHT_PT
 
 from .test_line_plot import lines, texts, well_formed
 
@@ -35,6 +36,14 @@ def test_rows_are_listed_from_top_to_bottom_and_their_dots_in_order():
     assert [text for text in texts(svg) if text.isalpha()] == ["x", "first", "second"]
     titles = [one.text for one in ET.fromstring(well_formed(svg)).iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ["a", "b", "c"]
+
+
+def test_labels_of_several_lines_do_not_run_into_each_other():
+    label = "data set\ndetector\nfold"
+    rows = [DotRow(f"{label} {arm}", [Dot(arm, 0.5, 0, 1, "")]) for arm in (1, 2)]
+    svg = dot_plot(rows, Axis("x", 0.0, 1.0))
+    first, second = (lines(svg, arm)[0][0][1] for arm in (1, 2))
+    assert second - first >= 3 * 1.2 * LETTER_HEIGHT_PT
 
 
 def test_what_is_drawn_of_an_arm_can_be_hidden_and_texts_are_escaped():

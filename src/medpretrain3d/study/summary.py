@@ -40,6 +40,9 @@ def question(finetuning: Sequence[Run], pretraining: Sequence[Run], arms: Mappin
     seeds = len({run.metadata.seed for run in finetuning if run.is_tested})
     tests = {run.metrics["num_cases"] for run in finetuning if "num_cases" in run.metrics}
     tested = f"tested on {_counted(tests, 'case')}" if tests else "not tested yet"
+    folds = {run.metadata.fold for run in finetuning if run.is_tested}
+    if tests and len(folds) > 1:
+        tested = f"{counted(len(folds), 'fold')}, each {tested}"
     detectors = len({detector_of(run) for run in finetuning})
     what = "The same detector" if detectors == 1 else f"{detectors} detectors"
     return (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from medpretrain3d.visualization.axes import Axis, empty_plot, set_axis
 from medpretrain3d.visualization.style import (
     INK,
+    LETTER_HEIGHT_PT,
     MARGIN_BELOW_PT,
     MARGIN_PT,
     PALE,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 ROW_PT, ARM_PT = 9, 9
 """Height of a row without dots, and of each dot in it."""
+LINE_PT = 1.2 * LETTER_HEIGHT_PT
+"""Height of a line of a label, as matplotlib sets it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def dot_plot(rows: Sequence[DotRow], x: Axis, zero: str = "", width: int = 360) 
         width: of the picture in points.
     """
     rows = [row for row in rows if row.dots]
-    heights = [ROW_PT + ARM_PT * len(row.dots) for row in rows]
+    heights = [max(ROW_PT + ARM_PT * len(row.dots), 4 + LINE_PT * len(row.label.splitlines())) for row in rows]
     with empty_plot(width, sum(heights) + MARGIN_BELOW_PT + MARGIN_PT, "x") as (figure, axes):
         axes.set(xlabel=x.label)
         values = [part for row in rows for dot in row.dots for part in (dot.value, dot.low, dot.high)]
@@ -74,7 +77,7 @@ def dot_plot(rows: Sequence[DotRow], x: Axis, zero: str = "", width: int = 360) 
         for row, height in zip(rows, heights, strict=True):
             middles.append(top + height / 2)
             for place, dot in enumerate(row.dots):
-                tips += _draw(axes, dot, top + ROW_PT / 2 + ARM_PT * (place + 0.5))
+                tips += _draw(axes, dot, middles[-1] + ARM_PT * (place - (len(row.dots) - 1) / 2))
             top += height
             if row is not rows[-1]:
                 axes.axhline(top, color=PALE, linewidth=0.7)
