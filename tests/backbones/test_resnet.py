@@ -24,13 +24,24 @@ def test_features_are_those_of_monais_resnet(make, depth, shortcut):
     theirs = make(
         n_input_channels=1, feed_forward=False, shortcut_type=shortcut, bias_downsample=False, conv1_t_stride=2
     )
-    theirs.eval()
-    ours = ResNet3D(depth).eval()
+    theirs.double().eval()
+    ours = ResNet3D(depth).double().eval()
     ours.load_state_dict(theirs.state_dict())  # the same names
-    x = torch.randn(1, 1, 32, 32, 64)
+    x = torch.randn(1, 1, 32, 32, 64, dtype=torch.float64)
     with torch.no_grad():
         pooled = ours(x)[-1].mean(dim=(2, 3, 4))
         torch.testing.assert_close(pooled, theirs(x).flatten(1))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_one_voxel_of_one_image_is_refused_where_a_norm_has_to_learn_from_it(norm):
+    backbone = ResNet3D(10, width=8, norm=norm)
+    image = torch.zeros(1, 1, *backbone.levels[-1].stride)
+    with pytest.raises(UserError, match="the coarsest features are of one voxel"):
+        backbone(image)
+    if norm == "batch":
+        backbone(image.expand(2, -1, -1, -1, -1))
+        backbone.eval()(image)
 
 
 def test_the_dilated_form_has_the_same_weights_and_ends_at_stride_8():

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
+from medpretrain3d.backbones.norm import ONE_VOXEL
 from medpretrain3d.configurable import Configurable
 from medpretrain3d.errors import UserError
 from medpretrain3d.randomness import drawing_from, sample_seeds
@@ -138,10 +139,11 @@ class Backbone(Configurable, nn.Module):
         return block(*inputs)
 
     def check_input(self, image: Tensor) -> None:
-        """Refuse an image that the pyramid cannot divide.
+        """Refuse an image that the pyramid cannot divide, or whose coarsest features batch norms cannot learn from.
 
         Raises:
-            UserError: wrong number of axes or channels, or a size that is no multiple of the coarsest stride.
+            UserError: wrong number of axes or channels, a size that is no multiple of the coarsest stride, or batch
+                norms in training that see one image with a single voxel at that stride.
         """
         if image.ndim != 5 or image.shape[1] != self.in_channels:
             raise UserError(
@@ -149,6 +151,9 @@ class Backbone(Configurable, nn.Module):
                 f"wanted (B, {self.in_channels}, D, H, W); set in_channels to the channels of the data"
             )
         check_patch(tuple(image.shape[2:]), self.levels[-1].stride)
+        is_one_voxel = self.training and len(image) == 1 and tuple(image.shape[2:]) == self.levels[-1].stride
+        if is_one_voxel and any(module.training for module in self.modules() if isinstance(module, _BatchNorm)):
+            raise UserError(ONE_VOXEL)
 
 
 def sharded_blocks(network: nn.Module) -> list[nn.Module]:

@@ -6,6 +6,11 @@ from torch import Tensor, nn
 
 from medpretrain3d.errors import UserError
 
+ONE_VOXEL = (
+    "the coarsest features are of one voxel, which has no spread to be normalized by; give a scan or patch "
+    "of more voxels, at least twice the coarsest stride along an axis"
+)
+
 
 class GroupNorm(nn.GroupNorm):
     """PyTorch's group norm, which says in one line where there is a single value to normalize.
@@ -19,10 +24,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(self, features: Tensor) -> Tensor:
         """Normalize (B, C, D, H, W)."""
         if features.shape[2:].numel() == 1 and len(features) == 1 and self.num_channels == self.num_groups:
-            raise UserError(
-                "the coarsest features are of one voxel, which has no spread to be normalized by; give a scan or patch "
-                "of more voxels, at least twice the coarsest stride along an axis"
-            )
+            raise UserError(ONE_VOXEL)
         normalized: Tensor = super().forward(features)
         return normalized
 
