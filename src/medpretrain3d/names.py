@@ -1,8 +1,6 @@
-"""Names that become names of files: ids of cases, and whatever else is one plain name inside a folder; `~`."""
+"""Names that become names of files: ids of cases, and whatever else is one plain name inside a folder."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from medpretrain3d.errors import UserError
 
@@ -46,12 +44,3 @@ def plain_names(names: list[str], what: str) -> list[str]:
         for name in names:
             plain_name(name, what)
     return names
-
-
-def from_home(path: str | Path) -> Path:
-    """Return a path whose `~` in front is the home folder.
-
-    Shells leave it behind `=` and within quotes, YAML everywhere: a folder of that name would be made.
-    """
-    path = Path(path)
-    return path.expanduser() if path.parts[:1] == ("~",) else path

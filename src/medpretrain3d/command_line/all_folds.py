@@ -16,7 +16,7 @@ from medpretrain3d.command_line.parser import respelled
 from medpretrain3d.command_line.precheck import precheck
 from medpretrain3d.command_line.recipes import BASE, expand_recipes, find_recipe, load_recipe, recipe_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.names import from_home
+from medpretrain3d.home import from_home
 
 OPTION = "--folds"
 OF_EACH_FOLD = {

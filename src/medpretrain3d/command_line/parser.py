@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from medpretrain3d.command_line.suggestions import did_you_mean
 from medpretrain3d.errors import printable
+from medpretrain3d.home import from_home
 from medpretrain3d.lines import print_line
-from medpretrain3d.names import from_home
 
 
 class CommandParser(ArgumentParser):

@@ -11,8 +11,7 @@ from jsonargparse import get_loader, set_loader
 
 from medpretrain3d.command_line.installation import programs_folder
 from medpretrain3d.command_line.suggestions import did_you_mean
-from medpretrain3d.documents import check_yaml, read_text
-from medpretrain3d.documents.yaml_file import MAX_BYTES
+from medpretrain3d.documents import check_yaml, read_yaml
 from medpretrain3d.errors import UserError
 from medpretrain3d.moved import with_current_names
 
@@ -119,11 +118,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UserError: the file is missing or too large, no YAML in UTF-8, gives a key twice, is nested too deeply, grows
             when its aliases are followed, or is no mapping.
     """
-    text = read_text(path, "give a recipe such as those in configs/", MAX_BYTES)
-    try:
-        document = load_recipe(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); mend it") from error
+    document = read_yaml(path, "give a recipe such as those in configs/", load_recipe)
     if not isinstance(document, dict):
         raise UserError(f"{path}: holds a {type(document).__name__}, wanted keys and values as in configs/; mend it")
     return document

@@ -19,24 +19,6 @@ MAX_DEPTH = 64
 SAFE_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # without libyaml a hundred times slower
 
 
-def read_yaml(path: Path, advice: str, parse: Callable[[str], Any] | None = None) -> Any:
-    """Return the content of a YAML file, as plain data.
-
-    Args:
-        path: the file.
-        advice: what to do where it cannot be read.
-        parse: instead of `parse_yaml`.
-
-    Raises:
-        UserError: the file is missing or too large, no YAML in UTF-8, or see `parse_yaml`.
-    """
-    text = read_text(path, advice, MAX_BYTES)
-    try:
-        return (parse or parse_yaml)(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); {advice}") from error
-
-
 def parse_yaml(text: str, loader: type = SAFE_LOADER) -> Any:
     """Return the one document in a text.
 
@@ -54,6 +36,24 @@ def parse_yaml(text: str, loader: type = SAFE_LOADER) -> Any:
         return loader("").construct_document(node)  # of what was checked: a third of the time was reading it again
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:  # a tag that does not fit
         raise yaml.YAMLError(f"a value cannot be read ({error})") from error
+
+
+def read_yaml(path: Path, advice: str, parse: Callable[[str], Any] = parse_yaml) -> Any:
+    """Return the content of a YAML file, as plain data.
+
+    Args:
+        path: the file.
+        advice: what to do where it cannot be read.
+        parse: what makes data of its text.
+
+    Raises:
+        UserError: the file is missing or too large, no YAML in UTF-8, or see `parse_yaml`.
+    """
+    text = read_text(path, advice, MAX_BYTES)
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())}); {advice}") from error
 
 
 def check_yaml(text: str, loader: type = SAFE_LOADER) -> yaml.Node | None:

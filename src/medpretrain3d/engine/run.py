@@ -13,7 +13,8 @@ from typing import Literal
 
 from medpretrain3d.documents import json_text
 from medpretrain3d.errors import UserError
-from medpretrain3d.names import from_home, plain_name
+from medpretrain3d.home import from_home
+from medpretrain3d.names import plain_name
 from medpretrain3d.run_metadata import RUN_DOCUMENT, RunMetadata, read_run_metadata
 from medpretrain3d.threads import available_cores
 from medpretrain3d.values import Count, Positive, check_fields

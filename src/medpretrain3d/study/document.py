@@ -9,7 +9,7 @@ from typing import Any, Literal
 from medpretrain3d.command_line.composition import overlaid
 from medpretrain3d.command_line.recipes import BASE, read_recipe, with_bases
 from medpretrain3d.errors import UserError
-from medpretrain3d.names import from_home
+from medpretrain3d.home import from_home
 from medpretrain3d.study.design import ALL, Arm, Budget, Study
 from medpretrain3d.study.document_arms import arms_of, budgets_of, detectors_of
 from medpretrain3d.study.document_declaration import declaration_of

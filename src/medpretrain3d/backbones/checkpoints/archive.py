@@ -25,7 +25,8 @@ def check_archive(path: Path) -> None:
                 )
             has_checksums = any(entry.CRC for entry in entries)  # none with `set_crc32_options(False)`
             damaged = archive.testzip() if has_checksums else None
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
+    # RuntimeError, or a kind of it: an entry is encrypted, or of a version that zipfile does not know.
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: its archive is damaged ({error}); download it again") from error
